@@ -1,0 +1,28 @@
+//! Locum: a forward proxy that holds the keys, so that agents need not.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod app;
+pub mod audit;
+pub mod authn;
+pub mod catalog;
+pub mod cli;
+pub mod config;
+pub mod credential;
+pub mod document;
+pub mod environment;
+pub mod host;
+pub mod inject;
+pub mod metrics;
+pub mod ops;
+pub mod outcome;
+pub mod policy;
+pub mod proxy;
+pub mod record;
+pub mod reference;
+pub mod request;
+pub mod scrub;
+pub mod secret;
+pub mod tls;
+pub mod upstream;
+pub mod vault;
