@@ -1,1 +1,213 @@
-//! To be written.
+//! Who calls: the agent, the run it is part of, and how the proxy credentials say so.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use crate::reference::{Name, NameError};
+
+/// The workspace of a home that was never told of another.
+pub const DEFAULT_WORKSPACE: &str = "default";
+
+/// An authenticated agent and what its starter said about this run of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The unit of isolation that the agent belongs to.
+    pub workspace: Name,
+    /// The agent.
+    pub agent: Name,
+    /// Which of its tokens was used. Names the token, and is no part of its secret.
+    pub token_id: Arc<str>,
+    /// What the starter said; nobody vouches for it.
+    pub context: Context,
+}
+
+/// Run, node and user, as the starter of an agent gave them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Context {
+    /// One execution of the agent.
+    pub run: Option<Label>,
+    /// A step inside the run.
+    pub node: Option<Label>,
+    /// The person on whose behalf it runs.
+    pub user: Option<Label>,
+}
+
+impl Context {
+    /// `self`, with what `other` says put over it.
+    #[must_use]
+    pub fn overlaid(&self, other: &Self) -> Self {
+        let pick = |over: &Option<Label>, own: &Option<Label>| over.clone().or_else(|| own.clone());
+        Self {
+            run: pick(&other.run, &self.run),
+            node: pick(&other.node, &self.node),
+            user: pick(&other.user, &self.user),
+        }
+    }
+}
+
+/// A value of the context: 1 to 128 bytes of `[A-Za-z0-9._:@/=-]`, so that it can stand in a log
+/// line, a user name of a URL and a table without being escaped.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Label(Arc<str>);
+
+impl Label {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Label {
+    type Err = UserNameError;
+
+    fn from_str(text: &str) -> Result<Self, UserNameError> {
+        let legal = |b: u8| b.is_ascii_alphanumeric() || b"._:@/=-".contains(&b);
+        let fits = (1..=128).contains(&text.len()) && text.bytes().all(legal);
+        if fits {
+            Ok(Self(text.into()))
+        } else {
+            Err(UserNameError::Label)
+        }
+    }
+}
+
+impl serde::Serialize for Label {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
+    }
+}
+
+/// The user name of the proxy credentials: `researcher+run=42+node=writer+user=alice`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UserName {
+    /// The agent that the client says it is.
+    pub agent: Name,
+    /// The context after the `+` signs.
+    pub context: Context,
+}
+
+/// Why a user name cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserNameError {
+    /// The agent's part is not a [`Name`].
+    Agent,
+    /// A part after `+` is not `run=`, `node=` or `user=`, or stands twice.
+    Key,
+    /// A value is not a [`Label`].
+    Label,
+}
+
+impl From<NameError> for UserNameError {
+    fn from(_: NameError) -> Self {
+        Self::Agent
+    }
+}
+
+impl fmt::Display for UserNameError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Agent => "the user name does not start with an agent's name",
+            Self::Key => "after `+` comes one each of run=, node= and user=",
+            Self::Label => {
+                "run, node and user are 1 to 128 characters of A-Z a-z 0-9 . _ : @ / = -"
+            }
+        })
+    }
+}
+
+impl std::error::Error for UserNameError {}
+
+impl FromStr for UserName {
+    type Err = UserNameError;
+
+    fn from_str(text: &str) -> Result<Self, UserNameError> {
+        let mut parts = text.split('+');
+        let agent = parts.next().unwrap_or_default().parse()?;
+        let mut context = Context::default();
+        for part in parts {
+            let (key, value) = part.split_once('=').ok_or(UserNameError::Key)?;
+            let place = match key {
+                "run" => &mut context.run,
+                "node" => &mut context.node,
+                "user" => &mut context.user,
+                _ => return Err(UserNameError::Key),
+            };
+            if place.replace(value.parse()?).is_some() {
+                return Err(UserNameError::Key);
+            }
+        }
+        Ok(Self { agent, context })
+    }
+}
+
+/// One token of an agent as the vault keeps it: never the token itself.
+#[derive(Clone, Debug)]
+pub struct TokenRecord {
+    /// Names the token in lists and records; stands in the token's text too.
+    pub id: Arc<str>,
+    /// Whose it is.
+    pub workspace: Name,
+    /// Whose it is.
+    pub agent: Name,
+    /// HMAC-SHA-256 over [`TokenRecord::mac_input`] and the token, under the vault's token key.
+    pub mac: [u8; 32],
+    /// Seconds since the Unix epoch after which it is no longer valid.
+    pub expires: Option<i64>,
+}
+
+impl TokenRecord {
+    /// What the MAC covers beside the token: a row that was moved to another agent, or whose expiry
+    /// was edited, does not verify.
+    #[must_use]
+    pub fn mac_input(workspace: &Name, agent: &Name, id: &str, expires: Option<i64>) -> String {
+        let expires = expires.map_or_else(|| "never".to_owned(), |at| at.to_string());
+        format!("locum/token/1\n{workspace}\n{agent}\n{id}\n{expires}\n")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_names_carry_context() {
+        let user: UserName = "researcher+run=42+node=writer+user=alice@x.org"
+            .parse()
+            .unwrap();
+        assert_eq!(user.agent.as_str(), "researcher");
+        assert_eq!(user.context.run.unwrap().as_str(), "42");
+        assert_eq!(user.context.user.unwrap().as_str(), "alice@x.org");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for (text, why) in [
+            ("", UserNameError::Agent),
+            ("Researcher", UserNameError::Agent),
+            ("a+run", UserNameError::Key),
+            ("a+team=x", UserNameError::Key),
+            ("a+run=1+run=2", UserNameError::Key),
+            ("a+run=", UserNameError::Label),
+            ("a+run=x y", UserNameError::Label),
+            ("a+run=x\r\ny", UserNameError::Label),
+        ] {
+            assert_eq!(text.parse::<UserName>(), Err(why), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn headers_go_over_the_user_name() {
+        let own = "a+run=1+node=x".parse::<UserName>().unwrap().context;
+        let over = Context {
+            run: Some("2".parse().unwrap()),
+            ..Context::default()
+        };
+        let both = own.overlaid(&over);
+        assert_eq!(
+            (both.run.unwrap().as_str(), both.node.unwrap().as_str()),
+            ("2", "x")
+        );
+    }
+}

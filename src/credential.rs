@@ -1,1 +1,504 @@
-//! To be written.
+//! Credentials without their secrets: where each may go, how it enters a request, and the index by
+//! which a request finds them.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use http::HeaderName;
+
+use crate::host::{Destination, Host, Origin};
+use crate::reference::{self, Name};
+
+/// Where the secret stands in a slot's template.
+pub const SECRET: &str = "{secret}";
+
+/// The fewest bytes of a stand-in. Shorter strings turn up by chance.
+pub const MIN_STAND_IN: usize = 16;
+
+/// A named thing in the vault, as all but the vault see it.
+#[derive(Debug)]
+pub struct Credential {
+    /// The name; `locum_<name>` is its reference.
+    pub name: Name,
+    /// The catalogue's id, when it came from there.
+    pub provider: Option<Arc<str>>,
+    /// Where it may go. Never empty, and never in the clear.
+    pub destinations: Box<[Destination]>,
+    /// How it enters a request, in order of preference. Never empty.
+    pub slots: Box<[Slot]>,
+    /// A reference dressed in the provider's key format.
+    pub stand_in: Option<Arc<str>>,
+    /// The version that a request gets now, and `None` when the credential is revoked: the name
+    /// stays known, so that its destinations stay intercepted and its use stays refused.
+    pub version: Option<u32>,
+}
+
+impl Credential {
+    /// Whether the credential may go to `origin` at all.
+    #[must_use]
+    pub fn is_bound_to(&self, origin: &Origin) -> bool {
+        self.destinations.iter().any(|d| d.matches(origin))
+    }
+
+    /// What an agent holds: the stand-in where there is one, else the reference.
+    #[must_use]
+    pub fn placeholder(&self) -> String {
+        self.stand_in
+            .as_deref()
+            .map_or_else(|| self.name.reference(), str::to_owned)
+    }
+}
+
+/// A text around one `{secret}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Template {
+    prefix: Box<str>,
+    suffix: Box<str>,
+}
+
+impl Template {
+    /// What stands before the secret.
+    #[must_use]
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What stands after the secret.
+    #[must_use]
+    pub fn suffix(&self) -> &str {
+        &self.suffix
+    }
+
+    /// What `text` has in the secret's place, if it has the template's shape. The scheme word of an
+    /// auth header is case-insensitive (RFC 9110 section 11.1), so the prefix is compared so.
+    #[must_use]
+    pub fn unwrap<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
+        let (prefix, rest) = text.split_at_checked(self.prefix.len())?;
+        let inner = rest.strip_suffix(self.suffix.as_bytes())?;
+        prefix
+            .eq_ignore_ascii_case(self.prefix.as_bytes())
+            .then(|| trim_spaces(inner))
+    }
+}
+
+/// `Bearer  x` with two spaces is still a bearer token.
+fn trim_spaces(text: &[u8]) -> &[u8] {
+    text.trim_ascii()
+}
+
+impl FromStr for Template {
+    type Err = SlotError;
+
+    fn from_str(text: &str) -> Result<Self, SlotError> {
+        let (prefix, suffix) = text.split_once(SECRET).ok_or(SlotError::NoSecret)?;
+        if suffix.contains(SECRET) {
+            return Err(SlotError::NoSecret);
+        }
+        let printable = |s: &str| s.bytes().all(|b| (0x20..0x7f).contains(&b));
+        if !printable(prefix) || !printable(suffix) {
+            return Err(SlotError::Character);
+        }
+        Ok(Self {
+            prefix: prefix.into(),
+            suffix: suffix.into(),
+        })
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{SECRET}{}", self.prefix, self.suffix)
+    }
+}
+
+/// Which part of a Basic pair (RFC 7617) holds the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BasicPart {
+    /// The user name, as with API keys that come with an empty password.
+    User,
+    /// The password.
+    Password,
+}
+
+/// A place in a request that a secret may enter. Each new kind must pass policy, injection,
+/// scrubbing and audit, so this is an enum and not a trait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// A header field, with the text around the secret.
+    Header {
+        /// The field.
+        name: HeaderName,
+        /// Its value.
+        template: Template,
+    },
+    /// `Authorization: Basic`, decoded and encoded again.
+    Basic {
+        /// Where the secret stands.
+        part: BasicPart,
+        /// The other part, for injection without a reference. A client's own is kept.
+        other: Box<str>,
+    },
+    /// A parameter of the query.
+    Query {
+        /// The parameter's name, decoded.
+        name: Box<str>,
+    },
+}
+
+/// Why a text is not a slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlotError {
+    /// A header slot is `NAME: TEMPLATE`.
+    Header,
+    /// The template does not have `{secret}` once.
+    NoSecret,
+    /// The template has a control character or one beyond ASCII.
+    Character,
+    /// The header belongs to the connection or to the proxy, or frames the message.
+    ReservedHeader,
+    /// A kind of slot that this version does not know.
+    Kind,
+    /// An empty name, or a `:` in a Basic user.
+    Empty,
+}
+
+impl fmt::Display for SlotError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Header => "a header slot is written 'NAME: TEMPLATE', such as 'X-Api-Key: {secret}'",
+            Self::NoSecret => "the template must have {secret} in it exactly once",
+            Self::Character => "the template may only have printable ASCII",
+            Self::ReservedHeader => {
+                "this header belongs to the connection or frames the message, and cannot carry a secret"
+            }
+            Self::Kind => "this version knows the slots header, basic and query",
+            Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
+        })
+    }
+}
+
+impl std::error::Error for SlotError {}
+
+/// Headers that no credential may use: another reader of the request acts on them.
+const RESERVED: [&str; 16] = [
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+impl Slot {
+    /// Reads `NAME: TEMPLATE`.
+    ///
+    /// # Errors
+    /// [`SlotError`] naming what is wrong with it.
+    pub fn header(text: &str) -> Result<Self, SlotError> {
+        let (name, template) = text.split_once(':').ok_or(SlotError::Header)?;
+        let name: HeaderName = name.trim().parse().map_err(|_| SlotError::Header)?;
+        if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("locum-") {
+            return Err(SlotError::ReservedHeader);
+        }
+        Ok(Self::Header {
+            name,
+            template: template.trim().parse()?,
+        })
+    }
+
+    /// A Basic slot. `user` as the CLI takes it: `{secret}` makes the secret the user name, any
+    /// other text is the user beside a secret password.
+    ///
+    /// # Errors
+    /// [`SlotError::Empty`] for a user with a `:` in it (RFC 7617 section 2).
+    pub fn basic(user: &str) -> Result<Self, SlotError> {
+        if user.contains(':') {
+            return Err(SlotError::Empty);
+        }
+        Ok(match user {
+            SECRET => Self::Basic {
+                part: BasicPart::User,
+                other: "".into(),
+            },
+            _ => Self::Basic {
+                part: BasicPart::Password,
+                other: user.into(),
+            },
+        })
+    }
+
+    /// A query slot.
+    ///
+    /// # Errors
+    /// [`SlotError::Empty`] without a name.
+    pub fn query(name: &str) -> Result<Self, SlotError> {
+        if name.is_empty() {
+            Err(SlotError::Empty)
+        } else {
+            Ok(Self::Query { name: name.into() })
+        }
+    }
+
+    /// The header that the slot owns, if it is in one.
+    #[must_use]
+    pub fn header_name(&self) -> Option<&HeaderName> {
+        match self {
+            Self::Header { name, .. } => Some(name),
+            Self::Basic { .. } => Some(&http::header::AUTHORIZATION),
+            Self::Query { .. } => None,
+        }
+    }
+
+    /// How records and messages name the slot: `header:x-api-key`, `basic:password`, `query:key`.
+    #[must_use]
+    pub fn label(&self) -> String {
+        match self {
+            Self::Header { name, .. } => format!("header:{name}"),
+            Self::Basic {
+                part: BasicPart::User,
+                ..
+            } => "basic:user".to_owned(),
+            Self::Basic {
+                part: BasicPart::Password,
+                ..
+            } => "basic:password".to_owned(),
+            Self::Query { name } => format!("query:{name}"),
+        }
+    }
+}
+
+/// The canonical text: stored in the vault, part of what a sealed secret is bound to.
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Header { name, template } => write!(f, "header {name}: {template}"),
+            Self::Basic {
+                part: BasicPart::User,
+                ..
+            } => write!(f, "basic {SECRET}"),
+            Self::Basic {
+                part: BasicPart::Password,
+                other,
+            } => write!(f, "basic {other}"),
+            Self::Query { name } => write!(f, "query {name}"),
+        }
+    }
+}
+
+impl FromStr for Slot {
+    type Err = SlotError;
+
+    fn from_str(text: &str) -> Result<Self, SlotError> {
+        match text.split_once(' ').unwrap_or((text, "")) {
+            ("header", rest) => Self::header(rest),
+            ("basic", rest) => Self::basic(rest),
+            ("query", rest) => Self::query(rest),
+            _ => Err(SlotError::Kind),
+        }
+    }
+}
+
+/// All credentials of a workspace, found by what a request shows of them.
+#[derive(Debug, Default)]
+pub struct CredentialIndex {
+    by_name: HashMap<Name, Arc<Credential>>,
+    by_stand_in: HashMap<Arc<str>, Arc<Credential>>,
+    by_host: HashMap<Host, Vec<Arc<Credential>>>,
+    by_pattern: Vec<Arc<Credential>>,
+    sets: HashMap<Name, Vec<Name>>,
+}
+
+impl CredentialIndex {
+    /// Indexes `credentials`, and the sets that group them.
+    #[must_use]
+    pub fn new(credentials: Vec<Credential>, sets: HashMap<Name, Vec<Name>>) -> Self {
+        let mut index = Self {
+            sets,
+            ..Self::default()
+        };
+        for credential in credentials {
+            index.insert(Arc::new(credential));
+        }
+        index
+    }
+
+    fn insert(&mut self, credential: Arc<Credential>) {
+        for destination in &credential.destinations {
+            let place = match destination.host.exact() {
+                Some(host) => self.by_host.entry(host.clone()).or_default(),
+                None => &mut self.by_pattern,
+            };
+            if !place.iter().any(|c| Arc::ptr_eq(c, &credential)) {
+                place.push(Arc::clone(&credential));
+            }
+        }
+        if let Some(stand_in) = &credential.stand_in {
+            self.by_stand_in
+                .insert(Arc::clone(stand_in), Arc::clone(&credential));
+        }
+        self.by_name.insert(credential.name.clone(), credential);
+    }
+
+    /// The credential of that name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Arc<Credential>> {
+        self.by_name.get(name)
+    }
+
+    /// The credential that `text` stands for: its reference or its stand-in, and nothing around it.
+    #[must_use]
+    pub fn named_by(&self, text: &[u8]) -> Option<&Arc<Credential>> {
+        match reference::whole(text) {
+            Some(name) => self.by_name.get(name),
+            None => std::str::from_utf8(text)
+                .ok()
+                .and_then(|t| self.by_stand_in.get(t)),
+        }
+    }
+
+    /// The credentials that may go to `origin`. A host with any is always intercepted.
+    pub fn bound_to(&self, origin: &Origin) -> impl Iterator<Item = &Arc<Credential>> {
+        let exact = self
+            .by_host
+            .get(&origin.authority.host)
+            .into_iter()
+            .flatten();
+        let patterns = self.by_pattern.iter();
+        exact.chain(patterns).filter(move |c| c.is_bound_to(origin))
+    }
+
+    /// The members of a set.
+    #[must_use]
+    pub fn set(&self, name: &str) -> Option<&[Name]> {
+        self.sets.get(name).map(Vec::as_slice)
+    }
+
+    /// All credentials, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.by_name.values()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::{Authority, Scheme};
+
+    pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential {
+        Credential {
+            name: name.parse().unwrap(),
+            provider: None,
+            destinations: to.iter().map(|t| t.parse().unwrap()).collect(),
+            slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
+            stand_in: None,
+            version: Some(1),
+        }
+    }
+
+    #[test]
+    fn slots_read_back_what_they_print() {
+        for text in [
+            "header authorization: Bearer {secret}",
+            "header x-api-key: {secret}",
+            "basic {secret}",
+            "basic x-access-token",
+            "basic ",
+            "query key",
+        ] {
+            assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn slots_that_would_harm_are_refused() {
+        for (text, why) in [
+            ("header Host: {secret}", SlotError::ReservedHeader),
+            (
+                "header Transfer-Encoding: {secret}",
+                SlotError::ReservedHeader,
+            ),
+            (
+                "header Proxy-Authorization: Basic {secret}",
+                SlotError::ReservedHeader,
+            ),
+            ("header Locum-Run: {secret}", SlotError::ReservedHeader),
+            ("header X-Key: abc", SlotError::NoSecret),
+            ("header X-Key: {secret}{secret}", SlotError::NoSecret),
+            ("header X-Key: a\r\nb: {secret}", SlotError::Character),
+            ("header nothing", SlotError::Header),
+            ("basic a:b", SlotError::Empty),
+            ("query ", SlotError::Empty),
+            ("cookie x", SlotError::Kind),
+        ] {
+            assert_eq!(text.parse::<Slot>(), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn templates_unwrap_by_shape() {
+        let t: Template = "Bearer {secret}".parse().unwrap();
+        assert_eq!(t.unwrap(b"bearer  locum_a"), Some(&b"locum_a"[..]));
+        assert_eq!(t.unwrap(b"token locum_a"), None);
+        assert_eq!(t.unwrap(b"Bear"), None);
+    }
+
+    #[test]
+    fn the_index_knows_references_stand_ins_and_hosts() {
+        let mut a = credential("a", &["https://a.test"], &["header x-k: {secret}"]);
+        a.stand_in = Some("sk-aaaa-locum_a-0000".into());
+        let b = credential(
+            "b",
+            &["https://*.b.test:8443", "https://a.test"],
+            &["query k"],
+        );
+        let index = CredentialIndex::new(vec![a, b], HashMap::new());
+        let named = |t: &[u8]| index.named_by(t).map(|c| c.name.as_str().to_owned());
+        assert_eq!(named(b"locum_a").as_deref(), Some("a"));
+        assert_eq!(named(b"sk-aaaa-locum_a-0000").as_deref(), Some("a"));
+        assert_eq!(named(b"sk-aaaa-locum_a-0001"), None);
+        let bound = |host: &str, port| {
+            let authority = Authority {
+                host: Host::parse(host).unwrap(),
+                port,
+            };
+            index
+                .bound_to(&Origin {
+                    scheme: Scheme::Https,
+                    authority,
+                })
+                .count()
+        };
+        assert_eq!(
+            (
+                bound("a.test", 443),
+                bound("x.b.test", 8443),
+                bound("x.b.test", 443)
+            ),
+            (2, 1, 0)
+        );
+    }
+}

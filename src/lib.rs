@@ -24,5 +24,6 @@ pub mod request;
 pub mod scrub;
 pub mod secret;
 pub mod tls;
+pub mod token;
 pub mod upstream;
 pub mod vault;

@@ -1,1 +1,251 @@
-//! To be written.
+//! How a request ends: the closed list of refusals and failures that HTTP answers, metrics and the
+//! audit log share.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use http::StatusCode;
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident $code:literal $status:literal $proxy_status:literal $title:literal $hint:literal;)+) => {
+        /// Why Locum answered in the origin's place. The list is closed and its texts are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum Code { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Code {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable text: label of metrics, field of the audit log, end of the problem type.
+            #[must_use]
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $code,)+ } }
+
+            /// The status of the answer.
+            #[must_use]
+            pub fn status(self) -> StatusCode {
+                let status = match self { $(Self::$variant => $status,)+ };
+                StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+            }
+
+            /// The error type of the `Proxy-Status` field (RFC 9209 section 2.3).
+            #[must_use]
+            pub fn proxy_status(self) -> &'static str { match self { $(Self::$variant => $proxy_status,)+ } }
+
+            /// One line that says what happened.
+            #[must_use]
+            pub fn title(self) -> &'static str { match self { $(Self::$variant => $title,)+ } }
+
+            /// What to do next.
+            #[must_use]
+            pub fn hint(self) -> &'static str { match self { $(Self::$variant => $hint,)+ } }
+        }
+    };
+}
+
+codes! {
+    /// The request's framing or fields have no single meaning.
+    BadRequest "bad-request" 400 "http_request_error"
+        "The request cannot be read in one way only"
+        "Send one Host, one Content-Length or one Transfer-Encoding, and an absolute path.";
+    /// An origin could read the path in two ways.
+    AmbiguousPath "ambiguous-path" 400 "http_request_error"
+        "An origin could read this path in two ways"
+        "Send the path without dot segments, encoded slashes or dots, backslashes or empty segments.";
+    /// No, bad or revoked proxy credentials.
+    ProxyAuthRequired "proxy-auth-required" 407 "http_request_denied"
+        "The proxy does not know this agent"
+        "Set HTTPS_PROXY=http://AGENT:TOKEN@HOST:PORT; `locum agent add NAME` prints a token.";
+    /// Host, SNI or target disagree with the CONNECT.
+    AuthorityMismatch "authority-mismatch" 421 "http_request_error"
+        "The request names another host than its tunnel"
+        "Open one tunnel for each host; CONNECT target, SNI and Host must be the same.";
+    /// No rule allows it.
+    NotAllowed "not-allowed" 403 "http_request_denied"
+        "No policy rule allows this request"
+        "Ask for a rule that allows this agent, host, method and path; `locum policy check` shows the rules in force.";
+    /// A reference that cannot be resolved here: unknown, forbidden and wrong destination look alike.
+    CredentialRefused "credential-refused" 403 "http_request_denied"
+        "The credential that this request refers to cannot be used here"
+        "Check its name, that it is bound to this host, and that a rule lets this agent use it; the audit record of this id says which.";
+    /// A reference in a slot whose value has another shape than the credential's templates.
+    SlotMismatch "slot-mismatch" 403 "http_request_denied"
+        "The reference stands in a value that has not the shape its credential declares"
+        "Send the value in the form that `locum credential show NAME` lists under slots.";
+    /// A reference outside the slots, on a rule that says `misplaced: refuse`.
+    Misplaced "misplaced-reference" 403 "http_request_denied"
+        "A reference stands outside the slots of its credential"
+        "Send the reference only where the credential enters the request.";
+    /// A credential was asked for over plain HTTP.
+    Plaintext "plaintext-refused" 403 "http_request_denied"
+        "A credential never travels without TLS"
+        "Use https:// for this host.";
+    /// The method reflects the request or tunnels through it.
+    MethodRefused "method-refused" 405 "http_request_denied"
+        "This method is not forwarded"
+        "TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection.";
+    /// An upgrade that is not understood.
+    UpgradeRefused "upgrade-refused" 403 "http_request_denied"
+        "This protocol upgrade is not forwarded"
+        "Remove the Upgrade field; inside an inspected tunnel Locum passes HTTP only.";
+    /// The destination's address is private, local or otherwise closed.
+    AddressForbidden "address-forbidden" 403 "destination_ip_prohibited"
+        "The host has an address that the proxy does not connect to"
+        "If this is meant, add its network to upstream.allow_addresses in locum.yaml.";
+    /// The destination is the proxy itself.
+    Loop "proxy-loop" 508 "proxy_loop_detected"
+        "The request leads back to the proxy"
+        "Remove the proxy's own address from the request, or HTTPS_PROXY from the proxy's environment.";
+    /// Head or fields over the limit.
+    HeadTooLarge "head-too-large" 431 "http_request_error"
+        "The request's header section is over the limit"
+        "Send fewer or shorter header fields; limits.head_bytes in locum.yaml sets the limit.";
+    /// Too many at once.
+    Overloaded "overloaded" 503 "connection_limit_reached"
+        "The proxy has as many tunnels open as it may"
+        "Close idle connections, or raise limits.connections in locum.yaml.";
+    /// The audit log cannot be written.
+    AuditUnavailable "audit-unavailable" 503 "proxy_internal_error"
+        "The audit log cannot be written, and no call is made without its record"
+        "Free space on, or mend, the disk of the audit directory; the proxy goes on by itself.";
+    /// The vault is locked, gone, or was put back.
+    VaultUnavailable "vault-unavailable" 503 "proxy_internal_error"
+        "The vault cannot be read"
+        "Run `locum doctor` on the proxy's home; it names the cause.";
+    /// A sealed secret does not open.
+    VaultCorrupt "vault-corrupt" 503 "proxy_internal_error"
+        "The credential's record in the vault does not open"
+        "The row was changed outside Locum, or its key is another; restore the vault or add the credential again.";
+    /// The name does not resolve.
+    DnsError "dns-error" 502 "dns_error"
+        "The host's name does not resolve"
+        "Check the name, and the resolver of the machine that runs the proxy.";
+    /// Nothing answers there.
+    ConnectFailed "connect-failed" 502 "connection_refused"
+        "The host does not accept a connection"
+        "Check host, port and network from the machine that runs the proxy.";
+    /// The certificate does not verify.
+    CertificateInvalid "certificate-invalid" 502 "tls_certificate_error"
+        "The host's certificate does not verify"
+        "If the host has a private CA, set upstream.hosts.HOST.ca_file in locum.yaml; verification is never turned off.";
+    /// TLS failed in another way.
+    TlsFailed "tls-failed" 502 "tls_protocol_error"
+        "TLS with the host failed"
+        "The host must speak TLS 1.2 or 1.3 at this port.";
+    /// The upstream broke HTTP or the connection before an answer.
+    UpstreamFailed "upstream-failed" 502 "connection_terminated"
+        "The host broke off before it answered"
+        "Try again; if it stays, look at the host's own log.";
+    /// The answer cannot be searched for the secret.
+    Unscrubbable "response-unscrubbable" 502 "http_response_content_coding_error"
+        "The answer came in a form that cannot be searched for the credential"
+        "The host used a coding that the proxy did not offer; ask its operator, or use it without a credential.";
+    /// Connecting took too long.
+    ConnectTimeout "connect-timeout" 504 "connection_timeout"
+        "The host did not accept the connection in time"
+        "Check the network from the machine that runs the proxy; upstream.timeouts.connect sets the time.";
+    /// No answer in time.
+    ResponseTimeout "response-timeout" 504 "http_response_timeout"
+        "The host did not answer in time"
+        "upstream.timeouts.response sets the time.";
+    /// A fault of Locum.
+    Internal "internal-error" 500 "proxy_internal_error"
+        "The proxy failed"
+        "Please report this with the request's id and the proxy's log.";
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for Code {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(self.as_str())
+    }
+}
+
+/// A request that Locum answers itself, and why. Turned into a response in one place.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which of the closed list.
+    pub code: Code,
+    /// What the agent is told beyond the title. Names hosts and slots that the agent itself sent,
+    /// never a value, and never what exists.
+    pub detail: Cow<'static, str>,
+    /// What only the operator is told, in the audit record: the true reason.
+    pub reason: Option<&'static str>,
+}
+
+impl Refusal {
+    /// A refusal with its code's own words.
+    #[must_use]
+    pub fn new(code: Code) -> Self {
+        Self {
+            code,
+            detail: Cow::Borrowed(code.title()),
+            reason: None,
+        }
+    }
+
+    /// A refusal that says more to the agent.
+    #[must_use]
+    pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            code,
+            detail: detail.into(),
+            reason: None,
+        }
+    }
+
+    /// The same, with the reason that only the audit record shows.
+    #[must_use]
+    pub fn because(mut self, reason: &'static str) -> Self {
+        self.reason = Some(reason);
+        self
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.code, self.detail)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// How a permitted request ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Ending {
+    /// The last byte of the answer was handed to the agent.
+    Complete,
+    /// The upstream broke off, or its answer could not be passed on.
+    UpstreamAborted,
+    /// The agent went away first.
+    DownstreamAborted,
+    /// No answer came: the record's code says why.
+    Failed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn codes_are_distinct_and_every_one_has_advice() {
+        let texts: HashSet<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
+        assert_eq!(texts.len(), Code::ALL.len());
+        for code in Code::ALL {
+            assert!(
+                code.status().is_client_error() || code.status().is_server_error(),
+                "{code}"
+            );
+            assert!(
+                code.hint().ends_with('.') && !code.title().ends_with('.'),
+                "{code}"
+            );
+        }
+    }
+}

@@ -1,1 +1,243 @@
-//! To be written.
+//! What the audit log records, and the proof that it did.
+//!
+//! [`Recorded`] can only be made by a sink that accepted the access record, and the upstream sends
+//! nothing else: *no record, no call* does not compile any other way.
+
+use std::fmt;
+use std::net::SocketAddr;
+
+use serde::Serialize;
+
+use crate::agent::{Identity, Label};
+use crate::outcome::{Code, Ending};
+use crate::reference::Name;
+
+/// Names one request in the audit log, in the log and in the `instance` of a refusal. 32 hex
+/// digits: 48 bits of Unix time in milliseconds, then 80 random bits (as UUID version 7 orders them).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RequestId(pub [u8; 16]);
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for RequestId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl Serialize for RequestId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
+/// Whether a request may go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Decision {
+    /// It may.
+    Permit,
+    /// It may not; the code says why.
+    Refuse,
+}
+
+/// One credential that enters, or would have entered, the request.
+#[derive(Clone, Debug, Serialize)]
+pub struct Use {
+    /// Which.
+    pub credential: Name,
+    /// Which version of it; none when it was refused before a version was chosen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<u32>,
+    /// Where it enters: `header:authorization`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub slot: Option<String>,
+}
+
+/// The record before the call. Holds what the agent sent, never a query value, a header value or
+/// what a reference became. Texts from the network are cut to a bound by who fills this in; JSON
+/// escapes the rest.
+#[derive(Clone, Debug, Serialize)]
+pub struct Access<'a> {
+    /// Which request.
+    pub request_id: RequestId,
+    /// Who; none when the proxy credentials were bad.
+    #[serde(flatten)]
+    pub agent: Option<Who<'a>>,
+    /// From where.
+    pub peer: Option<SocketAddr>,
+    /// `https://host` or `https://host:port`.
+    pub destination: String,
+    /// `CONNECT` for an opaque tunnel.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<&'a str>,
+    /// As the agent sent it, without the query.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<&'a str>,
+    /// The rule that decided.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a str>,
+    /// The generation of the policy that decided: counts loads since the process started.
+    pub policy_generation: u64,
+    /// The first eight bytes, in hex, of the SHA-256 of the policy's files.
+    pub policy_digest: &'a str,
+    /// The first credential; nearly always the only one.
+    #[serde(flatten)]
+    pub credential: Option<&'a Use>,
+    /// The others.
+    #[serde(skip_serializing_if = "<[Use]>::is_empty")]
+    pub more_credentials: &'a [Use],
+    /// References that stood outside the slots.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub misplaced: usize,
+    /// The outcome of the decision.
+    pub decision: Decision,
+    /// Why not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// Why not, in words that only the operator sees.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<&'a str>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's skip_serializing_if passes a reference.
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// The agent's fields of a record.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Who<'a> {
+    /// The unit of isolation.
+    pub workspace: &'a Name,
+    /// The agent.
+    pub agent: &'a Name,
+    /// Which of its tokens.
+    pub token_id: &'a str,
+    /// As its starter said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run: Option<&'a Label>,
+    /// As its starter said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<&'a Label>,
+    /// As its starter said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<&'a Label>,
+}
+
+impl<'a> From<&'a Identity> for Who<'a> {
+    fn from(id: &'a Identity) -> Self {
+        Self {
+            workspace: &id.workspace,
+            agent: &id.agent,
+            token_id: &id.token_id,
+            run: id.context.run.as_ref(),
+            node: id.context.node.as_ref(),
+            user: id.context.user.as_ref(),
+        }
+    }
+}
+
+/// The record after the call: when the body ended, broke, or was dropped.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    /// Which request.
+    pub request_id: RequestId,
+    /// How it ended.
+    pub ending: Ending,
+    /// Locum's code, when Locum made the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
+    /// The status that the agent got.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes of body (or tunnel) from the agent to the upstream.
+    pub bytes_up: u64,
+    /// Bytes of body (or tunnel) from the upstream to the agent, before scrubbing.
+    pub bytes_down: u64,
+    /// How often the credential was found in the answer, and replaced.
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub scrubbed: u64,
+    /// From sending the request to the answer's head, in microseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub upstream_us: Option<u64>,
+    /// From the first byte of the request to the end, in microseconds.
+    pub total_us: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's skip_serializing_if passes a reference.
+fn is_zero_u64(n: &u64) -> bool {
+    *n == 0
+}
+
+/// Something that is no request: the proxy started or stopped, the policy was reloaded, the vault
+/// was changed.
+#[derive(Clone, Debug, Serialize)]
+pub struct Event {
+    /// A stable word: `proxy-started`, `policy-reloaded`, `credential-rotated`.
+    pub event: &'static str,
+    /// What it happened to: a credential, an agent, a file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject: Option<String>,
+    /// More, in words.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// The operating system's user who did it, where a person did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub by: Option<String>,
+    /// The vault's epoch after it, for changes of the vault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vault_epoch: Option<u64>,
+}
+
+/// The record was not written. The cause is in the sink's own state, log and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Unrecorded;
+
+/// Where records go.
+pub trait AuditSink: Send + Sync {
+    /// Writes the access record. When this returns `Ok`, the record survives `kill -9`.
+    ///
+    /// # Errors
+    /// [`Unrecorded`], and then nothing may go upstream.
+    fn access(&self, record: &Access<'_>) -> Result<(), Unrecorded>;
+
+    /// Writes the outcome record. A failure is the sink's to report: the call has been made.
+    fn outcome(&self, record: &Outcome);
+
+    /// Writes an event.
+    ///
+    /// # Errors
+    /// [`Unrecorded`]; the caller decides whether it can go on.
+    fn event(&self, record: &Event) -> Result<(), Unrecorded>;
+}
+
+/// Something that may leave, because its access record was written.
+#[derive(Debug)]
+#[must_use]
+pub struct Recorded<T>(T);
+
+impl<T> Recorded<T> {
+    /// Writes the record, and only then lets `value` go on.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the sink did not take it; `value` is gone.
+    pub fn new(value: T, sink: &dyn AuditSink, record: &Access<'_>) -> Result<Self, Unrecorded> {
+        sink.access(record)?;
+        Ok(Self(value))
+    }
+
+    /// What was recorded.
+    pub fn into_inner(self) -> T {
+        self.0
+    }
+
+    /// A look at it.
+    pub fn get(&self) -> &T {
+        &self.0
+    }
+}
