@@ -181,21 +181,13 @@ impl Refusal {
     /// A refusal with its code's own words.
     #[must_use]
     pub fn new(code: Code) -> Self {
-        Self {
-            code,
-            detail: Cow::Borrowed(code.title()),
-            reason: None,
-        }
+        Self { code, detail: Cow::Borrowed(code.title()), reason: None }
     }
 
     /// A refusal that says more to the agent.
     #[must_use]
     pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            reason: None,
-        }
+        Self { code, detail: detail.into(), reason: None }
     }
 
     /// The same, with the reason that only the audit record shows.
@@ -238,14 +230,8 @@ mod tests {
         let texts: HashSet<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
         assert_eq!(texts.len(), Code::ALL.len());
         for code in Code::ALL {
-            assert!(
-                code.status().is_client_error() || code.status().is_server_error(),
-                "{code}"
-            );
-            assert!(
-                code.hint().ends_with('.') && !code.title().ends_with('.'),
-                "{code}"
-            );
+            assert!(code.status().is_client_error() || code.status().is_server_error(), "{code}");
+            assert!(code.hint().ends_with('.') && !code.title().ends_with('.'), "{code}");
         }
     }
 }
