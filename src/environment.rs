@@ -148,7 +148,7 @@ pub fn user_wgetrc(inherited: &Snapshot) -> Option<PathBuf> {
 // The lists. Each was measured with the real clients; a name stands here only because one reads it.
 
 /// Takes the proxy URL. wget and gRPC read only the lower case, Codex and opencode only the upper;
-/// Ruby's `Net::HTTP` and Twilio's JavaScript SDK use `HTTP_PROXY` for https as well. The `WS` pairs
+/// Ruby's `Net::HTTP` and Twilio's JavaScript SDK use `HTTP_PROXY` for https too. The `WS` pairs
 /// are for WebSocket libraries, the last two for Yarn 2 and later.
 const PROXY_VARIABLES: [&str; 12] = [
     "HTTP_PROXY",
