@@ -126,11 +126,7 @@ impl Plan {
                 child.entry(name.clone()).or_insert_with(|| value.clone());
             }
         }
-        child.extend(
-            self.set
-                .iter()
-                .map(|(name, value)| (name.into(), value.clone())),
-        );
+        child.extend(self.set.iter().map(|(name, value)| (name.into(), value.clone())));
         child
     }
 }
@@ -197,10 +193,8 @@ const ADDS_ROOTS: [&str; 2] = ["NODE_EXTRA_CA_CERTS", "DENO_CERT"];
 
 /// Node (22.21, 24 and later) reads the proxy variables only when told to; AWS SDKs would otherwise
 /// ask 169.254.169.254 for credentials, around the proxy.
-const SWITCHES: [(&str, &str); 2] = [
-    ("NODE_USE_ENV_PROXY", "1"),
-    ("AWS_EC2_METADATA_DISABLED", "true"),
-];
+const SWITCHES: [(&str, &str); 2] =
+    [("NODE_USE_ENV_PROXY", "1"), ("AWS_EC2_METADATA_DISABLED", "true")];
 
 /// Turns verification off, or adds roots beside ours: OpenSSL and Go read `SSL_CERT_DIR` as well as
 /// the file.
@@ -272,26 +266,17 @@ impl Inputs {
             }
         }
         if !is_plain(&self.proxy_url) {
-            return Err(EnvironmentError::Value {
-                name: "HTTPS_PROXY".to_owned(),
-            });
+            return Err(EnvironmentError::Value { name: "HTTPS_PROXY".to_owned() });
         }
-        if let Some(address) = self
-            .open_proxy
-            .filter(|address| !address.ip().is_loopback())
-        {
+        if let Some(address) = self.open_proxy.filter(|address| !address.ip().is_loopback()) {
             return Err(EnvironmentError::NotLoopback { address });
         }
         for name in self.claimed_variables() {
             if !is_identifier(name) {
-                return Err(EnvironmentError::Name {
-                    name: name.to_owned(),
-                });
+                return Err(EnvironmentError::Name { name: name.to_owned() });
             }
             if is_reserved(name) {
-                return Err(EnvironmentError::Reserved {
-                    name: name.to_owned(),
-                });
+                return Err(EnvironmentError::Reserved { name: name.to_owned() });
             }
         }
         let mut unfit = self.placeholders.iter().filter(|one| !is_plain(&one.value));
@@ -304,9 +289,7 @@ impl Inputs {
     /// The variables that the configuration, not this module, chose.
     fn claimed_variables(&self) -> impl Iterator<Item = &str> {
         let of_placeholders = self.placeholders.iter().flat_map(|one| &one.variables);
-        of_placeholders
-            .chain(&self.base_url_variables)
-            .map(String::as_str)
+        of_placeholders.chain(&self.base_url_variables).map(String::as_str)
     }
 
     fn inherited(&self, name: &str) -> Option<&OsStr> {
@@ -321,11 +304,7 @@ impl Inputs {
 impl Plan {
     fn set_variables(&mut self, inputs: &Inputs) {
         let mut set_all = |names: &[&str], value: &OsStr| {
-            self.set.extend(
-                names
-                    .iter()
-                    .map(|name| ((*name).to_owned(), value.to_owned())),
-            );
+            self.set.extend(names.iter().map(|name| ((*name).to_owned(), value.to_owned())));
         };
         set_all(&PROXY_VARIABLES, inputs.proxy_url.as_ref());
         set_all(&NO_PROXY_VARIABLES, NO_PROXY.as_ref());
@@ -352,29 +331,19 @@ impl Plan {
             Some(last) if is_ours(last) => last,
             _ => count,
         };
-        self.set
-            .insert(GIT_COUNT.to_owned(), (index + 1).to_string().into());
-        self.set
-            .insert(format!("{GIT_KEY_PREFIX}{index}"), KEY.into());
-        self.set
-            .insert(format!("{GIT_VALUE_PREFIX}{index}"), VALUE.into());
+        self.set.insert(GIT_COUNT.to_owned(), (index + 1).to_string().into());
+        self.set.insert(format!("{GIT_KEY_PREFIX}{index}"), KEY.into());
+        self.set.insert(format!("{GIT_VALUE_PREFIX}{index}"), VALUE.into());
     }
 
     /// wget reads no variable for roots, only the file that `WGETRC` names, and that replaces the
     /// user's own; so the user's lines go into ours.
     fn set_wget(&mut self, inputs: &Inputs) -> Result<(), EnvironmentError> {
         let path = inputs.state_file("wgetrc");
-        let contents = wgetrc(
-            inputs.wgetrc.as_deref().unwrap_or_default(),
-            &inputs.bundle_file,
-        )?;
+        let contents = wgetrc(inputs.wgetrc.as_deref().unwrap_or_default(), &inputs.bundle_file)?;
         self.set.insert(WGETRC.to_owned(), path.clone().into());
         // The user's lines may hold a password.
-        self.files.push(PlannedFile {
-            path,
-            contents,
-            mode: 0o600,
-        });
+        self.files.push(PlannedFile { path, contents, mode: 0o600 });
         Ok(())
     }
 
@@ -382,19 +351,12 @@ impl Plan {
     /// that this one lists, where an empty entry stands for the compiled-in directory.
     fn set_php(&mut self, inputs: &Inputs) -> Result<(), EnvironmentError> {
         if inputs.state_dir.as_os_str().as_bytes().contains(&b':') {
-            return Err(EnvironmentError::unusable(
-                &inputs.state_dir,
-                "PHP_INI_SCAN_DIR",
-            ));
+            return Err(EnvironmentError::unusable(&inputs.state_dir, "PHP_INI_SCAN_DIR"));
         }
         let inherited = inputs.inherited(PHP_INI_SCAN_DIR);
         let mut directories = inherited.unwrap_or_default().to_owned();
         let state_dir = inputs.state_dir.as_os_str().as_bytes();
-        if !directories
-            .as_bytes()
-            .split(|byte| *byte == b':')
-            .any(|one| one == state_dir)
-        {
+        if !directories.as_bytes().split(|byte| *byte == b':').any(|one| one == state_dir) {
             // Set but empty means no directory at all; an entry more must not bring one back.
             if inherited.is_none_or(|list| !list.is_empty()) {
                 directories.push(":");
@@ -403,13 +365,8 @@ impl Plan {
         }
         self.set.insert(PHP_INI_SCAN_DIR.to_owned(), directories);
         let bundle = php_string(&inputs.bundle_file)?;
-        let lines: [&[u8]; 5] = [
-            b"curl.cainfo = ",
-            &bundle,
-            b"\nopenssl.cafile = ",
-            &bundle,
-            b"\n",
-        ];
+        let lines: [&[u8]; 5] =
+            [b"curl.cainfo = ", &bundle, b"\nopenssl.cafile = ", &bundle, b"\n"];
         self.files.push(PlannedFile {
             path: inputs.state_file("zz.ini"),
             contents: lines.concat(),
@@ -460,10 +417,7 @@ impl Plan {
         for placeholder in &inputs.placeholders {
             for name in &placeholder.variables {
                 let value = OsStr::new(&placeholder.value);
-                let holder = self
-                    .set
-                    .entry(name.clone())
-                    .or_insert_with(|| value.to_owned());
+                let holder = self.set.entry(name.clone()).or_insert_with(|| value.to_owned());
                 if holder != value {
                     self.contested.insert(name.clone());
                 }
@@ -472,21 +426,13 @@ impl Plan {
     }
 
     fn remove_ways_around(&mut self, inputs: &Inputs) {
-        let listed = WEAKENS_TRUST
-            .into_iter()
-            .chain(OUTRANKS_PROXY)
-            .map(str::to_owned);
-        self.remove
-            .extend(listed.chain(inputs.base_url_variables.iter().cloned()));
+        let listed = WEAKENS_TRUST.into_iter().chain(OUTRANKS_PROXY).map(str::to_owned);
+        self.remove.extend(listed.chain(inputs.base_url_variables.iter().cloned()));
         // Other spellings of what is set or removed: npm and Python's urllib read their names in
         // any case, and so do settings libraries the names of keys.
         let lower = |name: &String| name.to_ascii_lowercase();
         let ours: HashSet<String> = self.set.keys().chain(&self.remove).map(lower).collect();
-        for name in inputs
-            .inherited
-            .iter()
-            .filter_map(|(name, _)| name.to_str())
-        {
+        for name in inputs.inherited.iter().filter_map(|(name, _)| name.to_str()) {
             if name.starts_with(OWN_PREFIX) || ours.contains(&name.to_ascii_lowercase()) {
                 self.remove.insert(name.to_owned());
             }
@@ -504,12 +450,8 @@ fn lookup<'a>(environment: &'a Snapshot, name: &str) -> Option<&'a OsStr> {
 /// call bogus every git command would fail; its entries are unusable anyway, so counting starts
 /// anew.
 fn git_count(value: &OsStr) -> u32 {
-    let count = value
-        .to_str()
-        .and_then(|text| text.trim_start().parse::<u32>().ok());
-    count
-        .filter(|count| i32::try_from(*count).is_ok_and(|count| count < i32::MAX))
-        .unwrap_or(0)
+    let count = value.to_str().and_then(|text| text.trim_start().parse::<u32>().ok());
+    count.filter(|count| i32::try_from(*count).is_ok_and(|count| count < i32::MAX)).unwrap_or(0)
 }
 
 /// The commands of a wgetrc that would lead around the proxy or its CA, as wget compares them: in
@@ -584,9 +526,7 @@ fn jvm_word(word: &OsStr) -> OsString {
 fn is_identifier(name: &str) -> bool {
     !name.starts_with(|first: char| first.is_ascii_digit())
         && !name.is_empty()
-        && name
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
 }
 
 /// Placeholders and URLs go into HTTP headers: visible ASCII, and not empty.
@@ -631,12 +571,7 @@ pub fn system_roots(
     own_bundle: &Path,
 ) -> Vec<CertificateDer<'static>> {
     let places = SYSTEM_BUNDLES.map(Path::new);
-    first_roots(
-        ssl_cert_file.map(Path::new),
-        keychain_roots,
-        &places,
-        own_bundle,
-    )
+    first_roots(ssl_cert_file.map(Path::new), keychain_roots, &places, own_bundle)
 }
 
 fn first_roots(
@@ -649,10 +584,7 @@ fn first_roots(
         if same_file(path, own_bundle) {
             return None;
         }
-        fs::read(path)
-            .ok()
-            .map(|file| certificates(&file))
-            .filter(|found| !found.is_empty())
+        fs::read(path).ok().map(|file| certificates(&file)).filter(|found| !found.is_empty())
     };
     inherited
         .and_then(read)
@@ -665,9 +597,8 @@ fn first_roots(
 /// `SSL_CERT_FILE` where that is set, which is a bundle of ours then, or had no certificate.
 #[cfg(target_os = "macos")]
 fn keychain_roots() -> Option<Vec<CertificateDer<'static>>> {
-    let overridden = ["SSL_CERT_FILE", "SSL_CERT_DIR"]
-        .iter()
-        .any(|n| std::env::var_os(n).is_some());
+    let overridden =
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().any(|n| std::env::var_os(n).is_some());
     let roots = (!overridden).then(|| rustls_native_certs::load_native_certs().certs);
     roots.filter(|roots| !roots.is_empty())
 }
@@ -687,9 +618,7 @@ fn same_file(one: &Path, other: &Path) -> bool {
 /// sections too: one bad root in the system's file is no reason to trust none of it.
 #[must_use]
 pub fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem)
-        .filter_map(Result::ok)
-        .collect()
+    CertificateDer::pem_slice_iter(pem).filter_map(Result::ok).collect()
 }
 
 /// Joins the roots with our own CA, each certificate once, compared by DER. `own_ca_pem` may hold
@@ -704,12 +633,8 @@ pub fn bundle(roots: &[CertificateDer<'_>], own_ca_pem: &str) -> Result<Bundle, 
     if own.is_empty() {
         return Err(EnvironmentError::NoOwnCertificate);
     }
-    let fresh = roots
-        .iter()
-        .filter(|certificate| seen.insert(certificate.to_vec()));
-    let roots = fresh
-        .map(|certificate| certificate.clone().into_owned())
-        .collect();
+    let fresh = roots.iter().filter(|certificate| seen.insert(certificate.to_vec()));
+    let roots = fresh.map(|certificate| certificate.clone().into_owned()).collect();
     Ok(Bundle { own, roots })
 }
 
@@ -790,9 +715,8 @@ pub fn shell_exports(plan: &Plan, shell: Shell) -> Result<String, EnvironmentErr
         shell.unset(&mut lines, name);
     }
     for (name, value) in &plan.set {
-        let value = value
-            .to_str()
-            .ok_or_else(|| EnvironmentError::NotUtf8 { name: name.clone() })?;
+        let value =
+            value.to_str().ok_or_else(|| EnvironmentError::NotUtf8 { name: name.clone() })?;
         shell.export(&mut lines, name, value);
     }
     Ok(lines)
@@ -828,11 +752,7 @@ impl Shell {
             Self::PowerShell => {
                 let is_quote = |one: char| matches!(one, '\'' | '\u{2018}'..='\u{201b}');
                 let twice = |one| {
-                    if is_quote(one) {
-                        vec![one, one]
-                    } else {
-                        vec![one]
-                    }
+                    if is_quote(one) { vec![one, one] } else { vec![one] }
                 };
                 value.chars().flat_map(twice).collect()
             }
@@ -857,20 +777,12 @@ pub fn write_files(plan: &Plan) -> io::Result<()> {
 /// followed.
 fn write_file(file: &PlannedFile) -> io::Result<()> {
     let named = |error: io::Error| {
-        io::Error::new(
-            error.kind(),
-            format!("cannot write {}: {error}", file.path.display()),
-        )
+        io::Error::new(error.kind(), format!("cannot write {}: {error}", file.path.display()))
     };
-    let directory = file
-        .path
-        .parent()
-        .ok_or_else(|| named(io::ErrorKind::InvalidInput.into()))?;
+    let directory = file.path.parent().ok_or_else(|| named(io::ErrorKind::InvalidInput.into()))?;
     private_directory(directory)?;
-    let temporary = directory.join(format!(
-        ".locum-{:016x}",
-        getrandom::u64().map_err(io::Error::other)?
-    ));
+    let temporary =
+        directory.join(format!(".locum-{:016x}", getrandom::u64().map_err(io::Error::other)?));
     let written = create(&temporary, file).and_then(|()| fs::rename(&temporary, &file.path));
     if written.is_err() {
         // What is reported is why it failed, not that something was left.
@@ -881,11 +793,7 @@ fn write_file(file: &PlannedFile) -> io::Result<()> {
 
 fn create(path: &Path, file: &PlannedFile) -> io::Result<()> {
     let mut options = fs::OpenOptions::new();
-    let mut created = options
-        .write(true)
-        .create_new(true)
-        .mode(file.mode)
-        .open(path)?;
+    let mut created = options.write(true).create_new(true).mode(file.mode).open(path)?;
     created.write_all(&file.contents)?;
     // Else a crash soon after the rename could leave the name with nothing in it.
     created.sync_all()
@@ -898,11 +806,7 @@ fn private_directory(path: &Path) -> io::Result<()> {
             format!("cannot use the directory {}: {error}", path.display()),
         )
     };
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(named)?;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(named)?;
     let mode = fs::metadata(path).map_err(named)?.permissions().mode();
     if mode & 0o022 != 0 {
         let advice = io::Error::new(
@@ -966,10 +870,7 @@ pub enum EnvironmentError {
 
 impl EnvironmentError {
     fn unusable(path: &Path, within: &'static str) -> Self {
-        Self::UnusablePath {
-            path: path.to_owned(),
-            within,
-        }
+        Self::UnusablePath { path: path.to_owned(), within }
     }
 }
 
@@ -1044,9 +945,7 @@ impl fmt::Debug for Inputs {
 
 impl fmt::Debug for Placeholder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Placeholder")
-            .field("variables", &self.variables)
-            .finish_non_exhaustive()
+        f.debug_struct("Placeholder").field("variables", &self.variables).finish_non_exhaustive()
     }
 }
 
@@ -1100,10 +999,7 @@ mod tests {
     fn authority() -> String {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params
-            .self_signed(&KeyPair::generate().unwrap())
-            .unwrap()
-            .pem()
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
     }
 
     fn own_ca() -> CertificateDer<'static> {
@@ -1126,17 +1022,11 @@ mod tests {
     }
 
     fn placeholder(variable: &str, value: &str) -> Placeholder {
-        Placeholder {
-            variables: vec![variable.into()],
-            value: value.into(),
-        }
+        Placeholder { variables: vec![variable.into()], value: value.into() }
     }
 
     fn snapshot(variables: &[(&str, &str)]) -> Snapshot {
-        variables
-            .iter()
-            .map(|(name, value)| (name.into(), value.into()))
-            .collect()
+        variables.iter().map(|(name, value)| (name.into(), value.into())).collect()
     }
 
     fn planned(inherited: &[(&str, &str)]) -> Plan {
@@ -1181,11 +1071,7 @@ mod tests {
     fn what_replaces_the_roots_gets_the_bundle_and_what_adds_gets_the_ca() {
         let plan = planned(&[("SSL_CERT_FILE", "/etc/corporate.pem")]);
         for name in REPLACES_ROOTS {
-            assert_eq!(
-                value(&plan, name),
-                Some("/home/me/locum/ca-bundle.pem"),
-                "{name}"
-            );
+            assert_eq!(value(&plan, name), Some("/home/me/locum/ca-bundle.pem"), "{name}");
         }
         for name in ADDS_ROOTS {
             assert_eq!(value(&plan, name), Some("/home/me/locum/ca.pem"), "{name}");
@@ -1194,10 +1080,7 @@ mod tests {
 
     #[test]
     fn switches_are_set_over_inherited_ones() {
-        let plan = planned(&[
-            ("NODE_USE_ENV_PROXY", "0"),
-            ("AWS_EC2_METADATA_DISABLED", "false"),
-        ]);
+        let plan = planned(&[("NODE_USE_ENV_PROXY", "0"), ("AWS_EC2_METADATA_DISABLED", "false")]);
         assert_eq!(value(&plan, "NODE_USE_ENV_PROXY"), Some("1"));
         assert_eq!(value(&plan, "AWS_EC2_METADATA_DISABLED"), Some("true"));
     }
@@ -1205,25 +1088,12 @@ mod tests {
     #[test]
     fn nothing_beyond_the_list_is_set() {
         let mut expected: BTreeSet<&str> = PROXY_VARIABLES.into();
-        expected.extend(
-            NO_PROXY_VARIABLES
-                .iter()
-                .chain(&REPLACES_ROOTS)
-                .chain(&ADDS_ROOTS),
-        );
+        expected.extend(NO_PROXY_VARIABLES.iter().chain(&REPLACES_ROOTS).chain(&ADDS_ROOTS));
         expected.extend(SWITCHES.map(|(name, _)| name));
         expected.extend([GIT_COUNT, "GIT_CONFIG_KEY_0", "GIT_CONFIG_VALUE_0"]);
-        expected.extend([
-            WGETRC,
-            PHP_INI_SCAN_DIR,
-            JAVA_TOOL_OPTIONS,
-            "OPENAI_API_KEY",
-        ]);
+        expected.extend([WGETRC, PHP_INI_SCAN_DIR, JAVA_TOOL_OPTIONS, "OPENAI_API_KEY"]);
         let plan = planned(&[("PATH", "/bin"), ("EDITOR", "vi")]);
-        assert_eq!(
-            plan.set.keys().map(String::as_str).collect::<BTreeSet<_>>(),
-            expected
-        );
+        assert_eq!(plan.set.keys().map(String::as_str).collect::<BTreeSet<_>>(), expected);
     }
 
     #[test]
@@ -1248,21 +1118,12 @@ mod tests {
     #[test]
     fn the_first_of_two_placeholders_has_the_variable() {
         let mut inputs = inputs(&[]);
-        inputs
-            .placeholders
-            .push(placeholder("OPENAI_API_KEY", "locum_second"));
-        inputs
-            .placeholders
-            .push(placeholder("GITHUB_TOKEN", "locum_github"));
-        inputs
-            .placeholders
-            .push(placeholder("GITHUB_TOKEN", "locum_github"));
+        inputs.placeholders.push(placeholder("OPENAI_API_KEY", "locum_second"));
+        inputs.placeholders.push(placeholder("GITHUB_TOKEN", "locum_github"));
+        inputs.placeholders.push(placeholder("GITHUB_TOKEN", "locum_github"));
         let plan = plan(&inputs).unwrap();
         assert_eq!(value(&plan, "OPENAI_API_KEY"), Some("sk-proj-locum_openai"));
-        assert_eq!(
-            plan.contested,
-            BTreeSet::from(["OPENAI_API_KEY".to_owned()])
-        );
+        assert_eq!(plan.contested, BTreeSet::from(["OPENAI_API_KEY".to_owned()]));
     }
 
     #[test]
@@ -1276,10 +1137,8 @@ mod tests {
 
     #[test]
     fn another_spelling_of_a_set_variable_is_removed() {
-        let plan = planned(&[
-            ("Https_Proxy", "http://corporate:8080"),
-            ("npm_CONFIG_cafile", "/x"),
-        ]);
+        let plan =
+            planned(&[("Https_Proxy", "http://corporate:8080"), ("npm_CONFIG_cafile", "/x")]);
         assert!(plan.remove.contains("Https_Proxy"));
         assert!(plan.remove.contains("npm_CONFIG_cafile"));
         assert!(!plan.remove.contains("https_proxy"));
@@ -1287,32 +1146,22 @@ mod tests {
 
     #[test]
     fn own_variables_do_not_reach_the_child() {
-        let mut inherited = snapshot(&[
-            ("LOCUM_HOME", "/h"),
-            ("LOCUM_PASSPHRASE", "p"),
-            ("LOCUMOTIVE", "1"),
-        ]);
+        let mut inherited =
+            snapshot(&[("LOCUM_HOME", "/h"), ("LOCUM_PASSPHRASE", "p"), ("LOCUMOTIVE", "1")]);
         inherited.push((OsString::from_vec(b"LOCUM_\xff".to_vec()), "x".into()));
         let mut inputs = inputs(&[]);
         inputs.inherited.clone_from(&inherited);
         let plan = plan(&inputs).unwrap();
         assert!(plan.remove.contains("LOCUM_HOME") && plan.remove.contains("LOCUM_PASSPHRASE"));
         let child = plan.child_environment(&inherited);
-        assert!(
-            !child
-                .keys()
-                .any(|name| name.as_bytes().starts_with(b"LOCUM_"))
-        );
+        assert!(!child.keys().any(|name| name.as_bytes().starts_with(b"LOCUM_")));
         assert!(child.contains_key(OsStr::new("LOCUMOTIVE")));
     }
 
     #[test]
     fn of_two_inherited_entries_with_one_name_the_first_counts() {
         let inherited = snapshot(&[("PATH", "/first"), ("PATH", "/second")]);
-        assert_eq!(
-            planned(&[]).child_environment(&inherited)[OsStr::new("PATH")],
-            "/first"
-        );
+        assert_eq!(planned(&[]).child_environment(&inherited)[OsStr::new("PATH")], "/first");
         assert_eq!(lookup(&inherited, "PATH"), Some(OsStr::new("/first")));
     }
 
@@ -1335,10 +1184,7 @@ mod tests {
             ("GIT_CONFIG_VALUE_0", "*"),
         ]);
         assert_eq!(value(&plan, "GIT_CONFIG_COUNT"), Some("3"));
-        assert_eq!(
-            value(&plan, "GIT_CONFIG_KEY_2"),
-            Some("http.proxyAuthMethod")
-        );
+        assert_eq!(value(&plan, "GIT_CONFIG_KEY_2"), Some("http.proxyAuthMethod"));
         assert_eq!(value(&plan, "GIT_CONFIG_VALUE_2"), Some("basic"));
         assert_eq!(value(&plan, "GIT_CONFIG_KEY_0"), None);
     }
@@ -1346,39 +1192,21 @@ mod tests {
     #[test]
     fn git_configuration_is_not_appended_twice() {
         let first = planned(&[]);
-        let nested: Vec<_> = first
-            .set
-            .keys()
-            .map(|name| (name.as_str(), value(&first, name).unwrap()))
-            .collect();
+        let nested: Vec<_> =
+            first.set.keys().map(|name| (name.as_str(), value(&first, name).unwrap())).collect();
         let second = planned(&nested);
         assert_eq!(first.set, second.set);
     }
 
     #[test]
     fn a_malformed_git_count_starts_anew() {
-        for bogus in [
-            "",
-            "x",
-            "-1",
-            "2x",
-            "1.5",
-            "2147483647",
-            "4294967296",
-            "99999999999999",
-        ] {
+        for bogus in ["", "x", "-1", "2x", "1.5", "2147483647", "4294967296", "99999999999999"] {
             let plan = planned(&[("GIT_CONFIG_COUNT", bogus)]);
             assert_eq!(value(&plan, "GIT_CONFIG_COUNT"), Some("1"), "{bogus:?}");
-            assert_eq!(
-                value(&plan, "GIT_CONFIG_KEY_0"),
-                Some("http.proxyAuthMethod")
-            );
+            assert_eq!(value(&plan, "GIT_CONFIG_KEY_0"), Some("http.proxyAuthMethod"));
         }
         // As strtoul reads it.
-        assert_eq!(
-            value(&planned(&[("GIT_CONFIG_COUNT", " +7")]), "GIT_CONFIG_COUNT"),
-            Some("8")
-        );
+        assert_eq!(value(&planned(&[("GIT_CONFIG_COUNT", " +7")]), "GIT_CONFIG_COUNT"), Some("8"));
     }
 
     #[test]
@@ -1392,11 +1220,7 @@ mod tests {
             b"# mine\ntries = 3\ntimeout=\xff\nca_certificate = /home/me/locum/ca-bundle.pem\n";
         assert_eq!(contents(&plan, "wgetrc"), expected);
         assert_eq!(value(&plan, "WGETRC"), Some("/home/me/locum/run/wgetrc"));
-        let file = plan
-            .files
-            .iter()
-            .find(|file| file.path.ends_with("wgetrc"))
-            .unwrap();
+        let file = plan.files.iter().find(|file| file.path.ends_with("wgetrc")).unwrap();
         assert_eq!(file.mode, 0o600);
     }
 
@@ -1411,10 +1235,7 @@ mod tests {
         let home = ("HOME", "/home/me");
         let path = |variables: &[(&str, &str)]| user_wgetrc(&snapshot(variables));
         assert_eq!(path(&[home]), Some("/home/me/.wgetrc".into()));
-        assert_eq!(
-            path(&[home, ("WGETRC", "")]),
-            Some("/home/me/.wgetrc".into())
-        );
+        assert_eq!(path(&[home, ("WGETRC", "")]), Some("/home/me/.wgetrc".into()));
         assert_eq!(path(&[home, ("WGETRC", "/etc/w")]), Some("/etc/w".into()));
         assert_eq!(path(&[]), None);
     }
@@ -1422,19 +1243,11 @@ mod tests {
     #[test]
     fn php_directories_are_appended() {
         let directories = |inherited: &[(&str, &str)]| {
-            value(&planned(inherited), "PHP_INI_SCAN_DIR")
-                .unwrap()
-                .to_owned()
+            value(&planned(inherited), "PHP_INI_SCAN_DIR").unwrap().to_owned()
         };
         assert_eq!(directories(&[]), ":/home/me/locum/run");
-        assert_eq!(
-            directories(&[("PHP_INI_SCAN_DIR", "")]),
-            "/home/me/locum/run"
-        );
-        assert_eq!(
-            directories(&[("PHP_INI_SCAN_DIR", ":/a")]),
-            ":/a:/home/me/locum/run"
-        );
+        assert_eq!(directories(&[("PHP_INI_SCAN_DIR", "")]), "/home/me/locum/run");
+        assert_eq!(directories(&[("PHP_INI_SCAN_DIR", ":/a")]), ":/a:/home/me/locum/run");
         assert_eq!(
             directories(&[("PHP_INI_SCAN_DIR", "/a:/home/me/locum/run")]),
             "/a:/home/me/locum/run"
@@ -1446,10 +1259,7 @@ mod tests {
 
     #[test]
     fn php_strings_take_the_quotes_that_fit() {
-        assert_eq!(
-            php_string(Path::new("/a b;$c\\\"")).unwrap(),
-            b"'/a b;$c\\\"'"
-        );
+        assert_eq!(php_string(Path::new("/a b;$c\\\"")).unwrap(), b"'/a b;$c\\\"'");
         assert_eq!(php_string(Path::new("/o'brien")).unwrap(), b"\"/o'brien\"");
         assert!(php_string(Path::new("/o'brien/$x")).is_err());
         assert!(php_string(Path::new("/a\nb")).is_err());
@@ -1498,23 +1308,11 @@ mod tests {
     #[test]
     fn a_refusal_names_the_thing_and_not_the_value() {
         use EnvironmentError as E;
-        assert!(matches!(
-            refusal(|i| i.ca_file = "ca.pem".into()),
-            E::RelativePath { .. }
-        ));
-        assert!(matches!(
-            refusal(|i| i.state_dir = "/a:b".into()),
-            E::UnusablePath { .. }
-        ));
-        assert!(matches!(
-            refusal(|i| i.bundle_file = "/a\nb".into()),
-            E::UnusablePath { .. }
-        ));
+        assert!(matches!(refusal(|i| i.ca_file = "ca.pem".into()), E::RelativePath { .. }));
+        assert!(matches!(refusal(|i| i.state_dir = "/a:b".into()), E::UnusablePath { .. }));
+        assert!(matches!(refusal(|i| i.bundle_file = "/a\nb".into()), E::UnusablePath { .. }));
         let public = "192.0.2.1:4001".parse().unwrap();
-        assert!(matches!(
-            refusal(|i| i.open_proxy = Some(public)),
-            E::NotLoopback { .. }
-        ));
+        assert!(matches!(refusal(|i| i.open_proxy = Some(public)), E::NotLoopback { .. }));
         let error = refusal(|i| i.proxy_url = "http://a:secret token@h".into());
         assert!(matches!(error, E::Value { .. }) && !error.to_string().contains("secret"));
         let error = refusal(|i| i.placeholders[0].value = "locum_ö".into());
@@ -1563,10 +1361,7 @@ mod tests {
 
     #[test]
     fn a_bundle_needs_our_own_ca() {
-        for text in [
-            "",
-            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
-        ] {
+        for text in ["", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
             let error = bundle(&ROOTS, text).unwrap_err();
             assert!(matches!(error, EnvironmentError::NoOwnCertificate));
         }
@@ -1576,10 +1371,7 @@ mod tests {
     fn only_certificates_are_taken_from_a_file() {
         let junk = "# comment\n-----BEGIN CERTIFICATE-----\n!!!\n-----END CERTIFICATE-----\n\
             -----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
-        assert_eq!(
-            certificates(format!("{junk}{}", *OWN_CA).as_bytes()),
-            [own_ca()]
-        );
+        assert_eq!(certificates(format!("{junk}{}", *OWN_CA).as_bytes()), [own_ca()]);
         let crlf = OWN_CA.replace('\n', "\r\n");
         assert_eq!(certificates(crlf.as_bytes()), [own_ca()]);
     }
@@ -1606,14 +1398,8 @@ mod tests {
         let places = [&*missing, &*empty, &*first, &*second];
         let own = Path::new("/none");
         assert_eq!(first_roots(None, || None, &places, own), [own_ca()]);
-        assert_eq!(
-            first_roots(Some(&missing), || None, &places, own),
-            [own_ca()]
-        );
-        assert_ne!(
-            first_roots(Some(&second), || None, &places, own),
-            [own_ca()]
-        );
+        assert_eq!(first_roots(Some(&missing), || None, &places, own), [own_ca()]);
+        assert_ne!(first_roots(Some(&second), || None, &places, own), [own_ca()]);
         let keychain = || Some(ROOTS.clone());
         assert_eq!(first_roots(None, keychain, &places, own), *ROOTS);
         let fallback = first_roots(None, || None, &[&*missing], own);
@@ -1699,11 +1485,7 @@ mod tests {
 
     #[test]
     fn an_inherited_name_is_never_evaluated() {
-        let plan = planned(&[
-            ("LOCUM_$(touch x)", "1"),
-            ("LOCUM_A;id", "2"),
-            ("LOCUM_HOME", "3"),
-        ]);
+        let plan = planned(&[("LOCUM_$(touch x)", "1"), ("LOCUM_A;id", "2"), ("LOCUM_HOME", "3")]);
         let lines = shell_exports(&plan, Shell::Sh).unwrap();
         assert!(plan.remove.contains("LOCUM_$(touch x)"));
         assert!(!lines.contains("touch") && !lines.contains(";id"));
@@ -1713,8 +1495,7 @@ mod tests {
     #[test]
     fn a_value_that_is_not_utf8_is_not_guessed_at() {
         let mut plan = one_variable("x");
-        plan.set
-            .insert("RAW".into(), OsString::from_vec(vec![0xff]));
+        plan.set.insert("RAW".into(), OsString::from_vec(vec![0xff]));
         let error = shell_exports(&plan, Shell::Sh).unwrap_err();
         assert!(matches!(error, EnvironmentError::NotUtf8 { name } if name == "RAW"));
     }
@@ -1723,11 +1504,7 @@ mod tests {
 
     fn file_plan(path: PathBuf, mode: u32) -> Plan {
         let mut plan = one_variable("x");
-        plan.files = vec![PlannedFile {
-            path,
-            contents: b"new".to_vec(),
-            mode,
-        }];
+        plan.files = vec![PlannedFile { path, contents: b"new".to_vec(), mode }];
         plan
     }
 
@@ -1749,10 +1526,7 @@ mod tests {
     #[test]
     fn a_link_is_replaced_and_not_followed() {
         let directory = tempfile::tempdir().unwrap();
-        let (target, link) = (
-            directory.path().join("target"),
-            directory.path().join("link"),
-        );
+        let (target, link) = (directory.path().join("target"), directory.path().join("link"));
         fs::write(&target, "old").unwrap();
         symlink(&target, &link).unwrap();
         write_files(&file_plan(link.clone(), 0o644)).unwrap();
@@ -1787,9 +1561,6 @@ mod tests {
         let plan = plan(&inputs).unwrap();
         let text = format!("{inputs:?} {plan:?}");
         assert!(text.contains("OPENAI_API_KEY"));
-        assert!(
-            !text.contains("token%2F1") && !text.contains("sk-"),
-            "{text}"
-        );
+        assert!(!text.contains("token%2F1") && !text.contains("sk-"), "{text}");
     }
 }
