@@ -1,7 +1,7 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -286,6 +286,9 @@ pub struct CredentialIndex {
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
     by_pattern: Vec<Arc<Credential>>,
     sets: HashMap<Name, Vec<Name>>,
+    /// The distinct templates of each slot header: a handful, however many credentials there are.
+    templates: HashMap<HeaderName, Vec<Template>>,
+    parameters: HashSet<Box<str>>,
 }
 
 impl CredentialIndex {
@@ -312,7 +315,23 @@ impl CredentialIndex {
         if let Some(stand_in) = &credential.stand_in {
             self.by_stand_in.insert(Arc::clone(stand_in), Arc::clone(&credential));
         }
+        credential.slots.iter().for_each(|slot| self.insert_slot(slot));
         self.by_name.insert(credential.name.clone(), credential);
+    }
+
+    fn insert_slot(&mut self, slot: &Slot) {
+        match slot {
+            Slot::Header { name, template } => {
+                let templates = self.templates.entry(name.clone()).or_default();
+                if !templates.contains(template) {
+                    templates.push(template.clone());
+                }
+            }
+            Slot::Query { name } => {
+                self.parameters.insert(name.clone());
+            }
+            Slot::Basic { .. } => {}
+        }
     }
 
     /// The credential of that name.
@@ -342,6 +361,24 @@ impl CredentialIndex {
     #[must_use]
     pub fn set(&self, name: &str) -> Option<&[Name]> {
         self.sets.get(name).map(Vec::as_slice)
+    }
+
+    /// The shapes that values of this header may have around a reference.
+    #[must_use]
+    pub fn templates(&self, name: &HeaderName) -> &[Template] {
+        self.templates.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the header is a slot of any credential.
+    #[must_use]
+    pub fn is_slot_header(&self, name: &HeaderName) -> bool {
+        self.templates.contains_key(name)
+    }
+
+    /// Whether the query parameter, decoded, is a slot of any credential.
+    #[must_use]
+    pub fn is_slot_parameter(&self, name: &[u8]) -> bool {
+        std::str::from_utf8(name).is_ok_and(|name| self.parameters.contains(name))
     }
 
     /// All credentials, in no order.
