@@ -49,10 +49,7 @@ impl Source {
     /// at the start is dropped, so that columns are those that an editor shows.
     #[must_use]
     pub fn new(name: &str, text: &str) -> Self {
-        Self {
-            name: name.into(),
-            text: text.strip_prefix('\u{feff}').unwrap_or(text).into(),
-        }
+        Self { name: name.into(), text: text.strip_prefix('\u{feff}').unwrap_or(text).into() }
     }
 
     /// The name, as shown in messages.
@@ -94,18 +91,10 @@ pub struct Limits {
 
 impl Limits {
     /// For files of a page or two. The commented default of `locum.yaml` has 5 KiB and 100 nodes.
-    pub const CONFIG: Self = Self {
-        bytes: 1024 * 1024,
-        nodes: 100_000,
-        depth: 32,
-    };
+    pub const CONFIG: Self = Self { bytes: 1024 * 1024, nodes: 100_000, depth: 32 };
 
     /// For policies: 100,000 rules take some 25 MiB and 2.5 million nodes.
-    pub const POLICY: Self = Self {
-        bytes: 64 * 1024 * 1024,
-        nodes: 6_000_000,
-        depth: 32,
-    };
+    pub const POLICY: Self = Self { bytes: 64 * 1024 * 1024, nodes: 6_000_000, depth: 32 };
 }
 
 /// A place in a text. Both count from 1; the column counts characters, not bytes.

@@ -77,9 +77,7 @@ fn read_bounded(path: &Path, limit: usize) -> Result<Vec<u8>, Refusal> {
     check(&file.metadata().map_err(Refusal::Io)?)?;
     let mut bytes = Vec::new();
     let cap = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(cap)
-        .read_to_end(&mut bytes)
-        .map_err(Refusal::Io)?;
+    file.take(cap).read_to_end(&mut bytes).map_err(Refusal::Io)?;
     if bytes.len() > limit {
         return Err(Refusal::TooLarge(limit));
     }

@@ -23,10 +23,7 @@ pub struct Reader<'d> {
 
 impl<'d> Reader<'d> {
     pub(super) fn new(document: &'d Document) -> Self {
-        Self {
-            document,
-            report: document.report.clone(),
-        }
+        Self { document, report: document.report.clone() }
     }
 
     /// The value, if neither the document nor any reader had a problem.
@@ -74,12 +71,7 @@ impl<'d> Reader<'d> {
                 self.unknown_key(key, known);
             }
         }
-        Some(Map {
-            reader: self,
-            node,
-            entries,
-            known,
-        })
+        Some(Map { reader: self, node, entries, known })
     }
 
     fn unknown_key(&mut self, key: &Key, known: &[&str]) {
@@ -155,10 +147,7 @@ impl<'d> Reader<'d> {
         let Value::Int(number) = node.value else {
             return self.wrong_kind(node, "a whole number");
         };
-        match N::try_from(number)
-            .ok()
-            .filter(|number| range.contains(number))
-        {
+        match N::try_from(number).ok().filter(|number| range.contains(number)) {
             Some(number) => Some(number),
             None => self.outside(node, range.start(), range.end()),
         }
@@ -170,19 +159,11 @@ impl<'d> Reader<'d> {
         node: &'d Node,
         range: RangeInclusive<Duration>,
     ) -> Option<Duration> {
-        let duration = self.unit(
-            node,
-            "a duration with a unit, such as `10s`",
-            parse_duration,
-        )?;
+        let duration = self.unit(node, "a duration with a unit, such as `10s`", parse_duration)?;
         if range.contains(&duration) {
             return Some(duration);
         }
-        self.outside(
-            node,
-            show_duration(*range.start()),
-            show_duration(*range.end()),
-        )
+        self.outside(node, show_duration(*range.start()), show_duration(*range.end()))
     }
 
     /// A size in bytes in a range, such as `64KiB`.
@@ -201,9 +182,9 @@ impl<'d> Reader<'d> {
         parse: fn(&str) -> Result<T, E>,
     ) -> Option<T> {
         match &node.value {
-            Value::String(text) => parse(text)
-                .map_err(|error| self.problem(node, error.to_string()))
-                .ok(),
+            Value::String(text) => {
+                parse(text).map_err(|error| self.problem(node, error.to_string())).ok()
+            }
             _ => self.wrong_kind(node, expected),
         }
     }
@@ -228,9 +209,7 @@ impl<'d> Reader<'d> {
         parse: impl FnOnce(&str) -> Result<T, E>,
     ) -> Option<T> {
         let text = self.text(node)?;
-        parse(text)
-            .map_err(|error| self.problem(node, error.to_string()))
-            .ok()
+        parse(text).map_err(|error| self.problem(node, error.to_string())).ok()
     }
 
     /// One of a few words, each with what it means.
@@ -327,8 +306,7 @@ impl<'d> Map<'_, 'd> {
         read: impl FnOnce(&mut Reader<'d>, &'d Node) -> Option<T>,
     ) -> Option<T> {
         if !self.has(key) {
-            self.reader
-                .problem(self.node, format!("the key `{key}` is missing"));
+            self.reader.problem(self.node, format!("the key `{key}` is missing"));
         }
         self.optional(key, read)
     }
@@ -336,10 +314,7 @@ impl<'d> Map<'_, 'd> {
     /// The node of a key, if the key is there.
     #[must_use]
     pub fn node(&self, key: &'static str) -> Option<&'d Node> {
-        debug_assert!(
-            self.known.contains(&key),
-            "`{key}` is not in the list of known keys"
-        );
+        debug_assert!(self.known.contains(&key), "`{key}` is not in the list of known keys");
         let found = self.entries.iter().find(|(name, _)| *name.text == *key);
         found.map(|(_, node)| node)
     }

@@ -133,10 +133,7 @@ impl Report {
 
 impl From<Problem> for Report {
     fn from(problem: Problem) -> Self {
-        Self {
-            problems: vec![problem],
-            left_off: 0,
-        }
+        Self { problems: vec![problem], left_off: 0 }
     }
 }
 
@@ -178,11 +175,7 @@ impl Excerpt {
                 (shown + " …", place.filter(|_| caret < kept.chars().count()))
             }
         };
-        Some(Self {
-            number: at.line,
-            shown,
-            caret,
-        })
+        Some(Self { number: at.line, shown, caret })
     }
 }
 
@@ -228,11 +221,7 @@ fn printable(chars: impl Iterator<Item = char>) -> String {
 /// A word from the file, short and harmless enough to stand in a message.
 pub(super) fn inline(word: &str) -> String {
     const LONGEST: usize = 60;
-    let mut shown = printable(
-        word.chars()
-            .take(LONGEST)
-            .map(|c| if c == '\n' { ' ' } else { c }),
-    );
+    let mut shown = printable(word.chars().take(LONGEST).map(|c| if c == '\n' { ' ' } else { c }));
     if word.chars().nth(LONGEST).is_some() {
         shown.push('…');
     }
@@ -241,9 +230,7 @@ pub(super) fn inline(word: &str) -> String {
 
 /// Appends one key to a path: `.name`, or `["*.example.com"]` when it has more than a name has.
 pub(super) fn path_key(path: &mut String, key: &str) {
-    let simple = key
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let simple = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if !simple {
         path.push_str(&format!("[\"{}\"]", inline(key)));
         return;
@@ -257,15 +244,8 @@ pub(super) fn path_key(path: &mut String, key: &str) {
 /// Whether a key is called so that its value should never be shown. These files should hold no
 /// secret; but the mistake that brings one in is the one that gets reported.
 pub(super) fn is_sensitive(key: &str) -> bool {
-    const NAMES: [&str; 7] = [
-        "token",
-        "secret",
-        "passw",
-        "passphrase",
-        "api_key",
-        "apikey",
-        "private_key",
-    ];
+    const NAMES: [&str; 7] =
+        ["token", "secret", "passw", "passphrase", "api_key", "apikey", "private_key"];
     let key = key.to_ascii_lowercase().replace('-', "_");
     NAMES.iter().any(|name| key.contains(name))
 }
@@ -304,18 +284,9 @@ fn under_sensitive_key(source: &Source, number: u32, line: &str) -> bool {
     let mut depth = indent(line);
     let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
     let from = index.saturating_sub(LOOK_BACK);
-    let above: Vec<&str> = source
-        .text()
-        .lines()
-        .skip(from)
-        .take(index - from)
-        .collect();
+    let above: Vec<&str> = source.text().lines().skip(from).take(index - from).collect();
     let mut nearest = true;
-    for line in above
-        .into_iter()
-        .rev()
-        .filter(|line| !line.trim().is_empty())
-    {
+    for line in above.into_iter().rev().filter(|line| !line.trim().is_empty()) {
         let inside = indent(line) < depth || (nearest && line.trim_end().ends_with(':'));
         if inside && sensitive_key(line).is_some() {
             return true;

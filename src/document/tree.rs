@@ -28,13 +28,7 @@ pub(super) fn parse(source: Source, limits: &Limits) -> Result<Document, Report>
 }
 
 fn file_problem(source: &Source, at: Option<Position>, message: String) -> Problem {
-    Problem {
-        source: source.clone(),
-        at,
-        path: String::new(),
-        message,
-        advice: None,
-    }
+    Problem { source: source.clone(), at, path: String::new(), message, advice: None }
 }
 
 /// How many characters that may not be there are named before the reading stops.
@@ -79,10 +73,7 @@ struct Frame {
 
 enum Open {
     Seq(Vec<Node>),
-    Map {
-        entries: Vec<(Key, Node)>,
-        key: Pending,
-    },
+    Map { entries: Vec<(Key, Node)>, key: Pending },
 }
 
 /// What a mapping waits for.
@@ -127,10 +118,7 @@ impl Builder {
         let root = self.root.filter(|root| root.value != Value::Null);
         let mut document = Document {
             source: self.source,
-            root: root.unwrap_or(Node {
-                at: top,
-                value: Value::Map(Vec::new()),
-            }),
+            root: root.unwrap_or(Node { at: top, value: Value::Map(Vec::new()) }),
             report: self.report,
         };
         for at in self.anchors {
@@ -187,10 +175,7 @@ impl Builder {
             }
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
                 self.refuse(at, "aliases are not supported", ALIAS_ADVICE);
-                self.place(Node {
-                    at,
-                    value: Value::Refused,
-                })
+                self.place(Node { at, value: Value::Refused })
             }
             // Stream start and end, document end; comments are switched off.
             _ => Ok(()),
@@ -217,10 +202,7 @@ impl Builder {
     fn refuse(&mut self, at: Position, message: impl Into<String>, advice: &str) {
         let path = self.path();
         let problem = file_problem(&self.source, Some(at), message.into());
-        self.report.push(Problem {
-            path,
-            ..problem.help(advice)
-        });
+        self.report.push(Problem { path, ..problem.help(advice) });
     }
 
     /// The way to what is being read now.
@@ -229,10 +211,7 @@ impl Builder {
         for frame in &self.open {
             match &frame.kind {
                 Open::Seq(items) => path.push_str(&format!("[{}]", items.len())),
-                Open::Map {
-                    key: Pending::Value(key),
-                    ..
-                } => path_key(&mut path, &key.text),
+                Open::Map { key: Pending::Value(key), .. } => path_key(&mut path, &key.text),
                 Open::Map { .. } => {}
             }
         }
@@ -244,10 +223,7 @@ impl Builder {
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Position) -> Value {
         // Escapes of a double-quoted text can still bring in what the file itself may not have.
         if let Some(c) = text.chars().find(|c| hidden(*c) && *c != '\r') {
-            let message = format!(
-                "the character U+{:04X} is not allowed in a text",
-                u32::from(c)
-            );
+            let message = format!("the character U+{:04X} is not allowed in a text", u32::from(c));
             self.refuse(at, message, "remove it");
             return Value::Refused;
         }
@@ -267,11 +243,7 @@ impl Builder {
         let value = match number_form(text) {
             Form::Text => Some(Value::String(text.into())),
             Form::Whole => text.parse().ok().map(Value::Int),
-            Form::Decimal => text
-                .parse()
-                .ok()
-                .filter(|f: &f64| f.is_finite())
-                .map(Value::Float),
+            Form::Decimal => text.parse().ok().filter(|f: &f64| f.is_finite()).map(Value::Float),
         };
         value.unwrap_or_else(|| {
             self.refuse(
@@ -337,11 +309,7 @@ impl Builder {
     }
 
     fn expect_value(&mut self, next: Pending) {
-        if let Some(Frame {
-            kind: Open::Map { key, .. },
-            ..
-        }) = self.open.last_mut()
-        {
+        if let Some(Frame { kind: Open::Map { key, .. }, .. }) = self.open.last_mut() {
             *key = next;
         }
     }
@@ -358,28 +326,18 @@ impl Builder {
             Value::String(_) => "nothing",
             other => other.kind(),
         };
-        self.refuse(
-            at,
-            format!("a key has to be text, this is {kind}"),
-            "put it in quotes",
-        );
+        self.refuse(at, format!("a key has to be text, this is {kind}"), "put it in quotes");
         Pending::Dropped
     }
 
     fn refuse_duplicates(&mut self, entries: &[(Key, Node)]) {
         for (first, second) in duplicates(entries) {
-            let message = format!(
-                "the key `{}` was already set at {}",
-                inline(&second.text),
-                first.at
-            );
+            let message =
+                format!("the key `{}` was already set at {}", inline(&second.text), first.at);
             let mut path = self.path();
             path_key(&mut path, &second.text);
             let problem = file_problem(&self.source, Some(second.at), message);
-            self.report.push(Problem {
-                path,
-                ..problem.help("keep one of the two")
-            });
+            self.report.push(Problem { path, ..problem.help("keep one of the two") });
         }
     }
 
@@ -392,17 +350,15 @@ impl Builder {
             | ErrorKind::TabInIndentation => {
                 ("a tab cannot indent".to_owned(), Some("indent with spaces"))
             }
-            ErrorKind::DirectiveDisallowed => (
-                "directives (`%`) are not supported".to_owned(),
-                Some("remove the line"),
-            ),
+            ErrorKind::DirectiveDisallowed => {
+                ("directives (`%`) are not supported".to_owned(), Some("remove the line"))
+            }
             ErrorKind::UndeclaredTagHandle => {
                 ("tags are not supported".to_owned(), Some(TAG_ADVICE))
             }
-            ErrorKind::MissingAnchorOrAliasName => (
-                "an anchor or alias without a name".to_owned(),
-                Some(ALIAS_ADVICE),
-            ),
+            ErrorKind::MissingAnchorOrAliasName => {
+                ("an anchor or alias without a name".to_owned(), Some(ALIAS_ADVICE))
+            }
             _ => (format!("not valid YAML: {}", error.info()), None),
         };
         let problem = file_problem(&self.source, Some(at), message);
@@ -422,9 +378,7 @@ const TAG_ADVICE: &str = "remove it; to begin a text with `!`, put it in quotes"
 fn position(marker: &Marker) -> Position {
     Position {
         line: u32::try_from(marker.line()).unwrap_or(u32::MAX),
-        column: u32::try_from(marker.col())
-            .unwrap_or(u32::MAX)
-            .saturating_add(1),
+        column: u32::try_from(marker.col()).unwrap_or(u32::MAX).saturating_add(1),
     }
 }
 
@@ -457,11 +411,7 @@ fn number_form(text: &str) -> Form {
         let count = digits(exponent);
         rest = if count == 0 { rest } else { &exponent[count..] };
     }
-    if rest.is_empty() {
-        Form::Decimal
-    } else {
-        Form::Text
-    }
+    if rest.is_empty() { Form::Decimal } else { Form::Text }
 }
 
 /// Up to this many keys, comparing each with each is faster than sorting.
@@ -472,20 +422,14 @@ fn duplicates(entries: &[(Key, Node)]) -> Vec<(&Key, &Key)> {
     let mut found = Vec::new();
     if entries.len() <= FEW {
         for (index, (key, _)) in entries.iter().enumerate() {
-            let earlier = entries[..index]
-                .iter()
-                .rfind(|(other, _)| other.text == key.text);
+            let earlier = entries[..index].iter().rfind(|(other, _)| other.text == key.text);
             found.extend(earlier.map(|(first, _)| (first, key)));
         }
         return found;
     }
     let mut keys: Vec<&Key> = entries.iter().map(|(key, _)| key).collect();
     keys.sort_by(|a, b| a.text.cmp(&b.text).then(a.at.cmp(&b.at)));
-    found.extend(
-        keys.windows(2)
-            .filter(|w| w[0].text == w[1].text)
-            .map(|w| (w[0], w[1])),
-    );
+    found.extend(keys.windows(2).filter(|w| w[0].text == w[1].text).map(|w| (w[0], w[1])));
     found
 }
 

@@ -28,22 +28,12 @@ impl fmt::Display for UnitError {
 impl std::error::Error for UnitError {}
 
 /// Milliseconds of each unit, from large to small.
-const DURATIONS: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1000),
-    ("ms", 1),
-];
+const DURATIONS: [(&str, u64); 5] =
+    [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
 /// Bytes of each unit, from large to small. Powers of two only: `KB` is read in two ways.
-const SIZES: [(&str, u64); 5] = [
-    ("TiB", 1 << 40),
-    ("GiB", 1 << 30),
-    ("MiB", 1 << 20),
-    ("KiB", 1 << 10),
-    ("B", 1),
-];
+const SIZES: [(&str, u64); 5] =
+    [("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
 /// Reads a duration: whole numbers with the units `d`, `h`, `m`, `s`, `ms`, largest first.
 ///
@@ -56,10 +46,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
     let (mut rest, mut units, mut total) = (text, DURATIONS.as_slice(), 0_u64);
     while !rest.is_empty() {
         let (count, unit, tail) = split(rest).ok_or(UnitError::Duration)?;
-        let index = units
-            .iter()
-            .position(|(name, _)| *name == unit)
-            .ok_or(UnitError::Duration)?;
+        let index = units.iter().position(|(name, _)| *name == unit).ok_or(UnitError::Duration)?;
         let (_, each) = units[index];
         let part = count?.checked_mul(each).ok_or(UnitError::TooLarge)?;
         total = total.checked_add(part).ok_or(UnitError::TooLarge)?;
@@ -85,13 +72,9 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 type Split<'a> = (Result<u64, UnitError>, &'a str, &'a str);
 
 fn split(text: &str) -> Option<Split<'_>> {
-    let digits = text
-        .find(|c: char| !c.is_ascii_digit())
-        .filter(|end| *end > 0)?;
+    let digits = text.find(|c: char| !c.is_ascii_digit()).filter(|end| *end > 0)?;
     let (number, rest) = text.split_at(digits);
-    let letters = rest
-        .find(|c: char| !c.is_ascii_alphabetic())
-        .unwrap_or(rest.len());
+    let letters = rest.find(|c: char| !c.is_ascii_alphabetic()).unwrap_or(rest.len());
     let (unit, rest) = rest.split_at(letters);
     Some((number.parse().map_err(|_| UnitError::TooLarge), unit, rest))
 }
@@ -127,23 +110,14 @@ mod tests {
 
     #[test]
     fn durations_are_read_and_shown() {
-        for (text, millis) in [
-            ("0s", 0),
-            ("250ms", 250),
-            ("10s", 10_000),
-            ("1h30m", 5_400_000),
-            ("7d", 604_800_000),
-        ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(millis)),
-                "{text}"
-            );
+        for (text, millis) in
+            [("0s", 0), ("250ms", 250), ("10s", 10_000), ("1h30m", 5_400_000), ("7d", 604_800_000)]
+        {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
             assert_eq!(show_duration(Duration::from_millis(millis)), text);
         }
-        for bad in [
-            "", "10", "s", "10 s", "1.5s", "-1s", "30m1h", "1s1s", "1w", "1S", "1s,", "١s",
-        ] {
+        for bad in ["", "10", "s", "10 s", "1.5s", "-1s", "30m1h", "1s1s", "1w", "1S", "1s,", "١s"]
+        {
             assert_eq!(parse_duration(bad), Err(UnitError::Duration), "{bad}");
         }
         for huge in ["99999999999999999999s", "18446744073709551615d"] {
@@ -153,12 +127,7 @@ mod tests {
 
     #[test]
     fn sizes_are_read_and_shown() {
-        for (text, bytes) in [
-            ("0B", 0),
-            ("512B", 512),
-            ("64KiB", 65_536),
-            ("256MiB", 1 << 28),
-        ] {
+        for (text, bytes) in [("0B", 0), ("512B", 512), ("64KiB", 65_536), ("256MiB", 1 << 28)] {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
             assert_eq!(show_size(bytes), text);
         }
@@ -166,9 +135,6 @@ mod tests {
         for bad in ["", "64", "KiB", "64KB", "64k", "1KiB1B", "1.5MiB", "64 KiB"] {
             assert_eq!(parse_size(bad), Err(UnitError::Size), "{bad}");
         }
-        assert_eq!(
-            parse_size("18446744073709551615KiB"),
-            Err(UnitError::TooLarge)
-        );
+        assert_eq!(parse_size("18446744073709551615KiB"), Err(UnitError::TooLarge));
     }
 }

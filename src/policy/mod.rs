@@ -241,6 +241,10 @@ impl Policy {
             }
         }
         let verdict = verdict.map_err(Denied::refusal)?;
+        // Said only now: to an agent that may not use the credential, it does not exist.
+        if located.iter().any(|l| l.slot().is_none()) {
+            return Err(Refusal::new(Code::SlotMismatch));
+        }
         let rule = &self.rules[verdict.rule as usize];
         if rule.refuse_misplaced && references.misplaced() > 0 {
             return Err(Refusal::new(Code::Misplaced));
@@ -345,9 +349,6 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
         }
         if credential.version.is_none() {
             return refuse("the credential is revoked");
-        }
-        if located.slot().is_none() {
-            return Err(Refusal::new(Code::SlotMismatch));
         }
     }
     Ok(references.located().iter().collect())
