@@ -14,7 +14,7 @@ use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{Method, Request, Uri};
+use http::{Method, Request, Response, Uri};
 use zeroize::Zeroizing;
 
 pub use locate::{Located, References};
@@ -23,9 +23,9 @@ use crate::credential::{BasicPart, Credential, Slot};
 use crate::host::Origin;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
-use crate::record::Use;
+use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
-use crate::scrub::{self, Needles};
+use crate::scrub::{self, Needles, Unscrubbed};
 use crate::secret::Secret;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
@@ -68,7 +68,7 @@ impl OutboundRequest {
         &self.uses
     }
 
-    /// The request for the wire, and what must not come back.
+    #[cfg(test)]
     pub(crate) fn into_wire<B>(self, body: B) -> (Request<B>, Origin, Option<Needles>) {
         (Request::from_parts(self.parts, body), self.origin, self.needles)
     }
@@ -77,6 +77,42 @@ impl OutboundRequest {
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.parts.method
+    }
+}
+
+impl Recorded<OutboundRequest> {
+    /// The request as the wire takes it, and the key to its answer.
+    pub fn into_wire<B>(self, body: B) -> (Recorded<Request<B>>, Pending) {
+        let mut pending = None;
+        let request = self.map(|outbound| {
+            let OutboundRequest { parts, origin, needles, .. } = outbound;
+            pending = Some(Pending { method: parts.method.clone(), origin, needles });
+            Request::from_parts(parts, body)
+        });
+        let Some(pending) = pending else { unreachable!("map calls its closure once") };
+        (request, pending)
+    }
+}
+
+/// A call whose answer is still to come. Knows what the answer must not contain, and turns it into
+/// something that can only be scrubbed.
+#[must_use]
+pub struct Pending {
+    method: Method,
+    origin: Origin,
+    needles: Option<Needles>,
+}
+
+impl Pending {
+    /// Where the call went.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Takes hold of the answer.
+    pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
+        Unscrubbed::new(response, self.method, self.needles)
     }
 }
 

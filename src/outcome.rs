@@ -55,6 +55,10 @@ codes! {
     ProxyAuthRequired "proxy-auth-required" 407 "http_request_denied"
         "The proxy does not know this agent"
         "Set HTTPS_PROXY=http://AGENT:TOKEN@HOST:PORT; `locum agent add NAME` prints a token.";
+    /// The agent's token was revoked, or ran out, while its tunnel was open.
+    AgentRevoked "agent-revoked" 403 "http_request_denied"
+        "The agent's token is no longer valid"
+        "Ask for a new token: `locum agent add NAME` prints one.";
     /// Host, SNI or target disagree with the CONNECT.
     AuthorityMismatch "authority-mismatch" 421 "http_request_error"
         "The request names another host than its tunnel"
@@ -205,6 +209,14 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Reasons that more than one place has to recognise.
+pub mod reason {
+    /// A reference was sent where its credential may not go: someone is trying to move a key.
+    pub const NOT_BOUND: &str = "the credential is not bound to this destination";
+    /// A reference names nothing.
+    pub const UNKNOWN: &str = "no credential has this name";
+}
 
 /// How a permitted request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]

@@ -19,7 +19,7 @@ use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
 use crate::host::{Authority, Destination, Host, Origin, Scheme};
 use crate::inject::{Located, References};
-use crate::outcome::{Code, Refusal};
+use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 
@@ -336,7 +336,7 @@ fn place(slot: &crate::credential::Slot) -> String {
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
 fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
     if references.unresolved() {
-        return Err(Refusal::new(Code::CredentialRefused).because("no credential has this name"));
+        return Err(Refusal::new(Code::CredentialRefused).because(reason::UNKNOWN));
     }
     for located in references.located() {
         let credential = located.credential();
@@ -345,7 +345,7 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
             return Err(Refusal::new(Code::Plaintext));
         }
         if !credential.is_bound_to(origin) {
-            return refuse("the credential is not bound to this destination");
+            return refuse(reason::NOT_BOUND);
         }
         if credential.version.is_none() {
             return refuse("the credential is revoked");
