@@ -248,3 +248,309 @@ fn below<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'stati
 fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
     error.get_ref()?.downcast_ref()
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::pki_types::ServerName;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, SupportedProtocolVersion};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio_rustls::TlsConnector;
+
+    use super::*;
+    use crate::tls::CertificateAuthority;
+    use crate::tls::fixture::{client, host, server_name};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// On the real clock, as [`accept`] is.
+    fn seconds() -> u64 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        now.unwrap().as_secs()
+    }
+
+    fn authority() -> Arc<CertificateAuthority> {
+        crate::tls::fixture::authority(seconds())
+    }
+
+    fn cache() -> LeafCache {
+        LeafCache::new(authority(), 16, &[Alpn::Http11]).unwrap()
+    }
+
+    fn trusting(ca: &CertificateAuthority, versions: &[&'static SupportedProtocolVersion]) -> Peer {
+        Peer(client(ca, seconds(), versions))
+    }
+
+    struct Peer(ClientConfig);
+
+    type ClientStream = tokio_rustls::client::TlsStream<DuplexStream>;
+
+    impl Peer {
+        /// Connects to `tunnel` with `name` in the `ClientHello`, and checks the leaf for `name`.
+        async fn meets(
+            self,
+            cache: &LeafCache,
+            tunnel: &str,
+            name: ServerName<'static>,
+        ) -> (io::Result<ClientStream>, Result<Accepted<DuplexStream>, AcceptError>) {
+            let (near, far) = duplex(64 * 1024);
+            let tunnel = host(tunnel);
+            tokio::join!(
+                TlsConnector::from(Arc::new(self.0)).connect(name, near),
+                accept(far, &tunnel, cache, LIMIT)
+            )
+        }
+    }
+
+    #[tokio::test]
+    async fn bytes_pass_both_ways() {
+        let cache = cache();
+        for version in [&TLS12, &TLS13] {
+            let mut peer = trusting(cache.authority(), &[version]);
+            peer.0.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            let (client, server) = peer.meets(&cache, "a.test", server_name("a.test")).await;
+            let (mut client, mut server) = (client.unwrap(), server.unwrap());
+            assert_eq!(server.sni, SniMatch::Same);
+            assert_eq!(server.alpn, Some(Alpn::Http11));
+            client.write_all(b"ping").await.unwrap();
+            let mut buf = [0; 4];
+            server.stream.read_exact(&mut buf).await.unwrap();
+            server.stream.write_all(b"pong").await.unwrap();
+            client.read_exact(&mut buf).await.unwrap();
+            assert_eq!(&buf, b"pong");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_leaf_is_for_the_tunnel_whatever_name_the_client_sends() {
+        let cache = cache();
+        for (tunnel, name, sni) in [
+            ("a.test", "a.test", SniMatch::Same),
+            ("A.test.", "a.TEST", SniMatch::Same),
+            ("127.0.0.1", "127.0.0.1", SniMatch::Absent),
+            ("[::1]", "::1", SniMatch::Absent),
+            ("a.test", "evil.test", SniMatch::Other("evil.test".into())),
+            ("a.test", "b.a.test", SniMatch::Other("b.a.test".into())),
+            ("127.0.0.1", "a.test", SniMatch::Other("a.test".into())),
+        ] {
+            let mut peer = trusting(cache.authority(), &[&TLS13]);
+            peer.0.dangerous().set_certificate_verifier(Arc::new(danger::Anyone));
+            let (client, server) = peer.meets(&cache, tunnel, server_name(name)).await;
+            let (client, server) = (client.unwrap(), server.unwrap());
+            assert_eq!(server.sni, sni, "{tunnel} {name}");
+            let chain = client.get_ref().1.peer_certificates().unwrap();
+            danger::assert_leaf_is_for(&chain[0], tunnel);
+        }
+        assert_eq!(cache.len(), 3, "none for a name of the client's");
+    }
+
+    #[tokio::test]
+    async fn a_client_may_send_no_name() {
+        let cache = cache();
+        let mut peer = trusting(cache.authority(), &[&TLS13]);
+        peer.0.enable_sni = false;
+        let (_, server) = peer.meets(&cache, "a.test", server_name("a.test")).await;
+        let server = server.unwrap();
+        assert_eq!((server.sni, server.alpn), (SniMatch::Absent, None));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_trust_the_ca_is_recognised() {
+        let (cache, other) = (cache(), authority());
+        for version in [&TLS12, &TLS13] {
+            let peer = trusting(&other, &[version]);
+            let (client, server) = peer.meets(&cache, "a.test", server_name("a.test")).await;
+            assert!(client.is_err());
+            let alert = CaAlert::UnknownCa;
+            assert_eq!(server.err(), Some(AcceptError::CaNotTrusted { alert }));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_may_refuse_for_its_clock_or_for_its_name() {
+        let cache = cache();
+        let late = Peer(client(cache.authority(), seconds() + 30 * 86400, &[&TLS13]));
+        let (_, server) = late.meets(&cache, "a.test", server_name("a.test")).await;
+        let alert = CaAlert::CertificateExpired;
+        assert_eq!(server.err(), Some(AcceptError::CaNotTrusted { alert }));
+        // A fronting client that does check the name refuses our leaf by itself.
+        let fronting = trusting(cache.authority(), &[&TLS13]);
+        let (_, server) = fronting.meets(&cache, "a.test", server_name("b.test")).await;
+        assert!(matches!(server.err(), Some(AcceptError::CaNotTrusted { .. })));
+    }
+
+    #[test]
+    fn the_alert_is_found_after_the_handshake_too() {
+        use AlertDescription as A;
+        for (alert, known) in [
+            (A::BadCertificate, Some(CaAlert::BadCertificate)),
+            (A::UnsupportedCertificate, Some(CaAlert::UnsupportedCertificate)),
+            (A::CertificateRevoked, Some(CaAlert::CertificateRevoked)),
+            (A::CertificateExpired, Some(CaAlert::CertificateExpired)),
+            (A::CertificateUnknown, Some(CaAlert::CertificateUnknown)),
+            (A::UnknownCA, Some(CaAlert::UnknownCa)),
+            (A::CloseNotify, None),
+            (A::HandshakeFailure, None),
+            (A::UserCanceled, None),
+        ] {
+            let error = io::Error::other(rustls::Error::AlertReceived(alert));
+            assert_eq!(ca_alert(&error), known);
+            assert_eq!(ca_alert(&io::Error::other(Wrapped(error))), known);
+        }
+        assert_eq!(ca_alert(&io::Error::from(io::ErrorKind::BrokenPipe)), None);
+        assert_eq!(CaAlert::UnknownCa.to_string(), "unknown_ca");
+    }
+
+    /// As an HTTP library wraps a read error.
+    #[derive(Debug)]
+    struct Wrapped(io::Error);
+
+    impl fmt::Display for Wrapped {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("connection error")
+        }
+    }
+
+    impl Error for Wrapped {
+        fn source(&self) -> Option<&(dyn Error + 'static)> {
+            Some(&self.0)
+        }
+    }
+
+    /// What becomes of a client that sends `bytes` and closes.
+    async fn sends(bytes: &[u8]) -> (AcceptError, Vec<u8>) {
+        let (mut client, server) = duplex(64 * 1024);
+        client.write_all(bytes).await.unwrap();
+        client.shutdown().await.unwrap();
+        let error = accept(server, &host("a.test"), &cache(), LIMIT).await;
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        (error.err().unwrap(), answer)
+    }
+
+    #[tokio::test]
+    async fn what_is_no_client_hello_is_told_from_a_client_that_left() {
+        for bytes in [
+            &b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"[..],
+            b"SSH-2.0-OpenSSH_9.2\r\n",
+            &[0xff; 300],
+            // A handshake record that holds no ClientHello, then one of an impossible length.
+            b"\x16\x03\x01\x00\x04\x02\x00\x00\x00",
+            b"\x16\x03\x01\xff\xff\x01\x00\x00\x00",
+        ] {
+            let (error, answer) = sends(bytes).await;
+            assert_eq!(error, AcceptError::NotTls, "{bytes:?}");
+            assert_eq!(answer.first(), Some(&21), "an alert");
+        }
+        for bytes in [&b""[..], b"\x16", b"\x16\x03\x01\x02\x00\x01\x00"] {
+            assert_eq!(sends(bytes).await.0, AcceptError::Closed, "{bytes:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn half_a_client_hello_times_out() {
+        let cache = cache();
+        for bytes in [&b""[..], b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03"] {
+            let (mut client, server) = duplex(1024);
+            client.write_all(bytes).await.unwrap();
+            let begin = tokio::time::Instant::now();
+            let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
+            assert_eq!(error, Some(AcceptError::Timeout));
+            assert_eq!(begin.elapsed(), LIMIT);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_stops_after_its_hello_times_out() {
+        let cache = cache();
+        let (near, server) = duplex(64 * 1024);
+        let peer = trusting(cache.authority(), &[&TLS13]);
+        let mut client =
+            rustls::ClientConnection::new(Arc::new(peer.0), server_name("a.test")).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        let mut near = near;
+        near.write_all(&hello).await.unwrap();
+        let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
+        assert_eq!(error, Some(AcceptError::Timeout));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_speaks_other_protocols_is_told() {
+        let cache = cache();
+        let mut peer = trusting(cache.authority(), &[&TLS13]);
+        peer.0.alpn_protocols = vec![b"h2".to_vec()];
+        let (client, server) = peer.meets(&cache, "a.test", server_name("a.test")).await;
+        assert_eq!(server.err(), Some(AcceptError::NoCommonProtocol));
+        assert!(client.unwrap_err().to_string().contains("NoApplicationProtocol"));
+    }
+
+    mod danger {
+        //! A client that checks nothing, so that its handshake goes on with any name.
+
+        use rustls::client::danger::{
+            HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier,
+        };
+        use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+        use rustls::{DigitallySignedStruct, Error, SignatureScheme};
+        use x509_parser::extensions::GeneralName;
+        use x509_parser::prelude::{FromDer, X509Certificate};
+
+        use crate::host::Host;
+
+        #[derive(Debug)]
+        pub(super) struct Anyone;
+
+        impl ServerCertVerifier for Anyone {
+            fn verify_server_cert(
+                &self,
+                _: &CertificateDer<'_>,
+                _: &[CertificateDer<'_>],
+                _: &ServerName<'_>,
+                _: &[u8],
+                _: UnixTime,
+            ) -> Result<ServerCertVerified, Error> {
+                Ok(ServerCertVerified::assertion())
+            }
+
+            fn verify_tls12_signature(
+                &self,
+                _: &[u8],
+                _: &CertificateDer<'_>,
+                _: &DigitallySignedStruct,
+            ) -> Result<HandshakeSignatureValid, Error> {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+
+            fn verify_tls13_signature(
+                &self,
+                _: &[u8],
+                _: &CertificateDer<'_>,
+                _: &DigitallySignedStruct,
+            ) -> Result<HandshakeSignatureValid, Error> {
+                Ok(HandshakeSignatureValid::assertion())
+            }
+
+            fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+                vec![SignatureScheme::ECDSA_NISTP256_SHA256]
+            }
+        }
+
+        pub(super) fn assert_leaf_is_for(leaf: &CertificateDer<'_>, tunnel: &str) {
+            let (_, leaf) = X509Certificate::from_der(leaf).unwrap();
+            let names = leaf.subject_alternative_name().unwrap().unwrap().value;
+            let [name] = &names.general_names[..] else {
+                panic!("{names:?}");
+            };
+            let name = match *name {
+                GeneralName::DNSName(name) => Host::parse(name).unwrap(),
+                GeneralName::IPAddress(&[a, b, c, d]) => Host::Address([a, b, c, d].into()),
+                GeneralName::IPAddress(bytes) => {
+                    Host::Address(<[u8; 16]>::try_from(bytes).unwrap().into())
+                }
+                ref other => panic!("{other:?}"),
+            };
+            assert_eq!(name, Host::parse(tunnel).unwrap());
+        }
+    }
+}
