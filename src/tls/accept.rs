@@ -115,9 +115,12 @@ pub enum AcceptError {
         /// What it said.
         alert: AlertDescription,
     },
-    /// The client closed, or the connection broke, in the handshake. Some clients that do not trust
-    /// the CA say no more than this.
+    /// The client closed, or the connection broke, before it had sent a whole `ClientHello`.
     Closed,
+    /// The client closed without a word when it had been sent our certificate. So does Node
+    /// (`UNABLE_TO_VERIFY_LEAF_SIGNATURE`) when it does not trust the CA; a client that is stopped
+    /// just then does too, so once is a hint, and a row of them is a client without the CA.
+    ClosedOnCertificate,
     /// The client offers protocols in ALPN, and none that we speak.
     NoCommonProtocol,
     /// The client broke the protocol, or shares no version, group or suite with us.
@@ -135,7 +138,11 @@ impl fmt::Display for AcceptError {
                 write!(f, "the client does not trust the CA of this proxy ({alert})")
             }
             Self::Client { alert } => write!(f, "the client ended the TLS handshake ({alert:?})"),
-            Self::Closed => f.write_str("the client closed in the TLS handshake"),
+            Self::Closed => f.write_str("the client closed before it began the TLS handshake"),
+            Self::ClosedOnCertificate => f.write_str(
+                "the client closed when it saw the certificate; \
+                 it may not trust the CA of this proxy",
+            ),
             Self::NoCommonProtocol => {
                 f.write_str("the client offers no application protocol that the proxy speaks")
             }
@@ -187,36 +194,38 @@ where
 {
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
         .await
-        .map_err(|error| in_hello(&error))?;
+        .map_err(|error| before_hello(&error))?;
     let sni = SniMatch::of(hello.client_hello().server_name(), host);
-    let stream = hello.into_stream(config).await.map_err(|error| in_handshake(&error))?;
+    let stream = hello.into_stream(config).await.map_err(|error| after_hello(&error))?;
     let alpn = stream.get_ref().1.alpn_protocol().and_then(Alpn::from_wire);
     Ok(Accepted { stream, sni, alpn })
 }
 
 /// Before there was a `ClientHello`, what cannot be read as one is not TLS.
-fn in_hello(error: &io::Error) -> AcceptError {
-    match in_handshake(error) {
-        AcceptError::Protocol(
-            rustls::Error::InvalidMessage(_) | rustls::Error::InappropriateMessage { .. },
-        ) => AcceptError::NotTls,
-        other => other,
+fn before_hello(error: &io::Error) -> AcceptError {
+    use rustls::Error as Tls;
+    match tls_error(error) {
+        Some(Tls::InvalidMessage(_) | Tls::InappropriateMessage { .. }) => AcceptError::NotTls,
+        Some(error) => by_cause(error),
+        None => AcceptError::Closed,
     }
 }
 
-fn in_handshake(error: &io::Error) -> AcceptError {
-    match tls_error(error) {
-        Some(rustls::Error::AlertReceived(alert)) => by_alert(*alert),
-        Some(rustls::Error::NoApplicationProtocol) => AcceptError::NoCommonProtocol,
-        Some(other) => AcceptError::Protocol(other.clone()),
-        None => AcceptError::Closed,
+fn after_hello(error: &io::Error) -> AcceptError {
+    tls_error(error).map_or(AcceptError::ClosedOnCertificate, by_cause)
+}
+
+fn by_cause(error: &rustls::Error) -> AcceptError {
+    match error {
+        rustls::Error::AlertReceived(alert) => by_alert(*alert),
+        rustls::Error::NoApplicationProtocol => AcceptError::NoCommonProtocol,
+        other => AcceptError::Protocol(other.clone()),
     }
 }
 
 fn by_alert(alert: AlertDescription) -> AcceptError {
     match CaAlert::of(alert) {
         Some(alert) => AcceptError::CaNotTrusted { alert },
-        None if alert == AlertDescription::CloseNotify => AcceptError::Closed,
         None => AcceptError::Client { alert },
     }
 }
@@ -225,6 +234,10 @@ fn by_alert(alert: AlertDescription) -> AcceptError {
 /// our certificate. Most clients say so before the handshake is over, and [`accept`] reports it; a
 /// client that checks the certificate later says it here. Looks through the sources of `error`, so
 /// that what an HTTP library made of the read error can be asked too.
+///
+/// Some clients say nothing at all: with TLS 1.2, Node completes the handshake and closes before
+/// its first request, and wget (`GnuTLS`) does so with 1.3. That looks like a connection opened in
+/// advance and not needed, and means the CA only when it is all that an agent ever does at a host.
 #[must_use]
 pub fn ca_alert(error: &(dyn Error + 'static)) -> Option<CaAlert> {
     let mut next = Some(error);
@@ -463,16 +476,30 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_stops_after_its_hello_times_out() {
         let cache = cache();
-        let (near, server) = duplex(64 * 1024);
-        let peer = trusting(cache.authority(), &[&TLS13]);
-        let mut client =
-            rustls::ClientConnection::new(Arc::new(peer.0), server_name("a.test")).unwrap();
-        let mut hello = Vec::new();
-        client.write_tls(&mut hello).unwrap();
-        let mut near = near;
-        near.write_all(&hello).await.unwrap();
+        let (mut near, server) = duplex(64 * 1024);
+        near.write_all(&hello(&cache, &TLS13)).await.unwrap();
         let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
         assert_eq!(error, Some(AcceptError::Timeout));
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_at_the_certificate_is_told_from_one_that_left_before() {
+        let cache = cache();
+        for version in [&TLS12, &TLS13] {
+            let (mut near, server) = duplex(64 * 1024);
+            near.write_all(&hello(&cache, version)).await.unwrap();
+            near.shutdown().await.unwrap();
+            let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
+            assert_eq!(error, Some(AcceptError::ClosedOnCertificate));
+        }
+    }
+
+    fn hello(cache: &LeafCache, version: &'static SupportedProtocolVersion) -> Vec<u8> {
+        let peer = Arc::new(trusting(cache.authority(), &[version]).0);
+        let mut client = rustls::ClientConnection::new(peer, server_name("a.test")).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
     }
 
     #[tokio::test]
