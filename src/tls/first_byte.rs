@@ -57,6 +57,9 @@ where
         Err(_) => (FirstByte::Silent, 0),
     };
     bytes.truncate(length);
+    if bytes.is_empty() {
+        bytes = Vec::new();
+    }
     (first, Prefixed::new(bytes, stream))
 }
 
@@ -190,6 +193,7 @@ mod tests {
         let begin = tokio::time::Instant::now();
         let (first, mut stream) = first_byte(server, LIMIT).await;
         assert_eq!((first, begin.elapsed()), (FirstByte::Silent, LIMIT));
+        assert_eq!(stream.prefix.capacity(), 0);
         client.write_all(b"late").await.unwrap();
         let mut late = [0; 4];
         stream.read_exact(&mut late).await.unwrap();
