@@ -325,3 +325,128 @@ fn time(asn1: x509_parser::time::ASN1Time) -> SystemTime {
         SystemTime::UNIX_EPOCH + seconds
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::fixture::{NOW, authority, now};
+
+    fn generated() -> CaMaterial {
+        CertificateAuthority::generate(now()).unwrap()
+    }
+
+    #[test]
+    fn a_new_ca_may_sign_leaves_and_nothing_else() {
+        let made = generated();
+        let der = first_certificate(&made.certificate_pem).unwrap();
+        let ca = parse(&der).unwrap();
+        let constraints = ca.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && constraints.value.ca);
+        assert_eq!(constraints.value.path_len_constraint, Some(0));
+        let usage = ca.key_usage().unwrap().unwrap();
+        assert!(usage.critical && usage.value.key_cert_sign() && usage.value.crl_sign());
+        assert_eq!(usage.value.flags.count_ones(), 2);
+        let purposes = ca.extended_key_usage().unwrap().unwrap().value;
+        assert!(purposes.server_auth && !purposes.any && !purposes.code_signing);
+        assert_eq!(ca.subject().as_raw(), ca.issuer().as_raw());
+        assert_eq!(ca.version().0, 2, "version 3");
+        ca.verify_signature(None).unwrap();
+    }
+
+    #[test]
+    fn a_new_ca_tells_people_which_one_it_is() {
+        let info = CaInfo::read(&generated().certificate_pem).unwrap();
+        let short = &info.key_id[..8];
+        assert_eq!(info.subject, format!("CN=Locum CA {short} (this machine's agents)"));
+        assert_eq!(info.key_id.len(), 40);
+        assert_eq!(info.not_before, now() - DAY);
+        assert_eq!(info.not_after, now() + 730 * DAY);
+        let shown = info.fingerprint();
+        assert_eq!(shown.len(), 32 * 3 - 1);
+        assert!(shown.starts_with(&format!("{:02X}:", info.fingerprint_sha256[0])));
+    }
+
+    #[test]
+    fn serials_are_positive_of_one_length_and_differ() {
+        let serials: Vec<_> = (0..256).map(|_| random_serial().unwrap()).collect();
+        for serial in &serials {
+            let bytes = serial.to_bytes();
+            assert_eq!(bytes.len(), 16);
+            assert_eq!(bytes[0] & 0xc0, 0x40, "{serial}");
+        }
+        let mut distinct: Vec<_> = serials.iter().map(rcgen::SerialNumber::to_bytes).collect();
+        distinct.sort();
+        distinct.dedup();
+        assert_eq!(distinct.len(), serials.len());
+    }
+
+    #[test]
+    fn load_gives_back_what_was_made() {
+        let made = generated();
+        let ca = CertificateAuthority::load(&made.certificate_pem, &made.key, now()).unwrap();
+        assert_eq!(ca.certificate_pem(), made.certificate_pem);
+        assert_eq!(ca.info(), &CaInfo::read(&made.certificate_pem).unwrap());
+        assert_eq!(ca.not_after(), now() + LIFE);
+        assert_eq!(ca.fingerprint_sha256(), ca.info().fingerprint_sha256);
+        assert!(ca.self_issued);
+    }
+
+    #[test]
+    fn load_refuses_what_does_not_belong_together() {
+        let (one, other) = (generated(), generated());
+        let load = |pem: &str, key: &Secret| CertificateAuthority::load(pem, key, now()).err();
+        assert_eq!(load(&one.certificate_pem, &other.key), Some(TlsError::KeyMismatch));
+        assert_eq!(load("no PEM", &one.key), Some(TlsError::CertificateUnreadable));
+        let torn = one.certificate_pem.replace("MII", "MIJ");
+        assert_eq!(load(&torn, &one.key), Some(TlsError::CertificateUnreadable));
+        let no_key = Secret::new(b"no key".to_vec());
+        assert_eq!(load(&one.certificate_pem, &no_key), Some(TlsError::KeyUnreadable));
+        let p384 = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P384_SHA384).unwrap();
+        let p384 = Secret::new(p384.serialize_der());
+        assert_eq!(load(&one.certificate_pem, &p384), Some(TlsError::KeyUnreadable));
+    }
+
+    #[test]
+    fn load_refuses_a_certificate_that_may_not_sign() {
+        let secret = generate_key().unwrap();
+        let key = P256Key::read(&secret).unwrap();
+        let pem = |change: fn(&mut CertificateParams)| {
+            let mut params = authority_params(&key, now()).unwrap();
+            change(&mut params);
+            params.self_signed(&key).unwrap().pem()
+        };
+        for pem in [
+            pem(|params| params.is_ca = IsCa::ExplicitNoCa),
+            pem(|params| params.is_ca = IsCa::NoCa),
+            pem(|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature]),
+        ] {
+            let error = CertificateAuthority::load(&pem, &secret, now()).err();
+            assert_eq!(error, Some(TlsError::NotAnAuthority));
+        }
+    }
+
+    #[test]
+    fn load_refuses_a_ca_out_of_its_time_and_says_what_to_do() {
+        let made = generated();
+        let load = |now| CertificateAuthority::load(&made.certificate_pem, &made.key, now).err();
+        let (begin, end) = (now() - DAY, now() + LIFE);
+        assert_eq!(load(begin), None);
+        assert_eq!(load(end - Duration::from_secs(1)), None);
+        let expired = load(end).unwrap();
+        assert_eq!(expired, TlsError::Expired { not_after: end });
+        assert!(expired.to_string().contains("locum ca rotate"), "{expired}");
+        let early = load(begin - Duration::from_secs(1)).unwrap();
+        assert_eq!(early, TlsError::NotYetValid { not_before: begin });
+        assert!(early.to_string().contains("2026-"), "{early}");
+        assert!(CaInfo::read(&made.certificate_pem).is_ok(), "still shown");
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let made = generated();
+        let shown = format!("{made:?} {:?}", authority(NOW));
+        assert!(shown.contains("Secret(..)") && !shown.contains("PRIVATE"));
+        let start = made.key.expose(|der| format!("{:?}", &der[..8]));
+        assert!(!shown.contains(start.trim_matches(['[', ']'])));
+    }
+}

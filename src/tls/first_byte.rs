@@ -57,6 +57,9 @@ where
         Err(_) => (FirstByte::Silent, 0),
     };
     bytes.truncate(length);
+    if bytes.is_empty() {
+        bytes = Vec::new();
+    }
     (first, Prefixed::new(bytes, stream))
 }
 
@@ -143,5 +146,87 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Prefixed<S> {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    /// What is seen of a client that sends `bytes` and closes, and all that can be read after.
+    async fn seen(bytes: &[u8]) -> (FirstByte, Vec<u8>) {
+        let (mut client, server) = tokio::io::duplex(64 * 1024);
+        client.write_all(bytes).await.unwrap();
+        drop(client);
+        let (first, mut stream) = first_byte(server, LIMIT).await;
+        let mut all = Vec::new();
+        stream.read_to_end(&mut all).await.unwrap();
+        (first, all)
+    }
+
+    #[tokio::test]
+    async fn the_first_byte_tells_and_nothing_is_lost() {
+        let long = [&b"POST / HTTP/1.1\r\n\r\n"[..], &[7; 10_000]].concat();
+        for (bytes, first) in [
+            (&b"\x16\x03\x01\x02\x00"[..], FirstByte::Tls),
+            (b"\x16", FirstByte::Tls),
+            (b"GET / HTTP/1.1\r\n\r\n", FirstByte::Http),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", FirstByte::Http),
+            (&long, FirstByte::Http),
+            (b"SSH-2.0-x\r\n", FirstByte::Http),
+            (b"\0\0\0\x08", FirstByte::Other),
+            (b"\x80\x2e\x01", FirstByte::Other),
+            (b"get / HTTP/1.1\r\n\r\n", FirstByte::Other),
+            (b"", FirstByte::Closed),
+        ] {
+            assert_eq!(seen(bytes).await, (first, bytes.to_vec()));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_waits_is_silent_and_keeps_its_stream() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let begin = tokio::time::Instant::now();
+        let (first, mut stream) = first_byte(server, LIMIT).await;
+        assert_eq!((first, begin.elapsed()), (FirstByte::Silent, LIMIT));
+        assert_eq!(stream.prefix.capacity(), 0);
+        client.write_all(b"late").await.unwrap();
+        let mut late = [0; 4];
+        stream.read_exact(&mut late).await.unwrap();
+        assert_eq!(&late, b"late");
+    }
+
+    #[tokio::test]
+    async fn the_prefix_is_read_in_pieces_and_given_up_in_parts() {
+        let mut stream = Prefixed::new(b"abcdef".to_vec(), &b"ghi"[..]);
+        let mut two = [0; 2];
+        stream.read_exact(&mut two).await.unwrap();
+        assert_eq!(&two, b"ab");
+        let (left, inner) = stream.into_parts();
+        assert_eq!((&left[..], inner), (&b"cdef"[..], &b"ghi"[..]));
+
+        let mut stream = Prefixed::new(b"abc".to_vec(), &b"def"[..]);
+        let mut all = String::new();
+        stream.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "abcdef");
+        assert_eq!(stream.prefix.capacity(), 0, "freed once it was read");
+    }
+
+    #[tokio::test]
+    async fn writes_go_through_vectored() {
+        let (near, mut far) = tokio::io::duplex(64);
+        let vectored = near.is_write_vectored();
+        let mut stream = Prefixed::new(b"unread".to_vec(), near);
+        assert_eq!(stream.is_write_vectored(), vectored);
+        let pieces = [IoSlice::new(b"one "), IoSlice::new(b"two")];
+        assert_eq!(stream.write_vectored(&pieces).await.unwrap(), 7);
+        stream.shutdown().await.unwrap();
+        let mut all = String::new();
+        far.read_to_string(&mut all).await.unwrap();
+        assert_eq!(all, "one two");
     }
 }

@@ -353,3 +353,328 @@ impl ResolvesServerCert for NoCertificate {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use rustls::pki_types::CertificateDer;
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
+    use x509_parser::extensions::{GeneralName, ParsedExtension};
+    use x509_parser::prelude::{FromDer, X509Certificate};
+
+    use super::*;
+    use crate::tls::fixture::{NOW, at, authority, client, host, now, pem_certificates, shake};
+
+    const DAY: u64 = 24 * 60 * 60;
+
+    fn cache_of(capacity: usize) -> LeafCache {
+        LeafCache::new(authority(NOW), capacity, &[Alpn::Http2, Alpn::Http11]).unwrap()
+    }
+
+    fn cache() -> LeafCache {
+        cache_of(1024)
+    }
+
+    /// The certificates that a client is shown which trusts the CA and whose clock is right.
+    fn shown(cache: &LeafCache, text: &str, seconds: u64) -> Vec<CertificateDer<'static>> {
+        let client = Arc::new(client(cache.authority(), seconds, &[&TLS13]));
+        let config = cache.server_config(&host(text), at(seconds)).unwrap();
+        let (client, _) = shake(&client, text, &config).unwrap_or_else(|e| panic!("{text}: {e}"));
+        client.peer_certificates().unwrap().to_vec()
+    }
+
+    fn long_name() -> String {
+        format!("{}.{}.example.com", "a".repeat(63), "b".repeat(63))
+    }
+
+    #[test]
+    fn clients_accept_the_leaf_for_a_name_and_for_an_address() {
+        let cache = cache();
+        for text in [
+            "api.openai.com",
+            "localhost",
+            "_dns.example",
+            "xn--bcher-kva.example",
+            "127.0.0.1",
+            "[2001:db8::1]",
+            &long_name(),
+        ] {
+            let client12 = Arc::new(client(cache.authority(), NOW, &[&TLS12]));
+            let config = cache.server_config(&host(text), now()).unwrap();
+            shake(&client12, text, &config).unwrap_or_else(|e| panic!("{text}: {e}"));
+            assert_eq!(shown(&cache, text, NOW).len(), 1, "the leaf alone");
+        }
+    }
+
+    #[test]
+    fn clients_refuse_the_leaf_for_another_host() {
+        let cache = cache();
+        let client = Arc::new(client(cache.authority(), NOW, &[&TLS13]));
+        for (leaf, name) in [
+            ("api.openai.com", "evil.test"),
+            ("api.openai.com", "x.api.openai.com"),
+            ("127.0.0.1", "127.0.0.2"),
+            ("127.0.0.1", "localhost"),
+        ] {
+            let config = cache.server_config(&host(leaf), now()).unwrap();
+            assert!(shake(&client, name, &config).is_err(), "{leaf} as {name}");
+        }
+    }
+
+    #[test]
+    fn a_leaf_has_what_strict_verifiers_ask_for() {
+        let cache = cache();
+        let ca = pem_certificates(cache.authority().certificate_pem());
+        let (_, ca) = X509Certificate::from_der(&ca[0]).unwrap();
+        let chain = shown(&cache, "api.openai.com", NOW);
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+
+        assert_eq!(leaf.issuer().as_raw(), ca.subject().as_raw());
+        leaf.verify_signature(Some(ca.public_key())).unwrap();
+        assert_eq!(leaf.version().0, 2, "version 3");
+        assert_eq!(leaf.subject().to_string(), "CN=api.openai.com");
+        let constraints = leaf.basic_constraints().unwrap().unwrap();
+        assert!(constraints.critical && !constraints.value.ca);
+        let usage = leaf.key_usage().unwrap().unwrap();
+        assert!(usage.critical && usage.value.digital_signature());
+        assert_eq!(usage.value.flags.count_ones(), 1);
+        let purposes = leaf.extended_key_usage().unwrap().unwrap().value;
+        assert!(purposes.server_auth && !purposes.client_auth && !purposes.any);
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        assert!(!names.critical);
+        assert_eq!(names.value.general_names, [GeneralName::DNSName("api.openai.com")]);
+        assert_eq!(authority_key_id(&leaf), subject_key_id(&ca));
+        assert!(subject_key_id(&leaf).is_some_and(|id| id.len() == 20));
+        assert_eq!(leaf.raw_serial().len(), 16);
+        assert_eq!(leaf.raw_serial()[0] & 0x80, 0, "positive");
+        assert_eq!(leaf.extensions().len(), 6, "and nothing else");
+    }
+
+    fn subject_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+        certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(id) => Some(id.0.to_vec()),
+            _ => None,
+        })
+    }
+
+    fn authority_key_id(certificate: &X509Certificate<'_>) -> Option<Vec<u8>> {
+        certificate.iter_extensions().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::AuthorityKeyIdentifier(id) => {
+                id.key_identifier.as_ref().map(|id| id.0.to_vec())
+            }
+            _ => None,
+        })
+    }
+
+    #[test]
+    fn an_address_stands_as_an_address_and_a_long_name_without_common_name() {
+        let cache = cache();
+        let chain = shown(&cache, "[2001:db8::1]", NOW);
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+        let address: std::net::Ipv6Addr = "2001:db8::1".parse().unwrap();
+        let names = leaf.subject_alternative_name().unwrap().unwrap();
+        assert_eq!(names.value.general_names, [GeneralName::IPAddress(&address.octets())]);
+        assert_eq!(leaf.subject().to_string(), "CN=2001:db8::1");
+
+        let chain = shown(&cache, &long_name(), NOW);
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+        assert_eq!(leaf.subject().iter().count(), 0);
+        assert!(leaf.subject_alternative_name().unwrap().unwrap().critical);
+    }
+
+    /// The validity of the leaf that is served at `seconds`, in seconds.
+    fn validity(cache: &LeafCache, seconds: u64) -> (u64, u64) {
+        let chain = shown(cache, "a.test", seconds);
+        let (_, leaf) = X509Certificate::from_der(&chain[0]).unwrap();
+        let validity = leaf.validity();
+        (
+            validity.not_before.timestamp().unsigned_abs(),
+            validity.not_after.timestamp().unsigned_abs(),
+        )
+    }
+
+    #[test]
+    fn a_leaf_is_renewed_when_a_third_of_its_life_is_left() {
+        let cache = cache();
+        let (begin, end) = validity(&cache, NOW + 30 * DAY);
+        assert_eq!((begin, end), (NOW + 29 * DAY, NOW + 37 * DAY));
+        let renewal = NOW + 30 * DAY + 14 * DAY / 3;
+        assert_eq!(validity(&cache, renewal - 1), (begin, end));
+        assert_eq!(cache.issued(), 1);
+        assert_eq!(validity(&cache, renewal), (renewal - DAY, renewal + 7 * DAY));
+        assert_eq!((cache.issued(), cache.len()), (2, 1));
+    }
+
+    #[test]
+    fn no_leaf_outlives_the_ca_or_begins_before_it() {
+        let cache = cache();
+        let ca_end = NOW + 730 * DAY;
+        assert_eq!(validity(&cache, NOW).0, NOW - DAY);
+        let (_, end) = validity(&cache, ca_end - DAY);
+        assert_eq!(end, ca_end);
+        assert_eq!(validity(&cache, ca_end - 1).1, ca_end);
+        assert_eq!(cache.issued(), 2, "the last leaf is kept to the end");
+        let refused = cache.server_config(&host("a.test"), at(ca_end));
+        assert!(matches!(refused, Err(TlsError::Expired { .. })));
+        let refused = cache.server_config(&host("new.test"), at(ca_end));
+        assert!(matches!(refused, Err(TlsError::Expired { .. })));
+        assert_eq!(cache.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_set_back_gets_a_leaf_that_is_valid_then() {
+        let cache = cache();
+        validity(&cache, NOW + 100 * DAY);
+        let (begin, end) = validity(&cache, NOW + DAY);
+        assert_eq!((begin, end), (NOW, NOW + 8 * DAY));
+        let refused = cache.server_config(&host("a.test"), at(NOW - 2 * DAY));
+        assert!(matches!(refused, Err(TlsError::NotYetValid { .. })));
+    }
+
+    #[test]
+    fn under_contention_a_leaf_is_signed_once() {
+        const THREADS: usize = 64;
+        let cache = cache();
+        // New hosts first, then all of them due for renewal at once.
+        for (round, time) in [now(), at(NOW + 6 * DAY)].into_iter().enumerate() {
+            let barrier = Barrier::new(THREADS);
+            std::thread::scope(|scope| {
+                for _ in 0..THREADS {
+                    scope.spawn(|| {
+                        barrier.wait();
+                        for n in 0..8 {
+                            let host = host(&format!("h{n}.test"));
+                            let config = cache.server_config(&host, time).unwrap();
+                            let again = cache.server_config(&host, time).unwrap();
+                            assert!(Arc::ptr_eq(&config, &again));
+                        }
+                    });
+                }
+            });
+            assert_eq!(cache.issued(), 8 * (round as u64 + 1));
+        }
+    }
+
+    #[test]
+    fn the_cache_is_bounded_and_keeps_what_is_in_use() {
+        let cache = cache_of(64);
+        let hot: Vec<Host> = (0..8).map(|n| host(&format!("hot{n}.test"))).collect();
+        for n in 0..1000 {
+            for host in &hot {
+                cache.server_config(host, now()).unwrap();
+            }
+            let cold = host(&format!("cold{n}.test"));
+            cache.server_config(&cold, now()).unwrap();
+            assert!(cache.len() <= 64, "{}", cache.len());
+        }
+        assert_eq!(cache.issued(), 1008, "no hot host was signed again");
+        assert!(cache.len() > 48, "evicted no more than it had to");
+    }
+
+    #[test]
+    fn a_storm_of_new_hosts_from_many_threads_signs_no_hot_host_again() {
+        const THREADS: u64 = 16;
+        let cache = cache_of(256);
+        let hot = host("hot.test");
+        cache.server_config(&hot, now()).unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let (cache, hot) = (&cache, &hot);
+                scope.spawn(move || {
+                    for n in 0..100 {
+                        cache.server_config(hot, now()).unwrap();
+                        let cold = host(&format!("cold{n}.t{thread}.test"));
+                        cache.server_config(&cold, now()).unwrap();
+                    }
+                });
+            }
+        });
+        assert_eq!(cache.issued(), 1 + THREADS * 100);
+        assert!(cache.len() <= 256);
+    }
+
+    #[test]
+    fn the_least_capacity_holds() {
+        assert_eq!(cache_of(0).capacity(), CAPACITY_MIN);
+    }
+
+    fn alpn_client(cache: &LeafCache, alpn: &[&str]) -> Arc<ClientConfig> {
+        let mut client = client(cache.authority(), NOW, &[&TLS13, &TLS12]);
+        client.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+        Arc::new(client)
+    }
+
+    #[test]
+    fn the_servers_order_decides_the_protocol() {
+        let cache = cache();
+        let config = cache.server_config(&host("a.test"), now()).unwrap();
+        let agreed = |alpn: &[&str]| {
+            let (_, server) = shake(&alpn_client(&cache, alpn), "a.test", &config).unwrap();
+            server.alpn_protocol().and_then(Alpn::from_wire)
+        };
+        assert_eq!(agreed(&["http/1.1", "h2"]), Some(Alpn::Http2));
+        assert_eq!(agreed(&["http/1.1"]), Some(Alpn::Http11));
+        assert_eq!(agreed(&[]), None);
+        let none = shake(&alpn_client(&cache, &["spdy/3"]), "a.test", &config);
+        assert_eq!(none.err(), Some(rustls::Error::NoApplicationProtocol));
+    }
+
+    #[test]
+    fn a_session_resumes_for_its_own_host_and_ca_only() {
+        for version in [&TLS12, &TLS13] {
+            let (one, other) = (cache(), cache());
+            let client = Arc::new(client(one.authority(), NOW, &[version]));
+            let config = one.server_config(&host("a.test"), now()).unwrap();
+            let kind = |name: &str, config: &Arc<ServerConfig>| {
+                let (client, _) = shake(&client, name, config).unwrap();
+                client.handshake_kind()
+            };
+            assert_eq!(kind("a.test", &config), Some(HandshakeKind::Full));
+            assert_eq!(kind("a.test", &config), Some(HandshakeKind::Resumed));
+            let b = one.server_config(&host("b.test"), now()).unwrap();
+            assert_eq!(kind("b.test", &b), Some(HandshakeKind::Full));
+            // A ticket of the old CA is no use at the new one: the client must verify again.
+            let rotated = other.server_config(&host("a.test"), now()).unwrap();
+            assert!(shake(&client, "a.test", &rotated).is_err());
+        }
+    }
+
+    #[test]
+    fn tls_1_2_and_1_3_without_early_data_or_stored_sessions() {
+        let cache = cache();
+        let config = cache.server_config(&host("a.test"), now()).unwrap();
+        for (version, number) in
+            [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)]
+        {
+            let client = Arc::new(client(cache.authority(), NOW, &[version]));
+            let (_, server) = shake(&client, "a.test", &config).unwrap();
+            assert_eq!(server.protocol_version(), Some(number));
+        }
+        assert_eq!(config.max_early_data_size, 0);
+        assert!(!config.send_half_rtt_data);
+        assert!(!config.session_storage.can_cache());
+    }
+
+    #[test]
+    fn a_ca_that_another_signed_is_sent_along() {
+        use rcgen::BasicConstraints;
+
+        let root = authority(NOW);
+        let secret = generate_key().unwrap();
+        let key = P256Key::read(&secret).unwrap();
+        let mut params = CertificateParams::default();
+        params.distinguished_name.push(DnType::CommonName, "below");
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+        params.not_before = (now() - BACKDATE).into();
+        params.not_after = (now() + LIFE).into();
+        let chain = root.sign(&params, &key).unwrap();
+        let encoded = data_encoding::BASE64.encode(&chain[0]);
+        let pem = format!("-----BEGIN CERTIFICATE-----\n{encoded}\n-----END CERTIFICATE-----\n");
+        let below = CertificateAuthority::load(&pem, &secret, now()).unwrap();
+        let cache = LeafCache::new(Arc::new(below), 16, &[]).unwrap();
+        assert_eq!(shown(&cache, "a.test", NOW)[1..], chain[..]);
+    }
+}

@@ -67,3 +67,52 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
     let list: Vec<_> = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().ok()?;
     (!list.is_empty()).then_some(list)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tls::CertificateAuthority;
+    use crate::tls::ca::generate_key;
+    use crate::tls::fixture::now;
+
+    /// A certificate and its key; both PEM.
+    fn pair() -> (String, Secret) {
+        let made = CertificateAuthority::generate(now()).unwrap();
+        (made.certificate_pem, pem(&made.key))
+    }
+
+    fn pem(key: &Secret) -> Secret {
+        let encoded = key.expose(|der| data_encoding::BASE64.encode(der));
+        let text = format!("-----BEGIN PRIVATE KEY-----\n{encoded}\n-----END PRIVATE KEY-----\n");
+        Secret::new(text.into_bytes())
+    }
+
+    fn error(certificate: &str, key: &Secret, client_ca: Option<&str>) -> Option<TlsError> {
+        let client_ca = client_ca.map(str::as_bytes);
+        listener_config(certificate.as_bytes(), key, client_ca, &[]).err()
+    }
+
+    #[test]
+    fn a_pair_makes_a_listener_with_or_without_client_certificates() {
+        let (certificate, key) = pair();
+        assert_eq!(error(&certificate, &key, None), None);
+        assert_eq!(error(&certificate, &key, Some(&certificate)), None);
+        let config = listener_config(certificate.as_bytes(), &key, None, &[Alpn::Http11]).unwrap();
+        assert_eq!(config.alpn_protocols, [b"http/1.1"]);
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let (certificate, key) = pair();
+        let stranger = pem(&generate_key().unwrap());
+        let nothing = Secret::new(Vec::new());
+        for (certificate, key, client_ca, why) in [
+            ("", &key, None, TlsError::CertificateUnreadable),
+            (&certificate, &nothing, None, TlsError::KeyUnreadable),
+            (&certificate, &stranger, None, TlsError::KeyMismatch),
+            (&certificate, &key, Some("x"), TlsError::ClientAuthority),
+        ] {
+            assert_eq!(error(certificate, key, client_ca), Some(why));
+        }
+    }
+}

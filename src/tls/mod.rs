@@ -159,3 +159,102 @@ impl fmt::Display for Instant {
         }
     }
 }
+
+#[cfg(test)]
+mod fixture {
+    //! What the tests of this module share: a fixed time, a CA, and a handshake in memory.
+
+    use std::io;
+    use std::time::Duration;
+
+    use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
+
+    use super::*;
+    use crate::host::Host;
+
+    /// 2026-11-14, in seconds.
+    pub(super) const NOW: u64 = 1_794_614_400;
+
+    pub(super) fn at(seconds: u64) -> SystemTime {
+        SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    pub(super) fn now() -> SystemTime {
+        at(NOW)
+    }
+
+    pub(super) fn authority(seconds: u64) -> Arc<CertificateAuthority> {
+        let made = CertificateAuthority::generate(at(seconds)).unwrap();
+        let ca = CertificateAuthority::load(&made.certificate_pem, &made.key, at(seconds));
+        Arc::new(ca.unwrap())
+    }
+
+    pub(super) fn host(text: &str) -> Host {
+        Host::parse(text).unwrap()
+    }
+
+    pub(super) fn server_name(text: &str) -> ServerName<'static> {
+        ServerName::try_from(text.trim_matches(['[', ']']).to_owned()).unwrap()
+    }
+
+    /// A client whose clock stands at `seconds` and that trusts `ca` alone.
+    pub(super) fn client(
+        ca: &CertificateAuthority,
+        seconds: u64,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> ClientConfig {
+        let mut roots = RootCertStore::empty();
+        for root in pem_certificates(ca.certificate_pem()) {
+            roots.add(root).unwrap();
+        }
+        ClientConfig::builder_with_details(provider(), Arc::new(Clock(seconds)))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth()
+    }
+
+    pub(super) fn pem_certificates(pem: &str) -> Vec<CertificateDer<'static>> {
+        use rustls::pki_types::pem::PemObject;
+        CertificateDer::pem_slice_iter(pem.as_bytes()).collect::<Result<_, _>>().unwrap()
+    }
+
+    #[derive(Debug)]
+    struct Clock(u64);
+
+    impl rustls::time_provider::TimeProvider for Clock {
+        fn current_time(&self) -> Option<UnixTime> {
+            Some(UnixTime::since_unix_epoch(Duration::from_secs(self.0)))
+        }
+    }
+
+    /// A whole handshake, and the tickets after it, without a socket.
+    pub(super) fn shake(
+        client: &Arc<ClientConfig>,
+        name: &str,
+        server: &Arc<ServerConfig>,
+    ) -> Result<(ClientConnection, ServerConnection), rustls::Error> {
+        let mut client = ClientConnection::new(Arc::clone(client), server_name(name))?;
+        let mut server = ServerConnection::new(Arc::clone(server))?;
+        loop {
+            let mut wire = Vec::new();
+            client.write_tls(&mut wire).unwrap();
+            let up = wire.len();
+            server.read_tls(&mut io::Cursor::new(wire)).unwrap();
+            server.process_new_packets()?;
+            let mut wire = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut wire).unwrap();
+            }
+            if up + wire.len() == 0 {
+                return Ok((client, server));
+            }
+            let mut wire = &wire[..];
+            while !wire.is_empty() {
+                client.read_tls(&mut wire).unwrap();
+                client.process_new_packets()?;
+            }
+        }
+    }
+}
