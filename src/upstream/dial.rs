@@ -313,3 +313,171 @@ fn connect_refusal(target: &Authority, error: &io::Error) -> Refusal {
     };
     Refusal::with_detail(code, format!("{target} {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Answers from a list, and counts the questions.
+    struct Fixed(Vec<&'static str>, AtomicUsize);
+
+    impl Resolve for Fixed {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let addresses = self.0.iter().map(|a| socket(a)).collect();
+            Box::pin(async move { Ok(addresses) })
+        }
+    }
+
+    struct Silent;
+
+    impl Resolve for Silent {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    fn authority(text: &str) -> Authority {
+        Authority::parse(text, None).unwrap()
+    }
+
+    fn dialer(resolver: impl Resolve + 'static) -> Dialer {
+        Dialer {
+            resolver: Arc::new(resolver),
+            guard: AddressGuard::default(),
+            own: SelfAddresses::new(vec![socket("127.0.0.1:3128"), socket("[::]:3129")]),
+            timeout: Duration::from_millis(20),
+        }
+    }
+
+    fn answer(addresses: &[&'static str]) -> Dialer {
+        dialer(Fixed(addresses.to_vec(), AtomicUsize::new(0)))
+    }
+
+    async fn code(dialer: &Dialer, target: &str, vetting: Vetting) -> Code {
+        let dialled = dialer.dial(&authority(target), vetting).await;
+        dialled.map(|_| ()).unwrap_err().code
+    }
+
+    fn vetted(target: &str, addresses: &[&str], vetting: Vetting) -> Result<(), Refusal> {
+        let addresses: Vec<_> = addresses.iter().map(|a| socket(a)).collect();
+        answer(&[]).vet(&authority(target), &addresses, vetting)
+    }
+
+    #[tokio::test]
+    async fn one_forbidden_address_closes_a_mixed_answer() {
+        let mixed = answer(&["8.8.8.8:443", "10.0.0.1:443"]);
+        let refused = code(&mixed, "rebind.test:443", Vetting::Guarded).await;
+        assert_eq!(refused, Code::AddressForbidden);
+    }
+
+    #[tokio::test]
+    async fn an_address_is_vetted_without_a_resolver() {
+        let dialer = answer(&[]);
+        for literal in [
+            "10.0.0.1:443",
+            "[::ffff:127.0.0.1]:443",
+            "[64:ff9b::8.8.8.8]:443",
+        ] {
+            let refused = code(&dialer, literal, Vetting::Guarded).await;
+            assert_eq!(refused, Code::AddressForbidden, "{literal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_without_addresses_or_answer_is_a_dns_error() {
+        let empty = code(&answer(&[]), "empty.test:443", Vetting::Guarded).await;
+        assert_eq!(empty, Code::DnsError);
+        let silent = code(&dialer(Silent), "slow.test:443", Vetting::Guarded).await;
+        assert_eq!(silent, Code::DnsError);
+    }
+
+    #[tokio::test]
+    async fn port_0_is_refused() {
+        let mut target = authority("a.test:1");
+        target.port = 0;
+        let refused = answer(&["8.8.8.8:0"]).dial(&target, Vetting::Guarded).await;
+        assert_eq!(refused.map(|_| ()).unwrap_err().code, Code::BadRequest);
+    }
+
+    #[tokio::test]
+    async fn the_resolver_does_not_choose_the_port() {
+        let dialer = answer(&["8.8.8.8:22"]);
+        let found = dialer
+            .resolve(&authority("a.test:443"), Instant::now() + STAGGER)
+            .await
+            .unwrap();
+        assert_eq!(found, [socket("8.8.8.8:443")]);
+    }
+
+    #[test]
+    fn the_operator_may_name_private_hosts_but_not_by_name_a_metadata_service() {
+        let operator = |target, address| vetted(target, &[address], Vetting::Operator);
+        assert_eq!(operator("10.0.0.1:443", "10.0.0.1:443"), Ok(()));
+        assert_eq!(operator("169.254.169.254:80", "169.254.169.254:80"), Ok(()));
+        assert_eq!(operator("internal:443", "10.0.0.1:443"), Ok(()));
+        assert!(operator("internal:80", "169.254.169.254:80").is_err());
+        assert!(operator("internal:80", "0.0.0.0:80").is_err());
+    }
+
+    #[test]
+    fn nobody_dials_the_proxy_itself() {
+        for vetting in [Vetting::Guarded, Vetting::Operator] {
+            for own in [
+                "127.0.0.1:3128",
+                "[::ffff:127.0.0.1]:3128",
+                "127.0.0.1:3129",
+                "[::1]:3129",
+            ] {
+                let refused = vetted("name:3128", &["8.8.8.8:3128", own], vetting);
+                assert_eq!(refused.unwrap_err().code, Code::Loop, "{own}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_reached_by_every_local_address() {
+        let own = SelfAddresses::new(vec![socket("0.0.0.0:3128"), socket("192.0.2.1:3129")]);
+        let local = |a: SocketAddr| a.ip() == socket("10.9.8.7:0").ip();
+        assert!(own.leads_back(socket("10.9.8.7:3128"), local));
+        assert!(!own.leads_back(socket("10.9.8.8:3128"), local));
+        assert!(!own.leads_back(socket("10.9.8.7:3130"), local));
+        assert!(own.leads_back(socket("192.0.2.1:3129"), local));
+        assert!(!own.leads_back(socket("10.9.8.7:3129"), local));
+    }
+
+    #[test]
+    fn dialling_the_unspecified_address_is_dialling_loopback() {
+        let own = SelfAddresses::new(vec![socket("127.0.0.1:3128")]);
+        assert!(own.contains(socket("0.0.0.0:3128")));
+        assert!(own.contains(socket("[::]:3128")));
+        assert!(!own.contains(socket("0.0.0.0:3129")));
+    }
+
+    #[test]
+    fn families_alternate_and_repetitions_go() {
+        let list = |texts: &[&str]| texts.iter().map(|t| socket(t)).collect::<Vec<_>>();
+        let mixed = interleave(list(&[
+            "[2000::1]:1",
+            "[2000::2]:1",
+            "[2000::1]:1",
+            "[2000::3]:1",
+            "1.1.1.1:1",
+            "1.1.1.2:1",
+        ]));
+        let expected = list(&[
+            "[2000::1]:1",
+            "1.1.1.1:1",
+            "[2000::2]:1",
+            "1.1.1.2:1",
+            "[2000::3]:1",
+        ]);
+        assert_eq!(mixed, expected);
+        assert_eq!(interleave(Vec::new()), []);
+    }
+}

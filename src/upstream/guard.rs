@@ -55,7 +55,7 @@ pub enum AddressClass {
     DiscardOnly,
     /// A hash, not a place (RFC 4843, RFC 7343).
     Orchid,
-    /// Segment identifiers of SRv6 (RFC 9602).
+    /// Segment identifiers of IPv6 routing (RFC 9602).
     SegmentRouting,
     /// Anycast and other uses of protocols, not hosts (RFC 6890, RFC 7534, RFC 7450).
     ProtocolAssignment,
@@ -239,9 +239,9 @@ const fn v4(a: u8, b: u8, c: u8, d: u8, len: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), len)
 }
 
-const fn v6(segments: [u16; 8], len: u8) -> Ipv6Net {
-    let [a, b, c, d, e, f, g, h] = segments;
-    Ipv6Net::new_assert(Ipv6Addr::new(a, b, c, d, e, f, g, h), len)
+const fn v6(s: [u16; 8], len: u8) -> Ipv6Net {
+    let address = Ipv6Addr::new(s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7]);
+    Ipv6Net::new_assert(address, len)
 }
 
 /// The first match decides, so single addresses stand before the networks around them.
@@ -394,3 +394,252 @@ const V6: &[(Ipv6Net, AddressClass)] = &[
         AddressClass::Multicast,
     ),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::AddressClass as C;
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    fn guard(holes: &[&str]) -> AddressGuard {
+        AddressGuard::new(holes.iter().map(|hole| hole.parse().unwrap()).collect())
+    }
+
+    fn class(text: &str) -> Option<C> {
+        AddressGuard::default()
+            .check(ip(text))
+            .err()
+            .map(|f| f.class)
+    }
+
+    /// First and last address of every block, and the neighbours outside.
+    #[test]
+    fn ipv4_blocks_end_where_the_registry_says() {
+        for (text, expected) in [
+            ("0.0.0.0", Some(C::Unspecified)),
+            ("0.0.0.1", Some(C::ThisNetwork)),
+            ("0.255.255.255", Some(C::ThisNetwork)),
+            ("1.0.0.0", None),
+            ("9.255.255.255", None),
+            ("10.0.0.0", Some(C::Private)),
+            ("10.255.255.255", Some(C::Private)),
+            ("11.0.0.0", None),
+            ("100.63.255.255", None),
+            ("100.64.0.0", Some(C::CarrierNat)),
+            ("100.100.100.199", Some(C::CarrierNat)),
+            ("100.100.100.200", Some(C::Metadata)),
+            ("100.127.255.255", Some(C::CarrierNat)),
+            ("100.128.0.0", None),
+            ("126.255.255.255", None),
+            ("127.0.0.0", Some(C::Loopback)),
+            ("127.0.0.1", Some(C::Loopback)),
+            ("127.255.255.255", Some(C::Loopback)),
+            ("128.0.0.0", None),
+            ("168.63.129.15", None),
+            ("168.63.129.16", Some(C::Metadata)),
+            ("169.253.255.255", None),
+            ("169.254.0.0", Some(C::LinkLocal)),
+            ("169.254.0.23", Some(C::Metadata)),
+            ("169.254.42.42", Some(C::Metadata)),
+            ("169.254.169.253", Some(C::Metadata)),
+            ("169.254.169.254", Some(C::Metadata)),
+            ("169.254.169.255", Some(C::LinkLocal)),
+            ("169.254.170.2", Some(C::Metadata)),
+            ("169.254.170.23", Some(C::Metadata)),
+            ("169.254.255.255", Some(C::LinkLocal)),
+            ("169.255.0.0", None),
+            ("172.15.255.255", None),
+            ("172.16.0.0", Some(C::Private)),
+            ("172.31.255.255", Some(C::Private)),
+            ("172.32.0.0", None),
+            ("191.255.255.255", None),
+            ("192.0.0.0", Some(C::ProtocolAssignment)),
+            ("192.0.0.192", Some(C::Metadata)),
+            ("192.0.0.255", Some(C::ProtocolAssignment)),
+            ("192.0.1.0", None),
+            ("192.0.2.0", Some(C::Documentation)),
+            ("192.0.3.0", None),
+            ("192.31.196.1", Some(C::ProtocolAssignment)),
+            ("192.52.193.1", Some(C::ProtocolAssignment)),
+            ("192.88.98.255", None),
+            ("192.88.99.0", Some(C::SixToFour)),
+            ("192.88.100.0", None),
+            ("192.167.255.255", None),
+            ("192.168.0.0", Some(C::Private)),
+            ("192.168.255.255", Some(C::Private)),
+            ("192.169.0.0", None),
+            ("192.175.48.1", Some(C::ProtocolAssignment)),
+            ("198.17.255.255", None),
+            ("198.18.0.0", Some(C::Benchmarking)),
+            ("198.19.255.255", Some(C::Benchmarking)),
+            ("198.20.0.0", None),
+            ("198.51.100.255", Some(C::Documentation)),
+            ("203.0.113.0", Some(C::Documentation)),
+            ("223.255.255.255", None),
+            ("224.0.0.0", Some(C::Multicast)),
+            ("239.255.255.255", Some(C::Multicast)),
+            ("240.0.0.0", Some(C::Reserved)),
+            ("255.255.255.254", Some(C::Reserved)),
+            ("255.255.255.255", Some(C::Broadcast)),
+            ("8.8.8.8", None),
+        ] {
+            assert_eq!(class(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn ipv6_blocks_end_where_the_registry_says() {
+        for (text, expected) in [
+            ("::", Some(C::Unspecified)),
+            ("::1", Some(C::Loopback)),
+            ("::2", Some(C::EmbeddedV4)),
+            ("::8.8.8.8", Some(C::EmbeddedV4)),
+            ("::ffff:0:8.8.8.8", Some(C::EmbeddedV4)),
+            ("::1:0:0:0", Some(C::Reserved)),
+            ("64:ff9b::8.8.8.8", Some(C::Nat64)),
+            ("64:ff9b::1:0:0", Some(C::Reserved)),
+            ("64:ff9b:1::", Some(C::Nat64)),
+            ("64:ff9b:1:ffff:ffff:ffff:ffff:ffff", Some(C::Nat64)),
+            ("64:ff9b:2::", Some(C::Reserved)),
+            ("100::1", Some(C::DiscardOnly)),
+            ("100:0:0:1::", Some(C::DiscardOnly)),
+            ("100:0:0:2::", Some(C::Reserved)),
+            ("1fff:ffff::", Some(C::Reserved)),
+            ("2000::", None),
+            ("2001::1", Some(C::Teredo)),
+            ("2001:0:ffff::", Some(C::Teredo)),
+            ("2001:1::1", Some(C::ProtocolAssignment)),
+            ("2001:2::1", Some(C::Benchmarking)),
+            ("2001:2:1::", Some(C::ProtocolAssignment)),
+            ("2001:10::", Some(C::Orchid)),
+            ("2001:20::", Some(C::Orchid)),
+            ("2001:2f:ffff::", Some(C::Orchid)),
+            ("2001:30::", Some(C::ProtocolAssignment)),
+            ("2001:1ff:ffff::", Some(C::ProtocolAssignment)),
+            ("2001:200::", None),
+            ("2001:db7:ffff::", None),
+            ("2001:db8::", Some(C::Documentation)),
+            ("2001:db9::", None),
+            ("2001:ffff::", None),
+            ("2002::", Some(C::SixToFour)),
+            ("2002:808:808::1", Some(C::SixToFour)),
+            ("2003::", None),
+            ("2606:4700::1111", None),
+            ("2620:4f:8000::1", Some(C::ProtocolAssignment)),
+            ("2620:4f:8001::1", None),
+            ("2a00:1450::1", None),
+            ("3fff::", Some(C::Documentation)),
+            ("3fff:fff:ffff::", Some(C::Documentation)),
+            ("3fff:1000::", None),
+            ("4000::", Some(C::Reserved)),
+            ("5f00::1", Some(C::SegmentRouting)),
+            ("5f01::1", Some(C::Reserved)),
+            ("fbff::", Some(C::Reserved)),
+            ("fc00::", Some(C::UniqueLocal)),
+            ("fd00:ec2::254", Some(C::Metadata)),
+            ("fd00:ec2::255", Some(C::UniqueLocal)),
+            ("fd20:ce::254", Some(C::Metadata)),
+            ("fdff:ffff::", Some(C::UniqueLocal)),
+            ("fe00::", Some(C::Reserved)),
+            ("fe80::1", Some(C::LinkLocal)),
+            ("fe80::a9fe:a9fe", Some(C::Metadata)),
+            ("febf:ffff::", Some(C::LinkLocal)),
+            ("fec0::1", Some(C::SiteLocal)),
+            ("feff::", Some(C::SiteLocal)),
+            ("ff00::", Some(C::Multicast)),
+            ("ff02::1", Some(C::Multicast)),
+            ("2606:4700::5efe:8.8.8.8", Some(C::Isatap)),
+            ("2606:4700::200:5efe:8.8.8.8", Some(C::Isatap)),
+            ("2606:4700::100:5efe:8.8.8.8", None),
+        ] {
+            assert_eq!(class(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn an_ipv4_mapped_address_is_judged_as_ipv4() {
+        assert_eq!(class("::ffff:127.0.0.1"), Some(C::Loopback));
+        assert_eq!(class("::ffff:169.254.169.254"), Some(C::Metadata));
+        assert_eq!(class("::ffff:8.8.8.8"), None);
+        assert_eq!(guard(&["10.0.0.0/8"]).check(ip("::ffff:10.1.2.3")), Ok(()));
+        assert_eq!(
+            guard(&["::ffff:10.0.0.0/104"]).check(ip("10.1.2.3")),
+            Ok(())
+        );
+    }
+
+    #[test]
+    fn a_hole_opens_its_network_and_nothing_beside_it() {
+        let guard = guard(&["10.1.0.0/16", "fd12::/32", "127.0.0.1/32"]);
+        for open in ["10.1.0.0", "10.1.255.255", "fd12::1", "127.0.0.1"] {
+            assert_eq!(guard.check(ip(open)), Ok(()), "{open}");
+        }
+        for closed in ["10.0.255.255", "10.2.0.0", "fd13::1", "127.0.0.2", "::1"] {
+            assert!(guard.check(ip(closed)).is_err(), "{closed}");
+        }
+    }
+
+    #[test]
+    fn a_metadata_service_is_opened_only_by_its_own_address() {
+        let wide = guard(&["169.254.0.0/16", "0.0.0.0/0", "::/0", "fd00:ec2::/64"]);
+        for closed in ["169.254.169.254", "100.100.100.200", "fd00:ec2::254"] {
+            let forbidden = Err(Forbidden { class: C::Metadata });
+            assert_eq!(wide.check(ip(closed)), forbidden, "{closed}");
+        }
+        assert_eq!(wide.check(ip("169.254.1.1")), Ok(()));
+        let named = guard(&["169.254.169.254/32", "fd00:ec2::254/128"]);
+        assert_eq!(named.check(ip("169.254.169.254")), Ok(()));
+        assert_eq!(named.check(ip("::ffff:169.254.169.254")), Ok(()));
+        assert_eq!(named.check(ip("fd00:ec2::254")), Ok(()));
+    }
+
+    #[test]
+    fn a_hole_for_a_translator_does_not_open_what_is_closed_behind_it() {
+        let guard = guard(&[
+            "64:ff9b::/96",
+            "64:ff9b:1::/48",
+            "2002::/16",
+            "2001::/32",
+            "::/96",
+            "2606:4700::/32",
+        ]);
+        for open in [
+            "64:ff9b::8.8.8.8",
+            "64:ff9b:1::8.8.8.8",
+            "2002:808:808::1",
+            // Server 8.8.8.8, client 8.8.4.4.
+            "2001:0:808:808:0:0:f7f7:fbfb",
+            "::8.8.8.8",
+            "2606:4700::5efe:8.8.8.8",
+        ] {
+            assert_eq!(guard.check(ip(open)), Ok(()), "{open}");
+        }
+        for (closed, class) in [
+            ("64:ff9b::10.0.0.1", C::Private),
+            ("64:ff9b::169.254.169.254", C::Metadata),
+            ("64:ff9b:1::127.0.0.1", C::Loopback),
+            ("2002:7f00:1::1", C::Loopback),
+            // Client 127.0.0.1, then server 10.0.0.1.
+            ("2001:0:808:808:0:0:80ff:fffe", C::Loopback),
+            ("2001:0:a00:1:0:0:f7f7:fbfb", C::Private),
+            ("::10.0.0.1", C::Private),
+            ("2606:4700::5efe:10.0.0.1", C::Private),
+        ] {
+            assert_eq!(
+                guard.check(ip(closed)),
+                Err(Forbidden { class }),
+                "{closed}"
+            );
+        }
+    }
+
+    #[test]
+    fn naming_an_embedding_address_itself_opens_it() {
+        let guard = guard(&["64:ff9b::a00:1/128"]);
+        assert_eq!(guard.check(ip("64:ff9b::10.0.0.1")), Ok(()));
+        assert!(guard.check(ip("64:ff9b::10.0.0.2")).is_err());
+    }
+}

@@ -408,3 +408,29 @@ fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
     };
     Refusal::with_detail(code, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn an_origin_that_says_how_long_it_waits_is_believed_less_a_second() {
+        for (value, expected) in [
+            ("timeout=5", Some(4)),
+            ("timeout=5, max=100", Some(4)),
+            ("max=100,timeout=30", Some(29)),
+            ("timeout=0", Some(0)),
+            ("max=100", None),
+            ("timeout=soon", None),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                http::header::HeaderName::from_static("keep-alive"),
+                HeaderValue::from_static(value),
+            )]);
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(announced_wait(&headers), expected, "{value}");
+        }
+        assert_eq!(announced_wait(&HeaderMap::new()), None);
+    }
+}

@@ -84,7 +84,7 @@ impl Route {
 
 /// All routes, with the one for hosts that no rule names.
 pub(super) struct Routes {
-    routes: Vec<Route>,
+    all: Vec<Route>,
     exact: HashMap<Host, usize>,
     /// Most specific first.
     patterns: Vec<(HostPattern, usize)>,
@@ -101,7 +101,7 @@ impl Routes {
         let roots = Roots::system().map_err(blame(None))?;
         let default = TlsProfile::new(&roots, None, None, &[ALPN_HTTP1]).map_err(blame(None))?;
         let mut this = Self {
-            routes: vec![Route {
+            all: vec![Route {
                 id: 0,
                 address: None,
                 tls: default.clone(),
@@ -120,8 +120,8 @@ impl Routes {
     }
 
     fn add(&mut self, rule: HostRule, tls: TlsProfile) {
-        let id = self.routes.len();
-        self.routes.push(Route {
+        let id = self.all.len();
+        self.all.push(Route {
             id,
             address: rule.address,
             tls,
@@ -143,7 +143,7 @@ impl Routes {
                 .map(|(_, id)| *id)
         });
         // In bounds: every id is the index of a route that was pushed, and route 0 always exists.
-        &self.routes[id.unwrap_or(0)]
+        &self.all[id.unwrap_or(0)]
     }
 }
 
@@ -168,4 +168,65 @@ fn specificity(pattern: &HostPattern) -> (usize, usize) {
         suffix.split('.').filter(|l| !l.is_empty()).count()
     });
     (labels, pattern.to_string().len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rule(pattern: &str, address: &str) -> HostRule {
+        HostRule {
+            address: Some(Authority::parse(address, None).unwrap()),
+            ..HostRule::new(pattern.parse().unwrap())
+        }
+    }
+
+    fn dialled(routes: &Routes, target: &str) -> (String, Vetting) {
+        let target = Authority::parse(target, Some(443)).unwrap();
+        let (address, vetting) = routes.find(&target.host).dial(&target);
+        (address.to_string(), vetting)
+    }
+
+    #[test]
+    fn the_most_specific_rule_decides_whatever_the_order() {
+        let routes = Routes::new(vec![
+            rule("*", "10.0.0.1:1"),
+            rule("**.example.test", "10.0.0.2:2"),
+            rule("*.eu.example.test", "10.0.0.3:3"),
+            rule("api.eu.example.test", "10.0.0.4:4"),
+        ])
+        .unwrap();
+        for (target, expected) in [
+            ("other.test", "10.0.0.1:1"),
+            ("a.example.test", "10.0.0.2:2"),
+            ("a.b.example.test", "10.0.0.2:2"),
+            ("a.eu.example.test", "10.0.0.3:3"),
+            ("api.eu.example.test", "10.0.0.4:4"),
+        ] {
+            let (address, vetting) = dialled(&routes, target);
+            assert_eq!(address, expected, "{target}");
+            assert_eq!(vetting, Vetting::Operator);
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_rule_is_dialled_as_named_and_guarded() {
+        let routes = Routes::new(vec![rule("a.test", "10.0.0.1:1")]).unwrap();
+        let found = dialled(&routes, "b.test:8443");
+        assert_eq!(found, ("b.test:8443".to_owned(), Vetting::Guarded));
+    }
+
+    #[test]
+    fn a_missing_ca_file_is_named_with_its_entry() {
+        let broken = HostRule {
+            ca_file: Some("/nowhere/ca.pem".into()),
+            ..HostRule::new("a.test".parse().unwrap())
+        };
+        let error = Routes::new(vec![broken]).err().unwrap();
+        let text = error.to_string();
+        assert_eq!(
+            text,
+            "upstream.hosts.a.test: /nowhere/ca.pem cannot be read"
+        );
+    }
 }

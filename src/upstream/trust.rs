@@ -326,3 +326,47 @@ fn tls_fault(error: &rustls::Error) -> &'static str {
         _ => "the handshake broke a rule of TLS",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_the_certificate_and_faults_of_tls_have_their_own_codes() {
+        let target = Authority::parse("a.test:443", None).unwrap();
+        let code = |error: rustls::Error| {
+            handshake_refusal(&target, &io::Error::new(io::ErrorKind::InvalidData, error)).code
+        };
+        for fault in [
+            CertificateError::Expired,
+            CertificateError::UnknownIssuer,
+            CertificateError::NotValidForName,
+            CertificateError::Revoked,
+            CertificateError::ApplicationVerificationFailure,
+        ] {
+            let fault = rustls::Error::InvalidCertificate(fault);
+            assert_eq!(code(fault), Code::CertificateInvalid);
+        }
+        assert_eq!(
+            code(rustls::Error::AlertReceived(
+                AlertDescription::HandshakeFailure
+            )),
+            Code::TlsFailed
+        );
+        let closed = handshake_refusal(&target, &io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(closed.code, Code::TlsFailed);
+    }
+
+    #[test]
+    fn a_file_that_is_not_pem_is_named_but_not_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        std::fs::write(&path, "-----BEGIN sk-canary").unwrap();
+        let error = read_certificates(&path).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(
+            shown.contains("key.pem") && !shown.contains("canary"),
+            "{shown}"
+        );
+    }
+}
