@@ -26,55 +26,85 @@ mod file;
 mod reader;
 mod report;
 mod suggest;
+mod syntax;
 mod tree;
 mod units;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 pub use reader::{Map, Reader};
 pub use report::{Problem, Report};
 pub use suggest::suggest;
 pub use units::{UnitError, parse_duration, parse_size, show_duration, show_size};
 
-/// A text and the name under which people know it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Source {
-    name: Arc<str>,
-    text: Arc<str>,
+/// A text and the name under which people know it. Cheap to clone.
+#[derive(Clone)]
+pub struct Source(Arc<Text>);
+
+struct Text {
+    name: Box<str>,
+    content: Box<str>,
+    /// Where every [`STRIDE`]th line begins; made when the first line is asked for.
+    lines: OnceLock<Vec<usize>>,
 }
+
+/// A report on a long file asks for many lines; with one mark for so many, none is far.
+const STRIDE: usize = 64;
 
 impl Source {
     /// A text with the name to show in messages, such as `policies/first.yaml`. A byte order mark
     /// at the start is dropped, so that columns are those that an editor shows.
     #[must_use]
     pub fn new(name: &str, text: &str) -> Self {
-        Self { name: name.into(), text: text.strip_prefix('\u{feff}').unwrap_or(text).into() }
+        Self(Arc::new(Text {
+            name: name.into(),
+            content: text.strip_prefix('\u{feff}').unwrap_or(text).into(),
+            lines: OnceLock::new(),
+        }))
     }
 
     /// The name, as shown in messages.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.0.name
     }
 
     /// The text, without byte order mark.
     #[must_use]
     pub fn text(&self) -> &str {
-        &self.text
+        &self.0.content
     }
 
-    /// One line, counted from 1, without its line end.
-    fn line(&self, number: u32) -> Option<&str> {
-        let index = usize::try_from(number.checked_sub(1)?).ok()?;
-        self.text.lines().nth(index)
+    /// The lines from one on, counted from 0, without their line ends.
+    fn lines_from(&self, index: usize) -> impl Iterator<Item = &str> {
+        let marks = self.0.lines.get_or_init(|| marks(self.text()));
+        let start = marks.get(index / STRIDE).copied();
+        let rest = start
+            .and_then(|start| self.text().get(start..))
+            .unwrap_or("");
+        rest.lines().skip(index % STRIDE)
     }
 }
+
+fn marks(text: &str) -> Vec<usize> {
+    let ends = memchr::memchr_iter(b'\n', text.as_bytes());
+    let starts = std::iter::once(0).chain(ends.map(|end| end + 1));
+    starts.step_by(STRIDE).collect()
+}
+
+impl PartialEq for Source {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name() && self.text() == other.text()
+    }
+}
+
+impl Eq for Source {}
 
 /// The name only: a whole file in a log helps nobody.
 impl fmt::Debug for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Source({}, {} bytes)", self.name, self.text.len())
+        write!(f, "Source({}, {} bytes)", self.name(), self.text().len())
     }
 }
 
@@ -91,10 +121,18 @@ pub struct Limits {
 
 impl Limits {
     /// For files of a page or two. The commented default of `locum.yaml` has 5 KiB and 100 nodes.
-    pub const CONFIG: Self = Self { bytes: 1024 * 1024, nodes: 100_000, depth: 32 };
+    pub const CONFIG: Self = Self {
+        bytes: 1024 * 1024,
+        nodes: 100_000,
+        depth: 32,
+    };
 
     /// For policies: 100,000 rules take some 25 MiB and 2.5 million nodes.
-    pub const POLICY: Self = Self { bytes: 64 * 1024 * 1024, nodes: 6_000_000, depth: 32 };
+    pub const POLICY: Self = Self {
+        bytes: 64 * 1024 * 1024,
+        nodes: 6_000_000,
+        depth: 32,
+    };
 }
 
 /// A place in a text. Both count from 1; the column counts characters, not bytes.

@@ -123,7 +123,7 @@ impl<'d> Reader<'d> {
     pub fn text(&mut self, node: &'d Node) -> Option<&'d str> {
         match &node.value {
             Value::String(text) if text.is_empty() => {
-                self.problem(node, "expected text, found an empty one");
+                self.problem(node, "the text is empty");
                 None
             }
             Value::String(text) => Some(text),
@@ -231,6 +231,7 @@ impl<'d> Reader<'d> {
     }
 
     /// A value for a message: itself, unless it stands under a key that is called like a secret.
+    #[must_use]
     pub fn shown(&self, node: &Node, text: &str) -> String {
         if is_sensitive(&self.document.path(node)) {
             return "the value".to_owned();
@@ -267,10 +268,12 @@ impl<'d> Reader<'d> {
 
     fn bare(&self, node: &Node, text: &str) -> String {
         let shown = self.shown(node, text);
-        match text.contains(['*', '&', '!', ',', '[', '{', '"', '`']) {
-            true => shown.replace('`', "\""),
-            false => shown.replace('`', ""),
-        }
+        let quote = if text.contains(['*', '&', '!', ',', '[', '{', '"', '`']) {
+            "\""
+        } else {
+            ""
+        };
+        shown.replace('`', quote)
     }
 }
 

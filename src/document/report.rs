@@ -133,7 +133,10 @@ impl Report {
 
 impl From<Problem> for Report {
     fn from(problem: Problem) -> Self {
-        Self { problems: vec![problem], left_off: 0 }
+        Self {
+            problems: vec![problem],
+            left_off: 0,
+        }
     }
 }
 
@@ -163,11 +166,18 @@ struct Excerpt {
 /// Longer lines are cut on both sides of the place.
 const WIDEST: usize = 120;
 
+/// Nobody reads a line as long as this, and to judge it for secrets would take time.
+const LONGEST: usize = 4096;
+
 impl Excerpt {
     fn of(source: &Source, at: Position) -> Option<Self> {
-        let line = source.line(at.line)?;
+        let index = usize::try_from(at.line.checked_sub(1)?).ok()?;
+        let line = source.lines_from(index).next()?;
+        if line.len() > LONGEST {
+            return None;
+        }
         let caret = usize::try_from(at.column).ok()?.saturating_sub(1);
-        let (shown, caret) = match visible(source, at.line, line)? {
+        let (shown, caret) = match visible(source, index, line)? {
             Visible::All => cut(line, caret),
             Visible::Until(end) => {
                 let kept = line.get(..end).unwrap_or_default();
@@ -175,7 +185,11 @@ impl Excerpt {
                 (shown + " …", place.filter(|_| caret < kept.chars().count()))
             }
         };
-        Some(Self { number: at.line, shown, caret })
+        Some(Self {
+            number: at.line,
+            shown,
+            caret,
+        })
     }
 }
 
@@ -220,9 +234,9 @@ fn printable(chars: impl Iterator<Item = char>) -> String {
 
 /// A word from the file, short and harmless enough to stand in a message.
 pub(super) fn inline(word: &str) -> String {
-    const LONGEST: usize = 60;
-    let mut shown = printable(word.chars().take(LONGEST).map(|c| if c == '\n' { ' ' } else { c }));
-    if word.chars().nth(LONGEST).is_some() {
+    const ENOUGH: usize = 60;
+    let mut shown = printable(word.chars().take(ENOUGH)).replace('\n', " ");
+    if word.chars().nth(ENOUGH).is_some() {
         shown.push('…');
     }
     shown
@@ -230,9 +244,13 @@ pub(super) fn inline(word: &str) -> String {
 
 /// Appends one key to a path: `.name`, or `["*.example.com"]` when it has more than a name has.
 pub(super) fn path_key(path: &mut String, key: &str) {
-    let simple = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let simple = key
+        .bytes()
+        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if !simple {
-        path.push_str(&format!("[\"{}\"]", inline(key)));
+        path.push_str("[\"");
+        path.push_str(&inline(key));
+        path.push_str("\"]");
         return;
     }
     if !path.is_empty() {
@@ -241,11 +259,25 @@ pub(super) fn path_key(path: &mut String, key: &str) {
     path.push_str(&inline(key));
 }
 
+/// Appends the place in a list: `[2]`.
+pub(super) fn path_index(path: &mut String, index: usize) {
+    path.push('[');
+    path.push_str(&index.to_string());
+    path.push(']');
+}
+
 /// Whether a key is called so that its value should never be shown. These files should hold no
 /// secret; but the mistake that brings one in is the one that gets reported.
 pub(super) fn is_sensitive(key: &str) -> bool {
-    const NAMES: [&str; 7] =
-        ["token", "secret", "passw", "passphrase", "api_key", "apikey", "private_key"];
+    const NAMES: [&str; 7] = [
+        "token",
+        "secret",
+        "passw",
+        "passphrase",
+        "api_key",
+        "apikey",
+        "private_key",
+    ];
     let key = key.to_ascii_lowercase().replace('-', "_");
     NAMES.iter().any(|name| key.contains(name))
 }
@@ -258,8 +290,8 @@ enum Visible {
 
 /// How much of a line may be shown, judged by the text alone: a file that is no YAML has no tree to
 /// ask. `None` when the line belongs to the value of a sensitive key further up.
-fn visible(source: &Source, number: u32, line: &str) -> Option<Visible> {
-    if under_sensitive_key(source, number, line) {
+fn visible(source: &Source, index: usize, line: &str) -> Option<Visible> {
+    if under_sensitive_key(source, index, line) {
         return None;
     }
     Some(sensitive_key(line).map_or(Visible::All, Visible::Until))
@@ -280,15 +312,18 @@ fn sensitive_key(line: &str) -> Option<usize> {
 /// How far up the lines are searched for a key that a line belongs to.
 const LOOK_BACK: usize = 200;
 
-fn under_sensitive_key(source: &Source, number: u32, line: &str) -> bool {
+fn under_sensitive_key(source: &Source, index: usize, line: &str) -> bool {
     let mut depth = indent(line);
-    let index = usize::try_from(number.saturating_sub(1)).unwrap_or(usize::MAX);
     let from = index.saturating_sub(LOOK_BACK);
-    let above: Vec<&str> = source.text().lines().skip(from).take(index - from).collect();
+    let above: Vec<&str> = source.lines_from(from).take(index - from).collect();
     let mut nearest = true;
-    for line in above.into_iter().rev().filter(|line| !line.trim().is_empty()) {
+    for line in above
+        .into_iter()
+        .rev()
+        .filter(|line| !line.trim().is_empty())
+    {
         let inside = indent(line) < depth || (nearest && line.trim_end().ends_with(':'));
-        if inside && sensitive_key(line).is_some() {
+        if inside && (line.len() > LONGEST || sensitive_key(line).is_some()) {
             return true;
         }
         depth = depth.min(indent(line));

@@ -6,29 +6,34 @@
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput};
 
 use super::file::end_of;
-use super::report::{inline, path_key};
+use super::report::{inline, path_index, path_key};
+use super::syntax::{self, ALIAS_ADVICE, ANCHOR_ADVICE, TAG_ADVICE};
 use super::{Document, Key, Limits, Node, Position, Problem, Report, Source, Spot, Value};
 
 /// See [`Document::parse`].
 pub(super) fn parse(source: Source, limits: &Limits) -> Result<Document, Report> {
-    if source.text.len() > limits.bytes {
+    if source.text().len() > limits.bytes {
         let message = format!("has more than {}", super::show_size(limits.bytes as u64));
         return Err(Report::from(file_problem(&source, None, message)));
     }
     refuse_characters(&source)?;
-    let text = source.text.clone();
     let mut builder = Builder::new(source, *limits);
-    match builder.run(&text) {
+    match builder.run(&builder.source.clone()) {
         Ok(()) => Ok(builder.document()),
-        Err(stop) => {
-            builder.report.push(stop);
-            Err(builder.report)
-        }
+        Err(stop) => Err(builder.stopped(stop)),
     }
 }
 
 fn file_problem(source: &Source, at: Option<Position>, message: String) -> Problem {
     Problem { source: source.clone(), at, path: String::new(), message, advice: None }
+}
+
+fn anchor_problem(source: &Source, at: Position, path: String) -> Problem {
+    let problem = file_problem(source, Some(at), "anchors are not supported".to_owned());
+    Problem {
+        path,
+        ..problem.help(ANCHOR_ADVICE)
+    }
 }
 
 /// How many characters that may not be there are named before the reading stops.
@@ -38,7 +43,7 @@ const NAMED_CHARACTERS: usize = 10;
 /// carriage returns, and the characters that reorder or break lines only in some programs
 /// (CVE-2021-42574, "Trojan Source").
 fn refuse_characters(source: &Source) -> Result<(), Report> {
-    let text: &str = &source.text;
+    let text = source.text();
     let found = text.char_indices().filter(|(at, c)| {
         hidden(*c) && !(*c == '\r' && text.as_bytes().get(at + 1) == Some(&b'\n'))
     });
@@ -59,9 +64,9 @@ pub(super) fn hidden(c: char) -> bool {
     match c {
         '\t' | '\n' => false,
         _ if c.is_control() => true,
-        '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        '\u{feff}' | '\u{fffe}' | '\u{ffff}' => true,
-        _ => false,
+        // Line ends in some programs only, then what turns the direction of writing.
+        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
+        _ => matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}'),
     }
 }
 
@@ -122,15 +127,27 @@ impl Builder {
             report: self.report,
         };
         for at in self.anchors {
-            let problem = document.problem(at, "anchors are not supported");
-            document.report.push(problem.help(ANCHOR_ADVICE));
+            let path = document.path(at);
+            document
+                .report
+                .push(anchor_problem(&document.source, at, path));
         }
         document
     }
 
+    /// What was found before the text became unreadable, and why it did.
+    fn stopped(mut self, stop: Problem) -> Report {
+        for at in self.anchors {
+            let path = String::new();
+            self.report.push(anchor_problem(&self.source, at, path));
+        }
+        self.report.push(stop);
+        self.report
+    }
+
     /// Takes the events one by one. An `Err` is what makes the rest of the text unreadable.
-    fn run(&mut self, text: &str) -> Result<(), Problem> {
-        let mut parser = self.parser(text);
+    fn run(&mut self, source: &Source) -> Result<(), Problem> {
+        let mut parser = self.parser(source.text());
         while let Some(event) = parser.next_event() {
             let (event, span) = event.map_err(|e| self.syntax(&e))?;
             self.event(event, &span)?;
@@ -163,7 +180,11 @@ impl Builder {
                 };
                 self.place(Node { at, value })
             }
-            Event::SequenceStart(..) => self.open(at, Open::Seq(Vec::new())),
+            // Most lists have one item; a vector left to grow would begin with room for four.
+            Event::SequenceStart(..) => {
+                let at = self.dash(at, &span.start);
+                self.open(at, Open::Seq(Vec::with_capacity(1)))
+            }
             Event::MappingStart(..) => {
                 let (entries, key) = (Vec::new(), Pending::Key);
                 self.open(at, Open::Map { entries, key })
@@ -180,6 +201,20 @@ impl Builder {
             // Stream start and end, document end; comments are switched off.
             _ => Ok(()),
         }
+    }
+
+    /// Where a list begins. For one that is not indented under its key, the parser names the place
+    /// after the first dash, where the first item may begin.
+    fn dash(&self, at: Position, start: &Marker) -> Position {
+        let before = start.byte_offset().and_then(|offset| offset.checked_sub(1));
+        let bytes = self.source.text().as_bytes();
+        let here = before.and_then(|before| bytes.get(before + 1));
+        let dash = before.and_then(|before| bytes.get(before)) == Some(&b'-');
+        if dash && !matches!(here, Some(b'-' | b'[')) {
+            let column = at.column.saturating_sub(1);
+            return Position { column, ..at };
+        }
+        at
     }
 
     fn count_document(&mut self, at: Position) -> Result<(), Problem> {
@@ -210,8 +245,16 @@ impl Builder {
         let mut path = String::new();
         for frame in &self.open {
             match &frame.kind {
+<<<<<<< HEAD
                 Open::Seq(items) => path.push_str(&format!("[{}]", items.len())),
                 Open::Map { key: Pending::Value(key), .. } => path_key(&mut path, &key.text),
+=======
+                Open::Seq(items) => path_index(&mut path, items.len()),
+                Open::Map {
+                    key: Pending::Value(key),
+                    ..
+                } => path_key(&mut path, &key.text),
+>>>>>>> config
                 Open::Map { .. } => {}
             }
         }
@@ -221,9 +264,20 @@ impl Builder {
     /// What a scalar means. Only what is plain can be other than text, and only in JSON's
     /// spellings.
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Position) -> Value {
+<<<<<<< HEAD
         // Escapes of a double-quoted text can still bring in what the file itself may not have.
         if let Some(c) = text.chars().find(|c| hidden(*c) && *c != '\r') {
             let message = format!("the character U+{:04X} is not allowed in a text", u32::from(c));
+=======
+        // The text of the file is clean; what a double-quoted text says with escapes may not be.
+        let escaped =
+            (style == ScalarStyle::DoubleQuoted).then(|| text.chars().find(|c| hidden(*c)));
+        if let Some(c) = escaped.flatten() {
+            let message = format!(
+                "the character U+{:04X} is not allowed in a text",
+                u32::from(c)
+            );
+>>>>>>> config
             self.refuse(at, message, "remove it");
             return Value::Refused;
         }
@@ -342,6 +396,7 @@ impl Builder {
     }
 
     fn syntax(&self, error: &ScanError) -> Problem {
+<<<<<<< HEAD
         let at = position(error.marker());
         let (message, advice) = match error.kind() {
             ErrorKind::RecursionLimitExceeded => return self.too_deep(at),
@@ -365,17 +420,16 @@ impl Builder {
         match advice {
             Some(advice) => problem.help(advice),
             None => problem,
+=======
+        match error.kind() {
+            ErrorKind::RecursionLimitExceeded => self.too_deep(position(error.marker())),
+            _ => syntax::problem(&self.source, error),
+>>>>>>> config
         }
     }
 }
 
-const ANCHOR_ADVICE: &str =
-    "write the value out where it is needed; to begin a text with `&`, put it in quotes";
-const ALIAS_ADVICE: &str =
-    "put a text that begins with `*` in quotes, such as \"*\" or \"*.example.com\"";
-const TAG_ADVICE: &str = "remove it; to begin a text with `!`, put it in quotes";
-
-fn position(marker: &Marker) -> Position {
+pub(super) fn position(marker: &Marker) -> Position {
     Position {
         line: u32::try_from(marker.line()).unwrap_or(u32::MAX),
         column: u32::try_from(marker.col()).unwrap_or(u32::MAX).saturating_add(1),
@@ -444,7 +498,7 @@ pub(super) fn descend(node: &Node, spot: Spot, path: &mut String) {
             let after = items.partition_point(|item| item.at <= target);
             if let Some((index, item)) = after.checked_sub(1).and_then(|i| Some((i, items.get(i)?)))
             {
-                path.push_str(&format!("[{index}]"));
+                path_index(path, index);
                 descend(item, spot, path);
             }
         }

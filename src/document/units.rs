@@ -89,7 +89,8 @@ pub fn show_duration(duration: Duration) -> String {
     let mut text = String::new();
     for (unit, each) in DURATIONS {
         if rest >= each {
-            text.push_str(&format!("{}{unit}", rest / each));
+            text.push_str(&(rest / each).to_string());
+            text.push_str(unit);
             rest %= each;
         }
     }
