@@ -80,9 +80,7 @@ impl Source {
     fn lines_from(&self, index: usize) -> impl Iterator<Item = &str> {
         let marks = self.0.lines.get_or_init(|| marks(self.text()));
         let start = marks.get(index / STRIDE).copied();
-        let rest = start
-            .and_then(|start| self.text().get(start..))
-            .unwrap_or("");
+        let rest = start.and_then(|start| self.text().get(start..)).unwrap_or("");
         rest.lines().skip(index % STRIDE)
     }
 }
@@ -121,18 +119,10 @@ pub struct Limits {
 
 impl Limits {
     /// For files of a page or two. The commented default of `locum.yaml` has 5 KiB and 100 nodes.
-    pub const CONFIG: Self = Self {
-        bytes: 1024 * 1024,
-        nodes: 100_000,
-        depth: 32,
-    };
+    pub const CONFIG: Self = Self { bytes: 1024 * 1024, nodes: 100_000, depth: 32 };
 
     /// For policies: 100,000 rules take some 25 MiB and 2.5 million nodes.
-    pub const POLICY: Self = Self {
-        bytes: 64 * 1024 * 1024,
-        nodes: 6_000_000,
-        depth: 32,
-    };
+    pub const POLICY: Self = Self { bytes: 64 * 1024 * 1024, nodes: 6_000_000, depth: 32 };
 }
 
 /// A place in a text. Both count from 1; the column counts characters, not bytes.

@@ -268,11 +268,7 @@ impl<'d> Reader<'d> {
 
     fn bare(&self, node: &Node, text: &str) -> String {
         let shown = self.shown(node, text);
-        let quote = if text.contains(['*', '&', '!', ',', '[', '{', '"', '`']) {
-            "\""
-        } else {
-            ""
-        };
+        let quote = if text.contains(['*', '&', '!', ',', '[', '{', '"', '`']) { "\"" } else { "" };
         shown.replace('`', quote)
     }
 }

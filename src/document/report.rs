@@ -133,10 +133,7 @@ impl Report {
 
 impl From<Problem> for Report {
     fn from(problem: Problem) -> Self {
-        Self {
-            problems: vec![problem],
-            left_off: 0,
-        }
+        Self { problems: vec![problem], left_off: 0 }
     }
 }
 
@@ -185,11 +182,7 @@ impl Excerpt {
                 (shown + " …", place.filter(|_| caret < kept.chars().count()))
             }
         };
-        Some(Self {
-            number: at.line,
-            shown,
-            caret,
-        })
+        Some(Self { number: at.line, shown, caret })
     }
 }
 
@@ -244,9 +237,7 @@ pub(super) fn inline(word: &str) -> String {
 
 /// Appends one key to a path: `.name`, or `["*.example.com"]` when it has more than a name has.
 pub(super) fn path_key(path: &mut String, key: &str) {
-    let simple = key
-        .bytes()
-        .all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
+    let simple = key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
     if !simple {
         path.push_str("[\"");
         path.push_str(&inline(key));
@@ -269,15 +260,8 @@ pub(super) fn path_index(path: &mut String, index: usize) {
 /// Whether a key is called so that its value should never be shown. These files should hold no
 /// secret; but the mistake that brings one in is the one that gets reported.
 pub(super) fn is_sensitive(key: &str) -> bool {
-    const NAMES: [&str; 7] = [
-        "token",
-        "secret",
-        "passw",
-        "passphrase",
-        "api_key",
-        "apikey",
-        "private_key",
-    ];
+    const NAMES: [&str; 7] =
+        ["token", "secret", "passw", "passphrase", "api_key", "apikey", "private_key"];
     let key = key.to_ascii_lowercase().replace('-', "_");
     NAMES.iter().any(|name| key.contains(name))
 }
@@ -317,11 +301,7 @@ fn under_sensitive_key(source: &Source, index: usize, line: &str) -> bool {
     let from = index.saturating_sub(LOOK_BACK);
     let above: Vec<&str> = source.lines_from(from).take(index - from).collect();
     let mut nearest = true;
-    for line in above
-        .into_iter()
-        .rev()
-        .filter(|line| !line.trim().is_empty())
-    {
+    for line in above.into_iter().rev().filter(|line| !line.trim().is_empty()) {
         let inside = indent(line) < depth || (nearest && line.trim_end().ends_with(':'));
         if inside && (line.len() > LONGEST || sensitive_key(line).is_some()) {
             return true;

@@ -49,10 +49,9 @@ fn explain(error: &ScanError) -> (String, Option<&'static str>) {
         ),
         ErrorKind::UnclosedQuotedScalar
         | ErrorKind::InvalidQuotedScalarIndent
-        | ErrorKind::DocumentIndicatorInQuotedScalar => (
-            "a text in quotes is not closed",
-            "close the quotes that open above",
-        ),
+        | ErrorKind::DocumentIndicatorInQuotedScalar => {
+            ("a text in quotes is not closed", "close the quotes that open above")
+        }
         ErrorKind::InvalidIndentation
         | ErrorKind::InvalidFlowScalarIndent
         | ErrorKind::ExpectedBlockMappingKey
@@ -85,9 +84,6 @@ fn tab_of(source: &Source, kind: &ErrorKind, from: Position) -> Option<Position>
     lines.find_map(|(line, number)| {
         let blank = line.len() - line.trim_start().len();
         let tab = line.get(..blank)?.find('\t')?;
-        Some(Position {
-            line: number,
-            column: u32::try_from(tab + 1).ok()?,
-        })
+        Some(Position { line: number, column: u32::try_from(tab + 1).ok()? })
     })
 }

@@ -12,16 +12,9 @@ pub(crate) fn check_golden(path: &str, golden: &str, cases: &[&str], render: fn(
     for (index, case) in cases.iter().enumerate() {
         let shown: String = case.trim_end().chars().take(300).collect();
         let shown = shown.replace('\t', "<tab>").replace('\r', "<cr>");
-        let shown: String = shown
-            .chars()
-            .map(|c| if tree::hidden(c) { '?' } else { c })
-            .collect();
+        let shown: String = shown.chars().map(|c| if tree::hidden(c) { '?' } else { c }).collect();
         let bar = "-".repeat(20);
-        let _ = write!(
-            actual,
-            "{bar} {index}\n{shown}\n{bar}\n{}\n\n",
-            render(case)
-        );
+        let _ = write!(actual, "{bar} {index}\n{shown}\n{bar}\n{}\n\n", render(case));
     }
     if std::env::var_os("LOCUM_BLESS").is_some() {
         let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -83,14 +76,10 @@ fn what_is_not_strict_yaml_is_refused_with_place_and_advice() {
         "- a\nb: c\n",
     ];
     let golden = include_str!("yaml.golden");
-    check_golden("src/document/yaml.golden", golden, &cases, |case| {
-        show(yaml_report(case))
-    });
+    check_golden("src/document/yaml.golden", golden, &cases, |case| show(yaml_report(case)));
 }
 
-const KEYS: &[&str] = &[
-    "name", "count", "list", "wait", "size", "mode", "inner", "password", "on",
-];
+const KEYS: &[&str] = &["name", "count", "list", "wait", "size", "mode", "inner", "password", "on"];
 
 #[derive(Debug, Default, PartialEq)]
 struct Sample<'d> {
@@ -112,9 +101,7 @@ fn sample(document: &Document) -> Result<Sample<'_>, Report> {
 fn read_sample<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Sample<'d>> {
     let mut map = reader.map(node, KEYS)?;
     let hour = Duration::from_secs(3600);
-    map.optional("inner", |r, n| {
-        r.map(n, &["deep"])?.required("deep", Reader::boolean)
-    });
+    map.optional("inner", |r, n| r.map(n, &["deep"])?.required("deep", Reader::boolean));
     map.optional("password", |r, n| r.choice(n, &[("prompt", ())]));
     Some(Sample {
         name: map.optional("name", Reader::text),
@@ -122,9 +109,7 @@ fn read_sample<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Sample<'d>
         list: map.optional("list", |r, n| r.list(n, Reader::text)),
         wait: map.optional("wait", |r, n| r.duration(n, Duration::ZERO..=hour)),
         size: map.optional("size", |r, n| r.size(n, 1024..=1 << 20)),
-        mode: map.optional("mode", |r, n| {
-            r.choice(n, &[("always", 'a'), ("never", 'n')])
-        }),
+        mode: map.optional("mode", |r, n| r.choice(n, &[("always", 'a'), ("never", 'n')])),
         on: map.optional("on", Reader::boolean),
     })
 }
@@ -138,11 +123,7 @@ fn sample_report(yaml: &str) -> String {
 
 #[test]
 fn every_mistake_is_reported_at_once() {
-    let long = format!(
-        "name: [{}{{a: 1}}, {}]\n",
-        "x, ".repeat(100),
-        "y, ".repeat(100)
-    );
+    let long = format!("name: [{}{{a: 1}}, {}]\n", "x, ".repeat(100), "y, ".repeat(100));
     let endless = format!("name: [{}]\n", "x, ".repeat(10_000));
     let cases = [
         "nme: x\ncount: 12\nlist: x\nwait: 10\nsize: 64KB\nmode: alway\ninner: {}\non: yes\nfoo: 1\n",
@@ -209,10 +190,9 @@ fn json(value: &Value) -> serde_json::Value {
         Value::Float(value) => (*value).into(),
         Value::String(text) => (**text).into(),
         Value::Seq(items) => items.iter().map(|item| json(&item.value)).collect(),
-        Value::Map(entries) => entries
-            .iter()
-            .map(|(key, node)| (key.text.to_string(), json(&node.value)))
-            .collect(),
+        Value::Map(entries) => {
+            entries.iter().map(|(key, node)| (key.text.to_string(), json(&node.value))).collect()
+        }
         Value::Refused => "refused".into(),
     }
 }
@@ -225,19 +205,13 @@ fn texts_mean_what_yaml_1_2_says() {
         ("# nothing\n", "{}"),
         ("---\n...\n", "{}"),
         ("~", "{}"),
-        (
-            "a:\nb: ~\nc: null\nd: \"\"\n",
-            r#"{"a": null, "b": null, "c": null, "d": ""}"#,
-        ),
+        ("a:\nb: ~\nc: null\nd: \"\"\n", r#"{"a": null, "b": null, "c": null, "d": ""}"#),
         (
             "yes: [no, on, off, y, N, True, TRUE, Null]",
             r#"{"yes": ["no","on","off","y","N","True","TRUE","Null"]}"#,
         ),
         ("[true, false, 'true']", r#"[true, false, "true"]"#),
-        (
-            "[0, -1, 12, 9223372036854775807]",
-            "[0, -1, 12, 9223372036854775807]",
-        ),
+        ("[0, -1, 12, 9223372036854775807]", "[0, -1, 12, 9223372036854775807]"),
         ("[1.5, -0.25, 1e3, 2E-1]", "[1.5, -0.25, 1000.0, 0.2]"),
         (
             "[012, 0x1f, 0o17, 1_000, +1, .5, 5., .inf, 1e, 12:30:45, 1.2.3]",
@@ -255,14 +229,8 @@ fn texts_mean_what_yaml_1_2_says() {
             r#"[[["a"],"b"],{"c":["d",{"e":"f"}],"g":"h"}]"#,
         ),
         ("? a\n: b\n", r#"{"a": "b"}"#),
-        (
-            "a:\n- b\n-\n- c: d\n  e: f\n",
-            r#"{"a": ["b", null, {"c": "d", "e": "f"}]}"#,
-        ),
-        (
-            "to: [https://*, 'http://[::1]:80']",
-            r#"{"to": ["https://*", "http://[::1]:80"]}"#,
-        ),
+        ("a:\n- b\n-\n- c: d\n  e: f\n", r#"{"a": ["b", null, {"c": "d", "e": "f"}]}"#),
+        ("to: [https://*, 'http://[::1]:80']", r#"{"to": ["https://*", "http://[::1]:80"]}"#),
         (
             "to: https://api.example.com:8443/x#y # z\n",
             r#"{"to": "https://api.example.com:8443/x#y"}"#,
@@ -324,11 +292,7 @@ fn walk(node: &Node, visit: &mut impl FnMut(&Node)) {
 fn bombs_are_refused_in_bounded_time() {
     let mut laughs = "a0: &a0 [x]\n".to_owned();
     for i in 1..40 {
-        let _ = writeln!(
-            laughs,
-            "a{i}: &a{i} [{}]",
-            format!("*a{},", i - 1).repeat(9)
-        );
+        let _ = writeln!(laughs, "a{i}: &a{i} [{}]", format!("*a{},", i - 1).repeat(9));
     }
     let size = 512 * 1024;
     let fill = |unit: &str| unit.repeat(size / unit.len());
@@ -388,10 +352,7 @@ fn a_report_sorts_merges_and_speaks_json() {
 fn files_are_read_with_care() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("locum.yaml");
-    let small = Limits {
-        bytes: 10,
-        ..Limits::CONFIG
-    };
+    let small = Limits { bytes: 10, ..Limits::CONFIG };
     let read = |limits: &Limits| Source::read(&path, "locum.yaml", limits);
     assert_eq!(read(&small), Ok(None));
 

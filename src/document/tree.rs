@@ -30,10 +30,7 @@ fn file_problem(source: &Source, at: Option<Position>, message: String) -> Probl
 
 fn anchor_problem(source: &Source, at: Position, path: String) -> Problem {
     let problem = file_problem(source, Some(at), "anchors are not supported".to_owned());
-    Problem {
-        path,
-        ..problem.help(ANCHOR_ADVICE)
-    }
+    Problem { path, ..problem.help(ANCHOR_ADVICE) }
 }
 
 /// How many characters that may not be there are named before the reading stops.
@@ -128,9 +125,7 @@ impl Builder {
         };
         for at in self.anchors {
             let path = document.path(at);
-            document
-                .report
-                .push(anchor_problem(&document.source, at, path));
+            document.report.push(anchor_problem(&document.source, at, path));
         }
         document
     }
@@ -245,16 +240,8 @@ impl Builder {
         let mut path = String::new();
         for frame in &self.open {
             match &frame.kind {
-<<<<<<< HEAD
-                Open::Seq(items) => path.push_str(&format!("[{}]", items.len())),
-                Open::Map { key: Pending::Value(key), .. } => path_key(&mut path, &key.text),
-=======
                 Open::Seq(items) => path_index(&mut path, items.len()),
-                Open::Map {
-                    key: Pending::Value(key),
-                    ..
-                } => path_key(&mut path, &key.text),
->>>>>>> config
+                Open::Map { key: Pending::Value(key), .. } => path_key(&mut path, &key.text),
                 Open::Map { .. } => {}
             }
         }
@@ -264,20 +251,11 @@ impl Builder {
     /// What a scalar means. Only what is plain can be other than text, and only in JSON's
     /// spellings.
     fn scalar(&mut self, text: &str, style: ScalarStyle, at: Position) -> Value {
-<<<<<<< HEAD
-        // Escapes of a double-quoted text can still bring in what the file itself may not have.
-        if let Some(c) = text.chars().find(|c| hidden(*c) && *c != '\r') {
-            let message = format!("the character U+{:04X} is not allowed in a text", u32::from(c));
-=======
         // The text of the file is clean; what a double-quoted text says with escapes may not be.
         let escaped =
             (style == ScalarStyle::DoubleQuoted).then(|| text.chars().find(|c| hidden(*c)));
         if let Some(c) = escaped.flatten() {
-            let message = format!(
-                "the character U+{:04X} is not allowed in a text",
-                u32::from(c)
-            );
->>>>>>> config
+            let message = format!("the character U+{:04X} is not allowed in a text", u32::from(c));
             self.refuse(at, message, "remove it");
             return Value::Refused;
         }
@@ -396,35 +374,9 @@ impl Builder {
     }
 
     fn syntax(&self, error: &ScanError) -> Problem {
-<<<<<<< HEAD
-        let at = position(error.marker());
-        let (message, advice) = match error.kind() {
-            ErrorKind::RecursionLimitExceeded => return self.too_deep(at),
-            ErrorKind::TabNotAllowed
-            | ErrorKind::TabInBlockIndentation
-            | ErrorKind::TabInIndentation => {
-                ("a tab cannot indent".to_owned(), Some("indent with spaces"))
-            }
-            ErrorKind::DirectiveDisallowed => {
-                ("directives (`%`) are not supported".to_owned(), Some("remove the line"))
-            }
-            ErrorKind::UndeclaredTagHandle => {
-                ("tags are not supported".to_owned(), Some(TAG_ADVICE))
-            }
-            ErrorKind::MissingAnchorOrAliasName => {
-                ("an anchor or alias without a name".to_owned(), Some(ALIAS_ADVICE))
-            }
-            _ => (format!("not valid YAML: {}", error.info()), None),
-        };
-        let problem = file_problem(&self.source, Some(at), message);
-        match advice {
-            Some(advice) => problem.help(advice),
-            None => problem,
-=======
         match error.kind() {
             ErrorKind::RecursionLimitExceeded => self.too_deep(position(error.marker())),
             _ => syntax::problem(&self.source, error),
->>>>>>> config
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
-use crate::record::{Access, AuditSink, Decision, Outcome, Recorded, RequestId, Use, Who};
+use crate::record::{Access, Decision, Outcome, Recorded, RequestId, Use, Who};
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;

@@ -213,7 +213,8 @@ mod tests {
 
     #[test]
     fn request_ids_are_distinct_and_ordered_by_time() {
-        let ids: std::collections::HashSet<_> = (0..1000).map(|_| request_id().to_string()).collect();
+        let ids: std::collections::HashSet<_> =
+            (0..1000).map(|_| request_id().to_string()).collect();
         assert_eq!(ids.len(), 1000);
         let first = request_id().0;
         std::thread::sleep(Duration::from_millis(2));

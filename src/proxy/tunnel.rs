@@ -74,7 +74,10 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     }
     let text = request.uri().authority().map_or("", http::uri::Authority::as_str);
     Authority::parse(text, None).map(Target::Connect).map_err(|error| {
-        Refusal::with_detail(Code::BadRequest, format!("The CONNECT target cannot be used: {error}"))
+        Refusal::with_detail(
+            Code::BadRequest,
+            format!("The CONNECT target cannot be used: {error}"),
+        )
     })
 }
 
@@ -122,9 +125,12 @@ fn challenge(
             gateway.metrics.refusal(Code::ProxyAuthRequired);
             refusal::respond(&refusal, super::request_id())
         }
-        Unauthenticated::Bad => {
-            anonymous(gateway, peer, target.destination(), &refusal.because("bad proxy credentials"))
-        }
+        Unauthenticated::Bad => anonymous(
+            gateway,
+            peer,
+            target.destination(),
+            &refusal.because("bad proxy credentials"),
+        ),
     }
 }
 

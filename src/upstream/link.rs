@@ -73,12 +73,7 @@ impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
     pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
         let (sender, driver) = Self::settings().handshake(TokioIo::new(stream)).await?;
-        Ok(Self {
-            sender,
-            driver: Some(driver),
-            alarm: Alarm::default(),
-            opened: Instant::now(),
-        })
+        Ok(Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() })
     }
 
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
@@ -163,11 +158,7 @@ impl Link {
     /// Lets the driver run as a task of its own, for an answer that came while the request was
     /// still being sent: the reader of the answer may then wait for the writer of the request.
     pub(super) fn into_task(self) -> Task {
-        Task {
-            driver: self.driver.map(tokio::spawn),
-            _sender: self.sender,
-            alarm: self.alarm,
-        }
+        Task { driver: self.driver.map(tokio::spawn), _sender: self.sender, alarm: self.alarm }
     }
 
     /// Ready when `deadline` is over.
@@ -211,9 +202,7 @@ struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
     fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let sleep = self
-            .0
-            .get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
