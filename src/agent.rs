@@ -65,11 +65,7 @@ impl FromStr for Label {
     fn from_str(text: &str) -> Result<Self, UserNameError> {
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._:@/=-".contains(&b);
         let fits = (1..=128).contains(&text.len()) && text.bytes().all(legal);
-        if fits {
-            Ok(Self(text.into()))
-        } else {
-            Err(UserNameError::Label)
-        }
+        if fits { Ok(Self(text.into())) } else { Err(UserNameError::Label) }
     }
 }
 
@@ -173,9 +169,7 @@ mod tests {
 
     #[test]
     fn user_names_carry_context() {
-        let user: UserName = "researcher+run=42+node=writer+user=alice@x.org"
-            .parse()
-            .unwrap();
+        let user: UserName = "researcher+run=42+node=writer+user=alice@x.org".parse().unwrap();
         assert_eq!(user.agent.as_str(), "researcher");
         assert_eq!(user.context.run.unwrap().as_str(), "42");
         assert_eq!(user.context.user.unwrap().as_str(), "alice@x.org");
@@ -200,14 +194,8 @@ mod tests {
     #[test]
     fn headers_go_over_the_user_name() {
         let own = "a+run=1+node=x".parse::<UserName>().unwrap().context;
-        let over = Context {
-            run: Some("2".parse().unwrap()),
-            ..Context::default()
-        };
+        let over = Context { run: Some("2".parse().unwrap()), ..Context::default() };
         let both = own.overlaid(&over);
-        assert_eq!(
-            (both.run.unwrap().as_str(), both.node.unwrap().as_str()),
-            ("2", "x")
-        );
+        assert_eq!((both.run.unwrap().as_str(), both.node.unwrap().as_str()), ("2", "x"));
     }
 }

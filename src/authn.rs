@@ -1,1 +1,158 @@
-//! To be written.
+//! Who is calling: the proxy credentials of a request, checked against the tokens of the vault.
+//!
+//! Absent, unknown, revoked and expired credentials get one answer, after the same work. What was
+//! wrong is for the audit record alone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use data_encoding::BASE64;
+use zeroize::Zeroizing;
+
+use crate::agent::{Identity, TokenRecord, UserName};
+use crate::outcome::{Code, Refusal};
+use crate::reference::Name;
+use crate::token::{self, TokenKey};
+
+/// Decides who is calling. Chosen at start; tokens are the one that every vault has.
+pub trait Authenticate: Send + Sync {
+    /// The identity behind a user name and password, at the time `now` in seconds since the Unix
+    /// epoch.
+    ///
+    /// # Errors
+    /// [`Denied`], and the client is told no more than that.
+    fn authenticate(&self, user: &UserName, password: &str, now: i64) -> Result<Identity, Denied>;
+
+    /// Whether an identity that was authenticated earlier still stands: asked for each request of a
+    /// live tunnel, after which a revoked token must not be used.
+    fn still_valid(&self, identity: &Identity, now: i64) -> bool;
+}
+
+/// Why a caller is not let in: for the operator. The client learns only that it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Denied {
+    /// No proxy credentials that can be read.
+    Absent,
+    /// The password is not a token at all, or a mistyped one.
+    Malformed,
+    /// No live token has this id: it never had, or is revoked.
+    Unknown,
+    /// The token's id is known, and the rest is wrong, or it is another agent's.
+    Wrong,
+    /// It was good once.
+    Expired,
+}
+
+impl Denied {
+    /// The reason as the audit record has it.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::Absent => "no proxy credentials",
+            Self::Malformed => "the password is not a token",
+            Self::Unknown => "unknown or revoked token",
+            Self::Wrong => "wrong token, or another agent's",
+            Self::Expired => "expired token",
+        }
+    }
+}
+
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        Self::new(Code::ProxyAuthRequired).because(denied.reason())
+    }
+}
+
+/// The longest `Proxy-Authorization` that is read. User name, context and token have room in it.
+const MAX_HEADER: usize = 2048;
+
+/// Reads `Basic` proxy credentials (RFC 7617). `None` for anything else: the caller cannot tell us
+/// who it is, and why does not matter.
+#[must_use]
+pub fn parse_proxy_authorization(header: &[u8]) -> Option<(UserName, Zeroizing<String>)> {
+    let (scheme, rest) = header.split_at_checked("Basic ".len())?;
+    if header.len() > MAX_HEADER || !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let pair = decode_base64(rest.trim_ascii())?;
+    let pair = std::str::from_utf8(&pair).ok()?;
+    // RFC 7617 splits at the first colon, as a user name cannot have one. Ours can, in its context
+    // (`run=a:b`), and a token cannot: the last colon is the same one, or the right one.
+    let (user, password) = pair.rsplit_once(':')?;
+    Some((user.parse().ok()?, Zeroizing::new(password.to_owned())))
+}
+
+fn decode_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let mut bytes = Zeroizing::new(vec![0; BASE64.decode_len(text.len()).ok()?]);
+    let length = BASE64.decode_mut(text, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
+}
+
+/// Checks agents' tokens.
+#[derive(Debug)]
+pub struct Authenticator {
+    tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
+    key: Arc<TokenKey>,
+    /// Stands in for the record of an id that there is none of, so that its check costs the same.
+    nobody: TokenRecord,
+}
+
+impl Authenticator {
+    /// Checks against these tokens, by id, of one workspace.
+    #[must_use]
+    pub fn new(
+        workspace: &Name,
+        tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
+        key: Arc<TokenKey>,
+    ) -> Self {
+        let nobody = TokenRecord {
+            id: "aaaaaaaa".into(),
+            workspace: workspace.clone(),
+            agent: workspace.clone(),
+            mac: [0; 32],
+            expires: None,
+        };
+        Self { tokens, key, nobody }
+    }
+
+    fn find(&self, password: &str) -> Result<&TokenRecord, Denied> {
+        let id = token::parse(password).map_err(|_| Denied::Malformed)?;
+        self.tokens.get(id).ok_or(Denied::Unknown)
+    }
+}
+
+impl Authenticate for Authenticator {
+    fn authenticate(&self, user: &UserName, password: &str, now: i64) -> Result<Identity, Denied> {
+        let found = self.find(password);
+        let record = found.unwrap_or(&self.nobody);
+        // The MAC is over the agent that the caller says it is: another agent's token does not
+        // verify, and takes as long as a right one.
+        let verifies = self.key.verifies(record, &user.agent, password);
+        let record = found?;
+        if !verifies || record.agent != user.agent {
+            return Err(Denied::Wrong);
+        }
+        if is_expired(record, now) {
+            return Err(Denied::Expired);
+        }
+        Ok(Identity {
+            workspace: record.workspace.clone(),
+            agent: record.agent.clone(),
+            token_id: Arc::clone(&record.id),
+            context: user.context.clone(),
+        })
+    }
+
+    fn still_valid(&self, identity: &Identity, now: i64) -> bool {
+        self.tokens.get(&*identity.token_id).is_some_and(|record| {
+            record.workspace == identity.workspace
+                && record.agent == identity.agent
+                && !is_expired(record, now)
+        })
+    }
+}
+
+fn is_expired(record: &TokenRecord, now: i64) -> bool {
+    record.expires.is_some_and(|expires| now > expires)
+}

@@ -1,7 +1,7 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -45,9 +45,7 @@ impl Credential {
     /// What an agent holds: the stand-in where there is one, else the reference.
     #[must_use]
     pub fn placeholder(&self) -> String {
-        self.stand_in
-            .as_deref()
-            .map_or_else(|| self.name.reference(), str::to_owned)
+        self.stand_in.as_deref().map_or_else(|| self.name.reference(), str::to_owned)
     }
 }
 
@@ -77,9 +75,7 @@ impl Template {
     pub fn unwrap<'t>(&self, text: &'t [u8]) -> Option<&'t [u8]> {
         let (prefix, rest) = text.split_at_checked(self.prefix.len())?;
         let inner = rest.strip_suffix(self.suffix.as_bytes())?;
-        prefix
-            .eq_ignore_ascii_case(self.prefix.as_bytes())
-            .then(|| trim_spaces(inner))
+        prefix.eq_ignore_ascii_case(self.prefix.as_bytes()).then(|| trim_spaces(inner))
     }
 }
 
@@ -100,10 +96,7 @@ impl FromStr for Template {
         if !printable(prefix) || !printable(suffix) {
             return Err(SlotError::Character);
         }
-        Ok(Self {
-            prefix: prefix.into(),
-            suffix: suffix.into(),
-        })
+        Ok(Self { prefix: prefix.into(), suffix: suffix.into() })
     }
 }
 
@@ -212,10 +205,7 @@ impl Slot {
         if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("locum-") {
             return Err(SlotError::ReservedHeader);
         }
-        Ok(Self::Header {
-            name,
-            template: template.trim().parse()?,
-        })
+        Ok(Self::Header { name, template: template.trim().parse()? })
     }
 
     /// A Basic slot. `user` as the CLI takes it: `{secret}` makes the secret the user name, any
@@ -228,14 +218,8 @@ impl Slot {
             return Err(SlotError::Empty);
         }
         Ok(match user {
-            SECRET => Self::Basic {
-                part: BasicPart::User,
-                other: "".into(),
-            },
-            _ => Self::Basic {
-                part: BasicPart::Password,
-                other: user.into(),
-            },
+            SECRET => Self::Basic { part: BasicPart::User, other: "".into() },
+            _ => Self::Basic { part: BasicPart::Password, other: user.into() },
         })
     }
 
@@ -244,11 +228,7 @@ impl Slot {
     /// # Errors
     /// [`SlotError::Empty`] without a name.
     pub fn query(name: &str) -> Result<Self, SlotError> {
-        if name.is_empty() {
-            Err(SlotError::Empty)
-        } else {
-            Ok(Self::Query { name: name.into() })
-        }
+        if name.is_empty() { Err(SlotError::Empty) } else { Ok(Self::Query { name: name.into() }) }
     }
 
     /// The header that the slot owns, if it is in one.
@@ -266,14 +246,8 @@ impl Slot {
     pub fn label(&self) -> String {
         match self {
             Self::Header { name, .. } => format!("header:{name}"),
-            Self::Basic {
-                part: BasicPart::User,
-                ..
-            } => "basic:user".to_owned(),
-            Self::Basic {
-                part: BasicPart::Password,
-                ..
-            } => "basic:password".to_owned(),
+            Self::Basic { part: BasicPart::User, .. } => "basic:user".to_owned(),
+            Self::Basic { part: BasicPart::Password, .. } => "basic:password".to_owned(),
             Self::Query { name } => format!("query:{name}"),
         }
     }
@@ -284,14 +258,8 @@ impl fmt::Display for Slot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Header { name, template } => write!(f, "header {name}: {template}"),
-            Self::Basic {
-                part: BasicPart::User,
-                ..
-            } => write!(f, "basic {SECRET}"),
-            Self::Basic {
-                part: BasicPart::Password,
-                other,
-            } => write!(f, "basic {other}"),
+            Self::Basic { part: BasicPart::User, .. } => write!(f, "basic {SECRET}"),
+            Self::Basic { part: BasicPart::Password, other } => write!(f, "basic {other}"),
             Self::Query { name } => write!(f, "query {name}"),
         }
     }
@@ -318,16 +286,16 @@ pub struct CredentialIndex {
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
     by_pattern: Vec<Arc<Credential>>,
     sets: HashMap<Name, Vec<Name>>,
+    /// The distinct templates of each slot header: a handful, however many credentials there are.
+    templates: HashMap<HeaderName, Vec<Template>>,
+    parameters: HashSet<Box<str>>,
 }
 
 impl CredentialIndex {
     /// Indexes `credentials`, and the sets that group them.
     #[must_use]
     pub fn new(credentials: Vec<Credential>, sets: HashMap<Name, Vec<Name>>) -> Self {
-        let mut index = Self {
-            sets,
-            ..Self::default()
-        };
+        let mut index = Self { sets, ..Self::default() };
         for credential in credentials {
             index.insert(Arc::new(credential));
         }
@@ -345,10 +313,25 @@ impl CredentialIndex {
             }
         }
         if let Some(stand_in) = &credential.stand_in {
-            self.by_stand_in
-                .insert(Arc::clone(stand_in), Arc::clone(&credential));
+            self.by_stand_in.insert(Arc::clone(stand_in), Arc::clone(&credential));
         }
+        credential.slots.iter().for_each(|slot| self.insert_slot(slot));
         self.by_name.insert(credential.name.clone(), credential);
+    }
+
+    fn insert_slot(&mut self, slot: &Slot) {
+        match slot {
+            Slot::Header { name, template } => {
+                let templates = self.templates.entry(name.clone()).or_default();
+                if !templates.contains(template) {
+                    templates.push(template.clone());
+                }
+            }
+            Slot::Query { name } => {
+                self.parameters.insert(name.clone());
+            }
+            Slot::Basic { .. } => {}
+        }
     }
 
     /// The credential of that name.
@@ -362,27 +345,40 @@ impl CredentialIndex {
     pub fn named_by(&self, text: &[u8]) -> Option<&Arc<Credential>> {
         match reference::whole(text) {
             Some(name) => self.by_name.get(name),
-            None => std::str::from_utf8(text)
-                .ok()
-                .and_then(|t| self.by_stand_in.get(t)),
+            None => std::str::from_utf8(text).ok().and_then(|t| self.by_stand_in.get(t)),
         }
     }
 
     /// The credentials that may go to `origin`. A host with any is always intercepted.
     pub fn bound_to(&self, origin: &Origin) -> impl Iterator<Item = &Arc<Credential>> {
-        let exact = self
-            .by_host
-            .get(&origin.authority.host)
-            .into_iter()
-            .flatten();
+        let exact = self.by_host.get(&origin.authority.host).map_or(&[][..], Vec::as_slice);
         let patterns = self.by_pattern.iter();
-        exact.chain(patterns).filter(move |c| c.is_bound_to(origin))
+        let patterns = patterns.filter(move |c| !exact.iter().any(|e| Arc::ptr_eq(e, c)));
+        exact.iter().chain(patterns).filter(move |c| c.is_bound_to(origin))
     }
 
     /// The members of a set.
     #[must_use]
     pub fn set(&self, name: &str) -> Option<&[Name]> {
         self.sets.get(name).map(Vec::as_slice)
+    }
+
+    /// The shapes that values of this header may have around a reference.
+    #[must_use]
+    pub fn templates(&self, name: &HeaderName) -> &[Template] {
+        self.templates.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether the header is a slot of any credential.
+    #[must_use]
+    pub fn is_slot_header(&self, name: &HeaderName) -> bool {
+        self.templates.contains_key(name)
+    }
+
+    /// Whether the query parameter, decoded, is a slot of any credential.
+    #[must_use]
+    pub fn is_slot_parameter(&self, name: &[u8]) -> bool {
+        std::str::from_utf8(name).is_ok_and(|name| self.parameters.contains(name))
     }
 
     /// All credentials, in no order.
@@ -437,14 +433,8 @@ mod tests {
     fn slots_that_would_harm_are_refused() {
         for (text, why) in [
             ("header Host: {secret}", SlotError::ReservedHeader),
-            (
-                "header Transfer-Encoding: {secret}",
-                SlotError::ReservedHeader,
-            ),
-            (
-                "header Proxy-Authorization: Basic {secret}",
-                SlotError::ReservedHeader,
-            ),
+            ("header Transfer-Encoding: {secret}", SlotError::ReservedHeader),
+            ("header Proxy-Authorization: Basic {secret}", SlotError::ReservedHeader),
             ("header Locum-Run: {secret}", SlotError::ReservedHeader),
             ("header X-Key: abc", SlotError::NoSecret),
             ("header X-Key: {secret}{secret}", SlotError::NoSecret),
@@ -470,34 +460,18 @@ mod tests {
     fn the_index_knows_references_stand_ins_and_hosts() {
         let mut a = credential("a", &["https://a.test"], &["header x-k: {secret}"]);
         a.stand_in = Some("sk-aaaa-locum_a-0000".into());
-        let b = credential(
-            "b",
-            &["https://*.b.test:8443", "https://a.test"],
-            &["query k"],
-        );
+        let b = credential("b", &["https://*.b.test:8443", "https://a.test"], &["query k"]);
         let index = CredentialIndex::new(vec![a, b], HashMap::new());
         let named = |t: &[u8]| index.named_by(t).map(|c| c.name.as_str().to_owned());
         assert_eq!(named(b"locum_a").as_deref(), Some("a"));
         assert_eq!(named(b"sk-aaaa-locum_a-0000").as_deref(), Some("a"));
         assert_eq!(named(b"sk-aaaa-locum_a-0001"), None);
         let bound = |host: &str, port| {
-            let authority = Authority {
-                host: Host::parse(host).unwrap(),
-                port,
-            };
-            index
-                .bound_to(&Origin {
-                    scheme: Scheme::Https,
-                    authority,
-                })
-                .count()
+            let authority = Authority { host: Host::parse(host).unwrap(), port };
+            index.bound_to(&Origin { scheme: Scheme::Https, authority }).count()
         };
         assert_eq!(
-            (
-                bound("a.test", 443),
-                bound("x.b.test", 8443),
-                bound("x.b.test", 443)
-            ),
+            (bound("a.test", 443), bound("x.b.test", 8443), bound("x.b.test", 443)),
             (2, 1, 0)
         );
     }

@@ -99,11 +99,7 @@ impl Host {
             idna::domain_to_ascii(text).map_err(|_| HostError::Idna)?
         };
         let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_.".contains(&b);
-        if ascii.bytes().all(legal) {
-            Ok(ascii)
-        } else {
-            Err(HostError::Character)
-        }
+        if ascii.bytes().all(legal) { Ok(ascii) } else { Err(HostError::Character) }
     }
 
     /// The address, if it is one.
@@ -204,10 +200,7 @@ impl Authority {
             Some(digits) => parse_port(digits)?,
             None => default.ok_or(HostError::Port)?,
         };
-        Ok(Self {
-            host: Host::parse(host)?,
-            port,
-        })
+        Ok(Self { host: Host::parse(host)?, port })
     }
 }
 
@@ -221,20 +214,14 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), HostError> {
     if tail.is_empty() {
         return Ok((host, None));
     }
-    tail.strip_prefix(':')
-        .map(|port| (host, Some(port)))
-        .ok_or(HostError::Character)
+    tail.strip_prefix(':').map(|port| (host, Some(port))).ok_or(HostError::Character)
 }
 
 fn parse_port(digits: &str) -> Result<u16, HostError> {
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(HostError::Port);
     }
-    digits
-        .parse()
-        .ok()
-        .filter(|port| *port != 0)
-        .ok_or(HostError::Port)
+    digits.parse().ok().filter(|port| *port != 0).ok_or(HostError::Port)
 }
 
 impl fmt::Display for Authority {
@@ -369,10 +356,7 @@ impl FromStr for HostPattern {
         let labels: Vec<Label> = text.split('.').map(parse_label).collect::<Result<_, _>>()?;
         // Two `**` would make matching ambiguous and slow for no use anybody has.
         let many = labels.iter().filter(|l| **l == Label::Many).count();
-        let literals = labels
-            .iter()
-            .filter(|l| matches!(l, Label::Literal(_)))
-            .count();
+        let literals = labels.iter().filter(|l| matches!(l, Label::Literal(_))).count();
         if many > 1 || literals == 0 {
             return Err(HostError::Wildcard);
         }
@@ -450,11 +434,7 @@ impl FromStr for Destination {
         }
         let (host, port) = split_port(rest)?;
         let port = port.map_or(Ok(scheme.default_port()), parse_port)?;
-        Ok(Self {
-            scheme,
-            host: host.parse()?,
-            port,
-        })
+        Ok(Self { scheme, host: host.parse()?, port })
     }
 }
 
@@ -479,10 +459,7 @@ mod tests {
     fn origin(text: &str) -> Origin {
         let d: Destination = text.parse().unwrap();
         let host = d.host.exact().unwrap().clone();
-        Origin {
-            scheme: d.scheme,
-            authority: Authority { host, port: d.port },
-        }
+        Origin { scheme: d.scheme, authority: Authority { host, port: d.port } }
     }
 
     #[test]
@@ -528,15 +505,9 @@ mod tests {
         assert_eq!(ok("Example.com:8443"), "example.com:8443");
         assert_eq!(ok("[::1]:443"), "[::1]:443");
         assert_eq!(Authority::parse("a.test", Some(443)).unwrap().port, 443);
-        for bad in [
-            "a.test",
-            "a.test:",
-            "a.test:0",
-            "a.test:65536",
-            "a.test:+80",
-            "a:1:2",
-            "[::1]x",
-        ] {
+        for bad in
+            ["a.test", "a.test:", "a.test:0", "a.test:65536", "a.test:+80", "a:1:2", "[::1]x"]
+        {
             assert!(Authority::parse(bad, None).is_err(), "{bad}");
         }
     }
@@ -545,12 +516,7 @@ mod tests {
     fn star_is_one_label_and_never_a_suffix() {
         let p: HostPattern = "*.example.com".parse().unwrap();
         assert!(p.matches(&host("a.example.com")));
-        for no in [
-            "example.com",
-            "a.b.example.com",
-            "evilexample.com",
-            "a.example.com.evil.test",
-        ] {
+        for no in ["example.com", "a.b.example.com", "evilexample.com", "a.example.com.evil.test"] {
             assert!(!p.matches(&host(no)), "{no}");
         }
         let p: HostPattern = "**.example.com".parse().unwrap();
@@ -561,11 +527,7 @@ mod tests {
         let any: HostPattern = "*".parse().unwrap();
         assert!(any.matches(&host("10.0.0.1")) && any.matches(&host("x.y")));
         for bad in ["a*.example.com", "*.*", "**.a.**", "*-b.c"] {
-            assert_eq!(
-                bad.parse::<HostPattern>(),
-                Err(HostError::Wildcard),
-                "{bad}"
-            );
+            assert_eq!(bad.parse::<HostPattern>(), Err(HostError::Wildcard), "{bad}");
         }
     }
 

@@ -1,1 +1,274 @@
-//! To be written.
+//! Putting secrets into a request: the places are found first, then filled all or none.
+//!
+//! Strip, then set: a credential owns its slots, so whatever the client sent in any of them is
+//! taken out, and exactly one copy of the secret goes in.
+
+mod locate;
+mod query;
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Parts;
+use http::uri::PathAndQuery;
+use http::{Method, Request, Response, Uri};
+use zeroize::Zeroizing;
+
+pub use locate::{Located, References};
+
+use crate::credential::{BasicPart, Credential, Slot};
+use crate::host::Origin;
+use crate::outcome::{Code, Refusal};
+use crate::policy::{Grant, Permit};
+use crate::record::{Recorded, Use};
+use crate::request::InboundRequest;
+use crate::scrub::{self, Needles, Unscrubbed};
+use crate::secret::Secret;
+
+/// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
+#[must_use]
+pub struct Resolved(Vec<Secret>);
+
+impl Resolved {
+    /// Opens the secret of each grant, in order; the first failure is the result.
+    ///
+    /// # Errors
+    /// What `open` says.
+    pub fn open(
+        permit: &Permit,
+        mut open: impl FnMut(&Credential, u32) -> Result<Secret, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let opened = permit.grants().iter().map(|grant| open(grant.credential(), grant.version()));
+        opened.collect::<Result<_, _>>().map(Self)
+    }
+}
+
+/// A request as it will go on the wire. Only [`inject`] makes one.
+#[must_use]
+pub struct OutboundRequest {
+    parts: Parts,
+    origin: Origin,
+    uses: Vec<Use>,
+    needles: Option<Needles>,
+}
+
+impl OutboundRequest {
+    /// Where it goes.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// What was injected, for the record.
+    #[must_use]
+    pub fn uses(&self) -> &[Use] {
+        &self.uses
+    }
+
+    #[cfg(test)]
+    pub(crate) fn into_wire<B>(self, body: B) -> (Request<B>, Origin, Option<Needles>) {
+        (Request::from_parts(self.parts, body), self.origin, self.needles)
+    }
+
+    /// The method, which decides whether an answer has a body.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.parts.method
+    }
+}
+
+impl Recorded<OutboundRequest> {
+    /// The request as the wire takes it, and the key to its answer.
+    pub fn into_wire<B>(self, body: B) -> (Recorded<Request<B>>, Pending) {
+        let mut pending = None;
+        let request = self.map(|outbound| {
+            let OutboundRequest { parts, origin, needles, .. } = outbound;
+            pending = Some(Pending { method: parts.method.clone(), origin, needles });
+            Request::from_parts(parts, body)
+        });
+        let Some(pending) = pending else { unreachable!("map calls its closure once") };
+        (request, pending)
+    }
+}
+
+/// A call whose answer is still to come. Knows what the answer must not contain, and turns it into
+/// something that can only be scrubbed.
+#[must_use]
+pub struct Pending {
+    method: Method,
+    origin: Origin,
+    needles: Option<Needles>,
+}
+
+impl Pending {
+    /// Where the call went.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// Takes hold of the answer.
+    pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
+        Unscrubbed::new(response, self.method, self.needles)
+    }
+}
+
+impl fmt::Debug for OutboundRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OutboundRequest").field("origin", &self.origin).finish_non_exhaustive()
+    }
+}
+
+/// Fills every granted slot, or none.
+///
+/// # Errors
+/// `credential-refused` when a secret cannot stand in its slot.
+pub fn inject(
+    request: InboundRequest,
+    permit: &Permit,
+    resolved: &Resolved,
+) -> Result<OutboundRequest, Refusal> {
+    let (mut parts, origin) = request.into_parts();
+    let mut needles = Needles::default();
+    let mut uses = Vec::with_capacity(permit.grants().len());
+    let slots = |grant: &Grant| grant.credential().slots.get(grant.slot()).cloned();
+    for (grant, secret) in permit.grants().iter().zip(&resolved.0) {
+        let slot = slots(grant).ok_or_else(|| Refusal::new(Code::Internal))?;
+        fill(&mut parts, grant.credential(), &slot, secret)?;
+        needles.add(secret, &grant.credential().placeholder());
+        uses.push(Use {
+            credential: grant.credential().name.clone(),
+            version: Some(grant.version()),
+            slot: Some(slot.label()),
+        });
+    }
+    let needles = if uses.is_empty() { None } else { Some(needles) };
+    if needles.is_some() {
+        make_scrubbable(&mut parts.headers);
+    }
+    Ok(OutboundRequest { parts, origin, uses, needles })
+}
+
+/// The answer must be searchable: only codings that we read, and whole, because ranges could carry
+/// the secret out in slices, each too short to recognise.
+fn make_scrubbable(headers: &mut HeaderMap) {
+    headers.insert(header::ACCEPT_ENCODING, scrub::ACCEPTED_CODINGS);
+    headers.remove(header::RANGE);
+    headers.remove(header::IF_RANGE);
+}
+
+fn fill(
+    parts: &mut Parts,
+    credential: &Credential,
+    slot: &Slot,
+    secret: &Secret,
+) -> Result<(), Refusal> {
+    let value = match slot {
+        Slot::Header { template, .. } => {
+            Some(render(secret, template.prefix(), template.suffix())?)
+        }
+        Slot::Basic { part, other } => {
+            Some(render_basic(&parts.headers, credential, *part, other, secret)?)
+        }
+        Slot::Query { name } => {
+            fill_query(parts, name, secret)?;
+            None
+        }
+    };
+    strip(&mut parts.headers, credential);
+    if let (Some(name), Some(value)) = (slot.header_name(), value) {
+        parts.headers.insert(name, value);
+    }
+    Ok(())
+}
+
+/// Removes what the client sent in any header that is a slot of the credential.
+fn strip(headers: &mut HeaderMap, credential: &Credential) {
+    let names: Vec<&HeaderName> = credential.slots.iter().filter_map(Slot::header_name).collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+/// A field value around the secret. Its memory is wiped when the last holder lets go of it, and it
+/// is marked sensitive, so that `Debug` hides it and HPACK never indexes it (RFC 7541 section 7.1).
+fn render(secret: &Secret, prefix: &str, suffix: &str) -> Result<HeaderValue, Refusal> {
+    let text = secret.expose(|bytes| {
+        let mut text =
+            Zeroizing::new(Vec::with_capacity(prefix.len() + bytes.len() + suffix.len()));
+        text.extend_from_slice(prefix.as_bytes());
+        text.extend_from_slice(bytes);
+        text.extend_from_slice(suffix.as_bytes());
+        text
+    });
+    sensitive(text)
+}
+
+fn sensitive(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
+    // Visible ASCII only: `add` refuses the rest, and this is the second lock on that door.
+    let unfit =
+        || Refusal::new(Code::CredentialRefused).because("the secret cannot stand in a header");
+    if text.iter().any(|b| !(0x20..0x7f).contains(b)) {
+        return Err(unfit());
+    }
+    let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).map_err(|_| unfit())?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Basic credentials (RFC 7617) with the client's other half kept.
+fn render_basic(
+    headers: &HeaderMap,
+    credential: &Credential,
+    part: BasicPart,
+    other: &str,
+    secret: &Secret,
+) -> Result<HeaderValue, Refusal> {
+    let sent = locate::basic_pair(headers);
+    let sent_other = sent.as_ref().and_then(|pair| pair.other_half(part, credential));
+    let other = sent_other.unwrap_or(other.as_bytes());
+    let text = secret.expose(|bytes| {
+        let (user, password) = match part {
+            BasicPart::User => (bytes, other),
+            BasicPart::Password => (other, bytes),
+        };
+        let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 1));
+        pair.extend_from_slice(user);
+        pair.push(b':');
+        pair.extend_from_slice(password);
+        let mut text = Zeroizing::new(vec![0; 6 + BASE64.encode_len(pair.len())]);
+        text[..6].copy_from_slice(b"Basic ");
+        BASE64.encode_mut(&pair, &mut text[6..]);
+        text
+    });
+    sensitive(text)
+}
+
+fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refusal> {
+    let target = query::with_secret(parts.uri.path(), parts.uri.query(), name, secret);
+    let target = PathAndQuery::from_maybe_shared(Bytes::from_owner(target)).map_err(|_| {
+        Refusal::new(Code::CredentialRefused).because("the secret cannot stand in a URL")
+    })?;
+    parts.uri = Uri::from(target);
+    Ok(())
+}
+
+/// Names who may share a connection: one agent, with one version of each credential. Connections
+/// are never reused across principals, because an origin may tie an identity to its connection.
+#[must_use]
+pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
+    let mut text = format!("{workspace}/{agent}");
+    for item in uses {
+        text.push('+');
+        text.push_str(item.credential.as_str());
+        text.push('@');
+        text.push_str(&item.version.unwrap_or_default().to_string());
+    }
+    text.into()
+}
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod config;
 pub mod credential;
 pub mod document;
 pub mod environment;
+pub mod files;
 pub mod host;
 pub mod inject;
 pub mod metrics;

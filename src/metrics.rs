@@ -1,1 +1,440 @@
-//! To be written.
+//! The numbers that Prometheus scrapes. Label sets are bounded: agents and credentials by the vault,
+//! codes by their enum; nothing that the network names becomes a label.
+
+use std::time::Duration;
+
+use prometheus::core::{AtomicU64, GenericCounter, GenericCounterVec};
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::outcome::Code;
+
+type Counter = GenericCounter<AtomicU64>;
+type CounterVec = GenericCounterVec<AtomicU64>;
+
+/// Upper bounds in seconds: from a loopback answer to a model that thinks for minutes.
+const UPSTREAM_BUCKETS: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0, 300.0];
+
+/// Upper bounds in seconds: what the proxy itself adds is microseconds.
+const PROXY_BUCKETS: [f64; 12] = [
+    0.000_01, 0.000_025, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.0025, 0.005, 0.01, 0.1, 1.0,
+];
+
+/// All of Locum's metrics and the registry that they are in.
+pub struct Metrics {
+    registry: Registry,
+    requests: CounterVec,
+    refusals: CounterVec,
+    injections: CounterVec,
+    scrubbed: Counter,
+    misplaced: Counter,
+    unbound: Counter,
+    untrusted_ca: CounterVec,
+    bytes: CounterVec,
+    upstream_seconds: Histogram,
+    proxy_seconds: Histogram,
+    tunnels: IntGaugeVec,
+    gauges: Gauges,
+}
+
+/// Values that other parts of the process own, written when Prometheus asks.
+struct Gauges {
+    leaves_issued: IntGauge,
+    leaves_cached: IntGauge,
+    pool_idle: IntGauge,
+    pool_opened: IntGauge,
+    pool_reused: IntGauge,
+    vault_up: IntGauge,
+    vault_epoch: IntGauge,
+    credentials: IntGauge,
+    audit_up: IntGauge,
+    audit_records: IntGauge,
+    audit_failures: IntGauge,
+    policy_generation: IntGauge,
+    policy_rules: IntGauge,
+    reload_success: IntGaugeVec,
+}
+
+/// A reading of the values that are not counted here.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Readings {
+    /// Leaf certificates signed since the start.
+    pub leaves_issued: u64,
+    /// Leaf certificates ready.
+    pub leaves_cached: u64,
+    /// Upstream connections waiting.
+    pub pool_idle: u64,
+    /// Upstream connections made.
+    pub pool_opened: u64,
+    /// Requests on a connection that had served before.
+    pub pool_reused: u64,
+    /// Whether secrets can be opened.
+    pub vault_up: bool,
+    /// The vault's epoch.
+    pub vault_epoch: u64,
+    /// Live credentials.
+    pub credentials: u64,
+    /// Whether records can be written.
+    pub audit_up: bool,
+    /// Records written.
+    pub audit_records: u64,
+    /// Records that could not be written.
+    pub audit_failures: u64,
+    /// Loads of the policy.
+    pub policy_generation: u64,
+    /// Rules in force.
+    pub policy_rules: u64,
+}
+
+/// The kind of a tunnel, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum TunnelKind {
+    /// TLS ends here.
+    Intercepted,
+    /// Bytes are copied.
+    Opaque,
+}
+
+impl TunnelKind {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Intercepted => "intercepted",
+            Self::Opaque => "opaque",
+        }
+    }
+}
+
+/// How a request ended, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Result {
+    /// The answer was handed on.
+    Permitted,
+    /// Locum refused.
+    Refused,
+    /// It was allowed, and failed.
+    Failed,
+}
+
+impl Result {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Permitted => "permitted",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice, which is a mistake in this file.
+    pub fn new() -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let build =
+            gauge_vec(r, "locum_build_info", "Version of the running binary.", &["version"])?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let metrics = Self {
+            requests: counter_vec(
+                r,
+                "locum_requests_total",
+                "Requests by agent and result.",
+                &["agent", "result"],
+            )?,
+            refusals: counter_vec(
+                r,
+                "locum_refusals_total",
+                "Answers that Locum made itself, by code.",
+                &["code"],
+            )?,
+            injections: counter_vec(
+                r,
+                "locum_injections_total",
+                "Requests that a credential entered.",
+                &["credential"],
+            )?,
+            scrubbed: counter(
+                r,
+                "locum_scrubbed_total",
+                "Echoes of a credential removed from answers.",
+            )?,
+            misplaced: counter(
+                r,
+                "locum_misplaced_references_total",
+                "References found outside the slots of their credential.",
+            )?,
+            unbound: counter(
+                r,
+                "locum_unbound_references_total",
+                "References sent to a host that their credential is not bound to. Alert on any.",
+            )?,
+            untrusted_ca: counter_vec(
+                r,
+                "locum_untrusted_ca_total",
+                "TLS handshakes in which the client did not trust the CA, by agent.",
+                &["agent"],
+            )?,
+            bytes: counter_vec(
+                r,
+                "locum_bytes_total",
+                "Bytes of bodies and tunnels, by direction.",
+                &["direction"],
+            )?,
+            upstream_seconds: histogram(
+                r,
+                "locum_upstream_seconds",
+                "Time from sending a request to the head of its answer.",
+                &UPSTREAM_BUCKETS,
+            )?,
+            proxy_seconds: histogram(
+                r,
+                "locum_proxy_seconds",
+                "Time that the proxy spent on a request before sending it.",
+                &PROXY_BUCKETS,
+            )?,
+            tunnels: gauge_vec(r, "locum_tunnels_open", "Tunnels open now, by kind.", &["kind"])?,
+            gauges: Gauges::new(r)?,
+            registry,
+        };
+        // Series that alerts watch exist from the start, at zero.
+        for code in Code::ALL {
+            metrics.refusals.with_label_values(&[code.as_str()]);
+        }
+        for kind in [TunnelKind::Intercepted, TunnelKind::Opaque] {
+            metrics.tunnels.with_label_values(&[kind.as_str()]);
+        }
+        Ok(metrics)
+    }
+
+    /// Counts a request.
+    pub fn request(&self, agent: &str, result: Result) {
+        self.requests.with_label_values(&[agent, result.as_str()]).inc();
+    }
+
+    /// Counts an answer of our own.
+    pub fn refusal(&self, code: Code) {
+        self.refusals.with_label_values(&[code.as_str()]).inc();
+    }
+
+    /// Counts a credential that entered a request.
+    pub fn injection(&self, credential: &str) {
+        self.injections.with_label_values(&[credential]).inc();
+    }
+
+    /// Counts echoes that were removed.
+    pub fn scrubbed(&self, times: u64) {
+        self.scrubbed.inc_by(times);
+    }
+
+    /// Counts references outside the slots.
+    pub fn misplaced(&self, times: usize) {
+        self.misplaced.inc_by(times as u64);
+    }
+
+    /// Counts a reference that was sent where it may not go.
+    pub fn unbound(&self) {
+        self.unbound.inc();
+    }
+
+    /// Counts a client that does not trust the CA.
+    pub fn untrusted_ca(&self, agent: &str) {
+        self.untrusted_ca.with_label_values(&[agent]).inc();
+    }
+
+    /// Counts bytes from (`up`) and to the agent.
+    pub fn bytes(&self, up: u64, down: u64) {
+        self.bytes.with_label_values(&["up"]).inc_by(up);
+        self.bytes.with_label_values(&["down"]).inc_by(down);
+    }
+
+    /// Notes how long the origin took to answer.
+    pub fn upstream_time(&self, time: Duration) {
+        self.upstream_seconds.observe(time.as_secs_f64());
+    }
+
+    /// Notes how long the proxy took before it sent the request.
+    pub fn proxy_time(&self, time: Duration) {
+        self.proxy_seconds.observe(time.as_secs_f64());
+    }
+
+    /// A tunnel that counts as open until the guard is dropped.
+    #[must_use]
+    pub fn tunnel(&self, kind: TunnelKind) -> TunnelGuard {
+        let gauge = self.tunnels.with_label_values(&[kind.as_str()]);
+        gauge.inc();
+        TunnelGuard(gauge)
+    }
+
+    /// Notes whether the last load of `what` (`policy`, `config`) went well.
+    pub fn reload(&self, what: &str, success: bool) {
+        self.gauges.reload_success.with_label_values(&[what]).set(i64::from(success));
+    }
+
+    /// The exposition text.
+    ///
+    /// # Errors
+    /// When a metric cannot be encoded.
+    pub fn text(&self, readings: &Readings) -> prometheus::Result<Vec<u8>> {
+        self.gauges.set(readings);
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+impl std::fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+/// Counts a tunnel as closed when dropped.
+#[derive(Debug)]
+pub struct TunnelGuard(IntGauge);
+
+impl Drop for TunnelGuard {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Gauges {
+    fn new(r: &Registry) -> prometheus::Result<Self> {
+        Ok(Self {
+            leaves_issued: gauge(
+                r,
+                "locum_leaves_issued",
+                "Leaf certificates signed since the start.",
+            )?,
+            leaves_cached: gauge(r, "locum_leaves_cached", "Leaf certificates in the cache.")?,
+            pool_idle: gauge(
+                r,
+                "locum_pool_idle_connections",
+                "Upstream connections waiting for a request.",
+            )?,
+            pool_opened: gauge(
+                r,
+                "locum_pool_opened_connections",
+                "Upstream connections made since the start.",
+            )?,
+            pool_reused: gauge(
+                r,
+                "locum_pool_reused_connections",
+                "Requests sent on a connection that had served before, since the start.",
+            )?,
+            vault_up: gauge(r, "locum_vault_up", "Whether secrets can be opened.")?,
+            vault_epoch: gauge(r, "locum_vault_epoch", "Changes made to the vault.")?,
+            credentials: gauge(r, "locum_credentials", "Credentials in the vault.")?,
+            audit_up: gauge(r, "locum_audit_up", "Whether audit records can be written.")?,
+            audit_records: gauge(
+                r,
+                "locum_audit_records",
+                "Audit records written since the start.",
+            )?,
+            audit_failures: gauge(
+                r,
+                "locum_audit_failures",
+                "Audit records that could not be written since the start.",
+            )?,
+            policy_generation: gauge(
+                r,
+                "locum_policy_generation",
+                "Loads of the policy since the start.",
+            )?,
+            policy_rules: gauge(r, "locum_policy_rules", "Rules in force.")?,
+            reload_success: gauge_vec(
+                r,
+                "locum_reload_success",
+                "Whether the last load went well, by what was loaded.",
+                &["what"],
+            )?,
+        })
+    }
+
+    fn set(&self, now: &Readings) {
+        let set =
+            |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.leaves_issued, now.leaves_issued);
+        set(&self.leaves_cached, now.leaves_cached);
+        set(&self.pool_idle, now.pool_idle);
+        set(&self.pool_opened, now.pool_opened);
+        set(&self.pool_reused, now.pool_reused);
+        set(&self.vault_up, u64::from(now.vault_up));
+        set(&self.vault_epoch, now.vault_epoch);
+        set(&self.credentials, now.credentials);
+        set(&self.audit_up, u64::from(now.audit_up));
+        set(&self.audit_records, now.audit_records);
+        set(&self.audit_failures, now.audit_failures);
+        set(&self.policy_generation, now.policy_generation);
+        set(&self.policy_rules, now.policy_rules);
+    }
+}
+
+fn counter(r: &Registry, name: &str, help: &str) -> prometheus::Result<Counter> {
+    let counter = Counter::new(name, help)?;
+    r.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn counter_vec(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<CounterVec> {
+    let counter = CounterVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(counter.clone()))?;
+    Ok(counter)
+}
+
+fn gauge(r: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    let gauge = IntGauge::new(name, help)?;
+    r.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn gauge_vec(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntGaugeVec> {
+    let gauge = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    r.register(Box::new(gauge.clone()))?;
+    Ok(gauge)
+}
+
+fn histogram(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> prometheus::Result<Histogram> {
+    let histogram = Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec()))?;
+    r.register(Box::new(histogram.clone()))?;
+    Ok(histogram)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_registers_and_encodes() {
+        let metrics = Metrics::new().unwrap();
+        metrics.request("a", Result::Permitted);
+        metrics.refusal(Code::NotAllowed);
+        let guard = metrics.tunnel(TunnelKind::Opaque);
+        let text = |m: &Metrics| String::from_utf8(m.text(&Readings::default()).unwrap()).unwrap();
+        assert!(
+            text(&metrics).contains("locum_requests_total{agent=\"a\",result=\"permitted\"} 1")
+        );
+        assert!(text(&metrics).contains("locum_tunnels_open{kind=\"opaque\"} 1"));
+        drop(guard);
+        assert!(text(&metrics).contains("locum_tunnels_open{kind=\"opaque\"} 0"));
+    }
+}

@@ -55,6 +55,10 @@ codes! {
     ProxyAuthRequired "proxy-auth-required" 407 "http_request_denied"
         "The proxy does not know this agent"
         "Set HTTPS_PROXY=http://AGENT:TOKEN@HOST:PORT; `locum agent add NAME` prints a token.";
+    /// The agent's token was revoked, or ran out, while its tunnel was open.
+    AgentRevoked "agent-revoked" 403 "http_request_denied"
+        "The agent's token is no longer valid"
+        "Ask for a new token: `locum agent add NAME` prints one.";
     /// Host, SNI or target disagree with the CONNECT.
     AuthorityMismatch "authority-mismatch" 421 "http_request_error"
         "The request names another host than its tunnel"
@@ -181,21 +185,13 @@ impl Refusal {
     /// A refusal with its code's own words.
     #[must_use]
     pub fn new(code: Code) -> Self {
-        Self {
-            code,
-            detail: Cow::Borrowed(code.title()),
-            reason: None,
-        }
+        Self { code, detail: Cow::Borrowed(code.title()), reason: None }
     }
 
     /// A refusal that says more to the agent.
     #[must_use]
     pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-            reason: None,
-        }
+        Self { code, detail: detail.into(), reason: None }
     }
 
     /// The same, with the reason that only the audit record shows.
@@ -213,6 +209,14 @@ impl fmt::Display for Refusal {
 }
 
 impl std::error::Error for Refusal {}
+
+/// Reasons that more than one place has to recognise.
+pub mod reason {
+    /// A reference was sent where its credential may not go: someone is trying to move a key.
+    pub const NOT_BOUND: &str = "the credential is not bound to this destination";
+    /// A reference names nothing.
+    pub const UNKNOWN: &str = "no credential has this name";
+}
 
 /// How a permitted request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -238,14 +242,8 @@ mod tests {
         let texts: HashSet<_> = Code::ALL.iter().map(|c| c.as_str()).collect();
         assert_eq!(texts.len(), Code::ALL.len());
         for code in Code::ALL {
-            assert!(
-                code.status().is_client_error() || code.status().is_server_error(),
-                "{code}"
-            );
-            assert!(
-                code.hint().ends_with('.') && !code.title().ends_with('.'),
-                "{code}"
-            );
+            assert!(code.status().is_client_error() || code.status().is_server_error(), "{code}");
+            assert!(code.hint().ends_with('.') && !code.title().ends_with('.'), "{code}");
         }
     }
 }

@@ -157,7 +157,7 @@ pub struct Outcome {
     pub status: Option<u16>,
     /// Bytes of body (or tunnel) from the agent to the upstream.
     pub bytes_up: u64,
-    /// Bytes of body (or tunnel) from the upstream to the agent, before scrubbing.
+    /// Bytes of body (or tunnel) that were handed on to the agent.
     pub bytes_down: u64,
     /// How often the credential was found in the answer, and replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
@@ -229,6 +229,11 @@ impl<T> Recorded<T> {
     pub fn new(value: T, sink: &dyn AuditSink, record: &Access<'_>) -> Result<Self, Unrecorded> {
         sink.access(record)?;
         Ok(Self(value))
+    }
+
+    /// The same thing in another form. For the crate's own steps between record and wire.
+    pub(crate) fn map<U>(self, f: impl FnOnce(T) -> U) -> Recorded<U> {
+        Recorded(f(self.0))
     }
 
     /// What was recorded.

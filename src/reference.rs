@@ -54,11 +54,7 @@ impl FromStr for Name {
 
     fn from_str(text: &str) -> Result<Self, NameError> {
         let whole = name_length(text.as_bytes()) == Some(text.len());
-        if whole {
-            Ok(Self(text.into()))
-        } else {
-            Err(NameError)
-        }
+        if whole { Ok(Self(text.into())) } else { Err(NameError) }
     }
 }
 
@@ -93,9 +89,7 @@ fn name_length(bytes: &[u8]) -> Option<usize> {
 #[must_use]
 pub fn whole(text: &[u8]) -> Option<&str> {
     let name = text.strip_prefix(PREFIX.as_bytes())?;
-    (name_length(name) == Some(name.len()))
-        .then(|| std::str::from_utf8(name).ok())
-        .flatten()
+    (name_length(name) == Some(name.len())).then(|| std::str::from_utf8(name).ok()).flatten()
 }
 
 /// Whether `text` has anything in it that starts like a reference. No allocation, and as fast as a
@@ -132,13 +126,9 @@ mod tests {
     #[test]
     fn a_whole_reference_has_nothing_around_it() {
         assert_eq!(whole(b"locum_openai"), Some("openai"));
-        for no in [
-            &b"Bearer locum_openai"[..],
-            b"locum_openai ",
-            b"locum_",
-            b"locum_-a",
-            b"LOCUM_a",
-        ] {
+        for no in
+            [&b"Bearer locum_openai"[..], b"locum_openai ", b"locum_", b"locum_-a", b"LOCUM_a"]
+        {
             assert_eq!(whole(no), None, "{}", no.escape_ascii());
         }
     }

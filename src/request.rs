@@ -1,1 +1,499 @@
-//! To be written.
+//! The request as the policy sees it and as it will go on the wire: one reading, or a refusal.
+//!
+//! Nothing is rewritten here but what belongs to one connection only. Path and query stay as the
+//! client sent them; what an origin could read in another way is handed to the policy as a further
+//! *reading*, and the policy refuses when its answers differ.
+
+use http::header::{self, HeaderMap, HeaderName};
+use http::request::Parts;
+use http::{Method, Uri, Version};
+
+use crate::agent::Context;
+use crate::host::{Authority, Origin, Scheme};
+use crate::outcome::{Code, Refusal};
+
+/// A request whose framing, authority and path have one meaning.
+#[derive(Debug)]
+#[must_use]
+pub struct InboundRequest {
+    parts: Parts,
+    origin: Origin,
+    readings: Vec<String>,
+    context: Context,
+}
+
+impl InboundRequest {
+    /// Checks a request that came through a tunnel to `origin`, or that names `origin` itself.
+    ///
+    /// # Errors
+    /// `bad-request`, `ambiguous-path`, `authority-mismatch`, `method-refused`, `upgrade-refused`.
+    pub fn parse(mut parts: Parts, origin: &Origin) -> Result<Self, Refusal> {
+        check_method(&parts.method)?;
+        check_framing(&parts)?;
+        check_authority(&parts, origin)?;
+        check_upgrade(&parts.headers)?;
+        let context = take_context(&mut parts.headers)?;
+        strip_hop_by_hop(&mut parts.headers);
+        settle_target(&mut parts, origin)?;
+        let readings = readings(parts.uri.path())?;
+        Ok(Self { parts, origin: origin.clone(), readings, context })
+    }
+
+    /// The method.
+    #[must_use]
+    pub fn method(&self) -> &Method {
+        &self.parts.method
+    }
+
+    /// Where it goes.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
+
+    /// The path as sent.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.parts.uri.path()
+    }
+
+    /// The query as sent.
+    #[must_use]
+    pub fn query(&self) -> Option<&str> {
+        self.parts.uri.query()
+    }
+
+    /// The fields that will be forwarded.
+    #[must_use]
+    pub fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
+    /// Other paths that some origin would make of this one. Empty for nearly every request.
+    #[must_use]
+    pub fn other_readings(&self) -> &[String] {
+        &self.readings
+    }
+
+    /// What the `Locum-Run`, `Locum-Node` and `Locum-User` fields said.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// Hands over the parts, for the injection to write on.
+    pub(crate) fn into_parts(self) -> (Parts, Origin) {
+        (self.parts, self.origin)
+    }
+}
+
+/// The origin that an absolute-form request names (RFC 9112 section 3.2.2). Only `http`: an
+/// `https` URL would have the client's secrets pass in the clear on this side.
+///
+/// # Errors
+/// `bad-request` when the target is not an absolute `http` URL.
+pub fn absolute_origin(uri: &Uri) -> Result<Origin, Refusal> {
+    let refuse = |detail: &'static str| Refusal::with_detail(Code::BadRequest, detail);
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some(_) => return Err(refuse("Use CONNECT for anything but http:// URLs")),
+        None => return Err(refuse("This is a proxy; send CONNECT or an absolute http:// URL")),
+    }
+    let authority = uri.authority().ok_or_else(|| refuse("The URL has no host"))?;
+    let authority = parse_authority(authority.as_str(), Scheme::Http)?;
+    Ok(Origin { scheme: Scheme::Http, authority })
+}
+
+fn parse_authority(text: &str, scheme: Scheme) -> Result<Authority, Refusal> {
+    Authority::parse(text, Some(scheme.default_port()))
+        .map_err(|e| Refusal::with_detail(Code::BadRequest, e.to_string()))
+}
+
+/// TRACE and TRACK hand the request back, injected header and all; CONNECT would leave inspection.
+fn check_method(method: &Method) -> Result<(), Refusal> {
+    let reflects = matches!(*method, Method::TRACE | Method::CONNECT)
+        || method.as_str().eq_ignore_ascii_case("TRACK");
+    if reflects { Err(Refusal::new(Code::MethodRefused)) } else { Ok(()) }
+}
+
+/// One framing, or none (RFC 9112 section 6.3): the message ends where both sides think it does.
+fn check_framing(parts: &Parts) -> Result<(), Refusal> {
+    let refuse = |detail: &'static str| Err(Refusal::with_detail(Code::BadRequest, detail));
+    let count = |name: HeaderName| parts.headers.get_all(name).iter().count();
+    let lengths = count(header::CONTENT_LENGTH);
+    let codings = count(header::TRANSFER_ENCODING);
+    if lengths > 1 || codings > 1 || (lengths > 0 && codings > 0) {
+        return refuse("The request has more than one Content-Length or Transfer-Encoding");
+    }
+    if let Some(coding) = parts.headers.get(header::TRANSFER_ENCODING) {
+        let chunked = coding.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !chunked || parts.version != Version::HTTP_11 {
+            return refuse("The only transfer coding is `chunked`, on HTTP/1.1");
+        }
+    }
+    if let Some(length) = parts.headers.get(header::CONTENT_LENGTH)
+        && !length.as_bytes().iter().all(u8::is_ascii_digit)
+    {
+        return refuse("Content-Length is not a number");
+    }
+    Ok(())
+}
+
+/// Host, `:authority`, an absolute target and the tunnel name one authority (RFC 9110 section 7.2).
+fn check_authority(parts: &Parts, origin: &Origin) -> Result<(), Refusal> {
+    let mut hosts = parts.headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => {
+            return Err(Refusal::with_detail(Code::BadRequest, "The request has two Host fields"));
+        }
+        (Some(host), None) => {
+            let host = host.to_str().map_err(|_| Refusal::new(Code::BadRequest))?;
+            same_authority(host, origin)?;
+        }
+        (None, _) => {
+            // HTTP/1.0 needs no Host, HTTP/2 has `:authority`; HTTP/1.1 without one is an error.
+            if parts.version == Version::HTTP_11 {
+                return Err(Refusal::with_detail(Code::BadRequest, "The request has no Host"));
+            }
+        }
+    }
+    match parts.uri.authority() {
+        Some(authority) => {
+            let scheme_differs =
+                parts.uri.scheme_str().is_some_and(|s| s != origin.scheme.as_str());
+            if scheme_differs {
+                return Err(mismatch(parts.uri.scheme_str().unwrap_or_default(), origin));
+            }
+            same_authority(authority.as_str(), origin)
+        }
+        None => Ok(()),
+    }
+}
+
+fn same_authority(text: &str, origin: &Origin) -> Result<(), Refusal> {
+    let authority = parse_authority(text, origin.scheme)?;
+    if authority == origin.authority { Ok(()) } else { Err(mismatch(text, origin)) }
+}
+
+fn mismatch(text: &str, origin: &Origin) -> Refusal {
+    let shown: String = text.chars().filter(|c| c.is_ascii_graphic()).take(80).collect();
+    Refusal::with_detail(
+        Code::AuthorityMismatch,
+        format!("The request names {shown}, its tunnel goes to {origin}"),
+    )
+}
+
+/// An upgrade ends HTTP, and with it all that is checked here. `h2c` is an offer that may be
+/// ignored, and is; anything else is refused, because the client waits for it.
+fn check_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
+    let offers_only_h2c = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"h2c");
+    if headers.get_all(header::UPGRADE).iter().all(offers_only_h2c) {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::UpgradeRefused))
+    }
+}
+
+const RUN: HeaderName = HeaderName::from_static("locum-run");
+const NODE: HeaderName = HeaderName::from_static("locum-node");
+const USER: HeaderName = HeaderName::from_static("locum-user");
+
+/// Takes our own fields out of the request: they are for the record, and never forwarded.
+fn take_context(headers: &mut HeaderMap) -> Result<Context, Refusal> {
+    let ours = |name: &HeaderName| name.as_str().starts_with("locum-");
+    if !headers.keys().any(ours) {
+        return Ok(Context::default());
+    }
+    let context = Context {
+        run: label(headers, &RUN)?,
+        node: label(headers, &NODE)?,
+        user: label(headers, &USER)?,
+    };
+    let names: Vec<HeaderName> = headers.keys().filter(|n| ours(n)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+    Ok(context)
+}
+
+fn label(headers: &HeaderMap, name: &HeaderName) -> Result<Option<crate::agent::Label>, Refusal> {
+    let Some(value) = headers.get(name) else { return Ok(None) };
+    let parsed = value.to_str().ok().and_then(|text| text.parse().ok());
+    let refuse = || Refusal::with_detail(Code::BadRequest, format!("{name} has a bad value"));
+    parsed.map(Some).ok_or_else(refuse)
+}
+
+/// Fields that belong to one connection (RFC 9110 section 7.6.1), beside those `Connection` names.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::PROXY_AUTHORIZATION,
+    header::PROXY_AUTHENTICATE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("http2-settings"),
+];
+
+/// Removes the hop-by-hop fields. This runs before anything is injected, so a client that lists the
+/// credential's header under `Connection` removes its own text and not the secret.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|token| token.trim().parse().ok())
+        // Framing and authority were checked, and are not the client's to take away.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+    // `TE: trailers` is the one value that HTTP/2 and gRPC need end to end.
+    let wants_trailers = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"trailers");
+    if headers.get(header::TE).is_some_and(|v| !wants_trailers(v)) {
+        headers.remove(header::TE);
+    }
+}
+
+/// Brings the target to origin-form and sees to it that there is a Host: what goes upstream names
+/// the authority once.
+fn settle_target(parts: &mut Parts, origin: &Origin) -> Result<(), Refusal> {
+    if parts.uri.authority().is_some() {
+        let path = parts.uri.path_and_query().cloned();
+        let path = path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
+        parts.uri = Uri::from(path);
+    }
+    let asterisk = parts.uri.path() == "*" && parts.method == Method::OPTIONS;
+    if !parts.uri.path().starts_with('/') && !asterisk {
+        return Err(Refusal::with_detail(Code::BadRequest, "The path does not start with `/`"));
+    }
+    if !parts.headers.contains_key(header::HOST) {
+        let default = origin.authority.port == origin.scheme.default_port();
+        let host =
+            if default { origin.authority.host.to_string() } else { origin.authority.to_string() };
+        let host = host.parse().map_err(|_| Refusal::new(Code::BadRequest))?;
+        parts.headers.insert(header::HOST, host);
+    }
+    Ok(())
+}
+
+/// What some origin could make of `path`, other than `path` itself. Servers differ in how often
+/// they decode, whether they resolve dot segments before or after, merge slashes, take `\` for `/`
+/// and cut `;parameters`; each combination is one reading.
+fn readings(path: &str) -> Result<Vec<String>, Refusal> {
+    let plain = !path.contains(['%', '\\', ';']) && !path.contains("//") && !path.contains("/.");
+    if plain {
+        return Ok(Vec::new());
+    }
+    refuse_traps(path)?;
+    let once = decode(path);
+    let twice = decode(&once);
+    let mut found: Vec<String> = Vec::new();
+    for text in [path, &once, &twice] {
+        for options in 0..16_u8 {
+            let reading = reread(text, options);
+            if reading != path && !found.contains(&reading) {
+                found.push(reading);
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes that no origin needs and some stumble over: NUL ends a C string, and overlong UTF-8 is a
+/// slash to decoders that do not check (RFC 3629 section 10).
+fn refuse_traps(path: &str) -> Result<(), Refusal> {
+    let mut bytes = path.as_bytes().to_vec();
+    for _ in 0..2 {
+        bytes = percent_encoding::percent_decode(&bytes).collect();
+        let nul = bytes.contains(&0);
+        let overlong = bytes.iter().any(|b| matches!(b, 0xC0 | 0xC1 | 0xF5..=0xFF))
+            || bytes.windows(2).any(|w| {
+                (w[0] == 0xE0 && (0x80..0xA0).contains(&w[1]))
+                    || (w[0] == 0xF0 && (0x80..0x90).contains(&w[1]))
+            });
+        if nul || overlong {
+            return Err(
+                Refusal::new(Code::AmbiguousPath).because("NUL or overlong UTF-8 in the path")
+            );
+        }
+    }
+    Ok(())
+}
+
+fn decode(text: &str) -> String {
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
+}
+
+/// Reads `text` as an origin with these habits would.
+fn reread(text: &str, options: u8) -> String {
+    let backslashes = options & 1 != 0;
+    let parameters = options & 2 != 0;
+    let merge = options & 4 != 0;
+    let dots = options & 8 != 0;
+    let text = if backslashes { text.replace('\\', "/") } else { text.to_owned() };
+    let mut segments: Vec<&str> = Vec::new();
+    for (i, segment) in text.split('/').enumerate() {
+        let segment =
+            if parameters { segment.split(';').next().unwrap_or_default() } else { segment };
+        match segment {
+            "" if merge && i > 0 && segments.last().is_some_and(|s| s.is_empty()) => {}
+            "." if dots => {}
+            ".." if dots => {
+                // The first, empty segment is the root, and stays.
+                if segments.len() > 1 {
+                    segments.pop();
+                }
+            }
+            _ => segments.push(segment),
+        }
+    }
+    if dots && (text.ends_with("/.") || text.ends_with("/..")) {
+        segments.push("");
+    }
+    if segments.len() < 2 {
+        return "/".to_owned();
+    }
+    segments.join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::Request;
+
+    fn origin() -> Origin {
+        Origin { scheme: Scheme::Https, authority: Authority::parse("api.test:443", None).unwrap() }
+    }
+
+    fn request(target: &str, fields: &[(&str, &str)]) -> Parts {
+        let mut builder = Request::builder().uri(target);
+        for (name, value) in fields {
+            builder = builder.header(*name, *value);
+        }
+        builder.body(()).unwrap().into_parts().0
+    }
+
+    fn parse(target: &str, fields: &[(&str, &str)]) -> Result<InboundRequest, Refusal> {
+        InboundRequest::parse(request(target, fields), &origin())
+    }
+
+    fn code(target: &str, fields: &[(&str, &str)]) -> Option<Code> {
+        parse(target, fields).err().map(|r| r.code)
+    }
+
+    #[test]
+    fn every_spelling_of_the_tunnels_host_is_one_host() {
+        for host in ["api.test", "API.test", "api.test:443", "api.test.", "api.test.:443"] {
+            assert_eq!(code("/", &[("host", host)]), None, "{host}");
+        }
+        for (host, why) in [
+            ("evil.test", Code::AuthorityMismatch),
+            ("api.test:8443", Code::AuthorityMismatch),
+            ("api.test:80", Code::AuthorityMismatch),
+            ("api.test@evil.test", Code::BadRequest),
+            ("evil.test#api.test", Code::BadRequest),
+            ("", Code::BadRequest),
+        ] {
+            assert_eq!(code("/", &[("host", host)]), Some(why), "{host}");
+        }
+        assert_eq!(code("/", &[]), Some(Code::BadRequest));
+        assert_eq!(
+            code("/", &[("host", "api.test"), ("host", "api.test")]),
+            Some(Code::BadRequest)
+        );
+    }
+
+    #[test]
+    fn an_absolute_target_must_agree_too() {
+        let host = [("host", "api.test")];
+        assert_eq!(parse("https://api.test/v1?q=1", &host).unwrap().path(), "/v1");
+        assert_eq!(code("https://evil.test/v1", &host), Some(Code::AuthorityMismatch));
+        assert_eq!(code("http://api.test:443/v1", &host), Some(Code::AuthorityMismatch));
+    }
+
+    #[test]
+    fn framing_with_two_meanings_is_refused() {
+        for fields in [
+            &[("content-length", "1"), ("content-length", "2")][..],
+            &[("content-length", "1"), ("transfer-encoding", "chunked")],
+            &[("transfer-encoding", "chunked"), ("transfer-encoding", "identity")],
+            &[("transfer-encoding", "gzip, chunked")],
+            &[("transfer-encoding", "xchunked")],
+            &[("content-length", "+1")],
+            &[("content-length", "1, 1")],
+        ] {
+            let all: Vec<_> = [("host", "api.test")].iter().chain(fields).copied().collect();
+            assert_eq!(code("/", &all), Some(Code::BadRequest), "{fields:?}");
+        }
+    }
+
+    #[test]
+    fn our_fields_and_hop_by_hop_fields_do_not_go_on() {
+        let request = parse(
+            "/",
+            &[
+                ("host", "api.test"),
+                ("locum-run", "42"),
+                ("locum-user", "alice"),
+                ("locum-anything", "x"),
+                ("proxy-authorization", "Basic eDp5"),
+                ("connection", "close, X-Secret, Host"),
+                ("x-secret", "1"),
+                ("te", "gzip"),
+                ("x-kept", "1"),
+            ],
+        )
+        .unwrap();
+        let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["host", "x-kept"]);
+        assert_eq!(request.context().run.as_ref().unwrap().as_str(), "42");
+        assert_eq!(
+            code("/", &[("host", "api.test"), ("locum-run", "a b")]),
+            Some(Code::BadRequest)
+        );
+    }
+
+    #[test]
+    fn upgrades_and_reflecting_methods_are_refused() {
+        let host = ("host", "api.test");
+        assert_eq!(code("/", &[host, ("upgrade", "foo")]), Some(Code::UpgradeRefused));
+        assert_eq!(code("/", &[host, ("upgrade", "h2c")]), None);
+        for method in ["TRACE", "TRACK", "track", "CONNECT"] {
+            let mut parts = request("/", &[("host", "api.test")]);
+            parts.method = method.parse().unwrap();
+            let refused = InboundRequest::parse(parts, &origin()).unwrap_err();
+            assert_eq!(refused.code, Code::MethodRefused, "{method}");
+        }
+    }
+
+    #[test]
+    fn plain_paths_have_one_reading_and_tricky_ones_have_more() {
+        let readings =
+            |p: &str| parse(p, &[("host", "api.test")]).unwrap().other_readings().to_vec();
+        assert_eq!(readings("/v1/chat/completions?x=/../"), [""; 0]);
+        assert!(readings("/public/../admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%2e%2e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%252e%252e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/..;/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/..%5cadmin").contains(&"/admin".to_owned()));
+        assert!(readings("//admin").contains(&"/admin".to_owned()));
+        assert!(readings("/admin;a=b/x").contains(&"/admin/x".to_owned()));
+        assert!(readings("/a/%2E").contains(&"/a/".to_owned()));
+        assert!(readings("/@scope%2Fname").contains(&"/@scope/name".to_owned()));
+        for trap in ["/a%00b", "/a%c0%afb", "/a%25c0%25af", "/%e0%80%af"] {
+            assert_eq!(code(trap, &[("host", "api.test")]), Some(Code::AmbiguousPath), "{trap}");
+        }
+    }
+
+    #[test]
+    fn the_target_is_origin_form_and_has_a_host() {
+        let mut parts = request("/x", &[]);
+        parts.version = Version::HTTP_10;
+        let request = InboundRequest::parse(parts, &origin()).unwrap();
+        assert_eq!(request.headers()["host"], "api.test");
+        assert_eq!(code("*", &[("host", "api.test")]), Some(Code::BadRequest));
+    }
+}

@@ -1,1 +1,410 @@
-//! To be written.
+//! Removing a secret from what comes back, whatever the chunks and in every usual encoding.
+//!
+//! A response to a request that carried a secret arrives as [`Unscrubbed`], whose body nobody can
+//! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
+//! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
+
+mod needles;
+mod search;
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http::header::{self, HeaderMap, HeaderValue};
+use http::response::Parts;
+use http::{Method, Response, StatusCode};
+use http_body::{Body, Frame, SizeHint};
+
+pub use needles::Needles;
+use search::Search;
+pub use search::{Fit, Scrubber};
+
+use crate::outcome::{Code, Refusal};
+
+/// The longest body of known length that is gathered, so that its length can be told anew when a
+/// secret was replaced in it. Longer ones keep their length, and matches are overwritten in place.
+pub const GATHERED: u64 = 64 * 1024;
+
+/// The codings that a request with a secret may be answered in.
+pub const ACCEPTED_CODINGS: HeaderValue = HeaderValue::from_static("identity");
+
+/// An answer that may still hold the secret. Its body has no public face.
+#[must_use]
+pub struct Unscrubbed<B> {
+    response: Response<B>,
+    method: Method,
+    needles: Option<Needles>,
+}
+
+impl<B> Unscrubbed<B> {
+    /// Holds back an answer. `needles` are all that was injected into the request; none means that
+    /// there is nothing to hide.
+    pub fn new(response: Response<B>, method: Method, needles: Option<Needles>) -> Self {
+        Self { response, method, needles }
+    }
+}
+
+/// Takes every occurrence of the secret out of head and body.
+///
+/// # Errors
+/// `response-unscrubbable` when the body has a coding that was not offered, `upstream-failed` when
+/// a short body breaks off before its announced end.
+pub async fn scrub<B>(unscrubbed: Unscrubbed<B>) -> Result<Response<ScrubbedBody<B>>, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let Unscrubbed { response, method, needles } = unscrubbed;
+    let (mut parts, body) = response.into_parts();
+    let Some(needles) = needles else {
+        return Ok(Response::from_parts(parts, ScrubbedBody::untouched(body)));
+    };
+    let has_body = has_body(&method, &parts);
+    if has_body {
+        check_coding(&parts.headers)?;
+    }
+    // The reason phrase is free text, and nobody reads it.
+    parts.extensions.remove::<hyper::ext::ReasonPhrase>();
+    let search = Search::new(needles);
+    let replaced = scrub_fields(&mut parts.headers, &search);
+    let length = if has_body { body.size_hint().exact() } else { None };
+    let body = match length {
+        Some(length) if length <= GATHERED => {
+            let (body, length) = gather(body, search, replaced).await?;
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            body
+        }
+        Some(_) => ScrubbedBody::searching(body, Scrubber::new(search, Fit::InPlace), replaced),
+        None => ScrubbedBody::searching(body, Scrubber::new(search, Fit::Exact), replaced),
+    };
+    Ok(Response::from_parts(parts, body))
+}
+
+/// Whether bytes follow the head (RFC 9112 section 6.3).
+fn has_body(method: &Method, parts: &Parts) -> bool {
+    let none = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+    *method != Method::HEAD && !none && !parts.status.is_informational()
+}
+
+fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
+    let identity = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"identity");
+    if headers.get_all(header::CONTENT_ENCODING).iter().all(identity) {
+        Ok(())
+    } else {
+        Err(Refusal::new(Code::Unscrubbable).because("a content coding that was not offered"))
+    }
+}
+
+/// Replaces the secret in field values. Returns how often it stood there.
+fn scrub_fields(headers: &mut HeaderMap, search: &Search) -> u64 {
+    let mut replaced = 0;
+    for value in headers.values_mut() {
+        let mut out: Vec<u8> = Vec::new();
+        let found = search.replace_all(value.as_bytes(), Fit::Exact, &mut out);
+        if found > 0 {
+            replaced += found;
+            *value = HeaderValue::from_bytes(&out).unwrap_or(HeaderValue::from_static(""));
+        }
+    }
+    replaced
+}
+
+/// Reads a short body whole, replaces, and says its new length.
+async fn gather<B>(
+    mut body: B,
+    search: Search,
+    mut replaced: u64,
+) -> Result<(ScrubbedBody<B>, u64), Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let mut whole: Vec<Bytes> = Vec::new();
+    let mut trailers = None;
+    while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|_| Refusal::new(Code::UpstreamFailed))?;
+        match frame.into_data() {
+            Ok(data) => whole.push(data),
+            Err(frame) => trailers = frame.into_trailers().ok(),
+        }
+    }
+    // Nearly always one frame, and then there is no copy.
+    let whole = match <[Bytes; 1]>::try_from(whole) {
+        Ok([one]) => one,
+        Err(many) => many.concat().into(),
+    };
+    let mut out = Vec::new();
+    let found = search.replace_all(&whole, Fit::Exact, &mut out);
+    let whole = if found > 0 { Bytes::from(out) } else { whole };
+    replaced += found;
+    if let Some(trailers) = &mut trailers {
+        replaced += scrub_fields(trailers, &search);
+    }
+    let length = whole.len() as u64;
+    Ok((ScrubbedBody { inner: Inner::Gathered { whole: Some(whole), trailers }, replaced }, length))
+}
+
+/// A body without the secret.
+pub struct ScrubbedBody<B> {
+    inner: Inner<B>,
+    replaced: u64,
+}
+
+enum Inner<B> {
+    /// Nothing was injected; frames pass as they are.
+    Untouched(B),
+    /// Read, replaced, and ready.
+    Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
+    /// Searched as it streams. `ready` holds what one frame became.
+    Searching { body: B, scrubber: Scrubber, ready: VecDeque<Frame<Bytes>>, done: bool },
+}
+
+impl<B> ScrubbedBody<B> {
+    fn untouched(body: B) -> Self {
+        Self { inner: Inner::Untouched(body), replaced: 0 }
+    }
+
+    fn searching(body: B, scrubber: Scrubber, replaced: u64) -> Self {
+        let ready = VecDeque::new();
+        Self { inner: Inner::Searching { body, scrubber, ready, done: false }, replaced }
+    }
+
+    /// How often the secret was found, head and body together, so far.
+    #[must_use]
+    pub fn replaced(&self) -> u64 {
+        match &self.inner {
+            Inner::Searching { scrubber, .. } => self.replaced + scrubber.replaced(),
+            Inner::Untouched(_) | Inner::Gathered { .. } => self.replaced,
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        match &mut self.inner {
+            Inner::Untouched(body) => Pin::new(body).poll_frame(cx),
+            Inner::Gathered { whole, trailers } => {
+                let data = whole.take().filter(|data| !data.is_empty()).map(Frame::data);
+                let next = data.or_else(|| trailers.take().map(Frame::trailers));
+                Poll::Ready(next.map(Ok))
+            }
+            Inner::Searching { body, scrubber, ready, done } => loop {
+                if let Some(frame) = ready.pop_front() {
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                if *done {
+                    return Poll::Ready(None);
+                }
+                match ready!(Pin::new(&mut *body).poll_frame(cx)) {
+                    Some(Ok(frame)) => scrub_frame(frame, scrubber, ready),
+                    // What is held back is not flushed: a broken stream must not look whole.
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    None => {
+                        *done = true;
+                        scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+                    }
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.inner {
+            Inner::Untouched(body) => body.is_end_stream(),
+            Inner::Gathered { whole, trailers } => {
+                whole.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
+            }
+            Inner::Searching { body, scrubber, ready, .. } => {
+                ready.is_empty() && scrubber.is_idle() && body.is_end_stream()
+            }
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.inner {
+            Inner::Untouched(body) => body.size_hint(),
+            Inner::Gathered { whole, .. } => {
+                SizeHint::with_exact(whole.as_ref().map_or(0, |w| w.len() as u64))
+            }
+            Inner::Searching { body, scrubber, .. } if scrubber.fit() == Fit::InPlace => {
+                body.size_hint()
+            }
+            Inner::Searching { .. } => SizeHint::default(),
+        }
+    }
+}
+
+fn scrub_frame(frame: Frame<Bytes>, scrubber: &mut Scrubber, ready: &mut VecDeque<Frame<Bytes>>) {
+    match frame.into_data() {
+        Ok(data) => scrubber.push(data, &mut |data| ready.push_back(Frame::data(data))),
+        Err(frame) => {
+            scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+            if let Ok(mut trailers) = frame.into_trailers() {
+                scrubber.scrub_trailers(&mut trailers);
+                ready.push_back(Frame::trailers(trailers));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secret::Secret;
+    use http_body_util::{BodyExt, Full, StreamBody};
+    use std::convert::Infallible;
+
+    fn needles() -> Needles {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"sk-canary-0123456789".to_vec()), "locum_openai");
+        needles
+    }
+
+    fn run<F: Future>(future: F) -> F::Output {
+        let waker = std::task::Waker::noop();
+        let mut future = std::pin::pin!(future);
+        loop {
+            if let Poll::Ready(out) = future.as_mut().poll(&mut Context::from_waker(waker)) {
+                return out;
+            }
+        }
+    }
+
+    type Frames = Vec<Result<Frame<Bytes>, Infallible>>;
+
+    struct Streamed(VecDeque<Result<Frame<Bytes>, Infallible>>, SizeHint);
+
+    impl Body for Streamed {
+        type Data = Bytes;
+        type Error = Infallible;
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front())
+        }
+        fn size_hint(&self) -> SizeHint {
+            self.1.clone()
+        }
+    }
+
+    fn frames(chunks: &[&[u8]]) -> Frames {
+        chunks.iter().map(|c| Ok(Frame::data(Bytes::copy_from_slice(c)))).collect()
+    }
+
+    fn through<B>(response: Response<B>) -> (Parts, Bytes, u64)
+    where
+        B: Body<Data = Bytes, Error = Infallible> + Unpin,
+    {
+        let unscrubbed = Unscrubbed::new(response, Method::GET, Some(needles()));
+        let (parts, mut body) = run(scrub(unscrubbed)).unwrap().into_parts();
+        let mut all = Vec::new();
+        while let Some(frame) = run(body.frame()) {
+            if let Ok(data) = frame.unwrap().into_data() {
+                all.extend_from_slice(&data);
+            }
+        }
+        (parts, all.into(), body.replaced())
+    }
+
+    #[test]
+    fn a_short_body_is_replaced_exactly_and_its_length_told_anew() {
+        let body = Full::new(Bytes::from_static(b"{\"key\":\"Bearer sk-canary-0123456789\"}"));
+        let response = Response::builder()
+            .header("content-length", "37")
+            .header("x-echo", "k=sk-canary-0123456789;")
+            .body(body)
+            .unwrap();
+        let (parts, body, replaced) = through(response);
+        assert_eq!(body, "{\"key\":\"Bearer locum_openai\"}");
+        assert_eq!(parts.headers["content-length"], "29");
+        assert_eq!(parts.headers["x-echo"], "k=locum_openai;");
+        assert_eq!(replaced, 2);
+    }
+
+    #[test]
+    fn a_stream_is_replaced_across_chunks() {
+        let body = Streamed(
+            frames(&[b"data: sk-can", b"ary-01", b"23456789\n\ndata: s", b"k-x\n\n"]).into(),
+            SizeHint::default(),
+        );
+        let (_, body, replaced) = through(Response::new(body));
+        assert_eq!(body, "data: locum_openai\n\ndata: sk-x\n\n");
+        assert_eq!(replaced, 1);
+    }
+
+    #[test]
+    fn a_long_body_keeps_its_length() {
+        let mut text = vec![b'.'; 100_000];
+        text[70_000..70_020].copy_from_slice(b"sk-canary-0123456789");
+        let hint = SizeHint::with_exact(text.len() as u64);
+        let body = Streamed(frames(&[&text[..70_007], &text[70_007..]]).into(), hint);
+        let (_, body, replaced) = through(Response::new(body));
+        assert_eq!((body.len(), replaced), (100_000, 1));
+        assert_eq!(&body[70_000..70_020], b"locum_openai********");
+    }
+
+    #[test]
+    fn unknown_codings_are_refused_unless_there_is_no_body() {
+        let response = |status: u16| {
+            let builder = Response::builder().status(status).header("content-encoding", "gzip");
+            builder.body(Full::new(Bytes::new())).unwrap()
+        };
+        let result = |status, method| {
+            run(scrub(Unscrubbed::new(response(status), method, Some(needles())))).err()
+        };
+        assert_eq!(result(200, Method::GET).unwrap().code, Code::Unscrubbable);
+        assert!(result(200, Method::HEAD).is_none() && result(304, Method::GET).is_none());
+    }
+
+    #[test]
+    fn without_a_secret_nothing_is_looked_at() {
+        let body = StreamBody::new(futures_stream(frames(&[b"sk-canary-0123456789"])));
+        let unscrubbed = Unscrubbed::new(Response::new(body), Method::GET, None);
+        let mut body = run(scrub(unscrubbed)).unwrap().into_body();
+        let data = run(body.frame()).unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data, "sk-canary-0123456789");
+    }
+
+    fn futures_stream(frames: Frames) -> Streamed2 {
+        Streamed2(frames.into())
+    }
+
+    struct Streamed2(VecDeque<Result<Frame<Bytes>, Infallible>>);
+
+    impl futures_core::Stream for Streamed2 {
+        type Item = Result<Frame<Bytes>, Infallible>;
+        fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+            Poll::Ready(self.0.pop_front())
+        }
+    }
+
+    #[test]
+    fn trailers_are_scrubbed_too() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x-t", HeaderValue::from_static("sk-canary-0123456789"));
+        let mut all = frames(&[b"abc sk-cana"]);
+        all.push(Ok(Frame::trailers(trailers)));
+        let body = Streamed(all.into(), SizeHint::default());
+        let unscrubbed = Unscrubbed::new(Response::new(body), Method::GET, Some(needles()));
+        let mut body = run(scrub(unscrubbed)).unwrap().into_body();
+        let mut data = Vec::new();
+        let mut seen = None;
+        while let Some(frame) = run(body.frame()) {
+            match frame.unwrap().into_data() {
+                Ok(bytes) => data.extend_from_slice(&bytes),
+                Err(frame) => seen = frame.into_trailers().ok(),
+            }
+        }
+        assert_eq!(
+            (&data[..], &seen.unwrap()["x-t"]),
+            (&b"abc sk-cana"[..], &"locum_openai".parse().unwrap())
+        );
+    }
+}

@@ -1,1 +1,182 @@
-//! To be written.
+//! The text of an agent's token, `lct_<id>_<secret><checksum>`, and the MAC that the vault keeps in
+//! its stead.
+//!
+//! Lower-case letters, digits and `_` only: it passes unescaped through shells, URLs and headers. The
+//! checksum tells a mistyped token from a revoked one without asking the vault, and lets secret
+//! scanners know one when they see it.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use data_encoding::{Encoding, Specification};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
+
+use crate::agent::TokenRecord;
+use crate::reference::Name;
+
+/// What every token starts with.
+pub const PREFIX: &str = "lct_";
+
+/// 40 random bits: enough that the ids of one vault do not meet, short enough to read out.
+const ID_BYTES: usize = 5;
+/// 256 bits: nobody guesses it, however fast the check is.
+const SECRET_BYTES: usize = 32;
+
+const ID_LENGTH: usize = 8;
+const SECRET_LENGTH: usize = 52;
+const CRC_LENGTH: usize = 7;
+/// The length of every token, in bytes: 72.
+pub const LENGTH: usize = PREFIX.len() + ID_LENGTH + 1 + SECRET_LENGTH + CRC_LENGTH;
+
+/// Base32 as in RFC 4648 section 6, in lower case and without padding.
+static BASE32: LazyLock<Encoding> = LazyLock::new(|| {
+    let mut base32 = Specification::new();
+    base32.symbols.push_str("abcdefghijklmnopqrstuvwxyz234567");
+    base32.encoding().expect("32 distinct ASCII symbols are a base")
+});
+
+/// A new token: shown once, then only its MAC is left.
+pub struct Token(Zeroizing<String>);
+
+impl Token {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes to give.
+    pub fn mint() -> Result<Self, getrandom::Error> {
+        let mut random = Zeroizing::new([0; ID_BYTES + SECRET_BYTES]);
+        getrandom::fill(&mut *random)?;
+        let (id, secret) = random.split_at(ID_BYTES);
+        // Of full size from the start, so that no outgrown copy stays in memory.
+        let mut text = Zeroizing::new(String::with_capacity(LENGTH));
+        text.push_str(PREFIX);
+        BASE32.encode_append(id, &mut text);
+        text.push('_');
+        BASE32.encode_append(secret, &mut text);
+        let crc = crc32fast::hash(text.as_bytes());
+        BASE32.encode_append(&crc.to_be_bytes(), &mut text);
+        Ok(Self(text))
+    }
+
+    /// The part that names it, in lists and records. No part of the secret.
+    #[must_use]
+    pub fn id(&self) -> &str {
+        id_of(&self.0)
+    }
+
+    /// The token itself, to be shown once.
+    #[must_use]
+    pub fn into_text(self) -> Zeroizing<String> {
+        self.0
+    }
+
+    /// For the MAC.
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Token({})", self.id())
+    }
+}
+
+/// Why a text is not a token.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenError {
+    /// It does not start with `lct_`.
+    Prefix,
+    /// Too short or too long: a piece was not copied.
+    Length,
+    /// A character that no token has, or has there.
+    Character,
+    /// A character was mistyped.
+    Checksum,
+}
+
+impl fmt::Display for TokenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Prefix => write!(f, "a token starts with {PREFIX}"),
+            Self::Length => write!(f, "a token has {LENGTH} characters; was all of it copied?"),
+            Self::Character => f.write_str("a token has only the characters a-z, 2-7 and _"),
+            Self::Checksum => f.write_str("the token is mistyped: its checksum is wrong"),
+        }
+    }
+}
+
+impl std::error::Error for TokenError {}
+
+/// The id of a well-formed token. Says nothing about whether a vault knows it.
+///
+/// # Errors
+/// [`TokenError`] saying what is wrong with the text.
+pub fn parse(text: &str) -> Result<&str, TokenError> {
+    let rest = text.strip_prefix(PREFIX).ok_or(TokenError::Prefix)?;
+    if text.len() != LENGTH {
+        return Err(TokenError::Length);
+    }
+    let legal = |(at, byte): (usize, u8)| match at {
+        ID_LENGTH => byte == b'_',
+        _ => byte.is_ascii_lowercase() || (b'2'..=b'7').contains(&byte),
+    };
+    if !rest.bytes().enumerate().all(legal) {
+        return Err(TokenError::Character);
+    }
+    let (body, crc) = text.split_at(LENGTH - CRC_LENGTH);
+    if crc == BASE32.encode(&crc32fast::hash(body.as_bytes()).to_be_bytes()) {
+        Ok(id_of(text))
+    } else {
+        Err(TokenError::Checksum)
+    }
+}
+
+fn id_of(text: &str) -> &str {
+    let start = PREFIX.len();
+    text.get(start..start + ID_LENGTH).unwrap_or_default()
+}
+
+/// The key under which a workspace's tokens are hashed.
+pub struct TokenKey(Zeroizing<[u8; 32]>);
+
+impl TokenKey {
+    /// Takes over the key's bytes.
+    pub(crate) fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
+        Self(bytes)
+    }
+
+    /// `HMAC-SHA-256[key](mac_input(workspace, agent, id, expires) || token)`.
+    #[must_use]
+    pub(crate) fn mac(
+        &self,
+        workspace: &Name,
+        agent: &Name,
+        id: &str,
+        expires: Option<i64>,
+        token: &str,
+    ) -> [u8; 32] {
+        let mut mac =
+            Hmac::<Sha256>::new_from_slice(&*self.0).expect("HMAC takes a key of any length");
+        mac.update(TokenRecord::mac_input(workspace, agent, id, expires).as_bytes());
+        mac.update(token.as_bytes());
+        mac.finalize().into_bytes().into()
+    }
+
+    /// Whether `token`, shown by `agent`, is the one of `record`. Takes the same time whatever the
+    /// answer.
+    #[must_use]
+    pub(crate) fn verifies(&self, record: &TokenRecord, agent: &Name, token: &str) -> bool {
+        let shown = self.mac(&record.workspace, agent, &record.id, record.expires, token);
+        shown.ct_eq(&record.mac).into()
+    }
+}
+
+impl fmt::Debug for TokenKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("TokenKey(..)")
+    }
+}

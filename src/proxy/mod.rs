@@ -1,1 +1,223 @@
-//! To be written.
+//! The proxy: the only place that knows the order of the steps.
+//!
+//! A connection is accepted ([`listener`]), its CONNECT authenticated and answered ([`tunnel`]), and
+//! each request in it taken through the steps of [`exchange`]. All of it works on one immutable
+//! [`State`] per request, so a reload acts on the next request and never within one.
+
+mod body;
+mod exchange;
+mod ledger;
+mod listener;
+mod refusal;
+mod tunnel;
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
+
+pub use body::Body;
+pub use listener::{Door, serve};
+
+use crate::agent::Identity;
+use crate::authn::Authenticate;
+use crate::credential::CredentialIndex;
+use crate::inject::Resolved;
+use crate::metrics::Metrics;
+use crate::outcome::{Code, Refusal};
+use crate::policy::{Permit, Policy};
+use crate::record::{AuditSink, RequestId};
+use crate::tls::LeafCache;
+use crate::upstream::Upstream;
+use crate::vault::Snapshot;
+
+/// Everything that a decision depends on, at one moment.
+pub struct State {
+    /// The rules.
+    pub policy: Arc<Policy>,
+    /// Which load of the policy this is.
+    pub generation: u64,
+    /// What requests may refer to.
+    pub credentials: Arc<CredentialIndex>,
+    /// Who is who.
+    pub authn: Arc<dyn Authenticate>,
+    /// The sealed secrets; none when the vault cannot be used.
+    pub sealed: Option<Arc<Snapshot>>,
+}
+
+impl State {
+    /// Opens the secrets that a permit grants.
+    fn resolve(&self, permit: &Permit) -> Result<Resolved, Refusal> {
+        Resolved::open(permit, |credential, version| {
+            let sealed = self.sealed.as_ref();
+            let sealed = sealed.ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
+            sealed.open(&credential.name, version).map_err(|error| {
+                tracing::error!(credential = %credential.name, version, %error, "a sealed secret does not open");
+                Refusal::new(Code::VaultCorrupt)
+            })
+        })
+    }
+}
+
+/// Looks for changes of the vault now, rather than at the next poll.
+pub trait Refresh: Send + Sync {
+    /// True when the state changed. Bounded in how often it really looks.
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+}
+
+/// Times and counts that bound what a client can take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections from agents, open at once.
+    pub connections: usize,
+    /// Bytes of a request's head.
+    pub head_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// From the start of a connection to the end of its first head.
+    pub head_time: Duration,
+    /// For the TLS handshake with the agent.
+    pub handshake: Duration,
+    /// How long an intercepted tunnel may say nothing between two requests.
+    pub idle_tunnel: Duration,
+}
+
+/// What all connections share.
+pub struct Gateway {
+    state: ArcSwap<State>,
+    leaves: ArcSwap<LeafCache>,
+    upstream: ArcSwap<Upstream>,
+    audit: Arc<dyn AuditSink>,
+    metrics: Arc<Metrics>,
+    limits: Limits,
+    refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
+}
+
+impl Gateway {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        state: State,
+        leaves: LeafCache,
+        upstream: Upstream,
+        audit: Arc<dyn AuditSink>,
+        metrics: Arc<Metrics>,
+        limits: Limits,
+    ) -> Self {
+        Self {
+            state: ArcSwap::from_pointee(state),
+            leaves: ArcSwap::from_pointee(leaves),
+            upstream: ArcSwap::from_pointee(upstream),
+            audit,
+            metrics,
+            limits,
+            refresh: std::sync::OnceLock::new(),
+        }
+    }
+
+    /// Says who looks for changes on request. Only the first call counts.
+    pub fn refresh_with(&self, refresh: Arc<dyn Refresh>) {
+        let _already_set = self.refresh.set(refresh);
+    }
+
+    /// The state of this moment.
+    #[must_use]
+    pub fn state(&self) -> Arc<State> {
+        self.state.load_full()
+    }
+
+    /// Replaces the state: the next request, also in open tunnels, is decided on the new one.
+    pub fn set_state(&self, state: State) {
+        self.state.store(Arc::new(state));
+    }
+
+    /// The far side.
+    #[must_use]
+    pub fn upstream(&self) -> Arc<Upstream> {
+        self.upstream.load_full()
+    }
+
+    /// Replaces the far side: new calls take the new one.
+    pub fn set_upstream(&self, upstream: Upstream) {
+        self.upstream.store(Arc::new(upstream));
+    }
+
+    /// The leaf certificates.
+    #[must_use]
+    pub fn leaves(&self) -> Arc<LeafCache> {
+        self.leaves.load_full()
+    }
+
+    /// The numbers.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
+    async fn look_again(&self) -> bool {
+        match self.refresh.get() {
+            Some(refresh) => refresh.refresh().await,
+            None => false,
+        }
+    }
+}
+
+/// Seconds since the Unix epoch.
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A fresh request id. Random bytes are drawn from the system many at a time.
+fn request_id() -> RequestId {
+    const DRAW: usize = 640;
+    thread_local! {
+        static POOL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut id = [0; 16];
+    let millis = u64::try_from(since.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
+    id[..6].copy_from_slice(&millis[2..]);
+    POOL.with_borrow_mut(|pool| {
+        if pool.len() < 10 {
+            pool.resize(DRAW, 0);
+            // Ids name requests and protect nothing: should the system have no randomness, they
+            // are only less unlikely to repeat.
+            if getrandom::fill(pool).is_err() {
+                pool.fill(millis[7]);
+            }
+        }
+        let rest = pool.len() - 10;
+        id[6..].copy_from_slice(&pool[rest..]);
+        pool.truncate(rest);
+    });
+    RequestId(id)
+}
+
+/// Who is at the other end of a connection, and how we know.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// Where the connection came from.
+    pub peer: SocketAddr,
+    /// The agent, once it is known.
+    pub identity: Arc<Identity>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_are_distinct_and_ordered_by_time() {
+        let ids: std::collections::HashSet<_> =
+            (0..1000).map(|_| request_id().to_string()).collect();
+        assert_eq!(ids.len(), 1000);
+        let first = request_id().0;
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(first[..6] < request_id().0[..6]);
+    }
+}

@@ -1,0 +1,292 @@
+//! Files that only their owner may touch: made so from the first byte, and refused when found
+//! otherwise.
+//!
+//! A file is checked by the handle it was opened with, never by its name, and a link in its place
+//! is never followed. There is no moment in which a file has a looser mode than the one it keeps.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+use zeroize::Zeroizing;
+
+/// Why a file or directory is not trusted, or could not be used.
+#[derive(Debug)]
+pub enum FileError {
+    /// Nothing there.
+    Missing(PathBuf),
+    /// Something is there already.
+    Exists(PathBuf),
+    /// A symbolic link, a device, a directory where a file should be, or the reverse.
+    NotPlain(PathBuf),
+    /// Group or others may read or write the file.
+    Loose(PathBuf, u32),
+    /// Group or others may write to the directory.
+    LooseDirectory(PathBuf, u32),
+    /// It belongs to another user, whose number this is.
+    Owner(PathBuf, u32),
+    /// More bytes than such a file has.
+    TooLarge(PathBuf),
+    /// The operating system's own refusal.
+    Io(PathBuf, io::Error),
+}
+
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Missing(path) => write!(f, "{} does not exist", path.display()),
+            Self::Exists(path) => {
+                write!(f, "{} exists already, and is left as it is", path.display())
+            }
+            Self::NotPlain(path) => write!(
+                f,
+                "{} is a link or a special file; put the file or directory itself there",
+                path.display()
+            ),
+            Self::Loose(path, mode) => write!(
+                f,
+                "{0} is open to others (mode {mode:04o}); run: chmod 600 '{0}'",
+                path.display()
+            ),
+            Self::LooseDirectory(path, mode) => write!(
+                f,
+                "others may write to {0} (mode {mode:04o}); run: chmod 700 '{0}'",
+                path.display()
+            ),
+            Self::Owner(path, uid) => write!(
+                f,
+                "{0} belongs to user {uid}; run as that user, or run: chown {1} '{0}'",
+                path.display(),
+                rustix::process::geteuid().as_raw()
+            ),
+            Self::TooLarge(path) => {
+                write!(f, "{} is far longer than it can be; is it another file?", path.display())
+            }
+            Self::Io(path, _) => write!(f, "{} could not be used", path.display()),
+        }
+    }
+}
+
+impl std::error::Error for FileError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io(_, cause) => Some(cause),
+            _ => None,
+        }
+    }
+}
+
+impl FileError {
+    fn io(path: &Path, error: io::Error) -> Self {
+        let path = path.to_owned();
+        // `O_NOFOLLOW` on a link says ELOOP.
+        if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) {
+            return Self::NotPlain(path);
+        }
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing(path),
+            io::ErrorKind::AlreadyExists => Self::Exists(path),
+            _ => Self::Io(path, error),
+        }
+    }
+}
+
+/// Makes a directory of mode 0700, and those above it. One that exists is checked instead.
+///
+/// # Errors
+/// [`FileError`] when it cannot be made, or is not [fit](check_directory).
+pub fn create_directory(path: &Path) -> Result<(), FileError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| FileError::io(path, e))?;
+    check_directory(path)
+}
+
+/// Whether nobody but its owner can put a file into the directory, and the owner is this process's
+/// user or root.
+///
+/// # Errors
+/// [`FileError`] naming the directory and what to run.
+pub fn check_directory(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::symlink_metadata(path).map_err(|e| FileError::io(path, e))?;
+    if !metadata.is_dir() {
+        return Err(FileError::NotPlain(path.to_owned()));
+    }
+    check_owner(path, &metadata)?;
+    if metadata.mode() & 0o022 != 0 {
+        let mode = metadata.mode() & 0o7777;
+        return Err(FileError::LooseDirectory(path.to_owned(), mode));
+    }
+    Ok(())
+}
+
+/// Whether the file is a plain one that only its owner can read.
+///
+/// # Errors
+/// [`FileError`] naming the file and what to run.
+pub fn check_private(path: &Path) -> Result<(), FileError> {
+    let metadata = fs::symlink_metadata(path).map_err(|e| FileError::io(path, e))?;
+    check_metadata(path, &metadata)
+}
+
+fn check_metadata(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+    if !metadata.is_file() {
+        return Err(FileError::NotPlain(path.to_owned()));
+    }
+    check_owner(path, metadata)?;
+    if metadata.mode() & 0o077 != 0 {
+        return Err(FileError::Loose(path.to_owned(), metadata.mode() & 0o7777));
+    }
+    Ok(())
+}
+
+/// Root may own it: root can read and replace whatever it likes anyway.
+fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
+    let own = rustix::process::geteuid().as_raw();
+    if metadata.uid() == own || metadata.uid() == 0 {
+        Ok(())
+    } else {
+        Err(FileError::Owner(path.to_owned(), metadata.uid()))
+    }
+}
+
+/// Reads a private file of at most `limit` bytes, into one buffer that is wiped.
+///
+/// # Errors
+/// [`FileError`] when it is missing, not private, or too long.
+pub fn read_private(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK; // A FIFO must not hang the open.
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(|e| FileError::io(path, e))?;
+    let metadata = file.metadata().map_err(|e| FileError::io(path, e))?;
+    check_metadata(path, &metadata)?;
+    read_bounded(file, limit)
+        .map_err(|e| FileError::io(path, e))?
+        .ok_or_else(|| FileError::TooLarge(path.to_owned()))
+}
+
+/// The buffer is allocated once, so that no outgrown copy of it stays in memory.
+fn read_bounded(file: File, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
+    let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(bound).read_to_end(&mut bytes)?;
+    Ok((bytes.len() <= limit).then_some(bytes))
+}
+
+/// Writes a new file of mode 0600. It is there whole or not at all, and never replaces another.
+///
+/// # Errors
+/// [`FileError::Exists`] when something has the name; others when it cannot be written.
+pub fn create_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    let temporary = Temporary::beside(path)?;
+    temporary.write(bytes)?;
+    temporary.publish_as_new(path)
+}
+
+/// Writes a file of mode 0600 in the place of the one there, if there is one. After `kill -9` or a
+/// power cut there is the old one or the new one.
+///
+/// # Errors
+/// [`FileError`] when what is there is not a private file, or when it cannot be written.
+pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    match check_private(path) {
+        Ok(()) | Err(FileError::Missing(_)) => {}
+        Err(other) => return Err(other),
+    }
+    let temporary = Temporary::beside(path)?;
+    temporary.write(bytes)?;
+    temporary.publish_over(path)
+}
+
+/// A new file of mode 0600 under a name of its own, beside the one that it is to become. Removed
+/// on drop, unless it was published.
+#[derive(Debug)]
+pub struct Temporary(PathBuf);
+
+impl Temporary {
+    /// Makes an empty one, in the directory of `path`.
+    ///
+    /// # Errors
+    /// [`FileError`] when the directory is missing or cannot be written.
+    pub fn beside(path: &Path) -> Result<Self, FileError> {
+        let mut random = [0; 8];
+        getrandom::fill(&mut random).map_err(|e| FileError::io(path, io::Error::other(e)))?;
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(format!(".{:016x}.tmp", u64::from_ne_bytes(random)));
+        let temporary = Self(path.with_file_name(name));
+        fs::OpenOptions::new()
+            .write(true)
+            .create_new(true) // O_EXCL: neither follows nor opens what is there.
+            .mode(0o600)
+            .open(&temporary.0)
+            .map_err(|e| FileError::io(&temporary.0, e))?;
+        Ok(temporary)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn write(&self, bytes: &[u8]) -> Result<(), FileError> {
+        let written = fs::OpenOptions::new()
+            .write(true)
+            .open(&self.0)
+            .and_then(|mut file| file.write_all(bytes));
+        written.map_err(|e| FileError::io(&self.0, e))
+    }
+
+    /// Gives it its name, unless something has that name. Durable when this returns.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`], or the system's refusal.
+    pub fn publish_as_new(self, path: &Path) -> Result<(), FileError> {
+        self.sync()?;
+        // A hard link fails where a rename would replace. The old name goes on drop.
+        fs::hard_link(&self.0, path).map_err(|e| FileError::io(path, e))?;
+        drop(self);
+        sync_directory_of(path)
+    }
+
+    fn publish_over(self, path: &Path) -> Result<(), FileError> {
+        self.sync()?;
+        fs::rename(&self.0, path).map_err(|e| FileError::io(path, e))?;
+        sync_directory_of(path)
+    }
+
+    fn sync(&self) -> Result<(), FileError> {
+        let synced = File::open(&self.0).and_then(|file| file.sync_all());
+        synced.map_err(|e| FileError::io(&self.0, e))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        // It is gone already when it was renamed; nothing to do about any other failure.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Makes a new name in the directory durable: syncing the file alone does not.
+fn sync_directory_of(path: &Path) -> Result<(), FileError> {
+    let directory = directory_of(path);
+    let synced = File::open(directory).and_then(|d| d.sync_all());
+    synced.map_err(|e| FileError::io(directory, e))
+}
+
+/// The directory that a path names its file in; `.` for a bare name.
+#[must_use]
+pub fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}

@@ -1,0 +1,206 @@
+//! Finding the references of a request, and telling those in slots from those that are mere text.
+
+use std::sync::Arc;
+
+use data_encoding::{BASE64, BASE64_NOPAD};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+use super::query;
+use crate::credential::{BasicPart, Credential, CredentialIndex, Slot};
+use crate::reference;
+use crate::request::InboundRequest;
+
+/// One credential that the request refers to in a slot.
+#[derive(Clone, Debug)]
+pub struct Located {
+    credential: Arc<Credential>,
+    slot: Option<usize>,
+}
+
+impl Located {
+    /// Which credential.
+    #[must_use]
+    pub fn credential(&self) -> &Arc<Credential> {
+        &self.credential
+    }
+
+    /// The index of the slot; none when the value has not the shape of any of them.
+    #[must_use]
+    pub fn slot(&self) -> Option<usize> {
+        self.slot
+    }
+}
+
+/// All references of a request.
+#[derive(Debug, Default)]
+pub struct References {
+    located: Vec<Located>,
+    unresolved: bool,
+    misplaced: usize,
+}
+
+impl References {
+    /// Looks through fields, query and path. For a request without any reference this is one
+    /// substring search per field, and no allocation.
+    #[must_use]
+    pub fn locate(request: &InboundRequest, index: &CredentialIndex) -> Self {
+        let mut found = Self::default();
+        for (name, value) in request.headers() {
+            if reference::occurs(value.as_bytes()) {
+                found.in_header(name, value, index);
+            } else if name == header::AUTHORIZATION {
+                found.in_basic(value, index);
+            }
+        }
+        if let Some(query) = request.query().filter(|q| may_refer(q)) {
+            found.in_query(query, index);
+        }
+        if reference::occurs(request.path().as_bytes()) {
+            found.misplaced += 1;
+        }
+        found
+    }
+
+    /// The credentials that slots refer to, each once: the first slot it was found in, in the
+    /// order of the credential's own slots.
+    #[must_use]
+    pub fn located(&self) -> &[Located] {
+        &self.located
+    }
+
+    /// Whether a slot holds a reference to nothing.
+    #[must_use]
+    pub fn unresolved(&self) -> bool {
+        self.unresolved
+    }
+
+    /// How many references stand outside the slots.
+    #[must_use]
+    pub fn misplaced(&self) -> usize {
+        self.misplaced
+    }
+
+    fn in_header(&mut self, name: &HeaderName, value: &HeaderValue, index: &CredentialIndex) {
+        let text = value.as_bytes();
+        for template in index.templates(name) {
+            if let Some(credential) = template.unwrap(text).and_then(|inner| index.named_by(inner))
+            {
+                let same = |s: &Slot| matches!(s, Slot::Header { name: n, template: t } if n == name && t == template);
+                let slot = credential.slots.iter().position(same);
+                return self.add(credential, slot);
+            }
+        }
+        // The value has no shape that anyone declared. Whole, or after its scheme word, it may
+        // still name a credential, whose holder should hear that the shape is wrong.
+        let token = text.iter().position(|b| *b == b' ').map_or(text, |at| &text[at + 1..]);
+        let named = [text, token].into_iter().find_map(|t| index.named_by(t.trim_ascii()));
+        match named {
+            Some(credential) if credential.slots.iter().any(|s| s.header_name() == Some(name)) => {
+                self.add(credential, None);
+            }
+            _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
+                self.unresolved = true;
+            }
+            _ => self.misplaced += 1,
+        }
+    }
+
+    fn in_basic(&mut self, value: &HeaderValue, index: &CredentialIndex) {
+        let Some(pair) = BasicPair::decode(value) else { return };
+        for part in [BasicPart::Password, BasicPart::User] {
+            let text = pair.half(part);
+            if !reference::occurs(text) {
+                continue;
+            }
+            match index.named_by(text) {
+                Some(credential) => {
+                    let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
+                    let slot = credential.slots.iter().position(same);
+                    self.add(credential, slot);
+                }
+                None => self.unresolved = true,
+            }
+        }
+    }
+
+    fn in_query(&mut self, query: &str, index: &CredentialIndex) {
+        for pair in query::pairs(query) {
+            let value = query::decode(pair.value);
+            if !reference::occurs(&value) {
+                continue;
+            }
+            let name = query::decode(pair.name);
+            let same = |s: &Slot| matches!(s, Slot::Query { name: n } if n.as_bytes() == name);
+            match index.named_by(&value) {
+                Some(credential) if credential.slots.iter().any(same) => {
+                    let slot = credential.slots.iter().position(same);
+                    self.add(credential, slot);
+                }
+                _ if index.is_slot_parameter(&name) => self.unresolved = true,
+                _ => self.misplaced += 1,
+            }
+        }
+    }
+
+    fn add(&mut self, credential: &Arc<Credential>, slot: Option<usize>) {
+        let known = self.located.iter_mut().find(|l| Arc::ptr_eq(&l.credential, credential));
+        match known {
+            // The slot that stands first on the credential is where its one copy goes.
+            Some(known) => known.slot = [known.slot, slot].into_iter().flatten().min(),
+            None => self.located.push(Located { credential: Arc::clone(credential), slot }),
+        }
+    }
+}
+
+/// A reference in a query may have its underscore escaped.
+fn may_refer(query: &str) -> bool {
+    reference::occurs(query.as_bytes()) || query.contains("locum%5F") || query.contains("locum%5f")
+}
+
+/// User name and password of a Basic header, decoded.
+pub(super) struct BasicPair {
+    text: Vec<u8>,
+    colon: usize,
+}
+
+/// The Basic pair that the client sent, if it sent one.
+pub(super) fn basic_pair(headers: &HeaderMap) -> Option<BasicPair> {
+    headers.get_all(header::AUTHORIZATION).iter().find_map(BasicPair::decode)
+}
+
+impl BasicPair {
+    /// Any case and spacing of the scheme, padding or none (RFC 9110 section 11.2, RFC 7617).
+    fn decode(value: &HeaderValue) -> Option<Self> {
+        let text = value.as_bytes().trim_ascii();
+        let (scheme, rest) = text.split_at_checked(5)?;
+        let token = rest.trim_ascii_start();
+        if !scheme.eq_ignore_ascii_case(b"Basic") || token.len() == rest.len() {
+            return None;
+        }
+        let text = BASE64.decode(token).or_else(|_| BASE64_NOPAD.decode(token)).ok()?;
+        let colon = text.iter().position(|b| *b == b':').unwrap_or(text.len());
+        Some(Self { text, colon })
+    }
+
+    fn half(&self, part: BasicPart) -> &[u8] {
+        match part {
+            BasicPart::User => &self.text[..self.colon],
+            BasicPart::Password => self.text.get(self.colon + 1..).unwrap_or_default(),
+        }
+    }
+
+    /// The half beside the secret, when the client put the credential's reference into `part`. A
+    /// second copy of the reference there is not the client's own text, and is dropped.
+    pub(super) fn other_half(&self, part: BasicPart, credential: &Credential) -> Option<&[u8]> {
+        let is_ours = |text: &[u8]| {
+            text == credential.name.reference().as_bytes()
+                || credential.stand_in.as_deref().is_some_and(|s| s.as_bytes() == text)
+        };
+        let other = match part {
+            BasicPart::User => BasicPart::Password,
+            BasicPart::Password => BasicPart::User,
+        };
+        let other = self.half(other);
+        (is_ours(self.half(part)) && !is_ours(other)).then_some(other)
+    }
+}

@@ -1,0 +1,78 @@
+//! Query slots: one parameter's value is replaced, every other byte stays.
+
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// One `name=value` of a query, as sent.
+pub(super) struct Pair<'q> {
+    pub(super) name: &'q str,
+    pub(super) value: &'q str,
+}
+
+pub(super) fn pairs(query: &str) -> impl Iterator<Item = Pair<'_>> {
+    query.split('&').map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Pair { name, value }
+    })
+}
+
+/// Decodes a form-encoded text (`+` is a space) for comparison only.
+pub(super) fn decode(text: &str) -> Vec<u8> {
+    let text = text.replace('+', " ");
+    percent_encoding::percent_decode_str(&text).collect()
+}
+
+/// Path and query with the secret as the value of the first parameter `name`; further ones are taken
+/// out, and a missing one is added at the end.
+pub(super) fn with_secret(
+    path: &str,
+    query: Option<&str>,
+    name: &str,
+    secret: &Secret,
+) -> Zeroizing<Vec<u8>> {
+    let query = query.unwrap_or_default();
+    // Reserved for the longest form, so that no part of the secret is left in a buffer outgrown.
+    let room = path.len() + query.len() + 3 * (secret.len() + name.len()) + 4;
+    let mut out = Zeroizing::new(Vec::with_capacity(room));
+    out.extend_from_slice(path.as_bytes());
+    let mut separator = b'?';
+    let mut placed = false;
+    for (pair, raw) in pairs(query).zip(query.split('&')).filter(|(_, raw)| !raw.is_empty()) {
+        let ours = decode(pair.name) == name.as_bytes();
+        if ours && placed {
+            continue;
+        }
+        out.push(separator);
+        separator = b'&';
+        if ours {
+            out.extend_from_slice(pair.name.as_bytes());
+            push_value(&mut out, secret);
+            placed = true;
+        } else {
+            out.extend_from_slice(raw.as_bytes());
+        }
+    }
+    if !placed {
+        out.push(separator);
+        push_encoded(&mut out, name.as_bytes());
+        push_value(&mut out, secret);
+    }
+    out
+}
+
+fn push_value(out: &mut Vec<u8>, secret: &Secret) {
+    out.push(b'=');
+    secret.expose(|bytes| push_encoded(out, bytes));
+}
+
+fn push_encoded(out: &mut Vec<u8>, bytes: &[u8]) {
+    for byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+            out.push(*byte);
+        } else {
+            let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];
+            out.extend_from_slice(&[b'%', digit(byte >> 4), digit(*byte)]);
+        }
+    }
+}

@@ -1,0 +1,169 @@
+//! Strip, then set: what leaves, and that nothing else changed.
+
+use std::collections::HashMap;
+
+use http::Request;
+
+use super::*;
+use crate::agent::{Context, Identity};
+use crate::credential::CredentialIndex;
+use crate::document::Source;
+use crate::host::{Authority, Scheme};
+use crate::policy;
+
+fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential {
+    Credential {
+        name: name.parse().unwrap(),
+        provider: None,
+        destinations: ["https://api.test".parse().unwrap()].into(),
+        slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
+        stand_in: stand_in.map(Into::into),
+        version: Some(3),
+    }
+}
+
+/// Takes a request through the whole pure path and gives what would go on the wire.
+fn send(
+    credentials: Vec<Credential>,
+    secret: &str,
+    target: &str,
+    fields: &[(&str, &str)],
+) -> Result<(Parts, Option<Needles>), Refusal> {
+    let index = CredentialIndex::new(credentials, HashMap::new());
+    let authority = Authority::parse("api.test:443", None).unwrap();
+    let origin = Origin { scheme: Scheme::Https, authority };
+    let mut builder = Request::builder().uri(target).header("host", "api.test");
+    for (name, value) in fields {
+        builder = builder.header(*name, *value);
+    }
+    let request = InboundRequest::parse(builder.body(()).unwrap().into_parts().0, &origin)?;
+    let text = "version: 1\nrules:\n  - {name: all, agents: ['*'], use: ['*']}\n";
+    let policy = policy::compile(vec![Source::new("p.yaml", text)]).unwrap();
+    let who = Identity {
+        workspace: "default".parse().unwrap(),
+        agent: "a".parse().unwrap(),
+        token_id: "t".into(),
+        context: Context::default(),
+    };
+    let references = References::locate(&request, &index);
+    let permit = policy.authorize(&who, &request, &references, &index)?;
+    let open = |_: &Credential, version| {
+        assert_eq!(version, 3);
+        Ok(Secret::new(secret.as_bytes().to_vec()))
+    };
+    let resolved = Resolved::open(&permit, open)?;
+    let outbound = inject(request, &permit, &resolved)?;
+    let (request, _, needles) = outbound.into_wire(());
+    Ok((request.into_parts().0, needles))
+}
+
+const BEARER: &str = "header authorization: Bearer {secret}";
+const KEY: &str = "header x-api-key: {secret}";
+
+fn values<'p>(parts: &'p Parts, name: &str) -> Vec<&'p str> {
+    parts.headers.get_all(name).iter().map(|v| v.to_str().unwrap()).collect()
+}
+
+#[test]
+fn one_copy_goes_out_whatever_the_client_sent() {
+    let both = || vec![credential("a", &[KEY, BEARER], None)];
+    for fields in [
+        &[("x-api-key", "locum_a")][..],
+        &[("x-api-key", "locum_a"), ("x-api-key", "other")],
+        &[("x-api-key", "locum_a"), ("authorization", "Bearer locum_a")],
+        &[("authorization", "Bearer locum_a"), ("x-api-key", "locum_a")],
+    ] {
+        let (parts, _) = send(both(), "sk-real-0123", "/", fields).unwrap();
+        assert_eq!(values(&parts, "x-api-key"), ["sk-real-0123"], "{fields:?}");
+        assert_eq!(values(&parts, "authorization"), [""; 0], "{fields:?}");
+    }
+    let (parts, _) =
+        send(both(), "sk-real-0123", "/", &[("authorization", "bearer locum_a")]).unwrap();
+    assert_eq!(values(&parts, "authorization"), ["Bearer sk-real-0123"]);
+    assert!(parts.headers["authorization"].is_sensitive());
+}
+
+#[test]
+fn nothing_but_the_slot_changes() {
+    let fields = [
+        ("authorization", "Bearer locum_a"),
+        ("user-agent", "locum_a/1.0"),
+        ("x-note", "see locum_a"),
+        ("accept", "*/*"),
+    ];
+    let target = "/v1/x%2Fy;p=1//z?b=2&a=1&a=&&c=%41+locum_a";
+    let (parts, _) =
+        send(vec![credential("a", &[BEARER], None)], "sk-real-0123", target, &fields).unwrap();
+    assert_eq!(parts.uri.to_string(), target);
+    assert_eq!(values(&parts, "user-agent"), ["locum_a/1.0"]);
+    assert_eq!(values(&parts, "x-note"), ["see locum_a"]);
+    assert_eq!(values(&parts, "accept-encoding"), ["identity"]);
+}
+
+#[test]
+fn basic_keeps_the_clients_other_half() {
+    let git = || vec![credential("git", &["basic x-access-token", "basic {secret}"], None)];
+    let sent = |pair: &str| format!("Basic {}", BASE64.encode(pair.as_bytes()));
+    for (client, wire) in [
+        ("alice:locum_git", "alice:ghp-real-0123"),
+        ("locum_git:x-oauth-basic", "ghp-real-0123:x-oauth-basic"),
+        ("locum_git:", "ghp-real-0123:"),
+        ("locum_git", "ghp-real-0123:"),
+        ("locum_git:locum_git", "x-access-token:ghp-real-0123"),
+    ] {
+        let (parts, _) =
+            send(git(), "ghp-real-0123", "/", &[("authorization", &sent(client))]).unwrap();
+        assert_eq!(values(&parts, "authorization"), [sent(wire)], "{client}");
+    }
+}
+
+#[test]
+fn stand_ins_stand_for_their_credential() {
+    let stand_in = "sk-ant-api03-locum_a-0000000000";
+    let all = || vec![credential("a", &[KEY], Some(stand_in))];
+    let (parts, needles) = send(all(), "sk-real-0123", "/", &[("x-api-key", stand_in)]).unwrap();
+    assert_eq!(values(&parts, "x-api-key"), ["sk-real-0123"]);
+    assert!(needles.is_some());
+    let near =
+        send(all(), "sk-real-0123", "/", &[("x-api-key", "sk-ant-api03-locum_a-0000000001")]);
+    assert_eq!(near.err().unwrap().code, Code::CredentialRefused);
+}
+
+#[test]
+fn query_slots_keep_every_other_byte() {
+    let maps = || vec![credential("maps", &["query key"], None)];
+    for (sent, wire) in [
+        ("/m?a=%2f&key=locum_maps&b=+", "/m?a=%2f&key=r%26e%2Fal-0123&b=+"),
+        ("/m?key=locum_maps&key=locum_maps", "/m?key=r%26e%2Fal-0123"),
+        ("/m?k%65y=locum_maps", "/m?k%65y=r%26e%2Fal-0123"),
+    ] {
+        let (parts, _) = send(maps(), "r&e/al-0123", sent, &[]).unwrap();
+        assert_eq!(parts.uri.to_string(), wire);
+    }
+}
+
+#[test]
+fn a_value_that_names_another_credential_is_not_expanded() {
+    let all = vec![credential("a", &[KEY], None), credential("b", &[BEARER], None)];
+    let (parts, _) = send(all, "locum_b", "/", &[("x-api-key", "locum_a")]).unwrap();
+    assert_eq!(values(&parts, "x-api-key"), ["locum_b"]);
+}
+
+#[test]
+fn ranges_and_codings_are_taken_out_of_requests_with_a_secret() {
+    let fields = [("range", "bytes=0-3"), ("if-range", "x"), ("accept-encoding", "gzip, br")];
+    let with: Vec<_> = fields.into_iter().chain([("x-api-key", "locum_a")]).collect();
+    let (parts, _) = send(vec![credential("a", &[KEY], None)], "sk-real-0123", "/", &with).unwrap();
+    assert!(parts.headers.get("range").is_none() && parts.headers.get("if-range").is_none());
+    let (parts, needles) = send(vec![credential("a", &[KEY], None)], "", "/", &fields).unwrap();
+    assert_eq!(values(&parts, "accept-encoding"), ["gzip, br"]);
+    assert!(parts.headers.contains_key("range") && needles.is_none());
+}
+
+#[test]
+fn a_value_that_a_header_cannot_carry_is_refused() {
+    for bad in ["a\r\nx: y", "a\0b", "tab\tx", "ünïcode"] {
+        let sent = send(vec![credential("a", &[KEY], None)], bad, "/", &[("x-api-key", "locum_a")]);
+        assert_eq!(sent.err().unwrap().code, Code::CredentialRefused, "{bad:?}");
+    }
+}

@@ -1,0 +1,451 @@
+//! Who may use which credential where: the compiled policy and its decision.
+//!
+//! Everything is decided on what goes on the wire, per request. What no rule allows is refused. A
+//! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
+
+mod compile;
+mod path;
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
+
+use http::Method;
+
+pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
+pub use path::{PathError, PathPattern};
+
+use crate::agent::Identity;
+use crate::credential::{Credential, CredentialIndex};
+use crate::host::{Authority, Destination, Host, Origin, Scheme};
+use crate::inject::{Located, References};
+use crate::outcome::{Code, Refusal, reason};
+use crate::reference::Name;
+use crate::request::InboundRequest;
+
+/// All rules in force, ready to decide.
+#[derive(Debug, Default)]
+pub struct Policy {
+    rules: Vec<Rule>,
+    /// Rules whose `to` names the host itself, by host.
+    by_host: HashMap<Host, Vec<u32>>,
+    /// Rules with a pattern in `to`, or with none.
+    by_pattern: Vec<u32>,
+    digest: String,
+}
+
+/// One entry of the document, as it decides.
+#[derive(Debug)]
+struct Rule {
+    name: Arc<str>,
+    agents: Agents,
+    /// `None`: wherever a credential of `uses` is bound.
+    to: Option<Vec<Destination>>,
+    methods: Option<Vec<Method>>,
+    paths: Option<Vec<PathPattern>>,
+    uses: Uses,
+    opaque: bool,
+    inject_always: bool,
+    refuse_misplaced: bool,
+}
+
+#[derive(Debug)]
+enum Agents {
+    Any,
+    Named(HashSet<Name>),
+}
+
+/// The credentials that a rule grants.
+#[derive(Debug)]
+enum Uses {
+    /// `"*"`: each credential.
+    All,
+    /// Credentials and sets, by name.
+    Named(HashSet<Name>),
+}
+
+/// What to do with a CONNECT. A refusal is not among them: it is given inside the intercepted
+/// tunnel, because clients hide the body of a failed CONNECT.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TunnelDecision {
+    /// TLS ends here, and each request is decided on.
+    Intercept,
+    /// Bytes are copied. No credential is bound to the host.
+    Opaque {
+        /// The rule that allows it.
+        rule: Arc<str>,
+    },
+}
+
+/// The right to send one request with the credentials it names. Cannot be copied, and cannot be
+/// made but by [`Policy::authorize`]:
+///
+/// ```compile_fail
+/// let permit = locum::policy::Permit { rule: "mine".into(), grants: Vec::new(), always: false };
+/// ```
+#[derive(Debug)]
+#[must_use]
+pub struct Permit {
+    rule: Arc<str>,
+    grants: Vec<Grant>,
+}
+
+/// One credential that may enter the request, and where.
+#[derive(Debug)]
+pub struct Grant {
+    credential: Arc<Credential>,
+    version: u32,
+    slot: usize,
+}
+
+impl Grant {
+    /// Which credential.
+    #[must_use]
+    pub fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// Which version of it.
+    #[must_use]
+    pub fn version(&self) -> u32 {
+        self.version
+    }
+
+    /// The index of the slot among the credential's.
+    #[must_use]
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+}
+
+impl Permit {
+    /// The rule that decided.
+    #[must_use]
+    pub fn rule(&self) -> &Arc<str> {
+        &self.rule
+    }
+
+    /// What may be injected. Empty for a request that needs no credential.
+    #[must_use]
+    pub fn grants(&self) -> &[Grant] {
+        &self.grants
+    }
+}
+
+/// What one reading of a request leads to. Two readings that differ here are refused.
+#[derive(Debug, PartialEq, Eq)]
+struct Verdict<'p> {
+    /// The first rule that matches, by index.
+    rule: u32,
+    /// For each credential of the request, the rule that grants it.
+    granted: Vec<u32>,
+    name: &'p Arc<str>,
+}
+
+impl Policy {
+    fn new(rules: Vec<Rule>, digest: String) -> Self {
+        let mut policy = Self { digest, ..Self::default() };
+        for (at, rule) in rules.iter().enumerate() {
+            // A document has far fewer than 2^32 rules: its size is limited.
+            let at = u32::try_from(at).unwrap_or(u32::MAX);
+            let hosts = rule.to.iter().flatten().map(|d| d.host.exact());
+            let exact: Option<Vec<&Host>> = hosts.collect();
+            match exact {
+                Some(hosts) if rule.to.is_some() => {
+                    for host in hosts {
+                        let list = policy.by_host.entry(host.clone()).or_default();
+                        if list.last() != Some(&at) {
+                            list.push(at);
+                        }
+                    }
+                }
+                _ => policy.by_pattern.push(at),
+            }
+        }
+        policy.rules = rules;
+        policy
+    }
+
+    /// The first eight bytes, in hex, of the SHA-256 of the policy's files.
+    #[must_use]
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// How many rules there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Whether there is no rule, and so nothing is allowed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty()
+    }
+
+    /// The rules that may match at `origin`, in the order of the document.
+    fn candidates<'p>(&'p self, origin: &Origin) -> impl Iterator<Item = (u32, &'p Rule)> {
+        let exact = self.by_host.get(&origin.authority.host).map_or(&[][..], Vec::as_slice);
+        Merge { left: exact, right: &self.by_pattern }
+            .filter_map(|at| Some((at, self.rules.get(at as usize)?)))
+    }
+
+    /// Decides on a CONNECT to `authority`. A host to which any credential of the workspace is bound
+    /// is always intercepted: it must never be reachable uninspected.
+    #[must_use]
+    pub fn tunnel(
+        &self,
+        agent: &Name,
+        authority: &Authority,
+        index: &CredentialIndex,
+    ) -> TunnelDecision {
+        let mut opaque = None;
+        for scheme in [Scheme::Https, Scheme::Http] {
+            let origin = Origin { scheme, authority: authority.clone() };
+            if scheme == Scheme::Https && index.bound_to(&origin).next().is_some() {
+                return TunnelDecision::Intercept;
+            }
+            for (_, rule) in self.candidates(&origin) {
+                if !rule.agents.contain(agent) || !rule.reaches(&origin, index) {
+                    continue;
+                }
+                if !rule.opaque {
+                    return TunnelDecision::Intercept;
+                }
+                opaque.get_or_insert_with(|| Arc::clone(&rule.name));
+            }
+        }
+        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque { rule })
+    }
+
+    /// Decides on one request. Every reading of its path must lead to the same decision.
+    ///
+    /// # Errors
+    /// `not-allowed`, `credential-refused`, `slot-mismatch`, `misplaced-reference`,
+    /// `plaintext-refused`, `ambiguous-path`.
+    pub fn authorize(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        index: &CredentialIndex,
+    ) -> Result<Permit, Refusal> {
+        let located = usable(references, request.origin())?;
+        let decide = |path: &str| self.verdict(who, request, path, &located, index);
+        let verdict = decide(request.path());
+        for reading in request.other_readings() {
+            if decide(reading) != verdict {
+                return Err(Refusal::new(Code::AmbiguousPath)
+                    .because("the policy decides differently on another reading of the path"));
+            }
+        }
+        let verdict = verdict.map_err(Denied::refusal)?;
+        // Said only now: to an agent that may not use the credential, it does not exist.
+        if located.iter().any(|l| l.slot().is_none()) {
+            return Err(Refusal::new(Code::SlotMismatch));
+        }
+        let rule = &self.rules[verdict.rule as usize];
+        if rule.refuse_misplaced && references.misplaced() > 0 {
+            return Err(Refusal::new(Code::Misplaced));
+        }
+        let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
+        if grants.is_empty() {
+            grants = self.unreferenced(who, request, index);
+            if !grants.is_empty() && request.origin().scheme != Scheme::Https {
+                return Err(Refusal::new(Code::Plaintext));
+            }
+        }
+        Ok(Permit { rule: Arc::clone(verdict.name), grants })
+    }
+
+    fn verdict(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        path: &str,
+        located: &[&Located],
+        index: &CredentialIndex,
+    ) -> Result<Verdict<'_>, Denied> {
+        let origin = request.origin();
+        let mut first = None;
+        let mut granted = vec![None; located.len()];
+        for (at, rule) in self.candidates(origin) {
+            let applies = rule.agents.contain(&who.agent)
+                && rule.allows(request.method(), path)
+                && rule.reaches(origin, index);
+            if !applies {
+                continue;
+            }
+            first.get_or_insert((at, &rule.name));
+            for (grant, located) in granted.iter_mut().zip(located) {
+                if grant.is_none() && rule.uses.contain(located.credential(), index) {
+                    *grant = Some(at);
+                }
+            }
+        }
+        let (rule, name) = first.ok_or(Denied::NoRule)?;
+        let granted: Option<Vec<u32>> = granted.into_iter().collect();
+        let granted = granted.ok_or(Denied::NoGrant)?;
+        // The rule that grants the credential is the one that decided.
+        let rule = granted.first().copied().unwrap_or(rule);
+        let name = self.rules.get(rule as usize).map_or(name, |r| &r.name);
+        Ok(Verdict { rule, granted, name })
+    }
+
+    /// What `inject: always` adds to a request that carries no reference: the live credentials of
+    /// the first such rule that are bound here, each in its own first slot.
+    fn unreferenced(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        index: &CredentialIndex,
+    ) -> Vec<Grant> {
+        let origin = request.origin();
+        let always = self.candidates(origin).find(|(_, rule)| {
+            rule.inject_always
+                && rule.agents.contain(&who.agent)
+                && rule.allows(request.method(), request.path())
+                && rule.reaches(origin, index)
+        });
+        let Some((_, rule)) = always else { return Vec::new() };
+        let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
+        let live = bound.filter_map(|c| {
+            Some(Grant { credential: Arc::clone(c), version: c.version?, slot: 0 })
+        });
+        let mut grants: Vec<Grant> = live.collect();
+        grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
+        // Two credentials cannot share a place: the first by name takes it.
+        let mut taken: Vec<String> = Vec::new();
+        grants.retain(|grant| {
+            let place = grant.credential.slots.first().map(place).unwrap_or_default();
+            let free = !taken.contains(&place);
+            taken.push(place);
+            free
+        });
+        grants
+    }
+}
+
+/// Where a slot writes: two slots of one header are one place.
+fn place(slot: &crate::credential::Slot) -> String {
+    slot.header_name().map_or_else(|| slot.label(), ToString::to_string)
+}
+
+/// The references that stand in slots and can be honoured at `origin`; an error for the first that
+/// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
+fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+    if references.unresolved() {
+        return Err(Refusal::new(Code::CredentialRefused).because(reason::UNKNOWN));
+    }
+    for located in references.located() {
+        let credential = located.credential();
+        let refuse = |why| Err(Refusal::new(Code::CredentialRefused).because(why));
+        if origin.scheme != Scheme::Https {
+            return Err(Refusal::new(Code::Plaintext));
+        }
+        if !credential.is_bound_to(origin) {
+            return refuse(reason::NOT_BOUND);
+        }
+        if credential.version.is_none() {
+            return refuse("the credential is revoked");
+        }
+    }
+    Ok(references.located().iter().collect())
+}
+
+impl Located {
+    fn grant(&self) -> Option<Grant> {
+        let credential = Arc::clone(self.credential());
+        Some(Grant { version: credential.version?, slot: self.slot()?, credential })
+    }
+}
+
+/// Why a reading is not allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Denied {
+    NoRule,
+    NoGrant,
+}
+
+impl Denied {
+    fn refusal(self) -> Refusal {
+        match self {
+            Self::NoRule => Refusal::new(Code::NotAllowed),
+            Self::NoGrant => Refusal::new(Code::CredentialRefused)
+                .because("no rule lets this agent use the credential here"),
+        }
+    }
+}
+
+impl Rule {
+    /// Whether the rule speaks of `origin`.
+    fn reaches(&self, origin: &Origin, index: &CredentialIndex) -> bool {
+        match &self.to {
+            Some(to) => to.iter().any(|d| d.matches(origin)),
+            None => index.bound_to(origin).any(|c| self.uses.contain(c, index)),
+        }
+    }
+
+    fn allows(&self, method: &Method, path: &str) -> bool {
+        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
+            && self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
+    }
+}
+
+impl Agents {
+    fn contain(&self, agent: &Name) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(names) => names.contains(agent),
+        }
+    }
+}
+
+impl Uses {
+    fn contain(&self, credential: &Credential, index: &CredentialIndex) -> bool {
+        match self {
+            Self::All => true,
+            Self::Named(names) => {
+                names.contains(&credential.name)
+                    || names.iter().any(|name| {
+                        index.set(name.as_str()).is_some_and(|set| set.contains(&credential.name))
+                    })
+            }
+        }
+    }
+}
+
+/// Two ascending lists as one.
+struct Merge<'a> {
+    left: &'a [u32],
+    right: &'a [u32],
+}
+
+impl Iterator for Merge<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let side = match (self.left.first(), self.right.first()) {
+            (Some(l), Some(r)) if l <= r => &mut self.left,
+            (Some(_), None) => &mut self.left,
+            (_, Some(_)) => &mut self.right,
+            (None, None) => return None,
+        };
+        let (first, rest) = side.split_first()?;
+        *side = rest;
+        Some(*first)
+    }
+}
+
+impl fmt::Display for TunnelDecision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Intercept => f.write_str("intercept"),
+            Self::Opaque { rule } => write!(f, "opaque by rule `{rule}`"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,420 @@
+//! The decision, as tables. Requests go through the real request engine and the real locator.
+
+use std::collections::HashMap;
+
+use super::*;
+use crate::agent::Context;
+use crate::document::Source;
+
+pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential {
+    Credential {
+        name: name.parse().unwrap(),
+        provider: None,
+        destinations: to.iter().map(|t| t.parse().unwrap()).collect(),
+        slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
+        stand_in: None,
+        version: Some(1),
+    }
+}
+
+fn index() -> CredentialIndex {
+    let bearer = "header authorization: Bearer {secret}";
+    let mut dead = credential("dead", &["https://dead.test"], &[bearer]);
+    dead.version = None;
+    let all = vec![
+        credential("openai", &["https://api.openai.com"], &[bearer]),
+        credential(
+            "anthropic",
+            &["https://api.anthropic.com"],
+            &["header x-api-key: {secret}", bearer],
+        ),
+        credential("git", &["https://git.test:8443"], &["basic x", "basic {secret}"]),
+        credential("maps", &["https://*.maps.test"], &["query key"]),
+        dead,
+    ];
+    let set =
+        ("llm".parse().unwrap(), vec!["openai".parse().unwrap(), "anthropic".parse().unwrap()]);
+    CredentialIndex::new(all, HashMap::from([set]))
+}
+
+fn policy(yaml: &str) -> Policy {
+    let text = format!("version: 1\nrules:\n{yaml}");
+    compile(vec![Source::new("p.yaml", &text)]).unwrap_or_else(|r| panic!("{r}"))
+}
+
+fn who(agent: &str) -> Identity {
+    Identity {
+        workspace: "default".parse().unwrap(),
+        agent: agent.parse().unwrap(),
+        token_id: "t".into(),
+        context: Context::default(),
+    }
+}
+
+fn origin(text: &str) -> Origin {
+    let d: Destination = text.parse().unwrap();
+    let host = d.host.exact().unwrap().clone();
+    Origin { scheme: d.scheme, authority: Authority { host, port: d.port } }
+}
+
+/// Decides on `METHOD URL` with fields given as `name: value`.
+fn decide(policy: &Policy, agent: &str, request: &str, fields: &[&str]) -> Result<Permit, Code> {
+    let (method, url) = request.split_once(' ').unwrap();
+    let at = url.find("://").unwrap() + 3;
+    let slash = url[at..].find('/').map_or(url.len(), |i| at + i);
+    let (base, path) = url.split_at(slash);
+    let origin = origin(base);
+    let mut builder = http::Request::builder().method(method).uri(path);
+    builder = builder.header("host", origin.authority.to_string());
+    for field in fields {
+        let (name, value) = field.split_once(": ").unwrap();
+        builder = builder.header(name, value);
+    }
+    let parts = builder.body(()).unwrap().into_parts().0;
+    let request = InboundRequest::parse(parts, &origin).map_err(|r| r.code)?;
+    let index = index();
+    let references = References::locate(&request, &index);
+    policy.authorize(&who(agent), &request, &references, &index).map_err(|r| r.code)
+}
+
+const FIRST: &str = "  - {name: own, agents: ['*'], use: ['*']}\n";
+const OPENAI: &str = "authorization: Bearer locum_openai";
+
+#[test]
+fn nothing_is_allowed_without_a_rule() {
+    let empty = compile(vec![Source::new("p.yaml", "version: 1\n")]).unwrap();
+    assert_eq!(
+        decide(&empty, "a", "GET https://api.openai.com/", &[]).unwrap_err(),
+        Code::NotAllowed
+    );
+}
+
+#[test]
+fn the_shipped_policies_do_what_they_say() {
+    for (text, web) in [(FIRST_POLICY, true), (STRICT_POLICY, false)] {
+        let policy = compile(vec![Source::new("first.yaml", text)]).unwrap();
+        let permit = decide(&policy, "any", "POST https://api.openai.com/v1/x", &[OPENAI]).unwrap();
+        assert_eq!(permit.grants().len(), 1);
+        let other = decide(&policy, "any", "GET https://elsewhere.test/", &[OPENAI]);
+        assert_eq!(other.unwrap_err(), Code::CredentialRefused);
+        let authority = Authority::parse("docs.test:443", None).unwrap();
+        let tunnel = policy.tunnel(&"any".parse().unwrap(), &authority, &index());
+        assert_eq!(matches!(tunnel, TunnelDecision::Opaque { .. }), web);
+        let ssh = Authority::parse("docs.test:22", None).unwrap();
+        assert_eq!(
+            policy.tunnel(&"any".parse().unwrap(), &ssh, &index()),
+            TunnelDecision::Intercept
+        );
+    }
+}
+
+#[test]
+fn a_host_with_a_credential_is_never_opaque() {
+    let policy = policy(
+        "  - {name: web, agents: ['*'], to: ['https://*', 'https://git.test:8443'], tunnel: opaque}\n",
+    );
+    let tunnel = |host: &str| {
+        policy.tunnel(&"a".parse().unwrap(), &Authority::parse(host, None).unwrap(), &index())
+    };
+    for bound in ["api.openai.com:443", "git.test:8443", "x.maps.test:443", "dead.test:443"] {
+        assert_eq!(tunnel(bound), TunnelDecision::Intercept, "{bound}");
+    }
+    assert!(matches!(tunnel("other.test:443"), TunnelDecision::Opaque { .. }));
+    // Inside, such a rule lets plain requests through, and no credential.
+    assert!(decide(&policy, "a", "GET https://api.openai.com/", &[]).unwrap().grants().is_empty());
+    let with = decide(&policy, "a", "GET https://api.openai.com/", &[OPENAI]);
+    assert_eq!(with.unwrap_err(), Code::CredentialRefused);
+}
+
+#[test]
+fn decisions() {
+    let rules = policy(
+        "  - name: chat
+    agents: [researcher]
+    to: [https://api.openai.com]
+    methods: [POST]
+    paths: [/v1/chat/completions, /v1/responses/*]
+    use: [openai]
+  - name: sets
+    agents: [writer]
+    use: [llm]
+  - name: browse
+    agents: [writer, researcher]
+    to: ['https://*.docs.test', 'http://plain.test']
+    methods: [GET, HEAD]
+    paths: ['/public/**', /@scope%2Fname]
+  - name: strict
+    agents: [strict]
+    use: ['*']
+    misplaced: refuse
+  - name: always
+    agents: [legacy]
+    use: [openai, maps]
+    inject: always
+",
+    );
+    let anthropic_key = "x-api-key: locum_anthropic";
+    let anthropic_bearer = "authorization: Bearer locum_anthropic";
+    // agent, request, fields, what comes of it: a rule's name or a code
+    let table: &[(&str, &str, &[&str], Result<&str, Code>)] = &[
+        ("researcher", "POST https://api.openai.com/v1/chat/completions", &[OPENAI], Ok("chat")),
+        (
+            "researcher",
+            "POST https://api.openai.com/v1/chat/completions?x=1",
+            &[OPENAI],
+            Ok("chat"),
+        ),
+        ("researcher", "POST https://api.openai.com/v1/responses/r1", &[OPENAI], Ok("chat")),
+        ("researcher", "POST https://api.openai.com/v1/chat/completions", &[], Ok("chat")),
+        (
+            "researcher",
+            "GET https://api.openai.com/v1/chat/completions",
+            &[OPENAI],
+            Err(Code::NotAllowed),
+        ),
+        ("researcher", "POST https://api.openai.com/v1/files", &[OPENAI], Err(Code::NotAllowed)),
+        (
+            "researcher",
+            "POST https://api.openai.com/v1/chat/completions/",
+            &[OPENAI],
+            Err(Code::NotAllowed),
+        ),
+        (
+            "researcher",
+            "POST https://api.openai.com:8443/v1/chat/completions",
+            &[OPENAI],
+            Err(Code::CredentialRefused),
+        ),
+        (
+            "stranger",
+            "POST https://api.openai.com/v1/chat/completions",
+            &[OPENAI],
+            Err(Code::NotAllowed),
+        ),
+        (
+            "researcher",
+            "POST https://api.anthropic.com/v1/messages",
+            &[anthropic_key],
+            Err(Code::NotAllowed),
+        ),
+        ("writer", "POST https://api.anthropic.com/v1/messages", &[anthropic_key], Ok("sets")),
+        ("writer", "POST https://api.anthropic.com/v1/messages", &[anthropic_bearer], Ok("sets")),
+        ("writer", "POST https://api.openai.com/v1/files", &[OPENAI], Ok("sets")),
+        // One answer for unknown, elsewhere, revoked and not granted.
+        (
+            "writer",
+            "GET https://api.openai.com/",
+            &["authorization: Bearer locum_nothing"],
+            Err(Code::CredentialRefused),
+        ),
+        (
+            "writer",
+            "GET https://api.openai.com/",
+            &[anthropic_bearer],
+            Err(Code::CredentialRefused),
+        ),
+        ("writer", "GET https://x.docs.test/public/a", &[OPENAI], Err(Code::CredentialRefused)),
+        (
+            "strict",
+            "GET https://dead.test/",
+            &["authorization: Bearer locum_dead"],
+            Err(Code::CredentialRefused),
+        ),
+        // The slot is known, the shape is not.
+        (
+            "writer",
+            "GET https://api.openai.com/",
+            &["authorization: token locum_openai"],
+            Err(Code::SlotMismatch),
+        ),
+        (
+            "writer",
+            "GET https://api.openai.com/",
+            &["authorization: locum_openai"],
+            Err(Code::SlotMismatch),
+        ),
+        (
+            "writer",
+            "GET https://api.openai.com/",
+            &["authorization: Bearer locum_openai;x"],
+            Err(Code::CredentialRefused),
+        ),
+        (
+            "writer",
+            "GET https://api.openai.com/",
+            &["x-api-key: locum_openai"],
+            Err(Code::SlotMismatch),
+        ),
+        // Outside the slots a reference is text.
+        ("writer", "GET https://api.openai.com/", &["user-agent: locum_openai"], Ok("sets")),
+        ("writer", "GET https://api.openai.com/locum_openai?q=locum_openai", &[], Ok("sets")),
+        (
+            "strict",
+            "GET https://api.openai.com/",
+            &["user-agent: locum_openai"],
+            Err(Code::Misplaced),
+        ),
+        ("strict", "GET https://api.openai.com/", &[OPENAI], Ok("strict")),
+        // Basic, in either half, and encoded.
+        (
+            "strict",
+            "GET https://git.test:8443/r.git",
+            &["authorization: Basic eDpsb2N1bV9naXQ="],
+            Ok("strict"),
+        ),
+        (
+            "strict",
+            "GET https://git.test:8443/r.git",
+            &["authorization: basic   bG9jdW1fZ2l0Og"],
+            Ok("strict"),
+        ),
+        (
+            "strict",
+            "GET https://git.test:8443/r.git",
+            &["authorization: Basic eDpsb2N1bV94"],
+            Err(Code::CredentialRefused),
+        ),
+        (
+            "strict",
+            "GET https://git.test:8443/r.git",
+            &["authorization: Bearer locum_git"],
+            Err(Code::SlotMismatch),
+        ),
+        // Query.
+        ("strict", "GET https://a.maps.test/m?key=locum_maps&z=1", &[], Ok("strict")),
+        ("strict", "GET https://a.maps.test/m?key=locum%5Fmaps", &[], Ok("strict")),
+        (
+            "strict",
+            "GET https://a.maps.test/m?key=locum_nothing",
+            &[],
+            Err(Code::CredentialRefused),
+        ),
+        ("strict", "GET https://a.b.maps.test/m?key=locum_maps", &[], Err(Code::CredentialRefused)),
+        // Injection without a reference.
+        ("legacy", "GET https://api.openai.com/", &[], Ok("always")),
+        ("legacy", "GET https://api.openai.com/", &["authorization: Bearer sk-own"], Ok("always")),
+        ("legacy", "GET https://api.anthropic.com/", &[], Err(Code::NotAllowed)),
+        // Hosts, ports and schemes of wildcard rules.
+        ("writer", "GET https://x.docs.test/public/a", &[], Ok("browse")),
+        ("writer", "GET https://docs.test/public/a", &[], Err(Code::NotAllowed)),
+        ("writer", "GET https://x.y.docs.test/public/a", &[], Err(Code::NotAllowed)),
+        ("writer", "GET http://x.docs.test/public/a", &[], Err(Code::NotAllowed)),
+        ("writer", "GET https://x.docs.test:444/public/a", &[], Err(Code::NotAllowed)),
+        ("writer", "GET http://plain.test/public/a", &[], Ok("browse")),
+        ("writer", "GET http://plain.test/public/a", &[OPENAI], Err(Code::Plaintext)),
+        // Paths that could be read in two ways, where the rule cares.
+        ("writer", "GET https://x.docs.test/public/../secret", &[], Err(Code::AmbiguousPath)),
+        ("writer", "GET https://x.docs.test/public/%2e%2e/secret", &[], Err(Code::AmbiguousPath)),
+        ("writer", "GET https://x.docs.test/public/..%2fsecret", &[], Err(Code::AmbiguousPath)),
+        ("writer", "GET https://x.docs.test/public/..;/secret", &[], Err(Code::AmbiguousPath)),
+        ("writer", "GET https://x.docs.test/public/a%2Fb", &[], Ok("browse")),
+        ("writer", "GET https://x.docs.test/public/a;v=1", &[], Ok("browse")),
+        ("writer", "GET https://x.docs.test//public/a", &[], Err(Code::AmbiguousPath)),
+        ("writer", "GET https://x.docs.test/@scope%2Fname", &[], Err(Code::AmbiguousPath)),
+        // And where it does not.
+        ("writer", "GET https://api.openai.com/@scope%2Fname/../x", &[OPENAI], Ok("sets")),
+    ];
+    for (agent, request, fields, expected) in table {
+        let got = decide(&rules, agent, request, fields).map(|p| p.rule().to_string());
+        assert_eq!(got.as_deref(), expected.as_ref().copied(), "{agent} {request} {fields:?}");
+    }
+}
+
+#[test]
+fn injection_without_a_reference_uses_the_first_slot() {
+    let rules =
+        policy("  - {name: always, agents: ['*'], use: [anthropic, openai], inject: always}\n");
+    let permit = decide(&rules, "a", "GET https://api.anthropic.com/", &[]).unwrap();
+    assert_eq!((permit.grants().len(), permit.grants()[0].slot()), (1, 0));
+}
+
+#[test]
+fn a_rule_is_found_by_host_among_many() {
+    let mut yaml = String::new();
+    for i in 0..2000 {
+        yaml += &format!(
+            "  - {{name: r{i}, agents: [a], to: ['https://h{i}.test'], methods: [GET]}}\n"
+        );
+    }
+    let rules = policy(&yaml);
+    assert_eq!(&**decide(&rules, "a", "GET https://h1234.test/", &[]).unwrap().rule(), "r1234");
+    assert_eq!(rules.candidates(&origin("https://h1234.test")).count(), 1);
+}
+
+fn report(text: &str) -> String {
+    compile(vec![Source::new("p.yaml", text)]).unwrap_err().to_string()
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_their_places() {
+    let text = "version: 2
+groups:
+  Team: [a, B]
+rules:
+  - name: one
+    agents: researcher
+    to: [api.openai.com, 'https://*bad.test', 'https://x.test/path']
+    methods: [get, TRACE]
+    paths: [v1, '/a**']
+    usse: [openai]
+  - name: two
+    agents: ['*', a]
+    to: ['http://a.test']
+    use: [openai, 'No Name']
+    tunnel: opaque
+  - agents: [a]
+";
+    let shown = report(text);
+    for place in [
+        "p.yaml:1:10: version",
+        "p.yaml:3:3: groups",
+        "p.yaml:6:13: rules[0].agents",
+        "p.yaml:7:10: rules[0].to[0]",
+        "p.yaml:7:26: rules[0].to[1]",
+        "rules[0].to[2]",
+        "rules[0].methods[0]",
+        "rules[0].methods[1]",
+        "rules[0].paths[0]",
+        "rules[0].paths[1]",
+        "did you mean `use`?",
+        "rules[1].use[1]",
+        "`use` needs a look inside",
+        "the key `name` is missing",
+        "neither `to` nor `use`",
+    ] {
+        assert!(shown.contains(place), "{place} is not in:\n{shown}");
+    }
+}
+
+#[test]
+fn mistakes_across_rules_and_files() {
+    let rule =
+        |name: &str| format!("version: 1\nrules:\n  - {{name: {name}, agents: [a], use: [x]}}\n");
+    let two = vec![Source::new("a.yaml", &rule("same")), Source::new("b.yaml", &rule("same"))];
+    let shown = compile(two).unwrap_err().to_string();
+    assert!(shown.contains("b.yaml:3:12") && shown.contains("a.yaml:3:12"), "{shown}");
+    let shown = report(
+        "version: 1\nrules:\n  - {name: x, agents: ['*', a], use: [y]}\n  - {name: z, agents: [A b], use: [y]}\n",
+    );
+    assert!(shown.contains("stands alone") && shown.contains("rules[1].agents[0]"), "{shown}");
+    let shown =
+        report("version: 1\nrules:\n  - {name: x, agents: [a], to: ['http://b.test'], use: [y]}\n");
+    assert!(shown.contains("never goes"), "{shown}");
+}
+
+#[test]
+fn groups_stand_for_their_members() {
+    let text = "version: 1\ngroups: {team: [a, b]}\nrules:\n  - {name: x, agents: [team, c], use: ['*']}\n";
+    let rules = compile(vec![Source::new("p.yaml", text)]).unwrap();
+    for (agent, allowed) in [("a", true), ("b", true), ("c", true), ("team", false)] {
+        let got = decide(&rules, agent, "GET https://api.openai.com/", &[]);
+        assert_eq!(got.is_ok(), allowed, "{agent}");
+    }
+}
+
+#[test]
+fn the_digest_names_the_text() {
+    let one = policy(FIRST);
+    assert_eq!(one.digest().len(), 16);
+    assert_ne!(one.digest(), policy("  - {name: own, agents: [a], use: ['*']}\n").digest());
+}

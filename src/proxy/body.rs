@@ -1,0 +1,167 @@
+//! Bodies on the agent's side: what is handed on is counted, and the end of it is recorded.
+
+use std::error::Error;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+
+use super::ledger::{Tally, Uploaded};
+use crate::outcome::Ending;
+use crate::scrub::ScrubbedBody;
+use crate::upstream::UpstreamBody;
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// The body of any answer to an agent.
+pub struct Body(Kind);
+
+enum Kind {
+    /// Made here, sent in one piece.
+    Whole(Option<Bytes>),
+    /// The origin's, scrubbed and counted.
+    Streamed(Box<Streamed>),
+}
+
+struct Streamed {
+    inner: ScrubbedBody<UpstreamBody>,
+    tally: Tally,
+}
+
+impl Body {
+    /// A body of our own.
+    pub(super) fn whole(bytes: Bytes) -> Self {
+        Self(Kind::Whole(Some(bytes)))
+    }
+
+    /// No body.
+    pub(super) fn empty() -> Self {
+        Self(Kind::Whole(None))
+    }
+
+    /// The origin's answer on its way.
+    pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, tally: Tally) -> Self {
+        let mut streamed = Streamed { inner, tally };
+        streamed.close_if_over();
+        Self(Kind::Streamed(Box::new(streamed)))
+    }
+
+    #[cfg(test)]
+    pub(super) fn into_whole(self) -> Option<Bytes> {
+        match self.0 {
+            Kind::Whole(bytes) => bytes,
+            Kind::Streamed(_) => None,
+        }
+    }
+}
+
+impl Streamed {
+    /// hyper does not ask again once the announced length is out, so the end is looked for after
+    /// each frame.
+    fn close_if_over(&mut self) {
+        if self.inner.is_end_stream() {
+            self.close(Ending::Complete);
+        }
+    }
+
+    fn close(&mut self, ending: Ending) {
+        self.tally.scrubbed = self.inner.replaced();
+        self.tally.close(ending);
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+            Some(Ok(frame)) => {
+                self.tally.down += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.close_if_over();
+                Poll::Ready(Some(Ok(frame)))
+            }
+            // The error goes on to hyper, which breaks the connection off: an answer that was cut
+            // upstream is cut here, and never ended as if whole.
+            Some(Err(error)) => {
+                self.close(Ending::UpstreamAborted);
+                Poll::Ready(Some(Err(error.into())))
+            }
+            None => {
+                self.close(Ending::Complete);
+                Poll::Ready(None)
+            }
+        }
+    }
+}
+
+impl Drop for Streamed {
+    fn drop(&mut self) {
+        self.tally.scrubbed = self.inner.replaced();
+    }
+}
+
+impl HttpBody for Body {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match &mut self.0 {
+            Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Streamed(streamed) => streamed.poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.is_none(),
+            Kind::Streamed(streamed) => streamed.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Whole(bytes) => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
+            }
+            Kind::Streamed(streamed) => streamed.inner.size_hint(),
+        }
+    }
+}
+
+/// An agent's body on its way up, counted.
+pub(super) struct Upload {
+    inner: Incoming,
+    count: Uploaded,
+}
+
+impl Upload {
+    pub(super) fn new(inner: Incoming) -> (Self, Uploaded) {
+        let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
+        (Self { inner, count: count.clone() }, count)
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame {
+            self.count.add(frame.data_ref().map_or(0, Bytes::len));
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

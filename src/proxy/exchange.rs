@@ -1,0 +1,160 @@
+//! The life of one request, from its parse to its scrubbed answer.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, Request, Response, header};
+use hyper::body::Incoming;
+
+use super::body::{Body, Upload};
+use super::ledger::Ledger;
+use super::{Caller, Gateway, State, refusal, unix_now};
+use crate::agent::Identity;
+use crate::host::Origin;
+use crate::inject::{self, References, inject};
+use crate::outcome::{Code, Refusal};
+use crate::record::Use;
+use crate::request::{InboundRequest, strip_hop_by_hop};
+use crate::scrub::scrub;
+use crate::upstream::Call;
+
+/// Where a request came from: a connection of `caller` that leads to `origin`.
+pub(super) struct Route {
+    pub(super) caller: Caller,
+    pub(super) origin: Origin,
+    /// The client's TLS named another host than its CONNECT: nothing in this tunnel is served.
+    pub(super) other_name: bool,
+}
+
+/// Answers a request: with the origin's scrubbed answer, or with the refusal.
+pub(super) async fn exchange(
+    gateway: &Arc<Gateway>,
+    route: &Route,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
+    let id = ledger.id;
+    ledger.asked(request.method().as_str(), Some(request.uri().path()));
+    let refused = match authorized(gateway, route, request, ledger).await {
+        Ok(response) => return response,
+        Err(refused) => refused,
+    };
+    tracing::info!(request_id = %id, code = %refused.code, detail = %refused.detail, "refused");
+    refusal::respond(&refused, id)
+}
+
+/// The steps, in the one order in which they compile.
+async fn authorized(
+    gateway: &Arc<Gateway>,
+    route: &Route,
+    request: Request<Incoming>,
+    mut ledger: Ledger,
+) -> Result<Response<Body>, Refusal> {
+    let mut state = gateway.state();
+    // From here on the request is its head and, untouched, its body.
+    let (parts, body) = request.into_parts();
+    let (body, up) = Upload::new(body);
+
+    // Why here: everything after this line works on one reading of one request.
+    let inbound = match check(&state, route, parts) {
+        Ok(inbound) => inbound,
+        Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
+    };
+    let who = identify(&route.caller.identity, &inbound);
+    ledger.identify(Arc::clone(&who));
+
+    let mut references = References::locate(&inbound, &state.credentials);
+    // A credential that was added a moment ago is no reason to refuse.
+    if references.unresolved() && gateway.look_again().await {
+        state = gateway.state();
+        references = References::locate(&inbound, &state.credentials);
+    }
+    ledger.misplaced(references.misplaced());
+
+    // Why here: what follows can only be done with a permit, and only this makes one.
+    let permit = match state.policy.authorize(&who, &inbound, &references, &state.credentials) {
+        Ok(permit) => permit,
+        Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
+    };
+    let outbound = state
+        .resolve(&permit)
+        .and_then(|resolved| inject(inbound, &permit, &resolved))
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+
+    // Why here: the last step before a byte may leave. No record, no call.
+    let uses = outbound.uses().to_vec();
+    let principal = inject::principal(who.workspace.as_str(), who.agent.as_str(), &uses);
+    let recorded = ledger
+        .permit(outbound, &state, permit.rule(), &uses)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
+
+    let (request, pending) = recorded.into_wire(body);
+    let origin = pending.origin().clone();
+    let call = Call { origin: &origin, principal: &principal, response_timeout: None };
+    let sent = match gateway.upstream().send(request, call).await {
+        Ok(sent) => sent,
+        Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
+    };
+    // Why here: the answer cannot be read before it is scrubbed.
+    let mut response = match scrub(pending.answered(sent.response)).await {
+        Ok(response) => response,
+        Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
+    };
+    strip_answer(response.headers_mut());
+    let status = response.status().as_u16();
+    let tally = ledger.answered(Some(status), up, sent.timing.head);
+    Ok(response.map(|body| Body::streamed(body, tally)))
+}
+
+fn check(
+    state: &State,
+    route: &Route,
+    parts: http::request::Parts,
+) -> Result<InboundRequest, Refusal> {
+    // The token may have been revoked since the tunnel was opened.
+    if !state.authn.still_valid(&route.caller.identity, unix_now()) {
+        return Err(Refusal::new(Code::AgentRevoked));
+    }
+    if route.other_name {
+        return Err(Refusal::with_detail(
+            Code::AuthorityMismatch,
+            "The TLS handshake named another host than the CONNECT",
+        ));
+    }
+    InboundRequest::parse(parts, &route.origin)
+}
+
+/// What the request's own fields say about the run goes over what the tunnel said.
+fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
+    let own = inbound.context();
+    if own.run.is_none() && own.node.is_none() && own.user.is_none() {
+        return Arc::clone(tunnel);
+    }
+    let context = tunnel.context.overlaid(own);
+    Arc::new(Identity { context, ..Identity::clone(tunnel) })
+}
+
+/// The credentials that a refused request asked for.
+fn named(references: &References) -> Vec<Use> {
+    let name = |located: &inject::Located| Use {
+        credential: located.credential().name.clone(),
+        version: None,
+        slot: None,
+    };
+    references.located().iter().map(name).collect()
+}
+
+fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
+    ledger.refuse(state, &refusal, uses);
+    refusal
+}
+
+fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
+    ledger.failed(&refusal, up);
+    refusal
+}
+
+/// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.
+fn strip_answer(headers: &mut HeaderMap) {
+    strip_hop_by_hop(headers);
+    headers.remove(header::PROXY_AUTHENTICATE);
+}

@@ -1,0 +1,88 @@
+//! The one place that turns a refusal into HTTP: problem details (RFC 9457) and `Proxy-Status`
+//! (RFC 9209), so that an SDK can tell Locum's answers from the origin's.
+
+use bytes::Bytes;
+use http::header::{self, HeaderName, HeaderValue};
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use super::Body;
+use crate::outcome::{Code, Refusal};
+use crate::record::RequestId;
+
+const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+
+#[derive(Serialize)]
+struct Problem<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+    instance: RequestId,
+    code: Code,
+    hint: &'a str,
+}
+
+/// The answer to a refused request. What only the operator may know stays out of it.
+pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
+    let code = refusal.code;
+    let problem = Problem {
+        r#type: format!("urn:locum:problem:{code}"),
+        title: code.title(),
+        status: code.status().as_u16(),
+        detail: &refusal.detail,
+        instance: id,
+        code,
+        hint: code.hint(),
+    };
+    // A struct of strings and numbers always serialises.
+    let text = serde_json::to_vec(&problem).unwrap_or_default();
+    let mut response = Response::new(Body::whole(Bytes::from(text)));
+    *response.status_mut() = code.status();
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let status = format!("locum; error={}; details=\"{code}\"", code.proxy_status());
+    if let Ok(status) = HeaderValue::try_from(status) {
+        headers.insert(PROXY_STATUS, status);
+    }
+    match code.status() {
+        StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+            let challenge = HeaderValue::from_static("Basic realm=\"locum\", charset=\"UTF-8\"");
+            headers.insert(header::PROXY_AUTHENTICATE, challenge);
+        }
+        StatusCode::METHOD_NOT_ALLOWED => {
+            let allow = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+            headers.insert(header::ALLOW, allow);
+        }
+        _ => {}
+    }
+    if code == Code::AgentRevoked {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_makes_a_complete_answer() {
+        for code in Code::ALL {
+            let refusal = Refusal::new(*code).because("only for the operator");
+            let response = respond(&refusal, RequestId([7; 16]));
+            assert_eq!(response.status(), code.status());
+            assert_eq!(response.headers()["content-type"], "application/problem+json");
+            assert_eq!(response.headers()["cache-control"], "no-store");
+            let status = response.headers()["proxy-status"].to_str().unwrap();
+            assert!(status.starts_with("locum; error=") && status.contains(code.as_str()));
+            let body = response.into_body().into_whole().unwrap();
+            let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            for key in ["type", "title", "status", "detail", "instance", "hint"] {
+                assert!(problem.get(key).is_some(), "{code} has no {key}");
+            }
+            assert!(!body.windows(8).any(|w| w == b"operator"), "{code} shows the reason");
+        }
+    }
+}

@@ -1,0 +1,365 @@
+//! From a request on the proxy port to a tunnel: who asks, for which host, and what becomes of it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use http::{Request, Response, header};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::body::Body;
+use super::exchange::{Route, exchange};
+use super::ledger::{Ledger, Tally, Uploaded};
+use super::listener::{Door, Shutdown};
+use super::{Caller, Gateway, refusal, unix_now};
+use crate::agent::Identity;
+use crate::authn;
+use crate::host::{Authority, Host, Origin, Scheme};
+use crate::metrics::TunnelKind;
+use crate::outcome::{Code, Ending, Refusal};
+use crate::policy::TunnelDecision;
+use crate::request::absolute_origin;
+use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
+
+/// Answers one request on the proxy port.
+pub(super) async fn front(
+    gateway: &Arc<Gateway>,
+    door: &Door,
+    peer: SocketAddr,
+    shutdown: &Shutdown,
+    mut request: Request<Incoming>,
+) -> Response<Body> {
+    let target = match target(&request) {
+        Ok(target) => target,
+        Err(refusal) => return anonymous(gateway, peer, String::new(), &refusal),
+    };
+    let identity = match authenticate(gateway, door, &request).await {
+        Ok(identity) => identity,
+        Err(bad) => return challenge(gateway, peer, &target, bad),
+    };
+    let caller = Caller { peer, identity };
+    match target {
+        Target::Connect(authority) => {
+            let upgrade = hyper::upgrade::on(&mut request);
+            connect(gateway, caller, authority, upgrade, shutdown.clone()).await
+        }
+        Target::Absolute(origin) => {
+            let route = Route { caller, origin, other_name: false };
+            exchange(gateway, &route, request).await
+        }
+    }
+}
+
+enum Target {
+    Connect(Authority),
+    Absolute(Origin),
+}
+
+impl Target {
+    fn destination(&self) -> String {
+        match self {
+            Self::Connect(authority) => authority.to_string(),
+            Self::Absolute(origin) => origin.to_string(),
+        }
+    }
+}
+
+fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
+    if *request.method() != http::Method::CONNECT {
+        return absolute_origin(request.uri()).map(Target::Absolute);
+    }
+    let text = request.uri().authority().map_or("", http::uri::Authority::as_str);
+    Authority::parse(text, None).map(Target::Connect).map_err(|error| {
+        Refusal::with_detail(
+            Code::BadRequest,
+            format!("The CONNECT target cannot be used: {error}"),
+        )
+    })
+}
+
+/// Proxy credentials that were sent, and are wrong; or that were not sent.
+enum Unauthenticated {
+    Absent,
+    Bad,
+}
+
+async fn authenticate(
+    gateway: &Arc<Gateway>,
+    door: &Door,
+    request: &Request<Incoming>,
+) -> Result<Arc<Identity>, Unauthenticated> {
+    if let Door::Open(identity) = door {
+        return Ok(Arc::clone(identity));
+    }
+    let header = request.headers().get(header::PROXY_AUTHORIZATION);
+    let header = header.ok_or(Unauthenticated::Absent)?;
+    let parsed = authn::parse_proxy_authorization(header.as_bytes());
+    let (user, password) = parsed.ok_or(Unauthenticated::Bad)?;
+    let check = |gateway: &Gateway| {
+        gateway.state().authn.authenticate(&user, &password, unix_now()).map(Arc::new)
+    };
+    match check(gateway) {
+        Ok(identity) => Ok(identity),
+        // A token that was made a moment ago is as good as any.
+        Err(_) if gateway.look_again().await => check(gateway).map_err(|_| Unauthenticated::Bad),
+        Err(_) => Err(Unauthenticated::Bad),
+    }
+}
+
+/// 407, the same for absent, unknown and revoked. The connection stays open: git, the JVM and .NET
+/// send their credentials only after it.
+fn challenge(
+    gateway: &Arc<Gateway>,
+    peer: SocketAddr,
+    target: &Target,
+    bad: Unauthenticated,
+) -> Response<Body> {
+    let refusal = Refusal::new(Code::ProxyAuthRequired);
+    match bad {
+        // Half of all clients ask before they tell: that is no event.
+        Unauthenticated::Absent => {
+            gateway.metrics.refusal(Code::ProxyAuthRequired);
+            refusal::respond(&refusal, super::request_id())
+        }
+        Unauthenticated::Bad => anonymous(
+            gateway,
+            peer,
+            target.destination(),
+            &refusal.because("bad proxy credentials"),
+        ),
+    }
+}
+
+fn anonymous(
+    gateway: &Arc<Gateway>,
+    peer: SocketAddr,
+    destination: String,
+    refused: &Refusal,
+) -> Response<Body> {
+    let ledger = Ledger::anonymous(gateway, peer, destination);
+    ledger.refuse(&gateway.state(), refused, &[]);
+    tracing::info!(request_id = %ledger.id, %peer, code = %refused.code, "refused at the door");
+    refusal::respond(refused, ledger.id)
+}
+
+async fn connect(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    authority: Authority,
+    upgrade: OnUpgrade,
+    shutdown: Shutdown,
+) -> Response<Body> {
+    let state = gateway.state();
+    let agent = &caller.identity.agent;
+    match state.policy.tunnel(agent, &authority, &state.credentials) {
+        TunnelDecision::Opaque { rule } => {
+            match open_opaque(gateway, &caller, authority, &rule).await {
+                Ok((upstream, ledger)) => {
+                    let gateway = Arc::clone(gateway);
+                    shutdown.spawn(async move {
+                        copy_opaque(&gateway, upgrade, upstream, ledger).await;
+                    });
+                    Response::new(Body::empty())
+                }
+                Err((refused, id)) => refusal::respond(&refused, id),
+            }
+        }
+        TunnelDecision::Intercept => {
+            let gateway = Arc::clone(gateway);
+            let inner = shutdown.clone();
+            shutdown.spawn(async move {
+                intercept(&gateway, caller, authority, upgrade, inner).await;
+            });
+            Response::new(Body::empty())
+        }
+    }
+}
+
+/// Dials for an opaque tunnel. This is answered before the 200, as there is no inside to say it in.
+async fn open_opaque(
+    gateway: &Arc<Gateway>,
+    caller: &Caller,
+    authority: Authority,
+    rule: &str,
+) -> Result<(TcpStream, Ledger), (Refusal, crate::record::RequestId)> {
+    let state = gateway.state();
+    let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
+    let mut ledger = Ledger::new(gateway, caller, &origin);
+    ledger.asked("CONNECT", None);
+    let id = ledger.id;
+    let recorded = ledger.permit(authority, &state, rule, &[]).map_err(|refused| {
+        ledger.refuse(&state, &refused, &[]);
+        (refused, id)
+    })?;
+    match gateway.upstream().tunnel(recorded).await {
+        Ok(upstream) => Ok((upstream, ledger)),
+        Err(refused) => {
+            ledger.failed(&refused, 0);
+            Err((refused, id))
+        }
+    }
+}
+
+/// Buffer of each direction of an opaque tunnel.
+const COPY_BYTES: usize = 16 * 1024;
+
+/// Copies an opaque tunnel until both sides have ended.
+async fn copy_opaque(gateway: &Gateway, upgrade: OnUpgrade, upstream: TcpStream, ledger: Ledger) {
+    let _open = gateway.metrics.tunnel(TunnelKind::Opaque);
+    let up = Uploaded::counting();
+    let tally = ledger.answered(None, up.clone(), std::time::Duration::ZERO);
+    let Ok(upgraded) = upgrade.await else { return };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, up, tally).await,
+        Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, up, tally).await,
+    }
+}
+
+async fn copy<S>(
+    mut downstream: S,
+    early: &[u8],
+    mut upstream: TcpStream,
+    up: Uploaded,
+    mut tally: Tally,
+) where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    if upstream.write_all(early).await.is_err() {
+        tally.close(Ending::UpstreamAborted);
+        return;
+    }
+    up.add(early.len());
+    let (down, far) = (&mut downstream, &mut upstream);
+    match tokio::io::copy_bidirectional_with_sizes(down, far, COPY_BYTES, COPY_BYTES).await {
+        Ok((sent, received)) => {
+            up.add(usize::try_from(sent).unwrap_or(usize::MAX));
+            tally.down = received;
+            tally.close(Ending::Complete);
+        }
+        Err(_) => tally.close(Ending::DownstreamAborted),
+    }
+}
+
+/// Takes the socket from under the CONNECT, with what the client sent right behind it.
+async fn intercept(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    authority: Authority,
+    upgrade: OnUpgrade,
+    shutdown: Shutdown,
+) {
+    let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
+    let Ok(upgraded) = upgrade.await else { return };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let stream = Prefixed::new(parts.read_buf.to_vec(), parts.io.into_inner());
+            look_inside(gateway, caller, authority, stream, shutdown).await;
+        }
+        Err(upgraded) => {
+            look_inside(gateway, caller, authority, TokioIo::new(upgraded), shutdown).await;
+        }
+    }
+}
+
+async fn look_inside<S>(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    authority: Authority,
+    stream: S,
+    shutdown: Shutdown,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    match tls::first_byte(stream, gateway.limits.handshake).await {
+        (FirstByte::Tls, stream) => {
+            intercept_tls(gateway, caller, authority, stream, shutdown).await;
+        }
+        // undici tunnels plain http:// URLs too, and speaks in the clear inside.
+        (FirstByte::Http, stream) => {
+            let origin = Origin { scheme: Scheme::Http, authority };
+            let route = Route { caller, origin, other_name: false };
+            serve_inside(gateway, route, stream, shutdown).await;
+        }
+        (first, _) => {
+            tracing::debug!(agent = %caller.identity.agent, %authority, ?first, "no HTTP in the tunnel");
+        }
+    }
+}
+
+async fn intercept_tls<S>(
+    gateway: &Arc<Gateway>,
+    caller: Caller,
+    authority: Authority,
+    stream: S,
+    shutdown: Shutdown,
+) where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let leaves = gateway.leaves();
+    match tls::accept(stream, &authority.host, &leaves, gateway.limits.handshake).await {
+        Ok(accepted) => {
+            let other_name = matches!(accepted.sni, SniMatch::Other(_));
+            let origin = Origin { scheme: Scheme::Https, authority };
+            serve_inside(gateway, Route { caller, origin, other_name }, accepted.stream, shutdown)
+                .await;
+        }
+        Err(error) => handshake_failed(gateway, &caller, &authority.host, &error),
+    }
+}
+
+/// Says once per handshake what is wrong, and for the usual case what to do.
+fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &AcceptError) {
+    let agent = caller.identity.agent.as_str();
+    if let AcceptError::CaNotTrusted { .. } = error {
+        gateway.metrics.untrusted_ca(agent);
+        tracing::warn!(
+            agent, %host, %error,
+            "start the program with `locum run`, or set the variables that `locum env` prints"
+        );
+    } else {
+        tracing::info!(agent, %host, %error, "the TLS handshake with the agent failed");
+    }
+}
+
+/// Serves the requests inside a tunnel, until the agent closes, is idle too long, or we stop.
+async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, shutdown: Shutdown)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let route = Arc::new(route);
+    let service = {
+        let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
+        service_fn(move |request| {
+            let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
+            async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
+        })
+    };
+    let limits = &gateway.limits;
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.idle_tunnel)
+        .max_buf_size(limits.head_bytes.max(8192))
+        .max_headers(limits.headers)
+        .preserve_header_case(true)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = shutdown.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        if let Some(alert) = tls::ca_alert(&error) {
+            let error = AcceptError::CaNotTrusted { alert };
+            handshake_failed(gateway, &route.caller, &route.origin.authority.host, &error);
+        } else {
+            tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
+        }
+    }
+}

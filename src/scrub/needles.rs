@@ -1,0 +1,199 @@
+//! The forms in which a secret could come back.
+
+use std::sync::Arc;
+
+use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+use zeroize::Zeroizing;
+
+use crate::secret::Secret;
+
+/// All byte strings that must not pass, and what to write in their place. Wiped on drop.
+#[derive(Default)]
+pub struct Needles(Vec<Needle>);
+
+pub(super) struct Needle {
+    pub(super) bytes: Zeroizing<Vec<u8>>,
+    pub(super) replacement: Arc<str>,
+}
+
+impl Needles {
+    /// Adds every usual encoding of `secret`: raw, base64 and base64url at all three alignments,
+    /// hex, percent (once and twice), JSON and HTML escapes. The rendered Basic pair is covered by
+    /// the base64 alignments, a templated header by the raw form.
+    pub fn add(&mut self, secret: &Secret, placeholder: &str) {
+        let replacement: Arc<str> = placeholder.into();
+        secret.expose(|bytes| {
+            self.insert(Zeroizing::new(bytes.to_vec()), &replacement);
+            self.insert(Zeroizing::new(HEXLOWER.encode(bytes).into_bytes()), &replacement);
+            self.insert(Zeroizing::new(HEXUPPER.encode(bytes).into_bytes()), &replacement);
+            for alignment in 0..3 {
+                for encoding in [&BASE64_NOPAD, &BASE64URL_NOPAD] {
+                    self.insert(base64_core(bytes, alignment, encoding), &replacement);
+                }
+            }
+            for form in escapes(bytes) {
+                self.insert(form, &replacement);
+            }
+        });
+    }
+
+    fn insert(&mut self, bytes: Zeroizing<Vec<u8>>, replacement: &Arc<str>) {
+        let known = self.0.iter().any(|n| *n.bytes == *bytes);
+        // Forms that come to nothing (the core of a two-byte secret) would match everywhere.
+        if bytes.len() >= 3 && !known {
+            self.0.push(Needle { bytes, replacement: Arc::clone(replacement) });
+        }
+    }
+
+    pub(super) fn as_slice(&self) -> &[Needle] {
+        &self.0
+    }
+
+    /// Whether there is nothing to look for.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The base64 characters that depend on `bytes` alone when `before` unknown bytes stand in front and
+/// anything follows: the first and last characters may mix with the neighbours', and are left out.
+fn base64_core(
+    bytes: &[u8],
+    before: usize,
+    encoding: &data_encoding::Encoding,
+) -> Zeroizing<Vec<u8>> {
+    let mut padded = Zeroizing::new(vec![0; before]);
+    padded.extend_from_slice(bytes);
+    let text = Zeroizing::new(encoding.encode(&padded).into_bytes());
+    let first = (before * 8).div_ceil(6);
+    let last = padded.len() * 8 / 6;
+    Zeroizing::new(text.get(first..last).unwrap_or_default().to_vec())
+}
+
+/// The escaped forms, where they differ from the raw one.
+fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
+    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
+    let percent = |escape: &'static str, hex: fn(u8) -> [u8; 2]| {
+        map_bytes(bytes, move |b, out| {
+            if unreserved(b) {
+                out.push(b);
+            } else {
+                out.extend_from_slice(escape.as_bytes());
+                out.extend_from_slice(&hex(b));
+            }
+        })
+    };
+    let json = map_bytes(bytes, |b, out| match b {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+        _ => out.push(b),
+    });
+    // JSON encoders that escape for HTML or for `</script>` (RFC 8259 section 7 allows both).
+    let json_slash = map_bytes(bytes, |b, out| match b {
+        b'"' | b'\\' | b'/' => out.extend_from_slice(&[b'\\', b]),
+        _ => out.push(b),
+    });
+    let json_html = map_bytes(bytes, |b, out| match b {
+        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+        b'<' | b'>' | b'&' | b'\'' | b'+' | b'=' => {
+            out.extend_from_slice(b"\\u00");
+            out.extend_from_slice(&lower(b));
+        }
+        _ => out.push(b),
+    });
+    let html = map_bytes(bytes, |b, out| match b {
+        b'&' => out.extend_from_slice(b"&amp;"),
+        b'<' => out.extend_from_slice(b"&lt;"),
+        b'>' => out.extend_from_slice(b"&gt;"),
+        b'"' => out.extend_from_slice(b"&quot;"),
+        b'\'' => out.extend_from_slice(b"&#39;"),
+        _ => out.push(b),
+    });
+    let html_hex = map_bytes(bytes, |b, out| match b {
+        b'&' => out.extend_from_slice(b"&amp;"),
+        b'<' => out.extend_from_slice(b"&lt;"),
+        b'>' => out.extend_from_slice(b"&gt;"),
+        b'"' => out.extend_from_slice(b"&#34;"),
+        b'\'' => out.extend_from_slice(b"&#x27;"),
+        _ => out.push(b),
+    });
+    vec![
+        percent("%", upper),
+        percent("%", lower),
+        percent("%25", upper),
+        percent("%25", lower),
+        json,
+        json_slash,
+        json_html,
+        html,
+        html_hex,
+    ]
+}
+
+fn map_bytes(bytes: &[u8], escape: impl Fn(u8, &mut Vec<u8>)) -> Zeroizing<Vec<u8>> {
+    // Reserved for the longest form, so that no part of the secret is left in a buffer outgrown.
+    let mut out = Zeroizing::new(Vec::with_capacity(bytes.len() * 6));
+    bytes.iter().for_each(|b| escape(*b, &mut out));
+    out
+}
+
+fn upper(byte: u8) -> [u8; 2] {
+    let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];
+    [digit(byte >> 4), digit(byte)]
+}
+
+fn lower(byte: u8) -> [u8; 2] {
+    upper(byte).map(|b| b.to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use data_encoding::BASE64;
+
+    fn contains(needles: &Needles, text: &[u8]) -> bool {
+        needles.0.iter().any(|n| text.windows(n.bytes.len()).any(|w| w == &n.bytes[..]))
+    }
+
+    #[test]
+    fn every_alignment_of_base64_is_covered() {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"s3cr3t/+value".to_vec()), "locum_x");
+        for before in ["", "u", "us", "user:", "x-access-token:"] {
+            for after in ["", "z", "zz", ":zzz"] {
+                let text = format!("{before}s3cr3t/+value{after}");
+                assert!(contains(&needles, BASE64.encode(text.as_bytes()).as_bytes()), "{text}");
+                assert!(contains(&needles, BASE64URL_NOPAD.encode(text.as_bytes()).as_bytes()));
+            }
+        }
+    }
+
+    #[test]
+    fn escapes_are_covered() {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"a/b+c=d\"e&f<g>'h".to_vec()), "locum_x");
+        for form in [
+            "a%2Fb%2Bc%3Dd%22e%26f%3Cg%3E%27h",
+            "a%2fb%2bc%3dd%22e%26f%3cg%3e%27h",
+            "a%252Fb%252Bc%253Dd%2522e%2526f%253Cg%253E%2527h",
+            "a/b+c=d\\\"e&f<g>'h",
+            "a\\/b+c=d\\\"e&f<g>'h",
+            "a/b\\u002bc\\u003dd\\\"e\\u0026f\\u003cg\\u003e\\u0027h",
+            "a/b+c=d&quot;e&amp;f&lt;g&gt;&#39;h",
+            "a/b+c=d&#34;e&amp;f&lt;g&gt;&#x27;h",
+            "612F622B633D6422652666",
+        ] {
+            let found = contains(&needles, form.as_bytes());
+            let prefix_of_hex = form.starts_with("612F");
+            assert!(found || prefix_of_hex, "{form}");
+        }
+    }
+
+    #[test]
+    fn forms_that_are_alike_are_searched_once() {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"plainalnum0123".to_vec()), "locum_x");
+        // Raw, hex (both cases), base64 at three alignments: nothing else differs.
+        assert!(needles.0.len() <= 1 + 2 + 3, "{}", needles.0.len());
+    }
+}

@@ -1,0 +1,324 @@
+//! Bodies on their way: the request's, which tells how far it got, and the answer's, which brings
+//! its connection home when it has been read to the end.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::link::{Link, Task, silent};
+use super::pool::{Pool, PoolKey};
+use crate::outcome::Refusal;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// The body of a request, of one type for all callers, so that one pool holds all connections. The
+/// box is made once for a request; a request without a body has none.
+pub(super) enum RequestBody {
+    Empty,
+    Stream(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
+}
+
+impl RequestBody {
+    /// Wraps the body, and gives the view of its progress if there is anything to send.
+    pub(super) fn new<B>(body: B) -> (Self, Option<Arc<Upload>>)
+    where
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+    {
+        if body.is_end_stream() {
+            return (Self::Empty, None);
+        }
+        let upload = Arc::new(Upload::new());
+        let tracked = Tracked { inner: body, upload: upload.clone() };
+        (Self::Stream(Box::pin(tracked)), Some(upload))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Stream(body) => body.as_mut().poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// How far the body of a request got.
+pub(super) struct Upload {
+    start: Instant,
+    /// Milliseconds from `start` to the last piece that was taken.
+    moved: AtomicU64,
+    done: AtomicBool,
+    /// Why the caller's body broke off, if it said so.
+    refusal: Mutex<Option<Refusal>>,
+}
+
+impl Upload {
+    fn new() -> Self {
+        Self {
+            start: Instant::now(),
+            moved: AtomicU64::new(0),
+            done: AtomicBool::new(false),
+            refusal: Mutex::new(None),
+        }
+    }
+
+    fn note(&self, done: bool) {
+        let moved = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.moved.store(moved, Ordering::Relaxed);
+        self.done.store(done, Ordering::Release);
+    }
+
+    /// Whether the last of it was taken.
+    pub(super) fn is_done(&self) -> bool {
+        self.done.load(Ordering::Acquire)
+    }
+
+    /// When a piece was last taken.
+    pub(super) fn last_moved(&self) -> Instant {
+        self.start + Duration::from_millis(self.moved.load(Ordering::Relaxed))
+    }
+
+    /// The refusal with which the body ended, if it ended with one.
+    pub(super) fn take_refusal(&self) -> Option<Refusal> {
+        self.refusal.lock().take()
+    }
+}
+
+struct Tracked<B> {
+    inner: B,
+    upload: Arc<Upload>,
+}
+
+impl<B> Body for Tracked<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
+        let last = !matches!(frame, Some(Ok(_))) || this.inner.is_end_stream();
+        this.upload.note(last);
+        Poll::Ready(frame.map(|frame| frame.map_err(|error| this.keep_refusal(error.into()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+impl<B> Tracked<B> {
+    /// A body may break off with a refusal of its own (a slot in it that may not be filled, say).
+    /// hyper would wrap it where only a reference can be had, so it is kept here for the caller.
+    fn keep_refusal(&self, error: BoxError) -> BoxError {
+        match error.downcast::<Refusal>() {
+            Ok(refusal) => {
+                *self.upload.refusal.lock() = Some(*refusal);
+                "the request was refused while its body was read".into()
+            }
+            Err(other) => other,
+        }
+    }
+}
+
+/// Why the body of an answer ended before its end.
+#[derive(Debug)]
+pub enum BodyError {
+    /// The connection broke, or the framing is wrong: the body is not whole.
+    Broken(hyper::Error),
+    /// The connection ended inside the body: it is not whole.
+    Truncated,
+    /// Nothing came for the idle time.
+    Idle(Duration),
+}
+
+impl fmt::Display for BodyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Broken(_) => f.write_str("the host broke off its answer"),
+            Self::Truncated => f.write_str("the host closed the connection inside its answer"),
+            Self::Idle(time) => write!(f, "the host sent nothing of its answer for {time:?}"),
+        }
+    }
+}
+
+impl StdError for BodyError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Broken(error) => Some(error),
+            Self::Truncated | Self::Idle(_) => None,
+        }
+    }
+}
+
+/// Where a connection goes when its exchange is over.
+pub(super) struct Home {
+    pub(super) pool: Arc<Pool>,
+    pub(super) key: PoolKey,
+    /// How long the origin keeps it, if it said so.
+    pub(super) wait: Option<Duration>,
+}
+
+/// What moves the bytes of an answer.
+enum Engine {
+    /// The reader itself. Only such a connection is used again.
+    Inline(Box<Link>, Box<Home>),
+    /// A task, because the request is still being sent.
+    Task(Task),
+    /// Nothing any more: the end was reached, or an error.
+    Done,
+}
+
+/// The body of an answer, read as it comes. Dropped before its end, it closes the connection.
+pub struct UpstreamBody {
+    incoming: Incoming,
+    engine: Engine,
+    idle: Duration,
+    /// Since when there has been nothing to hand on. Time in which nobody asks does not count.
+    waiting_since: Option<Instant>,
+}
+
+impl UpstreamBody {
+    pub(super) fn inline(incoming: Incoming, link: Box<Link>, home: Home, idle: Duration) -> Self {
+        let mut body = Self {
+            incoming,
+            engine: Engine::Inline(link, Box::new(home)),
+            idle,
+            waiting_since: None,
+        };
+        body.finish_if_over();
+        body
+    }
+
+    pub(super) fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
+        Self { incoming, engine: Engine::Task(link.into_task()), idle, waiting_since: None }
+    }
+
+    /// At the end of the body the connection goes home. Some readers never ask for more than the
+    /// announced length, so this is looked at after every frame.
+    fn finish_if_over(&mut self) {
+        if self.incoming.is_end_stream() {
+            self.finish();
+        }
+    }
+
+    fn finish(&mut self) {
+        if let Engine::Inline(mut link, home) = std::mem::replace(&mut self.engine, Engine::Done)
+            && link.is_settled()
+        {
+            let Home { pool, key, wait } = *home;
+            pool.put(key, link, wait);
+        }
+    }
+
+    /// What has arrived, moving bytes first if nothing has.
+    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
+        let Engine::Inline(link, _) = &mut self.engine else {
+            return Pin::new(&mut self.incoming).poll_frame(cx);
+        };
+        // All that fills the body happens inside `drive`, so the body itself need wake nobody.
+        let first = Pin::new(&mut self.incoming).poll_frame(&mut silent());
+        if first.is_ready() {
+            return first;
+        }
+        if !link.drive(cx) {
+            self.engine = Engine::Done;
+        }
+        Pin::new(&mut self.incoming).poll_frame(&mut silent())
+    }
+
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let since = *self.waiting_since.get_or_insert_with(Instant::now);
+        let deadline = since + self.idle;
+        let over = match &mut self.engine {
+            Engine::Inline(link, _) => link.poll_alarm(cx, deadline),
+            Engine::Task(task) => task.poll_alarm(cx, deadline),
+            // A body that hyper still calls open after its connection has gone.
+            Engine::Done => return Poll::Ready(BodyError::Truncated),
+        };
+        over.map(|()| BodyError::Idle(self.idle))
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let error = match this.poll_incoming(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                this.waiting_since = None;
+                this.finish_if_over();
+                return Poll::Ready(Some(Ok(frame)));
+            }
+            Poll::Ready(None) => {
+                this.finish();
+                return Poll::Ready(None);
+            }
+            Poll::Ready(Some(Err(error))) => BodyError::Broken(error),
+            Poll::Pending => ready!(this.poll_idle(cx)),
+        };
+        // Dropping the connection closes it: nothing after an error can be trusted.
+        this.engine = Engine::Done;
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+impl fmt::Debug for UpstreamBody {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("UpstreamBody").finish_non_exhaustive()
+    }
+}

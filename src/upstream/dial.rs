@@ -1,0 +1,449 @@
+//! From a host's name to a connected socket: resolve once, vet every address of the answer, dial
+//! only addresses that were vetted.
+//!
+//! The name is never handed to anything that would resolve it again, so an answer that changes
+//! between check and dial has nothing to change.
+
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::guard::{AddressClass, AddressGuard, Forbidden, classify};
+use crate::host::{Authority, Host};
+use crate::outcome::{Code, Refusal};
+
+/// How long an attempt has the field to itself before the next address is tried beside it
+/// (RFC 8305 section 5, "Connection Attempt Delay").
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// Probes of a silent connection: first after a minute, so that NATs and firewalls, which forget
+/// after a few, keep it while a model thinks; then each 15 s, and dead after four without an answer.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
+/// The addresses of a name, when they come.
+pub type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
+
+/// Turns names into addresses.
+pub trait Resolve: Send + Sync {
+    /// The addresses of `name`, each with `port`, in the order in which they are best tried.
+    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> Resolving<'a>;
+}
+
+/// The operating system's resolver: `/etc/hosts`, DNS, and whatever else the machine is set up for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemResolver;
+
+impl Resolve for SystemResolver {
+    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> Resolving<'a> {
+        Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
+    }
+}
+
+/// Where this process itself listens: proxy, operations, every listener.
+#[derive(Clone, Debug, Default)]
+pub struct SelfAddresses {
+    listeners: Box<[SocketAddr]>,
+}
+
+impl SelfAddresses {
+    /// The addresses that the listeners are bound to.
+    #[must_use]
+    pub fn new(listeners: Vec<SocketAddr>) -> Self {
+        Self { listeners: listeners.into_iter().map(canonical).collect() }
+    }
+
+    /// Whether a connection to `target` would come back to this process.
+    #[must_use]
+    pub fn contains(&self, target: SocketAddr) -> bool {
+        self.leads_back(canonical(target), is_local)
+    }
+
+    /// The rule, with the look at the machine's interfaces as a parameter: asked only when the port
+    /// is ours and the listener takes every local address.
+    fn leads_back(&self, target: SocketAddr, local: impl Fn(SocketAddr) -> bool) -> bool {
+        self.listeners.iter().filter(|own| own.port() == target.port()).any(|own| {
+            own.ip() == target.ip()
+                    || (own.ip().is_unspecified() && local(target))
+                    // Dialling 0.0.0.0 or :: reaches loopback.
+                    || (target.ip().is_unspecified() && own.ip().is_loopback())
+        })
+    }
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address.ip().to_canonical() {
+        IpAddr::V4(v4) => SocketAddr::from((v4, address.port())),
+        // Unchanged, with its scope: a link-local address means nothing without it.
+        IpAddr::V6(_) => address,
+    }
+}
+
+/// Whether the machine has this address. Only a local address can be bound; a datagram socket on
+/// port 0 sends nothing, disturbs nobody, and needs no list of interfaces, which the standard
+/// library does not give.
+fn is_local(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let mut any_port = address;
+    any_port.set_port(0);
+    ip.is_loopback() || ip.is_unspecified() || UdpSocket::bind(any_port).is_ok()
+}
+
+/// How far the addresses of a target are trusted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Vetting {
+    /// The agent named the host: the guard decides.
+    Guarded,
+    /// The operator named this target in `upstream.hosts`: private addresses are meant. Where the
+    /// operator gave a name, and not the address itself, what no origin lives at stays closed.
+    Operator,
+}
+
+/// Makes TCP connections to vetted addresses.
+pub(super) struct Dialer {
+    pub(super) resolver: Arc<dyn Resolve>,
+    pub(super) guard: AddressGuard,
+    pub(super) own: SelfAddresses,
+    /// For resolving and connecting together.
+    pub(super) timeout: Duration,
+}
+
+impl Dialer {
+    /// Resolves, vets and connects.
+    pub(super) async fn dial(
+        &self,
+        target: &Authority,
+        vetting: Vetting,
+    ) -> Result<TcpStream, Refusal> {
+        // No authority that was parsed has it; an address with port 0 means something else everywhere.
+        if target.port == 0 {
+            return Err(Refusal::with_detail(Code::BadRequest, "port 0 is no port"));
+        }
+        let deadline = Instant::now() + self.timeout;
+        let addresses = self.resolve(target, deadline).await?;
+        self.vet(target, &addresses, vetting)?;
+        match timeout_at(deadline, race(interleave(addresses))).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(error)) => Err(connect_refusal(target, &error)),
+            Err(_) => Err(Refusal::with_detail(
+                Code::ConnectTimeout,
+                format!("{target} did not accept a connection in {:?}", self.timeout),
+            )),
+        }
+    }
+
+    async fn resolve(
+        &self,
+        target: &Authority,
+        deadline: Instant,
+    ) -> Result<Vec<SocketAddr>, Refusal> {
+        let name = match &target.host {
+            Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, target.port)]),
+            Host::Name(name) => name,
+        };
+        let host = &target.host;
+        let why = match timeout_at(deadline, self.resolver.resolve(name, target.port)).await {
+            Ok(Ok(addresses)) if !addresses.is_empty() => {
+                return Ok(addresses.into_iter().map(|a| with_port(a, target.port)).collect());
+            }
+            Ok(Ok(_)) => format!("{host} has no address"),
+            // The resolver's own words tell a name that is not there from a resolver that is not.
+            Ok(Err(error)) => format!("{host} does not resolve: {error}"),
+            Err(_) => format!("the resolver gave no answer for {host} in {:?}", self.timeout),
+        };
+        Err(Refusal::with_detail(Code::DnsError, why))
+    }
+
+    /// One address that may not be dialled closes the whole answer. An honest zone does not mix
+    /// public and private addresses under one name; a rebinding attack does, and trying the
+    /// permitted half would let it decide by dropping packets which half is left.
+    fn vet(
+        &self,
+        target: &Authority,
+        addresses: &[SocketAddr],
+        vetting: Vetting,
+    ) -> Result<(), Refusal> {
+        if addresses.iter().any(|a| self.own.contains(*a)) {
+            return Err(Refusal::with_detail(Code::Loop, format!("{target} is this proxy itself")));
+        }
+        let literal = target.host.address().is_some();
+        addresses
+            .iter()
+            .try_for_each(|address| match vetting {
+                Vetting::Guarded => self.guard.check(address.ip()),
+                Vetting::Operator if literal => Ok(()),
+                Vetting::Operator => self.check_named_by_operator(address.ip()),
+            })
+            .map_err(|Forbidden { class }| {
+                Refusal::with_detail(
+                    Code::AddressForbidden,
+                    format!("{} has a forbidden address ({class})", target.host),
+                )
+                .because(class.as_str())
+            })
+    }
+
+    fn check_named_by_operator(&self, ip: IpAddr) -> Result<(), Forbidden> {
+        match classify(ip) {
+            Some(
+                AddressClass::Metadata
+                | AddressClass::Multicast
+                | AddressClass::Broadcast
+                | AddressClass::Unspecified,
+            ) => self.guard.check(ip),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// What is dialled is the port that was asked for, whatever a resolver puts in.
+fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
+    address.set_port(port);
+    address
+}
+
+/// Alternates the families, beginning with the resolver's favourite (RFC 8305 section 4), and drops
+/// repetitions.
+fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
+    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+    let mut unique: Vec<SocketAddr> = Vec::with_capacity(addresses.len());
+    for address in addresses {
+        if !unique.contains(&address) {
+            unique.push(address);
+        }
+    }
+    let (favoured, other): (Vec<_>, Vec<_>) =
+        unique.into_iter().partition(|a| a.is_ipv6() == first_is_v6);
+    let mut other = other.into_iter();
+    let mut mixed = Vec::with_capacity(favoured.len() + other.len());
+    for address in favoured {
+        mixed.push(address);
+        mixed.extend(other.next());
+    }
+    mixed.extend(other);
+    mixed
+}
+
+/// Happy eyeballs (RFC 8305): the first connection wins, the others are dropped.
+async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    if let [only] = addresses[..] {
+        return connect(only).await;
+    }
+    let mut waiting = addresses.into_iter();
+    let mut attempts = JoinSet::new();
+    let mut first_failure = None;
+    loop {
+        if let Some(address) = waiting.next() {
+            attempts.spawn(connect(address));
+        }
+        tokio::select! {
+            done = attempts.join_next() => match done {
+                Some(Ok(Ok(stream))) => return Ok(stream),
+                Some(Ok(Err(error))) => { first_failure.get_or_insert(error); }
+                Some(Err(panicked)) => { first_failure.get_or_insert(io::Error::other(panicked)); }
+                None => return Err(first_failure.unwrap_or_else(|| io::ErrorKind::AddrNotAvailable.into())),
+            },
+            () = sleep(STAGGER), if waiting.len() > 0 => {}
+        }
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    // Without it, a request of two writes waits for the delayed acknowledgement of the first: 40 ms.
+    stream.set_nodelay(true)?;
+    set_keepalive(&stream)?;
+    Ok(stream)
+}
+
+fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
+}
+
+/// Says whose fault it is: the host's, the network's, or this machine's.
+fn connect_refusal(target: &Authority, error: &io::Error) -> Refusal {
+    use io::ErrorKind;
+    let out_of_files =
+        [rustix::io::Errno::MFILE.raw_os_error(), rustix::io::Errno::NFILE.raw_os_error()];
+    if error.raw_os_error().is_some_and(|e| out_of_files.contains(&e)) {
+        return Refusal::with_detail(Code::Overloaded, "the proxy has no file descriptor left");
+    }
+    let (code, what) = match error.kind() {
+        ErrorKind::ConnectionRefused => (Code::ConnectFailed, "refused the connection"),
+        ErrorKind::TimedOut => (Code::ConnectTimeout, "did not accept a connection in time"),
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => {
+            (Code::ConnectFailed, "cannot be reached over this network")
+        }
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => {
+            (Code::ConnectFailed, "reset the connection at once")
+        }
+        _ => (Code::ConnectFailed, "does not accept a connection"),
+    };
+    Refusal::with_detail(code, format!("{target} {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    /// Answers from a list, and counts the questions.
+    struct Fixed(Vec<&'static str>, AtomicUsize);
+
+    impl Resolve for Fixed {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+            self.1.fetch_add(1, Ordering::Relaxed);
+            let addresses = self.0.iter().map(|a| socket(a)).collect();
+            Box::pin(async move { Ok(addresses) })
+        }
+    }
+
+    struct Silent;
+
+    impl Resolve for Silent {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    fn authority(text: &str) -> Authority {
+        Authority::parse(text, None).unwrap()
+    }
+
+    fn dialer(resolver: impl Resolve + 'static) -> Dialer {
+        Dialer {
+            resolver: Arc::new(resolver),
+            guard: AddressGuard::default(),
+            own: SelfAddresses::new(vec![socket("127.0.0.1:3128"), socket("[::]:3129")]),
+            timeout: Duration::from_millis(20),
+        }
+    }
+
+    fn answer(addresses: &[&'static str]) -> Dialer {
+        dialer(Fixed(addresses.to_vec(), AtomicUsize::new(0)))
+    }
+
+    async fn code(dialer: &Dialer, target: &str, vetting: Vetting) -> Code {
+        let dialled = dialer.dial(&authority(target), vetting).await;
+        dialled.map(|_| ()).unwrap_err().code
+    }
+
+    fn vetted(target: &str, addresses: &[&str], vetting: Vetting) -> Result<(), Refusal> {
+        let addresses: Vec<_> = addresses.iter().map(|a| socket(a)).collect();
+        answer(&[]).vet(&authority(target), &addresses, vetting)
+    }
+
+    #[tokio::test]
+    async fn one_forbidden_address_closes_a_mixed_answer() {
+        let mixed = answer(&["8.8.8.8:443", "10.0.0.1:443"]);
+        let refused = code(&mixed, "rebind.test:443", Vetting::Guarded).await;
+        assert_eq!(refused, Code::AddressForbidden);
+    }
+
+    #[tokio::test]
+    async fn an_address_is_vetted_without_a_resolver() {
+        let dialer = answer(&[]);
+        for literal in ["10.0.0.1:443", "[::ffff:127.0.0.1]:443", "[64:ff9b::8.8.8.8]:443"] {
+            let refused = code(&dialer, literal, Vetting::Guarded).await;
+            assert_eq!(refused, Code::AddressForbidden, "{literal}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_without_addresses_or_answer_is_a_dns_error() {
+        let empty = code(&answer(&[]), "empty.test:443", Vetting::Guarded).await;
+        assert_eq!(empty, Code::DnsError);
+        let silent = code(&dialer(Silent), "slow.test:443", Vetting::Guarded).await;
+        assert_eq!(silent, Code::DnsError);
+    }
+
+    #[tokio::test]
+    async fn port_0_is_refused() {
+        let mut target = authority("a.test:1");
+        target.port = 0;
+        let refused = answer(&["8.8.8.8:0"]).dial(&target, Vetting::Guarded).await;
+        assert_eq!(refused.map(|_| ()).unwrap_err().code, Code::BadRequest);
+    }
+
+    #[tokio::test]
+    async fn the_resolver_does_not_choose_the_port() {
+        let dialer = answer(&["8.8.8.8:22"]);
+        let found =
+            dialer.resolve(&authority("a.test:443"), Instant::now() + STAGGER).await.unwrap();
+        assert_eq!(found, [socket("8.8.8.8:443")]);
+    }
+
+    #[test]
+    fn the_operator_may_name_private_hosts_but_not_by_name_a_metadata_service() {
+        let operator = |target, address| vetted(target, &[address], Vetting::Operator);
+        assert_eq!(operator("10.0.0.1:443", "10.0.0.1:443"), Ok(()));
+        assert_eq!(operator("169.254.169.254:80", "169.254.169.254:80"), Ok(()));
+        assert_eq!(operator("internal:443", "10.0.0.1:443"), Ok(()));
+        assert!(operator("internal:80", "169.254.169.254:80").is_err());
+        assert!(operator("internal:80", "0.0.0.0:80").is_err());
+    }
+
+    #[test]
+    fn nobody_dials_the_proxy_itself() {
+        for vetting in [Vetting::Guarded, Vetting::Operator] {
+            for own in ["127.0.0.1:3128", "[::ffff:127.0.0.1]:3128", "127.0.0.1:3129", "[::1]:3129"]
+            {
+                let refused = vetted("name:3128", &["8.8.8.8:3128", own], vetting);
+                assert_eq!(refused.unwrap_err().code, Code::Loop, "{own}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_listener_on_every_address_is_reached_by_every_local_address() {
+        let own = SelfAddresses::new(vec![socket("0.0.0.0:3128"), socket("192.0.2.1:3129")]);
+        let local = |a: SocketAddr| a.ip() == socket("10.9.8.7:0").ip();
+        assert!(own.leads_back(socket("10.9.8.7:3128"), local));
+        assert!(!own.leads_back(socket("10.9.8.8:3128"), local));
+        assert!(!own.leads_back(socket("10.9.8.7:3130"), local));
+        assert!(own.leads_back(socket("192.0.2.1:3129"), local));
+        assert!(!own.leads_back(socket("10.9.8.7:3129"), local));
+    }
+
+    #[test]
+    fn dialling_the_unspecified_address_is_dialling_loopback() {
+        let own = SelfAddresses::new(vec![socket("127.0.0.1:3128")]);
+        assert!(own.contains(socket("0.0.0.0:3128")));
+        assert!(own.contains(socket("[::]:3128")));
+        assert!(!own.contains(socket("0.0.0.0:3129")));
+    }
+
+    #[test]
+    fn families_alternate_and_repetitions_go() {
+        let list = |texts: &[&str]| texts.iter().map(|t| socket(t)).collect::<Vec<_>>();
+        let mixed = interleave(list(&[
+            "[2000::1]:1",
+            "[2000::2]:1",
+            "[2000::1]:1",
+            "[2000::3]:1",
+            "1.1.1.1:1",
+            "1.1.1.2:1",
+        ]));
+        let expected =
+            list(&["[2000::1]:1", "1.1.1.1:1", "[2000::2]:1", "1.1.1.2:1", "[2000::3]:1"]);
+        assert_eq!(mixed, expected);
+        assert_eq!(interleave(Vec::new()), []);
+    }
+}

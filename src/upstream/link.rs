@@ -1,0 +1,275 @@
+//! One HTTP/1.1 connection to an origin, driven by whoever uses it.
+//!
+//! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
+//! the two stay together: the task that waits for the answer also moves the bytes. That saves two
+//! wake-ups of another task for each request, a task for each idle connection, and gives an exact
+//! answer to *is it dead?* when a connection is taken from the pool.
+
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::client::conn::http1::{Builder, Connection, SendRequest};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::task::coop::unconstrained;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_rustls::client::TlsStream;
+
+use super::body::{RequestBody, Upload};
+
+/// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
+/// gathers before it writes. A TLS record is 16 KiB, so more than a few of them buy nothing; heads
+/// over 64 KiB are refused by every server and browser in use. Buffers start at 8 KiB and grow to
+/// this only for a bulk transfer.
+const BUFFER: usize = 64 * 1024;
+
+/// The bytes below HTTP.
+pub(super) enum Stream {
+    /// In the clear.
+    Plain(TcpStream),
+    /// Verified TLS. Boxed: its state is some ten times that of a socket.
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+type Driver = Connection<TokioIo<Stream>, RequestBody>;
+
+/// Why an exchange gave no answer.
+pub(super) enum Failure {
+    /// The connection was dead before a byte of the request had left; here is the request.
+    Unsent(Box<Request<RequestBody>>),
+    /// The connection broke, or what came over it was not HTTP.
+    Broken(hyper::Error),
+    /// The answer's head did not come in time.
+    Late,
+    /// The request's body did not move for the idle time.
+    Stalled,
+}
+
+/// The times that bound an exchange.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    /// From the end of the request to the head of the answer.
+    pub(super) response: Duration,
+    /// Between two pieces of a body.
+    pub(super) idle: Duration,
+}
+
+/// A connection: hyper's handle and its driver.
+pub(super) struct Link {
+    sender: SendRequest<RequestBody>,
+    /// None once the connection has ended. It must not be polled after that.
+    driver: Option<Driver>,
+    alarm: Alarm,
+    opened: Instant,
+}
+
+impl Link {
+    /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
+    pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
+        let (sender, driver) = Self::settings().handshake(TokioIo::new(stream)).await?;
+        Ok(Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() })
+    }
+
+    /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
+    /// HTTP/0.9), which are hyper's defaults and are left alone. `max_headers` too stays at its
+    /// default of 100, because any other value makes hyper allocate for each response.
+    fn settings() -> Builder {
+        let mut builder = Builder::new();
+        // Clients and origins that mind the case of field names see it as the other side wrote it.
+        builder.preserve_header_case(true).max_buf_size(BUFFER);
+        builder
+    }
+
+    /// When it was opened.
+    pub(super) fn opened(&self) -> Instant {
+        self.opened
+    }
+
+    /// Whether it can take a request now. Reads what has arrived since anybody looked: a close, or
+    /// bytes that nobody asked for (an answer before its question), both end it here.
+    pub(super) fn is_alive(&mut self) -> bool {
+        // Nobody is to be woken: the next user polls again with a waker of its own.
+        self.drive(&mut silent());
+        self.is_ready()
+    }
+
+    fn is_ready(&self) -> bool {
+        self.driver.is_some() && self.sender.is_ready()
+    }
+
+    /// Whether the last exchange is over on both sides and the next may begin. An answer that came
+    /// before its request was sent in full leaves the connection unfit, and so does `close`.
+    pub(super) fn is_settled(&mut self) -> bool {
+        self.is_ready() || self.is_alive()
+    }
+
+    /// Moves bytes both ways as far as they go. False when the connection has ended.
+    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(driver) = &mut self.driver
+            && Pin::new(driver).poll(cx).is_ready()
+        {
+            // Dropping it hands a waiting answer or body its error. What the driver's own error
+            // would say is in theirs.
+            self.driver = None;
+        }
+        self.driver.is_some()
+    }
+
+    /// Sends the request and waits for the head of the answer.
+    ///
+    /// The clock of the answer starts when the last byte of the request's body was taken, so that a
+    /// slow upload is not a slow answer; until then only a body that stands still ends the wait.
+    pub(super) async fn exchange(
+        &mut self,
+        request: Request<RequestBody>,
+        upload: Option<&Upload>,
+        patience: Patience,
+    ) -> Result<Response<Incoming>, Failure> {
+        let sent = Instant::now();
+        // Unconstrained, because it is polled with a waker that wakes nobody: all that can make it
+        // ready happens inside `drive`, and the runtime's budget must not pause it unseen.
+        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
+        std::future::poll_fn(|cx| {
+            self.drive(cx);
+            if let Poll::Ready(answer) = answer.as_mut().poll(&mut silent()) {
+                return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
+                    Some(request) => Failure::Unsent(Box::new(request)),
+                    None => Failure::Broken(error.into_error()),
+                }));
+            }
+            let (deadline, late) = match upload {
+                Some(upload) if !upload.is_done() => {
+                    (upload.last_moved() + patience.idle, Failure::Stalled)
+                }
+                Some(upload) => (upload.last_moved() + patience.response, Failure::Late),
+                None => (sent + patience.response, Failure::Late),
+            };
+            self.alarm.poll(cx, deadline).map(|()| Err(late))
+        })
+        .await
+    }
+
+    /// Lets the driver run as a task of its own, for an answer that came while the request was
+    /// still being sent: the reader of the answer may then wait for the writer of the request.
+    pub(super) fn into_task(self) -> Task {
+        Task { driver: self.driver.map(tokio::spawn), _sender: self.sender, alarm: self.alarm }
+    }
+
+    /// Ready when `deadline` is over.
+    pub(super) fn poll_alarm(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.alarm.poll(cx, deadline)
+    }
+}
+
+/// A connection that drives itself to the end of one exchange, and is not used again.
+pub(super) struct Task {
+    driver: Option<tokio::task::JoinHandle<hyper::Result<()>>>,
+    /// hyper ends an idle connection whose handle is gone; this one is not idle yet.
+    _sender: SendRequest<RequestBody>,
+    alarm: Alarm,
+}
+
+impl Task {
+    pub(super) fn poll_alarm(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.alarm.poll(cx, deadline)
+    }
+}
+
+impl Drop for Task {
+    fn drop(&mut self) {
+        if let Some(driver) = &self.driver {
+            driver.abort();
+        }
+    }
+}
+
+/// A context for looking without being told later.
+pub(super) fn silent() -> Context<'static> {
+    Context::from_waker(Waker::noop())
+}
+
+/// A timer that is set seldom. Deadlines move with every piece of a body; the timer is left where it
+/// is, and looks at the true deadline when it goes off. It stays with the connection, so that a
+/// request on a warm connection touches the runtime's timer wheel about once in a timeout.
+#[derive(Default)]
+struct Alarm(Option<Pin<Box<Sleep>>>);
+
+impl Alarm {
+    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() > deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Plain(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+        }
+    }
+}

@@ -1,0 +1,408 @@
+//! The far side: from a request that may leave to the answer of a verified origin.
+//!
+//! The way is always the same: find the route, resolve once, vet every address, dial the vetted one,
+//! shake hands, verify, send. What is sent was recorded first ([`Recorded`] says so), redirects are
+//! never followed, and a request is sent again only when not a byte of it had left.
+//!
+//! Times: connecting (name, TCP) and the TLS handshake have one each; the head of the answer has one
+//! that begins when the request has been sent; a body has none in all, only between two pieces.
+
+mod body;
+mod dial;
+mod guard;
+mod link;
+mod pool;
+mod route;
+mod trust;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout};
+
+pub use body::{BodyError, UpstreamBody};
+pub use dial::{Resolve, Resolving, SelfAddresses, SystemResolver};
+pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
+pub use pool::{PoolCounts, PoolLimits};
+pub use route::{HostRule, UpstreamError};
+pub use trust::{ClientCertificate, RootSummary, TrustError};
+
+use body::{Home, RequestBody, Upload};
+use dial::Dialer;
+use link::{Failure, Link, Patience, Stream};
+use pool::{Pool, PoolKey};
+use route::{Route, Routes};
+
+use crate::host::{Authority, Origin, Scheme};
+use crate::outcome::{Code, Refusal};
+use crate::record::Recorded;
+
+/// How often a request may meet a dead connection from the pool before it gets a fresh one. An
+/// origin that restarted has closed them all, and each attempt costs only a look.
+const STALE_RETRIES: u32 = 2;
+
+/// How long the steps of a call may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Resolving and connecting, together.
+    pub connect: Duration,
+    /// The TLS handshake.
+    pub tls: Duration,
+    /// From the end of the request to the head of the answer. Long: models think before they speak.
+    pub response: Duration,
+    /// Between two pieces of a body. A stream that says nothing for so long sends no keep-alive
+    /// comments either, and has been forgotten by the NATs on its way.
+    pub idle: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(10),
+            tls: Duration::from_secs(10),
+            response: Duration::from_secs(300),
+            idle: Duration::from_secs(600),
+        }
+    }
+}
+
+/// What an [`Upstream`] is made from.
+pub struct Settings {
+    /// `upstream.hosts`.
+    pub hosts: Vec<HostRule>,
+    /// Which addresses may be dialled.
+    pub guard: AddressGuard,
+    /// Where this process listens.
+    pub own: SelfAddresses,
+    /// How long things may take.
+    pub timeouts: Timeouts,
+    /// How many connections wait for their next request.
+    pub pool: PoolLimits,
+    /// Who turns names into addresses.
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hosts: Vec::new(),
+            guard: AddressGuard::default(),
+            own: SelfAddresses::default(),
+            timeouts: Timeouts::default(),
+            pool: PoolLimits::default(),
+            resolver: Arc::new(SystemResolver),
+        }
+    }
+}
+
+/// Where a request goes and on whose behalf.
+#[derive(Clone, Copy, Debug)]
+pub struct Call<'a> {
+    /// Scheme, host and port. The certificate must be for this host.
+    pub origin: &'a Origin,
+    /// Who sends and with which credentials: agent, credential versions. Only compared. Connections
+    /// are never shared between two of them.
+    pub principal: &'a Arc<str>,
+    /// The rule's own time for the head of the answer, in place of [`Timeouts::response`].
+    pub response_timeout: Option<Duration>,
+}
+
+/// Where the time went.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// Resolving and connecting; none on a reused connection.
+    pub connect: Option<Duration>,
+    /// The TLS handshake; none on a reused connection and in the clear.
+    pub tls: Option<Duration>,
+    /// From the request's first byte to the head of the answer.
+    pub head: Duration,
+}
+
+/// The head of an answer, with its body to come.
+#[derive(Debug)]
+pub struct Sent {
+    /// The origin's answer, untouched.
+    pub response: Response<UpstreamBody>,
+    /// Whether the connection had served before.
+    pub reused: bool,
+    /// Where the time went.
+    pub timing: Timing,
+}
+
+/// The far side. One for each configuration: a reload makes a new one, and the old one ends with its
+/// last answer.
+pub struct Upstream {
+    routes: Routes,
+    dialer: Dialer,
+    pool: Arc<Pool>,
+    timeouts: Timeouts,
+}
+
+impl Upstream {
+    /// Reads the certificates that the settings name. Connects to nothing.
+    ///
+    /// # Errors
+    /// [`UpstreamError`] that names the entry of `upstream.hosts` and the file.
+    pub fn new(settings: Settings) -> Result<Self, UpstreamError> {
+        Ok(Self {
+            routes: Routes::new(settings.hosts)?,
+            dialer: Dialer {
+                resolver: settings.resolver,
+                guard: settings.guard,
+                own: settings.own,
+                timeout: settings.timeouts.connect,
+            },
+            pool: Arc::new(Pool::new(settings.pool)),
+            timeouts: settings.timeouts,
+        })
+    }
+
+    /// Sends a request and waits for the head of the answer. The request is final: origin-form
+    /// target, all header fields, `Host` among them.
+    ///
+    /// Dropping the future, or the body of the answer before its end, closes the connection.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the code of what failed, in words that name host and port at most. When
+    /// the body of the request ends with a [`Refusal`] as its error, that one.
+    pub async fn send<B>(
+        &self,
+        request: Recorded<Request<B>>,
+        call: Call<'_>,
+    ) -> Result<Sent, Refusal>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let (parts, body) = request.into_inner().into_parts();
+        let (body, upload) = RequestBody::new(body);
+        let mut request = Request::from_parts(parts, body);
+        *request.version_mut() = Version::HTTP_11;
+
+        let authority = &call.origin.authority;
+        let route = self.routes.find(&authority.host);
+        let key = PoolKey {
+            origin: call.origin.clone(),
+            route: route.id,
+            principal: call.principal.clone(),
+        };
+        let patience = Patience {
+            response: call.response_timeout.unwrap_or(self.timeouts.response),
+            idle: self.timeouts.idle,
+        };
+        let mut stale = 0;
+        loop {
+            let (mut link, reused, mut timing) = self.link(&key, route, stale).await?;
+            let start = Instant::now();
+            match link.exchange(request, upload.as_deref(), patience).await {
+                Ok(response) => {
+                    timing.head = start.elapsed();
+                    let response = self.receive(response, link, upload.as_deref(), key)?;
+                    return Ok(Sent { response, reused, timing });
+                }
+                Err(Failure::Unsent(unsent)) if reused => {
+                    request = *unsent;
+                    stale += 1;
+                    self.pool.count_retried();
+                }
+                Err(failure) => return Err(refusal(&failure, authority, upload.as_deref())),
+            }
+        }
+    }
+
+    /// A waiting connection, or a new one.
+    async fn link(
+        &self,
+        key: &PoolKey,
+        route: &Route,
+        stale: u32,
+    ) -> Result<(Box<Link>, bool, Timing), Refusal> {
+        if stale < STALE_RETRIES
+            && let Some(link) = self.pool.take(key)
+        {
+            return Ok((link, true, Timing::default()));
+        }
+        let (link, timing) = self.open(&key.origin, route).await?;
+        Ok((Box::new(link), false, timing))
+    }
+
+    async fn open(&self, origin: &Origin, route: &Route) -> Result<(Link, Timing), Refusal> {
+        let mut timing = Timing::default();
+        let target = &origin.authority;
+        let start = Instant::now();
+        let tcp = self.connect(target, route).await?;
+        timing.connect = Some(start.elapsed());
+        let stream = match origin.scheme {
+            Scheme::Http => Stream::Plain(tcp),
+            Scheme::Https => {
+                let start = Instant::now();
+                let tls = timeout(self.timeouts.tls, route.tls.connect(target, tcp))
+                    .await
+                    .map_err(|_| self.slow_handshake(target))??;
+                timing.tls = Some(start.elapsed());
+                Stream::Tls(Box::new(tls))
+            }
+        };
+        self.pool.count_opened();
+        let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
+        Ok((link, timing))
+    }
+
+    async fn connect(&self, target: &Authority, route: &Route) -> Result<TcpStream, Refusal> {
+        let (address, vetting) = route.dial(target);
+        self.dialer.dial(address, vetting).await
+    }
+
+    fn slow_handshake(&self, target: &Authority) -> Refusal {
+        Refusal::with_detail(
+            Code::ConnectTimeout,
+            format!("{target} did not finish the TLS handshake in {:?}", self.timeouts.tls),
+        )
+    }
+
+    /// Ties the answer's body to its connection.
+    fn receive(
+        &self,
+        response: Response<Incoming>,
+        link: Box<Link>,
+        upload: Option<&Upload>,
+        key: PoolKey,
+    ) -> Result<Response<UpstreamBody>, Refusal> {
+        // Nobody asked for another protocol, and what follows would not be HTTP.
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return Err(Refusal::with_detail(
+                Code::UpstreamFailed,
+                format!("{} switched protocols unasked", key.origin.authority),
+            ));
+        }
+        let (parts, incoming) = response.into_parts();
+        let idle = self.timeouts.idle;
+        let body = if upload.is_some_and(|upload| !upload.is_done()) {
+            UpstreamBody::detached(incoming, *link, idle)
+        } else {
+            let home = Home { pool: self.pool.clone(), key, wait: announced_wait(&parts.headers) };
+            UpstreamBody::inline(incoming, link, home, idle)
+        };
+        Ok(Response::from_parts(parts, body))
+    }
+
+    /// Connects for an opaque tunnel: the same resolving, vetting, overrides and self-check as for a
+    /// request, and then bytes are the caller's.
+    ///
+    /// # Errors
+    /// A [`Refusal`] with the code of what failed.
+    pub async fn tunnel(&self, target: Recorded<Authority>) -> Result<TcpStream, Refusal> {
+        let target = target.into_inner();
+        let route = self.routes.find(&target.host);
+        self.connect(&target, route).await
+    }
+
+    /// Drops waiting connections that aged out or were closed by their origin. Call it every few
+    /// seconds.
+    pub fn sweep(&self) {
+        self.pool.sweep();
+    }
+
+    /// Drops all waiting connections.
+    pub fn close_idle(&self) {
+        self.pool.clear();
+    }
+
+    /// What the pool did so far.
+    #[must_use]
+    pub fn pool_counts(&self) -> PoolCounts {
+        self.pool.counts()
+    }
+
+    /// Where the trusted roots came from.
+    #[must_use]
+    pub fn roots(&self) -> &RootSummary {
+        &self.routes.roots
+    }
+}
+
+impl fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstream").field("pool", &self.pool.counts()).finish_non_exhaustive()
+    }
+}
+
+/// `Keep-Alive: timeout=5` (RFC 2068 section 19.7.1.1, still what Node and Apache send), less a
+/// second, because the origin counts from its own last byte.
+fn announced_wait(headers: &HeaderMap) -> Option<Duration> {
+    let value = headers.get("keep-alive")?.to_str().ok()?;
+    let seconds = value
+        .split(',')
+        .filter_map(|parameter| parameter.trim().strip_prefix("timeout="))
+        .find_map(|digits| digits.parse::<u64>().ok())?;
+    Some(Duration::from_secs(seconds.saturating_sub(1)))
+}
+
+fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Refusal {
+    if let Some(refusal) = upload.and_then(Upload::take_refusal) {
+        return refusal;
+    }
+    match failure {
+        Failure::Broken(error) => broken(error, target),
+        Failure::Unsent(_) => Refusal::with_detail(
+            Code::UpstreamFailed,
+            format!("{target} closed the connection before the request was sent"),
+        ),
+        Failure::Late => {
+            Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))
+        }
+        Failure::Stalled => Refusal::with_detail(
+            Code::ResponseTimeout,
+            format!("the request's body to {target} stood still for too long"),
+        ),
+    }
+}
+
+fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
+    let (code, detail) = if error.is_user() || error.is_body_write_aborted() {
+        (Code::BadRequest, "the request's body broke off, or is not as long as announced".into())
+    } else if error.is_parse_too_large() {
+        (
+            Code::UpstreamFailed,
+            format!("{target} answered with a header section that is over the limit"),
+        )
+    } else if error.is_parse() {
+        (Code::UpstreamFailed, format!("{target} did not answer in valid HTTP/1.1"))
+    } else if error.is_incomplete_message() {
+        (Code::UpstreamFailed, format!("{target} closed the connection before it answered"))
+    } else {
+        (Code::UpstreamFailed, format!("{target} broke the connection before it answered"))
+    };
+    Refusal::with_detail(code, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::HeaderValue;
+
+    #[test]
+    fn an_origin_that_says_how_long_it_waits_is_believed_less_a_second() {
+        for (value, expected) in [
+            ("timeout=5", Some(4)),
+            ("timeout=5, max=100", Some(4)),
+            ("max=100,timeout=30", Some(29)),
+            ("timeout=0", Some(0)),
+            ("max=100", None),
+            ("timeout=soon", None),
+        ] {
+            let headers = HeaderMap::from_iter([(
+                http::header::HeaderName::from_static("keep-alive"),
+                HeaderValue::from_static(value),
+            )]);
+            let expected = expected.map(Duration::from_secs);
+            assert_eq!(announced_wait(&headers), expected, "{value}");
+        }
+        assert_eq!(announced_wait(&HeaderMap::new()), None);
+    }
+}

@@ -1,0 +1,238 @@
+//! Connections that wait for their next request.
+//!
+//! The key holds everything that is bound to a connection, the principal among it: two agents, or
+//! one agent with two credentials, never share one, so that what an origin remembers of a connection
+//! (NTLM does) is never lent to somebody else. The newest is taken first: the others can age out.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::link::Link;
+use crate::host::Origin;
+
+/// How many connections wait, and how long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// For one origin and one principal.
+    pub per_key: usize,
+    /// In all.
+    pub total: usize,
+    /// How long one may wait. Load balancers close at 60 s (AWS) and web servers at 75 s (nginx);
+    /// giving up before they do avoids the race in which a request meets the other side's close. An
+    /// origin that says less (`Keep-Alive: timeout=5`) is believed.
+    pub idle: Duration,
+    /// How long one may live, so that a change of DNS is followed even by a connection that is never
+    /// idle.
+    pub age: Duration,
+}
+
+impl Default for PoolLimits {
+    fn default() -> Self {
+        Self {
+            per_key: 64,
+            total: 2048,
+            idle: Duration::from_secs(50),
+            age: Duration::from_secs(600),
+        }
+    }
+}
+
+/// Everything that is bound to a connection.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct PoolKey {
+    /// Scheme, host, port.
+    pub(super) origin: Origin,
+    /// Address override and TLS profile: both belong to the route.
+    pub(super) route: usize,
+    /// Who sends, and with which credentials; opaque here.
+    pub(super) principal: Arc<str>,
+}
+
+struct Idle {
+    link: Box<Link>,
+    until: Instant,
+}
+
+#[derive(Default)]
+struct Shard {
+    /// Oldest first.
+    idle: HashMap<PoolKey, Vec<Idle>>,
+    count: usize,
+}
+
+/// What the pool has done since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PoolCounts {
+    /// Connections opened.
+    pub opened: u64,
+    /// Requests sent on a connection that had served before.
+    pub reused: u64,
+    /// Connections that aged out, or died while waiting.
+    pub expired: u64,
+    /// Requests sent again because their reused connection was dead before a byte had left.
+    pub retried: u64,
+    /// Connections that wait now.
+    pub idle: usize,
+}
+
+#[derive(Default)]
+struct Counters {
+    opened: AtomicU64,
+    reused: AtomicU64,
+    expired: AtomicU64,
+    retried: AtomicU64,
+    idle: AtomicUsize,
+}
+
+/// The waiting connections, in shards so that cores do not queue for one lock. No lock is held
+/// across an await; the sweep, which looks at every connection of a shard under its lock, looks at
+/// 128 at most by default.
+pub(super) struct Pool {
+    shards: Box<[Mutex<Shard>]>,
+    hasher: RandomState,
+    limits: PoolLimits,
+    per_shard: usize,
+    counters: Counters,
+}
+
+impl Pool {
+    pub(super) fn new(limits: PoolLimits) -> Self {
+        // A small pool has one shard, so that its bound is exact.
+        let shards: usize = if limits.total >= 256 { 16 } else { 1 };
+        Self {
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+            limits,
+            per_shard: limits.total / shards,
+            counters: Counters::default(),
+        }
+    }
+
+    fn shard(&self, key: &PoolKey) -> &Mutex<Shard> {
+        let hash = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default();
+        // In bounds: a remainder of the length, which is 1 or 16.
+        &self.shards[hash % self.shards.len()]
+    }
+
+    /// The newest connection for the key that is alive; the dead ones before it are dropped.
+    pub(super) fn take(&self, key: &PoolKey) -> Option<Box<Link>> {
+        let now = Instant::now();
+        loop {
+            let mut idle = self.shard(key).lock().pop(key)?;
+            self.counters.idle.fetch_sub(1, Relaxed);
+            if idle.until > now && idle.link.is_alive() {
+                self.counters.reused.fetch_add(1, Relaxed);
+                return Some(idle.link);
+            }
+            self.counters.expired.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Keeps a connection that is ready for its next request. `wait` is how long the origin said
+    /// that it keeps it, if it did.
+    pub(super) fn put(&self, key: PoolKey, link: Box<Link>, wait: Option<Duration>) {
+        let now = Instant::now();
+        let idle = wait.map_or(self.limits.idle, |wait| wait.min(self.limits.idle));
+        let until = (now + idle).min(link.opened() + self.limits.age);
+        if until <= now || self.limits.per_key == 0 || self.per_shard == 0 {
+            return;
+        }
+        let evicted = self.shard(&key).lock().push(
+            key,
+            Idle { link, until },
+            self.limits.per_key,
+            self.per_shard,
+        );
+        self.counters.idle.fetch_add(1, Relaxed);
+        if evicted.is_some() {
+            self.counters.idle.fetch_sub(1, Relaxed);
+            self.counters.expired.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// Drops what has aged out or was closed by its origin. To be called every few seconds: nothing
+    /// else looks at a connection that nobody asks for.
+    pub(super) fn sweep(&self) {
+        let now = Instant::now();
+        for shard in &self.shards {
+            let dead = shard.lock().remove_dead(now);
+            self.counters.idle.fetch_sub(dead.len(), Relaxed);
+            self.counters.expired.fetch_add(dead.len() as u64, Relaxed);
+        }
+    }
+
+    /// Drops all: the proxy stops, or its configuration changed.
+    pub(super) fn clear(&self) {
+        for shard in &self.shards {
+            let dropped = std::mem::take(&mut *shard.lock());
+            self.counters.idle.fetch_sub(dropped.count, Relaxed);
+        }
+    }
+
+    pub(super) fn count_opened(&self) {
+        self.counters.opened.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn count_retried(&self) {
+        self.counters.retried.fetch_add(1, Relaxed);
+    }
+
+    pub(super) fn counts(&self) -> PoolCounts {
+        PoolCounts {
+            opened: self.counters.opened.load(Relaxed),
+            reused: self.counters.reused.load(Relaxed),
+            expired: self.counters.expired.load(Relaxed),
+            retried: self.counters.retried.load(Relaxed),
+            idle: self.counters.idle.load(Relaxed),
+        }
+    }
+}
+
+impl Shard {
+    fn pop(&mut self, key: &PoolKey) -> Option<Idle> {
+        // An empty list stays for the next check-in; the sweep removes it.
+        let idle = self.idle.get_mut(key)?.pop()?;
+        self.count -= 1;
+        Some(idle)
+    }
+
+    /// Adds one, and gives back the one that had to go for it: the key's oldest, or when the whole
+    /// shard is full the shard's oldest, so that a flood of keys pushes out itself first.
+    fn push(&mut self, key: PoolKey, new: Idle, per_key: usize, per_shard: usize) -> Option<Idle> {
+        let list = self.idle.entry(key).or_default();
+        let full = list.len() >= per_key;
+        let mut evicted = full.then(|| list.remove(0));
+        list.push(new);
+        self.count += usize::from(!full);
+        if self.count > per_shard {
+            evicted = self.remove_oldest();
+        }
+        evicted
+    }
+
+    fn remove_oldest(&mut self) -> Option<Idle> {
+        let oldest = self
+            .idle
+            .values_mut()
+            .filter(|list| !list.is_empty())
+            .min_by_key(|list| list.first().map(|idle| idle.until))?;
+        self.count -= 1;
+        Some(oldest.remove(0))
+    }
+
+    fn remove_dead(&mut self, now: Instant) -> Vec<Idle> {
+        let mut dead = Vec::new();
+        self.idle.retain(|_, list| {
+            dead.extend(list.extract_if(.., |idle| idle.until <= now || !idle.link.is_alive()));
+            !list.is_empty()
+        });
+        self.count -= dead.len();
+        dead
+    }
+}

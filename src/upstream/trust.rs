@@ -1,0 +1,348 @@
+//! Whom the upstream trusts: root certificates, client certificates, and what a failed handshake
+//! means in the closed list of codes.
+//!
+//! There is no switch that turns verification off. A host with a private CA is told its `ca_file`,
+//! and then that CA is the only one believed for it.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::host::{Authority, Host};
+use crate::outcome::{Code, Refusal};
+
+/// What HTTP/1.1 is called in ALPN (RFC 7301).
+pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// Sessions kept for resumption in each profile. rustls keeps about 2 KiB for each server, so that
+/// a full cache is 2 MiB; an agent fleet talks to some dozens of hosts.
+const SESSIONS: usize = 1024;
+
+/// A client's certificate for mutual TLS.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct ClientCertificate {
+    /// PEM: the certificate, then its intermediates.
+    pub chain_file: PathBuf,
+    /// PEM: the private key, as PKCS #8, PKCS #1 or SEC 1.
+    pub key_file: PathBuf,
+}
+
+/// Why a TLS profile cannot be made. Each names the file; none shows what is in it.
+#[derive(Debug)]
+pub enum TrustError {
+    /// The file cannot be read.
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The file is not PEM, or has nothing of the kind in it.
+    NothingInside {
+        /// Which.
+        path: PathBuf,
+        /// What was looked for.
+        wanted: &'static str,
+    },
+    /// No certificate of the `ca_file` can stand as a root.
+    UnusableRoot {
+        /// Which.
+        path: PathBuf,
+    },
+    /// The client certificate and its key cannot be used together.
+    ClientCertificate {
+        /// The key's file.
+        path: PathBuf,
+        /// Why.
+        source: rustls::Error,
+    },
+    /// rustls refuses the set-up.
+    Setup(Box<dyn std::error::Error + Send + Sync>),
+}
+
+impl fmt::Display for TrustError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unreadable { path, .. } => write!(f, "{} cannot be read", path.display()),
+            Self::NothingInside { path, wanted } => {
+                write!(f, "{} holds no {wanted} in PEM form", path.display())
+            }
+            Self::UnusableRoot { path } => write!(
+                f,
+                "{} holds no usable CA certificate; give the CA's, not the server's",
+                path.display()
+            ),
+            Self::ClientCertificate { path, .. } => {
+                write!(f, "the client certificate does not fit its key {}", path.display())
+            }
+            Self::Setup(_) => f.write_str("TLS cannot be set up"),
+        }
+    }
+}
+
+impl std::error::Error for TrustError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Unreadable { source, .. } => Some(source),
+            Self::ClientCertificate { source, .. } => Some(source),
+            Self::Setup(source) => Some(&**source),
+            Self::NothingInside { .. } | Self::UnusableRoot { .. } => None,
+        }
+    }
+}
+
+/// Where the roots came from: for the log and `doctor`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RootSummary {
+    /// How many root certificates are trusted.
+    pub count: usize,
+    /// Whether they are the built-in copy of Mozilla's list, because the system has none.
+    pub built_in: bool,
+    /// What went wrong with the system's, such as an unreadable file; the others are used.
+    pub problems: Vec<String>,
+}
+
+/// The roots for hosts without a `ca_file`, shared by their profiles.
+pub(super) struct Roots {
+    verifier: Arc<WebPkiServerVerifier>,
+    pub(super) summary: RootSummary,
+}
+
+impl Roots {
+    /// The system's roots, or Mozilla's built-in list where the system has none (a bare container).
+    pub(super) fn system() -> Result<Self, TrustError> {
+        let found = rustls_native_certs::load_native_certs();
+        let mut store = RootCertStore::empty();
+        let (_, unusable) = store.add_parsable_certificates(found.certs);
+        let mut problems: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
+        if unusable > 0 {
+            problems.push(format!("{unusable} certificates cannot be used as roots"));
+        }
+        let built_in = store.is_empty();
+        if built_in {
+            store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+        }
+        let summary = RootSummary { count: store.len(), built_in, problems };
+        Ok(Self { verifier: verifier(store)?, summary })
+    }
+}
+
+fn provider() -> Arc<rustls::crypto::CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn verifier(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TrustError> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
+        .build()
+        .map_err(|e| TrustError::Setup(Box::new(e)))
+}
+
+/// One way of speaking TLS: roots, client certificate, protocols, and the sessions that may be
+/// resumed. Connections of different profiles are never mixed.
+#[derive(Clone)]
+pub(super) struct TlsProfile {
+    connector: TlsConnector,
+}
+
+impl TlsProfile {
+    /// The profile for a host: with `ca_file`, the CAs in that file and no others, because an
+    /// operator who names the CA of an internal host does not want the public ones to vouch for it.
+    pub(super) fn new(
+        roots: &Roots,
+        ca_file: Option<&Path>,
+        client: Option<&ClientCertificate>,
+        alpn: &[&[u8]],
+    ) -> Result<Self, TrustError> {
+        let verifier = match ca_file {
+            Some(path) => verifier(read_roots(path)?)?,
+            None => roots.verifier.clone(),
+        };
+        let builder = ClientConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .map_err(|e| TrustError::Setup(Box::new(e)))?
+            .with_webpki_verifier(verifier);
+        let mut config = match client {
+            Some(client) => {
+                let chain = read_certificates(&client.chain_file)?;
+                let key = PrivateKeyDer::from_pem_file(&client.key_file)
+                    .map_err(|e| pem_error(&client.key_file, "private key", e))?;
+                builder.with_client_auth_cert(chain, key).map_err(|source| {
+                    TrustError::ClientCertificate { path: client.key_file.clone(), source }
+                })?
+            }
+            None => builder.with_no_client_auth(),
+        };
+        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+    }
+
+    /// Shakes hands and verifies that the peer is `target`.
+    pub(super) async fn connect(
+        &self,
+        target: &Authority,
+        stream: TcpStream,
+    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        let name = server_name(&target.host).ok_or_else(|| {
+            Refusal::with_detail(
+                Code::CertificateInvalid,
+                format!("no certificate can be for {}", target.host),
+            )
+        })?;
+        self.connector
+            .connect(name, stream)
+            .await
+            .map_err(|error| handshake_refusal(target, &error))
+    }
+}
+
+fn server_name(host: &Host) -> Option<ServerName<'static>> {
+    match host {
+        Host::Name(name) => ServerName::try_from(name.to_string()).ok(),
+        Host::Address(ip) => Some(ServerName::IpAddress((*ip).into())),
+    }
+}
+
+fn read_roots(path: &Path) -> Result<RootCertStore, TrustError> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(read_certificates(path)?);
+    if store.is_empty() {
+        return Err(TrustError::UnusableRoot { path: path.into() });
+    }
+    Ok(store)
+}
+
+fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustError> {
+    let wanted = "certificate";
+    let certificates: Vec<_> = CertificateDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|e| pem_error(path, wanted, e))?;
+    if certificates.is_empty() {
+        return Err(TrustError::NothingInside { path: path.into(), wanted });
+    }
+    Ok(certificates)
+}
+
+/// Keeps the reason of a file that cannot be read, and drops that of one that is not PEM: it quotes
+/// the file, and the file may be a key.
+fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TrustError {
+    let path = path.into();
+    match error {
+        pem::Error::Io(source) => TrustError::Unreadable { path, source },
+        _ => TrustError::NothingInside { path, wanted },
+    }
+}
+
+fn handshake_refusal(target: &Authority, error: &io::Error) -> Refusal {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let (code, why) = match tls {
+        Some(rustls::Error::InvalidCertificate(why)) => {
+            (Code::CertificateInvalid, certificate_fault(why))
+        }
+        Some(rustls::Error::NoCertificatesPresented) => {
+            (Code::CertificateInvalid, "it sent no certificate")
+        }
+        Some(why) => (Code::TlsFailed, tls_fault(why)),
+        None => (Code::TlsFailed, "it closed the connection in the handshake"),
+    };
+    let what = match code {
+        Code::CertificateInvalid => "the certificate of",
+        _ => "TLS with",
+    };
+    Refusal::with_detail(code, format!("{what} {target} was refused: {why}")).because(why)
+}
+
+/// The fault in words. The certificate's own texts are the other side's, and stay out.
+fn certificate_fault(error: &CertificateError) -> &'static str {
+    match error {
+        CertificateError::Expired | CertificateError::ExpiredContext { .. } => "it has expired",
+        CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+            "it is not valid yet"
+        }
+        CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
+            "it is for another name"
+        }
+        CertificateError::UnknownIssuer => "its issuer is not trusted, or a chain is incomplete",
+        CertificateError::Revoked => "it is revoked",
+        CertificateError::BadSignature => "its signature is wrong",
+        CertificateError::BadEncoding => "it cannot be read",
+        CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+            "it is not meant for servers"
+        }
+        CertificateError::UnhandledCriticalExtension => "it has an unknown critical extension",
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. }
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            "its signature algorithm is not accepted"
+        }
+        _ => "it does not verify",
+    }
+}
+
+fn tls_fault(error: &rustls::Error) -> &'static str {
+    use rustls::Error;
+    match error {
+        Error::InvalidMessage(_) => "it does not speak TLS at this port",
+        Error::PeerIncompatible(_) => "it offers no version or cipher that is accepted",
+        Error::NoApplicationProtocol => "it speaks no protocol that is offered",
+        Error::AlertReceived(
+            AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
+        ) => "it accepts no version or cipher that is offered",
+        Error::AlertReceived(AlertDescription::UnrecognisedName) => "it does not know this name",
+        Error::AlertReceived(
+            AlertDescription::CertificateRequired
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => "it wants another client certificate; see upstream.hosts.HOST.client_cert",
+        Error::AlertReceived(_) => "it broke off the handshake with an alert",
+        _ => "the handshake broke a rule of TLS",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_the_certificate_and_faults_of_tls_have_their_own_codes() {
+        let target = Authority::parse("a.test:443", None).unwrap();
+        let code = |error: rustls::Error| {
+            handshake_refusal(&target, &io::Error::new(io::ErrorKind::InvalidData, error)).code
+        };
+        for fault in [
+            CertificateError::Expired,
+            CertificateError::UnknownIssuer,
+            CertificateError::NotValidForName,
+            CertificateError::Revoked,
+            CertificateError::ApplicationVerificationFailure,
+        ] {
+            let fault = rustls::Error::InvalidCertificate(fault);
+            assert_eq!(code(fault), Code::CertificateInvalid);
+        }
+        assert_eq!(
+            code(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)),
+            Code::TlsFailed
+        );
+        let closed = handshake_refusal(&target, &io::ErrorKind::UnexpectedEof.into());
+        assert_eq!(closed.code, Code::TlsFailed);
+    }
+
+    #[test]
+    fn a_file_that_is_not_pem_is_named_but_not_quoted() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key.pem");
+        std::fs::write(&path, "-----BEGIN sk-canary").unwrap();
+        let error = read_certificates(&path).unwrap_err();
+        let shown = format!("{error} {error:?}");
+        assert!(shown.contains("key.pem") && !shown.contains("canary"), "{shown}");
+    }
+}

@@ -1,0 +1,255 @@
+//! Agents and their tokens. A token is kept as a MAC over it and what it is good for, and a revoked
+//! one not even so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
+
+use super::check;
+use super::error::{Fault, Kind, Row, VaultError};
+use super::{Action, Vault};
+use crate::agent::TokenRecord;
+use crate::reference::Name;
+use crate::token::Token;
+
+/// An agent as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentInfo {
+    /// Its name.
+    pub name: Name,
+    /// When it was first added, in seconds since the Unix epoch.
+    pub created: i64,
+    /// When it was revoked.
+    pub revoked: Option<i64>,
+    /// Its tokens, oldest first.
+    pub tokens: Vec<TokenInfo>,
+}
+
+/// A token as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenInfo {
+    /// Names it; stands in its text too.
+    pub id: String,
+    /// When it was made, in seconds since the Unix epoch.
+    pub created: i64,
+    /// The last second in which it is valid.
+    pub expires: Option<i64>,
+    /// When it was revoked.
+    pub revoked: Option<i64>,
+    /// What it was made for.
+    pub note: Option<String>,
+}
+
+impl Vault {
+    /// Adds an agent, or takes a revoked one back; its old tokens stay revoked.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`] when there is a live one of that name.
+    pub fn agent_add(&mut self, name: &Name) -> Result<(), VaultError> {
+        self.change(Action::AgentAdded, name.as_str(), |tx, change| {
+            let added = tx.execute(
+                "INSERT INTO agents (workspace, name, created) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (workspace, name) DO UPDATE SET revoked = NULL \
+                 WHERE revoked IS NOT NULL",
+                (change.workspace.as_str(), name.as_str(), change.now),
+            )?;
+            match added {
+                0 => Err(Fault::Exists(Kind::Agent, name.to_string())),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Revokes an agent and all its tokens. Returns how many there were.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] or [`Fault::Revoked`].
+    pub fn agent_revoke(&mut self, name: &Name) -> Result<usize, VaultError> {
+        let revoked = self.change(Action::AgentRevoked, name.as_str(), |tx, change| {
+            require_live(tx, change.workspace, name)?;
+            tx.execute(
+                "UPDATE agents SET revoked = ?3 WHERE workspace = ?1 AND name = ?2",
+                (change.workspace.as_str(), name.as_str(), change.now),
+            )?;
+            Ok(tx.execute(
+                "UPDATE tokens SET revoked = ?3, mac = NULL \
+                 WHERE workspace = ?1 AND agent = ?2 AND revoked IS NULL",
+                (change.workspace.as_str(), name.as_str(), change.now),
+            )?)
+        })?;
+        self.wipe_log();
+        Ok(revoked)
+    }
+
+    /// Makes a token for an agent, valid up to and in the second `expires` (since the Unix epoch).
+    /// What is returned is the only copy.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] or [`Fault::Revoked`] for the agent, [`Fault::Invalid`] for the note.
+    pub fn token_add(
+        &mut self,
+        agent: &Name,
+        expires: Option<i64>,
+        note: Option<&str>,
+    ) -> Result<Token, VaultError> {
+        if let Some(note) = note {
+            check::text("a note", note).map_err(|why| self.fault(why.into()))?;
+        }
+        let token = Token::mint().map_err(|_| self.fault(Fault::NoRandomness))?;
+        let subject = format!("{agent} token {}", token.id());
+        self.change(Action::TokenAdded, &subject, |tx, change| {
+            require_live(tx, change.workspace, agent)?;
+            let key = change.key.token_key();
+            let mac = key.mac(change.workspace, agent, token.id(), expires, token.text());
+            let added = tx.execute(
+                "INSERT OR IGNORE INTO tokens (id, workspace, agent, mac, created, expires, note) \
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                (
+                    token.id(),
+                    change.workspace.as_str(),
+                    agent.as_str(),
+                    mac,
+                    change.now,
+                    expires,
+                    note,
+                ),
+            )?;
+            match added {
+                // One in 2^40 for each token there is: minting again is good enough.
+                0 => Err(Fault::Exists(Kind::Token, token.id().to_owned())),
+                _ => Ok(()),
+            }
+        })?;
+        Ok(token)
+    }
+
+    /// Revokes one token.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] or [`Fault::Revoked`].
+    pub fn token_revoke(&mut self, id: &str) -> Result<(), VaultError> {
+        self.change(Action::TokenRevoked, id, |tx, change| {
+            let query = "SELECT revoked FROM tokens WHERE workspace = ?1 AND id = ?2";
+            let revoked: Option<Option<i64>> = tx
+                .query_row(query, (change.workspace.as_str(), id), |row| row.get(0))
+                .optional()?;
+            match revoked {
+                None => return Err(Fault::Unknown(Kind::Token, id.to_owned())),
+                Some(Some(_)) => return Err(Fault::Revoked(Kind::Token, id.to_owned())),
+                Some(None) => {}
+            }
+            tx.execute(
+                "UPDATE tokens SET revoked = ?2, mac = NULL WHERE id = ?1",
+                (id, change.now),
+            )?;
+            Ok(())
+        })?;
+        self.wipe_log();
+        Ok(())
+    }
+
+    /// Deletes the tokens of the workspace that expired before `before`. Returns how many.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be written.
+    pub fn tokens_purge(&mut self, before: i64) -> Result<usize, VaultError> {
+        let (condition, workspace) = ("workspace = ?1 AND expires < ?2", self.workspace.clone());
+        let any = self
+            .db
+            .prepare(&format!("SELECT 1 FROM tokens WHERE {condition}"))
+            .and_then(|mut any| any.exists((workspace.as_str(), before)))
+            .map_err(|error| self.fault(error.into()))?;
+        if !any {
+            return Ok(0); // No change, no line in the journal.
+        }
+        let delete = format!("DELETE FROM tokens WHERE {condition}");
+        self.change(Action::TokensPurged, "expired tokens", |tx, _| {
+            Ok(tx.execute(&delete, (workspace.as_str(), before))?)
+        })
+    }
+
+    /// All agents of the workspace, by name, with their tokens.
+    ///
+    /// # Errors
+    /// [`VaultError`] when they cannot be read.
+    pub fn agents(&self) -> Result<Vec<AgentInfo>, VaultError> {
+        list(&self.db, &self.workspace).map_err(|fault| self.fault(fault))
+    }
+}
+
+fn require_live(tx: &Transaction<'_>, workspace: &Name, name: &Name) -> Result<(), Fault> {
+    let query = "SELECT revoked FROM agents WHERE workspace = ?1 AND name = ?2";
+    let revoked: Option<Option<i64>> =
+        tx.query_row(query, (workspace.as_str(), name.as_str()), |row| row.get(0)).optional()?;
+    match revoked {
+        None => Err(Fault::unknown(Kind::Agent, name)),
+        Some(Some(_)) => Err(Fault::Revoked(Kind::Agent, name.to_string())),
+        Some(None) => Ok(()),
+    }
+}
+
+fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT name, created, revoked FROM agents WHERE workspace = ?1 ORDER BY name",
+    )?;
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut agents = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        agents.push(AgentInfo {
+            name: name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?,
+            created: row.get(1)?,
+            revoked: row.get(2)?,
+            tokens: tokens_of(db, workspace, &name)?,
+        });
+    }
+    Ok(agents)
+}
+
+fn tokens_of(db: &Connection, workspace: &Name, agent: &str) -> Result<Vec<TokenInfo>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT id, created, expires, revoked, note FROM tokens \
+         WHERE workspace = ?1 AND agent = ?2 ORDER BY created, id",
+    )?;
+    let rows = statement.query_map((workspace.as_str(), agent), |row| {
+        Ok(TokenInfo {
+            id: row.get(0)?,
+            created: row.get(1)?,
+            expires: row.get(2)?,
+            revoked: row.get(3)?,
+            note: row.get(4)?,
+        })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The unrevoked tokens of live agents, by id.
+pub(super) fn live_tokens(
+    db: &Connection,
+    workspace: &Name,
+) -> Result<HashMap<Arc<str>, TokenRecord>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT tokens.id, tokens.agent, tokens.mac, tokens.expires FROM tokens JOIN agents \
+         ON agents.workspace = tokens.workspace AND agents.name = tokens.agent \
+         WHERE tokens.workspace = ?1 AND tokens.mac IS NOT NULL AND agents.revoked IS NULL",
+    )?;
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut tokens = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let record = token_record(row, workspace)?;
+        tokens.insert(Arc::clone(&record.id), record);
+    }
+    Ok(tokens)
+}
+
+fn token_record(row: &SqlRow<'_>, workspace: &Name) -> Result<TokenRecord, Fault> {
+    let (id, agent): (String, String) = (row.get(0)?, row.get(1)?);
+    Ok(TokenRecord {
+        agent: agent.parse().map_err(|_| Fault::Corrupt(Row::Token(id.clone())))?,
+        id: id.into(),
+        workspace: workspace.clone(),
+        mac: row.get(2)?,
+        expires: row.get(3)?,
+    })
+}

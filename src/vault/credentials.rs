@@ -1,0 +1,571 @@
+//! Credentials and their versions: added, rotated, revoked, removed, and listed without a secret.
+
+use std::fmt;
+use std::str::FromStr;
+
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
+
+use super::crypto::{self, DoesNotOpen, Encoder};
+use super::error::{Fault, Kind, Row, VaultError};
+use super::keys::{DataKey, VaultId};
+use super::{Action, Change, Vault, check};
+use crate::credential::{Credential, Slot};
+use crate::host::Destination;
+use crate::reference::Name;
+use crate::secret::Secret;
+
+/// Whose credential it is. Where several could serve, the order here is the order of asking.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tier {
+    /// The person's on whose behalf an agent runs.
+    User,
+    /// The one's who built the agent.
+    Builder,
+    /// The platform's.
+    #[default]
+    Platform,
+}
+
+impl Tier {
+    /// `user`, `builder` or `platform`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Builder => "builder",
+            Self::Platform => "platform",
+        }
+    }
+}
+
+impl fmt::Display for Tier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A text is not a [`Tier`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TierError;
+
+impl fmt::Display for TierError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a tier is user, builder or platform")
+    }
+}
+
+impl std::error::Error for TierError {}
+
+impl FromStr for Tier {
+    type Err = TierError;
+
+    fn from_str(text: &str) -> Result<Self, TierError> {
+        let all = [Self::User, Self::Builder, Self::Platform];
+        all.into_iter().find(|t| t.as_str() == text).ok_or(TierError)
+    }
+}
+
+/// A credential to be added.
+#[derive(Clone, Debug)]
+pub struct NewCredential {
+    /// Its name. No other credential and no set has it.
+    pub name: Name,
+    /// The catalogue's id, when it comes from there.
+    pub provider: Option<String>,
+    /// Whose it is.
+    pub tier: Tier,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// Where it may go: over TLS, and to hosts that one party decides about.
+    pub destinations: Vec<Destination>,
+    /// How it enters a request, in order of preference.
+    pub slots: Vec<Slot>,
+    /// A reference in the shape of the provider's keys.
+    pub stand_in: Option<String>,
+}
+
+/// A credential as lists show it.
+#[derive(Clone, Debug)]
+pub struct CredentialInfo {
+    /// Its name.
+    pub name: Name,
+    /// The catalogue's id.
+    pub provider: Option<String>,
+    /// Whose it is.
+    pub tier: Tier,
+    /// Words to find it by.
+    pub tags: Vec<String>,
+    /// Where it may go.
+    pub destinations: Vec<Destination>,
+    /// How it enters a request.
+    pub slots: Vec<Slot>,
+    /// What agents hold in place of a bare reference.
+    pub stand_in: Option<String>,
+    /// When it was added, in seconds since the Unix epoch.
+    pub created: i64,
+    /// Its versions, oldest first. Never empty.
+    pub versions: Vec<VersionInfo>,
+}
+
+impl CredentialInfo {
+    /// The version that a request gets now; none when it is revoked.
+    #[must_use]
+    pub fn current(&self) -> Option<&VersionInfo> {
+        self.versions.iter().find(|v| v.state == VersionState::Current)
+    }
+
+    /// When it last got a new secret, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn last_rotation(&self) -> i64 {
+        self.versions.last().map_or(self.created, |v| v.created)
+    }
+}
+
+/// A version of a credential as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionInfo {
+    /// Counts from 1, and is never used twice.
+    pub version: u32,
+    /// What has become of it.
+    pub state: VersionState,
+    /// When it was added, in seconds since the Unix epoch.
+    pub created: i64,
+    /// When it was retired or revoked.
+    pub ended: Option<i64>,
+    /// Tells secrets apart without showing them.
+    pub fingerprint: Fingerprint,
+}
+
+/// What has become of a version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VersionState {
+    /// Requests get it.
+    Current,
+    /// A newer one took its place. It is still sealed in the vault.
+    Retired,
+    /// Its ciphertext is gone.
+    Revoked,
+}
+
+impl VersionState {
+    /// `current`, `retired` or `revoked`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Current => "current",
+            Self::Retired => "retired",
+            Self::Revoked => "revoked",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Current, Self::Retired, Self::Revoked];
+        all.into_iter().find(|s| s.as_str() == text)
+    }
+}
+
+/// Eight bytes of a keyed hash of a secret. Useless for guessing without the vault's key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 8]);
+
+impl fmt::Display for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl Vault {
+    /// Adds a credential, and its secret as version 1.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`], [`Fault::Invalid`] or [`Fault::Secret`] saying what cannot be stored.
+    pub fn add_credential(
+        &mut self,
+        new: &NewCredential,
+        secret: &Secret,
+    ) -> Result<(), VaultError> {
+        check_new(new, secret).map_err(|fault| self.fault(fault))?;
+        self.change(Action::CredentialAdded, new.name.as_str(), |tx, change| {
+            refuse_taken_names(tx, change.workspace, new)?;
+            let row = CredentialRow::insert(tx, change, new)?;
+            row.insert_version(tx, change, 1, secret)
+        })
+    }
+
+    /// Gives a credential a new secret, and returns the version. The one before is kept sealed, as
+    /// retired. A revoked credential is live again after this.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] or [`Fault::Secret`].
+    pub fn rotate(&mut self, name: &Name, secret: &Secret) -> Result<u32, VaultError> {
+        check_secret(secret).map_err(|fault| self.fault(fault))?;
+        self.change(Action::CredentialRotated, name.as_str(), |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            tx.execute(
+                "UPDATE versions SET state = 'retired', ended = ?2 \
+                 WHERE credential = ?1 AND state = 'current'",
+                (row.id, change.now),
+            )?;
+            let version = row.next_version(tx)?;
+            row.insert_version(tx, change, version, secret)?;
+            Ok(version)
+        })
+    }
+
+    /// Revokes all versions of a credential. Their ciphertext is erased; the name, the numbers and
+    /// the destinations stay, so that its use stays refused.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], or [`Fault::Revoked`] when nothing is left to revoke.
+    pub fn revoke(&mut self, name: &Name) -> Result<(), VaultError> {
+        self.change(Action::CredentialRevoked, name.as_str(), |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            row.revoke(tx, change.now, None)
+        })?;
+        self.wipe_log();
+        Ok(())
+    }
+
+    /// Revokes one version. When it is the current one, the credential has none until it is rotated.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], or [`Fault::NoSuchVersion`] when it is not there or revoked already.
+    pub fn revoke_version(&mut self, name: &Name, version: u32) -> Result<(), VaultError> {
+        let subject = format!("{name} version {version}");
+        self.change(Action::VersionRevoked, &subject, |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            row.revoke(tx, change.now, Some(version))
+        })?;
+        self.wipe_log();
+        Ok(())
+    }
+
+    /// Removes a credential and all its versions, from its sets too. The journal keeps the name.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`].
+    pub fn remove(&mut self, name: &Name) -> Result<(), VaultError> {
+        self.change(Action::CredentialRemoved, name.as_str(), |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            tx.execute("DELETE FROM credentials WHERE id = ?1", [row.id])?;
+            Ok(())
+        })?;
+        self.wipe_log();
+        Ok(())
+    }
+
+    /// All credentials of the workspace, by name.
+    ///
+    /// # Errors
+    /// [`VaultError`] when they cannot be read.
+    pub fn credentials(&self) -> Result<Vec<CredentialInfo>, VaultError> {
+        let read = || {
+            let rows = CredentialRow::all(&self.db, self.workspace.as_str())?;
+            let infos = rows.iter().map(|row| row.info(&self.db));
+            infos.collect::<Result<Vec<_>, Fault>>()
+        };
+        read().map_err(|fault| self.fault(fault))
+    }
+
+    /// One credential.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`].
+    pub fn credential(&self, name: &Name) -> Result<CredentialInfo, VaultError> {
+        let read = || CredentialRow::find(&self.db, &self.workspace, name)?.info(&self.db);
+        read().map_err(|fault: Fault| self.fault(fault))
+    }
+}
+
+fn check_new(new: &NewCredential, secret: &Secret) -> Result<(), Fault> {
+    check_secret(secret)?;
+    check::destinations(&new.destinations)?;
+    check::slots(&new.slots)?;
+    if let Some(stand_in) = &new.stand_in {
+        check::stand_in(stand_in, &new.name)?;
+    }
+    if let Some(provider) = &new.provider {
+        check::text("the provider", provider)?;
+    }
+    for tag in &new.tags {
+        check::text("a tag", tag)?;
+    }
+    Ok(())
+}
+
+/// What no header can carry is never stored. Whether a short one is meant is the CLI's question.
+fn check_secret(secret: &Secret) -> Result<(), Fault> {
+    Ok(secret.expose(|bytes| check::validate_secret(bytes, true))?)
+}
+
+fn refuse_taken_names(db: &Connection, workspace: &Name, new: &NewCredential) -> Result<(), Fault> {
+    let workspace = workspace.as_str();
+    let taken = db
+        .prepare_cached(
+            "SELECT 1 FROM credentials WHERE workspace = ?1 AND name = ?2 \
+             UNION ALL SELECT 1 FROM sets WHERE workspace = ?1 AND name = ?2",
+        )?
+        .exists((workspace, new.name.as_str()))?;
+    if taken {
+        return Err(Fault::Exists(Kind::CredentialOrSet, new.name.to_string()));
+    }
+    let Some(stand_in) = &new.stand_in else {
+        return Ok(());
+    };
+    let taken = db
+        .prepare_cached("SELECT 1 FROM credentials WHERE workspace = ?1 AND stand_in = ?2")?
+        .exists((workspace, stand_in))?;
+    if taken {
+        return Err(Fault::Exists(Kind::StandIn, stand_in.clone()));
+    }
+    Ok(())
+}
+
+/// A credential's row, read but for the meaning of its texts: the seal is over the texts.
+pub(super) struct CredentialRow {
+    id: i64,
+    workspace: String,
+    pub(super) name: String,
+    provider: Option<String>,
+    tier: String,
+    tags: Vec<String>,
+    destinations: Vec<String>,
+    slots: Vec<String>,
+    stand_in: Option<String>,
+    created: i64,
+}
+
+const COLUMNS: &str =
+    "id, workspace, name, provider, tier, tags, destinations, slots, stand_in, created";
+
+impl CredentialRow {
+    fn insert(
+        tx: &Transaction<'_>,
+        change: &Change<'_>,
+        new: &NewCredential,
+    ) -> Result<Self, Fault> {
+        tx.execute(
+            "INSERT INTO credentials \
+             (workspace, name, provider, tier, tags, destinations, slots, stand_in, created) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+            (
+                change.workspace.as_str(),
+                new.name.as_str(),
+                &new.provider,
+                new.tier.as_str(),
+                json_list(&new.tags),
+                json_list(&new.destinations),
+                json_list(&new.slots),
+                &new.stand_in,
+                change.now,
+            ),
+        )?;
+        Self::find(tx, change.workspace, &new.name)
+    }
+
+    fn find(db: &Connection, workspace: &Name, name: &Name) -> Result<Self, Fault> {
+        let query = format!("SELECT {COLUMNS} FROM credentials WHERE workspace = ?1 AND name = ?2");
+        let row = db
+            .prepare_cached(&query)?
+            .query_row((workspace.as_str(), name.as_str()), |row| Ok(Self::read(row)))
+            .optional()?;
+        row.ok_or_else(|| Fault::unknown(Kind::Credential, name))?
+    }
+
+    /// All of a workspace, by name.
+    pub(super) fn all(db: &Connection, workspace: &str) -> Result<Vec<Self>, Fault> {
+        let query = format!("SELECT {COLUMNS} FROM credentials WHERE workspace = ?1 ORDER BY name");
+        let mut statement = db.prepare_cached(&query)?;
+        let mut rows = statement.query([workspace])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            all.push(Self::read(row)?);
+        }
+        Ok(all)
+    }
+
+    fn read(row: &SqlRow<'_>) -> Result<Self, Fault> {
+        let name: String = row.get(2)?;
+        let list = |column: usize| -> Result<Vec<String>, Fault> {
+            let json: String = row.get(column)?;
+            serde_json::from_str(&json).map_err(|_| Fault::Corrupt(Row::Credential(name.clone())))
+        };
+        Ok(Self {
+            id: row.get(0)?,
+            workspace: row.get(1)?,
+            provider: row.get(3)?,
+            tier: row.get(4)?,
+            tags: list(5)?,
+            destinations: list(6)?,
+            slots: list(7)?,
+            stand_in: row.get(8)?,
+            created: row.get(9)?,
+            name,
+        })
+    }
+
+    /// The place that a version's secret is sealed for. If any of this changes, it does not open.
+    fn place(&self, vault_id: &VaultId, version: u32) -> Vec<u8> {
+        Encoder::new("locum/vault/1/secret")
+            .bytes(vault_id)
+            .text(&self.workspace)
+            .int(self.id)
+            .text(&self.name)
+            .int(version.into())
+            .text(&self.tier)
+            .list(&self.destinations)
+            .list(&self.slots)
+            .option(self.stand_in.as_deref())
+            .finish()
+    }
+
+    fn next_version(&self, db: &Connection) -> Result<u32, Fault> {
+        let query = "SELECT coalesce(max(version), 0) + 1 FROM versions WHERE credential = ?1";
+        Ok(db.query_row(query, [self.id], |row| row.get(0))?)
+    }
+
+    fn insert_version(
+        &self,
+        tx: &Transaction<'_>,
+        change: &Change<'_>,
+        version: u32,
+        secret: &Secret,
+    ) -> Result<(), Fault> {
+        let key = change.key.record_key(self.id, version);
+        let place = self.place(change.key.vault_id(), version);
+        let sealed = secret.expose(|bytes| crypto::seal(&key, &place, bytes))?;
+        tx.execute(
+            "INSERT INTO versions (credential, version, state, created, fingerprint, sealed) \
+             VALUES (?1, ?2, 'current', ?3, ?4, ?5)",
+            (self.id, version, change.now, change.key.fingerprint(secret), sealed),
+        )?;
+        Ok(())
+    }
+
+    /// Erases the ciphertext of one version, or of all.
+    fn revoke(&self, tx: &Transaction<'_>, now: i64, version: Option<u32>) -> Result<(), Fault> {
+        let revoked = tx.execute(
+            "UPDATE versions SET state = 'revoked', ended = ?2, sealed = NULL \
+             WHERE credential = ?1 AND state <> 'revoked' AND (?3 IS NULL OR version = ?3)",
+            (self.id, now, version),
+        )?;
+        match (revoked, version) {
+            (0, None) => Err(Fault::Revoked(Kind::Credential, self.name.clone())),
+            (0, Some(version)) => Err(Fault::NoSuchVersion(self.parse(&self.name)?, version)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A column's text as what it means; one that means nothing was edited.
+    fn parse<T: FromStr>(&self, text: &str) -> Result<T, Fault> {
+        let corrupt = |_| Fault::Corrupt(Row::Credential(self.name.clone()));
+        text.parse().map_err(corrupt)
+    }
+
+    fn parse_all<T: FromStr, C: FromIterator<T>>(&self, texts: &[String]) -> Result<C, Fault> {
+        texts.iter().map(|text| self.parse(text)).collect()
+    }
+
+    fn info(&self, db: &Connection) -> Result<CredentialInfo, Fault> {
+        Ok(CredentialInfo {
+            name: self.parse(&self.name)?,
+            provider: self.provider.clone(),
+            tier: self.parse(&self.tier)?,
+            tags: self.tags.clone(),
+            destinations: self.parse_all(&self.destinations)?,
+            slots: self.parse_all(&self.slots)?,
+            stand_in: self.stand_in.clone(),
+            created: self.created,
+            versions: self.versions(db)?.into_iter().map(|(info, _)| info).collect(),
+        })
+    }
+
+    /// What a request sees of it.
+    pub(super) fn credential(&self, version: Option<u32>) -> Result<Credential, Fault> {
+        Ok(Credential {
+            name: self.parse(&self.name)?,
+            provider: self.provider.as_deref().map(Into::into),
+            destinations: self.parse_all(&self.destinations)?,
+            slots: self.parse_all(&self.slots)?,
+            stand_in: self.stand_in.as_deref().map(Into::into),
+            version,
+        })
+    }
+
+    /// All versions, oldest first, each with its ciphertext where there is one.
+    fn versions(&self, db: &Connection) -> Result<Vec<(VersionInfo, Option<Vec<u8>>)>, Fault> {
+        let mut statement = db.prepare_cached(
+            "SELECT version, state, created, ended, fingerprint, sealed FROM versions \
+             WHERE credential = ?1 ORDER BY version",
+        )?;
+        let mut rows = statement.query([self.id])?;
+        let mut all = Vec::new();
+        while let Some(row) = rows.next()? {
+            let version = row.get(0)?;
+            let state: String = row.get(1)?;
+            let corrupt = || Fault::Corrupt(Row::Version(self.name.clone(), version));
+            let info = VersionInfo {
+                version,
+                state: VersionState::parse(&state).ok_or_else(corrupt)?,
+                created: row.get(2)?,
+                ended: row.get(3)?,
+                fingerprint: Fingerprint(row.get(4)?),
+            };
+            all.push((info, row.get(5)?));
+        }
+        Ok(all)
+    }
+
+    /// The current version, as a snapshot holds it.
+    pub(super) fn current(&self, db: &Connection, key: &DataKey) -> Result<Option<Sealed>, Fault> {
+        let current =
+            self.versions(db)?.into_iter().find(|(info, _)| info.state == VersionState::Current);
+        Ok(current.and_then(|(info, sealed)| Some(self.sealed(key, info.version, sealed?))))
+    }
+
+    fn sealed(&self, key: &DataKey, version: u32, sealed: Vec<u8>) -> Sealed {
+        Sealed {
+            credential: self.id,
+            version,
+            place: self.place(key.vault_id(), version).into(),
+            sealed: sealed.into(),
+        }
+    }
+}
+
+/// The ciphertext of one version, with the place that it was sealed for.
+#[derive(Debug)]
+pub(super) struct Sealed {
+    credential: i64,
+    pub(super) version: u32,
+    place: Box<[u8]>,
+    sealed: Box<[u8]>,
+}
+
+impl Sealed {
+    /// The secret, if this is what was sealed, and here.
+    pub(super) fn open(&self, key: &DataKey) -> Result<Secret, DoesNotOpen> {
+        let record_key = key.record_key(self.credential, self.version);
+        crypto::open(&record_key, &self.place, &self.sealed)
+    }
+}
+
+/// Opens every version of a workspace that has a ciphertext.
+pub(super) fn open_all(db: &Connection, workspace: &str, key: &DataKey) -> Result<(), Fault> {
+    for row in CredentialRow::all(db, workspace)? {
+        for (info, sealed) in row.versions(db)? {
+            let Some(sealed) = sealed else { continue };
+            row.sealed(key, info.version, sealed).open(key).map_err(|DoesNotOpen| {
+                Fault::Corrupt(Row::Version(row.name.clone(), info.version))
+            })?;
+        }
+    }
+    Ok(())
+}
+
+fn json_list(items: &[impl ToString]) -> String {
+    let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
+    serde_json::to_string(&texts).expect("a list of strings is JSON")
+}

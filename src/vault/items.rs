@@ -1,0 +1,76 @@
+//! Sealed items: what Locum itself must keep secret, such as the CA's private key.
+
+use rusqlite::{Connection, OptionalExtension as _};
+
+use super::check;
+use super::crypto::{self, DoesNotOpen, Encoder, Key};
+use super::error::{Fault, Kind, Row, VaultError};
+use super::keys::DataKey;
+use super::{Action, Vault};
+use crate::secret::Secret;
+
+impl Vault {
+    /// Stores an item, in the place of the one of that name if there is one.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be written.
+    pub fn seal_item(&mut self, name: &str, item: &Secret) -> Result<(), VaultError> {
+        check::text("an item's name", name).map_err(|why| self.fault(why.into()))?;
+        let sealed = item
+            .expose(|bytes| {
+                crypto::seal(&key(&self.vault_key, name), &place(&self.vault_key, name), bytes)
+            })
+            .map_err(|fault| self.fault(fault))?;
+        self.change(Action::ItemSealed, name, |tx, change| {
+            tx.execute(
+                "INSERT INTO items (name, sealed, created) VALUES (?1, ?2, ?3) \
+                 ON CONFLICT (name) DO UPDATE SET \
+                 sealed = excluded.sealed, created = excluded.created",
+                (name, &sealed, change.now),
+            )?;
+            Ok(())
+        })?;
+        self.wipe_log();
+        Ok(())
+    }
+
+    /// Opens an item.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], or [`Fault::Corrupt`] when it is not what was sealed.
+    pub fn open_item(&self, name: &str) -> Result<Secret, VaultError> {
+        let open = || {
+            let sealed: Option<Vec<u8>> = self
+                .db
+                .query_row("SELECT sealed FROM items WHERE name = ?1", [name], |row| row.get(0))
+                .optional()?;
+            let sealed = sealed.ok_or_else(|| Fault::Unknown(Kind::Item, name.to_owned()))?;
+            open_one(&self.vault_key, name, &sealed)
+        };
+        open().map_err(|fault| self.fault(fault))
+    }
+}
+
+fn key(vault_key: &DataKey, name: &str) -> Key {
+    vault_key.derive(&Encoder::new("locum/vault/1/key/item").text(name))
+}
+
+fn place(vault_key: &DataKey, name: &str) -> Vec<u8> {
+    Encoder::new("locum/vault/1/item").bytes(vault_key.vault_id()).text(name).finish()
+}
+
+fn open_one(vault_key: &DataKey, name: &str, sealed: &[u8]) -> Result<Secret, Fault> {
+    crypto::open(&key(vault_key, name), &place(vault_key, name), sealed)
+        .map_err(|DoesNotOpen| Fault::Corrupt(Row::Item(name.to_owned())))
+}
+
+/// Opens every item.
+pub(super) fn open_all(db: &Connection, vault_key: &DataKey) -> Result<(), Fault> {
+    let mut statement = db.prepare_cached("SELECT name, sealed FROM items ORDER BY name")?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let (name, sealed): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        open_one(vault_key, &name, &sealed)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,374 @@
+//! The journal: one line for each change, written in the change's own transaction, each chained to
+//! the one before by its MAC. The audit log drains it; its last line is the vault's head, which an
+//! anchor outside the vault names.
+
+use std::fmt;
+
+use data_encoding::HEXLOWER;
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
+use serde::{Deserialize, Serialize};
+
+use super::crypto::{self, Encoder};
+use super::error::{Fault, Row, VaultError};
+use super::keys::DataKey;
+use super::schema::{self, Head};
+use super::{Vault, now};
+
+macro_rules! actions {
+    ($($(#[doc = $doc:literal])+ $variant:ident $text:literal;)+) => {
+        /// What was done to the vault. The list is closed and its texts are stable.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Action { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl Action {
+            const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            /// The stable text, as journal and audit log have it.
+            #[must_use]
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $text,)+ } }
+        }
+    };
+}
+
+actions! {
+    /// The vault was made.
+    VaultCreated "vault-created";
+    /// The data keys were wrapped with another master key.
+    Rekeyed "vault-rekeyed";
+    /// A state that was changed behind Locum's back was accepted.
+    StateAccepted "vault-state-accepted";
+    /// A workspace was added.
+    WorkspaceAdded "workspace-added";
+    /// A credential was added.
+    CredentialAdded "credential-added";
+    /// A credential got a new version.
+    CredentialRotated "credential-rotated";
+    /// All versions of a credential were revoked.
+    CredentialRevoked "credential-revoked";
+    /// One version of a credential was revoked.
+    VersionRevoked "credential-version-revoked";
+    /// A credential was removed.
+    CredentialRemoved "credential-removed";
+    /// A set was made, or got members.
+    SetExtended "set-extended";
+    /// A set lost members.
+    SetReduced "set-reduced";
+    /// A set was removed.
+    SetRemoved "set-removed";
+    /// An agent was added.
+    AgentAdded "agent-added";
+    /// An agent and all its tokens were revoked.
+    AgentRevoked "agent-revoked";
+    /// A token was added.
+    TokenAdded "token-added";
+    /// A token was revoked.
+    TokenRevoked "token-revoked";
+    /// Expired tokens were deleted.
+    TokensPurged "tokens-purged";
+    /// An item, such as the CA's key, was stored.
+    ItemSealed "item-sealed";
+}
+
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One change of the vault.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalEntry {
+    /// The vault's epoch after it.
+    pub epoch: u64,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+    /// What was done.
+    pub action: Action,
+    /// What it was done to.
+    pub subject: String,
+    /// Who did it.
+    pub by: String,
+}
+
+/// Where the audit log was when it was last anchored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuditAnchor {
+    /// The last record's sequence number.
+    pub sequence: u64,
+    /// The last record's MAC.
+    pub mac: [u8; 32],
+}
+
+/// The anchor's text: JSON, one line.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Anchor {
+    vault_id: String,
+    epoch: u64,
+    head: String,
+    mac: String,
+}
+
+impl Vault {
+    /// Counts the changes of the vault: one more with each.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be read.
+    pub fn epoch(&self) -> Result<u64, VaultError> {
+        let head = head(&self.db).map_err(|fault| self.fault(fault))?;
+        Ok(head.epoch.cast_unsigned())
+    }
+
+    /// The changes after `epoch`, in order. Each is checked, and that none is missing.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] naming the first that is missing, or not what was written.
+    pub fn journal_since(&self, epoch: u64) -> Result<Vec<JournalEntry>, VaultError> {
+        let mut entries = Vec::new();
+        self.walk_journal(epoch, |entry| entries.push(entry)).map_err(|fault| self.fault(fault))?;
+        Ok(entries)
+    }
+
+    fn walk_journal(&self, since: u64, take: impl FnMut(JournalEntry)) -> Result<(), Fault> {
+        walk(&self.db, &self.vault_key, since, take)
+    }
+
+    /// What to keep outside the vault, so that an old copy of the vault is known for one: written
+    /// after each change, and compared by [`Vault::check_anchor`] when the vault is opened.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be read.
+    pub fn anchor_text(&self) -> Result<String, VaultError> {
+        let head = head(&self.db).map_err(|fault| self.fault(fault))?;
+        let anchor = Anchor {
+            vault_id: self.id(),
+            epoch: head.epoch.cast_unsigned(),
+            head: HEXLOWER.encode(&head.mac),
+            mac: HEXLOWER.encode(&self.anchor_mac(&head)),
+        };
+        let mut text = serde_json::to_string(&anchor).expect("four plain fields are JSON");
+        text.push('\n');
+        Ok(text)
+    }
+
+    /// Whether the vault is what the anchor has seen, or came from that by changes of its own.
+    ///
+    /// # Errors
+    /// [`Fault::RolledBack`], [`Fault::Forked`] or [`Fault::BadAnchor`].
+    pub fn check_anchor(&self, text: &str) -> Result<(), VaultError> {
+        self.compare_anchor(text).map_err(|fault| self.fault(fault))
+    }
+
+    fn compare_anchor(&self, text: &str) -> Result<(), Fault> {
+        let seen = self.parse_anchor(text).ok_or(Fault::BadAnchor)?;
+        let (vault, anchor) = (head(&self.db)?.epoch, seen.epoch);
+        if vault < anchor {
+            let (vault, anchor) = (vault.cast_unsigned(), anchor.cast_unsigned());
+            return Err(Fault::RolledBack { vault, anchor });
+        }
+        match mac_at(&self.db, anchor)? {
+            Some(mac) if mac == seen.mac => Ok(()),
+            _ => Err(Fault::Forked { anchor: anchor.cast_unsigned() }),
+        }
+    }
+
+    /// The anchor's head, if this vault's key made it.
+    fn parse_anchor(&self, text: &str) -> Option<Head> {
+        let anchor: Anchor = serde_json::from_str(text).ok()?;
+        let bytes = |hex: &str| -> Option<[u8; 32]> {
+            HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()
+        };
+        let head = Head { epoch: anchor.epoch.try_into().ok()?, mac: bytes(&anchor.head)? };
+        let genuine = crypto::same(&self.anchor_mac(&head), &bytes(&anchor.mac)?);
+        (genuine && anchor.vault_id == self.id()).then_some(head)
+    }
+
+    fn anchor_mac(&self, head: &Head) -> [u8; 32] {
+        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/anchor"));
+        let message = Encoder::new("locum/vault/1/anchor")
+            .bytes(self.vault_key.vault_id())
+            .int(head.epoch)
+            .bytes(&head.mac);
+        crypto::mac(&key, &message)
+    }
+
+    /// Remembers where the audit log is, so that its tail cannot be cut off unseen. No change of the
+    /// vault: the epoch stays. Cheap enough for once a second: it does not wait for the disk, and after
+    /// a power cut the anchor may be the one before, which is as good.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be written.
+    pub fn set_audit_anchor(&mut self, sequence: u64, mac: &[u8; 32]) -> Result<(), VaultError> {
+        let anchor = AuditAnchor { sequence, mac: *mac };
+        let write = || {
+            self.db.pragma_update(None, "synchronous", "NORMAL")?;
+            let written = self.write_audit_anchor(&anchor);
+            self.db.pragma_update(None, "synchronous", "FULL")?;
+            written
+        };
+        write().map_err(|fault: Fault| self.fault(fault))
+    }
+
+    fn write_audit_anchor(&self, anchor: &AuditAnchor) -> Result<(), Fault> {
+        self.db
+            .prepare_cached(
+                "INSERT INTO audit_anchor (one, sequence, mac, seal) VALUES (1, ?1, ?2, ?3) \
+                 ON CONFLICT (one) DO UPDATE SET \
+                 sequence = excluded.sequence, mac = excluded.mac, seal = excluded.seal",
+            )?
+            .execute((anchor.sequence.cast_signed(), anchor.mac, self.audit_anchor_seal(anchor)))?;
+        Ok(())
+    }
+
+    /// Where the audit log was; none before it was first anchored.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] when somebody else wrote it.
+    pub fn audit_anchor(&self) -> Result<Option<AuditAnchor>, VaultError> {
+        let query = "SELECT sequence, mac, seal FROM audit_anchor WHERE one = 1";
+        let read = |row: &SqlRow<'_>| {
+            let sequence: i64 = row.get(0)?;
+            let anchor = AuditAnchor { sequence: sequence.cast_unsigned(), mac: row.get(1)? };
+            Ok((anchor, row.get::<_, [u8; 32]>(2)?))
+        };
+        let row = self.db.query_row(query, [], read).optional();
+        match row.map_err(|error| self.fault(error.into()))? {
+            None => Ok(None),
+            Some((anchor, seal)) if crypto::same(&seal, &self.audit_anchor_seal(&anchor)) => {
+                Ok(Some(anchor))
+            }
+            Some(_) => Err(self.fault(Fault::Corrupt(Row::AuditAnchor))),
+        }
+    }
+
+    fn audit_anchor_seal(&self, anchor: &AuditAnchor) -> [u8; 32] {
+        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/audit-anchor"));
+        let message = Encoder::new("locum/vault/1/audit-anchor")
+            .bytes(self.vault_key.vault_id())
+            .int(anchor.sequence.cast_signed())
+            .bytes(&anchor.mac);
+        crypto::mac(&key, &message)
+    }
+}
+
+/// The journal's last line.
+pub(super) fn head(db: &Connection) -> Result<Head, Fault> {
+    let query = "SELECT epoch, mac FROM journal ORDER BY epoch DESC LIMIT 1";
+    let head = db
+        .prepare_cached(query)?
+        .query_row([], |row| Ok(Head { epoch: row.get(0)?, mac: row.get(1)? }))
+        .optional()?;
+    head.ok_or(Fault::Changed)
+}
+
+/// Writes the next line, and the MAC over the state that the change has left.
+pub(super) fn append(
+    tx: &Transaction<'_>,
+    vault_key: &DataKey,
+    (action, subject, by): (Action, &str, &str),
+) -> Result<(), Fault> {
+    let before = match head(tx) {
+        // Only the vault's first line has none before it.
+        Err(Fault::Changed) => Head { epoch: 0, mac: [0; 32] },
+        other => other?,
+    };
+    let line = Line { epoch: before.epoch + 1, at: now(), action: action.as_str(), subject, by };
+    let mac = line.mac(vault_key, &before.mac);
+    tx.execute(
+        "INSERT INTO journal (epoch, at, action, subject, by, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        (line.epoch, line.at, line.action, line.subject, line.by, mac),
+    )?;
+    let state = schema::state_mac(tx, vault_key, &Head { epoch: line.epoch, mac })?;
+    tx.execute(
+        "INSERT INTO state (one, mac) VALUES (1, ?1) \
+         ON CONFLICT (one) DO UPDATE SET mac = excluded.mac",
+        [state],
+    )?;
+    Ok(())
+}
+
+/// Checks every line.
+pub(super) fn verify(db: &Connection, vault_key: &DataKey) -> Result<(), Fault> {
+    walk(db, vault_key, 0, |_| {})
+}
+
+fn walk(
+    db: &Connection,
+    vault_key: &DataKey,
+    since: u64,
+    mut take: impl FnMut(JournalEntry),
+) -> Result<(), Fault> {
+    let since = i64::try_from(since).unwrap_or(i64::MAX);
+    let mut before = match since {
+        0 => [0; 32],
+        _ => mac_at(db, since)?.unwrap_or_default(),
+    };
+    let mut expected = since;
+    let mut statement = db.prepare_cached(
+        "SELECT epoch, at, action, subject, by, mac FROM journal WHERE epoch > ?1 ORDER BY epoch",
+    )?;
+    let mut rows = statement.query([since])?;
+    while let Some(row) = rows.next()? {
+        expected += 1;
+        let (entry, mac) = read_line(row, vault_key, &before, expected)?;
+        take(entry);
+        before = mac;
+    }
+    Ok(())
+}
+
+/// One line, if it is the one that was written there.
+fn read_line(
+    row: &SqlRow<'_>,
+    vault_key: &DataKey,
+    before: &[u8; 32],
+    expected: i64,
+) -> Result<(JournalEntry, [u8; 32]), Fault> {
+    let corrupt = || Fault::Corrupt(Row::Journal(expected.cast_unsigned()));
+    let (action, subject, by): (String, String, String) = (row.get(2)?, row.get(3)?, row.get(4)?);
+    let mac: [u8; 32] = row.get(5)?;
+    let line =
+        Line { epoch: row.get(0)?, at: row.get(1)?, action: &action, subject: &subject, by: &by };
+    if line.epoch != expected || !crypto::same(&mac, &line.mac(vault_key, before)) {
+        return Err(corrupt());
+    }
+    let known = Action::ALL.iter().find(|a| a.as_str() == action);
+    let entry = JournalEntry {
+        epoch: line.epoch.cast_unsigned(),
+        at: line.at,
+        action: *known.ok_or_else(corrupt)?,
+        subject,
+        by,
+    };
+    Ok((entry, mac))
+}
+
+fn mac_at(db: &Connection, epoch: i64) -> Result<Option<[u8; 32]>, Fault> {
+    Ok(db
+        .prepare_cached("SELECT mac FROM journal WHERE epoch = ?1")?
+        .query_row([epoch], |row| row.get(0))
+        .optional()?)
+}
+
+struct Line<'a> {
+    epoch: i64,
+    at: i64,
+    action: &'a str,
+    subject: &'a str,
+    by: &'a str,
+}
+
+impl Line<'_> {
+    fn mac(&self, vault_key: &DataKey, before: &[u8; 32]) -> [u8; 32] {
+        let key = vault_key.derive(&Encoder::new("locum/vault/1/key/journal"));
+        let message = Encoder::new("locum/vault/1/journal")
+            .bytes(vault_key.vault_id())
+            .bytes(before)
+            .int(self.epoch)
+            .int(self.at)
+            .text(self.action)
+            .text(self.subject)
+            .text(self.by);
+        crypto::mac(&key, &message)
+    }
+}

@@ -1,0 +1,278 @@
+//! The master key: 32 random bytes in a file of their own, or what Argon2id makes of a passphrase.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use argon2::{Algorithm, Argon2, Params, Version};
+use data_encoding::HEXLOWER;
+use zeroize::Zeroizing;
+
+use super::crypto::{self, Key};
+use super::keys::LockedKey;
+use crate::files::{self, FileError};
+use crate::secret::Secret;
+
+/// The first line of a key file.
+const HEADER: &str = "locum master key 1";
+/// No key file is longer.
+const FILE_LIMIT: usize = 256;
+/// The shortest passphrase, in characters.
+pub const MIN_PASSPHRASE: usize = 12;
+
+/// The key that opens a vault. Kept in a page that is not swapped out, where the platform allows.
+#[derive(Debug)]
+pub struct MasterKey {
+    pub(super) key: LockedKey,
+    pub(super) passphrase: Option<PassphraseParams>,
+}
+
+/// Where a vault's master key comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// A key file.
+    File,
+    /// A passphrase, with these parameters.
+    Passphrase(PassphraseParams),
+}
+
+/// How a passphrase becomes a key: Argon2id, version 0x13 (RFC 9106). Stored in the vault, so that
+/// the passphrase alone is enough to open it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PassphraseParams {
+    /// Random, one for each vault.
+    pub(super) salt: [u8; 16],
+    /// Memory, in KiB.
+    pub(super) memory_kib: u32,
+    /// Passes over the memory.
+    pub(super) passes: u32,
+    /// Lanes.
+    pub(super) lanes: u32,
+}
+
+impl PassphraseParams {
+    /// RFC 9106 section 4, second recommended option: 64 MiB, 3 passes, 4 lanes. It is the floor
+    /// too: what asks for less was edited to make guessing cheap.
+    const FLOOR: (u32, u32) = (64 * 1024, 3);
+    /// What asks for more was edited to make opening fail: 4 GiB, 64 passes, 64 lanes.
+    const CEILING: (u32, u32, u32) = (4 * 1024 * 1024, 64, 64);
+
+    /// Today's parameters, and a new salt.
+    ///
+    /// # Errors
+    /// [`KeyError::NoRandomness`].
+    pub fn generate() -> Result<Self, KeyError> {
+        let salt = crypto::random().map_err(|_| KeyError::NoRandomness)?;
+        let (memory_kib, passes) = Self::FLOOR;
+        Ok(Self { salt: *salt, memory_kib, passes, lanes: 4 })
+    }
+
+    pub(super) fn check(&self) -> Result<(), KeyError> {
+        let weak = self.memory_kib < Self::FLOOR.0 || self.passes < Self::FLOOR.1;
+        let absurd = self.memory_kib > Self::CEILING.0
+            || self.passes > Self::CEILING.1
+            || !(1..=Self::CEILING.2).contains(&self.lanes);
+        if weak || absurd {
+            return Err(KeyError::Parameters {
+                memory_kib: self.memory_kib,
+                passes: self.passes,
+                lanes: self.lanes,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// Why there is no master key.
+#[derive(Debug)]
+pub enum KeyError {
+    /// The file is missing, loose, or cannot be read.
+    File(FileError),
+    /// The file is not a key file.
+    NotAKeyFile(PathBuf),
+    /// The file is cut off, or a character in it is wrong.
+    Checksum(PathBuf),
+    /// All zeros: a disk that lost the file's contents, or a placeholder.
+    Zero(PathBuf),
+    /// Under [`MIN_PASSPHRASE`] characters, or one character over and over.
+    WeakPassphrase,
+    /// The vault's Argon2id parameters are below the floor, or beyond reason.
+    Parameters {
+        /// Memory, in KiB.
+        memory_kib: u32,
+        /// Passes.
+        passes: u32,
+        /// Lanes.
+        lanes: u32,
+    },
+    /// Argon2id could not get its memory.
+    NoMemory,
+    /// The operating system gave no random bytes.
+    NoRandomness,
+}
+
+impl fmt::Display for KeyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(error) => error.fmt(f),
+            Self::NotAKeyFile(path) => write!(
+                f,
+                "{} is not a master key of Locum; put back the file that `locum init` made",
+                path.display()
+            ),
+            Self::Checksum(path) => write!(
+                f,
+                "{} is damaged: its checksum is wrong; put back your copy of it",
+                path.display()
+            ),
+            Self::Zero(path) => write!(
+                f,
+                "{} holds a key of all zeros, which protects nothing; put back your copy of it",
+                path.display()
+            ),
+            Self::WeakPassphrase => write!(
+                f,
+                "the passphrase needs at least {MIN_PASSPHRASE} characters, and more than one kind \
+                 of them; four random words do well"
+            ),
+            Self::Parameters { memory_kib, passes, lanes } => write!(
+                f,
+                "the vault asks for Argon2id with {memory_kib} KiB, {passes} passes and {lanes} \
+                 lanes, outside of what Locum writes ({} KiB and {} passes at least): it was edited",
+                PassphraseParams::FLOOR.0,
+                PassphraseParams::FLOOR.1
+            ),
+            Self::NoMemory => {
+                f.write_str("there is not enough memory to derive the key (Argon2id)")
+            }
+            Self::NoRandomness => f.write_str("the operating system gave no random bytes"),
+        }
+    }
+}
+
+impl std::error::Error for KeyError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::File(error) => std::error::Error::source(error),
+            _ => None,
+        }
+    }
+}
+
+impl From<FileError> for KeyError {
+    fn from(error: FileError) -> Self {
+        Self::File(error)
+    }
+}
+
+impl MasterKey {
+    /// A new key.
+    ///
+    /// # Errors
+    /// [`KeyError::NoRandomness`].
+    pub fn generate() -> Result<Self, KeyError> {
+        let key = crypto::random().map_err(|_| KeyError::NoRandomness)?;
+        Ok(Self::new(&key, None))
+    }
+
+    fn new(key: &Key, passphrase: Option<PassphraseParams>) -> Self {
+        Self { key: LockedKey::new(key), passphrase }
+    }
+
+    /// Derives the key from a passphrase, which is taken byte for byte. Takes about a tenth of a
+    /// second and 64 MiB.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the passphrase is weak, or the parameters are not what Locum writes.
+    pub fn from_passphrase(
+        passphrase: &Secret,
+        params: PassphraseParams,
+    ) -> Result<Self, KeyError> {
+        params.check()?;
+        passphrase.expose(check_passphrase)?;
+        let cost = Params::new(params.memory_kib, params.passes, params.lanes, Some(32))
+            .map_err(|_| KeyError::NoMemory)?;
+        let argon2 = Argon2::new(Algorithm::Argon2id, Version::V0x13, cost);
+        let mut key = Key::default();
+        passphrase
+            .expose(|bytes| argon2.hash_password_into(bytes, &params.salt, &mut *key))
+            .map_err(|_| KeyError::NoMemory)?;
+        Ok(Self::new(&key, Some(params)))
+    }
+
+    /// Reads a key file.
+    ///
+    /// # Errors
+    /// [`KeyError`] when the file is missing, loose, or not a whole key file.
+    pub fn load(path: &Path) -> Result<Self, KeyError> {
+        let text = files::read_private(path, FILE_LIMIT)?;
+        let key = parse_key_file(&text, path)?;
+        Ok(Self::new(&key, None))
+    }
+
+    /// Writes the key to a new file of mode 0600.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`] when there is a file, and never over it: a lost master key is a lost
+    /// vault. Others when it cannot be written.
+    pub fn save_new(&self, path: &Path) -> Result<(), KeyError> {
+        let mut text = Zeroizing::new(String::with_capacity(FILE_LIMIT));
+        text.push_str(HEADER);
+        text.push('\n');
+        HEXLOWER.encode_append(self.key.bytes(), &mut text);
+        text.push('\n');
+        HEXLOWER.encode_append(&checksum(self.key.bytes()), &mut text);
+        text.push('\n');
+        Ok(files::create_private(path, text.as_bytes())?)
+    }
+
+    /// Whether the operating system keeps the key out of the swap.
+    #[must_use]
+    pub fn is_locked_in_memory(&self) -> bool {
+        self.key.is_locked()
+    }
+}
+
+/// Not a measure of strength, which nobody can take from one passphrase; it stops what is certainly
+/// weak.
+fn check_passphrase(bytes: &[u8]) -> Result<(), KeyError> {
+    let characters = std::str::from_utf8(bytes).map_or(bytes.len(), |text| text.chars().count());
+    let distinct = bytes.iter().collect::<std::collections::HashSet<_>>().len();
+    if characters >= MIN_PASSPHRASE && distinct > 4 {
+        Ok(())
+    } else {
+        Err(KeyError::WeakPassphrase)
+    }
+}
+
+/// CRC-32 (IEEE), big endian: tells a cut-off or mistyped file from a wrong key.
+fn checksum(key: &[u8; 32]) -> [u8; 4] {
+    crc32fast::hash(key).to_be_bytes()
+}
+
+fn parse_key_file(text: &[u8], path: &Path) -> Result<Key, KeyError> {
+    let mut lines = text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
+    if lines.next() != Some(HEADER.as_bytes()) {
+        return Err(KeyError::NotAKeyFile(path.to_owned()));
+    }
+    let damaged = || KeyError::Checksum(path.to_owned());
+    let key: Key = decode_hex(lines.next()).ok_or_else(damaged)?;
+    let sum: Zeroizing<[u8; 4]> = decode_hex(lines.next()).ok_or_else(damaged)?;
+    if *sum != checksum(&key) || lines.any(|rest| !rest.is_empty()) {
+        return Err(damaged());
+    }
+    if key.iter().all(|b| *b == 0) {
+        return Err(KeyError::Zero(path.to_owned()));
+    }
+    Ok(key)
+}
+
+/// Decodes into a buffer that is wiped, whatever comes of it.
+fn decode_hex<const N: usize>(text: Option<&[u8]>) -> Option<Zeroizing<[u8; N]>> {
+    let text = text?;
+    let mut bytes = Zeroizing::new([0; N]);
+    if HEXLOWER.decode_len(text.len()).ok()? != N {
+        return None;
+    }
+    HEXLOWER.decode_mut(text, &mut *bytes).ok()?;
+    Some(bytes)
+}

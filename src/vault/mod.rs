@@ -1,0 +1,551 @@
+//! The vault: credentials, agents and tokens in an embedded database, of which every secret is
+//! sealed for the one place that it belongs to.
+//!
+//! `docs/VAULT_FORMAT.md` describes the file to the last byte. In short:
+//!
+//! - the master key wraps one data key for each workspace and one for the vault itself, and from
+//!   these every other key is derived ([`keys`](self));
+//! - a secret is sealed under a key of its own, for its vault, workspace, credential, version,
+//!   destinations, slots and stand-in: edited or moved, it does not open;
+//! - one MAC covers every row and the schema, so that a row which was deleted, planted or put back
+//!   from a backup is seen too;
+//! - every change is one transaction that also writes its line of the journal and the next epoch,
+//!   which the audit log keeps a copy of: an old copy of the file is seen by that.
+//!
+//! The proxy reads a [`Snapshot`], which holds ciphertext only and needs neither the database nor a
+//! lock. Commands of other processes change the database meanwhile; [`Vault::change_mark`] tells.
+
+mod agents;
+mod check;
+mod credentials;
+mod crypto;
+mod error;
+mod harden;
+mod items;
+mod journal;
+mod keys;
+mod master;
+mod schema;
+mod sets;
+mod snapshot;
+#[cfg(test)]
+mod tests;
+
+use std::fmt;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
+
+use crate::agent::DEFAULT_WORKSPACE;
+use crate::files::{FileError, Temporary, check_directory, directory_of};
+use crate::reference::Name;
+use crate::secret::Secret;
+
+pub use agents::{AgentInfo, TokenInfo};
+pub use check::{
+    Invalid, MAX_SECRET, MIN_SECRET, SecretProblem, validate_secret, without_line_end,
+};
+pub use credentials::{
+    CredentialInfo, Fingerprint, NewCredential, Tier, VersionInfo, VersionState,
+};
+pub use error::{Fault, Kind, Row, VaultError};
+pub use harden::{Unhardened, harden_process};
+pub use journal::{Action, AuditAnchor, JournalEntry};
+pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParams};
+pub use sets::SetInfo;
+pub use snapshot::Snapshot;
+
+use crypto::{DoesNotOpen, Encoder};
+use keys::{DataKey, VaultId, WrappingKey};
+
+/// The format that this version writes, and the only one that it reads.
+pub const FORMAT: i64 = 1;
+
+/// The scope of the data key that is not a workspace's.
+const VAULT_SCOPE: &str = "vault";
+
+/// An open vault. Used by one thread at a time; other processes may have it open too.
+pub struct Vault {
+    path: Arc<Path>,
+    db: Connection,
+    wrapping: WrappingKey,
+    vault_key: Arc<DataKey>,
+    workspace: Name,
+    workspace_key: Arc<DataKey>,
+    by: String,
+    file: FileId,
+}
+
+/// Which file it is, whatever its name: a file that was replaced has another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+/// Looks different after anyone has written to the vault, or put another file in its place. Cheap:
+/// one `stat` and one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ChangeMark {
+    data_version: i64,
+    file: Option<FileId>,
+}
+
+impl Vault {
+    /// Makes a new vault with the workspace `default` in it, and opens it. The file is there whole
+    /// or not at all.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`] when there is a file; others when the directory is loose or cannot be
+    /// written.
+    pub fn create(path: &Path, master: &MasterKey) -> Result<Self, VaultError> {
+        let at: Arc<Path> = path.into();
+        Self::create_file(path, master).map_err(|fault| fault.at(&at))?;
+        Self::open(path, master)
+    }
+
+    fn create_file(path: &Path, master: &MasterKey) -> Result<(), Fault> {
+        check_directory(directory_of(path))?;
+        if path.symlink_metadata().is_ok() {
+            return Err(FileError::Exists(path.to_owned()).into());
+        }
+        let temporary = Temporary::beside(&schema::resolve(path)?)?;
+        let mut db = schema::connect(temporary.path())?;
+        let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        schema::initialise(&tx)?;
+        first_rows(&tx, master)?;
+        tx.commit()?;
+        db.close().map_err(|(_, error)| error)?;
+        Ok(temporary.publish_as_new(path)?)
+    }
+
+    /// Opens a vault, and checks all that can be checked without opening every secret.
+    ///
+    /// # Errors
+    /// [`VaultError`] saying which of file, mode, format, key or row is wrong, and what to do.
+    pub fn open(path: &Path, master: &MasterKey) -> Result<Self, VaultError> {
+        let at: Arc<Path> = path.into();
+        let open = || {
+            let vault = Self::open_unchecked(&at, master)?;
+            vault.check_state(&vault.db)?;
+            Ok(vault)
+        };
+        open().map_err(|fault: Fault| fault.at(&at))
+    }
+
+    /// Opens a vault whose state was changed behind Locum's back, and takes the state as it is: for a
+    /// backup that was put back knowingly. The journal says so. Rows that do not open still do not.
+    ///
+    /// # Errors
+    /// As [`Vault::open`], but for [`Fault::Changed`].
+    pub fn accept(path: &Path, master: &MasterKey, by: &str) -> Result<Self, VaultError> {
+        let at: Arc<Path> = path.into();
+        let accept = || {
+            let mut vault = Self::open_unchecked(&at, master)?.acting_as(by);
+            let tx = vault.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let entry = (Action::StateAccepted, "vault", by);
+            journal::append(&tx, &vault.vault_key, entry)?;
+            tx.commit()?;
+            Ok(vault)
+        };
+        accept().map_err(|fault: Fault| fault.at(&at))
+    }
+
+    /// Where the vault's master key comes from: read before there is a key, to know what to ask for.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the file is not a vault that can be read.
+    pub fn key_source(path: &Path) -> Result<KeySource, VaultError> {
+        let at: Arc<Path> = path.into();
+        let read = || {
+            let db = schema::connect(&schema::check_files(path)?)?;
+            schema::check_format(&db)?;
+            let row = VaultRow::read(&db)?;
+            Ok(row.passphrase.map_or(KeySource::File, KeySource::Passphrase))
+        };
+        read().map_err(|fault: Fault| fault.at(&at))
+    }
+
+    fn open_unchecked(path: &Arc<Path>, master: &MasterKey) -> Result<Self, Fault> {
+        let resolved = schema::check_files(path)?;
+        let file = FileId::of(&resolved).ok_or_else(|| FileError::Missing(path.to_path_buf()))?;
+        let db = schema::connect(&resolved)?;
+        schema::check_format(&db)?;
+        schema::use_wal(&db)?;
+        let row = VaultRow::read(&db)?;
+        if row.passphrase.is_some() != master.passphrase.is_some() {
+            return Err(Fault::OtherKeySource);
+        }
+        let wrapping = WrappingKey::derive(row.vault_id, &master.key);
+        let key_fits = crypto::same(wrapping.check(), &row.key_check);
+        let vault_key = match unwrap_data_key(&db, &wrapping, VAULT_SCOPE) {
+            Ok(_) if !key_fits => return Err(Fault::Corrupt(Row::Vault)),
+            Err(Fault::Corrupt(_)) if !key_fits => return Err(Fault::WrongKey),
+            other => other?,
+        };
+        let workspace: Name = default_workspace();
+        let workspace_key = unwrap_data_key(&db, &wrapping, &scope_of(&workspace))?;
+        Ok(Self {
+            path: Arc::clone(path),
+            db,
+            wrapping,
+            vault_key: Arc::new(vault_key),
+            workspace,
+            workspace_key: Arc::new(workspace_key),
+            by: format!("uid {}", rustix::process::getuid().as_raw()),
+            file,
+        })
+    }
+
+    /// The same vault, with the journal saying that `by` did what follows. Without this it names
+    /// the process's user by number.
+    #[must_use]
+    pub fn acting_as(mut self, by: &str) -> Self {
+        // What a journal and a log line can hold.
+        self.by = by.chars().filter(|c| !c.is_control()).take(200).collect();
+        self
+    }
+
+    /// Where the vault is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The vault's id: 32 hex digits.
+    #[must_use]
+    pub fn id(&self) -> String {
+        data_encoding::HEXLOWER.encode(self.vault_key.vault_id())
+    }
+
+    /// The workspace that is being worked in.
+    #[must_use]
+    pub fn workspace(&self) -> &Name {
+        &self.workspace
+    }
+
+    /// Works in another workspace from here on.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] when there is none of that name.
+    pub fn use_workspace(&mut self, workspace: &Name) -> Result<(), VaultError> {
+        let scope = scope_of(workspace);
+        let key = match unwrap_data_key(&self.db, &self.wrapping, &scope) {
+            Err(Fault::Unknown(..)) => Err(Fault::unknown(Kind::Workspace, workspace)),
+            other => other,
+        };
+        self.workspace_key = Arc::new(key.map_err(|fault| self.fault(fault))?);
+        self.workspace = workspace.clone();
+        Ok(())
+    }
+
+    /// Adds a workspace, with a data key of its own.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`] when there is one of that name.
+    pub fn workspace_add(&mut self, workspace: &Name) -> Result<(), VaultError> {
+        let scope = scope_of(workspace);
+        let sealed = self.wrapping.mint(&scope).map_err(|fault| self.fault(fault))?;
+        self.change(Action::WorkspaceAdded, workspace.as_str(), |tx, change| {
+            let added = tx.execute(
+                "INSERT OR IGNORE INTO keys (scope, sealed, created) VALUES (?1, ?2, ?3)",
+                (&scope, &sealed, change.now),
+            )?;
+            match added {
+                0 => Err(Fault::Exists(Kind::Workspace, workspace.to_string())),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Wraps the data keys with another master key, in one transaction: after `kill -9` the vault
+    /// opens with the old key or with the new one. The data keys stay, so that tokens and the audit
+    /// log's MACs do: whoever had the old master key *and* an old copy of the file keeps what he had.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the vault could not be written.
+    pub fn rekey(&mut self, master: &MasterKey) -> Result<(), VaultError> {
+        let vault_id = *self.vault_key.vault_id();
+        let new = WrappingKey::derive(vault_id, &master.key);
+        let old = &self.wrapping;
+        let what = (Action::Rekeyed, "vault", self.by.as_str());
+        let changed = change(&mut self.db, &self.vault_key, what, |tx, _| {
+            for (scope, sealed) in all_data_keys(tx)? {
+                let sealed = old.rewrap(&new, &scope, &sealed)?;
+                tx.execute("UPDATE keys SET sealed = ?2 WHERE scope = ?1", (&scope, &sealed))?;
+            }
+            VaultRow::write_key(tx, &new, master.passphrase.as_ref())
+        });
+        changed.map_err(|fault| fault.at(&self.path))?;
+        self.wrapping = new;
+        self.wipe_log();
+        Ok(())
+    }
+
+    /// The key of the audit log's MACs. It is derived from the vault's own data key, and so outlives
+    /// a change of the master key.
+    #[must_use]
+    pub fn audit_key(&self) -> Secret {
+        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/audit"));
+        Secret::new(key.to_vec())
+    }
+
+    /// Copies the vault, as it is at this moment, to a new file of mode 0600.
+    ///
+    /// # Errors
+    /// [`FileError::Exists`] when there is a file; others when it cannot be written.
+    pub fn backup(&self, to: &Path) -> Result<(), VaultError> {
+        let copy = || {
+            let temporary = Temporary::beside(&schema::resolve(to)?)?;
+            let name = temporary.path().to_str().ok_or_else(|| {
+                FileError::Io(to.to_owned(), std::io::ErrorKind::InvalidFilename.into())
+            })?;
+            self.db.execute("VACUUM INTO ?1", [name])?;
+            Ok(temporary.publish_as_new(to)?)
+        };
+        copy().map_err(|fault: Fault| self.fault(fault))
+    }
+
+    /// What to compare with what it was a moment ago, to see whether the vault may have changed. If
+    /// so, compare [`Vault::epoch`], and open the vault anew when [`Vault::was_replaced`].
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be read.
+    pub fn change_mark(&self) -> Result<ChangeMark, VaultError> {
+        let data_version = self
+            .db
+            .pragma_query_value(None, "data_version", |row| row.get(0))
+            .map_err(|error| self.fault(error.into()))?;
+        Ok(ChangeMark { data_version, file: FileId::of(&self.path) })
+    }
+
+    /// Whether the file of the vault's name is no longer the one that is open here.
+    #[must_use]
+    pub fn was_replaced(&self) -> bool {
+        FileId::of(&self.path) != Some(self.file)
+    }
+
+    /// Whether the operating system keeps the vault's keys out of the swap.
+    #[must_use]
+    pub fn is_locked_in_memory(&self) -> bool {
+        self.vault_key.is_locked() && self.workspace_key.is_locked()
+    }
+
+    /// Opens every sealed row of every workspace, and checks the whole journal. Slow, and for
+    /// `doctor` and `vault status`.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] naming the first row that does not open.
+    pub fn verify(&self) -> Result<(), VaultError> {
+        let verify = || {
+            self.check_state(&self.db)?;
+            self.find_corrupt_row(&self.db)?;
+            journal::verify(&self.db, &self.vault_key)
+        };
+        verify().map_err(|fault| self.fault(fault))
+    }
+
+    fn fault(&self, fault: Fault) -> VaultError {
+        fault.at(&self.path)
+    }
+
+    /// Makes one change, in one transaction with its line of the journal.
+    fn change<T>(
+        &mut self,
+        action: Action,
+        subject: &str,
+        make: impl FnOnce(&Transaction<'_>, &Change<'_>) -> Result<T, Fault>,
+    ) -> Result<T, VaultError> {
+        let what = (action, subject, self.by.as_str());
+        let (workspace, key) = (&self.workspace, &self.workspace_key);
+        let made = change(&mut self.db, &self.vault_key, what, |tx, now| {
+            make(tx, &Change { now, workspace, key })
+        });
+        made.map_err(|fault| fault.at(&self.path))
+    }
+
+    /// The state's MAC, or else the first row that is wrong by itself.
+    fn check_state(&self, db: &Connection) -> Result<(), Fault> {
+        match check_state(db, &self.vault_key) {
+            Err(Fault::Changed) => {
+                self.find_corrupt_row(db)?;
+                Err(Fault::Changed)
+            }
+            other => other,
+        }
+    }
+
+    /// Opens every sealed row.
+    fn find_corrupt_row(&self, db: &Connection) -> Result<(), Fault> {
+        for (scope, sealed) in all_data_keys(db)? {
+            let key = self
+                .wrapping
+                .unwrap(&scope, &sealed)
+                .map_err(|DoesNotOpen| Fault::Corrupt(Row::DataKey(scope.clone())))?;
+            if let Some(workspace) = scope.strip_prefix("workspace/") {
+                credentials::open_all(db, workspace, &key)?;
+            }
+        }
+        items::open_all(db, &self.vault_key)
+    }
+
+    /// Empties the write-ahead log, so that what was deleted is overwritten there too. A reader in
+    /// the middle of a transaction keeps it from happening now; it then happens later.
+    fn wipe_log(&self) {
+        let _ = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+}
+
+impl fmt::Debug for Vault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Vault")
+            .field("path", &self.path)
+            .field("workspace", &self.workspace)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a change knows of its place and time.
+struct Change<'v> {
+    /// Seconds since the Unix epoch.
+    now: i64,
+    workspace: &'v Name,
+    key: &'v DataKey,
+}
+
+/// Runs `make` in a transaction that starts from a sound state, and ends with a line in the journal
+/// and a new MAC over the whole.
+fn change<T>(
+    db: &mut Connection,
+    vault_key: &DataKey,
+    what: (Action, &str, &str),
+    make: impl FnOnce(&Transaction<'_>, i64) -> Result<T, Fault>,
+) -> Result<T, Fault> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // A change on top of a tampered state would put our MAC on the tampering.
+    check_state(&tx, vault_key)?;
+    let made = make(&tx, now())?;
+    journal::append(&tx, vault_key, what)?;
+    tx.commit()?;
+    Ok(made)
+}
+
+fn check_state(db: &Connection, vault_key: &DataKey) -> Result<(), Fault> {
+    let head = journal::head(db)?;
+    let expected = schema::state_mac(db, vault_key, &head)?;
+    let stored: Option<Vec<u8>> =
+        db.query_row("SELECT mac FROM state WHERE one = 1", [], |row| row.get(0)).optional()?;
+    match stored {
+        Some(stored) if crypto::same(&stored, &expected) => Ok(()),
+        _ => Err(Fault::Changed),
+    }
+}
+
+/// Seconds since the Unix epoch; 0 for a clock before it.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn default_workspace() -> Name {
+    DEFAULT_WORKSPACE.parse().expect("`default` is a name")
+}
+
+fn scope_of(workspace: &Name) -> String {
+    format!("workspace/{workspace}")
+}
+
+fn first_rows(tx: &Transaction<'_>, master: &MasterKey) -> Result<(), Fault> {
+    let vault_id: VaultId = *crypto::random()?;
+    let wrapping = WrappingKey::derive(vault_id, &master.key);
+    let now = now();
+    tx.execute(
+        "INSERT INTO vault (one, vault_id, created, key_check) VALUES (1, ?1, ?2, ?3)",
+        (vault_id, now, wrapping.check()),
+    )?;
+    VaultRow::write_key(tx, &wrapping, master.passphrase.as_ref())?;
+    for scope in [VAULT_SCOPE.to_owned(), scope_of(&default_workspace())] {
+        tx.execute(
+            "INSERT INTO keys (scope, sealed, created) VALUES (?1, ?2, ?3)",
+            (&scope, wrapping.mint(&scope)?, now),
+        )?;
+    }
+    let vault_key = unwrap_data_key(tx, &wrapping, VAULT_SCOPE)?;
+    let by = format!("uid {}", rustix::process::getuid().as_raw());
+    journal::append(tx, &vault_key, (Action::VaultCreated, "vault", &by))
+}
+
+fn unwrap_data_key(db: &Connection, wrapping: &WrappingKey, scope: &str) -> Result<DataKey, Fault> {
+    let sealed: Option<Vec<u8>> = db
+        .query_row("SELECT sealed FROM keys WHERE scope = ?1", [scope], |row| row.get(0))
+        .optional()?;
+    let sealed = sealed.ok_or_else(|| Fault::Unknown(Kind::Workspace, scope.to_owned()))?;
+    wrapping
+        .unwrap(scope, &sealed)
+        .map_err(|DoesNotOpen| Fault::Corrupt(Row::DataKey(scope.to_owned())))
+}
+
+fn all_data_keys(db: &Connection) -> Result<Vec<(String, Vec<u8>)>, Fault> {
+    let mut statement = db.prepare_cached("SELECT scope, sealed FROM keys ORDER BY scope")?;
+    let rows = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The one row that is read before there is a key.
+struct VaultRow {
+    vault_id: VaultId,
+    key_check: Vec<u8>,
+    passphrase: Option<PassphraseParams>,
+}
+
+impl VaultRow {
+    fn read(db: &Connection) -> Result<Self, Fault> {
+        let query = "SELECT vault_id, key_check, kdf_salt, kdf_memory_kib, kdf_passes, kdf_lanes \
+                     FROM vault WHERE one = 1";
+        let row = db
+            .query_row(query, [], |row| {
+                let salt: Option<[u8; 16]> = row.get(2)?;
+                let passphrase = match salt {
+                    None => None,
+                    Some(salt) => Some(PassphraseParams {
+                        salt,
+                        memory_kib: row.get(3)?,
+                        passes: row.get(4)?,
+                        lanes: row.get(5)?,
+                    }),
+                };
+                Ok(Self { vault_id: row.get(0)?, key_check: row.get(1)?, passphrase })
+            })
+            .optional()?;
+        row.ok_or(Fault::Corrupt(Row::Vault))
+    }
+
+    fn write_key(
+        tx: &Transaction<'_>,
+        wrapping: &WrappingKey,
+        passphrase: Option<&PassphraseParams>,
+    ) -> Result<(), Fault> {
+        tx.execute(
+            "UPDATE vault SET key_check = ?1, kdf_salt = ?2, kdf_memory_kib = ?3, \
+             kdf_passes = ?4, kdf_lanes = ?5 WHERE one = 1",
+            (
+                wrapping.check(),
+                passphrase.map(|p| p.salt),
+                passphrase.map(|p| p.memory_kib),
+                passphrase.map(|p| p.passes),
+                passphrase.map(|p| p.lanes),
+            ),
+        )?;
+        Ok(())
+    }
+}
+
+impl FileId {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = path.symlink_metadata().ok()?;
+        Some(Self { device: metadata.dev(), inode: metadata.ino() })
+    }
+}

@@ -1,0 +1,109 @@
+//! What the request path needs of the vault, at one epoch: descriptions, tokens, and secrets as
+//! ciphertext. Needs neither the database nor a lock, and is replaced as a whole.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::credentials::{CredentialRow, Sealed};
+use super::crypto::DoesNotOpen;
+use super::error::{Fault, Kind, Row, VaultError};
+use super::keys::DataKey;
+use super::{Vault, agents, journal, sets};
+use crate::agent::TokenRecord;
+use crate::credential::CredentialIndex;
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::token::TokenKey;
+
+/// A workspace of the vault at one epoch.
+pub struct Snapshot {
+    /// The vault's epoch when this was read.
+    pub epoch: u64,
+    /// Which workspace it is.
+    pub workspace: Name,
+    /// The credentials and sets, without secrets.
+    pub credentials: Arc<CredentialIndex>,
+    /// The unrevoked tokens of live agents, by id. Expired ones among them: the clock decides later.
+    pub tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
+    /// What tokens are checked with.
+    pub token_key: Arc<TokenKey>,
+    sealed: HashMap<Name, Sealed>,
+    key: Arc<DataKey>,
+    path: Arc<Path>,
+}
+
+impl Vault {
+    /// Reads all that the proxy needs, in one read transaction, and checks that nothing was changed
+    /// behind Locum's back.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] naming the row, or [`Fault::Changed`].
+    pub fn snapshot(&self) -> Result<Snapshot, VaultError> {
+        self.read_snapshot().map_err(|fault| self.fault(fault))
+    }
+
+    fn read_snapshot(&self) -> Result<Snapshot, Fault> {
+        // Rolled back on drop, which ends a read.
+        let tx = self.db.unchecked_transaction()?;
+        self.check_state(&tx)?;
+        let key = &self.workspace_key;
+        let mut sealed = HashMap::new();
+        let mut credentials = Vec::new();
+        for row in CredentialRow::all(&tx, self.workspace.as_str())? {
+            let current = row.current(&tx, key)?;
+            let credential = row.credential(current.as_ref().map(|s| s.version))?;
+            sealed.extend(current.map(|s| (credential.name.clone(), s)));
+            credentials.push(credential);
+        }
+        let sets = sets::all(&tx, &self.workspace)?.into_iter().collect();
+        Ok(Snapshot {
+            epoch: journal::head(&tx)?.epoch.cast_unsigned(),
+            workspace: self.workspace.clone(),
+            credentials: Arc::new(CredentialIndex::new(credentials, sets)),
+            tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
+            token_key: Arc::new(key.token_key()),
+            sealed,
+            key: Arc::clone(key),
+            path: Arc::clone(&self.path),
+        })
+    }
+}
+
+impl Snapshot {
+    /// Opens the secret of a credential's current version. A few microseconds, no I/O, no lock.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], [`Fault::NoSuchVersion`] when `version` is not the one that is current
+    /// here, or [`Fault::Corrupt`].
+    pub fn open(&self, name: &Name, version: u32) -> Result<Secret, VaultError> {
+        self.open_sealed(name, version).map_err(|fault| fault.at(&self.path))
+    }
+
+    fn open_sealed(&self, name: &Name, version: u32) -> Result<Secret, Fault> {
+        let Some(sealed) = self.sealed.get(name) else {
+            return Err(match self.credentials.get(name.as_str()) {
+                Some(_) => Fault::Revoked(Kind::Credential, name.to_string()),
+                None => Fault::unknown(Kind::Credential, name),
+            });
+        };
+        if sealed.version != version {
+            return Err(Fault::NoSuchVersion(name.clone(), version));
+        }
+        sealed
+            .open(&self.key)
+            .map_err(|DoesNotOpen| Fault::Corrupt(Row::Version(name.to_string(), version)))
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("epoch", &self.epoch)
+            .field("workspace", &self.workspace)
+            .field("credentials", &self.credentials.len())
+            .field("tokens", &self.tokens.len())
+            .finish_non_exhaustive()
+    }
+}
