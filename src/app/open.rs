@@ -112,7 +112,10 @@ fn audit_options(config: &Config) -> audit::Options {
             config::Fsync::Every(interval) => audit::Fsync::Interval(interval),
         },
         max_file_bytes: settings.max_file,
-        retain: settings.retain,
+        retain: match settings.retain {
+            config::Retain::Forever => None,
+            config::Retain::For(time) => Some(time),
+        },
         accept_damage: false,
     }
 }

@@ -14,7 +14,9 @@ use crate::vault::{AgentInfo, TokenInfo};
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Add an agent, or a further token of one, and print the token once
-    #[command(after_help = "Example:\n  locum agent add researcher\n  locum agent add ci --expires 30d --json")]
+    #[command(
+        after_help = "Example:\n  locum agent add researcher\n  locum agent add ci --expires 30d --json"
+    )]
     Add {
         /// The agent's name
         name: Name,
@@ -36,7 +38,9 @@ pub(super) enum Command {
         json: bool,
     },
     /// Revoke an agent with all its tokens, or one token
-    #[command(after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa")]
+    #[command(
+        after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa"
+    )]
     Revoke {
         /// The agent's name
         name: Name,
@@ -49,7 +53,9 @@ pub(super) enum Command {
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
-        Command::Add { name, expires, note, json } => add(&mut opened, &name, expires, note.as_deref(), json),
+        Command::Add { name, expires, note, json } => {
+            add(&mut opened, &name, expires, note.as_deref(), json)
+        }
         Command::List { json } => list(&opened, json),
         Command::Revoke { name, token } => revoke(&mut opened, &name, token.as_deref()),
     }
@@ -140,7 +146,8 @@ fn revoke(opened: &mut Opened, name: &Name, token: Option<&str>) -> Result<(), F
         }
         Some(id) => {
             let agents = opened.vault.agents()?;
-            let known = agents.iter().any(|a| a.name == *name && a.tokens.iter().any(|t| t.id == id));
+            let known =
+                agents.iter().any(|a| a.name == *name && a.tokens.iter().any(|t| t.id == id));
             if !known {
                 return Err(Failure::usage(format!("{name} has no token {id}"))
                     .help("`locum agent list` shows the ids"));

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::output::{self, Table};
 use super::import;
+use super::output::{self, Table};
 use crate::app::{Failure, Home, Opened};
 use crate::catalog::{Catalog, Provider, SlotText};
 use crate::credential::Slot;
-use crate::files;
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -65,7 +64,9 @@ pub(super) enum Command {
         name: Name,
     },
     /// Move the keys of a .env file into the vault
-    #[command(after_help = "Example:\n  locum credential import .env\n  locum credential import .env --replace")]
+    #[command(
+        after_help = "Example:\n  locum credential import .env\n  locum credential import .env --replace"
+    )]
     Import(import::Args),
 }
 
@@ -169,10 +170,8 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         return Err(Failure::usage("nothing says how the secret enters a request")
             .help("name a --provider, or give a slot: --header 'X-Api-Key: {secret}', --basic USER, --query NAME"));
     }
-    let stand_in = args
-        .stand_in
-        .clone()
-        .or_else(|| provider.and_then(|p| p.stand_in(&args.name.reference())));
+    let stand_in =
+        args.stand_in.clone().or_else(|| provider.and_then(|p| p.stand_in(&args.name.reference())));
     Ok(NewCredential {
         name: args.name.clone(),
         provider: provider.map(|p| p.id().to_owned()),
@@ -212,7 +211,9 @@ pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> 
         SlotText::Header(text) => Slot::header(text).ok(),
         SlotText::Basic(text) => Slot::basic(text).ok(),
         SlotText::Query(text) => Slot::query(text).ok(),
-        SlotText::Path(_) | SlotText::Json(_) | SlotText::Form(_) | SlotText::Subprotocol(_) => None,
+        SlotText::Path(_) | SlotText::Json(_) | SlotText::Form(_) | SlotText::Subprotocol(_) => {
+            None
+        }
     };
     let slots: Vec<Slot> = provider.slots().iter().filter_map(fill).collect();
     if slots.is_empty() {
@@ -231,14 +232,20 @@ fn destinations(args: &Add, provider: Option<&Provider>) -> Result<Vec<Destinati
     if to.is_empty() {
         return Err(match provider.map(Provider::own_hosts).filter(|hosts| !hosts.is_empty()) {
             Some(hosts) => Failure::usage("this provider gives each customer a host of their own")
-                .help(format!("name yours with --to https://HOST, in the form {}", hosts.join(" or "))),
-            None => Failure::usage("nothing says where the credential may go")
-                .help("name its hosts with --to https://HOST, or take a --provider of the catalogue"),
+                .help(format!(
+                    "name yours with --to https://HOST, in the form {}",
+                    hosts.join(" or ")
+                )),
+            None => Failure::usage("nothing says where the credential may go").help(
+                "name its hosts with --to https://HOST, or take a --provider of the catalogue",
+            ),
         });
     }
     if let Some(clear) = to.iter().find(|d| d.scheme == Scheme::Http) {
-        return Err(Failure::usage(format!("--to {clear}: a credential never travels without TLS"))
-            .help("write https://"));
+        return Err(Failure::usage(format!(
+            "--to {clear}: a credential never travels without TLS"
+        ))
+        .help("write https://"));
     }
     Ok(to)
 }
@@ -246,7 +253,8 @@ fn destinations(args: &Add, provider: Option<&Provider>) -> Result<Vec<Destinati
 /// Where the catalogue says that a provider's credential may go.
 pub(super) fn provider_to(provider: &Provider) -> Result<Vec<Destination>, Failure> {
     let parse = |text: &String| {
-        text.parse().map_err(|e| Failure::new(format!("the catalogue's {text} cannot be used: {e}")))
+        text.parse()
+            .map_err(|e| Failure::new(format!("the catalogue's {text} cannot be used: {e}")))
     };
     provider.to().iter().map(parse).collect()
 }
@@ -261,9 +269,8 @@ impl Value {
             (None, None) => from_stdin()?,
         };
         let bytes = without_line_end(&bytes);
-        validate_secret(bytes, self.force_short).map_err(|problem| {
-            Failure::usage(format!("the secret cannot be stored: {problem}"))
-        })?;
+        validate_secret(bytes, self.force_short)
+            .map_err(|problem| Failure::usage(format!("the secret cannot be stored: {problem}")))?;
         Ok(Secret::new(bytes.to_vec()))
     }
 }
@@ -352,7 +359,7 @@ struct ShownVersion {
     state: &'static str,
     created: i64,
     ended: Option<i64>,
-    fingerprint: Option<String>,
+    fingerprint: String,
 }
 
 impl From<&CredentialInfo> for Shown {
@@ -376,7 +383,7 @@ impl From<&CredentialInfo> for Shown {
                     state: v.state.as_str(),
                     created: v.created,
                     ended: v.ended,
-                    fingerprint: v.fingerprint.map(|f| f.to_string()),
+                    fingerprint: v.fingerprint.to_string(),
                 })
                 .collect(),
         }
@@ -415,13 +422,13 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     field("tier", shown.tier.to_owned());
     field("tags", output::list(&shown.tags));
     for version in &shown.versions {
-        let fingerprint = version.fingerprint.as_deref().unwrap_or("-");
+        let fingerprint = &version.fingerprint;
         let state = version.state;
         let created = output::time(version.created);
-        field(&format!("version {}", version.version), format!("{state}, {created}, fingerprint {fingerprint}"));
+        field(
+            &format!("version {}", version.version),
+            format!("{state}, {created}, fingerprint {fingerprint}"),
+        );
     }
     table.print()
 }
-
-#[allow(unused_imports)]
-use files as _;

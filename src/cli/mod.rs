@@ -145,7 +145,8 @@ mod tests {
         command.clone().debug_assert();
         fn walk(command: &clap::Command, missing: &mut Vec<String>) {
             let leaf = !command.has_subcommands();
-            let example = command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
+            let example =
+                command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
             if leaf && !example && command.get_name() != "help" {
                 missing.push(command.get_name().to_owned());
             }

@@ -78,7 +78,11 @@ pub(super) fn note(text: &str) {
 /// Colour only on a terminal, and not where `NO_COLOR` is set (no-color.org).
 fn colours() -> (&'static str, &'static str, &'static str) {
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
-    if plain || !io::stderr().is_terminal() { ("", "", "") } else { ("\x1b[31;1m", "\x1b[1m", "\x1b[0m") }
+    if plain || !io::stderr().is_terminal() {
+        ("", "", "")
+    } else {
+        ("\x1b[31;1m", "\x1b[1m", "\x1b[0m")
+    }
 }
 
 /// A time of the vault, as people read it.
