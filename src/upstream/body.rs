@@ -39,10 +39,7 @@ impl RequestBody {
             return (Self::Empty, None);
         }
         let upload = Arc::new(Upload::new());
-        let tracked = Tracked {
-            inner: body,
-            upload: upload.clone(),
-        };
+        let tracked = Tracked { inner: body, upload: upload.clone() };
         (Self::Stream(Box::pin(tracked)), Some(upload))
     }
 }
@@ -235,12 +232,7 @@ impl UpstreamBody {
     }
 
     pub(super) fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
-        Self {
-            incoming,
-            engine: Engine::Task(link.into_task()),
-            idle,
-            waiting_since: None,
-        }
+        Self { incoming, engine: Engine::Task(link.into_task()), idle, waiting_since: None }
     }
 
     /// At the end of the body the connection goes home. Some readers never ask for more than the
@@ -270,10 +262,11 @@ impl UpstreamBody {
         if first.is_ready() {
             return first;
         }
-        if !link.drive(cx) {
+        let frame = link.drive_for(cx, |cx| Pin::new(&mut self.incoming).poll_frame(cx));
+        if frame.is_pending() && link.has_ended() {
             self.engine = Engine::Done;
         }
-        Pin::new(&mut self.incoming).poll_frame(&mut silent())
+        frame
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {

@@ -58,9 +58,7 @@ impl SelfAddresses {
     /// The addresses that the listeners are bound to.
     #[must_use]
     pub fn new(listeners: Vec<SocketAddr>) -> Self {
-        Self {
-            listeners: listeners.into_iter().map(canonical).collect(),
-        }
+        Self { listeners: listeners.into_iter().map(canonical).collect() }
     }
 
     /// Whether a connection to `target` would come back to this process.
@@ -72,15 +70,12 @@ impl SelfAddresses {
     /// The rule, with the look at the machine's interfaces as a parameter: asked only when the port
     /// is ours and the listener takes every local address.
     fn leads_back(&self, target: SocketAddr, local: impl Fn(SocketAddr) -> bool) -> bool {
-        self.listeners
-            .iter()
-            .filter(|own| own.port() == target.port())
-            .any(|own| {
-                own.ip() == target.ip()
+        self.listeners.iter().filter(|own| own.port() == target.port()).any(|own| {
+            own.ip() == target.ip()
                     || (own.ip().is_unspecified() && local(target))
                     // Dialling 0.0.0.0 or :: reaches loopback.
                     || (target.ip().is_unspecified() && own.ip().is_loopback())
-            })
+        })
     }
 }
 
@@ -157,18 +152,12 @@ impl Dialer {
         let host = &target.host;
         let why = match timeout_at(deadline, self.resolver.resolve(name, target.port)).await {
             Ok(Ok(addresses)) if !addresses.is_empty() => {
-                return Ok(addresses
-                    .into_iter()
-                    .map(|a| with_port(a, target.port))
-                    .collect());
+                return Ok(addresses.into_iter().map(|a| with_port(a, target.port)).collect());
             }
             Ok(Ok(_)) => format!("{host} has no address"),
             // The resolver's own words tell a name that is not there from a resolver that is not.
             Ok(Err(error)) => format!("{host} does not resolve: {error}"),
-            Err(_) => format!(
-                "the resolver gave no answer for {host} in {:?}",
-                self.timeout
-            ),
+            Err(_) => format!("the resolver gave no answer for {host} in {:?}", self.timeout),
         };
         Err(Refusal::with_detail(Code::DnsError, why))
     }
@@ -183,10 +172,7 @@ impl Dialer {
         vetting: Vetting,
     ) -> Result<(), Refusal> {
         if addresses.iter().any(|a| self.own.contains(*a)) {
-            return Err(Refusal::with_detail(
-                Code::Loop,
-                format!("{target} is this proxy itself"),
-            ));
+            return Err(Refusal::with_detail(Code::Loop, format!("{target} is this proxy itself")));
         }
         let literal = target.host.address().is_some();
         addresses
@@ -290,14 +276,9 @@ fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
 /// Says whose fault it is: the host's, the network's, or this machine's.
 fn connect_refusal(target: &Authority, error: &io::Error) -> Refusal {
     use io::ErrorKind;
-    let out_of_files = [
-        rustix::io::Errno::MFILE.raw_os_error(),
-        rustix::io::Errno::NFILE.raw_os_error(),
-    ];
-    if error
-        .raw_os_error()
-        .is_some_and(|e| out_of_files.contains(&e))
-    {
+    let out_of_files =
+        [rustix::io::Errno::MFILE.raw_os_error(), rustix::io::Errno::NFILE.raw_os_error()];
+    if error.raw_os_error().is_some_and(|e| out_of_files.contains(&e)) {
         return Refusal::with_detail(Code::Overloaded, "the proxy has no file descriptor left");
     }
     let (code, what) = match error.kind() {
@@ -379,11 +360,7 @@ mod tests {
     #[tokio::test]
     async fn an_address_is_vetted_without_a_resolver() {
         let dialer = answer(&[]);
-        for literal in [
-            "10.0.0.1:443",
-            "[::ffff:127.0.0.1]:443",
-            "[64:ff9b::8.8.8.8]:443",
-        ] {
+        for literal in ["10.0.0.1:443", "[::ffff:127.0.0.1]:443", "[64:ff9b::8.8.8.8]:443"] {
             let refused = code(&dialer, literal, Vetting::Guarded).await;
             assert_eq!(refused, Code::AddressForbidden, "{literal}");
         }
@@ -408,10 +385,8 @@ mod tests {
     #[tokio::test]
     async fn the_resolver_does_not_choose_the_port() {
         let dialer = answer(&["8.8.8.8:22"]);
-        let found = dialer
-            .resolve(&authority("a.test:443"), Instant::now() + STAGGER)
-            .await
-            .unwrap();
+        let found =
+            dialer.resolve(&authority("a.test:443"), Instant::now() + STAGGER).await.unwrap();
         assert_eq!(found, [socket("8.8.8.8:443")]);
     }
 
@@ -428,12 +403,8 @@ mod tests {
     #[test]
     fn nobody_dials_the_proxy_itself() {
         for vetting in [Vetting::Guarded, Vetting::Operator] {
-            for own in [
-                "127.0.0.1:3128",
-                "[::ffff:127.0.0.1]:3128",
-                "127.0.0.1:3129",
-                "[::1]:3129",
-            ] {
+            for own in ["127.0.0.1:3128", "[::ffff:127.0.0.1]:3128", "127.0.0.1:3129", "[::1]:3129"]
+            {
                 let refused = vetted("name:3128", &["8.8.8.8:3128", own], vetting);
                 assert_eq!(refused.unwrap_err().code, Code::Loop, "{own}");
             }
@@ -470,13 +441,8 @@ mod tests {
             "1.1.1.1:1",
             "1.1.1.2:1",
         ]));
-        let expected = list(&[
-            "[2000::1]:1",
-            "1.1.1.1:1",
-            "[2000::2]:1",
-            "1.1.1.2:1",
-            "[2000::3]:1",
-        ]);
+        let expected =
+            list(&["[2000::1]:1", "1.1.1.1:1", "[2000::2]:1", "1.1.1.2:1", "[2000::3]:1"]);
         assert_eq!(mixed, expected);
         assert_eq!(interleave(Vec::new()), []);
     }

@@ -124,9 +124,7 @@ impl AddressGuard {
     /// A guard with the operator's holes. A hole written in IPv4-mapped form is one of IPv4.
     #[must_use]
     pub fn new(allow: Vec<IpNet>) -> Self {
-        Self {
-            allow: allow.into_iter().map(canonical_net).collect(),
-        }
+        Self { allow: allow.into_iter().map(canonical_net).collect() }
     }
 
     /// Whether `ip` may be dialled. It may when it is an ordinary global address, or when a hole
@@ -150,17 +148,12 @@ impl AddressGuard {
         if class == AddressClass::Metadata || !self.opens(ip) {
             return Err(Forbidden { class });
         }
-        embedded(ip)
-            .into_iter()
-            .flatten()
-            .try_for_each(|v4| self.check(IpAddr::V4(v4)))
+        embedded(ip).into_iter().flatten().try_for_each(|v4| self.check(IpAddr::V4(v4)))
     }
 
     /// Whether a hole is this one address.
     fn names(&self, ip: IpAddr) -> bool {
-        self.allow
-            .iter()
-            .any(|net| net.prefix_len() == net.max_prefix_len() && net.addr() == ip)
+        self.allow.iter().any(|net| net.prefix_len() == net.max_prefix_len() && net.addr() == ip)
     }
 
     /// Whether a hole covers the address.
@@ -176,20 +169,14 @@ fn canonical_net(net: IpNet) -> IpNet {
     };
     let mapped = v6.addr().to_ipv4_mapped();
     let prefix = v6.prefix_len().checked_sub(96);
-    mapped
-        .zip(prefix)
-        .and_then(|(v4, len)| Ipv4Net::new(v4, len).ok())
-        .map_or(net, IpNet::V4)
+    mapped.zip(prefix).and_then(|(v4, len)| Ipv4Net::new(v4, len).ok()).map_or(net, IpNet::V4)
 }
 
 /// What makes `ip` special, if anything does. IPv4-mapped IPv6 is IPv4.
 #[must_use]
 pub fn classify(ip: IpAddr) -> Option<AddressClass> {
     match ip.to_canonical() {
-        IpAddr::V4(v4) => V4
-            .iter()
-            .find(|(net, _)| net.contains(&v4))
-            .map(|(_, class)| *class),
+        IpAddr::V4(v4) => V4.iter().find(|(net, _)| net.contains(&v4)).map(|(_, class)| *class),
         IpAddr::V6(v6) => classify_v6(v6),
     }
 }
@@ -286,113 +273,38 @@ const V4: &[(Ipv4Net, AddressClass)] = &[
 
 const V6: &[(Ipv6Net, AddressClass)] = &[
     // AWS: instance metadata, pod identity of EKS, the resolver of a VPC.
-    (
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128),
-        AddressClass::Metadata,
-    ),
-    (
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128),
-        AddressClass::Metadata,
-    ),
-    (
-        v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x253], 128),
-        AddressClass::Metadata,
-    ),
+    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128), AddressClass::Metadata),
+    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x23], 128), AddressClass::Metadata),
+    (v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x253], 128), AddressClass::Metadata),
     // Google, Scaleway, Oracle, OpenStack.
-    (
-        v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128),
-        AddressClass::Metadata,
-    ),
-    (
-        v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128),
-        AddressClass::Metadata,
-    ),
-    (
-        v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
-        AddressClass::Metadata,
-    ),
-    (
-        v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128),
-        AddressClass::Metadata,
-    ),
+    (v6([0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254], 128), AddressClass::Metadata),
+    (v6([0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42], 128), AddressClass::Metadata),
+    (v6([0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128), AddressClass::Metadata),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0xa9fe, 0xa9fe], 128), AddressClass::Metadata),
     (v6([0; 8], 128), AddressClass::Unspecified),
     (v6([0, 0, 0, 0, 0, 0, 0, 1], 128), AddressClass::Loopback),
     // IPv4-compatible, and IPv4-translated (`::ffff:0:a.b.c.d`).
     (v6([0; 8], 96), AddressClass::EmbeddedV4),
-    (
-        v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96),
-        AddressClass::EmbeddedV4,
-    ),
-    (
-        v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96),
-        AddressClass::Nat64,
-    ),
-    (
-        v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48),
-        AddressClass::Nat64,
-    ),
-    (
-        v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64),
-        AddressClass::DiscardOnly,
-    ),
-    (
-        v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64),
-        AddressClass::DiscardOnly,
-    ),
+    (v6([0, 0, 0, 0, 0xffff, 0, 0, 0], 96), AddressClass::EmbeddedV4),
+    (v6([0x64, 0xff9b, 0, 0, 0, 0, 0, 0], 96), AddressClass::Nat64),
+    (v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48), AddressClass::Nat64),
+    (v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64), AddressClass::DiscardOnly),
+    (v6([0x100, 0, 0, 1, 0, 0, 0, 0], 64), AddressClass::DiscardOnly),
     (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32), AddressClass::Teredo),
-    (
-        v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48),
-        AddressClass::Benchmarking,
-    ),
-    (
-        v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28),
-        AddressClass::Orchid,
-    ),
-    (
-        v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28),
-        AddressClass::Orchid,
-    ),
-    (
-        v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23),
-        AddressClass::ProtocolAssignment,
-    ),
-    (
-        v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32),
-        AddressClass::Documentation,
-    ),
-    (
-        v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16),
-        AddressClass::SixToFour,
-    ),
+    (v6([0x2001, 2, 0, 0, 0, 0, 0, 0], 48), AddressClass::Benchmarking),
+    (v6([0x2001, 0x10, 0, 0, 0, 0, 0, 0], 28), AddressClass::Orchid),
+    (v6([0x2001, 0x20, 0, 0, 0, 0, 0, 0], 28), AddressClass::Orchid),
+    (v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 23), AddressClass::ProtocolAssignment),
+    (v6([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0], 32), AddressClass::Documentation),
+    (v6([0x2002, 0, 0, 0, 0, 0, 0, 0], 16), AddressClass::SixToFour),
     // AS112 (RFC 7534).
-    (
-        v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48),
-        AddressClass::ProtocolAssignment,
-    ),
-    (
-        v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20),
-        AddressClass::Documentation,
-    ),
-    (
-        v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16),
-        AddressClass::SegmentRouting,
-    ),
-    (
-        v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7),
-        AddressClass::UniqueLocal,
-    ),
-    (
-        v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10),
-        AddressClass::LinkLocal,
-    ),
-    (
-        v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10),
-        AddressClass::SiteLocal,
-    ),
-    (
-        v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8),
-        AddressClass::Multicast,
-    ),
+    (v6([0x2620, 0x4f, 0x8000, 0, 0, 0, 0, 0], 48), AddressClass::ProtocolAssignment),
+    (v6([0x3fff, 0, 0, 0, 0, 0, 0, 0], 20), AddressClass::Documentation),
+    (v6([0x5f00, 0, 0, 0, 0, 0, 0, 0], 16), AddressClass::SegmentRouting),
+    (v6([0xfc00, 0, 0, 0, 0, 0, 0, 0], 7), AddressClass::UniqueLocal),
+    (v6([0xfe80, 0, 0, 0, 0, 0, 0, 0], 10), AddressClass::LinkLocal),
+    (v6([0xfec0, 0, 0, 0, 0, 0, 0, 0], 10), AddressClass::SiteLocal),
+    (v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8), AddressClass::Multicast),
 ];
 
 #[cfg(test)]
@@ -409,10 +321,7 @@ mod tests {
     }
 
     fn class(text: &str) -> Option<C> {
-        AddressGuard::default()
-            .check(ip(text))
-            .err()
-            .map(|f| f.class)
+        AddressGuard::default().check(ip(text)).err().map(|f| f.class)
     }
 
     /// First and last address of every block, and the neighbours outside.
@@ -565,10 +474,7 @@ mod tests {
         assert_eq!(class("::ffff:169.254.169.254"), Some(C::Metadata));
         assert_eq!(class("::ffff:8.8.8.8"), None);
         assert_eq!(guard(&["10.0.0.0/8"]).check(ip("::ffff:10.1.2.3")), Ok(()));
-        assert_eq!(
-            guard(&["::ffff:10.0.0.0/104"]).check(ip("10.1.2.3")),
-            Ok(())
-        );
+        assert_eq!(guard(&["::ffff:10.0.0.0/104"]).check(ip("10.1.2.3")), Ok(()));
     }
 
     #[test]
@@ -628,11 +534,7 @@ mod tests {
             ("::10.0.0.1", C::Private),
             ("2606:4700::5efe:10.0.0.1", C::Private),
         ] {
-            assert_eq!(
-                guard.check(ip(closed)),
-                Err(Forbidden { class }),
-                "{closed}"
-            );
+            assert_eq!(guard.check(ip(closed)), Err(Forbidden { class }), "{closed}");
         }
     }
 

@@ -186,11 +186,7 @@ impl Upstream {
 
         let authority = &call.origin.authority;
         let route = self.routes.find(&authority.host);
-        let key = PoolKey {
-            origin: call.origin.clone(),
-            route: route.id,
-            principal: call.principal.clone(),
-        };
+        let key = self.pool.key(call.origin, route.id, call.principal);
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
             idle: self.timeouts.idle,
@@ -203,11 +199,7 @@ impl Upstream {
                 Ok(response) => {
                     timing.head = start.elapsed();
                     let response = self.receive(response, link, upload.as_deref(), key)?;
-                    return Ok(Sent {
-                        response,
-                        reused,
-                        timing,
-                    });
+                    return Ok(Sent { response, reused, timing });
                 }
                 Err(Failure::Unsent(unsent)) if reused => {
                     request = *unsent;
@@ -253,9 +245,7 @@ impl Upstream {
             }
         };
         self.pool.count_opened();
-        let link = Link::new(stream)
-            .await
-            .map_err(|error| broken(&error, target))?;
+        let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
         Ok((link, timing))
     }
 
@@ -267,10 +257,7 @@ impl Upstream {
     fn slow_handshake(&self, target: &Authority) -> Refusal {
         Refusal::with_detail(
             Code::ConnectTimeout,
-            format!(
-                "{target} did not finish the TLS handshake in {:?}",
-                self.timeouts.tls
-            ),
+            format!("{target} did not finish the TLS handshake in {:?}", self.timeouts.tls),
         )
     }
 
@@ -294,11 +281,7 @@ impl Upstream {
         let body = if upload.is_some_and(|upload| !upload.is_done()) {
             UpstreamBody::detached(incoming, *link, idle)
         } else {
-            let home = Home {
-                pool: self.pool.clone(),
-                key,
-                wait: announced_wait(&parts.headers),
-            };
+            let home = Home { pool: self.pool.clone(), key, wait: announced_wait(&parts.headers) };
             UpstreamBody::inline(incoming, link, home, idle)
         };
         Ok(Response::from_parts(parts, body))
@@ -341,9 +324,7 @@ impl Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream")
-            .field("pool", &self.pool.counts())
-            .finish_non_exhaustive()
+        f.debug_struct("Upstream").field("pool", &self.pool.counts()).finish_non_exhaustive()
     }
 }
 
@@ -368,10 +349,9 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
             Code::UpstreamFailed,
             format!("{target} closed the connection before the request was sent"),
         ),
-        Failure::Late => Refusal::with_detail(
-            Code::ResponseTimeout,
-            format!("{target} did not answer in time"),
-        ),
+        Failure::Late => {
+            Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))
+        }
         Failure::Stalled => Refusal::with_detail(
             Code::ResponseTimeout,
             format!("the request's body to {target} stood still for too long"),
@@ -381,30 +361,18 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
 
 fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
     let (code, detail) = if error.is_user() || error.is_body_write_aborted() {
-        (
-            Code::BadRequest,
-            "the request's body broke off, or is not as long as announced".into(),
-        )
+        (Code::BadRequest, "the request's body broke off, or is not as long as announced".into())
     } else if error.is_parse_too_large() {
         (
             Code::UpstreamFailed,
             format!("{target} answered with a header section that is over the limit"),
         )
     } else if error.is_parse() {
-        (
-            Code::UpstreamFailed,
-            format!("{target} did not answer in valid HTTP/1.1"),
-        )
+        (Code::UpstreamFailed, format!("{target} did not answer in valid HTTP/1.1"))
     } else if error.is_incomplete_message() {
-        (
-            Code::UpstreamFailed,
-            format!("{target} closed the connection before it answered"),
-        )
+        (Code::UpstreamFailed, format!("{target} closed the connection before it answered"))
     } else {
-        (
-            Code::UpstreamFailed,
-            format!("{target} broke the connection before it answered"),
-        )
+        (Code::UpstreamFailed, format!("{target} broke the connection before it answered"))
     };
     Refusal::with_detail(code, detail)
 }

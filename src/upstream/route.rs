@@ -30,13 +30,7 @@ impl HostRule {
     /// A rule that changes nothing yet.
     #[must_use]
     pub fn new(pattern: HostPattern) -> Self {
-        Self {
-            pattern,
-            address: None,
-            ca_file: None,
-            client_cert: None,
-            http1_only: false,
-        }
+        Self { pattern, address: None, ca_file: None, client_cert: None, http1_only: false }
     }
 }
 
@@ -101,11 +95,7 @@ impl Routes {
         let roots = Roots::system().map_err(blame(None))?;
         let default = TlsProfile::new(&roots, None, None, &[ALPN_HTTP1]).map_err(blame(None))?;
         let mut this = Self {
-            all: vec![Route {
-                id: 0,
-                address: None,
-                tls: default.clone(),
-            }],
+            all: vec![Route { id: 0, address: None, tls: default.clone() }],
             exact: HashMap::new(),
             patterns: Vec::new(),
             roots: roots.summary.clone(),
@@ -114,18 +104,13 @@ impl Routes {
             let tls = profile(&roots, &default, &rule).map_err(blame(Some(&rule.pattern)))?;
             this.add(rule, tls);
         }
-        this.patterns
-            .sort_by_key(|(pattern, _)| Reverse(specificity(pattern)));
+        this.patterns.sort_by_key(|(pattern, _)| Reverse(specificity(pattern)));
         Ok(this)
     }
 
     fn add(&mut self, rule: HostRule, tls: TlsProfile) {
         let id = self.all.len();
-        self.all.push(Route {
-            id,
-            address: rule.address,
-            tls,
-        });
+        self.all.push(Route { id, address: rule.address, tls });
         match rule.pattern.exact() {
             Some(host) => {
                 self.exact.insert(host.clone(), id);
@@ -137,10 +122,7 @@ impl Routes {
     /// The route for a host.
     pub(super) fn find(&self, host: &Host) -> &Route {
         let id = self.exact.get(host).copied().or_else(|| {
-            self.patterns
-                .iter()
-                .find(|(pattern, _)| pattern.matches(host))
-                .map(|(_, id)| *id)
+            self.patterns.iter().find(|(pattern, _)| pattern.matches(host)).map(|(_, id)| *id)
         });
         // In bounds: every id is the index of a route that was pushed, and route 0 always exists.
         &self.all[id.unwrap_or(0)]
@@ -153,20 +135,15 @@ fn profile(roots: &Roots, default: &TlsProfile, rule: &HostRule) -> Result<TlsPr
         return Ok(default.clone());
     }
     // HTTP/1.1 is all that is offered today, so `http1_only` changes nothing yet.
-    TlsProfile::new(
-        roots,
-        rule.ca_file.as_deref(),
-        rule.client_cert.as_ref(),
-        &[ALPN_HTTP1],
-    )
+    TlsProfile::new(roots, rule.ca_file.as_deref(), rule.client_cert.as_ref(), &[ALPN_HTTP1])
 }
 
 /// Later literal labels say more about who owns the name, then the length of the pattern; `*` alone
 /// says nothing.
 fn specificity(pattern: &HostPattern) -> (usize, usize) {
-    let labels = pattern.literal_suffix().map_or(0, |suffix| {
-        suffix.split('.').filter(|l| !l.is_empty()).count()
-    });
+    let labels = pattern
+        .literal_suffix()
+        .map_or(0, |suffix| suffix.split('.').filter(|l| !l.is_empty()).count());
     (labels, pattern.to_string().len())
 }
 
@@ -224,9 +201,6 @@ mod tests {
         };
         let error = Routes::new(vec![broken]).err().unwrap();
         let text = error.to_string();
-        assert_eq!(
-            text,
-            "upstream.hosts.a.test: /nowhere/ca.pem cannot be read"
-        );
+        assert_eq!(text, "upstream.hosts.a.test: /nowhere/ca.pem cannot be read");
     }
 }

@@ -81,11 +81,9 @@ impl fmt::Display for TrustError {
                 "{} holds no usable CA certificate; give the CA's, not the server's",
                 path.display()
             ),
-            Self::ClientCertificate { path, .. } => write!(
-                f,
-                "the client certificate does not fit its key {}",
-                path.display()
-            ),
+            Self::ClientCertificate { path, .. } => {
+                write!(f, "the client certificate does not fit its key {}", path.display())
+            }
             Self::Setup(_) => f.write_str("TLS cannot be set up"),
         }
     }
@@ -133,15 +131,8 @@ impl Roots {
         if built_in {
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
-        let summary = RootSummary {
-            count: store.len(),
-            built_in,
-            problems,
-        };
-        Ok(Self {
-            verifier: verifier(store)?,
-            summary,
-        })
+        let summary = RootSummary { count: store.len(), built_in, problems };
+        Ok(Self { verifier: verifier(store)?, summary })
     }
 }
 
@@ -184,20 +175,15 @@ impl TlsProfile {
                 let chain = read_certificates(&client.chain_file)?;
                 let key = PrivateKeyDer::from_pem_file(&client.key_file)
                     .map_err(|e| pem_error(&client.key_file, "private key", e))?;
-                builder
-                    .with_client_auth_cert(chain, key)
-                    .map_err(|source| TrustError::ClientCertificate {
-                        path: client.key_file.clone(),
-                        source,
-                    })?
+                builder.with_client_auth_cert(chain, key).map_err(|source| {
+                    TrustError::ClientCertificate { path: client.key_file.clone(), source }
+                })?
             }
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self {
-            connector: TlsConnector::from(Arc::new(config)),
-        })
+        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
     }
 
     /// Shakes hands and verifies that the peer is `target`.
@@ -241,10 +227,7 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustE
         .and_then(Iterator::collect)
         .map_err(|e| pem_error(path, wanted, e))?;
     if certificates.is_empty() {
-        return Err(TrustError::NothingInside {
-            path: path.into(),
-            wanted,
-        });
+        return Err(TrustError::NothingInside { path: path.into(), wanted });
     }
     Ok(certificates)
 }
@@ -260,9 +243,7 @@ fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TrustError
 }
 
 fn handshake_refusal(target: &Authority, error: &io::Error) -> Refusal {
-    let tls = error
-        .get_ref()
-        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let (code, why) = match tls {
         Some(rustls::Error::InvalidCertificate(why)) => {
             (Code::CertificateInvalid, certificate_fault(why))
@@ -348,9 +329,7 @@ mod tests {
             assert_eq!(code(fault), Code::CertificateInvalid);
         }
         assert_eq!(
-            code(rustls::Error::AlertReceived(
-                AlertDescription::HandshakeFailure
-            )),
+            code(rustls::Error::AlertReceived(AlertDescription::HandshakeFailure)),
             Code::TlsFailed
         );
         let closed = handshake_refusal(&target, &io::ErrorKind::UnexpectedEof.into());
@@ -364,9 +343,6 @@ mod tests {
         std::fs::write(&path, "-----BEGIN sk-canary").unwrap();
         let error = read_certificates(&path).unwrap_err();
         let shown = format!("{error} {error:?}");
-        assert!(
-            shown.contains("key.pem") && !shown.contains("canary"),
-            "{shown}"
-        );
+        assert!(shown.contains("key.pem") && !shown.contains("canary"), "{shown}");
     }
 }

@@ -96,10 +96,7 @@ fn upstream() -> Upstream {
 }
 
 fn target(scheme: Scheme, address: SocketAddr) -> Target {
-    Target {
-        scheme,
-        authority: authority(address),
-    }
+    Target { scheme, authority: authority(address) }
 }
 
 fn authority(address: SocketAddr) -> Authority {
@@ -117,11 +114,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + std::marker::Send + Sync>>,
 {
     let principal = Arc::from(principal);
-    let call = Call {
-        origin: target,
-        principal: &principal,
-        response_timeout: None,
-    };
+    let call = Call { origin: target, principal: &principal, response_timeout: None };
     upstream.send(recorded(request), call).await
 }
 
@@ -159,17 +152,14 @@ impl Body for Fed {
     }
 }
 
-fn fed() -> (
-    mpsc::UnboundedSender<Result<Frame<Bytes>, Refusal>>,
-    Request<Fed>,
-) {
+fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Refusal>>, Request<Fed>) {
     let (feed, body) = mpsc::unbounded_channel();
     let request = Request::post("/upload").header("Host", "origin.test");
     (feed, request.body(Fed(body)).unwrap())
 }
 
-fn piece(text: &'static str) -> Result<Frame<Bytes>, Refusal> {
-    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+fn piece(text: &'static str) -> Frame<Bytes> {
+    Frame::data(Bytes::from_static(text.as_bytes()))
 }
 
 mod reuse {
@@ -218,24 +208,13 @@ mod reuse {
     async fn chunked_bodies_and_trailers_end_at_their_end() {
         let chunked =
             "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n";
-        let script = vec![
-            ReadRequest,
-            Send(chunked),
-            ReadRequest,
-            Send(OK),
-            UntilClosed,
-        ];
+        let script = vec![ReadRequest, Send(chunked), ReadRequest, Send(OK), UntilClosed];
         let origin = Origin::plain(vec![script]).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let sent = send(&upstream, &target, "a", get("/")).await.unwrap();
         let whole = sent.response.into_body().collect().await.unwrap();
         assert_eq!(whole.trailers().unwrap()["x-sum"], "1");
-        assert!(
-            send(&upstream, &target, "a", get("/"))
-                .await
-                .unwrap()
-                .reused
-        );
+        assert!(send(&upstream, &target, "a", get("/")).await.unwrap().reused);
     }
 
     #[tokio::test]
@@ -245,9 +224,7 @@ mod reuse {
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         for principal in ["a", "b", "a", "b"] {
             let path = format!("/{principal}");
-            let sent = send(&upstream, &target, principal, get(&path))
-                .await
-                .unwrap();
+            let sent = send(&upstream, &target, principal, get(&path)).await.unwrap();
             text(sent).await.unwrap();
         }
         let received = origin.received();
@@ -269,19 +246,12 @@ mod reuse {
         assert!(!other.reused);
         drop(open);
         assert_eq!(text(other).await.unwrap(), "ok");
-        assert_eq!(
-            upstream.pool_counts().idle,
-            1,
-            "what was dropped unread is closed"
-        );
+        assert_eq!(upstream.pool_counts().idle, 1, "what was dropped unread is closed");
     }
 
     #[tokio::test]
     async fn a_connection_that_the_origin_closed_is_not_used() {
-        let scripts = vec![
-            vec![ReadRequest, Send(OK)],
-            vec![ReadRequest, Send(OK), UntilClosed],
-        ];
+        let scripts = vec![vec![ReadRequest, Send(OK)], vec![ReadRequest, Send(OK), UntilClosed]];
         let origin = Origin::plain(scripts).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let sent = send(&upstream, &target, "a", get("/1")).await.unwrap();
@@ -343,11 +313,7 @@ mod reuse {
         let script = vec![ReadRequest, Send(OK), UntilClosed];
         let origin = Origin::plain(vec![script]).await;
         let upstream = Upstream::new(Settings {
-            pool: PoolLimits {
-                per_key: 2,
-                total: 3,
-                ..PoolLimits::default()
-            },
+            pool: PoolLimits { per_key: 2, total: 3, ..PoolLimits::default() },
             ..settings()
         })
         .unwrap();
@@ -369,10 +335,7 @@ mod reuse {
     async fn a_connection_that_waited_too_long_is_swept() {
         let origin = Origin::plain(vec![vec![ReadRequest, Send(OK), UntilClosed]]).await;
         let upstream = Upstream::new(Settings {
-            pool: PoolLimits {
-                idle: Duration::from_millis(10),
-                ..PoolLimits::default()
-            },
+            pool: PoolLimits { idle: Duration::from_millis(10), ..PoolLimits::default() },
             ..settings()
         })
         .unwrap();
@@ -401,10 +364,7 @@ mod requests {
         send(&upstream, &target, "a", request).await.unwrap();
         let received = origin.received().remove(0);
         let (head, body) = received.split_once("\r\n\r\n").unwrap();
-        assert!(
-            head.starts_with("POST /a/../b//c?x=%2F&&y HTTP/1.1\r\n"),
-            "{head}"
-        );
+        assert!(head.starts_with("POST /a/../b//c?x=%2F&&y HTTP/1.1\r\n"), "{head}");
         assert_eq!(head.lines().count(), 4, "{head}");
         assert_eq!(body, "body");
     }
@@ -412,10 +372,8 @@ mod requests {
     #[tokio::test]
     async fn a_request_that_left_is_not_sent_again() {
         for (request, step) in [("POST", ReadRequest), ("POST", Head)] {
-            let scripts = vec![
-                vec![ReadRequest, Send(OK), step, Goodbye],
-                vec![ReadRequest, Send(OK)],
-            ];
+            let scripts =
+                vec![vec![ReadRequest, Send(OK), step, Goodbye], vec![ReadRequest, Send(OK)]];
             let origin = Origin::plain(scripts).await;
             let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
             let first = send(&upstream, &target, "a", get("/")).await.unwrap();
@@ -429,16 +387,13 @@ mod requests {
 
     #[tokio::test]
     async fn a_body_that_is_partly_sent_is_not_sent_again() {
-        let scripts = vec![
-            vec![ReadRequest, Send(OK), Head],
-            vec![ReadRequest, Send(OK)],
-        ];
+        let scripts = vec![vec![ReadRequest, Send(OK), Head], vec![ReadRequest, Send(OK)]];
         let origin = Origin::plain(scripts).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let first = send(&upstream, &target, "a", get("/")).await.unwrap();
         text(first).await.unwrap();
         let (feed, request) = fed();
-        feed.send(piece("first half, ")).unwrap();
+        feed.send(Ok(piece("first half, "))).unwrap();
         let second = send(&upstream, &target, "a", request).await;
         assert_eq!(refused(second), Code::UpstreamFailed);
         assert_eq!(origin.connections(), 1);
@@ -452,17 +407,48 @@ mod requests {
         let origin = Origin::plain(vec![script]).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let (feed, request) = fed();
-        feed.send(piece("half")).unwrap();
+        feed.send(Ok(piece("half"))).unwrap();
         let sent = send(&upstream, &target, "a", request).await.unwrap();
         let mut body = sent.response.into_body();
         let first = body.frame().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "early");
         // The rest of the request goes on its way while nobody reads the answer.
-        feed.send(piece("other half")).unwrap();
+        feed.send(Ok(piece("other half"))).unwrap();
         drop(feed);
         arrived(&origin, "other half").await;
         assert_eq!(body.collect().await.unwrap().to_bytes(), "late");
         assert_eq!(upstream.pool_counts().idle, 0, "not used again");
+    }
+
+    /// The connection is driven by its user, partly without a waker: a wake-up that gets lost would
+    /// show here as a timeout.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_at_once_up_and_down_all_arrive_whole() {
+        const REQUESTS: usize = 20;
+        let up: &'static str = Box::leak("u".repeat(64 * 1024).into());
+        let chunk = format!("20000\r\n{}\r\n", "d".repeat(0x20000)).repeat(4);
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+        let answer: &'static str = Box::leak(answer.into());
+        let ca = origin::Authority::new();
+        let (upstream, _dir) = trust::pinned(&ca, None);
+        let script = vec![[ReadRequest, Send(answer)]; REQUESTS].concat();
+        let origin = Origin::tls(vec![script], ca.leaf("origin.test").server()).await;
+        let (upstream, target) = (Arc::new(upstream), target(Scheme::Https, origin.address));
+        let mut agents = tokio::task::JoinSet::new();
+        for agent in 0..16 {
+            let (upstream, target) = (upstream.clone(), target.clone());
+            agents.spawn(async move {
+                for _ in 0..REQUESTS {
+                    let sent = send(&upstream, &target, &agent.to_string(), post(up)).await;
+                    assert_eq!(text(sent.unwrap()).await.unwrap().len(), 4 * 0x20000);
+                }
+            });
+        }
+        while let Some(done) = agents.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(origin.connections(), 16);
     }
 
     async fn arrived(origin: &Origin, what: &str) {
@@ -480,7 +466,7 @@ mod requests {
         let origin = Origin::plain(vec![vec![UntilClosed]]).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let (feed, request) = fed();
-        feed.send(piece("half")).unwrap();
+        feed.send(Ok(piece("half"))).unwrap();
         feed.send(Err(Refusal::new(Code::SlotMismatch))).unwrap();
         let sent = send(&upstream, &target, "a", request).await;
         assert_eq!(refused(sent), Code::SlotMismatch);
@@ -517,7 +503,7 @@ mod times {
         tokio::spawn(async move {
             for _ in 0..4 {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                let _ = feed.send(piece("slow"));
+                let _ = feed.send(Ok(piece("slow")));
             }
         });
         let sent = send(&upstream, &target, "a", request).await.unwrap();
@@ -546,10 +532,8 @@ mod times {
 
     #[tokio::test]
     async fn a_stream_may_last_longer_than_any_timeout() {
-        let mut script = vec![
-            ReadRequest,
-            Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"),
-        ];
+        let mut script =
+            vec![ReadRequest, Send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")];
         let tick = Arc::new(Notify::new());
         for _ in 0..4 {
             script.extend([Wait(tick.clone()), Send("4\r\ntick\r\n")]);
@@ -629,11 +613,7 @@ mod broken_answers {
             Scheme::Https => {
                 let leaf = ca.leaf("origin.test");
                 let (upstream, dir) = trust::pinned(&ca, None);
-                (
-                    Origin::tls(vec![script], leaf.server()).await,
-                    upstream,
-                    Some(dir),
-                )
+                (Origin::tls(vec![script], leaf.server()).await, upstream, Some(dir))
             }
         };
         let target = target(scheme, origin.address);
@@ -716,20 +696,14 @@ mod trust {
         let client_cert = client.map(|leaf| {
             std::fs::write(file("client.pem"), &leaf.pem).unwrap();
             std::fs::write(file("client.key"), leaf.key.serialize_pem()).unwrap();
-            ClientCertificate {
-                chain_file: file("client.pem"),
-                key_file: file("client.key"),
-            }
+            ClientCertificate { chain_file: file("client.pem"), key_file: file("client.key") }
         });
         let rule = HostRule {
             ca_file: Some(file("ca.pem")),
             client_cert,
             ..HostRule::new("origin.test".parse().unwrap())
         };
-        let upstream = Upstream::new(Settings {
-            hosts: vec![rule],
-            ..settings()
-        });
+        let upstream = Upstream::new(Settings { hosts: vec![rule], ..settings() });
         (upstream.unwrap(), dir)
     }
 
@@ -743,12 +717,7 @@ mod trust {
         let sent = send(&upstream, &target, "a", get("/")).await.unwrap();
         assert!(sent.timing.tls.is_some());
         assert_eq!(text(sent).await.unwrap(), "ok");
-        assert!(
-            send(&upstream, &target, "a", get("/"))
-                .await
-                .unwrap()
-                .reused
-        );
+        assert!(send(&upstream, &target, "a", get("/")).await.unwrap().reused);
     }
 
     #[tokio::test]
@@ -766,9 +735,7 @@ mod trust {
             let origin = Origin::tls(vec![vec![UntilClosed]], leaf.server()).await;
             let (upstream, _dir) = pinned(&ca, None);
             let target = target(Scheme::Https, origin.address);
-            let refusal = send(&upstream, &target, "a", post("secret"))
-                .await
-                .unwrap_err();
+            let refusal = send(&upstream, &target, "a", post("secret")).await.unwrap_err();
             assert_eq!(refusal.code, Code::CertificateInvalid, "{refusal}");
             assert!(refusal.detail.contains(why), "{refusal}");
             assert_eq!(origin.received(), [""], "{why}");
@@ -779,13 +746,7 @@ mod trust {
     async fn without_a_ca_file_a_private_ca_is_not_believed() {
         let leaf = origin::Authority::new().leaf("origin.test");
         let origin = Origin::tls(vec![vec![UntilClosed]], leaf.server()).await;
-        let sent = send(
-            &upstream(),
-            &target(Scheme::Https, origin.address),
-            "a",
-            get("/"),
-        )
-        .await;
+        let sent = send(&upstream(), &target(Scheme::Https, origin.address), "a", get("/")).await;
         assert_eq!(refused(sent), Code::CertificateInvalid);
     }
 
@@ -826,13 +787,7 @@ mod addresses {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let refusal = send(
-            &upstream(),
-            &target(Scheme::Http, address),
-            "a",
-            get("/secret"),
-        )
-        .await;
+        let refusal = send(&upstream(), &target(Scheme::Http, address), "a", get("/secret")).await;
         let refusal = refusal.unwrap_err();
         assert_eq!(refusal.code, Code::ConnectFailed);
         let detail = format!("origin.test:{} refused the connection", address.port());
@@ -843,19 +798,11 @@ mod addresses {
     async fn loopback_is_closed_by_default_in_every_spelling() {
         let origin = canary().await;
         let port = origin.address.port();
-        let upstream = Upstream::new(Settings {
-            guard: AddressGuard::default(),
-            ..settings()
-        })
-        .unwrap();
-        for host in [
-            "127.0.0.1",
-            "[::ffff:127.0.0.1]",
-            "0.0.0.0",
-            "[::]",
-            "[::127.0.0.1]",
-            "any.test",
-        ] {
+        let upstream =
+            Upstream::new(Settings { guard: AddressGuard::default(), ..settings() }).unwrap();
+        for host in
+            ["127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]", "[::127.0.0.1]", "any.test"]
+        {
             let target = Authority::parse(host, Some(port)).unwrap();
             let refusal = upstream.tunnel(recorded(target)).await.unwrap_err();
             assert_eq!(refusal.code, Code::AddressForbidden, "{host}");
@@ -873,11 +820,8 @@ mod addresses {
             then: Some(canary.address),
             ..Loopback::default()
         });
-        let upstream = Upstream::new(Settings {
-            resolver: resolver.clone(),
-            ..settings()
-        })
-        .unwrap();
+        let upstream =
+            Upstream::new(Settings { resolver: resolver.clone(), ..settings() }).unwrap();
         let target = target(Scheme::Http, origin.address);
         for _ in 0..2 {
             let sent = send(&upstream, &target, "a", get("/")).await.unwrap();
@@ -897,18 +841,8 @@ mod addresses {
             }
         }
         let origin = Origin::plain(vec![vec![ReadRequest, Send(OK)]]).await;
-        let upstream = Upstream::new(Settings {
-            resolver: Arc::new(Two),
-            ..settings()
-        })
-        .unwrap();
-        let sent = send(
-            &upstream,
-            &target(Scheme::Http, origin.address),
-            "a",
-            get("/"),
-        )
-        .await;
+        let upstream = Upstream::new(Settings { resolver: Arc::new(Two), ..settings() }).unwrap();
+        let sent = send(&upstream, &target(Scheme::Http, origin.address), "a", get("/")).await;
         assert_eq!(text(sent.unwrap()).await.unwrap(), "ok");
     }
 

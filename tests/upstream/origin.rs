@@ -66,9 +66,7 @@ impl Origin {
     /// What each connection received so far; a connection whose handshake failed received nothing.
     pub fn received(&self) -> Vec<String> {
         let log = self.log.lock();
-        log.iter()
-            .map(|bytes| String::from_utf8_lossy(bytes).into_owned())
-            .collect()
+        log.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
     /// How many connections were accepted.
@@ -191,10 +189,7 @@ impl Authority {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Every one has a name of its own, as real ones do.
-        let name = format!(
-            "CA {}",
-            data_encoding::HEXLOWER.encode(&key.public_key_raw()[..8])
-        );
+        let name = format!("CA {}", data_encoding::HEXLOWER.encode(&key.public_key_raw()[..8]));
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = params.self_signed(&key).unwrap();
@@ -206,37 +201,33 @@ impl Authority {
     }
 
     pub fn leaf(&self, name: &str) -> Leaf {
-        self.sign(params(name))
+        self.sign(&params(name))
     }
 
     pub fn expired(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2020, 2, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
     pub fn not_yet_valid(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.not_before = date_time_ymd(2999, 1, 1);
         params.not_after = date_time_ymd(2999, 2, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
     pub fn for_clients_only(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params)
+        self.sign(&params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Leaf {
+    fn sign(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
-        Leaf {
-            chain: vec![certificate.der().clone()],
-            pem: certificate.pem(),
-            key,
-        }
+        Leaf { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
     }
 
     /// A server that asks for a client certificate of this authority.
@@ -244,9 +235,8 @@ impl Authority {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let clients = WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
-            .build()
-            .unwrap();
+        let clients =
+            WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().unwrap();
         server_builder()
             .with_client_cert_verifier(clients)
             .with_single_cert(leaf.chain.clone(), leaf.private_key())
@@ -262,11 +252,7 @@ impl Leaf {
     pub fn self_signed(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = params(name).self_signed(&key).unwrap();
-        Self {
-            chain: vec![certificate.der().clone()],
-            pem: certificate.pem(),
-            key,
-        }
+        Self { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
     }
 
     pub fn server(&self) -> ServerConfig {
