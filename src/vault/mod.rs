@@ -114,6 +114,7 @@ impl Vault {
         }
         let temporary = Temporary::beside(&schema::resolve(path)?)?;
         let mut db = schema::connect(temporary.path())?;
+        schema::use_wal(&db)?;
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         schema::initialise(&tx)?;
         first_rows(&tx, master)?;
@@ -232,33 +233,43 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`] when there is none of that name.
     pub fn use_workspace(&mut self, workspace: &Name) -> Result<(), VaultError> {
-        let scope = scope_of(workspace);
-        let key = match unwrap_data_key(&self.db, &self.wrapping, &scope) {
-            Err(Fault::Unknown(..)) => Err(Fault::unknown(Kind::Workspace, workspace)),
-            other => other,
-        };
-        self.workspace_key = Arc::new(key.map_err(|fault| self.fault(fault))?);
+        let key = self.workspace_key(workspace).map_err(|fault| self.fault(fault))?;
+        self.workspace_key = Arc::new(key);
         self.workspace = workspace.clone();
         Ok(())
+    }
+
+    fn workspace_key(&self, workspace: &Name) -> Result<DataKey, Fault> {
+        let scope = scope_of(workspace);
+        let mut any = self.db.prepare_cached("SELECT 1 FROM keys WHERE scope = ?1")?;
+        if !any.exists([&scope])? {
+            return Err(Fault::unknown(Kind::Workspace, workspace));
+        }
+        check_wrapping(&self.db, &self.wrapping)?;
+        unwrap_data_key(&self.db, &self.wrapping, &scope)
     }
 
     /// Adds a workspace, with a data key of its own.
     ///
     /// # Errors
-    /// [`Fault::Exists`] when there is one of that name.
+    /// [`Fault::Exists`] when there is one of that name, [`Fault::WrongKey`] when the vault got
+    /// another master key since it was opened here.
     pub fn workspace_add(&mut self, workspace: &Name) -> Result<(), VaultError> {
         let scope = scope_of(workspace);
-        let sealed = self.wrapping.mint(&scope).map_err(|fault| self.fault(fault))?;
-        self.change(Action::WorkspaceAdded, workspace.as_str(), |tx, change| {
+        let wrapping = &self.wrapping;
+        let what = (Action::WorkspaceAdded, workspace.as_str(), self.by.as_str());
+        let added = change(&mut self.db, &self.vault_key, what, |tx, now| {
+            check_wrapping(tx, wrapping)?;
             let added = tx.execute(
                 "INSERT OR IGNORE INTO keys (scope, sealed, created) VALUES (?1, ?2, ?3)",
-                (&scope, &sealed, change.now),
+                (&scope, wrapping.mint(&scope)?, now),
             )?;
             match added {
                 0 => Err(Fault::Exists(Kind::Workspace, workspace.to_string())),
                 _ => Ok(()),
             }
-        })
+        });
+        added.map_err(|fault| fault.at(&self.path))
     }
 
     /// Wraps the data keys with another master key, in one transaction: after `kill -9` the vault
@@ -273,6 +284,7 @@ impl Vault {
         let old = &self.wrapping;
         let what = (Action::Rekeyed, "vault", self.by.as_str());
         let changed = change(&mut self.db, &self.vault_key, what, |tx, _| {
+            check_wrapping(tx, old)?;
             for (scope, sealed) in all_data_keys(tx)? {
                 let sealed = old.rewrap(&new, &scope, &sealed)?;
                 tx.execute("UPDATE keys SET sealed = ?2 WHERE scope = ?1", (&scope, &sealed))?;
@@ -380,6 +392,7 @@ impl Vault {
 
     /// Opens every sealed row.
     fn find_corrupt_row(&self, db: &Connection) -> Result<(), Fault> {
+        check_wrapping(db, &self.wrapping)?;
         for (scope, sealed) in all_data_keys(db)? {
             let key = self
                 .wrapping
@@ -478,14 +491,23 @@ fn first_rows(tx: &Transaction<'_>, master: &MasterKey) -> Result<(), Fault> {
     journal::append(tx, &vault_key, (Action::VaultCreated, "vault", &by))
 }
 
+/// Whether the vault still has the master key that it was opened with here: another process may have
+/// given it a new one since.
+fn check_wrapping(db: &Connection, wrapping: &WrappingKey) -> Result<(), Fault> {
+    if crypto::same(&VaultRow::read(db)?.key_check, wrapping.check()) {
+        Ok(())
+    } else {
+        Err(Fault::WrongKey)
+    }
+}
+
+/// A row that is missing is as bad as one that does not open.
 fn unwrap_data_key(db: &Connection, wrapping: &WrappingKey, scope: &str) -> Result<DataKey, Fault> {
-    let sealed: Option<Vec<u8>> = db
-        .query_row("SELECT sealed FROM keys WHERE scope = ?1", [scope], |row| row.get(0))
-        .optional()?;
-    let sealed = sealed.ok_or_else(|| Fault::Unknown(Kind::Workspace, scope.to_owned()))?;
-    wrapping
-        .unwrap(scope, &sealed)
-        .map_err(|DoesNotOpen| Fault::Corrupt(Row::DataKey(scope.to_owned())))
+    let query = "SELECT sealed FROM keys WHERE scope = ?1";
+    let sealed: Option<Vec<u8>> = db.query_row(query, [scope], |row| row.get(0)).optional()?;
+    sealed
+        .and_then(|sealed| wrapping.unwrap(scope, &sealed).ok())
+        .ok_or_else(|| Fault::Corrupt(Row::DataKey(scope.to_owned())))
 }
 
 fn all_data_keys(db: &Connection) -> Result<Vec<(String, Vec<u8>)>, Fault> {
