@@ -176,7 +176,7 @@ fn same_authority(text: &str, origin: &Origin) -> Result<(), Refusal> {
 }
 
 fn mismatch(text: &str, origin: &Origin) -> Refusal {
-    let shown: String = text.chars().filter(|c| c.is_ascii_graphic()).take(80).collect();
+    let shown: String = text.chars().filter(char::is_ascii_graphic).take(80).collect();
     Refusal::with_detail(
         Code::AuthorityMismatch,
         format!("The request names {shown}, its tunnel goes to {origin}"),

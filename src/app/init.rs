@@ -4,9 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::open::{
-    CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, ca_certificate, passphrase, write_anchor,
-};
+use super::open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, ca_certificate, passphrase};
 use super::{Failure, Home};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
@@ -171,7 +169,6 @@ pub(super) fn write_certificates(opened: &Opened) -> Result<environment::Bundle,
     let bundle = environment::bundle(&roots, &certificate)
         .map_err(|e| Failure::new(format!("the CA bundle cannot be made: {e}")))?;
     replace_if_other(&opened.home.bundle(), bundle.pem().as_bytes())?;
-    write_anchor(&opened.vault, &opened.config)?;
     Ok(bundle)
 }
 

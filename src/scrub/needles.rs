@@ -133,7 +133,9 @@ fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
 fn map_bytes(bytes: &[u8], escape: impl Fn(u8, &mut Vec<u8>)) -> Zeroizing<Vec<u8>> {
     // Reserved for the longest form, so that no part of the secret is left in a buffer outgrown.
     let mut out = Zeroizing::new(Vec::with_capacity(bytes.len() * 6));
-    bytes.iter().for_each(|b| escape(*b, &mut out));
+    for byte in bytes {
+        escape(*byte, &mut out);
+    }
     out
 }
 
