@@ -487,6 +487,7 @@ fn first_rows(tx: &Transaction<'_>, master: &MasterKey) -> Result<(), Fault> {
         )?;
     }
     let vault_key = unwrap_data_key(tx, &wrapping, VAULT_SCOPE)?;
+    journal::write_audit_anchor(tx, &vault_key, &AuditAnchor::NONE)?;
     let by = format!("uid {}", rustix::process::getuid().as_raw());
     journal::append(tx, &vault_key, (Action::VaultCreated, "vault", &by))
 }
