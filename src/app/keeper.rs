@@ -7,7 +7,7 @@
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -38,7 +38,8 @@ pub struct Keeper {
     home: Home,
     audit: Arc<AuditLog>,
     metrics: Arc<Metrics>,
-    gateway: std::sync::OnceLock<Arc<Gateway>>,
+    /// Weak, because the gateway holds its keeper.
+    gateway: std::sync::OnceLock<Weak<Gateway>>,
     seen: Mutex<Seen>,
 }
 
@@ -115,7 +116,7 @@ impl Keeper {
 
     /// Says whose state to keep.
     pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
-        let _already_set = self.gateway.set(Arc::clone(gateway));
+        let _already_set = self.gateway.set(Arc::downgrade(gateway));
         gateway.refresh_with(Arc::<Self>::clone(self));
     }
 
@@ -127,7 +128,7 @@ impl Keeper {
         let policy = (thorough || !vault) && self.look_at_policies(&mut seen, thorough);
         seen.looked = Some(Instant::now());
         if (vault || policy)
-            && let Some(gateway) = self.gateway.get()
+            && let Some(gateway) = self.gateway()
         {
             gateway.set_state(seen.state());
         }
@@ -205,6 +206,10 @@ impl Keeper {
                 false
             }
         }
+    }
+
+    fn gateway(&self) -> Option<Arc<Gateway>> {
+        self.gateway.get().and_then(Weak::upgrade)
     }
 
     fn note(&self, event: &'static str, detail: &str) {
@@ -333,7 +338,7 @@ impl Refresh for Keeper {
 
 impl Observe for Keeper {
     fn readings(&self) -> Readings {
-        let Some(gateway) = self.gateway.get() else { return Readings::default() };
+        let Some(gateway) = self.gateway() else { return Readings::default() };
         let (leaves, pool, audit) =
             (gateway.leaves(), gateway.upstream().pool_counts(), self.audit.stats());
         let seen = self.seen.lock();

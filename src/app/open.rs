@@ -84,6 +84,21 @@ impl Opened {
         Ok(AuditLog::open(&self.config.audit.dir, &self.vault.audit_key(), options, anchor)?)
     }
 
+    /// Where the proxy of this home listens, if one runs.
+    #[must_use]
+    pub fn running(&self) -> Option<super::Serving> {
+        let serves = AuditLog::is_locked(&self.config.audit.dir);
+        serves.then(|| self.home.announced()).flatten()
+    }
+
+    /// Writes `ca.pem` and `ca-bundle.pem` anew where they are not what they should be.
+    ///
+    /// # Errors
+    /// When the vault has no CA, or a file cannot be written.
+    pub fn write_certificates(&self) -> Result<crate::environment::Bundle, Failure> {
+        super::init::write_certificates(self)
+    }
+
     /// The CA, from the vault.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::import;
 use super::output::{self, Table};
-use crate::app::{Failure, Home, Opened};
+use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
 use crate::credential::Slot;
 use crate::host::{Destination, Scheme};
@@ -98,6 +98,10 @@ pub(super) struct Add {
     /// A text in the shape of the provider's keys, with the reference in it
     #[arg(long, value_name = "TEXT")]
     stand_in: Option<String>,
+    /// The variable in which programs look for it; `locum run` sets it to the placeholder.
+    /// Repeatable; by default the provider's own, or that of --from-env
+    #[arg(long, value_name = "NAME")]
+    env: Vec<String>,
     /// Whose it is: user, builder or platform
     #[arg(long, default_value = "platform")]
     tier: Tier,
@@ -176,11 +180,19 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         name: args.name.clone(),
         provider: provider.map(|p| p.id().to_owned()),
         tier: args.tier,
-        tags: args.tag.clone(),
+        tags: tags(args),
         destinations: destinations(args, provider)?,
         slots,
         stand_in,
     })
+}
+
+/// The tags, with the variables in which programs look for the credential.
+fn tags(args: &Add) -> Vec<String> {
+    let implied =
+        args.value.from_env.iter().filter(|_| args.env.is_empty() && args.provider.is_none());
+    let variables = args.env.iter().chain(implied).map(|name| format!("{VARIABLE_TAG}{name}"));
+    args.tag.iter().cloned().chain(variables).collect()
 }
 
 fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {

@@ -201,30 +201,30 @@ impl Authority {
     }
 
     pub fn leaf(&self, name: &str) -> Leaf {
-        self.sign(params(name))
+        self.sign(&params(name))
     }
 
     pub fn expired(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2020, 2, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
     pub fn not_yet_valid(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.not_before = date_time_ymd(2999, 1, 1);
         params.not_after = date_time_ymd(2999, 2, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
     pub fn for_clients_only(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params)
+        self.sign(&params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Leaf {
+    fn sign(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
