@@ -1,5 +1,6 @@
 //! The vault's format is what its document says: a reader written from the document alone, in another
 //! language and with other libraries, opens what Locum writes.
+#![allow(clippy::unwrap_used)] // A test that cannot go on has failed.
 
 use std::ffi::OsStr;
 use std::fs;

@@ -7,6 +7,7 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::crypto::{self, Encoder};
 use super::error::{Fault, Row, VaultError};
@@ -130,7 +131,7 @@ impl Vault {
     }
 
     fn walk_journal(&self, since: u64, take: impl FnMut(JournalEntry)) -> Result<(), Fault> {
-        walk(&self.db, &self.vault_key, since, take)
+        walk(&self.db, &self.own_key, since, take)
     }
 
     /// What to keep outside the vault, so that an old copy of the vault is known for one: written
@@ -146,9 +147,7 @@ impl Vault {
             head: HEXLOWER.encode(&head.mac),
             mac: HEXLOWER.encode(&self.anchor_mac(&head)),
         };
-        let mut text = serde_json::to_string(&anchor).expect("four plain fields are JSON");
-        text.push('\n');
-        Ok(text)
+        Ok(format!("{}\n", json!(anchor)))
     }
 
     /// Whether the vault is what the anchor has seen, or came from that by changes of its own.
@@ -184,9 +183,9 @@ impl Vault {
     }
 
     fn anchor_mac(&self, head: &Head) -> [u8; 32] {
-        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/anchor"));
+        let key = self.own_key.derive(&Encoder::new("locum/vault/1/key/anchor"));
         let message = Encoder::new("locum/vault/1/anchor")
-            .bytes(self.vault_key.vault_id())
+            .bytes(self.own_key.vault_id())
             .int(head.epoch)
             .bytes(&head.mac);
         crypto::mac(&key, &message)
@@ -202,7 +201,7 @@ impl Vault {
         let anchor = AuditAnchor { sequence, mac: *mac };
         let write = || {
             self.db.pragma_update(None, "synchronous", "NORMAL")?;
-            let written = write_audit_anchor(&self.db, &self.vault_key, &anchor);
+            let written = write_audit_anchor(&self.db, &self.own_key, &anchor);
             self.db.pragma_update(None, "synchronous", "FULL")?;
             written
         };
@@ -222,7 +221,7 @@ impl Vault {
         };
         let row = self.db.query_row(query, [], read).optional();
         match row.map_err(|error| self.fault(error.into()))? {
-            Some((anchor, seal)) if crypto::same(&seal, &anchor.seal(&self.vault_key)) => {
+            Some((anchor, seal)) if crypto::same(&seal, &anchor.seal(&self.own_key)) => {
                 Ok((anchor != AuditAnchor::NONE).then_some(anchor))
             }
             _ => Err(self.fault(Fault::Corrupt(Row::AuditAnchor))),
