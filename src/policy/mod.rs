@@ -96,6 +96,7 @@ pub struct Grant {
     credential: Arc<Credential>,
     version: u32,
     slot: usize,
+    placeholder: Arc<str>,
 }
 
 impl Grant {
@@ -109,6 +110,12 @@ impl Grant {
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// What stands for the secret in what the agent sees.
+    #[must_use]
+    pub fn placeholder(&self) -> &str {
+        &self.placeholder
     }
 
     /// The index of the slot among the credential's.
@@ -311,7 +318,8 @@ impl Policy {
         let Some((_, rule)) = always else { return Vec::new() };
         let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
         let live = bound.filter_map(|c| {
-            Some(Grant { credential: Arc::clone(c), version: c.version?, slot: 0 })
+            let (version, placeholder) = (c.version?, c.placeholder().into());
+            Some(Grant { credential: Arc::clone(c), version, slot: 0, placeholder })
         });
         let mut grants: Vec<Grant> = live.collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
@@ -357,7 +365,8 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
 impl Located {
     fn grant(&self) -> Option<Grant> {
         let credential = Arc::clone(self.credential());
-        Some(Grant { version: credential.version?, slot: self.slot()?, credential })
+        let placeholder = Arc::clone(self.sent());
+        Some(Grant { version: credential.version?, slot: self.slot()?, placeholder, credential })
     }
 }
 
