@@ -115,7 +115,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
-        Command::Policy(command) => policy::run(&locate()?, command),
+        Command::Policy(command) => policy::run(locate(), command),
         Command::Audit(command) => audit::run(&locate()?, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),
