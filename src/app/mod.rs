@@ -21,7 +21,7 @@ pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
-pub(crate) use policies::policy_sources;
+pub(crate) use policies::{ReadPolicy, read_policy};
 pub use relay::Relay;
 pub use serve::{Proxy, ProxyOptions};
 pub use session::{

@@ -13,15 +13,35 @@ use crate::policy::{self, Policy};
 /// # Errors
 /// Every mistake in every file.
 pub(super) fn load_policy(directory: &Path) -> Result<Policy, Failure> {
-    Ok(policy::compile(policy_sources(&[directory.to_owned()])?)?)
+    Ok(read_policy(&[directory.to_owned()]).policy?)
 }
 
-/// Reads policy files. Of a directory those that end in `.yaml` or `.yml`, by name and without the
-/// hidden ones; a file that is named itself is read whatever it is called.
-///
-/// # Errors
-/// What cannot be read, all of it.
-pub(crate) fn policy_sources(paths: &[PathBuf]) -> Result<Vec<Source>, Report> {
+/// What became of policy files.
+pub(crate) struct ReadPolicy {
+    /// How many files were read.
+    pub(crate) files: usize,
+    /// The policy, or every mistake in every file, and what could not be read.
+    pub(crate) policy: Result<Policy, Report>,
+}
+
+/// Reads and compiles policy files as one policy. Of a directory those that end in `.yaml` or
+/// `.yml`, by name and without the hidden ones; a file that is named itself is read whatever it is
+/// called.
+pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
+    let (sources, mut report) = sources(paths);
+    let files = sources.len();
+    let policy = match policy::compile(sources) {
+        Ok(policy) if report.is_empty() => Ok(policy),
+        Ok(_) => Err(report),
+        Err(mistakes) => {
+            report.extend(mistakes);
+            Err(report)
+        }
+    };
+    ReadPolicy { files, policy }
+}
+
+fn sources(paths: &[PathBuf]) -> (Vec<Source>, Report) {
     let mut report = Report::default();
     let mut files: Vec<PathBuf> = Vec::new();
     for path in paths {
@@ -40,8 +60,7 @@ pub(crate) fn policy_sources(paths: &[PathBuf]) -> Result<Vec<Source>, Report> {
             Err(problems) => report.extend(problems),
         }
     }
-    report.into_result()?;
-    Ok(sources)
+    (sources, report)
 }
 
 fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {

@@ -32,7 +32,6 @@ use crate::app::{Exit, Failure, Home};
 #[command(
     name = "locum",
     version,
-    propagate_version = true,
     max_term_width = 100,
     after_help = "Example:\n  locum init\n  locum credential add openai --provider openai < key.txt\n  locum agent add researcher\n  locum run --agent researcher -- python agent.py"
 )]

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::output::{self, counted};
-use crate::app::{Exit, Failure, Home, Opened, policy_sources};
+use crate::app::{Exit, Failure, Home, Opened, ReadPolicy, read_policy};
 use crate::config::{self, Config};
 use crate::document::{Report, suggest};
-use crate::policy::{self, Policy};
+use crate::policy::Policy;
 use crate::vault::{KeySource, Vault};
 
 /// Subcommands of `locum policy`.
@@ -49,21 +49,16 @@ fn check(
     json: bool,
     lint: impl FnOnce(&Policy) -> Vec<String>,
 ) -> Result<ExitCode, Failure> {
-    let read = policy_sources(paths).map_err(|report| (0, report));
-    let compiled = read.and_then(|sources| {
-        let files = sources.len();
-        let policy = policy::compile(sources).map_err(|report| (files, report))?;
-        Ok((files, policy))
-    });
-    match compiled {
-        Ok((files, policy)) => {
+    let ReadPolicy { files, policy } = read_policy(paths);
+    match policy {
+        Ok(policy) => {
             let mut warnings = lint(&policy);
             if policy.is_empty() {
                 warnings.push("there is no rule, so nothing is allowed".to_owned());
             }
             accepted(files, &policy, &warnings, json)
         }
-        Err((files, report)) => rejected(files, &report, json),
+        Err(report) => rejected(files, &report, json),
     }
 }
 
@@ -175,6 +170,7 @@ fn unknown(rule: &str, kind: &str, name: &str, known: &HashSet<String>) -> Strin
 mod tests {
     use super::*;
     use crate::document::Source;
+    use crate::policy;
 
     fn compile(text: &str) -> Policy {
         policy::compile(vec![Source::new("p.yaml", text)]).unwrap()
