@@ -61,7 +61,7 @@ async fn perform(args: &Args) -> Result<ExitCode, Failure> {
     show.stage(&stage)?;
     let call = Call::make(&mut stage).await?;
     show.call(&call)?;
-    let mut checks = checks::play(&mut stage, &call, &mut show).await?;
+    let mut checks = checks::play(&mut stage, &mut show).await?;
     if args.keep {
         show.end(&checks, begun.elapsed())?;
         show.by_hand(&stage)?;

@@ -87,8 +87,8 @@ pub(super) struct Seen {
     pub(super) authorized: bool,
     /// Whether `locum_` stood anywhere in the head.
     pub(super) placeholder: bool,
-    /// The bytes of an echo, as they were sent, without framing.
-    pub(super) echoed: Vec<u8>,
+    /// The forms of the key that an echo sent back, each as it was sent.
+    pub(super) echoed: Vec<Vec<u8>>,
 }
 
 /// An HTTPS server that plays one host. Gone when dropped.
@@ -178,8 +178,9 @@ impl Shared {
         let answer = if self.key.is_some() && !seen.authorized {
             json(StatusCode::UNAUTHORIZED, r#"{"error":{"code":"invalid_api_key"}}"#)
         } else if parts.uri.path() == "/echo" {
-            let (answer, sent) = self.echo(&parts, &body);
-            seen.echoed = sent;
+            let forms = forms::write_all(credential(&parts.headers).map_or(b"", |(_, key)| key));
+            let answer = echo(&parts, &body, &forms);
+            seen.echoed = forms.into_iter().map(|(_, form)| form).collect();
             answer
         } else {
             json(StatusCode::OK, REPLY)
@@ -203,25 +204,26 @@ impl Shared {
             echoed: Vec::new(),
         }
     }
+}
 
-    /// Sends back all that came, and the key in every form. `?as=` says how.
-    fn echo(&self, parts: &http::request::Parts, body: &[u8]) -> (Answer, Vec<u8>) {
-        let key = credential(&parts.headers).map_or(&[][..], |(_, value)| value);
-        let forms = forms::write_all(key);
-        let mut text = Vec::new();
-        for (name, value) in &parts.headers {
-            text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
-        }
-        text.extend_from_slice(body);
-        for (name, form) in &forms {
-            text.extend([b"\n", name.as_bytes(), b": ", form].concat());
-        }
-        match parts.uri.query() {
-            Some("as=header") => echo_in_header(&forms),
-            Some("as=chunks") => (chunked(&text, 7), text),
-            Some("as=bytes") => (chunked(&text, 1), text),
-            _ => (Response::new(Full::new(Bytes::from(text.clone())).boxed()), text),
-        }
+/// The key in its forms.
+type Forms = [(&'static str, Vec<u8>)];
+
+/// Sends back all that came, and the key in every form. `?as=` says how.
+fn echo(parts: &http::request::Parts, body: &[u8], forms: &Forms) -> Answer {
+    let mut text = Vec::new();
+    for (name, value) in &parts.headers {
+        text.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\n"].concat());
+    }
+    text.extend_from_slice(body);
+    for (name, form) in forms {
+        text.extend([b"\n", name.as_bytes(), b": ", form].concat());
+    }
+    match parts.uri.query() {
+        Some("as=header") => echo_in_header(forms),
+        Some("as=chunks") => chunked(&text, 7),
+        Some("as=bytes") => chunked(&text, 1),
+        _ => Response::new(Full::new(Bytes::from(text)).boxed()),
     }
 }
 
@@ -246,23 +248,21 @@ fn json(status: StatusCode, text: &'static str) -> Answer {
 }
 
 /// Each form in a field of its own, and the raw key where origins do put such things.
-fn echo_in_header(forms: &[(&'static str, Vec<u8>)]) -> (Answer, Vec<u8>) {
+fn echo_in_header(forms: &Forms) -> Answer {
     let mut answer = json(StatusCode::OK, "{}");
-    let mut sent = Vec::new();
-    let mut add = |name: HeaderName, text: Vec<u8>| {
-        sent.extend([name.as_str().as_bytes(), b": ", &text, b"\n"].concat());
-        if let Ok(value) = HeaderValue::from_bytes(&text) {
+    let mut add = |name: HeaderName, text: &[u8]| {
+        if let Ok(value) = HeaderValue::from_bytes(text) {
             answer.headers_mut().append(name, value);
         }
     };
     for (_, form) in forms {
-        add(HeaderName::from_static("x-echo"), form.clone());
+        add(HeaderName::from_static("x-echo"), form);
     }
-    let raw = forms.first().map(|(_, raw)| raw.as_slice()).unwrap_or_default();
-    add(header::SET_COOKIE, [b"session=", raw, b"; Path=/"].concat());
-    add(header::LOCATION, [b"https://collector.example.net/?key=", raw].concat());
-    add(header::WWW_AUTHENTICATE, [b"Bearer realm=\"", raw, b"\""].concat());
-    (answer, sent)
+    let raw = forms.first().map_or(&[][..], |(_, raw)| raw);
+    add(header::SET_COOKIE, &[b"session=", raw, b"; Path=/"].concat());
+    add(header::LOCATION, &[b"https://collector.example.net/?key=", raw].concat());
+    add(header::WWW_AUTHENTICATE, &[b"Bearer realm=\"", raw, b"\""].concat());
+    answer
 }
 
 fn chunked(text: &[u8], size: usize) -> Answer {

@@ -1,4 +1,4 @@
-//! What the demo prints for people: 96 columns, colour on a terminal only.
+//! What the demo prints for people: 100 columns, colour on a terminal only.
 
 use std::time::Duration;
 
@@ -9,11 +9,11 @@ use crate::app::Failure;
 use crate::cli::output::{self, Paint};
 
 /// The width of all that is printed.
-const WIDTH: usize = 96;
+const WIDTH: usize = 100;
 /// The width of one of three columns, with two spaces between them.
 const COLUMN: usize = (WIDTH - 2 - 2 * 2) / 3;
 /// The width of an attack's name.
-const NAME: usize = 31;
+const NAME: usize = 30;
 
 /// Prints, or does not.
 pub(super) struct Show {

@@ -2,6 +2,7 @@
 //! made with the commands that a newcomer would type, run from this very binary.
 
 use std::fs;
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -45,6 +46,8 @@ pub(in crate::cli) struct Stage {
     pub(super) openai: Origin,
     pub(super) anthropic: Origin,
     pub(super) collector: Origin,
+    /// A listener that nobody may be led to.
+    pub(super) canary: TcpListener,
     /// The CA of the origins, PEM.
     pub(super) origin_ca: String,
     /// Finds the keys of the demo, whatever became of them.
@@ -82,18 +85,41 @@ impl Stage {
         let serving = started(&home, &mut proxy).await?;
         let agent = Agent::start(&home, AGENT).await?;
         let origin_ca = authority.pem;
-        Ok(Self {
+        let canary = canary()?;
+        let stage = Self {
             agent,
             proxy,
             serving,
             openai,
             anthropic,
             collector,
+            canary,
             origin_ca,
             search,
             home,
             scratch,
-        })
+        };
+        stage.allow_local_ports().await?;
+        Ok(stage)
+    }
+
+    /// Writes a rule that lets the agent through to the ports of the attacks, so that it is not the
+    /// policy that stops them, and waits until the running proxy has it.
+    async fn allow_local_ports(&self) -> Result<(), Failure> {
+        let generation = self.counter("locum_policy_generation").await?;
+        let canary = self.canary.local_addr().ok();
+        let addresses = self.serving.proxy.iter().copied().chain(self.serving.ops).chain(canary);
+        let to: Vec<String> = addresses.map(|a| format!("\"https://*:{}\"", a.port())).collect();
+        let text = LOCAL_PORTS_POLICY.replace("{to}", &to.join(", "));
+        write(&self.home.policies().join("local-ports.yaml"), &text)?;
+        let begun = Instant::now();
+        while self.counter("locum_policy_generation").await? == generation {
+            if begun.elapsed() > START {
+                return Err(with_log(&self.home, "the proxy took up no new policy".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// `http://127.0.0.1:port` of the proxy, without a token.
@@ -108,6 +134,21 @@ impl Stage {
         client::get_plain(address, path)
             .await
             .map_err(|e| Failure::new(format!("http://{address}{path}: {e}")))
+    }
+
+    /// The value of a counter.
+    pub(super) async fn counter(&self, name: &str) -> Result<u64, Failure> {
+        let page = self.operations("/metrics").await?;
+        let text = String::from_utf8_lossy(&page.body).into_owned();
+        let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = values.filter_map(|value| value.parse().ok()).next();
+        value.ok_or_else(|| Failure::new(format!("/metrics has no {name}")))
+    }
+
+    /// Connections and requests that reached each origin: a refused call changes none of them.
+    pub(super) fn reached(&self) -> Vec<usize> {
+        let origins = [&self.openai, &self.anthropic, &self.collector];
+        origins.iter().flat_map(|origin| [origin.connections(), origin.requests()]).collect()
     }
 
     /// The home, opened as any command would.
@@ -155,6 +196,24 @@ rules:
     agents: [\"*\"]
     to: [https://collector.example.net]
 ";
+
+/// Names everything on these ports, and so also this machine.
+const LOCAL_PORTS_POLICY: &str = "\
+version: 1
+rules:
+  - name: ports that only the address guard keeps shut
+    agents: [\"*\"]
+    to: [{to}]
+    tunnel: opaque
+";
+
+/// Its port is bound to loopback. Asked without waiting, it says whether anybody came.
+fn canary() -> Result<TcpListener, Failure> {
+    let failed = |e: std::io::Error| Failure::new(format!("the canary: {e}"));
+    let canary = TcpListener::bind(("127.0.0.1", 0)).map_err(failed)?;
+    canary.set_nonblocking(true).map_err(failed)?;
+    Ok(canary)
+}
 
 fn write_config(
     home: &Home,
