@@ -222,7 +222,7 @@ fn records(paint: &Paint, call: &Call) -> String {
 }
 
 fn counters(paint: &Paint, call: &Call) -> String {
-    let widest = call.counters.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
+    let widest = call.counters.keys().map(|name| name.chars().count()).max().unwrap_or(0);
     let mut lines = vec![paint.dim("  COUNTERS: for Prometheus, on a port of their own")];
     for (name, value) in &call.counters {
         lines.push(format!("  {} {value}", pad(name, widest + 1)));

@@ -1,6 +1,7 @@
 //! The call that Locum is for, seen from the agent, the origin, the vault, the audit log and the
 //! counters.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -24,8 +25,8 @@ pub(in crate::cli) struct Call {
     /// What the origin says to the placeholder when Locum is not between.
     pub(super) without_locum: u16,
     pub(super) audit: Vec<serde_json::Value>,
-    /// Counters, by name and labels.
-    pub(super) counters: Vec<(String, String)>,
+    /// The counters that have counted, by name and labels.
+    pub(super) counters: BTreeMap<String, u64>,
 }
 
 /// What the agent had.
@@ -192,7 +193,7 @@ async fn records(stage: &Stage) -> Result<Vec<serde_json::Value>, Failure> {
 }
 
 /// The counters that have counted.
-pub(super) async fn counters(stage: &Stage) -> Result<Vec<(String, String)>, Failure> {
+async fn counters(stage: &Stage) -> Result<BTreeMap<String, u64>, Failure> {
     const SHOWN: [&str; 7] = [
         "locum_requests_total",
         "locum_injections_total",
@@ -206,6 +207,6 @@ pub(super) async fn counters(stage: &Stage) -> Result<Vec<(String, String)>, Fai
     let text = String::from_utf8_lossy(&page.body).into_owned();
     let lines = text.lines().filter(|line| SHOWN.iter().any(|name| line.starts_with(name)));
     let pairs = lines.filter_map(|line| line.rsplit_once(' '));
-    let counted = pairs.filter(|(_, value)| *value != "0");
-    Ok(counted.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+    let numbers = pairs.filter_map(|(name, value)| Some((name.to_owned(), value.parse().ok()?)));
+    Ok(numbers.filter(|(_, value)| *value != 0).collect())
 }

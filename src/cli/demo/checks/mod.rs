@@ -7,6 +7,7 @@ mod withdrawal;
 
 use serde::Serialize;
 
+use super::client::{Answer, Ask};
 use super::show::Show;
 use super::stage::Stage;
 use crate::app::Failure;
@@ -30,7 +31,12 @@ struct Facts {
 impl Facts {
     /// Notes a fact: `good` if it is so, else `bad`.
     fn note(&mut self, holds: bool, good: impl Into<String>, bad: impl Into<String>) {
-        if holds { self.good.push(good.into()) } else { self.bad.push(bad.into()) }
+        let (texts, text) =
+            if holds { (&mut self.good, good.into()) } else { (&mut self.bad, bad.into()) };
+        // What holds for each of several requests is said once.
+        if !texts.contains(&text) {
+            texts.push(text);
+        }
     }
 
     fn into_check(self, name: &'static str) -> Check {
@@ -42,6 +48,31 @@ impl Facts {
 }
 
 type Outcome = Result<Facts, Failure>;
+
+/// An answer, and whether no origin had heard of the request when it was given.
+struct Told {
+    answer: Answer,
+    untouched: bool,
+}
+
+impl Told {
+    async fn ask(stage: &mut Stage, ask: &Ask) -> Result<Self, Failure> {
+        let before = stage.reached();
+        let answer = stage.agent.ask(ask).await?;
+        Ok(Self { answer, untouched: stage.reached() == before })
+    }
+
+    /// Whether it is Locum's own answer with this status and code.
+    fn note(&self, facts: &mut Facts, status: u16, code: &str) {
+        let right = self.answer.status == status && self.answer.code().as_deref() == Some(code);
+        let told = self.answer.in_words();
+        facts.note(right, told.clone(), format!("{told}, not {status} {code}"));
+    }
+
+    fn note_untouched(&self, facts: &mut Facts, good: &str) {
+        facts.note(self.untouched, good, "an origin was reached");
+    }
+}
 
 /// The checks so far.
 struct Score<'s> {

@@ -1,52 +1,34 @@
 //! Attacks by what an agent sends, and by what an origin answers.
 
-use super::{Facts, Outcome};
+use super::{Facts, Outcome, Told};
 use crate::app::Failure;
-use crate::cli::demo::client::{Answer, Ask, Via};
+use crate::cli::demo::client::{Ask, Via};
 use crate::cli::demo::forms;
 use crate::cli::demo::stage::{AGENT, ANTHROPIC, COLLECTOR, OPENAI, Stage};
 use crate::cli::demo::story::everyday;
 use crate::token::Token;
 
-/// Makes a request that must be answered by Locum with this status and code, and with nothing
-/// reaching any origin.
-async fn refused(
-    stage: &mut Stage,
-    facts: &mut Facts,
-    ask: &Ask,
-    wanted: (u16, &str),
-) -> Result<Answer, Failure> {
-    let before = stage.reached();
-    let answer = stage.agent.ask(ask).await?;
-    let right = answer.status == wanted.0 && answer.code().as_deref() == Some(wanted.1);
-    let told = answer.in_words();
-    facts.note(right, told.clone(), format!("{told}, not {} {}", wanted.0, wanted.1));
-    let untouched = stage.reached() == before;
-    if !untouched {
-        facts.note(false, "", "an origin was reached");
-    }
-    Ok(answer)
-}
+const NOTHING_SEEN: &str = "the origin saw nothing";
 
 pub(super) async fn no_token(stage: &mut Stage) -> Outcome {
-    let mut facts = Facts::default();
     let ask = everyday().via(Via::Proxy(stage.proxy_url()));
-    let answer = refused(stage, &mut facts, &ask, (407, "proxy-auth-required")).await?;
-    let challenged = answer.headers.iter().any(|(name, _)| name == "proxy-authenticate");
-    facts.note(challenged && answer.no_tunnel, "no tunnel", "no challenge, or a tunnel");
-    facts.note(true, "the origin saw nothing", "");
-    Ok(facts)
+    at_the_door(stage, &ask).await
 }
 
 /// A token in the right form, that nobody was given.
 pub(super) async fn wrong_token(stage: &mut Stage) -> Outcome {
-    let mut facts = Facts::default();
     let token = Token::mint().map_err(|_| Failure::new("the system has no randomness"))?;
     let url = stage.proxy_url().replace("//", &format!("//{AGENT}:{}@", *token.into_text()));
-    let ask = everyday().via(Via::Proxy(url));
-    let answer = refused(stage, &mut facts, &ask, (407, "proxy-auth-required")).await?;
-    facts.note(answer.no_tunnel, "no tunnel", "a tunnel all the same");
-    facts.note(true, "the origin saw nothing", "");
+    at_the_door(stage, &everyday().via(Via::Proxy(url))).await
+}
+
+async fn at_the_door(stage: &mut Stage, ask: &Ask) -> Outcome {
+    let mut facts = Facts::default();
+    let told = Told::ask(stage, ask).await?;
+    told.note(&mut facts, 407, "proxy-auth-required");
+    let asked_back = told.answer.headers.iter().any(|(name, _)| name == "proxy-authenticate");
+    facts.note(asked_back && told.answer.no_tunnel, "no tunnel", "no challenge, or a tunnel");
+    told.note_untouched(&mut facts, NOTHING_SEEN);
     Ok(facts)
 }
 
@@ -58,11 +40,11 @@ pub(super) async fn other_host(stage: &mut Stage) -> Outcome {
     for host in [COLLECTOR, ANTHROPIC] {
         let ask = Ask::new("GET", format!("https://{host}/v1/models"))
             .header("authorization", "Bearer ${OPENAI_API_KEY}");
-        refused(stage, &mut facts, &ask, (403, "credential-refused")).await?;
+        let told = Told::ask(stage, &ask).await?;
+        told.note(&mut facts, 403, "credential-refused");
+        told.note_untouched(&mut facts, &format!("{host} saw nothing"));
     }
-    facts.good.dedup();
-    facts.note(true, format!("{COLLECTOR} and {ANTHROPIC} saw nothing"), "");
-    let alerts = stage.counter(ALERT).await? - before;
+    let alerts = stage.counter(ALERT).await?.saturating_sub(before);
     facts.note(alerts == 2, "the alert counted 2", format!("the alert counted {alerts}, not 2"));
     Ok(facts)
 }
@@ -70,10 +52,10 @@ pub(super) async fn other_host(stage: &mut Stage) -> Outcome {
 /// The tunnel leads to one host, and the request in it names another.
 pub(super) async fn other_authority(stage: &mut Stage) -> Outcome {
     let mut facts = Facts::default();
-    let ask = everyday().host(COLLECTOR);
-    let answer = refused(stage, &mut facts, &ask, (421, "authority-mismatch")).await?;
-    facts.note(!answer.no_tunnel, "said inside the tunnel", "said outside the tunnel");
-    facts.note(true, "neither host saw it", "");
+    let told = Told::ask(stage, &everyday().host(COLLECTOR)).await?;
+    told.note(&mut facts, 421, "authority-mismatch");
+    facts.note(!told.answer.no_tunnel, "inside the tunnel", "outside the tunnel");
+    told.note_untouched(&mut facts, "neither host saw it");
     Ok(facts)
 }
 
@@ -101,7 +83,7 @@ pub(super) async fn echo(stage: &mut Stage) -> Outcome {
         }
         bytes += answer.wire.len();
     }
-    let scrubbed = stage.counter("locum_scrubbed_total").await? - scrubbed;
+    let scrubbed = stage.counter("locum_scrubbed_total").await?.saturating_sub(scrubbed);
     let sent =
         format!("sent in {} forms, in headers, whole, in chunks of 7 bytes and of 1", forms::COUNT);
     facts.note(true, sent, "");
@@ -118,10 +100,10 @@ pub(super) async fn private_address(stage: &mut Stage) -> Outcome {
     let hosts = ["127.0.0.1", "localhost", "[::ffff:127.0.0.1]", "[::1]", "169.254.169.254"];
     for host in hosts {
         let ask = Ask::new("GET", format!("https://{host}:{port}/"));
-        refused(stage, &mut facts, &ask, (403, "address-forbidden")).await?;
+        let told = Told::ask(stage, &ask).await?;
+        told.note(&mut facts, 403, "address-forbidden");
+        facts.note(told.answer.no_tunnel, format!("for {} spellings", hosts.len()), "a tunnel");
     }
-    facts.good.dedup();
-    facts.note(true, format!("for {} spellings", hosts.len()), "");
     let touched = stage.canary.accept().is_ok();
     // The canary sings: it would have seen a connection.
     let _one = std::net::TcpStream::connect(("127.0.0.1", port)).map_err(failed)?;
@@ -143,9 +125,10 @@ pub(super) async fn own_ports(stage: &mut Stage) -> Outcome {
     let serving = stage.serving.clone();
     for address in serving.proxy.into_iter().chain(serving.ops) {
         let ask = Ask::new("GET", format!("https://{address}/metrics"));
-        refused(stage, &mut facts, &ask, (508, "proxy-loop")).await?;
+        let told = Told::ask(stage, &ask).await?;
+        told.note(&mut facts, 508, "proxy-loop");
+        let ports = "for the proxy port and the operations port";
+        facts.note(told.answer.no_tunnel, ports, format!("a tunnel to {address}"));
     }
-    facts.good.dedup();
-    facts.note(true, "for the proxy port and the operations port", "");
     Ok(facts)
 }

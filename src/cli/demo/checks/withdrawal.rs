@@ -3,9 +3,9 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
-use super::{Facts, Outcome};
+use super::{Facts, Outcome, Told};
 use crate::app::{Failure, mint_session};
-use crate::cli::demo::client::{Answer, Ask, Via};
+use crate::cli::demo::client::{Ask, Via};
 use crate::cli::demo::stage::{AGENT, Stage};
 use crate::cli::demo::story::everyday;
 use crate::files;
@@ -65,13 +65,7 @@ pub(super) async fn token(stage: &mut Stage) -> Outcome {
     Ok(facts)
 }
 
-/// An answer, and whether anything reached an origin when it was given.
-struct Last {
-    answer: Answer,
-    untouched: bool,
-}
-
-fn in_open_tunnel(last: &Last, took: Duration) -> Facts {
+fn in_open_tunnel(last: &Told, took: Duration) -> Facts {
     let mut facts = Facts::default();
     let millis = took.as_millis();
     let told = last.answer.in_words();
@@ -81,21 +75,20 @@ fn in_open_tunnel(last: &Last, took: Duration) -> Facts {
         format!("{told} only after {millis} ms"),
     );
     facts.note(last.answer.reused, "in the open tunnel", "in a new tunnel");
-    facts.note(last.untouched, "the origin saw nothing", "the origin was reached");
+    last.note_untouched(&mut facts, "the origin saw nothing");
     facts
 }
 
 /// Asks again and again, until the answer has this status.
-async fn until(stage: &mut Stage, ask: &Ask, status: u16) -> Result<Last, Failure> {
+async fn until(stage: &mut Stage, ask: &Ask, status: u16) -> Result<Told, Failure> {
     let begun = Instant::now();
     loop {
-        let before = stage.reached();
-        let answer = stage.agent.ask(ask).await?;
-        if answer.status == status {
-            return Ok(Last { answer, untouched: stage.reached() == before });
+        let told = Told::ask(stage, ask).await?;
+        if told.answer.status == status {
+            return Ok(told);
         }
         if begun.elapsed() > PATIENCE {
-            let told = answer.in_words();
+            let told = told.answer.in_words();
             return Err(Failure::new(format!("still {told} after {PATIENCE:?}, not {status}")));
         }
         tokio::time::sleep(PAUSE).await;
@@ -111,9 +104,10 @@ pub(super) async fn audit(stage: &mut Stage) -> Outcome {
     fs::remove_file(&at).and_then(|()| fs::rename(&away, &at)).map_err(failed)?;
     let mut facts = during?;
     let mended = Instant::now();
-    until(stage, &everyday(), 200).await?;
+    let again = until(stage, &everyday(), 200).await?;
     let millis = mended.elapsed().as_millis();
-    facts.note(true, format!("calls go on {millis} ms after it is back"), "");
+    let goes_on = format!("calls go on {millis} ms after it is back");
+    facts.note(!again.untouched, goes_on, "200, but the origin saw nothing");
     Ok(facts)
 }
 
@@ -126,12 +120,10 @@ async fn without_audit(stage: &mut Stage) -> Outcome {
         }
         tokio::time::sleep(PAUSE).await;
     }
-    facts.note(true, "/readyz 503", "");
-    let before = stage.reached();
-    let answer = stage.agent.ask(&everyday()).await?;
-    let told = answer.in_words();
-    let right = answer.code().as_deref() == Some("audit-unavailable") && answer.status == 503;
-    facts.note(right, told.clone(), format!("{told}, not 503 audit-unavailable"));
-    facts.note(stage.reached() == before, "the origin saw nothing", "the origin was reached");
+    let ready = stage.operations("/readyz").await?.status;
+    facts.note(ready == 503, "/readyz 503", format!("/readyz {ready}"));
+    let told = Told::ask(stage, &everyday()).await?;
+    told.note(&mut facts, 503, "audit-unavailable");
+    told.note_untouched(&mut facts, "the origin saw nothing");
     Ok(facts)
 }
