@@ -174,9 +174,9 @@ pub(super) fn write_certificates(opened: &Opened) -> Result<environment::Bundle,
 
 /// A file that says the same is left alone: clients may be reading it.
 fn replace_if_other(path: &std::path::Path, bytes: &[u8]) -> Result<(), FileError> {
-    match files::read_private(path, 16 * 1024 * 1024) {
-        Ok(there) if *there == bytes => Ok(()),
-        Ok(_) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
+    match files::check_private(path) {
+        Ok(()) if fs::read(path).is_ok_and(|there| there == bytes) => Ok(()),
+        Ok(()) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
         Err(error) => Err(error),
     }
 }
