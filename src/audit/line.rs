@@ -138,7 +138,7 @@ impl Safe {
     }
 }
 
-/// serde_json's own formatter, for what it does well.
+/// `serde_json`'s own formatter, for what it does well.
 struct Plain;
 
 impl Formatter for Plain {}

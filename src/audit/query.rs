@@ -248,7 +248,7 @@ fn newest(scan: Scan, limit: usize) -> VecDeque<Result<Entry, AuditError>> {
 /// Leaves out the files whose records are all too old or too new. Times are taken before a record's
 /// place is, so that neighbours can be out of order by an instant.
 fn in_time(dir: &Path, firsts: Vec<u64>, filter: &Filter) -> VecDeque<u64> {
-    const SLACK: Duration = Duration::from_secs(60);
+    const SLACK: Duration = Duration::from_mins(1);
     let since = filter.since.and_then(|since| since.checked_sub(SLACK)).map(line::time_text);
     let until = filter.until.and_then(|until| until.checked_add(SLACK)).map(line::time_text);
     if since.is_none() && until.is_none() {
@@ -309,10 +309,11 @@ impl Iterator for Scan {
             self.number += 1;
             let bad = AuditError::NotARecord { path: path.clone(), line: self.number };
             match lines.next(&mut line) {
-                Ok(Next::Line) => match self.matcher.check(&line) {
-                    Some(found) => return Some(found.map_err(|()| bad)),
-                    None => {}
-                },
+                Ok(Next::Line) => {
+                    if let Some(found) = self.matcher.check(&line) {
+                        return Some(found.map_err(|()| bad));
+                    }
+                }
                 Ok(Next::TooLong) => return Some(Err(bad)),
                 // An unfinished line is being written, or was never acknowledged.
                 Ok(Next::Torn | Next::End) => self.lines = None,

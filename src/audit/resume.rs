@@ -168,12 +168,11 @@ impl Found {
     ) -> Result<(Plan, Option<Event>), AuditError> {
         let mut firsts = self.firsts.clone();
         let cut = if end.rest { Some(set_aside(dir, end, &mut firsts)?) } else { None };
-        let current = match end.file {
-            Some((first, size)) => Some(resume_file(dir, first, size, &mut firsts)?),
-            None => {
-                remove_later(dir, &mut firsts, end.last.seq)?;
-                None
-            }
+        let current = if let Some((first, size)) = end.file {
+            Some(resume_file(dir, first, size, &mut firsts)?)
+        } else {
+            remove_later(dir, &mut firsts, end.last.seq)?;
+            None
         };
         let lost = end.head.last.seq.saturating_sub(end.last.seq);
         let event = (cut.is_some() || lost > 0).then(|| recovered(end.last.seq, lost, cut));
@@ -372,12 +371,11 @@ impl<'a> Walk<'a> {
 
     fn line(&self, first: u64, start: u64, line: &[u8]) -> Result<Anchor, What> {
         let sealed = Sealed::parse(line).ok_or(What::NotARecord)?;
-        let before = match self.last {
-            Some(last) => last,
-            None => {
-                let opening = FileStart::parse(line).ok_or(What::NotARecord)?;
-                Anchor { seq: first.saturating_sub(1), mac: opening.previous }
-            }
+        let before = if let Some(last) = self.last {
+            last
+        } else {
+            let opening = FileStart::parse(line).ok_or(What::NotARecord)?;
+            Anchor { seq: first.saturating_sub(1), mac: opening.previous }
         };
         let next = before.seq.saturating_add(1);
         let named = start > 0 || sealed.claim.seq == first;
@@ -406,11 +404,11 @@ impl<'a> Walk<'a> {
         let seq = last.seq.saturating_add(1);
         let fallback = files::path_of(self.dir, self.file.map_or(seq, |(first, _)| first));
         let diverged = self.bad.as_ref().is_some_and(|bad| bad.what == What::Diverged);
-        if let Some(bad) = &self.bad {
-            if diverged || !(bad.unfinished || crashed) {
-                let seq = if diverged { last.seq } else { seq };
-                return Err(Damage { file: bad.file.clone(), seq, what: bad.what });
-            }
+        if let Some(bad) = &self.bad
+            && (diverged || !(bad.unfinished || crashed))
+        {
+            let seq = if diverged { last.seq } else { seq };
+            return Err(Damage { file: bad.file.clone(), seq, what: bad.what });
         }
         let known = if crashed { self.head.synced.seq } else { self.head.last.seq };
         let floor = known.max(self.anchor.map_or(0, |a| a.seq));

@@ -39,7 +39,11 @@ impl Batch {
         self.entries.push(Entry { length: body.len(), mac, kind });
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
     }
@@ -272,11 +276,14 @@ impl Writer {
     }
 
     /// Writes `self.batch`: all of it, or none.
-    pub(super) fn commit(&mut self, now: SystemTime) -> bool {
-        let done = self.outage.is_none() && !self.closed && self.try_commit(now);
-        if done {
-            for entry in &self.batch.entries {
+    pub(super) fn commit(&mut self, now: SystemTime, lost: &Lost) -> bool {
+        let empty = self.batch.is_empty();
+        let done = self.is_healthy() && (empty || self.try_commit(now));
+        for entry in &self.batch.entries {
+            if done {
                 self.counters.written(entry.kind);
+            } else {
+                lost.count(entry.kind);
             }
         }
         self.batch.clear();
