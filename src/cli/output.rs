@@ -97,6 +97,11 @@ impl Paint {
         Self { colour: !plain && io::stdout().is_terminal() }
     }
 
+    #[cfg(test)]
+    pub(super) fn plain() -> Self {
+        Self { colour: false }
+    }
+
     fn with(self, code: &str, text: &str) -> String {
         if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
     }
@@ -120,6 +125,21 @@ impl Paint {
     pub(super) fn yellow(self, text: &str) -> String {
         self.with("33;1", text)
     }
+}
+
+/// Breaks a text at its spaces.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
 }
 
 /// A time of the vault, as people read it.
@@ -149,6 +169,12 @@ mod tests {
         table.row(vec!["a".into(), "https://a.test".into()]);
         table.row(vec!["longer".into(), "-".into()]);
         assert_eq!(table.render(), "NAME    TO\na       https://a.test\nlonger  -");
+    }
+
+    #[test]
+    fn texts_are_broken_at_spaces() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
     }
 
     #[test]

@@ -140,8 +140,8 @@ impl Stage {
     pub(super) async fn counter(&self, name: &str) -> Result<u64, Failure> {
         let page = self.operations("/metrics").await?;
         let text = String::from_utf8_lossy(&page.body).into_owned();
-        let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = values.filter_map(|value| value.parse().ok()).next();
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = values.find_map(|value| value.parse().ok());
         value.ok_or_else(|| Failure::new(format!("/metrics has no {name}")))
     }
 
