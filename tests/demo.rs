@@ -1,7 +1,7 @@
 //! `locum demo` and `locum doctor`, as a person on a fresh machine runs them.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -370,7 +370,6 @@ fn each_breakage_is_named_with_advice() {
     let other = rcgen::generate_simple_self_signed(["not.the.ca".to_owned()]).unwrap().cert.pem();
     fs::write(home.join("ca.pem"), &other).unwrap();
     fs::write(home.join("ca-bundle.pem"), &other).unwrap();
-    loosen(&home.join("vault.db-wal"));
     edit_audit_log(&home);
     let future = SystemTime::now() + Duration::from_secs(3 * 24 * 3600);
     fs::File::options()
@@ -402,12 +401,6 @@ fn each_breakage_is_named_with_advice() {
     found.has("ok", "vault", "every row opens", "");
     let said = serde_json::to_string(&found.all).unwrap();
     assert!(!said.contains("this-is-the-real-one"), "values are never told: {said}");
-}
-
-fn loosen(path: &Path) {
-    if path.exists() {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).unwrap();
-    }
 }
 
 fn edit_audit_log(home: &Path) {
