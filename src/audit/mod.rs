@@ -79,7 +79,7 @@ impl Options {
     /// The longest time that one file may span: files are deleted whole, so a record lives this much
     /// longer than asked for, at most.
     fn longest_file(&self) -> Option<Duration> {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        const DAY: Duration = Duration::from_hours(24);
         self.retain.map(|retain| (retain / 4).min(DAY))
     }
 }

@@ -248,7 +248,7 @@ fn newest(scan: Scan, limit: usize) -> VecDeque<Result<Entry, AuditError>> {
 /// Leaves out the files whose records are all too old or too new. Times are taken before a record's
 /// place is, so that neighbours can be out of order by an instant.
 pub(super) fn in_time(dir: &Path, firsts: Vec<u64>, filter: &Filter) -> VecDeque<u64> {
-    const SLACK: Duration = Duration::from_secs(60);
+    const SLACK: Duration = Duration::from_mins(1);
     let since = filter.since.and_then(|since| since.checked_sub(SLACK)).map(line::time_text);
     let until = filter.until.and_then(|until| until.checked_add(SLACK)).map(line::time_text);
     if since.is_none() && until.is_none() {

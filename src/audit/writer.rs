@@ -206,7 +206,7 @@ const RETRY: Duration = Duration::from_millis(100);
 /// How often the names in the directory are compared with the files that are open.
 const INSPECT_NAMES: Duration = Duration::from_millis(100);
 /// How often files are looked at for their age.
-const RETAIN: Duration = Duration::from_secs(60);
+const RETAIN: Duration = Duration::from_mins(1);
 
 /// Holds the log's files and the end of the chain.
 pub(super) struct Writer {
