@@ -79,6 +79,9 @@ enum Command {
     Doctor(doctor::Args),
     /// See all of it work on this machine, in a throw-away home
     Demo(demo::Args),
+    /// The agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::AgentArgs),
 }
 
 /// Parses the command line, does what it says, and reports.
@@ -120,6 +123,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Vault(command) => done(vault::run(&locate()?, command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
         Command::Demo(args) => demo::run(&args),
+        Command::DemoAgent(args) => demo::act(&args),
     }
 }
 
