@@ -114,6 +114,14 @@ impl Session {
     }
 }
 
+/// What a URL's userinfo may hold bare, as far as user names have it.
+const BARE: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'+')
+    .remove(b'=');
+
 /// `http://user:token@host:port`. Neither part needs escaping but for the context's `/`, `@`, `:`
 /// and `=`, which a URL's userinfo may not hold bare.
 fn proxy_url(user: &UserName, token: &str, proxy: SocketAddr) -> String {
@@ -124,13 +132,7 @@ fn proxy_url(user: &UserName, token: &str, proxy: SocketAddr) -> String {
         ip => ip,
     };
     let name = user.to_string();
-    const KEPT: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
-        .remove(b'-')
-        .remove(b'_')
-        .remove(b'.')
-        .remove(b'+')
-        .remove(b'=');
-    let name = percent_encoding::utf8_percent_encode(&name, KEPT);
+    let name = percent_encoding::utf8_percent_encode(&name, BARE);
     format!("http://{name}:{token}@{}", SocketAddr::new(host, proxy.port()))
 }
 

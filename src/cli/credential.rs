@@ -83,7 +83,7 @@ pub(super) struct Add {
     /// Take hosts, slots and stand-in from the catalogue
     #[arg(long, value_name = "ID")]
     provider: Option<String>,
-    /// Where it may go: https://host or https://host:port; `*` is one label. Repeatable
+    /// Where it may go: <https://host> or https://host:port; `*` is one label. Repeatable
     #[arg(long, value_name = "ORIGIN")]
     to: Vec<Destination>,
     /// A header slot, 'NAME: TEMPLATE', such as 'X-Api-Key: {secret}'. Repeatable
@@ -132,7 +132,7 @@ pub(super) struct Value {
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
-        Command::Add(args) => add(&mut opened, *args),
+        Command::Add(args) => add(&mut opened, &args),
         Command::List { json } => list(&opened, json),
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate { name, value } => rotate(&mut opened, &name, &value),
@@ -146,8 +146,8 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     }
 }
 
-fn add(opened: &mut Opened, args: Add) -> Result<(), Failure> {
-    let new = describe(&args)?;
+fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
+    let new = describe(args)?;
     let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
     let name = new.name.clone();
     let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
@@ -336,15 +336,12 @@ fn rotate(opened: &mut Opened, name: &Name, value: &Value) -> Result<(), Failure
 }
 
 fn revoke(opened: &mut Opened, name: &Name, version: Option<u32>) -> Result<(), Failure> {
-    let said = match version {
-        Some(version) => {
-            opened.vault.revoke_version(name, version)?;
-            format!("revoked version {version} of {name}")
-        }
-        None => {
-            opened.vault.revoke(name)?;
-            format!("revoked {name}; requests that refer to it are refused from now on")
-        }
+    let said = if let Some(version) = version {
+        opened.vault.revoke_version(name, version)?;
+        format!("revoked version {version} of {name}")
+    } else {
+        opened.vault.revoke(name)?;
+        format!("revoked {name}; requests that refer to it are refused from now on")
     };
     opened.changed()?;
     output::line(&said)

@@ -37,7 +37,7 @@ use crate::app::{Exit, Failure, Home};
     after_help = "Example:\n  locum init\n  locum credential add openai --provider openai < key.txt\n  locum agent add researcher\n  locum run --agent researcher -- python agent.py"
 )]
 struct Cli {
-    /// The home directory [env: LOCUM_HOME; default: the platform's data directory]
+    /// The home directory [env: `LOCUM_HOME`; default: the platform's data directory]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
 

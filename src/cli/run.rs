@@ -46,7 +46,7 @@ pub(super) struct Args {
 }
 
 /// A run's token ends with the run. Should this process be killed, it ends by itself.
-const TOKEN_LIFE: Duration = Duration::from_secs(7 * 24 * 3600);
+const TOKEN_LIFE: Duration = Duration::from_hours(168);
 
 /// How long a private proxy waits for the program's last requests: the program is gone.
 const DRAIN: Duration = Duration::from_secs(2);
@@ -100,29 +100,23 @@ async fn serve_and_run(
     let credentials = opened.vault.credentials()?;
     let running = opened.running();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (proxy, open_port, bundle, serving) = match running {
-        Some(serving) => {
-            let proxy = first(&serving.proxy)?;
-            let bundle = opened.write_certificates()?;
-            let open_port = if args.open_port {
-                Some(Relay::start(proxy, user, &token.1).await?)
-            } else {
-                None
-            };
-            (proxy, open_port, bundle, None)
-        }
-        None => {
-            let proxy = start_private(opened, args, user, &token.0).await?;
-            let (address, open_port) = (first(&proxy.serving.proxy)?, proxy.open_port);
-            let bundle = proxy.bundle.clone();
-            let serving = tokio::spawn(proxy.serve(
-                async {
-                    let _ = stopped.await;
-                },
-                DRAIN,
-            ));
-            (address, open_port, bundle, Some(serving))
-        }
+    let (proxy, open_port, bundle, serving) = if let Some(serving) = running {
+        let proxy = first(&serving.proxy)?;
+        let bundle = opened.write_certificates()?;
+        let open_port =
+            if args.open_port { Some(Relay::start(proxy, user, &token.1).await?) } else { None };
+        (proxy, open_port, bundle, None)
+    } else {
+        let proxy = start_private(opened, args, user, &token.0).await?;
+        let (address, open_port) = (first(&proxy.serving.proxy)?, proxy.open_port);
+        let bundle = proxy.bundle.clone();
+        let serving = tokio::spawn(proxy.serve(
+            async {
+                let _ = stopped.await;
+            },
+            DRAIN,
+        ));
+        (address, open_port, bundle, Some(serving))
     };
     let state = home.clients().join(&token.0);
     let options = SessionOptions { user, proxy, open_port, state: state.clone() };
@@ -135,7 +129,7 @@ async fn serve_and_run(
         match serving.await {
             Ok(Ok(())) => {}
             Ok(Err(failure)) => {
-                output::note(&format!("locum: the proxy did not end in order: {failure}"))
+                output::note(&format!("locum: the proxy did not end in order: {failure}"));
             }
             Err(_) => output::note("locum: the proxy ended by a panic"),
         }
@@ -164,7 +158,8 @@ async fn start_private(
         token_id: token_id.into(),
         context: user.context.clone(),
     });
-    Proxy::start_opened(opened, ProxyOptions { private: true, open_for }).await
+    Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
+        .await
 }
 
 fn warn_contested(session: &Session) {

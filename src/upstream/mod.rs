@@ -65,8 +65,8 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(10),
             tls: Duration::from_secs(10),
-            response: Duration::from_secs(300),
-            idle: Duration::from_secs(600),
+            response: Duration::from_mins(5),
+            idle: Duration::from_mins(10),
         }
     }
 }

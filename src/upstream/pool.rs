@@ -38,7 +38,7 @@ impl Default for PoolLimits {
             per_key: 64,
             total: 2048,
             idle: Duration::from_secs(50),
-            age: Duration::from_secs(600),
+            age: Duration::from_mins(10),
         }
     }
 }

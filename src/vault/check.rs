@@ -266,7 +266,7 @@ mod tests {
     #[test]
     fn secrets_that_a_header_cannot_carry_are_refused() {
         use SecretProblem as P;
-        let long = [b'a'; MAX_SECRET + 1];
+        let long = vec![b'a'; MAX_SECRET + 1];
         for (secret, why) in [
             (&b""[..], P::Empty),
             (b"sk-12345\r\nX: y", P::LineBreak),

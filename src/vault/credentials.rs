@@ -538,7 +538,7 @@ impl CredentialRow {
             credential: self.id,
             version: number,
             place: self.place(key.vault_id(), number).into(),
-            sealed: version.sealed?.into(),
+            ciphertext: version.sealed?.into(),
         })
     }
 }
@@ -555,14 +555,14 @@ pub(super) struct Sealed {
     credential: i64,
     pub(super) version: u32,
     place: Box<[u8]>,
-    sealed: Box<[u8]>,
+    ciphertext: Box<[u8]>,
 }
 
 impl Sealed {
     /// The secret, if this is what was sealed, and here.
     pub(super) fn open(&self, key: &DataKey) -> Result<Secret, DoesNotOpen> {
         let record_key = key.record_key(self.credential, self.version);
-        crypto::open(&record_key, &self.place, &self.sealed)
+        crypto::open(&record_key, &self.place, &self.ciphertext)
     }
 }
 

@@ -828,10 +828,16 @@ fn the_audit_anchor_is_sealed_and_no_change_of_the_vault() {
         vault.db.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
     assert_eq!(synchronous, 2, "changes are written through again");
     drop(vault);
-    for edit in ["sequence = 41", "mac = zeroblob(32)", "seal = zeroblob(32)"] {
+    for edit in [
+        "UPDATE audit_anchor SET sequence = 41",
+        "UPDATE audit_anchor SET mac = zeroblob(32)",
+        "UPDATE audit_anchor SET seal = zeroblob(32)",
+        "UPDATE audit_anchor SET sequence = 0, mac = zeroblob(32)",
+        "DELETE FROM audit_anchor",
+    ] {
         let home = Home::furnished();
         home.open().set_audit_anchor(42, &[5; 32]).unwrap();
-        home.sql(&format!("UPDATE audit_anchor SET {edit}"));
+        home.sql(edit);
         let fault = home.open().audit_anchor().unwrap_err().fault;
         assert!(matches!(fault, Fault::Corrupt(Row::AuditAnchor)), "{edit}");
     }

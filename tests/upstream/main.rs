@@ -689,7 +689,10 @@ mod trust {
     use super::*;
 
     /// An upstream that believes `ca` for `origin.test`, and the directory that holds its file.
-    pub fn pinned(ca: &origin::Authority, client: Option<&Leaf>) -> (Upstream, tempfile::TempDir) {
+    pub(crate) fn pinned(
+        ca: &origin::Authority,
+        client: Option<&Leaf>,
+    ) -> (Upstream, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
         ca.write(&file("ca.pem"));
