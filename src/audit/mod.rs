@@ -60,7 +60,7 @@ pub struct Options {
     pub max_file_bytes: u64,
     /// Records older than this may be deleted, file by file; none keeps all.
     pub retain: Option<Duration>,
-    /// Go on over damage, in a new chain that says so. The damage stays visible to [`verify`].
+    /// Go on over damage, in a new chain that says so. The damage stays visible to [`verify()`].
     pub accept_damage: bool,
 }
 

@@ -16,13 +16,13 @@ use super::exchange::{Route, exchange};
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, refusal, unix_now};
-use crate::agent::Identity;
+use crate::agent::{Context, Identity};
 use crate::authn;
 use crate::host::{Authority, Host, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
-use crate::request::absolute_origin;
+use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
 
 /// Answers one request on the proxy port.
@@ -40,6 +40,15 @@ pub(super) async fn front(
     let identity = match authenticate(gateway, door, &request).await {
         Ok(identity) => identity,
         Err(bad) => return challenge(gateway, peer, &target, &bad),
+    };
+    // An orchestrator may say more of the run beside the credentials.
+    let identity = match read_context(request.headers()) {
+        Ok(context) if context == Context::default() => identity,
+        Ok(context) => {
+            let context = identity.context.overlaid(&context);
+            Arc::new(Identity { context, ..Identity::clone(&identity) })
+        }
+        Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
     let caller = Caller { peer, identity };
     match target {

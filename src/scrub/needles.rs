@@ -37,6 +37,15 @@ impl Needles {
         });
     }
 
+    /// Adds a rendered form that has an exact counterpart: base64 of a pair, padded or not.
+    pub fn add_rendered(&mut self, wire: &[u8], known: &[u8]) {
+        let unpadded = |text: &[u8]| text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1);
+        for (wire, known) in [(wire, known), (&wire[..unpadded(wire)], &known[..unpadded(known)])] {
+            let replacement: Arc<str> = String::from_utf8_lossy(known).into();
+            self.insert(Zeroizing::new(wire.to_vec()), &replacement);
+        }
+    }
+
     fn insert(&mut self, bytes: Zeroizing<Vec<u8>>, replacement: &Arc<str>) {
         let known = self.0.iter().any(|n| *n.bytes == *bytes);
         // Forms that come to nothing (the core of a two-byte secret) would match everywhere.
