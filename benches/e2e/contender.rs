@@ -1,0 +1,243 @@
+//! Who is measured: no proxy, the plain tunnel, and Locum as a user would start it.
+
+use std::cell::OnceCell;
+use std::fmt;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::ValueEnum;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+
+use super::Result;
+use super::client::{Way, connector};
+use super::origin::{COLD, HOST, KEY, Origin, UNBOUND};
+use super::process::Process;
+
+/// The kinds of contender.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Kind {
+    /// No proxy.
+    Direct,
+    /// The plain CONNECT tunnel: the floor, which the others are compared with.
+    Tunnel,
+    /// Locum, intercepting and injecting.
+    Locum,
+    /// Locum, copying bytes to a host that no credential is bound to.
+    #[value(name = "opaque")]
+    LocumOpaque,
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "no proxy",
+            Self::Tunnel => "plain tunnel",
+            Self::Locum => "Locum",
+            Self::LocumOpaque => "Locum, opaque",
+        })
+    }
+}
+
+/// One who is measured. Its process, if it has one, ends with it.
+pub struct Contender {
+    pub kind: Kind,
+    pub way: Way,
+    pub host: &'static str,
+    pub process: Option<Process>,
+}
+
+/// Starts contenders before one origin.
+pub struct Field {
+    pub origin: Origin,
+    /// For homes, certificates and logs.
+    scratch: tempfile::TempDir,
+    /// Made when it is first wanted.
+    locum: OnceCell<Home>,
+}
+
+impl Field {
+    pub fn new() -> Result<Self> {
+        let origin = Origin::start()?;
+        // Beside the other build products: the audit log belongs on a disk, and /tmp is often none.
+        let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        Ok(Self { origin, scratch, locum: OnceCell::new() })
+    }
+
+    fn locum(&self) -> Result<&Home> {
+        if let Some(home) = self.locum.get() {
+            return Ok(home);
+        }
+        let home = Home::new(self.scratch.path(), &self.origin)?;
+        Ok(self.locum.get_or_init(|| home))
+    }
+
+    /// Starts a fresh one, so that no scenario finds the memory of the one before.
+    pub fn start(&self, kind: Kind) -> Result<Contender> {
+        let direct = |address, proxy: Option<&str>| -> Result<Way> {
+            Ok(Way {
+                address,
+                proxy: proxy.map(str::to_owned),
+                bearer: format!("Bearer {KEY}").parse()?,
+                tls: connector(Arc::clone(&self.origin.roots))?,
+            })
+        };
+        let log = self.scratch.path().join("log");
+        Ok(match kind {
+            Kind::Direct => {
+                let way = direct(self.origin.address, None)?;
+                Contender { kind, way, host: HOST, process: None }
+            }
+            Kind::Tunnel => {
+                let (process, address) = start_tunnel(self.origin.address)?;
+                let way = direct(address, Some("Basic bm9ib2R5Og=="))?;
+                Contender { kind, way, host: HOST, process: Some(process) }
+            }
+            Kind::Locum => {
+                let locum = self.locum()?;
+                let process = locum.serve(&log)?;
+                let way = locum.way()?;
+                Contender { kind, way, host: HOST, process: Some(process) }
+            }
+            Kind::LocumOpaque => {
+                let locum = self.locum()?;
+                let process = locum.serve(&log)?;
+                let way = direct(locum.proxy, Some(&locum.credentials))?;
+                Contender { kind, way, host: UNBOUND, process: Some(process) }
+            }
+        })
+    }
+
+    /// Checks that the audit log holds, record for record.
+    pub fn verify_audit(&self) -> Result<()> {
+        match self.locum.get() {
+            Some(home) => home.run(&["audit", "verify"], "").map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The tunnel is this very program in another part.
+fn start_tunnel(origin: SocketAddr) -> Result<(Process, SocketAddr)> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.args(["--as-tunnel-to", &origin.to_string()]).stdout(Stdio::piped());
+    let mut process = Process::start(&mut command)?;
+    let out = process.child().stdout.take().ok_or("the tunnel has no output")?;
+    let mut line = String::new();
+    BufReader::new(out).read_line(&mut line)?;
+    Ok((process, line.trim().parse()?))
+}
+
+/// A home of Locum with a credential and an agent in it.
+struct Home {
+    path: PathBuf,
+    proxy: SocketAddr,
+    /// `Basic ...` of the agent.
+    credentials: String,
+}
+
+impl Home {
+    fn new(scratch: &Path, origin: &Origin) -> Result<Self> {
+        let path = scratch.join("home");
+        let mut home = Self { path, proxy: free_port()?, credentials: String::new() };
+        home.run(&["init"], "")?;
+        home.run(&["credential", "add", "openai", "--provider", "openai"], KEY)?;
+        let header = "Authorization: Bearer {secret}";
+        let to = format!("https://{COLD}");
+        home.run(&["credential", "add", "cold", "--to", &to, "--header", header], KEY)?;
+        let agent = home.run(&["agent", "add", "bench", "--json"], "")?;
+        let agent: serde_json::Value = serde_json::from_str(&agent)?;
+        let token = agent["token"].as_str().ok_or("`agent add --json` gave no token")?;
+        home.credentials = basic("bench", token);
+        home.configure(scratch, origin)?;
+        Ok(home)
+    }
+
+    /// All hosts lead to the origin, whose CA is believed for them and no other.
+    fn configure(&self, scratch: &Path, origin: &Origin) -> Result<()> {
+        let ca_file = scratch.join("origin-ca.pem");
+        fs::write(&ca_file, &origin.ca_pem)?;
+        let mut config = format!(
+            "proxy:\n  listen: {}\nops:\n  listen: {}\nupstream:\n  hosts:\n",
+            self.proxy,
+            free_port()?
+        );
+        for host in [HOST, UNBOUND, COLD] {
+            config += &format!(
+                "    '{host}':\n      address: '{}'\n      ca_file: '{}'\n",
+                origin.address,
+                ca_file.display()
+            );
+        }
+        fs::write(self.path.join("locum.yaml"), config)?;
+        Ok(())
+    }
+
+    /// Runs a command as a user would, and returns what it printed.
+    fn run(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let mut child = self
+            .command()
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        let mut stdin = child.stdin.take().ok_or("the command has no input")?;
+        stdin.write_all(input.as_bytes())?;
+        drop(stdin);
+        let output = child.wait_with_output()?;
+        if output.status.success() {
+            return Ok(String::from_utf8(output.stdout)?);
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(format!("`locum {}`: {}\n{said}", arguments.join(" "), output.status).into())
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_locum"));
+        command.arg("--home").arg(&self.path);
+        command
+    }
+
+    fn serve(&self, log: &Path) -> Result<Process> {
+        let file = File::create(log)?;
+        let mut command = self.command();
+        command.arg("serve").stdout(file.try_clone()?).stderr(file);
+        let mut process = Process::start(&mut command)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while TcpStream::connect(self.proxy).is_err() {
+            if process.check().is_err() || Instant::now() > deadline {
+                return Err(format!("`locum serve`:\n{}", fs::read_to_string(log)?).into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(process)
+    }
+
+    fn way(&self) -> Result<Way> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(self.path.join("ca.pem"))?)?;
+        Ok(Way {
+            address: self.proxy,
+            proxy: Some(self.credentials.clone()),
+            bearer: "Bearer locum_openai".parse()?,
+            tls: connector(Arc::new(roots))?,
+        })
+    }
+}
+
+fn basic(user: &str, password: &str) -> String {
+    let pair = format!("{user}:{password}");
+    format!("Basic {}", data_encoding::BASE64.encode(pair.as_bytes()))
+}
+
+/// A port that was free a moment ago. Locum's contract has no way to say which one it chose.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
