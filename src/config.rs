@@ -1,1 +1,429 @@
-//! To be written.
+//! The process configuration, `locum.yaml`: where Locum listens, how it reaches upstreams, where
+//! it keeps what, and what a client may take of it. Who may use which credential is policy, not here.
+//!
+//! A [`Config`] is what the file means: every default filled in, every path absolute, every value
+//! in its range. There is no other way to make one, so nothing later has to check again.
+
+mod read;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::document::{Document, Limits as ReadLimits, Report, Source};
+use crate::host::{Authority, HostPattern, Scheme};
+use crate::reference::Name;
+
+/// The name of the file in the home.
+pub const FILE: &str = "locum.yaml";
+
+/// The whole configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The port of the agents.
+    pub proxy: Proxy,
+    /// The port of the operators.
+    pub ops: Ops,
+    /// The way to the origins.
+    pub upstream: Upstream,
+    /// The audit log.
+    pub audit: Audit,
+    /// The vault.
+    pub vault: Vault,
+    /// What Locum says of itself.
+    pub log: Log,
+    /// What clients may take.
+    pub limits: Limits,
+}
+
+/// `proxy`: where agents connect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// `listen`, at least one. Default `127.0.0.1:3128`: the port that proxies have used since
+    /// Squid, on loopback, because without TLS agent tokens cross the wire as they are.
+    pub listen: Vec<SocketAddr>,
+    /// `tls`. Default none: on loopback there is no wire to protect.
+    pub tls: Option<ListenerTls>,
+    /// `allow_remote`: the explicit word for a listener beyond loopback without TLS, on a network
+    /// that is trusted by other means (a pod, a VPN). Default `false`.
+    pub allow_remote: bool,
+}
+
+/// `proxy.tls`: TLS on the listener, for `https://` proxy URLs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    /// `certificate`: PEM, the certificate and then its intermediates.
+    pub certificate: PathBuf,
+    /// `key`: PEM, the private key.
+    pub key: PathBuf,
+    /// `client_ca`: PEM, the CAs whose client certificates are asked for. Default none.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// `ops`: metrics and health.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ops {
+    /// `listen`, or `off`. Default `127.0.0.1:3129`, next to the proxy and never on its port: what
+    /// answers there is not for agents.
+    pub listen: Option<SocketAddr>,
+    /// `allow_remote`: the explicit word for a listener beyond loopback. Names of agents and
+    /// credentials are in the metrics, in the clear. Default `false`.
+    pub allow_remote: bool,
+}
+
+/// `upstream`: the way to the origins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Upstream {
+    /// `allow_addresses`: holes in the address guard. Default none: private, loopback, link-local
+    /// and metadata addresses are not for agents.
+    pub allow_addresses: Vec<IpNet>,
+    /// `hosts`, in the order of the file. Default none.
+    pub hosts: Vec<UpstreamHost>,
+    /// `timeouts`.
+    pub timeouts: Timeouts,
+    /// `pool`.
+    pub pool: Pool,
+}
+
+/// `upstream.hosts.<pattern>`: how some hosts are reached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamHost {
+    /// The hosts.
+    pub pattern: HostPattern,
+    /// `address`: whom to dial in place of what the name resolves to.
+    pub address: Option<Authority>,
+    /// `ca_file`: PEM, the only CAs that are believed for the hosts.
+    pub ca_file: Option<PathBuf>,
+    /// `client_cert`: what Locum shows to the hosts.
+    pub client_cert: Option<KeyPair>,
+    /// `proxy`: the proxy in front of the hosts.
+    pub proxy: Option<UpstreamProxy>,
+    /// `http1_only`: never offer HTTP/2. Default `false`.
+    pub http1_only: bool,
+}
+
+/// A certificate with its key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyPair {
+    /// `certificate`: PEM, the certificate and then its intermediates.
+    pub certificate: PathBuf,
+    /// `key`: PEM, the private key.
+    pub key: PathBuf,
+}
+
+/// A proxy on the way out. Its password is a credential in the vault: this file holds no secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct UpstreamProxy {
+    /// Whether the proxy itself is spoken to over TLS.
+    pub scheme: Scheme,
+    /// Where it is.
+    pub authority: Authority,
+    /// `credential`: what it asks for. Default none.
+    pub credential: Option<Name>,
+}
+
+/// `upstream.timeouts`. There is none for a whole call: streams may last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// `connect`: name and TCP together. Default 10 s: three lost SYNs (1, 3, 7 s) are bad luck,
+    /// four are an outage.
+    pub connect: Duration,
+    /// `tls`: the handshake. Default 10 s: two round trips and a slow origin.
+    pub tls: Duration,
+    /// `response`: from the end of the request to the head of the answer. Default 5 min: models
+    /// think before they speak. A rule may say otherwise.
+    pub response: Duration,
+    /// `idle`: between two pieces of a body. Default 10 min: a stream that says nothing for so long
+    /// sends no keep-alives either, and has been forgotten by the NATs on its way.
+    pub idle: Duration,
+}
+
+/// `upstream.pool`: connections that wait for their next request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// `per_host`: for one origin and one agent. Default 64: more calls at once than one agent
+    /// makes.
+    pub per_host: usize,
+    /// `total`. Default 2048, at about 20 KiB each.
+    pub total: usize,
+    /// `idle`: how long one waits. Default 50 s, under the 60 s after which load balancers close.
+    pub idle: Duration,
+    /// `age`: how long one lives. Default 10 min, so that a change of DNS is followed.
+    pub age: Duration,
+}
+
+/// `audit`: the record of every use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// `dir`. Default `audit` in the home.
+    pub dir: PathBuf,
+    /// `fsync`. Default every second: what `kill -9` must not lose is with the kernel before the
+    /// call goes out in any case, and a power failure then costs a second at most.
+    pub fsync: Fsync,
+    /// `retain`: how long files are kept. Default `forever`: what may be deleted, and when, is for
+    /// the people who answer for it.
+    pub retain: Retain,
+    /// `max_file`: size after which a new file begins. Default 256 MiB: some 500,000 records, and
+    /// small enough to open, ship and verify at one go.
+    pub max_file: u64,
+}
+
+/// When records are forced to disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before each call goes out. Costs the disk's latency on every call.
+    Always,
+    /// When the kernel likes.
+    Never,
+    /// Once in so long.
+    Every(Duration),
+}
+
+/// How long closed audit files are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retain {
+    /// Until somebody else removes them.
+    Forever,
+    /// For so long after their last record.
+    For(Duration),
+}
+
+/// `vault`: where secrets are kept, and what opens them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vault {
+    /// `store`. Default `vault.db` in the home.
+    pub store: PathBuf,
+    /// `key`. Default the file `master.key` in the home: a start without a person, and no weaker
+    /// than the account that Locum runs under.
+    pub key: KeySource,
+}
+
+/// `vault.key`: what the master key is made from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// `{file: PATH}`: a key file.
+    File(PathBuf),
+    /// `{passphrase: …}`: a passphrase, through Argon2id.
+    Passphrase(Passphrase),
+}
+
+/// `vault.key.passphrase`: where the passphrase comes from. Never from this file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Passphrase {
+    /// `prompt`: a person types it at the start.
+    Prompt,
+    /// `{file: PATH}`: the first line of a file.
+    File(PathBuf),
+    /// `{credential: NAME}`: a file in systemd's `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+/// `log`: what Locum says of itself, on standard error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Log {
+    /// `level`. Default `info`: what an operator acts on; requests are in the audit log.
+    pub level: Level,
+    /// `format`. Default `text`: for the person who has just started it. Services want `json`.
+    pub format: LogFormat,
+}
+
+/// `log.level`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// Somebody has to act.
+    Error,
+    /// Somebody should look.
+    Warn,
+    /// What happened.
+    Info,
+    /// Why it happened.
+    Debug,
+    /// How it happened.
+    Trace,
+}
+
+impl Level {
+    /// The word for it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Error => "error",
+            Self::Warn => "warn",
+            Self::Info => "info",
+            Self::Debug => "debug",
+            Self::Trace => "trace",
+        }
+    }
+}
+
+impl fmt::Display for Level {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// `log.format`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+/// `limits`: what a client may take, so that one cannot starve the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// `connections`: open at once. Default 10,000: two descriptors each, and 240 MiB if all are
+    /// intercepted.
+    pub connections: usize,
+    /// `connections_per_agent`. Default 2,000: a fleet under one token, but not the whole proxy.
+    pub connections_per_agent: usize,
+    /// `head_bytes`: of one request's head. Default 64 KiB: four times what nginx allows, because
+    /// cookies and traces are long; far under what hurts.
+    pub head_bytes: usize,
+    /// `headers`: fields of one request. Default 128: browsers send 20, SDKs 15.
+    pub headers: usize,
+    /// `handshake`: TLS with the agent. Default 10 s.
+    pub handshake: Duration,
+    /// `head_time`: from the first byte of a head to its end. Default 15 s: a head fits into ten
+    /// packets; what takes longer is slow on purpose.
+    pub head_time: Duration,
+    /// `idle_tunnel`: how long a tunnel may say nothing. Default 10 min: longer than the keep-alive
+    /// of every client seen, shorter than a forgotten one.
+    pub idle_tunnel: Duration,
+    /// `drain`: how long requests in flight may take at shutdown. Default 25 s, under the 30 s
+    /// after which Kubernetes kills.
+    pub drain: Duration,
+}
+
+const fn seconds(count: u64) -> Duration {
+    Duration::from_secs(count)
+}
+
+impl Config {
+    /// What an empty file means, with everything in `home`.
+    #[must_use]
+    pub fn defaults(home: &Path) -> Self {
+        Self {
+            proxy: Proxy::default(),
+            ops: Ops::default(),
+            upstream: Upstream::default(),
+            audit: Audit {
+                dir: home.join("audit"),
+                fsync: Fsync::Every(seconds(1)),
+                retain: Retain::Forever,
+                max_file: 256 << 20,
+            },
+            vault: Vault {
+                store: home.join("vault.db"),
+                key: KeySource::File(home.join("master.key")),
+            },
+            log: Log { level: Level::Info, format: LogFormat::Text },
+            limits: Limits::default(),
+        }
+    }
+
+    /// The file that `locum init` writes: every setting with its default, commented out, so that a
+    /// better default of a later version is not held back by a file that only repeats the old one.
+    /// Lines with `##` explain; a setting is set by removing the `#` before it and its sections.
+    #[must_use]
+    pub fn default_text() -> &'static str {
+        include_str!("config/locum.yaml")
+    }
+
+    /// Reads a configuration. Relative paths start at `home`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, each with its place and what to do.
+    pub fn parse(source: Source, home: &Path) -> Result<Self, Report> {
+        let document = Document::parse(source, &ReadLimits::CONFIG)?;
+        let mut reader = document.reader();
+        let config = read::config(&mut reader, document.root(), home);
+        reader.finish(config)
+    }
+
+    /// Reads a configuration file. One that does not exist means the defaults.
+    ///
+    /// # Errors
+    /// As [`Config::parse`]; also when the file cannot be read, or everyone can write it.
+    pub fn load(path: &Path, home: &Path) -> Result<Self, Report> {
+        let name = path.display().to_string();
+        match Source::read(path, &name, &ReadLimits::CONFIG)? {
+            Some(source) => Self::parse(source, home),
+            None => Ok(Self::defaults(home)),
+        }
+    }
+
+    /// The settings in which `new` differs and which this process cannot change while it runs.
+    /// All others (upstreams, the log's level) act from the next request on.
+    #[must_use]
+    pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
+        let fixed = [
+            // Sockets and their TLS are made once, before privileges are dropped.
+            ("proxy.listen", self.proxy.listen == new.proxy.listen),
+            ("proxy.tls", self.proxy.tls == new.proxy.tls),
+            ("ops.listen", self.ops.listen == new.ops.listen),
+            // One process writes one log and reads one vault, each under a lock.
+            ("audit", self.audit == new.audit),
+            ("vault", self.vault == new.vault),
+            // The log's writer is global to the process.
+            ("log.format", self.log.format == new.log.format),
+            // A live connection keeps the limits it began with; two sets at once would add up.
+            ("limits", self.limits == new.limits),
+        ];
+        fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
+    }
+}
+
+impl Default for Proxy {
+    fn default() -> Self {
+        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 3128))];
+        Self { listen, tls: None, allow_remote: false }
+    }
+}
+
+impl Default for Ops {
+    fn default() -> Self {
+        let listen = Some(SocketAddr::from(([127, 0, 0, 1], 3129)));
+        Self { listen, allow_remote: false }
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: seconds(10),
+            tls: seconds(10),
+            response: seconds(5 * 60),
+            idle: seconds(10 * 60),
+        }
+    }
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self { per_host: 64, total: 2048, idle: seconds(50), age: seconds(10 * 60) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            connections: 10_000,
+            connections_per_agent: 2_000,
+            head_bytes: 64 << 10,
+            headers: 128,
+            handshake: seconds(10),
+            head_time: seconds(15),
+            idle_tunnel: seconds(10 * 60),
+            drain: seconds(25),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@
 mod file;
 mod reader;
 mod report;
+mod scalar;
 mod suggest;
 mod syntax;
 mod tree;
@@ -297,4 +298,4 @@ impl Document {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

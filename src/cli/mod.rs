@@ -1,1 +1,159 @@
-//! To be written.
+//! The command line: what was typed, and which command it means.
+//!
+//! Exit codes: 0 for success, 1 for failure, 64 for a wrong command line, config or policy. Secrets
+//! never come by argument; they come from a prompt without echo, standard input, a private file, or
+//! an environment variable that is named.
+
+mod agent;
+mod audit;
+mod ca;
+mod credential;
+mod demo;
+mod doctor;
+mod env;
+mod import;
+mod init;
+mod output;
+mod policy;
+mod run;
+mod serve;
+mod set;
+mod vault;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::app::{Exit, Failure, Home};
+
+/// A forward proxy that holds the keys, so that agents need not.
+#[derive(Debug, Parser)]
+#[command(
+    name = "locum",
+    version,
+    propagate_version = true,
+    max_term_width = 100,
+    after_help = "Example:\n  locum init\n  locum credential add openai --provider openai < key.txt\n  locum agent add researcher\n  locum run --agent researcher -- python agent.py"
+)]
+struct Cli {
+    /// The home directory [env: LOCUM_HOME; default: the platform's data directory]
+    #[arg(long, global = true, value_name = "DIR")]
+    home: Option<PathBuf>,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Make a home: vault, CA, config, first policy
+    Init(init::Args),
+    /// Add, list, rotate and remove credentials
+    #[command(subcommand, visible_alias = "credentials")]
+    Credential(credential::Command),
+    /// Group credentials under one name
+    #[command(subcommand)]
+    Set(set::Command),
+    /// Add, list and revoke agents and their tokens
+    #[command(subcommand, visible_alias = "agents")]
+    Agent(agent::Command),
+    /// Run the proxy
+    Serve(serve::Args),
+    /// Run a program as an agent, through the proxy
+    Run(run::Args),
+    /// Print the environment of an agent, for a shell to read
+    Env(env::Args),
+    /// Check policies
+    #[command(subcommand)]
+    Policy(policy::Command),
+    /// Search and verify the audit log
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Show the CA that agents trust
+    #[command(subcommand)]
+    Ca(ca::Command),
+    /// Look after the vault
+    #[command(subcommand)]
+    Vault(vault::Command),
+    /// Check a home and its proxy, and say what to mend
+    Doctor(doctor::Args),
+    /// See all of it work on this machine, in a throw-away home
+    Demo(demo::Args),
+}
+
+/// Parses the command line, does what it says, and reports.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let failed = error.use_stderr();
+            // Nobody is left to tell when the terminal is gone.
+            let _ = error.print();
+            return if failed { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
+        }
+    };
+    match dispatch(cli) {
+        Ok(code) => code,
+        Err(failure) => {
+            output::report(&failure);
+            ExitCode::from(failure.exit() as u8)
+        }
+    }
+}
+
+fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
+    let home = cli.home;
+    let locate = || Home::locate(home.as_deref());
+    let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
+    match cli.command {
+        Command::Init(args) => done(init::run(&locate()?, &args)),
+        Command::Credential(command) => done(credential::run(&locate()?, command)),
+        Command::Set(command) => done(set::run(&locate()?, command)),
+        Command::Agent(command) => done(agent::run(&locate()?, command)),
+        Command::Serve(args) => done(serve::run(&locate()?, &args)),
+        Command::Run(args) => run::run(&locate()?, &args),
+        Command::Env(args) => done(env::run(&locate()?, &args)),
+        Command::Policy(command) => policy::run(&locate()?, command),
+        Command::Audit(command) => audit::run(&locate()?, command),
+        Command::Ca(command) => done(ca::run(&locate()?, command)),
+        Command::Vault(command) => done(vault::run(&locate()?, command)),
+        Command::Doctor(args) => doctor::run(&locate()?, &args),
+        Command::Demo(args) => demo::run(&args),
+    }
+}
+
+/// The runtime of the commands that serve. Panics of a task end that task's connection only.
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("locum")
+        .build()
+        .map_err(|e| Failure::new(format!("the runtime cannot be started: {e}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent_and_every_command_has_an_example() {
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        fn walk(command: &clap::Command, missing: &mut Vec<String>) {
+            let leaf = !command.has_subcommands();
+            let example =
+                command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
+            if leaf && !example && command.get_name() != "help" {
+                missing.push(command.get_name().to_owned());
+            }
+            command.get_subcommands().for_each(|c| walk(c, missing));
+        }
+        let mut missing = Vec::new();
+        walk(&command, &mut missing);
+        assert!(missing.is_empty(), "no example in: {missing:?}");
+    }
+}

@@ -68,13 +68,18 @@ impl<'d> Reader<'d> {
         let entries = self.entries(node)?;
         for (key, _) in entries {
             if !known.contains(&&*key.text) {
-                self.unknown_key(key, known);
+                self.unknown_key(node, key, known);
             }
         }
         Some(Map { reader: self, node, entries, known })
     }
 
-    fn unknown_key(&mut self, key: &Key, known: &[&str]) {
+    fn unknown_key(&mut self, map: &Node, key: &Key, known: &[&str]) {
+        if is_sensitive(&self.document.path(map)) {
+            // A mapping where a secret was meant to be: its keys may be the secret.
+            let advice = format!("known here: {}", known.join(", "));
+            return self.problem_with_help(map, "a key here is unknown", advice);
+        }
         let message = format!("unknown key `{}`", inline(&key.text));
         let advice = match suggest(&key.text, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),

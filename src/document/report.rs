@@ -3,7 +3,7 @@
 
 use std::fmt;
 
-use super::tree::hidden;
+use super::scalar::hidden;
 use super::{Position, Source};
 
 /// One mistake in one file.
@@ -257,11 +257,10 @@ pub(super) fn path_index(path: &mut String, index: usize) {
     path.push(']');
 }
 
-/// Whether a key is called so that its value should never be shown. These files should hold no
+/// Whether a key, or a path of keys, is called so that its value should never be shown. These files should hold no
 /// secret; but the mistake that brings one in is the one that gets reported.
 pub(super) fn is_sensitive(key: &str) -> bool {
-    const NAMES: [&str; 7] =
-        ["token", "secret", "passw", "passphrase", "api_key", "apikey", "private_key"];
+    const NAMES: [&str; 6] = ["token", "secret", "passw", "passphrase", "apikey", "_key"];
     let key = key.to_ascii_lowercase().replace('-', "_");
     NAMES.iter().any(|name| key.contains(name))
 }
@@ -273,12 +272,23 @@ enum Visible {
 }
 
 /// How much of a line may be shown, judged by the text alone: a file that is no YAML has no tree to
-/// ask. `None` when the line belongs to the value of a sensitive key further up.
+/// ask. `None` when the line belongs to the value of a sensitive key further up, or to a PEM block.
 fn visible(source: &Source, index: usize, line: &str) -> Option<Visible> {
-    if under_sensitive_key(source, index, line) {
+    let from = index.saturating_sub(LOOK_BACK);
+    let above: Vec<&str> = source.lines_from(from).take(index - from).collect();
+    if under_sensitive_key(&above, line) || inside_pem(&above) {
         return None;
     }
-    Some(sensitive_key(line).map_or(Visible::All, Visible::Until))
+    let end = sensitive_key(line).into_iter().chain(userinfo(line)).min();
+    Some(end.map_or(Visible::All, Visible::Until))
+}
+
+/// Where a URL's user name and password begin: `http://user:password@proxy:3128`.
+fn userinfo(line: &str) -> Option<usize> {
+    line.match_indices("://").map(|(colon, mark)| colon + mark.len()).find(|start| {
+        let authority = line.get(*start..).unwrap_or_default();
+        authority.split(['/', '?', '#', ' ']).next().is_some_and(|text| text.contains('@'))
+    })
 }
 
 /// The end of the first sensitive key of a line, after its colon.
@@ -296,12 +306,10 @@ fn sensitive_key(line: &str) -> Option<usize> {
 /// How far up the lines are searched for a key that a line belongs to.
 const LOOK_BACK: usize = 200;
 
-fn under_sensitive_key(source: &Source, index: usize, line: &str) -> bool {
+fn under_sensitive_key(above: &[&str], line: &str) -> bool {
     let mut depth = indent(line);
-    let from = index.saturating_sub(LOOK_BACK);
-    let above: Vec<&str> = source.lines_from(from).take(index - from).collect();
     let mut nearest = true;
-    for line in above.into_iter().rev().filter(|line| !line.trim().is_empty()) {
+    for line in above.iter().rev().filter(|line| !line.trim().is_empty()) {
         let inside = indent(line) < depth || (nearest && line.trim_end().ends_with(':'));
         if inside && (line.len() > LONGEST || sensitive_key(line).is_some()) {
             return true;
@@ -310,6 +318,12 @@ fn under_sensitive_key(source: &Source, index: usize, line: &str) -> bool {
         nearest = false;
     }
     false
+}
+
+/// Whether a PEM block (RFC 7468) is open: a private key that was pasted in.
+fn inside_pem(above: &[&str]) -> bool {
+    let mark = above.iter().rev().find(|line| line.contains("-----"));
+    mark.is_some_and(|line| line.contains("-----BEGIN"))
 }
 
 /// Depth of a line; an item of a list stands one deeper than a key of the same indentation.

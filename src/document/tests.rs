@@ -12,7 +12,8 @@ pub(crate) fn check_golden(path: &str, golden: &str, cases: &[&str], render: fn(
     for (index, case) in cases.iter().enumerate() {
         let shown: String = case.trim_end().chars().take(300).collect();
         let shown = shown.replace('\t', "<tab>").replace('\r', "<cr>");
-        let shown: String = shown.chars().map(|c| if tree::hidden(c) { '?' } else { c }).collect();
+        let shown: String =
+            shown.chars().map(|c| if scalar::hidden(c) { '?' } else { c }).collect();
         let bar = "-".repeat(20);
         let _ = write!(actual, "{bar} {index}\n{shown}\n{bar}\n{}\n\n", render(case));
     }
@@ -157,6 +158,9 @@ fn no_report_repeats_a_secret() {
         "inner: {deep: 1, \"token\": hunter2, x: [}\n",
         "inner: {deep: 1, clientSecret: hunter2, deep: 2}\n",
         "api_key: 'hunter2\n",
+        "size: http://user:hunter2@proxy:3128\n",
+        "name: -----BEGIN PRIVATE KEY-----\nhunter2\n",
+        "master_key: [hunter2\n",
     ] {
         let report = sample_report(yaml);
         assert!(report.contains("t.yaml:"), "{report}");

@@ -6,7 +6,8 @@
 use granit_parser::{ErrorKind, Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput};
 
 use super::file::end_of;
-use super::report::{inline, path_index, path_key};
+use super::report::{inline, is_sensitive, path_index, path_key};
+use super::scalar::{Form, form_of, hidden};
 use super::syntax::{self, ALIAS_ADVICE, ANCHOR_ADVICE, TAG_ADVICE};
 use super::{Document, Key, Limits, Node, Position, Problem, Report, Source, Spot, Value};
 
@@ -54,17 +55,6 @@ fn refuse_characters(source: &Source) -> Result<(), Report> {
         );
     }
     report.into_result()
-}
-
-/// Characters that may stand in no file and no value, but for tab and line end.
-pub(super) fn hidden(c: char) -> bool {
-    match c {
-        '\t' | '\n' => false,
-        _ if c.is_control() => true,
-        // Line ends in some programs only, then what turns the direction of writing.
-        '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => true,
-        _ => matches!(c, '\u{feff}' | '\u{fffe}' | '\u{ffff}'),
-    }
 }
 
 /// A collection that is not closed yet.
@@ -272,7 +262,7 @@ impl Builder {
 
     /// A number by JSON's grammar (RFC 8259 section 6), or text.
     fn number(&mut self, text: &str, at: Position) -> Value {
-        let value = match number_form(text) {
+        let value = match form_of(text) {
             Form::Text => Some(Value::String(text.into())),
             Form::Whole => text.parse().ok().map(Value::Int),
             Form::Decimal => text.parse().ok().filter(|f: &f64| f.is_finite()).map(Value::Float),
@@ -364,10 +354,14 @@ impl Builder {
 
     fn refuse_duplicates(&mut self, entries: &[(Key, Node)]) {
         for (first, second) in duplicates(entries) {
-            let message =
-                format!("the key `{}` was already set at {}", inline(&second.text), first.at);
             let mut path = self.path();
-            path_key(&mut path, &second.text);
+            let name = if is_sensitive(&path) {
+                "a key".to_owned()
+            } else {
+                path_key(&mut path, &second.text);
+                format!("the key `{}`", inline(&second.text))
+            };
+            let message = format!("{name} was already set at {}", first.at);
             let problem = file_problem(&self.source, Some(second.at), message);
             self.report.push(Problem { path, ..problem.help("keep one of the two") });
         }
@@ -386,38 +380,6 @@ pub(super) fn position(marker: &Marker) -> Position {
         line: u32::try_from(marker.line()).unwrap_or(u32::MAX),
         column: u32::try_from(marker.col()).unwrap_or(u32::MAX).saturating_add(1),
     }
-}
-
-enum Form {
-    Text,
-    Whole,
-    Decimal,
-}
-
-fn number_form(text: &str) -> Form {
-    let unsigned = text.strip_prefix('-').unwrap_or(text);
-    let digits = |s: &str| s.bytes().take_while(u8::is_ascii_digit).count();
-    let whole = digits(unsigned);
-    if whole == 0 || (whole > 1 && unsigned.starts_with('0')) {
-        return Form::Text;
-    }
-    let mut rest = &unsigned[whole..];
-    if rest.is_empty() {
-        return Form::Whole;
-    }
-    if let Some(fraction) = rest.strip_prefix('.') {
-        let count = digits(fraction);
-        if count == 0 {
-            return Form::Text;
-        }
-        rest = &fraction[count..];
-    }
-    if let Some(exponent) = rest.strip_prefix(['e', 'E']) {
-        let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
-        let count = digits(exponent);
-        rest = if count == 0 { rest } else { &exponent[count..] };
-    }
-    if rest.is_empty() { Form::Decimal } else { Form::Text }
 }
 
 /// Up to this many keys, comparing each with each is faster than sorting.

@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn every_code_makes_a_complete_answer() {
         for code in Code::ALL {
-            let refusal = Refusal::new(*code).because("only for the operator");
+            let refusal = Refusal::new(*code).because("for nobody else's eyes");
             let response = respond(&refusal, RequestId([7; 16]));
             assert_eq!(response.status(), code.status());
             assert_eq!(response.headers()["content-type"], "application/problem+json");
@@ -82,7 +82,7 @@ mod tests {
             for key in ["type", "title", "status", "detail", "instance", "hint"] {
                 assert!(problem.get(key).is_some(), "{code} has no {key}");
             }
-            assert!(!body.windows(8).any(|w| w == b"operator"), "{code} shows the reason");
+            assert!(!body.windows(8).any(|w| w == b"nobody e"), "{code} shows the reason");
         }
     }
 }

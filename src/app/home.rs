@@ -1,0 +1,162 @@
+//! The one directory that everything is in, and the names in it.
+
+use std::env;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Failure;
+use crate::files::{self, FileError};
+
+/// A home: one directory of mode 0700.
+#[derive(Clone, Debug)]
+pub struct Home {
+    path: PathBuf,
+}
+
+impl Home {
+    /// The home that the flag names, or `LOCUM_HOME`, or the platform's data directory.
+    ///
+    /// # Errors
+    /// When none of them is given and there is no home directory to look in.
+    pub fn locate(flag: Option<&Path>) -> Result<Self, Failure> {
+        let given = flag.map(Path::to_owned).or_else(|| env_path("LOCUM_HOME"));
+        let path = match given.or_else(default_home) {
+            Some(path) => path,
+            None => {
+                return Err(Failure::usage("there is no home to work in")
+                    .help("give one with --home DIR, or set LOCUM_HOME"));
+            }
+        };
+        let path = std::path::absolute(&path)
+            .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
+        Ok(Self { path })
+    }
+
+    /// Whether `init` was run here.
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        self.vault().symlink_metadata().is_ok()
+    }
+
+    /// An error that says what to run, when `init` was not.
+    ///
+    /// # Errors
+    /// When there is no vault here.
+    pub fn require(&self) -> Result<(), Failure> {
+        if !self.exists() {
+            return Err(Failure::usage(format!("{} is not a Locum home", self.path.display()))
+                .help("run `locum init`, or name the right home with --home DIR or LOCUM_HOME"));
+        }
+        Ok(files::check_directory(&self.path)?)
+    }
+
+    /// The directory itself.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The process config.
+    #[must_use]
+    pub fn config(&self) -> PathBuf {
+        self.path.join("locum.yaml")
+    }
+
+    /// The policies' directory.
+    #[must_use]
+    pub fn policies(&self) -> PathBuf {
+        self.path.join("policies")
+    }
+
+    /// The vault.
+    #[must_use]
+    pub fn vault(&self) -> PathBuf {
+        self.path.join("vault.db")
+    }
+
+    /// The master key's default file.
+    #[must_use]
+    pub fn master_key(&self) -> PathBuf {
+        self.path.join("master.key")
+    }
+
+    /// Our CA's certificate, alone.
+    #[must_use]
+    pub fn ca(&self) -> PathBuf {
+        self.path.join("ca.pem")
+    }
+
+    /// The system's roots and our CA.
+    #[must_use]
+    pub fn bundle(&self) -> PathBuf {
+        self.path.join("ca-bundle.pem")
+    }
+
+    /// The audit log's default directory.
+    #[must_use]
+    pub fn audit(&self) -> PathBuf {
+        self.path.join("audit")
+    }
+
+    /// Where `run` and `env` put the files of their clients.
+    #[must_use]
+    pub fn clients(&self) -> PathBuf {
+        self.path.join("clients")
+    }
+
+    fn serving_file(&self) -> PathBuf {
+        self.path.join("serve.json")
+    }
+
+    /// Says where the proxy of this home listens.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn announce(&self, serving: &Serving) -> Result<(), FileError> {
+        // Plain strings and numbers always serialise.
+        let text = serde_json::to_vec_pretty(serving).unwrap_or_default();
+        files::replace_private(&self.serving_file(), &text)
+    }
+
+    /// Takes the announcement back.
+    pub fn withdraw(&self) {
+        // Gone already, or a next proxy's start will replace it.
+        let _ = std::fs::remove_file(self.serving_file());
+    }
+
+    /// Where the proxy of this home said that it listens. It may have been killed since: the lock of
+    /// the audit log tells.
+    #[must_use]
+    pub fn announced(&self) -> Option<Serving> {
+        let text = files::read_private(&self.serving_file(), 64 * 1024).ok()?;
+        serde_json::from_slice(&text).ok()
+    }
+}
+
+/// Where a proxy listens.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Serving {
+    /// Its process.
+    pub pid: u32,
+    /// Its proxy ports.
+    pub proxy: Vec<SocketAddr>,
+    /// Its operations port.
+    pub ops: Option<SocketAddr>,
+}
+
+fn env_path(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from)
+}
+
+/// `$XDG_DATA_HOME/locum` or `~/.local/share/locum`; on macOS `~/Library/Application Support/locum`.
+fn default_home() -> Option<PathBuf> {
+    if let Some(data) = env_path("XDG_DATA_HOME").filter(|p| p.is_absolute()) {
+        return Some(data.join("locum"));
+    }
+    let home = env_path("HOME")?;
+    let data =
+        if cfg!(target_os = "macos") { "Library/Application Support" } else { ".local/share" };
+    Some(home.join(data).join("locum"))
+}

@@ -1,0 +1,194 @@
+//! `locum init`: everything a home needs, made once. What is there stays as it is.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::SystemTime;
+
+use super::open::{
+    CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, ca_certificate, passphrase, write_anchor,
+};
+use super::{Failure, Home};
+use crate::config::{self, Config, Passphrase};
+use crate::environment;
+use crate::files::{self, FileError};
+use crate::policy::{FIRST_POLICY, STRICT_POLICY};
+use crate::secret::Secret;
+use crate::tls::CertificateAuthority;
+use crate::vault::{MasterKey, PassphraseParams, Vault};
+
+/// What opens a new vault.
+#[derive(Clone, Debug)]
+pub enum KeyChoice {
+    /// What the config says; a generated key file unless it says otherwise.
+    Config,
+    /// A passphrase from there, written to the new config.
+    Passphrase(Passphrase),
+}
+
+/// What `init` did.
+#[derive(Debug)]
+pub struct Init {
+    /// Where.
+    pub home: Home,
+    /// What was made, in order; empty when all was there.
+    pub made: Vec<PathBuf>,
+}
+
+/// Makes what is missing of a home. Safe to run twice, and after a run that was cut short.
+///
+/// # Errors
+/// When a file or directory is loose, a link, or cannot be made; nothing that was there is changed.
+pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure> {
+    let mut made = Vec::new();
+    let fresh = home.path().symlink_metadata().is_err();
+    files::create_directory(home.path())?;
+    require_closed(home)?;
+    if fresh {
+        made.push(home.path().to_owned());
+    }
+    write_new(&mut made, home.config(), config_text(key).as_bytes())?;
+    let config = Config::load(&home.config(), home.path())?;
+    make_policies(&mut made, home, strict)?;
+    make_vault(&mut made, home, &config)?;
+    files::create_directory(&config.audit.dir)?;
+    let mut opened = Opened::open(home)?;
+    if make_authority(&mut opened.vault)? {
+        made.push(home.ca());
+    }
+    opened.changed()?;
+    write_certificates(&opened)?;
+    Ok(Init { home: home.clone(), made })
+}
+
+/// A home's directory lets nobody else in. An existing one is not changed behind its owner's back.
+fn require_closed(home: &Home) -> Result<(), Failure> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = fs::symlink_metadata(home.path())
+        .map_err(|e| Failure::new(format!("{}: {e}", home.path().display())))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    let path = home.path().display();
+    Err(Failure::new(format!("{path} has mode {mode:04o}, and others could look into it"))
+        .help(format!("run `chmod 700 {path}`, or choose another home")))
+}
+
+/// The commented defaults, with the passphrase's source in place of the key file if one was chosen.
+fn config_text(key: &KeyChoice) -> String {
+    let text = Config::default_text();
+    match key {
+        KeyChoice::Config => text.to_owned(),
+        KeyChoice::Passphrase(source) => {
+            format!("{text}\nvault:\n  key:\n    passphrase: {}\n", yaml(source))
+        }
+    }
+}
+
+fn yaml(source: &Passphrase) -> String {
+    // JSON strings are YAML strings, whatever is in them.
+    let quoted = |text: &str| serde_json::Value::from(text).to_string();
+    match source {
+        Passphrase::Prompt => "prompt".to_owned(),
+        Passphrase::File(path) => format!("{{file: {}}}", quoted(&path.to_string_lossy())),
+        Passphrase::Credential(name) => format!("{{credential: {}}}", quoted(name)),
+    }
+}
+
+fn make_policies(made: &mut Vec<PathBuf>, home: &Home, strict: bool) -> Result<(), Failure> {
+    let directory = home.policies();
+    let fresh = directory.symlink_metadata().is_err();
+    files::create_directory(&directory)?;
+    if !fresh {
+        return Ok(()); // Whoever emptied it meant to.
+    }
+    let text = if strict { STRICT_POLICY } else { FIRST_POLICY };
+    write_new(made, directory.join("first.yaml"), text.as_bytes())
+}
+
+fn make_vault(made: &mut Vec<PathBuf>, home: &Home, config: &Config) -> Result<(), Failure> {
+    let store = &config.vault.store;
+    if store.symlink_metadata().is_ok() {
+        return Ok(());
+    }
+    let master = match &config.vault.key {
+        config::KeySource::File(path) => key_file(made, path)?,
+        config::KeySource::Passphrase(source) => {
+            let text = new_passphrase(source)?;
+            MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?
+        }
+    };
+    match Vault::create(store, &master) {
+        Ok(_) => made.push(store.clone()),
+        // Another `init` was faster; this one goes on with its vault.
+        Err(error) if home.exists() => tracing::debug!(%error, "the vault is there already"),
+        Err(error) => return Err(error.into()),
+    }
+    Ok(())
+}
+
+fn key_file(made: &mut Vec<PathBuf>, path: &std::path::Path) -> Result<MasterKey, Failure> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(MasterKey::load(path)?);
+    }
+    let master = MasterKey::generate()?;
+    master.save_new(path)?;
+    made.push(path.to_owned());
+    Ok(master)
+}
+
+/// A passphrase that is asked for is asked for twice: a typing mistake would lose the vault.
+fn new_passphrase(source: &Passphrase) -> Result<Secret, Failure> {
+    let first = passphrase(source, "New passphrase for the vault: ")?;
+    if matches!(source, Passphrase::Prompt) {
+        let second = passphrase(source, "The same again: ")?;
+        let same = first.expose(|a| second.expose(|b| a == b));
+        if !same {
+            return Err(Failure::usage("the two passphrases differ").help("run `locum init` again"));
+        }
+    }
+    Ok(first)
+}
+
+/// Makes the CA, and seals it in the vault; false when the vault has one.
+fn make_authority(vault: &mut Vault) -> Result<bool, Failure> {
+    if vault.open_item(CA_KEY_ITEM).is_ok() && vault.open_item(CA_CERTIFICATE_ITEM).is_ok() {
+        return Ok(false);
+    }
+    let material = CertificateAuthority::generate(SystemTime::now())?;
+    let certificate = Secret::new(material.certificate_pem.into_bytes());
+    vault.seal_item(CA_CERTIFICATE_ITEM, &certificate)?;
+    vault.seal_item(CA_KEY_ITEM, &material.key)?;
+    Ok(true)
+}
+
+/// Writes `ca.pem` and `ca-bundle.pem` from what the vault and the system have now.
+pub(super) fn write_certificates(opened: &Opened) -> Result<environment::Bundle, Failure> {
+    let certificate = ca_certificate(&opened.vault)?;
+    replace_if_other(&opened.home.ca(), certificate.as_bytes())?;
+    let inherited = std::env::var_os("SSL_CERT_FILE");
+    let roots = environment::system_roots(inherited.as_deref(), &opened.home.bundle());
+    let bundle = environment::bundle(&roots, &certificate)
+        .map_err(|e| Failure::new(format!("the CA bundle cannot be made: {e}")))?;
+    replace_if_other(&opened.home.bundle(), bundle.pem().as_bytes())?;
+    write_anchor(&opened.vault, &opened.config)?;
+    Ok(bundle)
+}
+
+/// A file that says the same is left alone: clients may be reading it.
+fn replace_if_other(path: &std::path::Path, bytes: &[u8]) -> Result<(), FileError> {
+    match files::read_private(path, 16 * 1024 * 1024) {
+        Ok(there) if *there == bytes => Ok(()),
+        Ok(_) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
+        Err(error) => Err(error),
+    }
+}
+
+fn write_new(made: &mut Vec<PathBuf>, path: PathBuf, bytes: &[u8]) -> Result<(), Failure> {
+    if path.symlink_metadata().is_ok() {
+        return Ok(files::check_private(&path)?);
+    }
+    files::create_private(&path, bytes)?;
+    made.push(path);
+    Ok(())
+}

@@ -1,0 +1,396 @@
+//! Keeping a running proxy in step with its home: the vault, the policies, the audit anchor.
+//!
+//! One look every quarter of a second covers what other processes change (commands on the vault,
+//! editors and git on the policies), so that a change acts well within a second on any file system.
+//! What cannot be read leaves the last good state in force, and says so.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::Mutex;
+
+use super::open::{Opened, drain_journal, load_policy, open_vault, write_anchor};
+use super::{Failure, Home};
+use crate::audit::AuditLog;
+use crate::authn::{Authenticate, Authenticator};
+use crate::config::Config;
+use crate::metrics::{Metrics, Readings};
+use crate::ops::{Observe, Readiness};
+use crate::policy::Policy;
+use crate::proxy::{Gateway, Refresh, State};
+use crate::record::{AuditSink as _, Event};
+use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
+
+/// How often the home is looked at.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// How soon one look may follow another that a request asked for. Bounds what unknown names cost.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How often the vault notes where the audit log is.
+const ANCHOR_EVERY: Duration = Duration::from_secs(1);
+
+/// Watches over a running proxy.
+pub struct Keeper {
+    home: Home,
+    audit: Arc<AuditLog>,
+    metrics: Arc<Metrics>,
+    gateway: std::sync::OnceLock<Arc<Gateway>>,
+    seen: Mutex<Seen>,
+}
+
+/// What was seen at the last look. Behind a lock that is held while files are read, and never on
+/// the request path.
+struct Seen {
+    vault: Vault,
+    master: MasterKey,
+    config: Config,
+    mark: Option<ChangeMark>,
+    snapshot: Option<Arc<Snapshot>>,
+    vault_problem: Option<String>,
+    policy: Arc<Policy>,
+    policy_stamp: Vec<FileStamp>,
+    policy_problem: Option<String>,
+    generation: u64,
+    looked: Option<Instant>,
+    anchored: (Instant, u64),
+}
+
+/// Tells whether a file may have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct FileStamp {
+    path: PathBuf,
+    length: u64,
+    inode: u64,
+    modified: Option<SystemTime>,
+}
+
+impl Keeper {
+    /// Takes over an opened home.
+    ///
+    /// # Errors
+    /// When the vault or the policies cannot be read: a proxy does not start on a bad home.
+    pub(super) fn new(
+        opened: Opened,
+        audit: Arc<AuditLog>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, Failure> {
+        let Opened { home, config, vault, master } = opened;
+        let mark = vault.change_mark()?;
+        let snapshot = Arc::new(vault.snapshot()?);
+        let stamp = stamp(&home.policies());
+        let policy = Arc::new(load_policy(&home.policies())?);
+        metrics.reload("policy", true);
+        metrics.reload("config", true);
+        let seen = Seen {
+            vault,
+            master,
+            config,
+            mark: Some(mark),
+            snapshot: Some(snapshot),
+            vault_problem: None,
+            policy,
+            policy_stamp: stamp,
+            policy_problem: None,
+            generation: 1,
+            looked: None,
+            anchored: (Instant::now(), 0),
+        };
+        Ok(Self {
+            home,
+            audit,
+            metrics,
+            gateway: std::sync::OnceLock::new(),
+            seen: Mutex::new(seen),
+        })
+    }
+
+    /// The state to start with.
+    pub(super) fn first_state(&self) -> State {
+        self.seen.lock().state()
+    }
+
+    /// Says whose state to keep.
+    pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
+        let _already_set = self.gateway.set(Arc::clone(gateway));
+        gateway.refresh_with(Arc::<Self>::clone(self));
+    }
+
+    /// Looks at the vault and the policies, and puts what changed in force. True when anything did.
+    /// Blocks on files.
+    pub(super) fn look(&self, thorough: bool) -> bool {
+        let mut seen = self.seen.lock();
+        let vault = self.look_at_vault(&mut seen);
+        let policy = (thorough || !vault) && self.look_at_policies(&mut seen, thorough);
+        seen.looked = Some(Instant::now());
+        if (vault || policy)
+            && let Some(gateway) = self.gateway.get()
+        {
+            gateway.set_state(seen.state());
+        }
+        vault || policy
+    }
+
+    fn look_at_vault(&self, seen: &mut Seen) -> bool {
+        match seen.read_vault() {
+            Ok(false) => false,
+            Ok(true) => {
+                if seen.vault_problem.take().is_some() {
+                    tracing::info!("the vault can be used again");
+                }
+                if let Err(error) = write_anchor(&seen.vault, &seen.config)
+                    .and_then(|()| drain_journal(&seen.vault, &seen.config, &self.audit))
+                {
+                    tracing::error!(%error, "a change of the vault was not recorded yet");
+                    seen.mark = None; // Again at the next look.
+                }
+                true
+            }
+            Err(error) => {
+                let text = error.to_string();
+                let news = seen.vault_problem.as_ref() != Some(&text);
+                if news {
+                    tracing::error!(
+                        error = text,
+                        "the vault cannot be used; no credential is injected"
+                    );
+                    self.note("vault-unusable", &text);
+                }
+                seen.vault_problem = Some(text);
+                seen.mark = None;
+                // Fails closed: what was revoked since could not be seen any more.
+                seen.snapshot.take().is_some()
+            }
+        }
+    }
+
+    fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> bool {
+        let now = stamp(&self.home.policies());
+        // A file that was written in this very moment may be written again within the same tick.
+        let settled = now.iter().all(|file| file.is_settled());
+        if !thorough && settled && now == seen.policy_stamp {
+            return false;
+        }
+        seen.policy_stamp = if settled { now } else { Vec::new() };
+        match load_policy(&self.home.policies()) {
+            Ok(policy) if policy.digest() == seen.policy.digest() => {
+                seen.policy_problem = None;
+                self.metrics.reload("policy", true);
+                false
+            }
+            Ok(policy) => {
+                seen.generation += 1;
+                seen.policy = Arc::new(policy);
+                seen.policy_problem = None;
+                self.metrics.reload("policy", true);
+                let (generation, digest) = (seen.generation, seen.policy.digest().to_owned());
+                tracing::info!(generation, digest, rules = seen.policy.len(), "policy reloaded");
+                self.note("policy-reloaded", &format!("generation {generation}, digest {digest}"));
+                true
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if seen.policy_problem.as_ref() != Some(&text) {
+                    tracing::error!(
+                        error = text,
+                        "the new policy has mistakes; the last good one stays in force"
+                    );
+                    self.note("policy-rejected", "the last good policy stays in force");
+                }
+                seen.policy_problem = Some(text);
+                self.metrics.reload("policy", false);
+                false
+            }
+        }
+    }
+
+    fn note(&self, event: &'static str, detail: &str) {
+        let event = Event {
+            event,
+            subject: None,
+            detail: Some(detail.to_owned()),
+            by: None,
+            vault_epoch: None,
+        };
+        // An unwritable audit log shows in its own metric and in the readiness.
+        let _unrecorded = self.audit.event(&event);
+    }
+
+    /// Notes in the vault how far the audit log is, about once a second.
+    pub(super) fn anchor(&self, now: bool) {
+        let anchor = self.audit.anchor();
+        let mut seen = self.seen.lock();
+        let (at, seq) = seen.anchored;
+        if seq == anchor.seq || (!now && at.elapsed() < ANCHOR_EVERY) {
+            return;
+        }
+        match seen.vault.set_audit_anchor(anchor.seq, &anchor.mac) {
+            Ok(()) => seen.anchored = (Instant::now(), anchor.seq),
+            Err(error) => {
+                tracing::warn!(%error, "the audit log could not be anchored in the vault")
+            }
+        }
+    }
+
+    /// The config in force.
+    pub(super) fn config(&self) -> Config {
+        self.seen.lock().config.clone()
+    }
+
+    /// Takes a new config's place in force.
+    pub(super) fn set_config(&self, config: Config) {
+        self.seen.lock().config = config;
+    }
+}
+
+impl Seen {
+    /// Reads the vault if it changed; true when it did.
+    fn read_vault(&mut self) -> Result<bool, Failure> {
+        if self.vault.was_replaced() {
+            let path = self.vault.path().to_owned();
+            self.vault = open_vault(&path, &self.master, &self.config)?;
+            self.mark = None;
+        }
+        let mark = self.vault.change_mark()?;
+        if self.mark == Some(mark) {
+            return Ok(false);
+        }
+        let snapshot = self.vault.snapshot()?;
+        let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch);
+        if self.snapshot.as_ref().is_some_and(|old| old.epoch > snapshot.epoch) {
+            return Err(Failure::new("the vault was put back to an older state")
+                .help("put back the newest copy of the vault"));
+        }
+        self.mark = Some(mark);
+        self.snapshot = Some(Arc::new(snapshot));
+        Ok(!same)
+    }
+
+    fn state(&self) -> State {
+        let policy = Arc::clone(&self.policy);
+        let generation = self.generation;
+        match &self.snapshot {
+            Some(snapshot) => State {
+                policy,
+                generation,
+                credentials: Arc::clone(&snapshot.credentials),
+                authn: Arc::new(Authenticator::new(
+                    &snapshot.workspace,
+                    Arc::clone(&snapshot.tokens),
+                    Arc::clone(&snapshot.token_key),
+                )),
+                sealed: Some(Arc::clone(snapshot)),
+            },
+            None => State {
+                policy,
+                generation,
+                credentials: Arc::default(),
+                authn: Arc::new(Nobody),
+                sealed: None,
+            },
+        }
+    }
+}
+
+/// Lets nobody in: for the time in which nobody can be told from anybody.
+struct Nobody;
+
+impl Authenticate for Nobody {
+    fn authenticate(
+        &self,
+        _: &crate::agent::UserName,
+        _: &str,
+        _: i64,
+    ) -> Result<crate::agent::Identity, crate::authn::Denied> {
+        Err(crate::authn::Denied::Unknown)
+    }
+
+    fn still_valid(&self, _: &crate::agent::Identity, _: i64) -> bool {
+        false
+    }
+}
+
+impl Refresh for Keeper {
+    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+        Box::pin(async move {
+            // Whoever holds the lock is looking; what it finds acts on the next request.
+            let recent = match self.seen.try_lock() {
+                Some(seen) => seen.looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN),
+                None => false,
+            };
+            if recent {
+                return false;
+            }
+            // A look at an unchanged vault is one `stat` and one counter; at a changed one, it reads
+            // the vault: for large ones milliseconds, on a thread that may block.
+            tokio::task::block_in_place(|| self.look(false))
+        })
+    }
+}
+
+impl Observe for Keeper {
+    fn readings(&self) -> Readings {
+        let Some(gateway) = self.gateway.get() else { return Readings::default() };
+        let (leaves, pool, audit) =
+            (gateway.leaves(), gateway.upstream().pool_counts(), self.audit.stats());
+        let seen = self.seen.lock();
+        Readings {
+            leaves_issued: leaves.issued(),
+            leaves_cached: leaves.len() as u64,
+            pool_idle: pool.idle as u64,
+            pool_opened: pool.opened,
+            pool_reused: pool.reused,
+            vault_up: seen.snapshot.is_some(),
+            vault_epoch: seen.snapshot.as_ref().map_or(0, |s| s.epoch),
+            credentials: seen.snapshot.as_ref().map_or(0, |s| s.credentials.len() as u64),
+            audit_up: self.audit.healthy(),
+            audit_records: audit.accesses + audit.outcomes + audit.events,
+            audit_failures: audit.refused_accesses + audit.lost_outcomes + audit.lost_events,
+            policy_generation: seen.generation,
+            policy_rules: seen.policy.len() as u64,
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let seen = self.seen.lock();
+        let mut problems = Vec::new();
+        if let Some(problem) = &seen.vault_problem {
+            problems.push(format!("vault: {problem}"));
+        }
+        if !self.audit.healthy() {
+            let trouble = self.audit.trouble().unwrap_or_else(|| "not writable".to_owned());
+            problems.push(format!("audit: {trouble}"));
+        }
+        Readiness { ready: problems.is_empty(), problems }
+    }
+}
+
+impl FileStamp {
+    fn of(path: PathBuf) -> Self {
+        let metadata = std::fs::metadata(&path).ok();
+        Self {
+            length: metadata.as_ref().map_or(0, std::fs::Metadata::len),
+            inode: metadata.as_ref().map_or(0, std::os::unix::fs::MetadataExt::ino),
+            modified: metadata.and_then(|m| m.modified().ok()),
+            path,
+        }
+    }
+
+    /// Whether its time of change is so long ago that a further change would show.
+    fn is_settled(&self) -> bool {
+        const TICK: Duration = Duration::from_millis(50);
+        let age = self.modified.and_then(|at| at.elapsed().ok());
+        age.is_none_or(|age| age > TICK)
+    }
+}
+
+/// The state of all files of the policies' directory.
+fn stamp(directory: &Path) -> Vec<FileStamp> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut stamps: Vec<FileStamp> = entries.map(|entry| FileStamp::of(entry.path())).collect();
+    stamps.sort_by(|a, b| a.path.cmp(&b.path));
+    stamps
+}

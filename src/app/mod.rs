@@ -1,0 +1,18 @@
+//! Composition: a home is opened, its parts are put together, and kept in step with what changes
+//! on disk. The only place that picks adapters.
+
+mod failure;
+mod home;
+mod init;
+mod keeper;
+mod log;
+mod open;
+mod serve;
+
+pub use failure::{Exit, Failure};
+pub use home::{Home, Serving};
+pub use init::{Init, KeyChoice, init};
+pub use keeper::Keeper;
+pub use log::start as start_log;
+pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
+pub use serve::{Proxy, ProxyOptions};

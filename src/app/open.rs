@@ -1,0 +1,296 @@
+//! Opening a home: config, master key, vault, audit log, and the checks that tie them together.
+
+use std::fs;
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::{Failure, Home};
+use crate::audit::{self, AuditLog};
+use crate::config::{self, Config, Passphrase};
+use crate::document::Source;
+use crate::files;
+use crate::policy::{self, Policy};
+use crate::record::{AuditSink as _, Event};
+use crate::secret::Secret;
+use crate::tls::CertificateAuthority;
+use crate::vault::{KeySource, MasterKey, PassphraseParams, Vault, VaultError, without_line_end};
+
+/// The sealed item that holds the CA's private key.
+pub const CA_KEY_ITEM: &str = "ca-key";
+
+/// The sealed item that holds the CA's certificate, so that `ca.pem` can be put back.
+pub const CA_CERTIFICATE_ITEM: &str = "ca-certificate";
+
+/// The longest passphrase file or credential that is read, in bytes.
+const PASSPHRASE_LIMIT: usize = 4096;
+
+/// A home with its vault open.
+pub struct Opened {
+    /// Where.
+    pub home: Home,
+    /// Its process config.
+    pub config: Config,
+    /// Its vault.
+    pub vault: Vault,
+    /// Opens the vault anew when its file was replaced.
+    pub(super) master: MasterKey,
+}
+
+impl Opened {
+    /// Opens the home's vault, and checks it against the anchor that the audit directory keeps.
+    ///
+    /// # Errors
+    /// When it is no home, its config is wrong, there is no master key, or the vault is not what it
+    /// was.
+    pub fn open(home: &Home) -> Result<Self, Failure> {
+        home.require()?;
+        let config = Config::load(&home.config(), home.path())?;
+        let path = config.vault.store.clone();
+        let master = master_key(home, &config, &Vault::key_source(&path)?)?;
+        let vault = open_vault(&path, &master, &config)?;
+        Ok(Self { home: home.clone(), config, vault, master })
+    }
+
+    /// Call it after each change of the vault: keeps the anchor in step, and writes the change to
+    /// the audit log, unless a proxy serves the home and does so itself.
+    ///
+    /// # Errors
+    /// When the audit directory cannot be written. The change of the vault stands.
+    pub fn changed(&self) -> Result<(), Failure> {
+        write_anchor(&self.vault, &self.config)?;
+        if AuditLog::is_locked(&self.config.audit.dir) {
+            return Ok(());
+        }
+        match self.audit() {
+            Ok(log) => {
+                drain_journal(&self.vault, &self.config, &log)?;
+                log.close()?;
+                Ok(())
+            }
+            // A proxy was faster, and will do it.
+            Err(_) if AuditLog::is_locked(&self.config.audit.dir) => Ok(()),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    /// Opens the audit log for writing, checked against the vault's anchor.
+    ///
+    /// # Errors
+    /// When another process writes it, or it is not as it was left.
+    pub fn audit(&self) -> Result<AuditLog, Failure> {
+        let anchor = audit_anchor(&self.vault)?;
+        let options = audit_options(&self.config);
+        Ok(AuditLog::open(&self.config.audit.dir, &self.vault.audit_key(), options, anchor)?)
+    }
+
+    /// The CA, from the vault.
+    ///
+    /// # Errors
+    /// When the vault has none, or it cannot be used any more.
+    pub fn authority(&self) -> Result<CertificateAuthority, Failure> {
+        let key = self.vault.open_item(CA_KEY_ITEM)?;
+        let certificate = ca_certificate(&self.vault)?;
+        Ok(CertificateAuthority::load(&certificate, &key, SystemTime::now())?)
+    }
+}
+
+/// The CA's certificate as the vault has it.
+pub(super) fn ca_certificate(vault: &Vault) -> Result<String, Failure> {
+    let item = vault.open_item(CA_CERTIFICATE_ITEM)?;
+    item.expose(|bytes| String::from_utf8(bytes.to_vec()))
+        .map_err(|_| Failure::new("the CA certificate in the vault is not text"))
+}
+
+/// How the log is kept, as the config says.
+fn audit_options(config: &Config) -> audit::Options {
+    let settings = &config.audit;
+    audit::Options {
+        fsync: match settings.fsync {
+            config::Fsync::Always => audit::Fsync::Always,
+            config::Fsync::Never => audit::Fsync::Never,
+            config::Fsync::Every(interval) => audit::Fsync::Interval(interval),
+        },
+        max_file_bytes: settings.max_file,
+        retain: match settings.retain {
+            config::Retain::Forever => None,
+            config::Retain::For(time) => Some(time),
+        },
+        accept_damage: false,
+    }
+}
+
+/// Where the audit log must at least be, as the vault remembers it.
+pub(super) fn audit_anchor(vault: &Vault) -> Result<Option<audit::Anchor>, VaultError> {
+    let anchor = vault.audit_anchor()?;
+    Ok(anchor.map(|a| audit::Anchor { seq: a.sequence, mac: a.mac }))
+}
+
+/// Opens the vault and checks that it is no older than the anchor beside the audit log.
+pub(super) fn open_vault(
+    path: &Path,
+    master: &MasterKey,
+    config: &Config,
+) -> Result<Vault, Failure> {
+    let vault = Vault::open(path, master)?.acting_as(&operator());
+    let anchor = anchor_file(config);
+    match fs::read_to_string(&anchor) {
+        Ok(text) => vault.check_anchor(&text).map_err(|error| {
+            Failure::from(error).help(format!(
+                "put back the newest copy of the vault; the anchor is {}",
+                anchor.display()
+            ))
+        })?,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(Failure::new(format!("{}: {error}", anchor.display()))),
+    }
+    Ok(vault)
+}
+
+fn anchor_file(config: &Config) -> PathBuf {
+    config.audit.dir.join("vault.head")
+}
+
+/// Notes beside the audit log how far the vault has come.
+pub(super) fn write_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
+    files::create_directory(&config.audit.dir)?;
+    Ok(files::replace_private(&anchor_file(config), vault.anchor_text()?.as_bytes())?)
+}
+
+/// Writes the vault's changes that the audit log does not have yet. A crash between the record and
+/// the note of it writes a change twice, and never loses one.
+pub(super) fn drain_journal(vault: &Vault, config: &Config, log: &AuditLog) -> Result<(), Failure> {
+    let drained = config.audit.dir.join("vault.drained");
+    let since = fs::read_to_string(&drained).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
+    let entries = vault.journal_since(since)?;
+    let Some(last) = entries.last().map(|entry| entry.epoch) else { return Ok(()) };
+    for entry in entries {
+        let event = Event {
+            event: entry.action.as_str(),
+            subject: Some(entry.subject),
+            detail: None,
+            by: Some(entry.by),
+            vault_epoch: Some(entry.epoch),
+        };
+        log.event(&event).map_err(|_| {
+            let trouble = log.trouble().unwrap_or_default();
+            Failure::new(format!("the audit log cannot be written: {trouble}"))
+        })?;
+    }
+    Ok(files::replace_private(&drained, format!("{last}\n").as_bytes())?)
+}
+
+/// Reads and compiles the policies of a directory.
+///
+/// # Errors
+/// Every mistake in every file.
+pub(super) fn load_policy(directory: &Path) -> Result<Policy, Failure> {
+    Ok(policy::compile(policy_sources(directory)?)?)
+}
+
+/// The policy files of a directory, by name.
+pub(crate) fn policy_sources(directory: &Path) -> Result<Vec<Source>, Failure> {
+    let unreadable = |e: std::io::Error| {
+        Failure::usage(format!("{}: {e}", directory.display()))
+            .help("this directory holds the policies, as files that end in .yaml")
+    };
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in fs::read_dir(directory).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
+        let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        if yaml && !hidden {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    let mut sources = Vec::with_capacity(paths.len());
+    let mut report = crate::document::Report::default();
+    for path in paths {
+        let name = path.display().to_string();
+        match Source::read(&path, &name, &crate::document::Limits::POLICY) {
+            Ok(source) => sources.extend(source),
+            Err(problems) => report.extend(problems),
+        }
+    }
+    report.into_result()?;
+    Ok(sources)
+}
+
+/// The master key of a vault, from where vault and config say.
+fn master_key(home: &Home, config: &Config, source: &KeySource) -> Result<MasterKey, Failure> {
+    match source {
+        KeySource::File => {
+            let path = match &config.vault.key {
+                config::KeySource::File(path) => path.clone(),
+                config::KeySource::Passphrase(_) => home.master_key(),
+            };
+            Ok(MasterKey::load(&path)?)
+        }
+        KeySource::Passphrase(params) => {
+            let from = match &config.vault.key {
+                config::KeySource::Passphrase(from) => from.clone(),
+                config::KeySource::File(_) => Passphrase::Prompt,
+            };
+            from_passphrase(&from, params.clone(), "Passphrase of the vault: ")
+        }
+    }
+}
+
+fn from_passphrase(
+    from: &Passphrase,
+    params: PassphraseParams,
+    prompt: &str,
+) -> Result<MasterKey, Failure> {
+    Ok(MasterKey::from_passphrase(&passphrase(from, prompt)?, params)?)
+}
+
+/// Gets a passphrase: from a prompt without echo, a private file, or a service credential of
+/// systemd. Never from the command line or the environment, where others could read it.
+///
+/// # Errors
+/// When it cannot be had from there.
+pub fn passphrase(from: &Passphrase, prompt: &str) -> Result<Secret, Failure> {
+    match from {
+        Passphrase::Prompt => {
+            if !std::io::stdin().is_terminal() {
+                return Err(Failure::usage(
+                    "the vault wants a passphrase, and there is no terminal to ask on",
+                )
+                .help(
+                    "set vault.key.passphrase in locum.yaml to {file: PATH} or {credential: NAME}",
+                ));
+            }
+            let text = rpassword::prompt_password(prompt)
+                .map_err(|e| Failure::new(format!("the passphrase could not be read: {e}")))?;
+            Ok(Secret::new(text.into_bytes()))
+        }
+        Passphrase::File(path) => passphrase_file(path),
+        Passphrase::Credential(name) => {
+            let directory = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
+                Failure::usage("there is no CREDENTIALS_DIRECTORY in the environment").help(
+                    "start the service by systemd with LoadCredential= or LoadCredentialEncrypted=",
+                )
+            })?;
+            passphrase_file(&Path::new(&directory).join(name))
+        }
+    }
+}
+
+fn passphrase_file(path: &Path) -> Result<Secret, Failure> {
+    let bytes = files::read_private(path, PASSPHRASE_LIMIT)?;
+    Ok(Secret::new(without_line_end(&bytes).to_vec()))
+}
+
+/// Who runs this command, for the journal.
+fn operator() -> String {
+    let name = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
+    let uid = rustix::process::getuid().as_raw();
+    if name.is_empty() { format!("uid {uid}") } else { format!("{name} (uid {uid})") }
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened").field("home", &self.home).finish_non_exhaustive()
+    }
+}

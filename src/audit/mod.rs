@@ -1,0 +1,624 @@
+//! The audit log: JSON lines under a keyed MAC chain, written before the call they are about.
+//!
+//! What is written, and what `verify` proves, is in `docs/AUDIT_FORMAT.md`. Records are formatted and
+//! hashed by the thread that brings them; whichever of them gets the writer's lock first writes for
+//! all that wait, in one call. So many cores do not wait for one another's system calls, and
+//! [`Fsync::Always`] shares its waits for the disk.
+
+mod chain;
+mod files;
+mod head;
+mod line;
+mod query;
+mod resume;
+mod verify;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant, SystemTime};
+
+use parking_lot::{Condvar, Mutex};
+use serde::Serialize;
+
+use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
+use crate::secret::Secret;
+use chain::Keys;
+use writer::{Batch, Writer};
+
+pub use chain::{Anchor, AnchorError, KEY_LENGTH};
+pub use line::{CUT, Kind, MAX_LINE};
+pub use query::{Entry, Filter, Follow, Query, query, tail};
+pub use verify::{Finding, Progress, Report, What, verify};
+
+/// When records are brought to the disk itself. `kill -9` loses nothing under any of them; this is
+/// about power failures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fsync {
+    /// Before each record counts as written. A call then waits for the disk.
+    Always,
+    /// In the background, this often, when there is something new.
+    Interval(Duration),
+    /// When the system likes, and at the end.
+    Never,
+}
+
+/// How a log is kept.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// When records are brought to the disk.
+    pub fsync: Fsync,
+    /// A file that would grow past this is followed by a new one.
+    pub max_file_bytes: u64,
+    /// Records older than this may be deleted, file by file; none keeps all.
+    pub retain: Option<Duration>,
+    /// Go on over damage, in a new chain that says so. The damage stays visible to [`verify`].
+    pub accept_damage: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            fsync: Fsync::Interval(Duration::from_secs(1)),
+            max_file_bytes: 256 * 1024 * 1024,
+            retain: None,
+            accept_damage: false,
+        }
+    }
+}
+
+impl Options {
+    /// The longest time that one file may span: files are deleted whole, so a record lives this much
+    /// longer than asked for, at most.
+    fn longest_file(&self) -> Option<Duration> {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        self.retain.map(|retain| (retain / 4).min(DAY))
+    }
+}
+
+/// Why a log cannot be opened, read or closed.
+#[derive(Debug)]
+pub enum AuditError {
+    /// The key has not [`KEY_LENGTH`] bytes.
+    KeyLength {
+        /// How many it has.
+        found: usize,
+    },
+    /// The system gives no random numbers.
+    NoRandomness,
+    /// Another process writes this log.
+    Locked {
+        /// The log's directory.
+        dir: PathBuf,
+    },
+    /// A file or the directory belongs to another user, or others may use it.
+    NotPrivate {
+        /// Which.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// Something else stands where the directory should be.
+    NotADirectory {
+        /// Where.
+        path: PathBuf,
+    },
+    /// The log was made with another key.
+    WrongKey {
+        /// What does not verify.
+        file: PathBuf,
+    },
+    /// The log is not as it was left.
+    Tampered {
+        /// In which file.
+        file: PathBuf,
+        /// At which record.
+        seq: u64,
+        /// In which way.
+        what: What,
+    },
+    /// A line is no record.
+    NotARecord {
+        /// In which file.
+        path: PathBuf,
+        /// On which line, from 1.
+        line: u64,
+    },
+    /// The log cannot be written; its cause was logged.
+    Unwritable {
+        /// The log's directory.
+        dir: PathBuf,
+    },
+    /// The operating system said no.
+    Io {
+        /// To what.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// In its own words.
+        source: io::Error,
+    },
+}
+
+impl AuditError {
+    fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> Self + use<'a> {
+        move |source| Self::Io { action, path: path.to_owned(), source }
+    }
+}
+
+impl fmt::Display for AuditError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::KeyLength { found } => {
+                write!(f, "the audit key has {found} bytes, not {KEY_LENGTH}")
+            }
+            Self::NoRandomness => f.write_str("the system gives no random numbers"),
+            Self::Locked { dir } => write!(
+                f,
+                "another process writes the audit log in {}; stop it, or use its own commands",
+                dir.display()
+            ),
+            Self::NotPrivate { path, mode } => write!(
+                f,
+                "{} must be yours alone, and has mode {mode:04o}; check who changed it, then chown \
+                 it to the proxy's user and chmod it to 0700 (directory) or 0600 (file)",
+                path.display()
+            ),
+            Self::NotADirectory { path } => write!(
+                f,
+                "{} is a link or a file, and must be a directory; move it away or set audit.dir",
+                path.display()
+            ),
+            Self::WrongKey { file } => write!(
+                f,
+                "{} was not made with this vault's key; give the home its own vault back, or move \
+                 the audit directory away",
+                file.display()
+            ),
+            Self::Tampered { file, seq, what } => write!(
+                f,
+                "the audit log is damaged at record {seq} ({}): {what}; keep a copy, run `locum \
+                 audit verify`, and start with --accept-audit-damage to go on in a new chain",
+                file.display()
+            ),
+            Self::NotARecord { path, line } => {
+                write!(f, "{}:{line} is no audit record; run `locum audit verify`", path.display())
+            }
+            Self::Unwritable { dir } => write!(
+                f,
+                "the audit log in {} cannot be written; the log line before this names the cause",
+                dir.display()
+            ),
+            Self::Io { action, path, .. } => {
+                write!(f, "cannot {action} {}; check its disk and mode", path.display())
+            }
+        }
+    }
+}
+
+impl std::error::Error for AuditError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Io { source, .. } => Some(source),
+            _ => None,
+        }
+    }
+}
+
+/// The log's own numbers, for metrics. Counted since the log was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stats {
+    /// Access records written.
+    pub accesses: u64,
+    /// Outcome records written.
+    pub outcomes: u64,
+    /// Events written, with the log's own.
+    pub events: u64,
+    /// Access records that were not written; their calls were refused.
+    pub refused_accesses: u64,
+    /// Outcome records that were not written.
+    pub lost_outcomes: u64,
+    /// Events that were not written.
+    pub lost_events: u64,
+    /// How often the log became unwritable.
+    pub failures: u64,
+    /// Bytes written.
+    pub bytes: u64,
+    /// How long the last sync took.
+    pub last_sync: Option<Duration>,
+    /// How long ago it ended.
+    pub last_sync_age: Option<Duration>,
+}
+
+/// Counts what was written.
+#[derive(Default)]
+struct Counters {
+    written: [AtomicU64; 3],
+    failures: AtomicU64,
+    bytes: AtomicU64,
+    last_sync: Mutex<Option<(Duration, Instant)>>,
+}
+
+impl Counters {
+    fn written(&self, kind: Kind) {
+        if let Some(counter) = self.written.get(kind as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn failed(&self) {
+        self.failures.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn bytes(&self, n: usize) {
+        self.bytes.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    fn synced(&self, started: Instant) {
+        let now = Instant::now();
+        *self.last_sync.lock() = Some((now - started, now));
+    }
+}
+
+/// Counts what was not, by kind: in all, and up to the last `audit-resumed` event.
+#[derive(Default)]
+struct Lost {
+    all: [AtomicU64; 3],
+    told: [AtomicU64; 3],
+}
+
+impl Lost {
+    fn count(&self, kind: Kind) {
+        if let Some(counter) = self.all.get(kind as usize) {
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// What the next event has to tell.
+    fn peek(&self) -> [u64; 3] {
+        let pairs = self.all.each_ref().map(|n| n.load(Ordering::Relaxed));
+        let told = self.told.each_ref().map(|n| n.load(Ordering::Relaxed));
+        std::array::from_fn(|kind| pairs[kind].saturating_sub(told[kind]))
+    }
+
+    /// It was told.
+    fn settle(&self, counts: [u64; 3]) {
+        for (told, n) in self.told.iter().zip(counts) {
+            told.fetch_add(n, Ordering::Relaxed);
+        }
+    }
+}
+
+/// An open audit log: the only writer of its directory.
+pub struct AuditLog {
+    shared: Arc<Shared>,
+    keeper: Mutex<Option<JoinHandle<()>>>,
+}
+
+type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
+
+struct Shared {
+    keys: Arc<Keys>,
+    clock: Clock,
+    /// Whether records are accepted. Follows the writer's state.
+    healthy: AtomicBool,
+    queue: Mutex<Queue>,
+    writer: Mutex<Writer>,
+    counters: Arc<Counters>,
+    lost: Lost,
+    stop: (Mutex<bool>, Condvar),
+}
+
+/// Lines that wait for the writer, and the ticket that all who brought one hold.
+#[derive(Default)]
+struct Queue {
+    batch: Batch,
+    ticket: Arc<Ticket>,
+}
+
+/// What became of a batch. Who cannot read a result from it has none.
+#[derive(Default)]
+struct Ticket(AtomicU8);
+
+const WAITING: u8 = 0;
+const WRITTEN: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Ticket {
+    fn settle(&self, written: bool) {
+        self.0.store(if written { WRITTEN } else { FAILED }, Ordering::Release);
+    }
+
+    fn is_waiting(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WAITING
+    }
+
+    fn is_written(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WRITTEN
+    }
+}
+
+impl AuditLog {
+    /// Opens the log in `dir`, makes it if there is none, and goes on where it ends. `key` is the
+    /// vault's key for this log; `anchor` is the position that was stored outside it.
+    ///
+    /// # Errors
+    /// [`AuditError::Tampered`] and [`AuditError::WrongKey`] when the log is not as it was left,
+    /// unless `options` accept damage; [`AuditError::Locked`] when another process writes it.
+    pub fn open(
+        dir: &Path,
+        key: &Secret,
+        options: Options,
+        anchor: Option<Anchor>,
+    ) -> Result<Self, AuditError> {
+        Self::open_at(dir, key, options, anchor, Arc::new(SystemTime::now))
+    }
+
+    fn open_at(
+        dir: &Path,
+        key: &Secret,
+        options: Options,
+        anchor: Option<Anchor>,
+        clock: Clock,
+    ) -> Result<Self, AuditError> {
+        let tick = match options.fsync {
+            Fsync::Interval(interval) => interval.clamp(SHORTEST_TICK, LONGEST_TICK),
+            Fsync::Always | Fsync::Never => LONGEST_TICK,
+        };
+        let writer = resume::open(dir, Keys::new(key)?, options, anchor, clock())?;
+        let shared = Arc::new(Shared {
+            keys: Arc::clone(&writer.keys),
+            clock,
+            healthy: AtomicBool::new(true),
+            queue: Mutex::default(),
+            counters: Arc::clone(&writer.counters),
+            writer: Mutex::new(writer),
+            lost: Lost::default(),
+            stop: (Mutex::new(false), Condvar::new()),
+        });
+        let keeper = {
+            let shared = Arc::clone(&shared);
+            std::thread::Builder::new()
+                .name("locum-audit".to_owned())
+                .stack_size(KEEPER_STACK)
+                .spawn(move || shared.keep(tick))
+                .map_err(AuditError::io("start a thread for", dir))?
+        };
+        Ok(Self { shared, keeper: Mutex::new(Some(keeper)) })
+    }
+
+    /// Whether a process writes the log in `dir`: a proxy serves this home.
+    #[must_use]
+    pub fn is_locked(dir: &Path) -> bool {
+        files::is_locked(dir)
+    }
+
+    /// Whether records are written. When not, every access is refused, and the log mends itself as
+    /// soon as it can.
+    #[must_use]
+    pub fn healthy(&self) -> bool {
+        self.shared.healthy.load(Ordering::Acquire)
+    }
+
+    /// Why it is not healthy, for a person.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        self.shared.writer.lock().trouble()
+    }
+
+    /// The last record that even a power failure cannot take back. Kept outside the log (the vault
+    /// keeps it), it shows when the log is put back to an earlier state. Under [`Fsync::Never`] it
+    /// moves only when the log is opened and closed.
+    #[must_use]
+    pub fn anchor(&self) -> Anchor {
+        self.shared.writer.lock().anchor()
+    }
+
+    /// The last record, on the disk or not.
+    #[must_use]
+    pub fn last(&self) -> Anchor {
+        self.shared.writer.lock().head.last
+    }
+
+    /// The log's numbers.
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        let read = |n: &AtomicU64| n.load(Ordering::Relaxed);
+        let Shared { counters, lost, .. } = &*self.shared;
+        let [accesses, outcomes, events] = counters.written.each_ref().map(read);
+        let [refused_accesses, lost_outcomes, lost_events] = lost.all.each_ref().map(read);
+        let last_sync = *counters.last_sync.lock();
+        Stats {
+            accesses,
+            outcomes,
+            events,
+            refused_accesses,
+            lost_outcomes,
+            lost_events,
+            failures: read(&counters.failures),
+            bytes: read(&counters.bytes),
+            last_sync: last_sync.map(|(took, _)| took),
+            last_sync_age: last_sync.map(|(_, at)| at.elapsed()),
+        }
+    }
+
+    /// Brings everything to the disk, and marks the log as closed in order. Later records are
+    /// refused. Returns the final position.
+    ///
+    /// # Errors
+    /// When the log could not be written or synced; then it is as `kill -9` would have left it.
+    pub fn close(&self) -> Result<Anchor, AuditError> {
+        self.stop_keeper();
+        self.shared.healthy.store(false, Ordering::Release);
+        self.shared.writer.lock().close()
+    }
+
+    fn stop_keeper(&self) {
+        let (stop, wake) = &self.shared.stop;
+        *stop.lock() = true;
+        wake.notify_all();
+        if let Some(keeper) = self.keeper.lock().take() {
+            // It has no result, and a panic of it has been reported.
+            let _ = keeper.join();
+        }
+    }
+}
+
+impl Drop for AuditLog {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the audit log was not closed in order");
+        }
+    }
+}
+
+impl fmt::Debug for AuditLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AuditLog").field("healthy", &self.healthy()).finish_non_exhaustive()
+    }
+}
+
+impl AuditSink for AuditLog {
+    fn access(&self, record: &Access<'_>) -> Result<(), Unrecorded> {
+        self.shared.record(Kind::Access, record)
+    }
+
+    fn outcome(&self, record: &Outcome) {
+        // Counted where it is lost; the call has been made, and nobody can take it back.
+        let _ = self.shared.record(Kind::Outcome, record);
+    }
+
+    fn event(&self, record: &Event) -> Result<(), Unrecorded> {
+        self.shared.record(Kind::Event, record)
+    }
+}
+
+impl Shared {
+    fn record<T: Serialize>(&self, kind: Kind, record: &T) -> Result<(), Unrecorded> {
+        let written = self.is_or_gets_healthy()
+            && self.enqueue(kind, record).is_some_and(|ticket| {
+                self.commit(&ticket);
+                ticket.is_written()
+            });
+        if written {
+            return Ok(());
+        }
+        self.lost.count(kind);
+        Err(Unrecorded)
+    }
+
+    /// Formats and hashes the line, and puts it where the next writer finds it.
+    fn enqueue<T: Serialize>(&self, kind: Kind, record: &T) -> Option<Arc<Ticket>> {
+        thread_local! {
+            static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+        }
+        BODY.with_borrow_mut(|body| {
+            if let Err(error) = line::body(body, kind, (self.clock)(), record) {
+                tracing::error!(%error, "an audit record cannot be written as JSON");
+                return None;
+            }
+            let mac = self.keys.begin(body);
+            let mut queue = self.queue.lock();
+            queue.batch.push(body, mac, kind);
+            Some(Arc::clone(&queue.ticket))
+        })
+    }
+
+    /// Waits for the writer; if nobody has written this batch by then, writes it, and what came
+    /// since.
+    fn commit(&self, ticket: &Ticket) {
+        let mut writer = self.writer.lock();
+        if !ticket.is_waiting() {
+            return;
+        }
+        let batch = {
+            let mut queue = self.queue.lock();
+            std::mem::swap(&mut queue.batch, &mut writer.batch);
+            std::mem::take(&mut queue.ticket)
+        };
+        let written = writer.commit((self.clock)());
+        if !written {
+            self.healthy.store(false, Ordering::Release);
+        }
+        batch.settle(written);
+    }
+
+    fn is_or_gets_healthy(&self) -> bool {
+        self.healthy.load(Ordering::Acquire) || self.mend()
+    }
+
+    /// Tries to make an unwritable log writable, unless somebody is at it.
+    fn mend(&self) -> bool {
+        let Some(mut writer) = self.writer.try_lock() else { return false };
+        let mended = writer.mend((self.clock)(), &self.lost);
+        self.healthy.store(mended, Ordering::Release);
+        mended
+    }
+
+    /// The background: syncs, mends without traffic, deletes what is too old.
+    fn keep(&self, tick: Duration) {
+        let (stop, wake) = &self.stop;
+        loop {
+            let mut stopped = stop.lock();
+            if !*stopped {
+                wake.wait_for(&mut stopped, tick);
+            }
+            if *stopped {
+                return;
+            }
+            drop(stopped);
+            self.tick();
+        }
+    }
+
+    fn tick(&self) {
+        if !self.is_or_gets_healthy() {
+            return;
+        }
+        if let Some(work) = self.to_sync() {
+            self.sync(&work);
+        }
+        let mut writer = self.writer.lock();
+        writer.keep_house((self.clock)());
+        self.healthy.store(writer.is_healthy(), Ordering::Release);
+    }
+
+    fn to_sync(&self) -> Option<writer::ToSync> {
+        let writer = self.writer.lock();
+        let wanted = matches!(writer.options.fsync, Fsync::Interval(_)) && writer.dirty();
+        wanted.then(|| writer.to_sync())
+    }
+
+    /// Waits for the disk without the lock.
+    fn sync(&self, work: &writer::ToSync) {
+        let started = Instant::now();
+        let result = work.run();
+        self.counters.synced(started);
+        let mut writer = self.writer.lock();
+        match result {
+            Ok(()) => {
+                let head = writer.synced(work);
+                drop(writer);
+                if let Some(Err(error)) = head.map(|head| head.sync_data()) {
+                    self.writer.lock().sync_failed(error);
+                }
+            }
+            Err(error) => writer.sync_failed(error),
+        }
+    }
+}
+
+/// The background looks after the log at least this often,
+const LONGEST_TICK: Duration = Duration::from_secs(1);
+/// and at most this often.
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
+/// It needs a copy buffer and a few frames.
+const KEEPER_STACK: usize = 512 * 1024;

@@ -1,0 +1,184 @@
+//! `locum agent`: who may use the proxy.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::output::{self, Table, time_or_dash};
+use crate::app::{Failure, Home, Opened};
+use crate::document::parse_duration;
+use crate::reference::Name;
+use crate::vault::{AgentInfo, TokenInfo};
+
+/// Subcommands of `locum agent`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Add an agent, or a further token of one, and print the token once
+    #[command(
+        after_help = "Example:\n  locum agent add researcher\n  locum agent add ci --expires 30d --json"
+    )]
+    Add {
+        /// The agent's name
+        name: Name,
+        /// When the token ends: 12h, 30d. Without it, when it is revoked
+        #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
+        expires: Option<Duration>,
+        /// What the token is for, as lists show it
+        #[arg(long)]
+        note: Option<String>,
+        /// Print agent, token_id and token as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List agents and their tokens
+    #[command(after_help = "Example:\n  locum agent list")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke an agent with all its tokens, or one token
+    #[command(
+        after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa"
+    )]
+    Revoke {
+        /// The agent's name
+        name: Name,
+        /// Only the token of this id
+        #[arg(long, value_name = "ID")]
+        token: Option<String>,
+    },
+}
+
+pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
+    let mut opened = Opened::open(home)?;
+    match command {
+        Command::Add { name, expires, note, json } => {
+            add(&mut opened, &name, expires, note.as_deref(), json)
+        }
+        Command::List { json } => list(&opened, json),
+        Command::Revoke { name, token } => revoke(&mut opened, &name, token.as_deref()),
+    }
+}
+
+fn add(
+    opened: &mut Opened,
+    name: &Name,
+    expires: Option<Duration>,
+    note: Option<&str>,
+    json: bool,
+) -> Result<(), Failure> {
+    let live = opened.vault.agents()?.iter().any(|a| a.name == *name && a.revoked.is_none());
+    if !live {
+        opened.vault.agent_add(name)?;
+    }
+    let token = opened.vault.token_add(name, expires.map(from_now), note)?;
+    opened.changed()?;
+    let id = token.id().to_owned();
+    let text = token.into_text();
+    if json {
+        return output::json(&serde_json::json!({
+            "agent": name, "token_id": id, "token": text.as_str(),
+        }));
+    }
+    output::line(&text)?;
+    output::note(&format!(
+        "This is {name}'s token {id}; it is not shown again.\nSet HTTPS_PROXY=http://{name}:TOKEN@HOST:PORT, or use `locum run --agent {name}`."
+    ));
+    Ok(())
+}
+
+/// The Unix time that far from now, in seconds.
+pub(super) fn from_now(duration: Duration) -> i64 {
+    let then = SystemTime::now() + duration;
+    let since = then.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+#[derive(Serialize)]
+struct Agent<'a> {
+    agent: &'a Name,
+    created: i64,
+    revoked: Option<i64>,
+    tokens: Vec<Token<'a>>,
+}
+
+#[derive(Serialize)]
+struct Token<'a> {
+    token_id: &'a str,
+    created: i64,
+    expires: Option<i64>,
+    revoked: Option<i64>,
+    note: Option<&'a str>,
+}
+
+fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
+    let agents = opened.vault.agents()?;
+    if json {
+        return output::json(&agents.iter().map(Agent::from).collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["AGENT", "TOKEN", "CREATED", "EXPIRES", "REVOKED", "NOTE"]);
+    for agent in &agents {
+        for token in &agent.tokens {
+            table.row(vec![
+                agent.name.to_string(),
+                token.id.clone(),
+                output::time(token.created),
+                time_or_dash(token.expires),
+                time_or_dash(token.revoked.or(agent.revoked)),
+                token.note.clone().unwrap_or_else(|| "-".to_owned()),
+            ]);
+        }
+        if agent.tokens.is_empty() {
+            let revoked = time_or_dash(agent.revoked);
+            let dash = || "-".to_owned();
+            table.row(vec![agent.name.to_string(), dash(), dash(), dash(), revoked, dash()]);
+        }
+    }
+    table.print()
+}
+
+fn revoke(opened: &mut Opened, name: &Name, token: Option<&str>) -> Result<(), Failure> {
+    let said = match token {
+        None => {
+            let tokens = opened.vault.agent_revoke(name)?;
+            format!("revoked {name} and its {tokens} live tokens")
+        }
+        Some(id) => {
+            let agents = opened.vault.agents()?;
+            let known =
+                agents.iter().any(|a| a.name == *name && a.tokens.iter().any(|t| t.id == id));
+            if !known {
+                return Err(Failure::usage(format!("{name} has no token {id}"))
+                    .help("`locum agent list` shows the ids"));
+            }
+            opened.vault.token_revoke(id)?;
+            format!("revoked the token {id} of {name}")
+        }
+    };
+    opened.changed()?;
+    output::line(&said)
+}
+
+impl<'a> From<&'a AgentInfo> for Agent<'a> {
+    fn from(info: &'a AgentInfo) -> Self {
+        Self {
+            agent: &info.name,
+            created: info.created,
+            revoked: info.revoked,
+            tokens: info.tokens.iter().map(Token::from).collect(),
+        }
+    }
+}
+
+impl<'a> From<&'a TokenInfo> for Token<'a> {
+    fn from(info: &'a TokenInfo) -> Self {
+        Self {
+            token_id: &info.id,
+            created: info.created,
+            expires: info.expires,
+            revoked: info.revoked,
+            note: info.note.as_deref(),
+        }
+    }
+}

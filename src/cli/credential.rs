@@ -1,0 +1,434 @@
+//! `locum credential`: what the vault holds. No command shows a secret.
+
+use std::io::{IsTerminal as _, Read as _};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use zeroize::Zeroizing;
+
+use super::import;
+use super::output::{self, Table};
+use crate::app::{Failure, Home, Opened};
+use crate::catalog::{Catalog, Provider, SlotText};
+use crate::credential::Slot;
+use crate::host::{Destination, Scheme};
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::vault::{
+    CredentialInfo, MAX_SECRET, NewCredential, Tier, validate_secret, without_line_end,
+};
+
+/// Subcommands of `locum credential`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Add a credential; its value comes from standard input, a prompt, a file or a variable
+    #[command(after_help = ADD_EXAMPLE)]
+    Add(Box<Add>),
+    /// List credentials
+    #[command(after_help = "Example:\n  locum credential list --json")]
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one credential, with its versions and a fingerprint of each; never the secret
+    #[command(after_help = "Example:\n  locum credential show openai")]
+    Show {
+        /// The credential's name
+        name: Name,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a credential a new secret; requests get it at once
+    #[command(after_help = "Example:\n  locum credential rotate openai < new-key.txt")]
+    Rotate {
+        /// The credential's name
+        name: Name,
+        #[command(flatten)]
+        value: Value,
+    },
+    /// End the use of a credential; its name stays known, and refused
+    #[command(after_help = "Example:\n  locum credential revoke openai")]
+    Revoke {
+        /// The credential's name
+        name: Name,
+        /// Only this version
+        #[arg(long, value_name = "N")]
+        version: Option<u32>,
+    },
+    /// Remove a credential with all its versions
+    #[command(after_help = "Example:\n  locum credential remove openai")]
+    Remove {
+        /// The credential's name
+        name: Name,
+    },
+    /// Move the keys of a .env file into the vault
+    #[command(
+        after_help = "Example:\n  locum credential import .env\n  locum credential import .env --replace"
+    )]
+    Import(import::Args),
+}
+
+const ADD_EXAMPLE: &str = "Example:
+  locum credential add openai --provider openai < key.txt
+  locum credential add billing --to https://api.internal:8443 --header 'X-Api-Key: {secret}' --from-env BILLING_KEY
+  locum credential add git --to https://git.internal --basic x-access-token --from-file token.txt";
+
+/// Arguments of `locum credential add`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Add {
+    /// The credential's name; agents refer to it as `locum_NAME`
+    name: Name,
+    /// Take hosts, slots and stand-in from the catalogue
+    #[arg(long, value_name = "ID")]
+    provider: Option<String>,
+    /// Where it may go: https://host or https://host:port; `*` is one label. Repeatable
+    #[arg(long, value_name = "ORIGIN")]
+    to: Vec<Destination>,
+    /// A header slot, 'NAME: TEMPLATE', such as 'X-Api-Key: {secret}'. Repeatable
+    #[arg(long, value_name = "SLOT")]
+    header: Vec<String>,
+    /// A Basic slot: the secret is the password beside USER; `{secret}` makes it the user name
+    #[arg(long, value_name = "USER", num_args = 0..=1, default_missing_value = "")]
+    basic: Vec<String>,
+    /// A query parameter. Repeatable
+    #[arg(long, value_name = "NAME")]
+    query: Vec<String>,
+    /// A text in the shape of the provider's keys, with the reference in it
+    #[arg(long, value_name = "TEXT")]
+    stand_in: Option<String>,
+    /// Whose it is: user, builder or platform
+    #[arg(long, default_value = "platform")]
+    tier: Tier,
+    /// A word to find it by. Repeatable
+    #[arg(long, value_name = "WORD")]
+    tag: Vec<String>,
+    #[command(flatten)]
+    value: Value,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Where a secret comes from. Never the command line, which others can read.
+#[derive(Debug, clap::Args)]
+pub(super) struct Value {
+    /// Take the value of this environment variable
+    #[arg(long, value_name = "NAME", conflicts_with = "from_file")]
+    from_env: Option<String>,
+    /// Take the contents of this file
+    #[arg(long, value_name = "FILE")]
+    from_file: Option<PathBuf>,
+    /// Accept a secret of under 8 bytes, though such texts turn up in answers by chance
+    #[arg(long)]
+    force_short: bool,
+}
+
+pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
+    let mut opened = Opened::open(home)?;
+    match command {
+        Command::Add(args) => add(&mut opened, *args),
+        Command::List { json } => list(&opened, json),
+        Command::Show { name, json } => show(&opened, &name, json),
+        Command::Rotate { name, value } => rotate(&mut opened, &name, &value),
+        Command::Revoke { name, version } => revoke(&mut opened, &name, version),
+        Command::Remove { name } => {
+            opened.vault.remove(&name)?;
+            opened.changed()?;
+            output::line(&format!("removed {name}"))
+        }
+        Command::Import(args) => import::run(&mut opened, &args),
+    }
+}
+
+fn add(opened: &mut Opened, args: Add) -> Result<(), Failure> {
+    let new = describe(&args)?;
+    let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
+    let name = new.name.clone();
+    let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
+    let to: Vec<String> = new.destinations.iter().map(ToString::to_string).collect();
+    opened.vault.add_credential(&new, &secret)?;
+    opened.changed()?;
+    if args.json {
+        return output::json(&serde_json::json!({
+            "credential": name, "version": 1, "placeholder": placeholder, "to": to,
+        }));
+    }
+    output::line(&format!("added {name}; agents use {placeholder}"))?;
+    output::line(&format!("it goes to {} only", to.join(", ")))
+}
+
+/// What is to be added, from the catalogue and the command line; the command line wins.
+fn describe(args: &Add) -> Result<NewCredential, Failure> {
+    let provider = args.provider.as_deref().map(provider).transpose()?;
+    let mut slots = typed_slots(args)?;
+    if let Some(provider) = provider.filter(|_| slots.is_empty()) {
+        slots = provider_slots(provider)?;
+    }
+    if slots.is_empty() {
+        return Err(Failure::usage("nothing says how the secret enters a request")
+            .help("name a --provider, or give a slot: --header 'X-Api-Key: {secret}', --basic USER, --query NAME"));
+    }
+    let stand_in =
+        args.stand_in.clone().or_else(|| provider.and_then(|p| p.stand_in(&args.name.reference())));
+    Ok(NewCredential {
+        name: args.name.clone(),
+        provider: provider.map(|p| p.id().to_owned()),
+        tier: args.tier,
+        tags: args.tag.clone(),
+        destinations: destinations(args, provider)?,
+        slots,
+        stand_in,
+    })
+}
+
+fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
+    let wrong = |flag: &str, text: &str, e: crate::credential::SlotError| {
+        Failure::usage(format!("{flag} '{text}': {e}"))
+    };
+    let headers = args.header.iter().map(|t| Slot::header(t).map_err(|e| wrong("--header", t, e)));
+    let basics = args.basic.iter().map(|t| Slot::basic(t).map_err(|e| wrong("--basic", t, e)));
+    let queries = args.query.iter().map(|t| Slot::query(t).map_err(|e| wrong("--query", t, e)));
+    headers.chain(basics).chain(queries).collect()
+}
+
+/// A provider of the catalogue, or the nearest one as advice.
+pub(super) fn provider(id: &str) -> Result<&'static Provider, Failure> {
+    let catalog = Catalog::embedded();
+    catalog.get(id).ok_or_else(|| {
+        let failure = Failure::usage(format!("the catalogue has no provider `{id}`"));
+        match catalog.suggest(id) {
+            Some(near) => failure.help(format!("did you mean `{near}`?")),
+            None => failure.help("say where it goes and how with --to and --header"),
+        }
+    })
+}
+
+/// The slots of a provider that this version can fill.
+pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> {
+    let fill = |slot: &SlotText| match slot {
+        SlotText::Header(text) => Slot::header(text).ok(),
+        SlotText::Basic(text) => Slot::basic(text).ok(),
+        SlotText::Query(text) => Slot::query(text).ok(),
+        SlotText::Path(_) | SlotText::Json(_) | SlotText::Form(_) | SlotText::Subprotocol(_) => {
+            None
+        }
+    };
+    let slots: Vec<Slot> = provider.slots().iter().filter_map(fill).collect();
+    if slots.is_empty() {
+        return Err(Failure::usage(format!(
+            "{} takes its credential in a form that this version cannot fill in",
+            provider.name()
+        ))
+        .help("this version fills headers, Basic pairs and query parameters; signed requests, bodies and paths come later"));
+    }
+    Ok(slots)
+}
+
+fn destinations(args: &Add, provider: Option<&Provider>) -> Result<Vec<Destination>, Failure> {
+    let to = if args.to.is_empty() { provider.map(provider_to).transpose()? } else { None };
+    let to = to.unwrap_or_else(|| args.to.clone());
+    if to.is_empty() {
+        return Err(match provider.map(Provider::own_hosts).filter(|hosts| !hosts.is_empty()) {
+            Some(hosts) => Failure::usage("this provider gives each customer a host of their own")
+                .help(format!(
+                    "name yours with --to https://HOST, in the form {}",
+                    hosts.join(" or ")
+                )),
+            None => Failure::usage("nothing says where the credential may go").help(
+                "name its hosts with --to https://HOST, or take a --provider of the catalogue",
+            ),
+        });
+    }
+    if let Some(clear) = to.iter().find(|d| d.scheme == Scheme::Http) {
+        return Err(Failure::usage(format!(
+            "--to {clear}: a credential never travels without TLS"
+        ))
+        .help("write https://"));
+    }
+    Ok(to)
+}
+
+/// Where the catalogue says that a provider's credential may go.
+pub(super) fn provider_to(provider: &Provider) -> Result<Vec<Destination>, Failure> {
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|e| Failure::new(format!("the catalogue's {text} cannot be used: {e}")))
+    };
+    provider.to().iter().map(parse).collect()
+}
+
+impl Value {
+    /// Reads the secret, and refuses what could not be used.
+    pub(super) fn read(&self, prompt: &str) -> Result<Secret, Failure> {
+        let bytes = match (&self.from_env, &self.from_file) {
+            (Some(name), _) => from_env(name)?,
+            (None, Some(path)) => from_file(path)?,
+            (None, None) if std::io::stdin().is_terminal() => from_prompt(prompt)?,
+            (None, None) => from_stdin()?,
+        };
+        let bytes = without_line_end(&bytes);
+        validate_secret(bytes, self.force_short)
+            .map_err(|problem| Failure::usage(format!("the secret cannot be stored: {problem}")))?;
+        Ok(Secret::new(bytes.to_vec()))
+    }
+}
+
+fn from_env(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    use std::os::unix::ffi::OsStringExt as _;
+    let value = std::env::var_os(name).ok_or_else(|| {
+        Failure::usage(format!("there is no variable {name} in the environment"))
+            .help("export it for this command, or give the value on standard input")
+    })?;
+    Ok(Zeroizing::new(value.into_vec()))
+}
+
+/// A file of the user's own: how private it is, is theirs to say.
+fn from_file(path: &Path) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let file = std::fs::File::open(path)
+        .map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+    read_bounded(file, &path.display().to_string())
+}
+
+fn from_stdin() -> Result<Zeroizing<Vec<u8>>, Failure> {
+    read_bounded(std::io::stdin().lock(), "standard input")
+}
+
+fn from_prompt(prompt: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let text = rpassword::prompt_password(prompt)
+        .map_err(|e| Failure::new(format!("the secret could not be read: {e}")))?;
+    Ok(Zeroizing::new(text.into_bytes()))
+}
+
+/// Reads into one buffer that is never outgrown, so that no copy is left behind.
+fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {
+    let limit = MAX_SECRET + 3; // A line end, and one more to see that it is too long.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
+    from.take(limit as u64)
+        .read_to_end(&mut bytes)
+        .map_err(|e| Failure::new(format!("{name}: {e}")))?;
+    if bytes.is_empty() {
+        return Err(Failure::usage(format!("{name} is empty")).help("the secret is expected there"));
+    }
+    Ok(bytes)
+}
+
+fn rotate(opened: &mut Opened, name: &Name, value: &Value) -> Result<(), Failure> {
+    // Asked before the secret is: a wrong name should not cost a paste.
+    opened.vault.credential(name)?;
+    let secret = value.read(&format!("New secret of {name}: "))?;
+    let version = opened.vault.rotate(name, &secret)?;
+    opened.changed()?;
+    output::line(&format!("rotated {name}; requests get version {version} from now on"))
+}
+
+fn revoke(opened: &mut Opened, name: &Name, version: Option<u32>) -> Result<(), Failure> {
+    let said = match version {
+        Some(version) => {
+            opened.vault.revoke_version(name, version)?;
+            format!("revoked version {version} of {name}")
+        }
+        None => {
+            opened.vault.revoke(name)?;
+            format!("revoked {name}; requests that refer to it are refused from now on")
+        }
+    };
+    opened.changed()?;
+    output::line(&said)
+}
+
+#[derive(Serialize)]
+struct Shown {
+    name: Name,
+    provider: Option<String>,
+    tier: &'static str,
+    tags: Vec<String>,
+    to: Vec<String>,
+    slots: Vec<String>,
+    placeholder: String,
+    created: i64,
+    last_rotation: i64,
+    version: Option<u32>,
+    versions: Vec<ShownVersion>,
+}
+
+#[derive(Serialize)]
+struct ShownVersion {
+    version: u32,
+    state: &'static str,
+    created: i64,
+    ended: Option<i64>,
+    fingerprint: String,
+}
+
+impl From<&CredentialInfo> for Shown {
+    fn from(info: &CredentialInfo) -> Self {
+        Self {
+            name: info.name.clone(),
+            provider: info.provider.clone(),
+            tier: info.tier.as_str(),
+            tags: info.tags.clone(),
+            to: info.destinations.iter().map(ToString::to_string).collect(),
+            slots: info.slots.iter().map(ToString::to_string).collect(),
+            placeholder: info.stand_in.clone().unwrap_or_else(|| info.name.reference()),
+            created: info.created,
+            last_rotation: info.last_rotation(),
+            version: info.current().map(|v| v.version),
+            versions: info
+                .versions
+                .iter()
+                .map(|v| ShownVersion {
+                    version: v.version,
+                    state: v.state.as_str(),
+                    created: v.created,
+                    ended: v.ended,
+                    fingerprint: v.fingerprint.to_string(),
+                })
+                .collect(),
+        }
+    }
+}
+
+fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
+    let shown: Vec<Shown> = opened.vault.credentials()?.iter().map(Shown::from).collect();
+    if json {
+        return output::json(&shown);
+    }
+    let mut table = Table::new(&["NAME", "PROVIDER", "VERSION", "ROTATED", "TO"]);
+    for credential in shown {
+        table.row(vec![
+            credential.name.to_string(),
+            credential.provider.unwrap_or_else(|| "-".to_owned()),
+            credential.version.map_or_else(|| "revoked".to_owned(), |v| v.to_string()),
+            output::time(credential.last_rotation),
+            output::list(credential.to),
+        ]);
+    }
+    table.print()
+}
+
+fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
+    let shown = Shown::from(&opened.vault.credential(name)?);
+    if json {
+        return output::json(&shown);
+    }
+    let mut table = Table::new(&["name", shown.name.as_str()]);
+    let mut field = |key: &str, value: String| table.row(vec![key.to_owned(), value]);
+    field("placeholder", shown.placeholder.clone());
+    field("provider", shown.provider.clone().unwrap_or_else(|| "-".to_owned()));
+    field("to", output::list(&shown.to));
+    field("slots", output::list(&shown.slots));
+    field("tier", shown.tier.to_owned());
+    field("tags", output::list(&shown.tags));
+    for version in &shown.versions {
+        let fingerprint = &version.fingerprint;
+        let state = version.state;
+        let created = output::time(version.created);
+        field(
+            &format!("version {}", version.version),
+            format!("{state}, {created}, fingerprint {fingerprint}"),
+        );
+    }
+    table.print()
+}

@@ -1,0 +1,43 @@
+//! `locum serve`.
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::runtime;
+use crate::app::{Failure, Home, Opened, Proxy, ProxyOptions, start_log};
+
+/// Arguments of `locum serve`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  locum serve\n  locum serve --home /srv/locum")]
+pub(super) struct Args {}
+
+pub(super) fn run(home: &Home, _args: &Args) -> Result<(), Failure> {
+    // A passphrase is asked for before there are threads.
+    let opened = Opened::open(home)?;
+    start_log(&opened.config.log);
+    runtime()?.block_on(async {
+        let stop = stop_signal()?;
+        let drain = opened.config.limits.drain;
+        let proxy = Proxy::start_opened(opened, ProxyOptions::default()).await?;
+        for address in &proxy.serving.proxy {
+            super::output::note(&format!("locum: proxy on http://{address}"));
+        }
+        if let Some(address) = proxy.serving.ops {
+            super::output::note(&format!("locum: operations on http://{address}"));
+        }
+        proxy.serve(stop, drain).await
+    })
+}
+
+/// Resolves at the first SIGTERM or SIGINT. A second one ends the process as the system does.
+fn stop_signal() -> Result<impl Future<Output = ()> + Send, Failure> {
+    let listen =
+        |kind| signal(kind).map_err(|e| Failure::new(format!("signals cannot be waited for: {e}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}

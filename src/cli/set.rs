@@ -1,0 +1,15 @@
+//! `locum set`: to be written.
+
+use crate::app::{Failure, Home};
+
+/// Subcommands of `locum set`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// To be written
+    #[command(after_help = "Example:\n  locum set")]
+    Todo,
+}
+
+pub(super) fn run(_home: &Home, _command: Command) -> Result<(), Failure> {
+    Err(Failure::new("not written yet"))
+}

@@ -1,0 +1,524 @@
+//! From `locum.yaml` to [`Config`]: one function for each section, each key in one line.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::{
+    Audit, Config, Fsync, KeyPair, KeySource, Level, Limits, ListenerTls, Log, LogFormat, Ops,
+    Passphrase, Pool, Proxy, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault,
+    seconds,
+};
+use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
+use crate::host::{Authority, HostPattern, Scheme};
+
+const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "log", "limits"];
+
+/// The configuration, or `None` when the reader has noted why not.
+pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
+    let mut map = reader.map(root, KEYS)?;
+    let base = Config::defaults(home);
+    let paths = Paths { home };
+    // Every section is read before the first `?`, so that all mistakes are found.
+    let proxy = section(&mut map, "proxy", base.proxy, |r, n, base| proxy(r, n, base, paths));
+    let ops = section(&mut map, "ops", base.ops, ops);
+    let upstream =
+        section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
+    let audit = section(&mut map, "audit", base.audit, |r, n, base| audit(r, n, base, paths));
+    let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
+    let log = section(&mut map, "log", base.log, log);
+    let limits = section(&mut map, "limits", base.limits, limits);
+    let config = Config {
+        proxy: proxy?,
+        ops: ops?,
+        upstream: upstream?,
+        audit: audit?,
+        vault: vault?,
+        log: log?,
+        limits: limits?,
+    };
+    check_ports(&mut map, &config);
+    Some(config)
+}
+
+/// A section that may be absent; then it is its default.
+fn section<'d, T>(
+    map: &mut Map<'_, 'd>,
+    key: &'static str,
+    base: T,
+    read: impl FnOnce(&mut Reader<'d>, &'d Node, T) -> Option<T>,
+) -> Option<T> {
+    if map.has(key) { map.optional(key, |r, n| read(r, n, base)) } else { Some(base) }
+}
+
+/// Sets a field when its key is there and right. When it is wrong, the reader has noted it, and the
+/// whole is refused in the end.
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+fn proxy<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut proxy: Proxy,
+    paths: Paths<'_>,
+) -> Option<Proxy> {
+    let mut map = reader.map(node, &["listen", "tls", "allow_remote"])?;
+    set(&mut proxy.listen, map.optional("listen", listeners));
+    set(&mut proxy.allow_remote, map.optional("allow_remote", Reader::boolean));
+    proxy.tls = map.optional("tls", |r, n| listener_tls(r, n, paths));
+    // The word is judged as it stands, also when it is not a boolean: that is a mistake of its own.
+    let allowed = map.has("tls") || proxy.allow_remote;
+    if let (false, Some(listen)) = (allowed, map.node("listen")) {
+        for (node, address) in items(listen).zip(&proxy.listen) {
+            refuse_remote(map.reader(), node, *address, "give `proxy.tls`, or ");
+        }
+    }
+    Some(proxy)
+}
+
+/// The nodes behind what [`Reader::one_or_list`] has read.
+fn items(node: &Node) -> impl Iterator<Item = &Node> {
+    match &node.value {
+        Value::Seq(items) => items.as_slice(),
+        _ => std::slice::from_ref(node),
+    }
+    .iter()
+}
+
+fn refuse_remote(reader: &mut Reader<'_>, node: &Node, address: SocketAddr, other_way: &str) {
+    if address.ip().to_canonical().is_loopback() {
+        return;
+    }
+    let message = "listens beyond this machine, without TLS";
+    let advice = format!(
+        "use a loopback address, {other_way}write `allow_remote: true` if the network is trusted"
+    );
+    reader.problem_with_help(node, message, advice);
+}
+
+fn listeners<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<SocketAddr>> {
+    let listen = reader.one_or_list(node, listener)?;
+    if listen.is_empty() {
+        reader.problem(node, "the list is empty: agents could not connect");
+        return None;
+    }
+    for (index, item) in items(node).enumerate() {
+        let address = listen[index];
+        let clash = listen[..index].iter().any(|earlier| overlap(*earlier, address));
+        if clash {
+            reader.problem(item, "the address is taken by an earlier one in the list");
+        }
+    }
+    Some(listen)
+}
+
+const LISTENER: &str = "an address and a port, such as `127.0.0.1:3128`";
+
+fn listener<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<SocketAddr> {
+    let Value::String(text) = &node.value else {
+        return reader.wrong_kind(node, LISTENER);
+    };
+    let address = text.parse().ok();
+    if address.is_none() {
+        let advice = match &**text {
+            local if local.starts_with("localhost:") => "write 127.0.0.1 or [::1] for localhost",
+            _ => "write a.b.c.d:PORT, or [v6]:PORT",
+        };
+        reader.problem_with_help(node, format!("expected {LISTENER}"), advice);
+    }
+    address
+}
+
+/// Whether two listeners cannot both be bound. Port 0 is whatever is free.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    let any = |address: SocketAddr| address.ip().is_unspecified();
+    let same = a.ip().to_canonical() == b.ip().to_canonical();
+    // `[::]` takes IPv4 too, where the platform leaves it so.
+    let family = a.is_ipv4() == b.is_ipv4() || (any(a) && a.is_ipv6()) || (any(b) && b.is_ipv6());
+    a.port() != 0 && a.port() == b.port() && (same || (family && (any(a) || any(b))))
+}
+
+fn listener_tls<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    paths: Paths<'_>,
+) -> Option<ListenerTls> {
+    let mut map = reader.map(node, &["certificate", "key", "client_ca"])?;
+    let certificate = map.required("certificate", |r, n| paths.read(r, n));
+    let key = map.required("key", |r, n| paths.read(r, n));
+    let client_ca = map.optional("client_ca", |r, n| paths.read(r, n));
+    Some(ListenerTls { certificate: certificate?, key: key?, client_ca })
+}
+
+fn ops<'d>(reader: &mut Reader<'d>, node: &'d Node, mut ops: Ops) -> Option<Ops> {
+    let mut map = reader.map(node, &["listen", "allow_remote"])?;
+    map.optional("listen", |r, n| listener_or_off(r, n, &mut ops.listen));
+    set(&mut ops.allow_remote, map.optional("allow_remote", Reader::boolean));
+    if let (false, Some(node), Some(address)) = (ops.allow_remote, map.node("listen"), ops.listen) {
+        refuse_remote(map.reader(), node, address, "or ");
+    }
+    Some(ops)
+}
+
+fn listener_or_off<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    listen: &mut Option<SocketAddr>,
+) -> Option<()> {
+    match &node.value {
+        Value::String(text) if &**text == "off" => *listen = None,
+        Value::Bool(false) => {
+            reader.problem_with_help(node, format!("expected {LISTENER}"), "write `off`");
+            return None;
+        }
+        _ => *listen = Some(listener(reader, node)?),
+    }
+    Some(())
+}
+
+/// The proxy port never serves operations, so the two may not meet.
+fn check_ports(map: &mut Map<'_, '_>, config: &Config) {
+    let Some(ops) = config.ops.listen else { return };
+    if !config.proxy.listen.iter().any(|listen| overlap(*listen, ops)) {
+        return;
+    }
+    let spot = map.node("ops").or(map.node("proxy")).unwrap_or(map.whole());
+    let message = format!("`ops.listen` and `proxy.listen` meet at port {}", ops.port());
+    map.reader().problem_with_help(spot, message, "give each a port of its own");
+}
+
+fn upstream<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut upstream: Upstream,
+    paths: Paths<'_>,
+) -> Option<Upstream> {
+    let mut map = reader.map(node, &["allow_addresses", "hosts", "timeouts", "pool"])?;
+    let addresses = map.optional("allow_addresses", |r, n| r.list(n, network));
+    set(&mut upstream.allow_addresses, addresses);
+    set(&mut upstream.hosts, map.optional("hosts", |r, n| hosts(r, n, paths)));
+    set(&mut upstream.timeouts, map.optional("timeouts", timeouts));
+    set(&mut upstream.pool, map.optional("pool", pool));
+    Some(upstream)
+}
+
+/// A network, or one address.
+fn network<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<IpNet> {
+    let text = reader.text(node)?;
+    if let Ok(address) = text.parse() {
+        return Some(IpNet::from(std::net::IpAddr::to_canonical(&address)));
+    }
+    let Ok(network) = text.parse::<IpNet>() else {
+        let advice = "write an address or a network, such as 10.1.0.0/16 or fd12::/32";
+        reader.problem_with_help(node, "not an address or network", advice);
+        return None;
+    };
+    if network != network.trunc() {
+        let message = "the address has bits after the prefix, so its size can be read in two ways";
+        let advice = format!("write {} for the network", network.trunc());
+        reader.problem_with_help(node, message, advice);
+        return None;
+    }
+    Some(network)
+}
+
+fn hosts<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    paths: Paths<'_>,
+) -> Option<Vec<UpstreamHost>> {
+    let entries = reader.entries(node)?;
+    let mut seen: HashMap<HostPattern, &Key> = HashMap::new();
+    let mut hosts = Vec::with_capacity(entries.len());
+    for (key, node) in entries {
+        let Some(host) = host(reader, key, node, paths) else { continue };
+        // One host in two spellings; the same spelling twice is a duplicate key.
+        if let Some(first) = seen.insert(host.pattern.clone(), key) {
+            reader.problem(key, format!("the same host as at {}", first.at));
+        }
+        hosts.push(host);
+    }
+    Some(hosts)
+}
+
+const HOST: &[&str] = &["address", "ca_file", "client_cert", "proxy", "http1_only"];
+
+fn host<'d>(
+    reader: &mut Reader<'d>,
+    key: &'d Key,
+    node: &'d Node,
+    paths: Paths<'_>,
+) -> Option<UpstreamHost> {
+    let pattern = key.text.parse::<HostPattern>();
+    let pattern = pattern.map_err(|error| {
+        let advice = "write the host alone, without scheme, port or path";
+        reader.problem_with_help(key, error.to_string(), advice);
+    });
+    let mut map = reader.map(node, HOST)?;
+    let address = map.optional("address", host_and_port);
+    let ca_file = map.optional("ca_file", |r, n| paths.read(r, n));
+    let client_cert = map.optional("client_cert", |r, n| key_pair(r, n, paths));
+    let proxy = map.optional("proxy", upstream_proxy);
+    let http1_only = map.optional("http1_only", Reader::boolean).unwrap_or(false);
+    Some(UpstreamHost { pattern: pattern.ok()?, address, ca_file, client_cert, proxy, http1_only })
+}
+
+fn host_and_port<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Authority> {
+    let authority = Authority::parse(reader.text(node)?, None);
+    let advice = "write HOST:PORT, such as 10.1.2.3:8443";
+    authority.map_err(|e| reader.problem_with_help(node, e.to_string(), advice)).ok()
+}
+
+fn key_pair<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<KeyPair> {
+    let mut map = reader.map(node, &["certificate", "key"])?;
+    let certificate = map.required("certificate", |r, n| paths.read(r, n));
+    let key = map.required("key", |r, n| paths.read(r, n));
+    Some(KeyPair { certificate: certificate?, key: key? })
+}
+
+/// `http://proxy:3128`, or `{url: http://proxy:3128, credential: NAME}`.
+fn upstream_proxy<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<UpstreamProxy> {
+    let Value::Map(_) = node.value else {
+        let (scheme, authority) = proxy_url(reader, node)?;
+        return Some(UpstreamProxy { scheme, authority, credential: None });
+    };
+    let mut map = reader.map(node, &["url", "credential"])?;
+    let url = map.required("url", proxy_url);
+    let credential = map.optional("credential", Reader::parsed);
+    let (scheme, authority) = url?;
+    Some(UpstreamProxy { scheme, authority, credential })
+}
+
+fn proxy_url<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<(Scheme, Authority)> {
+    let text = reader.text(node)?;
+    if text.contains('@') {
+        let message = "a password does not belong into this file";
+        let advice = "put it into the vault, and write {url: http://HOST:PORT, credential: NAME}";
+        reader.problem_with_help(node, message, advice);
+        return None;
+    }
+    let split = [Scheme::Https, Scheme::Http].into_iter().find_map(|scheme| {
+        let rest = text.strip_prefix(scheme.as_str())?.strip_prefix("://")?;
+        Some((scheme, rest.strip_suffix('/').unwrap_or(rest)))
+    });
+    let Some((scheme, rest)) = split else {
+        reader.problem(node, "expected the URL of a proxy, such as `http://proxy.internal:3128`");
+        return None;
+    };
+    let authority = Authority::parse(rest, Some(scheme.default_port()));
+    let authority = authority.map_err(|error| reader.problem(node, error.to_string())).ok()?;
+    Some((scheme, authority))
+}
+
+/// Waiting for the network: long enough for any link, short enough to be a mistake beyond.
+const STEP: RangeInclusive<Duration> = Duration::from_millis(10)..=seconds(5 * 60);
+/// Waiting for somebody to think or to speak.
+const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=seconds(24 * 3600);
+
+fn timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
+    let mut map = reader.map(node, &["connect", "tls", "response", "idle"])?;
+    let mut timeouts = Timeouts::default();
+    set(&mut timeouts.connect, map.optional("connect", |r, n| r.duration(n, STEP)));
+    set(&mut timeouts.tls, map.optional("tls", |r, n| r.duration(n, STEP)));
+    set(&mut timeouts.response, map.optional("response", |r, n| r.duration(n, WAIT)));
+    set(&mut timeouts.idle, map.optional("idle", |r, n| r.duration(n, WAIT)));
+    Some(timeouts)
+}
+
+fn pool<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Pool> {
+    let mut map = reader.map(node, &["per_host", "total", "idle", "age"])?;
+    let mut pool = Pool::default();
+    // None at all is a choice: each call then has a connection of its own.
+    set(&mut pool.per_host, map.optional("per_host", |r, n| r.integer(n, 0..=10_000)));
+    set(&mut pool.total, map.optional("total", |r, n| r.integer(n, 0..=100_000)));
+    set(&mut pool.idle, map.optional("idle", |r, n| r.duration(n, WAIT)));
+    set(&mut pool.age, map.optional("age", |r, n| r.duration(n, WAIT)));
+    Some(pool)
+}
+
+fn audit<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut audit: Audit,
+    paths: Paths<'_>,
+) -> Option<Audit> {
+    // Under 1 MiB a busy proxy would make a file a second; over 64 GiB none would ever be closed.
+    let sizes = 1 << 20..=64 << 30;
+    let mut map = reader.map(node, &["dir", "fsync", "retain", "max_file"])?;
+    set(&mut audit.dir, map.optional("dir", |r, n| paths.read(r, n)));
+    set(&mut audit.fsync, map.optional("fsync", fsync));
+    set(&mut audit.retain, map.optional("retain", retain));
+    set(&mut audit.max_file, map.optional("max_file", |r, n| r.size(n, sizes)));
+    Some(audit)
+}
+
+fn fsync<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Fsync> {
+    let words = [("always", Fsync::Always), ("never", Fsync::Never)];
+    let range = Duration::from_millis(1)..=seconds(3600);
+    word_or_duration(reader, node, &words, range, Fsync::Every)
+}
+
+fn retain<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Retain> {
+    // A hundred years is forever too.
+    let range = seconds(24 * 3600)..=seconds(36_500 * 24 * 3600);
+    word_or_duration(reader, node, &[("forever", Retain::Forever)], range, Retain::For)
+}
+
+/// One of a few words, or a duration.
+fn word_or_duration<'d, T: Copy>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    words: &[(&str, T)],
+    range: RangeInclusive<Duration>,
+    make: fn(Duration) -> T,
+) -> Option<T> {
+    if let Value::String(text) = &node.value {
+        if let Some((_, value)) = words.iter().find(|(word, _)| **word == **text) {
+            return Some(*value);
+        }
+        if parse_duration(text).is_err() {
+            let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+            let message = format!("expected {}, or a duration such as `1s`", known.join(", "));
+            reader.problem(node, message);
+            return None;
+        }
+    }
+    reader.duration(node, range).map(make)
+}
+
+fn vault<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut vault: Vault,
+    paths: Paths<'_>,
+) -> Option<Vault> {
+    let mut map = reader.map(node, &["store", "key"])?;
+    set(&mut vault.store, map.optional("store", |r, n| paths.read(r, n)));
+    set(&mut vault.key, map.optional("key", |r, n| key_source(r, n, paths)));
+    Some(vault)
+}
+
+fn key_source<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<KeySource> {
+    if let Value::String(_) = node.value {
+        let advice = "write {file: PATH} or {passphrase: prompt}";
+        reader.problem_with_help(node, "expected where the key comes from", advice);
+        return None;
+    }
+    let mut map = reader.map(node, &["file", "passphrase"])?;
+    let file = map.optional("file", |r, n| paths.read(r, n)).map(KeySource::File);
+    let phrase = map.optional("passphrase", |r, n| passphrase(r, n, paths));
+    one_of(&mut map, ["file", "passphrase"])?;
+    file.or(phrase.map(KeySource::Passphrase))
+}
+
+fn passphrase<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<Passphrase> {
+    if let Value::String(text) = &node.value {
+        if &**text == "prompt" {
+            return Some(Passphrase::Prompt);
+        }
+        // Most likely the passphrase itself: say where it belongs, and do not repeat it.
+        let message = "a passphrase does not belong into this file";
+        let advice = "write `prompt`, {file: PATH} or {credential: NAME}";
+        reader.problem_with_help(node, message, advice);
+        return None;
+    }
+    let mut map = reader.map(node, &["file", "credential"])?;
+    let file = map.optional("file", |r, n| paths.read(r, n)).map(Passphrase::File);
+    let credential = map.optional("credential", service_credential).map(Passphrase::Credential);
+    one_of(&mut map, ["file", "credential"])?;
+    file.or(credential)
+}
+
+/// The name of a systemd credential: a file name, never a way out of the directory.
+fn service_credential<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<String> {
+    let text = reader.text(node)?;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
+    let sound = text.len() <= 255 && !text.starts_with('.') && text.bytes().all(plain);
+    if !sound {
+        reader
+            .problem(node, "expected the name of a systemd credential, such as `locum.passphrase`");
+    }
+    sound.then(|| text.to_owned())
+}
+
+/// Notes when not exactly one of two keys is there.
+fn one_of(map: &mut Map<'_, '_>, [a, b]: [&'static str; 2]) -> Option<()> {
+    if map.has(a) != map.has(b) {
+        return Some(());
+    }
+    let (node, message) = (map.whole(), format!("expected either `{a}` or `{b}`"));
+    map.reader().problem(node, message);
+    None
+}
+
+fn log<'d>(reader: &mut Reader<'d>, node: &'d Node, mut log: Log) -> Option<Log> {
+    use Level::{Debug, Error, Info, Trace, Warn};
+    let levels = [Error, Warn, Info, Debug, Trace].map(|level| (level.as_str(), level));
+    let formats = [("json", LogFormat::Json), ("text", LogFormat::Text)];
+    let mut map = reader.map(node, &["level", "format"])?;
+    set(&mut log.level, map.optional("level", |r, n| r.choice(n, &levels)));
+    set(&mut log.format, map.optional("format", |r, n| r.choice(n, &formats)));
+    Some(log)
+}
+
+const LIMITS: &[&str] = &[
+    "connections",
+    "connections_per_agent",
+    "head_bytes",
+    "headers",
+    "handshake",
+    "head_time",
+    "idle_tunnel",
+    "drain",
+];
+
+fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Option<Limits> {
+    let counts = 1..=1_000_000;
+    let mut map = reader.map(node, LIMITS)?;
+    set(&mut limits.connections, map.optional("connections", |r, n| r.integer(n, counts.clone())));
+    let per_agent = map.optional("connections_per_agent", |r, n| r.integer(n, counts));
+    set(&mut limits.connections_per_agent, per_agent);
+    // Under 4 KiB and 16 fields honest requests fail; over 1 MiB and 1,000 only floods succeed.
+    set(&mut limits.head_bytes, map.optional("head_bytes", head_bytes));
+    set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
+    set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));
+    set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
+    set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));
+    let drain = Duration::ZERO..=seconds(3600);
+    set(&mut limits.drain, map.optional("drain", |r, n| r.duration(n, drain)));
+    Some(limits)
+}
+
+fn head_bytes<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<usize> {
+    let bytes = reader.size(node, 4 << 10..=1 << 20)?;
+    usize::try_from(bytes).ok()
+}
+
+/// Where relative paths start.
+#[derive(Clone, Copy)]
+struct Paths<'a> {
+    home: &'a Path,
+}
+
+impl Paths<'_> {
+    fn read<'d>(self, reader: &mut Reader<'d>, node: &'d Node) -> Option<PathBuf> {
+        let text = reader.text(node)?;
+        if text.contains('\n') {
+            reader.problem(node, "expected a path, found several lines");
+            return None;
+        }
+        if text.starts_with('~') || text.contains("${") {
+            let advice = "write the path in full; a relative one starts at the home of Locum";
+            reader.problem_with_help(node, "`~` and variables are not replaced here", advice);
+            return None;
+        }
+        Some(self.home.join(text))
+    }
+}
