@@ -58,8 +58,9 @@ pub struct Field {
     pub origin: Origin,
     /// For homes, certificates and logs.
     scratch: tempfile::TempDir,
-    /// Made when it is first wanted.
-    locum: OnceCell<Home>,
+    /// One home for each process of Locum, made when it is first wanted.
+    injecting: OnceCell<Home>,
+    copying: OnceCell<Home>,
 }
 
 impl Field {
@@ -67,15 +68,15 @@ impl Field {
         let origin = Origin::start()?;
         // Beside the other build products: the audit log belongs on a disk, and /tmp is often none.
         let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        Ok(Self { origin, scratch, locum: OnceCell::new() })
+        Ok(Self { origin, scratch, injecting: OnceCell::new(), copying: OnceCell::new() })
     }
 
-    fn locum(&self) -> Result<&Home> {
-        if let Some(home) = self.locum.get() {
+    fn home<'f>(&'f self, cell: &'f OnceCell<Home>, name: &str) -> Result<&'f Home> {
+        if let Some(home) = cell.get() {
             return Ok(home);
         }
-        let home = Home::new(self.scratch.path(), &self.origin)?;
-        Ok(self.locum.get_or_init(|| home))
+        let home = Home::new(&self.scratch.path().join(name), &self.origin)?;
+        Ok(cell.get_or_init(|| home))
     }
 
     /// Starts a fresh one, so that no scenario finds the memory of the one before.
@@ -88,7 +89,6 @@ impl Field {
                 tls: connector(Arc::clone(&self.origin.roots))?,
             })
         };
-        let log = self.scratch.path().join("log");
         Ok(match kind {
             Kind::Direct => {
                 let way = direct(self.origin.address, None)?;
@@ -100,15 +100,14 @@ impl Field {
                 Contender { kind, way, host: HOST, process: Some(process) }
             }
             Kind::Locum => {
-                let locum = self.locum()?;
-                let process = locum.serve(&log)?;
-                let way = locum.way()?;
-                Contender { kind, way, host: HOST, process: Some(process) }
+                let home = self.home(&self.injecting, "injecting")?;
+                let process = home.serve()?;
+                Contender { kind, way: home.way()?, host: HOST, process: Some(process) }
             }
             Kind::LocumOpaque => {
-                let locum = self.locum()?;
-                let process = locum.serve(&log)?;
-                let way = direct(locum.proxy, Some(&locum.credentials))?;
+                let home = self.home(&self.copying, "copying")?;
+                let process = home.serve()?;
+                let way = direct(home.proxy, Some(&home.credentials))?;
                 Contender { kind, way, host: UNBOUND, process: Some(process) }
             }
         })
@@ -116,10 +115,10 @@ impl Field {
 
     /// Checks that the audit log holds, record for record.
     pub fn verify_audit(&self) -> Result<()> {
-        match self.locum.get() {
-            Some(home) => home.run(&["audit", "verify"], "").map(drop),
-            None => Ok(()),
+        for home in [&self.injecting, &self.copying].into_iter().filter_map(OnceCell::get) {
+            home.run(&["audit", "verify"], "")?;
         }
+        Ok(())
     }
 }
 
@@ -137,6 +136,8 @@ fn start_tunnel(origin: SocketAddr) -> Result<(Process, SocketAddr)> {
 /// A home of Locum with a credential and an agent in it.
 struct Home {
     path: PathBuf,
+    /// What `serve` says.
+    log: PathBuf,
     proxy: SocketAddr,
     /// `Basic ...` of the agent.
     credentials: String,
@@ -144,8 +145,9 @@ struct Home {
 
 impl Home {
     fn new(scratch: &Path, origin: &Origin) -> Result<Self> {
-        let path = scratch.join("home");
-        let mut home = Self { path, proxy: free_port()?, credentials: String::new() };
+        fs::create_dir(scratch)?;
+        let (path, log) = (scratch.join("home"), scratch.join("log"));
+        let mut home = Self { path, log, proxy: free_port()?, credentials: String::new() };
         home.run(&["init"], "")?;
         home.run(&["credential", "add", "openai", "--provider", "openai"], KEY)?;
         let header = "Authorization: Bearer {secret}";
@@ -205,15 +207,15 @@ impl Home {
         command
     }
 
-    fn serve(&self, log: &Path) -> Result<Process> {
-        let file = File::create(log)?;
+    fn serve(&self) -> Result<Process> {
+        let file = File::create(&self.log)?;
         let mut command = self.command();
         command.arg("serve").stdout(file.try_clone()?).stderr(file);
         let mut process = Process::start(&mut command)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         while TcpStream::connect(self.proxy).is_err() {
             if process.check().is_err() || Instant::now() > deadline {
-                return Err(format!("`locum serve`:\n{}", fs::read_to_string(log)?).into());
+                return Err(format!("`locum serve`:\n{}", fs::read_to_string(&self.log)?).into());
             }
             std::thread::sleep(Duration::from_millis(10));
         }

@@ -98,12 +98,11 @@ fn run(arguments: &Arguments) -> Result<()> {
         }
         tables.extend(done);
     }
-    check(&field)?;
     if arguments.json {
         let tables: Vec<_> = tables.iter().map(report::Table::json).collect();
         println!("{}", serde_json::to_string_pretty(&tables)?);
     }
-    Ok(())
+    check(&field)
 }
 
 /// Figures count only when every call carried the key and was recorded.
