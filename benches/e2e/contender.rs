@@ -32,6 +32,8 @@ pub enum Kind {
     /// Locum, copying bytes to a host that no credential is bound to.
     #[value(name = "opaque")]
     LocumOpaque,
+    /// Envoy, intercepting and injecting. Takes part where its binary is given.
+    Envoy,
 }
 
 impl fmt::Display for Kind {
@@ -41,6 +43,7 @@ impl fmt::Display for Kind {
             Self::Tunnel => "plain tunnel",
             Self::Locum => "Locum",
             Self::LocumOpaque => "Locum, opaque",
+            Self::Envoy => "Envoy",
         })
     }
 }
@@ -61,14 +64,29 @@ pub struct Field {
     /// One home for each process of Locum, made when it is first wanted.
     injecting: OnceCell<Home>,
     copying: OnceCell<Home>,
+    envoy: Option<PathBuf>,
+    /// A profiler and its arguments, under which Locum runs.
+    under: Vec<String>,
 }
 
 impl Field {
-    pub fn new() -> Result<Self> {
+    pub fn new(envoy: Option<PathBuf>, under: Vec<String>) -> Result<Self> {
         let origin = Origin::start()?;
         // Beside the other build products: the audit log belongs on a disk, and /tmp is often none.
         let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        Ok(Self { origin, scratch, injecting: OnceCell::new(), copying: OnceCell::new() })
+        Ok(Self {
+            origin,
+            scratch,
+            injecting: OnceCell::new(),
+            copying: OnceCell::new(),
+            envoy,
+            under,
+        })
+    }
+
+    /// Whether such a one can be started.
+    pub fn has(&self, kind: Kind) -> bool {
+        kind != Kind::Envoy || self.envoy.is_some()
     }
 
     fn home<'f>(&'f self, cell: &'f OnceCell<Home>, name: &str) -> Result<&'f Home> {
@@ -101,16 +119,48 @@ impl Field {
             }
             Kind::Locum => {
                 let home = self.home(&self.injecting, "injecting")?;
-                let process = home.serve()?;
+                let process = home.serve(&self.under)?;
                 Contender { kind, way: home.way()?, host: HOST, process: Some(process) }
             }
             Kind::LocumOpaque => {
                 let home = self.home(&self.copying, "copying")?;
-                let process = home.serve()?;
+                let process = home.serve(&self.under)?;
                 let way = direct(home.proxy, Some(&home.credentials))?;
                 Contender { kind, way, host: UNBOUND, process: Some(process) }
             }
+            Kind::Envoy => {
+                let (process, address) = self.start_envoy()?;
+                let mut way = direct(address, Some("Basic bm9ib2R5Og=="))?;
+                way.bearer = "Bearer placeholder".parse()?;
+                Contender { kind, way, host: HOST, process: Some(process) }
+            }
         })
+    }
+
+    fn start_envoy(&self) -> Result<(Process, SocketAddr)> {
+        let binary = self.envoy.as_ref().ok_or("give the binary of Envoy with --envoy")?;
+        let address = free_port()?;
+        let dir = self.scratch.path();
+        let files = ["ca.pem", "leaf.pem", "key.pem", "envoy.yaml", "envoy.log"];
+        let [ca, leaf, key, config, log] = files.map(|name| dir.join(name));
+        fs::write(&ca, &self.origin.ca_pem)?;
+        fs::write(&leaf, &self.origin.leaf_pem)?;
+        fs::write(&key, &self.origin.key_pem)?;
+        let text = include_str!("envoy.yaml")
+            .replace("@PORT@", &address.port().to_string())
+            .replace("@ORIGIN@", &self.origin.address.port().to_string())
+            .replace("@CA@", &ca.to_string_lossy())
+            .replace("@LEAF@", &leaf.to_string_lossy())
+            .replace("@KEY@", &key.to_string_lossy())
+            .replace("@HOST@", HOST)
+            .replace("@SECRET@", KEY);
+        fs::write(&config, text)?;
+        let mut command = Command::new(binary);
+        command.args(["--log-level", "warn", "--disable-hot-restart", "--concurrency"]);
+        // As many as Locum's runtime has.
+        command.arg(std::thread::available_parallelism()?.to_string());
+        command.arg("-c").arg(config);
+        Ok((serve_with(&mut command, &log, address)?, address))
     }
 
     /// Checks that the audit log holds, record for record.
@@ -132,6 +182,9 @@ fn start_tunnel(origin: SocketAddr) -> Result<(Process, SocketAddr)> {
     BufReader::new(out).read_line(&mut line)?;
     Ok((process, line.trim().parse()?))
 }
+
+/// The binary that was built with this benchmark.
+const LOCUM: &str = env!("CARGO_BIN_EXE_locum");
 
 /// A home of Locum with a credential and an agent in it.
 struct Home {
@@ -202,24 +255,21 @@ impl Home {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_locum"));
+        let mut command = Command::new(LOCUM);
         command.arg("--home").arg(&self.path);
         command
     }
 
-    fn serve(&self) -> Result<Process> {
-        let file = File::create(&self.log)?;
-        let mut command = self.command();
-        command.arg("serve").stdout(file.try_clone()?).stderr(file);
-        let mut process = Process::start(&mut command)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while TcpStream::connect(self.proxy).is_err() {
-            if process.check().is_err() || Instant::now() > deadline {
-                return Err(format!("`locum serve`:\n{}", fs::read_to_string(&self.log)?).into());
+    fn serve(&self, under: &[String]) -> Result<Process> {
+        let mut command = match under {
+            [] => self.command(),
+            [tool, arguments @ ..] => {
+                let mut command = Command::new(tool);
+                command.args(arguments).arg(LOCUM).arg("--home").arg(&self.path);
+                command
             }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        Ok(process)
+        };
+        serve_with(command.arg("serve"), &self.log, self.proxy)
     }
 
     fn way(&self) -> Result<Way> {
@@ -232,6 +282,20 @@ impl Home {
             tls: connector(Arc::new(roots))?,
         })
     }
+}
+
+/// Starts a proxy, and waits until it accepts connections.
+fn serve_with(command: &mut Command, log: &Path, address: SocketAddr) -> Result<Process> {
+    let file = File::create(log)?;
+    let mut process = Process::start(command.stdout(file.try_clone()?).stderr(file))?;
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while TcpStream::connect(address).is_err() {
+        if process.check().is_err() || Instant::now() > deadline {
+            return Err(format!("it did not start:\n{}", fs::read_to_string(log)?).into());
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(process)
 }
 
 fn basic(user: &str, password: &str) -> String {

@@ -20,6 +20,7 @@ mod scenario;
 mod tunnel;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
@@ -46,6 +47,15 @@ struct Arguments {
     /// Lets only this contender run; repeatable.
     #[arg(long, value_enum)]
     only: Vec<Kind>,
+    /// A profiler with its arguments, under which Locum runs: `--under "valgrind --tool=callgrind"`.
+    #[arg(long, default_value = "")]
+    under: String,
+    /// How many connections `keepalive` has; repeatable.
+    #[arg(long, default_values_t = [1, 32, 256])]
+    connections: Vec<usize>,
+    /// The binary of Envoy, which then takes part.
+    #[arg(long)]
+    envoy: Option<PathBuf>,
     /// How often each contender has its turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -81,13 +91,19 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Result<()> {
     let (rounds, shrink) = if arguments.quick { (1, 50) } else { (arguments.rounds.max(1), 1) };
-    let size = Size { only: arguments.only.clone(), rounds, shrink };
+    let size = Size {
+        only: arguments.only.clone(),
+        connections: arguments.connections.clone(),
+        rounds,
+        shrink,
+    };
     let all = scenario::ALL.iter().map(|(name, _)| (*name).to_owned());
     let names = match &arguments.scenarios[..] {
         [] => all.collect(),
         named => named.to_vec(),
     };
-    let field = Field::new()?;
+    let under = arguments.under.split_whitespace().map(str::to_owned).collect();
+    let field = Field::new(arguments.envoy.clone(), under)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut tables = Vec::new();
     for name in &names {

@@ -14,8 +14,8 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+use rustls::pki_types::PrivateKeyDer;
 use rustls::{RootCertStore, ServerConfig};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -51,16 +51,20 @@ pub struct Origin {
     pub address: SocketAddr,
     /// The certificate that signed the origin's.
     pub ca_pem: String,
+    /// The origin's own, and its key: a proxy that cannot make one is given it.
+    pub leaf_pem: String,
+    pub key_pem: String,
     pub roots: Arc<RootCertStore>,
     pub counts: Arc<Counts>,
 }
 
 impl Origin {
     pub fn start() -> Result<Self> {
-        let (ca, config) = certificates()?;
-        let ca_pem = pem::encode(&pem::Pem::new("CERTIFICATE", ca.to_vec()));
+        let Certificates { ca, leaf, key } = Certificates::new()?;
         let mut roots = RootCertStore::empty();
-        roots.add(ca)?;
+        roots.add(ca.der().clone())?;
+        let (ca_pem, leaf_pem, key_pem) = (ca.pem(), leaf.pem(), key.serialize_pem());
+        let config = tls(&leaf, &key)?;
         let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -80,21 +84,32 @@ impl Origin {
                 std::io::Result::Ok(())
             })
         })?;
-        Ok(Self { address, ca_pem, roots: Arc::new(roots), counts })
+        Ok(Self { address, ca_pem, leaf_pem, key_pem, roots: Arc::new(roots), counts })
     }
 }
 
-fn certificates() -> Result<(CertificateDer<'static>, ServerConfig)> {
-    let ca_key = KeyPair::generate()?;
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.distinguished_name.push(DnType::CommonName, "Benchmark CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca = params.self_signed(&ca_key)?.der().clone();
-    let issuer = Issuer::new(params, ca_key);
+struct Certificates {
+    ca: Certificate,
+    leaf: Certificate,
+    key: KeyPair,
+}
 
-    let key = KeyPair::generate()?;
-    let names = [HOST, UNBOUND, COLD].map(str::to_owned);
-    let leaf = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+impl Certificates {
+    fn new() -> Result<Self> {
+        let ca_key = KeyPair::generate()?;
+        let mut params = CertificateParams::new(Vec::new())?;
+        params.distinguished_name.push(DnType::CommonName, "Benchmark CA");
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca = params.self_signed(&ca_key)?;
+        let issuer = Issuer::new(params, ca_key);
+        let key = KeyPair::generate()?;
+        let names = [HOST, UNBOUND, COLD].map(str::to_owned);
+        let leaf = CertificateParams::new(names)?.signed_by(&key, &issuer)?;
+        Ok(Self { ca, leaf, key })
+    }
+}
+
+fn tls(leaf: &Certificate, key: &KeyPair) -> Result<ServerConfig> {
     let key = PrivateKeyDer::Pkcs8(key.serialize_der().into());
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
@@ -102,7 +117,7 @@ fn certificates() -> Result<(CertificateDer<'static>, ServerConfig)> {
         .with_no_client_auth()
         .with_single_cert(vec![leaf.der().clone()], key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok((ca, config))
+    Ok(config)
 }
 
 async fn serve(stream: TcpStream, tls: TlsAcceptor, counts: Arc<Counts>) {

@@ -27,20 +27,23 @@ pub const ALL: &[(&str, &str)] = &[
 pub struct Size {
     /// The contenders that take part; all when none is named.
     pub only: Vec<Kind>,
+    /// Of `keepalive`.
+    pub connections: Vec<usize>,
     pub rounds: usize,
     /// Divides counts.
     pub shrink: u32,
 }
 
 impl Size {
-    fn chosen(&self, kinds: &[Kind]) -> impl Iterator<Item = Kind> {
-        let chosen = |kind: &Kind| self.only.is_empty() || self.only.contains(kind);
+    fn chosen(&self, field: &Field, kinds: &[Kind]) -> impl Iterator<Item = Kind> {
+        let named = |kind: &Kind| self.only.is_empty() || self.only.contains(kind);
+        let chosen = move |kind: &Kind| named(kind) && field.has(*kind);
         kinds.iter().copied().filter(chosen)
     }
 }
 
-const EVERYONE: [Kind; 4] = [Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::LocumOpaque];
-const PROXIES: [Kind; 3] = [Kind::Tunnel, Kind::Locum, Kind::LocumOpaque];
+const EVERYONE: [Kind; 5] =
+    [Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::LocumOpaque, Kind::Envoy];
 
 /// Runs the scenario of that name.
 pub async fn run(name: &str, field: &Field, size: &Size) -> Result<Vec<Table>> {
@@ -56,7 +59,7 @@ pub async fn run(name: &str, field: &Field, size: &Size) -> Result<Vec<Table>> {
 }
 
 fn start_all(field: &Field, kinds: &[Kind], size: &Size) -> Result<Vec<Contender>> {
-    size.chosen(kinds).map(|kind| field.start(kind)).collect()
+    size.chosen(field, kinds).map(|kind| field.start(kind)).collect()
 }
 
 /// The contenders in the order of this round: whoever is first finds another machine than the last.
@@ -88,9 +91,9 @@ async fn keepalive(field: &Field, size: &Size) -> Result<Vec<Table>> {
         Column::new("p99.9 us", 0),
     ];
     let mut tables = Vec::new();
-    for (connections, count) in [(1_usize, 5_000_u32), (32, 20_000), (256, 20_000)] {
+    for &connections in &size.connections {
         let mut table = Table::new(format!("{connections} connections"), &COLUMNS);
-        let count = count / size.shrink;
+        let count = if connections == 1 { 5_000 } else { 20_000 } / size.shrink;
         let mut contenders = start_all(field, &EVERYONE, size)?;
         for round in 0..size.rounds {
             for contender in in_turn(&mut contenders, round) {
@@ -311,7 +314,7 @@ async fn memory(field: &Field, size: &Size) -> Result<Vec<Table>> {
     ];
     let tunnels = 1_000 / size.shrink.min(10);
     let mut table = Table::new(format!("memory, {tunnels} tunnels"), &COLUMNS);
-    for kind in size.chosen(&PROXIES) {
+    for kind in size.chosen(field, &EVERYONE[1..]) {
         let contender = field.start(kind)?;
         let process = contender.process.as_ref().ok_or("no process")?;
         settle().await;
