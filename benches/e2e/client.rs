@@ -212,6 +212,34 @@ impl Latency {
     }
 }
 
+/// Makes `count` calls over the connections in turn, one in each millisecond, whether or not the one
+/// before was answered. The runtime's timers have just this step, so no two calls start together.
+pub async fn paced(connections: &mut Vec<Connection>, count: u32) -> Result<Run> {
+    const EVERY: Duration = Duration::from_millis(1);
+    let many = u32::try_from(connections.len())?;
+    let start = tokio::time::Instant::now() + EVERY;
+    let mut running = JoinSet::new();
+    for (mut connection, first) in connections.drain(..).zip(0..) {
+        running.spawn_local(async move {
+            let mut times = Vec::new();
+            for at in (first..count).step_by(many as usize) {
+                tokio::time::sleep_until(start + EVERY * at).await;
+                let sent = super::body::now();
+                connection.call().await?;
+                times.push(super::body::now() - sent);
+            }
+            Result::Ok((connection, times))
+        });
+    }
+    let mut latency = Latency::new()?;
+    while let Some(done) = running.join_next().await {
+        let (connection, times) = done??;
+        connections.push(connection);
+        times.into_iter().for_each(|time| latency.record(time));
+    }
+    Ok(Run { elapsed: start.elapsed(), latency })
+}
+
 /// Makes `count` calls over the connections, each taking the next as soon as it is free.
 pub async fn closed_loop(connections: &mut Vec<Connection>, count: u64) -> Result<Run> {
     let left = Rc::new(Cell::new(count));

@@ -8,7 +8,7 @@ use tokio::task::JoinSet;
 
 use super::Result;
 use super::body::{Body, now};
-use super::client::{Connection, Latency, closed_loop, read};
+use super::client::{self, Connection, Latency, closed_loop, read};
 use super::contender::{Contender, Field, Kind};
 use super::process::Cpu;
 use super::report::{Column, Table};
@@ -16,6 +16,7 @@ use super::report::{Column, Table};
 /// Scenarios by name, with what they do.
 pub const ALL: &[(&str, &str)] = &[
     ("keepalive", "requests a second, CPU and latency on open connections: 1, 32, 256"),
+    ("paced", "CPU and latency at 1,000 requests a second, one at a time, on 32 connections"),
     ("connect", "new connections: CONNECT, TLS handshake, one request, close"),
     ("cold", "first request to a host that was never seen"),
     ("events", "delay of server-sent events"),
@@ -49,6 +50,7 @@ const EVERYONE: [Kind; 5] =
 pub async fn run(name: &str, field: &Field, size: &Size) -> Result<Vec<Table>> {
     match name {
         "keepalive" => keepalive(field, size).await,
+        "paced" => paced(field, size).await,
         "connect" => connect(field, size).await,
         "cold" => cold(field, size).await,
         "events" => events(field, size).await,
@@ -117,6 +119,38 @@ async fn keepalive(field: &Field, size: &Size) -> Result<Vec<Table>> {
         tables.push(table);
     }
     Ok(tables)
+}
+
+/// In a closed loop, whoever is behind handles many requests for each time it is woken, which is
+/// cheap. Agents send one now and then: here every request wakes the proxy.
+async fn paced(field: &Field, size: &Size) -> Result<Vec<Table>> {
+    const COLUMNS: [Column; 4] = [
+        Column::new("CPU us/request", 1).with_ratio(),
+        Column::new("p50 us", 0).with_ratio(),
+        Column::new("p99 us", 0),
+        Column::new("p99.9 us", 0),
+    ];
+    let mut table = Table::new("1,000 requests/s, 32 connections", &COLUMNS);
+    let count = 1_500 / size.shrink;
+    let mut contenders = start_all(field, &EVERYONE, size)?;
+    for round in 0..size.rounds {
+        for contender in in_turn(&mut contenders, round) {
+            let mut open = contender.way.open_many(contender.host, 32).await?;
+            client::paced(&mut open, count / 10).await?;
+            let before = contender.cpu()?;
+            let run = client::paced(&mut open, count).await?;
+            table.add(
+                contender.kind,
+                vec![
+                    contender.cpu_each(before.as_ref(), count)?,
+                    Some(run.latency.quantile(0.5)),
+                    Some(run.latency.quantile(0.99)),
+                    Some(run.latency.quantile(0.999)),
+                ],
+            );
+        }
+    }
+    Ok(vec![table])
 }
 
 const PER_CONNECTION: [Column; 4] = [
