@@ -32,6 +32,8 @@ pub enum Kind {
     /// Locum, copying bytes to a host that no credential is bound to.
     #[value(name = "opaque")]
     LocumOpaque,
+    /// Another build of Locum, in the same part. Takes part where its binary is given.
+    Other,
     /// Envoy, intercepting and injecting. Takes part where its binary is given.
     Envoy,
 }
@@ -43,6 +45,7 @@ impl fmt::Display for Kind {
             Self::Tunnel => "plain tunnel",
             Self::Locum => "Locum",
             Self::LocumOpaque => "Locum, opaque",
+            Self::Other => "other Locum",
             Self::Envoy => "Envoy",
         })
     }
@@ -64,13 +67,26 @@ pub struct Field {
     /// One home for each process of Locum, made when it is first wanted.
     injecting: OnceCell<Home>,
     copying: OnceCell<Home>,
+    other: OnceCell<Home>,
+    tools: Tools,
+}
+
+/// What is not built with this benchmark.
+#[derive(Clone, Default, clap::Args)]
+pub struct Tools {
+    /// The binary of Envoy, which then takes part.
+    #[arg(long, value_name = "FILE")]
     envoy: Option<PathBuf>,
-    /// A profiler and its arguments, under which Locum runs.
-    under: Vec<String>,
+    /// The binary of another build of Locum, which then takes part: before and after, in one run.
+    #[arg(long, value_name = "FILE")]
+    other: Option<PathBuf>,
+    /// A profiler with its arguments, under which Locum runs: `--under "valgrind --tool=callgrind"`.
+    #[arg(long, value_name = "COMMAND", default_value = "")]
+    under: String,
 }
 
 impl Field {
-    pub fn new(envoy: Option<PathBuf>, under: Vec<String>) -> Result<Self> {
+    pub fn new(tools: Tools) -> Result<Self> {
         let origin = Origin::start()?;
         // Beside the other build products: the audit log belongs on a disk, and /tmp is often none.
         let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
@@ -79,21 +95,34 @@ impl Field {
             scratch,
             injecting: OnceCell::new(),
             copying: OnceCell::new(),
-            envoy,
-            under,
+            other: OnceCell::new(),
+            tools,
         })
     }
 
     /// Whether such a one can be started.
     pub fn has(&self, kind: Kind) -> bool {
-        kind != Kind::Envoy || self.envoy.is_some()
+        match kind {
+            Kind::Envoy => self.tools.envoy.is_some(),
+            Kind::Other => self.tools.other.is_some(),
+            _ => true,
+        }
     }
 
-    fn home<'f>(&'f self, cell: &'f OnceCell<Home>, name: &str) -> Result<&'f Home> {
+    /// The home of one process of Locum; made when it is first wanted.
+    fn home(&self, kind: Kind) -> Result<&Home> {
+        let other = self.tools.other.as_deref();
+        let (cell, binary) = match kind {
+            Kind::LocumOpaque => (&self.copying, None),
+            Kind::Other => (&self.other, other),
+            _ => (&self.injecting, None),
+        };
         if let Some(home) = cell.get() {
             return Ok(home);
         }
-        let home = Home::new(&self.scratch.path().join(name), &self.origin)?;
+        let binary = binary.unwrap_or(Path::new(LOCUM));
+        let scratch = self.scratch.path().join(format!("{kind:?}"));
+        let home = Home::new(binary, &scratch, &self.origin)?;
         Ok(cell.get_or_init(|| home))
     }
 
@@ -117,14 +146,14 @@ impl Field {
                 let way = direct(address, Some("Basic bm9ib2R5Og=="))?;
                 Contender { kind, way, host: HOST, process: Some(process) }
             }
-            Kind::Locum => {
-                let home = self.home(&self.injecting, "injecting")?;
-                let process = home.serve(&self.under)?;
+            Kind::Locum | Kind::Other => {
+                let home = self.home(kind)?;
+                let process = home.serve(&self.tools.under)?;
                 Contender { kind, way: home.way()?, host: HOST, process: Some(process) }
             }
             Kind::LocumOpaque => {
-                let home = self.home(&self.copying, "copying")?;
-                let process = home.serve(&self.under)?;
+                let home = self.home(kind)?;
+                let process = home.serve(&self.tools.under)?;
                 let way = direct(home.proxy, Some(&home.credentials))?;
                 Contender { kind, way, host: UNBOUND, process: Some(process) }
             }
@@ -138,7 +167,7 @@ impl Field {
     }
 
     fn start_envoy(&self) -> Result<(Process, SocketAddr)> {
-        let binary = self.envoy.as_ref().ok_or("give the binary of Envoy with --envoy")?;
+        let binary = self.tools.envoy.as_ref().ok_or("give the binary of Envoy with --envoy")?;
         let address = free_port()?;
         let dir = self.scratch.path();
         let files = ["ca.pem", "leaf.pem", "key.pem", "envoy.yaml", "envoy.log"];
@@ -165,7 +194,9 @@ impl Field {
 
     /// Checks that the audit log holds, record for record.
     pub fn verify_audit(&self) -> Result<()> {
-        for home in [&self.injecting, &self.copying].into_iter().filter_map(OnceCell::get) {
+        for home in
+            [&self.injecting, &self.copying, &self.other].into_iter().filter_map(OnceCell::get)
+        {
             home.run(&["audit", "verify"], "")?;
         }
         Ok(())
@@ -188,6 +219,7 @@ const LOCUM: &str = env!("CARGO_BIN_EXE_locum");
 
 /// A home of Locum with a credential and an agent in it.
 struct Home {
+    binary: PathBuf,
     path: PathBuf,
     /// What `serve` says.
     log: PathBuf,
@@ -197,10 +229,12 @@ struct Home {
 }
 
 impl Home {
-    fn new(scratch: &Path, origin: &Origin) -> Result<Self> {
+    fn new(binary: &Path, scratch: &Path, origin: &Origin) -> Result<Self> {
         fs::create_dir(scratch)?;
         let (path, log) = (scratch.join("home"), scratch.join("log"));
-        let mut home = Self { path, log, proxy: free_port()?, credentials: String::new() };
+        let binary = binary.to_owned();
+        let credentials = String::new();
+        let mut home = Self { binary, path, log, proxy: free_port()?, credentials };
         home.run(&["init"], "")?;
         home.run(&["credential", "add", "openai", "--provider", "openai"], KEY)?;
         let header = "Authorization: Bearer {secret}";
@@ -255,17 +289,18 @@ impl Home {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(LOCUM);
+        let mut command = Command::new(&self.binary);
         command.arg("--home").arg(&self.path);
         command
     }
 
-    fn serve(&self, under: &[String]) -> Result<Process> {
-        let mut command = match under {
-            [] => self.command(),
-            [tool, arguments @ ..] => {
+    fn serve(&self, under: &str) -> Result<Process> {
+        let mut words = under.split_whitespace();
+        let mut command = match words.next() {
+            None => self.command(),
+            Some(tool) => {
                 let mut command = Command::new(tool);
-                command.args(arguments).arg(LOCUM).arg("--home").arg(&self.path);
+                command.args(words).arg(&self.binary).arg("--home").arg(&self.path);
                 command
             }
         };

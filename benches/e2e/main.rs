@@ -20,14 +20,13 @@ mod scenario;
 mod tunnel;
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
 use tokio::task::LocalSet;
 
-use contender::{Field, Kind};
+use contender::{Field, Kind, Tools};
 use scenario::Size;
 
 /// Failures of the harness are for people to read.
@@ -47,15 +46,11 @@ struct Arguments {
     /// Lets only this contender run; repeatable.
     #[arg(long, value_enum)]
     only: Vec<Kind>,
-    /// A profiler with its arguments, under which Locum runs: `--under "valgrind --tool=callgrind"`.
-    #[arg(long, default_value = "")]
-    under: String,
     /// How many connections `keepalive` has; repeatable.
     #[arg(long, default_values_t = [1, 32, 256])]
     connections: Vec<usize>,
-    /// The binary of Envoy, which then takes part.
-    #[arg(long)]
-    envoy: Option<PathBuf>,
+    #[command(flatten)]
+    tools: Tools,
     /// How often each contender has its turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -102,8 +97,7 @@ fn run(arguments: &Arguments) -> Result<()> {
         [] => all.collect(),
         named => named.to_vec(),
     };
-    let under = arguments.under.split_whitespace().map(str::to_owned).collect();
-    let field = Field::new(arguments.envoy.clone(), under)?;
+    let field = Field::new(arguments.tools.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut tables = Vec::new();
     for name in &names {

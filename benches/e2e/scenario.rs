@@ -43,8 +43,8 @@ impl Size {
     }
 }
 
-const EVERYONE: [Kind; 5] =
-    [Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::LocumOpaque, Kind::Envoy];
+const EVERYONE: [Kind; 6] =
+    [Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::Other, Kind::LocumOpaque, Kind::Envoy];
 
 /// Runs the scenario of that name.
 pub async fn run(name: &str, field: &Field, size: &Size) -> Result<Vec<Table>> {
@@ -206,8 +206,10 @@ async fn connect(field: &Field, size: &Size) -> Result<Vec<Table>> {
 async fn cold(field: &Field, size: &Size) -> Result<Vec<Table>> {
     let mut table = Table::new("cold hosts, one at a time", &PER_CONNECTION);
     let count = 100 / size.shrink.min(50);
-    let mut contenders = start_all(field, &[Kind::Direct, Kind::Tunnel, Kind::Locum], size)?;
-    for contender in contenders.iter_mut().filter(|c| c.kind == Kind::Locum) {
+    let mut contenders =
+        start_all(field, &[Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::Other], size)?;
+    for contender in contenders.iter_mut().filter(|c| [Kind::Locum, Kind::Other].contains(&c.kind))
+    {
         contender.way.bearer = "Bearer locum_cold".parse()?;
     }
     for round in 0..size.rounds {
