@@ -84,6 +84,16 @@ pub struct UserName {
     pub context: Context,
 }
 
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.agent)?;
+        let context = &self.context;
+        let parts = [("run", &context.run), ("node", &context.node), ("user", &context.user)];
+        let given = parts.iter().filter_map(|(key, value)| value.as_ref().map(|v| (key, v)));
+        given.into_iter().try_for_each(|(key, value)| write!(f, "+{key}={}", value.as_str()))
+    }
+}
+
 /// Why a user name cannot be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UserNameError {

@@ -363,7 +363,7 @@ impl Config {
     #[must_use]
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
-            // Sockets and their TLS are made once, before privileges are dropped.
+            // Sockets and their TLS are made once, at the start.
             ("proxy.listen", self.proxy.listen == new.proxy.listen),
             ("proxy.tls", self.proxy.tls == new.proxy.tls),
             ("ops.listen", self.ops.listen == new.ops.listen),

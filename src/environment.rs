@@ -99,7 +99,7 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, EnvironmentError> {
         files: vec![PlannedFile {
             path: inputs.bundle_file.clone(),
             contents: inputs.bundle.pem().into_bytes(),
-            mode: 0o644,
+            mode: 0o600,
         }],
     };
     plan.set_variables(inputs);
@@ -370,7 +370,7 @@ impl Plan {
         self.files.push(PlannedFile {
             path: inputs.state_file("zz.ini"),
             contents: lines.concat(),
-            mode: 0o644,
+            mode: 0o600,
         });
         Ok(())
     }
@@ -408,7 +408,7 @@ impl Plan {
         self.files.push(PlannedFile {
             path: store,
             contents: inputs.bundle.java_trust_store()?,
-            mode: 0o644,
+            mode: 0o600,
         });
         Ok(())
     }
@@ -1529,7 +1529,7 @@ mod tests {
         let (target, link) = (directory.path().join("target"), directory.path().join("link"));
         fs::write(&target, "old").unwrap();
         symlink(&target, &link).unwrap();
-        write_files(&file_plan(link.clone(), 0o644)).unwrap();
+        write_files(&file_plan(link.clone(), 0o600)).unwrap();
         assert_eq!(fs::read(&target).unwrap(), b"old");
         assert_eq!(fs::read(&link).unwrap(), b"new");
         assert!(!fs::symlink_metadata(&link).unwrap().is_symlink());
@@ -1540,7 +1540,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o777)).unwrap();
         let path = directory.path().join("ca-bundle.pem");
-        let error = write_files(&file_plan(path.clone(), 0o644)).unwrap_err();
+        let error = write_files(&file_plan(path.clone(), 0o600)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
         assert!(!path.exists());
     }

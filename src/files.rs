@@ -290,3 +290,120 @@ pub fn directory_of(path: &Path) -> &Path {
         _ => Path::new("."),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    fn names_in(directory: &Path) -> Vec<String> {
+        let mut names: Vec<_> = fs::read_dir(directory)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn a_new_file_is_private_and_whole_and_never_replaces_one() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("key");
+        create_private(&path, b"one").unwrap();
+        check_private(&path).unwrap();
+        assert!(matches!(
+            create_private(&path, b"two"),
+            Err(FileError::Exists(p)) if p == path
+        ));
+        assert_eq!(**read_private(&path, 3).unwrap(), *b"one");
+        assert_eq!(names_in(home.path()), ["key"], "nothing left behind");
+    }
+
+    #[test]
+    fn replacing_keeps_the_mode_and_refuses_a_loose_or_linked_target() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("head");
+        replace_private(&path, b"one").unwrap();
+        replace_private(&path, b"two").unwrap();
+        check_private(&path).unwrap();
+        assert_eq!(**read_private(&path, 9).unwrap(), *b"two");
+
+        set_mode(&path, 0o640);
+        assert!(matches!(replace_private(&path, b"x"), Err(FileError::Loose(_, 0o640))));
+        let link = home.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(matches!(replace_private(&link, b"x"), Err(FileError::NotPlain(_))));
+        assert_eq!(names_in(home.path()), ["head", "link"]);
+    }
+
+    #[test]
+    fn every_loose_bit_is_refused_and_the_advice_can_be_pasted() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("f");
+        create_private(&path, b"x").unwrap();
+        for bit in [0o001, 0o002, 0o004, 0o010, 0o020, 0o040] {
+            set_mode(&path, 0o600 | bit);
+            let error = read_private(&path, 9).unwrap_err();
+            let advice = format!("chmod 600 '{}'", path.display());
+            assert!(error.to_string().contains(&advice), "{error}");
+        }
+        set_mode(&path, 0o400);
+        read_private(&path, 9).unwrap();
+        for bit in [0o002, 0o020] {
+            set_mode(home.path(), 0o700 | bit);
+            let error = check_directory(home.path()).unwrap_err();
+            let advice = format!("chmod 700 '{}'", home.path().display());
+            assert!(error.to_string().contains(&advice), "{error}");
+        }
+        set_mode(home.path(), 0o755);
+        check_directory(home.path()).unwrap();
+    }
+
+    #[test]
+    fn links_pipes_and_directories_are_not_files() {
+        let home = tempfile::tempdir().unwrap();
+        let (file, link) = (home.path().join("f"), home.path().join("l"));
+        create_private(&file, b"x").unwrap();
+        symlink(&file, &link).unwrap();
+        let pipe = home.path().join("p");
+        let made = std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&pipe).status();
+        assert!(made.unwrap().success());
+        for path in [&link, &pipe, &home.path().to_owned()] {
+            assert!(matches!(check_private(path), Err(FileError::NotPlain(_))), "{path:?}");
+            assert!(matches!(read_private(path, 9), Err(FileError::NotPlain(_))), "{path:?}");
+        }
+        let linked = home.path().join("d");
+        symlink(home.path(), &linked).unwrap();
+        assert!(matches!(check_directory(&linked), Err(FileError::NotPlain(_))));
+        let dangling = home.path().join("dangling");
+        symlink(home.path().join("elsewhere"), &dangling).unwrap();
+        assert!(matches!(create_private(&dangling, b"x"), Err(FileError::Exists(_))));
+        assert!(!home.path().join("elsewhere").exists(), "a planted link was followed");
+    }
+
+    #[test]
+    fn reading_stops_at_the_limit() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("f");
+        create_private(&path, &[7; 100]).unwrap();
+        assert!(matches!(read_private(&path, 99), Err(FileError::TooLarge(_))));
+        assert_eq!(read_private(&path, 100).unwrap().len(), 100);
+        assert!(matches!(read_private(&home.path().join("none"), 9), Err(FileError::Missing(_))));
+    }
+
+    #[test]
+    fn directories_are_made_private() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("a/b");
+        create_directory(&path).unwrap();
+        create_directory(&path).unwrap();
+        for made in [&path, &home.path().join("a")] {
+            assert_eq!(fs::metadata(made).unwrap().mode() & 0o777, 0o700);
+        }
+    }
+}

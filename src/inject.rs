@@ -137,8 +137,8 @@ pub fn inject(
     let slots = |grant: &Grant| grant.credential().slots.get(grant.slot()).cloned();
     for (grant, secret) in permit.grants().iter().zip(&resolved.0) {
         let slot = slots(grant).ok_or_else(|| Refusal::new(Code::Internal))?;
-        fill(&mut parts, grant.credential(), &slot, secret)?;
-        needles.add(secret, &grant.credential().placeholder());
+        fill(&mut parts, grant, &slot, secret, &mut needles)?;
+        needles.add(secret, grant.placeholder());
         uses.push(Use {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
@@ -162,23 +162,24 @@ fn make_scrubbable(headers: &mut HeaderMap) {
 
 fn fill(
     parts: &mut Parts,
-    credential: &Credential,
+    grant: &Grant,
     slot: &Slot,
     secret: &Secret,
+    needles: &mut Needles,
 ) -> Result<(), Refusal> {
     let value = match slot {
         Slot::Header { template, .. } => {
             Some(render(secret, template.prefix(), template.suffix())?)
         }
         Slot::Basic { part, other } => {
-            Some(render_basic(&parts.headers, credential, *part, other, secret)?)
+            Some(render_basic(&parts.headers, grant, (*part, other), secret, needles)?)
         }
         Slot::Query { name } => {
             fill_query(parts, name, secret)?;
             None
         }
     };
-    strip(&mut parts.headers, credential);
+    strip(&mut parts.headers, grant.credential());
     if let (Some(name), Some(value)) = (slot.header_name(), value) {
         parts.headers.insert(name, value);
     }
@@ -219,32 +220,39 @@ fn sensitive(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
     Ok(value)
 }
 
-/// Basic credentials (RFC 7617) with the client's other half kept.
+/// Basic credentials (RFC 7617) with the client's other half kept. The encoded pair is noted among
+/// the needles as a whole, so that an echo of it becomes the pair that the client knows.
 fn render_basic(
     headers: &HeaderMap,
-    credential: &Credential,
-    part: BasicPart,
-    other: &str,
+    grant: &Grant,
+    (part, other): (BasicPart, &str),
     secret: &Secret,
+    needles: &mut Needles,
 ) -> Result<HeaderValue, Refusal> {
     let sent = locate::basic_pair(headers);
-    let sent_other = sent.as_ref().and_then(|pair| pair.other_half(part, credential));
+    let sent_other = sent.as_ref().and_then(|pair| pair.other_half(part, grant.credential()));
     let other = sent_other.unwrap_or(other.as_bytes());
-    let text = secret.expose(|bytes| {
-        let (user, password) = match part {
-            BasicPart::User => (bytes, other),
-            BasicPart::Password => (other, bytes),
-        };
-        let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 1));
-        pair.extend_from_slice(user);
-        pair.push(b':');
-        pair.extend_from_slice(password);
-        let mut text = Zeroizing::new(vec![0; 6 + BASE64.encode_len(pair.len())]);
-        text[..6].copy_from_slice(b"Basic ");
-        BASE64.encode_mut(&pair, &mut text[6..]);
-        text
-    });
+    let known = encode_pair(part, grant.placeholder().as_bytes(), other);
+    let wire = secret.expose(|bytes| encode_pair(part, bytes, other));
+    needles.add_rendered(&wire, &known);
+    let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
+    text.extend_from_slice(b"Basic ");
+    text.extend_from_slice(&wire);
     sensitive(text)
+}
+
+fn encode_pair(part: BasicPart, secret: &[u8], other: &[u8]) -> Zeroizing<Vec<u8>> {
+    let (user, password) = match part {
+        BasicPart::User => (secret, other),
+        BasicPart::Password => (other, secret),
+    };
+    let mut pair = Zeroizing::new(Vec::with_capacity(user.len() + password.len() + 1));
+    pair.extend_from_slice(user);
+    pair.push(b':');
+    pair.extend_from_slice(password);
+    let mut text = Zeroizing::new(vec![0; BASE64.encode_len(pair.len())]);
+    BASE64.encode_mut(&pair, &mut text);
+    text
 }
 
 fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refusal> {

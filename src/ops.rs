@@ -60,7 +60,7 @@ pub async fn serve(
                 });
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .header_read_timeout(std::time::Duration::from_secs(60))
+                    .header_read_timeout(std::time::Duration::from_mins(1))
                     .serve_connection(TokioIo::new(stream), service);
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection of the operations port ended");

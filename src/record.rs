@@ -19,7 +19,11 @@ pub struct RequestId(pub [u8; 16]);
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        // Not byte by byte through `{:02x}`: this runs twice a request, and was a tenth of its
+        // audit's cost.
+        let mut hex = [0; 32];
+        data_encoding::HEXLOWER.encode_mut(&self.0, &mut hex);
+        f.write_str(str::from_utf8(&hex).unwrap_or_default())
     }
 }
 
@@ -71,7 +75,7 @@ pub struct Access<'a> {
     /// From where.
     pub peer: Option<SocketAddr>,
     /// `https://host` or `https://host:port`.
-    pub destination: String,
+    pub destination: &'a str,
     /// `CONNECT` for an opaque tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,

@@ -176,7 +176,7 @@ fn same_authority(text: &str, origin: &Origin) -> Result<(), Refusal> {
 }
 
 fn mismatch(text: &str, origin: &Origin) -> Refusal {
-    let shown: String = text.chars().filter(|c| c.is_ascii_graphic()).take(80).collect();
+    let shown: String = text.chars().filter(char::is_ascii_graphic).take(80).collect();
     Refusal::with_detail(
         Code::AuthorityMismatch,
         format!("The request names {shown}, its tunnel goes to {origin}"),
@@ -198,17 +198,25 @@ const RUN: HeaderName = HeaderName::from_static("locum-run");
 const NODE: HeaderName = HeaderName::from_static("locum-node");
 const USER: HeaderName = HeaderName::from_static("locum-user");
 
+/// What our own fields say of the run.
+///
+/// # Errors
+/// `bad-request` when a value is no [`Label`](crate::agent::Label).
+pub fn read_context(headers: &HeaderMap) -> Result<Context, Refusal> {
+    Ok(Context {
+        run: label(headers, &RUN)?,
+        node: label(headers, &NODE)?,
+        user: label(headers, &USER)?,
+    })
+}
+
 /// Takes our own fields out of the request: they are for the record, and never forwarded.
 fn take_context(headers: &mut HeaderMap) -> Result<Context, Refusal> {
     let ours = |name: &HeaderName| name.as_str().starts_with("locum-");
     if !headers.keys().any(ours) {
         return Ok(Context::default());
     }
-    let context = Context {
-        run: label(headers, &RUN)?,
-        node: label(headers, &NODE)?,
-        user: label(headers, &USER)?,
-    };
+    let context = read_context(headers)?;
     let names: Vec<HeaderName> = headers.keys().filter(|n| ours(n)).cloned().collect();
     for name in names {
         headers.remove(name);

@@ -290,7 +290,7 @@ mod tests {
             Poll::Ready(self.0.pop_front())
         }
         fn size_hint(&self) -> SizeHint {
-            self.1.clone()
+            self.1
         }
     }
 

@@ -180,3 +180,73 @@ impl fmt::Debug for TokenKey {
         f.write_str("TokenKey(..)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minted() -> String {
+        Token::mint().unwrap().into_text().to_string()
+    }
+
+    #[test]
+    fn a_minted_token_reads_back_and_needs_no_escape() {
+        let token = Token::mint().unwrap();
+        let id = token.id().to_owned();
+        let text = token.into_text();
+        assert_eq!(parse(&text), Ok(&*id));
+        assert_eq!(text.len(), LENGTH);
+        assert!(text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_'));
+        assert_ne!(*text, minted());
+    }
+
+    #[test]
+    fn every_typing_mistake_is_noticed() {
+        let text = minted();
+        for at in 0..text.len() {
+            for wrong in ["a", "b", "7", "_", "A", "0", "ä"] {
+                let mut typed = text.clone();
+                typed.replace_range(at..=at, wrong);
+                assert!(typed == text || parse(&typed).is_err(), "{at} {wrong}");
+            }
+            assert_eq!(
+                parse(&text[..at]),
+                Err(match at {
+                    0..4 => TokenError::Prefix,
+                    _ => TokenError::Length,
+                })
+            );
+        }
+        assert_eq!(parse(&format!("{text}a")), Err(TokenError::Length));
+        assert_eq!(parse(&text.to_uppercase()), Err(TokenError::Prefix));
+        let mut swapped = text.into_bytes();
+        let (a, b) = (swapped[20], if swapped[20] == b'a' { b'b' } else { b'a' });
+        swapped[20] = b;
+        assert_eq!(parse(std::str::from_utf8(&swapped).unwrap()), Err(TokenError::Checksum));
+        assert_ne!(a, b);
+    }
+
+    #[test]
+    fn the_mac_is_over_everything_that_the_token_is_good_for() {
+        let (w, a): (Name, Name) = ("default".parse().unwrap(), "agent".parse().unwrap());
+        let key = TokenKey::new(Zeroizing::new([7; 32]));
+        let base = key.mac(&w, &a, "aaaaaaaa", Some(5), "lct_x");
+        for other in [
+            key.mac(&a, &a, "aaaaaaaa", Some(5), "lct_x"),
+            key.mac(&w, &w, "aaaaaaaa", Some(5), "lct_x"),
+            key.mac(&w, &a, "aaaaaaab", Some(5), "lct_x"),
+            key.mac(&w, &a, "aaaaaaaa", Some(6), "lct_x"),
+            key.mac(&w, &a, "aaaaaaaa", None, "lct_x"),
+            key.mac(&w, &a, "aaaaaaaa", Some(5), "lct_y"),
+            TokenKey::new(Zeroizing::new([8; 32])).mac(&w, &a, "aaaaaaaa", Some(5), "lct_x"),
+        ] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn debug_shows_the_id_and_no_more() {
+        let token = Token::mint().unwrap();
+        assert_eq!(format!("{token:?}"), format!("Token({})", token.id()));
+    }
+}

@@ -22,12 +22,9 @@ impl Home {
     /// When none of them is given and there is no home directory to look in.
     pub fn locate(flag: Option<&Path>) -> Result<Self, Failure> {
         let given = flag.map(Path::to_owned).or_else(|| env_path("LOCUM_HOME"));
-        let path = match given.or_else(default_home) {
-            Some(path) => path,
-            None => {
-                return Err(Failure::usage("there is no home to work in")
-                    .help("give one with --home DIR, or set LOCUM_HOME"));
-            }
+        let Some(path) = given.or_else(default_home) else {
+            return Err(Failure::usage("there is no home to work in")
+                .help("give one with --home DIR, or set LOCUM_HOME"));
         };
         let path = std::path::absolute(&path)
             .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;

@@ -4,9 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::open::{
-    CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, ca_certificate, passphrase, write_anchor,
-};
+use super::open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, ca_certificate, passphrase};
 use super::{Failure, Home};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
@@ -171,15 +169,14 @@ pub(super) fn write_certificates(opened: &Opened) -> Result<environment::Bundle,
     let bundle = environment::bundle(&roots, &certificate)
         .map_err(|e| Failure::new(format!("the CA bundle cannot be made: {e}")))?;
     replace_if_other(&opened.home.bundle(), bundle.pem().as_bytes())?;
-    write_anchor(&opened.vault, &opened.config)?;
     Ok(bundle)
 }
 
 /// A file that says the same is left alone: clients may be reading it.
 fn replace_if_other(path: &std::path::Path, bytes: &[u8]) -> Result<(), FileError> {
-    match files::read_private(path, 16 * 1024 * 1024) {
-        Ok(there) if *there == bytes => Ok(()),
-        Ok(_) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
+    match files::check_private(path) {
+        Ok(()) if fs::read(path).is_ok_and(|there| there == bytes) => Ok(()),
+        Ok(()) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
         Err(error) => Err(error),
     }
 }

@@ -5,13 +5,15 @@
 //! What cannot be read leaves the last good state in force, and says so.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::far_side::far_side;
 use super::open::{Opened, drain_journal, load_policy, open_vault, write_anchor};
 use super::{Failure, Home};
 use crate::audit::AuditLog;
@@ -38,7 +40,10 @@ pub struct Keeper {
     home: Home,
     audit: Arc<AuditLog>,
     metrics: Arc<Metrics>,
-    gateway: std::sync::OnceLock<Arc<Gateway>>,
+    /// Weak, because the gateway holds its keeper.
+    gateway: std::sync::OnceLock<Weak<Gateway>>,
+    /// Where this process listens, which it never dials.
+    own: Vec<SocketAddr>,
     seen: Mutex<Seen>,
 }
 
@@ -48,6 +53,8 @@ struct Seen {
     vault: Vault,
     master: MasterKey,
     config: Config,
+    config_stamp: FileStamp,
+    config_problem: Option<String>,
     mark: Option<ChangeMark>,
     snapshot: Option<Arc<Snapshot>>,
     vault_problem: Option<String>,
@@ -77,6 +84,7 @@ impl Keeper {
         opened: Opened,
         audit: Arc<AuditLog>,
         metrics: Arc<Metrics>,
+        own: Vec<SocketAddr>,
     ) -> Result<Self, Failure> {
         let Opened { home, config, vault, master } = opened;
         let mark = vault.change_mark()?;
@@ -85,10 +93,13 @@ impl Keeper {
         let policy = Arc::new(load_policy(&home.policies())?);
         metrics.reload("policy", true);
         metrics.reload("config", true);
+        let config_stamp = FileStamp::of(home.config());
         let seen = Seen {
             vault,
             master,
             config,
+            config_stamp,
+            config_problem: None,
             mark: Some(mark),
             snapshot: Some(snapshot),
             vault_problem: None,
@@ -104,6 +115,7 @@ impl Keeper {
             audit,
             metrics,
             gateway: std::sync::OnceLock::new(),
+            own,
             seen: Mutex::new(seen),
         })
     }
@@ -115,7 +127,7 @@ impl Keeper {
 
     /// Says whose state to keep.
     pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
-        let _already_set = self.gateway.set(Arc::clone(gateway));
+        let _already_set = self.gateway.set(Arc::downgrade(gateway));
         gateway.refresh_with(Arc::<Self>::clone(self));
     }
 
@@ -124,10 +136,10 @@ impl Keeper {
     pub(super) fn look(&self, thorough: bool) -> bool {
         let mut seen = self.seen.lock();
         let vault = self.look_at_vault(&mut seen);
-        let policy = (thorough || !vault) && self.look_at_policies(&mut seen, thorough);
+        let policy = self.look_at_policies(&mut seen, thorough);
         seen.looked = Some(Instant::now());
         if (vault || policy)
-            && let Some(gateway) = self.gateway.get()
+            && let Some(gateway) = self.gateway()
         {
             gateway.set_state(seen.state());
         }
@@ -170,7 +182,7 @@ impl Keeper {
     fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> bool {
         let now = stamp(&self.home.policies());
         // A file that was written in this very moment may be written again within the same tick.
-        let settled = now.iter().all(|file| file.is_settled());
+        let settled = now.iter().all(FileStamp::is_settled);
         if !thorough && settled && now == seen.policy_stamp {
             return false;
         }
@@ -207,6 +219,68 @@ impl Keeper {
         }
     }
 
+    fn gateway(&self) -> Option<Arc<Gateway>> {
+        self.gateway.get().and_then(Weak::upgrade)
+    }
+
+    /// Reads the config anew if it changed, or if `asked`. The far side takes the new one at once;
+    /// what needs a restart is named.
+    pub(super) fn look_at_config(&self, asked: bool) {
+        let mut seen = self.seen.lock();
+        let now = FileStamp::of(self.home.config());
+        let settled = now.is_settled();
+        if !asked && settled && now == seen.config_stamp {
+            return;
+        }
+        let changed = asked || now != seen.config_stamp;
+        if settled {
+            seen.config_stamp = now;
+        }
+        if !changed {
+            return;
+        }
+        match self.load_config(&seen.config) {
+            Ok(Some(config)) => {
+                tracing::info!("config reloaded");
+                self.note("config-reloaded", "locum.yaml");
+                (seen.config, seen.config_problem) = (config, None);
+                self.metrics.reload("config", true);
+            }
+            Ok(None) => {
+                seen.config_problem = None;
+                self.metrics.reload("config", true);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if seen.config_problem.as_ref() != Some(&text) {
+                    tracing::error!(
+                        error = text,
+                        "the new config has mistakes; the last good one stays in force"
+                    );
+                    self.note("config-rejected", "the last good config stays in force");
+                }
+                seen.config_problem = Some(text);
+                self.metrics.reload("config", false);
+            }
+        }
+    }
+
+    /// The new config, put in force; none when it says what the old one did.
+    fn load_config(&self, old: &Config) -> Result<Option<Config>, Failure> {
+        let new = Config::load(&self.home.config(), self.home.path())?;
+        if new == *old {
+            return Ok(None);
+        }
+        let upstream = far_side(&new, &self.own)?;
+        for key in old.restart_needed(&new) {
+            tracing::warn!(key, "this setting takes effect at the next start");
+        }
+        if let Some(gateway) = self.gateway() {
+            gateway.set_upstream(upstream);
+        }
+        Ok(Some(new))
+    }
+
     fn note(&self, event: &'static str, detail: &str) {
         let event = Event {
             event,
@@ -230,19 +304,9 @@ impl Keeper {
         match seen.vault.set_audit_anchor(anchor.seq, &anchor.mac) {
             Ok(()) => seen.anchored = (Instant::now(), anchor.seq),
             Err(error) => {
-                tracing::warn!(%error, "the audit log could not be anchored in the vault")
+                tracing::warn!(%error, "the audit log could not be anchored in the vault");
             }
         }
-    }
-
-    /// The config in force.
-    pub(super) fn config(&self) -> Config {
-        self.seen.lock().config.clone()
-    }
-
-    /// Takes a new config's place in force.
-    pub(super) fn set_config(&self, config: Config) {
-        self.seen.lock().config = config;
     }
 }
 
@@ -333,7 +397,7 @@ impl Refresh for Keeper {
 
 impl Observe for Keeper {
     fn readings(&self) -> Readings {
-        let Some(gateway) = self.gateway.get() else { return Readings::default() };
+        let Some(gateway) = self.gateway() else { return Readings::default() };
         let (leaves, pool, audit) =
             (gateway.leaves(), gateway.upstream().pool_counts(), self.audit.stats());
         let seen = self.seen.lock();

@@ -2,12 +2,15 @@
 //! on disk. The only place that picks adapters.
 
 mod failure;
+mod far_side;
 mod home;
 mod init;
 mod keeper;
 mod log;
 mod open;
+mod relay;
 mod serve;
+mod session;
 
 pub use failure::{Exit, Failure};
 pub use home::{Home, Serving};
@@ -15,4 +18,8 @@ pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
+pub use relay::Relay;
 pub use serve::{Proxy, ProxyOptions};
+pub use session::{
+    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,
+};

@@ -79,9 +79,32 @@ impl Opened {
     /// # Errors
     /// When another process writes it, or it is not as it was left.
     pub fn audit(&self) -> Result<AuditLog, Failure> {
+        self.audit_with(false)
+    }
+
+    /// The same; with `accept_damage`, the log goes on over damage, in a new chain that says so.
+    ///
+    /// # Errors
+    /// As [`Opened::audit`].
+    pub fn audit_with(&self, accept_damage: bool) -> Result<AuditLog, Failure> {
         let anchor = audit_anchor(&self.vault)?;
-        let options = audit_options(&self.config);
+        let options = audit::Options { accept_damage, ..audit_options(&self.config) };
         Ok(AuditLog::open(&self.config.audit.dir, &self.vault.audit_key(), options, anchor)?)
+    }
+
+    /// Where the proxy of this home listens, if one runs.
+    #[must_use]
+    pub fn running(&self) -> Option<super::Serving> {
+        let serves = AuditLog::is_locked(&self.config.audit.dir);
+        serves.then(|| self.home.announced()).flatten()
+    }
+
+    /// Writes `ca.pem` and `ca-bundle.pem` anew where they are not what they should be.
+    ///
+    /// # Errors
+    /// When the vault has no CA, or a file cannot be written.
+    pub fn write_certificates(&self) -> Result<crate::environment::Bundle, Failure> {
+        super::init::write_certificates(self)
     }
 
     /// The CA, from the vault.

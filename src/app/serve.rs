@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::far_side::far_side;
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
 use super::open::{Opened, drain_journal, write_anchor};
@@ -20,10 +21,6 @@ use crate::ops;
 use crate::proxy::{self, Door, Gateway, Limits};
 use crate::record::{AuditSink as _, Event};
 use crate::tls::{Alpn, LeafCache};
-use crate::upstream::{
-    AddressGuard, ClientCertificate, HostRule, PoolLimits, SelfAddresses, Settings, SystemResolver,
-    Timeouts, Upstream,
-};
 use crate::vault::harden_process;
 
 /// Hosts whose leafs are kept ready: about 1.5 KiB each.
@@ -35,6 +32,8 @@ pub struct ProxyOptions {
     /// Listens on a free loopback port instead of the configured one, and on no operations port:
     /// for the private proxy of one `run`.
     pub private: bool,
+    /// Goes on over a damaged audit log, in a new chain that says so.
+    pub accept_audit_damage: bool,
     /// Also opens a loopback port without authentication, for this identity alone.
     pub open_for: Option<Identity>,
 }
@@ -76,7 +75,7 @@ impl Proxy {
         }
         let home = opened.home.clone();
         let config = opened.config.clone();
-        let audit = Arc::new(opened.audit()?);
+        let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
         drain_journal(&opened.vault, &config, &audit)?;
         write_anchor(&opened.vault, &config)?;
         let bundle = write_certificates(&opened)?;
@@ -90,8 +89,10 @@ impl Proxy {
             proxy: addresses(&listeners)?,
             ops: ops.as_ref().and_then(|l| l.local_addr().ok()),
         };
-        let upstream = Upstream::new(upstream_settings(&config, &serving, open_port))?;
-        let keeper = Arc::new(Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics))?);
+        let own: Vec<SocketAddr> =
+            serving.proxy.iter().copied().chain(serving.ops).chain(open_port).collect();
+        let upstream = far_side(&config, &own)?;
+        let keeper = Arc::new(Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?);
         let sink = Arc::<AuditLog>::clone(&audit);
         let state = keeper.first_state();
         let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));
@@ -193,9 +194,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
         let looked = tokio::task::spawn_blocking(move || {
-            if asked {
-                reload_config(&keeper, &gateway);
-            }
+            keeper.look_at_config(asked);
             keeper.look(asked);
             keeper.anchor(false);
             gateway.upstream().sweep();
@@ -213,11 +212,6 @@ async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
         }
         None => std::future::pending().await,
     }
-}
-
-/// Reads the config anew on SIGHUP: the far side takes what it may, the rest waits for a restart.
-fn reload_config(keeper: &Keeper, gateway: &Gateway) {
-    let _ = (keeper, gateway);
 }
 
 type Bound = (Vec<(TcpListener, Door)>, Option<TcpListener>, Option<SocketAddr>);
@@ -266,47 +260,11 @@ fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
         connections: limits.connections,
+        connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         headers: limits.headers,
         head_time: limits.head_time,
         handshake: limits.handshake,
         idle_tunnel: limits.idle_tunnel,
-    }
-}
-
-fn upstream_settings(
-    config: &Config,
-    serving: &Serving,
-    open_port: Option<SocketAddr>,
-) -> Settings {
-    let upstream = &config.upstream;
-    let own = serving.proxy.iter().copied().chain(serving.ops).chain(open_port).collect();
-    let hosts = upstream.hosts.iter().map(|host| HostRule {
-        pattern: host.pattern.clone(),
-        address: host.address.clone(),
-        ca_file: host.ca_file.clone(),
-        client_cert: host.client_cert.as_ref().map(|cert| ClientCertificate {
-            chain_file: cert.certificate.clone(),
-            key_file: cert.key.clone(),
-        }),
-        http1_only: host.http1_only,
-    });
-    Settings {
-        hosts: hosts.collect(),
-        guard: AddressGuard::new(upstream.allow_addresses.clone()),
-        own: SelfAddresses::new(own),
-        timeouts: Timeouts {
-            connect: upstream.timeouts.connect,
-            tls: upstream.timeouts.tls,
-            response: upstream.timeouts.response,
-            idle: upstream.timeouts.idle,
-        },
-        pool: PoolLimits {
-            per_key: upstream.pool.per_host,
-            total: upstream.pool.total,
-            idle: upstream.pool.idle,
-            age: upstream.pool.age,
-        },
-        resolver: Arc::new(SystemResolver),
     }
 }

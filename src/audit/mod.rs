@@ -79,7 +79,7 @@ impl Options {
     /// The longest time that one file may span: files are deleted whole, so a record lives this much
     /// longer than asked for, at most.
     fn longest_file(&self) -> Option<Duration> {
-        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        const DAY: Duration = Duration::from_hours(24);
         self.retain.map(|retain| (retain / 4).min(DAY))
     }
 }
@@ -369,9 +369,9 @@ impl AuditLog {
         anchor: Option<Anchor>,
         clock: Clock,
     ) -> Result<Self, AuditError> {
-        let tick = match options.fsync {
-            Fsync::Interval(interval) => interval.clamp(SHORTEST_TICK, LONGEST_TICK),
-            Fsync::Always | Fsync::Never => LONGEST_TICK,
+        let interval = match options.fsync {
+            Fsync::Interval(interval) => Some(interval),
+            Fsync::Always | Fsync::Never => None,
         };
         let writer = resume::open(dir, Keys::new(key)?, options, anchor, clock())?;
         let shared = Arc::new(Shared {
@@ -389,7 +389,7 @@ impl AuditLog {
             std::thread::Builder::new()
                 .name("locum-audit".to_owned())
                 .stack_size(KEEPER_STACK)
-                .spawn(move || shared.keep(tick))
+                .spawn(move || shared.keep(interval))
                 .map_err(AuditError::io("start a thread for", dir))?
         };
         Ok(Self { shared, keeper: Mutex::new(Some(keeper)) })
@@ -411,7 +411,7 @@ impl AuditLog {
     /// Why it is not healthy, for a person.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        self.shared.writer.lock().trouble()
+        self.shared.with_writer(|writer| writer.trouble())
     }
 
     /// The last record that even a power failure cannot take back. Kept outside the log (the vault
@@ -419,13 +419,13 @@ impl AuditLog {
     /// moves only when the log is opened and closed.
     #[must_use]
     pub fn anchor(&self) -> Anchor {
-        self.shared.writer.lock().anchor()
+        self.shared.with_writer(|writer| writer.anchor())
     }
 
     /// The last record, on the disk or not.
     #[must_use]
     pub fn last(&self) -> Anchor {
-        self.shared.writer.lock().head.last
+        self.shared.with_writer(|writer| writer.head.last)
     }
 
     /// The log's numbers.
@@ -457,8 +457,14 @@ impl AuditLog {
     /// When the log could not be written or synced; then it is as `kill -9` would have left it.
     pub fn close(&self) -> Result<Anchor, AuditError> {
         self.stop_keeper();
+        // Who is past this check still gets written, or is refused by the closed writer.
         self.shared.healthy.store(false, Ordering::Release);
-        self.shared.writer.lock().close()
+        self.shared.with_writer(|writer| {
+            self.shared.write_queue(writer);
+            let closed = writer.close();
+            self.shared.healthy.store(false, Ordering::Release);
+            closed
+        })
     }
 
     fn stop_keeper(&self) {
@@ -469,6 +475,21 @@ impl AuditLog {
             // It has no result, and a panic of it has been reported.
             let _ = keeper.join();
         }
+    }
+}
+
+#[cfg(test)]
+impl AuditLog {
+    /// Ends as `kill -9` would.
+    fn kill(self) {
+        self.stop_keeper();
+        self.shared.writer.lock().abandon();
+    }
+
+    /// What the disk does at the next appends. Also stops the background, so that nothing mends.
+    fn inject(&self, fault: writer::tests::Fault) {
+        self.stop_keeper();
+        self.shared.writer.lock().faults.push_back(fault);
     }
 }
 
@@ -493,7 +514,7 @@ impl AuditSink for AuditLog {
 
     fn outcome(&self, record: &Outcome) {
         // Counted where it is lost; the call has been made, and nobody can take it back.
-        let _ = self.shared.record(Kind::Outcome, record);
+        self.shared.record_soon(Kind::Outcome, record);
     }
 
     fn event(&self, record: &Event) -> Result<(), Unrecorded> {
@@ -502,53 +523,97 @@ impl AuditSink for AuditLog {
 }
 
 impl Shared {
+    /// Writes a record, and waits until it is written.
     fn record<T: Serialize>(&self, kind: Kind, record: &T) -> Result<(), Unrecorded> {
-        let written = self.is_or_gets_healthy()
-            && self.enqueue(kind, record).is_some_and(|ticket| {
-                self.commit(&ticket);
-                ticket.is_written()
-            });
-        if written {
-            return Ok(());
+        let ticket = self.enqueue(kind, record)?;
+        if !self.wait_a_little(&ticket) {
+            self.with_writer(|writer| self.settle(writer, &ticket));
         }
-        self.lost.count(kind);
-        Err(Unrecorded)
+        ticket.is_written().then_some(()).ok_or(Unrecorded)
     }
 
-    /// Formats and hashes the line, and puts it where the next writer finds it.
-    fn enqueue<T: Serialize>(&self, kind: Kind, record: &T) -> Option<Arc<Ticket>> {
+    /// Writes a record that nobody waits for: when another thread writes just now, it takes this one
+    /// with it.
+    fn record_soon<T: Serialize>(&self, kind: Kind, record: &T) {
+        if self.enqueue(kind, record).is_ok() {
+            self.flush();
+        }
+    }
+
+    /// Formats and hashes the line, and puts it where the next writer finds it. From then on it is
+    /// the writer who counts it, as written or as lost.
+    fn enqueue<T: Serialize>(&self, kind: Kind, record: &T) -> Result<Arc<Ticket>, Unrecorded> {
         thread_local! {
             static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
+        let refused = || {
+            self.lost.count(kind);
+            Unrecorded
+        };
+        if !self.is_or_gets_healthy() {
+            return Err(refused());
+        }
         BODY.with_borrow_mut(|body| {
-            if let Err(error) = line::body(body, kind, (self.clock)(), record) {
+            line::body(body, kind, (self.clock)(), record).map_err(|error| {
                 tracing::error!(%error, "an audit record cannot be written as JSON");
-                return None;
-            }
+                refused()
+            })?;
             let mac = self.keys.begin(body);
             let mut queue = self.queue.lock();
             queue.batch.push(body, mac, kind);
-            Some(Arc::clone(&queue.ticket))
+            Ok(Arc::clone(&queue.ticket))
         })
     }
 
-    /// Waits for the writer; if nobody has written this batch by then, writes it, and what came
-    /// since.
-    fn commit(&self, ticket: &Ticket) {
-        let mut writer = self.writer.lock();
-        if !ticket.is_waiting() {
-            return;
+    /// Waits for a short time without giving up the core: a write takes less time than to sleep and
+    /// be woken. True when the batch was settled by another.
+    fn wait_a_little(&self, ticket: &Ticket) -> bool {
+        for _ in 0..SPINS {
+            if !ticket.is_waiting() {
+                return true;
+            }
+            if !self.writer.is_locked() {
+                return false;
+            }
+            std::hint::spin_loop();
         }
-        let batch = {
+        false
+    }
+
+    /// Does something with the writer, and then writes what others left because the lock was taken.
+    fn with_writer<R>(&self, act: impl FnOnce(&mut Writer) -> R) -> R {
+        let done = act(&mut self.writer.lock());
+        self.flush();
+        done
+    }
+
+    /// Writes what waits, unless another thread holds the writer: then that thread comes here when
+    /// it has let go of it, and finds what was put into the queue before.
+    fn flush(&self) {
+        while !self.queue.lock().batch.is_empty() {
+            let Some(mut writer) = self.writer.try_lock() else { return };
+            self.write_queue(&mut writer);
+        }
+    }
+
+    /// Writes the batch of this ticket, and what came since, unless somebody has.
+    fn settle(&self, writer: &mut Writer, ticket: &Ticket) {
+        if ticket.is_waiting() {
+            self.write_queue(writer);
+        }
+    }
+
+    fn write_queue(&self, writer: &mut Writer) {
+        let ticket = {
             let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.batch, &mut writer.batch);
             std::mem::take(&mut queue.ticket)
         };
-        let written = writer.commit((self.clock)());
+        let written = writer.commit((self.clock)(), &self.lost);
         if !written {
             self.healthy.store(false, Ordering::Release);
         }
-        batch.settle(written);
+        ticket.settle(written);
     }
 
     fn is_or_gets_healthy(&self) -> bool {
@@ -557,64 +622,67 @@ impl Shared {
 
     /// Tries to make an unwritable log writable, unless somebody is at it.
     fn mend(&self) -> bool {
-        let Some(mut writer) = self.writer.try_lock() else { return false };
-        let mended = writer.mend((self.clock)(), &self.lost);
-        self.healthy.store(mended, Ordering::Release);
+        let mended = {
+            let Some(mut writer) = self.writer.try_lock() else { return false };
+            let mended = writer.mend((self.clock)(), &self.lost);
+            self.healthy.store(mended, Ordering::Release);
+            mended
+        };
+        self.flush();
         mended
     }
 
     /// The background: syncs, mends without traffic, deletes what is too old.
-    fn keep(&self, tick: Duration) {
+    fn keep(&self, interval: Option<Duration>) {
+        let tick = interval.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK);
+        let mut synced = Instant::now();
+        while !self.stopped_within(tick) {
+            if !self.is_or_gets_healthy() {
+                continue;
+            }
+            if interval.is_some_and(|interval| synced.elapsed() >= interval) {
+                self.sync();
+                synced = Instant::now();
+            }
+            self.keep_house();
+        }
+    }
+
+    fn stopped_within(&self, tick: Duration) -> bool {
         let (stop, wake) = &self.stop;
-        loop {
-            let mut stopped = stop.lock();
-            if !*stopped {
-                wake.wait_for(&mut stopped, tick);
-            }
-            if *stopped {
-                return;
-            }
-            drop(stopped);
-            self.tick();
+        let mut stopped = stop.lock();
+        if !*stopped {
+            wake.wait_for(&mut stopped, tick);
         }
+        *stopped
     }
 
-    fn tick(&self) {
-        if !self.is_or_gets_healthy() {
-            return;
-        }
-        if let Some(work) = self.to_sync() {
-            self.sync(&work);
-        }
-        let mut writer = self.writer.lock();
-        writer.keep_house((self.clock)());
-        self.healthy.store(writer.is_healthy(), Ordering::Release);
-    }
-
-    fn to_sync(&self) -> Option<writer::ToSync> {
-        let writer = self.writer.lock();
-        let wanted = matches!(writer.options.fsync, Fsync::Interval(_)) && writer.dirty();
-        wanted.then(|| writer.to_sync())
+    fn keep_house(&self) {
+        self.with_writer(|writer| {
+            writer.keep_house((self.clock)());
+            self.healthy.store(writer.is_healthy(), Ordering::Release);
+        });
     }
 
     /// Waits for the disk without the lock.
-    fn sync(&self, work: &writer::ToSync) {
+    fn sync(&self) {
+        let work = self.with_writer(|writer| writer.dirty().then(|| writer.to_sync()));
+        let Some(work) = work else { return };
         let started = Instant::now();
         let result = work.run();
         self.counters.synced(started);
-        let mut writer = self.writer.lock();
-        match result {
-            Ok(()) => {
-                let head = writer.synced(work);
-                drop(writer);
-                if let Some(Err(error)) = head.map(|head| head.sync_data()) {
-                    self.writer.lock().sync_failed(error);
-                }
-            }
-            Err(error) => writer.sync_failed(error),
+        let result = result.and_then(|()| {
+            let head = self.with_writer(|writer| writer.synced(&work));
+            head.map_or(Ok(()), |head| head.sync_data())
+        });
+        if let Err(error) = result {
+            self.with_writer(|writer| writer.sync_failed(error));
         }
     }
 }
+
+/// About as long as one write takes, some microseconds.
+const SPINS: u32 = 100;
 
 /// The background looks after the log at least this often,
 const LONGEST_TICK: Duration = Duration::from_secs(1);

@@ -26,7 +26,7 @@ pub(super) enum Command {
         /// What the token is for, as lists show it
         #[arg(long)]
         note: Option<String>,
-        /// Print agent, token_id and token as JSON
+        /// Print agent, `token_id` and token as JSON
         #[arg(long)]
         json: bool,
     },

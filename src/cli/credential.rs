@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::import;
 use super::output::{self, Table};
-use crate::app::{Failure, Home, Opened};
+use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
 use crate::credential::Slot;
 use crate::host::{Destination, Scheme};
@@ -83,7 +83,7 @@ pub(super) struct Add {
     /// Take hosts, slots and stand-in from the catalogue
     #[arg(long, value_name = "ID")]
     provider: Option<String>,
-    /// Where it may go: https://host or https://host:port; `*` is one label. Repeatable
+    /// Where it may go: <https://host> or https://host:port; `*` is one label. Repeatable
     #[arg(long, value_name = "ORIGIN")]
     to: Vec<Destination>,
     /// A header slot, 'NAME: TEMPLATE', such as 'X-Api-Key: {secret}'. Repeatable
@@ -98,6 +98,10 @@ pub(super) struct Add {
     /// A text in the shape of the provider's keys, with the reference in it
     #[arg(long, value_name = "TEXT")]
     stand_in: Option<String>,
+    /// The variable in which programs look for it; `locum run` sets it to the placeholder.
+    /// Repeatable; by default the provider's own, or that of --from-env
+    #[arg(long, value_name = "NAME")]
+    env: Vec<String>,
     /// Whose it is: user, builder or platform
     #[arg(long, default_value = "platform")]
     tier: Tier,
@@ -128,7 +132,7 @@ pub(super) struct Value {
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
-        Command::Add(args) => add(&mut opened, *args),
+        Command::Add(args) => add(&mut opened, &args),
         Command::List { json } => list(&opened, json),
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate { name, value } => rotate(&mut opened, &name, &value),
@@ -142,8 +146,8 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     }
 }
 
-fn add(opened: &mut Opened, args: Add) -> Result<(), Failure> {
-    let new = describe(&args)?;
+fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
+    let new = describe(args)?;
     let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
     let name = new.name.clone();
     let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
@@ -176,11 +180,19 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         name: args.name.clone(),
         provider: provider.map(|p| p.id().to_owned()),
         tier: args.tier,
-        tags: args.tag.clone(),
+        tags: tags(args),
         destinations: destinations(args, provider)?,
         slots,
         stand_in,
     })
+}
+
+/// The tags, with the variables in which programs look for the credential.
+fn tags(args: &Add) -> Vec<String> {
+    let implied =
+        args.value.from_env.iter().filter(|_| args.env.is_empty() && args.provider.is_none());
+    let variables = args.env.iter().chain(implied).map(|name| format!("{VARIABLE_TAG}{name}"));
+    args.tag.iter().cloned().chain(variables).collect()
 }
 
 fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
@@ -324,15 +336,12 @@ fn rotate(opened: &mut Opened, name: &Name, value: &Value) -> Result<(), Failure
 }
 
 fn revoke(opened: &mut Opened, name: &Name, version: Option<u32>) -> Result<(), Failure> {
-    let said = match version {
-        Some(version) => {
-            opened.vault.revoke_version(name, version)?;
-            format!("revoked version {version} of {name}")
-        }
-        None => {
-            opened.vault.revoke(name)?;
-            format!("revoked {name}; requests that refer to it are refused from now on")
-        }
+    let said = if let Some(version) = version {
+        opened.vault.revoke_version(name, version)?;
+        format!("revoked version {version} of {name}")
+    } else {
+        opened.vault.revoke(name)?;
+        format!("revoked {name}; requests that refer to it are refused from now on")
     };
     opened.changed()?;
     output::line(&said)

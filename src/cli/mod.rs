@@ -32,12 +32,11 @@ use crate::app::{Exit, Failure, Home};
 #[command(
     name = "locum",
     version,
-    propagate_version = true,
     max_term_width = 100,
     after_help = "Example:\n  locum init\n  locum credential add openai --provider openai < key.txt\n  locum agent add researcher\n  locum run --agent researcher -- python agent.py"
 )]
 struct Cli {
-    /// The home directory [env: LOCUM_HOME; default: the platform's data directory]
+    /// The home directory [env: `LOCUM_HOME`; default: the platform's data directory]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
 
@@ -138,22 +137,23 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// The leaves of the command tree whose help has no example.
+    fn without_example(command: &clap::Command, missing: &mut Vec<String>) {
+        let leaf = !command.has_subcommands();
+        let example = command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
+        if leaf && !example && command.get_name() != "help" {
+            missing.push(command.get_name().to_owned());
+        }
+        command.get_subcommands().for_each(|c| without_example(c, missing));
+    }
+
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {
         let mut command = Cli::command();
         command.build();
         command.clone().debug_assert();
-        fn walk(command: &clap::Command, missing: &mut Vec<String>) {
-            let leaf = !command.has_subcommands();
-            let example =
-                command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
-            if leaf && !example && command.get_name() != "help" {
-                missing.push(command.get_name().to_owned());
-            }
-            command.get_subcommands().for_each(|c| walk(c, missing));
-        }
         let mut missing = Vec::new();
-        walk(&command, &mut missing);
+        without_example(&command, &mut missing);
         assert!(missing.is_empty(), "no example in: {missing:?}");
     }
 }

@@ -1,14 +1,228 @@
-//! `locum run`: to be written.
+//! `locum run -- COMMAND`: a program as an agent, with no change to it.
 
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{ExitCode, ExitStatus};
+use std::time::Duration;
 
-use crate::app::{Failure, Home};
+use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{output, runtime};
+use crate::agent::{Context, Identity, Label, UserName};
+use crate::app::{
+    Failure, Home, Opened, Proxy, ProxyOptions, Relay, Session, SessionOptions, SessionToken,
+    mint_session, plan_session, start_log,
+};
+use crate::config::Level;
+use crate::reference::Name;
 
 /// Arguments of `locum run`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Example:\n  locum run")]
-pub(super) struct Args {}
+#[command(
+    after_help = "Example:\n  locum run --agent researcher -- python agent.py\n  locum run --agent ci --run 42 --user alice -- npm test"
+)]
+pub(super) struct Args {
+    /// The agent that the program is
+    #[arg(long, value_name = "NAME")]
+    agent: Name,
+    /// Names this run in the audit log; made up when left out
+    #[arg(long, value_name = "ID")]
+    run: Option<Label>,
+    /// Names the step of the run
+    #[arg(long, value_name = "NAME")]
+    node: Option<Label>,
+    /// The person on whose behalf it runs
+    #[arg(long, value_name = "NAME")]
+    user: Option<Label>,
+    /// Also open a loopback port without authentication, for clients that never send proxy
+    /// credentials (the JVM, Chromium); its identity is this run alone
+    #[arg(long)]
+    open_port: bool,
+    /// The program and its arguments
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
 
-pub(super) fn run(_home: &Home, _args: &Args) -> Result<ExitCode, Failure> {
-    Err(Failure::new("not written yet"))
+/// A run's token ends with the run. Should this process be killed, it ends by itself.
+const TOKEN_LIFE: Duration = Duration::from_hours(168);
+
+/// How long a private proxy waits for the program's last requests: the program is gone.
+const DRAIN: Duration = Duration::from_secs(2);
+
+pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
+    let mut opened = Opened::open(home)?;
+    let user = user_name(args)?;
+    let expires = Some(super::agent::from_now(TOKEN_LIFE));
+    let note = format!("run {}", user.context.run.as_ref().map_or("", Label::as_str));
+    let token = mint_session(&mut opened, &args.agent, expires, &note)?;
+    let result =
+        runtime().and_then(|runtime| runtime.block_on(serve_and_run(opened, args, &user, &token)));
+    end_token(home, &token.0);
+    result
+}
+
+fn user_name(args: &Args) -> Result<UserName, Failure> {
+    let run = match &args.run {
+        Some(run) => run.clone(),
+        None => random_run()?,
+    };
+    let context = Context { run: Some(run), node: args.node.clone(), user: args.user.clone() };
+    Ok(UserName { agent: args.agent.clone(), context })
+}
+
+fn random_run() -> Result<Label, Failure> {
+    let mut bytes = [0; 5];
+    let failed = || Failure::new("the system has no randomness");
+    getrandom::fill(&mut bytes).map_err(|_| failed())?;
+    data_encoding::BASE32_DNSSEC.encode(&bytes).parse().map_err(|_| failed())
+}
+
+/// Takes the token back. The run is over either way.
+fn end_token(home: &Home, id: &str) {
+    let ended = Opened::open(home).and_then(|mut opened| {
+        opened.vault.token_revoke(id)?;
+        opened.changed()
+    });
+    if let Err(failure) = ended {
+        output::note(&format!("locum: the run's token could not be revoked: {failure}"));
+    }
+}
+
+async fn serve_and_run(
+    opened: Opened,
+    args: &Args,
+    user: &UserName,
+    token: &SessionToken,
+) -> Result<ExitCode, Failure> {
+    let home = opened.home.clone();
+    let credentials = opened.vault.credentials()?;
+    let running = opened.running();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let (proxy, open_port, bundle, serving) = if let Some(serving) = running {
+        let proxy = first(&serving.proxy)?;
+        let bundle = opened.write_certificates()?;
+        let open_port =
+            if args.open_port { Some(Relay::start(proxy, user, &token.1).await?) } else { None };
+        (proxy, open_port, bundle, None)
+    } else {
+        let proxy = start_private(opened, args, user, &token.0).await?;
+        let (address, open_port) = (first(&proxy.serving.proxy)?, proxy.open_port);
+        let bundle = proxy.bundle.clone();
+        let serving = tokio::spawn(proxy.serve(
+            async {
+                let _ = stopped.await;
+            },
+            DRAIN,
+        ));
+        (address, open_port, bundle, Some(serving))
+    };
+    let state = home.clients().join(&token.0);
+    let options = SessionOptions { user, proxy, open_port, state: state.clone() };
+    let session = plan_session(&credentials, &home, bundle, token, &options)?;
+    warn_contested(&session);
+    session.write_files()?;
+    let status = run_child(&args.command, &session).await;
+    let _nobody_serves = stop.send(());
+    if let Some(serving) = serving {
+        match serving.await {
+            Ok(Ok(())) => {}
+            Ok(Err(failure)) => {
+                output::note(&format!("locum: the proxy did not end in order: {failure}"));
+            }
+            Err(_) => output::note("locum: the proxy ended by a panic"),
+        }
+    }
+    // The files name a token that is no longer valid.
+    let _ = std::fs::remove_dir_all(&state);
+    status.map(exit_code)
+}
+
+fn first(addresses: &[SocketAddr]) -> Result<SocketAddr, Failure> {
+    addresses.first().copied().ok_or_else(|| Failure::new("the proxy of this home listens nowhere"))
+}
+
+async fn start_private(
+    mut opened: Opened,
+    args: &Args,
+    user: &UserName,
+    token_id: &str,
+) -> Result<Proxy, Failure> {
+    // The program owns the terminal; only what it should not miss is said on it.
+    opened.config.log.level = Level::Warn;
+    start_log(&opened.config.log);
+    let open_for = args.open_port.then(|| Identity {
+        workspace: opened.vault.workspace().clone(),
+        agent: user.agent.clone(),
+        token_id: token_id.into(),
+        context: user.context.clone(),
+    });
+    Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
+        .await
+}
+
+fn warn_contested(session: &Session) {
+    for variable in &session.plan.contested {
+        output::note(&format!(
+            "locum: several credentials want {variable}; the first one has it (see `--env` of `locum credential add`)"
+        ));
+    }
+}
+
+async fn run_child(command: &[OsString], session: &Session) -> Result<ExitStatus, Failure> {
+    let (program, arguments) =
+        command.split_first().ok_or_else(|| Failure::usage("there is no command"))?;
+    let mut child = Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(session.environment())
+        .spawn()
+        .map_err(|e| Failure::new(format!("{} cannot be started: {e}", program.display())))?;
+    wait(&mut child).await
+}
+
+/// Waits for the program, and passes signals on to it. Ctrl-C on a terminal reaches the program by
+/// itself, and is only survived here.
+async fn wait(child: &mut Child) -> Result<ExitStatus, Failure> {
+    use std::io::IsTerminal as _;
+    let listen =
+        |kind| signal(kind).map_err(|e| Failure::new(format!("signals cannot be waited for: {e}")));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let mut interrupt = listen(SignalKind::interrupt())?;
+    let mut hangup = listen(SignalKind::hangup())?;
+    let mut quit = listen(SignalKind::quit())?;
+    let mut user1 = listen(SignalKind::user_defined1())?;
+    let mut user2 = listen(SignalKind::user_defined2())?;
+    let on_terminal = std::io::stdin().is_terminal();
+    loop {
+        use rustix::process::Signal;
+        let received = tokio::select! {
+            status = child.wait() => {
+                return status.map_err(|e| Failure::new(format!("the program cannot be waited for: {e}")));
+            }
+            _ = terminate.recv() => Signal::TERM,
+            _ = hangup.recv() => Signal::HUP,
+            _ = user1.recv() => Signal::USR1,
+            _ = user2.recv() => Signal::USR2,
+            _ = quit.recv() => if on_terminal { continue } else { Signal::QUIT },
+            _ = interrupt.recv() => if on_terminal { continue } else { Signal::INT },
+        };
+        pass_on(child, received);
+    }
+}
+
+fn pass_on(child: &Child, signal: rustix::process::Signal) {
+    let pid =
+        child.id().and_then(|id| i32::try_from(id).ok()).and_then(rustix::process::Pid::from_raw);
+    if let Some(pid) = pid {
+        // It may have ended in this moment.
+        let _ = rustix::process::kill_process(pid, signal);
+    }
+}
+
+/// The program's own code; for a signal 128 and its number, as shells have it.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    let code = status.code().or_else(|| status.signal().map(|s| 128 + s)).unwrap_or(1);
+    ExitCode::from(u8::try_from(code & 0xff).unwrap_or(1))
 }

@@ -109,10 +109,8 @@ fn listeners<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<SocketAd
         reader.problem(node, "the list is empty: agents could not connect");
         return None;
     }
-    for (index, item) in items(node).enumerate() {
-        let address = listen[index];
-        let clash = listen[..index].iter().any(|earlier| overlap(*earlier, address));
-        if clash {
+    for (index, (item, address)) in items(node).zip(&listen).enumerate() {
+        if listen.iter().take(index).any(|earlier| overlap(*earlier, *address)) {
             reader.problem(item, "the address is taken by an earlier one in the list");
         }
     }

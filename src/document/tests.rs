@@ -101,7 +101,7 @@ fn sample(document: &Document) -> Result<Sample<'_>, Report> {
 
 fn read_sample<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Sample<'d>> {
     let mut map = reader.map(node, KEYS)?;
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     map.optional("inner", |r, n| r.map(n, &["deep"])?.required("deep", Reader::boolean));
     map.optional("password", |r, n| r.choice(n, &[("prompt", ())]));
     Some(Sample {

@@ -15,6 +15,7 @@ use crate::request::InboundRequest;
 pub struct Located {
     credential: Arc<Credential>,
     slot: Option<usize>,
+    sent: Arc<str>,
 }
 
 impl Located {
@@ -22,6 +23,13 @@ impl Located {
     #[must_use]
     pub fn credential(&self) -> &Arc<Credential> {
         &self.credential
+    }
+
+    /// The placeholder as the client sent it: its reference or its stand-in. An echo of the secret
+    /// is turned back into this.
+    #[must_use]
+    pub fn sent(&self) -> &Arc<str> {
+        &self.sent
     }
 
     /// The index of the slot; none when the value has not the shape of any of them.
@@ -83,20 +91,23 @@ impl References {
     fn in_header(&mut self, name: &HeaderName, value: &HeaderValue, index: &CredentialIndex) {
         let text = value.as_bytes();
         for template in index.templates(name) {
-            if let Some(credential) = template.unwrap(text).and_then(|inner| index.named_by(inner))
-            {
+            let Some(inner) = template.unwrap(text) else { continue };
+            if let Some(credential) = index.named_by(inner) {
                 let same = |s: &Slot| matches!(s, Slot::Header { name: n, template: t } if n == name && t == template);
                 let slot = credential.slots.iter().position(same);
-                return self.add(credential, slot);
+                return self.add(credential, slot, inner);
             }
         }
         // The value has no shape that anyone declared. Whole, or after its scheme word, it may
         // still name a credential, whose holder should hear that the shape is wrong.
         let token = text.iter().position(|b| *b == b' ').map_or(text, |at| &text[at + 1..]);
-        let named = [text, token].into_iter().find_map(|t| index.named_by(t.trim_ascii()));
+        let texts = [text, token].map(<[u8]>::trim_ascii);
+        let named = texts.into_iter().find_map(|t| Some((index.named_by(t)?, t)));
         match named {
-            Some(credential) if credential.slots.iter().any(|s| s.header_name() == Some(name)) => {
-                self.add(credential, None);
+            Some((credential, sent))
+                if credential.slots.iter().any(|s| s.header_name() == Some(name)) =>
+            {
+                self.add(credential, None, sent);
             }
             _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
                 self.unresolved = true;
@@ -116,7 +127,7 @@ impl References {
                 Some(credential) => {
                     let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
                     let slot = credential.slots.iter().position(same);
-                    self.add(credential, slot);
+                    self.add(credential, slot, text);
                 }
                 None => self.unresolved = true,
             }
@@ -134,7 +145,7 @@ impl References {
             match index.named_by(&value) {
                 Some(credential) if credential.slots.iter().any(same) => {
                     let slot = credential.slots.iter().position(same);
-                    self.add(credential, slot);
+                    self.add(credential, slot, &value);
                 }
                 _ if index.is_slot_parameter(&name) => self.unresolved = true,
                 _ => self.misplaced += 1,
@@ -142,13 +153,16 @@ impl References {
         }
     }
 
-    fn add(&mut self, credential: &Arc<Credential>, slot: Option<usize>) {
+    fn add(&mut self, credential: &Arc<Credential>, slot: Option<usize>, sent: &[u8]) {
         let known = self.located.iter_mut().find(|l| Arc::ptr_eq(&l.credential, credential));
-        match known {
+        if let Some(known) = known {
             // The slot that stands first on the credential is where its one copy goes.
-            Some(known) => known.slot = [known.slot, slot].into_iter().flatten().min(),
-            None => self.located.push(Located { credential: Arc::clone(credential), slot }),
+            known.slot = [known.slot, slot].into_iter().flatten().min();
+            return;
         }
+        // What names a credential is ASCII.
+        let sent = String::from_utf8_lossy(sent).into();
+        self.located.push(Located { credential: Arc::clone(credential), slot, sent });
     }
 }
 

@@ -167,3 +167,24 @@ fn a_value_that_a_header_cannot_carry_is_refused() {
         assert_eq!(sent.err().unwrap().code, Code::CredentialRefused, "{bad:?}");
     }
 }
+
+#[test]
+fn an_echo_becomes_what_the_client_sent() {
+    use crate::scrub::{Fit, Scrubber};
+    let sent = |pair: &str| BASE64.encode(pair.as_bytes());
+    let git = [credential("git", &["basic x"], Some("ghp_locum_git_00000000"))];
+    for placeholder in ["locum_git", "ghp_locum_git_00000000"] {
+        let field = format!("Basic {}", sent(&format!("alice:{placeholder}")));
+        let git =
+            git.iter().map(|c| credential(c.name.as_str(), &["basic x"], c.stand_in.as_deref()));
+        let (_, needles) =
+            send(git.collect(), "ghp-real-0123", "/", &[("authorization", &field)]).unwrap();
+        let mut scrubber = Scrubber::for_needles(needles.unwrap(), Fit::Exact);
+        let echo = format!("a {} b ghp-real-0123 c", sent("alice:ghp-real-0123"));
+        let mut out = Vec::new();
+        scrubber.push(Bytes::from(echo), &mut |data| out.extend_from_slice(&data));
+        scrubber.finish(&mut |data| out.extend_from_slice(&data));
+        let known = format!("a {} b {placeholder} c", sent(&format!("alice:{placeholder}")));
+        assert_eq!(String::from_utf8(out).unwrap(), known);
+    }
+}

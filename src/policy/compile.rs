@@ -79,13 +79,11 @@ fn digest(sources: &[Source]) -> String {
 fn read_document<'d>(reader: &mut Reader<'d>, root: &'d Node) -> Option<Drafts<'d>> {
     let mut map = reader.map(root, TOP_KEYS)?;
     let version = map.required("version", |r, n| r.integer(n, 1..=1_u8));
-    let groups = match map.has("groups") {
-        true => map.optional("groups", read_groups)?,
-        false => Vec::new(),
-    };
-    let rules = match map.has("rules") {
-        true => map.optional("rules", |r, n| r.list(n, read_rule)),
-        false => Some(Vec::new()),
+    let groups = if map.has("groups") { map.optional("groups", read_groups)? } else { Vec::new() };
+    let rules = if map.has("rules") {
+        map.optional("rules", |r, n| r.list(n, read_rule))
+    } else {
+        Some(Vec::new())
     };
     version?;
     Some(Drafts { groups, rules: rules? })
@@ -140,6 +138,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
 }
 
 /// `Some(None)` for a key that is absent, `None` for one that is wrong.
+#[allow(clippy::option_option)] // Three outcomes, and `?` on the outer one reads best.
 fn given<'d, T>(
     map: &mut Map<'_, 'd>,
     key: &'static str,
@@ -151,12 +150,11 @@ fn given<'d, T>(
 fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
     let names = reader.list(node, |r, n| Some((r.text(n)?, n)))?;
     if names.iter().any(|(text, _)| *text == "*") {
-        return match names.len() {
-            1 => Some(Uses::All),
-            _ => {
-                reader.problem(node, "`*` stands for all credentials, and so stands alone");
-                None
-            }
+        return if names.len() == 1 {
+            Some(Uses::All)
+        } else {
+            reader.problem(node, "`*` stands for all credentials, and so stands alone");
+            None
         };
     }
     let parsed: Vec<Option<Name>> = names.iter().map(|(_, n)| reader.parsed::<Name>(n)).collect();
@@ -175,7 +173,7 @@ fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
         reader.problem_with_help(node, "methods are case-sensitive", advice);
         return None;
     }
-    reader.parsed_with(node, |text| text.parse::<Method>())
+    reader.parsed_with(node, str::parse::<Method>)
 }
 
 /// Keys that contradict each other.

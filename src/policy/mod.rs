@@ -96,6 +96,7 @@ pub struct Grant {
     credential: Arc<Credential>,
     version: u32,
     slot: usize,
+    placeholder: Arc<str>,
 }
 
 impl Grant {
@@ -109,6 +110,12 @@ impl Grant {
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// What stands for the secret in what the agent sees.
+    #[must_use]
+    pub fn placeholder(&self) -> &str {
+        &self.placeholder
     }
 
     /// The index of the slot among the credential's.
@@ -231,7 +238,10 @@ impl Policy {
         references: &References,
         index: &CredentialIndex,
     ) -> Result<Permit, Refusal> {
-        let located = usable(references, request.origin())?;
+        let (located, problem) = match usable(references, request.origin()) {
+            Ok(located) => (located, None),
+            Err(refusal) => (Vec::new(), Some(refusal)),
+        };
         let decide = |path: &str| self.verdict(who, request, path, &located, index);
         let verdict = decide(request.path());
         for reading in request.other_readings() {
@@ -240,7 +250,12 @@ impl Policy {
                     .because("the policy decides differently on another reading of the path"));
             }
         }
-        let verdict = verdict.map_err(Denied::refusal)?;
+        // An agent that may not go there at all learns nothing of credentials; the record does.
+        let why = problem.as_ref().and_then(|refusal| refusal.reason);
+        let verdict = verdict.map_err(|denied| denied.refusal(why))?;
+        if let Some(refusal) = problem {
+            return Err(refusal);
+        }
         // Said only now: to an agent that may not use the credential, it does not exist.
         if located.iter().any(|l| l.slot().is_none()) {
             return Err(Refusal::new(Code::SlotMismatch));
@@ -311,7 +326,8 @@ impl Policy {
         let Some((_, rule)) = always else { return Vec::new() };
         let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
         let live = bound.filter_map(|c| {
-            Some(Grant { credential: Arc::clone(c), version: c.version?, slot: 0 })
+            let (version, placeholder) = (c.version?, c.placeholder().into());
+            Some(Grant { credential: Arc::clone(c), version, slot: 0, placeholder })
         });
         let mut grants: Vec<Grant> = live.collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
@@ -335,15 +351,16 @@ fn place(slot: &crate::credential::Slot) -> String {
 /// The references that stand in slots and can be honoured at `origin`; an error for the first that
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
 fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+    let refers = references.unresolved() || !references.located().is_empty();
+    if refers && origin.scheme != Scheme::Https {
+        return Err(Refusal::new(Code::Plaintext));
+    }
     if references.unresolved() {
         return Err(Refusal::new(Code::CredentialRefused).because(reason::UNKNOWN));
     }
     for located in references.located() {
         let credential = located.credential();
         let refuse = |why| Err(Refusal::new(Code::CredentialRefused).because(why));
-        if origin.scheme != Scheme::Https {
-            return Err(Refusal::new(Code::Plaintext));
-        }
         if !credential.is_bound_to(origin) {
             return refuse(reason::NOT_BOUND);
         }
@@ -357,7 +374,8 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
 impl Located {
     fn grant(&self) -> Option<Grant> {
         let credential = Arc::clone(self.credential());
-        Some(Grant { version: credential.version?, slot: self.slot()?, credential })
+        let placeholder = Arc::clone(self.sent());
+        Some(Grant { version: credential.version?, slot: self.slot()?, placeholder, credential })
     }
 }
 
@@ -369,9 +387,9 @@ enum Denied {
 }
 
 impl Denied {
-    fn refusal(self) -> Refusal {
+    fn refusal(self, reason: Option<&'static str>) -> Refusal {
         match self {
-            Self::NoRule => Refusal::new(Code::NotAllowed),
+            Self::NoRule => Refusal { reason, ..Refusal::new(Code::NotAllowed) },
             Self::NoGrant => Refusal::new(Code::CredentialRefused)
                 .because("no rule lets this agent use the credential here"),
         }

@@ -96,7 +96,8 @@ fn the_shipped_policies_do_what_they_say() {
         let permit = decide(&policy, "any", "POST https://api.openai.com/v1/x", &[OPENAI]).unwrap();
         assert_eq!(permit.grants().len(), 1);
         let other = decide(&policy, "any", "GET https://elsewhere.test/", &[OPENAI]);
-        assert_eq!(other.unwrap_err(), Code::CredentialRefused);
+        let refused = if web { Code::CredentialRefused } else { Code::NotAllowed };
+        assert_eq!(other.unwrap_err(), refused);
         let authority = Authority::parse("docs.test:443", None).unwrap();
         let tunnel = policy.tunnel(&"any".parse().unwrap(), &authority, &index());
         assert_eq!(matches!(tunnel, TunnelDecision::Opaque { .. }), web);
@@ -183,7 +184,7 @@ fn decisions() {
             "researcher",
             "POST https://api.openai.com:8443/v1/chat/completions",
             &[OPENAI],
-            Err(Code::CredentialRefused),
+            Err(Code::NotAllowed),
         ),
         (
             "stranger",
@@ -289,7 +290,7 @@ fn decisions() {
             &[],
             Err(Code::CredentialRefused),
         ),
-        ("strict", "GET https://a.b.maps.test/m?key=locum_maps", &[], Err(Code::CredentialRefused)),
+        ("strict", "GET https://a.b.maps.test/m?key=locum_maps", &[], Err(Code::NotAllowed)),
         // Injection without a reference.
         ("legacy", "GET https://api.openai.com/", &[], Ok("always")),
         ("legacy", "GET https://api.openai.com/", &["authorization: Bearer sk-own"], Ok("always")),

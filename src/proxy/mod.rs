@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
+use dashmap::DashMap;
 
 pub use body::Body;
 pub use listener::{Door, serve};
@@ -31,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Policy};
 use crate::record::{AuditSink, RequestId};
+use crate::reference::Name;
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
 use crate::vault::Snapshot;
@@ -74,6 +76,8 @@ pub trait Refresh: Send + Sync {
 pub struct Limits {
     /// Connections from agents, open at once.
     pub connections: usize,
+    /// Tunnels of one agent, open at once.
+    pub connections_per_agent: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
     /// Header fields of a request.
@@ -95,6 +99,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     limits: Limits,
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
+    tunnels: DashMap<Name, usize>,
 }
 
 impl Gateway {
@@ -116,6 +121,7 @@ impl Gateway {
             metrics,
             limits,
             refresh: std::sync::OnceLock::new(),
+            tunnels: DashMap::new(),
         }
     }
 
@@ -158,11 +164,42 @@ impl Gateway {
         &self.metrics
     }
 
+    /// A place for one more tunnel of `agent`; none when it has as many as it may.
+    fn place(self: &Arc<Self>, agent: &Name) -> Result<Place, Refusal> {
+        let mut open = self.tunnels.entry(agent.clone()).or_insert(0);
+        if *open >= self.limits.connections_per_agent {
+            let limit = self.limits.connections_per_agent;
+            return Err(Refusal::with_detail(
+                Code::Overloaded,
+                format!("This agent has {limit} tunnels open, which is as many as it may"),
+            ));
+        }
+        *open += 1;
+        Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
+    }
+
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
             Some(refresh) => refresh.refresh().await,
             None => false,
         }
+    }
+}
+
+/// One tunnel among those that its agent may have open. Given back on drop.
+struct Place {
+    gateway: Arc<Gateway>,
+    agent: Name,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let tunnels = &self.gateway.tunnels;
+        if let Some(mut open) = tunnels.get_mut(&self.agent) {
+            *open = open.saturating_sub(1);
+        }
+        // So that the map holds busy agents only.
+        tunnels.remove_if(&self.agent, |_, open| *open == 0);
     }
 }
 

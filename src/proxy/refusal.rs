@@ -10,7 +10,7 @@ use super::Body;
 use crate::outcome::{Code, Refusal};
 use crate::record::RequestId;
 
-const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
+pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
 
 #[derive(Serialize)]
 struct Problem<'a> {

@@ -16,13 +16,13 @@ use super::exchange::{Route, exchange};
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, refusal, unix_now};
-use crate::agent::Identity;
+use crate::agent::{Context, Identity};
 use crate::authn;
 use crate::host::{Authority, Host, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
-use crate::request::absolute_origin;
+use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
 
 /// Answers one request on the proxy port.
@@ -39,7 +39,16 @@ pub(super) async fn front(
     };
     let identity = match authenticate(gateway, door, &request).await {
         Ok(identity) => identity,
-        Err(bad) => return challenge(gateway, peer, &target, bad),
+        Err(bad) => return challenge(gateway, peer, &target, &bad),
+    };
+    // An orchestrator may say more of the run beside the credentials.
+    let identity = match read_context(request.headers()) {
+        Ok(context) if context == Context::default() => identity,
+        Ok(context) => {
+            let context = identity.context.overlaid(&context);
+            Arc::new(Identity { context, ..Identity::clone(&identity) })
+        }
+        Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
     let caller = Caller { peer, identity };
     match target {
@@ -116,7 +125,7 @@ fn challenge(
     gateway: &Arc<Gateway>,
     peer: SocketAddr,
     target: &Target,
-    bad: Unauthenticated,
+    bad: &Unauthenticated,
 ) -> Response<Body> {
     let refusal = Refusal::new(Code::ProxyAuthRequired);
     match bad {
@@ -155,6 +164,16 @@ async fn connect(
 ) -> Response<Body> {
     let state = gateway.state();
     let agent = &caller.identity.agent;
+    let place = match gateway.place(agent) {
+        Ok(place) => place,
+        Err(refused) => {
+            let origin = Origin { scheme: Scheme::Https, authority };
+            let mut ledger = Ledger::new(gateway, &caller, &origin);
+            ledger.asked("CONNECT", None);
+            ledger.refuse(&state, &refused, &[]);
+            return refusal::respond(&refused, ledger.id);
+        }
+    };
     match state.policy.tunnel(agent, &authority, &state.credentials) {
         TunnelDecision::Opaque { rule } => {
             match open_opaque(gateway, &caller, authority, &rule).await {
@@ -162,6 +181,7 @@ async fn connect(
                     let gateway = Arc::clone(gateway);
                     shutdown.spawn(async move {
                         copy_opaque(&gateway, upgrade, upstream, ledger).await;
+                        drop(place);
                     });
                     Response::new(Body::empty())
                 }
@@ -173,6 +193,7 @@ async fn connect(
             let inner = shutdown.clone();
             shutdown.spawn(async move {
                 intercept(&gateway, caller, authority, upgrade, inner).await;
+                drop(place);
             });
             Response::new(Body::empty())
         }
@@ -314,7 +335,10 @@ async fn intercept_tls<S>(
 /// Says once per handshake what is wrong, and for the usual case what to do.
 fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &AcceptError) {
     let agent = caller.identity.agent.as_str();
-    if let AcceptError::CaNotTrusted { .. } = error {
+    // Node says nothing, and closes at the certificate.
+    let distrust =
+        matches!(error, AcceptError::CaNotTrusted { .. } | AcceptError::ClosedOnCertificate);
+    if distrust {
         gateway.metrics.untrusted_ca(agent);
         tracing::warn!(
             agent, %host, %error,

@@ -271,15 +271,12 @@ mod tests {
         let mut at = 0;
         while at < text.len() {
             let hit = needles.as_slice().iter().filter(|n| text[at..].starts_with(&n.bytes));
-            match hit.max_by_key(|n| n.bytes.len()) {
-                Some(needle) => {
-                    out.extend_from_slice(&replacement(needle, fit));
-                    at += needle.bytes.len();
-                }
-                None => {
-                    out.push(text[at]);
-                    at += 1;
-                }
+            if let Some(needle) = hit.max_by_key(|n| n.bytes.len()) {
+                out.extend_from_slice(&replacement(needle, fit));
+                at += needle.bytes.len();
+            } else {
+                out.push(text[at]);
+                at += 1;
             }
         }
         out

@@ -163,7 +163,7 @@ impl Error for AcceptError {
 }
 
 /// Ends the TLS of a tunnel to `host`, within `limit` in all, with a leaf for `host` whatever name
-/// the `ClientHello` has. Look at the first byte before ([`first_byte`](super::first_byte)): a
+/// the `ClientHello` has. Look at the first byte before ([`first_byte`](super::first_byte())): a
 /// stream that turns out not to be TLS is not given back here.
 ///
 /// # Errors

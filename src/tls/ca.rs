@@ -24,7 +24,7 @@ use zeroize::Zeroize;
 use super::TlsError;
 use crate::secret::Secret;
 
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Certificates begin this long before they are made: a container, a virtual machine or a laptop
 /// that has just woken may run hours behind, and would refuse a certificate from its future.
@@ -33,7 +33,7 @@ pub(super) const BACKDATE: Duration = DAY;
 /// How long a CA lives. Long enough that nobody has to trust a new one often, which teaches people
 /// to click; short enough that a stolen or forgotten CA ends by itself. Agents read the bundle
 /// when they start, so rotating well before the end costs a restart at most.
-const LIFE: Duration = Duration::from_secs(2 * 365 * 24 * 60 * 60);
+const LIFE: Duration = Duration::from_hours(17520);
 
 /// A new CA: what to publish and what to seal.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ use crate::host::Host;
 /// How long a leaf lives. Every client accepts it (the strictest limit met is 398 days), a leaf
 /// that leaks with its key is soon worth nothing, and a proxy that runs for weeks signs each host
 /// anew every few days, which costs nothing.
-const LIFE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+const LIFE: Duration = Duration::from_hours(168);
 
 /// The longest common name (RFC 5280 appendix A, `ub-common-name`). A longer host goes without:
 /// clients read the subject alternative name.

@@ -262,10 +262,11 @@ impl UpstreamBody {
         if first.is_ready() {
             return first;
         }
-        if !link.drive(cx) {
+        let frame = link.drive_for(cx, |cx| Pin::new(&mut self.incoming).poll_frame(cx));
+        if frame.is_pending() && link.has_ended() {
             self.engine = Engine::Done;
         }
-        Pin::new(&mut self.incoming).poll_frame(&mut silent())
+        frame
     }
 
     fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {

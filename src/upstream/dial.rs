@@ -25,7 +25,7 @@ const STAGGER: Duration = Duration::from_millis(250);
 
 /// Probes of a silent connection: first after a minute, so that NATs and firewalls, which forget
 /// after a few, keep it while a model thinks; then each 15 s, and dead after four without an answer.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 

@@ -3,7 +3,8 @@
 //! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
 //! the two stay together: the task that waits for the answer also moves the bytes. That saves two
 //! wake-ups of another task for each request, a task for each idle connection, and gives an exact
-//! answer to *is it dead?* when a connection is taken from the pool.
+//! answer to *is it dead?* when a connection is taken from the pool. It also leaves the way open for
+//! a protocol upgrade: whoever drives the connection can take its stream and buffer back.
 
 use std::future::Future;
 use std::io;
@@ -35,6 +36,9 @@ pub(super) enum Stream {
     Plain(TcpStream),
     /// Verified TLS. Boxed: its state is some ten times that of a socket.
     Tls(Box<TlsStream<TcpStream>>),
+    /// A pipe of the tests.
+    #[cfg(test)]
+    Memory(tokio::io::DuplexStream),
 }
 
 type Driver = Connection<TokioIo<Stream>, RequestBody>;
@@ -106,11 +110,34 @@ impl Link {
     /// Whether the last exchange is over on both sides and the next may begin. An answer that came
     /// before its request was sent in full leaves the connection unfit, and so does `close`.
     pub(super) fn is_settled(&mut self) -> bool {
-        self.is_ready() || self.is_alive()
+        let settled = self.is_ready() || self.is_alive();
+        if settled {
+            self.alarm.forget_waker();
+        }
+        settled
     }
 
-    /// Moves bytes both ways as far as they go. False when the connection has ended.
-    pub(super) fn drive(&mut self, cx: &mut Context<'_>) -> bool {
+    /// Moves bytes until `arrived` has something, or nothing moves any more and `cx` will be woken
+    /// when something does.
+    ///
+    /// The driver moves first without a waker. What it fills on the way wakes whoever filled it once
+    /// it is taken, and that would be this very task: a second run of everything above, for nothing.
+    pub(super) fn drive_for<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        mut arrived: impl FnMut(&mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        self.drive(&mut silent());
+        let found = arrived(&mut silent());
+        if found.is_ready() {
+            return found;
+        }
+        self.drive(cx);
+        arrived(&mut silent())
+    }
+
+    /// Moves bytes both ways as far as they go.
+    fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(driver) = &mut self.driver
             && Pin::new(driver).poll(cx).is_ready()
         {
@@ -118,7 +145,11 @@ impl Link {
             // would say is in theirs.
             self.driver = None;
         }
-        self.driver.is_some()
+    }
+
+    /// Whether nothing can come any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.driver.is_none()
     }
 
     /// Sends the request and waits for the head of the answer.
@@ -136,8 +167,8 @@ impl Link {
         // ready happens inside `drive`, and the runtime's budget must not pause it unseen.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
         std::future::poll_fn(|cx| {
-            self.drive(cx);
-            if let Poll::Ready(answer) = answer.as_mut().poll(&mut silent()) {
+            let answered = self.drive_for(cx, |cx| answer.as_mut().poll(cx));
+            if let Poll::Ready(answer) = answered {
                 return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
                     Some(request) => Failure::Unsent(Box::new(request)),
                     None => Failure::Broken(error.into_error()),
@@ -214,6 +245,26 @@ impl Alarm {
         }
         Poll::Pending
     }
+
+    /// Lets go of the task that waited last. A waker holds all the memory of its task, and the timer
+    /// would hold the waker for as long as the connection waits in the pool.
+    fn forget_waker(&mut self) {
+        if let Some(sleep) = &mut self.0 {
+            let _ = sleep.as_mut().poll(&mut silent());
+        }
+    }
+}
+
+/// Calls the same method of whichever stream it is.
+macro_rules! either {
+    ($self:ident.$method:ident($($argument:expr),*)) => {
+        match $self.get_mut() {
+            Self::Plain(stream) => Pin::new(stream).$method($($argument),*),
+            Self::Tls(stream) => Pin::new(stream).$method($($argument),*),
+            #[cfg(test)]
+            Self::Memory(stream) => Pin::new(stream).$method($($argument),*),
+        }
+    };
 }
 
 impl AsyncRead for Stream {
@@ -222,10 +273,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
+        either!(self.poll_read(cx, buf))
     }
 }
 
@@ -235,24 +283,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
+        either!(self.poll_write(cx, buf))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
+        either!(self.poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
+        either!(self.poll_shutdown(cx))
     }
 
     fn poll_write_vectored(
@@ -260,16 +299,62 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
-        }
+        either!(self.poll_write_vectored(cx, bufs))
     }
 
+    /// Both kinds do it well: a socket by `writev`, rustls by gathering into one record.
     fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Plain(stream) => stream.is_write_vectored(),
-            Self::Tls(stream) => stream.is_write_vectored(),
-        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use http_body::Body;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    const PATIENCE: Patience =
+        Patience { response: Duration::from_secs(5), idle: Duration::from_secs(5) };
+
+    async fn link() -> (Link, DuplexStream) {
+        let (near, far) = duplex(1024);
+        (Link::new(Stream::Memory(near)).await.unwrap(), far)
+    }
+
+    fn request() -> Request<RequestBody> {
+        let (body, _) = RequestBody::new(Full::new(Bytes::from_static(b"once")));
+        Request::post("/pay").body(body).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_met_a_closed_connection_comes_back_whole() {
+        let (mut link, far) = link().await;
+        assert!(link.is_alive());
+        drop(far);
+        let Err(Failure::Unsent(request)) = link.exchange(request(), None, PATIENCE).await else {
+            panic!("the request was not given back");
+        };
+        assert_eq!(request.uri(), "/pay");
+        assert!(!request.body().is_end_stream());
+        assert!(link.has_ended());
+    }
+
+    #[tokio::test]
+    async fn a_request_of_which_a_byte_was_read_does_not_come_back() {
+        let (mut link, mut far) = link().await;
+        let origin = tokio::spawn(async move { far.read_u8().await });
+        let sent = link.exchange(request(), None, PATIENCE).await;
+        assert!(matches!(sent, Err(Failure::Broken(_))));
+        assert_eq!(origin.await.unwrap().unwrap(), b'P');
+    }
+
+    #[tokio::test]
+    async fn an_answer_before_its_question_ends_the_connection() {
+        let (mut link, mut far) = link().await;
+        far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        assert!(!link.is_alive());
     }
 }

@@ -65,8 +65,8 @@ impl Default for Timeouts {
         Self {
             connect: Duration::from_secs(10),
             tls: Duration::from_secs(10),
-            response: Duration::from_secs(300),
-            idle: Duration::from_secs(600),
+            response: Duration::from_mins(5),
+            idle: Duration::from_mins(10),
         }
     }
 }
@@ -186,11 +186,7 @@ impl Upstream {
 
         let authority = &call.origin.authority;
         let route = self.routes.find(&authority.host);
-        let key = PoolKey {
-            origin: call.origin.clone(),
-            route: route.id,
-            principal: call.principal.clone(),
-        };
+        let key = self.pool.key(call.origin, route.id, call.principal);
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
             idle: self.timeouts.idle,

@@ -5,7 +5,7 @@
 //! (NTLM does) is never lent to somebody else. The newest is taken first: the others can age out.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
+use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -38,20 +38,49 @@ impl Default for PoolLimits {
             per_key: 64,
             total: 2048,
             idle: Duration::from_secs(50),
-            age: Duration::from_secs(600),
+            age: Duration::from_mins(10),
         }
     }
 }
 
 /// Everything that is bound to a connection.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct PoolKey {
+    /// Of all the others, made once for a request. First, because it tells keys apart soonest.
+    hash: u64,
     /// Scheme, host, port.
     pub(super) origin: Origin,
     /// Address override and TLS profile: both belong to the route.
-    pub(super) route: usize,
+    route: usize,
     /// Who sends, and with which credentials; opaque here.
-    pub(super) principal: Arc<str>,
+    principal: Arc<str>,
+}
+
+impl Hash for PoolKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+/// Hands on the hash that a [`PoolKey`] brings with it.
+#[derive(Default)]
+struct Ready(u64);
+
+impl Hasher for Ready {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        // Not reached: a key writes one number. Correct all the same.
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
 }
 
 struct Idle {
@@ -62,7 +91,7 @@ struct Idle {
 #[derive(Default)]
 struct Shard {
     /// Oldest first.
-    idle: HashMap<PoolKey, Vec<Idle>>,
+    idle: HashMap<PoolKey, Vec<Idle>, BuildHasherDefault<Ready>>,
     count: usize,
 }
 
@@ -114,10 +143,22 @@ impl Pool {
         }
     }
 
+    /// The key of a connection to `origin` over `route` for `principal`. The hash is keyed at
+    /// random, so that nobody can choose names that fall together.
+    pub(super) fn key(&self, origin: &Origin, route: usize, principal: &Arc<str>) -> PoolKey {
+        PoolKey {
+            hash: self.hasher.hash_one((origin, route, principal)),
+            origin: origin.clone(),
+            route,
+            principal: principal.clone(),
+        }
+    }
+
     fn shard(&self, key: &PoolKey) -> &Mutex<Shard> {
-        let hash = usize::try_from(self.hasher.hash_one(key) >> 32).unwrap_or_default();
-        // In bounds: a remainder of the length, which is 1 or 16.
-        &self.shards[hash % self.shards.len()]
+        // The middle bits: the shard's own map uses the low and the topmost ones. In bounds: a
+        // remainder of the length, which is 1 or 16.
+        let [_, _, _, _, bits, ..] = key.hash.to_le_bytes();
+        &self.shards[usize::from(bits) % self.shards.len()]
     }
 
     /// The newest connection for the key that is alive; the dead ones before it are dropped.

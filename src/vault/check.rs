@@ -258,3 +258,100 @@ pub(super) fn slots(all: &[Slot]) -> Result<(), Invalid> {
     }
     not_twice(all)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_that_a_header_cannot_carry_are_refused() {
+        use SecretProblem as P;
+        let long = vec![b'a'; MAX_SECRET + 1];
+        for (secret, why) in [
+            (&b""[..], P::Empty),
+            (b"sk-12345\r\nX: y", P::LineBreak),
+            (b"sk-12345\n", P::LineBreak),
+            (b"sk-123\x0045", P::Control),
+            (b"sk-123\t45", P::Control),
+            (b"sk-123\x7f45", P::Control),
+            ("sk-1234–5".as_bytes(), P::NotAscii),
+            (b"\xff\xfe12345678", P::NotAscii),
+            (b" sk-12345", P::Space),
+            (b"sk-12345 ", P::Space),
+            (b"sk-proj-locum_openai_000", P::Reference),
+            (b"Bearer sk-12345", P::Scheme),
+            (b"basic dTpw12345", P::Scheme),
+            (b"1234567", P::Short),
+            (&long, P::Long),
+        ] {
+            assert_eq!(validate_secret(secret, false), Err(why), "{}", secret.escape_ascii());
+        }
+        for good in ["sk-12345", "correct horse battery staple", "a:b/c+d=={}~"] {
+            assert_eq!(validate_secret(good.as_bytes(), false), Ok(()), "{good}");
+        }
+        assert_eq!(validate_secret(b"1234567", true), Ok(()));
+        assert_eq!(validate_secret(b"", true), Err(P::Empty));
+    }
+
+    #[test]
+    fn one_line_end_is_cut_off_and_no_more() {
+        for (piped, value) in [
+            ("key\n", "key"),
+            ("key\r\n", "key"),
+            ("key", "key"),
+            ("key\n\n", "key\n"),
+            ("key \n", "key "),
+            ("\n", ""),
+        ] {
+            assert_eq!(without_line_end(piped.as_bytes()), value.as_bytes(), "{piped:?}");
+        }
+    }
+
+    #[test]
+    fn a_credential_is_bound_to_hosts_that_one_party_decides_about() {
+        let check = |to: &str| destinations(&[to.parse().unwrap()]);
+        for good in [
+            "https://api.example.com",
+            "https://*.example.com:8443",
+            "https://s3.*.amazonaws.com",
+            "https://**.svc.internal",
+            "https://*.internal",
+            "https://10.0.0.1",
+            "https://[::1]:8443",
+        ] {
+            assert_eq!(check(good), Ok(()), "{good}");
+        }
+        for unbound in ["https://*", "https://*.com", "https://**.com", "https://api.*"] {
+            assert!(matches!(check(unbound), Err(Invalid::Unbound(_))), "{unbound}");
+        }
+        assert!(matches!(check("http://api.example.com"), Err(Invalid::Plaintext(_))));
+        assert_eq!(destinations(&[]), Err(Invalid::NoDestination));
+        let twice = ["https://a.test".parse().unwrap(), "https://A.test:443/".parse().unwrap()];
+        assert_eq!(destinations(&twice), Err(Invalid::Twice("https://a.test".into())));
+    }
+
+    #[test]
+    fn stand_ins_hold_their_own_reference() {
+        let check = |text: &str| stand_in(text, &"openai".parse().unwrap());
+        assert_eq!(check("sk-proj-locum_openai_0000"), Ok(()));
+        for (text, why) in [
+            ("sk-locum_openai", Invalid::StandInShort),
+            ("sk-proj-locum_openai 0000", Invalid::StandInCharacter),
+            ("sk-proj-locum_openai\u{e9}000", Invalid::StandInCharacter),
+            ("sk-proj-locum_other_00000", Invalid::StandInReference("openai".parse().unwrap())),
+            ("locum_openai-00000000000", Invalid::StandInIsReference),
+        ] {
+            assert_eq!(check(text), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn slots_must_read_back_as_they_were_meant() {
+        use crate::credential::BasicPart;
+        let odd = Slot::Basic { part: BasicPart::Password, other: "{secret}".into() };
+        assert!(matches!(slots(&[odd]), Err(Invalid::Slot(_))));
+        let one: Slot = "query key".parse().unwrap();
+        assert!(matches!(slots(&[one.clone(), one]), Err(Invalid::Twice(_))));
+        assert_eq!(slots(&[]), Err(Invalid::NoSlot));
+    }
+}

@@ -248,9 +248,15 @@ impl Vault {
     /// [`Fault::Unknown`].
     pub fn remove(&mut self, name: &Name) -> Result<(), VaultError> {
         self.change(Action::CredentialRemoved, name.as_str(), |tx, change| {
-            let row = CredentialRow::find(tx, change.workspace, name)?;
-            tx.execute("DELETE FROM credentials WHERE id = ?1", [row.id])?;
-            Ok(())
+            // Without reading the row: one that cannot be read can still be removed.
+            let removed = tx.execute(
+                "DELETE FROM credentials WHERE workspace = ?1 AND name = ?2",
+                (change.workspace.as_str(), name.as_str()),
+            )?;
+            match removed {
+                0 => Err(Fault::unknown(Kind::Credential, name)),
+                _ => Ok(()),
+            }
         })?;
         self.wipe_log();
         Ok(())
@@ -478,7 +484,7 @@ impl CredentialRow {
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.clone(),
             created: self.created,
-            versions: self.versions(db)?.into_iter().map(|(info, _)| info).collect(),
+            versions: self.versions(db)?.into_iter().map(|version| version.info).collect(),
         })
     }
 
@@ -494,8 +500,8 @@ impl CredentialRow {
         })
     }
 
-    /// All versions, oldest first, each with its ciphertext where there is one.
-    fn versions(&self, db: &Connection) -> Result<Vec<(VersionInfo, Option<Vec<u8>>)>, Fault> {
+    /// All versions, oldest first.
+    fn versions(&self, db: &Connection) -> Result<Vec<Version>, Fault> {
         let mut statement = db.prepare_cached(
             "SELECT version, state, created, ended, fingerprint, sealed FROM versions \
              WHERE credential = ?1 ORDER BY version",
@@ -513,26 +519,34 @@ impl CredentialRow {
                 ended: row.get(3)?,
                 fingerprint: Fingerprint(row.get(4)?),
             };
-            all.push((info, row.get(5)?));
+            all.push(Version { info, sealed: row.get(5)? });
         }
         Ok(all)
     }
 
     /// The current version, as a snapshot holds it.
     pub(super) fn current(&self, db: &Connection, key: &DataKey) -> Result<Option<Sealed>, Fault> {
-        let current =
-            self.versions(db)?.into_iter().find(|(info, _)| info.state == VersionState::Current);
-        Ok(current.and_then(|(info, sealed)| Some(self.sealed(key, info.version, sealed?))))
+        let mut versions = self.versions(db)?.into_iter();
+        let current = versions.find(|version| version.info.state == VersionState::Current);
+        Ok(current.and_then(|version| self.sealed(key, version)))
     }
 
-    fn sealed(&self, key: &DataKey, version: u32, sealed: Vec<u8>) -> Sealed {
-        Sealed {
+    /// The version's ciphertext with its place; none when it is revoked.
+    fn sealed(&self, key: &DataKey, version: Version) -> Option<Sealed> {
+        let number = version.info.version;
+        Some(Sealed {
             credential: self.id,
-            version,
-            place: self.place(key.vault_id(), version).into(),
-            sealed: sealed.into(),
-        }
+            version: number,
+            place: self.place(key.vault_id(), number).into(),
+            ciphertext: version.sealed?.into(),
+        })
     }
+}
+
+/// A row of the table of versions.
+struct Version {
+    info: VersionInfo,
+    sealed: Option<Vec<u8>>,
 }
 
 /// The ciphertext of one version, with the place that it was sealed for.
@@ -541,24 +555,26 @@ pub(super) struct Sealed {
     credential: i64,
     pub(super) version: u32,
     place: Box<[u8]>,
-    sealed: Box<[u8]>,
+    ciphertext: Box<[u8]>,
 }
 
 impl Sealed {
     /// The secret, if this is what was sealed, and here.
     pub(super) fn open(&self, key: &DataKey) -> Result<Secret, DoesNotOpen> {
         let record_key = key.record_key(self.credential, self.version);
-        crypto::open(&record_key, &self.place, &self.sealed)
+        crypto::open(&record_key, &self.place, &self.ciphertext)
     }
 }
 
 /// Opens every version of a workspace that has a ciphertext.
 pub(super) fn open_all(db: &Connection, workspace: &str, key: &DataKey) -> Result<(), Fault> {
     for row in CredentialRow::all(db, workspace)? {
-        for (info, sealed) in row.versions(db)? {
-            let Some(sealed) = sealed else { continue };
-            row.sealed(key, info.version, sealed).open(key).map_err(|DoesNotOpen| {
-                Fault::Corrupt(Row::Version(row.name.clone(), info.version))
+        for version in row.versions(db)? {
+            let Some(sealed) = row.sealed(key, version) else {
+                continue;
+            };
+            sealed.open(key).map_err(|DoesNotOpen| {
+                Fault::Corrupt(Row::Version(row.name.clone(), sealed.version))
             })?;
         }
     }

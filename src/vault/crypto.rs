@@ -7,7 +7,7 @@ use hkdf::Hkdf;
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use subtle::ConstantTimeEq as _;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::secret::Secret;
 
@@ -30,8 +30,10 @@ pub(super) fn random<const N: usize>() -> Result<Zeroizing<[u8; N]>, Fault> {
 
 /// `HKDF-Extract[salt](ikm)`: RFC 5869 with SHA-256.
 pub(super) fn extract(salt: &[u8], ikm: &[u8]) -> Key {
-    let (prk, _) = Hkdf::<Sha256>::extract(Some(salt), ikm);
-    Zeroizing::new(prk.into())
+    let (mut prk, _) = Hkdf::<Sha256>::extract(Some(salt), ikm);
+    let key = Zeroizing::new(prk.into());
+    prk.as_mut_slice().zeroize();
+    key
 }
 
 /// `HKDF-Expand[prk](info, 32)`: RFC 5869 with SHA-256.
@@ -156,5 +158,84 @@ impl Encoder {
     /// The bytes.
     pub(super) fn finish(self) -> Vec<u8> {
         self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+    use std::collections::HashSet;
+
+    const KEY: [u8; 32] = [9; 32];
+
+    #[test]
+    fn no_changed_byte_opens() {
+        let sealed = seal(&KEY, b"place", b"the secret itself").unwrap();
+        let opened = open(&KEY, b"place", &sealed).unwrap();
+        assert!(opened.expose(|bytes| bytes == b"the secret itself"));
+        for at in 0..sealed.len() {
+            for bit in 0..8 {
+                let mut edited = sealed.clone();
+                edited[at] ^= 1 << bit;
+                assert!(open(&KEY, b"place", &edited).is_err(), "byte {at}, bit {bit}");
+            }
+            assert!(open(&KEY, b"place", &sealed[..at]).is_err(), "cut at {at}");
+        }
+        assert!(open(&KEY, b"plac", &sealed).is_err());
+        assert!(open(&[8; 32], b"place", &sealed).is_err());
+    }
+
+    #[test]
+    fn nonces_do_not_repeat() {
+        let mut seen = HashSet::new();
+        for _ in 0..100_000 {
+            let sealed = seal(&KEY, b"", b"").unwrap();
+            assert!(seen.insert(*sealed.first_chunk::<NONCE>().unwrap()));
+        }
+    }
+
+    type Fields = (String, i64, Vec<String>, Option<String>, Vec<u8>);
+
+    fn encode((text, int, list, option, bytes): &Fields) -> Vec<u8> {
+        Encoder::new("test")
+            .text(text)
+            .int(*int)
+            .list(list)
+            .option(option.as_deref())
+            .bytes(bytes)
+            .finish()
+    }
+
+    /// Short texts over few letters, so that moving a letter from one field to the next is likely.
+    fn fields() -> impl Strategy<Value = Fields> {
+        let text = "[ab\\x00]{0,3}";
+        (
+            text,
+            0..3_i64,
+            prop::collection::vec(text, 0..3),
+            prop::option::of(text),
+            prop::collection::vec(0..2_u8, 0..3),
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn different_fields_encode_differently(a in fields(), b in fields()) {
+            prop_assert_eq!(a == b, encode(&a) == encode(&b));
+        }
+    }
+
+    #[test]
+    fn moving_a_letter_between_fields_changes_the_bytes() {
+        let two = |a, b| Encoder::new("t").text(a).text(b).finish();
+        assert_ne!(two("ab", "c"), two("a", "bc"));
+        let list = |texts: &[&str]| Encoder::new("t").list(texts).finish();
+        assert_ne!(list(&["a,b"]), list(&["a", "b"]));
+        assert_ne!(
+            Encoder::new("t").option(None).finish(),
+            Encoder::new("t").option(Some("")).finish()
+        );
     }
 }

@@ -18,7 +18,7 @@ impl Vault {
         check::text("an item's name", name).map_err(|why| self.fault(why.into()))?;
         let sealed = item
             .expose(|bytes| {
-                crypto::seal(&key(&self.vault_key, name), &place(&self.vault_key, name), bytes)
+                crypto::seal(&key(&self.own_key, name), &place(&self.own_key, name), bytes)
             })
             .map_err(|fault| self.fault(fault))?;
         self.change(Action::ItemSealed, name, |tx, change| {
@@ -45,7 +45,7 @@ impl Vault {
                 .query_row("SELECT sealed FROM items WHERE name = ?1", [name], |row| row.get(0))
                 .optional()?;
             let sealed = sealed.ok_or_else(|| Fault::Unknown(Kind::Item, name.to_owned()))?;
-            open_one(&self.vault_key, name, &sealed)
+            open_one(&self.own_key, name, &sealed)
         };
         open().map_err(|fault| self.fault(fault))
     }

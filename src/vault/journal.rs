@@ -7,6 +7,7 @@ use std::fmt;
 use data_encoding::HEXLOWER;
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::crypto::{self, Encoder};
 use super::error::{Fault, Row, VaultError};
@@ -130,7 +131,7 @@ impl Vault {
     }
 
     fn walk_journal(&self, since: u64, take: impl FnMut(JournalEntry)) -> Result<(), Fault> {
-        walk(&self.db, &self.vault_key, since, take)
+        walk(&self.db, &self.own_key, since, take)
     }
 
     /// What to keep outside the vault, so that an old copy of the vault is known for one: written
@@ -146,9 +147,7 @@ impl Vault {
             head: HEXLOWER.encode(&head.mac),
             mac: HEXLOWER.encode(&self.anchor_mac(&head)),
         };
-        let mut text = serde_json::to_string(&anchor).expect("four plain fields are JSON");
-        text.push('\n');
-        Ok(text)
+        Ok(format!("{}\n", json!(anchor)))
     }
 
     /// Whether the vault is what the anchor has seen, or came from that by changes of its own.
@@ -184,9 +183,9 @@ impl Vault {
     }
 
     fn anchor_mac(&self, head: &Head) -> [u8; 32] {
-        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/anchor"));
+        let key = self.own_key.derive(&Encoder::new("locum/vault/1/key/anchor"));
         let message = Encoder::new("locum/vault/1/anchor")
-            .bytes(self.vault_key.vault_id())
+            .bytes(self.own_key.vault_id())
             .int(head.epoch)
             .bytes(&head.mac);
         crypto::mac(&key, &message)
@@ -202,28 +201,17 @@ impl Vault {
         let anchor = AuditAnchor { sequence, mac: *mac };
         let write = || {
             self.db.pragma_update(None, "synchronous", "NORMAL")?;
-            let written = self.write_audit_anchor(&anchor);
+            let written = write_audit_anchor(&self.db, &self.own_key, &anchor);
             self.db.pragma_update(None, "synchronous", "FULL")?;
             written
         };
         write().map_err(|fault: Fault| self.fault(fault))
     }
 
-    fn write_audit_anchor(&self, anchor: &AuditAnchor) -> Result<(), Fault> {
-        self.db
-            .prepare_cached(
-                "INSERT INTO audit_anchor (one, sequence, mac, seal) VALUES (1, ?1, ?2, ?3) \
-                 ON CONFLICT (one) DO UPDATE SET \
-                 sequence = excluded.sequence, mac = excluded.mac, seal = excluded.seal",
-            )?
-            .execute((anchor.sequence.cast_signed(), anchor.mac, self.audit_anchor_seal(anchor)))?;
-        Ok(())
-    }
-
     /// Where the audit log was; none before it was first anchored.
     ///
     /// # Errors
-    /// [`Fault::Corrupt`] when somebody else wrote it.
+    /// [`Fault::Corrupt`] when somebody else wrote it, or took it away.
     pub fn audit_anchor(&self) -> Result<Option<AuditAnchor>, VaultError> {
         let query = "SELECT sequence, mac, seal FROM audit_anchor WHERE one = 1";
         let read = |row: &SqlRow<'_>| {
@@ -233,22 +221,41 @@ impl Vault {
         };
         let row = self.db.query_row(query, [], read).optional();
         match row.map_err(|error| self.fault(error.into()))? {
-            None => Ok(None),
-            Some((anchor, seal)) if crypto::same(&seal, &self.audit_anchor_seal(&anchor)) => {
-                Ok(Some(anchor))
+            Some((anchor, seal)) if crypto::same(&seal, &anchor.seal(&self.own_key)) => {
+                Ok((anchor != AuditAnchor::NONE).then_some(anchor))
             }
-            Some(_) => Err(self.fault(Fault::Corrupt(Row::AuditAnchor))),
+            _ => Err(self.fault(Fault::Corrupt(Row::AuditAnchor))),
         }
     }
+}
 
-    fn audit_anchor_seal(&self, anchor: &AuditAnchor) -> [u8; 32] {
-        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/audit-anchor"));
+impl AuditAnchor {
+    /// What a new vault has: a row that is always there cannot be deleted unseen.
+    pub(super) const NONE: Self = Self { sequence: 0, mac: [0; 32] };
+
+    fn seal(&self, vault_key: &DataKey) -> [u8; 32] {
+        let key = vault_key.derive(&Encoder::new("locum/vault/1/key/audit-anchor"));
         let message = Encoder::new("locum/vault/1/audit-anchor")
-            .bytes(self.vault_key.vault_id())
-            .int(anchor.sequence.cast_signed())
-            .bytes(&anchor.mac);
+            .bytes(vault_key.vault_id())
+            .int(self.sequence.cast_signed())
+            .bytes(&self.mac);
         crypto::mac(&key, &message)
     }
+}
+
+/// Puts the anchor in the place of the one before.
+pub(super) fn write_audit_anchor(
+    db: &Connection,
+    vault_key: &DataKey,
+    anchor: &AuditAnchor,
+) -> Result<(), Fault> {
+    db.prepare_cached(
+        "INSERT INTO audit_anchor (one, sequence, mac, seal) VALUES (1, ?1, ?2, ?3) \
+         ON CONFLICT (one) DO UPDATE SET \
+         sequence = excluded.sequence, mac = excluded.mac, seal = excluded.seal",
+    )?
+    .execute((anchor.sequence.cast_signed(), anchor.mac, anchor.seal(vault_key)))?;
+    Ok(())
 }
 
 /// The journal's last line.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use hmac::Mac as _;
 use zeroize::Zeroize as _;
 
 use super::crypto::{self, DoesNotOpen, Encoder, Key};
@@ -142,17 +143,14 @@ impl DataKey {
         TokenKey::new(self.derive(&Encoder::new("locum/vault/1/key/token")))
     }
 
-    /// `HMAC[fingerprint key](secret)`, the first eight bytes. Equal secrets of a workspace show
-    /// equal fingerprints; without the key nobody can try guesses against them.
+    /// `HMAC[fingerprint key](label || secret)`, the first eight bytes. Equal secrets of a workspace
+    /// show equal fingerprints; without the key nobody can try guesses against them.
     pub(super) fn fingerprint(&self, secret: &Secret) -> [u8; 8] {
         let key = self.derive(&Encoder::new("locum/vault/1/key/fingerprint"));
-        let label = "locum/vault/1/fingerprint";
-        let mac = secret.expose(|bytes| {
-            let message = Encoder::new(label).bytes(bytes);
-            let mac = crypto::mac(&key, &message);
-            message.finish().zeroize();
-            mac
-        });
+        let mut mac = crypto::mac_stream(&key);
+        mac.update(&Encoder::new("locum/vault/1/fingerprint").finish());
+        secret.expose(|bytes| mac.update(bytes));
+        let mac: [u8; 32] = mac.finalize().into_bytes().into();
         mac.first_chunk().copied().unwrap_or_default()
     }
 }

@@ -276,3 +276,95 @@ fn decode_hex<const N: usize>(text: Option<&[u8]>) -> Option<Zeroizing<[u8; N]>>
     HEXLOWER.decode_mut(text, &mut *bytes).ok()?;
     Some(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use std::fs;
+
+    fn saved() -> (tempfile::TempDir, PathBuf, MasterKey) {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("master.key");
+        let master = MasterKey::generate().unwrap();
+        master.save_new(&path).unwrap();
+        (home, path, master)
+    }
+
+    #[test]
+    fn a_key_file_reads_back_and_is_never_replaced() {
+        let (_home, path, master) = saved();
+        let loaded = MasterKey::load(&path).unwrap();
+        assert_eq!(loaded.key.bytes(), master.key.bytes());
+        let again = MasterKey::generate().unwrap().save_new(&path);
+        assert!(matches!(again, Err(KeyError::File(FileError::Exists(_)))));
+        // As an editor may leave it.
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replace('\n', "\r\n")).unwrap();
+        assert_eq!(MasterKey::load(&path).unwrap().key.bytes(), master.key.bytes());
+    }
+
+    #[test]
+    fn a_cut_or_edited_key_file_is_known_for_one() {
+        let (_home, path, _) = saved();
+        let text = fs::read(&path).unwrap();
+        for length in 0..text.len() - 1 {
+            fs::write(&path, &text[..length]).unwrap();
+            let error = MasterKey::load(&path).unwrap_err();
+            assert!(matches!(error, KeyError::NotAKeyFile(_) | KeyError::Checksum(_)), "{length}");
+        }
+        for at in 0..text.len() - 1 {
+            let mut edited = text.clone();
+            edited[at] = if edited[at] == b'0' { b'1' } else { b'0' };
+            fs::write(&path, &edited).unwrap();
+            let error = MasterKey::load(&path).unwrap_err();
+            assert!(!error.to_string().contains(std::str::from_utf8(&text[19..40]).unwrap()));
+        }
+        fs::write(&path, [text.as_slice(), b"more\n"].concat()).unwrap();
+        assert!(matches!(MasterKey::load(&path), Err(KeyError::Checksum(_))));
+    }
+
+    #[test]
+    fn a_key_of_zeros_is_refused() {
+        let (_home, path, _) = saved();
+        let sum = HEXLOWER.encode(&checksum(&[0; 32]));
+        fs::write(&path, format!("{HEADER}\n{}\n{sum}\n", "0".repeat(64))).unwrap();
+        assert!(matches!(MasterKey::load(&path), Err(KeyError::Zero(_))));
+    }
+
+    #[test]
+    fn weak_passphrases_are_refused_before_any_work() {
+        let params = PassphraseParams::generate().unwrap();
+        for weak in ["", "short", "elevenchars", "aaaaaaaaaaaaaaaaaaaaaaaa", "abababababababab"] {
+            let weak = Secret::new(weak.as_bytes().to_vec());
+            let error = MasterKey::from_passphrase(&weak, params.clone()).unwrap_err();
+            assert!(matches!(error, KeyError::WeakPassphrase));
+        }
+    }
+
+    #[test]
+    fn parameters_below_the_floor_or_beyond_reason_are_refused() {
+        let good = PassphraseParams::generate().unwrap();
+        good.check().unwrap();
+        let edits: [fn(&mut PassphraseParams); 7] = [
+            |p| p.memory_kib = 64 * 1024 - 1,
+            |p| p.passes = 2,
+            |p| p.lanes = 0,
+            |p| p.memory_kib = u32::MAX,
+            |p| p.passes = u32::MAX,
+            |p| p.lanes = 65,
+            |p| (p.memory_kib, p.passes) = (8, 1),
+        ];
+        for edit in edits {
+            let mut params = good.clone();
+            edit(&mut params);
+            assert!(matches!(params.check(), Err(KeyError::Parameters { .. })), "{params:?}");
+        }
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        let master = MasterKey::generate().unwrap();
+        assert_eq!(format!("{master:?}"), "MasterKey { key: LockedKey(..), passphrase: None }");
+    }
+}

@@ -72,7 +72,8 @@ pub struct Vault {
     path: Arc<Path>,
     db: Connection,
     wrapping: WrappingKey,
-    vault_key: Arc<DataKey>,
+    /// The data key that is not a workspace's.
+    own_key: Arc<DataKey>,
     workspace: Name,
     workspace_key: Arc<DataKey>,
     by: String,
@@ -114,6 +115,7 @@ impl Vault {
         }
         let temporary = Temporary::beside(&schema::resolve(path)?)?;
         let mut db = schema::connect(temporary.path())?;
+        schema::use_wal(&db)?;
         let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
         schema::initialise(&tx)?;
         first_rows(&tx, master)?;
@@ -137,7 +139,8 @@ impl Vault {
     }
 
     /// Opens a vault whose state was changed behind Locum's back, and takes the state as it is: for a
-    /// backup that was put back knowingly. The journal says so. Rows that do not open still do not.
+    /// backup that was put back knowingly. The journal says so. Rows that do not open still do not. The
+    /// caller writes a new anchor after it.
     ///
     /// # Errors
     /// As [`Vault::open`], but for [`Fault::Changed`].
@@ -147,7 +150,7 @@ impl Vault {
             let mut vault = Self::open_unchecked(&at, master)?.acting_as(by);
             let tx = vault.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let entry = (Action::StateAccepted, "vault", by);
-            journal::append(&tx, &vault.vault_key, entry)?;
+            journal::append(&tx, &vault.own_key, entry)?;
             tx.commit()?;
             Ok(vault)
         };
@@ -181,7 +184,7 @@ impl Vault {
         }
         let wrapping = WrappingKey::derive(row.vault_id, &master.key);
         let key_fits = crypto::same(wrapping.check(), &row.key_check);
-        let vault_key = match unwrap_data_key(&db, &wrapping, VAULT_SCOPE) {
+        let own_key = match unwrap_data_key(&db, &wrapping, VAULT_SCOPE) {
             Ok(_) if !key_fits => return Err(Fault::Corrupt(Row::Vault)),
             Err(Fault::Corrupt(_)) if !key_fits => return Err(Fault::WrongKey),
             other => other?,
@@ -192,7 +195,7 @@ impl Vault {
             path: Arc::clone(path),
             db,
             wrapping,
-            vault_key: Arc::new(vault_key),
+            own_key: Arc::new(own_key),
             workspace,
             workspace_key: Arc::new(workspace_key),
             by: format!("uid {}", rustix::process::getuid().as_raw()),
@@ -218,7 +221,7 @@ impl Vault {
     /// The vault's id: 32 hex digits.
     #[must_use]
     pub fn id(&self) -> String {
-        data_encoding::HEXLOWER.encode(self.vault_key.vault_id())
+        data_encoding::HEXLOWER.encode(self.own_key.vault_id())
     }
 
     /// The workspace that is being worked in.
@@ -232,33 +235,43 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`] when there is none of that name.
     pub fn use_workspace(&mut self, workspace: &Name) -> Result<(), VaultError> {
-        let scope = scope_of(workspace);
-        let key = match unwrap_data_key(&self.db, &self.wrapping, &scope) {
-            Err(Fault::Unknown(..)) => Err(Fault::unknown(Kind::Workspace, workspace)),
-            other => other,
-        };
-        self.workspace_key = Arc::new(key.map_err(|fault| self.fault(fault))?);
+        let key = self.workspace_key(workspace).map_err(|fault| self.fault(fault))?;
+        self.workspace_key = Arc::new(key);
         self.workspace = workspace.clone();
         Ok(())
+    }
+
+    fn workspace_key(&self, workspace: &Name) -> Result<DataKey, Fault> {
+        let scope = scope_of(workspace);
+        let mut any = self.db.prepare_cached("SELECT 1 FROM keys WHERE scope = ?1")?;
+        if !any.exists([&scope])? {
+            return Err(Fault::unknown(Kind::Workspace, workspace));
+        }
+        check_wrapping(&self.db, &self.wrapping)?;
+        unwrap_data_key(&self.db, &self.wrapping, &scope)
     }
 
     /// Adds a workspace, with a data key of its own.
     ///
     /// # Errors
-    /// [`Fault::Exists`] when there is one of that name.
+    /// [`Fault::Exists`] when there is one of that name, [`Fault::WrongKey`] when the vault got
+    /// another master key since it was opened here.
     pub fn workspace_add(&mut self, workspace: &Name) -> Result<(), VaultError> {
         let scope = scope_of(workspace);
-        let sealed = self.wrapping.mint(&scope).map_err(|fault| self.fault(fault))?;
-        self.change(Action::WorkspaceAdded, workspace.as_str(), |tx, change| {
+        let wrapping = &self.wrapping;
+        let what = (Action::WorkspaceAdded, workspace.as_str(), self.by.as_str());
+        let added = change(&mut self.db, &self.own_key, what, |tx, now| {
+            check_wrapping(tx, wrapping)?;
             let added = tx.execute(
                 "INSERT OR IGNORE INTO keys (scope, sealed, created) VALUES (?1, ?2, ?3)",
-                (&scope, &sealed, change.now),
+                (&scope, wrapping.mint(&scope)?, now),
             )?;
             match added {
                 0 => Err(Fault::Exists(Kind::Workspace, workspace.to_string())),
                 _ => Ok(()),
             }
-        })
+        });
+        added.map_err(|fault| fault.at(&self.path))
     }
 
     /// Wraps the data keys with another master key, in one transaction: after `kill -9` the vault
@@ -268,11 +281,12 @@ impl Vault {
     /// # Errors
     /// [`VaultError`] when the vault could not be written.
     pub fn rekey(&mut self, master: &MasterKey) -> Result<(), VaultError> {
-        let vault_id = *self.vault_key.vault_id();
+        let vault_id = *self.own_key.vault_id();
         let new = WrappingKey::derive(vault_id, &master.key);
         let old = &self.wrapping;
         let what = (Action::Rekeyed, "vault", self.by.as_str());
-        let changed = change(&mut self.db, &self.vault_key, what, |tx, _| {
+        let changed = change(&mut self.db, &self.own_key, what, |tx, _| {
+            check_wrapping(tx, old)?;
             for (scope, sealed) in all_data_keys(tx)? {
                 let sealed = old.rewrap(&new, &scope, &sealed)?;
                 tx.execute("UPDATE keys SET sealed = ?2 WHERE scope = ?1", (&scope, &sealed))?;
@@ -289,7 +303,7 @@ impl Vault {
     /// a change of the master key.
     #[must_use]
     pub fn audit_key(&self) -> Secret {
-        let key = self.vault_key.derive(&Encoder::new("locum/vault/1/key/audit"));
+        let key = self.own_key.derive(&Encoder::new("locum/vault/1/key/audit"));
         Secret::new(key.to_vec())
     }
 
@@ -331,7 +345,7 @@ impl Vault {
     /// Whether the operating system keeps the vault's keys out of the swap.
     #[must_use]
     pub fn is_locked_in_memory(&self) -> bool {
-        self.vault_key.is_locked() && self.workspace_key.is_locked()
+        self.own_key.is_locked() && self.workspace_key.is_locked()
     }
 
     /// Opens every sealed row of every workspace, and checks the whole journal. Slow, and for
@@ -343,7 +357,7 @@ impl Vault {
         let verify = || {
             self.check_state(&self.db)?;
             self.find_corrupt_row(&self.db)?;
-            journal::verify(&self.db, &self.vault_key)
+            journal::verify(&self.db, &self.own_key)
         };
         verify().map_err(|fault| self.fault(fault))
     }
@@ -361,15 +375,15 @@ impl Vault {
     ) -> Result<T, VaultError> {
         let what = (action, subject, self.by.as_str());
         let (workspace, key) = (&self.workspace, &self.workspace_key);
-        let made = change(&mut self.db, &self.vault_key, what, |tx, now| {
+        let done = change(&mut self.db, &self.own_key, what, |tx, now| {
             make(tx, &Change { now, workspace, key })
         });
-        made.map_err(|fault| fault.at(&self.path))
+        done.map_err(|fault| fault.at(&self.path))
     }
 
     /// The state's MAC, or else the first row that is wrong by itself.
     fn check_state(&self, db: &Connection) -> Result<(), Fault> {
-        match check_state(db, &self.vault_key) {
+        match check_state(db, &self.own_key) {
             Err(Fault::Changed) => {
                 self.find_corrupt_row(db)?;
                 Err(Fault::Changed)
@@ -380,6 +394,7 @@ impl Vault {
 
     /// Opens every sealed row.
     fn find_corrupt_row(&self, db: &Connection) -> Result<(), Fault> {
+        check_wrapping(db, &self.wrapping)?;
         for (scope, sealed) in all_data_keys(db)? {
             let key = self
                 .wrapping
@@ -389,7 +404,7 @@ impl Vault {
                 credentials::open_all(db, workspace, &key)?;
             }
         }
-        items::open_all(db, &self.vault_key)
+        items::open_all(db, &self.own_key)
     }
 
     /// Empties the write-ahead log, so that what was deleted is overwritten there too. A reader in
@@ -427,10 +442,10 @@ fn change<T>(
     let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     // A change on top of a tampered state would put our MAC on the tampering.
     check_state(&tx, vault_key)?;
-    let made = make(&tx, now())?;
+    let result = make(&tx, now())?;
     journal::append(&tx, vault_key, what)?;
     tx.commit()?;
-    Ok(made)
+    Ok(result)
 }
 
 fn check_state(db: &Connection, vault_key: &DataKey) -> Result<(), Fault> {
@@ -474,18 +489,28 @@ fn first_rows(tx: &Transaction<'_>, master: &MasterKey) -> Result<(), Fault> {
         )?;
     }
     let vault_key = unwrap_data_key(tx, &wrapping, VAULT_SCOPE)?;
+    journal::write_audit_anchor(tx, &vault_key, &AuditAnchor::NONE)?;
     let by = format!("uid {}", rustix::process::getuid().as_raw());
     journal::append(tx, &vault_key, (Action::VaultCreated, "vault", &by))
 }
 
+/// Whether the vault still has the master key that it was opened with here: another process may have
+/// given it a new one since.
+fn check_wrapping(db: &Connection, wrapping: &WrappingKey) -> Result<(), Fault> {
+    if crypto::same(&VaultRow::read(db)?.key_check, wrapping.check()) {
+        Ok(())
+    } else {
+        Err(Fault::WrongKey)
+    }
+}
+
+/// A row that is missing is as bad as one that does not open.
 fn unwrap_data_key(db: &Connection, wrapping: &WrappingKey, scope: &str) -> Result<DataKey, Fault> {
-    let sealed: Option<Vec<u8>> = db
-        .query_row("SELECT sealed FROM keys WHERE scope = ?1", [scope], |row| row.get(0))
-        .optional()?;
-    let sealed = sealed.ok_or_else(|| Fault::Unknown(Kind::Workspace, scope.to_owned()))?;
-    wrapping
-        .unwrap(scope, &sealed)
-        .map_err(|DoesNotOpen| Fault::Corrupt(Row::DataKey(scope.to_owned())))
+    let query = "SELECT sealed FROM keys WHERE scope = ?1";
+    let sealed: Option<Vec<u8>> = db.query_row(query, [scope], |row| row.get(0)).optional()?;
+    sealed
+        .and_then(|sealed| wrapping.unwrap(scope, &sealed).ok())
+        .ok_or_else(|| Fault::Corrupt(Row::DataKey(scope.to_owned())))
 }
 
 fn all_data_keys(db: &Connection) -> Result<Vec<(String, Vec<u8>)>, Fault> {

@@ -1,10 +1,12 @@
-//! What the vault promises, tried against the file itself.
+//! What the vault promises, tried on the file itself: with SQL, with old copies, and byte by byte.
 
 use super::*;
 
-use std::collections::HashSet;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
+use crate::authn::{Authenticate as _, Authenticator};
 use crate::files;
 
 /// A directory of mode 0700 with a vault in it, and its key.
@@ -15,10 +17,27 @@ struct Home {
 
 impl Home {
     fn new() -> Self {
+        let home = Self::without_vault();
+        Vault::create(&home.path(), &home.master).unwrap();
+        home
+    }
+
+    fn without_vault() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let master = MasterKey::generate().unwrap();
-        Vault::create(&directory.path().join("vault.db"), &master).unwrap();
-        Self { directory, master }
+        Self { directory, master: MasterKey::generate().unwrap() }
+    }
+
+    /// With the credentials `a` (versions 1 and 2) and `b`, a set, an agent, and an item.
+    fn furnished() -> Self {
+        let home = Self::new();
+        let mut vault = home.open();
+        vault.add_credential(&credential("a"), &secret("first-value-of-a")).unwrap();
+        vault.rotate(&name("a"), &secret("second-value-of-a")).unwrap();
+        vault.add_credential(&credential("b"), &secret("only-value-of-b")).unwrap();
+        vault.set_add(&name("both"), &[name("a"), name("b")]).unwrap();
+        vault.agent_add(&name("agent")).unwrap();
+        vault.seal_item("ca", &secret("private key")).unwrap();
+        home
     }
 
     fn path(&self) -> PathBuf {
@@ -33,12 +52,37 @@ impl Home {
         Vault::open(&self.path(), &self.master)
     }
 
-    /// Another hand on the file: SQL without the key.
-    fn sql(&self, sql: &str) -> usize {
+    fn fault(&self) -> Fault {
+        self.try_open().expect_err("the vault should not open").fault
+    }
+
+    fn accept(&self) -> Vault {
+        Vault::accept(&self.path(), &self.master, "tester").unwrap()
+    }
+
+    /// Another hand on the file: a connection without the key, and without its constraints.
+    fn intruder(&self) -> Connection {
         let db = Connection::open(self.path()).unwrap();
         db.execute_batch("PRAGMA foreign_keys = OFF; PRAGMA ignore_check_constraints = ON")
             .unwrap();
-        db.execute(sql, []).unwrap()
+        db
+    }
+
+    fn sql(&self, sql: &str) {
+        assert_ne!(self.intruder().execute(sql, []).unwrap(), 0, "nothing changed: {sql}");
+    }
+
+    fn sealed(&self, credential: &str, version: u32) -> Vec<u8> {
+        let query = "SELECT sealed FROM versions JOIN credentials ON id = credential \
+                     WHERE name = ?1 AND version = ?2";
+        let db = self.intruder();
+        db.query_row(query, (credential, version), |row| row.get(0)).unwrap()
+    }
+
+    /// All bytes of all files of the home.
+    fn bytes(&self) -> Vec<u8> {
+        let files = fs::read_dir(self.directory.path()).unwrap();
+        files.flat_map(|file| fs::read(file.unwrap().path()).unwrap()).collect()
     }
 }
 
@@ -53,7 +97,7 @@ fn secret(text: &str) -> Secret {
 fn credential(named: &str) -> NewCredential {
     NewCredential {
         name: name(named),
-        provider: None,
+        provider: Some("example".into()),
         tier: Tier::Platform,
         tags: vec!["prod".into()],
         destinations: vec!["https://api.example.com".parse().unwrap()],
@@ -66,21 +110,939 @@ fn text_of(secret: &Secret) -> String {
     secret.expose(|bytes| String::from_utf8(bytes.to_vec()).unwrap())
 }
 
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    memchr::memmem::find(haystack, needle).is_some()
+}
+
+fn version_of(credential: &str, version: u32) -> Row {
+    Row::Version(credential.into(), version)
+}
+
+// What is stored, and comes back.
+
 #[test]
 fn what_was_stored_opens_again() {
-    let home = Home::new();
-    let mut vault = home.open();
-    vault.add_credential(&credential("a"), &secret("first-secret-value")).unwrap();
-    assert_eq!(vault.rotate(&name("a"), &secret("second-secret-value")).unwrap(), 2);
-    vault.seal_item("ca", &secret("private key")).unwrap();
-    drop(vault);
-
+    let home = Home::furnished();
     let vault = home.open();
     let snapshot = vault.snapshot().unwrap();
     let credential = snapshot.credentials.get("a").unwrap();
     assert_eq!(credential.version, Some(2));
-    assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "second-secret-value");
+    assert_eq!(credential.destinations[0].to_string(), "https://api.example.com");
+    assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "second-value-of-a");
+    assert_eq!(text_of(&snapshot.open(&name("b"), 1).unwrap()), "only-value-of-b");
+    assert_eq!(snapshot.credentials.set("both").unwrap(), [name("a"), name("b")]);
     assert_eq!(text_of(&vault.open_item("ca").unwrap()), "private key");
     vault.verify().unwrap();
-    let _ = (HashSet::<u8>::new(), files::check_private(&home.path()).unwrap());
+}
+
+#[test]
+fn a_snapshot_opens_the_current_version_only() {
+    let home = Home::furnished();
+    let snapshot = home.open().snapshot().unwrap();
+    let fault = |named, version| snapshot.open(&name(named), version).unwrap_err().fault;
+    assert!(matches!(fault("a", 1), Fault::NoSuchVersion(_, 1)));
+    assert!(matches!(fault("a", 3), Fault::NoSuchVersion(_, 3)));
+    assert!(matches!(fault("none", 1), Fault::Unknown(Kind::Credential, _)));
+}
+
+#[test]
+fn snapshots_and_vaults_cross_threads() {
+    fn shared<T: Send + Sync>() {}
+    fn sent<T: Send>() {}
+    shared::<Snapshot>();
+    shared::<MasterKey>();
+    shared::<VaultError>();
+    sent::<Vault>();
+}
+
+#[test]
+fn lists_tell_everything_but_the_secret() {
+    let home = Home::furnished();
+    let vault = home.open();
+    let info = vault.credential(&name("a")).unwrap();
+    let states: Vec<_> = info.versions.iter().map(|v| (v.version, v.state)).collect();
+    assert_eq!(states, [(1, VersionState::Retired), (2, VersionState::Current)]);
+    assert_eq!(info.current().unwrap().version, 2);
+    assert_ne!(info.versions[0].fingerprint, info.versions[1].fingerprint);
+    assert_eq!(info.slots[0].to_string(), "header authorization: Bearer {secret}");
+    assert!(info.last_rotation() >= info.created && info.versions[0].ended.is_some());
+    assert_eq!(vault.credentials().unwrap().len(), 2);
+    let shown = format!("{info:?} {vault:?} {:?}", vault.snapshot().unwrap());
+    assert!(!shown.contains("value-of"), "{shown}");
+}
+
+#[test]
+fn equal_secrets_have_equal_fingerprints_in_one_vault_and_not_in_two() {
+    let fingerprint = |home: &Home, named: &str| {
+        let mut vault = home.open();
+        vault.add_credential(&credential(named), &secret("the same value")).unwrap();
+        vault.credential(&name(named)).unwrap().versions[0].fingerprint
+    };
+    let (one, two) = (Home::new(), Home::new());
+    assert_eq!(fingerprint(&one, "a"), fingerprint(&one, "b"));
+    assert_ne!(fingerprint(&one, "c"), fingerprint(&two, "c"));
+}
+
+#[test]
+fn revoking_erases_and_the_name_stays() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let gone = [home.sealed("a", 1), home.sealed("a", 2)];
+    vault.revoke(&name("a")).unwrap();
+    let again = vault.revoke(&name("a")).unwrap_err().fault;
+    assert!(matches!(again, Fault::Revoked(Kind::Credential, _)));
+
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(snapshot.credentials.get("a").unwrap().version, None);
+    assert!(matches!(snapshot.open(&name("a"), 2).unwrap_err().fault, Fault::Revoked(..)));
+    for sealed in gone {
+        assert!(!contains(&home.bytes(), &sealed[..20]), "ciphertext left in the files");
+    }
+    assert_eq!(vault.rotate(&name("a"), &secret("third-value-of-a")).unwrap(), 3);
+    assert_eq!(
+        text_of(&vault.snapshot().unwrap().open(&name("a"), 3).unwrap()),
+        "third-value-of-a"
+    );
+    vault.verify().unwrap();
+}
+
+#[test]
+fn one_version_can_be_revoked() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    vault.revoke_version(&name("a"), 1).unwrap();
+    assert!(vault.snapshot().unwrap().open(&name("a"), 2).is_ok());
+    for absent in [1, 9] {
+        let fault = vault.revoke_version(&name("a"), absent).unwrap_err().fault;
+        assert!(matches!(fault, Fault::NoSuchVersion(_, v) if v == absent));
+    }
+    vault.revoke_version(&name("a"), 2).unwrap();
+    assert_eq!(vault.snapshot().unwrap().credentials.get("a").unwrap().version, None);
+}
+
+#[test]
+fn removing_erases_and_leaves_the_sets_and_the_journal_sound() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let gone = home.sealed("a", 2);
+    vault.remove(&name("a")).unwrap();
+    assert!(!contains(&home.bytes(), &gone[..20]), "ciphertext left in the files");
+    assert_eq!(vault.sets().unwrap()[0].members, [name("b")]);
+    assert!(matches!(vault.remove(&name("a")).unwrap_err().fault, Fault::Unknown(..)));
+    let journal = vault.journal_since(0).unwrap();
+    assert_eq!(journal.last().unwrap().subject, "a");
+    // The name is free again, and starts anew.
+    vault.add_credential(&credential("a"), &secret("another-value-of-a")).unwrap();
+    assert_eq!(vault.snapshot().unwrap().credentials.get("a").unwrap().version, Some(1));
+    vault.verify().unwrap();
+}
+
+#[test]
+fn what_would_go_astray_is_not_added() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let epoch = vault.epoch().unwrap();
+    let mut refused = |edit: fn(&mut NewCredential), value: &str| {
+        let mut new = credential("new");
+        edit(&mut new);
+        vault.add_credential(&new, &secret(value)).unwrap_err().fault
+    };
+    let value = "a-good-value";
+    let exists = |fault: Fault, kind| matches!(fault, Fault::Exists(k, _) if k == kind);
+    assert!(exists(
+        refused(|n| (n.name, n.stand_in) = (name("a"), None), value),
+        Kind::CredentialOrSet
+    ));
+    assert!(exists(
+        refused(|n| (n.name, n.stand_in) = (name("both"), None), value),
+        Kind::CredentialOrSet
+    ));
+    assert!(matches!(
+        refused(|n| n.destinations = vec!["http://a.test".parse().unwrap()], value),
+        Fault::Invalid(Invalid::Plaintext(_))
+    ));
+    assert!(matches!(refused(|n| n.slots.clear(), value), Fault::Invalid(Invalid::NoSlot)));
+    assert!(matches!(refused(|n| n.tags = vec!["a\nb".into()], value), Fault::Invalid(_)));
+    assert!(matches!(refused(|_| {}, "line\r\nbreak"), Fault::Secret(SecretProblem::LineBreak)));
+    assert_eq!(vault.epoch().unwrap(), epoch, "a refused change is no change");
+}
+
+#[test]
+fn stand_ins_are_unique() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let mut new = credential("c");
+    // Holds both references, so that only its being taken is wrong with it.
+    let both = "sk-locum_d_locum_c_0000";
+    new.stand_in = Some(both.into());
+    vault.add_credential(&new, &secret("some-value")).unwrap();
+    new.name = name("d");
+    let fault = vault.add_credential(&new, &secret("some-value")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Exists(Kind::StandIn, _)));
+}
+
+#[test]
+fn sets_name_credentials_and_share_their_names() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let fault = |result: Result<(), VaultError>| result.unwrap_err().fault;
+    assert!(matches!(fault(vault.set_add(&name("a"), &[name("b")])), Fault::Exists(..)));
+    assert!(matches!(fault(vault.set_add(&name("s"), &[name("none")])), Fault::Unknown(..)));
+    assert!(matches!(fault(vault.set_add(&name("s"), &[])), Fault::Invalid(Invalid::NoMembers)));
+    assert_eq!(vault.sets().unwrap().len(), 1, "a failed set is not there");
+    vault.set_reduce(&name("both"), &[name("a")]).unwrap();
+    assert!(matches!(fault(vault.set_reduce(&name("both"), &[name("a")])), Fault::Unknown(..)));
+    vault.set_reduce(&name("both"), &[name("b")]).unwrap();
+    assert_eq!(vault.snapshot().unwrap().credentials.set("both"), Some(&[][..]));
+    vault.set_remove(&name("both")).unwrap();
+    assert!(vault.sets().unwrap().is_empty());
+    assert!(matches!(fault(vault.set_remove(&name("both"))), Fault::Unknown(Kind::Set, _)));
+}
+
+// Agents and tokens.
+
+fn authenticates(vault: &Vault, agent: &str, token: &str) -> bool {
+    let snapshot = vault.snapshot().unwrap();
+    let by = Authenticator::new(&snapshot.workspace, snapshot.tokens, snapshot.token_key);
+    by.authenticate(&agent.parse().unwrap(), token, 1_000).is_ok()
+}
+
+#[test]
+fn a_token_works_until_it_is_revoked() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let agent = name("agent");
+    let first = vault.token_add(&agent, None, Some("laptop")).unwrap();
+    let second = vault.token_add(&agent, Some(1_000), None).unwrap();
+    let (id, second_id) = (first.id().to_owned(), second.id().to_owned());
+    let (first, second) = (first.into_text(), second.into_text());
+    assert!(authenticates(&vault, "agent", &first) && authenticates(&vault, "agent", &second));
+    assert!(!contains(&home.bytes(), &first.as_bytes()[13..]), "the token is in the files");
+
+    vault.token_revoke(&id).unwrap();
+    assert!(!authenticates(&vault, "agent", &first));
+    assert!(matches!(vault.token_revoke(&id).unwrap_err().fault, Fault::Revoked(..)));
+    assert!(matches!(vault.token_revoke("none").unwrap_err().fault, Fault::Unknown(..)));
+
+    assert_eq!(vault.agent_revoke(&agent).unwrap(), 1);
+    assert!(!authenticates(&vault, "agent", &second));
+    assert!(matches!(vault.token_add(&agent, None, None).unwrap_err().fault, Fault::Revoked(..)));
+    vault.agent_add(&agent).unwrap();
+    assert!(!authenticates(&vault, "agent", &second), "old tokens stay revoked");
+
+    let tokens = &vault.agents().unwrap()[0].tokens;
+    assert!(tokens.iter().all(|t| t.revoked.is_some()) && tokens.len() == 2);
+    assert_eq!(vault.tokens_purge(1_000).unwrap(), 0);
+    let epoch = vault.epoch().unwrap();
+    assert_eq!(vault.tokens_purge(1_001).unwrap(), 1);
+    assert_eq!(vault.epoch().unwrap(), epoch + 1);
+    assert!(vault.agents().unwrap()[0].tokens.iter().all(|t| t.id != second_id));
+    vault.verify().unwrap();
+}
+
+#[test]
+fn agents_are_added_once() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let fault = vault.agent_add(&name("agent")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Exists(Kind::Agent, _)));
+    let fault = vault.token_add(&name("nobody"), None, None).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Unknown(Kind::Agent, _)));
+    let fault = vault.token_add(&name("agent"), None, Some("a\nb")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Invalid(Invalid::Text(_))));
+}
+
+#[test]
+fn a_token_moved_to_another_agent_or_prolonged_is_not_accepted() {
+    for edit in [
+        "UPDATE tokens SET agent = 'other'",
+        "UPDATE tokens SET expires = expires + 1",
+        "UPDATE tokens SET expires = NULL",
+    ] {
+        let home = Home::furnished();
+        let mut vault = home.open();
+        vault.agent_add(&name("other")).unwrap();
+        let token = vault.token_add(&name("agent"), Some(2_000), None).unwrap().into_text();
+        drop(vault);
+        home.sql(edit);
+        assert!(matches!(home.fault(), Fault::Changed), "{edit}");
+        // Even with the vault's state accepted, the row's own MAC holds.
+        let vault = home.accept();
+        for agent in ["agent", "other"] {
+            assert!(!authenticates(&vault, agent, &token), "{edit}, as {agent}");
+        }
+    }
+}
+
+// Tampering.
+
+#[test]
+fn no_edit_of_a_row_opens_and_the_error_names_the_row() {
+    for edit in [
+        r#"UPDATE credentials SET destinations = '["https://evil.test"]' WHERE name = 'a'"#,
+        r#"UPDATE credentials SET destinations =
+           '["https://api.example.com","https://evil.test"]' WHERE name = 'a'"#,
+        r#"UPDATE credentials SET slots = '["query key"]' WHERE name = 'a'"#,
+        r#"UPDATE credentials SET slots =
+           '["header authorization: Bearer {secret}","query key"]' WHERE name = 'a'"#,
+        "UPDATE credentials SET stand_in = 'sk-proj-locum_a_BBBB' WHERE name = 'a'",
+        "UPDATE credentials SET stand_in = NULL WHERE name = 'a'",
+        "UPDATE credentials SET tier = 'user' WHERE name = 'a'",
+        "UPDATE versions SET version = 3 WHERE version = 2",
+    ] {
+        let home = Home::furnished();
+        home.sql(edit);
+        let Fault::Corrupt(Row::Version(named, _)) = home.fault() else {
+            panic!("{edit}: {:?}", home.fault());
+        };
+        assert_eq!(named, "a", "{edit}");
+        // The seal alone holds too, without the MAC over the state.
+        let snapshot = home.accept().snapshot().unwrap();
+        let version = snapshot.credentials.get("a").unwrap().version.unwrap();
+        let error = snapshot.open(&name("a"), version).unwrap_err();
+        assert!(matches!(error.fault, Fault::Corrupt(Row::Version(..))), "{edit}: {error}");
+        assert!(snapshot.open(&name("b"), 1).is_ok(), "{edit}: others are untouched");
+    }
+}
+
+#[test]
+fn a_renamed_credential_does_not_open() {
+    let home = Home::furnished();
+    home.sql("UPDATE credentials SET name = 'c' WHERE name = 'a'");
+    assert!(matches!(home.fault(), Fault::Corrupt(row) if row == version_of("c", 1)));
+    let snapshot = home.accept().snapshot().unwrap();
+    assert!(snapshot.open(&name("c"), 2).is_err());
+}
+
+#[test]
+fn every_flipped_byte_of_every_sealed_row_is_found_and_named() {
+    let home = Home::furnished();
+    for (table, key, row) in [
+        ("versions", "credential = 1 AND version = 2", version_of("a", 2)),
+        ("items", "name = 'ca'", Row::Item("ca".into())),
+        ("keys", "scope = 'vault'", Row::DataKey("vault".into())),
+        ("keys", "scope = 'workspace/default'", Row::DataKey("workspace/default".into())),
+    ] {
+        let db = home.intruder();
+        let query = format!("SELECT sealed FROM {table} WHERE {key}");
+        let sealed: Vec<u8> = db.query_row(&query, [], |r| r.get(0)).unwrap();
+        let put = |bytes: &[u8]| {
+            let update = format!("UPDATE {table} SET sealed = ?1 WHERE {key}");
+            assert_eq!(db.execute(&update, [bytes]).unwrap(), 1);
+        };
+        for at in 0..sealed.len() {
+            let mut edited = sealed.clone();
+            edited[at] ^= 0x40;
+            put(&edited);
+            assert!(matches!(home.fault(), Fault::Corrupt(r) if r == row), "{table}, byte {at}");
+        }
+        put(&sealed[..sealed.len() - 1]);
+        assert!(matches!(home.fault(), Fault::Corrupt(r) if r == row), "{table}, cut");
+        put(&sealed);
+        home.open().verify().unwrap();
+    }
+}
+
+#[test]
+fn ciphertexts_do_not_open_in_another_row() {
+    let swap = |one: &str, other: &str| {
+        format!(
+            "UPDATE versions SET sealed = (SELECT sealed FROM versions AS v WHERE {other}) \
+             WHERE {one}"
+        )
+    };
+    let (a1, a2, b1) = (
+        "credential = 1 AND version = 1",
+        "credential = 1 AND version = 2",
+        "credential = 2 AND version = 1",
+    );
+    for (one, other, row) in
+        [(a2, a1, version_of("a", 2)), (a2, b1, version_of("a", 2)), (b1, a2, version_of("b", 1))]
+    {
+        let home = Home::furnished();
+        home.sql(&swap(
+            one,
+            &other.replace("credential", "v.credential").replace("version", "v.version"),
+        ));
+        assert!(matches!(home.fault(), Fault::Corrupt(r) if r == row));
+        assert!(home.accept().snapshot().unwrap().open(&name("b"), 1).is_ok() || one == b1);
+    }
+}
+
+#[test]
+fn a_credential_moved_to_another_workspace_does_not_open() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let other = name("other");
+    vault.workspace_add(&other).unwrap();
+    vault.use_workspace(&other).unwrap();
+    vault.add_credential(&credential("a"), &secret("value-of-the-other")).unwrap();
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(text_of(&snapshot.open(&name("a"), 1).unwrap()), "value-of-the-other");
+    assert!(snapshot.credentials.get("b").is_none(), "workspaces share nothing");
+    drop(vault);
+
+    home.sql("UPDATE credentials SET workspace = 'other' WHERE name = 'b'");
+    assert!(matches!(home.fault(), Fault::Corrupt(r) if r == version_of("b", 1)));
+    let mut vault = home.accept();
+    vault.use_workspace(&other).unwrap();
+    assert!(vault.snapshot().unwrap().open(&name("b"), 1).is_err());
+
+    // Nor with the data key of the one in the place of the other's.
+    let home = Home::new();
+    home.open().workspace_add(&other).unwrap();
+    home.sql(
+        "UPDATE keys SET sealed = (SELECT sealed FROM keys AS k WHERE k.scope = 'workspace/other') \
+         WHERE scope = 'workspace/default'",
+    );
+    assert!(matches!(home.fault(), Fault::Corrupt(Row::DataKey(_))));
+}
+
+#[test]
+fn workspaces_are_added_once_and_must_exist() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let fault = vault.use_workspace(&name("other")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Unknown(Kind::Workspace, _)));
+    vault.workspace_add(&name("other")).unwrap();
+    let fault = vault.workspace_add(&name("other")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Exists(Kind::Workspace, _)));
+}
+
+#[test]
+fn rows_put_back_added_or_deleted_are_noticed() {
+    // Each of these leaves every sealed row as it was sealed.
+    for edit in [
+        "DELETE FROM versions WHERE version = 1",
+        "DELETE FROM credentials WHERE name = 'b'",
+        "DELETE FROM set_members",
+        "INSERT INTO sets VALUES ('default', 'more', 1)",
+        "UPDATE credentials SET tags = '[]'",
+        "UPDATE credentials SET provider = 'other'",
+        "UPDATE agents SET revoked = 1",
+        "DELETE FROM items",
+        "UPDATE versions SET state = 'retired', ended = 1 WHERE state = 'current'",
+        "UPDATE versions SET fingerprint = x'0000000000000000'",
+        "UPDATE vault SET created = 1",
+        "DELETE FROM journal WHERE epoch = (SELECT max(epoch) FROM journal)",
+        "DELETE FROM journal",
+        "DELETE FROM state",
+        "UPDATE state SET mac = zeroblob(32)",
+        "INSERT INTO journal VALUES (99, 1, 'credential-added', 'x', 'y', zeroblob(32))",
+    ] {
+        let home = Home::furnished();
+        home.sql(edit);
+        assert!(matches!(home.fault(), Fault::Changed), "{edit}: {:?}", home.fault());
+    }
+}
+
+#[test]
+fn a_revoked_version_put_back_from_a_backup_is_noticed() {
+    let home = Home::furnished();
+    let sealed = home.sealed("a", 2);
+    home.open().revoke(&name("a")).unwrap();
+    let put_back = "UPDATE versions SET sealed = ?1, state = 'current', ended = NULL \
+                    WHERE credential = 1 AND version = 2";
+    home.intruder().execute(put_back, [sealed]).unwrap();
+    assert!(matches!(home.fault(), Fault::Changed));
+}
+
+#[test]
+fn a_running_vault_notices_too_and_builds_nothing_on_it() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    home.sql("DELETE FROM set_members");
+    assert!(matches!(vault.snapshot().unwrap_err().fault, Fault::Changed));
+    let fault = vault.agent_add(&name("new")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Changed));
+    assert!(matches!(vault.verify().unwrap_err().fault, Fault::Changed));
+}
+
+#[test]
+fn planted_triggers_views_and_columns_are_noticed_and_do_not_run() {
+    for plant in [
+        "CREATE TRIGGER t AFTER INSERT ON journal BEGIN UPDATE agents SET revoked = NULL; END",
+        "CREATE VIEW v AS SELECT * FROM credentials",
+        "CREATE INDEX i ON agents (created)",
+        "ALTER TABLE agents ADD COLUMN more TEXT",
+        "CREATE TABLE more (x)",
+    ] {
+        let home = Home::furnished();
+        home.intruder().execute(plant, []).unwrap();
+        assert!(matches!(home.fault(), Fault::Changed), "{plant}");
+    }
+    let home = Home::furnished();
+    home.open().agent_revoke(&name("agent")).unwrap();
+    home.intruder()
+        .execute(
+            "CREATE TRIGGER t AFTER INSERT ON journal BEGIN UPDATE agents SET revoked = NULL; END",
+            [],
+        )
+        .unwrap();
+    let vault = home.accept();
+    assert!(vault.agents().unwrap()[0].revoked.is_some(), "the trigger ran");
+}
+
+#[test]
+fn accepting_is_written_down() {
+    let home = Home::furnished();
+    home.sql("DELETE FROM set_members");
+    home.accept();
+    let vault = home.open();
+    let journal = vault.journal_since(0).unwrap();
+    let last = journal.last().unwrap();
+    assert_eq!((last.action, last.by.as_str()), (Action::StateAccepted, "tester"));
+}
+
+#[test]
+fn a_credential_that_cannot_be_read_can_be_removed() {
+    for edit in [
+        "UPDATE credentials SET destinations = 'not json' WHERE name = 'a'",
+        r#"UPDATE credentials SET destinations = '["not a host"]' WHERE name = 'a'"#,
+        r#"UPDATE credentials SET slots = '["cookie x"]' WHERE name = 'a'"#,
+    ] {
+        let home = Home::furnished();
+        home.sql(edit);
+        let mut vault = home.accept();
+        let fault = vault.snapshot().unwrap_err().fault;
+        assert!(matches!(fault, Fault::Corrupt(Row::Credential(c)) if c == "a"), "{edit}");
+        vault.remove(&name("a")).unwrap();
+        assert!(vault.snapshot().unwrap().open(&name("b"), 1).is_ok());
+    }
+}
+
+/// No panic, no wrong secret, whatever byte of the file is hit.
+#[test]
+fn a_damaged_file_opens_to_the_truth_or_not_at_all() {
+    let home = Home::furnished();
+    drop(home.open());
+    let good = fs::read(home.path()).unwrap();
+    let try_with = |bytes: &[u8], what: &str| {
+        for suffix in ["-wal", "-shm"] {
+            let _ = fs::remove_file(schema::beside(&home.path(), suffix));
+        }
+        fs::write(home.path(), bytes).unwrap();
+        let snapshot = home.try_open().and_then(|vault| vault.snapshot());
+        let opened = snapshot.and_then(|snapshot| snapshot.open(&name("a"), 2)).ok()?;
+        assert_eq!(text_of(&opened), "second-value-of-a", "{what}");
+        Some(())
+    };
+    assert!(try_with(&good, "good").is_some());
+    let mut random = [0; 3];
+    for _ in 0..400 {
+        getrandom::fill(&mut random).unwrap();
+        let at = usize::from(u16::from_be_bytes([random[0], random[1]])) * good.len() / 65536;
+        let mut bad = good.clone();
+        bad[at] ^= random[2].max(1);
+        try_with(&bad, &format!("byte {at}"));
+    }
+    for length in [0, 1, 15, 16, 99, 100, 4096, good.len() / 2, good.len() - 1] {
+        try_with(&good[..length], &format!("cut to {length}"));
+    }
+    for length in [0, 1, 15, 16, 99, 100, 4096, good.len() / 2] {
+        assert!(try_with(&good[..length], "cut").is_none(), "cut to {length}");
+    }
+}
+
+// Keys.
+
+#[test]
+fn another_key_does_not_open_it() {
+    let home = Home::furnished();
+    let other = MasterKey::generate().unwrap();
+    let fault = Vault::open(&home.path(), &other).unwrap_err().fault;
+    assert!(matches!(fault, Fault::WrongKey));
+    // A damaged key check is not taken for a wrong key.
+    home.sql("UPDATE vault SET key_check = zeroblob(32)");
+    assert!(matches!(home.fault(), Fault::Corrupt(Row::Vault)));
+    home.sql("UPDATE vault SET vault_id = zeroblob(16)");
+    assert!(matches!(home.fault(), Fault::WrongKey));
+}
+
+fn passphrase(text: &str, source: KeySource) -> Result<MasterKey, KeyError> {
+    let KeySource::Passphrase(params) = source else { panic!("no passphrase vault") };
+    MasterKey::from_passphrase(&secret(text), params)
+}
+
+#[test]
+fn a_passphrase_alone_opens_its_vault() {
+    let home = Home::without_vault();
+    let params = PassphraseParams::generate().unwrap();
+    let master = MasterKey::from_passphrase(&secret("correct horse battery"), params).unwrap();
+    let mut vault = Vault::create(&home.path(), &master).unwrap();
+    vault.add_credential(&credential("a"), &secret("value-of-a")).unwrap();
+    drop((vault, master));
+
+    assert!(matches!(home.fault(), Fault::OtherKeySource));
+    let source = Vault::key_source(&home.path()).unwrap();
+    let wrong = passphrase("correct horse batterx", source.clone()).unwrap();
+    assert!(matches!(Vault::open(&home.path(), &wrong).unwrap_err().fault, Fault::WrongKey));
+    let right = passphrase("correct horse battery", source).unwrap();
+    assert!(Vault::open(&home.path(), &right).is_ok());
+
+    home.sql("UPDATE vault SET kdf_memory_kib = 8, kdf_passes = 1");
+    let source = Vault::key_source(&home.path()).unwrap();
+    let weakened = passphrase("correct horse battery", source);
+    assert!(matches!(weakened, Err(KeyError::Parameters { memory_kib: 8, .. })));
+}
+
+#[test]
+fn a_new_master_key_takes_over_and_the_old_one_is_out() {
+    let mut home = Home::furnished();
+    let mut vault = home.open();
+    let token = vault.token_add(&name("agent"), None, None).unwrap().into_text();
+    let audit_key = vault.audit_key().expose(<[u8]>::to_vec);
+    let mut bystander = home.open();
+    let new = MasterKey::generate().unwrap();
+    vault.rekey(&new).unwrap();
+    assert!(matches!(home.fault(), Fault::WrongKey));
+    home.master = new;
+    let vault = home.open();
+    vault.verify().unwrap();
+    assert!(authenticates(&vault, "agent", &token), "tokens outlive it");
+    assert_eq!(vault.audit_key().expose(<[u8]>::to_vec), audit_key, "so does the audit log");
+
+    // A process that was running goes on, and does not wrap anything with the old key.
+    assert!(bystander.snapshot().unwrap().open(&name("a"), 2).is_ok());
+    bystander.agent_add(&name("more")).unwrap();
+    let fault = bystander.workspace_add(&name("other")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::WrongKey));
+    let fault = bystander.rekey(&MasterKey::generate().unwrap()).unwrap_err().fault;
+    assert!(matches!(fault, Fault::WrongKey));
+    home.open().verify().unwrap();
+}
+
+// Epochs, the journal and the anchor.
+
+#[test]
+fn every_change_is_an_epoch_and_a_line_of_the_journal() {
+    let home = Home::furnished();
+    let vault = home.open();
+    let journal = vault.journal_since(0).unwrap();
+    let actions: Vec<_> = journal.iter().map(|e| (e.epoch, e.action.as_str())).collect();
+    assert_eq!(
+        actions,
+        [
+            (1, "vault-created"),
+            (2, "credential-added"),
+            (3, "credential-rotated"),
+            (4, "credential-added"),
+            (5, "set-extended"),
+            (6, "agent-added"),
+            (7, "item-sealed"),
+        ]
+    );
+    assert_eq!(vault.epoch().unwrap(), 7);
+    assert_eq!(vault.journal_since(5).unwrap().len(), 2);
+    assert!(vault.journal_since(7).unwrap().is_empty());
+    assert!(journal.iter().all(|e| e.by.starts_with("uid ")));
+    let mut vault = vault.acting_as("al\nice");
+    vault.agent_add(&name("new")).unwrap();
+    assert_eq!(vault.journal_since(7).unwrap()[0].by, "alice");
+}
+
+#[test]
+fn an_edited_journal_is_found() {
+    for (edit, epoch) in [
+        ("UPDATE journal SET by = 'somebody else' WHERE epoch = 3", 3),
+        ("UPDATE journal SET subject = 'x' WHERE epoch = 3", 3),
+        ("UPDATE journal SET at = 1 WHERE epoch = 3", 3),
+        ("DELETE FROM journal WHERE epoch = 3", 3),
+        ("UPDATE journal SET mac = zeroblob(32) WHERE epoch = 3", 3),
+    ] {
+        let home = Home::furnished();
+        home.sql(edit);
+        let vault = home.open();
+        for result in [vault.journal_since(0).map(|_| ()), vault.verify()] {
+            let fault = result.unwrap_err().fault;
+            assert!(matches!(fault, Fault::Corrupt(Row::Journal(e)) if e == epoch), "{edit}");
+        }
+    }
+}
+
+#[test]
+fn an_old_copy_put_back_is_known_by_the_anchor() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let copy = home.directory.path().join("copy.db");
+    vault.backup(&copy).unwrap();
+    vault.revoke(&name("a")).unwrap();
+    let anchor = vault.anchor_text().unwrap();
+    vault.check_anchor(&anchor).unwrap();
+    vault.agent_add(&name("later")).unwrap();
+    vault.check_anchor(&anchor).unwrap();
+    let anchor = vault.anchor_text().unwrap();
+    assert!(!vault.was_replaced());
+
+    fs::rename(&copy, home.path()).unwrap();
+    assert!(vault.was_replaced());
+    drop(vault);
+    for suffix in ["-wal", "-shm"] {
+        let _ = fs::remove_file(schema::beside(&home.path(), suffix));
+    }
+    let mut vault = home.open();
+    assert!(vault.snapshot().unwrap().open(&name("a"), 2).is_ok(), "the copy is sound in itself");
+    let fault = vault.check_anchor(&anchor).unwrap_err().fault;
+    assert!(matches!(fault, Fault::RolledBack { vault: 7, anchor: 9 }), "{fault:?}");
+
+    // Changes made on the old copy do not hide it.
+    for new in ["x", "y", "z"] {
+        vault.agent_add(&name(new)).unwrap();
+    }
+    let fault = vault.check_anchor(&anchor).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Forked { anchor: 9 }), "{fault:?}");
+}
+
+#[test]
+fn an_anchor_cannot_be_made_up() {
+    let home = Home::furnished();
+    let vault = home.open();
+    let anchor = vault.anchor_text().unwrap();
+    let other = Home::furnished().open().anchor_text().unwrap();
+    for bad in [
+        String::new(),
+        "{}".to_owned(),
+        other,
+        anchor.replace("\"epoch\":7", "\"epoch\":1"),
+        anchor.replace("\"epoch\":7", "\"epoch\":99999999999999999999"),
+        anchor.replace("\"head\":\"", "\"head\":\"00"),
+    ] {
+        let fault = vault.check_anchor(&bad).unwrap_err().fault;
+        assert!(matches!(fault, Fault::BadAnchor), "{bad}");
+    }
+    assert!(anchor.ends_with("}\n") && anchor.contains(&vault.id()));
+}
+
+#[test]
+fn the_audit_anchor_is_sealed_and_no_change_of_the_vault() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    assert_eq!(vault.audit_anchor().unwrap(), None);
+    let epoch = vault.epoch().unwrap();
+    vault.set_audit_anchor(41, &[4; 32]).unwrap();
+    vault.set_audit_anchor(42, &[5; 32]).unwrap();
+    let anchor = AuditAnchor { sequence: 42, mac: [5; 32] };
+    assert_eq!(vault.audit_anchor().unwrap(), Some(anchor));
+    assert_eq!(vault.epoch().unwrap(), epoch);
+    let synchronous: i64 =
+        vault.db.pragma_query_value(None, "synchronous", |row| row.get(0)).unwrap();
+    assert_eq!(synchronous, 2, "changes are written through again");
+    drop(vault);
+    for edit in [
+        "UPDATE audit_anchor SET sequence = 41",
+        "UPDATE audit_anchor SET mac = zeroblob(32)",
+        "UPDATE audit_anchor SET seal = zeroblob(32)",
+        "UPDATE audit_anchor SET sequence = 0, mac = zeroblob(32)",
+        "DELETE FROM audit_anchor",
+    ] {
+        let home = Home::furnished();
+        home.open().set_audit_anchor(42, &[5; 32]).unwrap();
+        home.sql(edit);
+        let fault = home.open().audit_anchor().unwrap_err().fault;
+        assert!(matches!(fault, Fault::Corrupt(Row::AuditAnchor)), "{edit}");
+    }
+}
+
+// Several at once.
+
+#[test]
+fn writers_take_turns_and_nothing_is_lost() {
+    let home = Home::new();
+    std::thread::scope(|scope| {
+        for writer in 0..4 {
+            let home = &home;
+            scope.spawn(move || {
+                let mut vault = home.open();
+                for n in 0..10 {
+                    let named = format!("w{writer}-{n}");
+                    let value = format!("value-of-{named}");
+                    vault.add_credential(&credential(&named), &secret(&value)).unwrap();
+                    let snapshot = vault.snapshot().unwrap();
+                    assert_eq!(text_of(&snapshot.open(&name(&named), 1).unwrap()), value);
+                }
+            });
+        }
+    });
+    let vault = home.open();
+    vault.verify().unwrap();
+    assert_eq!(vault.epoch().unwrap(), 41);
+    assert_eq!(vault.journal_since(0).unwrap().len(), 41);
+    assert_eq!(vault.credentials().unwrap().len(), 40);
+}
+
+#[test]
+fn a_lock_that_is_held_too_long_is_said_to_be_that() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    vault.db.busy_timeout(std::time::Duration::from_millis(10)).unwrap();
+    let other = home.intruder();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    assert!(matches!(vault.agent_add(&name("new")).unwrap_err().fault, Fault::Busy));
+    assert!(vault.snapshot().is_ok(), "readers do not wait for writers");
+    other.execute_batch("ROLLBACK").unwrap();
+    vault.agent_add(&name("new")).unwrap();
+}
+
+#[test]
+fn changes_of_other_processes_are_seen() {
+    let home = Home::furnished();
+    let (mut serving, mut command) = (home.open(), home.open());
+    let before = serving.change_mark().unwrap();
+    assert_eq!(serving.change_mark().unwrap(), before);
+    serving.set_audit_anchor(1, &[0; 32]).unwrap();
+    assert_eq!(serving.change_mark().unwrap(), before, "its own anchors are none");
+    command.revoke(&name("a")).unwrap();
+    assert_ne!(serving.change_mark().unwrap(), before);
+    assert_eq!(serving.snapshot().unwrap().credentials.get("a").unwrap().version, None);
+}
+
+// Files.
+
+#[test]
+fn nothing_in_the_files_shows_a_secret() {
+    let home = Home::new();
+    let value = "canary-d41d8cd98f00b204e980";
+    let mut vault = home.open();
+    let encoders: [fn(&[u8]) -> String; 4] = [
+        |bytes| data_encoding::BASE64.encode(bytes),
+        |bytes| data_encoding::BASE64.encode(&bytes[1..]),
+        |bytes| data_encoding::HEXLOWER.encode(bytes),
+        |bytes| data_encoding::HEXUPPER.encode(bytes),
+    ];
+    let look = |when: &str| {
+        let bytes = home.bytes();
+        assert!(contains(&bytes, b"api.example.com"), "looking at the wrong files");
+        assert!(!contains(&bytes, &value.as_bytes()[..12]), "{when}: plain");
+        for encode in encoders {
+            let encoded = encode(value.as_bytes());
+            assert!(!contains(&bytes, &encoded.as_bytes()[..16]), "{when}: {encoded}");
+        }
+    };
+    vault.add_credential(&credential("a"), &secret(value)).unwrap();
+    vault.seal_item("item", &secret(value)).unwrap();
+    look("added");
+    vault.rotate(&name("a"), &secret(&value.replace("d41", "d42"))).unwrap();
+    look("rotated");
+    vault.add_credential(&credential("b"), &secret("b-value-b-value")).unwrap();
+    vault.remove(&name("a")).unwrap();
+    look("removed");
+}
+
+#[test]
+fn the_files_are_private_from_the_start() {
+    let home = Home::furnished();
+    let _vault = home.open();
+    let mut seen = 0;
+    for file in fs::read_dir(home.directory.path()).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode() & 0o7777;
+        assert_eq!(mode, 0o600, "{:?}", file.path());
+        seen += 1;
+    }
+    assert!(seen >= 2, "the log is one of them");
+}
+
+#[test]
+fn loose_modes_and_links_are_refused_by_path() {
+    let home = Home::furnished();
+    let _holds_the_log_open = home.open();
+    let set_mode = |path: &Path, mode| {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for suffix in ["", "-wal", "-shm"] {
+        let path = schema::beside(&home.path(), suffix);
+        set_mode(&path, 0o644);
+        let error = home.try_open().unwrap_err();
+        assert!(matches!(&error.fault, Fault::File(FileError::Loose(p, 0o644)) if *p == path));
+        assert!(error.to_string().contains("chmod 600"), "{error}");
+        set_mode(&path, 0o600);
+    }
+    set_mode(home.directory.path(), 0o777);
+    assert!(matches!(home.fault(), Fault::File(FileError::LooseDirectory(..))));
+    set_mode(home.directory.path(), 0o700);
+
+    let moved = home.directory.path().join("elsewhere.db");
+    fs::rename(home.path(), &moved).unwrap();
+    symlink(&moved, home.path()).unwrap();
+    assert!(matches!(home.fault(), Fault::File(FileError::NotPlain(_))));
+    let create = Vault::create(&home.path(), &home.master).unwrap_err().fault;
+    assert!(matches!(create, Fault::File(FileError::Exists(_))));
+}
+
+#[test]
+fn a_home_behind_a_link_above_it_is_fine() {
+    let home = Home::furnished();
+    let outside = tempfile::tempdir().unwrap();
+    let link = outside.path().join("link");
+    symlink(home.directory.path().parent().unwrap(), &link).unwrap();
+    let through = link.join(home.directory.path().file_name().unwrap()).join("vault.db");
+    Vault::open(&through, &home.master).unwrap();
+}
+
+#[test]
+fn what_is_no_vault_is_left_alone() {
+    let home = Home::without_vault();
+    assert!(matches!(home.fault(), Fault::File(FileError::Missing(_))));
+    let put = |bytes: &[u8]| {
+        let _ = fs::remove_file(home.path());
+        files::create_private(&home.path(), bytes).unwrap();
+    };
+    for bytes in [&b""[..], b"hello", &[0; 4096], &[b'x'; 8192]] {
+        put(bytes);
+        assert!(matches!(home.fault(), Fault::NotAVault), "{} bytes", bytes.len());
+        assert_eq!(fs::read(home.path()).unwrap(), bytes);
+    }
+    put(b"");
+    home.intruder().execute_batch("CREATE TABLE other (x)").unwrap();
+    assert!(matches!(home.fault(), Fault::NotAVault));
+
+    let home = Home::new();
+    home.intruder().pragma_update(None, "user_version", 2).unwrap();
+    assert!(matches!(home.fault(), Fault::NewerFormat(2)));
+    assert!(home.try_open().unwrap_err().to_string().contains("format 2"));
+}
+
+#[test]
+fn creating_is_all_or_nothing() {
+    let home = Home::new();
+    let before = fs::read(home.path()).unwrap();
+    let again = Vault::create(&home.path(), &home.master).unwrap_err().fault;
+    assert!(matches!(again, Fault::File(FileError::Exists(_))));
+    assert_eq!(fs::read(home.path()).unwrap(), before);
+    let names: Vec<_> = fs::read_dir(home.directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
+    assert_eq!(names, ["vault.db"], "nothing is left behind");
+}
+
+#[test]
+fn a_backup_is_a_vault() {
+    let home = Home::furnished();
+    let copy = home.directory.path().join("copy.db");
+    home.open().backup(&copy).unwrap();
+    files::check_private(&copy).unwrap();
+    let vault = Vault::open(&copy, &home.master).unwrap();
+    vault.verify().unwrap();
+    assert_eq!(
+        text_of(&vault.snapshot().unwrap().open(&name("a"), 2).unwrap()),
+        "second-value-of-a"
+    );
+    let again = home.open().backup(&copy).unwrap_err().fault;
+    assert!(matches!(again, Fault::File(FileError::Exists(_))));
+}
+
+#[test]
+fn every_fault_says_what_to_do_and_shows_no_value() {
+    let home = Home::furnished();
+    home.sql("UPDATE versions SET sealed = zeroblob(40) WHERE version = 2");
+    let error = home.try_open().unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!(
+            "{}: the credential 'a', version 2 is not what was sealed: it was damaged, edited or \
+             moved here; put back a backup with `locum vault restore`",
+            home.path().display()
+        )
+    );
 }

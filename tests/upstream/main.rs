@@ -1,5 +1,8 @@
 //! The upstream against origins on loopback: what they receive, and what becomes of their answers.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(clippy::unwrap_used, clippy::too_many_lines, clippy::items_after_statements)]
+
 mod origin;
 
 use std::net::SocketAddr;
@@ -60,7 +63,7 @@ fn recorded<T>(value: T) -> Recorded<T> {
         request_id: RequestId([0; 16]),
         agent: None,
         peer: None,
-        destination: String::new(),
+        destination: "https://origin.test",
         method: None,
         path: None,
         rule: None,
@@ -158,8 +161,8 @@ fn fed() -> (mpsc::UnboundedSender<Result<Frame<Bytes>, Refusal>>, Request<Fed>)
     (feed, request.body(Fed(body)).unwrap())
 }
 
-fn piece(text: &'static str) -> Result<Frame<Bytes>, Refusal> {
-    Ok(Frame::data(Bytes::from_static(text.as_bytes())))
+fn piece(text: &'static str) -> Frame<Bytes> {
+    Frame::data(Bytes::from_static(text.as_bytes()))
 }
 
 mod reuse {
@@ -393,7 +396,7 @@ mod requests {
         let first = send(&upstream, &target, "a", get("/")).await.unwrap();
         text(first).await.unwrap();
         let (feed, request) = fed();
-        feed.send(piece("first half, ")).unwrap();
+        feed.send(Ok(piece("first half, "))).unwrap();
         let second = send(&upstream, &target, "a", request).await;
         assert_eq!(refused(second), Code::UpstreamFailed);
         assert_eq!(origin.connections(), 1);
@@ -407,17 +410,48 @@ mod requests {
         let origin = Origin::plain(vec![script]).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let (feed, request) = fed();
-        feed.send(piece("half")).unwrap();
+        feed.send(Ok(piece("half"))).unwrap();
         let sent = send(&upstream, &target, "a", request).await.unwrap();
         let mut body = sent.response.into_body();
         let first = body.frame().await.unwrap().unwrap();
         assert_eq!(first.into_data().unwrap(), "early");
         // The rest of the request goes on its way while nobody reads the answer.
-        feed.send(piece("other half")).unwrap();
+        feed.send(Ok(piece("other half"))).unwrap();
         drop(feed);
         arrived(&origin, "other half").await;
         assert_eq!(body.collect().await.unwrap().to_bytes(), "late");
         assert_eq!(upstream.pool_counts().idle, 0, "not used again");
+    }
+
+    /// The connection is driven by its user, partly without a waker: a wake-up that gets lost would
+    /// show here as a timeout.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn many_at_once_up_and_down_all_arrive_whole() {
+        const REQUESTS: usize = 20;
+        let up: &'static str = Box::leak("u".repeat(64 * 1024).into());
+        let chunk = format!("20000\r\n{}\r\n", "d".repeat(0x20000)).repeat(4);
+        let answer =
+            format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
+        let answer: &'static str = Box::leak(answer.into());
+        let ca = origin::Authority::new();
+        let (upstream, _dir) = trust::pinned(&ca, None);
+        let script = vec![[ReadRequest, Send(answer)]; REQUESTS].concat();
+        let origin = Origin::tls(vec![script], ca.leaf("origin.test").server()).await;
+        let (upstream, target) = (Arc::new(upstream), target(Scheme::Https, origin.address));
+        let mut agents = tokio::task::JoinSet::new();
+        for agent in 0..16 {
+            let (upstream, target) = (upstream.clone(), target.clone());
+            agents.spawn(async move {
+                for _ in 0..REQUESTS {
+                    let sent = send(&upstream, &target, &agent.to_string(), post(up)).await;
+                    assert_eq!(text(sent.unwrap()).await.unwrap().len(), 4 * 0x20000);
+                }
+            });
+        }
+        while let Some(done) = agents.join_next().await {
+            done.unwrap();
+        }
+        assert_eq!(origin.connections(), 16);
     }
 
     async fn arrived(origin: &Origin, what: &str) {
@@ -435,7 +469,7 @@ mod requests {
         let origin = Origin::plain(vec![vec![UntilClosed]]).await;
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let (feed, request) = fed();
-        feed.send(piece("half")).unwrap();
+        feed.send(Ok(piece("half"))).unwrap();
         feed.send(Err(Refusal::new(Code::SlotMismatch))).unwrap();
         let sent = send(&upstream, &target, "a", request).await;
         assert_eq!(refused(sent), Code::SlotMismatch);
@@ -472,7 +506,7 @@ mod times {
         tokio::spawn(async move {
             for _ in 0..4 {
                 tokio::time::sleep(Duration::from_millis(200)).await;
-                let _ = feed.send(piece("slow"));
+                let _ = feed.send(Ok(piece("slow")));
             }
         });
         let sent = send(&upstream, &target, "a", request).await.unwrap();
@@ -658,7 +692,10 @@ mod trust {
     use super::*;
 
     /// An upstream that believes `ca` for `origin.test`, and the directory that holds its file.
-    pub fn pinned(ca: &origin::Authority, client: Option<&Leaf>) -> (Upstream, tempfile::TempDir) {
+    pub(crate) fn pinned(
+        ca: &origin::Authority,
+        client: Option<&Leaf>,
+    ) -> (Upstream, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
         ca.write(&file("ca.pem"));

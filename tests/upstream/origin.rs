@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 
 /// What an origin does next on one connection.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Read a head, and a body as long as its `Content-Length`.
     Request,
     /// Read a head only.
@@ -38,20 +38,20 @@ pub enum Step {
 }
 
 /// What arrived on one connection, decrypted.
-pub type Log = Arc<Mutex<Vec<Vec<u8>>>>;
+pub(crate) type Log = Arc<Mutex<Vec<Vec<u8>>>>;
 
 /// An origin that runs `script` on each connection in turn, and the last one again for any more.
-pub struct Origin {
+pub(crate) struct Origin {
     pub address: SocketAddr,
     log: Log,
 }
 
 impl Origin {
-    pub async fn plain(scripts: Vec<Vec<Step>>) -> Self {
+    pub(crate) async fn plain(scripts: Vec<Vec<Step>>) -> Self {
         Self::start(scripts, None).await
     }
 
-    pub async fn tls(scripts: Vec<Vec<Step>>, config: ServerConfig) -> Self {
+    pub(crate) async fn tls(scripts: Vec<Vec<Step>>, config: ServerConfig) -> Self {
         Self::start(scripts, Some(TlsAcceptor::from(Arc::new(config)))).await
     }
 
@@ -64,13 +64,13 @@ impl Origin {
     }
 
     /// What each connection received so far; a connection whose handshake failed received nothing.
-    pub fn received(&self) -> Vec<String> {
+    pub(crate) fn received(&self) -> Vec<String> {
         let log = self.log.lock();
         log.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
     /// How many connections were accepted.
-    pub fn connections(&self) -> usize {
+    pub(crate) fn connections(&self) -> usize {
         self.log.lock().len()
     }
 }
@@ -171,21 +171,21 @@ fn is_whole(bytes: &[u8], body: bool) -> bool {
 }
 
 /// A certificate authority of the test's own.
-pub struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
     pub pem: String,
     der: CertificateDer<'static>,
 }
 
 /// A certificate and its key.
-pub struct Leaf {
+pub(crate) struct Leaf {
     pub chain: Vec<CertificateDer<'static>>,
     pub key: KeyPair,
     pub pem: String,
 }
 
 impl Authority {
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         // Every one has a name of its own, as real ones do.
@@ -200,38 +200,38 @@ impl Authority {
         }
     }
 
-    pub fn leaf(&self, name: &str) -> Leaf {
-        self.sign(params(name))
+    pub(crate) fn leaf(&self, name: &str) -> Leaf {
+        self.sign(&params(name))
     }
 
-    pub fn expired(&self, name: &str) -> Leaf {
+    pub(crate) fn expired(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.not_before = date_time_ymd(2020, 1, 1);
         params.not_after = date_time_ymd(2020, 2, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
-    pub fn not_yet_valid(&self, name: &str) -> Leaf {
+    pub(crate) fn not_yet_valid(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.not_before = date_time_ymd(2999, 1, 1);
         params.not_after = date_time_ymd(2999, 2, 1);
-        self.sign(params)
+        self.sign(&params)
     }
 
-    pub fn for_clients_only(&self, name: &str) -> Leaf {
+    pub(crate) fn for_clients_only(&self, name: &str) -> Leaf {
         let mut params = params(name);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(params)
+        self.sign(&params)
     }
 
-    fn sign(&self, params: CertificateParams) -> Leaf {
+    fn sign(&self, params: &CertificateParams) -> Leaf {
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         Leaf { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
     }
 
     /// A server that asks for a client certificate of this authority.
-    pub fn mutual(&self, leaf: &Leaf) -> ServerConfig {
+    pub(crate) fn mutual(&self, leaf: &Leaf) -> ServerConfig {
         let mut roots = RootCertStore::empty();
         roots.add(self.der.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -243,19 +243,19 @@ impl Authority {
             .unwrap()
     }
 
-    pub fn write(&self, path: &Path) {
+    pub(crate) fn write(&self, path: &Path) {
         std::fs::write(path, &self.pem).unwrap();
     }
 }
 
 impl Leaf {
-    pub fn self_signed(name: &str) -> Self {
+    pub(crate) fn self_signed(name: &str) -> Self {
         let key = KeyPair::generate().unwrap();
         let certificate = params(name).self_signed(&key).unwrap();
         Self { chain: vec![certificate.der().clone()], pem: certificate.pem(), key }
     }
 
-    pub fn server(&self) -> ServerConfig {
+    pub(crate) fn server(&self) -> ServerConfig {
         server_builder()
             .with_no_client_auth()
             .with_single_cert(self.chain.clone(), self.private_key())

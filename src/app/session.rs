@@ -1,0 +1,180 @@
+//! What a program needs in order to speak through the proxy as an agent: a token of its own, the
+//! certificates, and the placeholders in the variables where it looks for keys.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use super::{Failure, Opened};
+use crate::agent::UserName;
+use crate::catalog::Catalog;
+use crate::environment::{self, Bundle, Inputs, Placeholder, Plan};
+use crate::reference::Name;
+use crate::vault::CredentialInfo;
+
+/// Marks a tag that names the environment variable where programs look for the credential.
+pub const VARIABLE_TAG: &str = "env:";
+
+/// A program's access to the proxy.
+#[derive(Debug)]
+pub struct Session {
+    /// Names the token, for its end.
+    pub token_id: String,
+    /// The proxy URL, with the token in it.
+    pub proxy_url: String,
+    /// What the child's environment becomes.
+    pub plan: Plan,
+    /// The caller's environment.
+    pub inherited: environment::Snapshot,
+}
+
+/// What a session is for.
+#[derive(Debug)]
+pub struct SessionOptions<'a> {
+    /// The agent, and what its starter says of this run.
+    pub user: &'a UserName,
+    /// Where the proxy listens.
+    pub proxy: SocketAddr,
+    /// A port without authentication, if there is one.
+    pub open_port: Option<SocketAddr>,
+    /// Where the files of its clients go; Locum's own.
+    pub state: PathBuf,
+}
+
+/// A token that was made for a session.
+pub type SessionToken = (String, zeroize::Zeroizing<String>);
+
+/// Makes a token for an agent that must exist.
+///
+/// # Errors
+/// When there is no such agent, or the vault cannot be written.
+pub fn mint(
+    opened: &mut Opened,
+    agent: &Name,
+    expires: Option<i64>,
+    note: &str,
+) -> Result<SessionToken, Failure> {
+    let live = opened.vault.agents()?.iter().any(|a| a.name == *agent && a.revoked.is_none());
+    if !live {
+        return Err(Failure::usage(format!("there is no agent `{agent}`"))
+            .help(format!("add it with `locum agent add {agent}`")));
+    }
+    let token = opened.vault.token_add(agent, expires, Some(note))?;
+    opened.changed()?;
+    Ok((token.id().to_owned(), token.into_text()))
+}
+
+/// Plans the environment of a program that uses `token`.
+///
+/// # Errors
+/// When a path or value cannot stand in an environment.
+pub fn plan(
+    credentials: &[CredentialInfo],
+    home: &super::Home,
+    bundle: Bundle,
+    token: &SessionToken,
+    options: &SessionOptions<'_>,
+) -> Result<Session, Failure> {
+    let inherited: environment::Snapshot = std::env::vars_os().collect();
+    let proxy_url = proxy_url(options.user, &token.1, options.proxy);
+    let wgetrc = environment::user_wgetrc(&inherited).and_then(|path| std::fs::read(path).ok());
+    let inputs = Inputs {
+        proxy_url: proxy_url.clone(),
+        open_proxy: options.open_port,
+        ca_file: home.ca(),
+        bundle_file: home.bundle(),
+        bundle,
+        state_dir: options.state.clone(),
+        placeholders: placeholders(credentials),
+        base_url_variables: base_urls(credentials),
+        inherited: inherited.clone(),
+        wgetrc,
+    };
+    let plan = environment::plan(&inputs)
+        .map_err(|e| Failure::new(format!("the environment cannot be made: {e}")))?;
+    Ok(Session { token_id: token.0.clone(), proxy_url, plan, inherited })
+}
+
+impl Session {
+    /// Writes the files that the environment names.
+    ///
+    /// # Errors
+    /// When one cannot be written.
+    pub fn write_files(&self) -> Result<(), Failure> {
+        environment::write_files(&self.plan).map_err(|e| {
+            Failure::new(format!("the files of the environment cannot be written: {e}"))
+        })
+    }
+
+    /// The whole environment of the program.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<OsString, OsString> {
+        self.plan.child_environment(&self.inherited)
+    }
+}
+
+/// What a URL's userinfo may hold bare, as far as user names have it.
+const BARE: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'_')
+    .remove(b'.')
+    .remove(b'+')
+    .remove(b'=');
+
+/// `http://user:token@host:port`. Neither part needs escaping but for the context's `/`, `@`, `:`
+/// and `=`, which a URL's userinfo may not hold bare.
+fn proxy_url(user: &UserName, token: &str, proxy: SocketAddr) -> String {
+    // A proxy that listens on every address is reached on this machine's own.
+    let host = match proxy.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
+        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        ip => ip,
+    };
+    let name = user.to_string();
+    let name = percent_encoding::utf8_percent_encode(&name, BARE);
+    format!("http://{name}:{token}@{}", SocketAddr::new(host, proxy.port()))
+}
+
+/// The variables in which programs look for each live credential.
+fn placeholders(credentials: &[CredentialInfo]) -> Vec<Placeholder> {
+    let live = credentials.iter().filter(|c| c.current().is_some());
+    let each = live.map(|credential| Placeholder {
+        variables: variables(credential),
+        value: credential.stand_in.clone().unwrap_or_else(|| credential.name.reference()),
+    });
+    each.filter(|placeholder| !placeholder.variables.is_empty()).collect()
+}
+
+/// A credential's own variables go before its provider's.
+fn variables(credential: &CredentialInfo) -> Vec<String> {
+    let own = credential.tags.iter().filter_map(|tag| tag.strip_prefix(VARIABLE_TAG));
+    let own: Vec<String> = own.map(str::to_owned).collect();
+    if !own.is_empty() {
+        return own;
+    }
+    let provider = credential.provider.as_deref().and_then(|id| Catalog::embedded().get(id));
+    provider.map(|p| p.env().to_vec()).unwrap_or_default()
+}
+
+/// Variables that would send a program past its provider.
+fn base_urls(credentials: &[CredentialInfo]) -> Vec<String> {
+    let providers = credentials.iter().filter_map(|c| c.provider.as_deref());
+    let providers = providers.filter_map(|id| Catalog::embedded().get(id));
+    let mut names: Vec<String> = providers.flat_map(|p| p.base_url_env().to_vec()).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn proxy_urls_are_escaped_and_reachable() {
+        let user: UserName = "a+run=42+user=x@y/z".parse().unwrap();
+        let url = proxy_url(&user, "lct_t", "0.0.0.0:3128".parse().unwrap());
+        assert_eq!(url, "http://a+run=42+user=x%40y%2Fz:lct_t@127.0.0.1:3128");
+    }
+}
