@@ -16,11 +16,13 @@ mod session;
 
 pub use authority::is_published;
 pub use failure::{Exit, Failure};
+pub use far_side::far_side;
 pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
+pub use policies::load_policy;
 pub(crate) use policies::{ReadPolicy, read_policy};
 pub use relay::Relay;
 pub use serve::{Proxy, ProxyOptions};

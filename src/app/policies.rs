@@ -12,7 +12,7 @@ use crate::policy::{self, Policy};
 ///
 /// # Errors
 /// Every mistake in every file.
-pub(super) fn load_policy(directory: &Path) -> Result<Policy, Failure> {
+pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
     Ok(read_policy(&[directory.to_owned()]).policy?)
 }
 
