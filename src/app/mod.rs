@@ -13,11 +13,12 @@ mod serve;
 mod session;
 
 pub use failure::{Exit, Failure};
+pub use far_side::far_side;
 pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
-pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
+pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, load_policy, passphrase};
 pub use relay::Relay;
 pub use serve::{Proxy, ProxyOptions};
 pub use session::{

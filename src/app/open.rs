@@ -207,7 +207,7 @@ pub(super) fn drain_journal(vault: &Vault, config: &Config, log: &AuditLog) -> R
 ///
 /// # Errors
 /// Every mistake in every file.
-pub(super) fn load_policy(directory: &Path) -> Result<Policy, Failure> {
+pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
     Ok(policy::compile(policy_sources(directory)?)?)
 }
 

@@ -279,7 +279,7 @@ mod tests {
         assert!(Sealed::parse(b"").is_none());
     }
 
-    /// The vector of docs/AUDIT_FORMAT.md.
+    /// The vector of `docs/AUDIT_FORMAT.md`.
     #[test]
     fn vector() {
         let keys = keys();

@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(Head::decode(&other, &good), None);
     }
 
-    /// The vector of docs/AUDIT_FORMAT.md.
+    /// The vector of `docs/AUDIT_FORMAT.md`.
     #[test]
     fn vector() {
         let keys = Keys::new(&Secret::new((0..32).collect())).unwrap();

@@ -64,7 +64,7 @@ fn access_of(
         request_id: id(n),
         agent: Some(who),
         peer: None,
-        destination: "https://api.example.com:8443".to_owned(),
+        destination: "https://api.example.com:8443",
         method: Some("POST"),
         path: Some("/v1/chat"),
         rule: Some("r"),
@@ -957,7 +957,7 @@ fn files_older_than_asked_are_deleted_and_the_rest_verifies() {
 fn a_retention_that_was_cut_short_is_finished() {
     let home = TempDir::new().unwrap();
     let (seconds, clock) = clock();
-    let options = Options { retain: Some(Duration::from_secs(60)), ..SMALL };
+    let options = Options { retain: Some(Duration::from_mins(1)), ..SMALL };
     let log = AuditLog::open_at(home.path(), &key(), options, None, clock).unwrap();
     log.stop_keeper();
     for n in 0..20 {
@@ -982,7 +982,7 @@ fn a_retention_that_was_cut_short_is_finished() {
 fn an_old_file_that_vanished_does_not_stop_the_log() {
     let home = TempDir::new().unwrap();
     let (seconds, clock) = clock();
-    let options = Options { retain: Some(Duration::from_secs(60)), ..SMALL };
+    let options = Options { retain: Some(Duration::from_mins(1)), ..SMALL };
     let log = AuditLog::open_at(home.path(), &key(), options, None, clock).unwrap();
     log.stop_keeper();
     for n in 0..20 {

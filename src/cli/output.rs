@@ -85,6 +85,63 @@ fn colours() -> (&'static str, &'static str, &'static str) {
     }
 }
 
+/// Colours for standard output, under the same conditions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    pub(super) fn for_stdout() -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        Self { colour: !plain && io::stdout().is_terminal() }
+    }
+
+    #[cfg(test)]
+    pub(super) fn plain() -> Self {
+        Self { colour: false }
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub(super) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    pub(super) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    pub(super) fn green(self, text: &str) -> String {
+        self.with("32;1", text)
+    }
+
+    pub(super) fn red(self, text: &str) -> String {
+        self.with("31;1", text)
+    }
+
+    pub(super) fn yellow(self, text: &str) -> String {
+        self.with("33;1", text)
+    }
+}
+
+/// Breaks a text at its spaces.
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in text.split(' ') {
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}
+
 /// A time of the vault, as people read it.
 pub(super) fn time(unix: i64) -> String {
     let time = Timestamp::from_second(unix).unwrap_or(Timestamp::UNIX_EPOCH);
@@ -112,6 +169,12 @@ mod tests {
         table.row(vec!["a".into(), "https://a.test".into()]);
         table.row(vec!["longer".into(), "-".into()]);
         assert_eq!(table.render(), "NAME    TO\na       https://a.test\nlonger  -");
+    }
+
+    #[test]
+    fn texts_are_broken_at_spaces() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
     }
 
     #[test]

@@ -35,7 +35,7 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process as the system does.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send, Failure> {
+pub(super) fn stop_signal() -> Result<impl Future<Output = ()> + Send, Failure> {
     let listen =
         |kind| signal(kind).map_err(|e| Failure::new(format!("signals cannot be waited for: {e}")));
     let mut terminate = listen(SignalKind::terminate())?;

@@ -146,6 +146,8 @@ struct Verdict<'p> {
     rule: u32,
     /// For each credential of the request, the rule that grants it.
     granted: Vec<u32>,
+    /// For a request without references, the rule whose credentials enter it all the same.
+    always: Option<u32>,
     name: &'p Arc<str>,
 }
 
@@ -265,8 +267,8 @@ impl Policy {
             return Err(Refusal::new(Code::Misplaced));
         }
         let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
-        if grants.is_empty() {
-            grants = self.unreferenced(who, request, index);
+        if let Some(always) = verdict.always {
+            grants = self.unreferenced(always, request.origin(), index);
             if !grants.is_empty() && request.origin().scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
             }
@@ -283,7 +285,7 @@ impl Policy {
         index: &CredentialIndex,
     ) -> Result<Verdict<'_>, Denied> {
         let origin = request.origin();
-        let mut first = None;
+        let (mut first, mut always) = (None, None);
         let mut granted = vec![None; located.len()];
         for (at, rule) in self.candidates(origin) {
             let applies = rule.agents.contain(&who.agent)
@@ -293,6 +295,9 @@ impl Policy {
                 continue;
             }
             first.get_or_insert((at, &rule.name));
+            if always.is_none() && located.is_empty() && rule.injects_at(origin, index) {
+                always = Some(at);
+            }
             for (grant, located) in granted.iter_mut().zip(located) {
                 if grant.is_none() && rule.uses.contain(located.credential(), index) {
                     *grant = Some(at);
@@ -303,27 +308,15 @@ impl Policy {
         let granted: Option<Vec<u32>> = granted.into_iter().collect();
         let granted = granted.ok_or(Denied::NoGrant)?;
         // The rule that grants the credential is the one that decided.
-        let rule = granted.first().copied().unwrap_or(rule);
+        let rule = granted.first().copied().or(always).unwrap_or(rule);
         let name = self.rules.get(rule as usize).map_or(name, |r| &r.name);
-        Ok(Verdict { rule, granted, name })
+        Ok(Verdict { rule, granted, always, name })
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
-    /// the first such rule that are bound here, each in its own first slot.
-    fn unreferenced(
-        &self,
-        who: &Identity,
-        request: &InboundRequest,
-        index: &CredentialIndex,
-    ) -> Vec<Grant> {
-        let origin = request.origin();
-        let always = self.candidates(origin).find(|(_, rule)| {
-            rule.inject_always
-                && rule.agents.contain(&who.agent)
-                && rule.allows(request.method(), request.path())
-                && rule.reaches(origin, index)
-        });
-        let Some((_, rule)) = always else { return Vec::new() };
+    /// that rule that are bound here, each in its own first slot.
+    fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
+        let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
         let live = bound.filter_map(|c| {
             let (version, placeholder) = (c.version?, c.placeholder().into());
@@ -403,6 +396,12 @@ impl Rule {
             Some(to) => to.iter().any(|d| d.matches(origin)),
             None => index.bound_to(origin).any(|c| self.uses.contain(c, index)),
         }
+    }
+
+    /// Whether the rule puts a credential into requests to `origin` that refer to none.
+    fn injects_at(&self, origin: &Origin, index: &CredentialIndex) -> bool {
+        self.inject_always
+            && index.bound_to(origin).any(|c| c.version.is_some() && self.uses.contain(c, index))
     }
 
     fn allows(&self, method: &Method, path: &str) -> bool {

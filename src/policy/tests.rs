@@ -330,6 +330,23 @@ fn injection_without_a_reference_uses_the_first_slot() {
 }
 
 #[test]
+fn injection_without_a_reference_is_decided_under_every_reading_of_the_path() {
+    let rules = policy(
+        "  - {name: anything, agents: ['*'], to: [https://api.openai.com]}
+  - {name: v1, agents: ['*'], use: [openai], paths: [/v1/**], inject: always}\n",
+    );
+    let decide = |path: &str| {
+        let request = format!("GET https://api.openai.com{path}");
+        decide(&rules, "a", &request, &[]).map(|p| (p.rule().to_string(), p.grants().len()))
+    };
+    assert_eq!(decide("/admin"), Ok(("anything".to_owned(), 0)));
+    assert_eq!(decide("/v1/models"), Ok(("v1".to_owned(), 1)), "named after the rule that injects");
+    for path in ["/v1/../admin", "/v1/%2e%2e/admin", "/v1/..%2fadmin", "/v1/..;/admin"] {
+        assert_eq!(decide(path), Err(Code::AmbiguousPath), "{path}");
+    }
+}
+
+#[test]
 fn a_rule_is_found_by_host_among_many() {
     let mut yaml = String::new();
     for i in 0..2000 {
