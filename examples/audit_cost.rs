@@ -38,7 +38,7 @@ fn measure(dir: &Path, fsync: Fsync, pairs: u32, threads: u32) {
             scope.spawn(move || pairs_of(log, thread, pairs / threads));
         }
     });
-    let (wall, cpu) = (wall.elapsed(), cpu_time() - cpu);
+    let (wall, cpu) = (wall.elapsed(), cpu_time().saturating_sub(cpu));
     let (stats, pairs) = (log.stats(), f64::from(pairs));
     println!(
         "{threads} threads: {:.2} us CPU, {:.2} us wall a pair; {:.0} bytes a pair",
@@ -75,7 +75,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             request_id: RequestId(id),
             agent: Some(who),
             peer: Some(([127, 0, 0, 1], 40_000).into()),
-            destination: "https://api.openai.com".to_owned(),
+            destination: "https://api.openai.com",
             method: Some("POST"),
             path: Some("/v1/chat/completions"),
             rule: Some("chat for research"),

@@ -32,7 +32,8 @@ pub struct Metrics {
     misplaced: Counter,
     unbound: Counter,
     untrusted_ca: CounterVec,
-    bytes: CounterVec,
+    bytes_up: Counter,
+    bytes_down: Counter,
     upstream_seconds: Histogram,
     proxy_seconds: Histogram,
     tunnels: IntGaugeVec,
@@ -138,6 +139,12 @@ impl Metrics {
         let build =
             gauge_vec(r, "locum_build_info", "Version of the running binary.", &["version"])?;
         build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let bytes = counter_vec(
+            r,
+            "locum_bytes_total",
+            "Bytes of bodies and tunnels, by direction.",
+            &["direction"],
+        )?;
         let metrics = Self {
             requests: counter_vec(
                 r,
@@ -178,12 +185,8 @@ impl Metrics {
                 "TLS handshakes in which the client did not trust the CA, by agent.",
                 &["agent"],
             )?,
-            bytes: counter_vec(
-                r,
-                "locum_bytes_total",
-                "Bytes of bodies and tunnels, by direction.",
-                &["direction"],
-            )?,
+            bytes_up: bytes.with_label_values(&["up"]),
+            bytes_down: bytes.with_label_values(&["down"]),
             upstream_seconds: histogram(
                 r,
                 "locum_upstream_seconds",
@@ -247,8 +250,8 @@ impl Metrics {
 
     /// Counts bytes from (`up`) and to the agent.
     pub fn bytes(&self, up: u64, down: u64) {
-        self.bytes.with_label_values(&["up"]).inc_by(up);
-        self.bytes.with_label_values(&["down"]).inc_by(down);
+        self.bytes_up.inc_by(up);
+        self.bytes_down.inc_by(down);
     }
 
     /// Notes how long the origin took to answer.

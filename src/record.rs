@@ -75,7 +75,7 @@ pub struct Access<'a> {
     /// From where.
     pub peer: Option<SocketAddr>,
     /// `https://host` or `https://host:port`.
-    pub destination: String,
+    pub destination: &'a str,
     /// `CONNECT` for an opaque tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub method: Option<&'a str>,

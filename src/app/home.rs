@@ -46,7 +46,25 @@ impl Home {
             return Err(Failure::usage(format!("{} is not a Locum home", self.path.display()))
                 .help("run `locum init`, or name the right home with --home DIR or LOCUM_HOME"));
         }
-        Ok(files::check_directory(&self.path)?)
+        files::check_directory(&self.path)?;
+        self.require_closed()
+    }
+
+    /// A home lets nobody else in. One that does is not changed behind its owner's back.
+    ///
+    /// # Errors
+    /// When group or others may read the directory, with the command that mends it.
+    pub fn require_closed(&self) -> Result<(), Failure> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let path = self.path.display();
+        let metadata = std::fs::symlink_metadata(&self.path)
+            .map_err(|e| Failure::new(format!("{path}: {e}")))?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        if mode & 0o077 == 0 {
+            return Ok(());
+        }
+        Err(Failure::new(format!("{path} has mode {mode:04o}, and others could look into it"))
+            .help(format!("run `chmod 700 {path}`, or choose another home")))
     }
 
     /// The directory itself.

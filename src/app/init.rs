@@ -40,7 +40,7 @@ pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure>
     let mut made = Vec::new();
     let fresh = home.path().symlink_metadata().is_err();
     files::create_directory(home.path())?;
-    require_closed(home)?;
+    home.require_closed()?;
     if fresh {
         made.push(home.path().to_owned());
     }
@@ -56,20 +56,6 @@ pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure>
     opened.changed()?;
     write_certificates(&opened)?;
     Ok(Init { home: home.clone(), made })
-}
-
-/// A home's directory lets nobody else in. An existing one is not changed behind its owner's back.
-fn require_closed(home: &Home) -> Result<(), Failure> {
-    use std::os::unix::fs::PermissionsExt as _;
-    let metadata = fs::symlink_metadata(home.path())
-        .map_err(|e| Failure::new(format!("{}: {e}", home.path().display())))?;
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o077 == 0 {
-        return Ok(());
-    }
-    let path = home.path().display();
-    Err(Failure::new(format!("{path} has mode {mode:04o}, and others could look into it"))
-        .help(format!("run `chmod 700 {path}`, or choose another home")))
 }
 
 /// The commented defaults, with the passphrase's source in place of the key file if one was chosen.
@@ -174,9 +160,9 @@ pub(super) fn write_certificates(opened: &Opened) -> Result<environment::Bundle,
 
 /// A file that says the same is left alone: clients may be reading it.
 fn replace_if_other(path: &std::path::Path, bytes: &[u8]) -> Result<(), FileError> {
-    match files::read_private(path, 16 * 1024 * 1024) {
-        Ok(there) if *there == bytes => Ok(()),
-        Ok(_) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
+    match files::check_private(path) {
+        Ok(()) if fs::read(path).is_ok_and(|there| there == bytes) => Ok(()),
+        Ok(()) | Err(FileError::Missing(_)) => files::replace_private(path, bytes),
         Err(error) => Err(error),
     }
 }

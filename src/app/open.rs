@@ -79,8 +79,16 @@ impl Opened {
     /// # Errors
     /// When another process writes it, or it is not as it was left.
     pub fn audit(&self) -> Result<AuditLog, Failure> {
+        self.audit_with(false)
+    }
+
+    /// The same; with `accept_damage`, the log goes on over damage, in a new chain that says so.
+    ///
+    /// # Errors
+    /// As [`Opened::audit`].
+    pub fn audit_with(&self, accept_damage: bool) -> Result<AuditLog, Failure> {
         let anchor = audit_anchor(&self.vault)?;
-        let options = audit_options(&self.config);
+        let options = audit::Options { accept_damage, ..audit_options(&self.config) };
         Ok(AuditLog::open(&self.config.audit.dir, &self.vault.audit_key(), options, anchor)?)
     }
 

@@ -32,6 +32,8 @@ pub struct ProxyOptions {
     /// Listens on a free loopback port instead of the configured one, and on no operations port:
     /// for the private proxy of one `run`.
     pub private: bool,
+    /// Goes on over a damaged audit log, in a new chain that says so.
+    pub accept_audit_damage: bool,
     /// Also opens a loopback port without authentication, for this identity alone.
     pub open_for: Option<Identity>,
 }
@@ -73,7 +75,7 @@ impl Proxy {
         }
         let home = opened.home.clone();
         let config = opened.config.clone();
-        let audit = Arc::new(opened.audit()?);
+        let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
         drain_journal(&opened.vault, &config, &audit)?;
         write_anchor(&opened.vault, &config)?;
         let bundle = write_certificates(&opened)?;

@@ -293,6 +293,6 @@ mod tests {
         assert_eq!(at.mac_hex(), VECTOR_MAC);
     }
 
-    const VECTOR_GENESIS: &str = "";
-    const VECTOR_MAC: &str = "";
+    const VECTOR_GENESIS: &str = "398f43d3a60e446bac2a09d80c9b16be97d4eb18f6e636913894c6c8593170e4";
+    const VECTOR_MAC: &str = "a9ceffe538edd9b90dd0a0a4e51a88453c97b1d9ba3fb7f3b40f210b6d85742e";
 }

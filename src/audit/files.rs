@@ -27,11 +27,16 @@ fn first_of(name: &str) -> Option<u64> {
     number.parse().ok().filter(|first| *first > 0)
 }
 
-/// The files of the log by the number of their first record, oldest first.
+/// The files of the log by the number of their first record, oldest first. What has such a name
+/// and is no plain file is none: the file is missing.
 pub(super) fn list(dir: &Path) -> io::Result<Vec<u64>> {
     let mut firsts = Vec::new();
     for entry in std::fs::read_dir(dir)? {
-        firsts.extend(entry?.file_name().to_str().and_then(first_of));
+        let entry = entry?;
+        let first = entry.file_name().to_str().and_then(first_of);
+        if first.is_some() && entry.file_type()?.is_file() {
+            firsts.extend(first);
+        }
     }
     firsts.sort_unstable();
     Ok(firsts)
@@ -71,7 +76,7 @@ pub(super) fn open_own(path: &Path, mode: Mode) -> Result<File, AuditError> {
     let open = options.open(path).and_then(plain);
     let file = open.map_err(AuditError::io("open", path))?;
     let meta = file.metadata().map_err(AuditError::io("look at", path))?;
-    private(path, &meta)?;
+    private(path, &meta, 0o077)?;
     Ok(file)
 }
 
@@ -101,7 +106,8 @@ pub(super) fn secure_dir(dir: &Path) -> Result<(), AuditError> {
     if !meta.is_dir() {
         return Err(AuditError::NotADirectory { path: dir.to_owned() });
     }
-    private(dir, &meta)
+    // Others may see that there are files, but not put any there, nor read them.
+    private(dir, &meta, 0o022)
 }
 
 fn make_dir(dir: &Path) -> Result<(), AuditError> {
@@ -113,11 +119,11 @@ fn make_dir(dir: &Path) -> Result<(), AuditError> {
     Ok(())
 }
 
-fn private(path: &Path, meta: &Metadata) -> Result<(), AuditError> {
+fn private(path: &Path, meta: &Metadata, forbidden: u32) -> Result<(), AuditError> {
     let mode = meta.mode() & 0o7777;
     // Root can read and replace whatever it likes anyway.
     let ours = [0, rustix::process::geteuid().as_raw()].contains(&meta.uid());
-    if ours && mode & 0o077 == 0 {
+    if ours && mode & forbidden == 0 {
         Ok(())
     } else {
         Err(AuditError::NotPrivate { path: path.to_owned(), mode })
@@ -263,8 +269,8 @@ mod tests {
         std::fs::set_permissions(&path, PermissionsExt::from_mode(0o640)).unwrap();
         let loose = open_own(&path, Mode::Append);
         assert!(matches!(loose, Err(AuditError::NotPrivate { mode: 0o640, .. })));
-        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o750)).unwrap();
-        assert!(matches!(secure_dir(&dir), Err(AuditError::NotPrivate { mode: 0o750, .. })));
+        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o770)).unwrap();
+        assert!(matches!(secure_dir(&dir), Err(AuditError::NotPrivate { mode: 0o770, .. })));
     }
 
     #[test]

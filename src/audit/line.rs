@@ -130,10 +130,11 @@ impl Safe {
         if self.cut {
             return Ok(());
         }
-        let end = text.floor_char_boundary(self.left);
+        let fits = |(at, c): &(usize, char)| at + c.len_utf8() <= self.left;
+        let end = text.char_indices().take_while(fits).map(|(at, c)| at + c.len_utf8()).last();
         self.left = 0;
         self.cut = true;
-        write_safely(w, text.get(..end).unwrap_or_default())?;
+        write_safely(w, text.get(..end.unwrap_or(0)).unwrap_or_default())?;
         w.write_all(CUT.as_bytes())
     }
 }
@@ -144,7 +145,7 @@ struct Plain;
 impl Formatter for Plain {}
 
 fn write_safely<W: ?Sized + Write>(w: &mut W, text: &str) -> io::Result<()> {
-    // Nearly all texts: printable ASCII, which serde_json has already seen through.
+    // Nearly all texts: printable ASCII, which `serde_json` has already seen through.
     if text.is_ascii() && memchr::memchr(0x7f, text.as_bytes()).is_none() {
         return w.write_all(text.as_bytes());
     }

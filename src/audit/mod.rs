@@ -60,7 +60,7 @@ pub struct Options {
     pub max_file_bytes: u64,
     /// Records older than this may be deleted, file by file; none keeps all.
     pub retain: Option<Duration>,
-    /// Go on over damage, in a new chain that says so. The damage stays visible to [`verify()`].
+    /// Go on over damage, in a new chain that says so. The damage stays visible to [`verify`].
     pub accept_damage: bool,
 }
 
@@ -369,9 +369,9 @@ impl AuditLog {
         anchor: Option<Anchor>,
         clock: Clock,
     ) -> Result<Self, AuditError> {
-        let tick = match options.fsync {
-            Fsync::Interval(interval) => interval.clamp(SHORTEST_TICK, LONGEST_TICK),
-            Fsync::Always | Fsync::Never => LONGEST_TICK,
+        let interval = match options.fsync {
+            Fsync::Interval(interval) => Some(interval),
+            Fsync::Always | Fsync::Never => None,
         };
         let writer = resume::open(dir, Keys::new(key)?, options, anchor, clock())?;
         let shared = Arc::new(Shared {
@@ -389,7 +389,7 @@ impl AuditLog {
             std::thread::Builder::new()
                 .name("locum-audit".to_owned())
                 .stack_size(KEEPER_STACK)
-                .spawn(move || shared.keep(tick))
+                .spawn(move || shared.keep(interval))
                 .map_err(AuditError::io("start a thread for", dir))?
         };
         Ok(Self { shared, keeper: Mutex::new(Some(keeper)) })
@@ -461,7 +461,9 @@ impl AuditLog {
         self.shared.healthy.store(false, Ordering::Release);
         self.shared.with_writer(|writer| {
             self.shared.write_queue(writer);
-            writer.close()
+            let closed = writer.close();
+            self.shared.healthy.store(false, Ordering::Release);
+            closed
         })
     }
 
@@ -473,6 +475,21 @@ impl AuditLog {
             // It has no result, and a panic of it has been reported.
             let _ = keeper.join();
         }
+    }
+}
+
+#[cfg(test)]
+impl AuditLog {
+    /// Ends as `kill -9` would.
+    fn kill(self) {
+        self.stop_keeper();
+        self.shared.writer.lock().abandon();
+    }
+
+    /// What the disk does at the next appends. Also stops the background, so that nothing mends.
+    fn inject(&self, fault: writer::tests::Fault) {
+        self.stop_keeper();
+        self.shared.writer.lock().faults.push_back(fault);
     }
 }
 
@@ -616,48 +633,46 @@ impl Shared {
     }
 
     /// The background: syncs, mends without traffic, deletes what is too old.
-    fn keep(&self, tick: Duration) {
-        let (stop, wake) = &self.stop;
-        loop {
-            let mut stopped = stop.lock();
-            if !*stopped {
-                wake.wait_for(&mut stopped, tick);
+    fn keep(&self, interval: Option<Duration>) {
+        let tick = interval.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK);
+        let mut synced = Instant::now();
+        while !self.stopped_within(tick) {
+            if !self.is_or_gets_healthy() {
+                continue;
             }
-            if *stopped {
-                return;
+            if interval.is_some_and(|interval| synced.elapsed() >= interval) {
+                self.sync();
+                synced = Instant::now();
             }
-            drop(stopped);
-            self.tick();
+            self.keep_house();
         }
     }
 
-    fn tick(&self) {
-        if !self.is_or_gets_healthy() {
-            return;
+    fn stopped_within(&self, tick: Duration) -> bool {
+        let (stop, wake) = &self.stop;
+        let mut stopped = stop.lock();
+        if !*stopped {
+            wake.wait_for(&mut stopped, tick);
         }
-        if let Some(work) = self.to_sync() {
-            self.sync(&work);
-        }
+        *stopped
+    }
+
+    fn keep_house(&self) {
         self.with_writer(|writer| {
             writer.keep_house((self.clock)());
             self.healthy.store(writer.is_healthy(), Ordering::Release);
         });
     }
 
-    fn to_sync(&self) -> Option<writer::ToSync> {
-        self.with_writer(|writer| {
-            let wanted = matches!(writer.options.fsync, Fsync::Interval(_)) && writer.dirty();
-            wanted.then(|| writer.to_sync())
-        })
-    }
-
     /// Waits for the disk without the lock.
-    fn sync(&self, work: &writer::ToSync) {
+    fn sync(&self) {
+        let work = self.with_writer(|writer| writer.dirty().then(|| writer.to_sync()));
+        let Some(work) = work else { return };
         let started = Instant::now();
         let result = work.run();
         self.counters.synced(started);
         let result = result.and_then(|()| {
-            let head = self.with_writer(|writer| writer.synced(work));
+            let head = self.with_writer(|writer| writer.synced(&work));
             head.map_or(Ok(()), |head| head.sync_data())
         });
         if let Err(error) = result {

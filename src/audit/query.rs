@@ -247,7 +247,7 @@ fn newest(scan: Scan, limit: usize) -> VecDeque<Result<Entry, AuditError>> {
 
 /// Leaves out the files whose records are all too old or too new. Times are taken before a record's
 /// place is, so that neighbours can be out of order by an instant.
-fn in_time(dir: &Path, firsts: Vec<u64>, filter: &Filter) -> VecDeque<u64> {
+pub(super) fn in_time(dir: &Path, firsts: Vec<u64>, filter: &Filter) -> VecDeque<u64> {
     const SLACK: Duration = Duration::from_mins(1);
     let since = filter.since.and_then(|since| since.checked_sub(SLACK)).map(line::time_text);
     let until = filter.until.and_then(|until| until.checked_add(SLACK)).map(line::time_text);
@@ -299,12 +299,11 @@ impl Iterator for Scan {
     fn next(&mut self) -> Option<Self::Item> {
         let mut line = Vec::new();
         loop {
-            let (path, lines) = match &mut self.lines {
-                Some(open) => open,
-                None => match self.open_next()? {
+            let Some((path, lines)) = &mut self.lines else {
+                match self.open_next()? {
                     Ok(()) => continue,
                     Err(error) => return Some(Err(error)),
-                },
+                }
             };
             self.number += 1;
             let bad = AuditError::NotARecord { path: path.clone(), line: self.number };

@@ -145,11 +145,10 @@ impl Found {
         keys: &Keys,
         anchor: Option<Anchor>,
     ) -> Result<Result<End, Damage>, AuditError> {
-        // The file that has the head's record, and all after it.
-        let after = self.firsts.partition_point(|first| *first <= head.last.seq.max(1));
-        let from = after.saturating_sub(1);
-        let firsts = self.firsts.get(from..).unwrap_or_default();
         let mut walk = Walk::new(dir, keys, head, anchor);
+        // The file that has the last certain record, and all after it.
+        let after = self.firsts.partition_point(|first| *first <= walk.certain.seq.max(1));
+        let firsts = self.firsts.get(after.saturating_sub(1)..).unwrap_or_default();
         for (n, first) in firsts.iter().enumerate() {
             walk.file(*first, n + 1 == firsts.len())?;
             if walk.stopped() {
@@ -167,15 +166,16 @@ impl Found {
         end: &End,
     ) -> Result<(Plan, Option<Event>), AuditError> {
         let mut firsts = self.firsts.clone();
-        let cut = if end.rest { Some(set_aside(dir, end, &mut firsts)?) } else { None };
-        let current = if let Some((first, size)) = end.file {
-            Some(resume_file(dir, first, size, &mut firsts)?)
-        } else {
-            remove_later(dir, &mut firsts, end.last.seq)?;
-            None
+        let cut = if end.rest { Some(set_aside(dir, end, &firsts)?) } else { None };
+        // What is after the last file with a record is empty, and is made anew when it is needed.
+        remove_later(dir, &mut firsts, end.last.seq)?;
+        let current = match end.file {
+            Some((first, size)) => Some(resume_file(dir, first, size)?),
+            None => None,
         };
         let lost = end.head.last.seq.saturating_sub(end.last.seq);
-        let event = (cut.is_some() || lost > 0).then(|| recovered(end.last.seq, lost, cut));
+        let event =
+            (cut.is_some() || lost > 0).then(|| recovered(end.last.seq, lost, cut.as_deref()));
         let mut head = Head { boot: Head::new(keys, end.head.log).boot, ..end.head };
         (head.last, head.closed) = (end.last, false);
         if head.synced.seq > head.last.seq {
@@ -280,6 +280,10 @@ struct Walk<'a> {
     keys: &'a Keys,
     head: &'a Head,
     anchor: Option<Anchor>,
+    /// The machine went down under the log.
+    crashed: bool,
+    /// The last record that no crash can have taken.
+    certain: Anchor,
     /// The last good record; none before the first.
     last: Option<Anchor>,
     /// The last file with a good record, and where that ends.
@@ -297,9 +301,11 @@ struct Bad {
 
 impl<'a> Walk<'a> {
     fn new(dir: &'a Path, keys: &'a Keys, head: &'a Head, anchor: Option<Anchor>) -> Self {
-        // Nothing written yet, or nothing after retention: the chain starts at the base.
-        let last = (head.last.seq == head.base.seq).then_some(head.base);
-        Self { dir, keys, head, anchor, last, file: None, bad: None }
+        let crashed = head.machine_crashed();
+        let certain = if crashed { head.synced } else { head.last };
+        // Nothing of it is in a file: the chain starts at the base.
+        let last = (certain.seq <= head.base.seq).then_some(head.base);
+        Self { dir, keys, head, anchor, crashed, certain, last, file: None, bad: None }
     }
 
     fn stopped(&self) -> bool {
@@ -308,7 +314,7 @@ impl<'a> Walk<'a> {
 
     fn file(&mut self, first: u64, is_last: bool) -> Result<(), AuditError> {
         let path = files::path_of(self.dir, first);
-        if is_last && self.last.is_none() && self.from_tail(first, &path)? {
+        if is_last && self.last.is_none() && self.tail(first, &path)? {
             return Ok(());
         }
         let lines = Lines::open(&path).map_err(AuditError::io("read", &path))?;
@@ -316,7 +322,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads only the end of a long file. False when that is not enough.
-    fn from_tail(&mut self, first: u64, path: &Path) -> Result<bool, AuditError> {
+    fn tail(&mut self, first: u64, path: &Path) -> Result<bool, AuditError> {
         let read = AuditError::io("read", path);
         let file = files::open_plain(path);
         let opened = file.and_then(|file| Ok((file.metadata()?.len(), file)));
@@ -325,12 +331,12 @@ impl<'a> Walk<'a> {
         let mut lines = Lines::at(file, start).map_err(AuditError::io("read", path))?;
         let mut line = Vec::new();
         // The first line is cut; the second gives the MAC to go on from, and must not be past the
-        // head, or the head's record would go unseen.
+        // certain record, or that would go unseen.
         for _ in 0..2 {
             lines.next(&mut line).map_err(AuditError::io("read", path))?;
         }
         let Some(sealed) = Sealed::parse(&line) else { return Ok(false) };
-        if sealed.claim.seq > self.head.last.seq {
+        if sealed.claim.seq > self.certain.seq {
             return Ok(false);
         }
         self.last = Some(sealed.claim);
@@ -371,12 +377,11 @@ impl<'a> Walk<'a> {
 
     fn line(&self, first: u64, start: u64, line: &[u8]) -> Result<Anchor, What> {
         let sealed = Sealed::parse(line).ok_or(What::NotARecord)?;
-        let before = if let Some(last) = self.last {
-            last
-        } else {
-            let opening = FileStart::parse(line).ok_or(What::NotARecord)?;
-            Anchor { seq: first.saturating_sub(1), mac: opening.previous }
-        };
+        let before = self.last.or_else(|| {
+            let mac = FileStart::parse(line)?.previous;
+            Some(Anchor { seq: first.saturating_sub(1), mac })
+        });
+        let before = before.ok_or(What::NotARecord)?;
         let next = before.seq.saturating_add(1);
         let named = start > 0 || sealed.claim.seq == first;
         if sealed.claim.seq != next || !named {
@@ -388,8 +393,8 @@ impl<'a> Walk<'a> {
 
     /// Compares a record with what head and anchor know of it.
     fn pinned(&mut self, path: &Path, at: Anchor) {
-        let head = Some(self.head.last);
-        for known in [head, self.anchor].into_iter().flatten() {
+        let head = [Some(self.head.last), Some(self.certain)];
+        for known in head.into_iter().chain([self.anchor]).flatten() {
             if known.seq == at.seq && known != at {
                 let what = What::Diverged;
                 self.bad = Some(Bad { file: path.to_owned(), what, unfinished: false });
@@ -399,19 +404,17 @@ impl<'a> Walk<'a> {
 
     /// Whether what was found is a whole log, or one that a crash explains.
     fn judge(self) -> Result<End, Damage> {
-        let crashed = self.head.machine_crashed();
         let last = self.last.unwrap_or(self.head.base);
         let seq = last.seq.saturating_add(1);
         let fallback = files::path_of(self.dir, self.file.map_or(seq, |(first, _)| first));
         let diverged = self.bad.as_ref().is_some_and(|bad| bad.what == What::Diverged);
         if let Some(bad) = &self.bad
-            && (diverged || !(bad.unfinished || crashed))
+            && (diverged || !(bad.unfinished || self.crashed))
         {
             let seq = if diverged { last.seq } else { seq };
             return Err(Damage { file: bad.file.clone(), seq, what: bad.what });
         }
-        let known = if crashed { self.head.synced.seq } else { self.head.last.seq };
-        let floor = known.max(self.anchor.map_or(0, |a| a.seq));
+        let floor = self.certain.seq.max(self.anchor.map_or(0, |a| a.seq));
         if last.seq < floor {
             let what = What::TruncatedTail { expected_seq: floor };
             return Err(Damage { file: fallback, seq, what });
@@ -421,7 +424,7 @@ impl<'a> Walk<'a> {
 }
 
 /// Moves what follows the last good record out of the log, into files beside it.
-fn set_aside(dir: &Path, end: &End, firsts: &mut Vec<u64>) -> Result<PathBuf, AuditError> {
+fn set_aside(dir: &Path, end: &End, firsts: &[u64]) -> Result<PathBuf, AuditError> {
     let (keep, size) = end.file.unwrap_or((0, 0));
     let mut aside = None;
     for first in firsts.iter().filter(|first| **first >= keep) {
@@ -431,8 +434,6 @@ fn set_aside(dir: &Path, end: &End, firsts: &mut Vec<u64>) -> Result<PathBuf, Au
         let moved = moved.map_err(AuditError::io("set aside the end of", &path))?;
         aside = aside.or(moved);
     }
-    // A file that is now empty is where the log goes on, if it has the right name.
-    firsts.retain(|first| *first <= end.last.seq.saturating_add(1));
     Ok(aside.unwrap_or_else(|| dir.to_owned()))
 }
 
@@ -465,18 +466,7 @@ fn move_tail(path: &Path, from: u64, aside: &Path) -> io::Result<Option<PathBuf>
     Ok(Some(aside.to_owned()))
 }
 
-fn resume_file(
-    dir: &Path,
-    first: u64,
-    size: u64,
-    firsts: &mut Vec<u64>,
-) -> Result<Current, AuditError> {
-    let later: Vec<u64> = firsts.iter().copied().filter(|f| *f > first).collect();
-    for empty in later {
-        // Made by a rotation that did not get to its first record.
-        remove_empty(&files::path_of(dir, empty))?;
-    }
-    firsts.retain(|f| *f <= first);
+fn resume_file(dir: &Path, first: u64, size: u64) -> Result<Current, AuditError> {
     let path = files::path_of(dir, first);
     let start = FileStart::read(&path).map_err(AuditError::io("read", &path))?;
     let opened = start.and_then(|start| start.time.parse::<jiff::Timestamp>().ok());
@@ -484,7 +474,7 @@ fn resume_file(
     Current::resume(dir, first, size, opened)
 }
 
-/// No file has a record after the base: what is there is empty, and made anew.
+/// Deletes the files after the last record: a rotation made them and did not get to their first.
 fn remove_later(dir: &Path, firsts: &mut Vec<u64>, last: u64) -> Result<(), AuditError> {
     for first in firsts.iter().filter(|first| **first > last) {
         remove_empty(&files::path_of(dir, *first))?;
@@ -503,11 +493,11 @@ fn remove_empty(path: &Path) -> Result<(), AuditError> {
     removed.map_err(AuditError::io("delete, as empty,", path))
 }
 
-fn recovered(last: u64, lost: u64, cut: Option<PathBuf>) -> Event {
-    let aside = cut.as_deref().and_then(Path::file_name);
+fn recovered(after: u64, lost: u64, aside: Option<&Path>) -> Event {
+    let aside = aside.and_then(Path::file_name);
     let detail = match lost {
-        0 => format!("an unfinished line after record {last} was set aside"),
-        n => format!("{n} records after record {last} were lost when the machine went down"),
+        0 => format!("an unfinished line after record {after} was set aside"),
+        n => format!("{n} records after record {after} were lost when the machine went down"),
     };
     Event {
         event: "audit-recovered",

@@ -205,6 +205,8 @@ struct Outage {
 const RETRY: Duration = Duration::from_millis(100);
 /// How often the names in the directory are compared with the files that are open.
 const INSPECT_NAMES: Duration = Duration::from_millis(100);
+/// How often files are looked at for their age.
+const RETAIN: Duration = Duration::from_mins(1);
 
 /// Holds the log's files and the end of the chain.
 pub(super) struct Writer {
@@ -227,6 +229,8 @@ pub(super) struct Writer {
     closed: bool,
     lines: Vec<u8>,
     names_seen: Instant,
+    /// When files were last looked at for their age.
+    retained: SystemTime,
     #[cfg(test)]
     pub(super) faults: std::collections::VecDeque<tests::Fault>,
 }
@@ -270,6 +274,7 @@ impl Writer {
             closed: false,
             lines: Vec::new(),
             names_seen: Instant::now(),
+            retained: SystemTime::UNIX_EPOCH,
             #[cfg(test)]
             faults: std::collections::VecDeque::new(),
         }
@@ -423,7 +428,6 @@ impl Writer {
     }
 
     fn write_head(&mut self) -> Result<(), Cause> {
-        self.head.closed = self.closed;
         let bytes = self.head.encode(&self.keys);
         let written = self.head_file.write_all_at(&bytes, 0);
         written.map_err(Cause::io("write", &self.dir.join(files::HEAD)))
@@ -461,7 +465,10 @@ impl Writer {
         if !self.is_healthy() {
             return;
         }
-        if let Err(cause) = self.inspect_names().and_then(|()| self.retain(now)) {
+        let inspected = self.inspect_names();
+        let due = now.duration_since(self.retained).is_ok_and(|since| since >= RETAIN);
+        let kept = inspected.and_then(|()| if due { self.retain(now) } else { Ok(()) });
+        if let Err(cause) = kept {
             self.fail(cause);
         }
     }
@@ -515,12 +522,20 @@ impl Writer {
         self.head.synced
     }
 
-    /// Syncs all and marks the log as closed in order. Nothing is written after.
+    /// Syncs all, marks the log as closed in order, and lets the next writer in. Nothing is written
+    /// after.
     pub(super) fn close(&mut self) -> Result<Anchor, AuditError> {
         if self.closed {
             return Ok(self.anchor());
         }
+        let end = self.end();
         self.closed = true;
+        // A lock that cannot be let go goes with its file.
+        let _ = rustix::fs::flock(&self.lock, rustix::fs::FlockOperation::Unlock);
+        end
+    }
+
+    fn end(&mut self) -> Result<Anchor, AuditError> {
         if self.outage.is_some() {
             // The head keeps its last good word, and the next start looks closely.
             return Err(AuditError::Unwritable { dir: self.dir.clone() });
@@ -544,6 +559,7 @@ impl Writer {
     /// Deletes the files whose records are all older than the limit. A file that is gone or cannot
     /// be read is no reason to stop recording: it is said, and `verify` tells the rest.
     fn retain(&mut self, now: SystemTime) -> Result<(), Cause> {
+        self.retained = now;
         let Some(limit) = self.options.retain.and_then(|keep| now.checked_sub(keep)) else {
             return Ok(());
         };
@@ -795,6 +811,12 @@ pub(super) mod tests {
         Partial(usize),
         /// Takes so many bytes, and the process is killed.
         Killed(usize),
+    }
+
+    impl Writer {
+        pub(in crate::audit) fn abandon(&mut self) {
+            self.closed = true;
+        }
     }
 
     impl Fault {

@@ -32,7 +32,6 @@ use crate::app::{Exit, Failure, Home};
 #[command(
     name = "locum",
     version,
-    propagate_version = true,
     max_term_width = 100,
     after_help = "Example:\n  locum init\n  locum credential add openai --provider openai < key.txt\n  locum agent add researcher\n  locum run --agent researcher -- python agent.py"
 )]
@@ -80,6 +79,9 @@ enum Command {
     Doctor(doctor::Args),
     /// See all of it work on this machine, in a throw-away home
     Demo(demo::Args),
+    /// The agent of the demo
+    #[command(hide = true)]
+    DemoAgent(demo::AgentArgs),
 }
 
 /// Parses the command line, does what it says, and reports.
@@ -121,6 +123,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Vault(command) => done(vault::run(&locate()?, command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
         Command::Demo(args) => demo::run(&args),
+        Command::DemoAgent(args) => demo::act(&args),
     }
 }
 
@@ -138,22 +141,23 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
+    /// The leaves of the command tree whose help has no example.
+    fn without_example(command: &clap::Command, missing: &mut Vec<String>) {
+        let leaf = !command.has_subcommands();
+        let example = command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
+        if leaf && !example && command.get_name() != "help" {
+            missing.push(command.get_name().to_owned());
+        }
+        command.get_subcommands().for_each(|c| without_example(c, missing));
+    }
+
     #[test]
     fn the_command_line_is_consistent_and_every_command_has_an_example() {
         let mut command = Cli::command();
         command.build();
         command.clone().debug_assert();
-        fn walk(command: &clap::Command, missing: &mut Vec<String>) {
-            let leaf = !command.has_subcommands();
-            let example =
-                command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
-            if leaf && !example && command.get_name() != "help" {
-                missing.push(command.get_name().to_owned());
-            }
-            command.get_subcommands().for_each(|c| walk(c, missing));
-        }
         let mut missing = Vec::new();
-        walk(&command, &mut missing);
+        without_example(&command, &mut missing);
         assert!(missing.is_empty(), "no example in: {missing:?}");
     }
 }

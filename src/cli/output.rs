@@ -85,6 +85,43 @@ fn colours() -> (&'static str, &'static str, &'static str) {
     }
 }
 
+/// Colours for standard output, under the same conditions.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Paint {
+    colour: bool,
+}
+
+impl Paint {
+    pub(super) fn for_stdout() -> Self {
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty());
+        Self { colour: !plain && io::stdout().is_terminal() }
+    }
+
+    fn with(self, code: &str, text: &str) -> String {
+        if self.colour { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    pub(super) fn bold(self, text: &str) -> String {
+        self.with("1", text)
+    }
+
+    pub(super) fn dim(self, text: &str) -> String {
+        self.with("2", text)
+    }
+
+    pub(super) fn green(self, text: &str) -> String {
+        self.with("32;1", text)
+    }
+
+    pub(super) fn red(self, text: &str) -> String {
+        self.with("31;1", text)
+    }
+
+    pub(super) fn yellow(self, text: &str) -> String {
+        self.with("33;1", text)
+    }
+}
+
 /// A time of the vault, as people read it.
 pub(super) fn time(unix: i64) -> String {
     let time = Timestamp::from_second(unix).unwrap_or(Timestamp::UNIX_EPOCH);

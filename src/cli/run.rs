@@ -158,7 +158,8 @@ async fn start_private(
         token_id: token_id.into(),
         context: user.context.clone(),
     });
-    Proxy::start_opened(opened, ProxyOptions { private: true, open_for }).await
+    Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
+        .await
 }
 
 fn warn_contested(session: &Session) {

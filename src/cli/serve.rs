@@ -8,16 +8,22 @@ use crate::app::{Failure, Home, Opened, Proxy, ProxyOptions, start_log};
 /// Arguments of `locum serve`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:\n  locum serve\n  locum serve --home /srv/locum")]
-pub(super) struct Args {}
+pub(super) struct Args {
+    /// Go on over a damaged audit log, in a new chain; `audit verify` still names the damage
+    #[arg(long)]
+    accept_audit_damage: bool,
+}
 
-pub(super) fn run(home: &Home, _args: &Args) -> Result<(), Failure> {
+pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     // A passphrase is asked for before there are threads.
     let opened = Opened::open(home)?;
     start_log(&opened.config.log);
+    let accept_audit_damage = args.accept_audit_damage;
+    let options = ProxyOptions { accept_audit_damage, ..ProxyOptions::default() };
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let drain = opened.config.limits.drain;
-        let proxy = Proxy::start_opened(opened, ProxyOptions::default()).await?;
+        let proxy = Proxy::start_opened(opened, options).await?;
         for address in &proxy.serving.proxy {
             super::output::note(&format!("locum: proxy on http://{address}"));
         }
@@ -29,7 +35,7 @@ pub(super) fn run(home: &Home, _args: &Args) -> Result<(), Failure> {
 }
 
 /// Resolves at the first SIGTERM or SIGINT. A second one ends the process as the system does.
-fn stop_signal() -> Result<impl Future<Output = ()> + Send, Failure> {
+pub(super) fn stop_signal() -> Result<impl Future<Output = ()> + Send, Failure> {
     let listen =
         |kind| signal(kind).map_err(|e| Failure::new(format!("signals cannot be waited for: {e}")));
     let mut terminate = listen(SignalKind::terminate())?;

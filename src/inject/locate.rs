@@ -155,15 +155,14 @@ impl References {
 
     fn add(&mut self, credential: &Arc<Credential>, slot: Option<usize>, sent: &[u8]) {
         let known = self.located.iter_mut().find(|l| Arc::ptr_eq(&l.credential, credential));
-        match known {
+        if let Some(known) = known {
             // The slot that stands first on the credential is where its one copy goes.
-            Some(known) => known.slot = [known.slot, slot].into_iter().flatten().min(),
-            None => {
-                // What names a credential is ASCII.
-                let sent = String::from_utf8_lossy(sent).into();
-                self.located.push(Located { credential: Arc::clone(credential), slot, sent });
-            }
+            known.slot = [known.slot, slot].into_iter().flatten().min();
+            return;
         }
+        // What names a credential is ASCII.
+        let sent = String::from_utf8_lossy(sent).into();
+        self.located.push(Located { credential: Arc::clone(credential), slot, sent });
     }
 }
 

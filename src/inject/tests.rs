@@ -172,7 +172,7 @@ fn a_value_that_a_header_cannot_carry_is_refused() {
 fn an_echo_becomes_what_the_client_sent() {
     use crate::scrub::{Fit, Scrubber};
     let sent = |pair: &str| BASE64.encode(pair.as_bytes());
-    let git = vec![credential("git", &["basic x"], Some("ghp_locum_git_00000000"))];
+    let git = [credential("git", &["basic x"], Some("ghp_locum_git_00000000"))];
     for placeholder in ["locum_git", "ghp_locum_git_00000000"] {
         let field = format!("Basic {}", sent(&format!("alice:{placeholder}")));
         let git =

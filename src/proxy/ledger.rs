@@ -87,7 +87,7 @@ impl Ledger {
             request_id: self.id,
             agent: self.identity.as_deref().map(Who::from),
             peer: Some(self.peer),
-            destination: self.destination.clone(),
+            destination: &self.destination,
             method: Some(&self.method),
             path: self.path.as_deref(),
             rule: None,

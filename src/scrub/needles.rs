@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use data_encoding::{BASE64_NOPAD, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+use data_encoding::{BASE64_NOPAD, HEXLOWER, HEXUPPER};
 use zeroize::Zeroizing;
 
 use crate::secret::Secret;
@@ -27,12 +27,17 @@ impl Needles {
             self.insert(Zeroizing::new(HEXLOWER.encode(bytes).into_bytes()), &replacement);
             self.insert(Zeroizing::new(HEXUPPER.encode(bytes).into_bytes()), &replacement);
             for alignment in 0..3 {
-                for encoding in [&BASE64_NOPAD, &BASE64URL_NOPAD] {
-                    self.insert(base64_core(bytes, alignment, encoding), &replacement);
+                let core = base64_core(bytes, alignment);
+                if core.iter().any(|b| b"+/".contains(b)) {
+                    self.insert(url_alphabet(&core), &replacement);
                 }
+                self.insert(core, &replacement);
             }
-            for form in escapes(bytes) {
-                self.insert(form, &replacement);
+            // Most keys have nothing in them that anyone escapes.
+            if !bytes.iter().all(|b| is_unreserved(*b)) {
+                for form in escapes(bytes) {
+                    self.insert(form, &replacement);
+                }
             }
         });
     }
@@ -67,25 +72,35 @@ impl Needles {
 
 /// The base64 characters that depend on `bytes` alone when `before` unknown bytes stand in front and
 /// anything follows: the first and last characters may mix with the neighbours', and are left out.
-fn base64_core(
-    bytes: &[u8],
-    before: usize,
-    encoding: &data_encoding::Encoding,
-) -> Zeroizing<Vec<u8>> {
-    let mut padded = Zeroizing::new(vec![0; before]);
-    padded.extend_from_slice(bytes);
-    let text = Zeroizing::new(encoding.encode(&padded).into_bytes());
+fn base64_core(bytes: &[u8], before: usize) -> Zeroizing<Vec<u8>> {
+    let mut padded = Zeroizing::new(vec![0; before + bytes.len()]);
+    padded[before..].copy_from_slice(bytes);
+    let text = Zeroizing::new(BASE64_NOPAD.encode(&padded).into_bytes());
     let first = (before * 8).div_ceil(6);
     let last = padded.len() * 8 / 6;
     Zeroizing::new(text.get(first..last).unwrap_or_default().to_vec())
 }
 
+/// The same in the URL-safe alphabet (RFC 4648 section 5).
+fn url_alphabet(text: &[u8]) -> Zeroizing<Vec<u8>> {
+    let other = |b: &u8| match b {
+        b'+' => b'-',
+        b'/' => b'_',
+        _ => *b,
+    };
+    Zeroizing::new(text.iter().map(other).collect())
+}
+
+/// What neither URLs nor JSON nor HTML escapes (RFC 3986 section 2.3).
+fn is_unreserved(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
+}
+
 /// The escaped forms, where they differ from the raw one.
 fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    let unreserved = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     let percent = |escape: &'static str, hex: fn(u8) -> [u8; 2]| {
         map_bytes(bytes, move |b, out| {
-            if unreserved(b) {
+            if is_unreserved(b) {
                 out.push(b);
             } else {
                 out.extend_from_slice(escape.as_bytes());
@@ -160,7 +175,7 @@ fn lower(byte: u8) -> [u8; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use data_encoding::BASE64;
+    use data_encoding::{BASE64, BASE64URL_NOPAD};
 
     fn contains(needles: &Needles, text: &[u8]) -> bool {
         needles.0.iter().any(|n| text.windows(n.bytes.len()).any(|w| w == &n.bytes[..]))

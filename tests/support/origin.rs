@@ -1,0 +1,405 @@
+//! Origins on loopback with real TLS: they refuse a wrong key, and keep all that arrives.
+
+use std::collections::HashSet;
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, ready};
+
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
+use rustls::ServerConfig;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tempfile::TempDir;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+
+use super::{PATIENCE, eventually, routes, runtime};
+
+/// How much of a connection, and of a body, is kept.
+pub const KEPT: usize = 4 * 1024 * 1024;
+
+/// An origin. Lives on the harness's runtime, and stops accepting when dropped.
+pub struct Origin {
+    pub host: String,
+    pub address: SocketAddr,
+    pub state: Arc<State>,
+    directory: TempDir,
+    accepting: tokio::task::JoinHandle<()>,
+}
+
+/// What an origin knows and has seen.
+pub struct State {
+    /// The keys it takes. Under `/open` it asks for none.
+    pub keys: Mutex<HashSet<String>>,
+    seen: Mutex<Vec<Seen>>,
+    connections: AtomicUsize,
+    raw: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
+    /// Whether streams wait for a permit of `gate` before each event but the first.
+    pub gated: AtomicBool,
+    pub gate: Semaphore,
+    /// Where git's repositories are.
+    pub repositories: Mutex<Option<PathBuf>>,
+}
+
+/// One request as it arrived.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// On which connection, from 0.
+    pub connection: usize,
+    pub method: String,
+    pub target: String,
+    pub headers: Vec<(String, String)>,
+    /// The first part of the body, up to [`KEPT`].
+    pub body: Vec<u8>,
+    /// How long the body was.
+    pub length: u64,
+    /// Whether the body came to its end.
+    pub complete: bool,
+}
+
+impl Seen {
+    /// The values of a header.
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.headers.iter().filter(|(n, _)| n == name).map(|(_, v)| v.as_str()).collect()
+    }
+
+    /// The one value of a header; none if it is not there or there is more than one.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        match self.all(name)[..] {
+            [value] => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// What a scripted origin does on a connection.
+#[derive(Clone, Debug)]
+pub enum Script {
+    /// Reads a head, and a body as long as its `Content-Length` says.
+    Read,
+    /// Sends these bytes, in one piece.
+    Send(Vec<u8>),
+    /// Waits for a permit of the gate.
+    Wait,
+    /// Ends TLS in order and closes. Without it the connection is cut off.
+    Goodbye,
+}
+
+impl Origin {
+    /// An origin for `host`, with the routes of the harness.
+    pub fn start(host: &str) -> Self {
+        Self::listen(host, Mode::Http, true)
+    }
+
+    /// The same, in the clear.
+    pub fn clear(host: &str) -> Self {
+        Self::listen(host, Mode::Http, false)
+    }
+
+    /// An origin that does what the script says, on every connection.
+    pub fn scripted(host: &str, script: Vec<Script>) -> Self {
+        Self::listen(host, Mode::Script(script.into()), true)
+    }
+
+    /// Anything that listens, takes whatever comes and says nothing: a canary.
+    pub fn silent(address: &str) -> Option<Self> {
+        let listener = std::net::TcpListener::bind((address, 0)).ok()?;
+        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), false))
+    }
+
+    fn listen(host: &str, mode: Mode, tls: bool) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        Self::on(host, listener, mode, tls)
+    }
+
+    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: bool) -> Self {
+        let address = listener.local_addr().unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
+        let acceptor = tls.then(|| {
+            let (ca, config) = identity(host);
+            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
+            TlsAcceptor::from(Arc::new(config))
+        });
+        let state = Arc::new(State::default());
+        let accept = accept(listener, acceptor, mode, Arc::clone(&state));
+        let accepting = runtime().spawn(accept);
+        Self { host: host.to_owned(), address, state, directory, accepting }
+    }
+
+    /// The certificate of the CA that vouches for this origin.
+    pub fn ca_file(&self) -> PathBuf {
+        self.directory.path().join("ca.pem")
+    }
+
+    /// Takes this key from now on.
+    pub fn accept(&self, key: &str) {
+        self.state.keys.lock().insert(key.to_owned());
+    }
+
+    /// Every request so far.
+    pub fn seen(&self) -> Vec<Seen> {
+        self.state.seen.lock().clone()
+    }
+
+    /// The requests whose target starts so.
+    pub fn seen_at(&self, target: &str) -> Vec<Seen> {
+        let mut seen = self.seen();
+        seen.retain(|s| s.target.starts_with(target));
+        seen
+    }
+
+    /// The last request.
+    #[track_caller]
+    pub fn last(&self) -> Seen {
+        self.seen().pop().expect("the origin has seen a request")
+    }
+
+    /// How many connections were accepted, whether or not TLS came to pass on them.
+    pub fn connections(&self) -> usize {
+        self.state.connections.load(Ordering::SeqCst)
+    }
+
+    /// All bytes of all connections, decrypted, as they arrived.
+    pub fn raw(&self) -> Vec<String> {
+        let raw = self.state.raw.lock();
+        raw.iter().map(|bytes| String::from_utf8_lossy(&bytes.lock()).into_owned()).collect()
+    }
+
+    /// The bytes of the last connection.
+    #[track_caller]
+    pub fn last_raw(&self) -> String {
+        self.raw().pop().expect("somebody connected")
+    }
+
+    /// Has streams wait for [`Origin::release`] before each event but the first.
+    pub fn hold(&self) {
+        self.state.gated.store(true, Ordering::SeqCst);
+    }
+
+    /// Lets one more event go.
+    pub fn release(&self) {
+        self.state.gate.add_permits(1);
+    }
+
+    /// Waits until this many requests have arrived.
+    #[track_caller]
+    pub fn until_seen(&self, count: usize) {
+        eventually(&format!("{count} requests at {}", self.host), PATIENCE, || {
+            (self.state.seen.lock().len() >= count).then_some(())
+        });
+    }
+}
+
+impl Drop for Origin {
+    fn drop(&mut self) {
+        self.accepting.abort();
+    }
+}
+
+impl Default for State {
+    fn default() -> Self {
+        Self {
+            keys: Mutex::default(),
+            seen: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            raw: Mutex::default(),
+            gated: AtomicBool::new(false),
+            gate: Semaphore::new(0),
+            repositories: Mutex::default(),
+        }
+    }
+}
+
+impl State {
+    /// Notes a request; gives its number.
+    pub fn note(&self, seen: Seen) -> usize {
+        let mut all = self.seen.lock();
+        all.push(seen);
+        all.len() - 1
+    }
+
+    /// Adds to what is known of a request.
+    pub fn amend(&self, number: usize, change: impl FnOnce(&mut Seen)) {
+        change(&mut self.seen.lock()[number]);
+    }
+
+    /// Waits for a permit, if this origin is held.
+    pub async fn pass(&self) {
+        if self.gated.load(Ordering::SeqCst) {
+            self.gate.acquire().await.unwrap().forget();
+        }
+    }
+}
+
+#[derive(Clone)]
+enum Mode {
+    Http,
+    Script(Arc<[Script]>),
+}
+
+async fn accept(
+    listener: std::net::TcpListener,
+    tls: Option<TlsAcceptor>,
+    mode: Mode,
+    state: Arc<State>,
+) {
+    let listener = TcpListener::from_std(listener).unwrap();
+    loop {
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let number = state.connections.fetch_add(1, Ordering::SeqCst);
+        let raw = Arc::new(Mutex::new(Vec::new()));
+        state.raw.lock().push(Arc::clone(&raw));
+        let (mode, state, tls) = (mode.clone(), Arc::clone(&state), tls.clone());
+        tokio::spawn(async move {
+            let _ = stream.set_nodelay(true);
+            match tls {
+                None => serve(Recorder { inner: stream, raw }, number, mode, state).await,
+                Some(tls) => {
+                    if let Ok(stream) = tls.accept(stream).await {
+                        serve(Recorder { inner: stream, raw }, number, mode, state).await;
+                    }
+                }
+            }
+        });
+    }
+}
+
+type Serving<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
+
+fn serve<'a, S>(stream: Recorder<S>, number: usize, mode: Mode, state: Arc<State>) -> Serving<'a>
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'a,
+{
+    Box::pin(async move {
+        match mode {
+            Mode::Script(script) => play(stream, &script, &state).await,
+            Mode::Http => {
+                let service = service_fn(|request| {
+                    let state = Arc::clone(&state);
+                    async move { Ok::<_, Infallible>(routes::answer(&state, number, request).await) }
+                });
+                // An agent that goes away in the middle is no event for an origin.
+                let _ = hyper::server::conn::http1::Builder::new()
+                    .half_close(true)
+                    .serve_connection(TokioIo::new(stream), service)
+                    .await;
+            }
+        }
+    })
+}
+
+async fn play<S>(mut stream: Recorder<S>, script: &[Script], state: &State)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut ahead = Vec::new();
+    for step in script {
+        match step {
+            Script::Read => read_request(&mut stream, &mut ahead).await,
+            Script::Send(bytes) => {
+                let _ = stream.write_all(bytes).await;
+                let _ = stream.flush().await;
+            }
+            Script::Wait => state.gate.acquire().await.unwrap().forget(),
+            Script::Goodbye => {
+                let _ = stream.shutdown().await;
+                // Closing with bytes unread would reset what was just sent.
+                let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+            }
+        }
+    }
+}
+
+async fn read_request(stream: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) {
+    loop {
+        if let Some(end) = memchr::memmem::find(ahead, b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&ahead[..end]).to_ascii_lowercase();
+            let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+            let whole = end + 4 + length.map_or(0, |digits| digits.parse::<usize>().unwrap());
+            if ahead.len() >= whole {
+                ahead.drain(..whole);
+                return;
+            }
+        }
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return,
+            Ok(n) => ahead.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// Keeps what is read.
+struct Recorder<S> {
+    inner: S,
+    raw: Arc<Mutex<Vec<u8>>>,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Recorder<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buffer))?;
+        let mut raw = self.raw.lock();
+        let room = KEPT.saturating_sub(raw.len());
+        let new = &buffer.filled()[before..];
+        raw.extend_from_slice(&new[..new.len().min(room)]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A CA of its own, and a server that it vouches for under this name.
+fn identity(host: &str) -> (String, ServerConfig) {
+    let ca_key = KeyPair::generate().unwrap();
+    let mut ca = CertificateParams::new(Vec::new()).unwrap();
+    ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
+    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+    let issuer = Issuer::new(ca, ca_key);
+    let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+    leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
+    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    let key = KeyPair::generate().unwrap();
+    let certificate = leaf.signed_by(&key, &issuer).unwrap();
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .unwrap();
+    (ca_pem, config)
+}
