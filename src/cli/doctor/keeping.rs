@@ -51,7 +51,7 @@ fn look_at_directory(home: &Home, findings: &mut Findings) {
     let mode = fs::symlink_metadata(path).map(|m| m.permissions().mode() & 0o7777);
     match (files::check_directory(path), mode) {
         (Ok(()), Ok(mode)) if mode & 0o077 == 0 => {
-            findings.ok(CHECK, "nobody else can look into it")
+            findings.ok(CHECK, "nobody else can look into it");
         }
         (Ok(()), Ok(mode)) => findings.problem(
             CHECK,
@@ -122,7 +122,7 @@ fn look_at_config(config: &Config, findings: &mut Findings) {
             ),
         ),
         Err(failure) => {
-            findings.failure("config", &failure, "mend locum.yaml, or the file it names")
+            findings.failure("config", &failure, "mend locum.yaml, or the file it names");
         }
     }
 }
@@ -197,7 +197,7 @@ fn look_at_vault(opened: &Opened, findings: &mut Findings) {
 }
 
 /// A CA that ends so soon should be rotated now.
-const SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+const SOON: Duration = Duration::from_hours(30 * 24);
 
 fn look_at_authority(opened: &Opened, findings: &mut Findings) {
     const CHECK: &str = "CA";
@@ -226,6 +226,7 @@ fn look_at_certificates(
     own: &[rustls::pki_types::CertificateDer<'static>],
     findings: &mut Findings,
 ) {
+    const CHECK: &str = "CA bundle";
     const NEXT: &str = "`locum run` and `locum serve` write it anew; then start the agents again";
     let read = |path: &Path| environment::certificates(&fs::read(path).unwrap_or_default());
     if read(&home.ca()) == own {
@@ -233,7 +234,6 @@ fn look_at_certificates(
     } else {
         findings.problem("CA file", "ca.pem is not the CA that is in the vault", NEXT);
     }
-    const CHECK: &str = "CA bundle";
     let bundle = read(&home.bundle());
     let inherited = std::env::var_os("SSL_CERT_FILE");
     let system = environment::system_roots(inherited.as_deref(), &home.bundle());
