@@ -31,7 +31,7 @@ const URL_KEPT: [&str; 9] = [
 const JSON_ESCAPED: [&str; 8] = [
     "", "<>", // Go, Ruby on Rails, Django.
     "<>&", "<>&'", // Java's Gson.
-    "<>&'=", "<>&'+=", // .NET.
+    "<>&'=", "<>&'+=",   // .NET.
     "\"<>&'+`", // PHP with all of `JSON_HEX_*`.
     "\"<>&'",
 ];
