@@ -421,13 +421,16 @@ fn what_keeps_the_vault_shut_is_named() {
 
     fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
     fs::set_permissions(home.join("policies"), fs::Permissions::from_mode(0o777)).unwrap();
+    fs::set_permissions(home.join("vault.db"), fs::Permissions::from_mode(0o640)).unwrap();
     let found = machine.doctor(&[]);
     assert_eq!(found.code, 1);
     found.all_have_advice();
-    found.has("problem", "files", "mode 0644", "chmod 600");
+    found.has("problem", "master key", "mode 0644", "chmod 600");
     found.has("problem", "files", "mode 0777", "chmod 700");
-    found.has("problem", "vault", "master.key", "chmod 600");
+    found.has("problem", "files", "mode 0640", "chmod 600");
+    found.has("problem", "vault", "without its key", "master key");
     fs::set_permissions(home.join("policies"), fs::Permissions::from_mode(0o700)).unwrap();
+    fs::set_permissions(home.join("vault.db"), fs::Permissions::from_mode(0o600)).unwrap();
 
     let bytes = fs::read(&key).unwrap();
     fs::remove_file(&key).unwrap();

@@ -187,7 +187,7 @@ fn render(finding: &Finding, paint: Paint) -> String {
     if let Some(next) = &finding.next {
         text += &["\n", &indent, &block(&format!("-> {next}"))].concat();
     }
-    text
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
