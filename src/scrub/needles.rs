@@ -30,6 +30,9 @@ impl Needles {
                 let core = base64_core(bytes, alignment);
                 if core.iter().any(|b| b"+/".contains(b)) {
                     self.insert(url_alphabet(&core), &replacement);
+                    for form in base64_escapes(&core) {
+                        self.insert(form, &replacement);
+                    }
                 }
                 self.insert(core, &replacement);
             }
@@ -91,67 +94,165 @@ fn url_alphabet(text: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(text.iter().map(other).collect())
 }
 
+/// What URLs and JSON make of the two characters of base64 that they may escape.
+fn base64_escapes(core: &[u8]) -> [Zeroizing<Vec<u8>>; 5] {
+    [("%2B", "%2F"), ("%2b", "%2f"), ("%2B", "/"), ("+", "\\/"), ("\\u002B", "/")].map(
+        |(plus, slash)| {
+            map_bytes(core, |b, out| match b {
+                b'+' => out.extend_from_slice(plus.as_bytes()),
+                b'/' => out.extend_from_slice(slash.as_bytes()),
+                _ => out.push(b),
+            })
+        },
+    )
+}
+
 /// What neither URLs nor JSON nor HTML escapes (RFC 3986 section 2.3).
 fn is_unreserved(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
 }
 
-/// The escaped forms, where they differ from the raw one.
+/// What encoders of URLs leave bare beside the unreserved characters. No two libraries agree, and an
+/// echo is as likely from one as from another.
+const URL_BARE: &[&[u8]] = &[
+    b"",                          // RFC 3986, strictly; form encoding
+    b"/",                         // Python's `quote`
+    b"!'()*",                     // JavaScript's `encodeURIComponent`
+    b"*",                         // Java's `URLEncoder`, browsers' forms
+    b"!",                         // Ruby, PHP frameworks
+    b"$&+:=@",                    // Go's `PathEscape`
+    b"$&+,/:;=@",                 // Go's `URL.EscapedPath`
+    b"!$&'()*+,;=:@",             // RFC 3986, a path segment
+    b"!$&'()*+,;=:@/",            // RFC 3986, a path
+    b"!$'()*,;:@/?",              // RFC 3986, a query's value
+    b"!$'()*+,;:@/?=",            // the same, with the plus and the equals sign left
+    b";,/?:@&=+$#!'()*",          // JavaScript's `encodeURI`
+    b"!$%&'()*+,/:;=?@[\\]^`{|}", // browsers, a query
+    b"!$%&'()*+,/:;=@[\\]^|",     // browsers, a path
+];
+
+/// What encoders of JSON write as `\u00XX`, beside what must be escaped.
+const JSON_ESCAPED: &[&[u8]] = &[
+    b"<>&",      // Go, Rails
+    b"<>&'=",    // Gson
+    b"<>&'+=",   // the sum of them
+    b"\"<>&'+`", // .NET
+    b"<>&'\"",   // PHP with all its JSON_HEX flags
+    b"<>&/",     // for `</script>`
+    b"<>",
+    b"/",
+    b"'",
+];
+
+/// One way to write a text into HTML: which characters, and as what.
+type Entities = &'static [(u8, &'static str)];
+
+/// What encoders of HTML write. The first ones stand in each of the lists.
+const HTML: &[Entities] = &[
+    &[(b'"', "&quot;"), (b'\'', "&#39;")],
+    &[(b'"', "&quot;"), (b'\'', "&#x27;")],
+    &[(b'"', "&quot;"), (b'\'', "&#039;")],
+    &[(b'"', "&quot;"), (b'\'', "&apos;")],
+    &[(b'"', "&quot;")],
+    &[],
+    &[(b'"', "&#34;"), (b'\'', "&#x27;")],
+    &[(b'"', "&#34;"), (b'\'', "&#39;")],
+    // Go's templates.
+    &[(b'"', "&#34;"), (b'\'', "&#39;"), (b'+', "&#43;")],
+    // OWASP's advice.
+    &[(b'"', "&quot;"), (b'\'', "&#x27;"), (b'/', "&#x2F;")],
+    // Mustache and Handlebars.
+    &[(b'"', "&quot;"), (b'\'', "&#39;"), (b'/', "&#x2F;"), (b'`', "&#x60;"), (b'=', "&#x3D;")],
+    &[(b'"', "&quot;"), (b'\'', "&#x27;"), (b'`', "&#x60;"), (b'=', "&#x3D;")],
+    // .NET.
+    &[(b'"', "&quot;"), (b'\'', "&#x27;"), (b'+', "&#x2B;"), (b'`', "&#x60;")],
+];
+
+const HTML_ALWAYS: Entities = &[(b'&', "&amp;"), (b'<', "&lt;"), (b'>', "&gt;")];
+
+/// The escaped forms, where they differ from the raw one. Forms that come out alike are searched
+/// once, so that a secret with few special characters has few of them.
 fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    let percent = |escape: &'static str, hex: fn(u8) -> [u8; 2]| {
-        map_bytes(bytes, move |b, out| {
-            if is_unreserved(b) {
-                out.push(b);
-            } else {
-                out.extend_from_slice(escape.as_bytes());
-                out.extend_from_slice(&hex(b));
+    let mut forms = Vec::new();
+    for bare in unlike(URL_BARE, bytes) {
+        for (escape, hex, space) in [
+            ("%", upper as fn(u8) -> [u8; 2], false),
+            ("%", lower, false),
+            ("%25", upper, false),
+            ("%25", lower, false),
+            ("%", upper, true),
+            ("%", lower, true),
+        ] {
+            // In forms, a space is a plus (and a plus is escaped).
+            if space && (bare.contains(&b'+') || !bytes.contains(&b' ')) {
+                continue;
             }
+            forms.push(map_bytes(bytes, |b, out| {
+                if is_unreserved(b) || bare.contains(&b) {
+                    out.push(b);
+                } else if space && b == b' ' {
+                    out.push(b'+');
+                } else {
+                    out.extend_from_slice(escape.as_bytes());
+                    out.extend_from_slice(&hex(b));
+                }
+            }));
+        }
+    }
+    let must = |b| matches!(b, b'"' | b'\\');
+    let backslash = |also: Option<u8>| {
+        map_bytes(bytes, |b, out| {
+            if must(b) || also == Some(b) {
+                out.push(b'\\');
+            }
+            out.push(b);
         })
     };
-    let json = map_bytes(bytes, |b, out| match b {
-        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
-        _ => out.push(b),
-    });
-    // JSON encoders that escape for HTML or for `</script>` (RFC 8259 section 7 allows both).
-    let json_slash = map_bytes(bytes, |b, out| match b {
-        b'"' | b'\\' | b'/' => out.extend_from_slice(&[b'\\', b]),
-        _ => out.push(b),
-    });
-    let json_html = map_bytes(bytes, |b, out| match b {
-        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
-        b'<' | b'>' | b'&' | b'\'' | b'+' | b'=' => {
-            out.extend_from_slice(b"\\u00");
-            out.extend_from_slice(&lower(b));
+    forms.push(backslash(None));
+    // `</script>` again, and what shells and programming languages do (RFC 8259 section 7).
+    forms.push(backslash(Some(b'/')));
+    forms.push(backslash(Some(b'\'')));
+    for escaped in unlike(JSON_ESCAPED, bytes) {
+        for hex in [upper as fn(u8) -> [u8; 2], lower] {
+            forms.push(map_bytes(bytes, |b, out| {
+                if escaped.contains(&b) {
+                    out.extend_from_slice(b"\\u00");
+                    out.extend_from_slice(&hex(b));
+                } else {
+                    if must(b) {
+                        out.push(b'\\');
+                    }
+                    out.push(b);
+                }
+            }));
         }
-        _ => out.push(b),
-    });
-    let html = map_bytes(bytes, |b, out| match b {
-        b'&' => out.extend_from_slice(b"&amp;"),
-        b'<' => out.extend_from_slice(b"&lt;"),
-        b'>' => out.extend_from_slice(b"&gt;"),
-        b'"' => out.extend_from_slice(b"&quot;"),
-        b'\'' => out.extend_from_slice(b"&#39;"),
-        _ => out.push(b),
-    });
-    let html_hex = map_bytes(bytes, |b, out| match b {
-        b'&' => out.extend_from_slice(b"&amp;"),
-        b'<' => out.extend_from_slice(b"&lt;"),
-        b'>' => out.extend_from_slice(b"&gt;"),
-        b'"' => out.extend_from_slice(b"&#34;"),
-        b'\'' => out.extend_from_slice(b"&#x27;"),
-        _ => out.push(b),
-    });
-    vec![
-        percent("%", upper),
-        percent("%", lower),
-        percent("%25", upper),
-        percent("%25", lower),
-        json,
-        json_slash,
-        json_html,
-        html,
-        html_hex,
-    ]
+    }
+    for entities in HTML {
+        let known = |b| HTML_ALWAYS.iter().chain(*entities).find(|(from, _)| *from == b);
+        forms.push(map_bytes(bytes, |b, out| match known(b) {
+            Some((_, entity)) => out.extend_from_slice(entity.as_bytes()),
+            None => out.push(b),
+        }));
+    }
+    forms
+}
+
+/// The lists that treat `bytes` differently from all before them. Most secrets have few characters
+/// that any encoder minds, and then few lists are left.
+fn unlike<'l>(lists: &[&'l [u8]], bytes: &[u8]) -> Vec<&'l [u8]> {
+    let mut special: Vec<u8> = bytes.iter().copied().filter(|b| !is_unreserved(*b)).collect();
+    special.sort_unstable();
+    special.dedup();
+    let mut seen: Vec<Vec<bool>> = Vec::new();
+    let mut left = Vec::new();
+    for list in lists {
+        let held: Vec<bool> = special.iter().map(|b| list.contains(b)).collect();
+        if !seen.contains(&held) {
+            seen.push(held);
+            left.push(*list);
+        }
+    }
+    left
 }
 
 fn map_bytes(bytes: &[u8], escape: impl Fn(u8, &mut Vec<u8>)) -> Zeroizing<Vec<u8>> {
@@ -213,6 +314,46 @@ mod tests {
             let prefix_of_hex = form.starts_with("612F");
             assert!(found || prefix_of_hex, "{form}");
         }
+    }
+
+    /// What real encoders make of one secret, written down from their output.
+    #[test]
+    fn no_two_encoders_escape_the_same_characters() {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"sk-Zq9/a+b=c!x&y<0".to_vec()), "locum_x");
+        for form in [
+            "sk-Zq9/a%2Bb%3Dc%21x%26y%3C0",         // Python, quote
+            "sk-Zq9%2Fa%2Bb%3Dc!x%26y%3C0",         // JavaScript, encodeURIComponent
+            "sk-Zq9/a+b=c!x&y%3C0",                 // JavaScript, encodeURI
+            "sk-Zq9%2Fa+b=c%21x&y%3C0",             // Go, PathEscape
+            "sk-Zq9/a+b=c!x\\u0026y\\u003c0",       // Go, JSON
+            "sk-Zq9/a\\u002Bb=c!x\\u0026y\\u003C0", // .NET, JSON
+            "sk-Zq9/a+b\\u003dc!x\\u0026y\\u003c0", // Gson
+            "sk-Zq9/a&#43;b=c!x&amp;y&lt;0",        // Go, html/template
+            "sk-Zq9&#x2F;a+b=c!x&amp;y&lt;0",       // OWASP
+            "sk-Zq9&#x2F;a+b&#x3D;c!x&amp;y&lt;0",  // Mustache
+            "sk-Zq9/a+b&#x3D;c!x&amp;y&lt;0",       // Handlebars
+        ] {
+            assert!(contains(&needles, form.as_bytes()), "{form}");
+        }
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"correct horse+staple".to_vec()), "locum_x");
+        assert!(contains(&needles, b"p=correct+horse%2Bstaple&"));
+        // Base64 with both of its special characters, escaped in its turn.
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"ab>?ab~~>>??ab".to_vec()), "locum_x");
+        assert!(contains(&needles, b"YWI%2BP2Fifn4%2BPj8%2FYWI%3D"));
+        assert!(contains(&needles, b"YWI+P2Fifn4+Pj8\\/YWI="));
+    }
+
+    #[test]
+    fn a_key_of_base64_has_few_forms() {
+        let mut needles = Needles::default();
+        needles.add(
+            &Secret::new(b"Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsu+/Q==".to_vec()),
+            "locum_x",
+        );
+        assert!(needles.0.len() <= 40, "{}", needles.0.len());
     }
 
     #[test]
