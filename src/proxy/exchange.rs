@@ -62,16 +62,21 @@ async fn authorized(
     let who = identify(&route.caller.identity, &inbound);
     ledger.identify(Arc::clone(&who));
 
-    let mut references = References::locate(&inbound, &state.credentials);
-    // A credential that was added a moment ago is no reason to refuse.
-    if references.unresolved() && gateway.look_again().await {
+    // Why here: what follows can only be done with a permit, and only this makes one.
+    let decide = |state: &State| {
+        let references = References::locate(&inbound, &state.credentials);
+        let decision = state.policy.authorize(&who, &inbound, &references, &state.credentials);
+        (references, decision)
+    };
+    let (mut references, mut decision) = decide(&state);
+    // What was given a moment ago is no reason to refuse. Asked for whatever stands in the way, so
+    // that the time of the answer does not tell a reference to nothing from a forbidden one.
+    if decision.is_err() && references.any() && gateway.look_again().await {
         state = gateway.state();
-        references = References::locate(&inbound, &state.credentials);
+        (references, decision) = decide(&state);
     }
     ledger.misplaced(references.misplaced());
-
-    // Why here: what follows can only be done with a permit, and only this makes one.
-    let permit = match state.policy.authorize(&who, &inbound, &references, &state.credentials) {
+    let permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };

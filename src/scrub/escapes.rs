@@ -89,6 +89,19 @@ pub(super) fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     forms
 }
 
+/// What URLs and JSON make of the two characters of base64 that they may escape.
+pub(super) fn base64_escapes(core: &[u8]) -> [Zeroizing<Vec<u8>>; 5] {
+    [("%2B", "%2F"), ("%2b", "%2f"), ("%2B", "/"), ("+", "\\/"), ("\\u002B", "/")].map(
+        |(plus, slash)| {
+            map_bytes(core, |b, out| match b {
+                b'+' => out.extend_from_slice(plus.as_bytes()),
+                b'/' => out.extend_from_slice(slash.as_bytes()),
+                _ => out.push(b),
+            })
+        },
+    )
+}
+
 /// Upper and lower case, once and twice; a space also as `+`.
 fn in_urls(bytes: &[u8], special: &[u8], forms: &mut Vec<Zeroizing<Vec<u8>>>) {
     let sets = URL_KEPT.map(|kept| subset(special, |b| !kept.as_bytes().contains(&b)));
