@@ -97,9 +97,15 @@ fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Replaces the secret in field values. Returns how often it stood there.
+/// Replaces the secret in field values, and drops fields that are named by it. Returns how often it
+/// stood there.
 fn scrub_fields(headers: &mut HeaderMap, search: &Search) -> u64 {
     let mut replaced = 0;
+    let named = headers.keys().filter(|name| search.occurs_in_name(name.as_str().as_bytes()));
+    for name in named.cloned().collect::<Vec<_>>() {
+        headers.remove(name);
+        replaced += 1;
+    }
     for value in headers.values_mut() {
         let mut out: Vec<u8> = Vec::new();
         let found = search.replace_all(value.as_bytes(), Fit::Exact, &mut out);
@@ -327,6 +333,18 @@ mod tests {
         assert_eq!(parts.headers["content-length"], "29");
         assert_eq!(parts.headers["x-echo"], "k=locum_openai;");
         assert_eq!(replaced, 2);
+    }
+
+    #[test]
+    fn a_field_named_by_the_secret_is_dropped() {
+        let response = Response::builder()
+            .header("X-SK-Canary-0123456789", "1")
+            .header("x-other", "1")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let (parts, _, replaced) = through(response);
+        assert_eq!(replaced, 1);
+        assert!(parts.headers.contains_key("x-other") && parts.headers.len() == 2);
     }
 
     #[test]

@@ -76,6 +76,15 @@ impl Search {
         matching.max_by_key(|n| n.bytes.len())
     }
 
+    /// Whether a field's name, which HTTP takes in any case, has a needle in it.
+    pub(super) fn occurs_in_name(&self, name: &[u8]) -> bool {
+        let within = |needle: &Needle| {
+            let mut windows = name.windows(needle.bytes.len());
+            windows.any(|window| window.eq_ignore_ascii_case(&needle.bytes))
+        };
+        name.len() >= self.shortest && self.needles.as_slice().iter().any(within)
+    }
+
     /// How many bytes at the end of `text` could be the start of a needle, or of a longer one than
     /// the match that a caller would take now.
     fn tail(&self, text: &[u8]) -> usize {
