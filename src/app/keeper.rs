@@ -99,7 +99,10 @@ impl Keeper {
         let Opened { home, config, vault, master } = opened;
         let mark = vault.change_mark()?;
         let snapshot = Arc::new(vault.snapshot()?);
-        let stamp = stamp(&home.policies());
+        let mut stamp = stamp(&home.policies());
+        if !stamp.iter().all(FileStamp::is_settled) {
+            stamp.clear(); // Read once more at the first look.
+        }
         let policy = Arc::new(load_policy(&home.policies())?);
         metrics.reload("policy", true);
         metrics.reload("config", true);
@@ -205,9 +208,10 @@ impl Keeper {
 
     fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> bool {
         let now = stamp(&self.home.policies());
-        // A file that was written in this very moment may be written again within the same tick.
+        // A file that was written in this very moment may be half of what is meant, and half a rule
+        // may allow more than the whole: it is read at the next look.
         let settled = now.iter().all(FileStamp::is_settled);
-        if !thorough && settled && seen.policy_stamp.as_ref() == Some(&now) {
+        if !thorough && (!settled || seen.policy_stamp.as_ref() == Some(&now)) {
             return false;
         }
         seen.policy_stamp = settled.then_some(now);
@@ -253,15 +257,12 @@ impl Keeper {
         let mut seen = self.seen.lock();
         let now = FileStamp::of(self.home.config());
         let settled = now.is_settled();
-        if !asked && settled && now == seen.config_stamp {
+        // As with policies: what is being written is read when it has been.
+        if !asked && (!settled || now == seen.config_stamp) {
             return;
         }
-        let changed = asked || now != seen.config_stamp;
         if settled {
             seen.config_stamp = now;
-        }
-        if !changed {
-            return;
         }
         match self.load_config(&seen.config) {
             Ok(Some(config)) => {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Body, Upload};
@@ -105,6 +105,9 @@ async fn authorized(
         Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
     };
     strip_answer(response.headers_mut());
+    // An intermediary sends its own version (RFC 9112 section 2.3): an origin's HTTP/1.0 would end
+    // the agent's connection.
+    *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let tally = ledger.answered(Some(status), up, sent.timing.head);
     Ok(response.map(|body| Body::streamed(body, tally)))

@@ -86,7 +86,10 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     if *request.method() != http::Method::CONNECT {
         return absolute_origin(request.uri()).map(Target::Absolute);
     }
-    let text = request.uri().authority().map_or("", http::uri::Authority::as_str);
+    // Host and port and nothing else (RFC 9112 section 3.2.3): a URL says more than is looked at.
+    let uri = request.uri();
+    let authority = uri.authority().filter(|_| uri.scheme().is_none());
+    let text = authority.map_or("", http::uri::Authority::as_str);
     Authority::parse(text, None).map(Target::Connect).map_err(|error| {
         Refusal::with_detail(
             Code::BadRequest,
