@@ -34,12 +34,12 @@ static TEXT: LazyLock<Bytes> = LazyLock::new(|| {
 static EPOCH: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Nanoseconds on the clock of this process.
-pub fn now() -> u64 {
+pub(crate) fn now() -> u64 {
     u64::try_from(EPOCH.elapsed().as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// A body of the benchmark.
-pub enum Body {
+pub(crate) enum Body {
     /// One piece, or nothing.
     Whole(Option<Bytes>),
     /// So many bytes of text, of announced length.
@@ -50,12 +50,12 @@ pub enum Body {
 
 impl Body {
     /// No bytes.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self::Whole(None)
     }
 
     /// Events, each stamped with the time at which it was handed to the connection.
-    pub fn events(count: u32, every: Duration) -> Self {
+    pub(crate) fn events(count: u32, every: Duration) -> Self {
         let mut ticks = interval(every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self::Events(count, Box::new(ticks))

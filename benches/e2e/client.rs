@@ -26,19 +26,19 @@ use super::body::Body;
 
 /// How the client reaches the origin.
 #[derive(Clone)]
-pub struct Way {
+pub(crate) struct Way {
     /// The proxy, or the origin itself.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// What goes into `Proxy-Authorization`. None: no proxy, and no CONNECT.
-    pub proxy: Option<String>,
+    pub(crate) proxy: Option<String>,
     /// What goes into `Authorization`.
-    pub bearer: HeaderValue,
-    pub tls: TlsConnector,
+    pub(crate) bearer: HeaderValue,
+    pub(crate) tls: TlsConnector,
 }
 
 /// TLS that believes `roots`, and makes a full handshake each time: resumption would measure the
 /// caches of both ends.
-pub fn connector(roots: Arc<RootCertStore>) -> Result<TlsConnector> {
+pub(crate) fn connector(roots: Arc<RootCertStore>) -> Result<TlsConnector> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -50,7 +50,7 @@ pub fn connector(roots: Arc<RootCertStore>) -> Result<TlsConnector> {
 }
 
 /// A connection to the origin, whatever lies between.
-pub struct Connection {
+pub(crate) struct Connection {
     sender: SendRequest<Body>,
     driver: AbortHandle,
     host: HeaderValue,
@@ -64,7 +64,7 @@ impl Drop for Connection {
 }
 
 impl Way {
-    pub async fn open(&self, host: &str) -> Result<Connection> {
+    pub(crate) async fn open(&self, host: &str) -> Result<Connection> {
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         if let Some(credentials) = &self.proxy {
@@ -86,7 +86,11 @@ impl Way {
 
     /// Many connections, opened eight at a time, each with a request behind it, so that all that is
     /// made once is made.
-    pub async fn open_many(&self, host: &'static str, count: usize) -> Result<Vec<Connection>> {
+    pub(crate) async fn open_many(
+        &self,
+        host: &'static str,
+        count: usize,
+    ) -> Result<Vec<Connection>> {
         let mut opening = JoinSet::new();
         let mut open = Vec::with_capacity(count);
         for _ in 0..count {
@@ -149,7 +153,7 @@ impl Connection {
     }
 
     /// Sends a request and waits for the head of the answer.
-    pub async fn send(
+    pub(crate) async fn send(
         &mut self,
         method: &str,
         path: &str,
@@ -167,7 +171,7 @@ impl Connection {
     }
 
     /// The counted call: a short question and a short answer.
-    pub async fn call(&mut self) -> Result<()> {
+    pub(crate) async fn call(&mut self) -> Result<()> {
         const QUESTION: &[u8] =
             br#"{"model":"bench-1","messages":[{"role":"user","content":"Hello"}]}"#;
         let body = Bytes::from_static(QUESTION).into();
@@ -178,7 +182,7 @@ impl Connection {
 }
 
 /// Reads an answer to its end. Returns its length.
-pub async fn read(response: Response<Incoming>) -> Result<u64> {
+pub(crate) async fn read(response: Response<Incoming>) -> Result<u64> {
     let mut body = response.into_body();
     let mut length = 0;
     while let Some(frame) = body.frame().await {
@@ -188,33 +192,33 @@ pub async fn read(response: Response<Incoming>) -> Result<u64> {
 }
 
 /// What a run of calls took.
-pub struct Run {
-    pub elapsed: Duration,
-    pub latency: Latency,
+pub(crate) struct Run {
+    pub(crate) elapsed: Duration,
+    pub(crate) latency: Latency,
 }
 
 /// Times in nanoseconds, to three digits.
-pub struct Latency(Histogram<u32>);
+pub(crate) struct Latency(Histogram<u32>);
 
 impl Latency {
-    pub fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self(Histogram::new_with_bounds(100, 60_000_000_000, 3)?))
     }
 
-    pub fn record(&mut self, nanoseconds: u64) {
+    pub(crate) fn record(&mut self, nanoseconds: u64) {
         self.0.saturating_record(nanoseconds);
     }
 
     /// In microseconds.
     #[allow(clippy::cast_precision_loss)] // Far below 2^52 nanoseconds.
-    pub fn quantile(&self, quantile: f64) -> f64 {
+    pub(crate) fn quantile(&self, quantile: f64) -> f64 {
         self.0.value_at_quantile(quantile) as f64 / 1000.0
     }
 }
 
 /// Makes `count` calls over the connections in turn, one in each millisecond, whether or not the one
 /// before was answered. The runtime's timers have just this step, so no two calls start together.
-pub async fn paced(connections: &mut Vec<Connection>, count: u32) -> Result<Run> {
+pub(crate) async fn paced(connections: &mut Vec<Connection>, count: u32) -> Result<Run> {
     const EVERY: Duration = Duration::from_millis(1);
     let many = u32::try_from(connections.len())?;
     let start = tokio::time::Instant::now() + EVERY;
@@ -235,13 +239,15 @@ pub async fn paced(connections: &mut Vec<Connection>, count: u32) -> Result<Run>
     while let Some(done) = running.join_next().await {
         let (connection, times) = done??;
         connections.push(connection);
-        times.into_iter().for_each(|time| latency.record(time));
+        for time in times {
+            latency.record(time);
+        }
     }
     Ok(Run { elapsed: start.elapsed(), latency })
 }
 
 /// Makes `count` calls over the connections, each taking the next as soon as it is free.
-pub async fn closed_loop(connections: &mut Vec<Connection>, count: u64) -> Result<Run> {
+pub(crate) async fn closed_loop(connections: &mut Vec<Connection>, count: u64) -> Result<Run> {
     let left = Rc::new(Cell::new(count));
     let latency = Rc::new(std::cell::RefCell::new(Latency::new()?));
     let start = Instant::now();

@@ -1,7 +1,7 @@
 //! Who is measured: no proxy, the plain tunnel, and Locum as a user would start it.
 
 use std::cell::OnceCell;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -22,7 +22,7 @@ use super::process::Process;
 
 /// The kinds of contender.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// No proxy.
     Direct,
     /// The plain CONNECT tunnel: the floor, which the others are compared with.
@@ -52,16 +52,16 @@ impl fmt::Display for Kind {
 }
 
 /// One who is measured. Its process, if it has one, ends with it.
-pub struct Contender {
-    pub kind: Kind,
-    pub way: Way,
-    pub host: &'static str,
-    pub process: Option<Process>,
+pub(crate) struct Contender {
+    pub(crate) kind: Kind,
+    pub(crate) way: Way,
+    pub(crate) host: &'static str,
+    pub(crate) process: Option<Process>,
 }
 
 /// Starts contenders before one origin.
-pub struct Field {
-    pub origin: Origin,
+pub(crate) struct Field {
+    pub(crate) origin: Origin,
     /// For homes, certificates and logs.
     scratch: tempfile::TempDir,
     /// One home for each process of Locum, made when it is first wanted.
@@ -73,7 +73,7 @@ pub struct Field {
 
 /// What is not built with this benchmark.
 #[derive(Clone, Default, clap::Args)]
-pub struct Tools {
+pub(crate) struct Tools {
     /// The binary of Envoy, which then takes part.
     #[arg(long, value_name = "FILE")]
     envoy: Option<PathBuf>,
@@ -86,7 +86,7 @@ pub struct Tools {
 }
 
 impl Field {
-    pub fn new(tools: Tools) -> Result<Self> {
+    pub(crate) fn new(tools: Tools) -> Result<Self> {
         let origin = Origin::start()?;
         // Beside the other build products: the audit log belongs on a disk, and /tmp is often none.
         let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
@@ -101,7 +101,7 @@ impl Field {
     }
 
     /// Whether such a one can be started.
-    pub fn has(&self, kind: Kind) -> bool {
+    pub(crate) fn has(&self, kind: Kind) -> bool {
         match kind {
             Kind::Envoy => self.tools.envoy.is_some(),
             Kind::Other => self.tools.other.is_some(),
@@ -127,7 +127,7 @@ impl Field {
     }
 
     /// Starts a fresh one, so that no scenario finds the memory of the one before.
-    pub fn start(&self, kind: Kind) -> Result<Contender> {
+    pub(crate) fn start(&self, kind: Kind) -> Result<Contender> {
         let direct = |address, proxy: Option<&str>| -> Result<Way> {
             Ok(Way {
                 address,
@@ -193,7 +193,7 @@ impl Field {
     }
 
     /// Checks that the audit log holds, record for record.
-    pub fn verify_audit(&self) -> Result<()> {
+    pub(crate) fn verify_audit(&self) -> Result<()> {
         for home in
             [&self.injecting, &self.copying, &self.other].into_iter().filter_map(OnceCell::get)
         {
@@ -258,11 +258,8 @@ impl Home {
             free_port()?
         );
         for host in [HOST, UNBOUND, COLD] {
-            config += &format!(
-                "    '{host}':\n      address: '{}'\n      ca_file: '{}'\n",
-                origin.address,
-                ca_file.display()
-            );
+            let (address, ca_file) = (origin.address, ca_file.display());
+            writeln!(config, "    '{host}': {{address: '{address}', ca_file: '{ca_file}'}}")?;
         }
         fs::write(self.path.join("locum.yaml"), config)?;
         Ok(())

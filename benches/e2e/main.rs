@@ -10,6 +10,14 @@
 //! Method and figures stand in `docs/PERFORMANCE.md`. The origin refuses a request without the real
 //! key, and one such request fails the run.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 mod body;
 mod client;
 mod contender;
@@ -23,20 +31,21 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use tokio::task::LocalSet;
 
 use contender::{Field, Kind, Tools};
-use scenario::Size;
+use scenario::{Scenario, Size};
 
 /// Failures of the harness are for people to read.
-pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 /// The end-to-end benchmark of Locum.
 #[derive(Parser)]
 struct Arguments {
     /// The scenarios to run; all when none is named.
-    scenarios: Vec<String>,
+    #[arg(value_enum)]
+    scenarios: Vec<Scenario>,
     /// Prints JSON.
     #[arg(long)]
     json: bool,
@@ -54,9 +63,6 @@ struct Arguments {
     /// How often each contender has its turn.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Names the scenarios.
-    #[arg(long)]
-    list: bool,
     /// What cargo passes.
     #[arg(long, hide = true)]
     bench: bool,
@@ -69,10 +75,6 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.as_tunnel_to {
         Some(origin) => tunnel::run(origin),
-        None if arguments.list => {
-            scenario::ALL.iter().for_each(|(name, what)| println!("{name:<10} {what}"));
-            Ok(())
-        }
         None => run(&arguments),
     };
     match done {
@@ -92,19 +94,18 @@ fn run(arguments: &Arguments) -> Result<()> {
         rounds,
         shrink,
     };
-    let all = scenario::ALL.iter().map(|(name, _)| (*name).to_owned());
-    let names = match &arguments.scenarios[..] {
-        [] => all.collect(),
-        named => named.to_vec(),
+    let scenarios = match &arguments.scenarios[..] {
+        [] => Scenario::value_variants(),
+        named => named,
     };
     let field = Field::new(arguments.tools.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut tables = Vec::new();
-    for name in &names {
-        eprintln!("{name} ...");
-        let done = LocalSet::new().block_on(&runtime, scenario::run(name, &field, &size))?;
-        if !arguments.json {
-            done.iter().for_each(report::Table::print);
+    for scenario in scenarios {
+        eprintln!("{scenario:?} ...");
+        let done = LocalSet::new().block_on(&runtime, scenario.run(&field, &size))?;
+        for table in done.iter().filter(|_| !arguments.json) {
+            table.print();
         }
         tables.extend(done);
     }

@@ -24,14 +24,14 @@ use super::Result;
 use super::body::Body;
 
 /// The host that the credential is bound to.
-pub const HOST: &str = "api.openai.com";
+pub(crate) const HOST: &str = "api.openai.com";
 /// A host that no credential is bound to.
-pub const UNBOUND: &str = "files.bench.test";
+pub(crate) const UNBOUND: &str = "files.bench.test";
 /// Hosts of which each is seen once.
-pub const COLD: &str = "*.cold.test";
+pub(crate) const COLD: &str = "*.cold.test";
 
 /// The key that only the proxies and the direct clients hold. As long as a project key of today.
-pub const KEY: &str = "sk-proj-B3nchM4rk-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\
+pub(crate) const KEY: &str = "sk-proj-B3nchM4rk-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\
                        0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-ThisIsNotAKey";
 
 /// An answer of a metadata call.
@@ -39,27 +39,27 @@ const SMALL: &[u8] = br#"{"id":"chatcmpl-bench","object":"chat.completion","crea
 
 /// What arrived.
 #[derive(Debug, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Requests with the real key.
-    pub right: AtomicU64,
+    pub(crate) right: AtomicU64,
     /// Requests without it.
-    pub wrong: AtomicU64,
+    pub(crate) wrong: AtomicU64,
 }
 
 /// The origin, on a thread of its own for the life of the process.
-pub struct Origin {
-    pub address: SocketAddr,
+pub(crate) struct Origin {
+    pub(crate) address: SocketAddr,
     /// The certificate that signed the origin's.
-    pub ca_pem: String,
+    pub(crate) ca_pem: String,
     /// The origin's own, and its key: a proxy that cannot make one is given it.
-    pub leaf_pem: String,
-    pub key_pem: String,
-    pub roots: Arc<RootCertStore>,
-    pub counts: Arc<Counts>,
+    pub(crate) leaf_pem: String,
+    pub(crate) key_pem: String,
+    pub(crate) roots: Arc<RootCertStore>,
+    pub(crate) counts: Arc<Counts>,
 }
 
 impl Origin {
-    pub fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let Certificates { ca, leaf, key } = Certificates::new()?;
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone())?;

@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A child process that is ended when it goes out of use.
-pub struct Process(Child);
+pub(crate) struct Process(Child);
 
 /// CPU time of each thread, in nanoseconds.
 ///
 /// `stat` would tell for the whole process, in steps of 10 ms, which is as much as a short run
 /// uses in all. The scheduler's own figures are exact. A thread that ends in between takes its last
 /// share with it; runtimes keep theirs.
-pub struct Cpu(HashMap<String, u64>);
+pub(crate) struct Cpu(HashMap<String, u64>);
 
 impl Cpu {
     /// What was used since `before`.
-    pub fn since(&self, before: &Self) -> Duration {
+    pub(crate) fn since(&self, before: &Self) -> Duration {
         let used = self.0.iter().map(|(thread, now)| {
             now.saturating_sub(before.0.get(thread).copied().unwrap_or_default())
         });
@@ -29,24 +29,24 @@ impl Cpu {
 }
 
 impl Process {
-    pub fn start(command: &mut Command) -> io::Result<Self> {
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
         command.stdin(Stdio::null()).spawn().map(Self)
     }
 
     /// The child itself, for its pipes.
-    pub fn child(&mut self) -> &mut Child {
+    pub(crate) fn child(&mut self) -> &mut Child {
         &mut self.0
     }
 
     /// Fails when the process has ended by itself.
-    pub fn check(&mut self) -> io::Result<()> {
+    pub(crate) fn check(&mut self) -> io::Result<()> {
         match self.0.try_wait()? {
             None => Ok(()),
             Some(status) => Err(io::Error::other(format!("the process ended with {status}"))),
         }
     }
 
-    pub fn cpu(&self) -> io::Result<Cpu> {
+    pub(crate) fn cpu(&self) -> io::Result<Cpu> {
         let mut threads = HashMap::new();
         for entry in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
             let entry = entry?;
@@ -59,12 +59,12 @@ impl Process {
     }
 
     /// Resident memory now, in bytes.
-    pub fn resident(&self) -> io::Result<u64> {
+    pub(crate) fn resident(&self) -> io::Result<u64> {
         self.status("VmRSS:")
     }
 
     /// The most there ever was, in bytes.
-    pub fn peak(&self) -> io::Result<u64> {
+    pub(crate) fn peak(&self) -> io::Result<u64> {
         self.status("VmHWM:")
     }
 

@@ -6,46 +6,41 @@ use super::contender::Kind;
 
 /// What a figure means.
 #[derive(Clone, Copy)]
-pub struct Column {
-    pub name: &'static str,
-    pub digits: usize,
+pub(crate) struct Column {
+    pub(crate) name: &'static str,
+    pub(crate) digits: usize,
     /// Also shown as a ratio to the plain tunnel.
-    pub ratio: bool,
+    pub(crate) ratio: bool,
 }
 
 impl Column {
-    pub const fn new(name: &'static str, digits: usize) -> Self {
+    pub(crate) const fn new(name: &'static str, digits: usize) -> Self {
         Self { name, digits, ratio: false }
     }
 
-    pub const fn with_ratio(self) -> Self {
+    pub(crate) const fn with_ratio(self) -> Self {
         Self { ratio: true, ..self }
     }
 }
 
 /// The figures of one scenario: for each contender, one list of figures for each round.
-pub struct Table {
+pub(crate) struct Table {
     title: String,
     columns: Vec<Column>,
     rows: Vec<(Kind, Vec<Vec<Option<f64>>>)>,
 }
 
 impl Table {
-    pub fn new(title: impl Into<String>, columns: &[Column]) -> Self {
+    pub(crate) fn new(title: impl Into<String>, columns: &[Column]) -> Self {
         Self { title: title.into(), columns: columns.to_vec(), rows: Vec::new() }
     }
 
     /// Adds the figures of one round, one for each column.
-    pub fn add(&mut self, kind: Kind, figures: Vec<Option<f64>>) {
+    pub(crate) fn add(&mut self, kind: Kind, figures: Vec<Option<f64>>) {
         match self.rows.iter_mut().find(|(k, _)| *k == kind) {
             Some((_, rounds)) => rounds.push(figures),
             None => self.rows.push((kind, vec![figures])),
         }
-    }
-
-    /// The median over the rounds.
-    fn figure(&self, rounds: &[Vec<Option<f64>>], column: usize) -> Option<f64> {
-        median(rounds.iter().filter_map(|round| *round.get(column)?).collect())
     }
 
     /// The median of the ratios within each round, so that a slow moment of the machine, which hits
@@ -57,7 +52,7 @@ impl Table {
         median(pairs.filter_map(|(own, floor)| Some(of(own)? / of(floor)?)).collect())
     }
 
-    pub fn print(&self) {
+    pub(crate) fn print(&self) {
         let mut lines = vec![vec![self.title.clone()]];
         for column in &self.columns {
             lines[0].push(column.name.to_owned());
@@ -68,7 +63,7 @@ impl Table {
         for (kind, rounds) in &self.rows {
             let mut line = vec![kind.to_string()];
             for (at, column) in self.columns.iter().enumerate() {
-                line.push(number(self.figure(rounds, at), column.digits));
+                line.push(number(figure(rounds, at), column.digits));
                 if column.ratio {
                     line.push(number(self.ratio(rounds, at), 2));
                 }
@@ -78,12 +73,12 @@ impl Table {
         print_aligned(&lines);
     }
 
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         let rows = self.rows.iter().map(|(kind, rounds)| {
             let mut row = Map::new();
             row.insert("contender".into(), kind.to_string().into());
             for (at, column) in self.columns.iter().enumerate() {
-                row.insert(column.name.into(), self.figure(rounds, at).into());
+                row.insert(column.name.into(), figure(rounds, at).into());
                 if column.ratio {
                     row.insert(format!("{} ratio", column.name), self.ratio(rounds, at).into());
                 }
@@ -92,6 +87,11 @@ impl Table {
         });
         json!({ "title": self.title, "rows": rows.collect::<Vec<_>>() })
     }
+}
+
+/// The median over the rounds.
+fn figure(rounds: &[Vec<Option<f64>>], column: usize) -> Option<f64> {
+    median(rounds.iter().filter_map(|round| *round.get(column)?).collect())
 }
 
 fn median(mut values: Vec<f64>) -> Option<f64> {

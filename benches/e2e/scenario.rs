@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
 use http_body_util::BodyExt;
 use tokio::task::JoinSet;
 
@@ -13,26 +14,34 @@ use super::contender::{Contender, Field, Kind};
 use super::process::Cpu;
 use super::report::{Column, Table};
 
-/// Scenarios by name, with what they do.
-pub const ALL: &[(&str, &str)] = &[
-    ("keepalive", "requests a second, CPU and latency on open connections: 1, 32, 256"),
-    ("paced", "CPU and latency at 1,000 requests a second, one at a time, on 32 connections"),
-    ("connect", "new connections: CONNECT, TLS handshake, one request, close"),
-    ("cold", "first request to a host that was never seen"),
-    ("events", "delay of server-sent events"),
-    ("bulk", "a long download and a long upload"),
-    ("memory", "resident memory: at rest, for each idle tunnel, at the most"),
-];
+/// A scenario.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Scenario {
+    /// Requests a second, CPU and latency on open connections, in a closed loop.
+    Keepalive,
+    /// CPU and latency at 1,000 requests a second, one at a time, on 32 connections.
+    Paced,
+    /// New connections: CONNECT, TLS handshake, one request, close.
+    Connect,
+    /// The first request to a host that was never seen.
+    Cold,
+    /// How late server-sent events arrive.
+    Events,
+    /// A long download and a long upload.
+    Bulk,
+    /// Resident memory: at rest, for each idle tunnel, at the most.
+    Memory,
+}
 
 /// How much of everything.
-pub struct Size {
+pub(crate) struct Size {
     /// The contenders that take part; all when none is named.
-    pub only: Vec<Kind>,
+    pub(crate) only: Vec<Kind>,
     /// Of `keepalive`.
-    pub connections: Vec<usize>,
-    pub rounds: usize,
+    pub(crate) connections: Vec<usize>,
+    pub(crate) rounds: usize,
     /// Divides counts.
-    pub shrink: u32,
+    pub(crate) shrink: u32,
 }
 
 impl Size {
@@ -46,17 +55,17 @@ impl Size {
 const EVERYONE: [Kind; 6] =
     [Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::Other, Kind::LocumOpaque, Kind::Envoy];
 
-/// Runs the scenario of that name.
-pub async fn run(name: &str, field: &Field, size: &Size) -> Result<Vec<Table>> {
-    match name {
-        "keepalive" => keepalive(field, size).await,
-        "paced" => paced(field, size).await,
-        "connect" => connect(field, size).await,
-        "cold" => cold(field, size).await,
-        "events" => events(field, size).await,
-        "bulk" => bulk(field, size).await,
-        "memory" => memory(field, size).await,
-        _ => Err(format!("there is no scenario `{name}`").into()),
+impl Scenario {
+    pub(crate) async fn run(self, field: &Field, size: &Size) -> Result<Vec<Table>> {
+        match self {
+            Self::Keepalive => keepalive(field, size).await,
+            Self::Paced => paced(field, size).await,
+            Self::Connect => connect(field, size).await,
+            Self::Cold => cold(field, size).await,
+            Self::Events => events(field, size).await,
+            Self::Bulk => bulk(field, size).await,
+            Self::Memory => memory(field, size).await,
+        }
     }
 }
 
@@ -186,7 +195,9 @@ async fn connect(field: &Field, size: &Size) -> Result<Vec<Table>> {
             }
             let mut latency = Latency::new()?;
             while let Some(times) = clients.join_next().await {
-                times??.into_iter().for_each(|time| latency.record(time));
+                for time in times?? {
+                    latency.record(time);
+                }
             }
             let elapsed = Duration::from_nanos(now() - start);
             table.add(
@@ -259,7 +270,9 @@ async fn events(field: &Field, size: &Size) -> Result<Vec<Table>> {
             }
             let mut latency = Latency::new()?;
             while let Some(delays) = streams.join_next().await {
-                delays??.into_iter().for_each(|delay| latency.record(delay));
+                for delay in delays?? {
+                    latency.record(delay);
+                }
             }
             table.add(
                 contender.kind,

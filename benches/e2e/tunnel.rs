@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::Result;
 
 /// Serves until the process is ended. Every tunnel leads to `origin`, whatever its CONNECT names.
-pub fn run(origin: SocketAddr) -> Result<()> {
+pub(crate) fn run(origin: SocketAddr) -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;

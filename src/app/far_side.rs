@@ -14,7 +14,7 @@ use crate::upstream::{
 ///
 /// # Errors
 /// When a certificate cannot be read, or a setting asks for what this version cannot do.
-pub(super) fn far_side(config: &Config, own: &[SocketAddr]) -> Result<Upstream, Failure> {
+pub fn far_side(config: &Config, own: &[SocketAddr]) -> Result<Upstream, Failure> {
     let upstream = &config.upstream;
     let settings = Settings {
         hosts: upstream.hosts.iter().map(host_rule).collect::<Result<_, _>>()?,

@@ -14,7 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::far_side::far_side;
-use super::open::{Opened, drain_journal, load_policy, open_vault, write_anchor};
+use super::open::{Opened, drain_journal, open_vault, write_anchor};
+use super::policies::load_policy;
 use super::{Failure, Home};
 use crate::audit::AuditLog;
 use crate::authn::{Authenticate, Authenticator};

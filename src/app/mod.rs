@@ -1,6 +1,7 @@
 //! Composition: a home is opened, its parts are put together, and kept in step with what changes
 //! on disk. The only place that picks adapters.
 
+mod authority;
 mod failure;
 mod far_side;
 mod home;
@@ -8,16 +9,21 @@ mod init;
 mod keeper;
 mod log;
 mod open;
+mod policies;
 mod relay;
 mod serve;
 mod session;
 
+pub use authority::is_published;
 pub use failure::{Exit, Failure};
+pub use far_side::far_side;
 pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
+pub use policies::load_policy;
+pub(crate) use policies::{ReadPolicy, read_policy};
 pub use relay::Relay;
 pub use serve::{Proxy, ProxyOptions};
 pub use session::{

@@ -8,9 +8,7 @@ use std::time::SystemTime;
 use super::{Failure, Home};
 use crate::audit::{self, AuditLog};
 use crate::config::{self, Config, Passphrase};
-use crate::document::Source;
 use crate::files;
-use crate::policy::{self, Policy};
 use crate::record::{AuditSink as _, Event};
 use crate::secret::Secret;
 use crate::tls::CertificateAuthority;
@@ -52,12 +50,12 @@ impl Opened {
         Ok(Self { home: home.clone(), config, vault, master })
     }
 
-    /// Call it after each change of the vault: keeps the anchor in step, and writes the change to
+    /// Call it after each change of the vault: keeps the anchors in step, and writes the change to
     /// the audit log, unless a proxy serves the home and does so itself.
     ///
     /// # Errors
     /// When the audit directory cannot be written. The change of the vault stands.
-    pub fn changed(&self) -> Result<(), Failure> {
+    pub fn changed(&mut self) -> Result<(), Failure> {
         write_anchor(&self.vault, &self.config)?;
         if AuditLog::is_locked(&self.config.audit.dir) {
             return Ok(());
@@ -65,8 +63,8 @@ impl Opened {
         match self.audit() {
             Ok(log) => {
                 drain_journal(&self.vault, &self.config, &log)?;
-                log.close()?;
-                Ok(())
+                let end = log.close()?;
+                Ok(self.vault.set_audit_anchor(end.seq, &end.mac)?)
             }
             // A proxy was faster, and will do it.
             Err(_) if AuditLog::is_locked(&self.config.audit.dir) => Ok(()),
@@ -105,6 +103,14 @@ impl Opened {
     /// When the vault has no CA, or a file cannot be written.
     pub fn write_certificates(&self) -> Result<crate::environment::Bundle, Failure> {
         super::init::write_certificates(self)
+    }
+
+    /// Where the audit log must at least be, as the vault remembers it.
+    ///
+    /// # Errors
+    /// When somebody else wrote it.
+    pub fn audit_anchor(&self) -> Result<Option<audit::Anchor>, Failure> {
+        Ok(audit_anchor(&self.vault)?)
     }
 
     /// The CA, from the vault.
@@ -201,43 +207,6 @@ pub(super) fn drain_journal(vault: &Vault, config: &Config, log: &AuditLog) -> R
         })?;
     }
     Ok(files::replace_private(&drained, format!("{last}\n").as_bytes())?)
-}
-
-/// Reads and compiles the policies of a directory.
-///
-/// # Errors
-/// Every mistake in every file.
-pub(super) fn load_policy(directory: &Path) -> Result<Policy, Failure> {
-    Ok(policy::compile(policy_sources(directory)?)?)
-}
-
-/// The policy files of a directory, by name.
-pub(crate) fn policy_sources(directory: &Path) -> Result<Vec<Source>, Failure> {
-    let unreadable = |e: std::io::Error| {
-        Failure::usage(format!("{}: {e}", directory.display()))
-            .help("this directory holds the policies, as files that end in .yaml")
-    };
-    let mut paths: Vec<PathBuf> = Vec::new();
-    for entry in fs::read_dir(directory).map_err(unreadable)? {
-        let path = entry.map_err(unreadable)?.path();
-        let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
-        let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
-        if yaml && !hidden {
-            paths.push(path);
-        }
-    }
-    paths.sort();
-    let mut sources = Vec::with_capacity(paths.len());
-    let mut report = crate::document::Report::default();
-    for path in paths {
-        let name = path.display().to_string();
-        match Source::read(&path, &name, &crate::document::Limits::POLICY) {
-            Ok(source) => sources.extend(source),
-            Err(problems) => report.extend(problems),
-        }
-    }
-    report.into_result()?;
-    Ok(sources)
 }
 
 /// The master key of a vault, from where vault and config say.

@@ -185,7 +185,7 @@ impl Client {
         let response = line.sender.send_request(request(ask, &uri, &authority)?).await;
         let mut answer = take(response.map_err(io::Error::other)?).await?;
         answer.reused = reused;
-        answer.wire = line.wire.lock().clone();
+        answer.wire = std::mem::take(&mut *line.wire.lock());
         // The sender says so as soon as its connection has seen the end of the body.
         if line.sender.ready().await.is_ok() {
             self.open.insert(key, line);
@@ -298,7 +298,7 @@ async fn connect_through(
     }
     let mut answer = take(response).await?;
     answer.no_tunnel = true;
-    answer.wire = wire.lock().clone();
+    answer.wire = std::mem::take(&mut *wire.lock());
     Ok((answer, None))
 }
 

@@ -219,6 +219,7 @@ fn echo(parts: &http::request::Parts, body: &[u8], forms: &Forms) -> Answer {
     for (name, form) in forms {
         text.extend([b"\n", name.as_bytes(), b": ", form].concat());
     }
+    text.push(b'\n');
     match parts.uri.query() {
         Some("as=header") => echo_in_header(forms),
         Some("as=chunks") => chunked(&text, 7),
@@ -228,7 +229,8 @@ fn echo(parts: &http::request::Parts, body: &[u8], forms: &Forms) -> Answer {
 }
 
 /// What a provider would say.
-const REPLY: &str = r#"{"object":"chat.completion","choices":[{"message":{"role":"assistant","content":"Hello, whoever you are: your key is good."}}]}"#;
+const REPLY: &str = r#"{"object":"chat.completion","choices":[{"message":{"role":"assistant","content":"Hello, whoever you are: your key is good."}}]}
+"#;
 
 /// Where the two providers of the demo look for a key, and what stands there.
 fn credential(headers: &HeaderMap) -> Option<(&'static str, &[u8])> {

@@ -30,8 +30,8 @@ impl Show {
         Self { paint: None }
     }
 
-    fn print(&self, text: impl FnOnce(&Paint) -> String) -> Result<(), Failure> {
-        match &self.paint {
+    fn print(&self, text: impl FnOnce(Paint) -> String) -> Result<(), Failure> {
+        match self.paint {
             Some(paint) => output::line(&text(paint)),
             None => Ok(()),
         }
@@ -93,7 +93,7 @@ impl Show {
         self.print(|paint| {
             let mark = if check.passed { paint.green("PASS") } else { paint.red("FAIL") };
             let room = WIDTH - 8 - NAME - 1;
-            let lines = wrap(&check.seen, room);
+            let lines = output::wrap(&check.seen, room);
             let indent = " ".repeat(8 + NAME + 1);
             let seen = lines.join(&format!("\n{indent}"));
             format!("  {mark}  {} {seen}", pad(check.name, NAME))
@@ -132,13 +132,13 @@ impl Show {
     }
 }
 
-fn heading(paint: &Paint, number: &str, text: &str) -> String {
+fn heading(paint: Paint, number: &str, text: &str) -> String {
     let title = paint.bold(&format!("{number}  {text}"));
     if number == "1" { format!("\n{title}") } else { title }
 }
 
 /// Agent, origin and answer, side by side.
-fn sides(paint: &Paint, call: &Call) -> String {
+fn sides(paint: Paint, call: &Call) -> String {
     let held = [
         "OPENAI_API_KEY=".to_owned(),
         shortened(&call.agent.placeholder, COLUMN),
@@ -170,7 +170,7 @@ fn sides(paint: &Paint, call: &Call) -> String {
     ];
     let heads = ["THE AGENT HELD", "THE ORIGIN RECEIVED", "THE AGENT GOT BACK"];
     let cell = |rows: &[String]| -> Vec<String> {
-        rows.iter().flat_map(|row| wrap(row, COLUMN)).collect()
+        rows.iter().flat_map(|row| output::wrap(row, COLUMN)).collect()
     };
     let columns = [cell(&held), cell(&received), cell(&back)];
     let height = columns.iter().map(Vec::len).max().unwrap_or(0);
@@ -187,7 +187,7 @@ fn sides(paint: &Paint, call: &Call) -> String {
 }
 
 /// The audit records, one line each.
-fn records(paint: &Paint, call: &Call) -> String {
+fn records(paint: Paint, call: &Call) -> String {
     let text = |record: &serde_json::Value, key: &str| match &record[key] {
         serde_json::Value::String(text) => text.clone(),
         serde_json::Value::Null => String::new(),
@@ -221,7 +221,7 @@ fn records(paint: &Paint, call: &Call) -> String {
     lines.join("\n")
 }
 
-fn counters(paint: &Paint, call: &Call) -> String {
+fn counters(paint: Paint, call: &Call) -> String {
     let widest = call.counters.keys().map(|name| name.chars().count()).max().unwrap_or(0);
     let mut lines = vec![paint.dim("  COUNTERS: for Prometheus, on a port of their own")];
     for (name, value) in &call.counters {
@@ -243,29 +243,12 @@ fn shortened(text: &str, width: usize) -> String {
     format!("{kept}…")
 }
 
-/// Breaks a text at its spaces.
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn texts_are_broken_at_spaces() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("unbreakable", 3), ["unbreakable"]);
+    fn long_texts_are_cut() {
         assert_eq!(shortened("sk-proj-locum", 5), "sk-p…");
     }
 }

@@ -115,7 +115,7 @@ impl Stage {
         let begun = Instant::now();
         while self.counter("locum_policy_generation").await? == generation {
             if begun.elapsed() > START {
-                return Err(with_log(&self.home, "the proxy took up no new policy".to_owned()));
+                return Err(with_log(&self.home, "the proxy took up no new policy"));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -140,8 +140,8 @@ impl Stage {
     pub(super) async fn counter(&self, name: &str) -> Result<u64, Failure> {
         let page = self.operations("/metrics").await?;
         let text = String::from_utf8_lossy(&page.body).into_owned();
-        let values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
-        let value = values.filter_map(|value| value.parse().ok()).next();
+        let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        let value = values.find_map(|value| value.parse().ok());
         value.ok_or_else(|| Failure::new(format!("/metrics has no {name}")))
     }
 
@@ -231,10 +231,10 @@ fn write_config(
          upstream:\n  hosts:\n",
     );
     for origin in origins {
-        text.push_str(&format!(
-            "    {}: {{address: '{}', ca_file: origin-ca.pem}}\n",
-            origin.host, origin.address
-        ));
+        let (host, address) = (origin.host, origin.address);
+        text +=
+            &["    ", host, ": {address: '", &address.to_string(), "', ca_file: origin-ca.pem}\n"]
+                .concat();
     }
     write(&home.config(), &text)
 }
@@ -286,11 +286,11 @@ async fn locum(home: &Home, arguments: &[&str], input: Option<&Secret>) -> Resul
         pipe.write_all(&bytes).await.map_err(failed)?;
     }
     let status = child.wait().await.map_err(failed)?;
-    if status.success() { Ok(()) } else { Err(with_log(home, format!("locum {what}: {status}"))) }
+    if status.success() { Ok(()) } else { Err(with_log(home, &format!("locum {what}: {status}"))) }
 }
 
 /// A failure of a child process, with the last that it said.
-fn with_log(home: &Home, what: String) -> Failure {
+fn with_log(home: &Home, what: &str) -> Failure {
     let log = fs::read_to_string(log_path(home)).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let last = lines.len().saturating_sub(8);
@@ -309,12 +309,12 @@ async fn started(home: &Home, proxy: &mut Child) -> Result<Serving, Failure> {
     let begun = Instant::now();
     while begun.elapsed() < START {
         if let Ok(Some(status)) = proxy.try_wait() {
-            return Err(with_log(home, format!("locum serve ended at once: {status}")));
+            return Err(with_log(home, &format!("locum serve ended at once: {status}")));
         }
         match home.announced() {
             Some(serving) if Some(serving.pid) == proxy.id() => return Ok(serving),
             _ => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    Err(with_log(home, format!("locum serve did not start within {START:?}")))
+    Err(with_log(home, &format!("locum serve did not start within {START:?}")))
 }
