@@ -167,14 +167,34 @@ fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`] when it is missing, not private, or too long.
 pub fn read_private(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    read_checked(path, limit, check_metadata)
+}
+
+/// Reads a file that the service manager lends to this process: a private one, or one of root's that
+/// one group may read besides. systemd gives a service its credentials so (the mask of their ACL
+/// shows as the group's mode), and Kubernetes a pod its secrets.
+///
+/// # Errors
+/// [`FileError`] when it is missing, open to others than that, or too long.
+pub fn read_lent(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    read_checked(path, limit, |path, metadata| {
+        let lent = metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o037 == 0;
+        if lent { Ok(()) } else { check_metadata(path, metadata) }
+    })
+}
+
+fn read_checked(
+    path: &Path,
+    limit: usize,
+    check: impl FnOnce(&Path, &Metadata) -> Result<(), FileError>,
+) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK; // A FIFO must not hang the open.
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path)
         .map_err(|e| FileError::io(path, e))?;
-    let metadata = file.metadata().map_err(|e| FileError::io(path, e))?;
-    check_metadata(path, &metadata)?;
+    check(path, &file.metadata().map_err(|e| FileError::io(path, e))?)?;
     read_bounded(file, limit)
         .map_err(|e| FileError::io(path, e))?
         .ok_or_else(|| FileError::TooLarge(path.to_owned()))
@@ -389,6 +409,23 @@ mod tests {
         ));
         assert_eq!(**read_private(&path, 3).unwrap(), *b"one");
         assert_eq!(names_in(home.path()), ["key"], "nothing left behind");
+    }
+
+    #[test]
+    fn what_root_lends_to_one_group_can_be_read_and_nothing_looser() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("passphrase");
+        create_private(&path, b"from the service manager").unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        for (mode, lent) in [(0o400, true), (0o600, true), (0o440, is_root), (0o640, is_root)] {
+            set_mode(&path, mode);
+            assert_eq!(read_lent(&path, 64).is_ok(), lent, "{mode:o}");
+            assert_eq!(read_private(&path, 64).is_ok(), mode & 0o077 == 0, "{mode:o}");
+        }
+        for mode in [0o444, 0o460, 0o450, 0o404] {
+            set_mode(&path, mode);
+            assert!(matches!(read_lent(&path, 64), Err(FileError::Loose(..))), "{mode:o}");
+        }
     }
 
     #[test]

@@ -289,7 +289,7 @@ pub fn passphrase(from: &Passphrase, prompt: &str) -> Result<Secret, Failure> {
 }
 
 fn passphrase_file(path: &Path) -> Result<Secret, Failure> {
-    let bytes = files::read_private(path, PASSPHRASE_LIMIT)?;
+    let bytes = files::read_lent(path, PASSPHRASE_LIMIT)?;
     Ok(Secret::new(without_line_end(&bytes).to_vec()))
 }
 

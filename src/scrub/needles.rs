@@ -5,6 +5,7 @@ use std::sync::Arc;
 use data_encoding::{BASE64_NOPAD, HEXLOWER, HEXUPPER};
 use zeroize::Zeroizing;
 
+use super::escapes::{base64_escapes, escapes};
 use crate::secret::Secret;
 
 /// All byte strings that must not pass, and what to write in their place. Wiped on drop.
@@ -30,14 +31,14 @@ impl Needles {
                 let core = base64_core(bytes, alignment);
                 if core.iter().any(|b| b"+/".contains(b)) {
                     self.insert(url_alphabet(&core), &replacement);
+                    for form in base64_escapes(&core) {
+                        self.insert(form, &replacement);
+                    }
                 }
                 self.insert(core, &replacement);
             }
-            // Most keys have nothing in them that anyone escapes.
-            if !bytes.iter().all(|b| is_unreserved(*b)) {
-                for form in escapes(bytes) {
-                    self.insert(form, &replacement);
-                }
+            for form in escapes(bytes) {
+                self.insert(form, &replacement);
             }
         });
     }
@@ -91,87 +92,6 @@ fn url_alphabet(text: &[u8]) -> Zeroizing<Vec<u8>> {
     Zeroizing::new(text.iter().map(other).collect())
 }
 
-/// What neither URLs nor JSON nor HTML escapes (RFC 3986 section 2.3).
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._~".contains(&byte)
-}
-
-/// The escaped forms, where they differ from the raw one.
-fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    let percent = |escape: &'static str, hex: fn(u8) -> [u8; 2]| {
-        map_bytes(bytes, move |b, out| {
-            if is_unreserved(b) {
-                out.push(b);
-            } else {
-                out.extend_from_slice(escape.as_bytes());
-                out.extend_from_slice(&hex(b));
-            }
-        })
-    };
-    let json = map_bytes(bytes, |b, out| match b {
-        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
-        _ => out.push(b),
-    });
-    // JSON encoders that escape for HTML or for `</script>` (RFC 8259 section 7 allows both).
-    let json_slash = map_bytes(bytes, |b, out| match b {
-        b'"' | b'\\' | b'/' => out.extend_from_slice(&[b'\\', b]),
-        _ => out.push(b),
-    });
-    let json_html = map_bytes(bytes, |b, out| match b {
-        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
-        b'<' | b'>' | b'&' | b'\'' | b'+' | b'=' => {
-            out.extend_from_slice(b"\\u00");
-            out.extend_from_slice(&lower(b));
-        }
-        _ => out.push(b),
-    });
-    let html = map_bytes(bytes, |b, out| match b {
-        b'&' => out.extend_from_slice(b"&amp;"),
-        b'<' => out.extend_from_slice(b"&lt;"),
-        b'>' => out.extend_from_slice(b"&gt;"),
-        b'"' => out.extend_from_slice(b"&quot;"),
-        b'\'' => out.extend_from_slice(b"&#39;"),
-        _ => out.push(b),
-    });
-    let html_hex = map_bytes(bytes, |b, out| match b {
-        b'&' => out.extend_from_slice(b"&amp;"),
-        b'<' => out.extend_from_slice(b"&lt;"),
-        b'>' => out.extend_from_slice(b"&gt;"),
-        b'"' => out.extend_from_slice(b"&#34;"),
-        b'\'' => out.extend_from_slice(b"&#x27;"),
-        _ => out.push(b),
-    });
-    vec![
-        percent("%", upper),
-        percent("%", lower),
-        percent("%25", upper),
-        percent("%25", lower),
-        json,
-        json_slash,
-        json_html,
-        html,
-        html_hex,
-    ]
-}
-
-fn map_bytes(bytes: &[u8], escape: impl Fn(u8, &mut Vec<u8>)) -> Zeroizing<Vec<u8>> {
-    // Reserved for the longest form, so that no part of the secret is left in a buffer outgrown.
-    let mut out = Zeroizing::new(Vec::with_capacity(bytes.len() * 6));
-    for byte in bytes {
-        escape(*byte, &mut out);
-    }
-    out
-}
-
-fn upper(byte: u8) -> [u8; 2] {
-    let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];
-    [digit(byte >> 4), digit(byte)]
-}
-
-fn lower(byte: u8) -> [u8; 2] {
-    upper(byte).map(|b| b.to_ascii_lowercase())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,21 +117,9 @@ mod tests {
     #[test]
     fn escapes_are_covered() {
         let mut needles = Needles::default();
-        needles.add(&Secret::new(b"a/b+c=d\"e&f<g>'h".to_vec()), "locum_x");
-        for form in [
-            "a%2Fb%2Bc%3Dd%22e%26f%3Cg%3E%27h",
-            "a%2fb%2bc%3dd%22e%26f%3cg%3e%27h",
-            "a%252Fb%252Bc%253Dd%2522e%2526f%253Cg%253E%2527h",
-            "a/b+c=d\\\"e&f<g>'h",
-            "a\\/b+c=d\\\"e&f<g>'h",
-            "a/b\\u002bc\\u003dd\\\"e\\u0026f\\u003cg\\u003e\\u0027h",
-            "a/b+c=d&quot;e&amp;f&lt;g&gt;&#39;h",
-            "a/b+c=d&#34;e&amp;f&lt;g&gt;&#x27;h",
-            "612F622B633D6422652666",
-        ] {
-            let found = contains(&needles, form.as_bytes());
-            let prefix_of_hex = form.starts_with("612F");
-            assert!(found || prefix_of_hex, "{form}");
+        needles.add(&Secret::new(b"a/b+c=d".to_vec()), "locum_x");
+        for form in ["a%2Fb%2Bc%3Dd", "a\\/b+c=d", "a/b\\u002bc\\u003dd", "612f622b633d64"] {
+            assert!(contains(&needles, form.as_bytes()), "{form}");
         }
     }
 

@@ -1,10 +1,37 @@
 //! The documents are part of the product: what they show runs, what they name exists.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
+mod claims;
 mod markdown;
 mod origin;
 mod session;
 
+use std::collections::BTreeSet;
+
+/// The documents with blocks to run, and how many commands each has at least.
+const RUN: [(&str, usize); 2] = [("README.md", 10), ("docs/OPERATIONS.md", 12)];
+
 #[test]
 fn the_readme_runs() {
-    session::run("README.md", 6);
+    session::run(RUN[0].0, RUN[0].1);
+}
+
+#[test]
+fn operations_run() {
+    session::run(RUN[1].0, RUN[1].1);
+}
+
+#[test]
+fn no_document_with_a_console_block_is_left_out() {
+    let console = |d: &String| markdown::blocks(d).iter().any(|b| b.language == "console");
+    let documents: BTreeSet<String> = markdown::documents().into_iter().filter(console).collect();
+    let run: BTreeSet<String> = RUN.iter().map(|(document, _)| (*document).to_owned()).collect();
+    assert_eq!(documents, run);
 }

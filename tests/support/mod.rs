@@ -5,7 +5,7 @@
 //! Nothing here sleeps for a fixed time: what takes time is polled for, with a deadline.
 
 // Each test binary uses its own part of the harness.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
 mod git;
 mod home;
@@ -16,17 +16,20 @@ mod search;
 mod serve;
 mod tools;
 mod wire;
+mod world;
 
 use std::time::{Duration, Instant};
 
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use origin::{Origin, Script, Seen};
+pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
-pub use serve::Serve;
+pub use serve::{Serve, connect};
 pub use tools::{Tools, basic, command_output, percent};
-pub use wire::{Answer, Broken, Wire};
+pub use wire::{Answer, Broken, Wire, client_config};
+pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 
 /// How long anything may take that is expected to happen. Far longer than it takes on a busy
 /// machine: a test that waits this long has failed.

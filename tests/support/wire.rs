@@ -124,6 +124,11 @@ impl Wire {
         Ok(n)
     }
 
+    /// Throws away what was read ahead; how much it was.
+    pub fn taken_ahead(&mut self) -> usize {
+        std::mem::take(&mut self.ahead).len()
+    }
+
     fn more(&mut self) -> io::Result<usize> {
         let mut buffer = [0; 16 * 1024];
         let n = self.read(&mut buffer)?;

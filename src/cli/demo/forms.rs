@@ -14,7 +14,7 @@ const PIECE: usize = 16;
 type Write = fn(&[u8]) -> Vec<u8>;
 
 /// Every form, by the name that the demo prints.
-const FORMS: [(&str, Write); 11] = [
+const FORMS: [(&str, Write); 15] = [
     ("raw", <[u8]>::to_vec),
     ("base64", |key| BASE64.encode(key).into_bytes()),
     ("Basic pair", |key| BASE64.encode(&[b"user:", key].concat()).into_bytes()),
@@ -24,10 +24,15 @@ const FORMS: [(&str, Write); 11] = [
     ("HEX", |key| HEXUPPER.encode(key).into_bytes()),
     ("percent", |key| escaped(key, "", |b| format!("%{b:02X}"))),
     ("percent twice", |key| escaped(key, "", |b| format!("%25{b:02X}"))),
+    // Python's `quote`, and the segments of a path.
+    ("percent but slashes", |key| escaped(key, "/", |b| format!("%{b:02X}"))),
+    ("percent in a path", |key| escaped(key, "+=", |b| format!("%{b:02X}"))),
     // PHP and others escape the slash in JSON.
-    ("JSON", |key| escaped(key, ".-_+=~", |b| format!("\\{}", char::from(b)))),
-    // What is escaped for a page in JSON.
-    ("JSON for HTML", |key| escaped(key, ".-_/~", |b| format!("\\u{b:04x}"))),
+    ("JSON", |key| escaped(key, ".+=~", |b| format!("\\{}", char::from(b)))),
+    // What is escaped for a page in JSON; Java's Gson; .NET.
+    ("JSON for HTML", |key| escaped(key, "./~", |b| format!("\\u{b:04x}"))),
+    ("JSON, = escaped", |key| escaped(key, "./~+", |b| format!("\\u{b:04x}"))),
+    ("JSON, + escaped", |key| escaped(key, "./~=", |b| format!("\\u{b:04X}"))),
 ];
 
 /// Writes letters, digits and `kept` as they are, and the rest by `escape`.

@@ -60,27 +60,16 @@ impl Stage {
     /// Makes the home, and starts everybody.
     pub(in crate::cli) async fn raise() -> Result<Self, Failure> {
         let scratch = Scratch::make()?;
-        let openai_key = Arc::new(make_key("sk-proj-")?);
-        let anthropic_key = Arc::new(make_key("sk-ant-api03-")?);
-        let keys = [&openai_key, &anthropic_key].map(|key| key.expose(<[u8]>::to_vec));
-        let search = Search::new(keys.iter().map(Vec::as_slice), KNOWN);
-
+        let keys = Keys::make()?;
+        let search = keys.search();
         let authority = OriginAuthority::make()?;
-        let openai = Origin::start(OPENAI, Some(Arc::clone(&openai_key)), &authority).await?;
+        let openai = Origin::start(OPENAI, Some(Arc::clone(&keys.openai)), &authority).await?;
         let anthropic =
-            Origin::start(ANTHROPIC, Some(Arc::clone(&anthropic_key)), &authority).await?;
+            Origin::start(ANTHROPIC, Some(Arc::clone(&keys.anthropic)), &authority).await?;
         let collector = Origin::start(COLLECTOR, None, &authority).await?;
-
         let home = Home::locate(Some(&scratch.path().join("home")))?;
         write_config(&home, &authority, &[&openai, &anthropic, &collector])?;
-        locum(&home, &["init"], None).await?;
-        write(&home.policies().join("collector.yaml"), COLLECTOR_POLICY)?;
-        for (name, key) in [("openai", &openai_key), ("anthropic", &anthropic_key)] {
-            let add = ["credential", "add", name, "--provider", name];
-            locum(&home, &add, Some(key)).await?;
-        }
-        locum(&home, &["agent", "add", AGENT], None).await?;
-
+        furnish(&home, &keys).await?;
         let mut proxy = serve(&home)?;
         let serving = started(&home, &mut proxy).await?;
         let agent = Agent::start(&home, AGENT).await?;
@@ -115,7 +104,7 @@ impl Stage {
         let begun = Instant::now();
         while self.counter("locum_policy_generation").await? == generation {
             if begun.elapsed() > START {
-                return Err(with_log(&self.home, "the proxy took up no new policy".to_owned()));
+                return Err(with_log(&self.home, "the proxy took up no new policy"));
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -179,6 +168,25 @@ impl Stage {
     }
 }
 
+/// The keys that the origins demand. Only the origins, the vault and the search have them.
+struct Keys {
+    openai: Arc<Secret>,
+    anthropic: Arc<Secret>,
+}
+
+impl Keys {
+    fn make() -> Result<Self, Failure> {
+        Ok(Self {
+            openai: Arc::new(make_key("sk-proj-")?),
+            anthropic: Arc::new(make_key("sk-ant-api03-")?),
+        })
+    }
+
+    fn search(&self) -> Search {
+        self.openai.expose(|one| self.anthropic.expose(|other| Search::new([one, other], KNOWN)))
+    }
+}
+
 /// A key that nobody has, in the shape of a provider's, with the characters that encodings change.
 fn make_key(prefix: &str) -> Result<Secret, Failure> {
     let mut random = [0; 36];
@@ -231,12 +239,22 @@ fn write_config(
          upstream:\n  hosts:\n",
     );
     for origin in origins {
-        text.push_str(&format!(
-            "    {}: {{address: '{}', ca_file: origin-ca.pem}}\n",
-            origin.host, origin.address
-        ));
+        let (host, address) = (origin.host, origin.address);
+        text +=
+            &["    ", host, ": {address: '", &address.to_string(), "', ca_file: origin-ca.pem}\n"]
+                .concat();
     }
     write(&home.config(), &text)
+}
+
+/// Does what the first page of the documentation says.
+async fn furnish(home: &Home, keys: &Keys) -> Result<(), Failure> {
+    locum(home, &["init"], None).await?;
+    write(&home.policies().join("collector.yaml"), COLLECTOR_POLICY)?;
+    for (name, key) in [("openai", &keys.openai), ("anthropic", &keys.anthropic)] {
+        locum(home, &["credential", "add", name, "--provider", name], Some(key)).await?;
+    }
+    locum(home, &["agent", "add", AGENT], None).await
 }
 
 fn write(path: &std::path::Path, text: &str) -> Result<(), Failure> {
@@ -286,11 +304,11 @@ async fn locum(home: &Home, arguments: &[&str], input: Option<&Secret>) -> Resul
         pipe.write_all(&bytes).await.map_err(failed)?;
     }
     let status = child.wait().await.map_err(failed)?;
-    if status.success() { Ok(()) } else { Err(with_log(home, format!("locum {what}: {status}"))) }
+    if status.success() { Ok(()) } else { Err(with_log(home, &format!("locum {what}: {status}"))) }
 }
 
 /// A failure of a child process, with the last that it said.
-fn with_log(home: &Home, what: String) -> Failure {
+fn with_log(home: &Home, what: &str) -> Failure {
     let log = fs::read_to_string(log_path(home)).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     let last = lines.len().saturating_sub(8);
@@ -309,12 +327,12 @@ async fn started(home: &Home, proxy: &mut Child) -> Result<Serving, Failure> {
     let begun = Instant::now();
     while begun.elapsed() < START {
         if let Ok(Some(status)) = proxy.try_wait() {
-            return Err(with_log(home, format!("locum serve ended at once: {status}")));
+            return Err(with_log(home, &format!("locum serve ended at once: {status}")));
         }
         match home.announced() {
             Some(serving) if Some(serving.pid) == proxy.id() => return Ok(serving),
             _ => tokio::time::sleep(Duration::from_millis(10)).await,
         }
     }
-    Err(with_log(home, format!("locum serve did not start within {START:?}")))
+    Err(with_log(home, &format!("locum serve did not start within {START:?}")))
 }

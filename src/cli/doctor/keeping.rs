@@ -36,8 +36,11 @@ pub(super) fn look(home: &Home, findings: &mut Findings) -> Option<Opened> {
     };
     look_at_files(home, &config, findings);
     look_at_config(&config, findings);
-    look_at_key(&config, findings);
     look_at_policies(home, findings);
+    if !look_at_key(&config, findings) {
+        findings.problem("vault", "it is not opened without its key", "mend the master key first");
+        return None;
+    }
     let opened = open(home, findings)?;
     look_at_vault(&opened, findings);
     look_at_authority(&opened, findings);
@@ -51,7 +54,7 @@ fn look_at_directory(home: &Home, findings: &mut Findings) {
     let mode = fs::symlink_metadata(path).map(|m| m.permissions().mode() & 0o7777);
     match (files::check_directory(path), mode) {
         (Ok(()), Ok(mode)) if mode & 0o077 == 0 => {
-            findings.ok(CHECK, "nobody else can look into it")
+            findings.ok(CHECK, "nobody else can look into it");
         }
         (Ok(()), Ok(mode)) => findings.problem(
             CHECK,
@@ -98,9 +101,6 @@ fn private_files(home: &Home, config: &Config) -> Vec<PathBuf> {
         PathBuf::from(name)
     };
     let mut all = vec![store.clone(), beside("-wal"), beside("-shm"), home.ca(), home.bundle()];
-    if let KeySource::File(key) = &config.vault.key {
-        all.push(key.clone());
-    }
     all.extend(inside(&config.audit.dir));
     all.retain(|path| path.symlink_metadata().is_ok());
     all
@@ -114,23 +114,22 @@ pub(super) fn inside(directory: &Path) -> Vec<PathBuf> {
 
 fn look_at_config(config: &Config, findings: &mut Findings) {
     match far_side(config, &[]) {
-        Ok(_) => findings.ok(
-            "config",
-            format!(
-                "no mistake; {} hosts are reached in their own way",
-                config.upstream.hosts.len()
-            ),
-        ),
+        Ok(_) => {
+            let hosts = config.upstream.hosts.len();
+            findings.ok("config", format!("no mistake; entries in upstream.hosts: {hosts}"));
+        }
         Err(failure) => {
-            findings.failure("config", &failure, "mend locum.yaml, or the file it names")
+            findings.failure("config", &failure, "mend locum.yaml, or the file it names");
         }
     }
 }
 
-fn look_at_key(config: &Config, findings: &mut Findings) {
+/// False when the vault cannot be opened for want of its key.
+fn look_at_key(config: &Config, findings: &mut Findings) -> bool {
     const CHECK: &str = "master key";
     let KeySource::File(path) = &config.vault.key else {
-        return findings.ok(CHECK, "made from a passphrase");
+        findings.ok(CHECK, "made from a passphrase");
+        return true;
     };
     match MasterKey::load(path) {
         Ok(key) if key.is_locked_in_memory() => findings.ok(CHECK, "a whole key file"),
@@ -142,8 +141,10 @@ fn look_at_key(config: &Config, findings: &mut Findings) {
         Err(error) => {
             let next = "put the key back from its backup; without it the vault does not open";
             findings.failure(CHECK, &error.into(), next);
+            return false;
         }
     }
+    true
 }
 
 fn look_at_policies(home: &Home, findings: &mut Findings) {
@@ -197,7 +198,7 @@ fn look_at_vault(opened: &Opened, findings: &mut Findings) {
 }
 
 /// A CA that ends so soon should be rotated now.
-const SOON: Duration = Duration::from_secs(30 * 24 * 3600);
+const SOON: Duration = Duration::from_hours(30 * 24);
 
 fn look_at_authority(opened: &Opened, findings: &mut Findings) {
     const CHECK: &str = "CA";
@@ -226,6 +227,7 @@ fn look_at_certificates(
     own: &[rustls::pki_types::CertificateDer<'static>],
     findings: &mut Findings,
 ) {
+    const CHECK: &str = "CA bundle";
     const NEXT: &str = "`locum run` and `locum serve` write it anew; then start the agents again";
     let read = |path: &Path| environment::certificates(&fs::read(path).unwrap_or_default());
     if read(&home.ca()) == own {
@@ -233,7 +235,6 @@ fn look_at_certificates(
     } else {
         findings.problem("CA file", "ca.pem is not the CA that is in the vault", NEXT);
     }
-    const CHECK: &str = "CA bundle";
     let bundle = read(&home.bundle());
     let inherited = std::env::var_os("SSL_CERT_FILE");
     let system = environment::system_roots(inherited.as_deref(), &home.bundle());

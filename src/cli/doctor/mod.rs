@@ -136,7 +136,7 @@ async fn call(findings: &mut Findings) {
             ),
         },
         Err(failure) => {
-            findings.failure(CHECK, &failure, "run `locum demo`, which shows each step")
+            findings.failure(CHECK, &failure, "run `locum demo`, which shows each step");
         }
     }
 }
@@ -185,9 +185,9 @@ fn render(finding: &Finding, paint: Paint) -> String {
     };
     let mut text = format!("  {mark}{:<13}{}", finding.check, block(&finding.what));
     if let Some(next) = &finding.next {
-        text.push_str(&format!("\n{indent}{}", block(&format!("-> {next}"))));
+        text += &["\n", &indent, &block(&format!("-> {next}"))].concat();
     }
-    text
+    text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]

@@ -18,7 +18,9 @@ pub(super) fn look(home: &Home, opened: Option<&Opened>, findings: &mut Findings
     look_at_variables(opened, findings);
     look_at_keys(findings);
     if let Some(own) = std::env::var_os("HOME").map(PathBuf::from) {
-        SETTINGS.iter().for_each(|settings| settings.look(&own, findings));
+        for settings in &SETTINGS {
+            settings.look(&own, findings);
+        }
     }
     if findings.0.len() == before {
         findings.ok(ENVIRONMENT, "no setting leads around the proxy, and no variable holds a key");
@@ -26,7 +28,7 @@ pub(super) fn look(home: &Home, opened: Option<&Opened>, findings: &mut Findings
 }
 
 /// File systems and clocks differ by less.
-const SKEW: Duration = Duration::from_secs(60);
+const SKEW: Duration = Duration::from_mins(1);
 
 /// The clock was behind now when something was written later than now.
 fn look_at_clock(home: &Home, findings: &mut Findings) {
@@ -61,6 +63,10 @@ fn look_at_memory(findings: &mut Findings) {
 
 const ENVIRONMENT: &str = "environment";
 
+/// Variables that turn verification off when they have this value; empty for any.
+const UNVERIFIED: [(&str, &str); 3] =
+    [("NODE_TLS_REJECT_UNAUTHORIZED", "0"), ("PYTHONHTTPSVERIFY", "0"), ("GIT_SSL_NO_VERIFY", "")];
+
 /// `locum run` sets or removes all of these; a program that is started by hand has them.
 fn look_at_variables(opened: Option<&Opened>, findings: &mut Findings) {
     let hosts = opened.map(bound_hosts).unwrap_or_default();
@@ -77,11 +83,6 @@ fn look_at_variables(opened: Option<&Opened>, findings: &mut Findings) {
             );
         }
     }
-    const UNVERIFIED: [(&str, &str); 3] = [
-        ("NODE_TLS_REJECT_UNAUTHORIZED", "0"),
-        ("PYTHONHTTPSVERIFY", "0"),
-        ("GIT_SSL_NO_VERIFY", ""),
-    ];
     for (name, off) in UNVERIFIED {
         let set = std::env::var(name).is_ok_and(|value| off.is_empty() || value == off);
         if set {

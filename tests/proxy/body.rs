@@ -1,0 +1,224 @@
+//! Bodies both ways: streamed, counted, and whole or visibly broken.
+
+use std::time::{Duration, Instant};
+
+use crate::support::*;
+
+#[test]
+fn answers_without_a_body_leave_the_connection_in_step() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    for (method, target, status) in [
+        ("HEAD", "/echo", 200),
+        ("HEAD", "/bytes/5000", 200),
+        ("GET", "/status/204", 204),
+        ("GET", "/status/304", 304),
+        ("DELETE", "/status/204", 204),
+        ("OPTIONS", "/status/200", 200),
+        ("GET", "/status/404", 404),
+        ("GET", "/status/500", 500),
+        ("GET", "/echo/raw", 200),
+    ] {
+        let answer = wire.ask(request(method, target, &[AUTHORIZED], ""));
+        assert_eq!(answer.status, status, "{method} {target}");
+    }
+    let head = wire.ask(request("HEAD", "/bytes/5000", &[AUTHORIZED], ""));
+    assert_eq!(head.header("content-length"), Some("5000"));
+    let seen = world.origin.seen();
+    assert_eq!(seen.len(), 10);
+    assert_eq!(world.origin.connections(), 1, "one connection upstream served them all");
+}
+
+/// More than any buffer on the way, and little enough for an unoptimised build.
+const LARGE: usize = 48 * 1024 * 1024;
+
+/// What a proxy may grow by while a large body passes, in KiB.
+const GROWTH: u64 = 12 * 1024;
+
+#[test]
+fn a_large_upload_passes_in_constant_memory() {
+    let world = World::new();
+    assert_eq!(world.get("/warm").status, 200);
+    let before = world.serve.resident();
+    let mut wire = world.tunnel();
+    wire.send(format!(
+        "POST /v1/x HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\nContent-Length: {LARGE}\r\n\r\n"
+    ));
+    let piece = vec![b'x'; 256 * 1024];
+    let mut most = before;
+    for _ in 0..LARGE / piece.len() {
+        wire.send(&piece);
+        most = most.max(world.serve.resident());
+    }
+    assert_eq!(wire.answer_to("POST").status, 200);
+    let seen = world.origin.last();
+    assert_eq!((seen.length, seen.complete), (LARGE as u64, true));
+    assert!(most < before + GROWTH, "from {before} to {most} KiB");
+}
+
+#[test]
+fn a_large_download_passes_in_constant_memory() {
+    let world = World::new();
+    assert_eq!(world.get("/warm").status, 200);
+    let before = world.serve.resident();
+    let mut wire = world.tunnel();
+    wire.send(request("GET", &format!("/bytes/{LARGE}"), &[AUTHORIZED], ""));
+    let head = wire.until("\r\n\r\n");
+    assert!(head.contains(&format!("{LARGE}")), "{head}");
+    wire.transcript = Vec::new();
+    let mut most = before;
+    let mut left = LARGE - wire.taken_ahead();
+    let mut buffer = vec![0; 256 * 1024];
+    while left > 0 {
+        let n = wire.read(&mut buffer).unwrap();
+        assert!(n > 0 && buffer[..n].iter().all(|b| *b == b'x'));
+        wire.transcript.clear();
+        left -= n;
+        most = most.max(world.serve.resident());
+    }
+    assert!(most < before + GROWTH, "from {before} to {most} KiB");
+}
+
+#[test]
+fn an_agent_that_reads_slowly_holds_the_origin_back() {
+    let world = World::new();
+    assert_eq!(world.get("/warm").status, 200);
+    let before = world.serve.resident();
+    let mut wire = world.tunnel();
+    wire.send(request("GET", &format!("/bytes/{LARGE}"), &[AUTHORIZED], ""));
+    wire.until("\r\n\r\n");
+    // Nothing is read; what is on its way settles in the kernels' buffers and in ours.
+    let mut last = (0, Instant::now());
+    eventually("memory to settle", PATIENCE, || {
+        let now = world.serve.resident();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        (last.1.elapsed() > Duration::from_millis(300)).then_some(())
+    });
+    assert!(last.0 < before + GROWTH, "from {before} to {} KiB", last.0);
+}
+
+#[test]
+fn an_answer_that_was_cut_is_no_whole_answer() {
+    let world = World::new();
+    for target in ["/abort", "/abort-chunked"] {
+        let mut wire = world.tunnel();
+        wire.send(request("GET", target, &[AUTHORIZED], ""));
+        // A short body of known length is gathered first: its break is told by a 502.
+        match wire.try_answer("GET") {
+            Err(broken) => {
+                let text = String::from_utf8_lossy(&broken.body).into_owned();
+                assert!("the first half".starts_with(&text), "{target}: {text}");
+            }
+            Ok(answer) => assert_eq!(answer.problem(), "upstream-failed", "{target}"),
+        }
+        let access = world.home.accesses_to(target).remove(0);
+        let records = world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+        let ending = records[1]["ending"].as_str().unwrap();
+        assert!(ending == "upstream-aborted" || ending == "failed", "{target}: {ending}");
+    }
+    let failed = world.serve.metric("locum_requests_total{agent=\"worker\",result=\"failed\"}");
+    assert_eq!(failed, 2);
+}
+
+#[test]
+fn an_answer_cut_in_other_ways_is_no_whole_answer_either() {
+    for (name, bytes, end) in [
+        ("a length not reached", "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhalf", true),
+        (
+            "no last chunk",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            true,
+        ),
+        ("within a chunk", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nff\r\nhalf", true),
+        // Where only the connection's end says so, an end without TLS's own word is a cut.
+        ("until closed", "HTTP/1.1 200 OK\r\n\r\nhalf", false),
+    ] {
+        let home = Home::new();
+        let mut script = vec![Script::Read, Script::Send(bytes.as_bytes().to_vec())];
+        script.extend(end.then_some(Script::Goodbye));
+        let origin = Origin::scripted(HOST, script);
+        home.reach(&origin);
+        home.add("main", BEARER, &canary());
+        let agent = home.agent("worker");
+        let serve = home.serve();
+        let mut wire = serve.tunnel(&agent, HOST);
+        wire.send(request("GET", "/cut", &[AUTHORIZED], ""));
+        let answer = wire.try_answer("GET");
+        assert!(answer.is_err(), "{name}: {answer:?}");
+        let access = home.accesses_to("/cut").remove(0);
+        let records = home.records_of(access["request_id"].as_str().unwrap(), 2);
+        assert_eq!(records[1]["ending"], "upstream-aborted", "{name}");
+    }
+}
+
+#[test]
+fn an_answer_that_ends_with_its_connection_is_whole() {
+    let home = Home::new();
+    let answer = b"HTTP/1.0 200 OK\r\nContent-Type: text/plain\r\n\r\nall of it".to_vec();
+    let script = vec![Script::Read, Script::Send(answer), Script::Goodbye];
+    let origin = Origin::scripted(HOST, script);
+    home.reach(&origin);
+    home.add("main", BEARER, &canary());
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let mut wire = serve.tunnel(&agent, HOST);
+    assert_eq!(wire.ask(request("GET", "/", &[AUTHORIZED], "")).text(), "all of it");
+    assert_eq!(wire.ask(request("GET", "/", &[AUTHORIZED], "")).text(), "all of it");
+}
+
+#[test]
+fn an_agent_that_goes_away_ends_the_call() {
+    let world = World::new();
+    world.origin.hold();
+    let mut wire = world.tunnel();
+    wire.send(request("GET", "/events/1000", &[AUTHORIZED], ""));
+    wire.until("data: 0\n\n");
+    drop(wire);
+    let access = world.home.accesses_to("/events/1000").remove(0);
+    let records = world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    assert_eq!(records[1]["ending"], "downstream-aborted");
+}
+
+#[test]
+fn events_arrive_one_by_one() {
+    let world = World::new();
+    world.origin.hold();
+    let mut wire = world.tunnel();
+    wire.send(request("GET", "/events/5", &[AUTHORIZED, "Accept: text/event-stream"], ""));
+    for i in 0..5 {
+        wire.until(&format!("data: {i}\n\n\r\n"));
+        // Nothing more can come: the origin waits.
+        assert!(i == 4 || wire.is_silent(Duration::from_millis(20)));
+        world.origin.release();
+    }
+    wire.until("0\r\n\r\n");
+    assert_eq!(wire.ask(request("GET", "/v1/models", &[AUTHORIZED], "")).status, 200);
+}
+
+#[test]
+fn an_answer_may_come_before_the_request_has_ended() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    wire.send(format!(
+        "POST /early HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    ));
+    let answer = wire.answer_to("POST");
+    assert_eq!((answer.status, answer.text().as_str()), (200, "early"));
+}
+
+#[test]
+fn whoever_asks_before_sending_is_told_to_go_on() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    let start = Instant::now();
+    wire.send(format!(
+        "POST /v1/x HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\n"
+    ));
+    assert!(wire.until("\r\n\r\n").starts_with("HTTP/1.1 100 "));
+    assert!(start.elapsed() < Duration::from_secs(1), "curl waits one second, then sends anyway");
+    wire.send("12345");
+    assert_eq!(wire.answer_to("POST").status, 200);
+    assert_eq!(world.origin.last().body, b"12345");
+}

@@ -1,0 +1,146 @@
+//! Origins that hand the key back: in any place, in any usual encoding, in any pieces.
+
+use crate::support::*;
+
+/// The answer keeps what stood around the echo, so that a lost or cut body is no pass.
+#[track_caller]
+fn framed(answer: &Answer, what: &str) {
+    let text = answer.text();
+    assert!(text.contains(BEFORE) && text.contains(AFTER), "{what}: {text:?}");
+}
+
+#[test]
+fn the_key_comes_back_in_no_encoding_and_no_pieces() {
+    for key in [canary(), thorny_canary()] {
+        let world = World::with(BEARER, key, |_, _| {});
+        let mut wire = world.tunnel();
+        for encoding in ENCODINGS {
+            for place in ["echo", "echo-long", "echo-chunked", "drip"] {
+                let target = format!("/{place}/{encoding}");
+                let answer = wire.ask(request("GET", &target, &[AUTHORIZED], ""));
+                assert_eq!(answer.status, 200, "{target}: {}", answer.text());
+                framed(&answer, &target);
+                let found = leaks(&world.key, &answer.body);
+                assert!(found.is_empty(), "{target}: {found:?} in {}", answer.text());
+                let echoed = String::from_utf8_lossy(&encode(encoding, &world.key)).into_owned();
+                assert!(!answer.text().contains(&echoed), "{target}: {}", answer.text());
+                if encoding == "raw" {
+                    assert!(answer.text().contains("[locum_main"), "{target}: {}", answer.text());
+                }
+            }
+        }
+        assert_eq!(wire.ask(request("POST", "/echo", &[AUTHORIZED], "x")).status, 200);
+        assert!(world.serve.metric("locum_scrubbed_total") >= 48);
+        world.never_leaks(&[("the wire", &wire.transcript)]);
+    }
+}
+
+#[test]
+fn heads_and_trailers_are_searched_too() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    for encoding in ENCODINGS {
+        let target = format!("/echo-header/{encoding}");
+        let answer = wire.ask(request("GET", &target, &[AUTHORIZED], ""));
+        let value = answer.header("x-echo").expect("the field stays");
+        assert!(leaks(&world.key, value.as_bytes()).is_empty(), "{target}: {value}");
+    }
+    let answer = wire.ask(request("GET", "/echo-cookie", &[AUTHORIZED], ""));
+    assert_eq!(answer.header("set-cookie"), Some("session=locum_main; Path=/"));
+    let answer = wire.ask(request("GET", "/echo-trailer", &[AUTHORIZED, "TE: trailers"], ""));
+    assert_eq!(answer.text(), "see the end");
+    for (name, value) in &answer.trailers {
+        assert!(leaks(&world.key, value.as_bytes()).is_empty(), "{name}: {value}");
+    }
+    world.never_leaks(&[("the wire", &wire.transcript)]);
+}
+
+#[test]
+fn what_an_origin_hides_beside_the_fields_does_not_come_back() {
+    let key = canary();
+    let cases = [
+        ("reason", format!("HTTP/1.1 200 {key}\r\nContent-Length: 0\r\n\r\n")),
+        ("field name", format!("HTTP/1.1 200 OK\r\n{key}: 1\r\nContent-Length: 0\r\n\r\n")),
+        (
+            "early hints",
+            format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: <{key}>\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"
+            ),
+        ),
+        (
+            "chunk extension",
+            format!(
+                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x={key}\r\nok\r\n0\r\n\r\n"
+            ),
+        ),
+        (
+            "a repeated field",
+            format!(
+                "HTTP/1.1 200 OK\r\nX-A: 1\r\nX-A: {key}\r\nX-A: a{key}b{key}\r\nContent-Length: 0\r\n\r\n"
+            ),
+        ),
+        (
+            "a redirect",
+            format!(
+                "HTTP/1.1 302 Found\r\nLocation: https://evil.test/?k={key}\r\nContent-Length: 0\r\n\r\n"
+            ),
+        ),
+        (
+            "a refusal",
+            format!(
+                "HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error=\"bad {key}\"\r\nContent-Length: {}\r\n\r\nbad key: {key}",
+                9 + key.len()
+            ),
+        ),
+        ("HTTP/1.0", format!("HTTP/1.0 200 OK\r\n\r\nit is {key}")),
+    ];
+    for (name, bytes) in cases {
+        let home = Home::new();
+        let script = vec![Script::Read, Script::Send(bytes.into_bytes()), Script::Goodbye];
+        let origin = Origin::scripted(HOST, script);
+        home.reach(&origin);
+        home.add("main", BEARER, &key);
+        let agent = home.agent("worker");
+        let serve = home.serve();
+        let mut wire = serve.tunnel(&agent, HOST);
+        wire.send(request("GET", "/", &[AUTHORIZED], ""));
+        let answer = wire.try_answer("GET").expect(name);
+        assert!(origin.raw().concat().contains(&key), "{name}: it did go out");
+        assert!((200..600).contains(&answer.status));
+        home.never_leaks(&[&key], &[(name, &wire.transcript)]);
+    }
+}
+
+#[test]
+fn the_origin_is_asked_for_what_can_be_searched() {
+    let world = World::new();
+    let offered = ["Accept-Encoding: gzip, br, zstd, deflate", "Range: bytes=0-3", "If-Range: x"];
+    let fields = [&[AUTHORIZED], &offered[..]].concat();
+    assert_eq!(world.ask("GET", "/v1/x", &fields, "").status, 200);
+    let seen = world.origin.last();
+    assert_eq!(seen.header("accept-encoding"), Some("identity"));
+    assert_eq!((seen.header("range"), seen.header("if-range")), (None, None));
+    // A coding that nobody asked for cannot be searched, and so does not pass.
+    let answer = world.get("/gzip");
+    assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
+    // Where nothing was injected there is nothing to hide, and all passes as it was.
+    assert_eq!(world.ask("GET", "/open/x", &offered, "").status, 200);
+    let seen = world.origin.last();
+    assert_eq!(seen.header("accept-encoding"), Some("gzip, br, zstd, deflate"));
+    assert_eq!(seen.header("range"), Some("bytes=0-3"));
+    let answer = world.ask("GET", "/open/gzip", &offered, "");
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    assert_eq!(answer.body[..2], [0x1f, 0x8b]);
+}
+
+#[test]
+fn two_keys_of_one_request_are_both_found() {
+    let second = canary();
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.add("second", &["--to", "https://api.test", "--header", "X-Key: {secret}"], &second);
+    });
+    let mut wire = world.tunnel();
+    let answer = wire.ask(request("GET", "/echo", &[AUTHORIZED, "X-Key: locum_second"], ""));
+    assert!(answer.text().contains("locum_main") && answer.text().contains("locum_second"));
+    world.home.never_leaks(&[&world.key, &second], &[("the wire", &wire.transcript)]);
+}

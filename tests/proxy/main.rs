@@ -1,0 +1,17 @@
+//! What one sees of the proxy on the wire, byte by byte, against origins with real TLS.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod address;
+mod authority;
+mod body;
+mod clear;
+mod door;
+mod echo;
+mod framing;
+mod opaque;
+mod problem;
+mod slot;
+mod upstream;
