@@ -2,6 +2,14 @@
 //!
 //! `cargo bench --bench engines` runs all, `-- scrub` those with that in their name.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 use std::collections::HashMap;
 use std::hint::black_box;
 

@@ -158,14 +158,34 @@ fn check_owner(path: &Path, metadata: &Metadata) -> Result<(), FileError> {
 /// # Errors
 /// [`FileError`] when it is missing, not private, or too long.
 pub fn read_private(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    read_checked(path, limit, check_metadata)
+}
+
+/// Reads a file that the service manager lends to this process: a private one, or one of root's that
+/// one group may read besides. systemd gives a service its credentials so (the mask of their ACL
+/// shows as the group's mode), and Kubernetes a pod its secrets.
+///
+/// # Errors
+/// [`FileError`] when it is missing, open to others than that, or too long.
+pub fn read_lent(path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FileError> {
+    read_checked(path, limit, |path, metadata| {
+        let lent = metadata.is_file() && metadata.uid() == 0 && metadata.mode() & 0o037 == 0;
+        if lent { Ok(()) } else { check_metadata(path, metadata) }
+    })
+}
+
+fn read_checked(
+    path: &Path,
+    limit: usize,
+    check: impl FnOnce(&Path, &Metadata) -> Result<(), FileError>,
+) -> Result<Zeroizing<Vec<u8>>, FileError> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK; // A FIFO must not hang the open.
     let file = fs::OpenOptions::new()
         .read(true)
         .custom_flags(flags.bits().cast_signed())
         .open(path)
         .map_err(|e| FileError::io(path, e))?;
-    let metadata = file.metadata().map_err(|e| FileError::io(path, e))?;
-    check_metadata(path, &metadata)?;
+    check(path, &file.metadata().map_err(|e| FileError::io(path, e))?)?;
     read_bounded(file, limit)
         .map_err(|e| FileError::io(path, e))?
         .ok_or_else(|| FileError::TooLarge(path.to_owned()))
@@ -204,6 +224,17 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     temporary.publish_over(path)
 }
 
+/// Gives a private file another name in the same directory, over what has that name. Durable when
+/// this returns.
+///
+/// # Errors
+/// [`FileError`] when it is missing or not private, or the directory cannot be written.
+pub fn rename_private(from: &Path, to: &Path) -> Result<(), FileError> {
+    check_private(from)?;
+    fs::rename(from, to).map_err(|e| FileError::io(from, e))?;
+    sync_directory_of(to)
+}
+
 /// A new file of mode 0600 under a name of its own, beside the one that it is to become. Removed
 /// on drop, unless it was published.
 #[derive(Debug)]
@@ -227,6 +258,25 @@ impl Temporary {
             .mode(0o600)
             .open(&temporary.0)
             .map_err(|e| FileError::io(&temporary.0, e))?;
+        Ok(temporary)
+    }
+
+    /// Makes a copy of a plain file, in the directory of `path`.
+    ///
+    /// # Errors
+    /// [`FileError`] when the file cannot be read, or the directory cannot be written.
+    pub fn copy_of(source: &Path, path: &Path) -> Result<Self, FileError> {
+        let read = |e| FileError::io(source, e);
+        if !fs::metadata(source).map_err(read)?.is_file() {
+            return Err(FileError::NotPlain(source.to_owned()));
+        }
+        let mut from = File::open(source).map_err(read)?;
+        let temporary = Self::beside(path)?;
+        let copied = fs::OpenOptions::new()
+            .write(true)
+            .open(&temporary.0)
+            .and_then(|mut to| io::copy(&mut from, &mut to));
+        copied.map_err(|e| FileError::io(&temporary.0, e))?;
         Ok(temporary)
     }
 
@@ -256,7 +306,12 @@ impl Temporary {
         sync_directory_of(path)
     }
 
-    fn publish_over(self, path: &Path) -> Result<(), FileError> {
+    /// Gives it its name, over what has that name. Durable when this returns; after `kill -9` there is
+    /// the one or the other.
+    ///
+    /// # Errors
+    /// The system's refusal.
+    pub fn publish_over(self, path: &Path) -> Result<(), FileError> {
         self.sync()?;
         fs::rename(&self.0, path).map_err(|e| FileError::io(path, e))?;
         sync_directory_of(path)
@@ -322,6 +377,23 @@ mod tests {
         ));
         assert_eq!(**read_private(&path, 3).unwrap(), *b"one");
         assert_eq!(names_in(home.path()), ["key"], "nothing left behind");
+    }
+
+    #[test]
+    fn what_root_lends_to_one_group_can_be_read_and_nothing_looser() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("passphrase");
+        create_private(&path, b"from the service manager").unwrap();
+        let is_root = rustix::process::geteuid().is_root();
+        for (mode, lent) in [(0o400, true), (0o600, true), (0o440, is_root), (0o640, is_root)] {
+            set_mode(&path, mode);
+            assert_eq!(read_lent(&path, 64).is_ok(), lent, "{mode:o}");
+            assert_eq!(read_private(&path, 64).is_ok(), mode & 0o077 == 0, "{mode:o}");
+        }
+        for mode in [0o444, 0o460, 0o450, 0o404] {
+            set_mode(&path, mode);
+            assert!(matches!(read_lent(&path, 64), Err(FileError::Loose(..))), "{mode:o}");
+        }
     }
 
     #[test]

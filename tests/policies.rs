@@ -1,5 +1,13 @@
 //! The example policies do what their comments say: each is compiled and asked questions.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::Path;

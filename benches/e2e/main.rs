@@ -10,6 +10,14 @@
 //! Method and figures stand in `docs/PERFORMANCE.md`. The origin refuses a request without the real
 //! key, and one such request fails the run.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 mod body;
 mod client;
 mod contender;

@@ -47,6 +47,13 @@ impl Failure {
         self
     }
 
+    /// The same, with what was being done before it: `the log cannot be verified: ...`.
+    #[must_use]
+    pub fn within(mut self, what: &str) -> Self {
+        self.what = format!("{what}: {}", self.what);
+        self
+    }
+
     /// The exit code.
     #[must_use]
     pub fn exit(&self) -> Exit {
@@ -74,11 +81,25 @@ impl From<Report> for Failure {
     }
 }
 
+/// An error and what caused it, in one sentence: the errors of the modules tell one level each.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 macro_rules! from_errors {
     ($($error:ty),+) => {
         $(impl From<$error> for Failure {
             fn from(error: $error) -> Self {
-                Self::new(error.to_string())
+                Self::new(with_causes(&error))
             }
         })+
     };

@@ -2,16 +2,14 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::SystemTime;
 
-use super::open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, ca_certificate, passphrase};
-use super::{Failure, Home};
+use super::master::new_passphrase;
+use super::open::{Opened, ca_certificate};
+use super::{Failure, Home, authority};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
 use crate::files::{self, FileError};
 use crate::policy::{FIRST_POLICY, STRICT_POLICY};
-use crate::secret::Secret;
-use crate::tls::CertificateAuthority;
 use crate::vault::{MasterKey, PassphraseParams, Vault};
 
 /// What opens a new vault.
@@ -50,7 +48,7 @@ pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure>
     make_vault(&mut made, home, &config)?;
     files::create_directory(&config.audit.dir)?;
     let mut opened = Opened::open(home)?;
-    if make_authority(&mut opened.vault)? {
+    if authority::make_missing(&mut opened.vault)? {
         made.push(home.ca());
     }
     opened.changed()?;
@@ -69,7 +67,7 @@ fn config_text(key: &KeyChoice) -> String {
     }
 }
 
-fn yaml(source: &Passphrase) -> String {
+pub(super) fn yaml(source: &Passphrase) -> String {
     // JSON strings are YAML strings, whatever is in them.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     match source {
@@ -119,31 +117,6 @@ fn key_file(made: &mut Vec<PathBuf>, path: &std::path::Path) -> Result<MasterKey
     master.save_new(path)?;
     made.push(path.to_owned());
     Ok(master)
-}
-
-/// A passphrase that is asked for is asked for twice: a typing mistake would lose the vault.
-fn new_passphrase(source: &Passphrase) -> Result<Secret, Failure> {
-    let first = passphrase(source, "New passphrase for the vault: ")?;
-    if matches!(source, Passphrase::Prompt) {
-        let second = passphrase(source, "The same again: ")?;
-        let same = first.expose(|a| second.expose(|b| a == b));
-        if !same {
-            return Err(Failure::usage("the two passphrases differ").help("run `locum init` again"));
-        }
-    }
-    Ok(first)
-}
-
-/// Makes the CA, and seals it in the vault; false when the vault has one.
-fn make_authority(vault: &mut Vault) -> Result<bool, Failure> {
-    if vault.open_item(CA_KEY_ITEM).is_ok() && vault.open_item(CA_CERTIFICATE_ITEM).is_ok() {
-        return Ok(false);
-    }
-    let material = CertificateAuthority::generate(SystemTime::now())?;
-    let certificate = Secret::new(material.certificate_pem.into_bytes());
-    vault.seal_item(CA_CERTIFICATE_ITEM, &certificate)?;
-    vault.seal_item(CA_KEY_ITEM, &material.key)?;
-    Ok(true)
 }
 
 /// Writes `ca.pem` and `ca-bundle.pem` from what the vault and the system have now.

@@ -57,6 +57,29 @@ pub enum What {
     Gone,
 }
 
+impl What {
+    /// A stable word for it, for machines.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Edited => "edited",
+            Self::Inserted => "inserted",
+            Self::OutOfOrder => "out-of-order",
+            Self::Missing { .. } => "missing",
+            Self::FileMissing { .. } => "file-missing",
+            Self::TruncatedTail { .. } => "truncated-tail",
+            Self::Torn => "torn",
+            Self::NotARecord => "not-a-record",
+            Self::WrongKey => "wrong-key",
+            Self::HeadMissing => "head-missing",
+            Self::HeadEdited => "head-edited",
+            Self::Diverged => "diverged",
+            Self::NewSegment => "new-segment",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 impl fmt::Display for What {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

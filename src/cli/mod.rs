@@ -96,6 +96,9 @@ pub fn main() -> ExitCode {
             return if failed { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
+    // Before any key is read, in every command: `run` holds them beside the program that it starts.
+    // `serve` says what the platform does not give.
+    let _gaps = crate::vault::harden_process();
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
@@ -117,7 +120,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
-        Command::Policy(command) => policy::run(&locate()?, command),
+        Command::Policy(command) => policy::run(locate(), command),
         Command::Audit(command) => audit::run(&locate()?, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),
@@ -141,11 +144,14 @@ mod tests {
     use super::*;
     use clap::CommandFactory as _;
 
-    /// The leaves of the command tree whose help has no example.
+    /// The leaves of the command tree whose help has no example. `help` repeats the tree.
     fn without_example(command: &clap::Command, missing: &mut Vec<String>) {
+        if command.get_name() == "help" || command.is_hide_set() {
+            return;
+        }
         let leaf = !command.has_subcommands();
         let example = command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
-        if leaf && !example && command.get_name() != "help" {
+        if leaf && !example {
             missing.push(command.get_name().to_owned());
         }
         command.get_subcommands().for_each(|c| without_example(c, missing));

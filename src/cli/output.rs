@@ -1,6 +1,7 @@
 //! What commands print: tables for people, JSON for machines, errors with their next step.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
@@ -159,6 +160,82 @@ pub(super) fn list<T: ToString>(items: impl IntoIterator<Item = T>) -> String {
     if items.is_empty() { "-".to_owned() } else { items.join(", ") }
 }
 
+/// `1 file`, `2 files`.
+pub(super) fn counted(n: u64, what: &str) -> String {
+    if n == 1 { format!("1 {what}") } else { format!("{n} {what}s") }
+}
+
+/// A text from elsewhere, harmless to print: what could steer a terminal, hide, or turn the reading
+/// direction is written as an escape.
+pub(super) fn plain(text: &str) -> String {
+    let harmless = |c: char| c.is_ascii_graphic() || c == ' ' || c.is_alphanumeric();
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if harmless(c) { shown.push(c) } else { shown.extend(c.escape_unicode()) }
+    }
+    shown
+}
+
+/// Many lines, without a system call for each.
+pub(super) struct Lines(io::BufWriter<io::Stdout>);
+
+impl Lines {
+    pub(super) fn new() -> Self {
+        Self(io::BufWriter::with_capacity(64 * 1024, io::stdout()))
+    }
+
+    /// Writes a line. False once the reader went away: then there is no point in going on.
+    pub(super) fn line(&mut self, text: &str) -> Result<bool, Failure> {
+        still_read(writeln!(self.0, "{text}"))
+    }
+
+    /// Brings the lines to the reader now.
+    pub(super) fn flush(&mut self) -> Result<bool, Failure> {
+        still_read(self.0.flush())
+    }
+}
+
+fn still_read(written: io::Result<()>) -> Result<bool, Failure> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Failure::new(format!("the output cannot be written: {error}"))),
+    }
+}
+
+/// How far a long piece of work has come, on one line of the terminal. Says nothing where standard
+/// error is no terminal.
+pub(super) struct Progress {
+    what: &'static str,
+    shown: Option<Instant>,
+    terminal: bool,
+}
+
+impl Progress {
+    pub(super) fn new(what: &'static str) -> Self {
+        Self { what, shown: None, terminal: io::stderr().is_terminal() }
+    }
+
+    /// At most ten times a second: a terminal can be slow.
+    pub(super) fn show(&mut self, done: u64, total: u64) {
+        const OFTEN: Duration = Duration::from_millis(100);
+        if !self.terminal || self.shown.is_some_and(|at| at.elapsed() < OFTEN) {
+            return;
+        }
+        self.shown = Some(Instant::now());
+        let percent = done.saturating_mul(100).checked_div(total).unwrap_or(100);
+        let _ = write!(io::stderr().lock(), "\r\x1b[K{}: {percent} %", self.what);
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if self.shown.is_some() {
+            let _ = write!(io::stderr().lock(), "\r\x1b[K");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -169,6 +246,17 @@ mod tests {
         table.row(vec!["a".into(), "https://a.test".into()]);
         table.row(vec!["longer".into(), "-".into()]);
         assert_eq!(table.render(), "NAME    TO\na       https://a.test\nlonger  -");
+    }
+
+    #[test]
+    fn texts_from_elsewhere_cannot_steer_the_terminal() {
+        assert_eq!(plain("/a b?ä漢"), "/a b?ä漢");
+        assert_eq!(plain("\u{1b}[2J\u{202e}\n"), "\\u{1b}[2J\\u{202e}\\u{a}");
+    }
+
+    #[test]
+    fn counts_are_english() {
+        assert_eq!((&*counted(1, "file"), &*counted(0, "rule")), ("1 file", "0 rules"));
     }
 
     #[test]

@@ -49,6 +49,23 @@ struct Rule {
     refuse_misplaced: bool,
 }
 
+/// The names in one rule. `*` is none of them, and groups are their members.
+#[derive(Clone, Debug)]
+pub struct RuleNames<'p> {
+    /// The rule's own.
+    pub rule: &'p str,
+    /// Of agents, in order.
+    pub agents: Vec<&'p Name>,
+    /// Of credentials and sets, in order.
+    pub uses: Vec<&'p Name>,
+}
+
+fn sorted(names: &HashSet<Name>) -> Vec<&Name> {
+    let mut names: Vec<&Name> = names.iter().collect();
+    names.sort_unstable();
+    names
+}
+
 #[derive(Debug)]
 enum Agents {
     Any,
@@ -191,6 +208,21 @@ impl Policy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
+    }
+
+    /// The names that each rule has in it, for checks against a vault.
+    pub fn names(&self) -> impl Iterator<Item = RuleNames<'_>> {
+        self.rules.iter().map(|rule| RuleNames {
+            rule: &rule.name,
+            agents: match &rule.agents {
+                Agents::Any => Vec::new(),
+                Agents::Named(names) => sorted(names),
+            },
+            uses: match &rule.uses {
+                Uses::All => Vec::new(),
+                Uses::Named(names) => sorted(names),
+            },
+        })
     }
 
     /// The rules that may match at `origin`, in the order of the document.

@@ -44,7 +44,7 @@ impl fmt::Display for SecretProblem {
             Self::Short => write!(
                 f,
                 "the secret is under {MIN_SECRET} bytes: as short a text turns up in answers by \
-                 chance; use --force if it is right"
+                 chance; use --force-short if it is right"
             ),
             Self::Long => {
                 write!(f, "the secret is over {MAX_SECRET} bytes, more than a header can carry")

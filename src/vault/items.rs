@@ -15,19 +15,27 @@ impl Vault {
     /// # Errors
     /// [`VaultError`] when the database cannot be written.
     pub fn seal_item(&mut self, name: &str, item: &Secret) -> Result<(), VaultError> {
-        check::text("an item's name", name).map_err(|why| self.fault(why.into()))?;
-        let sealed = item
-            .expose(|bytes| {
-                crypto::seal(&key(&self.own_key, name), &place(&self.own_key, name), bytes)
-            })
-            .map_err(|fault| self.fault(fault))?;
-        self.change(Action::ItemSealed, name, |tx, change| {
-            tx.execute(
-                "INSERT INTO items (name, sealed, created) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (name) DO UPDATE SET \
-                 sealed = excluded.sealed, created = excluded.created",
-                (name, &sealed, change.now),
-            )?;
+        self.seal_items(&[(name, item)])
+    }
+
+    /// Stores items that belong together: all of them or none.
+    ///
+    /// # Errors
+    /// As [`Vault::seal_item`].
+    pub fn seal_items(&mut self, items: &[(&str, &Secret)]) -> Result<(), VaultError> {
+        let sealed = items.iter().map(|(name, item)| seal_one(&self.own_key, name, item));
+        let sealed: Vec<_> =
+            sealed.collect::<Result<_, Fault>>().map_err(|fault| self.fault(fault))?;
+        let names: Vec<&str> = items.iter().map(|(name, _)| *name).collect();
+        self.change(Action::ItemSealed, &names.join(", "), |tx, change| {
+            for (name, sealed) in names.iter().zip(&sealed) {
+                tx.execute(
+                    "INSERT INTO items (name, sealed, created) VALUES (?1, ?2, ?3) \
+                     ON CONFLICT (name) DO UPDATE SET \
+                     sealed = excluded.sealed, created = excluded.created",
+                    (name, sealed, change.now),
+                )?;
+            }
             Ok(())
         })?;
         self.wipe_log();
@@ -57,6 +65,11 @@ fn key(vault_key: &DataKey, name: &str) -> Key {
 
 fn place(vault_key: &DataKey, name: &str) -> Vec<u8> {
     Encoder::new("locum/vault/1/item").bytes(vault_key.vault_id()).text(name).finish()
+}
+
+fn seal_one(own_key: &DataKey, name: &str, item: &Secret) -> Result<Vec<u8>, Fault> {
+    check::text("an item's name", name)?;
+    item.expose(|bytes| crypto::seal(&key(own_key, name), &place(own_key, name), bytes))
 }
 
 fn open_one(vault_key: &DataKey, name: &str, sealed: &[u8]) -> Result<Secret, Fault> {

@@ -1,5 +1,13 @@
 //! The documents are part of the product: what they show runs, what they name exists.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 mod claims;
 mod markdown;
 mod origin;

@@ -1,0 +1,17 @@
+//! Proxy credentials and tokens: no bytes panic, and what is read prints as it was written.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use locum::agent::UserName;
+use locum::{authn, token};
+
+fuzz_target!(|data: &[u8]| {
+    if let Some((user, _)) = authn::parse_proxy_authorization(data) {
+        let text = user.to_string();
+        assert_eq!(text.parse::<UserName>().expect("it was read before"), user);
+    }
+    if let Ok(text) = std::str::from_utf8(data) {
+        let _ = token::parse(text);
+        let _ = text.parse::<UserName>();
+    }
+});

@@ -1,0 +1,91 @@
+//! Finding and reading policy files.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::Failure;
+use crate::document::{Limits, Problem, Report, Source};
+use crate::policy::{self, Policy};
+
+/// Reads and compiles the policies of a directory.
+///
+/// # Errors
+/// Every mistake in every file.
+pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
+    Ok(read_policy(&[directory.to_owned()]).policy?)
+}
+
+/// What became of policy files.
+pub(crate) struct ReadPolicy {
+    /// How many files were read.
+    pub(crate) files: usize,
+    /// The policy, or every mistake in every file, and what could not be read.
+    pub(crate) policy: Result<Policy, Report>,
+}
+
+/// Reads and compiles policy files as one policy. Of a directory those that end in `.yaml` or
+/// `.yml`, by name and without the hidden ones; a file that is named itself is read whatever it is
+/// called.
+pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
+    let (sources, mut report) = sources(paths);
+    let files = sources.len();
+    let policy = match policy::compile(sources) {
+        Ok(policy) if report.is_empty() => Ok(policy),
+        Ok(_) => Err(report),
+        Err(mistakes) => {
+            report.extend(mistakes);
+            Err(report)
+        }
+    };
+    ReadPolicy { files, policy }
+}
+
+fn sources(paths: &[PathBuf]) -> (Vec<Source>, Report) {
+    let mut report = Report::default();
+    let mut files: Vec<PathBuf> = Vec::new();
+    for path in paths {
+        match files_of(path) {
+            Ok(found) => files.extend(found),
+            Err(error) => report.push(unreadable(path, &error)),
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    files.retain(|path| seen.insert(path.clone()));
+    let mut sources = Vec::with_capacity(files.len());
+    for path in files {
+        match Source::read(&path, &path.display().to_string(), &Limits::POLICY) {
+            Ok(Some(source)) => sources.push(source),
+            Ok(None) => report.push(unreadable(&path, &io::ErrorKind::NotFound.into())),
+            Err(problems) => report.extend(problems),
+        }
+    }
+    (sources, report)
+}
+
+fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
+    if !fs::metadata(path)?.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in fs::read_dir(path)? {
+        let path = entry?.path();
+        let hidden = path.file_name().is_none_or(|n| n.as_encoded_bytes().starts_with(b"."));
+        let yaml = path.extension().is_some_and(|e| e == "yaml" || e == "yml");
+        if yaml && !hidden {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Problem {
+    Problem {
+        source: Source::new(&path.display().to_string(), ""),
+        at: None,
+        path: String::new(),
+        message: format!("cannot be read: {error}"),
+        advice: Some("policies are files that end in .yaml, in one directory".to_owned()),
+    }
+}
