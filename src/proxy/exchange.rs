@@ -53,6 +53,7 @@ async fn authorized(
     // From here on the request is its head and, untouched, its body.
     let (parts, body) = request.into_parts();
     let (body, up) = Upload::new(body);
+    ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
     let inbound = match check(&state, route, parts) {
