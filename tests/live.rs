@@ -336,8 +336,7 @@ fn on_sigterm_requests_in_flight_finish_and_nothing_new_begins() {
     let status = world.serve.ended(PATIENCE);
     assert_eq!(status.code(), Some(0), "{}", world.serve.log());
     let records = world.home.audit();
-    assert_eq!(records.last().unwrap()["event"], "audit-closed", "{:?}", records.last());
-    assert!(records.iter().any(|r| r["event"] == "proxy-stopped"));
+    assert_eq!(records.last().unwrap()["event"], "proxy-stopped", "{:?}", records.last());
     let endings = records.iter().filter(|r| r["kind"] == "outcome" && r["ending"] == "complete");
     assert_eq!(endings.count(), 3);
     world.home.locum(&["audit", "verify"]).ok();
@@ -471,10 +470,7 @@ fn a_full_disk_stops_the_calls_and_not_the_proxy() {
         return;
     }
     let unmount = Unmount(&mount);
-    let home = Home::bare();
-    home.locum(&["init"]).ok();
-    home.set(&format!("audit.dir: {}", mount.display()));
-    home.locum(&["init"]).ok();
+    let home = Home::configured(&format!("audit.dir: {}", mount.display()));
     let origin = Origin::start(HOST);
     let key = canary();
     origin.accept(&key);

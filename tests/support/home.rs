@@ -64,6 +64,17 @@ impl Home {
         home
     }
 
+    /// Runs `locum init` on a config that is there already.
+    #[track_caller]
+    pub fn configured(line: &str) -> Self {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let home = Self::bare();
+        std::fs::DirBuilder::new().mode(0o700).create(home.path()).unwrap();
+        home.set(line);
+        home.locum(&["init"]).ok();
+        home
+    }
+
     /// A place for a home, before `init`.
     pub fn bare() -> Self {
         let directory = tempfile::Builder::new().prefix("locum-test-").tempdir().unwrap();
