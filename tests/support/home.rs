@@ -128,8 +128,10 @@ impl Home {
         let mut add = |section, line: String| sections.entry(section).or_default().push(line);
         add("proxy", "listen: 127.0.0.1:0".to_owned());
         add("ops", "listen: 127.0.0.1:0".to_owned());
-        add("log", "level: trace".to_owned());
         let settings = self.settings.lock();
+        if !settings.iter().any(|setting| setting.starts_with("log.level")) {
+            add("log", "level: trace".to_owned());
+        }
         for setting in settings.iter() {
             let (section, line) = setting.split_once('.').unwrap();
             add(section, line.to_owned());
