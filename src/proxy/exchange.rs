@@ -119,6 +119,10 @@ fn check(
     route: &Route,
     parts: http::request::Parts,
 ) -> Result<InboundRequest, Refusal> {
+    // Without the vault nobody knows who is who: that is not the agent's fault.
+    if state.sealed.is_none() {
+        return Err(Refusal::new(Code::VaultUnavailable));
+    }
     // The token may have been revoked since the tunnel was opened.
     if !state.authn.still_valid(&route.caller.identity, unix_now()) {
         return Err(Refusal::new(Code::AgentRevoked));
