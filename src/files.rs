@@ -224,6 +224,17 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     temporary.publish_over(path)
 }
 
+/// Gives a private file another name in the same directory, over what has that name. Durable when
+/// this returns.
+///
+/// # Errors
+/// [`FileError`] when it is missing or not private, or the directory cannot be written.
+pub fn rename_private(from: &Path, to: &Path) -> Result<(), FileError> {
+    check_private(from)?;
+    fs::rename(from, to).map_err(|e| FileError::io(from, e))?;
+    sync_directory_of(to)
+}
+
 /// A new file of mode 0600 under a name of its own, beside the one that it is to become. Removed
 /// on drop, unless it was published.
 #[derive(Debug)]
@@ -247,6 +258,25 @@ impl Temporary {
             .mode(0o600)
             .open(&temporary.0)
             .map_err(|e| FileError::io(&temporary.0, e))?;
+        Ok(temporary)
+    }
+
+    /// Makes a copy of a plain file, in the directory of `path`.
+    ///
+    /// # Errors
+    /// [`FileError`] when the file cannot be read, or the directory cannot be written.
+    pub fn copy_of(source: &Path, path: &Path) -> Result<Self, FileError> {
+        let read = |e| FileError::io(source, e);
+        if !fs::metadata(source).map_err(read)?.is_file() {
+            return Err(FileError::NotPlain(source.to_owned()));
+        }
+        let mut from = File::open(source).map_err(read)?;
+        let temporary = Self::beside(path)?;
+        let copied = fs::OpenOptions::new()
+            .write(true)
+            .open(&temporary.0)
+            .and_then(|mut to| io::copy(&mut from, &mut to));
+        copied.map_err(|e| FileError::io(&temporary.0, e))?;
         Ok(temporary)
     }
 
@@ -276,7 +306,12 @@ impl Temporary {
         sync_directory_of(path)
     }
 
-    fn publish_over(self, path: &Path) -> Result<(), FileError> {
+    /// Gives it its name, over what has that name. Durable when this returns; after `kill -9` there is
+    /// the one or the other.
+    ///
+    /// # Errors
+    /// The system's refusal.
+    pub fn publish_over(self, path: &Path) -> Result<(), FileError> {
         self.sync()?;
         fs::rename(&self.0, path).map_err(|e| FileError::io(path, e))?;
         sync_directory_of(path)

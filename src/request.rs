@@ -212,16 +212,24 @@ pub fn read_context(headers: &HeaderMap) -> Result<Context, Refusal> {
 
 /// Takes our own fields out of the request: they are for the record, and never forwarded.
 fn take_context(headers: &mut HeaderMap) -> Result<Context, Refusal> {
-    let ours = |name: &HeaderName| name.as_str().starts_with("locum-");
-    if !headers.keys().any(ours) {
+    if !headers.keys().any(is_ours) {
         return Ok(Context::default());
     }
     let context = read_context(headers)?;
-    let names: Vec<HeaderName> = headers.keys().filter(|n| ours(n)).cloned().collect();
+    strip_own(headers);
+    Ok(context)
+}
+
+fn is_ours(name: &HeaderName) -> bool {
+    name.as_str().starts_with("locum-")
+}
+
+/// Removes our own fields; from the trailers of a request, where they say nothing, too.
+pub fn strip_own(headers: &mut HeaderMap) {
+    let names: Vec<HeaderName> = headers.keys().filter(|n| is_ours(n)).cloned().collect();
     for name in names {
         headers.remove(name);
     }
-    Ok(context)
 }
 
 fn label(headers: &HeaderMap, name: &HeaderName) -> Result<Option<crate::agent::Label>, Refusal> {
@@ -260,7 +268,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
     // `TE: trailers` is the one value that HTTP/2 and gRPC need end to end.
     let wants_trailers = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"trailers");
-    if headers.get(header::TE).is_some_and(|v| !wants_trailers(v)) {
+    if !headers.get_all(header::TE).iter().all(wants_trailers) {
         headers.remove(header::TE);
     }
 }
@@ -457,6 +465,12 @@ mod tests {
         .unwrap();
         let names: Vec<_> = request.headers().keys().map(HeaderName::as_str).collect();
         assert_eq!(names, ["host", "x-kept"]);
+        for (codings, kept) in [(&["trailers"][..], true), (&["trailers", "gzip"], false)] {
+            let fields = codings.iter().map(|coding| ("te", *coding));
+            let fields: Vec<_> = fields.chain([("host", "api.test")]).collect();
+            let request = parse("/", &fields).unwrap();
+            assert_eq!(request.headers().contains_key("te"), kept, "{codings:?}");
+        }
         assert_eq!(request.context().run.as_ref().unwrap().as_str(), "42");
         assert_eq!(
             code("/", &[("host", "api.test"), ("locum-run", "a b")]),

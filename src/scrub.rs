@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
@@ -88,18 +88,36 @@ fn has_body(method: &Method, parts: &Parts) -> bool {
     *method != Method::HEAD && !none && !parts.status.is_informational()
 }
 
+/// Nothing but chunks around the bytes themselves: a transfer coding hides the secret as well as a
+/// content coding does, and hyper undoes no other.
 fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let identity = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"identity");
-    if headers.get_all(header::CONTENT_ENCODING).iter().all(identity) {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::Unscrubbable).because("a content coding that was not offered"))
+    let all = |name, only: &[u8]| {
+        let mut values = headers.get_all(name).iter();
+        values.all(|v| v.as_bytes().eq_ignore_ascii_case(only))
+    };
+    if !all(header::CONTENT_ENCODING, b"identity") {
+        return Err(
+            Refusal::new(Code::Unscrubbable).because("a content coding that was not offered")
+        );
     }
+    if !all(header::TRANSFER_ENCODING, b"chunked") {
+        return Err(
+            Refusal::new(Code::Unscrubbable).because("a transfer coding that was not offered")
+        );
+    }
+    Ok(())
 }
 
-/// Replaces the secret in field values. Returns how often it stood there.
+/// Replaces the secret in field values, and takes out fields that are named by it. Returns how
+/// often it stood there.
 fn scrub_fields(headers: &mut HeaderMap, search: &Search) -> u64 {
     let mut replaced = 0;
+    let named = |name: &HeaderName| search.in_name(name.as_str());
+    let named: Vec<HeaderName> = headers.keys().filter(|name| named(name)).cloned().collect();
+    for name in named {
+        headers.remove(name);
+        replaced += 1;
+    }
     for value in headers.values_mut() {
         let mut out: Vec<u8> = Vec::new();
         let found = search.replace_all(value.as_bytes(), Fit::Exact, &mut out);
@@ -362,6 +380,35 @@ mod tests {
         };
         assert_eq!(result(200, Method::GET).unwrap().code, Code::Unscrubbable);
         assert!(result(200, Method::HEAD).is_none() && result(304, Method::GET).is_none());
+    }
+
+    #[test]
+    fn transfer_codings_other_than_chunks_are_refused() {
+        for (coding, fine) in [("chunked", true), ("gzip, chunked", false), ("gzip", false)] {
+            let response = Response::builder()
+                .header("transfer-encoding", coding)
+                .body(Full::new(Bytes::new()))
+                .unwrap();
+            let result = run(scrub(Unscrubbed::new(response, Method::GET, Some(needles())))).err();
+            let code = result.map(|refusal| refusal.code);
+            assert_eq!(code, (!fine).then_some(Code::Unscrubbable), "{coding}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_is_named_by_the_secret_is_taken_out() {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(b"sk-Canary-0123456789".to_vec()), "locum_openai");
+        let response = Response::builder()
+            .header("x-sk-Canary-0123456789-y", "1")
+            .header("x-kept", "1")
+            .body(Full::new(Bytes::new()))
+            .unwrap();
+        let unscrubbed = Unscrubbed::new(response, Method::GET, Some(needles));
+        let response = run(scrub(unscrubbed)).unwrap();
+        let names: Vec<_> = response.headers().keys().map(HeaderName::as_str).collect();
+        assert_eq!(names, ["x-kept", "content-length"]);
+        assert_eq!(response.body().replaced(), 1);
     }
 
     #[test]

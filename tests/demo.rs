@@ -1,12 +1,6 @@
 //! `locum demo` and `locum doctor`, as a person on a fresh machine runs them.
 
-#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
-#![allow(
-    clippy::unwrap_used,
-    clippy::too_many_lines,
-    clippy::items_after_statements,
-    clippy::format_push_string
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

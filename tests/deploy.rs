@@ -1,6 +1,14 @@
 //! The deployment examples: what they are written in is read, what they name exists, and the tools that
 //! will read them in earnest are asked, where they are at hand.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 mod support;
 
 use std::collections::BTreeSet;

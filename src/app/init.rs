@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::open::{Opened, ca_certificate, passphrase};
+use super::master::new_passphrase;
+use super::open::{Opened, ca_certificate};
 use super::{Failure, Home, authority};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
 use crate::files::{self, FileError};
 use crate::policy::{FIRST_POLICY, STRICT_POLICY};
-use crate::secret::Secret;
 use crate::vault::{MasterKey, PassphraseParams, Vault};
 
 /// What opens a new vault.
@@ -67,7 +67,7 @@ fn config_text(key: &KeyChoice) -> String {
     }
 }
 
-fn yaml(source: &Passphrase) -> String {
+pub(super) fn yaml(source: &Passphrase) -> String {
     // JSON strings are YAML strings, whatever is in them.
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     match source {
@@ -117,19 +117,6 @@ fn key_file(made: &mut Vec<PathBuf>, path: &std::path::Path) -> Result<MasterKey
     master.save_new(path)?;
     made.push(path.to_owned());
     Ok(master)
-}
-
-/// A passphrase that is asked for is asked for twice: a typing mistake would lose the vault.
-fn new_passphrase(source: &Passphrase) -> Result<Secret, Failure> {
-    let first = passphrase(source, "New passphrase for the vault: ")?;
-    if matches!(source, Passphrase::Prompt) {
-        let second = passphrase(source, "The same again: ")?;
-        let same = first.expose(|a| second.expose(|b| a == b));
-        if !same {
-            return Err(Failure::usage("the two passphrases differ").help("run `locum init` again"));
-        }
-    }
-    Ok(first)
 }
 
 /// Writes `ca.pem` and `ca-bundle.pem` from what the vault and the system have now.

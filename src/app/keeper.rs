@@ -46,6 +46,9 @@ pub struct Keeper {
     /// Where this process listens, which it never dials.
     own: Vec<SocketAddr>,
     seen: Mutex<Seen>,
+    /// Taken by the request that looks, or waits for the next look. The others wait without a thread
+    /// each.
+    turn: tokio::sync::Mutex<()>,
 }
 
 /// What was seen at the last look. Behind a lock that is held while files are read, and never on
@@ -58,9 +61,15 @@ struct Seen {
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
     snapshot: Option<Arc<Snapshot>>,
+    /// The highest epoch seen. Outlives a vault that cannot be used, so that an older copy is
+    /// refused at every look and not only at the first.
+    newest: u64,
     vault_problem: Option<String>,
+    /// Whether a change of the vault is not in the audit log yet.
+    unrecorded: bool,
     policy: Arc<Policy>,
-    policy_stamp: Vec<FileStamp>,
+    /// None when the next look must read the files, whatever their stamps say.
+    policy_stamp: Option<Vec<FileStamp>>,
     policy_problem: Option<String>,
     generation: u64,
     looked: Option<Instant>,
@@ -90,7 +99,10 @@ impl Keeper {
         let Opened { home, config, vault, master } = opened;
         let mark = vault.change_mark()?;
         let snapshot = Arc::new(vault.snapshot()?);
-        let stamp = stamp(&home.policies());
+        let mut stamp = stamp(&home.policies());
+        if !stamp.iter().all(FileStamp::is_settled) {
+            stamp.clear(); // Read once more at the first look.
+        }
         let policy = Arc::new(load_policy(&home.policies())?);
         metrics.reload("policy", true);
         metrics.reload("config", true);
@@ -102,10 +114,12 @@ impl Keeper {
             config_stamp,
             config_problem: None,
             mark: Some(mark),
+            newest: snapshot.epoch,
             snapshot: Some(snapshot),
             vault_problem: None,
+            unrecorded: false,
             policy,
-            policy_stamp: stamp,
+            policy_stamp: Some(stamp),
             policy_problem: None,
             generation: 1,
             looked: None,
@@ -118,6 +132,7 @@ impl Keeper {
             gateway: std::sync::OnceLock::new(),
             own,
             seen: Mutex::new(seen),
+            turn: tokio::sync::Mutex::new(()),
         })
     }
 
@@ -136,9 +151,10 @@ impl Keeper {
     /// Blocks on files.
     pub(super) fn look(&self, thorough: bool) -> bool {
         let mut seen = self.seen.lock();
+        // The beginning of the look: what is changed while it lasts may have been missed.
+        seen.looked = Some(Instant::now());
         let vault = self.look_at_vault(&mut seen);
         let policy = self.look_at_policies(&mut seen, thorough);
-        seen.looked = Some(Instant::now());
         if (vault || policy)
             && let Some(gateway) = self.gateway()
         {
@@ -149,18 +165,14 @@ impl Keeper {
 
     fn look_at_vault(&self, seen: &mut Seen) -> bool {
         match seen.read_vault() {
-            Ok(false) => false,
-            Ok(true) => {
+            Ok(changed) => {
                 if seen.vault_problem.take().is_some() {
                     tracing::info!("the vault can be used again");
                 }
-                if let Err(error) = write_anchor(&seen.vault, &seen.config)
-                    .and_then(|()| drain_journal(&seen.vault, &seen.config, &self.audit))
-                {
-                    tracing::error!(%error, "a change of the vault was not recorded yet");
-                    seen.mark = None; // Again at the next look.
+                if changed || seen.unrecorded {
+                    self.record_changes(seen);
                 }
-                true
+                changed
             }
             Err(error) => {
                 let text = error.to_string();
@@ -180,14 +192,29 @@ impl Keeper {
         }
     }
 
+    /// Writes what was done to the vault to the audit log; what fails is tried at every look.
+    fn record_changes(&self, seen: &mut Seen) {
+        let recorded = write_anchor(&seen.vault, &seen.config)
+            .and_then(|()| drain_journal(&seen.vault, &seen.config, &self.audit));
+        match recorded {
+            Ok(()) => seen.unrecorded = false,
+            Err(error) => {
+                if !std::mem::replace(&mut seen.unrecorded, true) {
+                    tracing::error!(%error, "a change of the vault was not recorded yet");
+                }
+            }
+        }
+    }
+
     fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> bool {
         let now = stamp(&self.home.policies());
-        // A file that was written in this very moment may be written again within the same tick.
+        // A file that was written in this very moment may be half of what is meant, and half a rule
+        // may allow more than the whole: it is read at the next look.
         let settled = now.iter().all(FileStamp::is_settled);
-        if !thorough && settled && now == seen.policy_stamp {
+        if !thorough && (!settled || seen.policy_stamp.as_ref() == Some(&now)) {
             return false;
         }
-        seen.policy_stamp = if settled { now } else { Vec::new() };
+        seen.policy_stamp = settled.then_some(now);
         match load_policy(&self.home.policies()) {
             Ok(policy) if policy.digest() == seen.policy.digest() => {
                 seen.policy_problem = None;
@@ -230,15 +257,12 @@ impl Keeper {
         let mut seen = self.seen.lock();
         let now = FileStamp::of(self.home.config());
         let settled = now.is_settled();
-        if !asked && settled && now == seen.config_stamp {
+        // As with policies: what is being written is read when it has been.
+        if !asked && (!settled || now == seen.config_stamp) {
             return;
         }
-        let changed = asked || now != seen.config_stamp;
         if settled {
             seen.config_stamp = now;
-        }
-        if !changed {
-            return;
         }
         match self.load_config(&seen.config) {
             Ok(Some(config)) => {
@@ -325,11 +349,12 @@ impl Seen {
         }
         let snapshot = self.vault.snapshot()?;
         let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch);
-        if self.snapshot.as_ref().is_some_and(|old| old.epoch > snapshot.epoch) {
+        if snapshot.epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
                 .help("put back the newest copy of the vault"));
         }
         self.mark = Some(mark);
+        self.newest = snapshot.epoch;
         self.snapshot = Some(Arc::new(snapshot));
         Ok(!same)
     }
@@ -381,13 +406,19 @@ impl Authenticate for Nobody {
 impl Refresh for Keeper {
     fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
         Box::pin(async move {
-            // Whoever holds the lock is looking; what it finds acts on the next request.
-            let recent = match self.seen.try_lock() {
-                Some(seen) => seen.looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN),
-                None => false,
-            };
-            if recent {
-                return false;
+            let asked = Instant::now();
+            let _turn = self.turn.lock().await;
+            // Another look may have begun since, and be worth as much as one of our own.
+            let looked = || tokio::task::block_in_place(|| self.seen.lock().looked);
+            let last = looked();
+            if last.is_some_and(|at| at > asked) {
+                return true;
+            }
+            if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
+                tokio::time::sleep(wait).await;
+                if looked().is_some_and(|at| at > asked) {
+                    return true;
+                }
             }
             // A look at an unchanged vault is one `stat` and one counter; at a changed one, it reads
             // the vault: for large ones milliseconds, on a thread that may block.
@@ -458,4 +489,69 @@ fn stamp(directory: &Path) -> Vec<FileStamp> {
     let mut stamps: Vec<FileStamp> = entries.map(|entry| FileStamp::of(entry.path())).collect();
     stamps.sort_by(|a, b| a.path.cmp(&b.path));
     stamps
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{KeyChoice, init};
+
+    fn keeper(directory: &Path) -> Keeper {
+        let home = Home::locate(Some(&directory.join("home"))).unwrap();
+        init(&home, false, &KeyChoice::Config).unwrap();
+        let opened = Opened::open(&home).unwrap();
+        let audit = Arc::new(opened.audit().unwrap());
+        Keeper::new(opened, audit, Arc::new(Metrics::new().unwrap()), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn an_older_vault_is_refused_at_every_look() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        {
+            let mut seen = keeper.seen.lock();
+            seen.newest += 1; // As if a later change had been seen, and taken back in the file.
+            seen.mark = None;
+        }
+        for _ in 0..3 {
+            keeper.look(false);
+            let seen = keeper.seen.lock();
+            assert!(seen.snapshot.is_none() && seen.vault_problem.is_some());
+        }
+        keeper.seen.lock().newest -= 1;
+        keeper.look(false);
+        assert!(keeper.seen.lock().snapshot.is_some());
+    }
+
+    #[test]
+    fn a_change_that_could_not_be_recorded_is_recorded_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let anchor = directory.path().join("home/audit/vault.head");
+        std::fs::remove_file(&anchor).unwrap();
+        std::fs::create_dir(&anchor).unwrap(); // Nothing can be written there.
+        let home = Home::locate(Some(&directory.path().join("home"))).unwrap();
+        let config = Config::load(&home.config(), home.path()).unwrap();
+        let master = MasterKey::load(&home.master_key()).unwrap();
+        let mut vault = Vault::open(&config.vault.store, &master).unwrap();
+        vault.agent_add(&"late".parse().unwrap()).unwrap();
+        assert!(keeper.look(false));
+        assert!(keeper.seen.lock().unrecorded);
+        std::fs::remove_dir(&anchor).unwrap();
+        keeper.look(false);
+        assert!(!keeper.seen.lock().unrecorded && anchor.is_file());
+    }
+
+    #[test]
+    fn policies_that_vanish_at_once_after_a_change_are_noticed() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let file = directory.path().join("home/policies/first.yaml");
+        std::fs::write(&file, "version: 1\nrules: []\n").unwrap();
+        keeper.look(false);
+        std::fs::remove_file(&file).unwrap();
+        let generation = keeper.seen.lock().generation;
+        assert!(keeper.look(false));
+        assert_eq!(keeper.seen.lock().generation, generation + 1);
+    }
 }

@@ -8,9 +8,11 @@ mod home;
 mod init;
 mod keeper;
 mod log;
+mod master;
 mod open;
 mod policies;
 mod relay;
+mod restore;
 mod serve;
 mod session;
 
@@ -21,10 +23,12 @@ pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
+pub use master::{NewKey, Rekeyed, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
 pub(crate) use policies::{ReadPolicy, read_policy};
 pub use relay::Relay;
+pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
 pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,

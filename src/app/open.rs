@@ -5,6 +5,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use super::master::{Turn, unlock};
 use super::{Failure, Home};
 use crate::audit::{self, AuditLog};
 use crate::config::{self, Config, Passphrase};
@@ -12,7 +13,7 @@ use crate::files;
 use crate::record::{AuditSink as _, Event};
 use crate::secret::Secret;
 use crate::tls::CertificateAuthority;
-use crate::vault::{KeySource, MasterKey, PassphraseParams, Vault, VaultError, without_line_end};
+use crate::vault::{MasterKey, Vault, VaultError, without_line_end};
 
 /// The sealed item that holds the CA's private key.
 pub const CA_KEY_ITEM: &str = "ca-key";
@@ -31,7 +32,7 @@ pub struct Opened {
     pub config: Config,
     /// Its vault.
     pub vault: Vault,
-    /// Opens the vault anew when its file was replaced.
+    /// What opened it; opens it anew when its file was replaced.
     pub(super) master: MasterKey,
 }
 
@@ -42,12 +43,32 @@ impl Opened {
     /// When it is no home, its config is wrong, there is no master key, or the vault is not what it
     /// was.
     pub fn open(home: &Home) -> Result<Self, Failure> {
+        Self::open_in_turn(home, None)
+    }
+
+    /// The same for a process that may change the vault's key.
+    pub(super) fn open_in_turn(home: &Home, turn: Option<&Turn>) -> Result<Self, Failure> {
         home.require()?;
         let config = Config::load(&home.config(), home.path())?;
         let path = config.vault.store.clone();
-        let master = master_key(home, &config, &Vault::key_source(&path)?)?;
-        let vault = open_vault(&path, &master, &config)?;
+        let open = |master: &MasterKey| Vault::open(&path, master);
+        let (vault, master) = unlock(home, &config, &path, turn, open)?;
+        let vault = vault.acting_as(&operator());
+        check_anchor(&vault, &config)?;
         Ok(Self { home: home.clone(), config, vault, master })
+    }
+
+    /// Whether there is an anchor beside the audit log. If so, the vault agrees with it: otherwise
+    /// it would not be open.
+    #[must_use]
+    pub fn is_anchored(&self) -> bool {
+        anchor_file(&self.config).exists()
+    }
+
+    /// Whether the operating system keeps all keys out of the swap.
+    #[must_use]
+    pub fn is_locked_in_memory(&self) -> bool {
+        self.master.is_locked_in_memory() && self.vault.is_locked_in_memory()
     }
 
     /// Call it after each change of the vault: keeps the anchors in step, and writes the change to
@@ -162,21 +183,34 @@ pub(super) fn open_vault(
     config: &Config,
 ) -> Result<Vault, Failure> {
     let vault = Vault::open(path, master)?.acting_as(&operator());
+    check_anchor(&vault, config)?;
+    Ok(vault)
+}
+
+fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
     let anchor = anchor_file(config);
-    match fs::read_to_string(&anchor) {
-        Ok(text) => vault.check_anchor(&text).map_err(|error| {
+    match read_anchor(config)? {
+        Some(text) => vault.check_anchor(&text).map_err(|error| {
             Failure::from(error).help(format!(
                 "put back the newest copy of the vault; the anchor is {}",
                 anchor.display()
             ))
-        })?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Failure::new(format!("{}: {error}", anchor.display()))),
+        }),
+        None => Ok(()),
     }
-    Ok(vault)
 }
 
-fn anchor_file(config: &Config) -> PathBuf {
+/// What was last seen of the vault.
+pub(super) fn read_anchor(config: &Config) -> Result<Option<String>, Failure> {
+    let anchor = anchor_file(config);
+    match fs::read_to_string(&anchor) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::new(format!("{}: {error}", anchor.display()))),
+    }
+}
+
+pub(super) fn anchor_file(config: &Config) -> PathBuf {
     config.audit.dir.join("vault.head")
 }
 
@@ -186,12 +220,25 @@ pub(super) fn write_anchor(vault: &Vault, config: &Config) -> Result<(), Failure
     Ok(files::replace_private(&anchor_file(config), vault.anchor_text()?.as_bytes())?)
 }
 
+/// Up to which epoch the audit log has the vault's changes.
+pub(super) fn drained(config: &Config) -> u64 {
+    let text = fs::read_to_string(drained_file(config)).ok();
+    text.and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Notes up to which epoch the audit log has the vault's changes.
+pub(super) fn set_drained(config: &Config, epoch: u64) -> Result<(), Failure> {
+    Ok(files::replace_private(&drained_file(config), format!("{epoch}\n").as_bytes())?)
+}
+
+fn drained_file(config: &Config) -> PathBuf {
+    config.audit.dir.join("vault.drained")
+}
+
 /// Writes the vault's changes that the audit log does not have yet. A crash between the record and
 /// the note of it writes a change twice, and never loses one.
 pub(super) fn drain_journal(vault: &Vault, config: &Config, log: &AuditLog) -> Result<(), Failure> {
-    let drained = config.audit.dir.join("vault.drained");
-    let since = fs::read_to_string(&drained).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0);
-    let entries = vault.journal_since(since)?;
+    let entries = vault.journal_since(drained(config))?;
     let Some(last) = entries.last().map(|entry| entry.epoch) else { return Ok(()) };
     for entry in entries {
         let event = Event {
@@ -206,35 +253,7 @@ pub(super) fn drain_journal(vault: &Vault, config: &Config, log: &AuditLog) -> R
             Failure::new(format!("the audit log cannot be written: {trouble}"))
         })?;
     }
-    Ok(files::replace_private(&drained, format!("{last}\n").as_bytes())?)
-}
-
-/// The master key of a vault, from where vault and config say.
-fn master_key(home: &Home, config: &Config, source: &KeySource) -> Result<MasterKey, Failure> {
-    match source {
-        KeySource::File => {
-            let path = match &config.vault.key {
-                config::KeySource::File(path) => path.clone(),
-                config::KeySource::Passphrase(_) => home.master_key(),
-            };
-            Ok(MasterKey::load(&path)?)
-        }
-        KeySource::Passphrase(params) => {
-            let from = match &config.vault.key {
-                config::KeySource::Passphrase(from) => from.clone(),
-                config::KeySource::File(_) => Passphrase::Prompt,
-            };
-            from_passphrase(&from, params.clone(), "Passphrase of the vault: ")
-        }
-    }
-}
-
-fn from_passphrase(
-    from: &Passphrase,
-    params: PassphraseParams,
-    prompt: &str,
-) -> Result<MasterKey, Failure> {
-    Ok(MasterKey::from_passphrase(&passphrase(from, prompt)?, params)?)
+    set_drained(config, last)
 }
 
 /// Gets a passphrase: from a prompt without echo, a private file, or a service credential of
@@ -275,7 +294,7 @@ fn passphrase_file(path: &Path) -> Result<Secret, Failure> {
 }
 
 /// Who runs this command, for the journal.
-fn operator() -> String {
+pub(super) fn operator() -> String {
     let name = std::env::var("USER").or_else(|_| std::env::var("LOGNAME")).unwrap_or_default();
     let uid = rustix::process::getuid().as_raw();
     if name.is_empty() { format!("uid {uid}") } else { format!("{name} (uid {uid})") }

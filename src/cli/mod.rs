@@ -96,6 +96,9 @@ pub fn main() -> ExitCode {
             return if failed { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
         }
     };
+    // Before any key is read, in every command: `run` holds them beside the program that it starts.
+    // `serve` says what the platform does not give.
+    let _gaps = crate::vault::harden_process();
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {

@@ -105,6 +105,8 @@ async fn serve_and_run(
         let bundle = opened.write_certificates()?;
         let open_port =
             if args.open_port { Some(Relay::start(proxy, user, &token.1).await?) } else { None };
+        // The keys are not needed any more, and the program may run for days.
+        drop(opened);
         (proxy, open_port, bundle, None)
     } else {
         let proxy = start_private(opened, args, user, &token.0).await?;

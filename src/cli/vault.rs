@@ -1,15 +1,235 @@
-//! `locum vault`: to be written.
+//! `locum vault`: what the credentials are kept in.
 
-use crate::app::{Failure, Home};
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+
+use super::output::{self, Table, counted};
+use crate::app::{Accept, Failure, Home, NewKey, Opened, rekey, restore};
+use crate::config::Passphrase;
+use crate::vault::{FORMAT, KeySource, Vault};
 
 /// Subcommands of `locum vault`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
-    /// To be written
-    #[command(after_help = "Example:\n  locum vault")]
-    Todo,
+    /// Show where the vault is, what opens it, and what is in it
+    #[command(after_help = "Example:\n  locum vault status --verify")]
+    Status {
+        /// Open every sealed row too, and check the whole journal
+        #[arg(long)]
+        verify: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give the vault another master key; a running proxy goes on
+    #[command(
+        after_help = "Example:\n  locum vault rekey\n  locum vault rekey --passphrase-file /run/secrets/passphrase\n\nThe old key file is gone afterwards. Backups made before open with the old key only: keep a copy of it with them."
+    )]
+    Rekey(Rekey),
+    /// Copy the vault to a new file, as it is at this moment
+    #[command(
+        after_help = "Example:\n  locum vault backup /mnt/backup/vault-$(date +%F).db\n\nSecrets are sealed in it as in the vault. It opens with the master key of today: keep that too, elsewhere."
+    )]
+    Backup {
+        /// The new file
+        file: PathBuf,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a copy back in the vault's place; the file that was there is kept
+    #[command(
+        after_help = "Example:\n  locum vault restore /mnt/backup/vault-2026-11-21.db --accept-rollback"
+    )]
+    Restore {
+        /// The copy
+        file: PathBuf,
+        /// Accept an older state: what was revoked since is valid again, what was added is gone
+        #[arg(long)]
+        accept_rollback: bool,
+        /// Accept rows that something other than Locum has changed
+        #[arg(long)]
+        accept_changes: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
-pub(super) fn run(_home: &Home, _command: Command) -> Result<(), Failure> {
-    Err(Failure::new("not written yet"))
+/// Arguments of `locum vault rekey`. With none, a key file is followed by a new key file.
+#[derive(Debug, clap::Args)]
+pub(super) struct Rekey {
+    /// A passphrase, asked for at each start
+    #[arg(long, conflicts_with_all = ["passphrase_file", "key_file"])]
+    passphrase: bool,
+    /// The passphrase in this private file
+    #[arg(long, value_name = "FILE", conflicts_with = "key_file")]
+    passphrase_file: Option<PathBuf>,
+    /// A new key file, in the place that vault.key.file of locum.yaml names
+    #[arg(long)]
+    key_file: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Status { verify, json } => status(home, verify, json),
+        Command::Rekey(args) => change_key(home, &args),
+        Command::Backup { file, json } => backup(home, &file, json),
+        Command::Restore { file, accept_rollback, accept_changes, json } => {
+            let accept = Accept { rollback: accept_rollback, changes: accept_changes };
+            put_back(home, &file, accept, json)
+        }
+    }
+}
+
+/// How many of what there are.
+struct Counts {
+    credentials: usize,
+    live_credentials: usize,
+    sets: usize,
+    agents: usize,
+    tokens: usize,
+}
+
+impl Counts {
+    fn of(vault: &Vault) -> Result<Self, Failure> {
+        let (credentials, agents) = (vault.credentials()?, vault.agents()?);
+        let live = agents.iter().filter(|agent| agent.revoked.is_none());
+        let tokens = live.clone().flat_map(|agent| &agent.tokens);
+        Ok(Self {
+            credentials: credentials.len(),
+            live_credentials: credentials.iter().filter(|c| c.current().is_some()).count(),
+            sets: vault.sets()?.len(),
+            agents: live.count(),
+            tokens: tokens.filter(|token| token.revoked.is_none()).count(),
+        })
+    }
+}
+
+fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
+    let opened = Opened::open(home)?;
+    let vault = &opened.vault;
+    if verify {
+        vault.verify()?;
+    }
+    let (counts, epoch) = (Counts::of(vault)?, vault.epoch()?);
+    let source = match Vault::key_source(vault.path())? {
+        KeySource::File => "key file",
+        KeySource::Passphrase(_) => "passphrase",
+    };
+    let (locked, anchored) = (opened.is_locked_in_memory(), opened.is_anchored());
+    if json {
+        return output::json(&json!({
+            "path": vault.path(), "id": vault.id(), "format": FORMAT, "epoch": epoch,
+            "key_source": source.replace(' ', "-"), "locked_in_memory": locked,
+            "anchored": anchored, "verified": verify,
+            "credentials": counts.credentials, "live_credentials": counts.live_credentials,
+            "sets": counts.sets, "agents": counts.agents, "tokens": counts.tokens,
+        }));
+    }
+    let path = vault.path().display().to_string();
+    let mut table = Table::new(&["vault", &path]);
+    let mut field = |key: &str, value: String| table.row(vec![key.to_owned(), value]);
+    field("id", vault.id());
+    field("format", FORMAT.to_string());
+    field("epoch", epoch.to_string());
+    field("opened by", source.to_owned());
+    field("keys in memory", locked_text(locked).to_owned());
+    field("anchor", anchored_text(anchored).to_owned());
+    field("credentials", format!("{}, {} live", counts.credentials, counts.live_credentials));
+    field("sets", counts.sets.to_string());
+    field("agents", format!("{}, with {}", counts.agents, counted(counts.tokens as u64, "token")));
+    field("state", state_text(verify).to_owned());
+    table.print()
+}
+
+fn locked_text(locked: bool) -> &'static str {
+    if locked {
+        "never swapped out"
+    } else {
+        "may be swapped out: raise the limit of locked memory (ulimit -l)"
+    }
+}
+
+fn anchored_text(anchored: bool) -> &'static str {
+    if anchored {
+        "agrees with the one beside the audit log"
+    } else {
+        "none beside the audit log: an old copy of the vault would not be noticed"
+    }
+}
+
+fn state_text(verified: bool) -> &'static str {
+    if verified { "whole; every sealed row opens" } else { "whole" }
+}
+
+fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
+    let choice = match &args.passphrase_file {
+        Some(path) => {
+            let path = std::path::absolute(path)
+                .map_err(|e| Failure::usage(format!("{}: {e}", path.display())))?;
+            Some(NewKey::Passphrase(Passphrase::File(path)))
+        }
+        None if args.passphrase => Some(NewKey::Passphrase(Passphrase::Prompt)),
+        None => args.key_file.then_some(NewKey::File),
+    };
+    let done = rekey(home, choice)?;
+    if args.json {
+        return output::json(&json!({
+            "epoch": done.epoch, "key_file": done.key_file,
+            "config": done.config, "left": done.left,
+        }));
+    }
+    match &done.key_file {
+        Some(path) => {
+            output::line(&format!("the vault opens with the new key in {}", path.display()))?;
+        }
+        None => output::line("the vault opens with the new passphrase")?,
+    }
+    if let Some(config) = &done.config {
+        output::line(&format!("in {}: {config}", home.config().display()))?;
+    }
+    if let Some(path) = &done.left {
+        output::line(&format!("remove the old key: {}", path.display()))?;
+    }
+    output::line("backups made before open with the old key only")
+}
+
+fn backup(home: &Home, file: &Path, json: bool) -> Result<(), Failure> {
+    let opened = Opened::open(home)?;
+    let epoch = opened.vault.epoch()?;
+    opened.vault.backup(file)?;
+    if json {
+        return output::json(&json!({"file": file, "epoch": epoch}));
+    }
+    output::line(&format!("copied the vault to {}", file.display()))?;
+    output::line("it opens with the master key of today; keep that elsewhere")
+}
+
+fn put_back(home: &Home, file: &Path, accept: Accept, json: bool) -> Result<(), Failure> {
+    let restored = restore(home, file, accept)?;
+    let (vault, kept) = (&restored.opened.vault, &restored.kept);
+    let counts = Counts::of(vault)?;
+    if json {
+        return output::json(&json!({
+            "epoch": vault.epoch()?, "kept": kept, "accepted": restored.accepted,
+            "credentials": counts.credentials, "agents": counts.agents, "tokens": counts.tokens,
+        }));
+    }
+    output::line(&format!("put {} in the vault's place", file.display()))?;
+    if let Some(kept) = kept {
+        output::line(&format!("the file that was there is {}", kept.display()))?;
+    }
+    if restored.accepted {
+        output::line(&format!(
+            "what was revoked since is valid again: look through `locum credential list` ({}) and `locum agent list` ({})",
+            counted(counts.credentials as u64, "credential"),
+            counted(counts.tokens as u64, "live token"),
+        ))?;
+    }
+    Ok(())
 }

@@ -82,6 +82,12 @@ impl References {
         self.unresolved
     }
 
+    /// Whether a slot holds a reference at all, to something or to nothing.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        self.unresolved || !self.located.is_empty()
+    }
+
     /// How many references stand outside the slots.
     #[must_use]
     pub fn misplaced(&self) -> usize {

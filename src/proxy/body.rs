@@ -10,6 +10,7 @@ use hyper::body::Incoming;
 
 use super::ledger::{Tally, Uploaded};
 use crate::outcome::Ending;
+use crate::request::{strip_hop_by_hop, strip_own};
 use crate::scrub::ScrubbedBody;
 use crate::upstream::UpstreamBody;
 
@@ -150,7 +151,11 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
+            strip_own(trailers);
+            strip_hop_by_hop(trailers);
+        }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Body, Upload};
@@ -62,16 +62,21 @@ async fn authorized(
     let who = identify(&route.caller.identity, &inbound);
     ledger.identify(Arc::clone(&who));
 
-    let mut references = References::locate(&inbound, &state.credentials);
-    // A credential that was added a moment ago is no reason to refuse.
-    if references.unresolved() && gateway.look_again().await {
+    // Why here: what follows can only be done with a permit, and only this makes one.
+    let decide = |state: &State| {
+        let references = References::locate(&inbound, &state.credentials);
+        let decision = state.policy.authorize(&who, &inbound, &references, &state.credentials);
+        (references, decision)
+    };
+    let (mut references, mut decision) = decide(&state);
+    // What was given a moment ago is no reason to refuse. Asked for whatever stands in the way, so
+    // that the time of the answer does not tell a reference to nothing from a forbidden one.
+    if decision.is_err() && references.any() && gateway.look_again().await {
         state = gateway.state();
-        references = References::locate(&inbound, &state.credentials);
+        (references, decision) = decide(&state);
     }
     ledger.misplaced(references.misplaced());
-
-    // Why here: what follows can only be done with a permit, and only this makes one.
-    let permit = match state.policy.authorize(&who, &inbound, &references, &state.credentials) {
+    let permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
@@ -100,6 +105,9 @@ async fn authorized(
         Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
     };
     strip_answer(response.headers_mut());
+    // An intermediary sends its own version (RFC 9112 section 2.3): an origin's HTTP/1.0 would end
+    // the agent's connection.
+    *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let tally = ledger.answered(Some(status), up, sent.timing.head);
     Ok(response.map(|body| Body::streamed(body, tally)))

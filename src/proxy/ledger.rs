@@ -169,7 +169,9 @@ impl Ledger {
             self.gateway.metrics.upstream_time(upstream);
         }
         let upstream = status.map(|_| micros(upstream));
-        Tally { ledger: self, status, up, down: 0, scrubbed: 0, upstream, closed: false }
+        let copied = Uploaded::default();
+        let (down, scrubbed, closed) = (0, 0, false);
+        Tally { ledger: self, status, code: None, up, down, copied, scrubbed, upstream, closed }
     }
 }
 
@@ -178,8 +180,12 @@ impl Ledger {
 pub(super) struct Tally {
     ledger: Ledger,
     status: Option<u16>,
+    /// Why we ended it, if we did.
+    pub(super) code: Option<Code>,
     up: Uploaded,
     pub(super) down: u64,
+    /// What went down an opaque tunnel, counted where it is copied.
+    pub(super) copied: Uploaded,
     pub(super) scrubbed: u64,
     upstream: Option<u64>,
     closed: bool,
@@ -190,20 +196,20 @@ impl Tally {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
-        let up = self.up.bytes();
+        let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         let gateway = &self.ledger.gateway;
         gateway.audit.outcome(&Outcome {
             request_id: self.ledger.id,
             ending,
-            code: None,
+            code: self.code,
             status: self.status,
             bytes_up: up,
-            bytes_down: self.down,
+            bytes_down: down,
             scrubbed: self.scrubbed,
             upstream_us: self.upstream,
             total_us: micros(self.ledger.start.elapsed()),
         });
-        gateway.metrics.bytes(up, self.down);
+        gateway.metrics.bytes(up, down);
         if self.scrubbed > 0 {
             gateway.metrics.scrubbed(self.scrubbed);
         }
@@ -221,7 +227,7 @@ impl Drop for Tally {
     }
 }
 
-/// Bytes of a request's body, counted while it is sent. Without a body there is nothing to share.
+/// Bytes of a body or of one way of a tunnel, counted while they are sent. Without a body there is nothing to share.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Uploaded(Option<Arc<AtomicU64>>);
 

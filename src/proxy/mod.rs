@@ -20,6 +20,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
+use tokio::sync::watch;
 
 pub use body::Body;
 pub use listener::{Door, serve};
@@ -100,6 +101,8 @@ pub struct Gateway {
     limits: Limits,
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
+    /// Tells what lives longer than one decision that there is a new state.
+    news: watch::Sender<()>,
 }
 
 impl Gateway {
@@ -122,6 +125,7 @@ impl Gateway {
             limits,
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
+            news: watch::Sender::new(()),
         }
     }
 
@@ -139,6 +143,7 @@ impl Gateway {
     /// Replaces the state: the next request, also in open tunnels, is decided on the new one.
     pub fn set_state(&self, state: State) {
         self.state.store(Arc::new(state));
+        self.news.send_replace(());
     }
 
     /// The far side.

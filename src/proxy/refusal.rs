@@ -57,7 +57,8 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
         }
         _ => {}
     }
-    if code == Code::AgentRevoked {
+    // After a request whose end is in doubt, nothing on the connection can be trusted.
+    if matches!(code, Code::AgentRevoked | Code::BadRequest) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response

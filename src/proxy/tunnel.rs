@@ -1,21 +1,26 @@
 //! From a request on the proxy port to a tunnel: who asks, for which host, and what becomes of it.
 
+use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{self, Poll, ready};
+use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::exchange::{Route, exchange};
-use super::ledger::{Ledger, Tally, Uploaded};
+use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
-use super::{Caller, Gateway, refusal, unix_now};
+use super::{Caller, Gateway, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
 use crate::host::{Authority, Host, Origin, Scheme};
@@ -81,7 +86,10 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     if *request.method() != http::Method::CONNECT {
         return absolute_origin(request.uri()).map(Target::Absolute);
     }
-    let text = request.uri().authority().map_or("", http::uri::Authority::as_str);
+    // Host and port and nothing else (RFC 9112 section 3.2.3): a URL says more than is looked at.
+    let uri = request.uri();
+    let authority = uri.authority().filter(|_| uri.scheme().is_none());
+    let text = authority.map_or("", http::uri::Authority::as_str);
     Authority::parse(text, None).map(Target::Connect).map_err(|error| {
         Refusal::with_detail(
             Code::BadRequest,
@@ -176,11 +184,11 @@ async fn connect(
     };
     match state.policy.tunnel(agent, &authority, &state.credentials) {
         TunnelDecision::Opaque { rule } => {
-            match open_opaque(gateway, &caller, authority, &rule).await {
+            match open_opaque(gateway, &caller, authority.clone(), &rule).await {
                 Ok((upstream, ledger)) => {
                     let gateway = Arc::clone(gateway);
                     shutdown.spawn(async move {
-                        copy_opaque(&gateway, upgrade, upstream, ledger).await;
+                        copy_opaque(&gateway, &caller, &authority, upgrade, upstream, ledger).await;
                         drop(place);
                     });
                     Response::new(Body::empty())
@@ -228,40 +236,123 @@ async fn open_opaque(
 /// Buffer of each direction of an opaque tunnel.
 const COPY_BYTES: usize = 16 * 1024;
 
-/// Copies an opaque tunnel until both sides have ended.
-async fn copy_opaque(gateway: &Gateway, upgrade: OnUpgrade, upstream: TcpStream, ledger: Ledger) {
+/// How often an opaque tunnel asks whether its token has run out, beside each time there is news.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
+
+/// Copies an opaque tunnel until both sides have ended, or until it would not be opened any more.
+async fn copy_opaque(
+    gateway: &Gateway,
+    caller: &Caller,
+    authority: &Authority,
+    upgrade: OnUpgrade,
+    upstream: TcpStream,
+    ledger: Ledger,
+) {
     let _open = gateway.metrics.tunnel(TunnelKind::Opaque);
-    let up = Uploaded::counting();
-    let tally = ledger.answered(None, up.clone(), std::time::Duration::ZERO);
+    let (up, down) = (Uploaded::counting(), Uploaded::counting());
+    let mut tally = ledger.answered(None, up.clone(), Duration::ZERO);
+    tally.copied = down.clone();
+    let withdrawn = withdrawn(gateway, caller, authority);
     let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, up, tally).await,
-        Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, up, tally).await,
+    let upstream = Counted { inner: upstream, read: down, written: up };
+    let (ending, code) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, withdrawn).await,
+        Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
+    };
+    if let Some(code) = code {
+        let agent = &caller.identity.agent;
+        tracing::info!(%agent, %authority, %code, "an opaque tunnel was ended");
+    }
+    tally.code = code;
+    tally.close(ending);
+}
+
+async fn copy<D, U>(
+    mut downstream: D,
+    early: &[u8],
+    mut upstream: U,
+    withdrawn: impl Future<Output = Code>,
+) -> (Ending, Option<Code>)
+where
+    D: AsyncRead + AsyncWrite + Unpin,
+    U: AsyncRead + AsyncWrite + Unpin,
+{
+    let copying = async {
+        if upstream.write_all(early).await.is_err() {
+            return Ending::UpstreamAborted;
+        }
+        let (down, far) = (&mut downstream, &mut upstream);
+        match tokio::io::copy_bidirectional_with_sizes(down, far, COPY_BYTES, COPY_BYTES).await {
+            Ok(_) => Ending::Complete,
+            Err(_) => Ending::DownstreamAborted,
+        }
+    };
+    tokio::select! {
+        ending = copying => (ending, None),
+        code = withdrawn => (Ending::Failed, Some(code)),
     }
 }
 
-async fn copy<S>(
-    mut downstream: S,
-    early: &[u8],
-    mut upstream: TcpStream,
-    up: Uploaded,
-    mut tally: Tally,
-) where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    if upstream.write_all(early).await.is_err() {
-        tally.close(Ending::UpstreamAborted);
-        return;
-    }
-    up.add(early.len());
-    let (down, far) = (&mut downstream, &mut upstream);
-    match tokio::io::copy_bidirectional_with_sizes(down, far, COPY_BYTES, COPY_BYTES).await {
-        Ok((sent, received)) => {
-            up.add(usize::try_from(sent).unwrap_or(usize::MAX));
-            tally.down = received;
-            tally.close(Ending::Complete);
+/// Returns when the tunnel would not be opened any more: there are no requests in it to decide on.
+async fn withdrawn(gateway: &Gateway, caller: &Caller, authority: &Authority) -> Code {
+    let mut news = gateway.news.subscribe();
+    loop {
+        if let Some(code) = no_longer(&gateway.state(), caller, authority) {
+            return code;
         }
-        Err(_) => tally.close(Ending::DownstreamAborted),
+        let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
+    }
+}
+
+/// Why an opaque tunnel may not go on, if it may not.
+fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Code> {
+    if !state.authn.still_valid(&caller.identity, unix_now()) {
+        return Some(Code::AgentRevoked);
+    }
+    match state.policy.tunnel(&caller.identity.agent, authority, &state.credentials) {
+        TunnelDecision::Opaque { .. } => None,
+        TunnelDecision::Intercept => Some(Code::NotAllowed),
+    }
+}
+
+/// The far end of an opaque tunnel. Counts as bytes move, so that the record is right however the
+/// tunnel ends.
+struct Counted<S> {
+    inner: S,
+    read: Uploaded,
+    written: Uploaded,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.read.add(buf.filled().len() - before);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.written.add(written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -385,5 +476,83 @@ where
         } else {
             tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::{Authenticate, Denied};
+    use crate::credential::CredentialIndex;
+    use crate::document::Source;
+    use crate::policy;
+    use tokio::io::{AsyncReadExt, duplex};
+
+    struct Clerk(bool);
+
+    impl Authenticate for Clerk {
+        fn authenticate(
+            &self,
+            _: &crate::agent::UserName,
+            _: &str,
+            _: i64,
+        ) -> Result<Identity, Denied> {
+            Err(Denied::Unknown)
+        }
+
+        fn still_valid(&self, _: &Identity, _: i64) -> bool {
+            self.0
+        }
+    }
+
+    fn state(valid: bool, rules: &str) -> State {
+        let text = format!("version: 1\nrules:\n{rules}");
+        State {
+            policy: Arc::new(policy::compile(vec![Source::new("p.yaml", &text)]).unwrap()),
+            generation: 1,
+            credentials: Arc::new(CredentialIndex::default()),
+            authn: Arc::new(Clerk(valid)),
+            sealed: None,
+        }
+    }
+
+    #[test]
+    fn an_opaque_tunnel_stands_no_longer_than_its_token_and_its_rule() {
+        const OPAQUE: &str = "  - {name: web, agents: [a], to: ['https://*'], tunnel: opaque}\n";
+        const NONE: &str = "  - {name: other, agents: [b], to: ['https://*'], tunnel: opaque}\n";
+        let identity = Identity {
+            workspace: "default".parse().unwrap(),
+            agent: "a".parse().unwrap(),
+            token_id: "t".into(),
+            context: Context::default(),
+        };
+        let caller =
+            Caller { peer: SocketAddr::from(([127, 0, 0, 1], 1)), identity: Arc::new(identity) };
+        let authority = Authority::parse("web.test:443", None).unwrap();
+        let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);
+        assert_eq!(now(true, OPAQUE), None);
+        assert_eq!(now(false, OPAQUE), Some(Code::AgentRevoked));
+        assert_eq!(now(true, NONE), Some(Code::NotAllowed));
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_is_withdrawn_ends_and_its_bytes_are_counted() {
+        let (mut client, downstream) = duplex(64);
+        let (far, mut origin) = duplex(64);
+        let (up, down) = (Uploaded::counting(), Uploaded::counting());
+        let far = Counted { inner: far, read: down.clone(), written: up.clone() };
+        let (withdraw, withdrawn) = tokio::sync::oneshot::channel();
+        let copying = tokio::spawn(async move {
+            copy(downstream, b"early", far, async { withdrawn.await.unwrap() }).await
+        });
+        client.write_all(b" late").await.unwrap();
+        let mut seen = [0; 10];
+        origin.read_exact(&mut seen).await.unwrap();
+        origin.write_all(b"back").await.unwrap();
+        client.read_exact(&mut seen[..4]).await.unwrap();
+        withdraw.send(Code::AgentRevoked).unwrap();
+        assert_eq!(copying.await.unwrap(), (Ending::Failed, Some(Code::AgentRevoked)));
+        assert_eq!((up.bytes(), down.bytes()), (10, 4));
+        assert_eq!(client.read(&mut seen).await.unwrap(), 0, "closed");
     }
 }

@@ -89,6 +89,19 @@ pub(super) fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
     forms
 }
 
+/// What URLs and JSON make of the two characters of base64 that they may escape.
+pub(super) fn base64_escapes(core: &[u8]) -> [Zeroizing<Vec<u8>>; 5] {
+    [("%2B", "%2F"), ("%2b", "%2f"), ("%2B", "/"), ("+", "\\/"), ("\\u002B", "/")].map(
+        |(plus, slash)| {
+            map_bytes(core, |b, out| match b {
+                b'+' => out.extend_from_slice(plus.as_bytes()),
+                b'/' => out.extend_from_slice(slash.as_bytes()),
+                _ => out.push(b),
+            })
+        },
+    )
+}
+
 /// Upper and lower case, once and twice; a space also as `+`.
 fn in_urls(bytes: &[u8], special: &[u8], forms: &mut Vec<Zeroizing<Vec<u8>>>) {
     let sets = URL_KEPT.map(|kept| subset(special, |b| !kept.as_bytes().contains(&b)));
@@ -113,13 +126,14 @@ fn in_urls(bytes: &[u8], special: &[u8], forms: &mut Vec<Zeroizing<Vec<u8>>>) {
     }
 }
 
-/// With `/` as it is and as `\/` (RFC 8259 section 7 allows both), hex digits in either case.
+/// With `/` as it is and as `\/` (RFC 8259 section 7 allows both), hex digits in either case. What
+/// every encoder escapes also twice: an error message quotes the JSON it could not read.
 fn in_json(bytes: &[u8], special: &[u8], forms: &mut Vec<Zeroizing<Vec<u8>>>) {
     let sets = JSON_ESCAPED.map(|set| subset(special, |b| set.as_bytes().contains(&b)));
     for escaped in distinct(sets) {
         for hex in [lower, upper] {
             for slashed in [false, true] {
-                forms.push(map_bytes(bytes, |b, out| match b {
+                let once = map_bytes(bytes, |b, out| match b {
                     _ if escaped.contains(&b) => {
                         out.extend_from_slice(b"\\u00");
                         out.extend_from_slice(&hex(b));
@@ -127,7 +141,14 @@ fn in_json(bytes: &[u8], special: &[u8], forms: &mut Vec<Zeroizing<Vec<u8>>>) {
                     b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
                     b'/' if slashed => out.extend_from_slice(b"\\/"),
                     _ => out.push(b),
-                }));
+                });
+                if escaped.is_empty() {
+                    forms.push(map_bytes(&once, |b, out| match b {
+                        b'"' | b'\\' => out.extend_from_slice(&[b'\\', b]),
+                        _ => out.push(b),
+                    }));
+                }
+                forms.push(once);
             }
         }
     }
@@ -199,6 +220,9 @@ mod tests {
             "a/b\\u002Bc=d\\u0022e\\u0026f\\u003Cg\\u003E\\u0027h",
             "a\\/b+c=d\\u0022e\\u0026f\\u003Cg\\u003E\\u0027h",
             "a/b\\u002bc\\u003dd\\\"e\\u0026f\\u003cg\\u003e\\u0027h",
+            // JSON in JSON: plain, PHP.
+            "a/b+c=d\\\\\\\"e&f<g>'h",
+            "a\\\\/b+c=d\\\\\\\"e&f<g>'h",
             // HTML: Python's `escape`, PHP, Go, Mustache.
             "a/b+c=d&quot;e&amp;f&lt;g&gt;&#x27;h",
             "a/b+c=d&quot;e&amp;f&lt;g&gt;&#039;h",

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use data_encoding::{BASE64_NOPAD, HEXLOWER, HEXUPPER};
 use zeroize::Zeroizing;
 
-use super::escapes::escapes;
+use super::escapes::{base64_escapes, escapes};
 use crate::secret::Secret;
 
 /// All byte strings that must not pass, and what to write in their place. Wiped on drop.
@@ -31,6 +31,9 @@ impl Needles {
                 let core = base64_core(bytes, alignment);
                 if core.iter().any(|b| b"+/".contains(b)) {
                     self.insert(url_alphabet(&core), &replacement);
+                    for form in base64_escapes(&core) {
+                        self.insert(form, &replacement);
+                    }
                 }
                 self.insert(core, &replacement);
             }

@@ -88,6 +88,16 @@ impl Search {
         (start..text.len()).find(could_be).map_or(0, |at| text.len() - at)
     }
 
+    /// Whether a field's name has a needle in it. Names come in lower case, whatever the origin wrote.
+    pub(super) fn in_name(&self, name: &str) -> bool {
+        let found = |needle: &Needle| {
+            let mut windows = name.as_bytes().windows(needle.bytes.len());
+            windows.any(|window| window.eq_ignore_ascii_case(&needle.bytes))
+        };
+        // Names are short, and nearly none is as long as a secret.
+        name.len() >= self.shortest && self.needles.as_slice().iter().any(found)
+    }
+
     /// Writes `text` with every match replaced to `out`; leaves `out` alone when there is none.
     pub(super) fn replace_all(&self, text: &[u8], fit: Fit, out: &mut Vec<u8>) -> u64 {
         let mut found = 0;

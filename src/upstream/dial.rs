@@ -6,12 +6,13 @@
 
 use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -44,8 +45,30 @@ pub struct SystemResolver;
 
 impl Resolve for SystemResolver {
     fn resolve<'a>(&'a self, name: &'a str, port: u16) -> Resolving<'a> {
-        Box::pin(async move { Ok(tokio::net::lookup_host((name, port)).await?.collect()) })
+        let name = name.to_owned();
+        Box::pin(apart(&LOOKUPS, move || Ok((name.as_str(), port).to_socket_addrs()?.collect())))
     }
+}
+
+/// Names that are looked up at once. The system's resolver blocks a thread for each, for as long as a
+/// name server is silent, also after nobody waits any more; without a bound, one agent with slow
+/// names could take all threads that may block, and what else runs on them (the look at a revoked
+/// token, for one) would wait.
+static LOOKUPS: Semaphore = Semaphore::const_new(128);
+
+/// Runs `work` on a thread that may block, when there is a place. The place is given back when the
+/// work is done, not when its caller has gone.
+async fn apart<T: Send + 'static>(
+    places: &'static Semaphore,
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    let place = places.acquire().await.map_err(io::Error::other)?;
+    let working = tokio::task::spawn_blocking(move || {
+        let result = work();
+        drop(place);
+        result
+    });
+    working.await.map_err(io::Error::other)?
 }
 
 /// Where this process itself listens: proxy, operations, every listener.
@@ -445,5 +468,22 @@ mod tests {
             list(&["[2000::1]:1", "1.1.1.1:1", "[2000::2]:1", "1.1.1.2:1", "[2000::3]:1"]);
         assert_eq!(mixed, expected);
         assert_eq!(interleave(Vec::new()), []);
+    }
+
+    #[tokio::test]
+    async fn a_lookup_holds_its_place_until_it_is_done() {
+        static ONE: Semaphore = Semaphore::const_new(1);
+        let (release, wait) = std::sync::mpsc::channel::<()>();
+        let slow = tokio::spawn(apart(&ONE, move || Ok(wait.recv().is_ok())));
+        while ONE.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        // Once it runs, its caller's patience is no matter.
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        slow.abort();
+        let next = tokio::time::timeout(Duration::from_millis(50), apart(&ONE, || Ok(())));
+        assert!(next.await.is_err(), "the place was given back too early");
+        release.send(()).unwrap();
+        apart(&ONE, || Ok(())).await.unwrap();
     }
 }

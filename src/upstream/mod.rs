@@ -20,7 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Version};
+use http::header::TRANSFER_ENCODING;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
@@ -276,6 +277,15 @@ impl Upstream {
                 format!("{} switched protocols unasked", key.origin.authority),
             ));
         }
+        // Nor for a transfer coding: the field belongs to this connection and is not handed on, so
+        // nobody could undo what hyper does not.
+        let chunks = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"chunked");
+        if !response.headers().get_all(TRANSFER_ENCODING).iter().all(chunks) {
+            return Err(Refusal::with_detail(
+                Code::UpstreamFailed,
+                format!("{} used a transfer coding unasked", key.origin.authority),
+            ));
+        }
         let (parts, incoming) = response.into_parts();
         let idle = self.timeouts.idle;
         let body = if upload.is_some_and(|upload| !upload.is_done()) {
@@ -380,7 +390,6 @@ fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::HeaderValue;
 
     #[test]
     fn an_origin_that_says_how_long_it_waits_is_believed_less_a_second() {

@@ -27,6 +27,7 @@ mod keys;
 mod master;
 mod schema;
 mod sets;
+mod settle;
 mod snapshot;
 #[cfg(test)]
 mod tests;

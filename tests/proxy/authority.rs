@@ -10,11 +10,8 @@ use crate::support::*;
 
 /// A request whose `Host` lines, or whose target, are the test's own.
 fn get(target: &str, hosts: &[&str]) -> String {
-    let mut text = format!("GET {target} HTTP/1.1\r\n{AUTHORIZED}\r\n");
-    for host in hosts {
-        text.push_str(&format!("Host: {host}\r\n"));
-    }
-    text + "\r\n"
+    let hosts: String = hosts.iter().map(|host| format!("Host: {host}\r\n")).collect();
+    format!("GET {target} HTTP/1.1\r\n{AUTHORIZED}\r\n{hosts}\r\n")
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! What one sees of the proxy on the wire, byte by byte, against origins with real TLS.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -52,8 +52,11 @@ fn an_origin_that_closes_between_requests_is_called_again() {
         let answer = wire.ask(request("POST", "/", &[AUTHORIZED], "body"));
         assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
         assert_eq!(origin.connections(), round);
+        assert_eq!(serve.metric("locum_pool_idle_connections"), 1);
         origin.release();
-        // The close is on its way; the next request may meet it.
+        eventually("the close to arrive", PATIENCE, || {
+            (serve.metric("locum_pool_idle_connections") == 0).then_some(())
+        });
     }
 }
 

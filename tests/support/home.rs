@@ -143,7 +143,7 @@ impl Home {
                 text.push('\n');
             }
         }
-        std::fs::write(self.path().join("locum.yaml"), text).unwrap();
+        replace(&self.path().join("locum.yaml"), &text);
     }
 
     /// Replaces all policies by one.
@@ -302,8 +302,11 @@ impl Ran {
 
 /// Writes a file beside, and moves it into place, as editors and git do.
 fn replace(path: &Path, text: &str) {
+    use std::os::unix::fs::OpenOptionsExt as _;
     let beside = path.with_extension("new");
-    std::fs::write(&beside, text).unwrap();
+    let mut file = std::fs::File::options();
+    let mut file = file.write(true).create(true).truncate(true).mode(0o600).open(&beside).unwrap();
+    file.write_all(text.as_bytes()).unwrap();
     std::fs::rename(&beside, path).unwrap();
 }
 

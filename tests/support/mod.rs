@@ -5,7 +5,7 @@
 //! Nothing here sleeps for a fixed time: what takes time is polled for, with a deadline.
 
 // Each test binary uses its own part of the harness.
-#![allow(dead_code, unreachable_pub, unused_imports)]
+#![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
 mod git;
 mod home;

@@ -60,9 +60,16 @@ fn base64(secret: &[u8], before: usize, encoding: &data_encoding::Encoding) -> V
     text[(before * 8).div_ceil(6)..padded.len() * 8 / 6].to_vec()
 }
 
+/// A form of a secret that was found, and what stands around it.
+#[derive(Clone, Debug)]
+pub struct Leak {
+    pub form: &'static str,
+    pub context: String,
+}
+
 /// The forms of `secret`, or of a half of it, that occur in `text`: half a key in a log is a leak
 /// as well.
-pub fn leaks(secret: &str, text: &[u8]) -> Vec<&'static str> {
+pub fn leaks(secret: &str, text: &[u8]) -> Vec<Leak> {
     let secret = secret.as_bytes();
     let middle = secret.len() / 2;
     // What stands before the last `-` is the same in every key and in stand-ins.
@@ -73,11 +80,14 @@ pub fn leaks(secret: &str, text: &[u8]) -> Vec<&'static str> {
             parts.push(part);
         }
     }
-    let mut found = Vec::new();
+    let mut found: Vec<Leak> = Vec::new();
     for part in parts {
         for form in forms(part) {
-            if memmem::find(text, &form.bytes).is_some() && !found.contains(&form.name) {
-                found.push(form.name);
+            let at = memmem::find(text, &form.bytes);
+            if let Some(at) = at.filter(|_| !found.iter().any(|leak| leak.form == form.name)) {
+                let around = at.saturating_sub(80)..(at + form.bytes.len() + 80).min(text.len());
+                let context = String::from_utf8_lossy(&text[around]).into_owned();
+                found.push(Leak { form: form.name, context });
             }
         }
     }
@@ -95,17 +105,18 @@ pub fn search_everywhere(secrets: &[&str], directories: &[&Path], texts: &[(&str
     assert!(directories.is_empty() || !files.is_empty(), "no file in {directories:?}");
     let mut found = Vec::new();
     for secret in secrets {
+        let mut search = |name: &str, text: &[u8]| {
+            for leak in leaks(secret, text) {
+                found.push(format!("{name} holds a secret ({}): {:?}", leak.form, leak.context));
+            }
+        };
         for path in &files {
             // SQLite removes its own files in the middle of a walk.
             let Ok(bytes) = std::fs::read(path) else { continue };
-            for form in leaks(secret, &bytes) {
-                found.push(format!("{} holds a secret ({form})", path.display()));
-            }
+            search(&path.display().to_string(), &bytes);
         }
         for (name, text) in texts {
-            for form in leaks(secret, text) {
-                found.push(format!("{name} holds a secret ({form})"));
-            }
+            search(name, text);
         }
     }
     assert!(found.is_empty(), "{}", found.join("\n"));

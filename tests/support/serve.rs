@@ -108,12 +108,12 @@ impl Serve {
         answer.text()
     }
 
-    /// One series of `/metrics`, 0 when it is not there: `locum_requests_total{agent="a",result="permitted"}`.
+    /// One count of `/metrics`, 0 when it is not there: `locum_requests_total{agent="a",result="failed"}`.
     #[track_caller]
-    pub fn metric(&self, series: &str) -> f64 {
+    pub fn metric(&self, series: &str) -> u64 {
         let text = self.metrics();
         let line = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
-        line.map_or(0.0, |value| value.parse().unwrap())
+        line.map_or(0, |value| value.parse().unwrap())
     }
 
     /// `/readyz`: whether it is ready, and its problems.

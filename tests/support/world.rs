@@ -77,15 +77,10 @@ pub const AUTHORIZED: &str = "Authorization: Bearer locum_main";
 
 /// A request to the usual origin.
 pub fn request(method: &str, target: &str, fields: &[&str], body: &str) -> String {
-    let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {HOST}\r\n");
-    for field in fields {
-        text.push_str(field);
-        text.push_str("\r\n");
-    }
-    if !body.is_empty() {
-        text.push_str(&format!("Content-Length: {}\r\n", body.len()));
-    }
-    text.push_str("\r\n");
-    text.push_str(body);
-    text
+    let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Length: {length}\r\n"),
+    };
+    format!("{method} {target} HTTP/1.1\r\nHost: {HOST}\r\n{fields}{length}\r\n{body}")
 }

@@ -137,9 +137,9 @@ fn heading(paint: Paint, number: &str, text: &str) -> String {
     if number == "1" { format!("\n{title}") } else { title }
 }
 
-/// Agent, origin and answer, side by side.
-fn sides(paint: Paint, call: &Call) -> String {
-    let held = [
+/// What the agent held, what the origin received, and what the agent got back.
+fn told(call: &Call) -> [Vec<String>; 3] {
+    let held = vec![
         "OPENAI_API_KEY=".to_owned(),
         shortened(&call.agent.placeholder, COLUMN),
         format!("sha256 {}", call.agent.fingerprint),
@@ -149,30 +149,31 @@ fn sides(paint: Paint, call: &Call) -> String {
             if call.agent.key_in_environment { "A KEY" } else { "no key" }
         ),
     ];
-    let received = [
+    let received = vec![
         call.origin.place.clone(),
         format!("a key of {} bytes", call.origin.length),
         format!("sha256 {}", call.origin.fingerprint),
         if call.origin.fingerprint == call.vault.fingerprint {
             format!("= {} v{} in the vault", call.vault.credential, call.vault.version)
         } else {
-            format!("vault has {}", call.vault.fingerprint)
+            format!("the vault has {}", call.vault.fingerprint)
         },
     ];
-    let back = [
+    let key = if call.came_back.key_in_answer { "THE KEY" } else { "no key" };
+    let back = vec![
         call.came_back.status.to_string(),
         format!("\"{}\"", call.came_back.text),
-        format!(
-            "{} bytes, {} key in them",
-            call.came_back.bytes,
-            if call.came_back.key_in_answer { "THE" } else { "no" }
-        ),
+        format!("{} bytes, {key} in them", call.came_back.bytes),
     ];
+    [held, received, back]
+}
+
+/// The three of them side by side.
+fn sides(paint: Paint, call: &Call) -> String {
     let heads = ["THE AGENT HELD", "THE ORIGIN RECEIVED", "THE AGENT GOT BACK"];
-    let cell = |rows: &[String]| -> Vec<String> {
+    let columns = told(call).map(|rows| -> Vec<String> {
         rows.iter().flat_map(|row| output::wrap(row, COLUMN)).collect()
-    };
-    let columns = [cell(&held), cell(&received), cell(&back)];
+    });
     let height = columns.iter().map(Vec::len).max().unwrap_or(0);
     let line = |texts: [&str; 3]| {
         let cells = texts.map(|text| pad(text, COLUMN));

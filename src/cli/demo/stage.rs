@@ -60,27 +60,16 @@ impl Stage {
     /// Makes the home, and starts everybody.
     pub(in crate::cli) async fn raise() -> Result<Self, Failure> {
         let scratch = Scratch::make()?;
-        let openai_key = Arc::new(make_key("sk-proj-")?);
-        let anthropic_key = Arc::new(make_key("sk-ant-api03-")?);
-        let keys = [&openai_key, &anthropic_key].map(|key| key.expose(<[u8]>::to_vec));
-        let search = Search::new(keys.iter().map(Vec::as_slice), KNOWN);
-
+        let keys = Keys::make()?;
+        let search = keys.search();
         let authority = OriginAuthority::make()?;
-        let openai = Origin::start(OPENAI, Some(Arc::clone(&openai_key)), &authority).await?;
+        let openai = Origin::start(OPENAI, Some(Arc::clone(&keys.openai)), &authority).await?;
         let anthropic =
-            Origin::start(ANTHROPIC, Some(Arc::clone(&anthropic_key)), &authority).await?;
+            Origin::start(ANTHROPIC, Some(Arc::clone(&keys.anthropic)), &authority).await?;
         let collector = Origin::start(COLLECTOR, None, &authority).await?;
-
         let home = Home::locate(Some(&scratch.path().join("home")))?;
         write_config(&home, &authority, &[&openai, &anthropic, &collector])?;
-        locum(&home, &["init"], None).await?;
-        write(&home.policies().join("collector.yaml"), COLLECTOR_POLICY)?;
-        for (name, key) in [("openai", &openai_key), ("anthropic", &anthropic_key)] {
-            let add = ["credential", "add", name, "--provider", name];
-            locum(&home, &add, Some(key)).await?;
-        }
-        locum(&home, &["agent", "add", AGENT], None).await?;
-
+        furnish(&home, &keys).await?;
         let mut proxy = serve(&home)?;
         let serving = started(&home, &mut proxy).await?;
         let agent = Agent::start(&home, AGENT).await?;
@@ -179,6 +168,25 @@ impl Stage {
     }
 }
 
+/// The keys that the origins demand. Only the origins, the vault and the search have them.
+struct Keys {
+    openai: Arc<Secret>,
+    anthropic: Arc<Secret>,
+}
+
+impl Keys {
+    fn make() -> Result<Self, Failure> {
+        Ok(Self {
+            openai: Arc::new(make_key("sk-proj-")?),
+            anthropic: Arc::new(make_key("sk-ant-api03-")?),
+        })
+    }
+
+    fn search(&self) -> Search {
+        self.openai.expose(|one| self.anthropic.expose(|other| Search::new([one, other], KNOWN)))
+    }
+}
+
 /// A key that nobody has, in the shape of a provider's, with the characters that encodings change.
 fn make_key(prefix: &str) -> Result<Secret, Failure> {
     let mut random = [0; 36];
@@ -237,6 +245,16 @@ fn write_config(
                 .concat();
     }
     write(&home.config(), &text)
+}
+
+/// Does what the first page of the documentation says.
+async fn furnish(home: &Home, keys: &Keys) -> Result<(), Failure> {
+    locum(home, &["init"], None).await?;
+    write(&home.policies().join("collector.yaml"), COLLECTOR_POLICY)?;
+    for (name, key) in [("openai", &keys.openai), ("anthropic", &keys.anthropic)] {
+        locum(home, &["credential", "add", name, "--provider", name], Some(key)).await?;
+    }
+    locum(home, &["agent", "add", AGENT], None).await
 }
 
 fn write(path: &std::path::Path, text: &str) -> Result<(), Failure> {

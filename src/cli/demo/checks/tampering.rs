@@ -128,25 +128,30 @@ pub(super) fn removed_record(stage: &Stage) -> Outcome {
 pub(super) async fn older_log(stage: &Stage, early: &Early) -> Outcome {
     let mut facts = Facts::default();
     let opened = stage.open()?;
-    let begun = Instant::now();
-    // The vault takes note about once a second.
-    while opened.vault.audit_anchor()?.is_none_or(|a| a.sequence < first_call(stage).unwrap_or(0))
-        && begun.elapsed() < Duration::from_secs(5)
-    {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
     let alone = audit::verify(&early.0, &opened.vault.audit_key(), None, &mut |_| {})?;
     facts.note(alone.ok, "genuine by itself", "the copy does not verify even by itself");
+    wait_for_anchor(&opened, alone.last.map_or(0, |last| last.seq)).await?;
     let report = verify(&opened, &early.0)?;
     match report.first_bad {
-        Some(bad) => facts.note(
-            !report.ok,
-            format!("with the vault's memory: record {}: {}", bad.seq, bad.what),
-            "",
-        ),
+        Some(bad) => {
+            let told = format!("with the vault's memory: record {}: {}", bad.seq, bad.what);
+            facts.note(!report.ok, told.clone(), told);
+        }
         None => facts.note(false, "", "nobody noticed"),
     }
     Ok(facts)
+}
+
+/// The vault takes note of where the log is about once a second.
+async fn wait_for_anchor(opened: &Opened, after: u64) -> Result<(), Failure> {
+    let begun = Instant::now();
+    while opened.vault.audit_anchor()?.is_none_or(|anchor| anchor.sequence <= after) {
+        if begun.elapsed() > Duration::from_secs(5) {
+            return Err(Failure::new("the vault took no note of the audit log"));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    Ok(())
 }
 
 /// Two credentials change places in the database, ciphertext and all.

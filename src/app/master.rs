@@ -1,0 +1,366 @@
+//! The master key of a vault: where it is found, and how another takes its place.
+//!
+//! A new key file is written beside the old one (`master.key.new`), then the vault is rekeyed in one
+//! transaction, then the new file takes the old one's name. Killed in between, there are two files of
+//! which one opens the vault: whoever opens it next finds out which, and finishes the work.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::FlockOperation;
+
+use super::open::{Opened, passphrase};
+use super::{Failure, Home};
+use crate::config::{self, Config, Passphrase};
+use crate::files::{self, FileError};
+use crate::secret::Secret;
+use crate::vault::{Fault, KeyError, KeySource, MasterKey, PassphraseParams, Vault, VaultError};
+
+/// The right to change which key opens a vault, or which file the vault is: one process at a time.
+/// It is the system's lock on the vault's directory, and ends with the process.
+pub(super) struct Turn(#[expect(dead_code, reason = "held, not read")] File);
+
+impl Turn {
+    /// None when another process has it.
+    pub(super) fn take(vault: &Path) -> Result<Option<Self>, Failure> {
+        let directory = files::directory_of(vault);
+        let failed = |e: io::Error| Failure::new(format!("{}: {e}", directory.display()));
+        let file = File::open(directory).map_err(failed)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(failed(error.into())),
+        }
+    }
+
+    /// The same, for what cannot be done without it.
+    pub(super) fn require(vault: &Path) -> Result<Self, Failure> {
+        Self::take(vault)?.ok_or_else(|| {
+            Failure::new("another command changes the vault's key or file").help("try again")
+        })
+    }
+}
+
+/// Opens a vault with its master key, from where vault and config say, and finishes a change of the
+/// key file that was cut short. `turn` is this process's, if it has it already.
+pub(super) fn unlock<T>(
+    home: &Home,
+    config: &Config,
+    vault: &Path,
+    turn: Option<&Turn>,
+    open: impl Fn(&MasterKey) -> Result<T, VaultError>,
+) -> Result<(T, MasterKey), Failure> {
+    match Vault::key_source(vault)? {
+        KeySource::Passphrase(params) => {
+            let master = by_passphrase(config, params)?;
+            Ok((open(&master)?, master))
+        }
+        KeySource::File => {
+            let path = key_file(home, config);
+            by_file(&path, &open).or_else(|first| {
+                if !first.may_be_a_change_cut_short() {
+                    return Err(first.into());
+                }
+                finish_change(vault, &path, turn, &open)?.ok_or_else(|| first.into())
+            })
+        }
+    }
+}
+
+fn by_passphrase(config: &Config, params: PassphraseParams) -> Result<MasterKey, Failure> {
+    let from = match &config.vault.key {
+        config::KeySource::Passphrase(from) => from,
+        config::KeySource::File(_) => &Passphrase::Prompt,
+    };
+    let text = passphrase(from, "Passphrase of the vault: ")?;
+    Ok(MasterKey::from_passphrase(&text, params)?)
+}
+
+/// The key file's place: the config's, or the home's own for a vault that has a key file though the
+/// config says otherwise.
+fn key_file(home: &Home, config: &Config) -> PathBuf {
+    match &config.vault.key {
+        config::KeySource::File(path) => path.clone(),
+        config::KeySource::Passphrase(_) => home.master_key(),
+    }
+}
+
+/// `master.key.new`.
+fn successor(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+/// Why a key file does not open a vault.
+enum Unopened {
+    Key(KeyError),
+    Vault(VaultError),
+}
+
+impl Unopened {
+    fn may_be_a_change_cut_short(&self) -> bool {
+        match self {
+            Self::Key(error) => matches!(error, KeyError::File(FileError::Missing(_))),
+            Self::Vault(error) => matches!(error.fault, Fault::WrongKey),
+        }
+    }
+}
+
+impl From<Unopened> for Failure {
+    fn from(why: Unopened) -> Self {
+        match why {
+            Unopened::Key(error) => error.into(),
+            Unopened::Vault(error) => error.into(),
+        }
+    }
+}
+
+fn by_file<T>(
+    path: &Path,
+    open: impl Fn(&MasterKey) -> Result<T, VaultError>,
+) -> Result<(T, MasterKey), Unopened> {
+    let master = MasterKey::load(path).map_err(Unopened::Key)?;
+    let opened = open(&master).map_err(Unopened::Vault)?;
+    Ok((opened, master))
+}
+
+/// Tries the key that was to take the place of `path`. If it is the vault's, it takes that place now;
+/// unless another process is just doing it.
+fn finish_change<T>(
+    vault: &Path,
+    path: &Path,
+    turn: Option<&Turn>,
+    open: impl Fn(&MasterKey) -> Result<T, VaultError>,
+) -> Result<Option<(T, MasterKey)>, Failure> {
+    let taken = if turn.is_none() { Turn::take(vault)? } else { None };
+    let new = successor(path);
+    let Ok(found) = by_file(&new, &open) else {
+        // It may have got its place since the first look.
+        return Ok(by_file(path, &open).ok());
+    };
+    if turn.is_some() || taken.is_some() {
+        files::rename_private(&new, path)?;
+    }
+    Ok(Some(found))
+}
+
+/// What is to open a vault from now on.
+#[derive(Clone, Debug)]
+pub enum NewKey {
+    /// A new key file.
+    File,
+    /// A passphrase from there.
+    Passphrase(Passphrase),
+}
+
+/// What a change of the key leaves to do.
+#[derive(Debug)]
+pub struct Rekeyed {
+    /// The vault's epoch after it.
+    pub epoch: u64,
+    /// The new key file.
+    pub key_file: Option<PathBuf>,
+    /// What `locum.yaml` should say about `vault.key` from now on, if it says otherwise.
+    pub config: Option<String>,
+    /// An old key file that could not be removed.
+    pub left: Option<PathBuf>,
+}
+
+/// Gives the vault another master key. Without a choice, a key file is followed by a new key file.
+///
+/// # Errors
+/// When the vault does not open, or files cannot be written. The vault then has its old key; after
+/// `kill -9` at any moment it has one of the two, and opens.
+pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
+    home.require()?;
+    let config = Config::load(&home.config(), home.path())?;
+    let turn = Turn::require(&config.vault.store)?;
+    let was_file = matches!(Vault::key_source(&config.vault.store)?, KeySource::File);
+    let choice = match choice {
+        Some(choice) => choice,
+        None if was_file => NewKey::File,
+        None => {
+            return Err(Failure::usage("this vault is opened by a passphrase").help(
+                "say by what from now on: --passphrase, --passphrase-file FILE or --key-file",
+            ));
+        }
+    };
+    let mut opened = Opened::open_in_turn(home, Some(&turn))?;
+    let path = key_file(home, &opened.config);
+    let (mut key_path, mut left) = (None, None);
+    match &choice {
+        NewKey::File => {
+            to_key_file(&mut opened, &path, was_file)?;
+            key_path = Some(path);
+        }
+        NewKey::Passphrase(from) => {
+            let text = new_passphrase(from)?;
+            let master = MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?;
+            opened.vault.rekey(&master)?;
+            opened.master = master;
+            if was_file {
+                left = remove(&path).err().map(|_| path);
+            }
+        }
+    }
+    opened.changed()?;
+    let config = config_change(&opened.config.vault.key, &choice);
+    Ok(Rekeyed { epoch: opened.vault.epoch()?, key_file: key_path, config, left })
+}
+
+fn to_key_file(opened: &mut Opened, path: &Path, was_file: bool) -> Result<(), Failure> {
+    if !was_file && path.symlink_metadata().is_ok() {
+        return Err(Failure::new(format!("{} is there, and not this vault's key", path.display()))
+            .help("move it away, or set vault.key in locum.yaml to another file"));
+    }
+    let new = successor(path);
+    // What is there was to be the key once, and did not become it: the vault has just been opened
+    // by another.
+    remove(&new)?;
+    let master = MasterKey::generate()?;
+    master.save_new(&new)?;
+    opened.vault.rekey(&master)?;
+    files::rename_private(&new, path)?;
+    opened.master = master;
+    Ok(())
+}
+
+fn remove(path: &Path) -> Result<(), Failure> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            Err(Failure::new(format!("{}: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A passphrase that is asked for is asked for twice: a typing mistake would lose the vault.
+pub(super) fn new_passphrase(source: &Passphrase) -> Result<Secret, Failure> {
+    let first = passphrase(source, "New passphrase for the vault: ")?;
+    if matches!(source, Passphrase::Prompt) {
+        let second = passphrase(source, "The same again: ")?;
+        let same = first.expose(|a| second.expose(|b| a == b));
+        if !same {
+            return Err(Failure::usage("the two passphrases differ").help("run it again"));
+        }
+    }
+    Ok(first)
+}
+
+/// What the config says, as against what is the case now.
+fn config_change(says: &config::KeySource, now: &NewKey) -> Option<String> {
+    match (says, now) {
+        (config::KeySource::File(_), NewKey::File) => None,
+        (config::KeySource::Passphrase(says), NewKey::Passphrase(now)) if says == now => None,
+        (_, NewKey::File) => Some("remove vault.key.passphrase".to_owned()),
+        (_, NewKey::Passphrase(now)) => {
+            Some(format!("set vault.key to {{passphrase: {}}}", super::init::yaml(now)))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{KeyChoice, init};
+    use super::*;
+
+    struct Scratch {
+        _directory: tempfile::TempDir,
+        home: Home,
+    }
+
+    impl Scratch {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let home = Home::locate(Some(&directory.path().join("home"))).unwrap();
+            init(&home, false, &KeyChoice::Config).unwrap();
+            Self { _directory: directory, home }
+        }
+
+        fn key(&self) -> PathBuf {
+            self.home.master_key()
+        }
+
+        fn opens(&self) -> bool {
+            Opened::open(&self.home).is_ok()
+        }
+    }
+
+    #[test]
+    fn a_change_that_was_killed_before_the_vault_took_the_key_changes_nothing() {
+        let scratch = Scratch::new();
+        let before = fs::read(scratch.key()).unwrap();
+        MasterKey::generate().unwrap().save_new(&successor(&scratch.key())).unwrap();
+        assert!(scratch.opens());
+        assert_eq!(fs::read(scratch.key()).unwrap(), before);
+        // And the next change is not held up by what was left.
+        rekey(&scratch.home, None).unwrap();
+        assert_ne!(fs::read(scratch.key()).unwrap(), before);
+        assert!(!successor(&scratch.key()).exists() && scratch.opens());
+    }
+
+    #[test]
+    fn a_change_that_was_killed_after_the_vault_took_the_key_is_finished() {
+        for old_is_there in [true, false] {
+            let scratch = Scratch::new();
+            let new = MasterKey::generate().unwrap();
+            new.save_new(&successor(&scratch.key())).unwrap();
+            Opened::open(&scratch.home).unwrap().vault.rekey(&new).unwrap();
+            if !old_is_there {
+                fs::remove_file(scratch.key()).unwrap();
+            }
+            let text = fs::read(successor(&scratch.key())).unwrap();
+            assert!(scratch.opens());
+            assert_eq!(fs::read(scratch.key()).unwrap(), text);
+            assert!(!successor(&scratch.key()).exists() && scratch.opens());
+        }
+    }
+
+    #[test]
+    fn while_another_process_changes_the_key_its_file_is_used_and_left_alone() {
+        let scratch = Scratch::new();
+        let new = MasterKey::generate().unwrap();
+        new.save_new(&successor(&scratch.key())).unwrap();
+        Opened::open(&scratch.home).unwrap().vault.rekey(&new).unwrap();
+        let turn = Turn::require(&scratch.home.vault()).unwrap();
+        assert!(scratch.opens() && successor(&scratch.key()).exists());
+        assert!(rekey(&scratch.home, None).is_err(), "one at a time");
+        drop(turn);
+        rekey(&scratch.home, None).unwrap();
+        assert!(!successor(&scratch.key()).exists() && scratch.opens());
+    }
+
+    #[test]
+    fn a_wrong_key_stays_a_wrong_key() {
+        let scratch = Scratch::new();
+        fs::remove_file(scratch.key()).unwrap();
+        MasterKey::generate().unwrap().save_new(&scratch.key()).unwrap();
+        let failure = Opened::open(&scratch.home).unwrap_err();
+        assert!(failure.to_string().contains("does not open this vault"), "{failure}");
+        MasterKey::generate().unwrap().save_new(&successor(&scratch.key())).unwrap();
+        assert!(!scratch.opens() && successor(&scratch.key()).exists());
+    }
+
+    #[test]
+    fn from_a_key_file_to_a_passphrase_and_back() {
+        let scratch = Scratch::new();
+        let file = scratch.home.path().join("passphrase");
+        files::create_private(&file, b"correct horse battery staple\n").unwrap();
+        let from = Passphrase::File(file.clone());
+        let done = rekey(&scratch.home, Some(NewKey::Passphrase(from))).unwrap();
+        assert!(!scratch.key().exists() && done.left.is_none());
+        let says = done.config.unwrap();
+        assert!(says.contains("passphrase: {file: "), "{says}");
+        assert!(!scratch.opens(), "there is no terminal to ask on");
+
+        let yaml = format!("vault:\n  key:\n    passphrase: {{file: '{}'}}\n", file.display());
+        files::replace_private(&scratch.home.config(), yaml.as_bytes()).unwrap();
+        assert!(scratch.opens());
+        assert!(rekey(&scratch.home, None).is_err(), "which one is not said");
+        let done = rekey(&scratch.home, Some(NewKey::File)).unwrap();
+        assert_eq!(done.key_file, Some(scratch.key()));
+        assert!(scratch.opens());
+    }
+}
