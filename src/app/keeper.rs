@@ -422,7 +422,9 @@ impl Refresh for Keeper {
             }
             // A look at an unchanged vault is one `stat` and one counter; at a changed one, it reads
             // the vault: for large ones milliseconds, on a thread that may block.
-            tokio::task::block_in_place(|| self.look(false))
+            tokio::task::block_in_place(|| self.look(false));
+            // Also when it found nothing: a look that was under way when we came may have.
+            true
         })
     }
 }

@@ -68,7 +68,8 @@ impl State {
 
 /// Looks for changes of the vault now, rather than at the next poll.
 pub trait Refresh: Send + Sync {
-    /// True when the state changed. Bounded in how often it really looks.
+    /// Returns when a look that began after the call is over. True when it is worth asking again;
+    /// bounded in how often it really looks.
     fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
 }
 

@@ -217,7 +217,7 @@ fn every_command_that_is_named_exists() {
             }
         }
         for block in blocks(&document) {
-            let shell = ["sh", "console", ""].contains(&&*block.language);
+            let shell = ["sh", "console"].contains(&&*block.language);
             for line in block.text.lines().filter(|_| shell) {
                 let line = line.trim_start_matches("$ ").trim_start();
                 if line.starts_with("locum ") {
@@ -248,6 +248,8 @@ fn every_link_leads_somewhere() {
     for document in documents() {
         let directory = root().join(&document).parent().unwrap().to_owned();
         for (number, line) in prose(&document) {
+            // Patterns in code look like links, and are none.
+            let line: String = line.split('`').step_by(2).collect();
             for link in links(&line).into_iter().filter(|l| !l.contains("://")) {
                 followed += 1;
                 let (file, anchor) = link.split_once('#').unwrap_or((link, ""));

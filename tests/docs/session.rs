@@ -248,13 +248,19 @@ fn matches(wanted: &[String], lines: &[&str]) -> bool {
     lines.split_first().is_some_and(|(line, more)| same(first, line) && matches(rest, more))
 }
 
-/// Whether a line is what the document says: its parts between `...`, in order.
+/// Whether a line is what the document says: its parts between `...`, in order. How many spaces a table
+/// has between its columns depends on what is in them, and does not count.
 fn same(wanted: &str, line: &str) -> bool {
-    let parts: Vec<&str> = wanted.trim_end().split("...").collect();
-    let [first, middle @ .., last] = &parts[..] else {
-        return wanted.trim_end() == line.trim_end();
+    let narrow = |text: &str| {
+        let indent = &text[..text.len() - text.trim_start().len()];
+        indent.to_owned() + &text.split_whitespace().collect::<Vec<_>>().join(" ")
     };
-    let Some(mut rest) = line.trim_end().strip_prefix(first) else { return false };
+    let (wanted, line) = (narrow(wanted), narrow(line));
+    let parts: Vec<&str> = wanted.split("...").collect();
+    let [first, middle @ .., last] = &parts[..] else {
+        return wanted == line;
+    };
+    let Some(mut rest) = line.strip_prefix(first) else { return false };
     for part in middle {
         match rest.find(part) {
             Some(at) => rest = &rest[at + part.len()..],
