@@ -1,5 +1,13 @@
 //! What a command has added is in force when the command has ended: a script adds and uses in one breath.
 
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::too_many_lines,
+    clippy::items_after_statements,
+    clippy::format_push_string
+)]
+
 mod support;
 
 use support::Home;

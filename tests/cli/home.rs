@@ -217,6 +217,8 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) fn start(home: &Home) -> Self {
         let mut command = home.command(&["serve"]);
+        // Ended by its owner's drop, or with the test that panics below.
+        #[allow(clippy::zombie_processes)]
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         // Killed on drop from here on, also when it does not start.
         let mut proxy = Self { child, address: ([0, 0, 0, 0], 0).into() };
