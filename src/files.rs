@@ -31,6 +31,8 @@ pub enum FileError {
     Owner(PathBuf, u32),
     /// More bytes than such a file has.
     TooLarge(PathBuf),
+    /// Somebody else wrote it between the reading and the writing.
+    Changed(PathBuf),
     /// The operating system's own refusal.
     Io(PathBuf, io::Error),
 }
@@ -65,6 +67,13 @@ impl fmt::Display for FileError {
             ),
             Self::TooLarge(path) => {
                 write!(f, "{} is far longer than it can be; is it another file?", path.display())
+            }
+            Self::Changed(path) => {
+                write!(
+                    f,
+                    "{} was changed meanwhile, and is left as it is; run it again",
+                    path.display()
+                )
             }
             Self::Io(path, _) => write!(f, "{} could not be used", path.display()),
         }
@@ -221,6 +230,29 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     }
     let temporary = Temporary::beside(path)?;
     temporary.write(bytes)?;
+    temporary.publish_over(path)
+}
+
+/// Puts `bytes` in the place of what a file of the user's own was when it was read, `seen`. Mode and
+/// owner stay, and so does a link that leads to it. After `kill -9` there is the old one or the new.
+///
+/// # Errors
+/// [`FileError::Changed`] when it is another by now; others when it cannot be written.
+pub fn replace_own(path: &Path, seen: &[u8], bytes: &[u8]) -> Result<(), FileError> {
+    let failed = |e| FileError::io(path, e);
+    let path = &path.canonicalize().map_err(failed)?;
+    let metadata = fs::metadata(path).map_err(failed)?;
+    let temporary = Temporary::beside(path)?;
+    temporary.write(bytes)?;
+    let made = fs::metadata(&temporary.0).map_err(failed)?;
+    if (made.uid(), made.gid()) != (metadata.uid(), metadata.gid()) {
+        let (uid, gid) = (metadata.uid(), metadata.gid());
+        std::os::unix::fs::chown(&temporary.0, Some(uid), Some(gid)).map_err(failed)?;
+    }
+    fs::set_permissions(&temporary.0, metadata.permissions()).map_err(failed)?;
+    if Zeroizing::new(fs::read(path).map_err(failed)?).as_slice() != seen {
+        return Err(FileError::Changed(path.clone()));
+    }
     temporary.publish_over(path)
 }
 
@@ -466,6 +498,22 @@ mod tests {
         assert!(matches!(read_private(&path, 99), Err(FileError::TooLarge(_))));
         assert_eq!(read_private(&path, 100).unwrap().len(), 100);
         assert!(matches!(read_private(&home.path().join("none"), 9), Err(FileError::Missing(_))));
+    }
+
+    #[test]
+    fn a_users_own_file_keeps_its_mode_and_its_link_and_what_came_between() {
+        let home = tempfile::tempdir().unwrap();
+        let (path, link) = (home.path().join(".env"), home.path().join("link"));
+        fs::write(&path, b"old").unwrap();
+        set_mode(&path, 0o640);
+        symlink(&path, &link).unwrap();
+        assert!(matches!(replace_own(&link, b"other", b"new"), Err(FileError::Changed(_))));
+        assert_eq!(fs::read(&path).unwrap(), b"old");
+        replace_own(&link, b"old", b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o640);
+        assert!(link.symlink_metadata().unwrap().is_symlink());
+        assert_eq!(names_in(home.path()), [".env", "link"], "nothing left behind");
     }
 
     #[test]

@@ -299,30 +299,89 @@ fn settle_target(parts: &mut Parts, origin: &Origin) -> Result<(), Refusal> {
 /// they decode, whether they resolve dot segments before or after, merge slashes, take `\` for `/`
 /// and cut `;parameters`; each combination is one reading.
 fn readings(path: &str) -> Result<Vec<String>, Refusal> {
-    let plain = !path.contains(['%', '\\', ';']) && !path.contains("//") && !path.contains("/.");
+    let plain = path.is_ascii()
+        && !path.contains(['%', '\\', ';'])
+        && !path.contains("//")
+        && !path.contains("/.");
     if plain {
         return Ok(Vec::new());
     }
     refuse_traps(path)?;
-    let once = decode(path);
-    let twice = decode(&once);
+    let mut texts = vec![path.to_owned()];
+    if path.contains("%u") || path.contains("%U") {
+        texts.push(decode_wide(path));
+    }
+    let mut last = texts[texts.len() - 1].clone();
+    for _ in 0..DECODINGS {
+        let next = decode(&last);
+        if next == last {
+            break;
+        }
+        texts.push(next.clone());
+        last = next;
+    }
+    if decode(&last) != last {
+        return Err(Refusal::new(Code::AmbiguousPath).because("the path is encoded too often"));
+    }
     let mut found: Vec<String> = Vec::new();
-    for text in [path, &once, &twice] {
-        for options in 0..16_u8 {
-            let reading = reread(text, options);
-            if reading != path && !found.contains(&reading) {
-                found.push(reading);
+    for text in &texts {
+        let folded = fold(text);
+        let folded = Some(folded).filter(|folded| folded != text);
+        for text in [Some(text), folded.as_ref()].into_iter().flatten() {
+            for options in 0..16_u8 {
+                let reading = reread(text, options);
+                if reading != path && !found.contains(&reading) {
+                    found.push(reading);
+                }
             }
         }
     }
     Ok(found)
 }
 
+/// How often an origin, and the proxies before it, may decode a path.
+const DECODINGS: usize = 4;
+
+/// `%u002e`, which IIS and others read beside the percent encoding of RFC 3986.
+fn decode_wide(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find("%u").into_iter().chain(rest.find("%U")).min() {
+        out.push_str(&rest[..at]);
+        let digits = rest.get(at + 2..at + 6);
+        let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        if let Some(read) = code.and_then(char::from_u32) {
+            out.push(read);
+            rest = &rest[at + 6..];
+        } else {
+            out.push_str(&rest[at..at + 2]);
+            rest = &rest[at + 2..];
+        }
+    }
+    out + rest
+}
+
+/// The characters that become a dot, a slash or a backslash where text is normalised (UAX 15, NFKC)
+/// or squeezed into a code page.
+fn fold(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\u{ff0e}' | '\u{2024}' | '\u{fe52}' => out.push('.'),
+            '\u{2025}' => out.push_str(".."),
+            '\u{ff0f}' | '\u{2044}' | '\u{2215}' => out.push('/'),
+            '\u{ff3c}' | '\u{fe68}' | '\u{2216}' => out.push('\\'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// Bytes that no origin needs and some stumble over: NUL ends a C string, and overlong UTF-8 is a
 /// slash to decoders that do not check (RFC 3629 section 10).
 fn refuse_traps(path: &str) -> Result<(), Refusal> {
     let mut bytes = path.as_bytes().to_vec();
-    for _ in 0..2 {
+    for _ in 0..DECODINGS {
         bytes = percent_encoding::percent_decode(&bytes).collect();
         let nul = bytes.contains(&0);
         let overlong = bytes.iter().any(|b| matches!(b, 0xC0 | 0xC1 | 0xF5..=0xFF))
@@ -354,7 +413,9 @@ fn reread(text: &str, options: u8) -> String {
     for (i, segment) in text.split('/').enumerate() {
         let segment =
             if parameters { segment.split(';').next().unwrap_or_default() } else { segment };
-        match segment {
+        // Some trim what is blank at the end of a name, Windows among them.
+        let name = segment.trim_end_matches(|c| c <= ' ');
+        match if dots && (name == "." || name == "..") { name } else { segment } {
             "" if merge && i > 0 && segments.last().is_some_and(|s| s.is_empty()) => {}
             "." if dots => {}
             ".." if dots => {
@@ -366,7 +427,8 @@ fn reread(text: &str, options: u8) -> String {
             _ => segments.push(segment),
         }
     }
-    if dots && (text.ends_with("/.") || text.ends_with("/..")) {
+    let last = text.trim_end_matches(|c| c <= ' ');
+    if dots && (last.ends_with("/.") || last.ends_with("/..")) {
         segments.push("");
     }
     if segments.len() < 2 {
@@ -499,6 +561,17 @@ mod tests {
         assert!(readings("/public/../admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/%2e%2e/admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/%252e%252e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%25252e%25252e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%u002e%u002e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%ef%bc%8e%ef%bc%8e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/..%e2%88%95admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/..%20/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/..%0d%0a/admin").contains(&"/admin".to_owned()));
+        assert_eq!(
+            code("/%2525252525252e", &[("host", "api.test")]),
+            Some(Code::AmbiguousPath),
+            "encoded more often than anybody means"
+        );
         assert!(readings("/public/..;/admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/..%5cadmin").contains(&"/admin".to_owned()));
         assert!(readings("//admin").contains(&"/admin".to_owned()));

@@ -196,8 +196,21 @@ fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
                 anchor.display()
             ))
         }),
+        // It is written before the first record is. Without it, an older vault could not be told.
+        None if has_records(&config.audit.dir) => {
+            let path = anchor.display();
+            Err(Failure::new(format!("{path} is missing, and the audit log is there")).help(
+                "put it back: without it, nothing tells whether the vault is an old copy",
+            ))
+        }
         None => Ok(()),
     }
+}
+
+/// Whether there is anything of an audit log in the directory.
+fn has_records(directory: &Path) -> bool {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.path().extension().is_some_and(|e| e == "jsonl"))
 }
 
 /// What was last seen of the vault.
@@ -303,5 +316,25 @@ pub(super) fn operator() -> String {
 impl std::fmt::Debug for Opened {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Opened").field("home", &self.home).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::app::{KeyChoice, init};
+
+    #[test]
+    fn a_vault_whose_anchor_was_taken_away_is_not_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let home = Home::locate(Some(&directory.path().join("home"))).unwrap();
+        init(&home, false, &KeyChoice::Config).unwrap();
+        let opened = Opened::open(&home).unwrap();
+        assert!(has_records(&opened.config.audit.dir), "init records what it made");
+        let anchor = anchor_file(&opened.config);
+        drop(opened);
+        fs::remove_file(&anchor).unwrap();
+        let failure = Opened::open(&home).unwrap_err();
+        assert!(failure.to_string().contains("vault.head is missing"), "{failure}");
     }
 }

@@ -75,9 +75,10 @@ impl Proxy {
         }
         let home = opened.home.clone();
         let config = opened.config.clone();
+        // Before the log: where there are records, there is an anchor.
+        write_anchor(&opened.vault, &config)?;
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
         drain_journal(&opened.vault, &config, &audit)?;
-        write_anchor(&opened.vault, &config)?;
         let bundle = write_certificates(&opened)?;
         let leaves = LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http11])?;
         let metrics = Arc::new(

@@ -53,6 +53,7 @@ async fn authorized(
     // From here on the request is its head and, untouched, its body.
     let (parts, body) = request.into_parts();
     let (body, up) = Upload::new(body);
+    ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
     let inbound = match check(&state, route, parts) {
@@ -118,6 +119,10 @@ fn check(
     route: &Route,
     parts: http::request::Parts,
 ) -> Result<InboundRequest, Refusal> {
+    // Without the vault nobody knows who is who: that is not the agent's fault.
+    if state.sealed.is_none() {
+        return Err(Refusal::new(Code::VaultUnavailable));
+    }
     // The token may have been revoked since the tunnel was opened.
     if !state.authn.still_valid(&route.caller.identity, unix_now()) {
         return Err(Refusal::new(Code::AgentRevoked));

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::{Caller, Gateway, State};
@@ -27,6 +27,10 @@ pub(super) struct Ledger {
     method: String,
     path: Option<String>,
     misplaced: usize,
+    /// What was sent so far of the request's body.
+    up: Uploaded,
+    /// Whether a call was permitted that has no outcome yet.
+    pending: AtomicBool,
 }
 
 impl Ledger {
@@ -56,6 +60,8 @@ impl Ledger {
             method: String::new(),
             path: None,
             misplaced: 0,
+            up: Uploaded::default(),
+            pending: AtomicBool::new(false),
         }
     }
 
@@ -63,6 +69,11 @@ impl Ledger {
     pub(super) fn asked(&mut self, method: &str, path: Option<&str>) {
         self.method = bounded(method);
         self.path = path.map(bounded);
+    }
+
+    /// Notes where the bytes of the request's body are counted.
+    pub(super) fn uploads(&mut self, up: Uploaded) {
+        self.up = up;
     }
 
     /// Notes who the request says it is for, beside what the tunnel said.
@@ -115,6 +126,7 @@ impl Ledger {
         record.decision = Decision::Permit;
         let recorded = Recorded::new(value, &*self.gateway.audit, &record)
             .map_err(|_| Refusal::new(Code::AuditUnavailable))?;
+        self.pending.store(true, Ordering::Relaxed);
         for item in uses {
             self.gateway.metrics.injection(item.credential.as_str());
         }
@@ -148,6 +160,7 @@ impl Ledger {
 
     /// Writes the outcome of a permitted request that got no answer from the origin.
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
+        self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::Failed,
@@ -165,6 +178,7 @@ impl Ledger {
 
     /// Counts on until the answer, or the tunnel, is over.
     pub(super) fn answered(self, status: Option<u16>, up: Uploaded, upstream: Duration) -> Tally {
+        self.pending.store(false, Ordering::Relaxed);
         if status.is_some() {
             self.gateway.metrics.upstream_time(upstream);
         }
@@ -172,6 +186,29 @@ impl Ledger {
         let copied = Uploaded::default();
         let (down, scrubbed, closed) = (0, 0, false);
         Tally { ledger: self, status, code: None, up, down, copied, scrubbed, upstream, closed }
+    }
+}
+
+/// The agent went away while its call was under way: hyper drops the exchange where it stands.
+impl Drop for Ledger {
+    fn drop(&mut self) {
+        if !*self.pending.get_mut() {
+            return;
+        }
+        let up = self.up.bytes();
+        self.gateway.audit.outcome(&Outcome {
+            request_id: self.id,
+            ending: Ending::DownstreamAborted,
+            code: None,
+            status: None,
+            bytes_up: up,
+            bytes_down: 0,
+            scrubbed: 0,
+            upstream_us: None,
+            total_us: micros(self.start.elapsed()),
+        });
+        self.gateway.metrics.bytes(up, 0);
+        self.gateway.metrics.request(self.agent(), metrics::Result::Permitted);
     }
 }
 
@@ -257,4 +294,97 @@ fn bounded(text: &str) -> String {
     }
     let end = text.floor_char_boundary(MAX_TEXT);
     format!("{}…", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::authn::Authenticator;
+    use crate::credential::CredentialIndex;
+    use crate::metrics::Metrics;
+    use crate::policy::Policy;
+    use crate::proxy::Limits;
+    use crate::record::{AuditSink, Event, Unrecorded};
+    use crate::tls::{Alpn, CertificateAuthority, LeafCache};
+    use crate::token::TokenKey;
+    use crate::upstream::{Settings, Upstream};
+    use parking_lot::Mutex;
+    use std::time::SystemTime;
+    use zeroize::Zeroizing;
+
+    #[derive(Default)]
+    struct Kept(Mutex<Vec<Ending>>);
+
+    impl AuditSink for Kept {
+        fn access(&self, _: &Access<'_>) -> Result<(), Unrecorded> {
+            Ok(())
+        }
+        fn outcome(&self, record: &Outcome) {
+            self.0.lock().push(record.ending);
+        }
+        fn event(&self, _: &Event) -> Result<(), Unrecorded> {
+            Ok(())
+        }
+    }
+
+    fn state() -> State {
+        let key = Arc::new(TokenKey::new(Zeroizing::new([0; 32])));
+        let workspace = "default".parse().unwrap();
+        State {
+            policy: Arc::new(Policy::default()),
+            generation: 1,
+            credentials: Arc::new(CredentialIndex::default()),
+            authn: Arc::new(Authenticator::new(&workspace, Arc::default(), key)),
+            sealed: None,
+        }
+    }
+
+    fn gateway(sink: Arc<Kept>) -> Arc<Gateway> {
+        let now = SystemTime::now();
+        let made = CertificateAuthority::generate(now).unwrap();
+        let ca = CertificateAuthority::load(&made.certificate_pem, &made.key, now).unwrap();
+        let leaves = LeafCache::new(Arc::new(ca), 1, &[Alpn::Http11]).unwrap();
+        let upstream = Upstream::new(Settings::default()).unwrap();
+        let second = Duration::from_secs(1);
+        let limits = Limits {
+            connections: 1,
+            connections_per_agent: 1,
+            head_bytes: 8192,
+            headers: 100,
+            head_time: second,
+            handshake: second,
+            idle_tunnel: second,
+        };
+        let metrics = Arc::new(Metrics::new().unwrap());
+        Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))
+    }
+
+    #[test]
+    fn a_permitted_call_has_one_outcome_however_it_ends() {
+        let sink = Arc::new(Kept::default());
+        let gateway = gateway(Arc::clone(&sink));
+        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let open = || Ledger::anonymous(&gateway, peer, "https://api.test".to_owned());
+        let permitted = || {
+            let ledger = open();
+            let _recorded = ledger.permit((), &state(), "rule", &[]).unwrap();
+            ledger
+        };
+        drop(open());
+        open().refuse(&state(), &Refusal::new(Code::NotAllowed), &[]);
+        assert_eq!(*sink.0.lock(), [], "what was not permitted has no outcome");
+        drop(permitted());
+        permitted().failed(&Refusal::new(Code::UpstreamFailed), 0);
+        permitted()
+            .answered(Some(200), Uploaded::default(), Duration::ZERO)
+            .close(Ending::Complete);
+        drop(permitted().answered(Some(200), Uploaded::default(), Duration::ZERO));
+        let all = [
+            Ending::DownstreamAborted,
+            Ending::Failed,
+            Ending::Complete,
+            Ending::DownstreamAborted,
+        ];
+        assert_eq!(*sink.0.lock(), all);
+    }
 }

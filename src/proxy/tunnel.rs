@@ -44,6 +44,11 @@ pub(super) async fn front(
     };
     let identity = match authenticate(gateway, door, &request).await {
         Ok(identity) => identity,
+        // To all alike: without the vault nobody can be told from anybody.
+        Err(_) if gateway.state().sealed.is_none() => {
+            let refusal = Refusal::new(Code::VaultUnavailable);
+            return anonymous(gateway, peer, target.destination(), &refusal);
+        }
         Err(bad) => return challenge(gateway, peer, &target, &bad),
     };
     // An orchestrator may say more of the run beside the credentials.

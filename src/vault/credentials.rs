@@ -262,6 +262,12 @@ impl Vault {
         Ok(())
     }
 
+    /// The fingerprint that the secret has, or would have, in this workspace.
+    #[must_use]
+    pub fn fingerprint(&self, secret: &Secret) -> Fingerprint {
+        Fingerprint(self.workspace_key.fingerprint(secret))
+    }
+
     /// All credentials of the workspace, by name.
     ///
     /// # Errors

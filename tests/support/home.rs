@@ -64,6 +64,17 @@ impl Home {
         home
     }
 
+    /// Runs `locum init` on a config that is there already.
+    #[track_caller]
+    pub fn configured(line: &str) -> Self {
+        use std::os::unix::fs::DirBuilderExt as _;
+        let home = Self::bare();
+        std::fs::DirBuilder::new().mode(0o700).create(home.path()).unwrap();
+        home.set(line);
+        home.locum(&["init"]).ok();
+        home
+    }
+
     /// A place for a home, before `init`.
     pub fn bare() -> Self {
         let directory = tempfile::Builder::new().prefix("locum-test-").tempdir().unwrap();
@@ -117,8 +128,10 @@ impl Home {
         let mut add = |section, line: String| sections.entry(section).or_default().push(line);
         add("proxy", "listen: 127.0.0.1:0".to_owned());
         add("ops", "listen: 127.0.0.1:0".to_owned());
-        add("log", "level: trace".to_owned());
         let settings = self.settings.lock();
+        if !settings.iter().any(|setting| setting.starts_with("log.level")) {
+            add("log", "level: trace".to_owned());
+        }
         for setting in settings.iter() {
             let (section, line) = setting.split_once('.').unwrap();
             add(section, line.to_owned());

@@ -54,6 +54,11 @@ impl Serve {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
+    /// The CA that its clients believe.
+    pub fn ca(&self) -> PathBuf {
+        self.ca.clone()
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.id()
     }

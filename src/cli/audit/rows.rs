@@ -91,9 +91,15 @@ fn access(entry: &Entry) -> Row {
         method: text(entry, "method"),
         target: target(entry),
         credential: credentials(entry),
-        // Until its outcome is found; a refusal says why by itself.
-        result: entry.text("code").map_or_else(|| "-".to_owned(), plain),
+        result: refusal(entry).unwrap_or_else(|| "-".to_owned()),
     }
+}
+
+/// Why it was refused; a permitted request gets its result from its outcome.
+fn refusal(entry: &Entry) -> Option<String> {
+    let code = plain(entry.text("code")?);
+    let reason = entry.text("reason").map(|reason| format!(": {}", plain(reason)));
+    Some(format!("{code}{}", reason.unwrap_or_default()))
 }
 
 fn outcome(entry: &Entry) -> Row {
@@ -128,7 +134,7 @@ pub(super) fn one_line(entry: &Entry) -> String {
     match entry.kind() {
         Some(Kind::Access) => {
             let Row { who, decision, method, target, credential, .. } = access(entry);
-            let code = entry.text("code").map(|c| format!(" ({})", plain(c))).unwrap_or_default();
+            let code = refusal(entry).map(|why| format!(" ({why})")).unwrap_or_default();
             let with =
                 if credential == "-" { String::new() } else { format!(" with {credential}") };
             format!("{time}  {decision}{code}  {who}  {method} {target}{with}")

@@ -73,9 +73,11 @@ fn obey() -> io::Result<()> {
     say(&hello)?;
     for line in io::stdin().lock().lines() {
         let ask: Ask = serde_json::from_str(&line?)?;
-        let reply: Reply = runtime
-            .block_on(async { client.call(&expand(ask, &hello)?).await })
-            .map_err(|error| error.to_string());
+        let call = async { client.call(&expand(ask, &hello)?).await };
+        let reply: Reply = match runtime.block_on(async { timeout(CALL, call).await }) {
+            Ok(reply) => reply.map_err(|error| error.to_string()),
+            Err(_) => Err(format!("no answer in {CALL:?}")),
+        };
         say(&reply)?;
     }
     Ok(())
@@ -110,7 +112,10 @@ pub(super) struct Agent {
     _run: Child,
 }
 
-/// For one request of the agent: several times what a busy machine takes.
+/// For one request: several times what a busy machine takes.
+const CALL: Duration = Duration::from_secs(10);
+
+/// The agent gives up a call by itself; one that says nothing for longer is gone.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Agent {

@@ -1,0 +1,129 @@
+//! What goes wrong is told with the place and the next step, and by the exit code.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+
+use crate::home::{Home, set_mode};
+
+#[test]
+fn a_command_line_that_makes_no_sense_is_64() {
+    let home = Home::missing();
+    for args in [
+        &["nonsense"][..],
+        &["credential"],
+        &["set", "add", "x"],
+        &["audit", "query", "--since", "yesterday"],
+        &["audit", "query", "--decision", "maybe"],
+        &["audit", "query", "--request", "12"],
+        &["vault", "rekey", "--passphrase", "--key-file"],
+        &["agent", "add", "Not-A-Name"],
+    ] {
+        home.run(args).refused(64, &[]);
+    }
+    assert_eq!(home.run(&["--help"]).code, 0);
+    assert_eq!(home.run(&["--version"]).code, 0);
+}
+
+#[test]
+fn every_command_says_how_to_make_a_home_where_there_is_none() {
+    let home = Home::missing();
+    for args in [
+        &["credential", "list"][..],
+        &["set", "list"],
+        &["agent", "list"],
+        &["policy", "check"],
+        &["audit", "query"],
+        &["audit", "tail"],
+        &["audit", "verify"],
+        &["audit", "export"],
+        &["ca", "show"],
+        &["ca", "rotate"],
+        &["vault", "status"],
+        &["vault", "rekey"],
+        &["vault", "backup", "x"],
+        &["serve"],
+    ] {
+        home.run(args).refused(64, &["is not a Locum home", "locum init"]);
+    }
+    assert!(!home.path().exists(), "nothing was made in passing");
+}
+
+#[test]
+fn init_twice_is_init_once() {
+    let home = Home::new();
+    let before = home.files();
+    assert!(home.ok(&["init"]).contains("has everything already"));
+    assert_eq!(home.files(), before);
+    // What was lost and can be made again is.
+    fs::remove_file(home.file("ca.pem")).unwrap();
+    home.ok(&["init"]);
+    assert!(home.files() == before);
+}
+
+#[test]
+fn what_others_could_read_is_refused_with_the_command_that_mends_it() {
+    let home = Home::new();
+    for (name, mode, advice) in [
+        ("", 0o755, "chmod 700 "),
+        ("", 0o770, "chmod 700 "),
+        ("vault.db", 0o644, "chmod 600 "),
+        ("master.key", 0o640, "chmod 600 "),
+        ("locum.yaml", 0o666, "chmod o-w "),
+    ] {
+        let path = if name.is_empty() { home.path() } else { home.file(name) };
+        set_mode(&path, mode);
+        for args in [&["credential", "list"][..], &["serve"], &["vault", "status"]] {
+            let ran = home.run(args);
+            assert_ne!(ran.code, 0, "{name} {mode:o} {args:?}");
+            ran.refused(ran.code, &[advice, &path.display().to_string()]);
+        }
+        set_mode(&path, if name.is_empty() { 0o700 } else { 0o600 });
+        home.ok(&["vault", "status"]);
+    }
+}
+
+#[test]
+fn init_does_not_take_a_loose_directory() {
+    let home = Home::missing();
+    fs::create_dir(home.path()).unwrap();
+    set_mode(&home.path(), 0o755);
+    home.run(&["init"]).refused(1, &["chmod 700"]);
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn links_in_the_place_of_vault_and_key_are_refused() {
+    let home = Home::new();
+    for name in ["vault.db", "master.key"] {
+        let elsewhere = home.beside(name);
+        fs::rename(home.file(name), &elsewhere).unwrap();
+        symlink(&elsewhere, home.file(name)).unwrap();
+        home.run(&["vault", "status"]).refused(1, &[name, "is a link or a special file"]);
+        fs::remove_file(home.file(name)).unwrap();
+        fs::rename(&elsewhere, home.file(name)).unwrap();
+        home.ok(&["vault", "status"]);
+    }
+}
+
+#[test]
+fn a_policy_that_everyone_can_write_is_refused() {
+    let home = Home::new();
+    let path = home.file("policies/first.yaml");
+    set_mode(&path, 0o606);
+    home.run(&["policy", "check"]).refused(64, &["first.yaml", "chmod o-w"]);
+    home.run(&["serve"]).refused(64, &["first.yaml", "chmod o-w"]);
+}
+
+#[test]
+fn a_lost_or_foreign_key_is_told_apart_from_a_broken_vault() {
+    let (home, other) = (Home::new(), Home::new());
+    let key = fs::read(home.file("master.key")).unwrap();
+    fs::copy(other.file("master.key"), home.file("master.key")).unwrap();
+    home.run(&["vault", "status"]).refused(1, &["the master key does not open this vault"]);
+    fs::write(home.file("master.key"), &key[..40]).unwrap();
+    home.run(&["vault", "status"]).refused(1, &["is damaged: its checksum is wrong"]);
+    fs::remove_file(home.file("master.key")).unwrap();
+    home.run(&["vault", "status"]).refused(1, &["master.key does not exist"]);
+    home.run(&["init"]).refused(1, &["master.key"]);
+    assert!(!home.file("master.key").exists(), "no new key beside a vault that it does not open");
+}

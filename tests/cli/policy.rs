@@ -1,0 +1,119 @@
+//! `policy check`, and sets.
+
+use std::fs;
+
+use serde_json::json;
+
+use crate::home::Home;
+
+const WRONG: &str = "version: 1
+rules:
+  - name: one
+    agents: [a]
+    use: [openai]
+    method: [GET]
+  - name: two
+    agents: [a]
+    to: [ftp://x.test]
+";
+
+#[test]
+fn all_mistakes_of_all_files_come_at_once_with_their_places() {
+    let home = Home::missing();
+    let directory = home.beside("rules");
+    fs::create_dir(&directory).unwrap();
+    fs::write(directory.join("a.yaml"), WRONG).unwrap();
+    fs::write(directory.join("b.yml"), "version: 2\nrules: 7\n").unwrap();
+    fs::write(directory.join("not-a-policy.txt"), "]").unwrap();
+    fs::write(directory.join(".hidden.yaml"), "]").unwrap();
+    let ran = home.run(&["policy", "check", "rules"]);
+    ran.refused(
+        64,
+        &[
+            "rules/a.yaml:6:5: rules[0].method: unknown key `method`",
+            "   6 |     method: [GET]",
+            "help: did you mean `methods`?",
+            "rules/a.yaml:9:10: rules[1].to[0]: ",
+            "rules/b.yml:1:10: version: ",
+            "rules/b.yml:2:8: rules: ",
+            "\n4 mistakes",
+        ],
+    );
+    assert!(ran.out.is_empty() && !ran.err.contains("hidden"), "{ran:?}");
+
+    let ran = home.run(&["policy", "check", "--json", "rules/a.yaml", "rules/none.yaml"]);
+    assert_eq!(ran.code, 64);
+    let report: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(report["ok"], false);
+    let problems = report["problems"].as_array().unwrap();
+    let places: Vec<_> =
+        problems.iter().map(|p| json!([p["file"], p["line"], p["column"]])).collect();
+    assert_eq!(
+        places,
+        [
+            json!(["rules/a.yaml", 6, 5]),
+            json!(["rules/a.yaml", 9, 10]),
+            json!(["rules/none.yaml", null, null])
+        ]
+    );
+}
+
+#[test]
+fn policies_are_checked_where_there_is_no_home() {
+    let home = Home::missing();
+    fs::write(home.beside("p.yaml"), "version: 1\nrules:\n  - {name: r, agents: [x], use: [y]}\n")
+        .unwrap();
+    let output = home.command(&["policy", "check", "p.yaml"]).env_remove("LOCUM_HOME").output();
+    let output = output.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("no mistakes in 1 file with 1 rule (digest "), "{text}");
+    let report = home.json(&["policy", "check", "--json", "p.yaml"]);
+    assert_eq!(report["ok"], true);
+    assert_eq!((&report["files"], &report["rules"]), (&json!(1), &json!(1)));
+    assert_eq!(report["digest"].as_str().unwrap().len(), 16);
+    assert_eq!((&report["problems"], &report["warnings"]), (&json!([]), &json!([])));
+}
+
+#[test]
+fn names_that_the_vault_lacks_are_warnings() {
+    let home = Home::new();
+    home.add_credential("billing", "a-secret-of-some-length");
+    home.ok(&["agent", "add", "researcher"]);
+    home.ok(&["set", "add", "money", "billing"]);
+    home.write(
+        "policies/second.yaml",
+        "version: 1\nrules:\n  - {name: r, agents: [reseacher, researcher], use: [billing, money, bilings]}\n",
+    );
+    let ran = home.run(&["policy", "check"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.out.starts_with("no mistakes in 2 files with 2 rules"), "{ran:?}");
+    assert_eq!(
+        ran.err.lines().collect::<Vec<_>>(),
+        [
+            "warning: rule `r`: the vault has no live agent `reseacher`; did you mean `researcher`?",
+            "warning: rule `r`: the vault has no credential or set `bilings`; did you mean `billing`?",
+        ]
+    );
+    let report = home.json(&["policy", "check", "--json"]);
+    assert_eq!(report["warnings"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn sets_come_and_go() {
+    let home = Home::new();
+    for name in ["a", "b"] {
+        home.add_credential(name, &format!("secret-of-{name}-123456"));
+    }
+    assert_eq!(home.ok(&["set", "add", "both", "a", "b"]), "both has a, b\n");
+    assert_eq!(home.ok(&["set", "list"]), "SET   MEMBERS\nboth  a, b\n");
+    home.run(&["set", "add", "both", "c"]).refused(1, &["there is no credential 'c'"]);
+    home.run(&["set", "add", "a", "b"]).refused(1, &["there is a credential 'a' already"]);
+    assert_eq!(home.ok(&["set", "remove", "both", "a"]), "both has b\n");
+    assert_eq!(home.json(&["set", "list", "--json"]), json!([{"name": "both", "members": ["b"]}]));
+    home.ok(&["set", "remove", "both", "b"]);
+    home.ok(&["set", "remove", "both"]);
+    assert_eq!(home.json(&["set", "list", "--json"]), json!([]));
+    home.run(&["set", "remove", "both"]).refused(1, &["there is no set 'both'"]);
+    assert_eq!(home.credentials(), ["a", "b"]);
+}

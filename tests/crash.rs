@@ -1,0 +1,277 @@
+//! `kill -9` at random points, hundreds of times: the vault opens to the old or the new state, the
+//! audit log verifies, what was acknowledged is there, and every call that an origin saw has its
+//! record.
+//!
+//! The points are drawn from a seed, which a failure prints; `LOCUM_TEST_SEED` plays it again.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use support::*;
+
+/// How long one of these tests may go on, however slow the machine.
+const TIME: Duration = Duration::from_secs(30);
+
+/// A small generator (xorshift64*), so that a seed says all.
+struct Dice {
+    seed: u64,
+    state: u64,
+}
+
+impl Dice {
+    fn new() -> Self {
+        let given = std::env::var("LOCUM_TEST_SEED").ok().map(|s| s.parse().unwrap());
+        let seed = given.unwrap_or_else(|| {
+            let mut bytes = [0; 8];
+            getrandom::fill(&mut bytes).unwrap();
+            u64::from_ne_bytes(bytes) | 1
+        });
+        Self { seed, state: seed }
+    }
+
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) % sides
+    }
+
+    fn time(&mut self, most: Duration) -> Duration {
+        Duration::from_micros(self.roll(u64::try_from(most.as_micros()).unwrap().max(1)))
+    }
+}
+
+/// Starts a command and kills it after so long; whether it had succeeded by then.
+fn killed(mut command: Command, input: &str, after: Duration) -> bool {
+    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let start = Instant::now();
+    let mut child = command.spawn().unwrap();
+    // One that is killed early does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+    std::thread::sleep(after.saturating_sub(start.elapsed()));
+    let _ = child.kill();
+    let output = child.wait_with_output().unwrap();
+    let err = String::from_utf8_lossy(&output.stderr);
+    let by_itself = output.status.code().is_some();
+    assert!(output.status.success() || !by_itself, "it failed by itself: {err}");
+    output.status.success()
+}
+
+/// How long a command takes when nobody kills it.
+fn usual(home: &Home) -> Duration {
+    home.add("usual", BEARER, &canary());
+    let times = (0..5).map(|_| {
+        let start = Instant::now();
+        home.rotate("usual", &canary());
+        start.elapsed()
+    });
+    times.min().unwrap()
+}
+
+/// The credentials and how many versions each has; the agents and how many tokens.
+fn state(home: &Home) -> (BTreeMap<String, u64>, BTreeMap<String, usize>) {
+    let json = |command: &[&str]| -> Vec<Value> {
+        serde_json::from_str(&home.locum(command).ok().out).unwrap()
+    };
+    let name = |value: &Value, key: &str| value[key].as_str().unwrap().to_owned();
+    let credentials = json(&["credential", "list", "--json"]);
+    let agents = json(&["agent", "list", "--json"]);
+    (
+        credentials.iter().map(|c| (name(c, "name"), c["version"].as_u64().unwrap())).collect(),
+        agents.iter().map(|a| (name(a, "agent"), a["tokens"].as_array().unwrap().len())).collect(),
+    )
+}
+
+/// The vault's own check of all its rows and of its journal, without a proxy.
+#[track_caller]
+fn sound(home: &Home, context: &str) {
+    let opened = locum::app::Home::locate(Some(&home.path()))
+        .and_then(|located| locum::app::Opened::open(&located))
+        .unwrap_or_else(|e| panic!("{context}: the vault does not open: {e}"));
+    opened.vault.verify().unwrap_or_else(|e| panic!("{context}: {e}"));
+    let ran = home.locum(&["audit", "verify"]);
+    assert_eq!(ran.code, 0, "{context}: {}{}", ran.out, ran.err);
+}
+
+#[test]
+fn commands_are_done_or_not_done() {
+    let home = Home::new();
+    let mut dice = Dice::new();
+    let most = usual(&home) * 9 / 8;
+    let (mut credentials, mut agents) = state(&home);
+    let start = Instant::now();
+    let (mut kills, mut done) = (0_u32, 0_u32);
+    while kills < 150 && start.elapsed() < TIME {
+        let round = format!("kill {kills} of seed {}", dice.seed);
+        let (mut wanted, mut wanted_agents) = (credentials.clone(), agents.clone());
+        let names: Vec<&String> = credentials.keys().collect();
+        let picked = names[usize::try_from(dice.roll(names.len() as u64)).unwrap()].clone();
+        let command = match dice.roll(3) {
+            0 => {
+                let name = format!("c{kills}");
+                wanted.insert(name.clone(), 1);
+                home.command(&[&["credential", "add", &name], BEARER].concat())
+            }
+            1 => {
+                *wanted.get_mut(&picked).unwrap() += 1;
+                home.command(&["credential", "rotate", &picked])
+            }
+            _ => {
+                *wanted_agents.entry("worker".to_owned()).or_default() += 1;
+                home.command(&["agent", "add", "worker"])
+            }
+        };
+        // Half of them where the vault and the log are written.
+        let from = if dice.roll(2) == 0 { Duration::ZERO } else { most / 2 };
+        let acknowledged = killed(command, &canary(), from + dice.time(most.saturating_sub(from)));
+        let (now, agents_now) = state(&home);
+        let new = now == wanted && agents_now == wanted_agents;
+        // An agent's name is one change, and its first token another.
+        let named = now == credentials && agents.is_empty() && agents_now.get("worker") == Some(&0);
+        let old = now == credentials && agents_now == agents;
+        assert!(new || old || named, "{round}: neither old nor new: {now:?} {agents_now:?}");
+        assert!(new || !acknowledged, "{round}: acknowledged, and lost");
+        sound(&home, &round);
+        (credentials, agents) = (now, agents_now);
+        kills += 1;
+        done += u32::from(new);
+    }
+    assert!(kills >= 30, "too slow a machine to say anything: {kills} kills");
+    assert!(done > 0 && done < kills, "all kills came too late or too early: {done} of {kills}");
+    eprintln!("{kills} kills, {done} of them too late");
+}
+
+#[test]
+fn init_is_done_or_can_be_done_again() {
+    let mut dice = Dice::new();
+    let start = Instant::now();
+    let whole = Instant::now();
+    let _ = Home::new();
+    let most = whole.elapsed();
+    let mut kills = 0;
+    while kills < 40 && start.elapsed() < TIME {
+        let round = format!("kill {kills} of seed {}", dice.seed);
+        let home = Home::bare();
+        killed(home.command(&["init"]), "", dice.time(most));
+        let ran = home.locum(&["init"]);
+        assert_eq!(ran.code, 0, "{round}: {}", ran.err);
+        home.add("main", BEARER, &canary());
+        sound(&home, &round);
+        kills += 1;
+    }
+    assert!(kills >= 10, "too slow a machine to say anything: {kills} kills");
+}
+
+#[test]
+fn every_call_that_was_made_has_its_record() {
+    let home = Home::new();
+    // Its searches would be of megabytes.
+    home.set("log.level: info");
+    let origin = Origin::start(HOST);
+    home.reach(&origin);
+    let mut keys = vec![canary()];
+    origin.accept(&keys[0]);
+    home.add("main", BEARER, &keys[0]);
+    let agent = home.agent("worker");
+    let mut dice = Dice::new();
+    let start = Instant::now();
+    let (mut kills, mut answered) = (0, 0);
+    while kills < 60 && start.elapsed() < TIME {
+        let round = format!("kill {kills} of seed {}", dice.seed);
+        let serve = home.serve();
+        // After a crash the key is the last that was acknowledged, or the one that was on its way.
+        let answer = serve.tunnel(&agent, HOST).ask(request("GET", "/first", &[AUTHORIZED], ""));
+        assert_eq!(answer.status, 200, "{round}: {}", answer.text());
+        let sent = origin.last().header("authorization").unwrap().to_owned();
+        assert!(keys.iter().any(|key| sent == format!("Bearer {key}")), "{round}: {sent}");
+        let next = canary();
+        origin.accept(&next);
+        let stop = AtomicBool::new(false);
+        let rotated = std::thread::scope(|scope| {
+            let traffic: Vec<_> = (0..3)
+                .map(|thread| {
+                    let (serve, agent, stop) = (&serve, &agent, &stop);
+                    scope.spawn(move || calls(serve, agent, stop, &format!("{kills}-{thread}")))
+                })
+                .collect();
+            let (after, rotation) = (dice.time(Duration::from_millis(150)), dice.roll(2) == 0);
+            let (after_more, most) =
+                (dice.time(Duration::from_millis(60)), Duration::from_millis(90));
+            std::thread::sleep(after);
+            let rotate = home.command(&["credential", "rotate", "main"]);
+            // Killed with the proxy, or let be.
+            let rotated = rotation && killed(rotate, &next, dice.time(most));
+            std::thread::sleep(after_more);
+            kill(&serve);
+            stop.store(true, Ordering::Relaxed);
+            for thread in traffic {
+                answered += thread.join().unwrap();
+            }
+            rotated
+        });
+        serve.kill();
+        if rotated {
+            keys = vec![next];
+        } else {
+            keys.push(next);
+        }
+        let ran = home.locum(&["audit", "verify"]);
+        assert_eq!(ran.code, 0, "{round}: {}{}", ran.out, ran.err);
+        recorded(&home, &origin, &round);
+        kills += 1;
+    }
+    assert!(kills >= 10, "too slow a machine to say anything: {kills} kills");
+    assert!(answered > kills, "hardly any traffic: {answered} answers");
+    sound(&home, "at the end");
+    home.never_leaks(&[keys.first().unwrap(), keys.last().unwrap()], &[]);
+    eprintln!("{kills} kills, {answered} answers");
+}
+
+fn kill(serve: &Serve) {
+    let pid = rustix::process::Pid::from_raw(serve.pid().try_into().unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// Makes calls, each to a path of its own, until the proxy is gone; how many were answered.
+fn calls(serve: &Serve, agent: &Agent, stop: &AtomicBool, prefix: &str) -> usize {
+    let Ok(mut wire) = Wire::try_plain(serve.proxy) else { return 0 };
+    if wire.try_send(connect("api.test:443", &agent.authorization()).as_bytes()).is_err() {
+        return 0;
+    }
+    if !wire.try_answer("CONNECT").is_ok_and(|answer| answer.status == 200) {
+        return 0;
+    }
+    let Ok(mut wire) = wire.tls(HOST, &serve.ca()) else { return 0 };
+    for n in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            return n;
+        }
+        let call = request("POST", &format!("/v1/{prefix}-{n}"), &[AUTHORIZED], "body");
+        if wire.try_send(call.as_bytes()).is_err() || wire.try_answer("POST").is_err() {
+            return n;
+        }
+    }
+    0
+}
+
+/// Every path that the origin saw is in an access record with the decision to permit, as often as
+/// it was seen.
+#[track_caller]
+fn recorded(home: &Home, origin: &Origin, round: &str) {
+    let records: BTreeSet<String> = home
+        .audit()
+        .iter()
+        .filter(|r| r["kind"] == "access" && r["decision"] == "permit")
+        .map(|r| r["path"].as_str().unwrap().to_owned())
+        .collect();
+    for seen in origin.seen() {
+        assert!(records.contains(&seen.target), "{round}: {} has no record", seen.target);
+    }
+}

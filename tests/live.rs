@@ -1,0 +1,536 @@
+//! Changes under a running proxy: what acts at once in open tunnels, what is refused and leaves the
+//! last good state in force, and how it stops.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use support::*;
+
+/// How soon a change acts.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Asks in an open tunnel, again and again, until the answer is as `expected`; panics when that
+/// takes longer than a change may take.
+#[track_caller]
+fn soon(wire: &mut Wire, expected: impl Fn(&Answer) -> bool) -> Answer {
+    let start = Instant::now();
+    loop {
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        if expected(&answer) {
+            assert!(start.elapsed() < SOON, "it took {:?}", start.elapsed());
+            return answer;
+        }
+        assert!(start.elapsed() < SOON, "not within a second: {} {}", answer.status, answer.text());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+fn refused(code: &'static str) -> impl Fn(&Answer) -> bool {
+    move |answer| answer.status >= 400 && answer.problem() == code
+}
+
+/// An open tunnel that works.
+#[track_caller]
+fn open(world: &World) -> Wire {
+    let mut wire = world.tunnel();
+    assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    wire
+}
+
+#[test]
+fn a_revoked_token_is_none_in_open_tunnels() {
+    let world = World::new();
+    let other = world.home.agent("worker");
+    let mut kept = world.serve.tunnel(&other, HOST);
+    let mut wire = open(&world);
+    let mut idle = open(&world);
+    world.home.locum(&["agent", "revoke", "worker", "--token", &world.agent.token_id]).ok();
+    let answer = soon(&mut wire, refused("agent-revoked"));
+    assert_eq!(answer.status, 403);
+    assert_eq!(wire.until_closed(), b"", "the connection ends");
+    let answer = idle.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+    assert_eq!(answer.problem(), "agent-revoked");
+    let answer = world.serve.wire().ask(connect("api.test:443", &world.agent.authorization()));
+    assert_eq!(answer.problem(), "proxy-auth-required");
+    // The agent's other token is as good as before.
+    assert_eq!(kept.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    world.home.locum(&["agent", "revoke", "worker"]).ok();
+    soon(&mut kept, refused("agent-revoked"));
+}
+
+#[test]
+fn a_revoked_credential_is_none_in_open_tunnels() {
+    let world = World::new();
+    let mut wire = open(&world);
+    world.home.locum(&["credential", "revoke", "main"]).ok();
+    soon(&mut wire, refused("credential-refused"));
+    let before = world.origin.seen().len();
+    for _ in 0..20 {
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        assert_eq!(answer.problem(), "credential-refused");
+    }
+    assert_eq!(world.origin.seen().len(), before);
+}
+
+#[test]
+fn a_removed_credential_is_none_in_open_tunnels() {
+    let world = World::new();
+    let mut wire = open(&world);
+    world.home.locum(&["credential", "remove", "main"]).ok();
+    let answer = soon(&mut wire, |answer| answer.status >= 400);
+    assert!(
+        matches!(&*answer.problem(), "credential-refused" | "not-allowed"),
+        "{}",
+        answer.text()
+    );
+}
+
+#[test]
+fn a_rotated_key_goes_out_in_open_tunnels() {
+    let world = World::new();
+    let second = canary();
+    world.origin.accept(&second);
+    let mut wire = open(&world);
+    world.home.rotate("main", &second);
+    let sent = || world.origin.last().header("authorization").unwrap().to_owned();
+    soon(&mut wire, |_| sent() == format!("Bearer {second}"));
+    for _ in 0..20 {
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+        assert_eq!(sent(), format!("Bearer {second}"), "the old key after the new one");
+    }
+    let last = world.home.accesses_to("/v1/x").pop().unwrap();
+    assert_eq!(last["version"], 2);
+    // The new one is searched for in answers too.
+    let answer = wire.ask(request("GET", "/echo", &[AUTHORIZED], ""));
+    assert_eq!(answer.status, 200);
+    world.home.never_leaks(&[&world.key, &second], &[("the wire", &wire.transcript)]);
+}
+
+#[test]
+fn what_is_added_works_with_the_next_request() {
+    let world = World::new();
+    let mut wire = open(&world);
+    for i in 0..5 {
+        let (name, key) = (format!("new{i}"), canary());
+        world.origin.accept(&key);
+        world.home.add(&name, BEARER, &key);
+        let field = format!("Authorization: Bearer locum_{name}");
+        let answer = wire.ask(request("GET", "/v1/x", &[&field], ""));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let agent = world.home.agent(&format!("agent{i}"));
+        assert_eq!(
+            world.serve.tunnel(&agent, HOST).ask(request("GET", "/", &[AUTHORIZED], "")).status,
+            200
+        );
+    }
+}
+
+fn allowing(paths: &str) -> String {
+    format!(
+        "version: 1\nrules:\n- {{name: some, agents: ['*'], to: ['https://api.test'], paths: {paths}, use: [main]}}\n"
+    )
+}
+
+#[test]
+fn a_tighter_policy_acts_in_open_tunnels() {
+    let world = World::new();
+    let mut wire = open(&world);
+    world.home.policy(&allowing("[/v2/**]"));
+    soon(&mut wire, refused("not-allowed"));
+    world.home.policy(&allowing("[/v1/**]"));
+    soon(&mut wire, |answer| answer.status == 200);
+    // One file more, and one less.
+    world.home.policy("version: 1\nrules: []\n");
+    soon(&mut wire, refused("not-allowed"));
+    world.home.add_policy("second.yaml", &allowing("[/v1/**]"));
+    soon(&mut wire, |answer| answer.status == 200);
+    fs::remove_file(world.home.path().join("policies/second.yaml")).unwrap();
+    soon(&mut wire, refused("not-allowed"));
+    let generation = world.serve.metric("locum_policy_generation");
+    assert_eq!(generation, 6);
+    let reloads = world.home.audit().iter().filter(|r| r["event"] == "policy-reloaded").count();
+    assert_eq!(reloads, 5);
+}
+
+#[test]
+fn a_policy_with_mistakes_leaves_the_last_good_one_in_force() {
+    let world = World::ruled(&allowing("[/v1/**]"));
+    let mut wire = open(&world);
+    let bomb = (1..30).map(|i| format!("a{i}: &a{i} [*a{0}, *a{0}, *a{0}]\n", i - 1));
+    let bomb = format!("a0: &a0 [x]\n{}", bomb.collect::<String>());
+    let cases = [
+        ("no YAML", "version: 1\nrules: [\n".to_owned(), "first.yaml:"),
+        ("an unknown key", "version: 1\nrules: []\nruels: []\n".to_owned(), "first.yaml:3:1"),
+        ("a key twice", "version: 1\nrules: []\nrules: []\n".to_owned(), "first.yaml:3:1"),
+        ("tabs", "version: 1\nrules:\n\t- name: x\n".to_owned(), "first.yaml:3:"),
+        ("another version", "version: 2\nrules: []\n".to_owned(), "first.yaml:1:"),
+        ("no version", "rules: []\n".to_owned(), "first.yaml:"),
+        ("a bomb", bomb, "first.yaml:"),
+        ("a wrong kind", "version: 1\nrules: 7\n".to_owned(), "first.yaml:2:"),
+        (
+            "an unknown key of a rule",
+            allowing("[/v1/**]").replace("paths", "path"),
+            "first.yaml:3:",
+        ),
+        (
+            "a bare suffix",
+            allowing("[/v1/**]").replace("https://api.test", "https://*pi.test"),
+            "first.yaml:3:",
+        ),
+        ("not UTF-8", String::new(), "first.yaml"),
+    ];
+    let file = world.home.path().join("policies/first.yaml");
+    let rejections =
+        || world.home.audit().iter().filter(|r| r["event"] == "policy-rejected").count();
+    for (i, (name, text, place)) in cases.iter().enumerate() {
+        let bytes = if *name == "not UTF-8" {
+            &b"version: 1\nrules: \xff\xfe\n"[..]
+        } else {
+            text.as_bytes()
+        };
+        fs::write(&file, bytes).unwrap();
+        eventually(name, SOON, || (rejections() == i + 1).then_some(()));
+        assert_eq!(world.serve.metric("locum_reload_success{what=\"policy\"}"), 0, "{name}");
+        let log = world.serve.log();
+        let line = log.lines().rfind(|line| line.contains("last good")).unwrap_or_default();
+        let told = log[log.rfind(line).unwrap()..].to_owned();
+        assert!(told.contains(place), "{name}: the log does not say where: {told}");
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200, "{name}");
+        let answer = wire.ask(request("GET", "/v2/x", &[AUTHORIZED], ""));
+        assert_eq!(answer.problem(), "not-allowed", "{name}");
+        assert_eq!(world.serve.metric("locum_policy_generation"), 1, "{name}");
+        // The command says the same, all at once.
+        let ran = world.home.locum(&["policy", "check"]).failed(64);
+        assert!(
+            ran.err.contains(place) || ran.out.contains(place),
+            "{name}: {}{}",
+            ran.out,
+            ran.err
+        );
+    }
+    assert_eq!(world.serve.readiness().0, 200, "it serves");
+    world.home.policy(&allowing("[/v2/**]"));
+    soon(&mut wire, refused("not-allowed"));
+    assert_eq!(world.serve.metric("locum_reload_success{what=\"policy\"}"), 1);
+}
+
+#[test]
+fn policies_that_are_gone_widen_nothing() {
+    let world = World::ruled(&allowing("[/v1/**]"));
+    let mut wire = open(&world);
+    let directory = world.home.path().join("policies");
+    let aside = world.home.path().join("aside");
+    fs::rename(&directory, &aside).unwrap();
+    eventually("the metric", SOON, || {
+        (world.serve.metric("locum_reload_success{what=\"policy\"}") == 0).then_some(())
+    });
+    // A directory that is not there says nothing; the last good policy stays.
+    assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    assert_eq!(wire.ask(request("GET", "/v2/x", &[AUTHORIZED], "")).problem(), "not-allowed");
+    fs::rename(&aside, &directory).unwrap();
+    eventually("the metric", SOON, || {
+        (world.serve.metric("locum_reload_success{what=\"policy\"}") == 1).then_some(())
+    });
+    // An empty one says that nothing is allowed.
+    fs::remove_file(directory.join("first.yaml")).unwrap();
+    soon(&mut wire, refused("not-allowed"));
+}
+
+#[test]
+fn a_policy_that_is_being_written_is_not_in_force() {
+    // Cut before its end, it would allow more than the whole.
+    let whole = "version: 1\nrules:\n- name: some\n  agents: ['*']\n  to: ['https://api.test']\n  use: [main]\n  methods: [DELETE]\n";
+    let half = &whole[..whole.find("  methods").unwrap()];
+    let world = World::ruled(whole);
+    let mut wire = world.tunnel();
+    let file = world.home.path().join("policies/first.yaml");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                // As an editor that writes into the file does it.
+                fs::write(&file, half).unwrap();
+                std::thread::sleep(Duration::from_millis(2));
+                fs::write(&file, whole).unwrap();
+                std::thread::sleep(Duration::from_millis(15));
+            }
+        });
+        let start = Instant::now();
+        while start.elapsed() < Duration::from_secs(3) {
+            let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+            if answer.status == 200 {
+                done.store(true, std::sync::atomic::Ordering::Relaxed);
+                panic!("half a rule was in force");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
+
+#[test]
+fn a_new_config_acts_and_a_bad_one_does_not() {
+    let world = World::new();
+    let mut wire = open(&world);
+    let moved = Origin::start(HOST);
+    moved.accept(&world.key);
+    world.home.reach(&moved);
+    eventually("the new address", SOON, || {
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+        (!moved.seen().is_empty()).then_some(())
+    });
+    let file = world.home.path().join("locum.yaml");
+    let good = fs::read_to_string(&file).unwrap();
+    for bad in [
+        format!("{good}\nunknown: 1\n"),
+        "proxy: [".to_owned(),
+        good.replace("ca_file: /", "ca_file: /none/"),
+    ] {
+        fs::write(&file, &bad).unwrap();
+        eventually("the metric", SOON, || {
+            (world.serve.metric("locum_reload_success{what=\"config\"}") == 0).then_some(())
+        });
+        assert!(world.serve.log().contains("last good"), "{bad}");
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+        fs::write(&file, &good).unwrap();
+        eventually("the metric", SOON, || {
+            (world.serve.metric("locum_reload_success{what=\"config\"}") == 1).then_some(())
+        });
+    }
+    // Asked for, it is read at once.
+    world.home.reach(&world.origin);
+    let before = world.origin.seen().len();
+    world.serve.hang_up();
+    eventually("the first address", SOON, || {
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+        (world.origin.seen().len() > before).then_some(())
+    });
+}
+
+#[test]
+fn on_sigterm_requests_in_flight_finish_and_nothing_new_begins() {
+    let mut world = World::new();
+    world.origin.hold();
+    let mut idle = open(&world);
+    let mut held = world.tunnel();
+    held.send(request("GET", "/hold", &[AUTHORIZED], ""));
+    let mut streaming = world.tunnel();
+    streaming.send(request("GET", "/events/3", &[AUTHORIZED], ""));
+    streaming.until("data: 0\n\n");
+    world.origin.until_seen(3);
+    world.serve.terminate();
+    assert_eq!(idle.until_closed(), b"", "an idle tunnel is closed");
+    eventually("no new connection", PATIENCE, || Wire::try_plain(world.serve.proxy).err());
+    // Two events and one answer are still to come.
+    for _ in 0..3 {
+        world.origin.release();
+    }
+    assert_eq!(held.answer().text(), "held");
+    streaming.until("data: 1\n\n");
+    streaming.until("data: 2\n\n");
+    streaming.until("0\r\n\r\n");
+    let status = world.serve.ended(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", world.serve.log());
+    let records = world.home.audit();
+    assert_eq!(records.last().unwrap()["event"], "proxy-stopped", "{:?}", records.last());
+    let endings = records.iter().filter(|r| r["kind"] == "outcome" && r["ending"] == "complete");
+    assert_eq!(endings.count(), 3);
+    world.home.locum(&["audit", "verify"]).ok();
+    assert!(!world.home.path().join("serve.json").exists(), "nobody is announced any more");
+}
+
+#[test]
+fn the_time_for_draining_is_bounded() {
+    let mut world = World::with(BEARER, canary(), |home, _| home.set("limits.drain: 1s"));
+    world.origin.hold();
+    let mut streaming = world.tunnel();
+    streaming.send(request("GET", "/events/3", &[AUTHORIZED], ""));
+    streaming.until("data: 0\n\n");
+    let start = Instant::now();
+    world.serve.terminate();
+    let status = world.serve.ended(PATIENCE);
+    assert_eq!(status.code(), Some(0), "{}", world.serve.log());
+    assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
+    let records = world.home.audit();
+    let outcome = records.iter().rfind(|r| r["kind"] == "outcome").expect("an outcome record");
+    assert_eq!(outcome["ending"], "downstream-aborted");
+    world.home.locum(&["audit", "verify"]).ok();
+}
+
+/// The audit log cannot be written: nothing goes out, and readiness says why. Once it can, all goes
+/// on by itself.
+#[track_caller]
+fn fails_closed_and_heals(world: &World, name: &str, break_it: impl FnOnce(), mend: impl FnOnce()) {
+    let mut wire = open(world);
+    break_it();
+    let answer = eventually(&format!("{name}: a refusal"), PATIENCE, || {
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!((answer.status, &*answer.problem()), (503, "audit-unavailable"), "{name}");
+    let before = world.origin.seen().len();
+    for target in ["/v1/x", "/open/x"] {
+        let answer = wire.ask(request("GET", target, &[AUTHORIZED], ""));
+        assert_eq!(answer.problem(), "audit-unavailable", "{name}");
+    }
+    // Neither do tunnels that are not decrypted.
+    let answer = world.serve.wire().ask(connect("free.test:443", &world.agent.authorization()));
+    assert_eq!(answer.problem(), "audit-unavailable", "{name}");
+    assert_eq!(world.origin.seen().len(), before, "{name}: a call without its record");
+    let (status, readiness) = world.serve.readiness();
+    assert_eq!((status, &readiness["ready"]), (503, &false.into()), "{name}");
+    assert!(readiness["problems"][0].as_str().unwrap().starts_with("audit: "), "{readiness}");
+    assert_eq!(world.serve.metric("locum_audit_up"), 0, "{name}");
+    mend();
+    eventually(&format!("{name}: it mends itself"), PATIENCE, || {
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        (answer.status == 200).then_some(())
+    });
+    assert_eq!(world.serve.readiness().0, 200, "{name}");
+    assert_eq!(world.serve.metric("locum_audit_up"), 1, "{name}");
+    // Every call that the origin saw has its record.
+    let permitted = world.home.audit();
+    let permitted = permitted.iter().filter(|r| r["kind"] == "access" && r["decision"] == "permit");
+    let seen = world.origin.seen().len();
+    assert!(permitted.count() >= seen, "{name}: {seen} calls");
+}
+
+#[test]
+fn without_its_audit_directory_the_proxy_makes_no_call() {
+    let world = World::new();
+    let (audit, aside) = (world.home.path().join("audit"), world.home.path().join("aside"));
+    fails_closed_and_heals(
+        &world,
+        "moved away",
+        || fs::rename(&audit, &aside).unwrap(),
+        || put_back(&aside, &audit),
+    );
+    world.home.locum(&["audit", "verify"]).ok();
+    fails_closed_and_heals(
+        &world,
+        "a file in its place",
+        || {
+            fs::rename(&audit, &aside).unwrap();
+            fs::write(&audit, "in the way").unwrap();
+        },
+        || {
+            fs::remove_file(&audit).unwrap();
+            put_back(&aside, &audit);
+        },
+    );
+    world.home.locum(&["audit", "verify"]).ok();
+    world.serve.stop();
+    world.home.locum(&["audit", "verify"]).ok();
+}
+
+/// Moves the directory back, over whatever was made in its place meanwhile.
+fn put_back(from: &Path, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::rename(from, to).unwrap();
+}
+
+#[test]
+fn a_log_file_that_is_gone_or_replaced_is_noticed() {
+    let world = World::new();
+    let audit = world.home.path().join("audit");
+    let current = || {
+        let files = fs::read_dir(&audit).unwrap().map(|e| e.unwrap().path());
+        files.filter(|p| p.extension().is_some_and(|e| e == "jsonl")).max().unwrap()
+    };
+    let aside = world.home.path().join("aside.jsonl");
+    let file = current();
+    fails_closed_and_heals(
+        &world,
+        "the file moved away",
+        || fs::rename(&file, &aside).unwrap(),
+        || fs::rename(&aside, &file).unwrap(),
+    );
+    world.home.locum(&["audit", "verify"]).ok();
+    world.serve.stop();
+    world.home.locum(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn a_full_disk_stops_the_calls_and_not_the_proxy() {
+    // A file system of its own, small and full, where the test may make one. Elsewhere the other
+    // tests of this file stand for it.
+    let directory = tempfile::tempdir().unwrap();
+    let mount = directory.path().join("audit");
+    fs::create_dir(&mount).unwrap();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=512k,mode=0700", "tmpfs"])
+        .arg(&mount)
+        .output()
+        .is_ok_and(|output| output.status.success());
+    if !mounted {
+        return;
+    }
+    let unmount = Unmount(&mount);
+    let home = Home::configured(&format!("audit.dir: {}", mount.display()));
+    let origin = Origin::start(HOST);
+    let key = canary();
+    origin.accept(&key);
+    home.reach(&origin);
+    home.add("main", BEARER, &key);
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let mut wire = serve.tunnel(&agent, HOST);
+    let ask = |wire: &mut Wire| wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+    assert_eq!(ask(&mut wire).status, 200);
+    let ballast = mount.join("ballast");
+    let filling = fs::write(&ballast, vec![0; 1024 * 1024]);
+    assert!(filling.is_err(), "the file system is full");
+    let answer = eventually("a refusal", PATIENCE, || {
+        let answer = ask(&mut wire);
+        (answer.status != 200).then_some(answer)
+    });
+    assert_eq!(answer.problem(), "audit-unavailable");
+    let before = origin.seen().len();
+    for _ in 0..20 {
+        assert_eq!(ask(&mut wire).problem(), "audit-unavailable");
+    }
+    assert_eq!(origin.seen().len(), before);
+    assert_eq!(serve.readiness().0, 503);
+    fs::remove_file(&ballast).unwrap();
+    eventually("it mends itself", PATIENCE, || (ask(&mut wire).status == 200).then_some(()));
+    assert_eq!(serve.readiness().0, 200);
+    serve.stop();
+    home.locum(&["audit", "verify"]).ok();
+    drop(unmount);
+}
+
+/// Takes a file system away again, whatever became of the test.
+struct Unmount<'a>(&'a Path);
+
+impl Drop for Unmount<'_> {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("--lazy").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_vault_that_cannot_be_read_lets_nothing_out_and_comes_back() {
+    let world = World::new();
+    let mut wire = open(&world);
+    let vault = world.home.vault();
+    let aside = vault.with_extension("aside");
+    fs::rename(&vault, &aside).unwrap();
+    let answer = soon(&mut wire, |answer| answer.status != 200);
+    assert_eq!((answer.status, &*answer.problem()), (503, "vault-unavailable"));
+    let before = world.origin.seen().len();
+    // Whoever comes anew is not told that its token is wrong: nobody can tell now.
+    let answer = world.serve.wire().ask(connect("api.test:443", &world.agent.authorization()));
+    assert_eq!((answer.status, &*answer.problem()), (503, "vault-unavailable"));
+    assert_eq!(world.origin.seen().len(), before);
+    let (status, readiness) = world.serve.readiness();
+    assert_eq!(status, 503);
+    assert!(readiness["problems"][0].as_str().unwrap().starts_with("vault: "), "{readiness}");
+    assert_eq!(world.serve.metric("locum_vault_up"), 0);
+    fs::rename(&aside, &vault).unwrap();
+    eventually("the vault is back", PATIENCE, || (world.serve.readiness().0 == 200).then_some(()));
+    assert_eq!(world.get("/v1/x").status, 200);
+}
