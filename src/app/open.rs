@@ -199,9 +199,8 @@ fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
         // It is written before the first record is. Without it, an older vault could not be told.
         None if has_records(&config.audit.dir) => {
             let path = anchor.display();
-            Err(Failure::new(format!("{path} is missing, and the audit log is there")).help(
-                "put it back: without it, nothing tells whether the vault is an old copy",
-            ))
+            Err(Failure::new(format!("{path} is missing, and the audit log is there"))
+                .help("put it back: without it, nothing tells whether the vault is an old copy"))
         }
         None => Ok(()),
     }
