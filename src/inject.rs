@@ -30,7 +30,10 @@ use crate::secret::Secret;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
 #[must_use]
-pub struct Resolved(Vec<Secret>);
+pub struct Resolved {
+    granted: Vec<Secret>,
+    hidden: Vec<Secret>,
+}
 
 impl Resolved {
     /// Opens the secret of each grant, in order; the first failure is the result.
@@ -41,8 +44,11 @@ impl Resolved {
         permit: &Permit,
         mut open: impl FnMut(&Credential, u32) -> Result<Secret, Refusal>,
     ) -> Result<Self, Refusal> {
-        let opened = permit.grants().iter().map(|grant| open(grant.credential(), grant.version()));
-        opened.collect::<Result<_, _>>().map(Self)
+        let mut all = |grants: &[Grant]| {
+            let opened = grants.iter().map(|grant| open(grant.credential(), grant.version()));
+            opened.collect::<Result<Vec<Secret>, Refusal>>()
+        };
+        Ok(Self { granted: all(permit.grants())?, hidden: all(permit.hidden())? })
     }
 }
 
@@ -135,7 +141,7 @@ pub fn inject(
     let mut needles = Needles::default();
     let mut uses = Vec::with_capacity(permit.grants().len());
     let slots = |grant: &Grant| grant.credential().slots.get(grant.slot()).cloned();
-    for (grant, secret) in permit.grants().iter().zip(&resolved.0) {
+    for (grant, secret) in permit.grants().iter().zip(&resolved.granted) {
         let slot = slots(grant).ok_or_else(|| Refusal::new(Code::Internal))?;
         fill(&mut parts, grant, &slot, secret, &mut needles)?;
         needles.add(secret, grant.placeholder());
@@ -145,7 +151,10 @@ pub fn inject(
             slot: Some(slot.label()),
         });
     }
-    let needles = if uses.is_empty() { None } else { Some(needles) };
+    for (grant, secret) in permit.hidden().iter().zip(&resolved.hidden) {
+        needles.add(secret, grant.placeholder());
+    }
+    let needles = if needles.is_empty() { None } else { Some(needles) };
     if needles.is_some() {
         make_scrubbable(&mut parts.headers);
     }

@@ -42,9 +42,10 @@ fn files(directory: &str) -> Vec<String> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(root().join(directory)).unwrap().flatten() {
         let name = format!("{directory}/{}", entry.file_name().to_string_lossy());
-        match entry.file_type().unwrap().is_dir() {
-            true => found.extend(files(&name)),
-            false => found.push(name),
+        if entry.file_type().unwrap().is_dir() {
+            found.extend(files(&name));
+        } else {
+            found.push(name);
         }
     }
     found.sort();

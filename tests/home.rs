@@ -1,4 +1,5 @@
 //! A home and its proxy, from outside: what was added is in force, what cannot be honoured is refused.
+#![allow(clippy::unwrap_used, clippy::expect_used)] // A test that cannot go on has failed.
 
 mod support;
 

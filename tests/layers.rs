@@ -42,7 +42,7 @@ fn files(module: &str) -> Vec<PathBuf> {
             let name = entry.file_name().to_string_lossy().into_owned();
             if path.is_dir() && name != "tests" {
                 walk(&path, found);
-            } else if name.ends_with(".rs") && name != "tests.rs" {
+            } else if path_is_rust(&name) && name != "tests.rs" {
                 found.push(path);
             }
         }
@@ -129,4 +129,8 @@ fn libraries_stay_in_their_adapter() {
         }
         assert!(known, "nobody uses {library}");
     }
+}
+
+fn path_is_rust(name: &str) -> bool {
+    std::path::Path::new(name).extension().is_some_and(|extension| extension == "rs")
 }

@@ -105,6 +105,7 @@ pub enum TunnelDecision {
 pub struct Permit {
     rule: Arc<str>,
     grants: Vec<Grant>,
+    hidden: Vec<Grant>,
 }
 
 /// One credential that may enter the request, and where.
@@ -117,6 +118,12 @@ pub struct Grant {
 }
 
 impl Grant {
+    /// A live credential in its first slot, with its own placeholder.
+    fn whole(credential: &Arc<Credential>) -> Option<Self> {
+        let (version, placeholder) = (credential.version?, credential.placeholder().into());
+        Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
+    }
+
     /// Which credential.
     #[must_use]
     pub fn credential(&self) -> &Credential {
@@ -147,6 +154,14 @@ impl Permit {
     #[must_use]
     pub fn rule(&self) -> &Arc<str> {
         &self.rule
+    }
+
+    /// What this request does not carry, but others of the same agent to the same origin may: an
+    /// origin can show in one answer what another request brought. Opened to be scrubbed, and never
+    /// injected.
+    #[must_use]
+    pub fn hidden(&self) -> &[Grant] {
+        &self.hidden
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -305,7 +320,26 @@ impl Policy {
                 return Err(Refusal::new(Code::Plaintext));
             }
         }
-        Ok(Permit { rule: Arc::clone(verdict.name), grants })
+        let hidden = self.hidden(who, request.origin(), &grants, index);
+        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden })
+    }
+
+    /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
+    fn hidden(
+        &self,
+        who: &Identity,
+        origin: &Origin,
+        grants: &[Grant],
+        index: &CredentialIndex,
+    ) -> Vec<Grant> {
+        let others = index.bound_to(origin).filter(|credential| {
+            let granted = grants.iter().any(|grant| Arc::ptr_eq(&grant.credential, credential));
+            !granted
+                && self.candidates(origin).any(|(_, rule)| {
+                    rule.agents.contain(&who.agent) && rule.uses.contain(credential, index)
+                })
+        });
+        others.filter_map(Grant::whole).collect()
     }
 
     fn verdict(
@@ -350,11 +384,7 @@ impl Policy {
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
-        let live = bound.filter_map(|c| {
-            let (version, placeholder) = (c.version?, c.placeholder().into());
-            Some(Grant { credential: Arc::clone(c), version, slot: 0, placeholder })
-        });
-        let mut grants: Vec<Grant> = live.collect();
+        let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
         let mut taken: Vec<String> = Vec::new();

@@ -171,7 +171,8 @@ fn strip_answer(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(header::PROXY_AUTHENTICATE);
     // By this field clients tell our answers from the origin's, so the origin may not speak as us.
-    let ours = |v: &http::HeaderValue| v.as_bytes().windows(5).any(|w| w == b"locum");
+    let ours =
+        |v: &http::HeaderValue| v.as_bytes().windows(5).any(|w| w.eq_ignore_ascii_case(b"locum"));
     if headers.get_all(refusal::PROXY_STATUS).iter().any(ours) {
         headers.remove(refusal::PROXY_STATUS);
     }

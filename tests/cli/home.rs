@@ -13,7 +13,7 @@ use data_encoding::{BASE64, BASE64_NOPAD, HEXLOWER, HEXUPPER};
 use serde_json::Value;
 
 /// Generous: the machines of a CI are shared.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A home of its own, in a directory that is removed.
 pub(crate) struct Home {
@@ -217,6 +217,8 @@ pub(crate) struct Proxy {
 impl Proxy {
     pub(crate) fn start(home: &Home) -> Self {
         let mut command = home.command(&["serve"]);
+        // Ended by its owner's drop, or with the test that panics below.
+        #[allow(clippy::zombie_processes)]
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let pid = u64::from(child.id());
         let start = Instant::now();

@@ -161,10 +161,14 @@ fn an_import_that_is_killed_at_any_moment_loses_no_key() {
         home.ok(&import);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.matches("locum_").count(), 2, "{text}");
-        keys.iter().for_each(|key| home.assert_nowhere(key));
+        for key in &keys {
+            home.assert_nowhere(key);
+        }
         let names = home.credentials();
         assert_eq!(names.len(), 2, "a second run adds nothing twice: {names:?}");
-        names.iter().for_each(|name| drop(home.ok(&["credential", "remove", name])));
+        for name in &names {
+            drop(home.ok(&["credential", "remove", name]));
+        }
     }
     assert!(killed > 0, "none was killed");
     home.ok(&["vault", "status", "--verify"]);

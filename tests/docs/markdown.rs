@@ -1,7 +1,7 @@
 //! What the tests read out of a Markdown file: fenced blocks, code spans, links.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A fenced block.
 #[derive(Clone, Debug)]
@@ -39,7 +39,7 @@ pub(crate) fn documents() -> Vec<String> {
     found
 }
 
-fn relative(path: &PathBuf) -> String {
+fn relative(path: &Path) -> String {
     path.strip_prefix(root()).unwrap_or(path).to_string_lossy().into_owned()
 }
 
