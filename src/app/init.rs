@@ -104,7 +104,7 @@ fn make_vault(made: &mut Vec<PathBuf>, config: &Config) -> Result<(), Failure> {
         Ok(_) => made.push(store.clone()),
         // Another `init` was faster; this one goes on with its vault.
         Err(error) if store.symlink_metadata().is_ok() => {
-            tracing::debug!(%error, "the vault is there already")
+            tracing::debug!(%error, "the vault is there already");
         }
         Err(error) => return Err(error.into()),
     }
