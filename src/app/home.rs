@@ -34,7 +34,8 @@ impl Home {
     /// Whether `init` was run here.
     #[must_use]
     pub fn exists(&self) -> bool {
-        self.vault().symlink_metadata().is_ok()
+        // Either will do: `vault.store` may lead elsewhere, and no config means the defaults.
+        [self.config(), self.vault()].iter().any(|path| path.symlink_metadata().is_ok())
     }
 
     /// An error that says what to run, when `init` was not.

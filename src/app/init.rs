@@ -45,7 +45,7 @@ pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure>
     write_new(&mut made, home.config(), config_text(key).as_bytes())?;
     let config = Config::load(&home.config(), home.path())?;
     make_policies(&mut made, home, strict)?;
-    make_vault(&mut made, home, &config)?;
+    make_vault(&mut made, &config)?;
     files::create_directory(&config.audit.dir)?;
     let mut opened = Opened::open(home)?;
     if authority::make_missing(&mut opened.vault)? {
@@ -88,7 +88,7 @@ fn make_policies(made: &mut Vec<PathBuf>, home: &Home, strict: bool) -> Result<(
     write_new(made, directory.join("first.yaml"), text.as_bytes())
 }
 
-fn make_vault(made: &mut Vec<PathBuf>, home: &Home, config: &Config) -> Result<(), Failure> {
+fn make_vault(made: &mut Vec<PathBuf>, config: &Config) -> Result<(), Failure> {
     let store = &config.vault.store;
     if store.symlink_metadata().is_ok() {
         return Ok(());
@@ -103,7 +103,9 @@ fn make_vault(made: &mut Vec<PathBuf>, home: &Home, config: &Config) -> Result<(
     match Vault::create(store, &master) {
         Ok(_) => made.push(store.clone()),
         // Another `init` was faster; this one goes on with its vault.
-        Err(error) if home.exists() => tracing::debug!(%error, "the vault is there already"),
+        Err(error) if store.symlink_metadata().is_ok() => {
+            tracing::debug!(%error, "the vault is there already");
+        }
         Err(error) => return Err(error.into()),
     }
     Ok(())

@@ -75,6 +75,14 @@ impl Proxy {
         }
         let home = opened.home.clone();
         let config = opened.config.clone();
+        if config.proxy.tls.is_some() && !options.private {
+            // Listening in the clear instead would show agents' tokens to the network.
+            return Err(Failure::usage("proxy.tls: this version cannot serve TLS on its own port")
+                .help(
+                    "remove the setting; on a network that is private by other means write \
+                     `allow_remote: true`",
+                ));
+        }
         // Before the log: where there are records, there is an anchor.
         write_anchor(&opened.vault, &config)?;
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
