@@ -9,6 +9,7 @@ mod dotenv;
 use std::collections::HashSet;
 use std::io::Read as _;
 use std::ops::Range;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use memchr::memmem;
@@ -52,7 +53,14 @@ pub(super) fn run(opened: &mut Opened, args: &Args) -> Result<(), Failure> {
     plan.add_to(opened)?;
     let new = plan.rewrite(&text);
     if args.replace && *new != *text {
+        let other_names = std::fs::metadata(&args.file).is_ok_and(|file| file.nlink() > 1);
         files::replace_own(&args.file, &text, &new)?;
+        if other_names {
+            let file = args.file.display();
+            output::note(&format!(
+                "warning: {file} had another name (a hard link), which still has the keys"
+            ));
+        }
     }
     plan.report(args)?;
     plan.warn(if args.replace { &new } else { &[] }, args);

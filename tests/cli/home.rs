@@ -220,18 +220,19 @@ impl Proxy {
         // Ended by its owner's drop, or with the test that panics below.
         #[allow(clippy::zombie_processes)]
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let pid = u64::from(child.id());
+        // Killed on drop from here on, also when it does not start.
+        let mut proxy = Self { child, address: ([0, 0, 0, 0], 0).into() };
         let start = Instant::now();
-        loop {
-            let announced = fs::read(home.file("serve.json")).ok();
-            let announced = announced.and_then(|text| serde_json::from_slice::<Value>(&text).ok());
-            if let Some(value) = announced.filter(|value| value["pid"] == pid) {
-                let address = value["proxy"][0].as_str().unwrap().parse().unwrap();
-                return Self { child, address };
-            }
+        while proxy.address.port() == 0 {
             assert!(start.elapsed() < PATIENCE, "the proxy does not start");
             std::thread::sleep(Duration::from_millis(20));
+            let announced = fs::read(home.file("serve.json")).unwrap_or_default();
+            let announced: Value = serde_json::from_slice(&announced).unwrap_or_default();
+            if announced["pid"] == proxy.child.id() {
+                proxy.address = announced["proxy"][0].as_str().unwrap().parse().unwrap();
+            }
         }
+        proxy
     }
 
     /// Sends one request as an agent, and gives the status line of the answer.

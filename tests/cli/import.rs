@@ -133,6 +133,20 @@ fn a_copy_of_a_key_that_stays_in_the_file_is_told() {
 }
 
 #[test]
+fn links_to_the_file_are_followed_and_other_names_of_it_told() {
+    let home = Home::new();
+    fs::create_dir(home.beside("real")).unwrap();
+    fs::write(home.beside("real/env"), format!("OPENAI_API_KEY={OPENAI}\n")).unwrap();
+    std::os::unix::fs::symlink("real/env", home.beside(".env")).unwrap();
+    fs::hard_link(home.beside("real/env"), home.beside("other")).unwrap();
+    let ran = home.run(&["credential", "import", ".env", "--replace"]);
+    assert!(ran.err.contains(".env had another name (a hard link)"), "{ran:?}");
+    assert!(home.beside(".env").symlink_metadata().unwrap().is_symlink());
+    assert!(!fs::read_to_string(home.beside("real/env")).unwrap().contains(OPENAI));
+    assert!(fs::read_to_string(home.beside("other")).unwrap().contains(OPENAI));
+}
+
+#[test]
 fn an_import_that_is_killed_at_any_moment_loses_no_key() {
     let home = Home::new();
     let path = home.beside(".env");
@@ -167,7 +181,7 @@ fn an_import_that_is_killed_at_any_moment_loses_no_key() {
         let names = home.credentials();
         assert_eq!(names.len(), 2, "a second run adds nothing twice: {names:?}");
         for name in &names {
-            drop(home.ok(&["credential", "remove", name]));
+            home.ok(&["credential", "remove", name]);
         }
     }
     assert!(killed > 0, "none was killed");

@@ -123,14 +123,14 @@ fn the_origin_is_asked_for_what_can_be_searched() {
     // A coding that nobody asked for cannot be searched, and so does not pass.
     let answer = world.get("/gzip");
     assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
-    // Where nothing was injected there is nothing to hide, and all passes as it was.
+    // An origin may show in one answer what another request brought, so requests without the key are
+    // no other to an origin that had it.
     assert_eq!(world.ask("GET", "/open/x", &offered, "").status, 200);
     let seen = world.origin.last();
-    assert_eq!(seen.header("accept-encoding"), Some("gzip, br, zstd, deflate"));
-    assert_eq!(seen.header("range"), Some("bytes=0-3"));
+    assert_eq!(seen.header("accept-encoding"), Some("identity"));
+    assert_eq!(seen.header("range"), None);
     let answer = world.ask("GET", "/open/gzip", &offered, "");
-    assert_eq!(answer.header("content-encoding"), Some("gzip"));
-    assert_eq!(answer.body[..2], [0x1f, 0x8b]);
+    assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
 }
 
 #[test]
