@@ -99,10 +99,8 @@ impl Keeper {
         let Opened { home, config, vault, master } = opened;
         let mark = vault.change_mark()?;
         let snapshot = Arc::new(vault.snapshot()?);
-        let mut stamp = stamp(&home.policies());
-        if !stamp.iter().all(FileStamp::is_settled) {
-            stamp.clear(); // Read once more at the first look.
-        }
+        // What is not settled is read once more at the first look.
+        let stamp = Some(stamp(&home.policies())).filter(|s| s.iter().all(FileStamp::is_settled));
         let policy = Arc::new(load_policy(&home.policies())?);
         metrics.reload("policy", true);
         metrics.reload("config", true);
@@ -119,7 +117,7 @@ impl Keeper {
             vault_problem: None,
             unrecorded: false,
             policy,
-            policy_stamp: Some(stamp),
+            policy_stamp: stamp,
             policy_problem: None,
             generation: 1,
             looked: None,
