@@ -214,8 +214,12 @@ impl Keeper {
         if !thorough && (!settled || seen.policy_stamp.as_ref() == Some(&now)) {
             return false;
         }
+        let loaded = load_policy(&self.home.policies());
+        if !thorough && stamp(&self.home.policies()) != now {
+            return false; // Written to while it was read: once more at the next look.
+        }
         seen.policy_stamp = settled.then_some(now);
-        match load_policy(&self.home.policies()) {
+        match loaded {
             Ok(policy) if policy.digest() == seen.policy.digest() => {
                 seen.policy_problem = None;
                 self.metrics.reload("policy", true);

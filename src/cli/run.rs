@@ -37,7 +37,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "NAME")]
     user: Option<Label>,
     /// Also open a loopback port without authentication, for clients that never send proxy
-    /// credentials (the JVM, Chromium); its identity is this run alone
+    /// credentials (the JVM, Chromium); its identity is this run alone. The JVM is told of it, others
+    /// find it in `LOCUM_OPEN_PROXY`
     #[arg(long)]
     open_port: bool,
     /// The program and its arguments
@@ -125,7 +126,7 @@ async fn serve_and_run(
     let session = plan_session(&credentials, &home, bundle, token, &options)?;
     warn_contested(&session);
     session.write_files()?;
-    let status = run_child(&args.command, &session).await;
+    let status = run_child(&args.command, &session, open_port).await;
     let _nobody_serves = stop.send(());
     if let Some(serving) = serving {
         match serving.await {
@@ -172,13 +173,21 @@ fn warn_contested(session: &Session) {
     }
 }
 
-async fn run_child(command: &[OsString], session: &Session) -> Result<ExitStatus, Failure> {
+/// Tells the program where the open port is: no standard variable does.
+const OPEN_PROXY: &str = "LOCUM_OPEN_PROXY";
+
+async fn run_child(
+    command: &[OsString],
+    session: &Session,
+    open_port: Option<SocketAddr>,
+) -> Result<ExitStatus, Failure> {
     let (program, arguments) =
         command.split_first().ok_or_else(|| Failure::usage("there is no command"))?;
     let mut child = Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(session.environment())
+        .envs(open_port.map(|address| (OPEN_PROXY, format!("http://{address}"))))
         .spawn()
         .map_err(|e| Failure::new(format!("{} cannot be started: {e}", program.display())))?;
     wait(&mut child).await

@@ -16,6 +16,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -102,6 +103,7 @@ pub struct Gateway {
     limits: Limits,
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
+    strangers: Bound,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -126,6 +128,7 @@ impl Gateway {
             limits,
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
+            strangers: Bound::default(),
             news: watch::Sender::new(()),
         }
     }
@@ -189,6 +192,24 @@ impl Gateway {
             Some(refresh) => refresh.refresh().await,
             None => false,
         }
+    }
+}
+
+/// Refusals of unknown clients that are recorded each second. More than a person mistypes, and less
+/// than fills a disk: under 1 GiB a month.
+const STRANGERS_EACH_SECOND: u64 = 10;
+
+/// Lets so many through in each second. The second and the count share one word.
+#[derive(Debug, Default)]
+struct Bound(AtomicU64);
+
+impl Bound {
+    fn admits(&self) -> bool {
+        let second = unix_now().unsigned_abs() << 16;
+        let next = |word: u64| Some(if word >> 16 == second >> 16 { word + 1 } else { second + 1 });
+        let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let word = before.unwrap_or(second);
+        word >> 16 != second >> 16 || word & 0xffff < STRANGERS_EACH_SECOND
     }
 }
 
@@ -262,5 +283,16 @@ mod tests {
         let first = request_id().0;
         std::thread::sleep(Duration::from_millis(2));
         assert!(first[..6] < request_id().0[..6]);
+    }
+
+    #[test]
+    fn strangers_are_admitted_so_many_a_second() {
+        let bound = Bound::default();
+        let admitted = (0..1000).filter(|_| bound.admits()).count() as u64;
+        // The second may have turned in between.
+        assert!(
+            (STRANGERS_EACH_SECOND..=2 * STRANGERS_EACH_SECOND).contains(&admitted),
+            "{admitted}"
+        );
     }
 }

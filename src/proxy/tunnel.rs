@@ -163,7 +163,13 @@ fn anonymous(
     refused: &Refusal,
 ) -> Response<Body> {
     let ledger = Ledger::anonymous(gateway, peer, destination);
-    ledger.refuse(&gateway.state(), refused, &[]);
+    // Whoever can reach the port could fill the disk with these; what is over the bound is counted.
+    if gateway.strangers.admits() {
+        ledger.refuse(&gateway.state(), refused, &[]);
+    } else {
+        gateway.metrics.refusal(refused.code);
+        return refusal::respond(refused, ledger.id);
+    }
     tracing::info!(request_id = %ledger.id, %peer, code = %refused.code, "refused at the door");
     refusal::respond(refused, ledger.id)
 }

@@ -133,7 +133,10 @@ impl Vault {
         let at: Arc<Path> = path.into();
         let open = || {
             let vault = Self::open_unchecked(&at, master)?;
-            vault.check_state(&vault.db)?;
+            // One transaction: another writer between two statements would look like an intruder.
+            let tx = vault.db.unchecked_transaction()?;
+            vault.check_state(&tx)?;
+            drop(tx);
             Ok(vault)
         };
         open().map_err(|fault: Fault| fault.at(&at))
@@ -356,8 +359,9 @@ impl Vault {
     /// [`Fault::Corrupt`] naming the first row that does not open.
     pub fn verify(&self) -> Result<(), VaultError> {
         let verify = || {
-            self.check_state(&self.db)?;
-            self.find_corrupt_row(&self.db)?;
+            let tx = self.db.unchecked_transaction()?;
+            self.check_state(&tx)?;
+            self.find_corrupt_row(&tx)?;
             journal::verify(&self.db, &self.own_key)
         };
         verify().map_err(|fault| self.fault(fault))

@@ -16,7 +16,8 @@ mod session;
 use std::collections::BTreeSet;
 
 /// The documents with blocks to run, and how many commands each has at least.
-const RUN: [(&str, usize); 2] = [("README.md", 10), ("docs/OPERATIONS.md", 12)];
+const RUN: [(&str, usize); 3] =
+    [("README.md", 18), ("docs/OPERATIONS.md", 30), ("certs/README.md", 9)];
 
 #[test]
 fn the_readme_runs() {
@@ -26,6 +27,11 @@ fn the_readme_runs() {
 #[test]
 fn operations_run() {
     session::run(RUN[1].0, RUN[1].1);
+}
+
+#[test]
+fn the_ca_can_be_checked_and_rotated_as_described() {
+    session::run(RUN[2].0, RUN[2].1);
 }
 
 #[test]

@@ -123,14 +123,40 @@ fn the_origin_is_asked_for_what_can_be_searched() {
     // A coding that nobody asked for cannot be searched, and so does not pass.
     let answer = world.get("/gzip");
     assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
-    // An origin may show in one answer what another request brought, so requests without the key are
-    // no other to an origin that had it.
+    // Also without a reference: an origin may have kept the key of an earlier request.
     assert_eq!(world.ask("GET", "/open/x", &offered, "").status, 200);
-    let seen = world.origin.last();
-    assert_eq!(seen.header("accept-encoding"), Some("identity"));
-    assert_eq!(seen.header("range"), None);
-    let answer = world.ask("GET", "/open/gzip", &offered, "");
-    assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
+    assert_eq!(world.origin.last().header("accept-encoding"), Some("identity"));
+    assert_eq!(world.ask("GET", "/open/gzip", &offered, "").problem(), "response-unscrubbable");
+}
+
+#[test]
+fn a_key_that_an_origin_kept_does_not_come_back_later() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    assert_eq!(wire.ask(request("PUT", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    let answer = wire.ask(request("GET", "/open/kept", &[], ""));
+    assert_eq!((answer.status, answer.text()), (200, format!("{BEFORE}locum_main{AFTER}")));
+    world.never_leaks(&[("the wire", &wire.transcript)]);
+}
+
+#[test]
+fn where_no_key_can_go_all_passes_as_it_was() {
+    let free = Origin::start("free.test");
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.reach(&free);
+        home.policy(
+            "version: 1\nrules:\n- {name: mine, agents: ['*'], use: ['*']}\n- {name: free, agents: ['*'], to: ['https://free.test']}\n",
+        );
+    });
+    let mut wire = world.serve.tunnel(&world.agent, "free.test");
+    let answer = wire.ask(
+        "GET /open/gzip HTTP/1.1\r\nHost: free.test\r\nAccept-Encoding: gzip, br\r\nRange: bytes=0-3\r\n\r\n",
+    );
+    let seen = free.last();
+    assert_eq!(seen.header("accept-encoding"), Some("gzip, br"));
+    assert_eq!(seen.header("range"), Some("bytes=0-3"));
+    assert_eq!(answer.header("content-encoding"), Some("gzip"));
+    assert_eq!(answer.body[..2], [0x1f, 0x8b]);
 }
 
 #[test]

@@ -68,6 +68,10 @@ async fn route(
         "v1" if rest == "messages" => anthropic(state, body, &key),
         "echo" if rest.is_empty() => echo(parts, body, &key),
         "echo" => whole(StatusCode::OK, framed(&encode(rest, &key))),
+        "kept" => {
+            let keys: Vec<String> = state.keys.lock().iter().cloned().collect();
+            whole(StatusCode::OK, framed(keys.concat().as_bytes()))
+        }
         "echo-header" => with_header("x-echo", &encode(rest, &key)),
         "echo-cookie" => with_header("set-cookie", format!("session={key}; Path=/").as_bytes()),
         "echo-long" => whole(StatusCode::OK, long(&encode(rest, &key))),
