@@ -301,7 +301,11 @@ impl Home {
                 command
             }
         };
-        serve_with(command.arg("serve"), &self.log, self.proxy)
+        let mut process = serve_with(command.arg("serve"), &self.log, self.proxy)?;
+        if !under.is_empty() {
+            process.be_patient();
+        }
+        Ok(process)
     }
 
     fn way(&self) -> Result<Way> {

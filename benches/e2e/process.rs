@@ -9,7 +9,11 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// A child process that is ended when it goes out of use.
-pub(crate) struct Process(Child);
+pub(crate) struct Process {
+    child: Child,
+    /// How long it may take to end by itself.
+    patience: Duration,
+}
 
 /// CPU time of each thread, in nanoseconds.
 ///
@@ -30,17 +34,23 @@ impl Cpu {
 
 impl Process {
     pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
-        command.stdin(Stdio::null()).spawn().map(Self)
+        let child = command.stdin(Stdio::null()).spawn()?;
+        Ok(Self { child, patience: Duration::from_millis(100) })
+    }
+
+    /// Gives it time to write down what it found: it is a profiler.
+    pub(crate) fn be_patient(&mut self) {
+        self.patience = Duration::from_secs(60);
     }
 
     /// The child itself, for its pipes.
     pub(crate) fn child(&mut self) -> &mut Child {
-        &mut self.0
+        &mut self.child
     }
 
     /// Fails when the process has ended by itself.
     pub(crate) fn check(&mut self) -> io::Result<()> {
-        match self.0.try_wait()? {
+        match self.child.try_wait()? {
             None => Ok(()),
             Some(status) => Err(io::Error::other(format!("the process ended with {status}"))),
         }
@@ -48,7 +58,7 @@ impl Process {
 
     pub(crate) fn cpu(&self) -> io::Result<Cpu> {
         let mut threads = HashMap::new();
-        for entry in fs::read_dir(format!("/proc/{}/task", self.0.id()))? {
+        for entry in fs::read_dir(format!("/proc/{}/task", self.child.id()))? {
             let entry = entry?;
             // A thread may end between the listing and the look.
             let Ok(text) = fs::read_to_string(entry.path().join("schedstat")) else { continue };
@@ -69,7 +79,7 @@ impl Process {
     }
 
     fn status(&self, field: &str) -> io::Result<u64> {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.0.id()))?;
+        let text = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
         let value = text.lines().find_map(|line| line.strip_prefix(field));
         let kibibytes = value.and_then(|v| v.trim().strip_suffix(" kB")?.parse::<u64>().ok());
         kibibytes.map(|k| k * 1024).ok_or_else(|| io::Error::other(format!("no {field} in status")))
@@ -77,16 +87,17 @@ impl Process {
 }
 
 impl Drop for Process {
-    /// Asks first: a profiler around the process writes its figures at the end.
+    /// Asks first. Nothing is lost by not waiting: what matters of a proxy's files is written before
+    /// each call.
     fn drop(&mut self) {
-        if let Some(id) = i32::try_from(self.0.id()).ok().and_then(Pid::from_raw) {
+        if let Some(id) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
             let _asked = kill_process(id, Signal::TERM);
         }
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while matches!(self.0.try_wait(), Ok(None)) && Instant::now() < deadline {
+        let deadline = Instant::now() + self.patience;
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
-        let _ended = self.0.kill();
-        let _reaped = self.0.wait();
+        let _ended = self.child.kill();
+        let _reaped = self.child.wait();
     }
 }
