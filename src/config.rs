@@ -144,8 +144,8 @@ pub struct Timeouts {
 /// `upstream.pool`: connections that wait for their next request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
-    /// `per_host`: for one origin and one agent. Default 64: more calls at once than one agent
-    /// makes.
+    /// `per_host`: for one origin and one agent. Default 512: with fewer than an agent has calls at
+    /// once, every further call makes a connection anew, with its TLS handshake.
     pub per_host: usize,
     /// `total`. Default 2048, at about 20 KiB each.
     pub total: usize,
@@ -406,7 +406,7 @@ impl Default for Timeouts {
 
 impl Default for Pool {
     fn default() -> Self {
-        Self { per_host: 64, total: 2048, idle: seconds(50), age: seconds(10 * 60) }
+        Self { per_host: 512, total: 2048, idle: seconds(50), age: seconds(10 * 60) }
     }
 }
 

@@ -35,7 +35,7 @@ pub struct PoolLimits {
 impl Default for PoolLimits {
     fn default() -> Self {
         Self {
-            per_key: 64,
+            per_key: 512,
             total: 2048,
             idle: Duration::from_secs(50),
             age: Duration::from_mins(10),
