@@ -40,7 +40,7 @@ impl Process {
 
     /// Gives it time to write down what it found: it is a profiler.
     pub(crate) fn be_patient(&mut self) {
-        self.patience = Duration::from_secs(60);
+        self.patience = Duration::from_mins(1);
     }
 
     /// The child itself, for its pipes.
