@@ -77,9 +77,13 @@ impl Tools {
     #[track_caller]
     pub fn promtool() -> PathBuf {
         let tools = Self::install("prometheus", "Debian's", |path| {
-            command_output(
-                Command::new("apt-get").args(["download", "prometheus"]).current_dir(path),
-            );
+            let mut download = Command::new("apt-get");
+            download.args(["download", "prometheus"]).current_dir(path);
+            if !download.output().is_ok_and(|output| output.status.success()) {
+                // A new machine has no list of packages yet.
+                command_output(Command::new("apt-get").args(["update", "-qq"]));
+                command_output(&mut download);
+            }
             let package = std::fs::read_dir(path)
                 .unwrap()
                 .map(|entry| entry.unwrap().path())
