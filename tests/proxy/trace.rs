@@ -89,13 +89,9 @@ fn no_call_goes_out_without_its_record_however_a_client_ends() {
         let at = permitted.iter().position(|path| *path == seen.target);
         permitted.swap_remove(at.unwrap_or_else(|| panic!("{} has no record", seen.target)));
     }
-    let (accesses, outcomes) = (|| {
-        let count = |kind: &str, permit: bool| {
-            let of = audit.iter().filter(|r| r["kind"] == kind);
-            of.filter(|r| !permit || r["decision"] == "permit").count()
-        };
-        (count("access", true), count("outcome", false))
-    })();
+    let permits = |r: &&serde_json::Value| r["kind"] == "access" && r["decision"] == "permit";
+    let accesses = audit.iter().filter(permits).count();
+    let outcomes = audit.iter().filter(|r| r["kind"] == "outcome").count();
     assert_eq!(accesses, outcomes, "each call has its end on record");
 }
 
