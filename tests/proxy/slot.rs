@@ -50,6 +50,27 @@ fn exactly_one_copy_goes_out_and_nothing_else_changes() {
 }
 
 #[test]
+fn of_two_slots_one_is_filled_and_the_other_emptied() {
+    let slots = [BEARER, &["--header", "X-Key: {secret}"]].concat();
+    let world = World::with(&slots, canary(), |_, _| {});
+    let bearer = format!("Bearer {}", world.key);
+    for (fields, authorization, x_key) in [
+        (&[AUTHORIZED][..], Some(&*bearer), None),
+        (&["X-Key: locum_main"], None, Some(&*world.key)),
+        (&["X-Key: locum_main", AUTHORIZED], Some(&*bearer), None),
+        (&[AUTHORIZED, "X-Key: my-own-key"], Some(&*bearer), None),
+        (&["Authorization: Bearer my-own-key", "X-Key: locum_main"], None, Some(&*world.key)),
+    ] {
+        assert_eq!(world.ask("GET", "/", fields, "").status, 200, "{fields:?}");
+        let seen = world.origin.last();
+        assert_eq!(seen.header("authorization"), authorization, "{fields:?}");
+        assert_eq!(seen.header("x-key"), x_key, "{fields:?}");
+        assert!(seen.all("authorization").len() + seen.all("x-key").len() == 1, "{fields:?}");
+    }
+    assert_eq!(copies(&world), 5);
+}
+
+#[test]
 fn unknown_revoked_unbound_and_forbidden_look_alike() {
     let world = World::with(BEARER, canary(), |home, origin| {
         let other = canary();

@@ -1,0 +1,113 @@
+//! What one client can take, and that the others do not notice.
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::support::*;
+
+#[test]
+fn whoever_is_slow_is_let_go_of_and_the_others_are_served() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        for limit in ["head_time", "handshake", "idle_tunnel"] {
+            home.set(&format!("limits.{limit}: 500ms"));
+        }
+    });
+    let open = || world.serve.open_tunnel(&world.agent, "api.test:443");
+    let after = |mut wire: Wire, bytes: &[u8]| {
+        wire.send(bytes);
+        wire
+    };
+    let slow = [
+        ("nothing", world.serve.wire()),
+        ("half a CONNECT", after(world.serve.wire(), b"CONNECT api.test:443 HTTP/1.1\r\nHost: a")),
+        ("no handshake", open()),
+        ("half a handshake", after(open(), b"\x16\x03\x01\x02\x00\x01\x00")),
+        ("no request", world.tunnel()),
+        ("half a request", after(world.tunnel(), b"GET / HTTP/1.1\r\nHost: api.t")),
+    ];
+    assert_eq!(world.get("/v1/x").status, 200);
+    for (name, mut wire) in slow {
+        let rest = wire.until_closed();
+        let said = String::from_utf8_lossy(&rest);
+        assert!(said.is_empty() || said.starts_with("HTTP/1.1 4"), "{name}: {said}");
+    }
+    eventually("all tunnels to end", PATIENCE, || {
+        (world.serve.metric("locum_tunnels_open{kind=\"intercepted\"}") == 0).then_some(())
+    });
+    // An answer that takes longer than a tunnel may be idle is no idle tunnel.
+    world.origin.hold();
+    let mut wire = world.tunnel();
+    wire.send(request("GET", "/hold", &[AUTHORIZED], ""));
+    world.origin.until_seen(2);
+    std::thread::sleep(std::time::Duration::from_millis(1200));
+    world.origin.release();
+    assert_eq!(wire.answer().text(), "held");
+}
+
+#[test]
+fn an_agent_has_so_many_tunnels_and_no_more() {
+    let world =
+        World::with(BEARER, canary(), |home, _| home.set("limits.connections_per_agent: 3"));
+    let other = world.home.agent("other");
+    let mut tunnels: Vec<Wire> = (0..3).map(|_| world.tunnel()).collect();
+    let more = || world.serve.wire().ask(connect("api.test:443", &world.agent.authorization()));
+    let answer = more();
+    assert_eq!((answer.status, &*answer.problem()), (503, "overloaded"));
+    // Neither those that are open, nor other agents, have less for it.
+    for wire in &mut tunnels {
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    }
+    let mut wire = world.serve.tunnel(&other, HOST);
+    assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    tunnels.pop();
+    eventually("room for one more", PATIENCE, || (more().status == 200).then_some(()));
+}
+
+#[test]
+fn out_of_descriptors_the_proxy_waits_and_goes_on() {
+    let world = World::new();
+    assert_eq!(world.get("/v1/x").status, 200);
+    let open = std::fs::read_dir(format!("/proc/{}/fd", world.serve.pid())).unwrap().count();
+    let pid = Pid::from_raw(world.serve.pid().try_into().unwrap());
+    let few = Rlimit { current: Some(open as u64 + 15), maximum: Some(4096) };
+    let before = prlimit(pid, Resource::Nofile, few).unwrap();
+    let crowd: Vec<Wire> = (0..60).map(|_| world.serve.wire()).collect();
+    eventually("the log to say so", PATIENCE, || {
+        world.serve.log().contains("could not be accepted").then_some(())
+    });
+    drop(crowd);
+    eventually("room again", PATIENCE, || {
+        let mut wire = Wire::try_plain(world.serve.proxy).ok()?;
+        wire.try_send(connect("api.test:443", &world.agent.authorization()).as_bytes()).ok()?;
+        (wire.try_answer("CONNECT").ok()?.status == 200).then_some(())
+    });
+    let restored = Rlimit { maximum: few.maximum, current: before.current.map(|n| n.min(4096)) };
+    prlimit(pid, Resource::Nofile, restored).unwrap();
+    assert_eq!(world.get("/v1/x").status, 200);
+    world.home.locum(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn guessing_tokens_hurts_nobody_else() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    std::thread::scope(|scope| {
+        for thread in 0..2 {
+            let world = &world;
+            scope.spawn(move || {
+                let mut wire = world.serve.wire();
+                for n in 0..150 {
+                    let guess = basic("worker", &format!("locum-{thread}-{n}-{}", canary()));
+                    assert_eq!(wire.ask(connect("api.test:443", &guess)).status, 407);
+                }
+            });
+        }
+        for _ in 0..50 {
+            assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+        }
+    });
+    // The flood is on record and counted, and does not fill the disk with what it says.
+    let audit = world.home.audit();
+    let guesses = audit.iter().filter(|r| r["code"] == "proxy-auth-required").count();
+    assert!((10..=300).contains(&guesses), "{guesses}");
+    assert_eq!(world.serve.metric("locum_refusals_total{code=\"proxy-auth-required\"}"), 300);
+}
