@@ -92,7 +92,6 @@ struct Idle {
 struct Shard {
     /// Oldest first.
     idle: HashMap<PoolKey, Vec<Idle>, BuildHasherDefault<Ready>>,
-    count: usize,
 }
 
 /// What the pool has done since the start.
@@ -119,26 +118,27 @@ struct Counters {
     idle: AtomicUsize,
 }
 
-/// The waiting connections, in shards so that cores do not queue for one lock. No lock is held
-/// across an await; the sweep, which looks at every connection of a shard under its lock, looks at
-/// 128 at most by default.
+/// How many locks the waiting connections are spread over, so that cores do not queue for one.
+const SHARDS: usize = 16;
+
+/// The waiting connections, in shards. All of one key are in one shard, so the bounds are counted
+/// over the whole pool and not by shard. No lock is held across an await, and never two at once.
 pub(super) struct Pool {
-    shards: Box<[Mutex<Shard>]>,
+    shards: [Mutex<Shard>; SHARDS],
     hasher: RandomState,
     limits: PoolLimits,
-    per_shard: usize,
+    /// Where the next connection is looked for that has to go for a newer one.
+    evict_from: AtomicUsize,
     counters: Counters,
 }
 
 impl Pool {
     pub(super) fn new(limits: PoolLimits) -> Self {
-        // A small pool has one shard, so that its bound is exact.
-        let shards: usize = if limits.total >= 256 { 16 } else { 1 };
         Self {
-            shards: (0..shards).map(|_| Mutex::default()).collect(),
+            shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             limits,
-            per_shard: limits.total / shards,
+            evict_from: AtomicUsize::new(0),
             counters: Counters::default(),
         }
     }
@@ -155,10 +155,9 @@ impl Pool {
     }
 
     fn shard(&self, key: &PoolKey) -> &Mutex<Shard> {
-        // The middle bits: the shard's own map uses the low and the topmost ones. In bounds: a
-        // remainder of the length, which is 1 or 16.
+        // The middle bits: the shard's own map uses the low and the topmost ones.
         let [_, _, _, _, bits, ..] = key.hash.to_le_bytes();
-        &self.shards[usize::from(bits) % self.shards.len()]
+        &self.shards[usize::from(bits) % SHARDS]
     }
 
     /// The newest connection for the key that is alive; the dead ones before it are dropped.
@@ -181,16 +180,24 @@ impl Pool {
         let now = Instant::now();
         let idle = wait.map_or(self.limits.idle, |wait| wait.min(self.limits.idle));
         let until = (now + idle).min(link.opened() + self.limits.age);
-        if until <= now || self.limits.per_key == 0 || self.per_shard == 0 {
+        if until <= now || self.limits.per_key == 0 || self.limits.total == 0 {
             return;
         }
-        let evicted = self.shard(&key).lock().push(
-            key,
-            Idle { link, until },
-            self.limits.per_key,
-            self.per_shard,
-        );
-        self.counters.idle.fetch_add(1, Relaxed);
+        let new = Idle { link, until };
+        let evicted = self.shard(&key).lock().push(key, new, self.limits.per_key);
+        if evicted.is_some() {
+            self.counters.expired.fetch_add(1, Relaxed);
+        } else if self.counters.idle.fetch_add(1, Relaxed) >= self.limits.total {
+            self.evict();
+        }
+    }
+
+    /// Drops the oldest connection of one shard. Each time of another, so that no key is safe from
+    /// a flood of others, and none suffers alone.
+    fn evict(&self) {
+        let start = self.evict_from.fetch_add(1, Relaxed);
+        let evicted =
+            (0..SHARDS).find_map(|i| self.shards[(start + i) % SHARDS].lock().remove_oldest());
         if evicted.is_some() {
             self.counters.idle.fetch_sub(1, Relaxed);
             self.counters.expired.fetch_add(1, Relaxed);
@@ -212,7 +219,8 @@ impl Pool {
     pub(super) fn clear(&self) {
         for shard in &self.shards {
             let dropped = std::mem::take(&mut *shard.lock());
-            self.counters.idle.fetch_sub(dropped.count, Relaxed);
+            let count = dropped.idle.values().map(Vec::len).sum();
+            self.counters.idle.fetch_sub(count, Relaxed);
         }
     }
 
@@ -238,22 +246,14 @@ impl Pool {
 impl Shard {
     fn pop(&mut self, key: &PoolKey) -> Option<Idle> {
         // An empty list stays for the next check-in; the sweep removes it.
-        let idle = self.idle.get_mut(key)?.pop()?;
-        self.count -= 1;
-        Some(idle)
+        self.idle.get_mut(key)?.pop()
     }
 
-    /// Adds one, and gives back the one that had to go for it: the key's oldest, or when the whole
-    /// shard is full the shard's oldest, so that a flood of keys pushes out itself first.
-    fn push(&mut self, key: PoolKey, new: Idle, per_key: usize, per_shard: usize) -> Option<Idle> {
+    /// Adds one, and gives back the key's oldest when it had to go for it.
+    fn push(&mut self, key: PoolKey, new: Idle, per_key: usize) -> Option<Idle> {
         let list = self.idle.entry(key).or_default();
-        let full = list.len() >= per_key;
-        let mut evicted = full.then(|| list.remove(0));
+        let evicted = (list.len() >= per_key).then(|| list.remove(0));
         list.push(new);
-        self.count += usize::from(!full);
-        if self.count > per_shard {
-            evicted = self.remove_oldest();
-        }
         evicted
     }
 
@@ -263,7 +263,6 @@ impl Shard {
             .values_mut()
             .filter(|list| !list.is_empty())
             .min_by_key(|list| list.first().map(|idle| idle.until))?;
-        self.count -= 1;
         Some(oldest.remove(0))
     }
 
@@ -273,7 +272,6 @@ impl Shard {
             dead.extend(list.extract_if(.., |idle| idle.until <= now || !idle.link.is_alive()));
             !list.is_empty()
         });
-        self.count -= dead.len();
         dead
     }
 }

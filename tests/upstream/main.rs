@@ -334,6 +334,26 @@ mod reuse {
         assert_eq!(upstream.pool_counts().idle, 0);
     }
 
+    /// All connections of one key are in one shard of the pool; its part of `total` is no bound.
+    #[tokio::test]
+    async fn one_agent_and_host_may_have_as_many_as_per_key_says() {
+        let origin = Origin::plain(vec![vec![ReadRequest, Send(OK), UntilClosed]]).await;
+        let upstream = Upstream::new(Settings {
+            pool: PoolLimits { per_key: 300, total: 512, ..PoolLimits::default() },
+            ..settings()
+        })
+        .unwrap();
+        let target = target(Scheme::Http, origin.address);
+        let mut open = Vec::new();
+        for _ in 0..310 {
+            open.push(send(&upstream, &target, "a", get("/")).await.unwrap());
+        }
+        for sent in open {
+            text(sent).await.unwrap();
+        }
+        assert_eq!(upstream.pool_counts().idle, 300);
+    }
+
     #[tokio::test]
     async fn a_connection_that_waited_too_long_is_swept() {
         let origin = Origin::plain(vec![vec![ReadRequest, Send(OK), UntilClosed]]).await;
