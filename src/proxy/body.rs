@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::http1::Busy;
 use super::ledger::{Tally, Uploaded};
 use crate::outcome::Ending;
 use crate::request::{strip_hop_by_hop, strip_own};
@@ -17,7 +18,11 @@ use crate::upstream::UpstreamBody;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The body of any answer to an agent.
-pub struct Body(Kind);
+pub struct Body {
+    kind: Kind,
+    /// Says that the answer is not over, until it is.
+    busy: Option<Busy>,
+}
 
 enum Kind {
     /// Made here, sent in one piece.
@@ -32,26 +37,35 @@ struct Streamed {
 }
 
 impl Body {
+    fn of(kind: Kind) -> Self {
+        Self { kind, busy: None }
+    }
+
+    /// The connection is busy until this body is gone.
+    pub(super) fn keep_busy(&mut self, busy: Busy) {
+        self.busy = Some(busy);
+    }
+
     /// A body of our own.
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self(Kind::Whole(Some(bytes)))
+        Self::of(Kind::Whole(Some(bytes)))
     }
 
     /// No body.
     pub(super) fn empty() -> Self {
-        Self(Kind::Whole(None))
+        Self::of(Kind::Whole(None))
     }
 
     /// The origin's answer on its way.
     pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, tally: Tally) -> Self {
         let mut streamed = Streamed { inner, tally };
         streamed.close_if_over();
-        Self(Kind::Streamed(Box::new(streamed)))
+        Self::of(Kind::Streamed(Box::new(streamed)))
     }
 
     #[cfg(test)]
     pub(super) fn into_whole(self) -> Option<Bytes> {
-        match self.0 {
+        match self.kind {
             Kind::Whole(bytes) => bytes,
             Kind::Streamed(_) => None,
         }
@@ -107,21 +121,21 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Streamed(streamed) => streamed.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Streamed(streamed) => streamed.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.0 {
+        match &self.kind {
             Kind::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }

@@ -6,9 +6,11 @@
 
 mod body;
 mod exchange;
+mod http1;
 mod ledger;
 mod listener;
 mod refusal;
+mod signal;
 mod tunnel;
 
 use std::cell::RefCell;
