@@ -4,14 +4,17 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{Semaphore, mpsc};
 
+use super::signal::{Bell, Signal};
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
 
@@ -28,35 +31,37 @@ pub enum Door {
 /// Tells every task of the proxy that it is time to stop, and knows when all have.
 #[derive(Clone, Debug)]
 pub(super) struct Shutdown {
-    begun: watch::Receiver<bool>,
+    begun: Signal,
     /// Held by every task; the receiver at the other end hears when the last one is gone.
     alive: mpsc::Sender<Infallible>,
-    abort: watch::Receiver<bool>,
+    abort: Signal,
 }
 
 impl Shutdown {
     /// Returns when the proxy has begun to stop.
     pub(super) async fn begun(&self) {
-        wait(self.begun.clone()).await;
+        self.begun.clone().given().await;
+    }
+
+    /// Given when the proxy begins to stop.
+    pub(super) fn signal(&self) -> Signal {
+        self.begun.clone()
     }
 
     /// Runs a task that is waited for, and cut off when the time for draining is over.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
+        let mut abort = self.abort.clone();
         let alive = self.alive.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = wait(abort) => {}
-            }
+            let mut task = pin!(task);
+            std::future::poll_fn(|cx| match abort.poll(cx) {
+                Poll::Ready(()) => Poll::Ready(()),
+                Poll::Pending => task.as_mut().poll(cx),
+            })
+            .await;
             drop(alive);
         });
     }
-}
-
-/// Returns when the value turns true, or when nobody is left to turn it.
-async fn wait(mut signal: watch::Receiver<bool>) {
-    let _gone = signal.wait_for(|on| *on).await;
 }
 
 /// Accepts connections on `listeners` until `stop` resolves; then takes no more, lets requests in
@@ -67,10 +72,9 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
     drain: Duration,
 ) {
-    let (begin, begun) = watch::channel(false);
-    let (cut, abort) = watch::channel(false);
+    let (begin, cut) = (Bell::default(), Bell::default());
     let (alive, mut gone) = mpsc::channel::<Infallible>(1);
-    let shutdown = Shutdown { begun, alive, abort };
+    let shutdown = Shutdown { begun: begin.signal(), alive, abort: cut.signal() };
     let slots = Arc::new(Semaphore::new(gateway.limits.connections));
     for (listener, door) in listeners {
         let accepting =
@@ -79,10 +83,10 @@ pub async fn serve(
     }
     drop(shutdown);
     stop.await;
-    let _all_gone = begin.send(true);
+    begin.ring();
     if tokio::time::timeout(drain, gone.recv()).await.is_err() {
         tracing::warn!(?drain, "requests were still in flight at the end of the time for draining");
-        let _all_gone = cut.send(true);
+        cut.ring();
         let _ended = gone.recv().await;
     }
 }

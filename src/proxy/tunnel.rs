@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::exchange::{Route, exchange};
+use super::http1;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, State, refusal, unix_now};
@@ -456,30 +456,15 @@ async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, shutdo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let route = Arc::new(route);
-    let service = {
-        let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
-        service_fn(move |request| {
-            let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-            async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
-        })
-    };
     let limits = &gateway.limits;
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_tunnel)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .max_headers(limits.headers)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.begun() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let bounds = http1::Bounds {
+        head_bytes: limits.head_bytes,
+        headers: limits.headers,
+        head_time: limits.head_time,
+        idle: limits.idle_tunnel,
     };
+    let answer = |request| exchange(gateway, &route, request);
+    let ended = http1::serve(stream, bounds, shutdown.signal(), answer).await;
     if let Err(error) = ended {
         if let Some(alert) = tls::ca_alert(&error) {
             let error = AcceptError::CaNotTrusted { alert };
