@@ -4,9 +4,9 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -50,17 +50,30 @@ impl Shutdown {
 
     /// Runs a task that is waited for, and cut off when the time for draining is over.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let mut abort = self.abort.clone();
+        // In a box, because the future of a block has room for what it captured beside what it runs.
+        let task = Cuttable { task: Box::pin(task), cut: self.abort.clone() };
         let alive = self.alive.clone();
         tokio::spawn(async move {
-            let mut task = pin!(task);
-            std::future::poll_fn(|cx| match abort.poll(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                Poll::Pending => task.as_mut().poll(cx),
-            })
-            .await;
+            task.await;
             drop(alive);
         });
+    }
+}
+
+/// A task that ends when it is over, or is cut off.
+struct Cuttable<F> {
+    task: Pin<Box<F>>,
+    cut: Signal,
+}
+
+impl<F: Future<Output = ()>> Future for Cuttable<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.cut.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.task.as_mut().poll(cx)
     }
 }
 
@@ -177,7 +190,7 @@ async fn connection(
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.begun() => {

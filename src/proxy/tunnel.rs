@@ -423,12 +423,19 @@ async fn intercept_tls<S>(
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let leaves = gateway.leaves();
-    match tls::accept(stream, &authority.host, &leaves, gateway.limits.handshake).await {
+    // In boxes: a tunnel is open for longer than its handshake, and its stream is handed on by many.
+    let accepting = tls::accept(stream, &authority.host, &leaves, gateway.limits.handshake);
+    match Box::pin(accepting).await {
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
             let origin = Origin { scheme: Scheme::Https, authority };
-            serve_inside(gateway, Route { caller, origin, other_name }, accepted.stream, shutdown)
-                .await;
+            serve_inside(
+                gateway,
+                Route { caller, origin, other_name },
+                Box::new(accepted.stream),
+                shutdown,
+            )
+            .await;
         }
         Err(error) => handshake_failed(gateway, &caller, &authority.host, &error),
     }
