@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use crate::outcome::Ending;
 use crate::request::{strip_hop_by_hop, strip_own};
@@ -49,10 +50,10 @@ impl Body {
         Self(Kind::Streamed(Box::new(streamed)))
     }
 
-    #[cfg(test)]
-    pub(super) fn into_whole(self) -> Option<Bytes> {
-        match self.0 {
-            Kind::Whole(bytes) => bytes,
+    /// All of a body of our own.
+    pub(super) fn as_whole(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.clone(),
             Kind::Streamed(_) => None,
         }
     }
@@ -76,6 +77,10 @@ impl Streamed {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.tally.down += frame.data_ref().map_or(0, |data| data.len() as u64);
+                // Nothing follows trailers, and hyper does not ask again.
+                if frame.is_trailers() {
+                    self.close(Ending::Complete);
+                }
                 self.close_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -134,12 +139,14 @@ impl HttpBody for Body {
 pub(super) struct Upload {
     inner: Incoming,
     count: Uploaded,
+    reading: Option<Reading>,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming) -> (Self, Uploaded) {
+    /// `reading` is told when the end is reached.
+    pub(super) fn new(inner: Incoming, reading: Option<Reading>) -> (Self, Uploaded) {
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
-        (Self { inner, count: count.clone() }, count)
+        (Self { inner, count: count.clone(), reading }, count)
     }
 }
 
@@ -158,6 +165,11 @@ impl HttpBody for Upload {
         }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
+        }
+        let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        let over = !more || self.inner.is_end_stream();
+        if let Some(reading) = self.reading.take_if(|_| over) {
+            reading.done();
         }
         Poll::Ready(frame)
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, Version, header};
+use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Body, Upload};
@@ -12,6 +12,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, References, inject};
 use crate::outcome::{Code, Refusal};
+use crate::policy::Timeouts;
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -42,6 +43,15 @@ pub(super) async fn exchange(
     refusal::respond(&refused, id)
 }
 
+/// The answer to a request in a tunnel that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> Response<Body> {
+    let ledger = Ledger::new(gateway, &route.caller, &route.origin);
+    let refusal = Refusal::new(code);
+    ledger.refuse(&gateway.state(), &refusal, &[]);
+    tracing::info!(request_id = %ledger.id, %code, "refused unread");
+    refusal::respond(&refusal, ledger.id)
+}
+
 /// The steps, in the one order in which they compile.
 async fn authorized(
     gateway: &Arc<Gateway>,
@@ -51,12 +61,12 @@ async fn authorized(
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
-    let (parts, body) = request.into_parts();
-    let (body, up) = Upload::new(body);
+    let (mut parts, body) = request.into_parts();
+    let (body, up) = Upload::new(body, parts.extensions.remove());
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(&state, route, parts) {
+    let inbound = match check(&state, route, gateway.limits.url_bytes, parts) {
         Ok(inbound) => inbound,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
     };
@@ -95,7 +105,13 @@ async fn authorized(
 
     let (request, pending) = recorded.into_wire(body);
     let origin = pending.origin().clone();
-    let call = Call { origin: &origin, principal: &principal, response_timeout: None };
+    let Timeouts { response, idle } = permit.timeouts();
+    let call = Call {
+        origin: &origin,
+        principal: &principal,
+        response_timeout: response,
+        idle_timeout: idle,
+    };
     let sent = match gateway.upstream().send(request, call).await {
         Ok(sent) => sent,
         Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
@@ -117,6 +133,7 @@ async fn authorized(
 fn check(
     state: &State,
     route: &Route,
+    url_bytes: usize,
     parts: http::request::Parts,
 ) -> Result<InboundRequest, Refusal> {
     // Without the vault nobody knows who is who: that is not the agent's fault.
@@ -133,7 +150,17 @@ fn check(
             "The TLS handshake named another host than the CONNECT",
         ));
     }
+    if target_length(&parts.uri) > url_bytes {
+        return Err(Refusal::new(Code::UrlTooLong));
+    }
     InboundRequest::parse(parts, &route.origin)
+}
+
+/// The length of a target as it was sent.
+fn target_length(uri: &Uri) -> usize {
+    let scheme = uri.scheme_str().map_or(0, |scheme| scheme.len() + "://".len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    scheme + authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
 }
 
 /// What the request's own fields say about the run goes over what the tunnel said.

@@ -17,7 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::Body;
-use super::exchange::{Route, exchange};
+use super::exchange::{self, Route, exchange};
+use super::inlet::{Inlet, Progress, Refuse};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, State, refusal, unix_now};
@@ -174,6 +175,11 @@ fn anonymous(
     refusal::respond(refused, ledger.id)
 }
 
+/// The answer to a request on the proxy port that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: SocketAddr, code: Code) -> Response<Body> {
+    anonymous(gateway, peer, String::new(), &Refusal::new(code))
+}
+
 async fn connect(
     gateway: &Arc<Gateway>,
     caller: Caller,
@@ -266,8 +272,11 @@ async fn copy_opaque(
     let withdrawn = withdrawn(gateway, caller, authority);
     let Ok(upgraded) = upgrade.await else { return };
     let upstream = Counted { inner: upstream, read: down, written: up };
-    let (ending, code) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, withdrawn).await,
+    let (ending, code) = match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
+        Ok(parts) => {
+            let downstream = parts.io.into_inner().into_inner();
+            copy(downstream, &parts.read_buf, upstream, withdrawn).await
+        }
         Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
     };
     if let Some(code) = code {
@@ -377,9 +386,10 @@ async fn intercept(
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
     let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
         Ok(parts) => {
-            let stream = Prefixed::new(parts.read_buf.to_vec(), parts.io.into_inner());
+            let stream = parts.io.into_inner().into_inner();
+            let stream = Prefixed::new(parts.read_buf.to_vec(), stream);
             look_inside(gateway, caller, authority, stream, shutdown).await;
         }
         Err(upgraded) => {
@@ -457,18 +467,30 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let route = Arc::new(route);
+    let progress = Arc::<Progress>::default();
+    let refuse: Refuse = {
+        let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
+        Arc::new(move |code| exchange::unreadable(&gateway, &route, code))
+    };
+    let limits = &gateway.limits;
+    let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
     let service = {
         let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
         service_fn(move |request| {
             let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-            async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
+            let (answering, request) = progress.begin(request);
+            async move {
+                let answer = exchange(&gateway, &route, request).await;
+                Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
+            }
         })
     };
-    let limits = &gateway.limits;
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
+        // Until the first byte of a head; from there on the inlet has a clock of its own.
         .header_read_timeout(limits.idle_tunnel)
         .max_buf_size(limits.head_bytes.max(8192))
+        .max_header_size(limits.head_bytes)
         .max_headers(limits.headers)
         .preserve_header_case(true)
         .serve_connection(TokioIo::new(stream), service);

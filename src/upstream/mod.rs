@@ -10,6 +10,7 @@
 mod body;
 mod dial;
 mod guard;
+mod hear;
 mod link;
 mod pool;
 mod route;
@@ -111,6 +112,8 @@ pub struct Call<'a> {
     pub principal: &'a Arc<str>,
     /// The rule's own time for the head of the answer, in place of [`Timeouts::response`].
     pub response_timeout: Option<Duration>,
+    /// The rule's own time between two pieces of a body, in place of [`Timeouts::idle`].
+    pub idle_timeout: Option<Duration>,
 }
 
 /// Where the time went.
@@ -190,7 +193,7 @@ impl Upstream {
         let key = self.pool.key(call.origin, route.id, call.principal);
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
-            idle: self.timeouts.idle,
+            idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
         let mut stale = 0;
         loop {
@@ -199,7 +202,8 @@ impl Upstream {
             match link.exchange(request, upload.as_deref(), patience).await {
                 Ok(response) => {
                     timing.head = start.elapsed();
-                    let response = self.receive(response, link, upload.as_deref(), key)?;
+                    let response =
+                        self.receive(response, link, upload.as_deref(), key, patience.idle)?;
                     return Ok(Sent { response, reused, timing });
                 }
                 Err(Failure::Unsent(unsent)) if reused => {
@@ -269,6 +273,7 @@ impl Upstream {
         link: Box<Link>,
         upload: Option<&Upload>,
         key: PoolKey,
+        idle: Duration,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         // Nobody asked for another protocol, and what follows would not be HTTP.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -287,7 +292,6 @@ impl Upstream {
             ));
         }
         let (parts, incoming) = response.into_parts();
-        let idle = self.timeouts.idle;
         let body = if upload.is_some_and(|upload| !upload.is_done()) {
             UpstreamBody::detached(incoming, *link, idle)
         } else {

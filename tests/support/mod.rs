@@ -10,6 +10,7 @@
 mod git;
 mod home;
 mod origin;
+mod peer;
 mod routes;
 mod running;
 mod search;
@@ -23,6 +24,7 @@ use std::time::{Duration, Instant};
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use origin::{Origin, Script, Seen};
+pub use peer::{Peer, Scene};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};

@@ -117,7 +117,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + std::marker::Send + Sync>>,
 {
     let principal = Arc::from(principal);
-    let call = Call { origin: target, principal: &principal, response_timeout: None };
+    let call =
+        Call { origin: target, principal: &principal, response_timeout: None, idle_timeout: None };
     upstream.send(recorded(request), call).await
 }
 
@@ -585,6 +586,7 @@ mod times {
             origin: &target,
             principal: &principal,
             response_timeout: Some(Duration::from_secs(20)),
+            idle_timeout: None,
         };
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;
