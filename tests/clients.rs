@@ -5,6 +5,8 @@
 //! tests fail.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+#[path = "clients/cut.rs"]
+mod cut;
 mod support;
 
 use std::path::PathBuf;

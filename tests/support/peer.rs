@@ -59,6 +59,26 @@ impl Peer {
         }
     }
 
+    /// Has every connection from now on served by a thread of its own. The threads end with the
+    /// test's process.
+    pub fn serve(&self, serve: impl Fn(Wire) + Clone + Send + 'static) {
+        let listener = self.listener.try_clone().unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let tls = self.tls.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let (serve, tls) = (serve.clone(), tls.clone());
+                std::thread::spawn(move || {
+                    let Ok(wire) = Wire::of(stream) else { return };
+                    let Some(config) = tls else { return serve(wire) };
+                    if let Ok(wire) = wire.tls_server(config) {
+                        serve(wire);
+                    }
+                });
+            }
+        });
+    }
+
     /// The next connection, and the head of the request on it.
     #[track_caller]
     pub fn request(&self) -> (Wire, String) {

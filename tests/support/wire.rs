@@ -219,6 +219,19 @@ impl Wire {
         Ok(std::mem::take(&mut self.ahead))
     }
 
+    /// The head of the next request; none when the other side has closed.
+    pub fn try_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.ahead, b"\r\n\r\n") {
+                let head: Vec<u8> = self.ahead.drain(..at + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
+            }
+            if self.more().ok()? == 0 {
+                return None;
+            }
+        }
+    }
+
     /// Reads on until `end` has come; what came up to and with it.
     #[track_caller]
     pub fn until(&mut self, end: &str) -> String {
