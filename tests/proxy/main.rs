@@ -11,6 +11,7 @@ mod clear;
 mod door;
 mod echo;
 mod framing;
+mod half_open;
 mod limit;
 mod message;
 mod opaque;
