@@ -76,9 +76,21 @@ impl Tools {
     /// `promtool`, out of Debian's `prometheus` package, which is not installed for it.
     #[track_caller]
     pub fn promtool() -> PathBuf {
-        let tools = Self::install("prometheus", "Debian's", |path| {
+        Self::debian("prometheus").path.join("usr/bin/promtool")
+    }
+
+    /// `slowhttptest`, which holds connections open by being slow.
+    #[track_caller]
+    pub fn slowhttptest() -> PathBuf {
+        Self::debian("slowhttptest").path.join("usr/bin/slowhttptest")
+    }
+
+    /// The files of a Debian package, which is not installed for it.
+    #[track_caller]
+    pub fn debian(package: &str) -> Self {
+        Self::install(package, "Debian's", |path| {
             let mut download = Command::new("apt-get");
-            download.args(["download", "prometheus"]).current_dir(path);
+            download.args(["download", package]).current_dir(path);
             if !download.output().is_ok_and(|output| output.status.success()) {
                 // A new machine has no list of packages yet.
                 command_output(Command::new("apt-get").args(["update", "-qq"]));
@@ -90,7 +102,6 @@ impl Tools {
                 .find(|path| path.extension().is_some_and(|e| e == "deb"))
                 .expect("apt-get has put the package here");
             command_output(Command::new("dpkg").arg("-x").arg(package).arg(path));
-        });
-        tools.path.join("usr/bin/promtool")
+        })
     }
 }
