@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use crate::outcome::Ending;
@@ -140,13 +141,18 @@ pub(super) struct Upload {
     inner: Incoming,
     count: Uploaded,
     reading: Option<Reading>,
+    gate: Option<Gate>,
 }
 
 impl Upload {
-    /// `reading` is told when the end is reached.
-    pub(super) fn new(inner: Incoming, reading: Option<Reading>) -> (Self, Uploaded) {
+    /// `reading` is told when the end is reached; nothing is read before `gate` opens.
+    pub(super) fn new(
+        inner: Incoming,
+        reading: Option<Reading>,
+        gate: Option<Gate>,
+    ) -> (Self, Uploaded) {
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
-        (Self { inner, count: count.clone(), reading }, count)
+        (Self { inner, count: count.clone(), reading, gate }, count)
     }
 }
 
@@ -158,6 +164,10 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll(cx));
+            self.gate = None;
+        }
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
             strip_own(trailers);

@@ -6,6 +6,7 @@ use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Body, Upload};
+use super::expect::Gate;
 use super::ledger::Ledger;
 use super::{Caller, Gateway, State, refusal, unix_now};
 use crate::agent::Identity;
@@ -56,13 +57,14 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
+    let gate = Gate::of(&mut request);
     let (mut parts, body) = request.into_parts();
-    let (body, up) = Upload::new(body, parts.extensions.remove());
+    let (body, up) = Upload::new(body, parts.extensions.remove(), gate);
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.

@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, header};
+use http::{HeaderValue, Request, Response, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -77,8 +77,12 @@ impl Progress {
 pub(super) struct Answering(Arc<Progress>);
 
 impl Answering {
-    /// Ties itself to the body of the answer.
-    pub(super) fn until_the_end_of(self, answer: Response<Body>) -> Response<Answer> {
+    /// Ties itself to the body of the answer. An answer that comes before its request has been read
+    /// is the last on its connection, and says so.
+    pub(super) fn until_the_end_of(self, mut answer: Response<Body>) -> Response<Answer> {
+        if self.0.uploading.load(Ordering::Relaxed) {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         answer.map(|body| Answer { body, _answering: self })
     }
 }
@@ -243,7 +247,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inlet<S> {
     /// Tells an agent whose head does not come to its end, as far as that can be told at once.
     fn give_up(&mut self, cx: &mut Context<'_>) -> io::Error {
         if self.between_requests() {
-            let text = plain(&(self.refuse)(Code::HeadTimeout), b"");
+            let text = plain(&(self.refuse)(Code::RequestTimeout), b"");
             self.own = Some(Own { text, written: 0 });
             let _told = self.poll_own(cx);
             let _told = Pin::new(&mut self.inner).poll_flush(cx);

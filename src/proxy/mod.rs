@@ -6,6 +6,7 @@
 
 mod body;
 mod exchange;
+mod expect;
 mod inlet;
 mod ledger;
 mod listener;

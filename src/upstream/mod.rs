@@ -367,7 +367,7 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
             Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))
         }
         Failure::Stalled => Refusal::with_detail(
-            Code::ResponseTimeout,
+            Code::RequestTimeout,
             format!("the request's body to {target} stood still for too long"),
         ),
     }

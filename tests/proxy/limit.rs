@@ -191,9 +191,9 @@ fn a_head_in_a_tunnel_has_its_time_from_its_first_byte() {
         }
     }
     let answer = slow.answer();
-    assert_eq!((answer.status, &*answer.problem()), (408, "head-timeout"));
+    assert_eq!((answer.status, &*answer.problem()), (408, "request-timeout"));
     assert!(slow.until_closed().is_empty());
-    assert_eq!(world.home.records_of(&answer.request_id(), 1)[0]["code"], "head-timeout");
+    assert_eq!(world.home.records_of(&answer.request_id(), 1)[0]["code"], "request-timeout");
     // The other tunnel was open for as long, and nothing was begun in it.
     assert_eq!(idle.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
     // A body, and an answer, take the time that they take.

@@ -267,3 +267,144 @@ fn an_upload_that_is_not_as_announced_is_cut_and_recorded() {
     assert!(rest.starts_with("HTTP/1.1 400 "), "{rest}");
     assert_eq!(scene.ending("/long"), "complete");
 }
+
+fn expecting(target: &str, length: usize) -> String {
+    post(target, &[&format!("Content-Length: {length}"), "Expect: 100-continue"])
+}
+
+#[test]
+fn an_agent_keeps_its_body_until_the_origin_wants_it() {
+    let scene = Scene::new();
+    let (mut near, mut far, head) = scene.begin(expecting("/put", 5));
+    assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
+    assert!(near.is_silent(std::time::Duration::from_millis(100)), "told before the origin");
+    far.send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(near.until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+    near.send("12345");
+    far.until("12345");
+    far.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
+    let answer = near.answer_to("POST");
+    assert_eq!((answer.status, answer.header("connection")), (201, None));
+    // Both connections go on.
+    near.send(expecting("/again", 1));
+    far.until("\r\n\r\n");
+    far.send("HTTP/1.1 100 Continue\r\n\r\n");
+    near.until("\r\n\r\n");
+    near.send("1");
+    far.until("1");
+    far.send("HTTP/1.1 204 No Content\r\n\r\n");
+    assert_eq!(near.answer_to("POST").status, 204);
+}
+
+#[test]
+fn an_origin_may_refuse_a_body_before_it_is_sent() {
+    let scene = Scene::new();
+    for status in ["401 Unauthorized", "417 Expectation Failed", "413 Content Too Large"] {
+        let (mut near, mut far, _) = scene.begin(expecting("/put", 1_000_000_000));
+        far.send(format!("HTTP/1.1 {status}\r\nContent-Length: 2\r\n\r\nno"));
+        let answer = near.answer_to("POST");
+        assert_eq!((answer.status, answer.text().as_str()), (status[..3].parse().unwrap(), "no"));
+        // Whether the body still comes is not known, so nothing else may.
+        assert_eq!(answer.header("connection"), Some("close"), "{status}");
+        let transcript = String::from_utf8_lossy(&near.transcript).into_owned();
+        assert!(!transcript.contains("100 Continue"), "{transcript}");
+        near.finish();
+        assert!(far.until_closed().is_empty(), "no byte of the body went up");
+    }
+}
+
+#[test]
+fn an_origin_that_says_nothing_gets_the_body_after_a_while() {
+    let scene = Scene::new();
+    let (mut near, mut far, _) = scene.begin(expecting("/put", 5));
+    assert_eq!(near.until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+    near.send("12345");
+    far.until("12345");
+    far.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(near.answer_to("POST").text(), "ok");
+    // An agent does not have to wait either.
+    near.send(expecting("/put", 5) + "67890");
+    far.until("\r\n\r\n");
+    far.send("HTTP/1.1 100 Continue\r\n\r\n");
+    far.until("67890");
+    far.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+    assert_eq!(near.answer_to("POST").text(), "ok");
+}
+
+#[test]
+fn a_refusal_of_ours_comes_before_the_body_too() {
+    let scene = Scene::new();
+    let mut near = scene.tunnel();
+    let unknown = expecting("/put", 1_000_000_000).replace("locum_main", "locum_unknown");
+    let answer = near.ask(unknown);
+    assert_eq!(answer.problem(), "credential-refused");
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert!(!String::from_utf8_lossy(&near.transcript).contains("100 Continue"));
+}
+
+#[test]
+fn an_upload_that_stands_still_is_the_agents_fault() {
+    let scene = Scene::with(|home| home.set("upstream.timeouts: {idle: 300ms, response: 1h}"));
+    let (mut near, mut far, _) = scene.begin(post("/stalled", &["Content-Length: 10"]));
+    near.send("12345");
+    far.until("12345");
+    let answer = near.answer_to("POST");
+    assert_eq!((answer.status, &*answer.problem()), (408, "request-timeout"));
+    assert_eq!(scene.ending("/stalled"), "failed");
+}
+
+#[test]
+fn chunks_of_any_size_pass_and_none_without_bound() {
+    let scene = Scene::with(|home| home.set("limits.head_bytes: 8KiB"));
+    let bytes: String = (0..2000).map(|i| char::from(b'a' + (i % 26) as u8)).collect();
+    let single: String = bytes.chars().map(|c| chunk(&c.to_string())).collect();
+    // One byte each, both ways.
+    let (mut near, mut far, _) = scene.begin(post("/single", &["Transfer-Encoding: chunked"]));
+    near.send(single.clone() + "0\r\n\r\n");
+    let mut seen = String::new();
+    while !seen.ends_with("0\r\n\r\n") {
+        seen += &far.until("\r\n");
+    }
+    let data: String = seen.split("\r\n").skip(1).step_by(2).collect();
+    assert_eq!(data, bytes);
+    far.send(CHUNKED.to_owned() + &single + "0\r\n\r\n");
+    assert_eq!(near.answer_to("POST").text(), bytes);
+    drop(far);
+    // Extensions and trailers that never end: from the agent, and from the origin.
+    let extension = format!("1;{}\r\na\r\n", "e".repeat(9000)).repeat(3);
+    let trailers = "0\r\n".to_owned() + &format!("X-T: {}\r\n", "t".repeat(900)).repeat(80);
+    let fields: String = "0\r\n".to_owned() + &"X-T: 1\r\n".repeat(2000);
+    for flood in [&extension, &trailers, &fields] {
+        let (mut near, mut far, _) = scene.begin(post("/flood", &["Transfer-Encoding: chunked"]));
+        let _ = near.try_send(flood.as_bytes());
+        assert!(!far.until_closed().ends_with(b"0\r\n\r\n"), "{flood:.30}");
+        assert!(near.try_answer("POST").map_or(true, |answer| answer.status == 400));
+        let (mut near, mut far, _) = scene.begin(get("/flood"));
+        far.send(CHUNKED);
+        near.until("\r\n\r\n");
+        let _ = far.try_send(flood.as_bytes());
+        assert!(!near.until_closed().ends_with(b"0\r\n\r\n"), "{flood:.30}");
+    }
+}
+
+const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+
+#[test]
+fn heads_of_an_origin_are_bounded_too() {
+    let scene = Scene::with(|home| home.set("upstream.timeouts: {response: 1s}"));
+    let long = format!("HTTP/1.1 200 OK\r\nX: {}", "x".repeat(200_000));
+    let many = "HTTP/1.1 200 OK\r\n".to_owned() + &"X: 1\r\n".repeat(2000) + "\r\n";
+    let slow = "HTTP/1.1 200 OK\r\nX: 1\r\n".to_owned();
+    for (head, code) in
+        [(long, "upstream-failed"), (many, "upstream-failed"), (slow, "response-timeout")]
+    {
+        let (mut near, mut far, _) = scene.begin(get("/head"));
+        let _ = far.try_send(head.as_bytes());
+        assert_eq!(near.answer().problem(), code, "{head:.30}");
+        // The agent's connection is none the worse for it.
+        near.send(get("/next"));
+        let (mut far, _) = scene.peer.request();
+        far.send("HTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(near.answer().status, 204);
+    }
+}

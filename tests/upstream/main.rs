@@ -541,7 +541,7 @@ mod times {
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let (_feed, request) = fed();
         let stalled = send(&upstream, &target, "a", request).await;
-        assert_eq!(refused(stalled), Code::ResponseTimeout);
+        assert_eq!(refused(stalled), Code::RequestTimeout);
     }
 
     #[tokio::test]
