@@ -77,7 +77,8 @@ pub(super) struct Link {
 impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
     pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
-        let (sender, driver) = Self::settings().handshake(TokioIo::new(HeardOut(stream))).await?;
+        let (sender, driver) =
+            Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
         Ok(Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() })
     }
 
