@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -409,6 +409,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
 
 /// A CA of its own, and a server that it vouches for under this name.
 fn identity(host: &str) -> (String, ServerConfig) {
+    let (ca_pem, certificate, key) = issue(host);
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .unwrap();
+    (ca_pem, config)
+}
+
+/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
+pub fn identity_files(host: &str, directory: &Path) {
+    let (ca, certificate, key) = issue(host);
+    for (name, text) in [("ca", ca), ("cert", certificate.pem()), ("key", key.serialize_pem())] {
+        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
+    }
+}
+
+fn issue(host: &str) -> (String, rcgen::Certificate, KeyPair) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
@@ -420,13 +441,5 @@ fn identity(host: &str) -> (String, ServerConfig) {
     leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().unwrap();
     let certificate = leaf.signed_by(&key, &issuer).unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    (ca_pem, config)
+    (ca_pem, certificate, key)
 }
