@@ -472,6 +472,7 @@ const LIMITS: &[&str] = &[
     "head_bytes",
     "url_bytes",
     "headers",
+    "streams",
     "handshake",
     "head_time",
     "idle_tunnel",
@@ -491,6 +492,7 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     let url_bytes = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 1024..=65_534)?).ok();
     set(&mut limits.url_bytes, map.optional("url_bytes", url_bytes));
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
+    set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));
     set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
     set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));

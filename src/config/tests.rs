@@ -120,6 +120,7 @@ limits:
   head_bytes: 16KiB
   url_bytes: 4KiB
   headers: 64
+  streams: 200
   handshake: 3s
   head_time: 250ms
   idle_tunnel: 1h
@@ -175,6 +176,7 @@ fn every_setting_is_read() {
         head_bytes: 16_384,
         url_bytes: 4096,
         headers: 64,
+        streams: 200,
         handshake: seconds(3),
         head_time: Duration::from_millis(250),
         idle_tunnel: seconds(3600),

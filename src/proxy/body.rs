@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -139,36 +141,47 @@ impl HttpBody for Body {
 /// An agent's body on its way up, counted.
 pub(super) struct Upload {
     inner: Incoming,
+    /// Whether the end of the stream says that the body was whole.
+    told: bool,
     count: Uploaded,
     reading: Option<Reading>,
     gate: Option<Gate>,
 }
 
 impl Upload {
-    /// `reading` is told when the end is reached; nothing is read before `gate` opens.
-    pub(super) fn new(
-        inner: Incoming,
-        reading: Option<Reading>,
-        gate: Option<Gate>,
-    ) -> (Self, Uploaded) {
+    /// The head of a request, and its body, of which nothing is read before it is wanted.
+    pub(super) fn of(mut request: Request<Incoming>) -> (Parts, Self, Uploaded) {
+        let gate = Gate::of(&mut request);
+        let reading = request.extensions_mut().remove();
+        let (parts, inner) = request.into_parts();
+        let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
-        (Self { inner, count: count.clone(), reading, gate }, count)
+        (parts, Self { inner, told, count: count.clone(), reading, gate }, count)
+    }
+
+    /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
+    /// end, and Node's `close()` sends that in the middle of an upload.
+    fn was_cut(&self) -> bool {
+        self.told && !self.inner.is_end_stream()
     }
 }
 
 impl HttpBody for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(gate) = &mut self.gate {
             ready!(gate.poll(cx));
             self.gate = None;
         }
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if frame.is_none() && self.was_cut() {
+            return Poll::Ready(Some(Err("the agent reset its request".into())));
+        }
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
             strip_own(trailers);
             strip_hop_by_hop(trailers);
@@ -181,7 +194,7 @@ impl HttpBody for Upload {
         if let Some(reading) = self.reading.take_if(|_| over) {
             reading.done();
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

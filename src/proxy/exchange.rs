@@ -6,7 +6,6 @@ use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 
 use super::body::{Body, Upload};
-use super::expect::Gate;
 use super::ledger::Ledger;
 use super::{Caller, Gateway, State, refusal, unix_now};
 use crate::agent::Identity;
@@ -36,12 +35,13 @@ pub(super) async fn exchange(
     let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let id = ledger.id;
     ledger.asked(request.method().as_str(), Some(request.uri().path()));
+    let grpc = refusal::wants_grpc(&request);
     let refused = match authorized(gateway, route, request, ledger).await {
         Ok(response) => return response,
         Err(refused) => refused,
     };
     tracing::info!(request_id = %id, code = %refused.code, detail = %refused.detail, "refused");
-    refusal::respond(&refused, id)
+    if grpc { refusal::respond_grpc(&refused, id) } else { refusal::respond(&refused, id) }
 }
 
 /// The answer to a request in a tunnel that could not be read.
@@ -57,18 +57,17 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
-    mut request: Request<Incoming>,
+    request: Request<Incoming>,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
-    let gate = Gate::of(&mut request);
-    let (mut parts, body) = request.into_parts();
-    let (body, up) = Upload::new(body, parts.extensions.remove(), gate);
+    let version = request.version();
+    let (parts, body, up) = Upload::of(request);
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(&state, route, gateway.limits.url_bytes, parts) {
+    let inbound = match check(gateway, &state, route, parts) {
         Ok(inbound) => inbound,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
     };
@@ -124,6 +123,9 @@ async fn authorized(
         Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
     };
     strip_answer(response.headers_mut());
+    if version != Version::HTTP_2 {
+        announce_trailers(response.headers_mut());
+    }
     // An intermediary sends its own version (RFC 9112 section 2.3): an origin's HTTP/1.0 would end
     // the agent's connection.
     *response.version_mut() = Version::HTTP_11;
@@ -133,9 +135,9 @@ async fn authorized(
 }
 
 fn check(
+    gateway: &Gateway,
     state: &State,
     route: &Route,
-    url_bytes: usize,
     parts: http::request::Parts,
 ) -> Result<InboundRequest, Refusal> {
     // Without the vault nobody knows who is who: that is not the agent's fault.
@@ -152,8 +154,12 @@ fn check(
             "The TLS handshake named another host than the CONNECT",
         ));
     }
-    if target_length(&parts.uri) > url_bytes {
+    if target_length(&parts.uri) > gateway.limits.url_bytes {
         return Err(Refusal::new(Code::UrlTooLong));
+    }
+    // hyper counts those of HTTP/1.1; on HTTP/2 only their bytes are bounded.
+    if parts.headers.len() > gateway.limits.headers {
+        return Err(Refusal::new(Code::HeadTooLarge));
     }
     InboundRequest::parse(parts, &route.origin)
 }
@@ -193,6 +199,16 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
 fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
     ledger.failed(&refusal, up);
     refusal
+}
+
+/// HTTP/1.1 sends only the trailers that its head announces, and HTTP/2 announces none. Those of gRPC
+/// are known (its wire format, "Responses"); an answer without them is no answer.
+fn announce_trailers(headers: &mut HeaderMap) {
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc);
+    if grpc && !headers.contains_key(header::TRAILER) {
+        let names = "grpc-status, grpc-message, grpc-status-details-bin";
+        headers.insert(header::TRAILER, http::HeaderValue::from_static(names));
+    }
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.

@@ -8,11 +8,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, StatusCode, header};
+use http::{Request, Version, header};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
+
+use crate::upstream::GoOn;
 
 /// How long an origin may take to say it. Many never do, and wait for the body themselves; as long as
 /// curl waits before it sends unasked.
@@ -29,19 +31,17 @@ impl Gate {
     /// The gate of a request that expects one.
     pub(super) fn of(request: &mut Request<Incoming>) -> Option<Self> {
         let expected = request.headers().get(header::EXPECT)?;
-        if !expected.as_bytes().eq_ignore_ascii_case(b"100-continue") {
+        if request.version() != Version::HTTP_11
+            || !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
+        {
             return None;
         }
         let (tell, told) = oneshot::channel();
         let tell = Mutex::new(Some(tell));
-        hyper::ext::on_informational(request, move |interim| {
-            if interim.status() == StatusCode::CONTINUE
-                && let Some(tell) = tell.lock().take()
-            {
-                // Nobody listens any more when the body is on its way already.
-                let _unheard = tell.send(());
-            }
-        });
+        request.extensions_mut().insert(GoOn::new(move || {
+            // Nobody listens any more when the body is on its way already.
+            let _unheard = tell.lock().take().map(|tell| tell.send(()));
+        }));
         Some(Self { told, alarm: None })
     }
 

@@ -352,6 +352,7 @@ mod tests {
             head_bytes: 8192,
             url_bytes: 8192,
             headers: 100,
+            streams: 100,
             head_time: second,
             handshake: second,
             idle_tunnel: second,

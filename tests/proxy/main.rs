@@ -12,6 +12,7 @@ mod door;
 mod echo;
 mod framing;
 mod half_open;
+mod http2;
 mod limit;
 mod message;
 mod opaque;

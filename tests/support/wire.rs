@@ -191,6 +191,11 @@ impl Wire {
         silent
     }
 
+    /// Gives up soon when the other side takes nothing.
+    pub fn impatient(&mut self, time: Duration) {
+        self.tcp().set_write_timeout(Some(time)).unwrap();
+    }
+
     fn set_read_timeout(&mut self, time: Duration) {
         self.tcp().set_read_timeout(Some(time)).unwrap();
     }
