@@ -451,6 +451,9 @@ fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &Acc
     }
 }
 
+/// How many fields hyper takes unasked.
+const HYPER_HEADERS: usize = 100;
+
 /// Serves the requests inside a tunnel, until the agent closes, is idle too long, or we stop.
 async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, shutdown: Shutdown)
 where
@@ -465,13 +468,17 @@ where
         })
     };
     let limits = &gateway.limits;
-    let connection = hyper::server::conn::http1::Builder::new()
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
         .timer(TokioTimer::new())
         .header_read_timeout(limits.idle_tunnel)
         .max_buf_size(limits.head_bytes.max(8192))
-        .max_headers(limits.headers)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service);
+        .preserve_header_case(true);
+    // At its own bound hyper has room on the stack, and otherwise allocates it for each request.
+    if limits.headers != HYPER_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
