@@ -7,6 +7,7 @@
 //! access record.
 
 mod chain;
+mod fields;
 mod files;
 mod head;
 mod line;
@@ -28,11 +29,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
-use serde::Serialize;
 
 use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
 use crate::secret::Secret;
 use chain::Keys;
+use fields::Fields;
 use writer::{Batch, Writer};
 
 pub use chain::{Anchor, AnchorError, KEY_LENGTH};
@@ -544,7 +545,7 @@ impl AuditSink for AuditLog {
 
 impl Shared {
     /// Writes a record, and waits until it is written.
-    fn record<T: Serialize>(&self, kind: Kind, record: &T) -> Result<(), Unrecorded> {
+    fn record(&self, kind: Kind, record: &impl Fields) -> Result<(), Unrecorded> {
         let ticket = self.enqueue(kind, record)?;
         if !self.wait_a_little(&ticket) {
             self.with_writer(|writer| self.settle(writer, &ticket));
@@ -554,7 +555,7 @@ impl Shared {
 
     /// Writes a record that nobody waits for: with the next that somebody does wait for, or within
     /// [`SOON`], so that two records cost one system call.
-    fn record_soon<T: Serialize>(&self, kind: Kind, record: &T) {
+    fn record_soon(&self, kind: Kind, record: &impl Fields) {
         let Ok(ticket) = self.enqueue(kind, record) else { return };
         if !ticket.is_waiting() {
             return;
@@ -571,7 +572,7 @@ impl Shared {
 
     /// Formats and hashes the line, and puts it where the next writer finds it. From then on it is
     /// the writer who counts it, as written or as lost.
-    fn enqueue<T: Serialize>(&self, kind: Kind, record: &T) -> Result<Arc<Ticket>, Unrecorded> {
+    fn enqueue(&self, kind: Kind, record: &impl Fields) -> Result<Arc<Ticket>, Unrecorded> {
         thread_local! {
             static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }

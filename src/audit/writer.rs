@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::chain::{Anchor, Keys, LineMac, Sealed};
+use super::fields::Fields;
 use super::files::{self, Identity, Mode};
 use super::head::Head;
 use super::line::{self, Kind};
@@ -507,6 +508,12 @@ pub(super) struct Opening {
     event: &'static str,
     log: String,
     previous: String,
+}
+
+impl Fields for Opening {
+    fn write(&self, line: &mut line::Line<'_>) -> serde_json::Result<()> {
+        line.object(self)
+    }
 }
 
 pub(super) const OPENING: &str = "audit-file-opened";
