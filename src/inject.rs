@@ -6,12 +6,12 @@
 mod locate;
 mod query;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
@@ -72,6 +72,11 @@ impl OutboundRequest {
     #[must_use]
     pub fn uses(&self) -> &[Use] {
         &self.uses
+    }
+
+    /// The same, handed over: nothing after the record asks for it.
+    pub(crate) fn take_uses(&mut self) -> Vec<Use> {
+        std::mem::take(&mut self.uses)
     }
 
     #[cfg(test)]
@@ -140,10 +145,10 @@ pub fn inject(
     let (mut parts, origin) = request.into_parts();
     let mut needles = Needles::default();
     let mut uses = Vec::with_capacity(permit.grants().len());
-    let slots = |grant: &Grant| grant.credential().slots.get(grant.slot()).cloned();
     for (grant, secret) in permit.grants().iter().zip(&resolved.granted) {
-        let slot = slots(grant).ok_or_else(|| Refusal::new(Code::Internal))?;
-        fill(&mut parts, grant, &slot, secret, &mut needles)?;
+        let slot = grant.credential().slots.get(grant.slot());
+        let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
+        fill(&mut parts, grant, slot, secret, &mut needles)?;
         needles.add(secret, grant.placeholder());
         uses.push(Use {
             credential: grant.credential().name.clone(),
@@ -197,8 +202,7 @@ fn fill(
 
 /// Removes what the client sent in any header that is a slot of the credential.
 fn strip(headers: &mut HeaderMap, credential: &Credential) {
-    let names: Vec<&HeaderName> = credential.slots.iter().filter_map(Slot::header_name).collect();
-    for name in names {
+    for name in credential.slots.iter().filter_map(Slot::header_name) {
         headers.remove(name);
     }
 }
@@ -277,12 +281,13 @@ fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refu
 /// are never reused across principals, because an origin may tie an identity to its connection.
 #[must_use]
 pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
-    let mut text = format!("{workspace}/{agent}");
+    let mut text = String::with_capacity(128);
+    for part in [workspace, "/", agent] {
+        text.push_str(part);
+    }
     for item in uses {
-        text.push('+');
-        text.push_str(item.credential.as_str());
-        text.push('@');
-        text.push_str(&item.version.unwrap_or_default().to_string());
+        // Writing to a text cannot fail.
+        let _ = write!(text, "+{}@{}", item.credential.as_str(), item.version.unwrap_or_default());
     }
     text.into()
 }

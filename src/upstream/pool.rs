@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::runtime::{self, Handle};
 use tokio::time::Instant;
 
 use super::link::Link;
@@ -54,6 +55,9 @@ pub(super) struct PoolKey {
     route: usize,
     /// Who sends, and with which credentials; opaque here.
     principal: Arc<str>,
+    /// The runtime that waits for its socket: one that another drives would be heard of by way of
+    /// that other's thread.
+    runtime: runtime::Id,
 }
 
 impl Hash for PoolKey {
@@ -146,8 +150,10 @@ impl Pool {
     /// The key of a connection to `origin` over `route` for `principal`. The hash is keyed at
     /// random, so that nobody can choose names that fall together.
     pub(super) fn key(&self, origin: &Origin, route: usize, principal: &Arc<str>) -> PoolKey {
+        let runtime = Handle::current().id();
         PoolKey {
-            hash: self.hasher.hash_one((origin, route, principal)),
+            hash: self.hasher.hash_one((origin, route, principal, runtime)),
+            runtime,
             origin: origin.clone(),
             route,
             principal: principal.clone(),
