@@ -140,24 +140,24 @@ impl fmt::Debug for OutboundRequest {
 pub fn inject(
     request: InboundRequest,
     permit: &Permit,
-    resolved: &Resolved,
+    resolved: Resolved,
 ) -> Result<OutboundRequest, Refusal> {
     let (mut parts, origin) = request.into_parts();
     let mut needles = Needles::default();
     let mut uses = Vec::with_capacity(permit.grants().len());
-    for (grant, secret) in permit.grants().iter().zip(&resolved.granted) {
+    for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let slot = grant.credential().slots.get(grant.slot());
         let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
-        fill(&mut parts, grant, slot, secret, &mut needles)?;
-        needles.add(secret, grant.placeholder());
+        fill(&mut parts, grant, slot, &secret, &mut needles)?;
+        needles.add_late(secret, grant.placeholder());
         uses.push(Use {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
         });
     }
-    for (grant, secret) in permit.hidden().iter().zip(&resolved.hidden) {
-        needles.add(secret, grant.placeholder());
+    for (grant, secret) in permit.hidden().iter().zip(resolved.hidden) {
+        needles.add_late(secret, grant.placeholder());
     }
     let needles = if needles.is_empty() { None } else { Some(needles) };
     if needles.is_some() {
@@ -225,7 +225,7 @@ fn sensitive(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
     // Visible ASCII only: `add` refuses the rest, and this is the second lock on that door.
     let unfit =
         || Refusal::new(Code::CredentialRefused).because("the secret cannot stand in a header");
-    if text.iter().any(|b| !(0x20..0x7f).contains(b)) {
+    if !text.iter().fold(true, |fit, b| fit & (0x20..0x7f).contains(b)) {
         return Err(unfit());
     }
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).map_err(|_| unfit())?;

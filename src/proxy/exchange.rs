@@ -83,7 +83,7 @@ async fn authorized(
     };
     let mut outbound = state
         .resolve(&permit)
-        .and_then(|resolved| inject(inbound, &permit, &resolved))
+        .and_then(|resolved| inject(inbound, &permit, resolved))
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.

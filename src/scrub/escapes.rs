@@ -69,7 +69,7 @@ const HTML: [&[(u8, &str)]; 9] = [
 ];
 
 /// Whether nobody escapes the byte: letters, digits, and three that every set above keeps.
-fn is_plain(byte: u8) -> bool {
+pub(super) fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 

@@ -1,18 +1,37 @@
 //! The forms in which a secret could come back.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use data_encoding::{BASE64_NOPAD, HEXLOWER};
 
-use super::escapes::{base64_escapes, escapes};
+use super::escapes::{base64_escapes, escapes, is_plain};
 use crate::secret::{Secret, wipe};
 
 /// All byte strings that must not pass, and what to write in their place. Made for each request and
-/// wiped with it, so all forms share one buffer.
+/// wiped with it, so all forms share one buffer; and made late, because most texts can be seen to
+/// hold none of them ([`Outline`]).
 #[derive(Default)]
 pub struct Needles {
+    /// Secrets of which no form was made so far.
+    late: Vec<(Secret, Arc<str>)>,
     text: Arena,
     places: Vec<Place>,
+}
+
+/// What is known of needles before they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outline {
+    /// None is shorter.
+    pub(super) shortest: usize,
+    /// None has other bytes than letters, digits and those of [`is_of_forms`].
+    pub(super) plain: bool,
+}
+
+/// Whether the byte can stand in a form of a secret that nobody escapes: in itself, in hex, in base64
+/// with its padding, and in what URLs and JSON make of base64.
+pub(super) fn is_of_forms(byte: u8) -> bool {
+    is_plain(byte) || matches!(byte, b'+' | b'/' | b'=' | b'%' | b'\\')
 }
 
 /// Where in the text a form and its replacement are.
@@ -32,6 +51,34 @@ pub(super) struct Needle<'n> {
 const USUAL_FORMS: usize = 6;
 
 impl Needles {
+    /// The same as [`Self::add`], for a secret that nobody else needs any more.
+    pub(crate) fn add_late(&mut self, secret: Secret, placeholder: &Arc<str>) {
+        self.late.push((secret, Arc::clone(placeholder)));
+    }
+
+    /// Makes the forms of the secrets that were added late.
+    pub(super) fn complete(&mut self) {
+        for (secret, placeholder) in std::mem::take(&mut self.late) {
+            self.add(&secret, &placeholder);
+        }
+    }
+
+    pub(super) fn outline(&self) -> Outline {
+        let made = self.iter().map(|needle| Outline {
+            shortest: needle.bytes.len(),
+            plain: needle.bytes.iter().all(|b| is_of_forms(*b)),
+        });
+        let late = self.late.iter().map(|(secret, _)| Outline {
+            // Of three bytes or more no form is shorter than the secret itself.
+            shortest: if secret.len() < 3 { 1 } else { secret.len() },
+            plain: secret.expose(|bytes| bytes.iter().all(|b| is_plain(*b))),
+        });
+        made.chain(late).fold(Outline { shortest: usize::MAX, plain: true }, |all, one| Outline {
+            shortest: all.shortest.min(one.shortest),
+            plain: all.plain && one.plain,
+        })
+    }
+
     /// Adds every usual encoding of `secret`: raw, base64 and base64url at all three alignments,
     /// hex, percent (once and twice), JSON and HTML escapes. The rendered Basic pair is covered by
     /// the base64 alignments, a templated header by the raw form.
@@ -136,7 +183,7 @@ impl Needles {
     /// Whether there is nothing to look for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.places.is_empty()
+        self.places.is_empty() && self.late.is_empty()
     }
 }
 
@@ -189,6 +236,7 @@ impl Drop for Arena {
 mod tests {
     use super::*;
     use data_encoding::{BASE64, BASE64URL_NOPAD};
+    use proptest::prelude::*;
 
     fn contains(needles: &Needles, text: &[u8]) -> bool {
         needles.iter().any(|n| text.windows(n.bytes.len()).any(|w| w == n.bytes))
@@ -252,6 +300,39 @@ mod tests {
                 let bytes = needle.bytes;
                 assert_eq!(needles.iter().filter(|n| n.bytes == bytes).count(), 1);
             }
+        }
+    }
+
+    proptest! {
+        /// What is said of needles before they are made is true of all that are made.
+        #[test]
+        fn the_outline_bounds_every_form(
+            secrets in prop::collection::vec(
+                prop_oneof![
+                    "[A-Za-z0-9._-]{0,80}".prop_map(String::into_bytes),
+                    "[ -~]{1,30}".prop_map(String::into_bytes),
+                    prop::collection::vec(any::<u8>(), 0..30),
+                ],
+                1..3,
+            ),
+            rendered in any::<bool>(),
+        ) {
+            let mut needles = Needles::default();
+            if rendered {
+                let wire = BASE64.encode(&[b"user:", &secrets[0][..]].concat());
+                needles.add_rendered(wire.as_bytes(), b"known");
+            }
+            for secret in &secrets {
+                needles.add_late(Secret::new(secret.clone()), &"locum_x".into());
+            }
+            let Outline { shortest, plain } = needles.outline();
+            needles.complete();
+            for needle in needles.iter() {
+                prop_assert!(needle.bytes.len() >= shortest);
+                prop_assert!(!plain || needle.bytes.iter().all(|b| is_of_forms(*b)));
+            }
+            let nobody_escapes = secrets.iter().flatten().all(|b| is_plain(*b));
+            prop_assert_eq!(plain, nobody_escapes);
         }
     }
 }

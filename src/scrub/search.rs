@@ -1,11 +1,11 @@
 //! Searching a stream for any of the needles, with no more held back than could still be one.
 
-use std::cell::OnceCell;
+use std::cell::{Cell, OnceCell};
 
 use bytes::Bytes;
 use http::header::HeaderMap;
 
-use super::needles::{Needle, Needles};
+use super::needles::{Needle, Needles, Outline, is_of_forms};
 use crate::secret::wipe;
 
 /// How a replacement fits where the match stood.
@@ -34,14 +34,22 @@ const BRIEF: Effort = Effort { window: 16, slots: 512 };
 /// gain nothing.
 const THOROUGH: Effort = Effort { window: 64, slots: 4096 };
 
-/// A set of needles, ready to search for.
+/// A set of needles to search for.
 pub(super) struct Search {
+    /// Before they are made, and what is known of them.
+    late: Cell<Option<Needles>>,
+    outline: Outline,
+    made: OnceCell<Made>,
+    /// For short texts.
+    brief: OnceCell<Table>,
+}
+
+/// The needles in all their forms.
+struct Made {
     needles: Needles,
     /// The lengths of the shortest and the longest needle.
     shortest: usize,
     longest: usize,
-    /// Made for the first text that is long enough to hold a needle.
-    brief: OnceCell<Table>,
 }
 
 /// Wu and Manber's table over the first bytes of each needle.
@@ -54,12 +62,12 @@ struct Table {
 }
 
 impl Table {
-    fn new(search: &Search, effort: Effort) -> Self {
-        let window = search.shortest.min(effort.window);
+    fn new(made: &Made, effort: Effort) -> Self {
+        let window = made.shortest.min(effort.window);
         let block = window.min(3);
         let furthest = u8::try_from(window - block + 1).unwrap_or(u8::MAX);
         let mut shift = vec![furthest; effort.slots].into_boxed_slice();
-        for needle in search.needles.iter() {
+        for needle in made.needles.iter() {
             for (at, bytes) in needle.bytes[..window].windows(block).enumerate() {
                 let slot = &mut shift[hash(bytes) & (effort.slots - 1)];
                 *slot = (*slot).min(u8::try_from(window - block - at).unwrap_or(0));
@@ -69,12 +77,13 @@ impl Table {
     }
 }
 
-impl Search {
-    pub(super) fn new(needles: Needles) -> Self {
+impl Made {
+    fn new(mut needles: Needles) -> Self {
+        needles.complete();
         let lengths = || needles.iter().map(|n| n.bytes.len());
         let shortest = lengths().min().unwrap_or(1);
         let longest = lengths().max().unwrap_or(1);
-        Self { needles, shortest, longest, brief: OnceCell::new() }
+        Self { needles, shortest, longest }
     }
 
     /// The first match at or after `from`: where it starts, and which needle. The longest needle
@@ -102,6 +111,34 @@ impl Search {
         let matching = self.needles.iter().filter(|n| text.starts_with(n.bytes));
         matching.max_by_key(|n| n.bytes.len())
     }
+}
+
+impl Search {
+    pub(super) fn new(needles: Needles) -> Self {
+        let outline = needles.outline();
+        let late = Cell::new(Some(needles));
+        Self { late, outline, made: OnceCell::new(), brief: OnceCell::new() }
+    }
+
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| Made::new(self.late.take().unwrap_or_default()))
+    }
+
+    /// Whether a needle could stand in `text`, by what is known without making one: each would lie in
+    /// a run of its bytes as long as the shortest. Nearly all texts have blanks or quotes in between.
+    fn may_stand_in(&self, text: &[u8]) -> bool {
+        let Outline { shortest, plain } = self.outline;
+        if !plain {
+            return text.len() >= shortest;
+        }
+        let mut rest = text;
+        while let Some(window) = rest.get(..shortest) {
+            // The last byte that none has ends every window over it.
+            let Some(at) = window.iter().rposition(|b| !is_of_forms(*b)) else { return true };
+            rest = &rest[at + 1..];
+        }
+        false
+    }
 
     /// Whether a field's name has a needle in it. Names come in lower case, whatever the origin wrote.
     pub(super) fn in_name(&self, name: &str) -> bool {
@@ -110,18 +147,19 @@ impl Search {
             windows.any(|window| window.eq_ignore_ascii_case(needle.bytes))
         };
         // Names are short, and nearly none is as long as a secret.
-        name.len() >= self.shortest && self.needles.iter().any(found)
+        name.len() >= self.outline.shortest && self.made().needles.iter().any(found)
     }
 
     /// Writes `text` with every match replaced to `out`; leaves `out` alone when there is none.
     pub(super) fn replace_all(&self, text: &[u8], fit: Fit, out: &mut Vec<u8>) -> u64 {
-        if text.len() < self.shortest {
+        if !self.may_stand_in(text) {
             return 0;
         }
-        let table = self.brief.get_or_init(|| Table::new(self, BRIEF));
+        let made = self.made();
+        let table = self.brief.get_or_init(|| Table::new(made, BRIEF));
         let mut found = 0;
         let mut done = 0;
-        while let Some((at, needle)) = self.find(table, text, done) {
+        while let Some((at, needle)) = made.find(table, text, done) {
             out.extend_from_slice(&text[done..at]);
             out.extend_from_slice(&replacement(needle, fit));
             done = at + needle.bytes.len();
@@ -169,10 +207,10 @@ impl Scrubber {
     /// A scrubber for one stream.
     pub(super) fn new(search: Search, fit: Fit) -> Self {
         let mut first = [false; 256];
-        for needle in search.needles.iter() {
+        for needle in search.made().needles.iter() {
             first[usize::from(needle.bytes[0])] = true;
         }
-        let table = Table::new(&search, THOROUGH);
+        let table = Table::new(search.made(), THOROUGH);
         Self { search, table, first, fit, held: Vec::new(), replaced: 0 }
     }
 
@@ -202,11 +240,12 @@ impl Scrubber {
     fn certain(&mut self, text: &Bytes, out: &mut impl FnMut(Bytes)) -> usize {
         let mut done = 0;
         loop {
-            let found = self.search.find(&self.table, text, done);
+            let made = self.search.made();
+            let found = made.find(&self.table, text, done);
             let tail = text.len() - self.tail(&text[done..]).min(text.len() - done);
             let (at, needle) = match found {
                 // A tail that starts no later than the match could grow into a longer match there.
-                Some((at, needle)) if at < tail || needle.bytes.len() == self.search.longest => {
+                Some((at, needle)) if at < tail || needle.bytes.len() == made.longest => {
                     (at, needle)
                 }
                 _ => {
@@ -224,11 +263,12 @@ impl Scrubber {
     /// How many bytes at the end of `text` could be the start of a needle, or of a longer one than
     /// the match that a caller would take now.
     fn tail(&self, text: &[u8]) -> usize {
-        let start = text.len().saturating_sub(self.search.longest - 1);
+        let made = self.search.made();
+        let start = text.len().saturating_sub(made.longest - 1);
         let could_be = |at: &usize| {
             let rest = &text[*at..];
             self.first[usize::from(rest[0])]
-                && self.search.needles.iter().any(|n| n.bytes.starts_with(rest))
+                && made.needles.iter().any(|n| n.bytes.starts_with(rest))
         };
         (start..text.len()).find(could_be).map_or(0, |at| text.len() - at)
     }
@@ -309,7 +349,7 @@ mod tests {
 
     fn stream(secrets: &[&[u8]], chunks: &[Vec<u8>], fit: Fit) -> Vec<u8> {
         let mut scrubber = Scrubber::for_needles(needles(secrets), fit);
-        let longest = scrubber.search.longest;
+        let longest = scrubber.search.made().longest;
         let mut all = Vec::new();
         for chunk in chunks {
             scrubber.push(chunk.clone().into(), &mut |data| all.extend_from_slice(&data));
@@ -399,5 +439,43 @@ mod tests {
             let expected = reference(secrets, &text, fit);
             prop_assert_eq!(stream(secrets, &chunks, fit), expected);
         }
+
+        #[test]
+        fn short_texts_are_replaced_as_the_definition_says(
+            parts in prop::collection::vec(fragment(), 0..8),
+            between in prop_oneof![Just(&b" "[..]), Just(&b""[..]), Just(&b"\""[..])],
+            plain in any::<bool>(),
+        ) {
+            let secrets: &[&[u8]] = if plain { &[b"abcabcab"] } else { &[b"abcabcab", b"abab/abab"] };
+            let mut late = Needles::default();
+            for secret in secrets {
+                late.add_late(Secret::new(secret.to_vec()), &"locum_x".into());
+            }
+            let text = parts.join(between);
+            let mut out = Vec::new();
+            let search = Search::new(late);
+            if search.replace_all(&text, Fit::Exact, &mut out) == 0 {
+                out.extend_from_slice(&text);
+            }
+            prop_assert_eq!(out, reference(secrets, &text, Fit::Exact));
+        }
+    }
+
+    #[test]
+    fn no_form_is_made_for_a_text_that_cannot_hold_one() {
+        let search = |secret: &[u8]| {
+            let mut late = Needles::default();
+            late.add_late(Secret::new(secret.to_vec()), &"locum_x".into());
+            Search::new(late)
+        };
+        let (plain, special) = (search(b"sk-0123456789"), search(b"p@ss word 01"));
+        let mut out = Vec::new();
+        for text in [&b"{\"id\": \"0123456789\", \"object\": \"chat\"}"[..], b"sk-012345678", b""] {
+            assert_eq!(plain.replace_all(text, Fit::Exact, &mut out), 0);
+        }
+        assert!(plain.made.get().is_none());
+        assert_eq!(plain.replace_all(b"=sk-0123456789=", Fit::Exact, &mut out), 1);
+        assert_eq!(special.replace_all(b"my p@ss word 01", Fit::Exact, &mut out), 1);
+        assert_eq!(out, b"=locum_x=my locum_x");
     }
 }
