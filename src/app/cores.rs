@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::watch;
+use tokio::sync::{Barrier, watch};
 
 use super::Failure;
 use crate::proxy::{self, Door, Gateway};
@@ -34,6 +34,7 @@ impl Cores {
         let count = std::thread::available_parallelism().map_or(1, NonZero::get);
         let failed = |error| Failure::new(format!("a thread cannot be started: {error}"));
         let listeners = detach(listeners).map_err(failed)?;
+        let ended = Arc::new(Barrier::new(count));
         let mut cores = Self { threads: Vec::with_capacity(count), stop };
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -43,9 +44,15 @@ impl Cores {
                 .collect::<io::Result<Vec<_>>>()
                 .map_err(failed)?;
             let (gateway, stopped) = (Arc::clone(gateway), begun(stopped.clone()));
+            let ended = Arc::clone(&ended);
+            let serve = async move {
+                proxy::serve(gateway, own, stopped, drain).await;
+                // A call may be on a connection that another core opened, and still waits for.
+                let _late = tokio::time::timeout(drain, ended.wait()).await;
+            };
             let thread = std::thread::Builder::new()
                 .name(format!("locum-{number}"))
-                .spawn(move || runtime.block_on(proxy::serve(gateway, own, stopped, drain)))
+                .spawn(move || runtime.block_on(serve))
                 .map_err(failed)?;
             cores.threads.push(thread);
         }
