@@ -27,7 +27,7 @@ pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
-pub use tools::{Tools, basic, command_output, percent};
+pub use tools::{Debian, Tools, basic, command_output, percent};
 pub use wire::{Answer, Broken, Wire, client_config};
 pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 

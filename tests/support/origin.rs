@@ -1,6 +1,6 @@
 //! Origins on loopback with real TLS: they refuse a wrong key, and keep all that arrives.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -49,6 +49,8 @@ pub struct State {
     pub gate: Semaphore,
     /// Where git's repositories are.
     pub repositories: Mutex<Option<PathBuf>>,
+    /// Files by their target as it is written, each with its type.
+    pub site: Mutex<BTreeMap<String, (String, Vec<u8>)>>,
 }
 
 /// One request as it arrived.
@@ -217,6 +219,7 @@ impl Default for State {
             gated: AtomicBool::new(false),
             gate: Semaphore::new(0),
             repositories: Mutex::default(),
+            site: Mutex::default(),
         }
     }
 }

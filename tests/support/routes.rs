@@ -51,6 +51,12 @@ pub async fn answer(
         return text(StatusCode::OK, "early");
     }
     let body = receive(state, number, body).await;
+    let file = state.site.lock().get(parts.uri.path()).cloned();
+    if let Some((kind, bytes)) = file {
+        let mut response = whole(StatusCode::OK, bytes);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        return response;
+    }
     route(state, &path, &parts, &body, key.unwrap_or_default()).await
 }
 
@@ -80,6 +86,7 @@ async fn route(
         "drip" => pieces(framed(&encode(rest, &key)).iter().map(|b| vec![*b]).collect()),
         "gzip" => gzip(),
         "abort" => abort(Some(1000)),
+        "abort-long" => abort(Some(1_000_000)),
         "abort-chunked" => abort(None),
         "bytes" => download(rest.parse().unwrap()),
         "events" => events(state, rest.parse().unwrap()),
