@@ -11,8 +11,12 @@
 mod support;
 
 mod aiohttp;
+mod browser;
+mod conformance;
 mod cut;
 mod expect;
+mod grpc;
+mod http2;
 mod packages;
 mod undici;
 

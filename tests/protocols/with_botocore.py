@@ -25,7 +25,7 @@ wait_for_read = urllib3.util.wait_for_read
 urllib3.util.wait_for_read = lambda sock, _timeout: wait_for_read(sock, 60)
 
 with open(sys.argv[1], "rb") as body:
-    headers = {"Authorization": "Bearer locum_main", "Expect": "100-continue"}
+    headers = {"Authorization": "Bearer locum_main", "Expect": b"100-continue"}
     request = awsrequest.AWSRequest("PUT", "https://api.test/bucket/key", headers=headers, data=body)
     proxies = {"https": os.environ["HTTPS_PROXY"]}
     session = URLLib3Session(verify=os.environ["AWS_CA_BUNDLE"], proxies=proxies)

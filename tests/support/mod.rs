@@ -7,6 +7,7 @@
 // Each test binary uses its own part of the harness.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
+mod forwarder;
 mod git;
 mod home;
 mod origin;
@@ -20,9 +21,10 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
-pub use origin::{Origin, Script, Seen};
+pub use origin::{Identity, Origin, Script, Seen};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};

@@ -16,6 +16,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -129,9 +130,9 @@ impl Origin {
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
         let acceptor = tls.then(|| {
-            let (ca, config) = identity(host);
-            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
-            TlsAcceptor::from(Arc::new(config))
+            let identity = Identity::new(host);
+            std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
+            TlsAcceptor::from(Arc::new(identity.server_config()))
         });
         let state = Arc::new(State::default());
         let accept = accept(listener, acceptor, mode, Arc::clone(&state));
@@ -383,26 +384,38 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
     }
 }
 
-/// A CA of its own, and a server that it vouches for under this name.
-fn identity(host: &str) -> (String, ServerConfig) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(ca, ca_key);
-    let mut leaf = CertificateParams::new(Vec::new()).unwrap();
-    leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate().unwrap();
-    let certificate = leaf.signed_by(&key, &issuer).unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    (ca_pem, config)
+/// A CA of its own, and a server that it vouches for under a name: all as PEM.
+pub struct Identity {
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Identity {
+    pub fn new(host: &str) -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = Issuer::new(ca, ca_key);
+        let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+        leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = leaf.signed_by(&key, &issuer).unwrap().pem();
+        Self { ca: ca_pem, certificate, key: key.serialize_pem() }
+    }
+
+    pub fn server_config(&self) -> ServerConfig {
+        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap()
+    }
 }
