@@ -139,8 +139,8 @@ impl Inside {
                 }
             })
         };
-        let connection = settings(limits, shutdown.alive())
-            .serve_connection(TokioIo::new(stream), service);
+        let connection =
+            settings(limits, shutdown.alive()).serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),

@@ -17,8 +17,8 @@ use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::exchange::{Route, exchange};
-use super::ledger::{Ledger, Uploaded};
 use super::inside::serve_inside;
+use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
@@ -437,7 +437,12 @@ async fn intercept_tls<S>(
 }
 
 /// Says once per handshake what is wrong, and for the usual case what to do.
-pub(super) fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &AcceptError) {
+pub(super) fn handshake_failed(
+    gateway: &Gateway,
+    caller: &Caller,
+    host: &Host,
+    error: &AcceptError,
+) {
     let agent = caller.identity.agent.as_str();
     // Node says nothing, and closes at the certificate.
     let distrust =

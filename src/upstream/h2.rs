@@ -384,7 +384,9 @@ impl Outgoing {
                 break Err(Stop::Origin);
             }
             if self.waiting.is_some() {
-                if stream.capacity() == 0 && !matches!(ready!(stream.poll_capacity(cx)), Some(Ok(_))) {
+                if stream.capacity() == 0
+                    && !matches!(ready!(stream.poll_capacity(cx)), Some(Ok(_)))
+                {
                     break Err(Stop::Origin);
                 }
                 if stream.capacity() == 0 {

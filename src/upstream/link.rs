@@ -83,7 +83,9 @@ impl Patience {
     /// slow upload is not a slow answer; until then only a body that stands still ends the wait.
     pub(super) fn deadline(self, sent: Instant, upload: Option<&Upload>) -> (Instant, Failure) {
         match upload {
-            Some(upload) if !upload.is_done() => (upload.last_moved() + self.idle, Failure::Stalled),
+            Some(upload) if !upload.is_done() => {
+                (upload.last_moved() + self.idle, Failure::Stalled)
+            }
             Some(upload) => (upload.last_moved() + self.response, Failure::Late),
             None => (sent + self.response, Failure::Late),
         }

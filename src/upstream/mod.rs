@@ -465,7 +465,9 @@ fn stream_broken(error: &::h2::Error, target: &Authority) -> Refusal {
         }
         Some(_) => format!("{target} did not answer in valid HTTP/2"),
         None if error.is_io() => format!("{target} broke the connection before it answered"),
-        None => return Refusal::with_detail(Code::BadRequest, "the request cannot be sent in HTTP/2"),
+        None => {
+            return Refusal::with_detail(Code::BadRequest, "the request cannot be sent in HTTP/2");
+        }
     };
     Refusal::with_detail(Code::UpstreamFailed, detail)
 }

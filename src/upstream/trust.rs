@@ -216,10 +216,7 @@ impl TlsProfile {
             Offer::Both => &self.both,
             Offer::Http1 => &self.http1,
         };
-        connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| handshake_refusal(target, &error))
+        connector.connect(name, stream).await.map_err(|error| handshake_refusal(target, &error))
     }
 }
 

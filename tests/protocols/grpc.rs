@@ -2,7 +2,7 @@
 //! of call, with status and metadata in trailers.
 
 use crate::support::*;
-use crate::{agent, python, script};
+use crate::{python, script};
 
 const POLICY: &str = "version: 1
 rules:
