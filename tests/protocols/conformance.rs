@@ -1,7 +1,7 @@
 //! The HTTP/2 conformance suite of httpwg against the intercepted side, and against a bare server of
 //! the same library: the proxy fails no case that the library passes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,31 +17,23 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::support::*;
 
-/// The one host that the suite's requests can name.
+/// The host that the suite's requests name.
 const HOST: &str = "localhost";
-
-/// How long the suite waits for a frame. Its own quarter of a second is too little for a busy machine;
-/// a case that waits for silence takes that long.
-const PATIENT: &str = "--frame-timeout=2000";
 
 /// What each case came to, by its name.
 type Verdicts = BTreeMap<String, bool>;
 
-fn verdicts(server: &Forwarder) -> Verdicts {
-    let mut command = Command::new(Tools::cargo("httpwg-cli", "0.2.5").join("httpwg"));
-    command.args([PATIENT, "--connect-timeout=5000"]).arg(format!("--address={}", server.address));
-    let ran = run(command.env("RUST_LOG", "off"), b"");
-    let mut verdicts = Verdicts::new();
-    for line in ran.err.lines() {
-        let verdict = |start| line.strip_prefix(start).map(str::to_owned);
-        if let Some(name) = verdict("✅ Test passed: ") {
-            verdicts.insert(name, true);
-        } else if let Some(name) = verdict("❌ Test failed: ") {
-            verdicts.insert(name, false);
-        }
-    }
-    assert!(verdicts.len() > 80, "{} cases\n{}\n{}", verdicts.len(), ran.out, ran.err);
-    verdicts
+fn verdicts(server: &Forwarder) -> (Verdicts, String) {
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/protocols/httpwg");
+    let runner = Tools::built("httpwg-runner", &source);
+    let ran = run(Command::new(runner).arg(server.address.to_string()), b"");
+    let verdict = |line: &str| {
+        let (verdict, name) = line.split_once(' ').unwrap();
+        (name.to_owned(), verdict == "pass")
+    };
+    let verdicts: Verdicts = ran.out.lines().map(verdict).collect();
+    assert!(verdicts.len() > 100, "{} cases\n{}\n{}", verdicts.len(), ran.out, ran.err);
+    (verdicts, ran.err)
 }
 
 /// A server of the library that the proxy is made with, which answers everything.
@@ -92,23 +84,36 @@ fn no_case_is_worse_than_with_the_bare_library() {
     let serve = home.serve();
 
     let (address, ca, _directory) = bare();
-    let library = verdicts(&Forwarder::http2_to(address, HOST, &ca));
-    let proxy = verdicts(&Forwarder::http2(&serve, &agent, HOST));
-    let word = |verdict: Option<&bool>| match verdict {
-        Some(true) => "pass",
-        Some(false) => "FAIL",
-        None => "none",
-    };
+    let (bare, proxy) =
+        (Forwarder::http2_to(address, HOST, &ca), Forwarder::http2(&serve, &agent, HOST));
+    let mut worse: Option<BTreeSet<String>> = None;
+    // Some verdicts depend on what arrives first; those differ from one time to the next.
+    for _ in 0..3 {
+        let again = compare(&bare, &proxy);
+        let both = worse.map(|before| before.intersection(&again).cloned().collect());
+        let now = both.unwrap_or(again);
+        if now.is_empty() {
+            // The requests among the cases were carried out, and not refused.
+            assert!(origin.seen().len() > 10, "{}", origin.seen().len());
+            return;
+        }
+        worse = Some(now);
+    }
+    panic!("worse than the bare library: {worse:#?}");
+}
+
+/// Runs both, prints the table, and names the cases that the library alone passes.
+fn compare(bare: &Forwarder, proxy: &Forwarder) -> BTreeSet<String> {
+    let (library, _) = verdicts(bare);
+    let (proxy, reasons) = verdicts(proxy);
+    let word = |passed: bool| if passed { "pass" } else { "FAIL" };
     println!("{:6} {:6} case", "hyper", "locum");
     for (case, bare) in &library {
-        println!("{:6} {:6} {case}", word(Some(bare)), word(proxy.get(case)));
+        println!("{:6} {:6} {case}", word(*bare), word(proxy[case]));
     }
     let passed = |verdicts: &Verdicts| verdicts.values().filter(|passed| **passed).count();
     println!("passed: {} and {} of {}", passed(&library), passed(&proxy), library.len());
-    let worse: Vec<&String> = library
-        .iter()
-        .filter(|(case, bare)| **bare && proxy.get(*case) != Some(&true))
-        .map(|(case, _)| case)
-        .collect();
-    assert!(worse.is_empty(), "worse than the bare library: {worse:#?}");
+    println!("the proxy: {reasons}");
+    let worse = library.into_iter().filter(|(case, bare)| *bare && !proxy[case]);
+    worse.map(|(case, _)| case).collect()
 }

@@ -17,7 +17,8 @@ fn large(world: &World) -> PathBuf {
 /// A curl that waits for the word far longer than the test may take.
 fn curl(world: &World, reference: &str, target: &str) -> std::process::Command {
     let mut command = agent(world, "curl");
-    command.args(["-sS", "--max-time", "60", "--expect100-timeout", "100"]);
+    // HTTP/2 has it too, and curl does not use it there.
+    command.args(["-sS", "--http1.1", "--max-time", "60", "--expect100-timeout", "100"]);
     command.args(["-H", "Expect: 100-continue"]);
     command.arg("-H").arg(format!("Authorization: Bearer {reference}"));
     command.args(["-w", " %{http_code} %{size_upload}\n"]);

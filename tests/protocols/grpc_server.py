@@ -26,7 +26,6 @@ def unary(request, context):
     check("Unary", context)
     context.send_initial_metadata((("x-initial", "1"),))
     context.set_trailing_metadata((("x-trailing", "2"),))
-    context.set_details("as asked")
     return request
 
 

@@ -86,18 +86,21 @@ impl Tools {
         })
     }
 
-    /// A program of crates.io, in exactly this version. Unoptimised: it is built more often than run.
+    /// The program of a package beside the tests, built as its lock says. Unoptimised: it is built
+    /// more often than run.
     #[track_caller]
-    pub fn cargo(name: &str, version: &str) -> PathBuf {
-        let tools = Self::install(name, version, |path| {
+    pub fn built(name: &str, package: &Path) -> PathBuf {
+        let read = |file: &str| std::fs::read_to_string(package.join(file)).unwrap();
+        let recipe = [read("Cargo.toml"), read("Cargo.lock"), read("src/main.rs")].concat();
+        let tools = Self::install(name, &recipe, |path| {
             let build = path.join("build");
             let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["install", name, "--version", version, "--locked", "--debug", "--quiet"]);
+            cargo.args(["install", "--locked", "--debug", "--quiet", "--path"]).arg(package);
             cargo.arg("--root").arg(path).arg("--target-dir").arg(&build);
             command_output(&mut cargo);
             std::fs::remove_dir_all(build).unwrap();
         });
-        tools.path.join("bin")
+        tools.path.join("bin").join(name)
     }
 
     /// `promtool`, out of Debian's `prometheus` package, which is not installed for it.
