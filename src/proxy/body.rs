@@ -145,8 +145,8 @@ impl Upload {
         (Self { inner, told: version == Version::HTTP_2, count: count.clone() }, count)
     }
 
-    /// Whether a body that has nothing more was reset. hyper takes a reset with NO_ERROR for the end,
-    /// and Node's `close()` sends that in the middle of an upload.
+    /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
+    /// end, and Node's `close()` sends that in the middle of an upload.
     fn was_cut(&self) -> bool {
         self.told && !self.inner.is_end_stream()
     }

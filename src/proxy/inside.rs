@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
@@ -133,8 +133,13 @@ impl Inside {
             service_fn(move |request: Request<Incoming>| {
                 let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
                 let open = Open::new(&streams);
+                let head = *request.method() == Method::HEAD;
                 async move {
-                    let response = exchange(&gateway, &route, request).await;
+                    let mut response = exchange(&gateway, &route, request).await;
+                    // On HTTP/1.1 hyper itself keeps a body from a HEAD.
+                    if head {
+                        *response.body_mut() = Body::empty();
+                    }
                     Ok::<_, Infallible>(followed(response, open))
                 }
             })

@@ -10,6 +10,7 @@
 mod forwarder;
 mod git;
 mod home;
+mod http2;
 mod origin;
 mod routes;
 mod running;
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
+pub use http2::{Http2, Reply, ask2, frame, frames, request2};
 pub use origin::{Identity, Origin, Script, Seen};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;

@@ -32,6 +32,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let number = state.note(Seen {
         connection,
+        version: format!("{:?}", parts.version),
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
         headers: fields(&parts.headers),
@@ -57,7 +58,12 @@ pub async fn answer(
         response.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
         return response;
     }
-    route(state, &path, &parts, &body, key.unwrap_or_default()).await
+    let mut response = route(state, &path, &parts, &body, key.unwrap_or_default()).await;
+    // On HTTP/2 hyper leaves this to its user.
+    if parts.method == http::Method::HEAD {
+        *response.body_mut() = empty(StatusCode::OK).into_body();
+    }
+    response
 }
 
 async fn route(
