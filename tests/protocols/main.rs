@@ -18,6 +18,7 @@ mod expect;
 mod grpc;
 mod http2;
 mod packages;
+mod site;
 mod undici;
 
 use std::ffi::OsStr;
