@@ -434,6 +434,46 @@ mod tests {
     }
 
     #[test]
+    fn messages_keep_their_lengths_and_are_not_waited_for() {
+        for (kind, in_place) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC-Web+proto", true),
+            ("application/connect+json", true),
+            ("application/grpc-web-text", false),
+            ("application/json", false),
+        ] {
+            let text = b"\0\0\0\0\x1bkey: sk-canary-0123456789 .";
+            let clean: &[u8] = if in_place {
+                b"\0\0\0\0\x1bkey: locum_openai******** ."
+            } else {
+                b"\0\0\0\0\x1bkey: locum_openai ."
+            };
+            let builder = || Response::builder().header("content-type", kind);
+            // Known to be short, and of unknown length.
+            let (_, whole, _) =
+                through(builder().body(Full::new(Bytes::from_static(text))).unwrap());
+            assert_eq!(whole, clean, "{kind}");
+            let streamed = Streamed(frames(&[&text[..9], &text[9..]]).into(), SizeHint::default());
+            let (_, whole, replaced) = through(builder().body(streamed).unwrap());
+            assert_eq!((&whole[..], replaced), (clean, 1), "{kind}");
+        }
+    }
+
+    #[test]
+    fn compressed_messages_are_refused() {
+        for name in MESSAGE_CODINGS {
+            for (coding, refused) in [("gzip", true), ("identity", false)] {
+                let builder = Response::builder().header("content-type", "application/grpc");
+                let response = builder.header(&name, coding).body(Full::new(Bytes::new())).unwrap();
+                let result = run(scrub(Unscrubbed::new(response, Method::POST, Some(needles()))));
+                let code = result.err().map(|refusal| refusal.code);
+                assert_eq!(code, refused.then_some(Code::Unscrubbable), "{name}: {coding}");
+            }
+        }
+    }
+
+    #[test]
     fn unknown_codings_are_refused_unless_there_is_no_body() {
         let response = |status: u16| {
             let builder = Response::builder().status(status).header("content-encoding", "gzip");

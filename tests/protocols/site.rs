@@ -1,4 +1,4 @@
-//! An origin of its own process, in Python's aiohttp, that speaks WebSockets too; and a proxy whose
+//! An origin of its own process, in Python's aiohttp, with pages and a WebSocket; and a proxy whose
 //! policy puts the key into every request there, because a page cannot name it.
 
 use std::process::Command;
