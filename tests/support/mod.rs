@@ -26,7 +26,7 @@ pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, request2};
-pub use origin::{Identity, Origin, Script, Seen};
+pub use origin::{Identity, Origin, Script, Seen, identity_files};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -445,5 +445,13 @@ impl Identity {
             .with_no_client_auth()
             .with_single_cert(chain, key)
             .unwrap()
+    }
+}
+
+/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
+pub fn identity_files(host: &str, directory: &Path) {
+    let Identity { ca, certificate, key } = Identity::new(host);
+    for (name, text) in [("ca", ca), ("cert", certificate), ("key", key)] {
+        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
     }
 }
