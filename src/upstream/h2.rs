@@ -238,9 +238,13 @@ impl Seat {
             Ok(response) => Ok(Answer { response, rest: outgoing.into_rest(), seat: self }),
             Err(Failure::Stream(error)) => {
                 let unwritten = self.of.vitals.written.load(Ordering::Relaxed) == written;
-                let again = unprocessed(&error) || (unwritten && !error.is_reset());
+                let http1 = wants_http1(&error);
+                let again = http1 || unprocessed(&error) || (unwritten && !error.is_reset());
                 let back = if again { outgoing.back(parts) } else { None };
-                Err(Failure::stream(error, back))
+                match back {
+                    Some(request) if http1 => Err(Failure::Http1Required(request)),
+                    back => Err(Failure::stream(error, back)),
+                }
             }
             Err(other) => Err(other),
         }
@@ -286,6 +290,11 @@ impl Drop for Seat {
 fn unprocessed(error: &h2::Error) -> bool {
     let refused = error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM);
     error.is_remote() && (refused || error.is_go_away())
+}
+
+/// Whether the origin serves this over HTTP/1.1 only, as IIS does where it wants a client certificate.
+fn wants_http1(error: &h2::Error) -> bool {
+    error.is_remote() && error.is_reset() && error.reason() == Some(Reason::HTTP_1_1_REQUIRED)
 }
 
 impl Multiplex {
@@ -378,71 +387,97 @@ impl Outgoing {
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Stop>> {
-        let Some(stream) = &mut self.stream else { return Poll::Ready(Ok(())) };
-        let sent = loop {
-            if !matches!(stream.poll_reset(cx), Poll::Pending) {
-                break Err(Stop::Origin);
+        let Some(mut stream) = self.stream.take() else { return Poll::Ready(Ok(())) };
+        let sent = self.poll_send(&mut stream, cx);
+        if sent.is_pending() {
+            self.stream = Some(stream);
+        }
+        sent
+    }
+
+    fn poll_send(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Stop>> {
+        loop {
+            if stream.poll_reset(cx).is_ready() {
+                return Poll::Ready(Err(Stop::Origin));
             }
-            if self.waiting.is_some() {
-                if stream.capacity() == 0
-                    && !matches!(ready!(stream.poll_capacity(cx)), Some(Ok(_)))
-                {
-                    break Err(Stop::Origin);
-                }
-                if stream.capacity() == 0 {
-                    continue;
-                }
-                let (piece, last) = self.waiting.take().unwrap_or_default();
-                if stream.send_data(piece, last).is_err() {
-                    break Err(Stop::Origin);
-                }
-                if last {
-                    break Ok(());
-                }
+            if ready!(self.poll_waiting(stream, cx))? {
+                return Poll::Ready(Ok(()));
             }
-            let frame = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
-                Some(Ok(frame)) => frame,
+            match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if self.put(frame, stream)? {
+                        return Poll::Ready(Ok(()));
+                    }
+                }
                 Some(Err(_)) => {
                     // The origin must not take what it has for the whole.
                     stream.send_reset(Reason::CANCEL);
-                    break Err(Stop::Body);
+                    return Poll::Ready(Err(Stop::Body));
                 }
-                None => break stream.send_data(Bytes::new(), true).map_err(|_| Stop::Origin),
-            };
-            match frame.into_data() {
-                Ok(piece) => {
-                    keep(&mut self.taken, &mut self.taken_bytes, &piece);
-                    let last = self.body.is_end_stream();
-                    if piece.is_empty() && !last {
-                        continue;
-                    }
-                    if piece.is_empty() {
-                        break stream.send_data(piece, true).map_err(|_| Stop::Origin);
-                    }
-                    // No more than is at hand claims a share of the connection's window.
-                    stream.reserve_capacity(1);
-                    self.waiting = Some((piece, last));
-                }
-                Err(frame) => {
-                    // Trailers cannot be had again.
-                    self.taken = None;
-                    let trailers = frame.into_trailers().unwrap_or_default();
-                    stream.reserve_capacity(0);
-                    break stream.send_trailers(trailers).map_err(|_| Stop::Origin);
-                }
+                None => return Poll::Ready(finish(stream, Bytes::new()).map(|_last| ())),
+            }
+        }
+    }
+
+    /// Sends the piece that waits for room, if there is one. True when it was the last.
+    fn poll_waiting(
+        &mut self,
+        stream: &mut SendStream<Bytes>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<bool, Stop>> {
+        if self.waiting.is_none() {
+            return Poll::Ready(Ok(false));
+        }
+        while stream.capacity() == 0 {
+            if !matches!(ready!(stream.poll_capacity(cx)), Some(Ok(_))) {
+                return Poll::Ready(Err(Stop::Origin));
+            }
+        }
+        let (piece, last) = self.waiting.take().unwrap_or_default();
+        let sent = stream.send_data(piece, last);
+        Poll::Ready(sent.map(|()| last).map_err(|_| Stop::Origin))
+    }
+
+    /// Takes the next piece of the body. True when that was all.
+    fn put(&mut self, frame: Frame<Bytes>, stream: &mut SendStream<Bytes>) -> Result<bool, Stop> {
+        let piece = match frame.into_data() {
+            Ok(piece) => piece,
+            Err(frame) => {
+                // Trailers cannot be had again.
+                self.taken = None;
+                let trailers = frame.into_trailers().unwrap_or_default();
+                stream.reserve_capacity(0);
+                let sent = stream.send_trailers(trailers);
+                return sent.map(|()| true).map_err(|_| Stop::Origin);
             }
         };
-        self.stream = None;
-        Poll::Ready(sent)
+        let last = self.body.is_end_stream();
+        if piece.is_empty() {
+            return if last { finish(stream, piece) } else { Ok(false) };
+        }
+        self.keep(&piece);
+        // No more than is at hand claims a share of the connection's window.
+        stream.reserve_capacity(1);
+        self.waiting = Some((piece, last));
+        Ok(false)
+    }
+
+    fn keep(&mut self, piece: &Bytes) {
+        self.taken_bytes += piece.len();
+        match &mut self.taken {
+            Some(pieces) if self.taken_bytes <= REPLAY => pieces.push(piece.clone()),
+            _ => self.taken = None,
+        }
     }
 }
 
-fn keep(taken: &mut Option<Vec<Bytes>>, bytes: &mut usize, piece: &Bytes) {
-    *bytes += piece.len();
-    match taken {
-        Some(pieces) if *bytes <= REPLAY => pieces.push(piece.clone()),
-        _ => *taken = None,
-    }
+/// Ends the body with `piece`, which needs no room when it is empty.
+fn finish(stream: &mut SendStream<Bytes>, piece: Bytes) -> Result<bool, Stop> {
+    stream.send_data(piece, true).map(|()| true).map_err(|_| Stop::Origin)
 }
 
 impl Future for Outgoing {

@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
+use super::trust::agreed_on_http2;
 
 /// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
 /// gathers before it writes. A TLS record is 16 KiB, so more than a few of them buy nothing; heads
@@ -41,6 +42,16 @@ pub(super) enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
+impl Stream {
+    /// Whether its TLS agreed on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Self::Tls(tls) => agreed_on_http2(tls),
+            _ => false,
+        }
+    }
+}
+
 type Driver = Connection<TokioIo<Stream>, RequestBody>;
 
 /// Why an exchange gave no answer.
@@ -48,6 +59,8 @@ pub(super) enum Failure {
     /// The connection was dead before a byte of the request had left, or the origin said that it has
     /// not looked at it; here is the request.
     Unsent(Box<Request<RequestBody>>),
+    /// The origin wants HTTP/1.1 for it, and has not looked at it; here is the request.
+    Http1Required(Box<Request<RequestBody>>),
     /// The connection broke, or what came over it was not HTTP.
     Broken(hyper::Error),
     /// The answer's head did not come in time.

@@ -227,6 +227,10 @@ impl Upstream {
             };
             match failure {
                 Failure::Unsent(unsent) if again => request = *unsent,
+                Failure::Http1Required(unsent) if again => {
+                    self.pool.require_http1(&key);
+                    request = *unsent;
+                }
                 failure => return Err(refusal(&failure, authority, upload)),
             }
             stale += 1;
@@ -270,7 +274,7 @@ impl Upstream {
     fn may_share(&self, key: &PoolKey, route: &Route) -> bool {
         key.origin.scheme == Scheme::Https
             && !route.http1_only
-            && self.pool.spoken(key) != Some(Spoken::Http1)
+            && matches!(self.pool.spoken(key), None | Some(Spoken::Http2))
     }
 
     /// Opens a connection. `turn` is taken when others are to wait on for its SETTINGS.
@@ -280,49 +284,52 @@ impl Upstream {
         route: &Route,
         turn: Option<&mut Option<Turn>>,
     ) -> Result<(Lane, Timing), Refusal> {
-        let mut timing = Timing::default();
+        let required = self.pool.spoken(key) == Some(Spoken::Http1Required);
+        let offer = if required { Offer::Http1 } else { Offer::Both };
+        let (stream, timing) = self.stream(&key.origin, route, offer).await?;
         let target = &key.origin.authority;
-        let start = Instant::now();
-        let tcp = self.connect(target, route).await?;
-        timing.connect = Some(start.elapsed());
-        let stream = match key.origin.scheme {
-            Scheme::Http => Stream::Plain(tcp),
-            Scheme::Https => {
-                let start = Instant::now();
-                let offer = if route.http1_only { Offer::Http1 } else { Offer::Both };
-                let tls = timeout(self.timeouts.tls, route.tls.connect(target, tcp, offer))
-                    .await
-                    .map_err(|_| self.slow_handshake(target))??;
-                timing.tls = Some(start.elapsed());
-                if trust::is_http2(&tls) {
-                    let stream = Stream::Tls(Box::new(tls));
-                    let lane = self.open_shared(key, stream, turn.and_then(Option::take)).await?;
-                    return Ok((lane, timing));
-                }
-                self.pool.spoke(key, Spoken::Http1);
-                Stream::Tls(Box::new(tls))
-            }
-        };
-        self.pool.count_opened();
+        if stream.is_http2() {
+            self.pool.spoke(key, Spoken::Http2);
+            let opened = Multiplex::open(stream, target, turn.and_then(Option::take)).await;
+            let connection = opened.map_err(|error| stream_broken(&error, target))?;
+            // Before the others can take it.
+            let seat = connection.queue();
+            self.pool.share(key, connection);
+            return Ok((Lane::Shared(seat), timing));
+        }
+        if offer == Offer::Both && key.origin.scheme == Scheme::Https {
+            self.pool.spoke(key, Spoken::Http1);
+        }
         let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
         Ok((Lane::Own(Box::new(link)), timing))
     }
 
-    async fn open_shared(
+    /// A connection before its HTTP.
+    async fn stream(
         &self,
-        key: &PoolKey,
-        stream: Stream,
-        turn: Option<Turn>,
-    ) -> Result<Lane, Refusal> {
-        let target = &key.origin.authority;
-        self.pool.spoke(key, Spoken::Http2);
+        origin: &Origin,
+        route: &Route,
+        offer: Offer,
+    ) -> Result<(Stream, Timing), Refusal> {
+        let mut timing = Timing::default();
+        let target = &origin.authority;
+        let start = Instant::now();
+        let tcp = self.connect(target, route).await?;
+        timing.connect = Some(start.elapsed());
+        let stream = match origin.scheme {
+            Scheme::Http => Stream::Plain(tcp),
+            Scheme::Https => {
+                let start = Instant::now();
+                let offer = if route.http1_only { Offer::Http1 } else { offer };
+                let tls = timeout(self.timeouts.tls, route.tls.connect(target, tcp, offer))
+                    .await
+                    .map_err(|_| self.slow_handshake(target))??;
+                timing.tls = Some(start.elapsed());
+                Stream::Tls(Box::new(tls))
+            }
+        };
         self.pool.count_opened();
-        let opened = Multiplex::open(stream, target, turn).await;
-        let connection = opened.map_err(|error| stream_broken(&error, target))?;
-        // Before the others can take it.
-        let seat = connection.queue();
-        self.pool.share(key, connection);
-        Ok(Lane::Shared(seat))
+        Ok((stream, timing))
     }
 
     async fn connect(&self, target: &Authority, route: &Route) -> Result<TcpStream, Refusal> {
@@ -438,9 +445,9 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
         Failure::Broken(error) => broken(error, target),
         Failure::Stream(error) => stream_broken(error, target),
         Failure::Unfit => Refusal::with_detail(Code::BadRequest, BROKE_OFF),
-        Failure::Unsent(_) => Refusal::with_detail(
+        Failure::Unsent(_) | Failure::Http1Required(_) => Refusal::with_detail(
             Code::UpstreamFailed,
-            format!("{target} closed the connection before the request was sent"),
+            format!("{target} closed the connection, or refused, before it looked at the request"),
         ),
         Failure::Late => {
             Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))

@@ -147,6 +147,8 @@ impl Opening {
 pub(super) enum Spoken {
     Http1,
     Http2,
+    /// HTTP/2, in which it said that it wants HTTP/1.1.
+    Http1Required,
 }
 
 /// Origins of which it is remembered what they speak. An agent may go to any number of hosts; what is
@@ -291,6 +293,14 @@ impl Pool {
     pub(super) fn spoken(&self, key: &PoolKey) -> Option<Spoken> {
         let known = (key.route, key.origin.clone());
         self.origins.lock().get(&known).map(|(spoken, _)| *spoken)
+    }
+
+    /// Has the key's requests go over HTTP/1.1 from now on.
+    pub(super) fn require_http1(&self, key: &PoolKey) {
+        self.spoke(key, Spoken::Http1Required);
+        if let Some(entry) = self.shard(key).lock().entries.get_mut(key) {
+            entry.shared.clear();
+        }
     }
 
     /// Remembers it.

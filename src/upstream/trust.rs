@@ -221,7 +221,7 @@ impl TlsProfile {
 }
 
 /// Whether the handshake agreed on HTTP/2.
-pub(super) fn is_http2(stream: &TlsStream<TcpStream>) -> bool {
+pub(super) fn agreed_on_http2(stream: &TlsStream<TcpStream>) -> bool {
     stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
 }
 

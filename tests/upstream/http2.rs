@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicU32;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason, RecvStream};
 use http::Response;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -29,7 +30,7 @@ impl Two {
     {
         let authority = origin::Authority::new();
         let mut config = authority.leaf("origin.test").server();
-        config.alpn_protocols = vec![b"h2".to_vec()];
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let tls = TlsAcceptor::from(Arc::new(config));
         let ca = tempfile::tempdir().unwrap();
         authority.write(&ca.path().join("ca.pem"));
@@ -44,7 +45,10 @@ impl Two {
                 let number = count.fetch_add(1, Ordering::SeqCst);
                 let (tls, builder, serve) = (tls.clone(), builder.clone(), Arc::clone(&serve));
                 tokio::spawn(async move {
-                    let stream = tls.accept(stream).await.unwrap();
+                    let Ok(mut stream) = tls.accept(stream).await else { return };
+                    if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                        return one(&mut stream).await;
+                    }
                     if let Ok(server) = builder.handshake(stream).await {
                         serve(number, server).await;
                     }
@@ -78,6 +82,16 @@ impl Two {
     fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
+}
+
+/// Answers one request in HTTP/1.1.
+async fn one(stream: &mut TlsStream<TcpStream>) {
+    let mut seen = Vec::new();
+    while !seen.ends_with(b"once") {
+        seen.push(stream.read_u8().await.unwrap());
+    }
+    stream.write_all(OK.as_bytes()).await.unwrap();
+    let _closed = stream.read_u8().await;
 }
 
 /// Answers with the body of the request.
@@ -210,6 +224,30 @@ async fn what_an_origin_may_have_looked_at_is_not_sent_again() {
     let (upstream, target) = (origin.upstream(), origin.target());
     assert_eq!(refused(send(&upstream, &target, "a", say("pay")).await), Code::UpstreamFailed);
     assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn an_origin_that_asks_for_http_1_gets_it() {
+    let asked = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&asked);
+    let origin = Two::start(Builder::new(), move |_, mut server| {
+        let count = Arc::clone(&count);
+        async move {
+            while let Some(Ok((_, mut respond))) = server.accept().await {
+                count.fetch_add(1, Ordering::SeqCst);
+                respond.send_reset(Reason::HTTP_1_1_REQUIRED);
+            }
+        }
+    })
+    .await;
+    let (upstream, target) = (origin.upstream(), origin.target());
+    for n in 2..=4 {
+        let sent = send(&upstream, &target, "a", say("once")).await.unwrap();
+        assert_eq!(text(sent).await.unwrap(), "ok");
+        upstream.close_idle();
+        // Asked once in HTTP/2, and never again.
+        assert_eq!((asked.load(Ordering::SeqCst), origin.connections()), (1, n));
+    }
 }
 
 #[tokio::test]
