@@ -1,20 +1,28 @@
-//! HTTP/2 as curl, httpx, nghttp and h2load speak it.
+//! HTTP/2 as curl, httpx, nghttp and h2load speak it, before origins that speak HTTP/1.1 and such that
+//! speak HTTP/2.
 
 use std::process::Command;
 
 use crate::support::*;
 use crate::{agent, had_the_key, python, runs, script};
 
+fn worlds() -> [World; 2] {
+    [World::new(), World::http2()]
+}
+
 #[test]
 fn curl() {
-    let world = World::new();
-    let mut command = agent(&world, "curl");
+    worlds().iter().for_each(many_by_curl);
+}
+
+fn many_by_curl(world: &World) {
+    let mut command = agent(world, "curl");
     command.args(["-sS", "--http2", "--fail", "-H", AUTHORIZED, "--parallel"]);
     command.args(["-w", "%{http_code} over %{http_version}\n"]);
     for number in 0..20 {
         command.args(["-o", "/dev/null"]).arg(format!("https://api.test/v1/{number}"));
     }
-    let ran = runs(&world, &mut command);
+    let ran = runs(world, &mut command);
     assert_eq!(ran.out.lines().collect::<Vec<_>>(), ["200 over 2"; 20]);
     let targets: Vec<String> = (0..20).map(|number| format!("/v1/{number}")).collect();
     for target in &targets {
@@ -27,29 +35,35 @@ fn curl() {
 
 #[test]
 fn curl_with_a_body_and_a_download_that_is_longer_than_a_window() {
-    let world = World::new();
+    worlds().iter().for_each(large_by_curl);
+}
+
+fn large_by_curl(world: &World) {
     let body = world.home.work().join("body");
     std::fs::write(&body, vec![b'x'; 3_000_000]).unwrap();
-    let mut command = agent(&world, "curl");
+    let mut command = agent(world, "curl");
     command.args(["-sS", "--http2", "--fail", "-H", AUTHORIZED]);
     command.args(["-w", " over %{http_version}\n", "--upload-file"]).arg(&body);
-    let ran = runs(&world, command.arg("https://api.test/upload"));
+    let ran = runs(world, command.arg("https://api.test/upload"));
     assert_eq!(ran.out.trim(), "ok over 2");
     let seen = world.origin.last();
     assert_eq!((seen.length, seen.complete), (3_000_000, true));
-    let mut command = agent(&world, "curl");
+    let mut command = agent(world, "curl");
     command.args(["-sS", "--http2", "--fail", "-H", AUTHORIZED, "-o", "/dev/null"]);
     command.args(["-w", "%{size_download} over %{http_version}"]);
-    let ran = runs(&world, command.arg("https://api.test/bytes/9000000"));
+    let ran = runs(world, command.arg("https://api.test/bytes/9000000"));
     assert_eq!(ran.out, "9000000 over 2");
-    had_the_key(&world, &["/upload", "/bytes/9000000"]);
+    had_the_key(world, &["/upload", "/bytes/9000000"]);
 }
 
 #[test]
 fn httpx() {
-    let world = World::new();
+    worlds().iter().for_each(by_httpx);
+}
+
+fn by_httpx(world: &World) {
     world.origin.hold();
-    let mut program = Running::start(agent(&world, python()).arg(script("with_httpx2.py")));
+    let mut program = Running::start(agent(world, python()).arg(script("with_httpx2.py")));
     assert_eq!(program.line("at once: "), "30 answers over HTTP/2");
     for event in 0..4 {
         assert_eq!(program.line("event: "), event.to_string());
@@ -63,7 +77,7 @@ fn httpx() {
     assert_eq!(program.line("and still: "), "200 over HTTP/2");
     world.home.said(&program.end().ok());
     world.never_leaks(&[]);
-    had_the_key(&world, &["/events/4", "/abort-long", "/abort-chunked", "/v1/after"]);
+    had_the_key(world, &["/events/4", "/abort-long", "/abort-chunked", "/v1/after"]);
     assert_eq!(world.origin.seen_at("/v1/many/").len(), 30);
 }
 
@@ -74,8 +88,11 @@ struct Nghttp2 {
 }
 
 impl Nghttp2 {
-    fn new() -> Self {
-        let world = World::new();
+    fn both() -> [Self; 2] {
+        worlds().map(Self::new)
+    }
+
+    fn new(world: World) -> Self {
         let forwarder = Forwarder::tunnel(&world.serve, &world.agent, "api.test:443");
         Self { package: Tools::debian("nghttp2", &["nghttp2-client"]), forwarder, world }
     }
@@ -91,7 +108,10 @@ impl Nghttp2 {
 
 #[test]
 fn nghttp() {
-    let scene = Nghttp2::new();
+    Nghttp2::both().iter().for_each(by_nghttp);
+}
+
+fn by_nghttp(scene: &Nghttp2) {
     let mut command = scene.command("nghttp");
     command.args(["--verbose", "--multiply=10", "--trailer=x-after: all", "-H", AUTHORIZED]);
     let body = scene.world.home.work().join("body");
@@ -111,7 +131,10 @@ fn nghttp() {
 
 #[test]
 fn h2load() {
-    let scene = Nghttp2::new();
+    Nghttp2::both().iter().for_each(by_h2load);
+}
+
+fn by_h2load(scene: &Nghttp2) {
     let mut command = scene.command("h2load");
     command.args([
         "--requests=400",

@@ -28,6 +28,7 @@ fn proxy_agents_of_undici_in_both_ways_of_proxying() {
         "https by ProxyAgent: 200 tunnels 1 hello",
         "https by EnvHttpProxyAgent: 200 tunnels 1 hello",
         "https by request(): 200 tunnels 1 hello",
+        "https by ProxyAgent that may speak HTTP/2: 200 tunnels 1 hello",
         "http in a tunnel: 200 tunnels 1 ok",
         "http by absolute URL: 200 tunnels 0 ok",
         "http by EnvHttpProxyAgent: 200 tunnels 1 ok",
@@ -36,7 +37,10 @@ fn proxy_agents_of_undici_in_both_ways_of_proxying() {
         "refused in a tunnel: 403 tunnels 1 credential-refused",
     ];
     assert_eq!(ran.out.lines().collect::<Vec<_>>(), expected);
-    had_the_key(&world, &["/echo?ProxyAgent", "/echo?EnvHttpProxyAgent", "/echo?request"]);
+    had_the_key(
+        &world,
+        &["/echo?ProxyAgent", "/echo?EnvHttpProxyAgent", "/echo?request", "/echo?h2"],
+    );
     let plainly: Vec<String> = plain.seen().into_iter().map(|seen| seen.target).collect();
     assert_eq!(plainly, ["/open/tunnel", "/open/absolute", "/open/environment"]);
     for seen in plain.seen() {

@@ -37,6 +37,7 @@ await tried("https by EnvHttpProxyAgent", new EnvHttpProxyAgent(), "https://api.
   console.log(`https by request(): ${statusCode} tunnels ${tunnels} ${await word(body)}`);
   await dispatcher.close();
 }
+await tried("https by ProxyAgent that may speak HTTP/2", new ProxyAgent({ uri, allowH2: true }), "https://api.test/echo?h2", post);
 await tried("http in a tunnel", proxy(true), "http://plain.test/open/tunnel");
 await tried("http by absolute URL", proxy(false), "http://plain.test/open/absolute");
 await tried("http by EnvHttpProxyAgent", new EnvHttpProxyAgent(), "http://plain.test/open/environment");

@@ -34,7 +34,7 @@ pub async fn answer(
         connection,
         version: format!("{:?}", parts.version),
         method: parts.method.to_string(),
-        target: parts.uri.to_string(),
+        target: target(&parts),
         headers: fields(&parts.headers),
         ..Seen::default()
     });
@@ -64,6 +64,12 @@ pub async fn answer(
         *response.body_mut() = empty(StatusCode::OK).into_body();
     }
     response
+}
+
+/// The target as HTTP/1.1 writes it; HTTP/2 has its parts in fields of their own.
+fn target(parts: &Parts) -> String {
+    let path = parts.uri.path_and_query().filter(|_| parts.version == http::Version::HTTP_2);
+    path.map_or_else(|| parts.uri.to_string(), ToString::to_string)
 }
 
 async fn route(
