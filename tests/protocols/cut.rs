@@ -21,10 +21,14 @@ fn sees_an_error(world: &World, ran: &Ran) {
 
 #[test]
 fn undici() {
-    let world = World::new();
-    let mut command = agent(&world, "node");
-    let ran = runs(&world, command.arg(script("cut_undici.mjs")).env("MODULES", modules()));
-    sees_an_error(&world, &ran);
+    for protocol in ["http/1.1", "h2"] {
+        let world = World::new();
+        let mut command = agent(&world, "node");
+        command.arg(script("cut_undici.mjs")).arg(protocol).env("MODULES", modules());
+        let ran = runs(&world, &mut command);
+        assert!(ran.out.contains(&format!("spoken: {protocol}\n")), "{}", ran.out);
+        sees_an_error(&world, &ran);
+    }
 }
 
 #[test]

@@ -28,7 +28,7 @@ fn proxy_agents_of_undici_in_both_ways_of_proxying() {
         "https by ProxyAgent: 200 tunnels 1 hello",
         "https by EnvHttpProxyAgent: 200 tunnels 1 hello",
         "https by request(): 200 tunnels 1 hello",
-        "https by ProxyAgent that may speak HTTP/2: 200 tunnels 1 hello",
+        "https by ProxyAgent over HTTP/2: 200 tunnels 1 hello, h2",
         "http in a tunnel: 200 tunnels 1 ok",
         "http by absolute URL: 200 tunnels 0 ok",
         "http by EnvHttpProxyAgent: 200 tunnels 1 ok",

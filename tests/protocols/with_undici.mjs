@@ -8,7 +8,9 @@ const uri = process.env.HTTPS_PROXY;
 const authorization = "Bearer locum_main";
 
 let tunnels = 0;
+let protocol;
 subscribe("undici:proxy:connected", () => tunnels++);
+subscribe("undici:client:connected", ({ socket }) => (protocol = socket.alpnProtocol));
 
 // What a refusal is called, or the word that the origin was sent.
 async function word(body) {
@@ -21,7 +23,8 @@ async function word(body) {
 async function tried(name, dispatcher, url, init) {
   tunnels = 0;
   const answer = await fetch(url, { ...init, dispatcher });
-  console.log(`${name}: ${answer.status} tunnels ${tunnels} ${await word(answer)}`);
+  const over = name.endsWith("HTTP/2") ? `, ${protocol}` : "";
+  console.log(`${name}: ${answer.status} tunnels ${tunnels} ${await word(answer)}${over}`);
   await dispatcher.close();
 }
 
@@ -37,7 +40,8 @@ await tried("https by EnvHttpProxyAgent", new EnvHttpProxyAgent(), "https://api.
   console.log(`https by request(): ${statusCode} tunnels ${tunnels} ${await word(body)}`);
   await dispatcher.close();
 }
-await tried("https by ProxyAgent that may speak HTTP/2", new ProxyAgent({ uri, allowH2: true }), "https://api.test/echo?h2", post);
+const allowH2 = true;
+await tried("https by ProxyAgent over HTTP/2", new ProxyAgent({ uri, allowH2, requestTls: { allowH2 } }), "https://api.test/echo?h2", post);
 await tried("http in a tunnel", proxy(true), "http://plain.test/open/tunnel");
 await tried("http by absolute URL", proxy(false), "http://plain.test/open/absolute");
 await tried("http by EnvHttpProxyAgent", new EnvHttpProxyAgent(), "http://plain.test/open/environment");
