@@ -24,6 +24,8 @@ use super::{Http, Result};
 pub(crate) struct Way {
     /// The proxy, or the origin itself.
     pub(crate) address: SocketAddr,
+    /// What the CONNECT and `Host` name. 443, but for a proxy that dials nothing else than it is told.
+    pub(crate) port: u16,
     /// What goes into `Proxy-Authorization`. None: no proxy, and no CONNECT.
     pub(crate) proxy: Option<String>,
     /// What goes into `Authorization`.
@@ -74,7 +76,7 @@ impl Way {
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         if let Some(credentials) = &self.proxy {
-            connect(&mut stream, host, credentials).await?;
+            connect(&mut stream, &format!("{host}:{}", self.port), credentials).await?;
         }
         let name = ServerName::try_from(host.to_owned())?;
         let stream = self.tls.connect(name, stream).await?;
@@ -96,7 +98,10 @@ impl Way {
         };
         Ok(Connection {
             sender,
-            host: host.parse()?,
+            host: match self.port {
+                443 => host.parse()?,
+                port => format!("{host}:{port}").parse()?,
+            },
             bearer: self.bearer.clone(),
             driver: Arc::new(Driver(driver.abort_handle())),
         })
@@ -141,9 +146,9 @@ impl Way {
     }
 }
 
-async fn connect(stream: &mut TcpStream, host: &str, credentials: &str) -> Result<()> {
+async fn connect(stream: &mut TcpStream, to: &str, credentials: &str) -> Result<()> {
     let head = format!(
-        "CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\
+        "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\
          Proxy-Authorization: {credentials}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await?;

@@ -170,6 +170,9 @@ impl Field {
                 let (process, address) = peer.start(&dir, &self.origin, http)?;
                 let mut way = self.straight(address, Some(NOBODY), http)?;
                 way.bearer = "Bearer placeholder".parse()?;
+                if kind == Kind::Squid {
+                    way.port = self.origin.address(http).port();
+                }
                 Contender { kind, way, host: HOST, process: Some(process) }
             }
         })
@@ -179,6 +182,7 @@ impl Field {
     fn straight(&self, address: SocketAddr, proxy: Option<&str>, http: Http) -> Result<Way> {
         Ok(Way {
             address,
+            port: 443,
             proxy: proxy.map(str::to_owned),
             bearer: format!("Bearer {KEY}").parse()?,
             http,

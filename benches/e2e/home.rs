@@ -132,6 +132,7 @@ impl Home {
         }
         Ok(Way {
             address: self.proxy,
+            port: 443,
             proxy: Some(self.credentials.clone()),
             bearer: "Bearer locum_openai".parse()?,
             http: self.http,

@@ -35,6 +35,11 @@ pub(crate) const UNBOUND: &str = "files.bench.test";
 /// Hosts of which each is seen once.
 pub(crate) const COLD: &str = "*.cold.test";
 
+/// One of them.
+pub(crate) fn cold_host(round: usize, number: usize) -> String {
+    format!("r{round}-h{number}.cold.test")
+}
+
 /// The key that only the proxies and the direct clients hold. As long as a project key of today.
 pub(crate) const KEY: &str = "sk-proj-B3nchM4rk-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-\
                        0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-ThisIsNotAKey";

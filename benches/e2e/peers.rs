@@ -11,7 +11,7 @@ use clap::ValueEnum;
 
 use super::contender::{free_port, serve_with};
 use super::install;
-use super::origin::{HOST, KEY, Origin};
+use super::origin::{HOST, KEY, Origin, cold_host};
 use super::process::Process;
 use super::{Http, Result};
 
@@ -146,6 +146,7 @@ impl Place<'_> {
     }
 
     fn squid(&self) -> Result<Command> {
+        self.write("hosts", &hosts())?;
         let config = self.write("squid.conf", include_str!("peers/squid.conf"))?;
         // Started by root it becomes somebody else, who must be able to write here.
         fs::set_permissions(self.dir, fs::Permissions::from_mode(0o777))?;
@@ -160,4 +161,12 @@ impl Place<'_> {
         command.arg("-N").arg("-f").arg(config).env("LD_LIBRARY_PATH", libraries);
         Ok(command)
     }
+}
+
+/// A hosts file for whoever resolves names itself. It knows no wildcards, so it has as many cold hosts
+/// as the longest run asks for.
+fn hosts() -> String {
+    let cold = (0..20).flat_map(|round| (0..100).map(move |number| cold_host(round, number)));
+    let line = |name: String| format!("127.0.0.1 {name}\n");
+    std::iter::once(HOST.to_owned()).chain(cold).map(line).collect()
 }

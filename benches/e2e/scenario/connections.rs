@@ -8,6 +8,7 @@ use super::super::Result;
 use super::super::client::Way;
 use super::super::contender::{Contender, Field, Kind};
 use super::super::load::{Latency, Run};
+use super::super::origin::cold_host;
 use super::super::process::Cpu;
 use super::super::report::{Column, Table};
 use super::{EVERYONE, Size, in_turn, start_all};
@@ -79,7 +80,7 @@ pub(super) async fn cold(field: &Field, size: &Size) -> Result<Vec<Table>> {
     const ANY_HOST: [Kind; 6] =
         [Kind::Direct, Kind::Tunnel, Kind::Locum, Kind::Other, Kind::Mitmproxy, Kind::Squid];
     let mut table = Table::new(COLD, &PER_CONNECTION);
-    let count = 100 / size.shrink.min(50);
+    let count = 100 / size.shrink.min(50) as usize;
     let mut contenders = start_all(field, &ANY_HOST, size, size.first_http()).await?;
     for contender in contenders.iter_mut().filter(|c| [Kind::Locum, Kind::Other].contains(&c.kind))
     {
@@ -91,7 +92,7 @@ pub(super) async fn cold(field: &Field, size: &Size) -> Result<Vec<Table>> {
             let before = contender.cpu()?;
             let first = Instant::now();
             for number in 0..count {
-                let host = format!("r{round}-h{number}.cold.test");
+                let host = cold_host(round, number);
                 let start = Instant::now();
                 contender.way.open(&host).await?.call().await?;
                 latency.record(start.elapsed());
