@@ -58,6 +58,10 @@ impl fmt::Display for Kind {
 }
 
 impl Kind {
+    pub(crate) fn is_peer(self) -> bool {
+        self.peer().is_some()
+    }
+
     fn peer(self) -> Option<Peer> {
         match self {
             Self::Envoy => Some(Peer::Envoy),

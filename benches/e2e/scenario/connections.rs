@@ -5,13 +5,12 @@ use std::time::Instant;
 use tokio::task::JoinSet;
 
 use super::super::Result;
-use super::super::client::Way;
 use super::super::contender::{Contender, Field, Kind};
 use super::super::load::{Latency, Run};
 use super::super::origin::cold_host;
 use super::super::process::Cpu;
 use super::super::report::{Column, Table};
-use super::{EVERYONE, Size, in_turn, start_all};
+use super::{EVERYONE, Figures, Size, in_turn, note, start_all};
 
 /// The titles of the tables.
 pub(crate) const CONNECT: &str = "new connections, 8 at once";
@@ -26,7 +25,7 @@ const PER_CONNECTION: [Column; 4] = [
 
 impl Contender {
     /// The figures of a run in which each call had a connection of its own, for `PER_CONNECTION`.
-    fn per_connection(&self, run: &Run, before: Option<&Cpu>) -> Result<Vec<Option<f64>>> {
+    fn per_connection(&self, run: &Run, before: Option<&Cpu>) -> Result<Figures> {
         let count = run.latency.count();
         Ok(vec![
             Some(count as f64 / run.elapsed.as_secs_f64()),
@@ -42,22 +41,22 @@ pub(super) async fn connect(field: &Field, size: &Size) -> Result<Vec<Table>> {
     let mut contenders = start_all(field, &EVERYONE, size, size.first_http()).await?;
     for round in 0..size.rounds {
         for contender in in_turn(&mut contenders, round) {
-            drop(contender.way.open_many(contender.host, 16).await?);
-            let before = contender.cpu()?;
-            let run = open_and_close(&contender.way, contender.host, size).await?;
-            table.add(contender.kind, contender.per_connection(&run, before.as_ref())?);
+            note(&mut table, contender.kind, open_and_close(contender, size).await)?;
         }
     }
     Ok(vec![table])
 }
 
 /// Eight clients that each open a connection, send a request, and close it.
-async fn open_and_close(way: &Way, host: &'static str, size: &Size) -> Result<Run> {
+async fn open_and_close(contender: &Contender, size: &Size) -> Result<Figures> {
+    let host = contender.host;
+    drop(contender.way.open_many(host, 16).await?);
+    let before = contender.cpu()?;
     let start = Instant::now();
     let long = size.long() / 2;
     let mut clients = JoinSet::new();
     for _ in 0..8 {
-        let way = way.clone();
+        let way = contender.way.clone();
         clients.spawn_local(async move {
             let mut times = Vec::new();
             while start.elapsed() < long {
@@ -72,7 +71,7 @@ async fn open_and_close(way: &Way, host: &'static str, size: &Size) -> Result<Ru
     while let Some(times) = clients.join_next().await {
         times??.into_iter().for_each(|time| latency.record(time));
     }
-    Ok(Run { elapsed: start.elapsed(), latency })
+    contender.per_connection(&Run { elapsed: start.elapsed(), latency }, before.as_ref())
 }
 
 pub(super) async fn cold(field: &Field, size: &Size) -> Result<Vec<Table>> {
@@ -88,18 +87,22 @@ pub(super) async fn cold(field: &Field, size: &Size) -> Result<Vec<Table>> {
     }
     for round in 0..size.rounds {
         for contender in in_turn(&mut contenders, round) {
-            let mut latency = Latency::new()?;
-            let before = contender.cpu()?;
-            let first = Instant::now();
-            for number in 0..count {
-                let host = cold_host(round, number);
-                let start = Instant::now();
-                contender.way.open(&host).await?.call().await?;
-                latency.record(start.elapsed());
-            }
-            let run = Run { elapsed: first.elapsed(), latency };
-            table.add(contender.kind, contender.per_connection(&run, before.as_ref())?);
+            let measured = visit_cold_hosts(contender, round, count).await;
+            note(&mut table, contender.kind, measured)?;
         }
     }
     Ok(vec![table])
+}
+
+async fn visit_cold_hosts(contender: &Contender, round: usize, count: usize) -> Result<Figures> {
+    let mut latency = Latency::new()?;
+    let before = contender.cpu()?;
+    let first = Instant::now();
+    for number in 0..count {
+        let host = cold_host(round, number);
+        let start = Instant::now();
+        contender.way.open(&host).await?.call().await?;
+        latency.record(start.elapsed());
+    }
+    contender.per_connection(&Run { elapsed: first.elapsed(), latency }, before.as_ref())
 }

@@ -14,7 +14,7 @@ use super::super::report::{Column, Table};
 use super::super::{Http, Result};
 use super::memory::mebibytes;
 use super::requests::{COLUMNS, measure};
-use super::{Size, in_turn};
+use super::{Figures, Size, in_turn};
 
 const CHANGES: [Column; 6] = [
     Column::new("start s", 2),
@@ -79,8 +79,7 @@ pub(super) async fn growth(field: &Field, size: &Size) -> Result<Vec<Table>> {
     for round in 0..size.rounds {
         for crowded in in_turn(&mut crowds, round) {
             let contender = &crowded.contender;
-            let open = contender.way.open_many(contender.host, 32).await?;
-            cost.add(row(crowded.count), measure(contender, open, size).await?);
+            cost.add(row(crowded.count), measure(contender, 32, size).await?);
         }
     }
     for round in 0..size.rounds.min(3) {
@@ -114,7 +113,7 @@ async fn beside(way: &Way, change: impl Future<Output = Result<()>>) -> Result<[
 
 impl Crowded {
     /// A new path is allowed, and asked for until it is.
-    async fn change_rule(&self, round: usize) -> Result<Vec<Option<f64>>> {
+    async fn change_rule(&self, round: usize) -> Result<Figures> {
         let way = &self.contender.way;
         let mut probe = way.open(HOST).await?;
         let path = format!("/new-{round}");
@@ -138,7 +137,7 @@ impl Crowded {
     }
 
     /// A new agent comes with its token as soon as it has one.
-    async fn add_agent(&self, round: usize) -> Result<Vec<Option<f64>>> {
+    async fn add_agent(&self, round: usize) -> Result<Figures> {
         let mut way = self.contender.way.clone();
         let (mut command, mut took) = (Duration::ZERO, Duration::ZERO);
         let waits = beside(&self.contender.way, async {

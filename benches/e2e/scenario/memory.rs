@@ -6,7 +6,7 @@ use super::super::contender::{Field, Kind};
 use super::super::load::closed_loop;
 use super::super::report::{Column, Table};
 use super::super::{Result, descriptors};
-use super::{EVERYONE, Size};
+use super::{EVERYONE, Figures, Size, note};
 
 const COLUMNS: [Column; 4] = [
     Column::new("at rest MiB", 1),
@@ -41,14 +41,14 @@ pub(super) async fn memory(field: &Field, size: &Size) -> Result<Vec<Table>> {
                 continue;
             }
             eprintln!("{kind} with {tunnels} tunnels ...");
-            table.add(kind, measure(field, kind, tunnels, size).await?);
+            note(&mut table, kind, measure(field, kind, tunnels, size).await)?;
         }
         tables.push(table);
     }
     Ok(tables)
 }
 
-async fn measure(field: &Field, kind: Kind, tunnels: u64, size: &Size) -> Result<Vec<Option<f64>>> {
+async fn measure(field: &Field, kind: Kind, tunnels: u64, size: &Size) -> Result<Figures> {
     let contender = field.start(kind, size.first_http())?;
     let process = contender.process.as_ref().ok_or("no process")?;
     settle().await;

@@ -123,6 +123,22 @@ async fn start_all(
     Ok(contenders)
 }
 
+/// What one measurement gave, for the columns of its table.
+type Figures = Vec<Option<f64>>;
+
+/// Adds what one measurement gave. A peer that failed has no figures in that round, and it is said;
+/// anyone else's failure ends the run.
+fn note(table: &mut Table, kind: Kind, measured: Result<Figures>) -> Result<()> {
+    match measured {
+        Err(error) if kind.is_peer() => {
+            eprintln!("{kind} failed in a round of \"{}\": {error}", table.title());
+            table.add(kind, Vec::new());
+        }
+        measured => table.add(kind, measured.map_err(|error| format!("{kind}: {error}"))?),
+    }
+    Ok(())
+}
+
 /// The contenders in the order of this round: whoever is first finds another machine than the last.
 fn in_turn<T>(contenders: &mut [T], round: usize) -> impl Iterator<Item = &mut T> {
     let start = round % contenders.len().max(1);

@@ -5,7 +5,7 @@ use super::super::contender::{Contender, Field, Kind};
 use super::super::load::{self, Run, closed_loop};
 use super::super::report::{Column, Table};
 use super::super::{Http, Result};
-use super::{EVERYONE, Size, in_turn, start_all};
+use super::{EVERYONE, Figures, Size, in_turn, note, start_all};
 
 pub(super) const COLUMNS: [Column; 5] = [
     Column::new("requests/s", 0).with_ratio(),
@@ -43,8 +43,8 @@ pub(super) async fn keepalive(field: &Field, size: &Size) -> Result<Vec<Table>> 
         for round in 0..size.rounds {
             for ((_, contenders), table) in fields.iter_mut().zip(&mut of_size) {
                 for contender in in_turn(contenders, round) {
-                    let open = contender.way.open_many(contender.host, connections).await?;
-                    table.add(contender.kind, measure(contender, open, size).await?);
+                    let measured = measure(contender, connections, size).await;
+                    note(table, contender.kind, measured)?;
                 }
             }
         }
@@ -61,8 +61,12 @@ async fn streams(contenders: &mut [Contender], size: &Size) -> Result<Table> {
     let mut table = Table::new(title, &COLUMNS);
     for round in 0..size.rounds {
         for contender in in_turn(contenders, round) {
-            let open = contender.way.open_streams(contender.host, STREAMS).await?;
-            table.add(contender.kind, measure(contender, open, size).await?);
+            let open = contender.way.open_streams(contender.host, STREAMS).await;
+            let measured = match open {
+                Ok(open) => measure_on(contender, open, size).await,
+                Err(error) => Err(error),
+            };
+            note(&mut table, contender.kind, measured)?;
         }
     }
     Ok(table)
@@ -71,9 +75,18 @@ async fn streams(contenders: &mut [Contender], size: &Size) -> Result<Table> {
 /// The figures of one closed loop, for `COLUMNS`.
 pub(super) async fn measure(
     contender: &Contender,
+    connections: usize,
+    size: &Size,
+) -> Result<Figures> {
+    let open = contender.way.open_many(contender.host, connections).await?;
+    measure_on(contender, open, size).await
+}
+
+async fn measure_on(
+    contender: &Contender,
     mut open: Vec<Connection>,
     size: &Size,
-) -> Result<Vec<Option<f64>>> {
+) -> Result<Figures> {
     // Past the first growth of buffers, pools and caches.
     closed_loop(&mut open, size.long() / 10).await?;
     let before = contender.cpu()?;
@@ -103,20 +116,21 @@ pub(super) async fn paced(field: &Field, size: &Size) -> Result<Vec<Table>> {
     let mut contenders = start_all(field, &fast, size, size.first_http()).await?;
     for round in 0..size.rounds {
         for contender in in_turn(&mut contenders, round) {
-            let mut open = contender.way.open_many(contender.host, 32).await?;
-            load::paced(&mut open, count / 10).await?;
-            let before = contender.cpu()?;
-            let run = load::paced(&mut open, count).await?;
-            table.add(
-                contender.kind,
-                vec![
-                    contender.cpu_each(before.as_ref(), run.latency.count())?,
-                    Some(run.latency.quantile(0.5)),
-                    Some(run.latency.quantile(0.99)),
-                    Some(run.latency.quantile(0.999)),
-                ],
-            );
+            note(&mut table, contender.kind, measure_paced(contender, count).await)?;
         }
     }
     Ok(vec![table])
+}
+
+async fn measure_paced(contender: &Contender, count: u32) -> Result<Figures> {
+    let mut open = contender.way.open_many(contender.host, 32).await?;
+    load::paced(&mut open, count / 10).await?;
+    let before = contender.cpu()?;
+    let run = load::paced(&mut open, count).await?;
+    Ok(vec![
+        contender.cpu_each(before.as_ref(), run.latency.count())?,
+        Some(run.latency.quantile(0.5)),
+        Some(run.latency.quantile(0.99)),
+        Some(run.latency.quantile(0.999)),
+    ])
 }

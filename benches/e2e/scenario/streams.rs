@@ -2,16 +2,18 @@
 
 use std::time::{Duration, Instant};
 
+use http::Response;
 use http_body_util::BodyExt;
+use hyper::body::Incoming;
 use tokio::task::JoinSet;
 
 use super::super::Result;
 use super::super::body::{Body, now};
 use super::super::client::{Connection, read};
-use super::super::contender::Field;
+use super::super::contender::{Contender, Field};
 use super::super::load::Latency;
 use super::super::report::{Column, Table};
-use super::{EVERYONE, Size, in_turn, start_all};
+use super::{EVERYONE, Figures, Size, in_turn, note, start_all};
 
 /// The titles of the tables. A run that is quick has fewer bytes, and says so.
 pub(crate) const EVENTS: &str = "events, 8 streams, one in 5 ms each";
@@ -19,7 +21,6 @@ pub(crate) const DOWN: &str = "1024 MiB down";
 pub(crate) const UP: &str = "1024 MiB up";
 
 pub(super) async fn events(field: &Field, size: &Size) -> Result<Vec<Table>> {
-    const STREAMS: u32 = 8;
     const COLUMNS: [Column; 4] = [
         Column::new("CPU us/event", 1).with_ratio(),
         Column::new("p50 us", 0),
@@ -31,30 +32,31 @@ pub(super) async fn events(field: &Field, size: &Size) -> Result<Vec<Table>> {
     let mut contenders = start_all(field, &EVERYONE, size, size.first_http()).await?;
     for round in 0..size.rounds {
         for contender in in_turn(&mut contenders, round) {
-            let open = contender.way.open_many(contender.host, STREAMS as usize).await?;
-            let before = contender.cpu()?;
-            let mut streams = JoinSet::new();
-            for connection in open {
-                streams.spawn_local(listen(connection, count));
-            }
-            let mut latency = Latency::new()?;
-            while let Some(delays) = streams.join_next().await {
-                for delay in delays?? {
-                    latency.record(delay);
-                }
-            }
-            table.add(
-                contender.kind,
-                vec![
-                    contender.cpu_each(before.as_ref(), u64::from(count * STREAMS))?,
-                    Some(latency.quantile(0.5)),
-                    Some(latency.quantile(0.99)),
-                    Some(latency.quantile(1.0)),
-                ],
-            );
+            let measured = listen_to_all(contender, count).await;
+            note(&mut table, contender.kind, measured)?;
         }
     }
     Ok(vec![table])
+}
+
+async fn listen_to_all(contender: &Contender, count: u32) -> Result<Figures> {
+    const STREAMS: usize = 8;
+    let open = contender.way.open_many(contender.host, STREAMS).await?;
+    let before = contender.cpu()?;
+    let mut streams = JoinSet::new();
+    for connection in open {
+        streams.spawn_local(listen(connection, count));
+    }
+    let mut latency = Latency::new()?;
+    while let Some(delays) = streams.join_next().await {
+        delays??.into_iter().for_each(|delay| latency.record(delay));
+    }
+    Ok(vec![
+        contender.cpu_each(before.as_ref(), latency.count())?,
+        Some(latency.quantile(0.5)),
+        Some(latency.quantile(0.99)),
+        Some(latency.quantile(1.0)),
+    ])
 }
 
 /// How long each event of a stream was on its way.
@@ -85,40 +87,55 @@ pub(super) async fn bulk(field: &Field, size: &Size) -> Result<Vec<Table>> {
     const COLUMNS: [Column; 2] =
         [Column::new("MiB/s", 0).with_ratio(), Column::new("CPU ms/GiB", 0).with_ratio()];
     let mebibytes = 1024 / size.shrink.min(16);
-    let length = u64::from(mebibytes) << 20;
     let mut down = Table::new(format!("{mebibytes} MiB down"), &COLUMNS);
     let mut up = Table::new(format!("{mebibytes} MiB up"), &COLUMNS);
     let mut contenders = start_all(field, &EVERYONE, size, size.first_http()).await?;
     // Seconds each, and steady in themselves.
     for round in 0..size.rounds.min(3) {
         for contender in in_turn(&mut contenders, round) {
-            let mut connection =
-                contender.way.open_many(contender.host, 1).await?.pop().ok_or("no connection")?;
-            for (table, path, body) in [
-                (&mut down, format!("/text/{mebibytes}"), Body::empty()),
-                (&mut up, "/v1/files".to_owned(), Body::Text(length)),
-            ] {
-                let downloads = path.starts_with("/text");
-                let before = contender.cpu()?;
-                let start = Instant::now();
-                let response = connection.send("POST", &path, body).await?;
-                let arrived = response.headers().get("x-received").cloned();
-                let read = read(response).await?;
-                let elapsed = start.elapsed();
-                let arrived = arrived.and_then(|n| n.to_str().ok()?.parse().ok());
-                if (if downloads { Some(read) } else { arrived }) != Some(length) {
-                    return Err(format!("{path}: not all bytes arrived").into());
-                }
-                let cpu = contender.cpu_each(before.as_ref(), u64::from(mebibytes))?;
-                table.add(
-                    contender.kind,
-                    vec![
-                        Some(f64::from(mebibytes) / elapsed.as_secs_f64()),
-                        cpu.map(|each| each * 1024.0 / 1000.0),
-                    ],
-                );
-            }
+            note(&mut down, contender.kind, download(contender, mebibytes).await)?;
+            note(&mut up, contender.kind, upload(contender, mebibytes).await)?;
         }
     }
     Ok(vec![down, up])
+}
+
+async fn download(contender: &Contender, mebibytes: u32) -> Result<Figures> {
+    let path = format!("/text/{mebibytes}");
+    transfer(contender, mebibytes, &path, Body::empty(), async |response| read(response).await)
+        .await
+}
+
+async fn upload(contender: &Contender, mebibytes: u32) -> Result<Figures> {
+    let body = Body::Text(u64::from(mebibytes) << 20);
+    let arrived = async |response: Response<Incoming>| {
+        let length = response.headers().get("x-received").ok_or("no length")?.to_str()?.parse()?;
+        read(response).await?;
+        Ok(length)
+    };
+    transfer(contender, mebibytes, "/v1/files", body, arrived).await
+}
+
+/// Sends a body, and takes from the answer how many bytes arrived at the far end of the transfer.
+async fn transfer(
+    contender: &Contender,
+    mebibytes: u32,
+    path: &str,
+    body: Body,
+    arrived: impl AsyncFnOnce(Response<Incoming>) -> Result<u64>,
+) -> Result<Figures> {
+    let open = contender.way.open_many(contender.host, 1).await?;
+    let mut connection = open.into_iter().next().ok_or("no connection")?;
+    let before = contender.cpu()?;
+    let start = Instant::now();
+    let length = arrived(connection.send("POST", path, body).await?).await?;
+    let elapsed = start.elapsed();
+    if length != u64::from(mebibytes) << 20 {
+        return Err(format!("{path}: only {length} bytes arrived").into());
+    }
+    let cpu = contender.cpu_each(before.as_ref(), u64::from(mebibytes))?;
+    Ok(vec![
+        Some(f64::from(mebibytes) / elapsed.as_secs_f64()),
+        cpu.map(|each| each * 1024.0 / 1000.0),
+    ])
 }
