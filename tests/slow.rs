@@ -7,7 +7,6 @@
 mod support;
 
 use std::net::SocketAddr;
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -67,7 +66,7 @@ fn slow_attackers_do_not_slow_down_another_agent() {
 /// Runs `slowhttptest` to its end.
 #[track_caller]
 fn attack(mode: &str, host: &str, through: SocketAddr, attacker: &Agent) {
-    let mut command = Command::new(Tools::slowhttptest());
+    let mut command = Tools::slowhttptest();
     command.args([mode, "-c", ATTACKERS, "-r", RATE, "-l", LASTS, "-i", "1", "-p", "3", "-v", "1"]);
     // A large answer, read five bytes at a time through a window of a few.
     command.args(["-s", "100000", "-w", "1", "-y", "512", "-n", "1", "-z", "5"]);

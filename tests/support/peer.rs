@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rustls::ServerConfig;
 use tempfile::TempDir;
 
-use super::origin::identity;
+use super::origin::Identity;
 use super::{Agent, BEARER, HOST, Home, PATIENCE, Serve, Wire, canary, eventually};
 
 /// A port that nobody serves but the test.
@@ -23,9 +23,10 @@ impl Peer {
     /// With TLS, under a CA of its own.
     pub fn new(host: &str) -> Self {
         let directory = tempfile::Builder::new().prefix("locum-peer-").tempdir().unwrap();
-        let (ca, config) = identity(host);
-        std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
-        Self { tls: Some(Arc::new(config)), ..Self::bound(host, directory) }
+        let identity = Identity::new(host);
+        std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
+        let tls = Some(Arc::new(identity.server_config()));
+        Self { tls, ..Self::bound(host, directory) }
     }
 
     /// In the clear.
