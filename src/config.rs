@@ -145,7 +145,8 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// `per_host`: for one origin and one agent. Default 512: with fewer than an agent has calls at
-    /// once, every further call makes a connection anew, with its TLS handshake.
+    /// once, every further call makes a connection anew, with its TLS handshake. On HTTP/2, where calls
+    /// share connections, all of them.
     pub per_host: usize,
     /// `total`. Default 2048, at about 20 KiB each.
     pub total: usize,

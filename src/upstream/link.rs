@@ -343,6 +343,10 @@ impl Alarm {
         Poll::Pending
     }
 
+    pub(super) fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Lets go of the task that waited last. A waker holds all the memory of its task, and the timer
     /// would hold the waker for as long as the connection waits in the pool.
     pub(super) fn forget_waker(&mut self) {
