@@ -5,6 +5,7 @@
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
 mod escapes;
+mod frames;
 mod needles;
 mod search;
 
@@ -18,6 +19,7 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use frames::FrameScrubber;
 pub use needles::Needles;
 use search::Search;
 pub use search::{Fit, Scrubber};
@@ -71,13 +73,20 @@ where
     let replaced = scrub_fields(&mut parts.headers, &search);
     let length = if has_body { body.size_hint().exact() } else { None };
     let body = match length {
+        // What follows this head are frames, each with its length before it.
+        _ if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+            let scrubber = Scrubber::new(search, Fit::InPlace);
+            ScrubbedBody::searching(body, Engine::Frames(FrameScrubber::new(scrubber)), replaced)
+        }
         Some(length) if length <= GATHERED => {
             let (body, length) = gather(body, search, replaced).await?;
             parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
             body
         }
-        Some(_) => ScrubbedBody::searching(body, Scrubber::new(search, Fit::InPlace), replaced),
-        None => ScrubbedBody::searching(body, Scrubber::new(search, Fit::Exact), replaced),
+        known => {
+            let fit = if known.is_some() { Fit::InPlace } else { Fit::Exact };
+            ScrubbedBody::searching(body, Engine::Bytes(Scrubber::new(search, fit)), replaced)
+        }
     };
     Ok(Response::from_parts(parts, body))
 }
@@ -175,7 +184,38 @@ enum Inner<B> {
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
     /// Searched as it streams. `ready` holds what one frame became.
-    Searching { body: B, scrubber: Scrubber, ready: VecDeque<Frame<Bytes>>, done: bool },
+    Searching { body: B, engine: Engine, ready: VecDeque<Frame<Bytes>>, done: bool },
+}
+
+/// What a streamed body is searched as.
+enum Engine {
+    /// One run of bytes.
+    Bytes(Scrubber),
+    /// The frames of a WebSocket.
+    Frames(FrameScrubber),
+}
+
+impl Engine {
+    fn push(&mut self, data: Bytes, out: &mut impl FnMut(Bytes)) {
+        match self {
+            Self::Bytes(scrubber) => scrubber.push(data, out),
+            Self::Frames(frames) => frames.push(data, out),
+        }
+    }
+
+    fn scrubber(&self) -> &Scrubber {
+        match self {
+            Self::Bytes(scrubber) => scrubber,
+            Self::Frames(frames) => frames.scrubber(),
+        }
+    }
+
+    fn scrubber_mut(&mut self) -> &mut Scrubber {
+        match self {
+            Self::Bytes(scrubber) => scrubber,
+            Self::Frames(frames) => frames.scrubber_mut(),
+        }
+    }
 }
 
 impl<B> ScrubbedBody<B> {
@@ -183,16 +223,16 @@ impl<B> ScrubbedBody<B> {
         Self { inner: Inner::Untouched(body), replaced: 0 }
     }
 
-    fn searching(body: B, scrubber: Scrubber, replaced: u64) -> Self {
+    fn searching(body: B, engine: Engine, replaced: u64) -> Self {
         let ready = VecDeque::new();
-        Self { inner: Inner::Searching { body, scrubber, ready, done: false }, replaced }
+        Self { inner: Inner::Searching { body, engine, ready, done: false }, replaced }
     }
 
     /// How often the secret was found, head and body together, so far.
     #[must_use]
     pub fn replaced(&self) -> u64 {
         match &self.inner {
-            Inner::Searching { scrubber, .. } => self.replaced + scrubber.replaced(),
+            Inner::Searching { engine, .. } => self.replaced + engine.scrubber().replaced(),
             Inner::Untouched(_) | Inner::Gathered { .. } => self.replaced,
         }
     }
@@ -213,7 +253,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
                 Poll::Ready(next.map(Ok))
             }
-            Inner::Searching { body, scrubber, ready, done } => loop {
+            Inner::Searching { body, engine, ready, done } => loop {
                 if let Some(frame) = ready.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
@@ -221,12 +261,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                     return Poll::Ready(None);
                 }
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => scrub_frame(frame, scrubber, ready),
+                    Some(Ok(frame)) => scrub_frame(frame, engine, ready),
                     // What is held back is not flushed: a broken stream must not look whole.
                     Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                     None => {
                         *done = true;
-                        scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+                        engine
+                            .scrubber_mut()
+                            .finish(&mut |data| ready.push_back(Frame::data(data)));
                     }
                 }
             },
@@ -239,8 +281,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
             Inner::Gathered { whole, trailers } => {
                 whole.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
             }
-            Inner::Searching { body, scrubber, ready, .. } => {
-                ready.is_empty() && scrubber.is_idle() && body.is_end_stream()
+            Inner::Searching { body, engine, ready, .. } => {
+                ready.is_empty() && engine.scrubber().is_idle() && body.is_end_stream()
             }
         }
     }
@@ -251,7 +293,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
             Inner::Gathered { whole, .. } => {
                 SizeHint::with_exact(whole.as_ref().map_or(0, |w| w.len() as u64))
             }
-            Inner::Searching { body, scrubber, .. } if scrubber.fit() == Fit::InPlace => {
+            Inner::Searching { body, engine, .. } if engine.scrubber().fit() == Fit::InPlace => {
                 body.size_hint()
             }
             Inner::Searching { .. } => SizeHint::default(),
@@ -259,10 +301,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
-fn scrub_frame(frame: Frame<Bytes>, scrubber: &mut Scrubber, ready: &mut VecDeque<Frame<Bytes>>) {
+fn scrub_frame(frame: Frame<Bytes>, engine: &mut Engine, ready: &mut VecDeque<Frame<Bytes>>) {
     match frame.into_data() {
-        Ok(data) => scrubber.push(data, &mut |data| ready.push_back(Frame::data(data))),
+        Ok(data) => engine.push(data, &mut |data| ready.push_back(Frame::data(data))),
         Err(frame) => {
+            let scrubber = engine.scrubber_mut();
             scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
             if let Ok(mut trailers) = frame.into_trailers() {
                 scrubber.scrub_trailers(&mut trailers);

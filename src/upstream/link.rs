@@ -3,8 +3,8 @@
 //! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
 //! the two stay together: the task that waits for the answer also moves the bytes. That saves two
 //! wake-ups of another task for each request, a task for each idle connection, and gives an exact
-//! answer to *is it dead?* when a connection is taken from the pool. It also leaves the way open for
-//! a protocol upgrade: whoever drives the connection can take its stream and buffer back.
+//! answer to *is it dead?* when a connection is taken from the pool. And whoever drives a connection
+//! can take its stream and buffer back, which is how a WebSocket begins (`upgrade`).
 
 use std::future::Future;
 use std::io;
@@ -41,7 +41,7 @@ pub(super) enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
-type Driver = Connection<TokioIo<Stream>, RequestBody>;
+pub(super) type Driver = Connection<TokioIo<Stream>, RequestBody>;
 
 /// Why an exchange gave no answer.
 pub(super) enum Failure {
@@ -77,13 +77,18 @@ impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
     pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
         let (sender, driver) = Self::settings().handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() })
+        Ok(Self::of(sender, driver))
+    }
+
+    /// Of a connection that somebody else has begun to drive.
+    pub(super) fn of(sender: SendRequest<RequestBody>, driver: Driver) -> Self {
+        Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() }
     }
 
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
     /// HTTP/0.9), which are hyper's defaults and are left alone. `max_headers` too stays at its
     /// default of 100, because any other value makes hyper allocate for each response.
-    fn settings() -> Builder {
+    pub(super) fn settings() -> Builder {
         let mut builder = Builder::new();
         // Clients and origins that mind the case of field names see it as the other side wrote it.
         builder.preserve_header_case(true).max_buf_size(BUFFER);

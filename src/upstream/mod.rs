@@ -14,6 +14,7 @@ mod link;
 mod pool;
 mod route;
 mod trust;
+mod upgrade;
 
 use std::fmt;
 use std::sync::Arc;
@@ -32,6 +33,7 @@ pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
+pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
@@ -229,6 +231,13 @@ impl Upstream {
     }
 
     async fn open(&self, origin: &Origin, route: &Route) -> Result<(Link, Timing), Refusal> {
+        let (stream, timing) = self.stream(origin, route).await?;
+        let link = Link::new(stream).await.map_err(|error| broken(&error, &origin.authority))?;
+        Ok((link, timing))
+    }
+
+    /// A connection before its HTTP.
+    async fn stream(&self, origin: &Origin, route: &Route) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
         let target = &origin.authority;
         let start = Instant::now();
@@ -246,8 +255,7 @@ impl Upstream {
             }
         };
         self.pool.count_opened();
-        let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
-        Ok((link, timing))
+        Ok((stream, timing))
     }
 
     async fn connect(&self, target: &Authority, route: &Route) -> Result<TcpStream, Refusal> {

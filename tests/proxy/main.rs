@@ -17,3 +17,4 @@ mod problem;
 mod slot;
 mod trace;
 mod upstream;
+mod websocket;

@@ -91,6 +91,8 @@ pub enum Script {
     Send(Vec<u8>),
     /// Waits for a permit of the gate.
     Wait,
+    /// Sends back whatever comes, until nothing more does.
+    Echo,
     /// Ends TLS in order and closes. Without it the connection is cut off.
     Goodbye,
 }
@@ -109,6 +111,11 @@ impl Origin {
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
         Self::listen(host, Mode::Script(script.into()), true)
+    }
+
+    /// The same, in the clear.
+    pub fn scripted_clear(host: &str, script: Vec<Script>) -> Self {
+        Self::listen(host, Mode::Script(script.into()), false)
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
@@ -312,6 +319,15 @@ where
                 let _ = stream.flush().await;
             }
             Script::Wait => state.gate.acquire().await.unwrap().forget(),
+            Script::Echo => {
+                if !ahead.is_empty() {
+                    let _ = stream.write_all(&ahead).await;
+                    ahead.clear();
+                }
+                let (mut read, mut write) = tokio::io::split(&mut stream);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.flush().await;
+            }
             Script::Goodbye => {
                 let _ = stream.shutdown().await;
                 // Closing with bytes unread would reset what was just sent.
