@@ -1,4 +1,4 @@
-//! WebSockets, frame by frame: the handshake is a request like any other, and then bytes pass.
+//! A WebSocket, frame by frame: the handshake is a request like any other, and then bytes pass.
 
 use std::time::{Duration, Instant};
 
