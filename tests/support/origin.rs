@@ -118,6 +118,11 @@ impl Origin {
         Self::listen(host, Mode::Script(script.into()), false)
     }
 
+    /// TLS in front of a server without it.
+    pub fn before(host: &str, server: SocketAddr) -> Self {
+        Self::listen(host, Mode::Before(server), true)
+    }
+
     /// Anything that listens, takes whatever comes and says nothing: a canary.
     pub fn silent(address: &str) -> Option<Self> {
         let listener = std::net::TcpListener::bind((address, 0)).ok()?;
@@ -253,6 +258,7 @@ impl State {
 enum Mode {
     Http,
     Script(Arc<[Script]>),
+    Before(SocketAddr),
 }
 
 async fn accept(
@@ -291,6 +297,12 @@ where
     Box::pin(async move {
         match mode {
             Mode::Script(script) => play(stream, &script, &state).await,
+            Mode::Before(server) => {
+                let mut stream = stream;
+                let Ok(mut server) = tokio::net::TcpStream::connect(server).await else { return };
+                let _ = server.set_nodelay(true);
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+            }
             Mode::Http => {
                 let service = service_fn(|request| {
                     let state = Arc::clone(&state);

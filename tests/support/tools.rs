@@ -55,7 +55,13 @@ impl Tools {
     /// A Python with these packages.
     #[track_caller]
     pub fn python(packages: &[&str]) -> Self {
-        Self::install("python", &packages.join("\n"), |path| {
+        Self::python_as("python", packages)
+    }
+
+    /// The same under a name of its own, so that two lists of packages do not replace each other.
+    #[track_caller]
+    pub fn python_as(name: &str, packages: &[&str]) -> Self {
+        Self::install(name, &packages.join("\n"), |path| {
             command_output(Command::new("python3").args(["-m", "venv"]).arg(path));
             let pip = path.join("bin/pip");
             command_output(Command::new(pip).args(["install", "--quiet"]).args(packages));
@@ -65,7 +71,13 @@ impl Tools {
     /// A directory whose `node_modules` has these packages.
     #[track_caller]
     pub fn node(packages: &[&str]) -> Self {
-        Self::install("node", &packages.join("\n"), |path| {
+        Self::node_as("node", packages)
+    }
+
+    /// The same under a name of its own.
+    #[track_caller]
+    pub fn node_as(name: &str, packages: &[&str]) -> Self {
+        Self::install(name, &packages.join("\n"), |path| {
             std::fs::write(path.join("package.json"), "{\"private\": true}").unwrap();
             let mut npm = Command::new("npm");
             npm.args(["install", "--no-audit", "--no-fund", "--silent"]).args(packages);
