@@ -4,6 +4,8 @@
 //! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
+mod deflate;
+mod engine;
 mod escapes;
 mod frames;
 mod needles;
@@ -11,6 +13,7 @@ mod search;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -19,6 +22,9 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use deflate::Agreed;
+use engine::Engine;
+pub use engine::{ScrubError, Unscrubbable};
 use frames::FrameScrubber;
 pub use needles::Needles;
 use search::Search;
@@ -75,8 +81,11 @@ where
     let body = match length {
         // What follows this head are frames, each with its length before it.
         _ if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
-            let scrubber = Scrubber::new(search, Fit::InPlace);
-            ScrubbedBody::searching(body, Engine::Frames(FrameScrubber::new(scrubber)), replaced)
+            let agreed = Agreed::read(&parts.headers).map_err(|_| {
+                Refusal::new(Code::Unscrubbable).because("a WebSocket extension that is not known")
+            })?;
+            let engine = Engine::Frames(Box::new(FrameScrubber::new(search, agreed)));
+            ScrubbedBody::searching(body, engine, replaced)
         }
         Some(length) if length <= GATHERED => {
             let (body, length) = gather(body, search, replaced).await?;
@@ -85,7 +94,8 @@ where
         }
         known => {
             let fit = if known.is_some() { Fit::InPlace } else { Fit::Exact };
-            ScrubbedBody::searching(body, Engine::Bytes(Scrubber::new(search, fit)), replaced)
+            let scrubber = Scrubber::new(Arc::new(search), fit);
+            ScrubbedBody::searching(body, Engine::Bytes(scrubber), replaced)
         }
     };
     Ok(Response::from_parts(parts, body))
@@ -183,39 +193,13 @@ enum Inner<B> {
     Untouched(B),
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
-    /// Searched as it streams. `ready` holds what one frame became.
-    Searching { body: B, engine: Engine, ready: VecDeque<Frame<Bytes>>, done: bool },
-}
-
-/// What a streamed body is searched as.
-enum Engine {
-    /// One run of bytes.
-    Bytes(Scrubber),
-    /// The frames of a WebSocket.
-    Frames(FrameScrubber),
-}
-
-impl Engine {
-    fn push(&mut self, data: Bytes, out: &mut impl FnMut(Bytes)) {
-        match self {
-            Self::Bytes(scrubber) => scrubber.push(data, out),
-            Self::Frames(frames) => frames.push(data, out),
-        }
-    }
-
-    fn scrubber(&self) -> &Scrubber {
-        match self {
-            Self::Bytes(scrubber) => scrubber,
-            Self::Frames(frames) => frames.scrubber(),
-        }
-    }
-
-    fn scrubber_mut(&mut self) -> &mut Scrubber {
-        match self {
-            Self::Bytes(scrubber) => scrubber,
-            Self::Frames(frames) => frames.scrubber_mut(),
-        }
-    }
+    /// Searched as it streams. `ready` holds what one frame became, `done` how it all ended.
+    Searching {
+        body: B,
+        engine: Engine,
+        ready: VecDeque<Frame<Bytes>>,
+        done: Option<Result<(), Unscrubbable>>,
+    },
 }
 
 impl<B> ScrubbedBody<B> {
@@ -225,14 +209,14 @@ impl<B> ScrubbedBody<B> {
 
     fn searching(body: B, engine: Engine, replaced: u64) -> Self {
         let ready = VecDeque::new();
-        Self { inner: Inner::Searching { body, engine, ready, done: false }, replaced }
+        Self { inner: Inner::Searching { body, engine, ready, done: None }, replaced }
     }
 
     /// How often the secret was found, head and body together, so far.
     #[must_use]
     pub fn replaced(&self) -> u64 {
         match &self.inner {
-            Inner::Searching { engine, .. } => self.replaced + engine.scrubber().replaced(),
+            Inner::Searching { engine, .. } => self.replaced + engine.replaced(),
             Inner::Untouched(_) | Inner::Gathered { .. } => self.replaced,
         }
     }
@@ -240,14 +224,17 @@ impl<B> ScrubbedBody<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = ScrubError<B::Error>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.inner {
-            Inner::Untouched(body) => Pin::new(body).poll_frame(cx),
+            Inner::Untouched(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(ScrubError::Body)))
+            }
             Inner::Gathered { whole, trailers } => {
                 let data = whole.take().filter(|data| !data.is_empty()).map(Frame::data);
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
@@ -257,18 +244,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 if let Some(frame) = ready.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                if *done {
-                    return Poll::Ready(None);
+                if let Some(ending) = done {
+                    return Poll::Ready(ending.err().map(|fault| Err(fault.into())));
                 }
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => scrub_frame(frame, engine, ready),
+                    // What was certain before the fault goes on; what was held back does not.
+                    Some(Ok(frame)) => *done = scrub_frame(frame, engine, ready).err().map(Err),
                     // What is held back is not flushed: a broken stream must not look whole.
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(ScrubError::Body(error)))),
                     None => {
-                        *done = true;
-                        engine
-                            .scrubber_mut()
-                            .finish(&mut |data| ready.push_back(Frame::data(data)));
+                        *done = Some(Ok(()));
+                        engine.finish(&mut |data| ready.push_back(Frame::data(data)));
                     }
                 }
             },
@@ -301,16 +287,20 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
-fn scrub_frame(frame: Frame<Bytes>, engine: &mut Engine, ready: &mut VecDeque<Frame<Bytes>>) {
+fn scrub_frame(
+    frame: Frame<Bytes>,
+    engine: &mut Engine,
+    ready: &mut VecDeque<Frame<Bytes>>,
+) -> Result<(), Unscrubbable> {
     match frame.into_data() {
         Ok(data) => engine.push(data, &mut |data| ready.push_back(Frame::data(data))),
         Err(frame) => {
-            let scrubber = engine.scrubber_mut();
-            scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+            engine.finish(&mut |data| ready.push_back(Frame::data(data)));
             if let Ok(mut trailers) = frame.into_trailers() {
-                scrubber.scrub_trailers(&mut trailers);
+                engine.scrub_trailers(&mut trailers);
                 ready.push_back(Frame::trailers(trailers));
             }
+            Ok(())
         }
     }
 }

@@ -28,7 +28,7 @@ use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Permit, Standing};
 use crate::request::{Handshake, InboundRequest, ask_for_websocket};
-use crate::scrub::{ScrubbedBody, scrub};
+use crate::scrub::{ScrubError, ScrubbedBody, scrub};
 use crate::upstream::{Chunks, Downlink, Switched, Uplink};
 
 /// A handshake that may be sent: what is needed should the origin agree.
@@ -125,18 +125,18 @@ impl Socket {
             let down = downwards(downlink, to_agent, &mut tally, &moved);
             both(up, down).await
         };
-        let (ending, code) = tokio::select! {
+        let (ending, withdrawn) = tokio::select! {
             ending = ways => (ending, None),
             () = moved.stalled() => (Ending::UpstreamAborted, None),
             code = gateway.until(|state| no_longer(state, &caller, &standing)) => {
                 (Ending::Failed, Some(code))
             }
         };
-        if let Some(code) = code {
+        tally.code = withdrawn.or(tally.code);
+        if let Some(code) = tally.code {
             let agent = &caller.identity.agent;
             tracing::info!(%agent, %code, "a WebSocket was ended");
         }
-        tally.code = code;
         tally.close(ending);
         drop(place);
     }
@@ -218,7 +218,11 @@ where
         tally.scrubbed = from.replaced();
         let chunk = match frame {
             Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
-            Some(Err(_)) => return Ending::UpstreamAborted,
+            Some(Err(ScrubError::Body(_))) => return Ending::UpstreamAborted,
+            Some(Err(ScrubError::Unscrubbable)) => {
+                tally.code = Some(Code::Unscrubbable);
+                return Ending::UpstreamAborted;
+            }
             None => {
                 let told = to.shutdown().await;
                 return told.map_or(Ending::DownstreamAborted, |()| Ending::Complete);

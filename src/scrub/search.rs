@@ -1,5 +1,7 @@
 //! Searching a stream for any of the needles, with no more held back than could still be one.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::header::HeaderMap;
 use zeroize::Zeroize;
@@ -131,7 +133,7 @@ fn replacement(needle: &Needle, fit: Fit) -> Vec<u8> {
 
 /// Searches a stream chunk by chunk. Holds back only a tail that could still become a match.
 pub struct Scrubber {
-    search: Search,
+    search: Arc<Search>,
     fit: Fit,
     held: Vec<u8>,
     replaced: u64,
@@ -139,14 +141,14 @@ pub struct Scrubber {
 
 impl Scrubber {
     /// A scrubber for one stream.
-    pub(super) fn new(search: Search, fit: Fit) -> Self {
+    pub(super) fn new(search: Arc<Search>, fit: Fit) -> Self {
         Self { search, fit, held: Vec::new(), replaced: 0 }
     }
 
     /// A scrubber for `needles`, outside a response.
     #[must_use]
     pub fn for_needles(needles: Needles, fit: Fit) -> Self {
-        Self::new(Search::new(needles), fit)
+        Self::new(Arc::new(Search::new(needles)), fit)
     }
 
     /// Takes a chunk, and hands on what is certain. A chunk without a match is handed on as it is.

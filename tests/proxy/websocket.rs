@@ -304,6 +304,55 @@ fn a_key_in_head_or_frames_does_not_come_back() {
     scene.home.never_leaks(&[&scene.key], &[]);
 }
 
+/// A frame as a server compresses its first message (RFC 7692 section 7.2.1).
+fn compressed(text: &str) -> Vec<u8> {
+    let mut deflate = flate2::Compress::new(flate2::Compression::best(), false);
+    let mut out = Vec::with_capacity(text.len() + 100);
+    deflate.compress_vec(text.as_bytes(), &mut out, flate2::FlushCompress::Sync).unwrap();
+    out.truncate(out.len() - 4);
+    frame(0xc1, &out)
+}
+
+#[test]
+fn a_key_in_a_compressed_message_ends_the_socket() {
+    let agreed = format!(
+        "{SWITCH}Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover\r\n\r\n"
+    );
+    let scene = Scene::with(
+        |key| {
+            vec![
+                Script::Read,
+                send([agreed.as_bytes(), &compressed("good morning, sk-")].concat()),
+                send(compressed(&format!("your key is {key}, is it not?"))),
+                Script::Wait,
+            ]
+        },
+        |_| {},
+    );
+    let mut wire = scene.tunnel();
+    let offer = "Sec-WebSocket-Extensions: permessage-deflate";
+    let answer = wire.ask(handshake("/x", &[offer]));
+    assert_eq!(answer.status, 101, "{}", answer.text());
+    assert!(answer.header("sec-websocket-extensions").is_some());
+    let mut first = compressed("good morning, sk-");
+    let sent = first.clone();
+    wire.read_exact(&mut first);
+    assert_eq!(first, sent, "compressed messages pass as they are");
+    // Of the second the header at most: it came in one piece, and all of it is held back.
+    assert!(wire.until_closed().len() <= 2);
+    let outcome = scene.outcome("/x");
+    assert_eq!(
+        (&outcome["ending"], &outcome["code"], &outcome["scrubbed"]),
+        (&"upstream-aborted".into(), &"response-unscrubbable".into(), &1.into()),
+        "{outcome}"
+    );
+    // An extension that nobody here can read is refused, unless there is nothing to hide.
+    let strange = format!("{SWITCH}Sec-WebSocket-Extensions: x-own\r\n\r\n");
+    let scene = Scene::new(vec![Script::Read, send(strange), Script::Wait]);
+    let answer = scene.tunnel().ask(handshake("/x", &[]));
+    assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
+}
+
 #[test]
 fn the_policy_is_asked_about_the_socket() {
     let rule = |more: &str| {

@@ -6,6 +6,7 @@ import os
 import sys
 
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}
 
@@ -30,6 +31,11 @@ async def converse(url, compression):
 async def show(url):
     async with connect(url + "/show", additional_headers=headers, compression=None) as socket:
         print(await socket.recv(), flush=True)
+    try:
+        async with connect(url + "/show", additional_headers=headers) as socket:
+            print("not to be seen:", await socket.recv(), flush=True)
+    except ConnectionClosedError as error:
+        print("cut:", error)
 
 
 async def main():
