@@ -10,14 +10,14 @@ use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::exchange::{Route, exchange};
+use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
@@ -28,7 +28,7 @@ use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
 use crate::request::{absolute_origin, read_context};
-use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
+use crate::tls::{self, AcceptError, Alpn, FirstByte, Prefixed, SniMatch};
 
 /// Answers one request on the proxy port.
 pub(super) async fn front(
@@ -393,7 +393,8 @@ where
         (FirstByte::Tls, stream) => intercept_tls(gateway, inner, stream).await,
         // undici tunnels plain http:// URLs too, and speaks in the clear inside.
         (FirstByte::Http, stream) => {
-            serve_inside(gateway, inner.route(Scheme::Http, false), stream).await;
+            let route = inner.route(Scheme::Http, false);
+            serve_inside(gateway, route, stream, Alpn::Http11).await;
         }
         (first, _) => {
             let (agent, authority) = (&inner.caller.identity.agent, &inner.authority);
@@ -412,14 +413,21 @@ where
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
             let route = inner.route(Scheme::Https, other_name);
-            serve_inside(gateway, route, accepted.stream).await;
+            // A client that names no protocol speaks the older one.
+            let protocol = accepted.alpn.unwrap_or(Alpn::Http11);
+            serve_inside(gateway, route, accepted.stream, protocol).await;
         }
         Err(error) => handshake_failed(gateway, &inner.caller, host, &error),
     }
 }
 
 /// Says once per handshake what is wrong, and for the usual case what to do.
-fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &AcceptError) {
+pub(super) fn handshake_failed(
+    gateway: &Gateway,
+    caller: &Caller,
+    host: &Host,
+    error: &AcceptError,
+) {
     let agent = caller.identity.agent.as_str();
     // Node says nothing, and closes at the certificate.
     let distrust =
@@ -432,46 +440,6 @@ fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &Acc
         );
     } else {
         tracing::info!(agent, %host, %error, "the TLS handshake with the agent failed");
-    }
-}
-
-/// Serves the requests inside a tunnel, until the agent closes, is idle too long, or we stop.
-async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let route = Arc::new(route);
-    let service = {
-        let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
-        service_fn(move |request| {
-            let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-            async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
-        })
-    };
-    let limits = &gateway.limits;
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_tunnel)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .max_headers(limits.headers)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = route.shutdown.begun() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        if let Some(alert) = tls::ca_alert(&error) {
-            let error = AcceptError::CaNotTrusted { alert };
-            handshake_failed(gateway, &route.caller, &route.origin.authority.host, &error);
-        } else {
-            tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
-        }
     }
 }
 

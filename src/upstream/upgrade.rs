@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use super::body::RequestBody;
 use super::link::{Driver, Failure, Link, Stream};
+use super::trust::Offer;
 use super::{Call, Sent, Timing, Upstream, broken, refusal};
 use crate::host::Authority;
 use crate::outcome::{Code, Refusal};
@@ -63,7 +64,7 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         let target = &call.origin.authority;
         let route = self.routes.find(&target.host);
-        let (stream, mut timing) = self.stream(call.origin, route).await?;
+        let (stream, mut timing) = self.stream(call.origin, route, Offer::Http1).await?;
         let io = TokioIo::new(stream);
         let (sender, driver) =
             Link::settings().handshake(io).await.map_err(|error| broken(&error, target))?;

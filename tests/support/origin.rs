@@ -5,14 +5,14 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
@@ -56,6 +56,8 @@ pub struct State {
 pub struct Seen {
     /// On which connection, from 0.
     pub connection: usize,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -100,46 +102,54 @@ pub enum Script {
 impl Origin {
     /// An origin for `host`, with the routes of the harness.
     pub fn start(host: &str) -> Self {
-        Self::listen(host, Mode::Http, true)
+        Self::listen(host, Mode::Http, Some(&[]))
+    }
+
+    /// The same, and it prefers HTTP/2.
+    pub fn http2(host: &str) -> Self {
+        Self::listen(host, Mode::Http, Some(&["h2", "http/1.1"]))
     }
 
     /// The same, in the clear.
     pub fn clear(host: &str) -> Self {
-        Self::listen(host, Mode::Http, false)
+        Self::listen(host, Mode::Http, None)
     }
 
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
-        Self::listen(host, Mode::Script(script.into()), true)
+        Self::listen(host, Mode::Script(script.into()), Some(&[]))
     }
 
     /// The same, in the clear.
     pub fn scripted_clear(host: &str, script: Vec<Script>) -> Self {
-        Self::listen(host, Mode::Script(script.into()), false)
+        Self::listen(host, Mode::Script(script.into()), None)
     }
 
-    /// TLS in front of a server without it.
+    /// TLS in front of an HTTP/1.1 server without it. The TLS would rather have HTTP/2, so that who
+    /// offers that gets no sense out of the server.
     pub fn before(host: &str, server: SocketAddr) -> Self {
-        Self::listen(host, Mode::Before(server), true)
+        Self::listen(host, Mode::Before(server), Some(&["h2", "http/1.1"]))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
     pub fn silent(address: &str) -> Option<Self> {
         let listener = std::net::TcpListener::bind((address, 0)).ok()?;
-        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), false))
+        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), None))
     }
 
-    fn listen(host: &str, mode: Mode, tls: bool) -> Self {
+    /// `tls` has the protocols for ALPN.
+    fn listen(host: &str, mode: Mode, tls: Option<&[&str]>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::on(host, listener, mode, tls)
     }
 
-    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: bool) -> Self {
+    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<&[&str]>) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
-        let acceptor = tls.then(|| {
-            let (ca, config) = identity(host);
+        let acceptor = tls.map(|alpn| {
+            let (ca, mut config) = identity(host);
+            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
             std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
             TlsAcceptor::from(Arc::new(config))
         });
@@ -186,6 +196,11 @@ impl Origin {
     pub fn raw(&self) -> Vec<String> {
         let raw = self.state.raw.lock();
         raw.iter().map(|bytes| String::from_utf8_lossy(&bytes.lock()).into_owned()).collect()
+    }
+
+    /// The same, as bytes.
+    pub fn raw_bytes(&self) -> Vec<Vec<u8>> {
+        self.state.raw.lock().iter().map(|bytes| bytes.lock().clone()).collect()
     }
 
     /// The bytes of the last connection.
@@ -277,10 +292,11 @@ async fn accept(
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             match tls {
-                None => serve(Recorder { inner: stream, raw }, number, mode, state).await,
+                None => serve(Recorder { inner: stream, raw }, number, mode, false, state).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        serve(Recorder { inner: stream, raw }, number, mode, state).await;
+                        let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(Recorder { inner: stream, raw }, number, mode, two, state).await;
                     }
                 }
             }
@@ -290,7 +306,13 @@ async fn accept(
 
 type Serving<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-fn serve<'a, S>(stream: Recorder<S>, number: usize, mode: Mode, state: Arc<State>) -> Serving<'a>
+fn serve<'a, S>(
+    stream: Recorder<S>,
+    number: usize,
+    mode: Mode,
+    two: bool,
+    state: Arc<State>,
+) -> Serving<'a>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'a,
 {
@@ -308,6 +330,12 @@ where
                     let state = Arc::clone(&state);
                     async move { Ok::<_, Infallible>(routes::answer(&state, number, request).await) }
                 });
+                if two {
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                    return;
+                }
                 // An agent that goes away in the middle is no event for an origin.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .half_close(true)
@@ -410,6 +438,27 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
 
 /// A CA of its own, and a server that it vouches for under this name.
 fn identity(host: &str) -> (String, ServerConfig) {
+    let (ca_pem, certificate, key) = issue(host);
+    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
+        .unwrap();
+    (ca_pem, config)
+}
+
+/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
+pub fn identity_files(host: &str, directory: &Path) {
+    let (ca, certificate, key) = issue(host);
+    for (name, text) in [("ca", ca), ("cert", certificate.pem()), ("key", key.serialize_pem())] {
+        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
+    }
+}
+
+fn issue(host: &str) -> (String, rcgen::Certificate, KeyPair) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
@@ -421,13 +470,5 @@ fn identity(host: &str) -> (String, ServerConfig) {
     leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
     let key = KeyPair::generate().unwrap();
     let certificate = leaf.signed_by(&key, &issuer).unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    (ca_pem, config)
+    (ca_pem, certificate, key)
 }
