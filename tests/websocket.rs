@@ -176,7 +176,7 @@ fn every_autobahn_case_has_the_verdict_on_a_server_that_it_has_without_the_proxy
     let bridge = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = bridge.local_addr().unwrap().port();
     let (home, agent, serve) = searching("localhost", port, &origin);
-    let lead = lead_through(bridge, serve.proxy, &agent, format!("localhost:{port}"), &home);
+    let lead = lead_through(bridge, serve.proxy, &agent, &format!("localhost:{port}"), &home);
     let leading = runtime().spawn(lead);
 
     let fuzz = |url: &str| {
@@ -225,11 +225,11 @@ fn lead_through(
     port: std::net::TcpListener,
     proxy: SocketAddr,
     agent: &Agent,
-    authority: String,
+    authority: &str,
     home: &Home,
 ) -> impl Future<Output = ()> + Send + use<> {
     port.set_nonblocking(true).unwrap();
-    let ask = connect(&authority, &agent.authorization());
+    let ask = connect(authority, &agent.authorization());
     let tls = TlsConnector::from(Arc::new(client_config(&home.ca())));
     let name = authority.split(':').next().unwrap().to_owned();
     let name = ServerName::try_from(name).unwrap();
