@@ -8,12 +8,12 @@ mod deflate;
 mod engine;
 mod escapes;
 mod frames;
+mod messages;
 mod needles;
 mod search;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
@@ -26,6 +26,7 @@ use deflate::Agreed;
 use engine::Engine;
 pub use engine::{ScrubError, Unscrubbable};
 use frames::FrameScrubber;
+use messages::MessageScrubber;
 pub use needles::Needles;
 use search::Search;
 pub use search::{Fit, Scrubber};
@@ -84,18 +85,23 @@ where
             let agreed = Agreed::read(&parts.headers).map_err(|_| {
                 Refusal::new(Code::Unscrubbable).because("a WebSocket extension that is not known")
             })?;
-            let engine = Engine::Frames(Box::new(FrameScrubber::new(search, agreed)));
-            ScrubbedBody::searching(body, engine, replaced)
+            let frames = FrameScrubber::new(Scrubber::new(search, Fit::InPlace), agreed);
+            ScrubbedBody::searching(body, Engine::Frames(Box::new(frames)), replaced)
+        }
+        _ if has_messages(&parts.headers) => {
+            let messages = MessageScrubber::new(Scrubber::new(search, Fit::InPlace));
+            ScrubbedBody::searching(body, Engine::Messages(messages), replaced)
         }
         Some(length) if length <= GATHERED => {
-            let (body, length) = gather(body, search, replaced).await?;
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            let (body, now) = gather(body, search, replaced).await?;
+            if now != length || !parts.headers.contains_key(header::CONTENT_LENGTH) {
+                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(now));
+            }
             body
         }
         known => {
             let fit = if known.is_some() { Fit::InPlace } else { Fit::Exact };
-            let scrubber = Scrubber::new(Arc::new(search), fit);
-            ScrubbedBody::searching(body, Engine::Bytes(scrubber), replaced)
+            ScrubbedBody::searching(body, Engine::Bytes(Scrubber::new(search, fit)), replaced)
         }
     };
     Ok(Response::from_parts(parts, body))
@@ -107,14 +113,37 @@ fn has_body(method: &Method, parts: &Parts) -> bool {
     *method != Method::HEAD && !none && !parts.status.is_informational()
 }
 
+/// Whether the body is made of messages with their lengths before them.
+fn has_messages(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let starts = |with: &[u8]| {
+        content_type
+            .is_some_and(|t| t.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with)))
+    };
+    // The text form of gRPC-Web is base64, and its lengths are not to be seen.
+    (starts(b"application/grpc") && !starts(b"application/grpc-web-text"))
+        || starts(b"application/connect+")
+}
+
+/// What says how messages are compressed within the body.
+const MESSAGE_CODINGS: [HeaderName; 2] =
+    [HeaderName::from_static("grpc-encoding"), HeaderName::from_static("connect-content-encoding")];
+
+/// What offers such codings. A request with a secret offers none.
+pub const MESSAGE_CODINGS_ACCEPTED: [HeaderName; 2] = [
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("connect-accept-encoding"),
+];
+
 /// Nothing but chunks around the bytes themselves: a transfer coding hides the secret as well as a
 /// content coding does, and hyper undoes no other.
 fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let all = |name, only: &[u8]| {
+    let all = |name: HeaderName, only: &[u8]| {
         let mut values = headers.get_all(name).iter();
         values.all(|v| v.as_bytes().eq_ignore_ascii_case(only))
     };
-    if !all(header::CONTENT_ENCODING, b"identity") {
+    let messages = MESSAGE_CODINGS.into_iter().all(|name| all(name, b"identity"));
+    if !messages || !all(header::CONTENT_ENCODING, b"identity") {
         return Err(
             Refusal::new(Code::Unscrubbable).because("a content coding that was not offered")
         );
@@ -157,20 +186,19 @@ async fn gather<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut whole: Vec<Bytes> = Vec::new();
+    let (mut first, mut more) = (Bytes::new(), Vec::new());
     let mut trailers = None;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Refusal::new(Code::UpstreamFailed))?;
         match frame.into_data() {
-            Ok(data) => whole.push(data),
+            Ok(data) if first.is_empty() => first = data,
+            Ok(data) => more.push(data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
     // Nearly always one frame, and then there is no copy.
-    let whole = match <[Bytes; 1]>::try_from(whole) {
-        Ok([one]) => one,
-        Err(many) => many.concat().into(),
-    };
+    let whole =
+        if more.is_empty() { first } else { [&[first], &more[..]].concat().concat().into() };
     let mut out = Vec::new();
     let found = search.replace_all(&whole, Fit::Exact, &mut out);
     let whole = if found > 0 { Bytes::from(out) } else { whole };
@@ -216,7 +244,7 @@ impl<B> ScrubbedBody<B> {
     #[must_use]
     pub fn replaced(&self) -> u64 {
         match &self.inner {
-            Inner::Searching { engine, .. } => self.replaced + engine.replaced(),
+            Inner::Searching { engine, .. } => self.replaced + engine.scrubber().replaced(),
             Inner::Untouched(_) | Inner::Gathered { .. } => self.replaced,
         }
     }
@@ -400,6 +428,46 @@ mod tests {
         let (_, body, replaced) = through(Response::new(body));
         assert_eq!((body.len(), replaced), (100_000, 1));
         assert_eq!(&body[70_000..70_020], b"locum_openai********");
+    }
+
+    #[test]
+    fn messages_keep_their_lengths_and_are_not_waited_for() {
+        for (kind, in_place) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC-Web+proto", true),
+            ("application/connect+json", true),
+            ("application/grpc-web-text", false),
+            ("application/json", false),
+        ] {
+            let text = b"\0\0\0\0\x1bkey: sk-canary-0123456789 .";
+            let clean: &[u8] = if in_place {
+                b"\0\0\0\0\x1bkey: locum_openai******** ."
+            } else {
+                b"\0\0\0\0\x1bkey: locum_openai ."
+            };
+            let builder = || Response::builder().header("content-type", kind);
+            // Known to be short, and of unknown length.
+            let (_, whole, _) =
+                through(builder().body(Full::new(Bytes::from_static(text))).unwrap());
+            assert_eq!(whole, clean, "{kind}");
+            let streamed = Streamed(frames(&[&text[..9], &text[9..]]).into(), SizeHint::default());
+            let (_, whole, replaced) = through(builder().body(streamed).unwrap());
+            assert_eq!((&whole[..], replaced), (clean, 1), "{kind}");
+        }
+    }
+
+    #[test]
+    fn compressed_messages_are_refused() {
+        for name in MESSAGE_CODINGS {
+            for (coding, refused) in [("gzip", true), ("identity", false)] {
+                let builder = Response::builder().header("content-type", "application/grpc");
+                let response = builder.header(&name, coding).body(Full::new(Bytes::new())).unwrap();
+                let result = run(scrub(Unscrubbed::new(response, Method::POST, Some(needles()))));
+                let code = result.err().map(|refusal| refusal.code);
+                assert_eq!(code, refused.then_some(Code::Unscrubbable), "{name}: {coding}");
+            }
+        }
     }
 
     #[test]

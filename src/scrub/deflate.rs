@@ -4,20 +4,18 @@
 //! side keeps the same account. So they pass as they are, a copy is inflated to be searched, and the
 //! connection ends before the last piece of a secret goes on.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
 
 use super::Unscrubbable;
-use super::search::{Fit, Scrubber, Search};
+use super::search::Scrubber;
 
 /// What is inflated at once: room for what an ordinary message says, on the stack.
 const PIECE: usize = 4096;
 
-/// The most that is held back. What could be the start of a secret is short; only padding without
-/// end, made to be held on to, is longer than this.
+/// The most that is held back: more than is ever read at once. What could be the start of a secret is
+/// short; only padding without end, made to be held on to, is longer than this.
 const MOST_HELD: usize = 64 * 1024;
 
 /// What each message ends with, and does not send (RFC 7692 section 7.2.1).
@@ -54,59 +52,71 @@ impl Agreed {
     }
 }
 
-/// Follows the compressed messages of an origin.
+/// Follows the compressed messages of an origin. What is inflated is searched by the scrubber that
+/// each call brings, and what that would write goes nowhere.
 pub(super) struct Deflate {
     /// None before the first message, and between messages that do not point back: this is most of
     /// what a socket with an account of its past costs.
     inflate: Option<Decompress>,
     agreed: Agreed,
-    /// Searches what was inflated. What it replaces goes nowhere.
-    finder: Scrubber,
     /// What may not go on before more is known.
     held: Vec<u8>,
 }
 
 impl Deflate {
-    pub(super) fn new(search: Arc<Search>, agreed: Agreed) -> Self {
-        let finder = Scrubber::new(search, Fit::InPlace);
-        Self { inflate: None, agreed, finder, held: Vec::new() }
-    }
-
-    /// How often a secret was found. More than once is not: nothing follows the first.
-    pub(super) fn found(&self) -> u64 {
-        self.finder.replaced()
+    pub(super) fn new(agreed: Agreed) -> Self {
+        Self { inflate: None, agreed, held: Vec::new() }
     }
 
     /// Takes some of a message, and hands it on unless its text ends like the start of a secret.
-    pub(super) fn push(&mut self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Unscrubbable> {
-        self.look_into(bytes)?;
-        self.held.extend_from_slice(bytes);
-        if self.finder.is_idle() {
-            self.release(out);
-        } else if self.held.len() > MOST_HELD {
-            return Err(Unscrubbable);
+    pub(super) fn push(
+        &mut self,
+        bytes: &[u8],
+        scrubber: &mut Scrubber,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unscrubbable> {
+        self.look_into(bytes, scrubber)?;
+        self.hold(bytes)?;
+        if scrubber.is_idle() {
+            self.release(scrubber, out)?;
         }
         Ok(())
     }
 
+    /// Has bytes wait with what is held back.
+    pub(super) fn hold(&mut self, bytes: &[u8]) -> Result<(), Unscrubbable> {
+        self.held.extend_from_slice(bytes);
+        if self.held.len() > MOST_HELD { Err(Unscrubbable) } else { Ok(()) }
+    }
+
     /// The message is over: all of its text is known.
-    pub(super) fn end_message(&mut self) -> Result<(), Unscrubbable> {
-        self.look_into(&TAIL)?;
-        self.finder.finish(&mut drop);
+    pub(super) fn end_message(&mut self, scrubber: &mut Scrubber) -> Result<(), Unscrubbable> {
+        self.look_into(&TAIL, scrubber)?;
         if self.agreed.forgets {
             self.inflate = None;
         }
-        if self.found() > 0 { Err(Unscrubbable) } else { Ok(()) }
+        Ok(())
     }
 
-    /// Hands on what was held back.
-    pub(super) fn release(&mut self, out: &mut Vec<u8>) {
+    /// Hands on what was held back, unless it is a secret by itself.
+    pub(super) fn release(
+        &mut self,
+        scrubber: &mut Scrubber,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Unscrubbable> {
+        let found = scrubber.replaced();
+        scrubber.finish(&mut drop);
+        if scrubber.replaced() > found {
+            return Err(Unscrubbable);
+        }
         // Taken, so that a socket that waits holds no buffer.
         out.extend_from_slice(&std::mem::take(&mut self.held));
+        Ok(())
     }
 
-    fn look_into(&mut self, mut bytes: &[u8]) -> Result<(), Unscrubbable> {
+    fn look_into(&mut self, mut bytes: &[u8], scrubber: &mut Scrubber) -> Result<(), Unscrubbable> {
         let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
+        let found = scrubber.replaced();
         let mut text = [0; PIECE];
         loop {
             let (read, written) = (inflate.total_in(), inflate.total_out());
@@ -115,8 +125,8 @@ impl Deflate {
             let count = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
             let (read, written) =
                 (count(inflate.total_in(), read), count(inflate.total_out(), written));
-            self.finder.push(Bytes::copy_from_slice(&text[..written]), &mut drop);
-            if self.finder.replaced() > 0 {
+            scrubber.push(Bytes::copy_from_slice(&text[..written]), &mut drop);
+            if scrubber.replaced() > found {
                 return Err(Unscrubbable);
             }
             bytes = &bytes[read..];

@@ -7,12 +7,15 @@ use bytes::Bytes;
 use http::header::HeaderMap;
 
 use super::frames::FrameScrubber;
+use super::messages::MessageScrubber;
 use super::search::Scrubber;
 
-/// The two kinds of streams.
+/// The kinds of streams.
 pub(super) enum Engine {
     /// One run of bytes.
     Bytes(Scrubber),
+    /// Messages with their lengths before them.
+    Messages(MessageScrubber),
     /// The frames of a WebSocket.
     Frames(Box<FrameScrubber>),
 }
@@ -28,6 +31,10 @@ impl Engine {
                 scrubber.push(data, out);
                 Ok(())
             }
+            Self::Messages(messages) => {
+                messages.push(data, out);
+                Ok(())
+            }
             Self::Frames(frames) => frames.push(data, out),
         }
     }
@@ -35,28 +42,25 @@ impl Engine {
     pub(super) fn finish(&mut self, out: &mut impl FnMut(Bytes)) {
         match self {
             Self::Bytes(scrubber) => scrubber.finish(out),
+            Self::Messages(messages) => messages.scrubber_mut().finish(out),
             Self::Frames(frames) => frames.finish(out),
         }
     }
 
     pub(super) fn scrub_trailers(&mut self, trailers: &mut HeaderMap) {
-        // Frames have none.
-        if let Self::Bytes(scrubber) = self {
-            scrubber.scrub_trailers(trailers);
+        match self {
+            Self::Bytes(scrubber) => scrubber.scrub_trailers(trailers),
+            Self::Messages(messages) => messages.scrubber_mut().scrub_trailers(trailers),
+            // What follows a 101 has none.
+            Self::Frames(_) => {}
         }
     }
 
     pub(super) fn scrubber(&self) -> &Scrubber {
         match self {
             Self::Bytes(scrubber) => scrubber,
-            Self::Frames(frames) => frames.plain(),
-        }
-    }
-
-    pub(super) fn replaced(&self) -> u64 {
-        match self {
-            Self::Bytes(scrubber) => scrubber.replaced(),
-            Self::Frames(frames) => frames.replaced(),
+            Self::Messages(messages) => messages.scrubber(),
+            Self::Frames(frames) => frames.scrubber(),
         }
     }
 }

@@ -7,13 +7,12 @@
 //! messages go on as they are, and the connection ends before a secret would be whole in one.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
 
 use super::Unscrubbable;
 use super::deflate::{Agreed, Deflate};
-use super::search::{Fit, Scrubber, Search};
+use super::search::Scrubber;
 
 /// Two bytes, a length of eight, and a mask of four.
 const LONGEST_HEADER: usize = 14;
@@ -24,9 +23,9 @@ const MOST_GAPS: usize = 1024;
 
 /// Follows the frames that an origin sends.
 pub(super) struct FrameScrubber {
-    /// What is not compressed, message by message.
-    plain: Scrubber,
-    /// What is, where the handshake agreed on it.
+    /// Searches what is not compressed and replaces in it; of what is, a copy, message by message.
+    scrubber: Scrubber,
+    /// Where the handshake agreed on it.
     deflate: Option<Deflate>,
     gaps: Gaps,
     place: Place,
@@ -56,26 +55,20 @@ enum Frame {
 }
 
 impl FrameScrubber {
-    /// Searches payloads with `search`; compressed ones too, if the handshake agreed on it.
-    pub(super) fn new(search: Search, agreed: Option<Agreed>) -> Self {
-        let search = Arc::new(search);
+    /// Searches payloads with `scrubber`, which must keep their lengths; compressed ones too, if the
+    /// handshake agreed on it.
+    pub(super) fn new(scrubber: Scrubber, agreed: Option<Agreed>) -> Self {
         Self {
-            deflate: agreed.map(|agreed| Deflate::new(Arc::clone(&search), agreed)),
-            plain: Scrubber::new(search, Fit::InPlace),
+            scrubber,
+            deflate: agreed.map(Deflate::new),
             gaps: Gaps::default(),
             place: Place::START,
             compressed: false,
         }
     }
 
-    /// What is not compressed goes through this.
-    pub(super) fn plain(&self) -> &Scrubber {
-        &self.plain
-    }
-
-    /// How often a secret was found.
-    pub(super) fn replaced(&self) -> u64 {
-        self.plain.replaced() + self.deflate.as_ref().map_or(0, Deflate::found)
+    pub(super) fn scrubber(&self) -> &Scrubber {
+        &self.scrubber
     }
 
     /// Takes the next bytes, and hands on all that is certain, in one piece where frames are short.
@@ -91,10 +84,10 @@ impl FrameScrubber {
             && let Place::Payload { left, .. } = &mut self.place
         {
             *left -= chunk.len() as u64;
-            self.plain.push(chunk, out);
+            self.scrubber.push(chunk, out);
             return Ok(());
         }
-        let mut whole = Vec::with_capacity(chunk.len() + self.plain.held());
+        let mut whole = Vec::with_capacity(chunk.len() + self.scrubber.held());
         let mut result = Ok(());
         while !chunk.is_empty() && result.is_ok() {
             result = self.step(&mut chunk, &mut whole);
@@ -119,11 +112,8 @@ impl FrameScrubber {
     /// The origin has said all: what was held back is final.
     pub(super) fn finish(&mut self, out: &mut impl FnMut(Bytes)) {
         let mut whole = Vec::new();
-        self.release(&mut whole);
-        if let Some(deflate) = &mut self.deflate {
-            deflate.release(&mut whole);
-        }
-        if !whole.is_empty() {
+        let released = self.release(&mut whole);
+        if released.is_ok() && !whole.is_empty() {
             out(whole.into());
         }
     }
@@ -160,15 +150,17 @@ impl FrameScrubber {
         if opcode != 0 {
             // A ping may come in the middle of a message, and its answer may be waited for: what was
             // held back goes on. A piece of the message that has begun lets it wait.
-            self.release(whole);
+            self.release(whole)?;
         }
         if matches!(opcode, 1 | 2) {
             self.compressed = header[0] & 0x40 != 0 && self.deflate.is_some();
         }
-        if self.plain.is_idle() {
+        if self.scrubber.is_idle() {
             whole.extend_from_slice(&header);
+        } else if let Some(deflate) = self.compressed(frame) {
+            deflate.hold(&header)?;
         } else {
-            self.gaps.add(header, self.plain.held())?;
+            self.gaps.add(header, self.scrubber.held())?;
         }
         Ok(frame)
     }
@@ -179,34 +171,57 @@ impl FrameScrubber {
         text: Bytes,
         whole: &mut Vec<u8>,
     ) -> Result<(), Unscrubbable> {
-        if let Some(deflate) = self.deflate.as_mut().filter(|_| self.compressed)
+        if self.compressed
             && frame != Frame::Control
+            && let Some(deflate) = &mut self.deflate
         {
-            return deflate.push(&text, whole);
+            return deflate.push(&text, &mut self.scrubber, whole);
         }
         self.gaps.note(text.len());
         let gaps = &mut self.gaps;
-        self.plain.push(text, &mut |text| gaps.lay(&text, whole));
+        self.scrubber.push(text, &mut |text| gaps.lay(&text, whole));
         Ok(())
     }
 
     fn end(&mut self, frame: Frame, whole: &mut Vec<u8>) -> Result<(), Unscrubbable> {
-        if let Some(deflate) = self.deflate.as_mut().filter(|_| self.compressed)
-            && let Frame::Data { last } = frame
-        {
-            if last {
-                deflate.end_message()?;
+        match frame {
+            // The next piece may go on with what is held back.
+            Frame::Data { last: false } => Ok(()),
+            Frame::Data { last: true } => {
+                if self.compressed
+                    && let Some(deflate) = &mut self.deflate
+                {
+                    deflate.end_message(&mut self.scrubber)?;
+                }
+                self.release(whole)?;
+                self.compressed = false;
+                Ok(())
             }
-            deflate.release(whole);
-        } else if frame != (Frame::Data { last: false }) {
-            self.release(whole);
+            Frame::Control => {
+                self.release_text(whole);
+                Ok(())
+            }
         }
+    }
+
+    /// Hands on what is held back, and takes what comes next for something new.
+    fn release(&mut self, whole: &mut Vec<u8>) -> Result<(), Unscrubbable> {
+        if self.compressed
+            && let Some(deflate) = &mut self.deflate
+        {
+            return deflate.release(&mut self.scrubber, whole);
+        }
+        self.release_text(whole);
         Ok(())
     }
 
-    fn release(&mut self, whole: &mut Vec<u8>) {
+    fn release_text(&mut self, whole: &mut Vec<u8>) {
         let gaps = &mut self.gaps;
-        self.plain.finish(&mut |text| gaps.lay(&text, whole));
+        self.scrubber.finish(&mut |text| gaps.lay(&text, whole));
+    }
+
+    fn compressed(&mut self, frame: Frame) -> Option<&mut Deflate> {
+        self.deflate.as_mut().filter(|_| self.compressed && frame != Frame::Control)
     }
 }
 
@@ -279,7 +294,7 @@ fn payload_length(header: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Needles;
+    use super::super::{Fit, Needles};
     use super::*;
     use crate::secret::Secret;
     use flate2::{Compress, Compression, FlushCompress};
@@ -290,7 +305,7 @@ mod tests {
     fn scrubber(agreed: Option<Agreed>) -> FrameScrubber {
         let mut needles = Needles::default();
         needles.add(&Secret::new(KEY.to_vec()), "locum_main");
-        FrameScrubber::new(Search::new(needles), agreed)
+        FrameScrubber::new(Scrubber::for_needles(needles, Fit::InPlace), agreed)
     }
 
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -325,7 +340,7 @@ mod tests {
             assert_eq!(result, Ok(()));
             all.extend(seen);
         }
-        (all, frames.replaced())
+        (all, frames.scrubber().replaced())
     }
 
     #[test]
@@ -466,7 +481,7 @@ mod tests {
                 seen.extend(more);
                 result.is_err()
             });
-            assert!(ended && frames.replaced() == 1, "in pieces of {size}");
+            assert!(ended && frames.scrubber().replaced() == 1, "in pieces of {size}");
             // What passed holds no more of the key than an ordinary text.
             let mut inflate = flate2::Decompress::new(false);
             let mut told = Vec::with_capacity(1000);

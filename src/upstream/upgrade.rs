@@ -14,13 +14,12 @@ use bytes::{Bytes, BytesMut};
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{Parts, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::http1::Parts;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
 use super::body::RequestBody;
-use super::link::{Driver, Failure, Link, Stream};
+use super::link::{Failure, Link, Stream};
 use super::trust::Offer;
 use super::{Call, Sent, Timing, Upstream, broken, refusal};
 use crate::host::Authority;
@@ -65,24 +64,22 @@ impl Upstream {
         let target = &call.origin.authority;
         let route = self.routes.find(&target.host);
         let (stream, mut timing) = self.stream(call.origin, route, Offer::Http1).await?;
-        let io = TokioIo::new(stream);
-        let (sender, driver) =
-            Link::settings().handshake(io).await.map_err(|error| broken(&error, target))?;
-        let mut asking = Asking { sender, driver };
+        let mut link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
         let start = Instant::now();
         let patience = call.response_timeout.unwrap_or(self.timeouts.response);
-        let answer = timeout(patience, asking.ask(request)).await;
+        let answer = timeout(patience, ask(&mut link, request)).await;
         let answer = answer.map_err(|_late| refusal(&Failure::Late, target, None))?;
         let mut response = answer.map_err(|error| broken(&error, target))?;
         timing.head = start.elapsed();
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let key = self.pool.key(call.origin, route.id, call.principal);
-            let response = self.receive(response, Box::new(asking.into_link()), None, key)?;
+            let response = self.receive(response, Box::new(link), None, key)?;
             return Ok(Upgraded::Declined(Sent { response, reused: false, timing }));
         }
         handshake.check_answer(response.headers()).map_err(|fault| wrong(target, fault))?;
         response.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
-        let (downlink, uplink) = asking.into_stream();
+        let (downlink, uplink) =
+            take_stream(link).ok_or_else(|| wrong(target, "broke off after its answer"))?;
         let response = response.map(|_none| downlink);
         let idle = self.timeouts.idle;
         Ok(Upgraded::Switched(Switched { response, uplink, timing, idle }))
@@ -93,41 +90,35 @@ fn wrong(target: &Authority, fault: &'static str) -> Refusal {
     Refusal::with_detail(Code::UpstreamFailed, format!("{target} {fault}"))
 }
 
-/// A connection that asks for something else.
-struct Asking {
-    sender: SendRequest<RequestBody>,
-    driver: Driver,
+/// Sends a request that may end HTTP, and leaves the connection as its answer wants it.
+async fn ask(link: &mut Link, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
+    let driver = &mut link.driver;
+    let mut answer = pin!(link.sender.send_request(request));
+    let mut over = false;
+    let answer = std::future::poll_fn(|cx| {
+        if let Some(driver) = driver.as_mut().filter(|_| !over) {
+            // Not shut down: after a 101 the stream goes on, with other bytes.
+            over = driver.poll_without_shutdown(cx).is_ready();
+        }
+        if over && answer.as_mut().poll(cx).is_pending() {
+            // Dropping it hands a waiting answer its error.
+            *driver = None;
+        }
+        answer.as_mut().poll(cx)
+    });
+    let answer = answer.await?;
+    if over && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        *driver = None;
+    }
+    Ok(answer)
 }
 
-impl Asking {
-    async fn ask(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
-        let mut answer = pin!(self.sender.send_request(request));
-        let mut over = false;
-        std::future::poll_fn(|cx| {
-            // Not shut down: after a 101 the stream goes on, with other bytes.
-            if !over && let Poll::Ready(ended) = self.driver.poll_without_shutdown(cx) {
-                over = true;
-                // Nothing answers on a connection that has ended, unless it did so just now.
-                return match (answer.as_mut().poll(cx), ended) {
-                    (Poll::Pending, Err(error)) => Poll::Ready(Err(error)),
-                    (polled, _) => polled,
-                };
-            }
-            answer.as_mut().poll(cx)
-        })
-        .await
-    }
-
-    fn into_link(self) -> Link {
-        Link::of(self.sender, self.driver)
-    }
-
-    /// What the origin sent right behind its 101 was read already, and comes first.
-    fn into_stream(self) -> (Downlink, Uplink) {
-        let Parts { io, read_buf, .. } = self.driver.into_parts();
-        let (read, write) = tokio::io::split(io.into_inner());
-        (Downlink(Chunks::new(read, read_buf)), Uplink(write))
-    }
+/// Takes the stream from under HTTP. What the origin sent right behind its 101 was read already, and
+/// comes first. None when the connection has ended.
+fn take_stream(link: Link) -> Option<(Downlink, Uplink)> {
+    let Parts { io, read_buf, .. } = link.driver?.into_parts();
+    let (read, write) = tokio::io::split(io.into_inner().stream);
+    Some((Downlink(Chunks::new(read, read_buf)), Uplink(write)))
 }
 
 /// The way from an origin that has switched protocols: a body without a length, which ends in order
