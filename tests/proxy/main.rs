@@ -21,3 +21,4 @@ mod slot;
 mod stream;
 mod trace;
 mod upstream;
+mod websocket;
