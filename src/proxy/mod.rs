@@ -9,11 +9,11 @@ mod exchange;
 mod ledger;
 mod listener;
 mod refusal;
+mod stream;
 mod tunnel;
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,7 +24,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 pub use body::Body;
-pub use listener::{Door, serve};
+pub use listener::{Door, Entrance, Leave, Listener, serve};
 
 use crate::agent::Identity;
 use crate::authn::Authenticate;
@@ -33,7 +33,7 @@ use crate::inject::Resolved;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Policy};
-use crate::record::{AuditSink, RequestId};
+use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
@@ -266,7 +266,7 @@ fn request_id() -> RequestId {
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Where the connection came from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
 }

@@ -2,7 +2,6 @@
 
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{self, Poll, ready};
@@ -20,6 +19,7 @@ use super::body::Body;
 use super::exchange::{Route, exchange};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
+use super::stream::Stream;
 use super::{Caller, Gateway, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
@@ -27,6 +27,7 @@ use crate::host::{Authority, Host, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
+use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
 
@@ -34,7 +35,7 @@ use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
     door: &Door,
-    peer: SocketAddr,
+    peer: Peer,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
@@ -136,7 +137,7 @@ async fn authenticate(
 /// send their credentials only after it.
 fn challenge(
     gateway: &Arc<Gateway>,
-    peer: SocketAddr,
+    peer: Peer,
     target: &Target,
     bad: &Unauthenticated,
 ) -> Response<Body> {
@@ -158,7 +159,7 @@ fn challenge(
 
 fn anonymous(
     gateway: &Arc<Gateway>,
-    peer: SocketAddr,
+    peer: Peer,
     destination: String,
     refused: &Refusal,
 ) -> Response<Body> {
@@ -198,8 +199,10 @@ async fn connect(
             match open_opaque(gateway, &caller, authority.clone(), &rule).await {
                 Ok((upstream, ledger)) => {
                     let gateway = Arc::clone(gateway);
+                    let inner = shutdown.clone();
                     shutdown.spawn(async move {
-                        copy_opaque(&gateway, &caller, &authority, upgrade, upstream, ledger).await;
+                        let ends = (upgrade, upstream);
+                        copy_opaque(&gateway, &caller, &authority, ends, ledger, &inner).await;
                         drop(place);
                     });
                     Response::new(Body::empty())
@@ -255,18 +258,24 @@ async fn copy_opaque(
     gateway: &Gateway,
     caller: &Caller,
     authority: &Authority,
-    upgrade: OnUpgrade,
-    upstream: TcpStream,
+    (upgrade, upstream): (OnUpgrade, TcpStream),
     ledger: Ledger,
+    shutdown: &Shutdown,
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Opaque);
     let (up, down) = (Uploaded::counting(), Uploaded::counting());
     let mut tally = ledger.answered(None, up.clone(), Duration::ZERO);
     tally.copied = down.clone();
-    let withdrawn = withdrawn(gateway, caller, authority);
+    let moved = (up.clone(), down.clone());
+    let withdrawn = async {
+        tokio::select! {
+            code = withdrawn(gateway, caller, authority) => Some(code),
+            () = quiet(shutdown, || moved.0.bytes() + moved.1.bytes()) => None,
+        }
+    };
     let Ok(upgraded) = upgrade.await else { return };
     let upstream = Counted { inner: upstream, read: down, written: up };
-    let (ending, code) = match upgraded.downcast::<TokioIo<TcpStream>>() {
+    let (ending, code) = match upgraded.downcast::<TokioIo<Stream>>() {
         Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, withdrawn).await,
         Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
     };
@@ -282,7 +291,7 @@ async fn copy<D, U>(
     mut downstream: D,
     early: &[u8],
     mut upstream: U,
-    withdrawn: impl Future<Output = Code>,
+    withdrawn: impl Future<Output = Option<Code>>,
 ) -> (Ending, Option<Code>)
 where
     D: AsyncRead + AsyncWrite + Unpin,
@@ -300,7 +309,26 @@ where
     };
     tokio::select! {
         ending = copying => (ending, None),
-        code = withdrawn => (Ending::Failed, Some(code)),
+        code = withdrawn => match code {
+            Some(_) => (Ending::Failed, code),
+            None => (Ending::Complete, None),
+        },
+    }
+}
+
+/// How long an opaque tunnel may say nothing once the proxy has begun to stop. What is in flight in it
+/// cannot be seen; bytes that are on their way pause for less, and keep-alive connections for more.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Returns when the proxy has begun to stop, and nothing has moved since for [`QUIET`].
+async fn quiet(shutdown: &Shutdown, moved: impl Fn() -> u64) {
+    shutdown.begun().await;
+    loop {
+        let before = moved();
+        tokio::time::sleep(QUIET).await;
+        if moved() == before {
+            return;
+        }
     }
 }
 
@@ -377,7 +405,7 @@ async fn intercept(
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
     let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Stream>>() {
         Ok(parts) => {
             let stream = Prefixed::new(parts.read_buf.to_vec(), parts.io.into_inner());
             look_inside(gateway, caller, authority, stream, shutdown).await;
@@ -456,6 +484,7 @@ async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, shutdo
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
+    let since = std::time::Instant::now();
     let route = Arc::new(route);
     let service = {
         let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
@@ -475,7 +504,7 @@ where
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.begun() => {
+        () = shutdown.reached(since) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
@@ -537,8 +566,7 @@ mod tests {
             token_id: "t".into(),
             context: Context::default(),
         };
-        let caller =
-            Caller { peer: SocketAddr::from(([127, 0, 0, 1], 1)), identity: Arc::new(identity) };
+        let caller = Caller { peer: Peer::Unix(None), identity: Arc::new(identity) };
         let authority = Authority::parse("web.test:443", None).unwrap();
         let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);
         assert_eq!(now(true, OPAQUE), None);
@@ -554,7 +582,7 @@ mod tests {
         let far = Counted { inner: far, read: down.clone(), written: up.clone() };
         let (withdraw, withdrawn) = tokio::sync::oneshot::channel();
         let copying = tokio::spawn(async move {
-            copy(downstream, b"early", far, async { withdrawn.await.unwrap() }).await
+            copy(downstream, b"early", far, async { withdrawn.await.ok() }).await
         });
         client.write_all(b" late").await.unwrap();
         let mut seen = [0; 10];

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +25,58 @@ pub struct Wire {
 
 enum Stream {
     Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, Stream>>),
+}
+
+impl Stream {
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.shutdown(Shutdown::Write),
+            Self::Unix(unix) => unix.shutdown(Shutdown::Write),
+            Self::Tls(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                tls.sock.finish()
+            }
+        }
+    }
+
+    fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.set_read_timeout(Some(time)),
+            Self::Unix(unix) => unix.set_read_timeout(Some(time)),
+            Self::Tls(tls) => tls.sock.set_read_timeout(time),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(buffer),
+            Self::Unix(unix) => unix.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write(bytes),
+            Self::Unix(unix) => unix.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.flush(),
+            Self::Unix(unix) => unix.flush(),
+            Self::Tls(tls) => tls.flush(),
+        }
+    }
 }
 
 /// One answer.
@@ -59,27 +111,35 @@ impl Wire {
         Ok(Self { stream: Stream::Plain(stream), ahead: Vec::new(), transcript: Vec::new() })
     }
 
-    /// Begins TLS on this connection, and finishes the handshake.
+    /// A connection to a Unix socket.
+    pub fn try_unix(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: Stream::Unix(stream), ahead: Vec::new(), transcript: Vec::new() })
+    }
+
+    /// Begins TLS on this connection, in TLS if it has it already, and finishes the handshake.
     pub fn tls(self, name: &str, ca: &Path) -> io::Result<Self> {
         self.tls_with(name, client_config(ca))
     }
 
     pub fn tls_with(self, name: &str, config: ClientConfig) -> io::Result<Self> {
-        let Stream::Plain(mut tcp) = self.stream else { panic!("it is TLS already") };
+        let mut below = self.stream;
         assert!(self.ahead.is_empty(), "bytes before TLS: {:?}", self.ahead);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut tcp)?;
+            tls.complete_io(&mut below)?;
         }
-        let stream = Stream::Tls(Box::new(StreamOwned::new(tls, tcp)));
+        let stream = Stream::Tls(Box::new(StreamOwned::new(tls, below)));
         Ok(Self { stream, ahead: Vec::new(), transcript: self.transcript })
     }
 
     /// The certificate chain that the other side showed.
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         match &self.stream {
-            Stream::Plain(_) => Vec::new(),
+            Stream::Plain(_) | Stream::Unix(_) => Vec::new(),
             Stream::Tls(tls) => tls
                 .conn
                 .peer_certificates()
@@ -96,30 +156,17 @@ impl Wire {
     }
 
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Plain(tcp) => tcp.write_all(bytes).and_then(|()| tcp.flush()),
-            Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
-        }
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush())
     }
 
     /// Sends nothing more, and says so.
     pub fn finish(&mut self) {
-        match &mut self.stream {
-            Stream::Plain(tcp) => tcp.shutdown(Shutdown::Write).unwrap(),
-            Stream::Tls(tls) => {
-                tls.conn.send_close_notify();
-                tls.flush().unwrap();
-                tls.sock.shutdown(Shutdown::Write).unwrap();
-            }
-        }
+        self.stream.finish().unwrap();
     }
 
     /// Some more bytes; 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = match &mut self.stream {
-            Stream::Plain(tcp) => tcp.read(buffer)?,
-            Stream::Tls(tls) => tls.read(buffer)?,
-        };
+        let n = self.stream.read(buffer)?;
         self.transcript.extend_from_slice(&buffer[..n]);
         Ok(n)
     }
@@ -148,11 +195,7 @@ impl Wire {
     }
 
     fn set_read_timeout(&mut self, time: Duration) {
-        let tcp = match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => &tls.sock,
-        };
-        tcp.set_read_timeout(Some(time)).unwrap();
+        self.stream.set_read_timeout(time).unwrap();
     }
 
     /// Reads on until the other side closes; what came before that.
