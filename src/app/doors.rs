@@ -184,41 +184,27 @@ impl Doors {
         config: &Config,
         inherited: &mut Inherited,
     ) -> Result<Listener, Failure> {
-        match &listen.at {
+        let (path, mode) = match &listen.at {
             ListenAt::Tcp(address) => {
-                tcp(*address, "proxy.listen", config, inherited).map(Listener::Tcp)
+                return tcp(*address, "proxy.listen", config, inherited).map(Listener::Tcp);
             }
-            ListenAt::Unix { path, mode } => {
-                let giver = inherited.giver();
-                let listener = match inherited.unix(path) {
-                    Some(listener) => {
-                        if giver == Giver::Predecessor {
-                            self.files.extend(SocketFile::of(path));
-                        }
-                        nonblocking(
-                            listener.set_nonblocking(true),
-                            UnixListener::from_std,
-                            listener,
-                        )
-                    }
-                    None => {
-                        let bound = bind_unix(path, *mode)?;
-                        self.files.extend(SocketFile::of(path));
-                        Ok(bound)
-                    }
-                };
-                listener.map(Listener::Unix).map_err(|error| unfit(&listen.at, &error))
-            }
+            ListenAt::Unix { path, mode } => (path, *mode),
+        };
+        let passed = inherited.unix(path);
+        // The service manager's file stays when we go, as its socket does.
+        let own = passed.is_none() || inherited.giver() == Giver::Predecessor;
+        let listener = match passed {
+            None => bind_unix(path, mode)?,
+            Some(passed) => passed
+                .set_nonblocking(true)
+                .and_then(|()| UnixListener::from_std(passed))
+                .map_err(|error| unfit(&listen.at, &error))?,
+        };
+        if own {
+            self.files.extend(SocketFile::of(path));
         }
+        Ok(Listener::Unix(listener))
     }
-}
-
-fn nonblocking<S, T>(
-    set: std::io::Result<()>,
-    make: impl FnOnce(S) -> std::io::Result<T>,
-    socket: S,
-) -> std::io::Result<T> {
-    set.and_then(|()| make(socket))
 }
 
 fn unfit(at: &ListenAt, error: &std::io::Error) -> Failure {
@@ -231,13 +217,11 @@ fn tcp(
     config: &Config,
     inherited: &mut Inherited,
 ) -> Result<TcpListener, Failure> {
-    match inherited.tcp(address, config) {
-        Some(listener) => {
-            nonblocking(listener.set_nonblocking(true), TcpListener::from_std, listener)
-                .map_err(|error| unfit(&ListenAt::Tcp(address), &error))
-        }
-        None => bind(address, key),
-    }
+    let Some(passed) = inherited.tcp(address, config) else { return bind(address, key) };
+    passed
+        .set_nonblocking(true)
+        .and_then(|()| TcpListener::from_std(passed))
+        .map_err(|error| unfit(&ListenAt::Tcp(address), &error))
 }
 
 fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {

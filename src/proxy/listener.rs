@@ -208,7 +208,7 @@ impl Places {
 }
 
 /// What is said again at most so often: often enough to be seen, too seldom to fill a disk.
-const SAY_EVERY: Duration = Duration::from_secs(60);
+const SAY_EVERY: Duration = Duration::from_mins(1);
 
 /// Lets the first through, and then one in each [`SAY_EVERY`].
 #[derive(Default)]
