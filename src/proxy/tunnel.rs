@@ -92,6 +92,13 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     if *request.method() != http::Method::CONNECT {
         return absolute_origin(request.uri()).map(Target::Absolute);
     }
+    // What follows the head is the tunnel (RFC 9110 section 9.3.6). Who takes some of it for a body
+    // and who does not would see two different tunnels.
+    let fields = request.headers();
+    let length = fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if length || fields.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Refusal::with_detail(Code::BadRequest, "A CONNECT has no body"));
+    }
     // Host and port and nothing else (RFC 9112 section 3.2.3): a URL says more than is looked at.
     let uri = request.uri();
     let authority = uri.authority().filter(|_| uri.scheme().is_none());

@@ -145,6 +145,24 @@ fn a_connect_may_have_any_fields() {
     }
 }
 
+#[test]
+fn a_connect_with_a_body_is_refused() {
+    let world = World::new();
+    let authorization = world.agent.authorization();
+    for fields in [
+        "Content-Length: 5",
+        "Transfer-Encoding: chunked",
+        "Content-Length: 0\r\nContent-Length: 5",
+    ] {
+        let mut wire = world.serve.wire();
+        wire.send(format!(
+            "CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n{fields}\r\nProxy-Authorization: {authorization}\r\n\r\n"
+        ));
+        assert!(wire.answer().status == 400, "{fields}");
+    }
+    assert_eq!(world.origin.connections(), 0);
+}
+
 /// git, the JVM and .NET ask without credentials first. Some do so on a connection that they keep, in
 /// whatever version, and some close it and come again.
 #[test]
