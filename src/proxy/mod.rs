@@ -5,10 +5,13 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
+mod copy;
 mod exchange;
 mod ledger;
 mod listener;
 mod refusal;
+#[cfg(target_os = "linux")]
+mod splice;
 mod stream;
 mod tunnel;
 
