@@ -1,27 +1,46 @@
 //! The listening sockets: bound, or taken over from whoever had them before.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::Mode;
-use tokio::net::{TcpListener, TcpSocket, UnixListener};
+use tokio::net::TcpSocket;
 
 use super::Failure;
 use super::certificates::Certificates;
 use super::service::Socket;
 use crate::agent::Identity;
 use crate::config::{Config, Listen, ListenAt};
-use crate::proxy::{Door, Entrance, Listener};
+use crate::proxy::Door;
+use crate::tls::ListenerTls;
 
 /// Connections that the kernel keeps for us while we are busy, or while a predecessor finishes: it
 /// cuts this to its own `somaxconn`, which is 4096 by default.
 const BACKLOG: u32 = 4096;
 
+/// One place where agents connect. The sockets do not block; each thread has its own handle of each.
+pub(super) struct Gate {
+    pub(super) socket: Arc<Socket>,
+    pub(super) door: Door,
+    pub(super) tls: Option<Arc<ListenerTls>>,
+}
+
+impl Gate {
+    /// The address and port; none for a Unix socket.
+    pub(super) fn address(&self) -> Option<SocketAddr> {
+        match &*self.socket {
+            Socket::Tcp(listener) => listener.local_addr().ok(),
+            Socket::Unix(_) => None,
+        }
+    }
+}
+
 /// Everything that listens.
 pub(super) struct Doors {
-    pub(super) entrances: Vec<Entrance>,
+    pub(super) gates: Vec<Gate>,
     pub(super) ops: Option<TcpListener>,
     pub(super) open_port: Option<SocketAddr>,
     pub(super) certificates: Vec<Certificates>,
@@ -60,7 +79,7 @@ impl Inherited {
 
     /// The socket at this place. Where the config leaves the port open, that of a predecessor may
     /// have any: it was opened for the same line.
-    fn tcp(&mut self, wanted: SocketAddr, config: &Config) -> Option<std::net::TcpListener> {
+    fn tcp(&mut self, wanted: SocketAddr, config: &Config) -> Option<TcpListener> {
         let named = |address| {
             config.ops.listen == Some(address)
                 || config.proxy.listen.iter().any(|listen| listen.address() == Some(address))
@@ -77,7 +96,7 @@ impl Inherited {
         }
     }
 
-    fn unix(&mut self, wanted: &Path) -> Option<std::os::unix::net::UnixListener> {
+    fn unix(&mut self, wanted: &Path) -> Option<UnixListener> {
         let index = self.sockets.iter().position(|socket| {
             let Socket::Unix(listener) = socket else { return false };
             listener.local_addr().is_ok_and(|at| at.as_pathname() == Some(wanted))
@@ -136,8 +155,8 @@ impl Doors {
         for (listen, certificates) in config.proxy.listen.iter().zip(certificates) {
             let tls = certificates.as_ref().map(|one| Arc::clone(&one.tls));
             doors.certificates.extend(certificates);
-            let listener = Arc::new(doors.listen(listen, config, &mut inherited)?);
-            doors.entrances.push(Entrance { listener, door: Door::Credentials, tls });
+            let socket = Arc::new(doors.listen(listen, config, &mut inherited)?);
+            doors.gates.push(Gate { socket, door: Door::Credentials, tls });
         }
         doors.ops = match config.ops.listen {
             // A predecessor keeps its own to the end.
@@ -156,9 +175,10 @@ impl Doors {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut doors = Self::none();
         let mut open = |key, door| -> Result<Option<SocketAddr>, Failure> {
-            let listener = Arc::new(Listener::Tcp(bind(loopback, key)?));
-            let address = listener.address();
-            doors.entrances.push(Entrance { listener, door, tls: None });
+            let socket = Arc::new(Socket::Tcp(bind(loopback, key)?));
+            let gate = Gate { socket, door, tls: None };
+            let address = gate.address();
+            doors.gates.push(gate);
             Ok(address)
         };
         open("proxy.listen", Door::Credentials)?;
@@ -170,7 +190,7 @@ impl Doors {
 
     fn none() -> Self {
         Self {
-            entrances: Vec::new(),
+            gates: Vec::new(),
             ops: None,
             open_port: None,
             certificates: Vec::new(),
@@ -183,10 +203,10 @@ impl Doors {
         listen: &Listen,
         config: &Config,
         inherited: &mut Inherited,
-    ) -> Result<Listener, Failure> {
+    ) -> Result<Socket, Failure> {
         let (path, mode) = match &listen.at {
             ListenAt::Tcp(address) => {
-                return tcp(*address, "proxy.listen", config, inherited).map(Listener::Tcp);
+                return tcp(*address, "proxy.listen", config, inherited).map(Socket::Tcp);
             }
             ListenAt::Unix { path, mode } => (path, *mode),
         };
@@ -195,20 +215,18 @@ impl Doors {
         let own = passed.is_none() || inherited.giver() == Giver::Predecessor;
         let listener = match passed {
             None => bind_unix(path, mode)?,
-            Some(passed) => passed
-                .set_nonblocking(true)
-                .and_then(|()| UnixListener::from_std(passed))
-                .map_err(|error| unfit(&listen.at, &error))?,
+            Some(passed) => passed,
         };
+        listener.set_nonblocking(true).map_err(|error| unfit(&listen.at, &error))?;
         if own {
             self.files.extend(SocketFile::of(path));
         }
-        Ok(Listener::Unix(listener))
+        Ok(Socket::Unix(listener))
     }
 }
 
 fn unfit(at: &ListenAt, error: &std::io::Error) -> Failure {
-    Failure::new(format!("the socket on {at} that was passed cannot be used: {error}"))
+    Failure::new(format!("the socket on {at} cannot be used: {error}"))
 }
 
 fn tcp(
@@ -218,10 +236,8 @@ fn tcp(
     inherited: &mut Inherited,
 ) -> Result<TcpListener, Failure> {
     let Some(passed) = inherited.tcp(address, config) else { return bind(address, key) };
-    passed
-        .set_nonblocking(true)
-        .and_then(|()| TcpListener::from_std(passed))
-        .map_err(|error| unfit(&ListenAt::Tcp(address), &error))
+    passed.set_nonblocking(true).map_err(|error| unfit(&ListenAt::Tcp(address), &error))?;
+    Ok(passed)
 }
 
 fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
@@ -230,7 +246,7 @@ fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
         // The port of a process that has just ended can be had at once.
         socket.set_reuseaddr(true)?;
         socket.bind(address)?;
-        socket.listen(BACKLOG)
+        socket.listen(BACKLOG)?.into_std()
     };
     bound().map_err(|error| {
         let failure = Failure::new(format!("{key}: cannot listen on {address}: {error}"));
@@ -269,7 +285,7 @@ fn clear(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(format!("proxy.listen: {at} exists, and is no socket"))
             .help("move it away, or set another path in locum.yaml"));
     }
-    match std::os::unix::net::UnixStream::connect(path) {
+    match UnixStream::connect(path) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(|error| {
                 Failure::new(format!("proxy.listen: {at} is left of a dead process: {error}"))

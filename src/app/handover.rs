@@ -24,7 +24,6 @@ use rustix::net::{
 
 use super::service::Socket;
 use super::{Failure, Home};
-use crate::proxy::Listener;
 
 /// What is asked for; the number is that of this conversation's form.
 const ASK: &[u8; 12] = b"take over 1\n";
@@ -41,7 +40,7 @@ const MOST: usize = 64;
 /// The running proxy's end.
 pub(super) struct Desk {
     listener: tokio::net::UnixListener,
-    sockets: Vec<Weak<Listener>>,
+    sockets: Vec<Weak<Socket>>,
 }
 
 /// The conversation with the process that takes over. As long as it is held, that one waits.
@@ -50,7 +49,7 @@ pub(super) struct HandedOver(#[allow(dead_code)] UnixStream);
 
 impl Desk {
     /// Opens the desk. The audit log's lock is held, so whatever has the name is of a dead process.
-    pub(super) fn open(home: &Home, sockets: Vec<Weak<Listener>>) -> io::Result<Self> {
+    pub(super) fn open(home: &Home, sockets: Vec<Weak<Socket>>) -> io::Result<Self> {
         let path = home.take_over();
         match std::fs::remove_file(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

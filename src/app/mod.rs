@@ -3,6 +3,7 @@
 
 mod authority;
 mod certificates;
+mod cores;
 mod doors;
 mod failure;
 mod far_side;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::doors::{Doors, Giver, Inherited, SocketFile};
+use super::cores::Cores;
+use super::doors::{Doors, Gate, Giver, Inherited, SocketFile};
 use super::far_side::far_side;
 use super::handover::{Desk, HandedOver, Taken};
 use super::init::write_certificates;
@@ -22,7 +23,7 @@ use crate::config::{Config, ListenAt};
 use crate::environment;
 use crate::metrics::Metrics;
 use crate::ops;
-use crate::proxy::{self, Door, Entrance, Gateway, Leave, Limits};
+use crate::proxy::{Door, Gateway, Leave, Limits};
 use crate::record::{AuditSink as _, Event};
 use crate::tls::{Alpn, LeafCache};
 use crate::vault::harden_process;
@@ -58,8 +59,8 @@ pub struct Proxy {
     keeper: Arc<Keeper>,
     gateway: Arc<Gateway>,
     audit: Arc<AuditLog>,
-    entrances: Vec<Entrance>,
-    ops: Option<TcpListener>,
+    gates: Vec<Gate>,
+    ops: Option<std::net::TcpListener>,
     files: Vec<SocketFile>,
     /// Whether the sockets stay open, with the service manager, when this process ends.
     leave: Leave,
@@ -102,7 +103,8 @@ impl Proxy {
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
         drain_journal(&opened.vault, &config, &audit)?;
         let bundle = write_certificates(&opened)?;
-        let leaves = LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http11])?;
+        let leaves =
+            LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http2, Alpn::Http11])?;
         let metrics = Arc::new(
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
@@ -111,13 +113,10 @@ impl Proxy {
         } else {
             Doors::open(&config, certificates, inherited)?
         };
-        let Doors { entrances, ops, open_port, certificates, files } = doors;
-        let serving = serving(&config, &entrances, ops.as_ref(), private);
-        let own: Vec<SocketAddr> = entrances
-            .iter()
-            .filter_map(|entrance| entrance.listener.address())
-            .chain(serving.ops)
-            .collect();
+        let Doors { gates, ops, open_port, certificates, files } = doors;
+        let serving = serving(&config, &gates, ops.as_ref(), private);
+        let own: Vec<SocketAddr> =
+            gates.iter().filter_map(Gate::address).chain(serving.ops).collect();
         let upstream = far_side(&config, &own)?;
         let keeper = Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?;
         keeper.keep_certificates(certificates);
@@ -138,7 +137,7 @@ impl Proxy {
             keeper,
             gateway,
             audit,
-            entrances,
+            gates,
             ops,
             files,
             leave,
@@ -173,36 +172,35 @@ impl Proxy {
         stop: impl Future<Output = ()> + Send,
         drain: Duration,
     ) -> Result<(), Failure> {
-        let entrances = std::mem::take(&mut self.entrances);
+        let gates = std::mem::take(&mut self.gates);
         let (begin, begun) = tokio::sync::watch::channel(false);
         let until = |mut signal: tokio::sync::watch::Receiver<bool>| async move {
             let _gone = signal.wait_for(|on| *on).await;
         };
         let looking = tokio::spawn(look(Arc::clone(&self.keeper), Arc::clone(&self.gateway)));
-        let ops = self.ops.take().map(|listener| {
+        let ops = self.ops.take().map(TcpListener::from_std).transpose();
+        let ops = ops.map_err(|e| Failure::new(format!("ops.listen cannot be served: {e}")))?;
+        let ops = ops.map(|listener| {
             let metrics = Arc::clone(self.gateway.metrics());
             let observe = Arc::<Keeper>::clone(&self.keeper);
             tokio::spawn(ops::serve(listener, metrics, observe, until(begun)))
         });
-        let desk = self.desk(&entrances);
+        let desk = self.desk(&gates);
         let places: Vec<String> = self.serving.places().collect();
         tracing::info!(proxy = ?places, ops = ?self.serving.ops, "serving");
+        let cores = Cores::start(&self.gateway, &gates, drain)?;
         service::ready();
-        let mut taken = None;
-        let leave = self.leave;
-        let stop = async {
-            let leave = tokio::select! {
-                () = stop => leave,
-                by = handed_over(desk) => {
-                    tracing::info!("another process takes over");
-                    taken = Some(by);
-                    Leave::Open
-                }
-            };
-            service::stopping();
-            leave
+        let (leave, taken) = tokio::select! {
+            () = stop => (self.leave, None),
+            by = handed_over(desk) => (Leave::Open, Some(by)),
         };
-        proxy::serve(Arc::clone(&self.gateway), entrances, stop, drain).await;
+        if taken.is_some() {
+            tracing::info!("another process takes over");
+        }
+        service::stopping();
+        // The threads have the sockets too, until each has taken its last connection.
+        drop(gates);
+        cores.stop(leave).await;
         let _nobody_listens = begin.send(true);
         looking.abort();
         if let Some(ops) = ops {
@@ -212,11 +210,11 @@ impl Proxy {
     }
 
     /// Where a successor asks for the sockets. Without one the proxy serves as well.
-    fn desk(&self, entrances: &[Entrance]) -> Option<Desk> {
+    fn desk(&self, gates: &[Gate]) -> Option<Desk> {
         if self.private {
             return None;
         }
-        let sockets = entrances.iter().map(|entrance| Arc::downgrade(&entrance.listener));
+        let sockets = gates.iter().map(|gate| Arc::downgrade(&gate.socket));
         Desk::open(&self.home, sockets.collect())
             .inspect_err(|error| {
                 tracing::warn!(%error, "no other process will be able to take over from this one");
@@ -274,14 +272,14 @@ async fn inherit(
 /// What the home says of this process.
 fn serving(
     config: &Config,
-    entrances: &[Entrance],
-    ops: Option<&TcpListener>,
+    gates: &[Gate],
+    ops: Option<&std::net::TcpListener>,
     private: bool,
 ) -> Serving {
-    let with_credentials = |entrance: &&Entrance| matches!(entrance.door, Door::Credentials);
+    let with_credentials = |gate: &&Gate| matches!(gate.door, Door::Credentials);
     let ports = |tls: bool| {
-        let of_kind = entrances.iter().filter(with_credentials).filter(|e| e.tls.is_some() == tls);
-        of_kind.filter_map(|entrance| entrance.listener.address()).collect()
+        let of_kind = gates.iter().filter(with_credentials).filter(|g| g.tls.is_some() == tls);
+        of_kind.filter_map(Gate::address).collect()
     };
     let paths = config.proxy.listen.iter().filter_map(|listen| match &listen.at {
         ListenAt::Unix { path, .. } if !private => Some(path.clone()),
@@ -349,6 +347,7 @@ fn limits(config: &Config) -> Limits {
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         headers: limits.headers,
+        streams: limits.streams,
         head_time: limits.head_time,
         handshake: limits.handshake,
         idle_tunnel: limits.idle_tunnel,

@@ -3,16 +3,16 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 use super::stream::{Io, Stream};
 use super::{Gateway, tunnel};
@@ -24,7 +24,7 @@ use crate::tls::ListenerTls;
 #[derive(Debug)]
 pub struct Entrance {
     /// The socket.
-    pub listener: Arc<Listener>,
+    pub listener: Listener,
     /// How one gets in.
     pub door: Door,
     /// For `https://` proxy URLs. Only on TCP: a Unix socket has no wire.
@@ -40,25 +40,7 @@ pub enum Listener {
     Unix(UnixListener),
 }
 
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        match self {
-            Self::Tcp(listener) => listener.as_fd(),
-            Self::Unix(listener) => listener.as_fd(),
-        }
-    }
-}
-
 impl Listener {
-    /// The address and port; none for a Unix socket.
-    #[must_use]
-    pub fn address(&self) -> Option<SocketAddr> {
-        match self {
-            Self::Tcp(listener) => listener.local_addr().ok(),
-            Self::Unix(_) => None,
-        }
-    }
-
     async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Self::Tcp(listener) => {
@@ -98,12 +80,14 @@ pub enum Leave {
     Open,
 }
 
+/// Held by every task; the receiver at the other end hears when the last one is gone.
+pub(super) type Alive = mpsc::Sender<Infallible>;
+
 /// Tells every task of the proxy that it is time to stop, and knows when all have.
 #[derive(Clone, Debug)]
 pub(super) struct Shutdown {
     begun: watch::Receiver<Option<Leave>>,
-    /// Held by every task; the receiver at the other end hears when the last one is gone.
-    alive: mpsc::Sender<Infallible>,
+    alive: Alive,
     abort: watch::Receiver<Option<()>>,
 }
 
@@ -118,11 +102,16 @@ impl Shutdown {
     /// which nothing has come yet, and for a client that is about to send that is a refusal.
     pub(super) async fn reached(&self, since: Instant) {
         self.begun().await;
-        tokio::time::sleep_until((since + FRESH).into()).await;
+        tokio::time::sleep_until(since + FRESH).await;
     }
 
     fn leave(&self) -> Leave {
         self.begun.borrow().unwrap_or(Leave::Closed)
+    }
+
+    /// What keeps the shutdown waiting while it is held.
+    pub(super) fn alive(&self) -> Alive {
+        self.alive.clone()
     }
 
     /// Runs a task that is waited for, and cut off when the time for draining is over.
@@ -160,10 +149,8 @@ pub async fn serve(
     let (cut, abort) = watch::channel(None);
     let (alive, mut gone) = mpsc::channel::<Infallible>(1);
     let shutdown = Shutdown { begun, alive, abort };
-    let places = Arc::new(Places::new(gateway.limits.connections, entrances.len()));
     for entrance in entrances {
-        let (gateway, places) = (Arc::clone(&gateway), Arc::clone(&places));
-        shutdown.spawn(accept(gateway, Arc::new(entrance), shutdown.clone(), places));
+        shutdown.spawn(accept(Arc::clone(&gateway), Arc::new(entrance), shutdown.clone()));
     }
     drop(shutdown);
     let leave = stop.await;
@@ -175,23 +162,29 @@ pub async fn serve(
     }
 }
 
-/// As many connections as there may be at once, tunnels among them.
-struct Places {
+/// What all listeners share, on all threads.
+pub(super) struct Doorkeeper {
+    /// As many connections as there may be at once, tunnels among them.
     free: Arc<Semaphore>,
     full: Seldom,
+    failing: Seldom,
+    /// Whether it was said that connections could not be accepted, and not yet that they can.
+    told: AtomicBool,
 }
 
-impl Places {
-    /// Each listener keeps a place for the connection that it waits for, so that one it has accepted
-    /// never waits: only the first of them is among the `connections`.
-    fn new(connections: usize, listeners: usize) -> Self {
-        let places = connections.saturating_add(listeners.saturating_sub(1));
-        let free = Arc::new(Semaphore::new(places.min(Semaphore::MAX_PERMITS)));
-        Self { free, full: Seldom::default() }
+impl Doorkeeper {
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            full: Seldom::default(),
+            failing: Seldom::default(),
+            told: AtomicBool::new(false),
+        }
     }
 
-    /// A connection over the limit waits in the kernel's queue; it is not refused.
-    async fn one(&self) -> OwnedSemaphorePermit {
+    /// A place for a connection. One over the limit waits here, and those behind it in the kernel's
+    /// queue; none is refused.
+    async fn place(&self) -> OwnedSemaphorePermit {
         let free = Arc::clone(&self.free);
         if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
             return place;
@@ -199,10 +192,25 @@ impl Places {
         if self.full.admits() {
             tracing::warn!("limits.connections are open; new ones wait until one closes");
         }
-        // Invariant: the semaphore is never closed, so this branch waits or returns.
+        // Invariant: the semaphore is never closed, so there is no error to wait behind.
         match free.acquire_owned().await {
             Ok(place) => place,
             Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits after a failure to accept, longer after each of a row.
+    async fn pause(&self, error: &io::Error, failures: usize) {
+        if self.failing.admits() {
+            self.told.store(true, Ordering::Relaxed);
+            tracing::warn!(%error, "a connection could not be accepted; those that come wait");
+        }
+        tokio::time::sleep(BACKOFF[failures.min(BACKOFF.len() - 1)]).await;
+    }
+
+    fn recovered(&self) {
+        if self.told.swap(false, Ordering::Relaxed) {
+            tracing::info!("connections are accepted again");
         }
     }
 }
@@ -225,35 +233,49 @@ impl Seldom {
     }
 }
 
-async fn accept(
-    gateway: Arc<Gateway>,
-    entrance: Arc<Entrance>,
-    shutdown: Shutdown,
-    places: Arc<Places>,
-) {
-    let mut trouble = Trouble::default();
+async fn accept(gateway: Arc<Gateway>, entrance: Arc<Entrance>, shutdown: Shutdown) {
+    let doorkeeper = &gateway.doorkeeper;
+    let mut failures = 0;
     loop {
-        let place = tokio::select! {
-            place = places.one() => place,
-            () = shutdown.begun() => return,
-        };
         let accepted = tokio::select! {
             accepted = entrance.listener.accept() => accepted,
             () = shutdown.begun() => break,
         };
         match accepted {
-            Ok((stream, peer)) => {
-                trouble.over();
-                let (gateway, entrance) = (Arc::clone(&gateway), Arc::clone(&entrance));
-                let inner = shutdown.clone();
-                shutdown.spawn(connection(gateway, entrance, stream, peer, place, inner));
+            Ok(accepted) => {
+                if std::mem::take(&mut failures) > 0 {
+                    doorkeeper.recovered();
+                }
+                admit(&gateway, &entrance, accepted, &shutdown).await;
+                // The new connection's first steps come before the next one, which another thread may
+                // be free to take meanwhile.
+                tokio::task::yield_now().await;
             }
-            Err(error) => trouble.pause(&error).await,
+            // A client that was gone before we looked is no trouble of ours.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                doorkeeper.pause(&error, failures).await;
+                failures += 1;
+            }
         }
     }
     if shutdown.leave() == Leave::Closed {
-        last_ones(&gateway, &entrance, &shutdown, &places).await;
+        last_ones(&gateway, &entrance, &shutdown).await;
     }
+}
+
+/// Begins a connection as soon as there is a place for it. Also when we have begun to stop: it was
+/// taken from the kernel, and nobody else can serve it.
+async fn admit(
+    gateway: &Arc<Gateway>,
+    entrance: &Arc<Entrance>,
+    (accepted, peer): (Accepted, Peer),
+    shutdown: &Shutdown,
+) {
+    let place = gateway.doorkeeper.place().await;
+    let (gateway, entrance) = (Arc::clone(gateway), Arc::clone(entrance));
+    let inner = shutdown.clone();
+    shutdown.spawn(connection(gateway, entrance, accepted, peer, place, inner));
 }
 
 /// How long the queue of a closing socket is emptied for. Under a steady stream of connections it is
@@ -264,21 +286,13 @@ const LAST_ONES: Duration = Duration::from_millis(50);
 const NOBODY_WAITS: Duration = Duration::from_millis(5);
 
 /// Takes those that the kernel has accepted for us already: closing the socket would reset them.
-async fn last_ones(
-    gateway: &Arc<Gateway>,
-    entrance: &Arc<Entrance>,
-    shutdown: &Shutdown,
-    places: &Places,
-) {
+async fn last_ones(gateway: &Arc<Gateway>, entrance: &Arc<Entrance>, shutdown: &Shutdown) {
     let begun = Instant::now();
     while begun.elapsed() < LAST_ONES
-        && let Ok(place) = Arc::clone(&places.free).try_acquire_owned()
-        && let Ok(Ok((stream, peer))) =
+        && let Ok(Ok(accepted)) =
             tokio::time::timeout(NOBODY_WAITS, entrance.listener.accept()).await
     {
-        let (gateway, entrance) = (Arc::clone(gateway), Arc::clone(entrance));
-        let inner = shutdown.clone();
-        shutdown.spawn(connection(gateway, entrance, stream, peer, place, inner));
+        admit(gateway, entrance, accepted, shutdown).await;
     }
 }
 
@@ -289,40 +303,6 @@ const BACKOFF: [Duration; 4] = [
     Duration::from_millis(100),
     Duration::from_millis(500),
 ];
-
-/// A row of failures to accept.
-#[derive(Default)]
-struct Trouble {
-    failures: usize,
-    said: Seldom,
-    telling: bool,
-}
-
-impl Trouble {
-    async fn pause(&mut self, error: &io::Error) {
-        // A client that was gone before we looked is no trouble of ours.
-        if error.kind() == io::ErrorKind::ConnectionAborted {
-            return;
-        }
-        let wait = BACKOFF[self.failures.min(BACKOFF.len() - 1)];
-        self.failures += 1;
-        if self.said.admits() {
-            self.telling = true;
-            tracing::warn!(
-                %error, failures = self.failures,
-                "a connection could not be accepted; those that come wait"
-            );
-        }
-        tokio::time::sleep(wait).await;
-    }
-
-    fn over(&mut self) {
-        if std::mem::take(&mut self.telling) {
-            tracing::info!(failures = self.failures, "connections are accepted again");
-        }
-        self.failures = 0;
-    }
-}
 
 async fn connection(
     gateway: Arc<Gateway>,

@@ -1,12 +1,13 @@
 //! The proxy: the only place that knows the order of the steps.
 //!
 //! A connection is accepted ([`listener`]), its CONNECT authenticated and answered ([`tunnel`]), and
-//! each request in it taken through the steps of [`exchange`]. All of it works on one immutable
+//! each request in it ([`inside`]) taken through the steps of [`exchange`]. All of it works on one immutable
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
 mod copy;
 mod exchange;
+mod inside;
 mod ledger;
 mod listener;
 mod refusal;
@@ -28,6 +29,8 @@ use tokio::sync::watch;
 
 pub use body::Body;
 pub use listener::{Door, Entrance, Leave, Listener, serve};
+
+use listener::Doorkeeper;
 
 use crate::agent::Identity;
 use crate::authn::Authenticate;
@@ -74,7 +77,7 @@ impl State {
 pub trait Refresh: Send + Sync {
     /// Returns when a look that began after the call is over. True when it is worth asking again;
     /// bounded in how often it really looks.
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+    fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
 /// Times and counts that bound what a client can take.
@@ -88,6 +91,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
+    /// Streams of one HTTP/2 connection, open at once.
+    pub streams: u32,
     /// From the start of a connection to the end of its first head.
     pub head_time: Duration,
     /// For the TLS handshake with the agent.
@@ -107,6 +112,7 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -132,6 +138,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
         }
     }
@@ -192,7 +199,7 @@ impl Gateway {
 
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
-            Some(refresh) => refresh.refresh().await,
+            Some(refresh) => Arc::clone(refresh).refresh().await,
             None => false,
         }
     }

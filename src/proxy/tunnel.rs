@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::{OnUpgrade, Parts};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::copy::copy;
 use super::exchange::{Route, exchange};
+use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::stream::Stream;
@@ -26,7 +26,7 @@ use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
 use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
-use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
+use crate::tls::{self, AcceptError, Alpn, FirstByte, Prefixed, SniMatch};
 
 /// Answers one request on the proxy port.
 pub(super) async fn front(
@@ -379,7 +379,7 @@ async fn look_inside<S>(
         (FirstByte::Http, stream) => {
             let origin = Origin { scheme: Scheme::Http, authority };
             let route = Route { caller, origin, other_name: false };
-            serve_inside(gateway, route, stream, shutdown).await;
+            serve_inside(gateway, route, stream, Alpn::Http11, shutdown).await;
         }
         (first, _) => {
             tracing::debug!(agent = %caller.identity.agent, %authority, ?first, "no HTTP in the tunnel");
@@ -401,15 +401,22 @@ async fn intercept_tls<S>(
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
             let origin = Origin { scheme: Scheme::Https, authority };
-            serve_inside(gateway, Route { caller, origin, other_name }, accepted.stream, shutdown)
-                .await;
+            let route = Route { caller, origin, other_name };
+            // A client that names no protocol speaks the older one.
+            let protocol = accepted.alpn.unwrap_or(Alpn::Http11);
+            serve_inside(gateway, route, accepted.stream, protocol, shutdown).await;
         }
         Err(error) => handshake_failed(gateway, &caller, &authority.host, &error),
     }
 }
 
 /// Says once per handshake what is wrong, and for the usual case what to do.
-fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &AcceptError) {
+pub(super) fn handshake_failed(
+    gateway: &Gateway,
+    caller: &Caller,
+    host: &Host,
+    error: &AcceptError,
+) {
     let agent = caller.identity.agent.as_str();
     // Node says nothing, and closes at the certificate.
     let distrust =
@@ -422,46 +429,6 @@ fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &Acc
         );
     } else {
         tracing::info!(agent, %host, %error, "the TLS handshake with the agent failed");
-    }
-}
-
-/// Serves the requests inside a tunnel, until the agent closes, is idle too long, or we stop.
-async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, shutdown: Shutdown)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let since = std::time::Instant::now();
-    let route = Arc::new(route);
-    let service = {
-        let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
-        service_fn(move |request| {
-            let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-            async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
-        })
-    };
-    let limits = &gateway.limits;
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_tunnel)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .max_headers(limits.headers)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.reached(since) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
-        if let Some(alert) = tls::ca_alert(&error) {
-            let error = AcceptError::CaNotTrusted { alert };
-            handshake_failed(gateway, &route.caller, &route.origin.authority.host, &error);
-        } else {
-            tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
-        }
     }
 }
 

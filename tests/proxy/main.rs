@@ -11,6 +11,7 @@ mod clear;
 mod door;
 mod echo;
 mod framing;
+mod http2;
 mod limit;
 mod listen;
 mod opaque;

@@ -42,6 +42,14 @@ impl Stream {
         }
     }
 
+    fn set_write_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.set_write_timeout(Some(time)),
+            Self::Unix(unix) => unix.set_write_timeout(Some(time)),
+            Self::Tls(tls) => tls.sock.set_write_timeout(time),
+        }
+    }
+
     fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
         match self {
             Self::Plain(tcp) => tcp.set_read_timeout(Some(time)),
@@ -192,6 +200,11 @@ impl Wire {
             });
         self.set_read_timeout(PATIENCE);
         silent
+    }
+
+    /// Gives up soon when the other side takes nothing.
+    pub fn impatient(&mut self, time: Duration) {
+        self.stream.set_write_timeout(time).unwrap();
     }
 
     fn set_read_timeout(&mut self, time: Duration) {

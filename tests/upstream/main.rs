@@ -3,6 +3,7 @@
 #![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
 #![allow(clippy::unwrap_used, clippy::too_many_lines, clippy::items_after_statements)]
 
+mod http2;
 mod origin;
 
 use std::net::SocketAddr;
