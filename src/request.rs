@@ -4,9 +4,13 @@
 //! client sent them; what an origin could read in another way is handed to the policy as a further
 //! *reading*, and the policy refuses when its answers differ.
 
-use http::header::{self, HeaderMap, HeaderName};
+mod handshake;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
+
+pub use handshake::Handshake;
 
 use crate::agent::Context;
 use crate::host::{Authority, Origin, Scheme};
@@ -20,6 +24,7 @@ pub struct InboundRequest {
     origin: Origin,
     readings: Vec<String>,
     context: Context,
+    websocket: Option<Handshake>,
 }
 
 impl InboundRequest {
@@ -31,12 +36,18 @@ impl InboundRequest {
         check_method(&parts.method)?;
         check_framing(&parts)?;
         check_authority(&parts, origin)?;
-        check_upgrade(&parts.headers)?;
+        let websocket = Handshake::read(&parts)?;
         let context = take_context(&mut parts.headers)?;
         strip_hop_by_hop(&mut parts.headers);
+        if websocket.is_some() {
+            ask_for_websocket(&mut parts.headers);
+        }
+        if parts.version == Version::HTTP_2 {
+            join_cookies(&mut parts.headers);
+        }
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
-        Ok(Self { parts, origin: origin.clone(), readings, context })
+        Ok(Self { parts, origin: origin.clone(), readings, context, websocket })
     }
 
     /// The method.
@@ -79,6 +90,12 @@ impl InboundRequest {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The handshake, when the request asks to go on as a WebSocket.
+    #[must_use]
+    pub fn websocket(&self) -> Option<&Handshake> {
+        self.websocket.as_ref()
     }
 
     /// Hands over the parts, for the injection to write on.
@@ -151,8 +168,13 @@ fn check_authority(parts: &Parts, origin: &Origin) -> Result<(), Refusal> {
             same_authority(host, origin)?;
         }
         (None, _) => {
-            // HTTP/1.0 needs no Host, HTTP/2 has `:authority`; HTTP/1.1 without one is an error.
-            if parts.version == Version::HTTP_11 {
+            // HTTP/1.0 needs no Host, and HTTP/2 has `:authority`.
+            let named = match parts.version {
+                Version::HTTP_11 => false,
+                Version::HTTP_2 => parts.uri.authority().is_some(),
+                _ => true,
+            };
+            if !named {
                 return Err(Refusal::with_detail(Code::BadRequest, "The request has no Host"));
             }
         }
@@ -171,6 +193,11 @@ fn check_authority(parts: &Parts, origin: &Origin) -> Result<(), Refusal> {
 }
 
 fn same_authority(text: &str, origin: &Origin) -> Result<(), Refusal> {
+    // Nearly every client writes the one canonical form, which needs no reading.
+    let default = origin.authority.port == origin.scheme.default_port();
+    if default && origin.authority.host.name() == Some(text) {
+        return Ok(());
+    }
     let authority = parse_authority(text, origin.scheme)?;
     if authority == origin.authority { Ok(()) } else { Err(mismatch(text, origin)) }
 }
@@ -181,17 +208,6 @@ fn mismatch(text: &str, origin: &Origin) -> Refusal {
         Code::AuthorityMismatch,
         format!("The request names {shown}, its tunnel goes to {origin}"),
     )
-}
-
-/// An upgrade ends HTTP, and with it all that is checked here. `h2c` is an offer that may be
-/// ignored, and is; anything else is refused, because the client waits for it.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
-    let offers_only_h2c = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"h2c");
-    if headers.get_all(header::UPGRADE).iter().all(offers_only_h2c) {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::UpgradeRefused))
-    }
 }
 
 const RUN: HeaderName = HeaderName::from_static("locum-run");
@@ -270,6 +286,29 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let wants_trailers = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"trailers");
     if !headers.get_all(header::TE).iter().all(wants_trailers) {
         headers.remove(header::TE);
+    }
+}
+
+/// Writes the two fields with which each hop asks the next for a WebSocket, on a head that has been
+/// stripped of what the hop before it said.
+pub fn ask_for_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+}
+
+/// HTTP/2 may send a cookie in pieces; to all that is not HTTP/2 they are one field (RFC 9113 section
+/// 8.2.3), and what is looked at is what is sent.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(_)) = (pieces.next(), pieces.next()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for piece in headers.get_all(header::COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(piece.as_bytes());
+    }
+    // Joined of values, it is one.
+    if let Ok(whole) = http::HeaderValue::try_from(whole) {
+        headers.insert(header::COOKIE, whole);
     }
 }
 

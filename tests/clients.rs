@@ -3,8 +3,10 @@
 //!
 //! Python packages and Node modules are installed once under `target/`; where that fails, these
 //! tests fail.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
 
+#[path = "clients/cut.rs"]
+mod cut;
 mod support;
 
 use std::path::PathBuf;
@@ -13,8 +15,13 @@ use std::process::Command;
 use support::*;
 
 /// Versions are fixed, so that a failure is ours.
-const PYTHON: &[&str] =
-    &["requests==2.34.2", "httpx==0.28.1", "openai==3.54.0", "anthropic==2.12.0"];
+const PYTHON: &[&str] = &[
+    "requests==2.34.2",
+    "httpx[http2]==0.28.1",
+    "openai==3.54.0",
+    "anthropic==2.12.0",
+    "grpcio==1.85.1",
+];
 const NODE: &[&str] = &["undici@7.30.2", "openai@6.49.0"];
 
 fn python() -> PathBuf {
@@ -47,14 +54,24 @@ impl World {
         Self { variable: Some("OPENAI_API_KEY"), ..world }
     }
 
+    fn openai_at(origin: impl FnOnce(&str) -> Origin) -> Self {
+        let origin = origin("api.openai.com");
+        let world = Self::before(origin, "openai", &["--provider", "openai"], |_| {});
+        Self { variable: Some("OPENAI_API_KEY"), ..world }
+    }
+
     fn anthropic() -> Self {
         let world = Self::with("api.anthropic.com", "anthropic", &["--provider", "anthropic"]);
         Self { variable: Some("ANTHROPIC_API_KEY"), ..world }
     }
 
     fn with(host: &str, name: &str, credential: &[&str]) -> Self {
+        Self::before(Origin::start(host), name, credential, |_| {})
+    }
+
+    fn before(origin: Origin, name: &str, credential: &[&str], prepare: impl Fn(&Home)) -> Self {
         let home = Home::new();
-        let origin = Origin::start(host);
+        prepare(&home);
         let key = canary();
         origin.accept(&key);
         home.reach(&origin);
@@ -189,6 +206,84 @@ fn python_httpx() {
 }
 
 #[test]
+fn python_httpx_over_http2() {
+    for origin in [Origin::start, Origin::http2] {
+        let world = World::openai_at(origin);
+        let ran = run(world.run(python().as_os_str()).arg(script("with_http2.py")), b"").ok();
+        assert!(ran.out.contains("{'HTTP/2'}"), "{}", ran.out);
+        world.holds(&ran, 20);
+    }
+}
+
+#[test]
+fn curl_over_http2() {
+    let world = World::openai_at(Origin::http2);
+    let mut command = world.run("sh".as_ref());
+    command.arg("-c").arg(
+        "set -e; curl -sS --fail --http2 -w '%{http_version}\\n' -d hello \
+         -H \"Authorization: Bearer $OPENAI_API_KEY\" https://api.openai.com/echo",
+    );
+    let ran = run(&mut command, b"").ok();
+    assert!(ran.out.ends_with("\n2\n") || ran.out.ends_with("}2\n"), "{}", ran.out);
+    assert_eq!(world.origin.last().version, "HTTP/2.0");
+    world.holds(&ran, 1);
+}
+
+/// A real server of the same library behind the proxy.
+#[test]
+fn python_grpc() {
+    let home = Home::new();
+    support::identity_files("grpc.test", &home.work());
+    let mut server = Command::new(python());
+    server.arg(script("grpc_server.py"));
+    server.args(["cert.pem", "key.pem"].map(|name| home.work().join(name)));
+    let mut server = Running::start(&mut server);
+    let address = format!("127.0.0.1:{}", server.line("port: ")).parse().unwrap();
+    home.reach_as("grpc.test", address, Some(home.work().join("ca.pem")));
+    let key = canary();
+    home.add(
+        "echo",
+        &["--to", "https://grpc.test", "--header", "Authorization: Bearer {secret}"],
+        &key,
+    );
+    home.policy(
+        "version: 1\nrules:\n  - {name: echo, agents: [worker], to: ['https://grpc.test'], paths: [/test.Echo/*], use: [echo]}\n",
+    );
+    home.agent("worker");
+    let serve = home.serve();
+    let mut command = home.command(&["run", "--agent", "worker", "--"]);
+    command.arg(python()).arg(script("with_grpc.py")).env("PLACEHOLDER", "locum_echo");
+    let ran = run(&mut command, b"").ok();
+    let lines: Vec<&str> = ran.out.lines().collect();
+    let expected = [
+        "unary: you said hello OK Bearer locum_echo",
+        "down: 43 4000009 OK",
+        "up: a+b+cc",
+        "both: re: one",
+        "both: re: two",
+        "both: re: three",
+        "both: [] OK",
+        "fail: FAILED_PRECONDITION not today: 100 % Ω",
+        "unknown: UNIMPLEMENTED Method not found!",
+        "late: DEADLINE_EXCEEDED Deadline Exceeded",
+    ];
+    assert_eq!(lines[..lines.len().min(expected.len())], expected, "{}", ran.err);
+    let [refused, forbidden] = lines[expected.len()..] else { panic!("{}", ran.out) };
+    assert!(refused.starts_with("refused: PERMISSION_DENIED The credential"), "{refused}");
+    assert!(refused.contains("credential-refused, request "), "{refused}");
+    assert!(forbidden.starts_with("forbidden: PERMISSION_DENIED"), "{forbidden}");
+    assert!(forbidden.contains("not-allowed, request "), "{forbidden}");
+    for call in ["unary", "down", "up", "both", "fail", "hang"] {
+        let timed = if matches!(call, "unary" | "hang") { "True" } else { "False" };
+        assert_eq!(server.line("call: "), format!("{call} Bearer {key} deadline={timed}"));
+    }
+    assert_eq!(server.line("call: "), "cancelled", "a call that is given up is given up there");
+    home.said(&ran);
+    let metrics = serve.metrics();
+    home.never_leaks(&[&key], &[("metrics", metrics.as_bytes())]);
+}
+
+#[test]
 fn python_openai() {
     let world = World::openai();
     let mut command = world.run(python().as_os_str());
@@ -211,6 +306,63 @@ fn node_fetch() {
     command.arg(script("with_fetch.mjs")).env("MODULES", modules());
     let ran = run(&mut command, b"").ok();
     world.holds(&ran, 2);
+}
+
+/// A proxy with a port that has TLS, beside the one that `locum run` uses.
+fn behind_tls() -> (World, PathBuf) {
+    let prepare = |home: &Home| {
+        let issued = Authority::new(&home.work(), "listener").issue("proxy");
+        let (certificate, key) = (issued.certificate.display(), issued.key.display());
+        home.set(&format!("proxy.tls: {{certificate: '{certificate}', key: '{key}'}}"));
+        home.set("proxy.listen: [{address: '127.0.0.1:0', tls: off}, '127.0.0.1:0']");
+    };
+    let provider = ["--provider", "openai"];
+    let world = World::before(Origin::start("api.openai.com"), "openai", &provider, prepare);
+    let ca = world.home.work().join("listener.pem");
+    (World { variable: Some("OPENAI_API_KEY"), ..world }, ca)
+}
+
+/// Turns the variables of `locum run` to the port with TLS, and has its CA believed too.
+const THROUGH_TLS: &str = r#"
+cat "$SSL_CERT_FILE" "$1" > both.pem
+url="https://${HTTPS_PROXY#http://}"
+export HTTPS_PROXY="${url%:*}:$2" https_proxy="${url%:*}:$2"
+export SSL_CERT_FILE=$PWD/both.pem REQUESTS_CA_BUNDLE=$PWD/both.pem NODE_EXTRA_CA_CERTS=$PWD/both.pem
+shift 2
+exec "$@"
+"#;
+
+#[track_caller]
+fn through_tls(program: &str, argument: &str, requests: usize) {
+    let (world, ca) = behind_tls();
+    let serving = std::fs::read(world.home.path().join("serve.json")).unwrap();
+    let serving: serde_json::Value = serde_json::from_slice(&serving).unwrap();
+    let address: std::net::SocketAddr = serving["tls"][0].as_str().unwrap().parse().unwrap();
+    let mut command = world.run("sh".as_ref());
+    command.args(["-c", THROUGH_TLS, "sh"]).arg(ca).arg(address.port().to_string());
+    command.arg(program).arg(script(argument)).env("MODULES", modules());
+    let ran = run(&mut command, b"").ok();
+    assert!(
+        ran.out.contains(&format!("@{address}")),
+        "it was told of the port with TLS: {}",
+        ran.out
+    );
+    world.holds(&ran, requests);
+}
+
+#[test]
+fn python_requests_through_a_proxy_with_tls() {
+    through_tls(python().to_str().unwrap(), "with_requests.py", 2);
+}
+
+#[test]
+fn python_httpx_through_a_proxy_with_tls() {
+    through_tls(python().to_str().unwrap(), "with_httpx.py", 2);
+}
+
+#[test]
+fn node_undici_through_a_proxy_with_tls() {
+    through_tls("node", "with_fetch.mjs", 2);
 }
 
 #[test]

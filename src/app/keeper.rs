@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::certificates::{self, Certificates};
 use super::far_side::far_side;
 use super::open::{Opened, drain_journal, open_vault, write_anchor};
 use super::policies::load_policy;
@@ -46,6 +47,8 @@ pub struct Keeper {
     /// Where this process listens, which it never dials.
     own: Vec<SocketAddr>,
     seen: Mutex<Seen>,
+    /// What the listeners show.
+    certificates: Mutex<Vec<Certificates>>,
     /// Taken by the request that looks, or waits for the next look. The others wait without a thread
     /// each.
     turn: tokio::sync::Mutex<()>,
@@ -78,7 +81,7 @@ struct Seen {
 
 /// Tells whether a file may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FileStamp {
+pub(super) struct FileStamp {
     path: PathBuf,
     length: u64,
     inode: u64,
@@ -130,6 +133,7 @@ impl Keeper {
             gateway: std::sync::OnceLock::new(),
             own,
             seen: Mutex::new(seen),
+            certificates: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         })
     }
@@ -292,6 +296,40 @@ impl Keeper {
         }
     }
 
+    /// Says which certificates to keep in step with their files.
+    pub(super) fn keep_certificates(&self, all: Vec<Certificates>) {
+        if !all.is_empty() {
+            self.metrics.reload("certificate", true);
+        }
+        *self.certificates.lock() = all;
+    }
+
+    /// Reads the certificates of the listeners anew where their files changed, or if `asked`.
+    pub(super) fn look_at_certificates(&self, asked: bool) {
+        let mut all = self.certificates.lock();
+        if all.is_empty() {
+            return;
+        }
+        let config = self.seen.lock().config.clone();
+        for one in all.iter_mut() {
+            match one.look(&config, asked) {
+                certificates::Look::Same | certificates::Look::Rejected { news: None } => {}
+                certificates::Look::Reloaded => {
+                    tracing::info!(listener = %one.at(), "certificate reloaded");
+                    self.note("certificate-reloaded", &one.at().to_string());
+                }
+                certificates::Look::Rejected { news: Some(error) } => {
+                    tracing::error!(
+                        listener = %one.at(), error,
+                        "the new certificate cannot be used; the last good one is shown"
+                    );
+                    self.note("certificate-rejected", "the last good certificate is shown");
+                }
+            }
+        }
+        self.metrics.reload("certificate", all.iter().all(Certificates::sound));
+    }
+
     /// The new config, put in force; none when it says what the old one did.
     fn load_config(&self, old: &Config) -> Result<Option<Config>, Failure> {
         let new = Config::load(&self.home.config(), self.home.path())?;
@@ -406,28 +444,38 @@ impl Authenticate for Nobody {
 }
 
 impl Refresh for Keeper {
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+    fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         Box::pin(async move {
             let asked = Instant::now();
             let _turn = self.turn.lock().await;
             // Another look may have begun since, and be worth as much as one of our own.
-            let looked = || tokio::task::block_in_place(|| self.seen.lock().looked);
-            let last = looked();
+            let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
             if last.is_some_and(|at| at > asked) {
                 return true;
             }
             if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
                 tokio::time::sleep(wait).await;
-                if looked().is_some_and(|at| at > asked) {
+                let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
+                if last.is_some_and(|at| at > asked) {
                     return true;
                 }
             }
-            // A look at an unchanged vault is one `stat` and one counter; at a changed one, it reads
-            // the vault: for large ones milliseconds, on a thread that may block.
-            tokio::task::block_in_place(|| self.look(false));
             // Also when it found nothing: a look that was under way when we came may have.
-            true
+            self.apart(|keeper| keeper.look(false)).await.is_some()
         })
+    }
+}
+
+impl Keeper {
+    /// Does something on a thread that may block. A look at an unchanged vault is one `stat` and one
+    /// counter; at a changed one it reads the vault, which takes milliseconds for a large one, and
+    /// whoever asks it meanwhile waits as long.
+    async fn apart<R: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Self) -> R + Send + 'static,
+    ) -> Option<R> {
+        let keeper = Arc::clone(self);
+        tokio::task::spawn_blocking(move || act(&keeper)).await.ok()
     }
 }
 
@@ -469,7 +517,7 @@ impl Observe for Keeper {
 }
 
 impl FileStamp {
-    fn of(path: PathBuf) -> Self {
+    pub(super) fn of(path: PathBuf) -> Self {
         let metadata = std::fs::metadata(&path).ok();
         Self {
             length: metadata.as_ref().map_or(0, std::fs::Metadata::len),
@@ -480,7 +528,7 @@ impl FileStamp {
     }
 
     /// Whether its time of change is so long ago that a further change would show.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         const TICK: Duration = Duration::from_millis(50);
         let age = self.modified.and_then(|at| at.elapsed().ok());
         age.is_none_or(|age| age > TICK)

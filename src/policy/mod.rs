@@ -5,15 +5,19 @@
 
 mod compile;
 mod path;
+mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::iter::once;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 
 pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
 pub use path::{PathError, PathPattern};
+pub use standing::Standing;
 
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
@@ -31,6 +35,10 @@ pub struct Policy {
     by_host: HashMap<Host, Vec<u32>>,
     /// Rules with a pattern in `to`, or with none.
     by_pattern: Vec<u32>,
+    /// Rules that name agents, by agent.
+    by_agent: HashMap<Name, Vec<u32>>,
+    /// Rules for any agent.
+    by_anyone: Vec<u32>,
     digest: String,
 }
 
@@ -47,6 +55,18 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    timeouts: Timeouts,
+    /// Whether sockets may be opened, where the rule says so; else its methods do.
+    websocket: Option<bool>,
+}
+
+/// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the end of the request to the head of the answer.
+    pub response: Option<Duration>,
+    /// Between two pieces of a body.
+    pub idle: Option<Duration>,
 }
 
 /// The names in one rule. `*` is none of them, and groups are their members.
@@ -106,6 +126,7 @@ pub struct Permit {
     rule: Arc<str>,
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
+    timeouts: Timeouts,
 }
 
 /// One credential that may enter the request, and where.
@@ -138,7 +159,7 @@ impl Grant {
 
     /// What stands for the secret in what the agent sees.
     #[must_use]
-    pub fn placeholder(&self) -> &str {
+    pub fn placeholder(&self) -> &Arc<str> {
         &self.placeholder
     }
 
@@ -164,10 +185,38 @@ impl Permit {
         &self.hidden
     }
 
+    /// How long the origin may take, by the rule that decided.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
     /// What may be injected. Empty for a request that needs no credential.
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         &self.grants
+    }
+}
+
+/// What is asked for, but for the path: that has readings.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    who: &'a Name,
+    origin: &'a Origin,
+    kind: Kind<'a>,
+}
+
+/// What a rule allows or does not. A socket is no GET, though it begins with one: what passes in it
+/// afterwards is no more a reading than a writing.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    Request(&'a Method),
+    WebSocket,
+}
+
+impl<'a> Kind<'a> {
+    fn of(request: &'a InboundRequest) -> Self {
+        request.websocket().map_or(Self::Request(request.method()), |_| Self::WebSocket)
     }
 }
 
@@ -201,6 +250,14 @@ impl Policy {
                     }
                 }
                 _ => policy.by_pattern.push(at),
+            }
+            match &rule.agents {
+                Agents::Any => policy.by_anyone.push(at),
+                Agents::Named(names) => {
+                    for name in names {
+                        policy.by_agent.entry(name.clone()).or_default().push(at);
+                    }
+                }
             }
         }
         policy.rules = rules;
@@ -240,11 +297,21 @@ impl Policy {
         })
     }
 
-    /// The rules that may match at `origin`, in the order of the document.
-    fn candidates<'p>(&'p self, origin: &Origin) -> impl Iterator<Item = (u32, &'p Rule)> {
-        let exact = self.by_host.get(&origin.authority.host).map_or(&[][..], Vec::as_slice);
-        Merge { left: exact, right: &self.by_pattern }
+    /// The rules for `agent` that may match at `origin`, in the order of the document. Found among
+    /// those for the agent or those for the host, whichever are fewer: then neither many agents at one
+    /// host nor one agent of many hosts makes a decision slow.
+    fn candidates<'p, 'a>(
+        &'p self,
+        agent: &'a Name,
+        origin: &'a Origin,
+    ) -> impl Iterator<Item = (u32, &'p Rule)> {
+        let host = &origin.authority.host;
+        let there = Merge::of(self.by_host.get(host), &self.by_pattern);
+        let theirs = Merge::of(self.by_agent.get(agent), &self.by_anyone);
+        let fewer = if theirs.len() < there.len() { theirs } else { there };
+        fewer
             .filter_map(|at| Some((at, self.rules.get(at as usize)?)))
+            .filter(move |(_, rule)| rule.agents.contain(agent) && rule.may_name(host))
     }
 
     /// Decides on a CONNECT to `authority`. A host to which any credential of the workspace is bound
@@ -262,8 +329,8 @@ impl Policy {
             if scheme == Scheme::Https && index.bound_to(&origin).next().is_some() {
                 return TunnelDecision::Intercept;
             }
-            for (_, rule) in self.candidates(&origin) {
-                if !rule.agents.contain(agent) || !rule.reaches(&origin, index) {
+            for (_, rule) in self.candidates(agent, &origin) {
+                if !rule.reaches(&origin, index) {
                     continue;
                 }
                 if !rule.opaque {
@@ -291,7 +358,10 @@ impl Policy {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
-        let decide = |path: &str| self.verdict(who, request, path, &located, index);
+        let kind = Kind::of(request);
+        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
+        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
         let verdict = decide(request.path());
         for reading in request.other_readings() {
             if decide(reading) != verdict {
@@ -301,7 +371,7 @@ impl Policy {
         }
         // An agent that may not go there at all learns nothing of credentials; the record does.
         let why = problem.as_ref().and_then(|refusal| refusal.reason);
-        let verdict = verdict.map_err(|denied| denied.refusal(why))?;
+        let verdict = verdict.map_err(|denied| denied.refusal(kind, why))?;
         if let Some(refusal) = problem {
             return Err(refusal);
         }
@@ -321,7 +391,7 @@ impl Policy {
             }
         }
         let hidden = self.hidden(who, request.origin(), &grants, index);
-        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden })
+        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
@@ -332,40 +402,34 @@ impl Policy {
         grants: &[Grant],
         index: &CredentialIndex,
     ) -> Vec<Grant> {
-        let others = index.bound_to(origin).filter(|credential| {
-            let granted = grants.iter().any(|grant| Arc::ptr_eq(&grant.credential, credential));
-            !granted
-                && self.candidates(origin).any(|(_, rule)| {
-                    rule.agents.contain(&who.agent) && rule.uses.contain(credential, index)
-                })
-        });
-        others.filter_map(Grant::whole).collect()
+        let mut hidden = Vec::new();
+        let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
+        for (_, rule) in self.candidates(&who.agent, origin) {
+            let bound = rule.uses.bound_to(origin, index);
+            hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
+        }
+        hidden
     }
 
     fn verdict(
         &self,
-        who: &Identity,
-        request: &InboundRequest,
+        Asked { who, origin, kind }: Asked<'_>,
         path: &str,
-        located: &[&Located],
+        credentials: &[&Credential],
         index: &CredentialIndex,
     ) -> Result<Verdict<'_>, Denied> {
-        let origin = request.origin();
         let (mut first, mut always) = (None, None);
-        let mut granted = vec![None; located.len()];
-        for (at, rule) in self.candidates(origin) {
-            let applies = rule.agents.contain(&who.agent)
-                && rule.allows(request.method(), path)
-                && rule.reaches(origin, index);
-            if !applies {
+        let mut granted = vec![None; credentials.len()];
+        for (at, rule) in self.candidates(who, origin) {
+            if !rule.allows(kind, path) || !rule.reaches(origin, index) {
                 continue;
             }
             first.get_or_insert((at, &rule.name));
-            if always.is_none() && located.is_empty() && rule.injects_at(origin, index) {
+            if always.is_none() && credentials.is_empty() && rule.injects_at(origin, index) {
                 always = Some(at);
             }
-            for (grant, located) in granted.iter_mut().zip(located) {
-                if grant.is_none() && rule.uses.contain(located.credential(), index) {
+            for (grant, credential) in granted.iter_mut().zip(credentials) {
+                if grant.is_none() && rule.uses.contain(credential, index) {
                     *grant = Some(at);
                 }
             }
@@ -383,7 +447,7 @@ impl Policy {
     /// that rule that are bound here, each in its own first slot.
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
-        let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
+        let bound = rule.uses.bound_to(origin, index);
         let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
@@ -442,8 +506,15 @@ enum Denied {
 }
 
 impl Denied {
-    fn refusal(self, reason: Option<&'static str>) -> Refusal {
+    fn refusal(self, kind: Kind<'_>, reason: Option<&'static str>) -> Refusal {
         match self {
+            Self::NoRule if matches!(kind, Kind::WebSocket) => Refusal {
+                reason,
+                ..Refusal::with_detail(
+                    Code::NotAllowed,
+                    "No policy rule allows this WebSocket; one that lists methods needs `websocket: allow`",
+                )
+            },
             Self::NoRule => Refusal { reason, ..Refusal::new(Code::NotAllowed) },
             Self::NoGrant => Refusal::new(Code::CredentialRefused)
                 .because("no rule lets this agent use the credential here"),
@@ -452,23 +523,33 @@ impl Denied {
 }
 
 impl Rule {
+    /// Whether the rule may speak of `host`: it names it, or has a pattern, or names nowhere.
+    fn may_name(&self, host: &Host) -> bool {
+        let mut to = self.to.iter().flatten();
+        self.to.is_none() || to.any(|d| d.host.exact().is_none_or(|exact| exact == host))
+    }
+
     /// Whether the rule speaks of `origin`.
     fn reaches(&self, origin: &Origin, index: &CredentialIndex) -> bool {
         match &self.to {
             Some(to) => to.iter().any(|d| d.matches(origin)),
-            None => index.bound_to(origin).any(|c| self.uses.contain(c, index)),
+            None => self.uses.bound_to(origin, index).next().is_some(),
         }
     }
 
     /// Whether the rule puts a credential into requests to `origin` that refer to none.
     fn injects_at(&self, origin: &Origin, index: &CredentialIndex) -> bool {
-        self.inject_always
-            && index.bound_to(origin).any(|c| c.version.is_some() && self.uses.contain(c, index))
+        self.inject_always && self.uses.bound_to(origin, index).any(|c| c.version.is_some())
     }
 
-    fn allows(&self, method: &Method, path: &str) -> bool {
-        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
-            && self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
+    fn allows(&self, kind: Kind<'_>, path: &str) -> bool {
+        let listed = match kind {
+            Kind::Request(method) => self.methods.as_ref().is_none_or(|m| m.contains(method)),
+            // A rule that lists methods was written to say what may be done, and a socket is none
+            // of them.
+            Kind::WebSocket => self.websocket.unwrap_or(self.methods.is_none()),
+        };
+        listed && self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
     }
 }
 
@@ -482,6 +563,22 @@ impl Agents {
 }
 
 impl Uses {
+    /// The credentials among these that may go to `origin`, some of them perhaps twice.
+    fn bound_to<'a>(
+        &'a self,
+        origin: &'a Origin,
+        index: &'a CredentialIndex,
+    ) -> impl Iterator<Item = &'a Arc<Credential>> {
+        let (all, named) = match self {
+            Self::All => (Some(index.bound_to(origin)), None),
+            Self::Named(names) => (None, Some(names)),
+        };
+        let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
+        let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
+        let named = names.filter_map(|name| index.get(name.as_str()));
+        all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
+    }
+
     fn contain(&self, credential: &Credential, index: &CredentialIndex) -> bool {
         match self {
             Self::All => true,
@@ -499,6 +596,16 @@ impl Uses {
 struct Merge<'a> {
     left: &'a [u32],
     right: &'a [u32],
+}
+
+impl<'a> Merge<'a> {
+    fn of(left: Option<&'a Vec<u32>>, right: &'a [u32]) -> Self {
+        Self { left: left.map_or(&[], Vec::as_slice), right }
+    }
+
+    fn len(&self) -> usize {
+        self.left.len() + self.right.len()
+    }
 }
 
 impl Iterator for Merge<'_> {

@@ -5,10 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use super::http1::Busy;
+use super::expect::Gate;
+use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use crate::outcome::Ending;
 use crate::request::{strip_hop_by_hop, strip_own};
@@ -18,11 +21,7 @@ use crate::upstream::UpstreamBody;
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// The body of any answer to an agent.
-pub struct Body {
-    kind: Kind,
-    /// Says that the answer is not over, until it is.
-    busy: Option<Busy>,
-}
+pub struct Body(Kind);
 
 enum Kind {
     /// Made here, sent in one piece.
@@ -37,36 +36,27 @@ struct Streamed {
 }
 
 impl Body {
-    fn of(kind: Kind) -> Self {
-        Self { kind, busy: None }
-    }
-
-    /// The connection is busy until this body is gone.
-    pub(super) fn keep_busy(&mut self, busy: Busy) {
-        self.busy = Some(busy);
-    }
-
     /// A body of our own.
     pub(super) fn whole(bytes: Bytes) -> Self {
-        Self::of(Kind::Whole(Some(bytes)))
+        Self(Kind::Whole(Some(bytes)))
     }
 
     /// No body.
     pub(super) fn empty() -> Self {
-        Self::of(Kind::Whole(None))
+        Self(Kind::Whole(None))
     }
 
     /// The origin's answer on its way.
     pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, tally: Tally) -> Self {
         let mut streamed = Streamed { inner, tally };
         streamed.close_if_over();
-        Self::of(Kind::Streamed(Box::new(streamed)))
+        Self(Kind::Streamed(Box::new(streamed)))
     }
 
-    #[cfg(test)]
-    pub(super) fn into_whole(self) -> Option<Bytes> {
-        match self.kind {
-            Kind::Whole(bytes) => bytes,
+    /// All of a body of our own.
+    pub(super) fn as_whole(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.clone(),
             Kind::Streamed(_) => None,
         }
     }
@@ -90,6 +80,10 @@ impl Streamed {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.tally.down += frame.data_ref().map_or(0, |data| data.len() as u64);
+                // Nothing follows trailers, and hyper does not ask again.
+                if frame.is_trailers() {
+                    self.close(Ending::Complete);
+                }
                 self.close_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -121,21 +115,21 @@ impl HttpBody for Body {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match &mut self.kind {
+        match &mut self.0 {
             Kind::Whole(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
             Kind::Streamed(streamed) => streamed.poll_frame(cx),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        match &self.kind {
+        match &self.0 {
             Kind::Whole(bytes) => bytes.is_none(),
             Kind::Streamed(streamed) => streamed.inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.kind {
+        match &self.0 {
             Kind::Whole(bytes) => {
                 SizeHint::with_exact(bytes.as_ref().map_or(0, |b| b.len() as u64))
             }
@@ -147,25 +141,47 @@ impl HttpBody for Body {
 /// An agent's body on its way up, counted.
 pub(super) struct Upload {
     inner: Incoming,
+    /// Whether the end of the stream says that the body was whole.
+    told: bool,
     count: Uploaded,
+    reading: Option<Reading>,
+    gate: Option<Gate>,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming) -> (Self, Uploaded) {
+    /// The head of a request, and its body, of which nothing is read before it is wanted.
+    pub(super) fn of(mut request: Request<Incoming>) -> (Parts, Self, Uploaded) {
+        let gate = Gate::of(&mut request);
+        let reading = request.extensions_mut().remove();
+        let (parts, inner) = request.into_parts();
+        let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
-        (Self { inner, count: count.clone() }, count)
+        (parts, Self { inner, told, count: count.clone(), reading, gate }, count)
+    }
+
+    /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
+    /// end, and Node's `close()` sends that in the middle of an upload.
+    fn was_cut(&self) -> bool {
+        self.told && !self.inner.is_end_stream()
     }
 }
 
 impl HttpBody for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll(cx));
+            self.gate = None;
+        }
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if frame.is_none() && self.was_cut() {
+            return Poll::Ready(Some(Err("the agent reset its request".into())));
+        }
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
             strip_own(trailers);
             strip_hop_by_hop(trailers);
@@ -173,7 +189,12 @@ impl HttpBody for Upload {
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
         }
-        Poll::Ready(frame)
+        let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        let over = !more || self.inner.is_end_stream();
+        if let Some(reading) = self.reading.take_if(|_| over) {
+            reading.done();
+        }
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

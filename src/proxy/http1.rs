@@ -1,32 +1,26 @@
-//! An agent's HTTP/1.1 connection: hyper's, the clocks that bound it, and two ways out of it.
+//! An agent's HTTP/1.1 connection inside a tunnel, which costs little while it waits.
 //!
-//! hyper serves while there is something to serve. A connection that says nothing for a while is
+//! hyper serves while there is something to serve. A connection that says nothing for a moment is
 //! taken apart, and only its stream is kept until the next byte comes: most connections of agents
 //! wait most of the time, and hyper's buffers are two thirds of what one of them costs.
-//!
-//! hyper's own clock for heads counts from the end of the last answer, so that it cannot tell a slow
-//! head from a patient client, and it makes a timer for each request. Here a head has its time from
-//! its first byte on, and a timer is set about once a second however many requests there are.
 
-use std::io;
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::server::conn::http1::Builder;
-use hyper::service::service_fn;
+use hyper::server::conn::http1::{Builder, Connection, UpgradeableConnection};
+use hyper::service::{HttpService, service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::body::Body;
-use super::signal::Signal;
+use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse};
 
 /// How long a connection says nothing before it is taken apart. Longer than a client needs that has
 /// its next request ready; shorter than a model thinks. To put a connection together again costs a
@@ -36,69 +30,73 @@ const QUIET: Duration = Duration::from_millis(50);
 /// The most that is read of the next request to see that there is one.
 const FIRST_BYTES: usize = 512;
 
+/// The fields of a head for which hyper has room on the stack; for another bound it allocates with
+/// each request.
+const HYPER_HEADERS: usize = 100;
+
 /// What bounds a connection.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(super) struct Bounds {
     /// Bytes of a head.
     pub(super) head_bytes: usize,
     /// Fields of a head.
     pub(super) headers: usize,
-    /// From the first byte of a head to its end.
-    pub(super) head_time: Duration,
+    /// For a head, and for an answer that is not taken.
+    pub(super) clocks: Clocks,
     /// For the first byte of a head.
     pub(super) idle: Duration,
 }
 
-/// How a connection ended.
-pub(super) enum Ended<S> {
-    /// By either side, in order, or by a clock.
-    Closed,
-    /// An answer switched protocols: here is the stream, what had been read of it already, and who
-    /// goes on with it.
-    Switched {
-        /// The stream. The answer's head has been written to it.
-        stream: S,
-        /// What the client sent right behind its request.
-        unread: Bytes,
-    },
-}
-
-/// Serves `stream` until it ends, answering each request with `answer`. When `stop` is given, the
-/// request in flight is the last one.
+/// Serves `stream` until it ends, answering each request with `answer`, and with `refuse` what
+/// cannot be read as one. When `stop` is ready, the request in flight is the last one.
 ///
 /// # Errors
 /// When the client broke the protocol or the connection.
 pub(super) async fn serve<S, A, F>(
     stream: S,
     bounds: Bounds,
-    mut stop: Signal,
+    stop: impl Future<Output = ()>,
+    refuse: Refuse,
     answer: A,
-) -> hyper::Result<Ended<S>>
+) -> hyper::Result<()>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let mut stream = Some((stream, Bytes::new()));
-    while let Some((next, unread)) = stream.take() {
-        // A box, so that a connection that waits is not as large as one that serves.
-        match Box::pin(active(next, unread, bounds, &mut stop, &answer)).await? {
-            Active::Ended(ended) => return Ok(ended),
-            Active::Quiet(quiet) => stream = wait(quiet, bounds.idle, &mut stop).await,
+    let progress = Arc::<Progress>::default();
+    let mut stop = pin!(stop);
+    let mut next = Some((stream, Bytes::new()));
+    while let Some((stream, unread)) = next.take() {
+        let inlet = Inlet::new(stream, Arc::clone(&progress), bounds.clocks, Arc::clone(&refuse));
+        let inlet = inlet.with_unread(unread);
+        // In a box, so that a connection that waits is not as large as one that serves.
+        let quiet = Box::pin(active(inlet, &progress, bounds, stop.as_mut(), &answer)).await?;
+        if let Some(quiet) = quiet {
+            next = wait(quiet, bounds.idle, stop.as_mut()).await;
         }
     }
-    Ok(Ended::Closed)
+    Ok(())
 }
 
 /// Waits for the first bytes of the next request. None when there will be none.
-async fn wait<S>(mut stream: S, idle: Duration, stop: &mut Signal) -> Option<(S, Bytes)>
+async fn wait<S>(
+    (mut stream, unread): (S, Bytes),
+    idle: Duration,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+) -> Option<(S, Bytes)>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    if !unread.is_empty() {
+        return Some((stream, unread));
+    }
     let first = std::future::poll_fn(|cx| {
-        if stop.poll(cx).is_ready() {
+        if stop.as_mut().poll(cx).is_ready() {
             return Poll::Ready(Bytes::new());
         }
+        // TLS may hold the last of an answer; an error shows in the read.
+        let _flushed = Pin::new(&mut stream).poll_flush(cx);
         poll_first(&mut stream, cx)
     });
     let first = timeout(idle, first).await.unwrap_or_default();
@@ -120,259 +118,158 @@ fn poll_first<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Pol
     Poll::Ready(Bytes::copy_from_slice(first.filled()))
 }
 
-/// How a connection stopped being served.
-enum Active<S> {
-    Ended(Ended<S>),
-    /// All is answered, all is written, and nothing comes.
-    Quiet(S),
-}
-
-/// Serves requests, of the first of which `unread` was read already, until there are none for
-/// [`QUIET`].
+/// Serves requests until there are none for [`QUIET`], and gives the stream back, with what was read
+/// of it; or until the connection ends.
 async fn active<S, A, F>(
-    stream: S,
-    unread: Bytes,
+    inlet: Inlet<S>,
+    progress: &Arc<Progress>,
     bounds: Bounds,
-    stop: &mut Signal,
+    mut stop: Pin<&mut impl Future<Output = ()>>,
     answer: &A,
-) -> hyper::Result<Active<S>>
+) -> hyper::Result<Option<(S, Bytes)>>
 where
-    S: AsyncRead + AsyncWrite + Unpin + Send,
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let state = Arc::new(State::default());
-    state.head.store(!unread.is_empty(), Relaxed);
     let service = service_fn(|request: Request<Incoming>| {
-        let busy = Busy::new(&state);
-        let connect = *request.method() == Method::CONNECT;
+        if request.headers().contains_key(header::UPGRADE) {
+            progress.may_switch();
+        }
+        let (answering, request) = progress.begin(request);
         // Called within: what is captured has a place of its own beside what is awaited.
         async move {
-            let mut response = answer(request).await;
-            let status = response.status();
-            if status == StatusCode::SWITCHING_PROTOCOLS || connect && status.is_success() {
-                busy.0.switched.store(true, Relaxed);
-            }
-            response.body_mut().keep_busy(busy);
-            Ok::<_, std::convert::Infallible>(response)
+            let answer = answer(request).await;
+            Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
         }
     });
-    let stream = Watched { inner: stream, unread, state: Arc::clone(&state) };
-    let mut connection = settings(bounds).serve_connection(TokioIo::new(stream), service);
-    let mut clock = Clock::new(&state, bounds);
-    let mut sleep = pin!(sleep_until(Instant::now() + QUIET.min(bounds.head_time)));
+    let connection = settings(bounds).serve_connection(TokioIo::new(inlet), service);
+    let mut serving = Serving::Http(connection);
+    let mut clock = Clock { turn: progress.turn(), since: Instant::now(), quiet: true };
+    let mut sleep = pin!(sleep_until(clock.since + QUIET));
     let mut stopping = false;
-    let ended = std::future::poll_fn(|cx| {
-        if !stopping && stop.poll(cx).is_ready() {
+    let over = std::future::poll_fn(|cx| {
+        if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
-            Pin::new(&mut connection).graceful_shutdown();
+            serving.stop();
         }
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(cx) {
-            return Poll::Ready(ended.map(|()| None));
+        if let Poll::Ready(ended) = serving.poll(cx) {
+            return Poll::Ready(ended.map(|()| false));
         }
-        clock.poll(sleep.as_mut(), cx).map(|over| Ok(Some(over)))
+        if progress.switches() {
+            serving.let_switch();
+        }
+        clock.poll(progress, serving.patience(bounds), sleep.as_mut(), cx).map(|()| Ok(true))
     })
     .await?;
-    let switched = state.switched.load(Relaxed);
-    match ended {
-        None if !switched => return Ok(Active::Ended(Ended::Closed)),
-        Some(Over::Time) => return Ok(Active::Ended(Ended::Closed)),
-        None | Some(Over::Quiet) => {}
-    }
-    let parts = connection.into_parts();
-    let Watched { inner, unread, .. } = parts.io.into_inner();
-    // At most one of the two has bytes: what was put back is read before anything else is.
-    let unread = if unread.is_empty() { parts.read_buf } else { unread };
-    Ok(if switched {
-        Active::Ended(Ended::Switched { stream: inner, unread })
-    } else {
-        Active::Quiet(inner)
-    })
+    Ok(if over { serving.into_stream() } else { None })
 }
 
 fn settings(bounds: Bounds) -> Builder {
     let mut builder = Builder::new();
     builder
+        // The inlet has a clock that begins with the first byte of a head. hyper's begins with the
+        // end of the last answer, and is made anew for each request.
         .header_read_timeout(None)
         .max_buf_size(bounds.head_bytes.max(8192))
-        .max_headers(bounds.headers)
+        .max_header_size(bounds.head_bytes)
         .preserve_header_case(true);
+    if bounds.headers != HYPER_HEADERS {
+        builder.max_headers(bounds.headers);
+    }
     builder
 }
 
-/// What a connection is doing, as its stream and the bodies of its answers see it. All in one task;
-/// atomic, because tasks move between threads.
-#[derive(Debug, Default)]
-struct State {
-    /// Requests whose answer is not over.
-    busy: AtomicUsize,
-    /// How many there were.
-    turns: AtomicUsize,
-    /// Whether something came since the last request.
-    head: AtomicBool,
-    /// Whether something was written that may still be in a buffer.
-    unflushed: AtomicBool,
-    /// Whether the last answer ended HTTP.
-    switched: AtomicBool,
+/// hyper's connection. One that may switch protocols cannot be taken apart any more, so it is made
+/// one of those when it has been asked to, and no sooner.
+enum Serving<S, V: HttpService<Incoming>> {
+    Http(Connection<TokioIo<Inlet<S>>, V>),
+    MaySwitch(UpgradeableConnection<TokioIo<Inlet<S>>, V>),
+    /// Taken out, or between the two.
+    Gone,
 }
 
-/// A request in flight: from its head to the end of its answer's body.
-#[derive(Debug)]
-pub(super) struct Busy(Arc<State>);
+impl<S, V> Serving<S, V>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    V: HttpService<Incoming, ResBody = Answer>,
+    V::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
+        match self {
+            Self::Http(connection) => Pin::new(connection).poll(cx),
+            Self::MaySwitch(connection) => Pin::new(connection).poll(cx),
+            Self::Gone => Poll::Ready(Ok(())),
+        }
+    }
 
-impl Busy {
-    fn new(state: &Arc<State>) -> Self {
-        state.head.store(false, Relaxed);
-        state.turns.fetch_add(1, Relaxed);
-        state.busy.fetch_add(1, Relaxed);
-        Self(Arc::clone(state))
+    /// How long it may say nothing.
+    fn patience(&self, bounds: Bounds) -> Duration {
+        match self {
+            Self::Http(_) => QUIET,
+            Self::MaySwitch(_) | Self::Gone => bounds.idle,
+        }
+    }
+
+    fn stop(&mut self) {
+        match self {
+            Self::Http(connection) => Pin::new(connection).graceful_shutdown(),
+            Self::MaySwitch(connection) => Pin::new(connection).graceful_shutdown(),
+            Self::Gone => {}
+        }
+    }
+
+    fn let_switch(&mut self) {
+        *self = match std::mem::replace(self, Self::Gone) {
+            Self::Http(connection) => Self::MaySwitch(connection.with_upgrades()),
+            other => other,
+        };
+    }
+
+    fn into_stream(self) -> Option<(S, Bytes)> {
+        let Self::Http(connection) = self else { return None };
+        let parts = connection.into_parts();
+        let (stream, unread) = parts.io.into_inner().into_parts();
+        // At most one of the two has bytes: what was put back is read before anything else is.
+        Some((stream, if unread.is_empty() { parts.read_buf } else { unread }))
     }
 }
 
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.busy.fetch_sub(1, Relaxed);
-    }
-}
-
-/// What a connection waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// The answer, which has clocks of its own.
-    Answer,
-    /// The rest of a head.
-    Head,
-    /// The client, to take the last of an answer.
-    Flush,
-    /// The next request.
-    Nothing,
-}
-
-/// Which time is over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Over {
-    /// The client's.
-    Time,
-    /// Ours: there is nothing to serve.
-    Quiet,
-}
-
-/// How long a connection has been in its phase.
-struct Clock<'a> {
-    state: &'a State,
-    bounds: Bounds,
-    phase: Phase,
-    turn: usize,
+/// How long there has been nothing to serve.
+struct Clock {
+    turn: u32,
+    quiet: bool,
     since: Instant,
 }
 
-impl<'a> Clock<'a> {
-    fn new(state: &'a State, bounds: Bounds) -> Self {
-        Self { state, bounds, phase: Phase::Nothing, turn: 0, since: Instant::now() }
-    }
-
-    /// Ready when the time of the phase is over. To be called whenever the connection may have
-    /// moved.
-    fn poll(&mut self, mut sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<Over> {
-        self.look();
-        let (time, over) = match self.phase {
-            Phase::Answer => return Poll::Pending,
-            Phase::Head => (self.bounds.head_time, Over::Time),
-            Phase::Flush => (self.bounds.idle, Over::Time),
-            Phase::Nothing => (QUIET, Over::Quiet),
-        };
-        let deadline = self.since + time;
-        // Later deadlines are left to the timer that is set: it goes off early, and is set anew.
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
+impl Clock {
+    /// Ready when that was so long. To be called whenever the connection may have moved.
+    fn poll(
+        &mut self,
+        progress: &Progress,
+        patience: Duration,
+        mut sleep: Pin<&mut Sleep>,
+        cx: &mut Context<'_>,
+    ) -> Poll<()> {
+        // A whole request and its answer may lie between two looks.
+        let (turn, quiet) = (progress.turn(), progress.is_quiet());
+        if (turn, quiet) != (self.turn, self.quiet) {
+            (self.turn, self.quiet) = (turn, quiet);
+            self.since = Instant::now();
         }
+        if !quiet {
+            return Poll::Pending;
+        }
+        let deadline = self.since + patience;
+        // The timer is left where it is, goes off early, and is set anew: 20 times a second, and not
+        // with each request.
         loop {
             ready!(sleep.as_mut().poll(cx));
             if sleep.deadline() >= deadline {
-                return Poll::Ready(over);
+                return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);
         }
-    }
-
-    fn look(&mut self) {
-        let turn = self.state.turns.load(Relaxed);
-        let phase = if self.state.busy.load(Relaxed) > 0 {
-            Phase::Answer
-        } else if self.state.head.load(Relaxed) {
-            Phase::Head
-        } else if self.state.unflushed.load(Relaxed) {
-            Phase::Flush
-        } else {
-            Phase::Nothing
-        };
-        // A whole request and its answer may lie between two looks.
-        if (phase, turn) != (self.phase, self.turn) {
-            (self.phase, self.turn) = (phase, turn);
-            self.since = Instant::now();
-        }
-    }
-}
-
-/// The stream of a connection, with what had been read of it, which tells what moves.
-struct Watched<S> {
-    inner: S,
-    unread: Bytes,
-    state: Arc<State>,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let length = self.unread.len().min(buf.remaining());
-            buf.put_slice(&self.unread.split_to(length));
-            return Poll::Ready(Ok(()));
-        }
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        if buf.filled().len() > before && self.state.busy.load(Relaxed) == 0 {
-            self.state.head.store(true, Relaxed);
-        }
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.state.unflushed.store(true, Relaxed);
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.state.unflushed.store(true, Relaxed);
-        Pin::new(&mut self.inner).poll_write_vectored(cx, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.inner.is_write_vectored()
-    }
-
-    /// hyper flushes when its own buffers are empty, and not before.
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
-        self.state.unflushed.store(false, Relaxed);
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -380,13 +277,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 mod tests {
     use super::*;
     use crate::proxy::signal::Bell;
+    use http::StatusCode;
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
 
     const BOUNDS: Bounds = Bounds {
         head_bytes: 8192,
         headers: 10,
-        head_time: Duration::from_secs(15),
+        clocks: Clocks { head: Duration::from_secs(15), unread: Duration::from_mins(2) },
         idle: Duration::from_mins(10),
     };
 
@@ -395,23 +293,33 @@ mod tests {
     struct Served {
         client: DuplexStream,
         bell: Bell,
-        server: JoinHandle<hyper::Result<Ended<DuplexStream>>>,
+        server: JoinHandle<hyper::Result<()>>,
     }
 
     /// A connection whose answers have `length` bytes, through a pipe of `room` bytes.
     fn served(length: usize, room: usize) -> Served {
         let (client, far) = duplex(room);
         let bell = Bell::default();
-        let stop = bell.signal();
+        let mut signal = bell.signal();
         let server = tokio::spawn(async move {
-            let answer = async |request: Request<Incoming>| {
+            let answer = async |mut request: Request<Incoming>| {
                 let mut response = Response::new(Body::whole(vec![b'x'; length].into()));
                 if request.uri().path() == "/switch" {
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+                    let switched = hyper::upgrade::on(&mut request);
+                    tokio::spawn(async move {
+                        let mut stream = TokioIo::new(switched.await.unwrap());
+                        let mut early = [0; 5];
+                        stream.read_exact(&mut early).await.unwrap();
+                        stream.write_all(&early).await.unwrap();
+                    });
+                    tokio::task::yield_now().await;
                 }
                 response
             };
-            serve(far, BOUNDS, stop, |request| Box::pin(answer(request))).await
+            let refuse: Refuse = Arc::new(|_| Response::new(Body::whole("refused".into())));
+            let stop = async move { signal.given().await };
+            serve(far, BOUNDS, stop, refuse, |request| Box::pin(answer(request))).await
         });
         Served { client, bell, server }
     }
@@ -438,7 +346,7 @@ mod tests {
             assert!(served.answer(3).await.starts_with("HTTP/1.1 200"));
         }
         let begin = Instant::now();
-        assert!(matches!(served.server.await.unwrap().unwrap(), Ended::Closed));
+        served.server.await.unwrap().unwrap();
         assert_eq!(begin.elapsed().as_secs(), (QUIET + BOUNDS.idle).as_secs());
         assert_eq!(served.client.read(&mut [0]).await.unwrap(), 0);
     }
@@ -453,8 +361,8 @@ mod tests {
                 served.client.write_all(&[*byte]).await.unwrap();
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
-            assert!(matches!(served.server.await.unwrap().unwrap(), Ended::Closed));
-            assert_eq!(begin.elapsed(), BOUNDS.head_time, "after {pause} s");
+            assert!(served.server.await.unwrap().is_err());
+            assert_eq!(begin.elapsed(), BOUNDS.clocks.head, "after {pause} s");
         }
     }
 
@@ -463,40 +371,57 @@ mod tests {
         let mut served = served(0, 1024);
         served.client.write_all(&[GET, &GET[..5]].concat()).await.unwrap();
         served.answer(0).await;
-        tokio::time::sleep(BOUNDS.head_time.mul_f32(0.9)).await;
+        tokio::time::sleep(BOUNDS.clocks.head.mul_f32(0.9)).await;
         served.client.write_all(&GET[5..]).await.unwrap();
         served.answer(0).await;
+        served.client.write_all(&[GET, &GET[..5]].concat()).await.unwrap();
+        served.answer(0).await;
+        let begin = Instant::now();
+        assert!(served.server.await.unwrap().is_err());
+        assert_eq!(begin.elapsed().as_secs(), BOUNDS.clocks.head.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_not_taken_is_kept_until_the_idle_time_is_over() {
+    async fn an_answer_that_is_not_taken_is_kept_until_its_time_is_over() {
         let mut slow = served(5000, 16);
         slow.client.write_all(GET).await.unwrap();
-        tokio::time::sleep(BOUNDS.idle.mul_f32(0.9)).await;
+        tokio::time::sleep(BOUNDS.clocks.unread.mul_f32(0.9)).await;
         slow.answer(5000).await;
 
         let mut never = served(5000, 16);
         never.client.write_all(GET).await.unwrap();
         let begin = Instant::now();
-        assert!(matches!(never.server.await.unwrap().unwrap(), Ended::Closed));
-        assert_eq!(begin.elapsed().as_secs(), BOUNDS.idle.as_secs());
+        assert!(never.server.await.unwrap().is_err());
+        assert_eq!(begin.elapsed().as_secs(), BOUNDS.clocks.unread.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_switch_of_protocols_gives_the_stream_back() {
-        let mut served = served(0, 1024);
+    async fn a_connection_may_switch_protocols_also_after_it_was_quiet() {
         let switch =
             b"GET /switch HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\nearly";
-        served.client.write_all(switch).await.unwrap();
-        assert!(served.answer(0).await.starts_with("HTTP/1.1 101"));
-        let Ended::Switched { mut stream, unread } = served.server.await.unwrap().unwrap() else {
-            panic!("not switched");
-        };
-        assert_eq!(unread, &b"early"[..]);
-        stream.write_all(b"frames").await.unwrap();
-        let mut frames = [0; 6];
-        served.client.read_exact(&mut frames).await.unwrap();
-        assert_eq!(&frames, b"frames");
+        for pause in [0, 30] {
+            let mut served = served(0, 1024);
+            tokio::time::sleep(Duration::from_secs(pause)).await;
+            served.client.write_all(switch).await.unwrap();
+            assert!(served.answer(0).await.starts_with("HTTP/1.1 101"));
+            let mut early = [0; 5];
+            served.client.read_exact(&mut early).await.unwrap();
+            assert_eq!(&early, b"early");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgrade_that_was_not_granted_leaves_a_connection_that_serves() {
+        let mut served = served(0, 1024);
+        let asks = b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n";
+        served.client.write_all(asks).await.unwrap();
+        assert!(served.answer(0).await.starts_with("HTTP/1.1 200"));
+        tokio::time::sleep(Duration::from_secs(30)).await;
+        served.client.write_all(GET).await.unwrap();
+        assert!(served.answer(0).await.starts_with("HTTP/1.1 200"));
+        let begin = Instant::now();
+        served.server.await.unwrap().unwrap();
+        assert_eq!(begin.elapsed().as_secs(), BOUNDS.idle.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
@@ -508,7 +433,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(pause)).await;
             let begin = Instant::now();
             served.bell.ring();
-            assert!(matches!(served.server.await.unwrap().unwrap(), Ended::Closed));
+            served.server.await.unwrap().unwrap();
             assert!(begin.elapsed() < Duration::from_secs(1), "after {pause} s");
         }
     }

@@ -1,21 +1,28 @@
 //! The proxy: the only place that knows the order of the steps.
 //!
 //! A connection is accepted ([`listener`]), its CONNECT authenticated and answered ([`tunnel`]), and
-//! each request in it taken through the steps of [`exchange`]. All of it works on one immutable
+//! each request in it ([`inside`]) taken through the steps of [`exchange`]. All of it works on one immutable
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
+mod copy;
 mod exchange;
+mod expect;
 mod http1;
+mod inlet;
+mod inside;
 mod ledger;
 mod listener;
 mod refusal;
 mod signal;
+mod socket;
+#[cfg(target_os = "linux")]
+mod splice;
+mod stream;
 mod tunnel;
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,7 +33,9 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 pub use body::Body;
-pub use listener::{Door, serve};
+pub use listener::{Door, Entrance, Leave, Listener, serve};
+
+use listener::Doorkeeper;
 
 use crate::agent::Identity;
 use crate::authn::Authenticate;
@@ -35,7 +44,7 @@ use crate::inject::Resolved;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Policy};
-use crate::record::{AuditSink, RequestId};
+use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
@@ -73,7 +82,7 @@ impl State {
 pub trait Refresh: Send + Sync {
     /// Returns when a look that began after the call is over. True when it is worth asking again;
     /// bounded in how often it really looks.
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+    fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
 /// Times and counts that bound what a client can take.
@@ -85,14 +94,26 @@ pub struct Limits {
     pub connections_per_agent: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
+    /// Bytes of a request's target.
+    pub url_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
-    /// From the start of a connection to the end of its first head.
+    /// Streams of one HTTP/2 connection, open at once.
+    pub streams: u32,
+    /// From the first byte of a head to its last; on a new connection, from its start.
     pub head_time: Duration,
     /// For the TLS handshake with the agent.
     pub handshake: Duration,
     /// How long an intercepted tunnel may say nothing between two requests.
     pub idle_tunnel: Duration,
+    /// How long an agent may take nothing of an answer.
+    pub idle_reader: Duration,
+}
+
+impl Limits {
+    fn clocks(&self) -> inlet::Clocks {
+        inlet::Clocks { head: self.head_time, unread: self.idle_reader }
+    }
 }
 
 /// What all connections share.
@@ -106,6 +127,7 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -131,6 +153,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
         }
     }
@@ -189,13 +212,29 @@ impl Gateway {
         Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
     }
 
+    /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,
+    /// and now and then.
+    async fn until(&self, mut reason: impl FnMut(&State) -> Option<Code>) -> Code {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(code) = reason(&self.state()) {
+                return code;
+            }
+            let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
+        }
+    }
+
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
-            Some(refresh) => refresh.refresh().await,
+            Some(refresh) => Arc::clone(refresh).refresh().await,
             None => false,
         }
     }
 }
+
+/// How often a tunnel and a socket ask whether their token has run out, beside each time there is
+/// news.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Refusals of unknown clients that are recorded each second. More than a person mistypes, and less
 /// than fills a disk: under 1 GiB a month.
@@ -268,7 +307,7 @@ fn request_id() -> RequestId {
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Where the connection came from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
 }

@@ -3,12 +3,15 @@
 //! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
 //! the two stay together: the task that waits for the answer also moves the bytes. That saves two
 //! wake-ups of another task for each request, a task for each idle connection, and gives an exact
-//! answer to *is it dead?* when a connection is taken from the pool. It also leaves the way open for
-//! a protocol upgrade: whoever drives the connection can take its stream and buffer back.
+//! answer to *is it dead?* when a connection is taken from the pool. And whoever drives a connection
+//! can take its stream and buffer back, which is how a WebSocket begins (`upgrade`).
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -18,11 +21,14 @@ use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::runtime::{self, Handle};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
+use super::hear::HeardOut;
+use super::trust::agreed_on_http2;
 
 /// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
 /// gathers before it writes. A TLS record is 16 KiB, so more than a few of them buy nothing; heads
@@ -41,18 +47,75 @@ pub(super) enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
-type Driver = Connection<TokioIo<Stream>, RequestBody>;
+impl Stream {
+    /// Whether its TLS agreed on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        matches!(self, Self::Tls(tls) if agreed_on_http2(tls))
+    }
+
+    /// Has this thread's runtime wait for the socket, in place of the one that did.
+    fn enter_this_runtime(&mut self) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(socket) => socket,
+            Self::Tls(tls) => tls.get_mut().0,
+            #[cfg(test)]
+            Self::Memory(_) => return Ok(()),
+        };
+        // Under another number: the old one is still with the old runtime until it is dropped.
+        let again = socket.as_fd().try_clone_to_owned()?;
+        *socket = TcpStream::from_std(again.into())?;
+        Ok(())
+    }
+}
+
+/// A stream that can be handed to another runtime. Who has the connection cannot reach the stream
+/// inside it, so it leaves word, and the stream moves when it is next used.
+pub(super) struct Movable {
+    pub(super) stream: Stream,
+    move_here: Arc<AtomicBool>,
+}
+
+impl Movable {
+    fn settled(&mut self) -> io::Result<Pin<&mut Stream>> {
+        if self.move_here.load(Ordering::Relaxed) {
+            self.move_here.store(false, Ordering::Relaxed);
+            self.stream.enter_this_runtime()?;
+        }
+        Ok(Pin::new(&mut self.stream))
+    }
+}
+
+/// The runtime of this thread, if it has one.
+pub(super) fn here() -> Option<runtime::Id> {
+    Handle::try_current().ok().map(|handle| handle.id())
+}
+
+type Driver = Connection<TokioIo<HeardOut<Movable>>, RequestBody>;
 
 /// Why an exchange gave no answer.
 pub(super) enum Failure {
-    /// The connection was dead before a byte of the request had left; here is the request.
+    /// The connection was dead before a byte of the request had left, or the origin said that it has
+    /// not looked at it; here is the request.
     Unsent(Box<Request<RequestBody>>),
+    /// The origin wants HTTP/1.1 for it, and has not looked at it; here is the request.
+    Http1Required(Box<Request<RequestBody>>),
     /// The connection broke, or what came over it was not HTTP.
     Broken(hyper::Error),
     /// The answer's head did not come in time.
     Late,
     /// The request's body did not move for the idle time.
     Stalled,
+    /// The HTTP/2 stream, or its connection, ended before the answer.
+    Stream(h2::Error),
+    /// The request cannot be said in HTTP/2, or its body broke off.
+    Unfit,
+}
+
+impl Failure {
+    /// The request back, where it may be sent again; the error, where it may not.
+    pub(super) fn stream(error: h2::Error, back: Option<Box<Request<RequestBody>>>) -> Self {
+        back.map_or(Self::Stream(error), Self::Unsent)
+    }
 }
 
 /// The times that bound an exchange.
@@ -64,20 +127,43 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
 }
 
+impl Patience {
+    /// Until when an answer is waited for, and what it is when that has passed.
+    ///
+    /// The clock of the answer starts when the last byte of the request's body was taken, so that a
+    /// slow upload is not a slow answer; until then only a body that stands still ends the wait.
+    pub(super) fn deadline(self, sent: Instant, upload: Option<&Upload>) -> (Instant, Failure) {
+        match upload {
+            Some(upload) if !upload.is_done() => {
+                (upload.last_moved() + self.idle, Failure::Stalled)
+            }
+            Some(upload) => (upload.last_moved() + self.response, Failure::Late),
+            None => (sent + self.response, Failure::Late),
+        }
+    }
+}
+
 /// A connection: hyper's handle and its driver.
 pub(super) struct Link {
-    sender: SendRequest<RequestBody>,
+    pub(super) sender: SendRequest<RequestBody>,
     /// None once the connection has ended. It must not be polled after that.
-    driver: Option<Driver>,
+    pub(super) driver: Option<Driver>,
     alarm: Alarm,
     opened: Instant,
+    /// The runtime that waits for its socket.
+    home: Option<runtime::Id>,
+    move_here: Arc<AtomicBool>,
 }
 
 impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
     pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
-        let (sender, driver) = Self::settings().handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() })
+        let move_here = Arc::<AtomicBool>::default();
+        let stream = Movable { stream, move_here: Arc::clone(&move_here) };
+        let (sender, driver) =
+            Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
+        let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
+        Ok(Self { sender, driver: Some(driver), alarm, opened, home, move_here })
     }
 
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
@@ -85,14 +171,32 @@ impl Link {
     /// default of 100, because any other value makes hyper allocate for each response.
     fn settings() -> Builder {
         let mut builder = Builder::new();
-        // Clients and origins that mind the case of field names see it as the other side wrote it.
-        builder.preserve_header_case(true).max_buf_size(BUFFER);
+        // Origins that mind the case of field names see it as the client wrote it: what the agent's
+        // side noted of it is honoured here. The answer's is not noted, which is a tenth of the work
+        // on it: names in answers are lower-case in HTTP/2 and HTTP/3, and clients are used to it.
+        builder.max_buf_size(BUFFER);
         builder
     }
 
     /// When it was opened.
     pub(super) fn opened(&self) -> Instant {
         self.opened
+    }
+
+    /// The runtime that waits for its socket. It works in any, and best in this one: in another, each
+    /// event would come by way of this one's thread.
+    pub(super) fn home(&self) -> Option<runtime::Id> {
+        self.home
+    }
+
+    /// Makes this thread's runtime its home.
+    pub(super) fn adopt(&mut self) {
+        let here = here();
+        if self.home != here {
+            self.home = here;
+            self.move_here.store(true, Ordering::Relaxed);
+            self.alarm = Alarm::default();
+        }
     }
 
     /// Whether it can take a request now. Reads what has arrived since anybody looked: a close, or
@@ -153,9 +257,6 @@ impl Link {
     }
 
     /// Sends the request and waits for the head of the answer.
-    ///
-    /// The clock of the answer starts when the last byte of the request's body was taken, so that a
-    /// slow upload is not a slow answer; until then only a body that stands still ends the wait.
     pub(super) async fn exchange(
         &mut self,
         request: Request<RequestBody>,
@@ -174,13 +275,7 @@ impl Link {
                     None => Failure::Broken(error.into_error()),
                 }));
             }
-            let (deadline, late) = match upload {
-                Some(upload) if !upload.is_done() => {
-                    (upload.last_moved() + patience.idle, Failure::Stalled)
-                }
-                Some(upload) => (upload.last_moved() + patience.response, Failure::Late),
-                None => (sent + patience.response, Failure::Late),
-            };
+            let (deadline, late) = patience.deadline(sent, upload);
             self.alarm.poll(cx, deadline).map(|()| Err(late))
         })
         .await
@@ -229,15 +324,17 @@ pub(super) fn silent() -> Context<'static> {
 /// is, and looks at the true deadline when it goes off. It stays with the connection, so that a
 /// request on a warm connection touches the runtime's timer wheel about once in a timeout.
 #[derive(Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
+pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        // Unconstrained: an origin that always has more to say would take all of the runtime's
+        // budget, and no clock would ever be looked at.
+        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
@@ -246,9 +343,13 @@ impl Alarm {
         Poll::Pending
     }
 
+    pub(super) fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Lets go of the task that waited last. A waker holds all the memory of its task, and the timer
     /// would hold the waker for as long as the connection waits in the pool.
-    fn forget_waker(&mut self) {
+    pub(super) fn forget_waker(&mut self) {
         if let Some(sleep) = &mut self.0 {
             let _ = sleep.as_mut().poll(&mut silent());
         }
@@ -265,6 +366,46 @@ macro_rules! either {
             Self::Memory(stream) => Pin::new(stream).$method($($argument),*),
         }
     };
+}
+
+impl AsyncRead for Movable {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().settled()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Movable {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().settled()?.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().settled()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().settled()?.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().settled()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 impl AsyncRead for Stream {
@@ -356,5 +497,50 @@ mod tests {
         let (mut link, mut far) = link().await;
         far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         assert!(!link.is_alive());
+    }
+
+    /// A connection that one runtime opened serves another, also when the first is gone.
+    #[test]
+    fn a_link_moves_to_the_runtime_that_takes_it() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let origin = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut served = 0;
+            let mut byte = [0];
+            let mut head = Vec::new();
+            while std::io::Read::read(&mut stream, &mut byte).unwrap() > 0 {
+                head.push(byte[0]);
+                if head.ends_with(b"\r\n\r\nonce") {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    std::io::Write::write_all(&mut stream, answer).unwrap();
+                    head.clear();
+                    served += 1;
+                }
+            }
+            served
+        });
+        let (first, second) = (runtime(), runtime());
+        let mut link = first.block_on(async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut link = Link::new(Stream::Plain(stream)).await.unwrap();
+            assert_eq!(link.home(), here());
+            link.exchange(request(), None, PATIENCE).await.ok().unwrap();
+            assert!(link.is_settled());
+            link
+        });
+        drop(first);
+        second.block_on(async {
+            assert_ne!(link.home(), here());
+            link.adopt();
+            assert_eq!(link.home(), here());
+            assert!(link.is_alive());
+            let answer = link.exchange(request(), None, PATIENCE).await.ok().unwrap();
+            assert_eq!(answer.status(), 200);
+            drop(link);
+        });
+        assert_eq!(origin.join().unwrap(), 2);
     }
 }

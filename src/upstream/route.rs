@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::dial::Vetting;
-use super::trust::{ALPN_HTTP1, ClientCertificate, RootSummary, Roots, TlsProfile, TrustError};
+use super::trust::{ClientCertificate, RootSummary, Roots, TlsProfile, TrustError};
 use crate::host::{Authority, Host, HostPattern};
 
 /// One entry of `upstream.hosts`. The most specific pattern that matches a host decides alone:
@@ -64,6 +64,8 @@ pub(super) struct Route {
     pub(super) id: usize,
     address: Option<Authority>,
     pub(super) tls: TlsProfile,
+    /// Whether HTTP/2 must not be offered.
+    pub(super) http1_only: bool,
 }
 
 impl Route {
@@ -93,9 +95,9 @@ impl Routes {
             move |cause| UpstreamError { pattern, cause }
         };
         let roots = Roots::system().map_err(blame(None))?;
-        let default = TlsProfile::new(&roots, None, None, &[ALPN_HTTP1]).map_err(blame(None))?;
+        let default = TlsProfile::new(&roots, None, None).map_err(blame(None))?;
         let mut this = Self {
-            all: vec![Route { id: 0, address: None, tls: default.clone() }],
+            all: vec![Route { id: 0, address: None, tls: default.clone(), http1_only: false }],
             exact: HashMap::new(),
             patterns: Vec::new(),
             roots: roots.summary.clone(),
@@ -110,7 +112,8 @@ impl Routes {
 
     fn add(&mut self, rule: HostRule, tls: TlsProfile) {
         let id = self.all.len();
-        self.all.push(Route { id, address: rule.address, tls });
+        let HostRule { address, http1_only, .. } = rule;
+        self.all.push(Route { id, address, tls, http1_only });
         match rule.pattern.exact() {
             Some(host) => {
                 self.exact.insert(host.clone(), id);
@@ -134,8 +137,7 @@ fn profile(roots: &Roots, default: &TlsProfile, rule: &HostRule) -> Result<TlsPr
     if rule.ca_file.is_none() && rule.client_cert.is_none() {
         return Ok(default.clone());
     }
-    // HTTP/1.1 is all that is offered today, so `http1_only` changes nothing yet.
-    TlsProfile::new(roots, rule.ca_file.as_deref(), rule.client_cert.as_ref(), &[ALPN_HTTP1])
+    TlsProfile::new(roots, rule.ca_file.as_deref(), rule.client_cert.as_ref())
 }
 
 /// Later literal labels say more about who owns the name, then the length of the pattern; `*` alone

@@ -20,8 +20,18 @@ use tokio_rustls::client::TlsStream;
 use crate::host::{Authority, Host};
 use crate::outcome::{Code, Refusal};
 
-/// What HTTP/1.1 is called in ALPN (RFC 7301).
-pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// What HTTP/1.1 and HTTP/2 are called in ALPN (RFC 7301).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+const ALPN_HTTP2: &[u8] = b"h2";
+
+/// Which versions of HTTP are offered to an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// HTTP/2, and HTTP/1.1 for who does not have it.
+    Both,
+    /// HTTP/1.1 alone.
+    Http1,
+}
 
 /// Sessions kept for resumption in each profile. rustls keeps about 2 KiB for each server, so that
 /// a full cache is 2 MiB; an agent fleet talks to some dozens of hosts.
@@ -150,7 +160,9 @@ fn verifier(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TrustErro
 /// resumed. Connections of different profiles are never mixed.
 #[derive(Clone)]
 pub(super) struct TlsProfile {
-    connector: TlsConnector,
+    both: TlsConnector,
+    /// The same in all but ALPN, with the same sessions.
+    http1: TlsConnector,
 }
 
 impl TlsProfile {
@@ -160,7 +172,6 @@ impl TlsProfile {
         roots: &Roots,
         ca_file: Option<&Path>,
         client: Option<&ClientCertificate>,
-        alpn: &[&[u8]],
     ) -> Result<Self, TrustError> {
         let verifier = match ca_file {
             Some(path) => verifier(read_roots(path)?)?,
@@ -181,9 +192,11 @@ impl TlsProfile {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+        config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        let http1 = TlsConnector::from(Arc::new(config.clone()));
+        config.alpn_protocols.insert(0, ALPN_HTTP2.to_vec());
+        Ok(Self { both: TlsConnector::from(Arc::new(config)), http1 })
     }
 
     /// Shakes hands and verifies that the peer is `target`.
@@ -191,6 +204,7 @@ impl TlsProfile {
         &self,
         target: &Authority,
         stream: TcpStream,
+        offer: Offer,
     ) -> Result<TlsStream<TcpStream>, Refusal> {
         let name = server_name(&target.host).ok_or_else(|| {
             Refusal::with_detail(
@@ -198,11 +212,17 @@ impl TlsProfile {
                 format!("no certificate can be for {}", target.host),
             )
         })?;
-        self.connector
-            .connect(name, stream)
-            .await
-            .map_err(|error| handshake_refusal(target, &error))
+        let connector = match offer {
+            Offer::Both => &self.both,
+            Offer::Http1 => &self.http1,
+        };
+        connector.connect(name, stream).await.map_err(|error| handshake_refusal(target, &error))
     }
+}
+
+/// Whether the handshake agreed on HTTP/2.
+pub(super) fn agreed_on_http2(stream: &TlsStream<TcpStream>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
 }
 
 fn server_name(host: &Host) -> Option<ServerName<'static>> {

@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use super::{Origin, PATIENCE, Serve, basic, search_everywhere};
 
+/// How long after a call its outcome is waited for: ten times as long as it should take.
+const OUTCOMES: Duration = Duration::from_millis(200);
+
 /// A home. What its commands print is kept, to be searched for secrets.
 pub struct Home {
     directory: TempDir,
@@ -25,6 +28,7 @@ pub struct Home {
 struct Reach {
     address: SocketAddr,
     ca: Option<PathBuf>,
+    http1_only: bool,
 }
 
 /// An agent of a home, with a token.
@@ -112,23 +116,36 @@ impl Home {
 
     /// Makes whatever listens at `address` answer for `host`.
     pub fn reach_as(&self, host: &str, address: SocketAddr, ca: Option<PathBuf>) {
-        self.hosts.lock().insert(host.to_owned(), Reach { address, ca });
+        self.hosts.lock().insert(host.to_owned(), Reach { address, ca, http1_only: false });
+        self.write_config();
+    }
+
+    /// Has a host that is reached spoken to in HTTP/1.1.
+    pub fn http1_only(&self, host: &str) {
+        self.hosts.lock().get_mut(host).expect("a host that is reached").http1_only = true;
         self.write_config();
     }
 
     /// Adds lines to `locum.yaml`: a section of its own, or `upstream.allow_addresses: [...]` and
     /// the like as `key: value` with dots.
     pub fn set(&self, line: &str) {
-        self.settings.lock().push(line.to_owned());
+        // What was said of the same key before is taken back.
+        let key = line.split(": ").next().unwrap();
+        let mut settings = self.settings.lock();
+        settings.retain(|setting| setting.split(": ").next() != Some(key));
+        settings.push(line.to_owned());
+        drop(settings);
         self.write_config();
     }
 
     fn write_config(&self) {
         let mut sections: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut add = |section, line: String| sections.entry(section).or_default().push(line);
-        add("proxy", "listen: 127.0.0.1:0".to_owned());
-        add("ops", "listen: 127.0.0.1:0".to_owned());
         let settings = self.settings.lock();
+        if !settings.iter().any(|setting| setting.starts_with("proxy.listen")) {
+            add("proxy", "listen: 127.0.0.1:0".to_owned());
+        }
+        add("ops", "listen: 127.0.0.1:0".to_owned());
         if !settings.iter().any(|setting| setting.starts_with("log.level")) {
             add("log", "level: trace".to_owned());
         }
@@ -141,7 +158,8 @@ impl Home {
             let one = |(host, reach): (&String, &Reach)| {
                 let ca = reach.ca.as_ref().map(|ca| format!(", ca_file: {}", ca.display()));
                 let ca = ca.unwrap_or_default();
-                format!("    '{host}': {{address: '{}'{ca}}}", reach.address)
+                let http1 = if reach.http1_only { ", http1_only: true" } else { "" };
+                format!("    '{host}': {{address: '{}'{ca}{http1}}}", reach.address)
             };
             let lines: Vec<String> = hosts.iter().map(one).collect();
             add("upstream", format!("hosts:\n{}", lines.join("\n")));
@@ -237,8 +255,27 @@ impl Home {
         Serve::start(self)
     }
 
-    /// Every record of the audit log, in order. A last line that is being written is left out.
+    /// Every record of the audit log, in order. Outcomes are written a moment after their calls; they
+    /// are waited for.
     pub fn audit(&self) -> Vec<Value> {
+        let pending = |records: &[Value]| {
+            let of = |kind: &str| records.iter().filter(|r| r["kind"] == kind).count();
+            let refused = records.iter().filter(|r| r["decision"] == "refuse").count();
+            of("access") - refused > of("outcome")
+        };
+        // Calls in flight have no outcome, so this gives up soon.
+        let deadline = Instant::now() + OUTCOMES;
+        loop {
+            let records = self.audit_now();
+            if !pending(&records) || Instant::now() > deadline {
+                return records;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What is in the log at this moment. A last line that is being written is left out.
+    pub fn audit_now(&self) -> Vec<Value> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(self.path().join("audit"))
             .into_iter()
             .flatten()

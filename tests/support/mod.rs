@@ -7,9 +7,13 @@
 // Each test binary uses its own part of the harness.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
+mod authority;
+mod forwarder;
 mod git;
 mod home;
+mod http2;
 mod origin;
+mod peer;
 mod routes;
 mod running;
 mod search;
@@ -20,14 +24,18 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use authority::{Authority, Issued};
+pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
-pub use origin::{Origin, Script, Seen};
+pub use http2::{Http2, Reply, ask2, frame, frames, request2};
+pub use origin::{Identity, Origin, Script, Seen, identity_files};
+pub use peer::{Peer, Scene};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
-pub use tools::{Tools, basic, command_output, percent};
+pub use tools::{Debian, Tools, basic, command_output, percent};
 pub use wire::{Answer, Broken, Wire, client_config};
 pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 

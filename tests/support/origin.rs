@@ -1,21 +1,22 @@
 //! Origins on loopback with real TLS: they refuse a wrong key, and keep all that arrives.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -49,6 +50,8 @@ pub struct State {
     pub gate: Semaphore,
     /// Where git's repositories are.
     pub repositories: Mutex<Option<PathBuf>>,
+    /// Files by their target as it is written, each with its type.
+    pub site: Mutex<BTreeMap<String, (String, Vec<u8>)>>,
 }
 
 /// One request as it arrived.
@@ -56,6 +59,8 @@ pub struct State {
 pub struct Seen {
     /// On which connection, from 0.
     pub connection: usize,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -91,6 +96,8 @@ pub enum Script {
     Send(Vec<u8>),
     /// Waits for a permit of the gate.
     Wait,
+    /// Sends back whatever comes, until nothing more does.
+    Echo,
     /// Ends TLS in order and closes. Without it the connection is cut off.
     Goodbye,
 }
@@ -98,37 +105,56 @@ pub enum Script {
 impl Origin {
     /// An origin for `host`, with the routes of the harness.
     pub fn start(host: &str) -> Self {
-        Self::listen(host, Mode::Http, true)
+        Self::listen(host, Mode::Http, Some(&[]))
+    }
+
+    /// The same, and it prefers HTTP/2.
+    pub fn http2(host: &str) -> Self {
+        Self::listen(host, Mode::Http, Some(&["h2", "http/1.1"]))
     }
 
     /// The same, in the clear.
     pub fn clear(host: &str) -> Self {
-        Self::listen(host, Mode::Http, false)
+        Self::listen(host, Mode::Http, None)
     }
 
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
-        Self::listen(host, Mode::Script(script.into()), true)
+        Self::listen(host, Mode::Script(script.into()), Some(&[]))
+    }
+
+    /// The same, in the clear.
+    pub fn scripted_clear(host: &str, script: Vec<Script>) -> Self {
+        Self::listen(host, Mode::Script(script.into()), None)
+    }
+
+    /// TLS in front of an HTTP/1.1 server without it. The TLS would rather have HTTP/2, so that who
+    /// offers that gets no sense out of the server.
+    pub fn before(host: &str, server: SocketAddr) -> Self {
+        Self::listen(host, Mode::Before(server), Some(&["h2", "http/1.1"]))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
     pub fn silent(address: &str) -> Option<Self> {
         let listener = std::net::TcpListener::bind((address, 0)).ok()?;
-        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), false))
+        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), None))
     }
 
-    fn listen(host: &str, mode: Mode, tls: bool) -> Self {
+    /// `tls` has the protocols for ALPN.
+    fn listen(host: &str, mode: Mode, tls: Option<&[&str]>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::on(host, listener, mode, tls)
     }
 
-    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: bool) -> Self {
+    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<&[&str]>) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
-        let acceptor = tls.then(|| {
-            let (ca, config) = identity(host);
-            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
+        let acceptor = tls.map(|alpn| {
+            let identity = Identity::new(host);
+            let mut config = identity.server_config();
+            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
             TlsAcceptor::from(Arc::new(config))
         });
         let state = Arc::new(State::default());
@@ -176,6 +202,11 @@ impl Origin {
         raw.iter().map(|bytes| String::from_utf8_lossy(&bytes.lock()).into_owned()).collect()
     }
 
+    /// The same, as bytes.
+    pub fn raw_bytes(&self) -> Vec<Vec<u8>> {
+        self.state.raw.lock().iter().map(|bytes| bytes.lock().clone()).collect()
+    }
+
     /// The bytes of the last connection.
     #[track_caller]
     pub fn last_raw(&self) -> String {
@@ -217,6 +248,7 @@ impl Default for State {
             gated: AtomicBool::new(false),
             gate: Semaphore::new(0),
             repositories: Mutex::default(),
+            site: Mutex::default(),
         }
     }
 }
@@ -246,6 +278,7 @@ impl State {
 enum Mode {
     Http,
     Script(Arc<[Script]>),
+    Before(SocketAddr),
 }
 
 async fn accept(
@@ -264,10 +297,11 @@ async fn accept(
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             match tls {
-                None => serve(Recorder { inner: stream, raw }, number, mode, state).await,
+                None => serve(Recorder { inner: stream, raw }, number, mode, false, state).await,
                 Some(tls) => {
                     if let Ok(stream) = tls.accept(stream).await {
-                        serve(Recorder { inner: stream, raw }, number, mode, state).await;
+                        let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(Recorder { inner: stream, raw }, number, mode, two, state).await;
                     }
                 }
             }
@@ -277,18 +311,36 @@ async fn accept(
 
 type Serving<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-fn serve<'a, S>(stream: Recorder<S>, number: usize, mode: Mode, state: Arc<State>) -> Serving<'a>
+fn serve<'a, S>(
+    stream: Recorder<S>,
+    number: usize,
+    mode: Mode,
+    two: bool,
+    state: Arc<State>,
+) -> Serving<'a>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'a,
 {
     Box::pin(async move {
         match mode {
             Mode::Script(script) => play(stream, &script, &state).await,
+            Mode::Before(server) => {
+                let mut stream = stream;
+                let Ok(mut server) = tokio::net::TcpStream::connect(server).await else { return };
+                let _ = server.set_nodelay(true);
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+            }
             Mode::Http => {
                 let service = service_fn(|request| {
                     let state = Arc::clone(&state);
                     async move { Ok::<_, Infallible>(routes::answer(&state, number, request).await) }
                 });
+                if two {
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                    return;
+                }
                 // An agent that goes away in the middle is no event for an origin.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .half_close(true)
@@ -312,6 +364,15 @@ where
                 let _ = stream.flush().await;
             }
             Script::Wait => state.gate.acquire().await.unwrap().forget(),
+            Script::Echo => {
+                if !ahead.is_empty() {
+                    let _ = stream.write_all(&ahead).await;
+                    ahead.clear();
+                }
+                let (mut read, mut write) = tokio::io::split(&mut stream);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.flush().await;
+            }
             Script::Goodbye => {
                 let _ = stream.shutdown().await;
                 // Closing with bytes unread would reset what was just sent.
@@ -380,26 +441,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
     }
 }
 
-/// A CA of its own, and a server that it vouches for under this name.
-fn identity(host: &str) -> (String, ServerConfig) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(ca, ca_key);
-    let mut leaf = CertificateParams::new(Vec::new()).unwrap();
-    leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate().unwrap();
-    let certificate = leaf.signed_by(&key, &issuer).unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    (ca_pem, config)
+/// A CA of its own, and a server that it vouches for under a name: all as PEM.
+pub struct Identity {
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Identity {
+    pub fn new(host: &str) -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = Issuer::new(ca, ca_key);
+        let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+        leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = leaf.signed_by(&key, &issuer).unwrap().pem();
+        Self { ca: ca_pem, certificate, key: key.serialize_pem() }
+    }
+
+    pub fn server_config(&self) -> ServerConfig {
+        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap()
+    }
+}
+
+/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
+pub fn identity_files(host: &str, directory: &Path) {
+    let Identity { ca, certificate, key } = Identity::new(host);
+    for (name, text) in [("ca", ca), ("cert", certificate), ("key", key)] {
+        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
+    }
 }

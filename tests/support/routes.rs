@@ -32,8 +32,9 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let number = state.note(Seen {
         connection,
+        version: format!("{:?}", parts.version),
         method: parts.method.to_string(),
-        target: parts.uri.to_string(),
+        target: target(&parts),
         headers: fields(&parts.headers),
         ..Seen::default()
     });
@@ -51,7 +52,24 @@ pub async fn answer(
         return text(StatusCode::OK, "early");
     }
     let body = receive(state, number, body).await;
-    route(state, &path, &parts, &body, key.unwrap_or_default()).await
+    let file = state.site.lock().get(parts.uri.path()).cloned();
+    if let Some((kind, bytes)) = file {
+        let mut response = whole(StatusCode::OK, bytes);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        return response;
+    }
+    let mut response = route(state, &path, &parts, &body, key.unwrap_or_default()).await;
+    // On HTTP/2 hyper leaves this to its user.
+    if parts.method == http::Method::HEAD {
+        *response.body_mut() = empty(StatusCode::OK).into_body();
+    }
+    response
+}
+
+/// The target as HTTP/1.1 writes it; HTTP/2 has its parts in fields of their own.
+fn target(parts: &Parts) -> String {
+    let path = parts.uri.path_and_query().filter(|_| parts.version == http::Version::HTTP_2);
+    path.map_or_else(|| parts.uri.to_string(), ToString::to_string)
 }
 
 async fn route(
@@ -78,8 +96,10 @@ async fn route(
         "echo-chunked" => pieces(vec![framed(&encode(rest, &key))]),
         "echo-trailer" => trailer(&key),
         "drip" => pieces(framed(&encode(rest, &key)).iter().map(|b| vec![*b]).collect()),
+        "grpc" => grpc(),
         "gzip" => gzip(),
         "abort" => abort(Some(1000)),
+        "abort-long" => abort(Some(1_000_000)),
         "abort-chunked" => abort(None),
         "bytes" => download(rest.parse().unwrap()),
         "events" => events(state, rest.parse().unwrap()),
@@ -255,6 +275,19 @@ fn trailer(key: &str) -> Response<Body> {
     let mut response = streaming(body, "text/plain");
     response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-echo"));
     response
+}
+
+/// What gRPC answers: nothing in its head announces the trailers.
+fn grpc() -> Response<Body> {
+    let (send, body) = channel();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("5"));
+    trailers.insert("grpc-message", HeaderValue::from_static("not here"));
+    tokio::spawn(async move {
+        let _ = send.send(Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0")))).await;
+        let _ = send.send(Ok(Frame::trailers(trailers))).await;
+    });
+    streaming(body, "application/grpc+proto")
 }
 
 /// A coding that nobody asked for.
