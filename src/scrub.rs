@@ -78,8 +78,10 @@ where
             ScrubbedBody::searching(body, Engine::Messages(messages), replaced)
         }
         Some(length) if length <= GATHERED => {
-            let (body, length) = gather(body, search, replaced).await?;
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            let (body, now) = gather(body, search, replaced).await?;
+            if now != length || !parts.headers.contains_key(header::CONTENT_LENGTH) {
+                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(now));
+            }
             body
         }
         known => {
@@ -169,20 +171,19 @@ async fn gather<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut whole: Vec<Bytes> = Vec::new();
+    let (mut first, mut more) = (Bytes::new(), Vec::new());
     let mut trailers = None;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Refusal::new(Code::UpstreamFailed))?;
         match frame.into_data() {
-            Ok(data) => whole.push(data),
+            Ok(data) if first.is_empty() => first = data,
+            Ok(data) => more.push(data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
     // Nearly always one frame, and then there is no copy.
-    let whole = match <[Bytes; 1]>::try_from(whole) {
-        Ok([one]) => one,
-        Err(many) => many.concat().into(),
-    };
+    let whole =
+        if more.is_empty() { first } else { [&[first], &more[..]].concat().concat().into() };
     let mut out = Vec::new();
     let found = search.replace_all(&whole, Fit::Exact, &mut out);
     let whole = if found > 0 { Bytes::from(out) } else { whole };

@@ -52,7 +52,7 @@ fn send(
         Ok(Secret::new(secret.as_bytes().to_vec()))
     };
     let resolved = Resolved::open(&permit, open)?;
-    let outbound = inject(request, &permit, &resolved)?;
+    let outbound = inject(request, &permit, resolved)?;
     let (request, _, needles) = outbound.into_wire(());
     Ok((request.into_parts().0, needles))
 }
