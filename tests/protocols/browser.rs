@@ -44,7 +44,7 @@ fn a_page_with_fetch_and_events() {
     command.args(["sh", "-c", "exec \"$@\" --proxy-server=\"$LOCUM_OPEN_PROXY\"", "sh"]);
     command.arg(package.program("usr/lib/chromium/chromium")).args(HERE).args(QUIET);
     command.arg(format!("--user-data-dir={}", site.home.work().join("profile").display()));
-    command.args(["--timeout=60000", "--dump-dom", "https://page.test/"]);
+    command.args(["--timeout=100000", "--dump-dom", "https://page.test/"]);
     let ran = run(command.env("LD_LIBRARY_PATH", package.libraries()), b"").ok();
     let result =
         ran.out.split_once("<pre id=\"result\">").and_then(|(_, rest)| rest.split_once("</pre>"));

@@ -2,7 +2,7 @@
 //! of call, with status and metadata in trailers.
 
 use crate::support::*;
-use crate::{python, script};
+use crate::{modules, python, script};
 
 const POLICY: &str = "version: 1
 rules:
@@ -75,6 +75,24 @@ fn unary_and_streams_in_both_directions() {
         // The server names what it was shown: the key itself is not put on its standard output.
         assert_eq!(scene.server.line("called "), format!("{method} with the key"));
     }
+}
+
+#[test]
+fn the_library_of_node() {
+    let scene = scene();
+    let mut command = scene.home.command(&["run", "--agent", "worker", "--", "node"]);
+    let ran = run(command.arg(script("with_grpc.mjs")).env("MODULES", modules()), b"").ok();
+    let lines: Vec<&str> = ran.out.lines().collect();
+    let expected = [
+        "unary: hello",
+        "server-stream: 0 1 2 3",
+        "bidirectional: pong 0 pong s pong sk-, ended",
+        "error: NOT_FOUND no such thing",
+    ];
+    assert_eq!(lines[..lines.len().min(4)], expected, "{}\n{}", ran.out, ran.err);
+    assert!(lines[4].starts_with("unknown-reference: PERMISSION_DENIED"), "{}", ran.out);
+    scene.home.said(&ran);
+    scene.home.never_leaks(&[&scene.key], &[]);
 }
 
 #[test]
