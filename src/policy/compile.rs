@@ -21,8 +21,18 @@ pub const FIRST_POLICY: &str = include_str!("../../policies/first.yaml");
 pub const STRICT_POLICY: &str = include_str!("../../policies/strict.yaml");
 
 const TOP_KEYS: &[&str] = &["version", "groups", "rules"];
-const RULE_KEYS: &[&str] =
-    &["name", "agents", "to", "methods", "paths", "use", "tunnel", "inject", "misplaced"];
+const RULE_KEYS: &[&str] = &[
+    "name",
+    "agents",
+    "to",
+    "methods",
+    "paths",
+    "use",
+    "tunnel",
+    "inject",
+    "misplaced",
+    "websocket",
+];
 
 /// A rule as typed: checked piece by piece, not yet against the other rules and groups.
 struct Draft<'d> {
@@ -120,6 +130,8 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         given(&mut map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse =
         given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
+    let websocket =
+        given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     check_together(&mut map);
     let (name, agents) = (name?, agents?);
     let rule = Rule {
@@ -132,6 +144,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         opaque: opaque?.unwrap_or(false),
         inject_always: always?.unwrap_or(false),
         refuse_misplaced: refuse?.unwrap_or(false),
+        websocket: websocket?,
     };
     check_schemes(&mut map, &rule);
     Some(Draft { name, agents, rule })
@@ -189,7 +202,7 @@ fn check_together(map: &mut Map<'_, '_>) {
     let opaque =
         |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
     if map.node("tunnel").is_some_and(opaque) {
-        for key in ["use", "methods", "paths", "inject", "misplaced"] {
+        for key in ["use", "methods", "paths", "inject", "misplaced", "websocket"] {
             if let Some(node) = map.node(key) {
                 map.reader().problem_with_help(
                     node,

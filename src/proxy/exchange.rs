@@ -4,18 +4,21 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, Version, header};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, Upload};
-use super::ledger::Ledger;
-use super::{Caller, Gateway, State, refusal, unix_now};
+use super::ledger::{Ledger, Uploaded};
+use super::listener::Shutdown;
+use super::socket::{self, Opening};
+use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, References, inject};
+use crate::inject::{self, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
-use crate::upstream::Call;
+use crate::upstream::{Call, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
 pub(super) struct Route {
@@ -23,6 +26,10 @@ pub(super) struct Route {
     pub(super) origin: Origin,
     /// The client's TLS named another host than its CONNECT: nothing in this tunnel is served.
     pub(super) other_name: bool,
+    /// What the agent's tunnel counts as; none outside of one.
+    pub(super) place: Option<Arc<Place>>,
+    /// Whom a socket that outlives its connection's HTTP has to listen to.
+    pub(super) shutdown: Shutdown,
 }
 
 /// Answers a request: with the origin's scrubbed answer, or with the refusal.
@@ -52,7 +59,8 @@ async fn authorized(
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
-    let (parts, body) = request.into_parts();
+    let (mut parts, body) = request.into_parts();
+    let agent_side = parts.extensions.remove::<OnUpgrade>();
     let version = parts.version;
     let (body, up) = Upload::new(body, version);
     ledger.uploads(up.clone());
@@ -83,6 +91,8 @@ async fn authorized(
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
+    let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut outbound = state
         .resolve(&permit)
         .and_then(|resolved| inject(inbound, &permit, resolved))
@@ -98,10 +108,30 @@ async fn authorized(
     let (request, pending) = recorded.into_wire(body);
     let origin = pending.origin().clone();
     let call = Call { origin: &origin, principal: &principal, response_timeout: None };
-    let sent = match gateway.upstream().send(request, call).await {
-        Ok(sent) => sent,
-        Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
+    let upstream = gateway.upstream();
+    let Some(opening) = opening else {
+        return match upstream.send(request, call).await {
+            Ok(sent) => answer(sent, pending, ledger, up, version).await,
+            Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+        };
     };
+    match upstream.upgrade(request, call, opening.handshake()).await {
+        Ok(Upgraded::Switched(switched)) => {
+            socket::open(gateway, opening, switched, pending, ledger).await
+        }
+        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
+        Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+    }
+}
+
+/// The way back of an answer that is HTTP to its end.
+async fn answer(
+    sent: Sent,
+    pending: Pending,
+    ledger: Ledger,
+    up: Uploaded,
+    version: Version,
+) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let mut response = match scrub(pending.answered(sent.response)).await {
         Ok(response) => response,
@@ -171,7 +201,7 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
     refusal
 }
 
-fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
+pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
     ledger.failed(&refusal, up);
     refusal
 }
@@ -187,7 +217,7 @@ fn announce_trailers(headers: &mut HeaderMap) {
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.
-fn strip_answer(headers: &mut HeaderMap) {
+pub(super) fn strip_answer(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(header::PROXY_AUTHENTICATE);
     // By this field clients tell our answers from the origin's, so the origin may not speak as us.

@@ -28,7 +28,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
 use super::exchange::{Route, exchange};
-use super::listener::{Alive, Shutdown};
+use super::listener::Alive;
 use super::tunnel::handshake_failed;
 use super::{Gateway, Limits};
 use crate::tls::{self, AcceptError, Alpn, Prefixed};
@@ -67,19 +67,14 @@ const SHORT: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves the requests inside a tunnel.
-pub(super) async fn serve_inside<S>(
-    gateway: &Arc<Gateway>,
-    route: Route,
-    stream: S,
-    protocol: Alpn,
-    shutdown: Shutdown,
-) where
+pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, protocol: Alpn)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let inside = Inside { gateway: Arc::clone(gateway), route: Arc::new(route) };
     let ended = match protocol {
-        Alpn::Http11 => inside.serve_http1(stream, shutdown).await,
-        Alpn::Http2 => inside.serve_http2(stream, shutdown).await,
+        Alpn::Http11 => inside.serve_http1(stream).await,
+        Alpn::Http2 => inside.serve_http2(stream).await,
     };
     if let Err(error) = ended {
         inside.note(&*error);
@@ -94,7 +89,7 @@ struct Inside {
 }
 
 impl Inside {
-    async fn serve_http1<S>(&self, stream: S, shutdown: Shutdown) -> Ended
+    async fn serve_http1<S>(&self, stream: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -116,18 +111,18 @@ impl Inside {
         if limits.headers != HYPER_HEADERS {
             builder.max_headers(limits.headers);
         }
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),
-            () = shutdown.begun() => {
+            () = self.route.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
                 Ok(connection.await?)
             }
         }
     }
 
-    async fn serve_http2<S>(&self, stream: S, shutdown: Shutdown) -> Ended
+    async fn serve_http2<S>(&self, stream: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -151,13 +146,13 @@ impl Inside {
                 }
             })
         };
-        let connection =
-            settings(limits, shutdown.alive()).serve_connection(TokioIo::new(stream), service);
+        let connection = settings(limits, self.route.shutdown.alive())
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = streams.flooded.notified() => return Err("too many streams were given up".into()),
-            () = shutdown.begun() => {
+            () = self.route.shutdown.begun() => {
                 // GOAWAY; the streams that there are go on.
                 connection.as_mut().graceful_shutdown();
             }

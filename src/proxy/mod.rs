@@ -10,6 +10,7 @@ mod inside;
 mod ledger;
 mod listener;
 mod refusal;
+mod socket;
 mod tunnel;
 
 use std::cell::RefCell;
@@ -193,6 +194,18 @@ impl Gateway {
         Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
     }
 
+    /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,
+    /// and now and then.
+    async fn until(&self, mut reason: impl FnMut(&State) -> Option<Code>) -> Code {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(code) = reason(&self.state()) {
+                return code;
+            }
+            let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
+        }
+    }
+
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
             Some(refresh) => Arc::clone(refresh).refresh().await,
@@ -200,6 +213,10 @@ impl Gateway {
         }
     }
 }
+
+/// How often a tunnel and a socket ask whether their token has run out, beside each time there is
+/// news.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Refusals of unknown clients that are recorded each second. More than a person mistypes, and less
 /// than fills a disk: under 1 GiB a month.

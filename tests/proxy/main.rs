@@ -18,3 +18,4 @@ mod problem;
 mod slot;
 mod trace;
 mod upstream;
+mod websocket;

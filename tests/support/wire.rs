@@ -124,6 +124,16 @@ impl Wire {
         Ok(n)
     }
 
+    /// Reads exactly so much.
+    #[track_caller]
+    pub fn read_exact(&mut self, buffer: &mut [u8]) {
+        let length = buffer.len();
+        let taken = self.take(length);
+        let taken =
+            taken.unwrap_or_else(|| panic!("closed before {length} bytes: {:?}", self.ahead));
+        buffer.copy_from_slice(&taken);
+    }
+
     /// Throws away what was read ahead; how much it was.
     pub fn taken_ahead(&mut self) -> usize {
         std::mem::take(&mut self.ahead).len()
