@@ -94,6 +94,7 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let progress = Arc::<Progress>::default();
         let refuse: Refuse = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
@@ -128,7 +129,7 @@ impl Inside {
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),
-            () = self.route.shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 connection.as_mut().graceful_shutdown();
                 Ok(connection.await?)
             }
@@ -139,6 +140,7 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let limits = &self.gateway.limits;
         let stream = preface(stream, limits.head_time).await?;
         let streams = Arc::new(Streams::new());
@@ -165,7 +167,7 @@ impl Inside {
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = streams.flooded.notified() => return Err("too many streams were given up".into()),
-            () = self.route.shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 // GOAWAY; the streams that there are go on.
                 connection.as_mut().graceful_shutdown();
             }
