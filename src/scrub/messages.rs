@@ -172,12 +172,12 @@ mod tests {
     #[test]
     fn a_secret_that_runs_over_what_looks_like_an_end_is_found() {
         // The first message would end inside of the secret; the next prefix would be the secret's.
-        for shown in 1..KEY.len() {
+        for (shown, flags) in KEY.iter().enumerate().skip(1) {
             let mut sent = message(&vec![b'.'; 2 + shown]);
             sent.truncate(PREFIX + 2);
             sent.extend_from_slice(KEY);
             let cut = PREFIX + 2 + shown;
-            if KEY[shown] & COMPRESSED != 0 {
+            if flags & COMPRESSED != 0 {
                 let mut messages = scrubber();
                 let mut seen = Vec::new();
                 let mut push = |bytes: &[u8]| {
