@@ -200,6 +200,8 @@ pub struct Scrubber {
     first: [bool; 256],
     fit: Fit,
     held: Vec<u8>,
+    /// How much of what is held was handed on already, and must not be again.
+    shown: usize,
     replaced: u64,
 }
 
@@ -211,7 +213,7 @@ impl Scrubber {
             first[usize::from(needle.bytes[0])] = true;
         }
         let table = Table::new(search.made(), THOROUGH);
-        Self { search, table, first, fit, held: Vec::new(), replaced: 0 }
+        Self { search, table, first, fit, held: Vec::new(), shown: 0, replaced: 0 }
     }
 
     /// A scrubber for `needles`, outside a response.
@@ -231,9 +233,20 @@ impl Scrubber {
             self.release();
             joined.into()
         };
-        let end = self.certain(&text, out);
+        let mut shown = self.shown;
+        let end = self.certain(&text, &mut |data| emit(skip(data, &mut shown), out));
+        self.shown = shown;
         // A match that is a prefix of a longer needle is decided when the next bytes are there.
         self.held.extend_from_slice(&text[end..]);
+    }
+
+    /// Hands on what is held, if it is no more than `short`. It stays part of the search: what
+    /// follows it is overwritten, should the two be a match. For [`Fit::InPlace`].
+    pub(super) fn show_short(&mut self, short: usize, out: &mut impl FnMut(Bytes)) {
+        if self.held.len() <= short {
+            emit(Bytes::copy_from_slice(&self.held[self.shown..]), out);
+            self.shown = self.held.len();
+        }
     }
 
     /// Hands on all of `text` that no later byte can change; returns where the rest begins.
@@ -285,7 +298,7 @@ impl Scrubber {
         }
         self.replaced += found;
         self.release();
-        emit(text.into(), out);
+        emit(skip(text.into(), &mut self.shown), out);
     }
 
     /// The held bytes may be most of a secret.
@@ -325,6 +338,13 @@ impl Drop for Scrubber {
     fn drop(&mut self) {
         self.release();
     }
+}
+
+/// Leaves out the first `shown` bytes, or as many of them as there are.
+fn skip(mut data: Bytes, shown: &mut usize) -> Bytes {
+    let here = data.len().min(*shown);
+    *shown -= here;
+    data.split_off(here)
 }
 
 fn emit(data: Bytes, out: &mut impl FnMut(Bytes)) {

@@ -49,10 +49,7 @@ pub(super) enum Stream {
 impl Stream {
     /// Whether its TLS agreed on HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        match self {
-            Self::Tls(tls) => agreed_on_http2(tls),
-            _ => false,
-        }
+        matches!(self, Self::Tls(tls) if agreed_on_http2(tls))
     }
 
     /// Has this thread's runtime wait for the socket, in place of the one that did.
