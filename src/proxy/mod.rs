@@ -6,6 +6,8 @@
 
 mod body;
 mod exchange;
+mod expect;
+mod inlet;
 mod inside;
 mod ledger;
 mod listener;
@@ -84,16 +86,26 @@ pub struct Limits {
     pub connections_per_agent: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
+    /// Bytes of a request's target.
+    pub url_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
     pub streams: u32,
-    /// From the start of a connection to the end of its first head.
+    /// From the first byte of a head to its last; on a new connection, from its start.
     pub head_time: Duration,
     /// For the TLS handshake with the agent.
     pub handshake: Duration,
     /// How long an intercepted tunnel may say nothing between two requests.
     pub idle_tunnel: Duration,
+    /// How long an agent may take nothing of an answer.
+    pub idle_reader: Duration,
+}
+
+impl Limits {
+    fn clocks(&self) -> inlet::Clocks {
+        inlet::Clocks { head: self.head_time, unread: self.idle_reader }
+    }
 }
 
 /// What all connections share.

@@ -55,7 +55,7 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
         _ => {}
     }
     // After a request whose end is in doubt, nothing on the connection can be trusted.
-    if matches!(code, Code::AgentRevoked | Code::BadRequest) {
+    if matches!(code, Code::AgentRevoked | Code::BadRequest | Code::UrlTooLong) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(response.headers()["cache-control"], "no-store");
             let status = response.headers()["proxy-status"].to_str().unwrap();
             assert!(status.starts_with("locum; error=") && status.contains(code.as_str()));
-            let body = response.into_body().into_whole().unwrap();
+            let body = response.into_body().as_whole().unwrap();
             let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
             for key in ["type", "title", "status", "detail", "instance", "hint"] {
                 assert!(problem.get(key).is_some(), "{code} has no {key}");

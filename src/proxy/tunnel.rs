@@ -17,6 +17,7 @@ use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::exchange::{Route, exchange};
+use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
@@ -174,6 +175,11 @@ fn anonymous(
     refusal::respond(refused, ledger.id)
 }
 
+/// The answer to a request on the proxy port that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: SocketAddr, code: Code) -> Response<Body> {
+    anonymous(gateway, peer, String::new(), &Refusal::new(code))
+}
+
 async fn connect(
     gateway: &Arc<Gateway>,
     caller: Caller,
@@ -266,8 +272,11 @@ async fn copy_opaque(
     let withdrawn = withdrawn(gateway, caller, authority);
     let Ok(upgraded) = upgrade.await else { return };
     let upstream = Counted { inner: upstream, read: down, written: up };
-    let (ending, code) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, withdrawn).await,
+    let (ending, code) = match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
+        Ok(parts) => {
+            let downstream = parts.io.into_inner().into_inner();
+            copy(downstream, &parts.read_buf, upstream, withdrawn).await
+        }
         Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
     };
     if let Some(code) = code {
@@ -377,9 +386,10 @@ async fn intercept(
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
     let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
+    match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
         Ok(parts) => {
-            let stream = Prefixed::new(parts.read_buf.to_vec(), parts.io.into_inner());
+            let stream = parts.io.into_inner().into_inner();
+            let stream = Prefixed::new(parts.read_buf.to_vec(), stream);
             look_inside(gateway, caller, authority, stream, shutdown).await;
         }
         Err(upgraded) => {
