@@ -87,10 +87,10 @@ codes! {
     MethodRefused "method-refused" 405 "http_request_denied"
         "This method is not forwarded"
         "TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection.";
-    /// An upgrade that is not understood.
+    /// An upgrade that is not understood: another protocol than WebSocket, or no valid handshake.
     UpgradeRefused "upgrade-refused" 403 "http_request_denied"
         "This protocol upgrade is not forwarded"
-        "Remove the Upgrade field; inside an inspected tunnel Locum passes HTTP only.";
+        "Remove the Upgrade field; inside an inspected tunnel Locum passes HTTP, and WebSocket after a handshake as RFC 6455 has it.";
     /// The destination's address is private, local or otherwise closed.
     AddressForbidden "address-forbidden" 403 "destination_ip_prohibited"
         "The host has an address that the proxy does not connect to"

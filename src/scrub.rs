@@ -4,7 +4,10 @@
 //! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
+mod deflate;
+mod engine;
 mod escapes;
+mod frames;
 mod messages;
 mod needles;
 mod search;
@@ -19,6 +22,10 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use deflate::Agreed;
+use engine::Engine;
+pub use engine::{ScrubError, Unscrubbable};
+use frames::FrameScrubber;
 use messages::MessageScrubber;
 pub use needles::Needles;
 use search::Search;
@@ -73,6 +80,14 @@ where
     let replaced = scrub_fields(&mut parts.headers, &search);
     let length = if has_body { body.size_hint().exact() } else { None };
     let body = match length {
+        // What follows this head are frames, each with its length before it.
+        _ if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+            let agreed = Agreed::read(&parts.headers).map_err(|_| {
+                Refusal::new(Code::Unscrubbable).because("a WebSocket extension that is not known")
+            })?;
+            let frames = FrameScrubber::new(Scrubber::new(search, Fit::InPlace), agreed);
+            ScrubbedBody::searching(body, Engine::Frames(Box::new(frames)), replaced)
+        }
         _ if has_messages(&parts.headers) => {
             let messages = MessageScrubber::new(Scrubber::new(search, Fit::InPlace));
             ScrubbedBody::searching(body, Engine::Messages(messages), replaced)
@@ -222,39 +237,13 @@ enum Inner<B> {
     Untouched(B),
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
-    /// Searched as it streams. `ready` holds what one frame became.
-    Searching { body: B, engine: Engine, ready: VecDeque<Frame<Bytes>>, done: bool },
-}
-
-/// What a streamed body is searched as.
-enum Engine {
-    /// One run of bytes.
-    Bytes(Scrubber),
-    /// Messages with their lengths before them.
-    Messages(MessageScrubber),
-}
-
-impl Engine {
-    fn push(&mut self, data: Bytes, out: &mut impl FnMut(Bytes)) {
-        match self {
-            Self::Bytes(scrubber) => scrubber.push(data, out),
-            Self::Messages(messages) => messages.push(data, out),
-        }
-    }
-
-    fn scrubber(&self) -> &Scrubber {
-        match self {
-            Self::Bytes(scrubber) => scrubber,
-            Self::Messages(messages) => messages.scrubber(),
-        }
-    }
-
-    fn scrubber_mut(&mut self) -> &mut Scrubber {
-        match self {
-            Self::Bytes(scrubber) => scrubber,
-            Self::Messages(messages) => messages.scrubber_mut(),
-        }
-    }
+    /// Searched as it streams. `ready` holds what one frame became, `done` how it all ended.
+    Searching {
+        body: B,
+        engine: Engine,
+        ready: VecDeque<Frame<Bytes>>,
+        done: Option<Result<(), Unscrubbable>>,
+    },
 }
 
 impl<B> ScrubbedBody<B> {
@@ -264,7 +253,7 @@ impl<B> ScrubbedBody<B> {
 
     fn searching(body: B, engine: Engine, replaced: u64) -> Self {
         let ready = VecDeque::new();
-        Self { inner: Inner::Searching { body, engine, ready, done: false }, replaced }
+        Self { inner: Inner::Searching { body, engine, ready, done: None }, replaced }
     }
 
     /// How often the secret was found, head and body together, so far.
@@ -279,14 +268,17 @@ impl<B> ScrubbedBody<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = ScrubError<B::Error>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.inner {
-            Inner::Untouched(body) => Pin::new(body).poll_frame(cx),
+            Inner::Untouched(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(ScrubError::Body)))
+            }
             Inner::Gathered { whole, trailers } => {
                 let data = whole.take().filter(|data| !data.is_empty()).map(Frame::data);
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
@@ -296,17 +288,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 if let Some(frame) = ready.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                if *done {
-                    return Poll::Ready(None);
+                if let Some(ending) = done {
+                    return Poll::Ready(ending.err().map(|fault| Err(fault.into())));
                 }
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => scrub_frame(frame, engine, ready),
+                    // What was certain before the fault goes on; what was held back does not.
+                    Some(Ok(frame)) => *done = scrub_frame(frame, engine, ready).err().map(Err),
                     // What is held back is not flushed: a broken stream must not look whole.
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(ScrubError::Body(error)))),
                     None => {
-                        *done = true;
-                        let scrubber = engine.scrubber_mut();
-                        scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+                        *done = Some(Ok(()));
+                        engine.finish(&mut |data| ready.push_back(Frame::data(data)));
                     }
                 }
             },
@@ -339,16 +331,20 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
-fn scrub_frame(frame: Frame<Bytes>, engine: &mut Engine, ready: &mut VecDeque<Frame<Bytes>>) {
+fn scrub_frame(
+    frame: Frame<Bytes>,
+    engine: &mut Engine,
+    ready: &mut VecDeque<Frame<Bytes>>,
+) -> Result<(), Unscrubbable> {
     match frame.into_data() {
         Ok(data) => engine.push(data, &mut |data| ready.push_back(Frame::data(data))),
         Err(frame) => {
-            let scrubber = engine.scrubber_mut();
-            scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+            engine.finish(&mut |data| ready.push_back(Frame::data(data)));
             if let Ok(mut trailers) = frame.into_trailers() {
-                scrubber.scrub_trailers(&mut trailers);
+                engine.scrub_trailers(&mut trailers);
                 ready.push_back(Frame::trailers(trailers));
             }
+            Ok(())
         }
     }
 }

@@ -34,6 +34,7 @@ const RULE_KEYS: &[&str] = &[
     "inject",
     "misplaced",
     "timeouts",
+    "websocket",
 ];
 
 /// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
@@ -136,6 +137,8 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
     let refuse =
         given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
     let timeouts = given(&mut map, "timeouts", read_timeouts);
+    let websocket =
+        given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     check_together(&mut map);
     let (name, agents) = (name?, agents?);
     let rule = Rule {
@@ -149,6 +152,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         inject_always: always?.unwrap_or(false),
         refuse_misplaced: refuse?.unwrap_or(false),
         timeouts: timeouts?.unwrap_or_default(),
+        websocket: websocket?,
     };
     check_schemes(&mut map, &rule);
     Some(Draft { name, agents, rule })
@@ -213,7 +217,7 @@ fn check_together(map: &mut Map<'_, '_>) {
     let opaque =
         |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
     if map.node("tunnel").is_some_and(opaque) {
-        for key in ["use", "methods", "paths", "inject", "misplaced", "timeouts"] {
+        for key in ["use", "methods", "paths", "inject", "misplaced", "timeouts", "websocket"] {
             if let Some(node) = map.node(key) {
                 map.reader().problem_with_help(
                     node,

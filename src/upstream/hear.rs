@@ -24,6 +24,11 @@ impl<S> HeardOut<S> {
         Self { inner, failed: None }
     }
 
+    /// The stream, for whoever goes on without HTTP.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
+
     /// A write that failed for a reason that a read will give too does not come back.
     fn wait_for_read<T>(&mut self, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match written {

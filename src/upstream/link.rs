@@ -3,8 +3,8 @@
 //! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
 //! the two stay together: the task that waits for the answer also moves the bytes. That saves two
 //! wake-ups of another task for each request, a task for each idle connection, and gives an exact
-//! answer to *is it dead?* when a connection is taken from the pool. It also leaves the way open for
-//! a protocol upgrade: whoever drives the connection can take its stream and buffer back.
+//! answer to *is it dead?* when a connection is taken from the pool. And whoever drives a connection
+//! can take its stream and buffer back, which is how a WebSocket begins (`upgrade`).
 
 use std::future::Future;
 use std::io;
@@ -70,8 +70,8 @@ impl Stream {
 
 /// A stream that can be handed to another runtime. Who has the connection cannot reach the stream
 /// inside it, so it leaves word, and the stream moves when it is next used.
-struct Movable {
-    stream: Stream,
+pub(super) struct Movable {
+    pub(super) stream: Stream,
     move_here: Arc<AtomicBool>,
 }
 
@@ -145,9 +145,9 @@ impl Patience {
 
 /// A connection: hyper's handle and its driver.
 pub(super) struct Link {
-    sender: SendRequest<RequestBody>,
+    pub(super) sender: SendRequest<RequestBody>,
     /// None once the connection has ended. It must not be polled after that.
-    driver: Option<Driver>,
+    pub(super) driver: Option<Driver>,
     alarm: Alarm,
     opened: Instant,
     /// The runtime that waits for its socket.

@@ -17,6 +17,7 @@ mod link;
 mod pool;
 mod route;
 mod trust;
+mod upgrade;
 
 use std::fmt;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
+pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
