@@ -14,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
+use super::inlet::{Inlet, Progress, Refuse};
 use super::stream::{Io, Stream};
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
@@ -343,15 +344,22 @@ async fn serve_front(
 ) {
     let since = Instant::now();
     let limits = gateway.limits;
+    let progress = Arc::<Progress>::default();
+    let refuse: Refuse = {
+        let gateway = Arc::clone(&gateway);
+        Arc::new(move |code| tunnel::unreadable(&gateway, peer, code))
+    };
+    let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
     let service = {
         let shutdown = shutdown.clone();
         service_fn(move |request| {
             let (gateway, entrance, shutdown) =
                 (Arc::clone(&gateway), Arc::clone(&entrance), shutdown.clone());
+            let (answering, request) = progress.begin(request);
             async move {
                 let door = &entrance.door;
                 let answer = tunnel::front(&gateway, door, peer, &shutdown, request).await;
-                Ok::<_, Infallible>(answer)
+                Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })
     };
@@ -359,6 +367,7 @@ async fn serve_front(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_bytes.max(8192))
+        .max_header_size(limits.head_bytes)
         .max_headers(limits.headers)
         .preserve_header_case(true)
         .half_close(true)

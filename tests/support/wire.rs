@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 use serde_json::Value;
 
 use super::PATIENCE;
@@ -27,6 +29,8 @@ enum Stream {
     Plain(TcpStream),
     Unix(UnixStream),
     Tls(Box<StreamOwned<ClientConnection, Stream>>),
+    /// The origin's end.
+    Served(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
 impl Stream {
@@ -39,6 +43,11 @@ impl Stream {
                 tls.flush()?;
                 tls.sock.finish()
             }
+            Self::Served(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                tls.sock.shutdown(Shutdown::Write)
+            }
         }
     }
 
@@ -47,6 +56,7 @@ impl Stream {
             Self::Plain(tcp) => tcp.set_write_timeout(Some(time)),
             Self::Unix(unix) => unix.set_write_timeout(Some(time)),
             Self::Tls(tls) => tls.sock.set_write_timeout(time),
+            Self::Served(tls) => tls.sock.set_write_timeout(Some(time)),
         }
     }
 
@@ -55,6 +65,18 @@ impl Stream {
             Self::Plain(tcp) => tcp.set_read_timeout(Some(time)),
             Self::Unix(unix) => unix.set_read_timeout(Some(time)),
             Self::Tls(tls) => tls.sock.set_read_timeout(time),
+            Self::Served(tls) => tls.sock.set_read_timeout(Some(time)),
+        }
+    }
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Unix(_) => panic!("no TCP"),
+            Self::Tls(tls) => tls.sock.tcp(),
+            Self::Served(tls) => &tls.sock,
         }
     }
 }
@@ -65,6 +87,7 @@ impl Read for Stream {
             Self::Plain(tcp) => tcp.read(buffer),
             Self::Unix(unix) => unix.read(buffer),
             Self::Tls(tls) => tls.read(buffer),
+            Self::Served(tls) => tls.read(buffer),
         }
     }
 }
@@ -75,6 +98,7 @@ impl Write for Stream {
             Self::Plain(tcp) => tcp.write(bytes),
             Self::Unix(unix) => unix.write(bytes),
             Self::Tls(tls) => tls.write(bytes),
+            Self::Served(tls) => tls.write(bytes),
         }
     }
 
@@ -83,6 +107,7 @@ impl Write for Stream {
             Self::Plain(tcp) => tcp.flush(),
             Self::Unix(unix) => unix.flush(),
             Self::Tls(tls) => tls.flush(),
+            Self::Served(tls) => tls.flush(),
         }
     }
 }
@@ -112,7 +137,11 @@ impl Wire {
     }
 
     pub fn try_plain(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::of(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// Either end of a connection.
+    pub fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -144,10 +173,21 @@ impl Wire {
         Ok(Self { stream, ahead: Vec::new(), transcript: self.transcript })
     }
 
+    /// The same as an origin.
+    pub fn tls_server(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let Stream::Plain(mut tcp) = self.stream else { panic!("it is TLS already") };
+        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut tcp)?;
+        }
+        let stream = Stream::Served(Box::new(StreamOwned::new(tls, tcp)));
+        Ok(Self { stream, ahead: Vec::new(), transcript: Vec::new() })
+    }
+
     /// The certificate chain that the other side showed.
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         match &self.stream {
-            Stream::Plain(_) | Stream::Unix(_) => Vec::new(),
+            Stream::Plain(_) | Stream::Unix(_) | Stream::Served(_) => Vec::new(),
             Stream::Tls(tls) => tls
                 .conn
                 .peer_certificates()
@@ -167,9 +207,20 @@ impl Wire {
         self.stream.write_all(bytes).and_then(|()| self.stream.flush())
     }
 
-    /// Sends nothing more, and says so.
+    /// Sends nothing more, and says so. The other side may have gone already.
     pub fn finish(&mut self) {
-        self.stream.finish().unwrap();
+        let _gone = self.stream.finish();
+    }
+
+    /// Ends the connection below TLS, without TLS's own goodbye.
+    pub fn cut(self) {
+        let _gone = self.stream.tcp().shutdown(Shutdown::Both);
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        // Closed with a linger of zero, Linux sends RST (`man 7 socket`).
+        rustix::net::sockopt::set_socket_linger(self.stream.tcp(), Some(Duration::ZERO)).unwrap();
     }
 
     /// Some more bytes; 0 at the end.
@@ -177,6 +228,16 @@ impl Wire {
         let n = self.stream.read(buffer)?;
         self.transcript.extend_from_slice(&buffer[..n]);
         Ok(n)
+    }
+
+    /// Reads exactly so much.
+    #[track_caller]
+    pub fn read_exact(&mut self, buffer: &mut [u8]) {
+        let length = buffer.len();
+        let taken = self.take(length);
+        let taken =
+            taken.unwrap_or_else(|| panic!("closed before {length} bytes: {:?}", self.ahead));
+        buffer.copy_from_slice(&taken);
     }
 
     /// Throws away what was read ahead; how much it was.
@@ -227,6 +288,25 @@ impl Wire {
             }
         }
         std::mem::take(&mut self.ahead)
+    }
+
+    /// Reads on to an orderly end: with TLS, its goodbye; what came before that.
+    pub fn try_until_end(&mut self) -> io::Result<Vec<u8>> {
+        while self.more()? > 0 {}
+        Ok(std::mem::take(&mut self.ahead))
+    }
+
+    /// The head of the next request; none when the other side has closed.
+    pub fn try_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.ahead, b"\r\n\r\n") {
+                let head: Vec<u8> = self.ahead.drain(..at + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
+            }
+            if self.more().ok()? == 0 {
+                return None;
+            }
+        }
     }
 
     /// Reads on until `end` has come; what came up to and with it.
