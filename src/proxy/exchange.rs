@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, Version, header};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::ext::Protocol;
 
 use super::body::{Body, Upload};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
-use super::socket::{self, Opening};
+use super::socket::{self, AgentSide, Opening};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -40,7 +40,10 @@ pub(super) async fn exchange(
 ) -> Response<Body> {
     let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let id = ledger.id;
-    ledger.asked(request.method().as_str(), Some(request.uri().path()));
+    // An extended CONNECT stands for a GET.
+    let extended = request.extensions().get::<Protocol>().is_some();
+    let method = if extended { "GET" } else { request.method().as_str() };
+    ledger.asked(method, Some(request.uri().path()));
     let grpc = refusal::wants_grpc(&request);
     let refused = match authorized(gateway, route, request, ledger).await {
         Ok(response) => return response,
@@ -60,7 +63,7 @@ async fn authorized(
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
     let (mut parts, body) = request.into_parts();
-    let agent_side = parts.extensions.remove::<OnUpgrade>();
+    let agent_side = AgentSide::take(&mut parts.extensions);
     let version = parts.version;
     let (body, up) = Upload::new(body, version);
     ledger.uploads(up.clone());
