@@ -33,7 +33,7 @@ pub use search::{Fit, Scrubber};
 
 use crate::outcome::{Code, Refusal};
 
-/// The longest body of known length that is gathered, so that its length can be told anew when a
+/// The longest body of known length that is gathered (event streams are not), so that its length can be told anew when a
 /// secret was replaced in it. Longer ones keep their length, and matches are overwritten in place.
 pub const GATHERED: u64 = 64 * 1024;
 
@@ -92,7 +92,7 @@ where
             let messages = MessageScrubber::new(Scrubber::new(search, Fit::InPlace));
             ScrubbedBody::searching(body, Engine::Messages(messages), replaced)
         }
-        Some(length) if length <= GATHERED => {
+        Some(length) if length <= GATHERED && !is_stream(&parts.headers) => {
             let (body, now) = gather(body, search, replaced).await?;
             if now != length || !parts.headers.contains_key(header::CONTENT_LENGTH) {
                 parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(now));
@@ -111,6 +111,22 @@ where
 fn has_body(method: &Method, parts: &Parts) -> bool {
     let none = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     *method != Method::HEAD && !none && !parts.status.is_informational()
+}
+
+/// Media types whose parts are worth something before the whole is there. Their lengths are seldom
+/// known beforehand; where one is, gathering would hold the first event until the last has come.
+const STREAMS: [&str; 5] = [
+    "text/event-stream",
+    "application/x-ndjson",
+    "application/jsonl",
+    "application/json-seq",
+    "multipart/x-mixed-replace",
+];
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    STREAMS.iter().any(|stream| stream.eq_ignore_ascii_case(essence))
 }
 
 /// Whether the body is made of messages with their lengths before them.

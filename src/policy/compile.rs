@@ -2,13 +2,15 @@
 //! is wrong with them.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::{Agents, Policy, Rule, Uses};
+use super::{Agents, Policy, Rule, Timeouts, Uses};
 use crate::document::{Document, Limits, Map, Node, Reader, Report, Source};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
@@ -31,8 +33,12 @@ const RULE_KEYS: &[&str] = &[
     "tunnel",
     "inject",
     "misplaced",
+    "timeouts",
     "websocket",
 ];
+
+/// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
+const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
 
 /// A rule as typed: checked piece by piece, not yet against the other rules and groups.
 struct Draft<'d> {
@@ -130,6 +136,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         given(&mut map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse =
         given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
+    let timeouts = given(&mut map, "timeouts", read_timeouts);
     let websocket =
         given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     check_together(&mut map);
@@ -144,6 +151,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         opaque: opaque?.unwrap_or(false),
         inject_always: always?.unwrap_or(false),
         refuse_misplaced: refuse?.unwrap_or(false),
+        timeouts: timeouts?.unwrap_or_default(),
         websocket: websocket?,
     };
     check_schemes(&mut map, &rule);
@@ -174,6 +182,13 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
     parsed.into_iter().collect::<Option<_>>().map(Uses::Named)
 }
 
+fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
+    let mut map = reader.map(node, &["response", "idle"])?;
+    let response = given(&mut map, "response", |r, n| r.duration(n, WAIT));
+    let idle = given(&mut map, "idle", |r, n| r.duration(n, WAIT));
+    Some(Timeouts { response: response?, idle: idle? })
+}
+
 fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
     let text = reader.text(node)?;
     let upper = text.to_ascii_uppercase();
@@ -202,7 +217,7 @@ fn check_together(map: &mut Map<'_, '_>) {
     let opaque =
         |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
     if map.node("tunnel").is_some_and(opaque) {
-        for key in ["use", "methods", "paths", "inject", "misplaced", "websocket"] {
+        for key in ["use", "methods", "paths", "inject", "misplaced", "timeouts", "websocket"] {
             if let Some(node) = map.node(key) {
                 map.reader().problem_with_help(
                     node,

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::iter::once;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 
@@ -54,8 +55,18 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
+}
+
+/// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the end of the request to the head of the answer.
+    pub response: Option<Duration>,
+    /// Between two pieces of a body.
+    pub idle: Option<Duration>,
 }
 
 /// The names in one rule. `*` is none of them, and groups are their members.
@@ -115,6 +126,7 @@ pub struct Permit {
     rule: Arc<str>,
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
+    timeouts: Timeouts,
 }
 
 /// One credential that may enter the request, and where.
@@ -171,6 +183,12 @@ impl Permit {
     #[must_use]
     pub fn hidden(&self) -> &[Grant] {
         &self.hidden
+    }
+
+    /// How long the origin may take, by the rule that decided.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -373,7 +391,7 @@ impl Policy {
             }
         }
         let hidden = self.hidden(who, request.origin(), &grants, index);
-        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden })
+        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.

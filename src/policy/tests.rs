@@ -413,6 +413,61 @@ fn candidates_do_not_depend_on_the_list_they_were_found_in() {
     }
 }
 
+#[test]
+fn the_rule_that_decides_says_how_long_the_origin_may_take() {
+    let rules = policy(
+        "  - {name: quick, agents: [a], to: [https://api.openai.com], paths: [/quick], timeouts: {response: 30s}}
+  - {name: both, agents: [a], use: [openai], paths: [/v1/**], timeouts: {response: 20m, idle: 1h}}
+  - {name: plain, agents: [a], to: [https://api.openai.com]}\n",
+    );
+    let seconds = Duration::from_secs;
+    for (path, fields, response, idle) in [
+        ("/quick", &[][..], Some(seconds(30)), None),
+        ("/v1/x", &[OPENAI], Some(seconds(1200)), Some(seconds(3600))),
+        ("/other", &[], None, None),
+    ] {
+        let request = format!("GET https://api.openai.com{path}");
+        let permit = decide(&rules, "a", &request, fields).unwrap();
+        assert_eq!(permit.timeouts(), Timeouts { response, idle }, "{path}");
+    }
+}
+
+#[test]
+fn mistakes_in_timeouts_are_reported_with_their_places() {
+    let shown = report(
+        "version: 1
+rules:
+  - name: one
+    agents: [a]
+    use: [x]
+    timeouts: {response: 30, idle: 48h}
+  - name: two
+    agents: [a]
+    use: [x]
+    timeouts: {total: 1h}
+  - name: three
+    agents: [a]
+    use: [x]
+    timeouts: 30s
+  - name: four
+    agents: [a]
+    to: [https://a.test]
+    tunnel: opaque
+    timeouts: {idle: 1m}
+",
+    );
+    for place in [
+        "p.yaml:6:26: rules[0].timeouts.response",
+        "p.yaml:6:36: rules[0].timeouts.idle",
+        "p.yaml:10:16: rules[1].timeouts",
+        "p.yaml:14:15: rules[2].timeouts",
+        "p.yaml:19:15: rules[3].timeouts",
+        "`timeouts` needs a look inside",
+    ] {
+        assert!(shown.contains(place), "{place} is not in:\n{shown}");
+    }
+}
+
 fn report(text: &str) -> String {
     compile(vec![Source::new("p.yaml", text)]).unwrap_err().to_string()
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, Version, header};
+use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
@@ -15,6 +15,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
+use crate::policy::Timeouts;
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -53,6 +54,15 @@ pub(super) async fn exchange(
     if grpc { refusal::respond_grpc(&refused, id) } else { refusal::respond(&refused, id) }
 }
 
+/// The answer to a request in a tunnel that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> Response<Body> {
+    let ledger = Ledger::new(gateway, &route.caller, &route.origin);
+    let refusal = Refusal::new(code);
+    ledger.refuse(&gateway.state(), &refusal, &[]);
+    tracing::info!(request_id = %ledger.id, %code, "refused unread");
+    refusal::respond(&refusal, ledger.id)
+}
+
 /// The steps, in the one order in which they compile.
 async fn authorized(
     gateway: &Arc<Gateway>,
@@ -62,10 +72,10 @@ async fn authorized(
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
-    let (mut parts, body) = request.into_parts();
-    let agent_side = AgentSide::take(&mut parts.extensions);
-    let version = parts.version;
-    let (body, up) = Upload::new(body, version);
+    let version = request.version();
+    let mut request = request;
+    let agent_side = AgentSide::take(request.extensions_mut());
+    let (parts, body, up) = Upload::of(request);
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
@@ -110,7 +120,13 @@ async fn authorized(
 
     let (request, pending) = recorded.into_wire(body);
     let origin = pending.origin().clone();
-    let call = Call { origin: &origin, principal: &principal, response_timeout: None };
+    let Timeouts { response, idle } = permit.timeouts();
+    let call = Call {
+        origin: &origin,
+        principal: &principal,
+        response_timeout: response,
+        idle_timeout: idle,
+    };
     let upstream = gateway.upstream();
     let Some(opening) = opening else {
         return match upstream.send(request, call).await {
@@ -172,11 +188,21 @@ fn check(
             "The TLS handshake named another host than the CONNECT",
         ));
     }
+    if target_length(&parts.uri) > gateway.limits.url_bytes {
+        return Err(Refusal::new(Code::UrlTooLong));
+    }
     // hyper counts those of HTTP/1.1; on HTTP/2 only their bytes are bounded.
     if parts.headers.len() > gateway.limits.headers {
         return Err(Refusal::new(Code::HeadTooLarge));
     }
     InboundRequest::parse(parts, &route.origin)
+}
+
+/// The length of a target as it was sent.
+fn target_length(uri: &Uri) -> usize {
+    let scheme = uri.scheme_str().map_or(0, |scheme| scheme.len() + "://".len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    scheme + authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
 }
 
 /// What the request's own fields say about the run goes over what the tunnel said.

@@ -27,7 +27,8 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
-use super::exchange::{Route, exchange};
+use super::exchange::{Route, exchange, unreadable};
+use super::inlet::{Inlet, Progress, Refuse};
 use super::listener::Alive;
 use super::tunnel::handshake_failed;
 use super::{Gateway, Limits};
@@ -93,19 +94,32 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
+        let progress = Arc::<Progress>::default();
+        let refuse: Refuse = {
+            let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
+            Arc::new(move |code| unreadable(&gateway, &route, code))
+        };
+        let limits = &self.gateway.limits;
+        let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
         let service = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             service_fn(move |request| {
                 let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-                async move { Ok::<_, Infallible>(exchange(&gateway, &route, request).await) }
+                let (answering, request) = progress.begin(request);
+                async move {
+                    let answer = exchange(&gateway, &route, request).await;
+                    Ok::<_, Infallible>(answering.until_the_end_of(answer))
+                }
             })
         };
-        let limits = &self.gateway.limits;
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            // Until the first byte of a head; from there on the inlet has a clock of its own.
             .header_read_timeout(limits.idle_tunnel)
             .max_buf_size(limits.head_bytes.max(8192))
+            .max_header_size(limits.head_bytes)
             .preserve_header_case(true);
         // For its own bound hyper has room on the stack; for another it allocates with each request.
         if limits.headers != HYPER_HEADERS {
@@ -115,7 +129,7 @@ impl Inside {
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),
-            () = self.route.shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 connection.as_mut().graceful_shutdown();
                 Ok(connection.await?)
             }
@@ -126,6 +140,7 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let limits = &self.gateway.limits;
         let stream = preface(stream, limits.head_time).await?;
         let streams = Arc::new(Streams::new());
@@ -155,7 +170,7 @@ impl Inside {
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = streams.flooded.notified() => return Err("too many streams were given up".into()),
-            () = self.route.shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 // GOAWAY; the streams that there are go on.
                 connection.as_mut().graceful_shutdown();
             }

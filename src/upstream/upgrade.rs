@@ -67,13 +67,14 @@ impl Upstream {
         let mut link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
         let start = Instant::now();
         let patience = call.response_timeout.unwrap_or(self.timeouts.response);
+        let idle = call.idle_timeout.unwrap_or(self.timeouts.idle);
         let answer = timeout(patience, ask(&mut link, request)).await;
         let answer = answer.map_err(|_late| refusal(&Failure::Late, target, None))?;
         let mut response = answer.map_err(|error| broken(&error, target))?;
         timing.head = start.elapsed();
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             let key = self.pool.key(call.origin, route.id, call.principal);
-            let response = self.receive(response, Box::new(link), None, key)?;
+            let response = self.receive(response, Box::new(link), None, key, idle)?;
             return Ok(Upgraded::Declined(Sent { response, reused: false, timing }));
         }
         handshake.check_answer(response.headers()).map_err(|fault| wrong(target, fault))?;
@@ -81,7 +82,6 @@ impl Upstream {
         let (downlink, uplink) =
             take_stream(link).ok_or_else(|| wrong(target, "broke off after its answer"))?;
         let response = response.map(|_none| downlink);
-        let idle = self.timeouts.idle;
         Ok(Upgraded::Switched(Switched { response, uplink, timing, idle }))
     }
 }
@@ -120,7 +120,7 @@ async fn ask(link: &mut Link, request: Request<RequestBody>) -> hyper::Result<Re
 /// comes first. None when the connection has ended.
 fn take_stream(link: Link) -> Option<(Downlink, Uplink)> {
     let Parts { io, read_buf, .. } = link.driver?.into_parts();
-    let (read, write) = tokio::io::split(io.into_inner().stream);
+    let (read, write) = tokio::io::split(io.into_inner().into_inner().stream);
     Some((Downlink(Chunks::new(read, read_buf)), Uplink(write)))
 }
 
