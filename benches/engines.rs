@@ -163,8 +163,8 @@ fn request(c: &mut Criterion) {
             (request, permit, resolved)
         };
         let fill = |(request, permit, resolved)| {
-            let filled = inject(request, &permit, &resolved);
-            (filled, permit, resolved)
+            let filled = inject(request, &permit, resolved);
+            (filled, permit)
         };
         b.iter_batched(prepare, fill, BatchSize::SmallInput);
     });

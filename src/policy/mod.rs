@@ -143,7 +143,7 @@ impl Grant {
 
     /// What stands for the secret in what the agent sees.
     #[must_use]
-    pub fn placeholder(&self) -> &str {
+    pub fn placeholder(&self) -> &Arc<str> {
         &self.placeholder
     }
 

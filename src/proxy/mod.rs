@@ -22,7 +22,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use body::Body;
 pub use listener::{Door, serve};
@@ -72,7 +72,7 @@ impl State {
 pub trait Refresh: Send + Sync {
     /// Returns when a look that began after the call is over. True when it is worth asking again;
     /// bounded in how often it really looks.
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+    fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
 /// Times and counts that bound what a client can take.
@@ -107,6 +107,8 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    /// Places for connections, whichever thread accepts them.
+    slots: Arc<Semaphore>,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -132,6 +134,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            slots: Arc::new(Semaphore::new(limits.connections)),
             news: watch::Sender::new(()),
         }
     }
@@ -192,7 +195,7 @@ impl Gateway {
 
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
-            Some(refresh) => refresh.refresh().await,
+            Some(refresh) => Arc::clone(refresh).refresh().await,
             None => false,
         }
     }

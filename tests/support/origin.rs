@@ -1,6 +1,6 @@
 //! Origins on loopback with real TLS: they refuse a wrong key, and keep all that arrives.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -16,6 +16,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
@@ -49,6 +50,8 @@ pub struct State {
     pub gate: Semaphore,
     /// Where git's repositories are.
     pub repositories: Mutex<Option<PathBuf>>,
+    /// Files by their target as it is written, each with its type.
+    pub site: Mutex<BTreeMap<String, (String, Vec<u8>)>>,
 }
 
 /// One request as it arrived.
@@ -135,9 +138,10 @@ impl Origin {
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
         let acceptor = tls.map(|alpn| {
-            let (ca, mut config) = identity(host);
+            let identity = Identity::new(host);
+            let mut config = identity.server_config();
             config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
+            std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
             TlsAcceptor::from(Arc::new(config))
         });
         let state = Arc::new(State::default());
@@ -231,6 +235,7 @@ impl Default for State {
             gated: AtomicBool::new(false),
             gate: Semaphore::new(0),
             repositories: Mutex::default(),
+            site: Mutex::default(),
         }
     }
 }
@@ -407,39 +412,46 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
     }
 }
 
-/// A CA of its own, and a server that it vouches for under this name.
-fn identity(host: &str) -> (String, ServerConfig) {
-    let (ca_pem, certificate, key) = issue(host);
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    (ca_pem, config)
+/// A CA of its own, and a server that it vouches for under a name: all as PEM.
+pub struct Identity {
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+}
+
+impl Identity {
+    pub fn new(host: &str) -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = Issuer::new(ca, ca_key);
+        let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+        leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
+        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+        let key = KeyPair::generate().unwrap();
+        let certificate = leaf.signed_by(&key, &issuer).unwrap().pem();
+        Self { ca: ca_pem, certificate, key: key.serialize_pem() }
+    }
+
+    pub fn server_config(&self) -> ServerConfig {
+        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .unwrap()
+    }
 }
 
 /// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
 pub fn identity_files(host: &str, directory: &Path) {
-    let (ca, certificate, key) = issue(host);
-    for (name, text) in [("ca", ca), ("cert", certificate.pem()), ("key", key.serialize_pem())] {
+    let Identity { ca, certificate, key } = Identity::new(host);
+    for (name, text) in [("ca", ca), ("cert", certificate), ("key", key)] {
         std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
     }
-}
-
-fn issue(host: &str) -> (String, rcgen::Certificate, KeyPair) {
-    let ca_key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(ca, ca_key);
-    let mut leaf = CertificateParams::new(Vec::new()).unwrap();
-    leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-    let key = KeyPair::generate().unwrap();
-    let certificate = leaf.signed_by(&key, &issuer).unwrap();
-    (ca_pem, certificate, key)
 }
