@@ -4,6 +4,7 @@
 //! A [`Config`] is what the file means: every default filled in, every path absolute, every value
 //! in its range. There is no other way to make one, so nothing later has to check again.
 
+mod listen;
 mod read;
 
 use std::fmt;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
 use crate::document::{Document, Limits as ReadLimits, Report, Source};
 use crate::host::{Authority, HostPattern, Scheme};
@@ -37,30 +40,6 @@ pub struct Config {
     pub log: Log,
     /// What clients may take.
     pub limits: Limits,
-}
-
-/// `proxy`: where agents connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proxy {
-    /// `listen`, at least one. Default `127.0.0.1:3128`: the port that proxies have used since
-    /// Squid, on loopback, because without TLS agent tokens cross the wire as they are.
-    pub listen: Vec<SocketAddr>,
-    /// `tls`. Default none: on loopback there is no wire to protect.
-    pub tls: Option<ListenerTls>,
-    /// `allow_remote`: the explicit word for a listener beyond loopback without TLS, on a network
-    /// that is trusted by other means (a pod, a VPN). Default `false`.
-    pub allow_remote: bool,
-}
-
-/// `proxy.tls`: TLS on the listener, for `https://` proxy URLs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerTls {
-    /// `certificate`: PEM, the certificate and then its intermediates.
-    pub certificate: PathBuf,
-    /// `key`: PEM, the private key.
-    pub key: PathBuf,
-    /// `client_ca`: PEM, the CAs whose client certificates are asked for. Default none.
-    pub client_ca: Option<PathBuf>,
 }
 
 /// `ops`: metrics and health.
@@ -145,7 +124,8 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// `per_host`: for one origin and one agent. Default 512: with fewer than an agent has calls at
-    /// once, every further call makes a connection anew, with its TLS handshake.
+    /// once, every further call makes a connection anew, with its TLS handshake. On HTTP/2, where calls
+    /// share connections, all of them.
     pub per_host: usize,
     /// `total`. Default 2048, at about 20 KiB each.
     pub total: usize,
@@ -285,6 +265,9 @@ pub struct Limits {
     /// `head_bytes`: of one request's head. Default 64 KiB: four times what nginx allows, because
     /// cookies and traces are long; far under what hurts.
     pub head_bytes: usize,
+    /// `url_bytes`: of one request's target. Default 16 KiB: as much as the large load balancers and
+    /// CDNs take, so what is longer works nowhere else either.
+    pub url_bytes: usize,
     /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.
     pub headers: usize,
     /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
@@ -299,6 +282,10 @@ pub struct Limits {
     /// `idle_tunnel`: how long a tunnel may say nothing. Default 10 min: longer than the keep-alive
     /// of every client seen, shorter than a forgotten one.
     pub idle_tunnel: Duration,
+    /// `idle_reader`: how long an agent may take nothing of an answer. Default 5 min: a program that
+    /// is stopped in a debugger, or a laptop that sleeps, may yet go on; a connection that is held
+    /// open for nothing has an origin's connection at its other end.
+    pub idle_reader: Duration,
     /// `drain`: how long requests in flight may take at shutdown. Default 25 s, under the 30 s
     /// after which Kubernetes kills.
     pub drain: Duration,
@@ -367,9 +354,8 @@ impl Config {
     #[must_use]
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
-            // Sockets and their TLS are made once, at the start.
-            ("proxy.listen", self.proxy.listen == new.proxy.listen),
-            ("proxy.tls", self.proxy.tls == new.proxy.tls),
+            // Sockets are made once, at the start; their certificates may change.
+            ("proxy.listen", self.proxy.same_doors(&new.proxy)),
             ("ops.listen", self.ops.listen == new.ops.listen),
             // One process writes one log and reads one vault, each under a lock.
             ("audit", self.audit == new.audit),
@@ -380,13 +366,6 @@ impl Config {
             ("limits", self.limits == new.limits),
         ];
         fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
-    }
-}
-
-impl Default for Proxy {
-    fn default() -> Self {
-        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 3128))];
-        Self { listen, tls: None, allow_remote: false }
     }
 }
 
@@ -420,11 +399,13 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_agent: 2_000,
             head_bytes: 64 << 10,
+            url_bytes: 16 << 10,
             headers: 100,
             streams: 128,
             handshake: seconds(10),
             head_time: seconds(15),
             idle_tunnel: seconds(10 * 60),
+            idle_reader: seconds(5 * 60),
             drain: seconds(25),
         }
     }

@@ -27,8 +27,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
-use super::exchange::{Route, exchange};
-use super::listener::{Alive, Shutdown};
+use super::exchange::{Route, exchange, unreadable};
+use super::inlet::{Inlet, Progress, Refuse};
+use super::listener::Alive;
 use super::tunnel::handshake_failed;
 use super::{Gateway, Limits};
 use crate::tls::{self, AcceptError, Alpn, Prefixed};
@@ -67,19 +68,14 @@ const SHORT: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves the requests inside a tunnel.
-pub(super) async fn serve_inside<S>(
-    gateway: &Arc<Gateway>,
-    route: Route,
-    stream: S,
-    protocol: Alpn,
-    shutdown: Shutdown,
-) where
+pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, protocol: Alpn)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let inside = Inside { gateway: Arc::clone(gateway), route: Arc::new(route) };
     let ended = match protocol {
-        Alpn::Http11 => inside.serve_http1(stream, shutdown).await,
-        Alpn::Http2 => inside.serve_http2(stream, shutdown).await,
+        Alpn::Http11 => inside.serve_http1(stream).await,
+        Alpn::Http2 => inside.serve_http2(stream).await,
     };
     if let Err(error) = ended {
         inside.note(&*error);
@@ -94,43 +90,57 @@ struct Inside {
 }
 
 impl Inside {
-    async fn serve_http1<S>(&self, stream: S, shutdown: Shutdown) -> Ended
+    async fn serve_http1<S>(&self, stream: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
+        let progress = Arc::<Progress>::default();
+        let refuse: Refuse = {
+            let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
+            Arc::new(move |code| unreadable(&gateway, &route, code))
+        };
+        let limits = &self.gateway.limits;
+        let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
         let service = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             service_fn(move |request| {
                 let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-                async move { Ok::<_, Infallible>(exchange(&gateway, &route, request).await) }
+                let (answering, request) = progress.begin(request);
+                async move {
+                    let answer = exchange(&gateway, &route, request).await;
+                    Ok::<_, Infallible>(answering.until_the_end_of(answer))
+                }
             })
         };
-        let limits = &self.gateway.limits;
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            // Until the first byte of a head; from there on the inlet has a clock of its own.
             .header_read_timeout(limits.idle_tunnel)
             .max_buf_size(limits.head_bytes.max(8192))
+            .max_header_size(limits.head_bytes)
             .preserve_header_case(true);
         // For its own bound hyper has room on the stack; for another it allocates with each request.
         if limits.headers != HYPER_HEADERS {
             builder.max_headers(limits.headers);
         }
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),
-            () = shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 connection.as_mut().graceful_shutdown();
                 Ok(connection.await?)
             }
         }
     }
 
-    async fn serve_http2<S>(&self, stream: S, shutdown: Shutdown) -> Ended
+    async fn serve_http2<S>(&self, stream: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let limits = &self.gateway.limits;
         let stream = preface(stream, limits.head_time).await?;
         let streams = Arc::new(Streams::new());
@@ -151,13 +161,13 @@ impl Inside {
                 }
             })
         };
-        let connection =
-            settings(limits, shutdown.alive()).serve_connection(TokioIo::new(stream), service);
+        let connection = settings(limits, self.route.shutdown.alive())
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = streams.flooded.notified() => return Err("too many streams were given up".into()),
-            () = shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 // GOAWAY; the streams that there are go on.
                 connection.as_mut().graceful_shutdown();
             }

@@ -5,16 +5,22 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
+mod copy;
 mod exchange;
+mod expect;
+mod inlet;
 mod inside;
 mod ledger;
 mod listener;
 mod refusal;
+mod socket;
+#[cfg(target_os = "linux")]
+mod splice;
+mod stream;
 mod tunnel;
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -22,10 +28,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub use body::Body;
-pub use listener::{Door, serve};
+pub use listener::{Door, Entrance, Leave, Listener, serve};
+
+use listener::Doorkeeper;
 
 use crate::agent::Identity;
 use crate::authn::Authenticate;
@@ -34,7 +42,7 @@ use crate::inject::Resolved;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Policy};
-use crate::record::{AuditSink, RequestId};
+use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
@@ -84,16 +92,26 @@ pub struct Limits {
     pub connections_per_agent: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
+    /// Bytes of a request's target.
+    pub url_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
     pub streams: u32,
-    /// From the start of a connection to the end of its first head.
+    /// From the first byte of a head to its last; on a new connection, from its start.
     pub head_time: Duration,
     /// For the TLS handshake with the agent.
     pub handshake: Duration,
     /// How long an intercepted tunnel may say nothing between two requests.
     pub idle_tunnel: Duration,
+    /// How long an agent may take nothing of an answer.
+    pub idle_reader: Duration,
+}
+
+impl Limits {
+    fn clocks(&self) -> inlet::Clocks {
+        inlet::Clocks { head: self.head_time, unread: self.idle_reader }
+    }
 }
 
 /// What all connections share.
@@ -107,8 +125,7 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
-    /// Places for connections, whichever thread accepts them.
-    slots: Arc<Semaphore>,
+    doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -134,7 +151,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
-            slots: Arc::new(Semaphore::new(limits.connections)),
+            doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
         }
     }
@@ -193,6 +210,18 @@ impl Gateway {
         Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
     }
 
+    /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,
+    /// and now and then.
+    async fn until(&self, mut reason: impl FnMut(&State) -> Option<Code>) -> Code {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(code) = reason(&self.state()) {
+                return code;
+            }
+            let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
+        }
+    }
+
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
             Some(refresh) => Arc::clone(refresh).refresh().await,
@@ -200,6 +229,10 @@ impl Gateway {
         }
     }
 }
+
+/// How often a tunnel and a socket ask whether their token has run out, beside each time there is
+/// news.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Refusals of unknown clients that are recorded each second. More than a person mistypes, and less
 /// than fills a disk: under 1 GiB a month.
@@ -272,7 +305,7 @@ fn request_id() -> RequestId {
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Where the connection came from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
 }

@@ -1,32 +1,31 @@
 //! From a request on the proxy port to a tunnel: who asks, for which host, and what becomes of it.
 
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use super::body::Body;
+use super::copy::copy;
 use super::exchange::{Route, exchange};
+use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
-use super::{Caller, Gateway, State, refusal, unix_now};
+use super::stream::Stream;
+use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
 use crate::host::{Authority, Host, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
+use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, AcceptError, Alpn, FirstByte, Prefixed, SniMatch};
 
@@ -34,7 +33,7 @@ use crate::tls::{self, AcceptError, Alpn, FirstByte, Prefixed, SniMatch};
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
     door: &Door,
-    peer: SocketAddr,
+    peer: Peer,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
@@ -67,7 +66,8 @@ pub(super) async fn front(
             connect(gateway, caller, authority, upgrade, shutdown.clone()).await
         }
         Target::Absolute(origin) => {
-            let route = Route { caller, origin, other_name: false };
+            let shutdown = shutdown.clone();
+            let route = Route { caller, origin, other_name: false, place: None, shutdown };
             exchange(gateway, &route, request).await
         }
     }
@@ -90,6 +90,13 @@ impl Target {
 fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     if *request.method() != http::Method::CONNECT {
         return absolute_origin(request.uri()).map(Target::Absolute);
+    }
+    // What follows the head is the tunnel (RFC 9110 section 9.3.6). Who takes some of it for a body
+    // and who does not would see two different tunnels.
+    let fields = request.headers();
+    let length = fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if length || fields.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Refusal::with_detail(Code::BadRequest, "A CONNECT has no body"));
     }
     // Host and port and nothing else (RFC 9112 section 3.2.3): a URL says more than is looked at.
     let uri = request.uri();
@@ -136,7 +143,7 @@ async fn authenticate(
 /// send their credentials only after it.
 fn challenge(
     gateway: &Arc<Gateway>,
-    peer: SocketAddr,
+    peer: Peer,
     target: &Target,
     bad: &Unauthenticated,
 ) -> Response<Body> {
@@ -158,7 +165,7 @@ fn challenge(
 
 fn anonymous(
     gateway: &Arc<Gateway>,
-    peer: SocketAddr,
+    peer: Peer,
     destination: String,
     refused: &Refusal,
 ) -> Response<Body> {
@@ -172,6 +179,11 @@ fn anonymous(
     }
     tracing::info!(request_id = %ledger.id, %peer, code = %refused.code, "refused at the door");
     refusal::respond(refused, ledger.id)
+}
+
+/// The answer to a request on the proxy port that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: Peer, code: Code) -> Response<Body> {
+    anonymous(gateway, peer, String::new(), &Refusal::new(code))
 }
 
 async fn connect(
@@ -198,8 +210,10 @@ async fn connect(
             match open_opaque(gateway, &caller, authority.clone(), &rule).await {
                 Ok((upstream, ledger)) => {
                     let gateway = Arc::clone(gateway);
+                    let inner = shutdown.clone();
                     shutdown.spawn(async move {
-                        copy_opaque(&gateway, &caller, &authority, upgrade, upstream, ledger).await;
+                        let ends = (upgrade, upstream);
+                        copy_opaque(&gateway, &caller, &authority, ends, ledger, &inner).await;
                         drop(place);
                     });
                     Response::new(Body::empty())
@@ -209,11 +223,8 @@ async fn connect(
         }
         TunnelDecision::Intercept => {
             let gateway = Arc::clone(gateway);
-            let inner = shutdown.clone();
-            shutdown.spawn(async move {
-                intercept(&gateway, caller, authority, upgrade, inner).await;
-                drop(place);
-            });
+            let inner = Inner { caller, authority, place, shutdown: shutdown.clone() };
+            shutdown.spawn(async move { intercept(&gateway, inner, upgrade).await });
             Response::new(Body::empty())
         }
     }
@@ -244,31 +255,44 @@ async fn open_opaque(
     }
 }
 
-/// Buffer of each direction of an opaque tunnel.
-const COPY_BYTES: usize = 16 * 1024;
-
-/// How often an opaque tunnel asks whether its token has run out, beside each time there is news.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
-
 /// Copies an opaque tunnel until both sides have ended, or until it would not be opened any more.
 async fn copy_opaque(
     gateway: &Gateway,
     caller: &Caller,
     authority: &Authority,
-    upgrade: OnUpgrade,
-    upstream: TcpStream,
+    (upgrade, upstream): (OnUpgrade, TcpStream),
     ledger: Ledger,
+    shutdown: &Shutdown,
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Opaque);
     let (up, down) = (Uploaded::counting(), Uploaded::counting());
     let mut tally = ledger.answered(None, up.clone(), Duration::ZERO);
     tally.copied = down.clone();
-    let withdrawn = withdrawn(gateway, caller, authority);
+    let moved = (up.clone(), down.clone());
+    let withdrawn = async {
+        tokio::select! {
+            code = withdrawn(gateway, caller, authority) => Some(code),
+            () = quiet(shutdown, || moved.0.bytes() + moved.1.bytes()) => None,
+        }
+    };
     let Ok(upgraded) = upgrade.await else { return };
-    let upstream = Counted { inner: upstream, read: down, written: up };
-    let (ending, code) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, withdrawn).await,
-        Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
+    let ends = async {
+        match upgraded.downcast::<TokioIo<Inlet<Stream>>>() {
+            Ok(Parts { io, read_buf, .. }) => {
+                // A copy, because the HTTP layer's buffer is far larger, and would live as long.
+                let early = read_buf.to_vec();
+                drop(read_buf);
+                copy(io.into_inner().into_inner(), early, upstream, (up, down)).await
+            }
+            Err(upgraded) => copy(TokioIo::new(upgraded), Vec::new(), upstream, (up, down)).await,
+        }
+    };
+    let (ending, code) = tokio::select! {
+        ending = ends => (ending, None),
+        code = withdrawn => match code {
+            Some(_) => (Ending::Failed, code),
+            None => (Ending::Complete, None),
+        },
     };
     if let Some(code) = code {
         let agent = &caller.identity.agent;
@@ -278,41 +302,25 @@ async fn copy_opaque(
     tally.close(ending);
 }
 
-async fn copy<D, U>(
-    mut downstream: D,
-    early: &[u8],
-    mut upstream: U,
-    withdrawn: impl Future<Output = Code>,
-) -> (Ending, Option<Code>)
-where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
-    let copying = async {
-        if upstream.write_all(early).await.is_err() {
-            return Ending::UpstreamAborted;
+/// How long an opaque tunnel may say nothing once the proxy has begun to stop. What is in flight in it
+/// cannot be seen; bytes that are on their way pause for less, and keep-alive connections for more.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Returns when the proxy has begun to stop, and nothing has moved since for [`QUIET`].
+async fn quiet(shutdown: &Shutdown, moved: impl Fn() -> u64) {
+    shutdown.begun().await;
+    loop {
+        let before = moved();
+        tokio::time::sleep(QUIET).await;
+        if moved() == before {
+            return;
         }
-        let (down, far) = (&mut downstream, &mut upstream);
-        match tokio::io::copy_bidirectional_with_sizes(down, far, COPY_BYTES, COPY_BYTES).await {
-            Ok(_) => Ending::Complete,
-            Err(_) => Ending::DownstreamAborted,
-        }
-    };
-    tokio::select! {
-        ending = copying => (ending, None),
-        code = withdrawn => (Ending::Failed, Some(code)),
     }
 }
 
 /// Returns when the tunnel would not be opened any more: there are no requests in it to decide on.
 async fn withdrawn(gateway: &Gateway, caller: &Caller, authority: &Authority) -> Code {
-    let mut news = gateway.news.subscribe();
-    loop {
-        if let Some(code) = no_longer(&gateway.state(), caller, authority) {
-            return code;
-        }
-        let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
-    }
+    gateway.until(|state| no_longer(state, caller, authority)).await
 }
 
 /// Why an opaque tunnel may not go on, if it may not.
@@ -326,113 +334,70 @@ fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Co
     }
 }
 
-/// The far end of an opaque tunnel. Counts as bytes move, so that the record is right however the
-/// tunnel ends.
-struct Counted<S> {
-    inner: S,
-    read: Uploaded,
-    written: Uploaded,
+/// An intercepted tunnel, before its first request.
+struct Inner {
+    caller: Caller,
+    authority: Authority,
+    place: Place,
+    shutdown: Shutdown,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.read.add(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.written.add(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+impl Inner {
+    fn route(self, scheme: Scheme, other_name: bool) -> Route {
+        let Self { caller, authority, place, shutdown } = self;
+        let origin = Origin { scheme, authority };
+        Route { caller, origin, other_name, place: Some(Arc::new(place)), shutdown }
     }
 }
 
 /// Takes the socket from under the CONNECT, with what the client sent right behind it.
-async fn intercept(
-    gateway: &Arc<Gateway>,
-    caller: Caller,
-    authority: Authority,
-    upgrade: OnUpgrade,
-    shutdown: Shutdown,
-) {
+async fn intercept(gateway: &Arc<Gateway>, inner: Inner, upgrade: OnUpgrade) {
     let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
     let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => {
-            let stream = Prefixed::new(parts.read_buf.to_vec(), parts.io.into_inner());
-            look_inside(gateway, caller, authority, stream, shutdown).await;
+    match upgraded.downcast::<TokioIo<Inlet<Stream>>>() {
+        Ok(Parts { io, read_buf, .. }) => {
+            let stream = Prefixed::new(read_buf.to_vec(), io.into_inner().into_inner());
+            // It would live as long as the tunnel, and is far larger than what is in it.
+            drop(read_buf);
+            look_inside(gateway, inner, stream).await;
         }
-        Err(upgraded) => {
-            look_inside(gateway, caller, authority, TokioIo::new(upgraded), shutdown).await;
-        }
+        Err(upgraded) => look_inside(gateway, inner, TokioIo::new(upgraded)).await,
     }
 }
 
-async fn look_inside<S>(
-    gateway: &Arc<Gateway>,
-    caller: Caller,
-    authority: Authority,
-    stream: S,
-    shutdown: Shutdown,
-) where
+async fn look_inside<S>(gateway: &Arc<Gateway>, inner: Inner, stream: S)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match tls::first_byte(stream, gateway.limits.handshake).await {
-        (FirstByte::Tls, stream) => {
-            intercept_tls(gateway, caller, authority, stream, shutdown).await;
-        }
+        (FirstByte::Tls, stream) => intercept_tls(gateway, inner, stream).await,
         // undici tunnels plain http:// URLs too, and speaks in the clear inside.
         (FirstByte::Http, stream) => {
-            let origin = Origin { scheme: Scheme::Http, authority };
-            let route = Route { caller, origin, other_name: false };
-            serve_inside(gateway, route, stream, Alpn::Http11, shutdown).await;
+            let route = inner.route(Scheme::Http, false);
+            serve_inside(gateway, route, stream, Alpn::Http11).await;
         }
         (first, _) => {
-            tracing::debug!(agent = %caller.identity.agent, %authority, ?first, "no HTTP in the tunnel");
+            let (agent, authority) = (&inner.caller.identity.agent, &inner.authority);
+            tracing::debug!(%agent, %authority, ?first, "no HTTP in the tunnel");
         }
     }
 }
 
-async fn intercept_tls<S>(
-    gateway: &Arc<Gateway>,
-    caller: Caller,
-    authority: Authority,
-    stream: S,
-    shutdown: Shutdown,
-) where
+async fn intercept_tls<S>(gateway: &Arc<Gateway>, inner: Inner, stream: S)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let leaves = gateway.leaves();
-    match tls::accept(stream, &authority.host, &leaves, gateway.limits.handshake).await {
+    let host = &inner.authority.host;
+    match tls::accept(stream, host, &leaves, gateway.limits.handshake).await {
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
-            let origin = Origin { scheme: Scheme::Https, authority };
-            let route = Route { caller, origin, other_name };
+            let route = inner.route(Scheme::Https, other_name);
             // A client that names no protocol speaks the older one.
             let protocol = accepted.alpn.unwrap_or(Alpn::Http11);
-            serve_inside(gateway, route, accepted.stream, protocol, shutdown).await;
+            serve_inside(gateway, route, accepted.stream, protocol).await;
         }
-        Err(error) => handshake_failed(gateway, &caller, &authority.host, &error),
+        Err(error) => handshake_failed(gateway, &inner.caller, host, &error),
     }
 }
 
@@ -465,7 +430,6 @@ mod tests {
     use crate::credential::CredentialIndex;
     use crate::document::Source;
     use crate::policy;
-    use tokio::io::{AsyncReadExt, duplex};
 
     struct Clerk(bool);
 
@@ -505,33 +469,11 @@ mod tests {
             token_id: "t".into(),
             context: Context::default(),
         };
-        let caller =
-            Caller { peer: SocketAddr::from(([127, 0, 0, 1], 1)), identity: Arc::new(identity) };
+        let caller = Caller { peer: Peer::Unix(None), identity: Arc::new(identity) };
         let authority = Authority::parse("web.test:443", None).unwrap();
         let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);
         assert_eq!(now(true, OPAQUE), None);
         assert_eq!(now(false, OPAQUE), Some(Code::AgentRevoked));
         assert_eq!(now(true, NONE), Some(Code::NotAllowed));
-    }
-
-    #[tokio::test]
-    async fn a_tunnel_that_is_withdrawn_ends_and_its_bytes_are_counted() {
-        let (mut client, downstream) = duplex(64);
-        let (far, mut origin) = duplex(64);
-        let (up, down) = (Uploaded::counting(), Uploaded::counting());
-        let far = Counted { inner: far, read: down.clone(), written: up.clone() };
-        let (withdraw, withdrawn) = tokio::sync::oneshot::channel();
-        let copying = tokio::spawn(async move {
-            copy(downstream, b"early", far, async { withdrawn.await.unwrap() }).await
-        });
-        client.write_all(b" late").await.unwrap();
-        let mut seen = [0; 10];
-        origin.read_exact(&mut seen).await.unwrap();
-        origin.write_all(b"back").await.unwrap();
-        client.read_exact(&mut seen[..4]).await.unwrap();
-        withdraw.send(Code::AgentRevoked).unwrap();
-        assert_eq!(copying.await.unwrap(), (Ending::Failed, Some(Code::AgentRevoked)));
-        assert_eq!((up.bytes(), down.bytes()), (10, 4));
-        assert_eq!(client.read(&mut seen).await.unwrap(), 0, "closed");
     }
 }

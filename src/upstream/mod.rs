@@ -9,12 +9,15 @@
 
 mod body;
 mod dial;
+mod go_on;
 mod guard;
 mod h2;
+mod hear;
 mod link;
 mod pool;
 mod route;
 mod trust;
+mod upgrade;
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,14 +32,16 @@ use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
 pub use dial::{Resolve, Resolving, SelfAddresses, SystemResolver};
+pub use go_on::GoOn;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
+pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
-use h2::{Answer, Multiplex, Turn};
+use h2::{Multiplex, Turn};
 use link::{Failure, Link, Patience, Stream};
 use pool::{Lane, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
@@ -114,6 +119,8 @@ pub struct Call<'a> {
     pub principal: &'a Arc<str>,
     /// The rule's own time for the head of the answer, in place of [`Timeouts::response`].
     pub response_timeout: Option<Duration>,
+    /// The rule's own time between two pieces of a body, in place of [`Timeouts::idle`].
+    pub idle_timeout: Option<Duration>,
 }
 
 /// Where the time went.
@@ -200,30 +207,36 @@ impl Upstream {
         let key = self.pool.key(call.origin, route.id, call.principal);
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
-            idle: self.timeouts.idle,
+            idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
         let mut stale = 0;
         loop {
             let (lane, mut timing) = self.lane(&key, route, stale).await?;
             let start = Instant::now();
             let (failure, again) = match lane {
-                Lane::Own(mut link) => match link.exchange(request, upload, patience).await {
-                    Ok(response) => {
-                        timing.head = start.elapsed();
-                        let response = self.receive(response, link, upload, key)?;
-                        return Ok(Sent { response, reused: timing.is_reused(), timing });
+                Lane::Own(mut link) => {
+                    match link.exchange(go_on::heard(request), upload, patience).await {
+                        Ok(response) => {
+                            timing.head = start.elapsed();
+                            let response =
+                                self.receive(response, link, upload, key, patience.idle)?;
+                            return Ok(Sent { response, reused: timing.is_reused(), timing });
+                        }
+                        Err(failure) => (failure, timing.is_reused()),
                     }
-                    Err(failure) => (failure, timing.is_reused()),
-                },
-                Lane::Shared(seat) => match seat.exchange(request, upload, patience).await {
-                    Ok(answer) => {
-                        timing.head = start.elapsed();
-                        let response = self.receive_shared(answer);
-                        return Ok(Sent { response, reused: timing.is_reused(), timing });
+                }
+                Lane::Shared(seat) => {
+                    match seat.exchange(go_on::at_once(request), upload, patience).await {
+                        Ok(answer) => {
+                            timing.head = start.elapsed();
+                            let response =
+                                answer.into_body(patience.idle).map(UpstreamBody::stream);
+                            return Ok(Sent { response, reused: timing.is_reused(), timing });
+                        }
+                        // The origin itself says that it may be sent again, which it can say for ever.
+                        Err(failure) => (failure, stale < STALE_RETRIES),
                     }
-                    // The origin itself says that it may be sent again, which it can say for ever.
-                    Err(failure) => (failure, stale < STALE_RETRIES),
-                },
+                }
             };
             match failure {
                 Failure::Unsent(unsent) if again => request = *unsent,
@@ -351,6 +364,7 @@ impl Upstream {
         link: Box<Link>,
         upload: Option<&Upload>,
         key: PoolKey,
+        idle: Duration,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         // Nobody asked for another protocol, and what follows would not be HTTP.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -369,7 +383,6 @@ impl Upstream {
             ));
         }
         let (parts, incoming) = response.into_parts();
-        let idle = self.timeouts.idle;
         let body = if upload.is_some_and(|upload| !upload.is_done()) {
             UpstreamBody::detached(incoming, *link, idle)
         } else {
@@ -381,10 +394,6 @@ impl Upstream {
 
     /// Ties the answer's body to its stream. The protocol itself knows neither transfer codings nor
     /// a switch to another.
-    fn receive_shared(&self, answer: Answer) -> Response<UpstreamBody> {
-        answer.into_body(self.timeouts.idle).map(UpstreamBody::stream)
-    }
-
     /// Connects for an opaque tunnel: the same resolving, vetting, overrides and self-check as for a
     /// request, and then bytes are the caller's.
     ///
@@ -453,7 +462,7 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
             Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))
         }
         Failure::Stalled => Refusal::with_detail(
-            Code::ResponseTimeout,
+            Code::RequestTimeout,
             format!("the request's body to {target} stood still for too long"),
         ),
     }

@@ -1,5 +1,7 @@
 //! What one client can take, and that the others do not notice.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::*;
@@ -38,7 +40,7 @@ fn whoever_is_slow_is_let_go_of_and_the_others_are_served() {
     let mut wire = world.tunnel();
     wire.send(request("GET", "/hold", &[AUTHORIZED], ""));
     world.origin.until_seen(2);
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(1200));
     world.origin.release();
     assert_eq!(wire.answer().text(), "held");
 }
@@ -62,6 +64,35 @@ fn an_agent_has_so_many_tunnels_and_no_more() {
     eventually("room for one more", PATIENCE, || (more().status == 200).then_some(()));
 }
 
+/// A place is held as long as the socket is open, also when the HTTP layer has let go of it.
+#[test]
+fn there_are_so_many_connections_in_all_and_the_others_wait() {
+    let free = Origin::start("free.test");
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.reach(&free);
+        home.set("limits.connections: 3");
+    });
+    let mut tunnels = vec![
+        world.tunnel(),
+        world.serve.open_tunnel(&world.agent, "free.test:443"),
+        world.serve.open_tunnel(&world.agent, "api.test:443"),
+    ];
+    let mut fourth = world.serve.wire();
+    fourth.send(connect("api.test:443", &world.agent.authorization()));
+    assert!(fourth.is_silent(Duration::from_millis(500)));
+    assert!(world.serve.log().contains("limits.connections are open"));
+    // Those that are open notice nothing.
+    assert_eq!(tunnels[0].ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    drop(tunnels.remove(1));
+    assert_eq!(fourth.answer_to("CONNECT").status, 200);
+    let mut fifth = world.serve.wire();
+    fifth.send(connect("api.test:443", &world.agent.authorization()));
+    assert!(fifth.is_silent(Duration::from_millis(300)));
+    drop(tunnels);
+    assert_eq!(fifth.answer_to("CONNECT").status, 200);
+    assert_eq!(world.serve.log().matches("limits.connections are open").count(), 1);
+}
+
 #[test]
 fn out_of_descriptors_the_proxy_waits_and_goes_on() {
     let world = World::new();
@@ -74,12 +105,19 @@ fn out_of_descriptors_the_proxy_waits_and_goes_on() {
     eventually("the log to say so", PATIENCE, || {
         world.serve.log().contains("could not be accepted").then_some(())
     });
+    // It neither spins nor fills the disk while this lasts.
+    let busy = processor_time(world.serve.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let busy = processor_time(world.serve.pid()).saturating_sub(busy);
+    assert!(busy < Duration::from_millis(500), "{busy:?} of 2 s");
+    assert_eq!(world.serve.log().matches("could not be accepted").count(), 1);
     drop(crowd);
     eventually("room again", PATIENCE, || {
         let mut wire = Wire::try_plain(world.serve.proxy).ok()?;
         wire.try_send(connect("api.test:443", &world.agent.authorization()).as_bytes()).ok()?;
         (wire.try_answer("CONNECT").ok()?.status == 200).then_some(())
     });
+    assert_eq!(world.serve.log().matches("accepted again").count(), 1);
     let restored = Rlimit { maximum: few.maximum, current: before.current.map(|n| n.min(4096)) };
     prlimit(pid, Resource::Nofile, restored).unwrap();
     assert_eq!(world.get("/v1/x").status, 200);
@@ -110,4 +148,136 @@ fn guessing_tokens_hurts_nobody_else() {
     let guesses = audit.iter().filter(|r| r["code"] == "proxy-auth-required").count();
     assert!((10..=300).contains(&guesses), "{guesses}");
     assert_eq!(world.serve.metric("locum_refusals_total{code=\"proxy-auth-required\"}"), 300);
+}
+
+/// What Locum answers to bytes that are no request it takes; both at the door and in a tunnel, with
+/// a record and a count.
+#[test]
+fn what_cannot_be_read_is_answered_by_us_and_recorded() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.head_bytes: 8KiB"));
+    let host = format!("Host: {HOST}\r\n");
+    let long = format!("X-Long: {}\r\n", "a".repeat(20_000));
+    let many: String = (0..200).map(|i| format!("X-{i}: 1\r\n")).collect();
+    let target = "a".repeat(17 * 1024);
+    let cases = [
+        ("head-too-large", 431, format!("GET / HTTP/1.1\r\n{host}{long}\r\n")),
+        // A head that comes at one go is measured, too.
+        ("head-too-large", 431, format!("GET / HTTP/1.1\r\n{host}X: {}\r\n\r\n", "a".repeat(8200))),
+        ("head-too-large", 431, format!("GET / HTTP/1.1\r\n{host}{many}\r\n")),
+        ("head-too-large", 431, format!("GET /{target} HTTP/1.1\r\n{host}\r\n")),
+        ("bad-request", 400, format!("GET / HTTP/1.1\r\n{host}X A: 1\r\n\r\n")),
+        ("bad-request", 400, "GET / HTTP/7.7\r\n\r\n".to_owned()),
+        ("bad-request", 400, "\u{1}\u{2}\u{3}\r\n\r\n".to_owned()),
+    ];
+    for (code, status, bytes) in &cases {
+        for (place, mut wire) in [("door", world.serve.wire()), ("tunnel", world.tunnel())] {
+            let about = format!("{place}, {code}: {bytes:.40}");
+            let series = format!("locum_refusals_total{{code=\"{code}\"}}");
+            let before = world.serve.metric(&series);
+            // It may refuse before all of it is read, and the rest does not tear the answer away.
+            let _ = wire.try_send(bytes.as_bytes());
+            let answer = wire.try_answer("GET").unwrap_or_else(|e| panic!("{about}: {}", e.why));
+            assert_eq!((answer.status, &*answer.problem()), (*status, *code), "{about}");
+            assert_eq!(answer.header("connection"), Some("close"), "{about}");
+            assert!(answer.header("date").is_some(), "{about}");
+            assert!(wire.until_closed().is_empty(), "{about}");
+            let record = &world.home.records_of(&answer.request_id(), 1)[0];
+            assert_eq!(
+                (record["code"].as_str(), record["decision"].as_str()),
+                (Some(*code), Some("refuse"))
+            );
+            assert_eq!(
+                record["agent"].as_str(),
+                (place == "tunnel").then_some("worker"),
+                "{about}"
+            );
+            assert_eq!(world.serve.metric(&series), before + 1, "{about}");
+        }
+    }
+    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(world.get("/after").status, 200);
+}
+
+#[test]
+fn a_url_has_a_limit_of_its_own() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.url_bytes: 1KiB"));
+    let mut wire = world.tunnel();
+    let longest = format!("/{}?{}", "p".repeat(500), "q".repeat(522));
+    assert_eq!(longest.len(), 1024);
+    assert_eq!(wire.ask(request("GET", &longest, &[AUTHORIZED], "")).status, 200);
+    let answer = wire.ask(request("GET", &(longest + "x"), &[AUTHORIZED], ""));
+    assert_eq!((answer.status, &*answer.problem()), (414, "url-too-long"));
+    assert_eq!(world.origin.seen().len(), 1);
+    let record = &world.home.records_of(&answer.request_id(), 1)[0];
+    assert_eq!(record["code"], "url-too-long");
+}
+
+#[test]
+fn a_head_in_a_tunnel_has_its_time_from_its_first_byte() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.set("limits.head_time: 300ms");
+        home.set("limits.idle_tunnel: 1h");
+    });
+    let mut idle = world.tunnel();
+    let mut slow = world.tunnel();
+    // Behind a request, too; and however it trickles.
+    assert_eq!(slow.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    for byte in request("GET", "/v1/x", &[AUTHORIZED, "X-Slow: 1"], "").as_bytes() {
+        if slow.try_send(&[*byte]).is_err() || !slow.is_silent(std::time::Duration::from_millis(15))
+        {
+            break;
+        }
+    }
+    let answer = slow.answer();
+    assert_eq!((answer.status, &*answer.problem()), (408, "request-timeout"));
+    assert!(slow.until_closed().is_empty());
+    assert_eq!(world.home.records_of(&answer.request_id(), 1)[0]["code"], "request-timeout");
+    // The other tunnel was open for as long, and nothing was begun in it.
+    assert_eq!(idle.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    // A body, and an answer, take the time that they take.
+    world.origin.hold();
+    idle.send(format!(
+        "POST /hold HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\nContent-Length: 2\r\n\r\n1"
+    ));
+    let mut other = world.tunnel();
+    other.send("GET / HTT");
+    assert_eq!(other.answer().status, 408);
+    idle.send("2");
+    world.origin.until_seen(3);
+    let mut other = world.tunnel();
+    other.send("GET / HTT");
+    assert_eq!(other.answer().status, 408);
+    world.origin.release();
+    assert_eq!(idle.answer_to("POST").text(), "held");
+}
+
+#[test]
+fn an_agent_that_never_reads_is_let_go_of() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.idle_reader: 300ms"));
+    let mut wire = world.tunnel();
+    wire.send(request("GET", "/bytes/1000000000", &[AUTHORIZED], ""));
+    let access = world.home.accesses_to("/bytes/1000000000").remove(0);
+    let records = world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    assert_eq!(records[1]["ending"], "downstream-aborted");
+    assert!(records[1]["bytes_down"].as_u64().unwrap() < 100_000_000, "{}", records[1]);
+    assert!(wire.try_answer("GET").is_err(), "the answer ended as if whole");
+    // Whoever waits for an origin is not slow, and a reader that pauses now and then goes on.
+    world.origin.hold();
+    let mut waits = world.tunnel();
+    waits.send(request("GET", "/hold", &[AUTHORIZED], ""));
+    let mut never = world.tunnel();
+    never.send(request("GET", "/bytes/1000000001", &[AUTHORIZED], ""));
+    let access = world.home.accesses_to("/bytes/1000000001").remove(0);
+    world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    world.origin.release();
+    assert_eq!(waits.answer().text(), "held");
+}
+
+/// What a process has used of the processors, in user and in system mode.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // Linux tells it in hundredths of a second, whatever its own clock does.
+    Duration::from_millis(ticks * 10)
 }

@@ -7,11 +7,13 @@
 // Each test binary uses its own part of the harness.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
+mod authority;
 mod forwarder;
 mod git;
 mod home;
 mod http2;
 mod origin;
+mod peer;
 mod routes;
 mod running;
 mod search;
@@ -22,11 +24,13 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use authority::{Authority, Issued};
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, request2};
 pub use origin::{Identity, Origin, Script, Seen, identity_files};
+pub use peer::{Peer, Scene};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};

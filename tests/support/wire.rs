@@ -2,13 +2,16 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 use serde_json::Value;
 
 use super::PATIENCE;
@@ -24,7 +27,89 @@ pub struct Wire {
 
 enum Stream {
     Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, Stream>>),
+    /// The origin's end.
+    Served(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.shutdown(Shutdown::Write),
+            Self::Unix(unix) => unix.shutdown(Shutdown::Write),
+            Self::Tls(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                tls.sock.finish()
+            }
+            Self::Served(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                tls.sock.shutdown(Shutdown::Write)
+            }
+        }
+    }
+
+    fn set_write_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.set_write_timeout(Some(time)),
+            Self::Unix(unix) => unix.set_write_timeout(Some(time)),
+            Self::Tls(tls) => tls.sock.set_write_timeout(time),
+            Self::Served(tls) => tls.sock.set_write_timeout(Some(time)),
+        }
+    }
+
+    fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.set_read_timeout(Some(time)),
+            Self::Unix(unix) => unix.set_read_timeout(Some(time)),
+            Self::Tls(tls) => tls.sock.set_read_timeout(time),
+            Self::Served(tls) => tls.sock.set_read_timeout(Some(time)),
+        }
+    }
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Unix(_) => panic!("no TCP"),
+            Self::Tls(tls) => tls.sock.tcp(),
+            Self::Served(tls) => &tls.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(buffer),
+            Self::Unix(unix) => unix.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+            Self::Served(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write(bytes),
+            Self::Unix(unix) => unix.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+            Self::Served(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.flush(),
+            Self::Unix(unix) => unix.flush(),
+            Self::Tls(tls) => tls.flush(),
+            Self::Served(tls) => tls.flush(),
+        }
+    }
 }
 
 /// One answer.
@@ -52,34 +137,57 @@ impl Wire {
     }
 
     pub fn try_plain(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::of(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// Either end of a connection.
+    pub fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         Ok(Self { stream: Stream::Plain(stream), ahead: Vec::new(), transcript: Vec::new() })
     }
 
-    /// Begins TLS on this connection, and finishes the handshake.
+    /// A connection to a Unix socket.
+    pub fn try_unix(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: Stream::Unix(stream), ahead: Vec::new(), transcript: Vec::new() })
+    }
+
+    /// Begins TLS on this connection, in TLS if it has it already, and finishes the handshake.
     pub fn tls(self, name: &str, ca: &Path) -> io::Result<Self> {
         self.tls_with(name, client_config(ca))
     }
 
     pub fn tls_with(self, name: &str, config: ClientConfig) -> io::Result<Self> {
-        let Stream::Plain(mut tcp) = self.stream else { panic!("it is TLS already") };
+        let mut below = self.stream;
         assert!(self.ahead.is_empty(), "bytes before TLS: {:?}", self.ahead);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
+            tls.complete_io(&mut below)?;
+        }
+        let stream = Stream::Tls(Box::new(StreamOwned::new(tls, below)));
+        Ok(Self { stream, ahead: Vec::new(), transcript: self.transcript })
+    }
+
+    /// The same as an origin.
+    pub fn tls_server(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let Stream::Plain(mut tcp) = self.stream else { panic!("it is TLS already") };
+        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
             tls.complete_io(&mut tcp)?;
         }
-        let stream = Stream::Tls(Box::new(StreamOwned::new(tls, tcp)));
-        Ok(Self { stream, ahead: Vec::new(), transcript: self.transcript })
+        let stream = Stream::Served(Box::new(StreamOwned::new(tls, tcp)));
+        Ok(Self { stream, ahead: Vec::new(), transcript: Vec::new() })
     }
 
     /// The certificate chain that the other side showed.
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         match &self.stream {
-            Stream::Plain(_) => Vec::new(),
+            Stream::Plain(_) | Stream::Unix(_) | Stream::Served(_) => Vec::new(),
             Stream::Tls(tls) => tls
                 .conn
                 .peer_certificates()
@@ -96,32 +204,40 @@ impl Wire {
     }
 
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Plain(tcp) => tcp.write_all(bytes).and_then(|()| tcp.flush()),
-            Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
-        }
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush())
     }
 
-    /// Sends nothing more, and says so.
+    /// Sends nothing more, and says so. The other side may have gone already.
     pub fn finish(&mut self) {
-        match &mut self.stream {
-            Stream::Plain(tcp) => tcp.shutdown(Shutdown::Write).unwrap(),
-            Stream::Tls(tls) => {
-                tls.conn.send_close_notify();
-                tls.flush().unwrap();
-                tls.sock.shutdown(Shutdown::Write).unwrap();
-            }
-        }
+        let _gone = self.stream.finish();
+    }
+
+    /// Ends the connection below TLS, without TLS's own goodbye.
+    pub fn cut(self) {
+        let _gone = self.stream.tcp().shutdown(Shutdown::Both);
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        // Closed with a linger of zero, Linux sends RST (`man 7 socket`).
+        rustix::net::sockopt::set_socket_linger(self.stream.tcp(), Some(Duration::ZERO)).unwrap();
     }
 
     /// Some more bytes; 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = match &mut self.stream {
-            Stream::Plain(tcp) => tcp.read(buffer)?,
-            Stream::Tls(tls) => tls.read(buffer)?,
-        };
+        let n = self.stream.read(buffer)?;
         self.transcript.extend_from_slice(&buffer[..n]);
         Ok(n)
+    }
+
+    /// Reads exactly so much.
+    #[track_caller]
+    pub fn read_exact(&mut self, buffer: &mut [u8]) {
+        let length = buffer.len();
+        let taken = self.take(length);
+        let taken =
+            taken.unwrap_or_else(|| panic!("closed before {length} bytes: {:?}", self.ahead));
+        buffer.copy_from_slice(&taken);
     }
 
     /// Throws away what was read ahead; how much it was.
@@ -149,18 +265,11 @@ impl Wire {
 
     /// Gives up soon when the other side takes nothing.
     pub fn impatient(&mut self, time: Duration) {
-        self.tcp().set_write_timeout(Some(time)).unwrap();
-    }
-
-    fn tcp(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => &tls.sock,
-        }
+        self.stream.set_write_timeout(time).unwrap();
     }
 
     fn set_read_timeout(&mut self, time: Duration) {
-        self.tcp().set_read_timeout(Some(time)).unwrap();
+        self.stream.set_read_timeout(time).unwrap();
     }
 
     /// Reads on until the other side closes; what came before that.
@@ -179,6 +288,25 @@ impl Wire {
             }
         }
         std::mem::take(&mut self.ahead)
+    }
+
+    /// Reads on to an orderly end: with TLS, its goodbye; what came before that.
+    pub fn try_until_end(&mut self) -> io::Result<Vec<u8>> {
+        while self.more()? > 0 {}
+        Ok(std::mem::take(&mut self.ahead))
+    }
+
+    /// The head of the next request; none when the other side has closed.
+    pub fn try_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.ahead, b"\r\n\r\n") {
+                let head: Vec<u8> = self.ahead.drain(..at + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
+            }
+            if self.more().ok()? == 0 {
+                return None;
+            }
+        }
     }
 
     /// Reads on until `end` has come; what came up to and with it.
