@@ -145,7 +145,7 @@ where
     });
     let connection = settings(bounds).serve_connection(TokioIo::new(inlet), service);
     let mut serving = Serving::Http(connection);
-    let mut clock = Clock { turn: progress.turn(), since: Instant::now(), quiet: true };
+    let mut clock = Clock { turn: progress.requests(), since: Instant::now(), quiet: true };
     let mut sleep = pin!(sleep_until(clock.since + QUIET));
     let mut stopping = false;
     let over = std::future::poll_fn(|cx| {
@@ -252,7 +252,7 @@ impl Clock {
         cx: &mut Context<'_>,
     ) -> Poll<()> {
         // A whole request and its answer may lie between two looks.
-        let (turn, quiet) = (progress.turn(), progress.is_quiet());
+        let (turn, quiet) = (progress.requests(), progress.is_quiet());
         if (turn, quiet) != (self.turn, self.quiet) {
             (self.turn, self.quiet) = (turn, quiet);
             self.since = Instant::now();

@@ -80,7 +80,7 @@ impl Progress {
     }
 
     /// Requests so far. Wraps, and is only compared.
-    pub(super) fn turn(&self) -> u32 {
+    pub(super) fn requests(&self) -> u32 {
         self.begun.load(Ordering::Relaxed)
     }
 
@@ -99,9 +99,7 @@ impl Progress {
     pub(super) fn switches(&self) -> bool {
         self.switches.load(Ordering::Relaxed)
     }
-}
 
-impl Progress {
     /// Goes from one step of an answer to the next, if that is where it is.
     fn turn(&self, from: u8, to: u8) {
         let _elsewhere =
@@ -245,7 +243,7 @@ impl<S> Inlet<S> {
             return;
         }
         self.progress.head.store(true, Ordering::Relaxed);
-        let after = self.progress.turn();
+        let after = self.progress.requests();
         if self.head.as_ref().is_none_or(|head| head.after != after) {
             self.head = Some(Head { after, since: Instant::now(), alarm: None });
         }
