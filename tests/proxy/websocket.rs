@@ -749,3 +749,29 @@ fn an_open_socket_costs_little_memory() {
     assert!(each < 64, "{each} KiB for each socket");
     drop(wires);
 }
+
+#[test]
+fn the_clocks_of_requests_stop_where_a_socket_begins() {
+    let scene = Scene::with(
+        |_| switching(vec![Script::Echo, Script::Goodbye]),
+        |home| {
+            home.set("limits.head_time: 200ms");
+            home.set("limits.idle_tunnel: 10s");
+        },
+    );
+    let mut wire = scene.tunnel();
+    wire.send(handshake("/socket", &[]));
+    wire.until("\r\n\r\n");
+    for _ in 0..3 {
+        let frame = masked(0x81, b"still here");
+        wire.send(&frame);
+        let mut back = vec![0; frame.len()];
+        let mut read = 0;
+        while read < back.len() {
+            read += wire.read(&mut back[read..]).unwrap();
+        }
+        assert_eq!(back, frame);
+        // Longer than a head may take, from a byte that is none.
+        assert!(wire.is_silent(Duration::from_millis(350)));
+    }
+}
