@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -55,6 +55,8 @@ const NONE: u8 = 0;
 const DUE: u8 = 1;
 /// hyper has all of it, and may not have written it.
 const GIVEN: u8 = 2;
+/// It was the last: another protocol follows, of which nothing is known here.
+const SWITCHED: u8 = 3;
 
 impl Progress {
     /// A request begins; whoever holds what is given back is answering it.
@@ -73,6 +75,14 @@ impl Progress {
     }
 }
 
+impl Progress {
+    /// Goes from one step of an answer to the next, if that is where it is.
+    fn turn(&self, from: u8, to: u8) {
+        let _elsewhere =
+            self.answer.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
+    }
+}
+
 /// Held until hyper has all of an answer.
 pub(super) struct Answering(Arc<Progress>);
 
@@ -80,7 +90,9 @@ impl Answering {
     /// Ties itself to the body of the answer. An answer that comes before its request has been read
     /// is the last on its connection, and says so.
     pub(super) fn until_the_end_of(self, mut answer: Response<Body>) -> Response<Answer> {
-        if self.0.uploading.load(Ordering::Relaxed) {
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.0.turn(DUE, SWITCHED);
+        } else if self.0.uploading.load(Ordering::Relaxed) {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|body| Answer { body, _answering: self })
@@ -89,7 +101,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answer.store(GIVEN, Ordering::Relaxed);
+        self.0.turn(DUE, GIVEN);
     }
 }
 
@@ -363,9 +375,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
     /// hyper flushes when it has nothing more to write.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let answer = &this.progress.answer;
-        // Both sides are of one task; an exchange that did not happen is no harm.
-        let _ = answer.compare_exchange(GIVEN, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        this.progress.turn(GIVEN, NONE);
         let result = Pin::new(&mut this.inner).poll_flush(cx);
         this.timed(cx, result)
     }

@@ -147,9 +147,12 @@ impl Inside {
         let service = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             let streams = Arc::clone(&streams);
-            service_fn(move |request: Request<Incoming>| {
+            service_fn(move |mut request: Request<Incoming>| {
                 let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
                 let open = Open::new(&streams);
+                if *request.method() == Method::CONNECT {
+                    request.extensions_mut().insert(Stay::new(&streams));
+                }
                 let head = *request.method() == Method::HEAD;
                 async move {
                     let mut response = exchange(&gateway, &route, request).await;
@@ -204,6 +207,8 @@ fn settings(limits: &Limits, alive: Alive) -> http2::Builder<Tasks> {
         // acknowledgements: the next frame is read when the last one's has been sent.
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
+        // WebSockets (RFC 8441). Any other CONNECT is refused.
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(RESETS_UNSEEN)
         .max_local_error_reset_streams(RESETS_FOR_ERRORS);
     builder
@@ -316,6 +321,20 @@ impl Drop for Open {
         } else if self.begin.elapsed() < SHORT {
             self.streams.note_given_up();
         }
+    }
+}
+
+/// A stream that goes on after its answer, as a WebSocket. Held by who serves it, so that the
+/// connection does not count as idle.
+#[derive(Clone)]
+pub(super) struct Stay(#[allow(dead_code)] Arc<Open>); // Held for its end.
+
+impl Stay {
+    fn new(streams: &Arc<Streams>) -> Self {
+        let mut open = Open::new(streams);
+        // An answer was given: whatever becomes of the socket, the stream was no flood.
+        open.finished = true;
+        Self(Arc::new(open))
     }
 }
 

@@ -23,6 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop::unconstrained;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
@@ -153,6 +154,8 @@ pub(super) struct Link {
     /// The runtime that waits for its socket.
     home: Option<runtime::Id>,
     move_here: Arc<AtomicBool>,
+    /// Whether it came to this runtime, and has not been looked at since.
+    unheard: bool,
 }
 
 impl Link {
@@ -163,7 +166,7 @@ impl Link {
         let (sender, driver) =
             Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
         let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
-        Ok(Self { sender, driver: Some(driver), alarm, opened, home, move_here })
+        Ok(Self { sender, driver: Some(driver), alarm, opened, home, move_here, unheard: false })
     }
 
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
@@ -196,7 +199,18 @@ impl Link {
             self.home = here;
             self.move_here.store(true, Ordering::Relaxed);
             self.alarm = Alarm::default();
+            self.unheard = true;
         }
+    }
+
+    /// Whether it is alive after it came from another runtime. That one's ear was at the socket, and
+    /// this one has only begun to listen: what arrived before is known when it has looked once.
+    pub(super) async fn is_alive_here(&mut self) -> bool {
+        if !std::mem::take(&mut self.unheard) {
+            return true;
+        }
+        yield_now().await;
+        self.is_alive()
     }
 
     /// Whether it can take a request now. Reads what has arrived since anybody looked: a close, or

@@ -259,7 +259,7 @@ impl Upstream {
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
         let links = stale < STALE_RETRIES;
-        if let Some(lane) = self.pool.take(key, links) {
+        if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
         if !self.may_share(key, route) {
@@ -267,7 +267,7 @@ impl Upstream {
         }
         let opening = self.pool.opening(key);
         let turn = opening.turn().await?;
-        if let Some(lane) = self.pool.take(key, links) {
+        if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
         // Those before have found that there is nothing to share.
@@ -281,6 +281,20 @@ impl Upstream {
             opening.failed(turn, refusal);
         }
         opened
+    }
+
+    /// A connection that is there, and alive.
+    async fn waiting(&self, key: &PoolKey, links: bool) -> Option<Lane> {
+        loop {
+            let mut lane = self.pool.take(key, links)?;
+            let alive = match &mut lane {
+                Lane::Own(link) => link.is_alive_here().await,
+                Lane::Shared(_) => true,
+            };
+            if alive {
+                return Some(lane);
+            }
+        }
     }
 
     /// Whether a connection might be HTTP/2.

@@ -100,11 +100,14 @@ async fn ask(link: &mut Link, request: Request<RequestBody>) -> hyper::Result<Re
             // Not shut down: after a 101 the stream goes on, with other bytes.
             over = driver.poll_without_shutdown(cx).is_ready();
         }
-        if over && answer.as_mut().poll(cx).is_pending() {
-            // Dropping it hands a waiting answer its error.
-            *driver = None;
+        match answer.as_mut().poll(cx) {
+            Poll::Pending if over => {
+                // Dropping it hands a waiting answer its error.
+                *driver = None;
+                answer.as_mut().poll(cx)
+            }
+            polled => polled,
         }
-        answer.as_mut().poll(cx)
     });
     let answer = answer.await?;
     if over && answer.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -315,10 +315,16 @@ fn an_agent_that_gives_up_a_stream_gives_up_that_one_alone() {
             for reason in [Reason::CANCEL, Reason::NO_ERROR] {
                 let mut send = agent.send.clone().ready().await.unwrap();
                 let before = world.origin.seen().len();
+                let halves_before = world.origin.raw().concat().matches("half").count();
                 let post = request2("POST", "/v1/x", &[KEY]);
                 let (answer, mut stream) = send.send_request(post, false).unwrap();
                 stream.send_data(Bytes::from_static(b"half"), false).unwrap();
                 world.origin.until_seen(before + 1);
+                // A reset overtakes what waits to be sent.
+                eventually("the first half", PATIENCE, || {
+                    let halves = world.origin.raw().concat().matches("half").count();
+                    (halves > halves_before).then_some(())
+                });
                 stream.send_reset(reason);
                 assert!(answer.await.is_err());
                 eventually("the record", PATIENCE, || {

@@ -100,3 +100,26 @@ fn what_an_origin_sends_after_its_answer_reaches_nobody() {
         assert!(answer.text() != "wrong", "an answer that nobody asked for");
     }
 }
+
+/// Whichever thread takes a connection from the pool, and whichever had it before, sees that the
+/// origin has closed it.
+#[test]
+fn a_connection_that_was_closed_while_it_waited_is_never_used() {
+    let scene = Scene::new();
+    let get = request("GET", "/v1/x", &[AUTHORIZED], "");
+    // Connections of the agent are spread over the threads.
+    let mut near: Vec<Wire> = (0..6).map(|_| scene.tunnel()).collect();
+    for round in 0..30 {
+        let near = &mut near[round % 6];
+        near.send(&get);
+        let (mut far, _) = scene.peer.request();
+        far.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let answer = near.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "round {round}");
+        // In both ways of ending.
+        if round % 2 == 0 {
+            far.finish();
+        }
+        drop(far);
+    }
+}

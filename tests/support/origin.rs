@@ -96,6 +96,8 @@ pub enum Script {
     Send(Vec<u8>),
     /// Waits for a permit of the gate.
     Wait,
+    /// Reads a WebSocket handshake, and agrees.
+    Switch,
     /// Sends back whatever comes, until nothing more does.
     Echo,
     /// Ends TLS in order and closes. Without it the connection is cut off.
@@ -363,6 +365,15 @@ where
                 let _ = stream.write_all(bytes).await;
                 let _ = stream.flush().await;
             }
+            Script::Switch => {
+                let head = read_head(&mut stream, &mut ahead).await;
+                let accept = websocket_accept(&head);
+                let answer = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.flush().await;
+            }
             Script::Wait => state.gate.acquire().await.unwrap().forget(),
             Script::Echo => {
                 if !ahead.is_empty() {
@@ -380,6 +391,32 @@ where
             }
         }
     }
+}
+
+/// The next head.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) -> String {
+    loop {
+        if let Some(end) = memchr::memmem::find(ahead, b"\r\n\r\n") {
+            let head: Vec<u8> = ahead.drain(..end + 4).collect();
+            return String::from_utf8_lossy(&head).into_owned();
+        }
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return String::new(),
+            Ok(n) => ahead.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// The answer to the key in this head (RFC 6455 section 4.2.2).
+fn websocket_accept(head: &str) -> String {
+    use sha1::Digest as _;
+    let key = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then_some(value)
+    });
+    let text = format!("{}258EAFA5-E914-47DA-95CA-C5AB0DC85B11", key.unwrap_or_default());
+    data_encoding::BASE64.encode(&sha1::Sha1::digest(text.as_bytes()))
 }
 
 async fn read_request(stream: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) {
