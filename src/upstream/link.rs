@@ -209,6 +209,11 @@ impl Link {
         if !std::mem::take(&mut self.unheard) {
             return true;
         }
+        // The first look is what moves the socket. What this runtime then hears of it is there after
+        // its next turn, and not before.
+        if !self.is_alive() {
+            return false;
+        }
         yield_now().await;
         self.is_alive()
     }
@@ -556,5 +561,25 @@ mod tests {
             drop(link);
         });
         assert_eq!(origin.join().unwrap(), 2);
+    }
+
+    /// The runtime that heard of the close is gone; the one that takes the link hears of it in time.
+    #[test]
+    fn a_link_that_was_closed_before_it_moved_is_known_to_be_dead() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (first, second) = (runtime(), runtime());
+        let mut link = first.block_on(async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            Link::new(Stream::Plain(stream)).await.unwrap()
+        });
+        drop(listener.accept().unwrap());
+        second.block_on(async {
+            link.adopt();
+            assert!(!link.is_alive_here().await);
+        });
+        drop(first);
     }
 }
