@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::far_side::far_side;
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
 use super::open::{Opened, drain_journal, write_anchor};
@@ -100,8 +99,8 @@ impl Proxy {
         };
         let own: Vec<SocketAddr> =
             serving.proxy.iter().copied().chain(serving.ops).chain(open_port).collect();
-        let upstream = far_side(&config, &own)?;
         let keeper = Arc::new(Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?);
+        let upstream = keeper.first_far_side()?;
         let sink = Arc::<AuditLog>::clone(&audit);
         let state = keeper.first_state();
         let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));

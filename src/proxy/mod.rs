@@ -237,7 +237,7 @@ fn unix_now() -> i64 {
 }
 
 /// A fresh request id. Random bytes are drawn from the system many at a time.
-fn request_id() -> RequestId {
+pub(crate) fn request_id() -> RequestId {
     const DRAW: usize = 640;
     thread_local! {
         static POOL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };

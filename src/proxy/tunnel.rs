@@ -29,6 +29,7 @@ use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
+use crate::upstream::Transport;
 
 /// Answers one request on the proxy port.
 pub(super) async fn front(
@@ -225,7 +226,7 @@ async fn open_opaque(
     caller: &Caller,
     authority: Authority,
     rule: &str,
-) -> Result<(TcpStream, Ledger), (Refusal, crate::record::RequestId)> {
+) -> Result<(Transport, Ledger), (Refusal, crate::record::RequestId)> {
     let state = gateway.state();
     let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
     let mut ledger = Ledger::new(gateway, caller, &origin);
@@ -256,7 +257,7 @@ async fn copy_opaque(
     caller: &Caller,
     authority: &Authority,
     upgrade: OnUpgrade,
-    upstream: TcpStream,
+    upstream: Transport,
     ledger: Ledger,
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Opaque);

@@ -130,6 +130,15 @@ pub(super) enum Vetting {
     Operator,
 }
 
+/// Who looks at the addresses of a name that a proxy on the way will connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// This process too: it resolves the name and vets what comes, as if it went there itself.
+    Vetted,
+    /// The proxy alone, because only it can resolve them.
+    LeftToProxy,
+}
+
 /// Makes TCP connections to vetted addresses.
 pub(super) struct Dialer {
     pub(super) resolver: Arc<dyn Resolve>,
@@ -161,6 +170,34 @@ impl Dialer {
                 format!("{target} did not accept a connection in {:?}", self.timeout),
             )),
         }
+    }
+
+    /// Vets a target that a proxy on the way will connect to, as far as that can be done here. An
+    /// address is vetted as ever. A name is resolved and vetted too, unless only the proxy can
+    /// resolve it; the proxy resolves it once more, and what it finds then is its own affair.
+    pub(super) async fn vet_behind_proxy(
+        &self,
+        target: &Authority,
+        vetting: Vetting,
+        names: Names,
+    ) -> Result<(), Refusal> {
+        match (&target.host, vetting, names) {
+            // RFC 6761 section 6.3: always the machine itself, here the proxy's.
+            (Host::Name(name), Vetting::Guarded, _) if is_localhost(name) => {
+                return Err(forbidden(target, AddressClass::Loopback));
+            }
+            (Host::Name(_), Vetting::Operator, _) | (Host::Name(_), _, Names::LeftToProxy) => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let addresses = self.resolve(target, Instant::now() + self.timeout).await;
+        let addresses = addresses.map_err(|refusal| {
+            let why =
+                "; where only the proxy can resolve names, set vet_names: false beside its url";
+            Refusal { detail: format!("{}{why}", refusal.detail).into(), ..refusal }
+        })?;
+        self.vet(target, &addresses, vetting)
     }
 
     async fn resolve(
@@ -205,13 +242,7 @@ impl Dialer {
                 Vetting::Operator if literal => Ok(()),
                 Vetting::Operator => self.check_named_by_operator(address.ip()),
             })
-            .map_err(|Forbidden { class }| {
-                Refusal::with_detail(
-                    Code::AddressForbidden,
-                    format!("{} has a forbidden address ({class})", target.host),
-                )
-                .because(class.as_str())
-            })
+            .map_err(|Forbidden { class }| forbidden(target, class))
     }
 
     fn check_named_by_operator(&self, ip: IpAddr) -> Result<(), Forbidden> {
@@ -225,6 +256,15 @@ impl Dialer {
             _ => Ok(()),
         }
     }
+}
+
+fn forbidden(target: &Authority, class: AddressClass) -> Refusal {
+    let detail = format!("{} has a forbidden address ({class})", target.host);
+    Refusal::with_detail(Code::AddressForbidden, detail).because(class.as_str())
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// What is dialled is the port that was asked for, whatever a resolver puts in.

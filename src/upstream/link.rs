@@ -17,12 +17,12 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
+use super::via::Transport;
 
 /// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
 /// gathers before it writes. A TLS record is 16 KiB, so more than a few of them buy nothing; heads
@@ -33,9 +33,9 @@ const BUFFER: usize = 64 * 1024;
 /// The bytes below HTTP.
 pub(super) enum Stream {
     /// In the clear.
-    Plain(TcpStream),
+    Plain(Transport),
     /// Verified TLS. Boxed: its state is some ten times that of a socket.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Transport>>),
     /// A pipe of the tests.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),

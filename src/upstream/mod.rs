@@ -14,6 +14,7 @@ mod link;
 mod pool;
 mod route;
 mod trust;
+mod via;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +24,6 @@ use bytes::Bytes;
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
@@ -32,6 +32,7 @@ pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
+pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transport};
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
@@ -86,6 +87,8 @@ pub struct Settings {
     pub pool: PoolLimits,
     /// Who turns names into addresses.
     pub resolver: Arc<dyn Resolve>,
+    /// Who opens the credentials of proxies on the way.
+    pub logins: Arc<dyn Logins>,
 }
 
 impl Default for Settings {
@@ -97,6 +100,7 @@ impl Default for Settings {
             timeouts: Timeouts::default(),
             pool: PoolLimits::default(),
             resolver: Arc::new(SystemResolver),
+            logins: Arc::new(NoLogins),
         }
     }
 }
@@ -140,6 +144,7 @@ pub struct Sent {
 pub struct Upstream {
     routes: Routes,
     dialer: Dialer,
+    logins: Arc<dyn Logins>,
     pool: Arc<Pool>,
     timeouts: Timeouts,
 }
@@ -158,6 +163,7 @@ impl Upstream {
                 own: settings.own,
                 timeout: settings.timeouts.connect,
             },
+            logins: settings.logins,
             pool: Arc::new(Pool::new(settings.pool)),
             timeouts: settings.timeouts,
         })
@@ -232,13 +238,13 @@ impl Upstream {
         let mut timing = Timing::default();
         let target = &origin.authority;
         let start = Instant::now();
-        let tcp = self.connect(target, route).await?;
+        let transport = self.connect(target, route).await?;
         timing.connect = Some(start.elapsed());
         let stream = match origin.scheme {
-            Scheme::Http => Stream::Plain(tcp),
+            Scheme::Http => Stream::Plain(transport),
             Scheme::Https => {
                 let start = Instant::now();
-                let tls = timeout(self.timeouts.tls, route.tls.connect(target, tcp))
+                let tls = timeout(self.timeouts.tls, route.tls.connect(target, transport))
                     .await
                     .map_err(|_| self.slow_handshake(target))??;
                 timing.tls = Some(start.elapsed());
@@ -250,9 +256,13 @@ impl Upstream {
         Ok((link, timing))
     }
 
-    async fn connect(&self, target: &Authority, route: &Route) -> Result<TcpStream, Refusal> {
+    async fn connect(&self, target: &Authority, route: &Route) -> Result<Transport, Refusal> {
         let (address, vetting) = route.dial(target);
-        self.dialer.dial(address, vetting).await
+        let Some(proxy) = &route.proxy else {
+            return self.dialer.dial(address, vetting).await.map(Transport::Tcp);
+        };
+        let (dialer, logins) = (&self.dialer, &*self.logins);
+        proxy.tunnel(address, vetting, dialer, self.timeouts.tls, logins).await
     }
 
     fn slow_handshake(&self, target: &Authority) -> Refusal {
@@ -302,7 +312,7 @@ impl Upstream {
     ///
     /// # Errors
     /// A [`Refusal`] with the code of what failed.
-    pub async fn tunnel(&self, target: Recorded<Authority>) -> Result<TcpStream, Refusal> {
+    pub async fn tunnel(&self, target: Recorded<Authority>) -> Result<Transport, Refusal> {
         let target = target.into_inner();
         let route = self.routes.find(&target.host);
         self.connect(&target, route).await

@@ -13,7 +13,7 @@ use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
@@ -26,6 +26,9 @@ pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
 /// Sessions kept for resumption in each profile. rustls keeps about 2 KiB for each server, so that
 /// a full cache is 2 MiB; an agent fleet talks to some dozens of hosts.
 const SESSIONS: usize = 1024;
+
+/// There is one server at the other end, under one name.
+const PROXY_SESSIONS: usize = 8;
 
 /// A client's certificate for mutual TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -186,12 +189,24 @@ impl TlsProfile {
         Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
     }
 
+    /// The same trust, for a proxy on the way: it is spoken to in HTTP/1.1 alone, and its sessions
+    /// are its own.
+    pub(super) fn for_proxy(&self) -> Self {
+        let mut config = ClientConfig::clone(self.connector.config());
+        config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
+        config.resumption = Resumption::in_memory_sessions(PROXY_SESSIONS);
+        Self { connector: TlsConnector::from(Arc::new(config)) }
+    }
+
     /// Shakes hands and verifies that the peer is `target`.
-    pub(super) async fn connect(
+    pub(super) async fn connect<S>(
         &self,
         target: &Authority,
-        stream: TcpStream,
-    ) -> Result<TlsStream<TcpStream>, Refusal> {
+        stream: S,
+    ) -> Result<TlsStream<S>, Refusal>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let name = server_name(&target.host).ok_or_else(|| {
             Refusal::with_detail(
                 Code::CertificateInvalid,

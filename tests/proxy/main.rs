@@ -12,6 +12,7 @@ mod door;
 mod echo;
 mod framing;
 mod limit;
+mod next;
 mod opaque;
 mod problem;
 mod slot;

@@ -9,6 +9,7 @@
 
 mod git;
 mod home;
+mod next_proxy;
 mod origin;
 mod routes;
 mod running;
@@ -22,6 +23,7 @@ use std::time::{Duration, Instant};
 
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
+pub use next_proxy::NextProxy;
 pub use origin::{Origin, Script, Seen};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;

@@ -381,7 +381,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
 }
 
 /// A CA of its own, and a server that it vouches for under this name.
-fn identity(host: &str) -> (String, ServerConfig) {
+pub(super) fn identity(host: &str) -> (String, ServerConfig) {
     let ca_key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
