@@ -5,6 +5,7 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
+mod distrust;
 mod exchange;
 mod ledger;
 mod listener;
@@ -24,6 +25,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 pub use body::Body;
+pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use listener::{Door, serve};
 
 use crate::agent::Identity;
@@ -104,6 +106,7 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    distrust: distrust::Distrust,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -129,6 +132,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            distrust: distrust::Distrust::default(),
             news: watch::Sender::new(()),
         }
     }
@@ -269,6 +273,8 @@ pub struct Caller {
     pub peer: SocketAddr,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
+    /// What program it seems to be.
+    pub client: Client,
 }
 
 #[cfg(test)]

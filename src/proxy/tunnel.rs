@@ -17,18 +17,19 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::Body;
+use super::distrust::{self, Client, Sign, Watch};
 use super::exchange::{Route, exchange};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
-use crate::host::{Authority, Host, Origin, Scheme};
+use crate::host::{Authority, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
 use crate::request::{absolute_origin, read_context};
-use crate::tls::{self, AcceptError, FirstByte, Prefixed, SniMatch};
+use crate::tls::{self, FirstByte, Prefixed, SniMatch};
 use crate::upstream::Transport;
 
 /// Answers one request on the proxy port.
@@ -61,7 +62,8 @@ pub(super) async fn front(
         }
         Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
-    let caller = Caller { peer, identity };
+    let client = Client::of(request.version(), request.headers());
+    let caller = Caller { peer, identity, client };
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -431,24 +433,10 @@ async fn intercept_tls<S>(
             serve_inside(gateway, Route { caller, origin, other_name }, accepted.stream, shutdown)
                 .await;
         }
-        Err(error) => handshake_failed(gateway, &caller, &authority.host, &error),
-    }
-}
-
-/// Says once per handshake what is wrong, and for the usual case what to do.
-fn handshake_failed(gateway: &Gateway, caller: &Caller, host: &Host, error: &AcceptError) {
-    let agent = caller.identity.agent.as_str();
-    // Node says nothing, and closes at the certificate.
-    let distrust =
-        matches!(error, AcceptError::CaNotTrusted { .. } | AcceptError::ClosedOnCertificate);
-    if distrust {
-        gateway.metrics.untrusted_ca(agent);
-        tracing::warn!(
-            agent, %host, %error,
-            "start the program with `locum run`, or set the variables that `locum env` prints"
-        );
-    } else {
-        tracing::info!(agent, %host, %error, "the TLS handshake with the agent failed");
+        Err(error) => {
+            let sign = Sign::Handshake(error);
+            distrust::came_to_nothing(gateway, &caller, &authority.host, &sign);
+        }
     }
 }
 
@@ -458,9 +446,11 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let route = Arc::new(route);
+    let watch = Arc::new(Watch::new(gateway, &route));
     let service = {
-        let (gateway, route) = (Arc::clone(gateway), Arc::clone(&route));
+        let (gateway, route, watch) = (Arc::clone(gateway), Arc::clone(&route), Arc::clone(&watch));
         service_fn(move |request| {
+            watch.request();
             let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
             async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
         })
@@ -474,20 +464,16 @@ where
         .preserve_header_case(true)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
+    let (ended, stopped) = tokio::select! {
+        ended = connection.as_mut() => (ended, false),
         () = shutdown.begun() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            (connection.await, true)
         }
     };
+    watch.ended(&ended, stopped);
     if let Err(error) = ended {
-        if let Some(alert) = tls::ca_alert(&error) {
-            let error = AcceptError::CaNotTrusted { alert };
-            handshake_failed(gateway, &route.caller, &route.origin.authority.host, &error);
-        } else {
-            tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
-        }
+        tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
     }
 }
 
@@ -538,8 +524,11 @@ mod tests {
             token_id: "t".into(),
             context: Context::default(),
         };
-        let caller =
-            Caller { peer: SocketAddr::from(([127, 0, 0, 1], 1)), identity: Arc::new(identity) };
+        let caller = Caller {
+            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            identity: Arc::new(identity),
+            client: Client::Unknown,
+        };
         let authority = Authority::parse("web.test:443", None).unwrap();
         let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);
         assert_eq!(now(true, OPAQUE), None);

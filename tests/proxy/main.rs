@@ -8,6 +8,7 @@ mod address;
 mod authority;
 mod body;
 mod clear;
+mod distrust;
 mod door;
 mod echo;
 mod framing;
