@@ -14,6 +14,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
+use crate::upstream;
 
 /// How one gets in.
 #[derive(Clone, Debug)]
@@ -148,9 +149,8 @@ async fn connection(
     peer: SocketAddr,
     shutdown: Shutdown,
 ) {
-    // Without this, Nagle and delayed acknowledgements hold each small answer for 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was not set");
+    if let Err(error) = upstream::tune(&stream) {
+        tracing::debug!(%error, "the options of a connection were not set");
     }
     let limits = gateway.limits;
     let service = {

@@ -321,14 +321,18 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // Without it, a request of two writes waits for the delayed acknowledgement of the first: 40 ms.
-    stream.set_nodelay(true)?;
-    set_keepalive(&stream)?;
+    tune(&stream)?;
     Ok(stream)
 }
 
-fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
+/// Sets what every connection of the proxy has, on either side of it.
+///
+/// # Errors
+/// When the socket is gone.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
+    // Without it, a request of two writes waits for the delayed acknowledgement of the first: 40 ms.
+    stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;

@@ -27,7 +27,7 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
-pub use dial::{Resolve, Resolving, SelfAddresses, SystemResolver};
+pub use dial::{Resolve, Resolving, SelfAddresses, SystemResolver, tune};
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
 pub use route::{HostRule, UpstreamError};
@@ -230,21 +230,22 @@ impl Upstream {
         {
             return Ok((link, true, Timing::default()));
         }
-        let (link, timing) = self.open(&key.origin, route).await?;
+        let (link, timing) = self.open(key, route).await?;
         Ok((Box::new(link), false, timing))
     }
 
-    async fn open(&self, origin: &Origin, route: &Route) -> Result<(Link, Timing), Refusal> {
+    async fn open(&self, key: &PoolKey, route: &Route) -> Result<(Link, Timing), Refusal> {
         let mut timing = Timing::default();
-        let target = &origin.authority;
+        let target = &key.origin.authority;
         let start = Instant::now();
         let transport = self.connect(target, route).await?;
         timing.connect = Some(start.elapsed());
-        let stream = match origin.scheme {
+        let stream = match key.origin.scheme {
             Scheme::Http => Stream::Plain(transport),
             Scheme::Https => {
                 let start = Instant::now();
-                let tls = timeout(self.timeouts.tls, route.tls.connect(target, transport))
+                let shaking = route.tls.connect(target, &key.principal, transport);
+                let tls = timeout(self.timeouts.tls, shaking)
                     .await
                     .map_err(|_| self.slow_handshake(target))??;
                 timing.tls = Some(start.elapsed());
@@ -380,6 +381,9 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
 }
 
 fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
+    if let Some(refusal) = trust::late_refusal(target, error) {
+        return refusal;
+    }
     let (code, detail) = if error.is_user() || error.is_body_write_aborted() {
         (Code::BadRequest, "the request's body broke off, or is not as long as announced".into())
     } else if error.is_parse_too_large() {

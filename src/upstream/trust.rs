@@ -4,11 +4,13 @@
 //! There is no switch that turns verification off. A host with a private CA is told its `ca_file`,
 //! and then that CA is the only one believed for it.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
@@ -23,12 +25,13 @@ use crate::outcome::{Code, Refusal};
 /// What HTTP/1.1 is called in ALPN (RFC 7301).
 pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
-/// Sessions kept for resumption in each profile. rustls keeps about 2 KiB for each server, so that
-/// a full cache is 2 MiB; an agent fleet talks to some dozens of hosts.
-const SESSIONS: usize = 1024;
+/// Principals whose sessions are kept in one profile. One that is forgotten makes a full handshake.
+const PRINCIPALS: usize = 256;
 
-/// There is one server at the other end, under one name.
-const PROXY_SESSIONS: usize = 8;
+/// What rustls is asked to keep for each principal: eight tickets for each of sixteen servers. A
+/// principal is an agent with certain credentials, and those go to a handful of hosts. A ticket is
+/// some hundred bytes, so that all of a full profile is about 10 MiB.
+const SESSIONS: usize = 16 * 8;
 
 /// A client's certificate for mutual TLS.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -151,9 +154,15 @@ fn verifier(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TrustErro
 
 /// One way of speaking TLS: roots, client certificate, protocols, and the sessions that may be
 /// resumed. Connections of different profiles are never mixed.
+///
+/// Sessions are kept apart for each principal, as connections are. Some servers know a caller again
+/// by its TLS session (servlet containers can keep their HTTP session by it), and one agent must not
+/// be taken for another.
 #[derive(Clone)]
 pub(super) struct TlsProfile {
-    connector: TlsConnector,
+    config: Arc<ClientConfig>,
+    /// The same config for each principal, with sessions of its own.
+    connectors: Arc<Mutex<HashMap<Arc<str>, TlsConnector>>>,
 }
 
 impl TlsProfile {
@@ -185,23 +194,39 @@ impl TlsProfile {
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        Ok(Self { connector: TlsConnector::from(Arc::new(config)) })
+        Ok(Self::from(config))
     }
 
     /// The same trust, for a proxy on the way: it is spoken to in HTTP/1.1 alone, and its sessions
     /// are its own.
     pub(super) fn for_proxy(&self) -> Self {
-        let mut config = ClientConfig::clone(self.connector.config());
+        let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
-        config.resumption = Resumption::in_memory_sessions(PROXY_SESSIONS);
-        Self { connector: TlsConnector::from(Arc::new(config)) }
+        Self::from(config)
+    }
+
+    fn connector(&self, principal: &Arc<str>) -> TlsConnector {
+        let mut connectors = self.connectors.lock();
+        if let Some(connector) = connectors.get(principal) {
+            return connector.clone();
+        }
+        if connectors.len() >= PRINCIPALS {
+            // Whichever comes first. Which one goes is no matter: it is a handshake.
+            let gone = connectors.keys().next().cloned();
+            gone.and_then(|gone| connectors.remove(&gone));
+        }
+        let mut config = ClientConfig::clone(&self.config);
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let connector = TlsConnector::from(Arc::new(config));
+        connectors.insert(principal.clone(), connector.clone());
+        connector
     }
 
     /// Shakes hands and verifies that the peer is `target`.
     pub(super) async fn connect<S>(
         &self,
         target: &Authority,
+        principal: &Arc<str>,
         stream: S,
     ) -> Result<TlsStream<S>, Refusal>
     where
@@ -213,10 +238,16 @@ impl TlsProfile {
                 format!("no certificate can be for {}", target.host),
             )
         })?;
-        self.connector
+        self.connector(principal)
             .connect(name, stream)
             .await
             .map_err(|error| handshake_refusal(target, &error))
+    }
+}
+
+impl From<ClientConfig> for TlsProfile {
+    fn from(config: ClientConfig) -> Self {
+        Self { config: Arc::new(config), connectors: Arc::default() }
     }
 }
 
@@ -274,6 +305,26 @@ fn handshake_refusal(target: &Authority, error: &io::Error) -> Refusal {
         _ => "TLS with",
     };
     Refusal::with_detail(code, format!("{what} {target} was refused: {why}")).because(why)
+}
+
+/// A server of TLS 1.3 judges our certificate when the handshake is over for us, and its alert comes
+/// in the place of an answer. Looks for it through the sources of what an HTTP library made of it.
+pub(super) fn late_refusal(
+    target: &Authority,
+    error: &(dyn std::error::Error + 'static),
+) -> Option<Refusal> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let tls = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>());
+        if let Some(tls @ rustls::Error::AlertReceived(_)) = tls {
+            let why = tls_fault(tls);
+            let detail = format!("TLS with {target} was refused: {why}");
+            return Some(Refusal::with_detail(Code::TlsFailed, detail).because(why));
+        }
+        next = error.source();
+    }
+    None
 }
 
 /// The fault in words. The certificate's own texts are the other side's, and stay out.

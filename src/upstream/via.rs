@@ -6,6 +6,7 @@
 use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -104,6 +105,8 @@ pub(super) struct NextProxy {
     names: Names,
     /// The entry of the config, for records and messages.
     rule: String,
+    /// Connections to the proxy are Locum's own, whoever they are made for.
+    principal: Arc<str>,
 }
 
 impl NextProxy {
@@ -120,6 +123,7 @@ impl NextProxy {
             credential: rule.credential,
             names: if rule.vet_names { Names::Vetted } else { Names::LeftToProxy },
             rule: format!("upstream.hosts.{pattern}.proxy"),
+            principal: Arc::from("locum"),
         }
     }
 
@@ -162,7 +166,7 @@ impl NextProxy {
         if self.origin.scheme == Scheme::Http {
             return Ok(Transport::Tcp(tcp));
         }
-        let connected = timeout(handshake, self.tls.connect(authority, tcp)).await;
+        let connected = timeout(handshake, self.tls.connect(authority, &self.principal, tcp)).await;
         let stream = connected
             .map_err(|_| {
                 let what = format!("did not finish the TLS handshake in {handshake:?}");

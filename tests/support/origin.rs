@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -16,7 +16,7 @@ use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::PrivateKeyDer;
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpListener;
@@ -98,37 +98,49 @@ pub enum Script {
 impl Origin {
     /// An origin for `host`, with the routes of the harness.
     pub fn start(host: &str) -> Self {
-        Self::listen(host, Mode::Http, true)
+        Self::listen(host, Mode::Http, Some(Clients::Any))
+    }
+
+    /// The same, for those alone that show the certificate in `us.pem` with the key in `us.key`,
+    /// which lie beside `ca.pem`.
+    pub fn mutual(host: &str) -> Self {
+        Self::listen(host, Mode::Http, Some(Clients::Known))
     }
 
     /// The same, in the clear.
     pub fn clear(host: &str) -> Self {
-        Self::listen(host, Mode::Http, false)
+        Self::listen(host, Mode::Http, None)
     }
 
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
-        Self::listen(host, Mode::Script(script.into()), true)
+        Self::listen(host, Mode::Script(script.into()), Some(Clients::Any))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
     pub fn silent(address: &str) -> Option<Self> {
         let listener = std::net::TcpListener::bind((address, 0)).ok()?;
-        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), false))
+        Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), None))
     }
 
-    fn listen(host: &str, mode: Mode, tls: bool) -> Self {
+    fn listen(host: &str, mode: Mode, tls: Option<Clients>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::on(host, listener, mode, tls)
     }
 
-    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: bool) -> Self {
+    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<Clients>) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
-        let acceptor = tls.then(|| {
-            let (ca, config) = identity(host);
-            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
+        let acceptor = tls.map(|clients| {
+            let config = match clients {
+                Clients::Any => {
+                    let (ca, config) = identity(host);
+                    std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
+                    config
+                }
+                Clients::Known => mutual_identity(host, directory.path()),
+            };
             TlsAcceptor::from(Arc::new(config))
         });
         let state = Arc::new(State::default());
@@ -140,6 +152,11 @@ impl Origin {
     /// The certificate of the CA that vouches for this origin.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
+    }
+
+    /// A file that lies beside it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Takes this key from now on.
@@ -242,6 +259,13 @@ impl State {
     }
 }
 
+/// Whom TLS is made with.
+#[derive(Clone, Copy)]
+enum Clients {
+    Any,
+    Known,
+}
+
 #[derive(Clone)]
 enum Mode {
     Http,
@@ -265,11 +289,16 @@ async fn accept(
             let _ = stream.set_nodelay(true);
             match tls {
                 None => serve(Recorder { inner: stream, raw }, number, mode, state).await,
-                Some(tls) => {
-                    if let Ok(stream) = tls.accept(stream).await {
+                Some(tls) => match tls.accept(stream).into_fallible().await {
+                    Ok(stream) => {
                         serve(Recorder { inner: stream, raw }, number, mode, state).await;
                     }
-                }
+                    // Closing with bytes unread would reset the alert that was just sent.
+                    Err((_, mut stream)) => {
+                        let _ = stream.shutdown().await;
+                        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                    }
+                },
             }
         });
     }
@@ -382,24 +411,61 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
 
 /// A CA of its own, and a server that it vouches for under this name.
 pub(super) fn identity(host: &str) -> (String, ServerConfig) {
-    let ca_key = KeyPair::generate().unwrap();
+    let (issuer, ca) = authority(host);
+    let (certificate, key) = leaf(&issuer, host);
+    let config = server()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], private(&key))
+        .unwrap();
+    (ca.pem(), config)
+}
+
+/// The same, for clients of that CA alone; all that one needs is written into `directory`.
+fn mutual_identity(host: &str, directory: &Path) -> ServerConfig {
+    let (issuer, ca) = authority(host);
+    let (certificate, key) = leaf(&issuer, host);
+    let (us, us_key) = leaf(&issuer, "us.test");
+    for (name, text) in
+        [("ca.pem", ca.pem()), ("us.pem", us.pem()), ("us.key", us_key.serialize_pem())]
+    {
+        std::fs::write(directory.join(name), text).unwrap();
+    }
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der().clone()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let clients =
+        rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+    server()
+        .with_client_cert_verifier(clients.build().unwrap())
+        .with_single_cert(vec![certificate.der().clone()], private(&key))
+        .unwrap()
+}
+
+fn authority(host: &str) -> (Issuer<'static, KeyPair>, rcgen::Certificate) {
+    let key = KeyPair::generate().unwrap();
     let mut ca = CertificateParams::new(Vec::new()).unwrap();
     ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
     ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
-    let issuer = Issuer::new(ca, ca_key);
+    let certificate = ca.self_signed(&key).unwrap();
+    (Issuer::new(ca, key), certificate)
+}
+
+fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str) -> (rcgen::Certificate, KeyPair) {
     let mut leaf = CertificateParams::new(Vec::new()).unwrap();
-    leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
-    leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
+    leaf.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+    leaf.extended_key_usages = vec![
+        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+        rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     let key = KeyPair::generate().unwrap();
-    let certificate = leaf.signed_by(&key, &issuer).unwrap();
-    let chain: Vec<CertificateDer<'static>> = vec![certificate.der().clone()];
+    (leaf.signed_by(&key, issuer).unwrap(), key)
+}
+
+fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
+    PrivateKeyDer::Pkcs8(key.serialize_der().into())
+}
+
+fn server() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(chain, PrivateKeyDer::Pkcs8(key.serialize_der().into()))
-        .unwrap();
-    (ca_pem, config)
+    ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap()
 }

@@ -90,6 +90,22 @@ impl Wire {
         }
     }
 
+    /// How the handshake came to be: full or resumed, and over which key exchange.
+    pub fn handshake(&self) -> (rustls::HandshakeKind, rustls::NamedGroup) {
+        let Stream::Tls(tls) = &self.stream else { panic!("no TLS") };
+        let group = tls.conn.negotiated_key_exchange_group().unwrap().name();
+        (tls.conn.handshake_kind().unwrap(), group)
+    }
+
+    /// The port at this end.
+    pub fn port(&self) -> u16 {
+        let stream = match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => &tls.sock,
+        };
+        stream.local_addr().unwrap().port()
+    }
+
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes.as_ref()).expect("the other side takes what is sent");
