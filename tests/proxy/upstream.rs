@@ -135,7 +135,8 @@ fn a_host_of_its_own_kind_is_reached_as_its_entry_says() {
 /// RFC 9794 calls it a hybrid: broken only when both are.
 #[test]
 fn agents_get_post_quantum_key_exchange_and_resume_their_sessions() {
-    use rustls::{HandshakeKind, NamedGroup};
+    use rustls::HandshakeKind::{Full, Resumed};
+    use rustls::NamedGroup;
     let world = World::new();
     let config = client_config(&world.home.ca());
     let mut kinds = Vec::new();
@@ -147,7 +148,6 @@ fn agents_get_post_quantum_key_exchange_and_resume_their_sessions() {
         assert_eq!(group, NamedGroup::X25519MLKEM768);
         kinds.push(kind);
     }
-    use HandshakeKind::{Full, Resumed};
     assert_eq!(kinds, [Full, Resumed, Resumed]);
 }
 
