@@ -38,7 +38,7 @@ pub fn far_side(
             idle: upstream.pool.idle,
             age: upstream.pool.age,
         },
-        resolver: Arc::new(SystemResolver),
+        resolver: Arc::new(SystemResolver::default()),
         logins,
     };
     Ok(Upstream::new(settings)?)

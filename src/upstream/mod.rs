@@ -12,6 +12,7 @@ mod dial;
 mod guard;
 mod link;
 mod pool;
+mod resolve;
 mod route;
 mod trust;
 mod via;
@@ -27,9 +28,10 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
-pub use dial::{Resolve, Resolving, SelfAddresses, SystemResolver, tune};
+pub use dial::{SelfAddresses, tune};
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
+pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
 pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transport};
@@ -99,7 +101,7 @@ impl Default for Settings {
             own: SelfAddresses::default(),
             timeouts: Timeouts::default(),
             pool: PoolLimits::default(),
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(SystemResolver::default()),
             logins: Arc::new(NoLogins),
         }
     }
