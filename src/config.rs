@@ -294,6 +294,10 @@ pub struct Limits {
     pub head_bytes: usize,
     /// `headers`: fields of one request. Default 128: browsers send 20, SDKs 15.
     pub headers: usize,
+    /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
+    /// than the 100 under which the protocol advises not to go. A client with more waits, or opens
+    /// another connection.
+    pub streams: u32,
     /// `handshake`: TLS with the agent. Default 10 s.
     pub handshake: Duration,
     /// `head_time`: from the first byte of a head to its end. Default 15 s: a head fits into ten
@@ -424,6 +428,7 @@ impl Default for Limits {
             connections_per_agent: 2_000,
             head_bytes: 64 << 10,
             headers: 128,
+            streams: 128,
             handshake: seconds(10),
             head_time: seconds(15),
             idle_tunnel: seconds(10 * 60),

@@ -174,7 +174,7 @@ impl serde::Serialize for Code {
 }
 
 /// A request that Locum answers itself, and why. Turned into a response in one place.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     /// Which of the closed list.
     pub code: Code,

@@ -34,6 +34,9 @@ impl InboundRequest {
         check_upgrade(&parts.headers)?;
         let context = take_context(&mut parts.headers)?;
         strip_hop_by_hop(&mut parts.headers);
+        if parts.version == Version::HTTP_2 {
+            join_cookies(&mut parts.headers);
+        }
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
         Ok(Self { parts, origin: origin.clone(), readings, context })
@@ -151,8 +154,13 @@ fn check_authority(parts: &Parts, origin: &Origin) -> Result<(), Refusal> {
             same_authority(host, origin)?;
         }
         (None, _) => {
-            // HTTP/1.0 needs no Host, HTTP/2 has `:authority`; HTTP/1.1 without one is an error.
-            if parts.version == Version::HTTP_11 {
+            // HTTP/1.0 needs no Host, and HTTP/2 has `:authority`.
+            let named = match parts.version {
+                Version::HTTP_11 => false,
+                Version::HTTP_2 => parts.uri.authority().is_some(),
+                _ => true,
+            };
+            if !named {
                 return Err(Refusal::with_detail(Code::BadRequest, "The request has no Host"));
             }
         }
@@ -270,6 +278,22 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let wants_trailers = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"trailers");
     if !headers.get_all(header::TE).iter().all(wants_trailers) {
         headers.remove(header::TE);
+    }
+}
+
+/// HTTP/2 may send a cookie in pieces; to all that is not HTTP/2 they are one field (RFC 9113 section
+/// 8.2.3), and what is looked at is what is sent.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut pieces = headers.get_all(header::COOKIE).iter();
+    let (Some(first), Some(_)) = (pieces.next(), pieces.next()) else { return };
+    let mut whole = first.as_bytes().to_vec();
+    for piece in headers.get_all(header::COOKIE).iter().skip(1) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(piece.as_bytes());
+    }
+    // Joined of values, it is one.
+    if let Ok(whole) = http::HeaderValue::try_from(whole) {
+        headers.insert(header::COOKIE, whole);
     }
 }
 

@@ -87,7 +87,8 @@ impl Proxy {
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
         drain_journal(&opened.vault, &config, &audit)?;
         let bundle = write_certificates(&opened)?;
-        let leaves = LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http11])?;
+        let leaves =
+            LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http2, Alpn::Http11])?;
         let metrics = Arc::new(
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
@@ -271,6 +272,7 @@ fn limits(config: &Config) -> Limits {
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         headers: limits.headers,
+        streams: limits.streams,
         head_time: limits.head_time,
         handshake: limits.handshake,
         idle_tunnel: limits.idle_tunnel,

@@ -488,6 +488,7 @@ const LIMITS: &[&str] = &[
     "connections_per_agent",
     "head_bytes",
     "headers",
+    "streams",
     "handshake",
     "head_time",
     "idle_tunnel",
@@ -503,6 +504,7 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     // Under 4 KiB and 16 fields honest requests fail; over 1 MiB and 1,000 only floods succeed.
     set(&mut limits.head_bytes, map.optional("head_bytes", head_bytes));
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
+    set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));
     set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
     set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));

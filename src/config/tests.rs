@@ -119,6 +119,7 @@ limits:
   connections_per_agent: 4
   head_bytes: 16KiB
   headers: 64
+  streams: 200
   handshake: 3s
   head_time: 250ms
   idle_tunnel: 1h
@@ -172,6 +173,7 @@ fn every_setting_is_read() {
         connections_per_agent: 4,
         head_bytes: 16_384,
         headers: 64,
+        streams: 200,
         handshake: seconds(3),
         head_time: Duration::from_millis(250),
         idle_tunnel: seconds(3600),

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::Version;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
@@ -133,25 +134,36 @@ impl HttpBody for Body {
 /// An agent's body on its way up, counted.
 pub(super) struct Upload {
     inner: Incoming,
+    /// Whether the end of the stream says that the body was whole.
+    told: bool,
     count: Uploaded,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming) -> (Self, Uploaded) {
+    pub(super) fn new(inner: Incoming, version: Version) -> (Self, Uploaded) {
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
-        (Self { inner, count: count.clone() }, count)
+        (Self { inner, told: version == Version::HTTP_2, count: count.clone() }, count)
+    }
+
+    /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
+    /// end, and Node's `close()` sends that in the middle of an upload.
+    fn was_cut(&self) -> bool {
+        self.told && !self.inner.is_end_stream()
     }
 }
 
 impl HttpBody for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        if frame.is_none() && self.was_cut() {
+            return Poll::Ready(Some(Err("the agent reset its request".into())));
+        }
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
             strip_own(trailers);
             strip_hop_by_hop(trailers);
@@ -159,7 +171,7 @@ impl HttpBody for Upload {
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -5,7 +5,9 @@
 //! are for the first.
 
 use std::collections::HashMap;
+use std::error::Error;
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -264,8 +266,9 @@ impl Watch {
         Self { gateway: Arc::clone(gateway), route: Arc::clone(route), used }
     }
 
-    /// There is a request: the client trusts the CA. Cheap after the first.
-    pub(super) fn request(&self) {
+    /// The client has sent what only a client sends that accepts the certificate: a request, or
+    /// HTTP/2's preface. Cheap after the first.
+    pub(super) fn spoke(&self) {
         if self.used.load(Ordering::Relaxed) || self.used.swap(true, Ordering::Relaxed) {
             return;
         }
@@ -276,28 +279,34 @@ impl Watch {
         }
     }
 
-    /// The connection has ended; `stopped`: by us.
-    pub(super) fn ended(&self, ended: &hyper::Result<()>, stopped: bool) {
+    /// The connection has ended, with an error or in order; `stopped`: by us.
+    pub(super) fn ended(&self, error: Option<&(dyn Error + 'static)>, stopped: bool) {
         if self.route.origin.scheme == Scheme::Https
-            && let Some(sign) = self.sign(ended, stopped)
+            && let Some(sign) = self.sign(error, stopped)
         {
             came_to_nothing(&self.gateway, &self.route.caller, self.whose().1, &sign);
         }
     }
 
-    fn sign(&self, ended: &hyper::Result<()>, stopped: bool) -> Option<Sign> {
-        if let Some(alert) = ended.as_ref().err().and_then(|error| tls::ca_alert(error)) {
+    fn sign(&self, error: Option<&(dyn Error + 'static)>, stopped: bool) -> Option<Sign> {
+        if let Some(alert) = error.and_then(tls::ca_alert) {
             return Some(Sign::Handshake(AcceptError::CaNotTrusted { alert }));
         }
-        // Not when we waited for too long, and not when the client spoke after all.
-        let close = |error: &hyper::Error| !error.is_timeout() && !error.is_parse();
-        let closed = ended.as_ref().map_or_else(close, |()| true);
-        (closed && !stopped && !self.used.load(Ordering::Relaxed)).then_some(Sign::Unused)
+        let closed = !stopped && error.is_none_or(is_a_close);
+        (closed && !self.used.load(Ordering::Relaxed)).then_some(Sign::Unused)
     }
 
     fn whose(&self) -> (&Name, &Host) {
         (&self.route.caller.identity.agent, &self.route.origin.authority.host)
     }
+}
+
+/// Not when we waited for too long, and not when the client spoke after all.
+fn is_a_close(error: &(dyn Error + 'static)) -> bool {
+    if let Some(error) = error.downcast_ref::<hyper::Error>() {
+        return !error.is_timeout() && !error.is_parse();
+    }
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() != io::ErrorKind::TimedOut)
 }
 
 /// The event in the audit log. `locum doctor` reads it.

@@ -34,12 +34,13 @@ pub(super) async fn exchange(
     let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let id = ledger.id;
     ledger.asked(request.method().as_str(), Some(request.uri().path()));
+    let grpc = refusal::wants_grpc(&request);
     let refused = match authorized(gateway, route, request, ledger).await {
         Ok(response) => return response,
         Err(refused) => refused,
     };
     tracing::info!(request_id = %id, code = %refused.code, detail = %refused.detail, "refused");
-    refusal::respond(&refused, id)
+    if grpc { refusal::respond_grpc(&refused, id) } else { refusal::respond(&refused, id) }
 }
 
 /// The steps, in the one order in which they compile.
@@ -52,11 +53,12 @@ async fn authorized(
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
     let (parts, body) = request.into_parts();
-    let (body, up) = Upload::new(body);
+    let version = parts.version;
+    let (body, up) = Upload::new(body, version);
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(&state, route, parts) {
+    let inbound = match check(gateway, &state, route, parts) {
         Ok(inbound) => inbound,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
     };
@@ -106,6 +108,9 @@ async fn authorized(
         Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
     };
     strip_answer(response.headers_mut());
+    if version != Version::HTTP_2 {
+        announce_trailers(response.headers_mut());
+    }
     // An intermediary sends its own version (RFC 9112 section 2.3): an origin's HTTP/1.0 would end
     // the agent's connection.
     *response.version_mut() = Version::HTTP_11;
@@ -115,6 +120,7 @@ async fn authorized(
 }
 
 fn check(
+    gateway: &Gateway,
     state: &State,
     route: &Route,
     parts: http::request::Parts,
@@ -132,6 +138,10 @@ fn check(
             Code::AuthorityMismatch,
             "The TLS handshake named another host than the CONNECT",
         ));
+    }
+    // hyper counts those of HTTP/1.1; on HTTP/2 only their bytes are bounded.
+    if parts.headers.len() > gateway.limits.headers {
+        return Err(Refusal::new(Code::HeadTooLarge));
     }
     InboundRequest::parse(parts, &route.origin)
 }
@@ -164,6 +174,16 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
 fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
     ledger.failed(&refusal, up);
     refusal
+}
+
+/// HTTP/1.1 sends only the trailers that its head announces, and HTTP/2 announces none. Those of gRPC
+/// are known (its wire format, "Responses"); an answer without them is no answer.
+fn announce_trailers(headers: &mut HeaderMap) {
+    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc);
+    if grpc && !headers.contains_key(header::TRAILER) {
+        let names = "grpc-status, grpc-message, grpc-status-details-bin";
+        headers.insert(header::TRAILER, http::HeaderValue::from_static(names));
+    }
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.

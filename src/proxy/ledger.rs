@@ -351,6 +351,7 @@ mod tests {
             connections_per_agent: 1,
             head_bytes: 8192,
             headers: 100,
+            streams: 100,
             head_time: second,
             handshake: second,
             idle_tunnel: second,

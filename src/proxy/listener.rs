@@ -26,12 +26,14 @@ pub enum Door {
     Open(Arc<Identity>),
 }
 
+/// Held by every task; the receiver at the other end hears when the last one is gone.
+pub(super) type Alive = mpsc::Sender<Infallible>;
+
 /// Tells every task of the proxy that it is time to stop, and knows when all have.
 #[derive(Clone, Debug)]
 pub(super) struct Shutdown {
     begun: watch::Receiver<bool>,
-    /// Held by every task; the receiver at the other end hears when the last one is gone.
-    alive: mpsc::Sender<Infallible>,
+    alive: Alive,
     abort: watch::Receiver<bool>,
 }
 
@@ -39,6 +41,16 @@ impl Shutdown {
     /// Returns when the proxy has begun to stop.
     pub(super) async fn begun(&self) {
         wait(self.begun.clone()).await;
+    }
+
+    /// Whether the proxy has begun to stop.
+    pub(super) fn has_begun(&self) -> bool {
+        *self.begun.borrow()
+    }
+
+    /// What keeps the shutdown waiting while it is held.
+    pub(super) fn alive(&self) -> Alive {
+        self.alive.clone()
     }
 
     /// Runs a task that is waited for, and cut off when the time for draining is over.

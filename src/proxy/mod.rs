@@ -1,12 +1,13 @@
 //! The proxy: the only place that knows the order of the steps.
 //!
 //! A connection is accepted ([`listener`]), its CONNECT authenticated and answered ([`tunnel`]), and
-//! each request in it taken through the steps of [`exchange`]. All of it works on one immutable
+//! each request in it ([`inside`]) taken through the steps of [`exchange`]. All of it works on one immutable
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
 mod distrust;
 mod exchange;
+mod inside;
 mod ledger;
 mod listener;
 mod refusal;
@@ -87,6 +88,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
+    /// Streams of one HTTP/2 connection, open at once.
+    pub streams: u32,
     /// From the start of a connection to the end of its first head.
     pub head_time: Duration,
     /// For the TLS handshake with the agent.

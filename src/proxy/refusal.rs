@@ -2,8 +2,9 @@
 //! (RFC 9209), so that an SDK can tell Locum's answers from the origin's.
 
 use bytes::Bytes;
-use http::header::{self, HeaderName, HeaderValue};
-use http::{Response, StatusCode};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::{Request, Response, StatusCode, Version};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use super::Body;
@@ -41,11 +42,7 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
     *response.status_mut() = code.status();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    let status = format!("locum; error={}; details=\"{code}\"", code.proxy_status());
-    if let Ok(status) = HeaderValue::try_from(status) {
-        headers.insert(PROXY_STATUS, status);
-    }
+    mark(headers, code);
     match code.status() {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let challenge = HeaderValue::from_static("Basic realm=\"locum\", charset=\"UTF-8\"");
@@ -62,6 +59,63 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// What tells our answers from the origin's.
+fn mark(headers: &mut HeaderMap, code: Code) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    let status = format!("locum; error={}; details=\"{code}\"", code.proxy_status());
+    if let Ok(status) = HeaderValue::try_from(status) {
+        headers.insert(PROXY_STATUS, status);
+    }
+}
+
+/// Whether whoever sent the request reads `grpc-status` and not bodies.
+pub(super) fn wants_grpc<B>(request: &Request<B>) -> bool {
+    request.version() == Version::HTTP_2
+        && request.headers().get(header::CONTENT_TYPE).is_some_and(is_grpc)
+}
+
+/// `application/grpc`, `application/grpc+proto`, …; gRPC-Web is something else.
+pub(super) fn is_grpc(content_type: &HeaderValue) -> bool {
+    let rest = content_type.as_bytes().strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
+}
+
+/// The same for a gRPC client: an answer of trailers only, as Envoy makes its own, because such a
+/// client shows its user the message and drops a body. HTTP's status has to be 200 for that.
+pub(super) fn respond_grpc(refusal: &Refusal, id: RequestId) -> Response<Body> {
+    let code = refusal.code;
+    let mut response = Response::new(Body::empty());
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(code.status())));
+    let text = format!("{} ({code}, request {id}): {}", refusal.detail, code.hint());
+    let text = utf8_percent_encode(&text, GRPC_ESCAPED).to_string();
+    if let Ok(text) = HeaderValue::try_from(text) {
+        headers.insert(GRPC_MESSAGE, text);
+    }
+    mark(headers, code);
+    response
+}
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const GRPC_MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+
+/// All but printable ASCII, and the percent sign (gRPC's wire format, "Percent-Encoded").
+const GRPC_ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
+
+/// What a gRPC client would make of the status ("HTTP to gRPC Status Code Mapping"), and where that
+/// says only that something is wrong, what is.
+fn grpc_status(status: StatusCode) -> u16 {
+    match status.as_u16() {
+        401 | 407 => 16,       // UNAUTHENTICATED
+        403 => 7,              // PERMISSION_DENIED
+        405 => 12,             // UNIMPLEMENTED
+        431 => 8,              // RESOURCE_EXHAUSTED
+        502..=504 | 508 => 14, // UNAVAILABLE
+        _ => 13,               // INTERNAL
+    }
 }
 
 #[cfg(test)]

@@ -10,15 +10,15 @@ use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 
 use super::body::Body;
-use super::distrust::{self, Client, Sign, Watch};
+use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
+use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::{Caller, Gateway, State, refusal, unix_now};
@@ -29,7 +29,7 @@ use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
 use crate::request::{absolute_origin, read_context};
-use crate::tls::{self, FirstByte, Prefixed, SniMatch};
+use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
 use crate::upstream::Transport;
 
 /// Answers one request on the proxy port.
@@ -408,7 +408,7 @@ async fn look_inside<S>(
         (FirstByte::Http, stream) => {
             let origin = Origin { scheme: Scheme::Http, authority };
             let route = Route { caller, origin, other_name: false };
-            serve_inside(gateway, route, stream, shutdown).await;
+            serve_inside(gateway, route, stream, Alpn::Http11, shutdown).await;
         }
         (first, _) => {
             tracing::debug!(agent = %caller.identity.agent, %authority, ?first, "no HTTP in the tunnel");
@@ -430,50 +430,15 @@ async fn intercept_tls<S>(
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
             let origin = Origin { scheme: Scheme::Https, authority };
-            serve_inside(gateway, Route { caller, origin, other_name }, accepted.stream, shutdown)
-                .await;
+            let route = Route { caller, origin, other_name };
+            // A client that names no protocol speaks the older one.
+            let protocol = accepted.alpn.unwrap_or(Alpn::Http11);
+            serve_inside(gateway, route, accepted.stream, protocol, shutdown).await;
         }
         Err(error) => {
             let sign = Sign::Handshake(error);
             distrust::came_to_nothing(gateway, &caller, &authority.host, &sign);
         }
-    }
-}
-
-/// Serves the requests inside a tunnel, until the agent closes, is idle too long, or we stop.
-async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, shutdown: Shutdown)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let route = Arc::new(route);
-    let watch = Arc::new(Watch::new(gateway, &route));
-    let service = {
-        let (gateway, route, watch) = (Arc::clone(gateway), Arc::clone(&route), Arc::clone(&watch));
-        service_fn(move |request| {
-            watch.request();
-            let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-            async move { Ok::<_, std::convert::Infallible>(exchange(&gateway, &route, request).await) }
-        })
-    };
-    let limits = &gateway.limits;
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.idle_tunnel)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .max_headers(limits.headers)
-        .preserve_header_case(true)
-        .serve_connection(TokioIo::new(stream), service);
-    let mut connection = std::pin::pin!(connection);
-    let (ended, stopped) = tokio::select! {
-        ended = connection.as_mut() => (ended, false),
-        () = shutdown.begun() => {
-            connection.as_mut().graceful_shutdown();
-            (connection.await, true)
-        }
-    };
-    watch.ended(&ended, stopped);
-    if let Err(error) = ended {
-        tracing::debug!(agent = %route.caller.identity.agent, origin = %route.origin, %error, "the agent's connection ended");
     }
 }
 

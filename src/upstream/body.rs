@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::h2::StreamBody;
 use super::link::{Link, Task, silent};
 use super::pool::{Pool, PoolKey};
 use crate::outcome::Refusal;
@@ -26,6 +27,8 @@ type BoxError = Box<dyn StdError + Send + Sync>;
 pub(super) enum RequestBody {
     Empty,
     Stream(Pin<Box<dyn Body<Data = Bytes, Error = BoxError> + Send>>),
+    /// A body of which the first pieces, last first, were taken before and are given again.
+    Again(Vec<Bytes>, Box<RequestBody>),
 }
 
 impl RequestBody {
@@ -42,6 +45,15 @@ impl RequestBody {
         let tracked = Tracked { inner: body, upload: upload.clone() };
         (Self::Stream(Box::pin(tracked)), Some(upload))
     }
+
+    /// The body as it was before `taken` was taken of it.
+    pub(super) fn again(self, mut taken: Vec<Bytes>) -> Self {
+        if taken.is_empty() {
+            return self;
+        }
+        taken.reverse();
+        Self::Again(taken, Box::new(self))
+    }
 }
 
 impl Body for RequestBody {
@@ -55,6 +67,10 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Stream(body) => body.as_mut().poll_frame(cx),
+            Self::Again(taken, rest) => match taken.pop() {
+                Some(piece) => Poll::Ready(Some(Ok(Frame::data(piece)))),
+                None => Pin::new(&mut **rest).poll_frame(cx),
+            },
         }
     }
 
@@ -62,6 +78,7 @@ impl Body for RequestBody {
         match self {
             Self::Empty => true,
             Self::Stream(body) => body.is_end_stream(),
+            Self::Again(taken, rest) => taken.is_empty() && rest.is_end_stream(),
         }
     }
 
@@ -69,6 +86,17 @@ impl Body for RequestBody {
         match self {
             Self::Empty => SizeHint::with_exact(0),
             Self::Stream(body) => body.size_hint(),
+            Self::Again(taken, rest) => {
+                let taken: u64 = taken.iter().map(|piece| piece.len() as u64).sum();
+                let hint = rest.size_hint();
+                let mut whole = SizeHint::new();
+                // The upper bound first: the lower one may not be above it.
+                if let Some(upper) = hint.upper() {
+                    whole.set_upper(upper + taken);
+                }
+                whole.set_lower(hint.lower() + taken);
+                whole
+            }
         }
     }
 }
@@ -169,6 +197,8 @@ pub enum BodyError {
     Broken(hyper::Error),
     /// The connection ended inside the body: it is not whole.
     Truncated,
+    /// The HTTP/2 stream was reset, or its connection ended: the body is not whole.
+    Reset(h2::Error),
     /// Nothing came for the idle time.
     Idle(Duration),
 }
@@ -176,7 +206,7 @@ pub enum BodyError {
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Broken(_) => f.write_str("the host broke off its answer"),
+            Self::Broken(_) | Self::Reset(_) => f.write_str("the host broke off its answer"),
             Self::Truncated => f.write_str("the host closed the connection inside its answer"),
             Self::Idle(time) => write!(f, "the host sent nothing of its answer for {time:?}"),
         }
@@ -187,7 +217,9 @@ impl StdError for BodyError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            Self::Truncated | Self::Idle(_) => None,
+            // hyper looks through the sources for what it tells the agent why its stream is reset,
+            // and REFUSED_STREAM or NO_ERROR would be a lie there: an answer had begun.
+            Self::Reset(_) | Self::Truncated | Self::Idle(_) => None,
         }
     }
 }
@@ -210,8 +242,60 @@ enum Engine {
     Done,
 }
 
-/// The body of an answer, read as it comes. Dropped before its end, it closes the connection.
-pub struct UpstreamBody {
+/// The body of an answer, read as it comes. Dropped before its end, it closes the connection, or
+/// resets its stream where others share the connection.
+pub struct UpstreamBody(Kind);
+
+enum Kind {
+    Link(LinkBody),
+    Stream(StreamBody),
+}
+
+impl UpstreamBody {
+    pub(super) fn inline(incoming: Incoming, link: Box<Link>, home: Home, idle: Duration) -> Self {
+        Self(Kind::Link(LinkBody::inline(incoming, link, home, idle)))
+    }
+
+    pub(super) fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
+        Self(Kind::Link(LinkBody::detached(incoming, link, idle)))
+    }
+
+    pub(super) fn stream(stream: StreamBody) -> Self {
+        Self(Kind::Stream(stream))
+    }
+}
+
+impl Body for UpstreamBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match &mut self.get_mut().0 {
+            Kind::Link(body) => body.poll_frame(cx),
+            Kind::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.0 {
+            Kind::Link(body) => body.incoming.is_end_stream(),
+            Kind::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.0 {
+            Kind::Link(body) => body.incoming.size_hint(),
+            Kind::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// The body of an answer on a connection of its own.
+struct LinkBody {
     incoming: Incoming,
     engine: Engine,
     idle: Duration,
@@ -219,8 +303,8 @@ pub struct UpstreamBody {
     waiting_since: Option<Instant>,
 }
 
-impl UpstreamBody {
-    pub(super) fn inline(incoming: Incoming, link: Box<Link>, home: Home, idle: Duration) -> Self {
+impl LinkBody {
+    fn inline(incoming: Incoming, link: Box<Link>, home: Home, idle: Duration) -> Self {
         let mut body = Self {
             incoming,
             engine: Engine::Inline(link, Box::new(home)),
@@ -231,7 +315,7 @@ impl UpstreamBody {
         body
     }
 
-    pub(super) fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
+    fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
         Self { incoming, engine: Engine::Task(link.into_task()), idle, waiting_since: None }
     }
 
@@ -280,41 +364,27 @@ impl UpstreamBody {
         };
         over.map(|()| BodyError::Idle(self.idle))
     }
-}
-
-impl Body for UpstreamBody {
-    type Data = Bytes;
-    type Error = BodyError;
 
     fn poll_frame(
-        self: Pin<&mut Self>,
+        &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let this = self.get_mut();
-        let error = match this.poll_incoming(cx) {
+        let error = match self.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
-                this.waiting_since = None;
-                this.finish_if_over();
+                self.waiting_since = None;
+                self.finish_if_over();
                 return Poll::Ready(Some(Ok(frame)));
             }
             Poll::Ready(None) => {
-                this.finish();
+                self.finish();
                 return Poll::Ready(None);
             }
             Poll::Ready(Some(Err(error))) => BodyError::Broken(error),
-            Poll::Pending => ready!(this.poll_idle(cx)),
+            Poll::Pending => ready!(self.poll_idle(cx)),
         };
         // Dropping the connection closes it: nothing after an error can be trusted.
-        this.engine = Engine::Done;
+        self.engine = Engine::Done;
         Poll::Ready(Some(Err(error)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.incoming.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.incoming.size_hint()
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
+use super::trust::agreed_on_http2;
 use super::via::Transport;
 
 /// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
@@ -41,18 +42,44 @@ pub(super) enum Stream {
     Memory(tokio::io::DuplexStream),
 }
 
+impl Stream {
+    /// Whether its TLS agreed on HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        match self {
+            Self::Tls(tls) => agreed_on_http2(tls),
+            Self::Plain(_) => false,
+            #[cfg(test)]
+            Self::Memory(_) => false,
+        }
+    }
+}
+
 type Driver = Connection<TokioIo<Stream>, RequestBody>;
 
 /// Why an exchange gave no answer.
 pub(super) enum Failure {
-    /// The connection was dead before a byte of the request had left; here is the request.
+    /// The connection was dead before a byte of the request had left, or the origin said that it has
+    /// not looked at it; here is the request.
     Unsent(Box<Request<RequestBody>>),
+    /// The origin wants HTTP/1.1 for it, and has not looked at it; here is the request.
+    Http1Required(Box<Request<RequestBody>>),
     /// The connection broke, or what came over it was not HTTP.
     Broken(hyper::Error),
     /// The answer's head did not come in time.
     Late,
     /// The request's body did not move for the idle time.
     Stalled,
+    /// The HTTP/2 stream, or its connection, ended before the answer.
+    Stream(h2::Error),
+    /// The request cannot be said in HTTP/2, or its body broke off.
+    Unfit,
+}
+
+impl Failure {
+    /// The request back, where it may be sent again; the error, where it may not.
+    pub(super) fn stream(error: h2::Error, back: Option<Box<Request<RequestBody>>>) -> Self {
+        back.map_or(Self::Stream(error), Self::Unsent)
+    }
 }
 
 /// The times that bound an exchange.
@@ -62,6 +89,22 @@ pub(super) struct Patience {
     pub(super) response: Duration,
     /// Between two pieces of a body.
     pub(super) idle: Duration,
+}
+
+impl Patience {
+    /// Until when an answer is waited for, and what it is when that has passed.
+    ///
+    /// The clock of the answer starts when the last byte of the request's body was taken, so that a
+    /// slow upload is not a slow answer; until then only a body that stands still ends the wait.
+    pub(super) fn deadline(self, sent: Instant, upload: Option<&Upload>) -> (Instant, Failure) {
+        match upload {
+            Some(upload) if !upload.is_done() => {
+                (upload.last_moved() + self.idle, Failure::Stalled)
+            }
+            Some(upload) => (upload.last_moved() + self.response, Failure::Late),
+            None => (sent + self.response, Failure::Late),
+        }
+    }
 }
 
 /// A connection: hyper's handle and its driver.
@@ -153,9 +196,6 @@ impl Link {
     }
 
     /// Sends the request and waits for the head of the answer.
-    ///
-    /// The clock of the answer starts when the last byte of the request's body was taken, so that a
-    /// slow upload is not a slow answer; until then only a body that stands still ends the wait.
     pub(super) async fn exchange(
         &mut self,
         request: Request<RequestBody>,
@@ -174,13 +214,7 @@ impl Link {
                     None => Failure::Broken(error.into_error()),
                 }));
             }
-            let (deadline, late) = match upload {
-                Some(upload) if !upload.is_done() => {
-                    (upload.last_moved() + patience.idle, Failure::Stalled)
-                }
-                Some(upload) => (upload.last_moved() + patience.response, Failure::Late),
-                None => (sent + patience.response, Failure::Late),
-            };
+            let (deadline, late) = patience.deadline(sent, upload);
             self.alarm.poll(cx, deadline).map(|()| Err(late))
         })
         .await
@@ -229,10 +263,10 @@ pub(super) fn silent() -> Context<'static> {
 /// is, and looks at the true deadline when it goes off. It stays with the connection, so that a
 /// request on a warm connection touches the runtime's timer wheel about once in a timeout.
 #[derive(Default)]
-struct Alarm(Option<Pin<Box<Sleep>>>);
+pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
 
 impl Alarm {
-    fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
@@ -248,7 +282,7 @@ impl Alarm {
 
     /// Lets go of the task that waited last. A waker holds all the memory of its task, and the timer
     /// would hold the waker for as long as the connection waits in the pool.
-    fn forget_waker(&mut self) {
+    pub(super) fn forget_waker(&mut self) {
         if let Some(sleep) = &mut self.0 {
             let _ = sleep.as_mut().poll(&mut silent());
         }

@@ -10,6 +10,7 @@
 mod body;
 mod dial;
 mod guard;
+mod h2;
 mod link;
 mod pool;
 mod resolve;
@@ -38,9 +39,11 @@ pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transp
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
+use h2::{Answer, Multiplex, Turn};
 use link::{Failure, Link, Patience, Stream};
-use pool::{Pool, PoolKey};
+use pool::{Lane, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
+use trust::Offer;
 
 use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
@@ -130,6 +133,12 @@ pub struct Timing {
     pub head: Duration,
 }
 
+impl Timing {
+    fn is_reused(&self) -> bool {
+        self.connect.is_none()
+    }
+}
+
 /// The head of an answer, with its body to come.
 #[derive(Debug)]
 pub struct Sent {
@@ -192,6 +201,7 @@ impl Upstream {
         let (body, upload) = RequestBody::new(body);
         let mut request = Request::from_parts(parts, body);
         *request.version_mut() = Version::HTTP_11;
+        let upload = upload.as_deref();
 
         let authority = &call.origin.authority;
         let route = self.routes.find(&authority.host);
@@ -202,41 +212,113 @@ impl Upstream {
         };
         let mut stale = 0;
         loop {
-            let (mut link, reused, mut timing) = self.link(&key, route, stale).await?;
+            let (lane, mut timing) = self.lane(&key, route, stale).await?;
             let start = Instant::now();
-            match link.exchange(request, upload.as_deref(), patience).await {
-                Ok(response) => {
-                    timing.head = start.elapsed();
-                    let response = self.receive(response, link, upload.as_deref(), key)?;
-                    return Ok(Sent { response, reused, timing });
-                }
-                Err(Failure::Unsent(unsent)) if reused => {
+            let (failure, again) = match lane {
+                Lane::Own(mut link) => match link.exchange(request, upload, patience).await {
+                    Ok(response) => {
+                        timing.head = start.elapsed();
+                        let response = self.receive(response, link, upload, key)?;
+                        return Ok(Sent { response, reused: timing.is_reused(), timing });
+                    }
+                    Err(failure) => (failure, timing.is_reused()),
+                },
+                Lane::Shared(seat) => match seat.exchange(request, upload, patience).await {
+                    Ok(answer) => {
+                        timing.head = start.elapsed();
+                        let response = self.receive_shared(answer);
+                        return Ok(Sent { response, reused: timing.is_reused(), timing });
+                    }
+                    // The origin itself says that it may be sent again, which it can say for ever.
+                    Err(failure) => (failure, stale < STALE_RETRIES),
+                },
+            };
+            match failure {
+                Failure::Unsent(unsent) if again => request = *unsent,
+                Failure::Http1Required(unsent) if again => {
+                    self.pool.require_http1(&key);
                     request = *unsent;
-                    stale += 1;
-                    self.pool.count_retried();
                 }
-                Err(failure) => return Err(refusal(&failure, authority, upload.as_deref())),
+                failure => return Err(refusal(&failure, authority, upload)),
             }
+            stale += 1;
+            self.pool.count_retried();
         }
     }
 
-    /// A waiting connection, or a new one.
-    async fn link(
+    /// A connection that is there, or a new one. Where it could be shared, one opens it for all.
+    async fn lane(
         &self,
         key: &PoolKey,
         route: &Route,
         stale: u32,
-    ) -> Result<(Box<Link>, bool, Timing), Refusal> {
-        if stale < STALE_RETRIES
-            && let Some(link) = self.pool.take(key)
-        {
-            return Ok((link, true, Timing::default()));
+    ) -> Result<(Lane, Timing), Refusal> {
+        let links = stale < STALE_RETRIES;
+        if let Some(lane) = self.pool.take(key, links) {
+            return Ok((lane, Timing::default()));
         }
-        let (link, timing) = self.open(key, route).await?;
-        Ok((Box::new(link), false, timing))
+        if !self.may_share(key, route) {
+            return self.open(key, route, None).await;
+        }
+        let opening = self.pool.opening(key);
+        let turn = opening.turn().await?;
+        if let Some(lane) = self.pool.take(key, links) {
+            return Ok((lane, Timing::default()));
+        }
+        // Those before have found that there is nothing to share.
+        if !self.may_share(key, route) {
+            drop(turn);
+            return self.open(key, route, None).await;
+        }
+        let mut turn = Some(turn);
+        let opened = self.open(key, route, Some(&mut turn)).await;
+        if let (Err(refusal), Some(turn)) = (&opened, turn) {
+            opening.failed(turn, refusal);
+        }
+        opened
     }
 
-    async fn open(&self, key: &PoolKey, route: &Route) -> Result<(Link, Timing), Refusal> {
+    /// Whether a connection might be HTTP/2.
+    fn may_share(&self, key: &PoolKey, route: &Route) -> bool {
+        key.origin.scheme == Scheme::Https
+            && !route.http1_only
+            && matches!(self.pool.spoken(key), None | Some(Spoken::Http2))
+    }
+
+    /// Opens a connection. `turn` is taken when others are to wait on for its SETTINGS.
+    async fn open(
+        &self,
+        key: &PoolKey,
+        route: &Route,
+        turn: Option<&mut Option<Turn>>,
+    ) -> Result<(Lane, Timing), Refusal> {
+        let required = self.pool.spoken(key) == Some(Spoken::Http1Required);
+        let offer = if required { Offer::Http1 } else { Offer::Both };
+        let (stream, timing) = self.stream(key, route, offer).await?;
+        let target = &key.origin.authority;
+        if stream.is_http2() {
+            self.pool.spoke(key, Spoken::Http2);
+            let opened = Multiplex::open(stream, target, turn.and_then(Option::take)).await;
+            let connection = opened.map_err(|error| stream_broken(&error, target))?;
+            // Before the others can take it.
+            let seat = connection.queue();
+            self.pool.share(key, connection);
+            return Ok((Lane::Shared(seat), timing));
+        }
+        if offer == Offer::Both && key.origin.scheme == Scheme::Https {
+            self.pool.spoke(key, Spoken::Http1);
+        }
+        let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
+        Ok((Lane::Own(Box::new(link)), timing))
+    }
+
+    /// A connection before its HTTP.
+    async fn stream(
+        &self,
+        key: &PoolKey,
+        route: &Route,
+        offer: Offer,
+    ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
         let target = &key.origin.authority;
         let start = Instant::now();
@@ -246,7 +328,8 @@ impl Upstream {
             Scheme::Http => Stream::Plain(transport),
             Scheme::Https => {
                 let start = Instant::now();
-                let shaking = route.tls.connect(target, &key.principal, transport);
+                let offer = if route.http1_only { Offer::Http1 } else { offer };
+                let shaking = route.tls.connect(target, &key.principal, transport, offer);
                 let tls = timeout(self.timeouts.tls, shaking)
                     .await
                     .map_err(|_| self.slow_handshake(target))??;
@@ -255,8 +338,7 @@ impl Upstream {
             }
         };
         self.pool.count_opened();
-        let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
-        Ok((link, timing))
+        Ok((stream, timing))
     }
 
     async fn connect(&self, target: &Authority, route: &Route) -> Result<Transport, Refusal> {
@@ -308,6 +390,12 @@ impl Upstream {
             UpstreamBody::inline(incoming, link, home, idle)
         };
         Ok(Response::from_parts(parts, body))
+    }
+
+    /// Ties the answer's body to its stream. The protocol itself knows neither transfer codings nor
+    /// a switch to another.
+    fn receive_shared(&self, answer: Answer) -> Response<UpstreamBody> {
+        answer.into_body(self.timeouts.idle).map(UpstreamBody::stream)
     }
 
     /// Connects for an opaque tunnel: the same resolving, vetting, overrides and self-check as for a
@@ -368,9 +456,11 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
     }
     match failure {
         Failure::Broken(error) => broken(error, target),
-        Failure::Unsent(_) => Refusal::with_detail(
+        Failure::Stream(error) => stream_broken(error, target),
+        Failure::Unfit => Refusal::with_detail(Code::BadRequest, BROKE_OFF),
+        Failure::Unsent(_) | Failure::Http1Required(_) => Refusal::with_detail(
             Code::UpstreamFailed,
-            format!("{target} closed the connection before the request was sent"),
+            format!("{target} closed the connection, or refused, before it looked at the request"),
         ),
         Failure::Late => {
             Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))
@@ -382,12 +472,32 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
     }
 }
 
+const BROKE_OFF: &str = "the request's body broke off, or is not as long as announced";
+
+/// What became of a stream, in words of our own: the origin's reasons may be any text.
+fn stream_broken(error: &::h2::Error, target: &Authority) -> Refusal {
+    let detail = match error.reason() {
+        Some(reason) if error.is_reset() && error.is_remote() => {
+            format!("{target} reset the stream before it answered: {}", reason.description())
+        }
+        Some(reason) if error.is_remote() => {
+            format!("{target} closed the connection before it answered: {}", reason.description())
+        }
+        Some(_) => format!("{target} did not answer in valid HTTP/2"),
+        None if error.is_io() => format!("{target} broke the connection before it answered"),
+        None => {
+            return Refusal::with_detail(Code::BadRequest, "the request cannot be sent in HTTP/2");
+        }
+    };
+    Refusal::with_detail(Code::UpstreamFailed, detail)
+}
+
 fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
     if let Some(refusal) = trust::late_refusal(target, error) {
         return refusal;
     }
     let (code, detail) = if error.is_user() || error.is_body_write_aborted() {
-        (Code::BadRequest, "the request's body broke off, or is not as long as announced".into())
+        (Code::BadRequest, BROKE_OFF.into())
     } else if error.is_parse_too_large() {
         (
             Code::UpstreamFailed,

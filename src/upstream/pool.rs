@@ -1,8 +1,12 @@
-//! Connections that wait for their next request.
+//! Connections that wait for their next request, or take one more beside those they have.
 //!
 //! The key holds everything that is bound to a connection, the principal among it: two agents, or
 //! one agent with two credentials, never share one, so that what an origin remembers of a connection
 //! (NTLM does) is never lent to somebody else. The newest is taken first: the others can age out.
+//!
+//! HTTP/2 connections are shared by the requests of one key. While one is being opened the others
+//! wait for it ([`Opening`]), so that a hundred first requests do not open a hundred. What an origin
+//! speaks is remembered, so that nobody waits where nothing can be shared.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, BuildHasherDefault, Hash, Hasher, RandomState};
@@ -13,8 +17,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::h2::{Multiplex, Seat, Turn};
 use super::link::Link;
 use crate::host::Origin;
+use crate::outcome::Refusal;
 
 /// How many connections wait, and how long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +50,7 @@ impl Default for PoolLimits {
 }
 
 /// Everything that is bound to a connection.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PoolKey {
     /// Of all the others, made once for a request. First, because it tells keys apart soonest.
     hash: u64,
@@ -88,10 +94,72 @@ struct Idle {
     until: Instant,
 }
 
+/// A connection for one request.
+pub(super) enum Lane {
+    /// HTTP/1.1: the connection itself, until the answer is over.
+    Own(Box<Link>),
+    /// HTTP/2: a stream of it.
+    Shared(Seat),
+}
+
+/// What there is for one key.
+#[derive(Default)]
+struct Entry {
+    /// Oldest first.
+    idle: Vec<Idle>,
+    /// Oldest first.
+    shared: Vec<Arc<Multiplex>>,
+    opening: Option<Arc<Opening>>,
+}
+
+/// Lets one request at a time open a connection that the others may then share.
+#[derive(Default)]
+pub(super) struct Opening {
+    /// How many attempts have failed.
+    failures: AtomicU64,
+    /// The last failure, and its number.
+    turn: Arc<tokio::sync::Mutex<Option<(u64, Refusal)>>>,
+}
+
+impl Opening {
+    /// Waits for those before.
+    ///
+    /// # Errors
+    /// What an attempt failed with that ended during the wait: it would have failed here too.
+    pub(super) async fn turn(&self) -> Result<Turn, Refusal> {
+        let before = self.failures.load(Relaxed);
+        let turn = Arc::clone(&self.turn).lock_owned().await;
+        match &*turn {
+            Some((number, refusal)) if *number > before => Err(refusal.clone()),
+            _ => Ok(turn),
+        }
+    }
+
+    /// Tells those who wait that there is no connection.
+    pub(super) fn failed(&self, mut turn: Turn, refusal: &Refusal) {
+        let number = self.failures.fetch_add(1, Relaxed) + 1;
+        *turn = Some((number, refusal.clone()));
+    }
+}
+
+/// What an origin spoke when it was last asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Spoken {
+    Http1,
+    Http2,
+    /// HTTP/2, in which it said that it wants HTTP/1.1.
+    Http1Required,
+}
+
+/// Origins of which it is remembered what they speak. An agent may go to any number of hosts; what is
+/// forgotten costs a wait of one handshake.
+const REMEMBERED: usize = 4096;
+
+type Origins = HashMap<(usize, Origin), (Spoken, Instant)>;
+
 #[derive(Default)]
 struct Shard {
-    /// Oldest first.
-    idle: HashMap<PoolKey, Vec<Idle>, BuildHasherDefault<Ready>>,
+    entries: HashMap<PoolKey, Entry, BuildHasherDefault<Ready>>,
 }
 
 /// What the pool has done since the start.
@@ -103,9 +171,10 @@ pub struct PoolCounts {
     pub reused: u64,
     /// Connections that aged out, or died while waiting.
     pub expired: u64,
-    /// Requests sent again because their reused connection was dead before a byte had left.
+    /// Requests sent again because their reused connection was dead before a byte had left, or
+    /// because their origin said that it had not looked at them.
     pub retried: u64,
-    /// Connections that wait now.
+    /// Connections that wait now: nobody's request is on them.
     pub idle: usize,
 }
 
@@ -129,6 +198,7 @@ pub(super) struct Pool {
     limits: PoolLimits,
     /// Where the next connection is looked for that has to go for a newer one.
     evict_from: AtomicUsize,
+    origins: Mutex<Origins>,
     counters: Counters,
 }
 
@@ -139,6 +209,7 @@ impl Pool {
             hasher: RandomState::new(),
             limits,
             evict_from: AtomicUsize::new(0),
+            origins: Mutex::default(),
             counters: Counters::default(),
         }
     }
@@ -160,15 +231,22 @@ impl Pool {
         &self.shards[usize::from(bits) % SHARDS]
     }
 
-    /// The newest connection for the key that is alive; the dead ones before it are dropped.
-    pub(super) fn take(&self, key: &PoolKey) -> Option<Box<Link>> {
+    /// A stream of a shared connection, or the newest waiting one that is alive; the dead ones
+    /// before it are dropped. With `links` unset, streams only.
+    pub(super) fn take(&self, key: &PoolKey, links: bool) -> Option<Lane> {
         let now = Instant::now();
         loop {
-            let mut idle = self.shard(key).lock().pop(key)?;
+            let mut idle = match self.shard(key).lock().take(key, links, now, &self.limits)? {
+                Taken::Seat(seat) => {
+                    self.counters.reused.fetch_add(u64::from(seat.reused), Relaxed);
+                    return Some(Lane::Shared(seat));
+                }
+                Taken::Idle(idle) => idle,
+            };
             self.counters.idle.fetch_sub(1, Relaxed);
             if idle.until > now && idle.link.is_alive() {
                 self.counters.reused.fetch_add(1, Relaxed);
-                return Some(idle.link);
+                return Some(Lane::Own(idle.link));
             }
             self.counters.expired.fetch_add(1, Relaxed);
         }
@@ -180,7 +258,7 @@ impl Pool {
         let now = Instant::now();
         let idle = wait.map_or(self.limits.idle, |wait| wait.min(self.limits.idle));
         let until = (now + idle).min(link.opened() + self.limits.age);
-        if until <= now || self.limits.per_key == 0 || self.limits.total == 0 {
+        if until <= now || !self.keeps() {
             return;
         }
         let new = Idle { link, until };
@@ -190,6 +268,48 @@ impl Pool {
         } else if self.counters.idle.fetch_add(1, Relaxed) >= self.limits.total {
             self.evict();
         }
+    }
+
+    /// Lets others use a connection too. A pool that keeps nothing shares nothing.
+    pub(super) fn share(&self, key: &PoolKey, connection: Arc<Multiplex>) {
+        if self.keeps() {
+            let mut shard = self.shard(key).lock();
+            shard.entries.entry(key.clone()).or_default().shared.push(connection);
+        }
+    }
+
+    fn keeps(&self) -> bool {
+        self.limits.per_key > 0 && self.limits.total > 0
+    }
+
+    /// Where the key's requests wait while one of them opens a connection.
+    pub(super) fn opening(&self, key: &PoolKey) -> Arc<Opening> {
+        let mut shard = self.shard(key).lock();
+        let entry = shard.entries.entry(key.clone()).or_default();
+        Arc::clone(entry.opening.get_or_insert_default())
+    }
+
+    /// What the key's origin spoke last.
+    pub(super) fn spoken(&self, key: &PoolKey) -> Option<Spoken> {
+        let known = (key.route, key.origin.clone());
+        self.origins.lock().get(&known).map(|(spoken, _)| *spoken)
+    }
+
+    /// Has the key's requests go over HTTP/1.1 from now on.
+    pub(super) fn require_http1(&self, key: &PoolKey) {
+        self.spoke(key, Spoken::Http1Required);
+        if let Some(entry) = self.shard(key).lock().entries.get_mut(key) {
+            entry.shared.clear();
+        }
+    }
+
+    /// Remembers it.
+    pub(super) fn spoke(&self, key: &PoolKey, spoken: Spoken) {
+        let mut origins = self.origins.lock();
+        if origins.len() >= REMEMBERED {
+            origins.clear();
+        }
+        origins.insert((key.route, key.origin.clone()), (spoken, Instant::now()));
     }
 
     /// Drops the oldest connection of one shard. Each time of another, so that no key is safe from
@@ -209,17 +329,20 @@ impl Pool {
     pub(super) fn sweep(&self) {
         let now = Instant::now();
         for shard in &self.shards {
-            let dead = shard.lock().remove_dead(now);
+            let (dead, retired) = shard.lock().remove_dead(now, &self.limits);
             self.counters.idle.fetch_sub(dead.len(), Relaxed);
-            self.counters.expired.fetch_add(dead.len() as u64, Relaxed);
+            self.counters.expired.fetch_add((dead.len() + retired.len()) as u64, Relaxed);
         }
+        let age = self.limits.age;
+        self.origins.lock().retain(|_, (_, when)| now.duration_since(*when) < age);
     }
 
-    /// Drops all: the proxy stops, or its configuration changed.
+    /// Drops all: the proxy stops, or its configuration changed. Shared connections live on until
+    /// their last answer.
     pub(super) fn clear(&self) {
         for shard in &self.shards {
             let dropped = std::mem::take(&mut *shard.lock());
-            let count = dropped.idle.values().map(Vec::len).sum();
+            let count = dropped.entries.values().map(|entry| entry.idle.len()).sum();
             self.counters.idle.fetch_sub(count, Relaxed);
         }
     }
@@ -233,45 +356,98 @@ impl Pool {
     }
 
     pub(super) fn counts(&self) -> PoolCounts {
+        let unused: usize = self.shards.iter().map(|shard| shard.lock().unused()).sum();
         PoolCounts {
             opened: self.counters.opened.load(Relaxed),
             reused: self.counters.reused.load(Relaxed),
             expired: self.counters.expired.load(Relaxed),
             retried: self.counters.retried.load(Relaxed),
-            idle: self.counters.idle.load(Relaxed),
+            idle: self.counters.idle.load(Relaxed) + unused,
         }
     }
 }
 
+/// What a shard has for a request.
+enum Taken {
+    Seat(Seat),
+    Idle(Idle),
+}
+
 impl Shard {
-    fn pop(&mut self, key: &PoolKey) -> Option<Idle> {
-        // An empty list stays for the next check-in; the sweep removes it.
-        self.idle.get_mut(key)?.pop()
+    fn take(
+        &mut self,
+        key: &PoolKey,
+        links: bool,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> Option<Taken> {
+        // An empty entry stays for the next check-in; the sweep removes it.
+        let entry = self.entries.get_mut(key)?;
+        if let Some(seat) = entry.seat(now, limits) {
+            return Some(Taken::Seat(seat));
+        }
+        if links { entry.idle.pop().map(Taken::Idle) } else { None }
     }
 
     /// Adds one, and gives back the key's oldest when it had to go for it.
     fn push(&mut self, key: PoolKey, new: Idle, per_key: usize) -> Option<Idle> {
-        let list = self.idle.entry(key).or_default();
+        let list = &mut self.entries.entry(key).or_default().idle;
         let evicted = (list.len() >= per_key).then(|| list.remove(0));
         list.push(new);
         evicted
     }
 
     fn remove_oldest(&mut self) -> Option<Idle> {
-        let oldest = self
-            .idle
-            .values_mut()
+        let lists = self.entries.values_mut().map(|entry| &mut entry.idle);
+        let oldest = lists
             .filter(|list| !list.is_empty())
             .min_by_key(|list| list.first().map(|idle| idle.until))?;
         Some(oldest.remove(0))
     }
 
-    fn remove_dead(&mut self, now: Instant) -> Vec<Idle> {
-        let mut dead = Vec::new();
-        self.idle.retain(|_, list| {
-            dead.extend(list.extract_if(.., |idle| idle.until <= now || !idle.link.is_alive()));
-            !list.is_empty()
+    fn remove_dead(
+        &mut self,
+        now: Instant,
+        limits: &PoolLimits,
+    ) -> (Vec<Idle>, Vec<Arc<Multiplex>>) {
+        let (mut dead, mut retired) = (Vec::new(), Vec::new());
+        self.entries.retain(|_, entry| {
+            let over = |idle: &mut Idle| idle.until <= now || !idle.link.is_alive();
+            dead.extend(entry.idle.extract_if(.., over));
+            let waited = |c: &Multiplex| c.idle_since().is_some_and(|t| t + limits.idle <= now);
+            let over = |c: &mut Arc<Multiplex>| is_over(c, now, limits) || waited(c);
+            retired.extend(entry.shared.extract_if(.., over));
+            // Somebody who opens a connection holds on to where the others wait.
+            let opening = entry.opening.as_ref().is_some_and(|o| Arc::strong_count(o) > 1);
+            opening || !(entry.idle.is_empty() && entry.shared.is_empty())
         });
-        dead
+        (dead, retired)
     }
+
+    /// Shared connections without a stream.
+    fn unused(&self) -> usize {
+        let shared = self.entries.values().flat_map(|entry| &entry.shared);
+        shared.filter(|c| c.load() == 0 && !c.is_closing()).count()
+    }
+}
+
+impl Entry {
+    /// A stream of the newest connection that has one. When all are full and there may be no more of
+    /// them, a place in the shortest queue.
+    fn seat(&mut self, now: Instant, limits: &PoolLimits) -> Option<Seat> {
+        if self.shared.is_empty() {
+            return None;
+        }
+        self.shared.retain(|connection| !is_over(connection, now, limits));
+        let seat = self.shared.iter().rev().find_map(Multiplex::seat);
+        if seat.is_some() || self.shared.len() < limits.per_key {
+            return seat;
+        }
+        self.shared.iter().min_by_key(|connection| connection.load()).map(Multiplex::queue)
+    }
+}
+
+/// Whether a connection takes no more streams. It ends with those that it has.
+fn is_over(connection: &Multiplex, now: Instant, limits: &PoolLimits) -> bool {
+    connection.is_closing() || connection.opened() + limits.age <= now
 }

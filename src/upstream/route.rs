@@ -6,7 +6,7 @@ use std::fmt;
 use std::path::PathBuf;
 
 use super::dial::Vetting;
-use super::trust::{ALPN_HTTP1, ClientCertificate, RootSummary, Roots, TlsProfile, TrustError};
+use super::trust::{ClientCertificate, RootSummary, Roots, TlsProfile, TrustError};
 use super::via::{NextProxy, ProxyRule};
 use crate::host::{Authority, Host, HostPattern};
 
@@ -74,6 +74,8 @@ pub(super) struct Route {
     pub(super) id: usize,
     address: Option<Authority>,
     pub(super) tls: TlsProfile,
+    /// Whether HTTP/2 must not be offered.
+    pub(super) http1_only: bool,
     /// Through which proxy, if not straight.
     pub(super) proxy: Option<NextProxy>,
 }
@@ -105,9 +107,15 @@ impl Routes {
             move |cause| UpstreamError { pattern, cause }
         };
         let roots = Roots::system().map_err(blame(None))?;
-        let default = TlsProfile::new(&roots, None, None, &[ALPN_HTTP1]).map_err(blame(None))?;
+        let default = TlsProfile::new(&roots, None, None).map_err(blame(None))?;
         let mut this = Self {
-            all: vec![Route { id: 0, address: None, tls: default.clone(), proxy: None }],
+            all: vec![Route {
+                id: 0,
+                address: None,
+                tls: default.clone(),
+                http1_only: false,
+                proxy: None,
+            }],
             exact: HashMap::new(),
             patterns: Vec::new(),
             roots: roots.summary.clone(),
@@ -129,7 +137,8 @@ impl Routes {
 
     fn add(&mut self, rule: HostRule, tls: TlsProfile) {
         let id = self.all.len();
-        self.all.push(Route { id, address: rule.address, tls, proxy: None });
+        let HostRule { address, http1_only, .. } = rule;
+        self.all.push(Route { id, address, tls, http1_only, proxy: None });
         match rule.pattern.exact() {
             Some(host) => {
                 self.exact.insert(host.clone(), id);
@@ -161,8 +170,7 @@ fn profile(roots: &Roots, default: &TlsProfile, rule: &HostRule) -> Result<TlsPr
     if rule.ca_file.is_none() && rule.client_cert.is_none() {
         return Ok(default.clone());
     }
-    // HTTP/1.1 is all that is offered today, so `http1_only` changes nothing yet.
-    TlsProfile::new(roots, rule.ca_file.as_deref(), rule.client_cert.as_ref(), &[ALPN_HTTP1])
+    TlsProfile::new(roots, rule.ca_file.as_deref(), rule.client_cert.as_ref())
 }
 
 /// Later literal labels say more about who owns the name, then the length of the pattern; `*` alone

@@ -22,8 +22,18 @@ use tokio_rustls::client::TlsStream;
 use crate::host::{Authority, Host};
 use crate::outcome::{Code, Refusal};
 
-/// What HTTP/1.1 is called in ALPN (RFC 7301).
-pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
+/// What HTTP/1.1 and HTTP/2 are called in ALPN (RFC 7301).
+const ALPN_HTTP1: &[u8] = b"http/1.1";
+const ALPN_HTTP2: &[u8] = b"h2";
+
+/// Which versions of HTTP are offered to an origin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Offer {
+    /// HTTP/2, and HTTP/1.1 for who does not have it.
+    Both,
+    /// HTTP/1.1 alone.
+    Http1,
+}
 
 /// Principals whose sessions are kept in one profile. One that is forgotten makes a full handshake.
 const PRINCIPALS: usize = 256;
@@ -162,7 +172,15 @@ fn verifier(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TrustErro
 pub(super) struct TlsProfile {
     config: Arc<ClientConfig>,
     /// The same config for each principal, with sessions of its own.
-    connectors: Arc<Mutex<HashMap<Arc<str>, TlsConnector>>>,
+    connectors: Arc<Mutex<HashMap<Arc<str>, Connectors>>>,
+}
+
+/// The two ways of one principal.
+#[derive(Clone)]
+struct Connectors {
+    both: TlsConnector,
+    /// The same in all but ALPN, with the same sessions.
+    http1: TlsConnector,
 }
 
 impl TlsProfile {
@@ -172,7 +190,6 @@ impl TlsProfile {
         roots: &Roots,
         ca_file: Option<&Path>,
         client: Option<&ClientCertificate>,
-        alpn: &[&[u8]],
     ) -> Result<Self, TrustError> {
         let verifier = match ca_file {
             Some(path) => verifier(read_roots(path)?)?,
@@ -193,33 +210,28 @@ impl TlsProfile {
             }
             None => builder.with_no_client_auth(),
         };
-        config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
-        Ok(Self::from(config))
-    }
-
-    /// The same trust, for a proxy on the way: it is spoken to in HTTP/1.1 alone, and its sessions
-    /// are its own.
-    pub(super) fn for_proxy(&self) -> Self {
-        let mut config = ClientConfig::clone(&self.config);
         config.alpn_protocols = vec![ALPN_HTTP1.to_vec()];
-        Self::from(config)
+        Ok(Self { config: Arc::new(config), connectors: Arc::default() })
     }
 
-    fn connector(&self, principal: &Arc<str>) -> TlsConnector {
-        let mut connectors = self.connectors.lock();
-        if let Some(connector) = connectors.get(principal) {
-            return connector.clone();
-        }
-        if connectors.len() >= PRINCIPALS {
+    /// The same trust, for a proxy on the way, with sessions of its own.
+    pub(super) fn for_proxy(&self) -> Self {
+        Self { config: Arc::clone(&self.config), connectors: Arc::default() }
+    }
+
+    fn connector(&self, principal: &Arc<str>, offer: Offer) -> TlsConnector {
+        let mut all = self.connectors.lock();
+        if all.len() >= PRINCIPALS && !all.contains_key(principal) {
             // Whichever comes first. Which one goes is no matter: it is a handshake.
-            let gone = connectors.keys().next().cloned();
-            gone.and_then(|gone| connectors.remove(&gone));
+            let gone = all.keys().next().cloned();
+            gone.and_then(|gone| all.remove(&gone));
         }
-        let mut config = ClientConfig::clone(&self.config);
-        config.resumption = Resumption::in_memory_sessions(SESSIONS);
-        let connector = TlsConnector::from(Arc::new(config));
-        connectors.insert(principal.clone(), connector.clone());
-        connector
+        let connectors =
+            all.entry(Arc::clone(principal)).or_insert_with(|| Connectors::new(&self.config));
+        match offer {
+            Offer::Both => connectors.both.clone(),
+            Offer::Http1 => connectors.http1.clone(),
+        }
     }
 
     /// Shakes hands and verifies that the peer is `target`.
@@ -228,6 +240,7 @@ impl TlsProfile {
         target: &Authority,
         principal: &Arc<str>,
         stream: S,
+        offer: Offer,
     ) -> Result<TlsStream<S>, Refusal>
     where
         S: AsyncRead + AsyncWrite + Unpin,
@@ -238,17 +251,24 @@ impl TlsProfile {
                 format!("no certificate can be for {}", target.host),
             )
         })?;
-        self.connector(principal)
-            .connect(name, stream)
-            .await
-            .map_err(|error| handshake_refusal(target, &error))
+        let connector = self.connector(principal, offer);
+        connector.connect(name, stream).await.map_err(|error| handshake_refusal(target, &error))
     }
 }
 
-impl From<ClientConfig> for TlsProfile {
-    fn from(config: ClientConfig) -> Self {
-        Self { config: Arc::new(config), connectors: Arc::default() }
+impl Connectors {
+    fn new(config: &ClientConfig) -> Self {
+        let mut config = config.clone();
+        config.resumption = Resumption::in_memory_sessions(SESSIONS);
+        let http1 = TlsConnector::from(Arc::new(config.clone()));
+        config.alpn_protocols.insert(0, ALPN_HTTP2.to_vec());
+        Self { both: TlsConnector::from(Arc::new(config)), http1 }
     }
+}
+
+/// Whether the handshake agreed on HTTP/2.
+pub(super) fn agreed_on_http2<S>(stream: &TlsStream<S>) -> bool {
+    stream.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2)
 }
 
 fn server_name(host: &Host) -> Option<ServerName<'static>> {

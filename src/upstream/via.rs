@@ -18,7 +18,7 @@ use tokio_rustls::client::TlsStream;
 use zeroize::Zeroizing;
 
 use super::dial::{Dialer, Names, Vetting};
-use super::trust::TlsProfile;
+use super::trust::{Offer, TlsProfile};
 use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
@@ -166,7 +166,8 @@ impl NextProxy {
         if self.origin.scheme == Scheme::Http {
             return Ok(Transport::Tcp(tcp));
         }
-        let connected = timeout(handshake, self.tls.connect(authority, &self.principal, tcp)).await;
+        let shaking = self.tls.connect(authority, &self.principal, tcp, Offer::Http1);
+        let connected = timeout(handshake, shaking).await;
         let stream = connected
             .map_err(|_| {
                 let what = format!("did not finish the TLS handshake in {handshake:?}");

@@ -12,6 +12,7 @@ mod distrust;
 mod door;
 mod echo;
 mod framing;
+mod http2;
 mod limit;
 mod next;
 mod opaque;

@@ -25,6 +25,7 @@ pub struct Home {
 struct Reach {
     address: SocketAddr,
     ca: Option<PathBuf>,
+    http1_only: bool,
 }
 
 /// An agent of a home, with a token.
@@ -112,7 +113,13 @@ impl Home {
 
     /// Makes whatever listens at `address` answer for `host`.
     pub fn reach_as(&self, host: &str, address: SocketAddr, ca: Option<PathBuf>) {
-        self.hosts.lock().insert(host.to_owned(), Reach { address, ca });
+        self.hosts.lock().insert(host.to_owned(), Reach { address, ca, http1_only: false });
+        self.write_config();
+    }
+
+    /// Has a host that is reached spoken to in HTTP/1.1.
+    pub fn http1_only(&self, host: &str) {
+        self.hosts.lock().get_mut(host).expect("a host that is reached").http1_only = true;
         self.write_config();
     }
 
@@ -147,7 +154,8 @@ impl Home {
             let one = |(host, reach): (&String, &Reach)| {
                 let ca = reach.ca.as_ref().map(|ca| format!(", ca_file: {}", ca.display()));
                 let ca = ca.unwrap_or_default();
-                format!("    '{host}': {{address: '{}'{ca}}}", reach.address)
+                let http1 = if reach.http1_only { ", http1_only: true" } else { "" };
+                format!("    '{host}': {{address: '{}'{ca}{http1}}}", reach.address)
             };
             let lines: Vec<String> = hosts.iter().map(one).collect();
             add("upstream", format!("hosts:\n{}", lines.join("\n")));

@@ -9,6 +9,7 @@
 
 mod git;
 mod home;
+mod http2;
 mod next_proxy;
 mod origin;
 mod routes;
@@ -23,8 +24,9 @@ use std::time::{Duration, Instant};
 
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
+pub use http2::{Http2, Reply, ask2, frame, frames, request2};
 pub use next_proxy::NextProxy;
-pub use origin::{Origin, Script, Seen};
+pub use origin::{Origin, Script, Seen, identity_files};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};

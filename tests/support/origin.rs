@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
@@ -56,6 +56,8 @@ pub struct State {
 pub struct Seen {
     /// On which connection, from 0.
     pub connection: usize,
+    /// `HTTP/1.1` or `HTTP/2.0`.
+    pub version: String,
     pub method: String,
     pub target: String,
     pub headers: Vec<(String, String)>,
@@ -98,13 +100,19 @@ pub enum Script {
 impl Origin {
     /// An origin for `host`, with the routes of the harness.
     pub fn start(host: &str) -> Self {
-        Self::listen(host, Mode::Http, Some(Clients::Any))
+        Self::listen(host, Mode::Http, Some(Tls::default()))
+    }
+
+    /// The same, and it prefers HTTP/2.
+    pub fn http2(host: &str) -> Self {
+        let tls = Tls { alpn: &["h2", "http/1.1"], ..Tls::default() };
+        Self::listen(host, Mode::Http, Some(tls))
     }
 
     /// The same, for those alone that show the certificate in `us.pem` with the key in `us.key`,
     /// which lie beside `ca.pem`.
     pub fn mutual(host: &str) -> Self {
-        Self::listen(host, Mode::Http, Some(Clients::Known))
+        Self::listen(host, Mode::Http, Some(Tls { mutual: true, ..Tls::default() }))
     }
 
     /// The same, in the clear.
@@ -114,7 +122,7 @@ impl Origin {
 
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
-        Self::listen(host, Mode::Script(script.into()), Some(Clients::Any))
+        Self::listen(host, Mode::Script(script.into()), Some(Tls::default()))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
@@ -123,24 +131,20 @@ impl Origin {
         Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), None))
     }
 
-    fn listen(host: &str, mode: Mode, tls: Option<Clients>) -> Self {
+    fn listen(host: &str, mode: Mode, tls: Option<Tls>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::on(host, listener, mode, tls)
     }
 
-    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<Clients>) -> Self {
+    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<Tls>) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
-        let acceptor = tls.map(|clients| {
-            let config = match clients {
-                Clients::Any => {
-                    let (ca, config) = identity(host);
-                    std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
-                    config
-                }
-                Clients::Known => mutual_identity(host, directory.path()),
-            };
+        let acceptor = tls.map(|tls| {
+            let (ca, mut config) =
+                if tls.mutual { mutual_identity(host, directory.path()) } else { identity(host) };
+            config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
             TlsAcceptor::from(Arc::new(config))
         });
         let state = Arc::new(State::default());
@@ -191,6 +195,11 @@ impl Origin {
     pub fn raw(&self) -> Vec<String> {
         let raw = self.state.raw.lock();
         raw.iter().map(|bytes| String::from_utf8_lossy(&bytes.lock()).into_owned()).collect()
+    }
+
+    /// The same, as bytes.
+    pub fn raw_bytes(&self) -> Vec<Vec<u8>> {
+        self.state.raw.lock().iter().map(|bytes| bytes.lock().clone()).collect()
     }
 
     /// The bytes of the last connection.
@@ -259,11 +268,13 @@ impl State {
     }
 }
 
-/// Whom TLS is made with.
-#[derive(Clone, Copy)]
-enum Clients {
-    Any,
-    Known,
+/// How an origin speaks TLS.
+#[derive(Clone, Copy, Default)]
+struct Tls {
+    /// The protocols for ALPN.
+    alpn: &'static [&'static str],
+    /// Whether it wants a certificate.
+    mutual: bool,
 }
 
 #[derive(Clone)]
@@ -288,10 +299,11 @@ async fn accept(
         tokio::spawn(async move {
             let _ = stream.set_nodelay(true);
             match tls {
-                None => serve(Recorder { inner: stream, raw }, number, mode, state).await,
+                None => serve(Recorder { inner: stream, raw }, number, mode, false, state).await,
                 Some(tls) => match tls.accept(stream).into_fallible().await {
                     Ok(stream) => {
-                        serve(Recorder { inner: stream, raw }, number, mode, state).await;
+                        let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                        serve(Recorder { inner: stream, raw }, number, mode, two, state).await;
                     }
                     // Closing with bytes unread would reset the alert that was just sent.
                     Err((_, mut stream)) => {
@@ -306,7 +318,13 @@ async fn accept(
 
 type Serving<'a> = Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-fn serve<'a, S>(stream: Recorder<S>, number: usize, mode: Mode, state: Arc<State>) -> Serving<'a>
+fn serve<'a, S>(
+    stream: Recorder<S>,
+    number: usize,
+    mode: Mode,
+    two: bool,
+    state: Arc<State>,
+) -> Serving<'a>
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'a,
 {
@@ -318,6 +336,12 @@ where
                     let state = Arc::clone(&state);
                     async move { Ok::<_, Infallible>(routes::answer(&state, number, request).await) }
                 });
+                if two {
+                    let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                    return;
+                }
                 // An agent that goes away in the middle is no event for an origin.
                 let _ = hyper::server::conn::http1::Builder::new()
                     .half_close(true)
@@ -420,14 +444,23 @@ pub(super) fn identity(host: &str) -> (String, ServerConfig) {
     (ca.pem(), config)
 }
 
-/// The same, for clients of that CA alone; all that one needs is written into `directory`.
-fn mutual_identity(host: &str, directory: &Path) -> ServerConfig {
+/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
+pub fn identity_files(host: &str, directory: &Path) {
+    let (issuer, ca) = authority(host);
+    let (certificate, key) = leaf(&issuer, host);
+    for (name, text) in
+        [("ca", ca.pem()), ("cert", certificate.pem()), ("key", key.serialize_pem())]
+    {
+        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
+    }
+}
+
+/// The same, for clients of that CA alone; what one shows is written into `directory`.
+fn mutual_identity(host: &str, directory: &Path) -> (String, ServerConfig) {
     let (issuer, ca) = authority(host);
     let (certificate, key) = leaf(&issuer, host);
     let (us, us_key) = leaf(&issuer, "us.test");
-    for (name, text) in
-        [("ca.pem", ca.pem()), ("us.pem", us.pem()), ("us.key", us_key.serialize_pem())]
-    {
+    for (name, text) in [("us.pem", us.pem()), ("us.key", us_key.serialize_pem())] {
         std::fs::write(directory.join(name), text).unwrap();
     }
     let mut roots = rustls::RootCertStore::empty();
@@ -435,10 +468,11 @@ fn mutual_identity(host: &str, directory: &Path) -> ServerConfig {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let clients =
         rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-    server()
+    let config = server()
         .with_client_cert_verifier(clients.build().unwrap())
         .with_single_cert(vec![certificate.der().clone()], private(&key))
-        .unwrap()
+        .unwrap();
+    (ca.pem(), config)
 }
 
 fn authority(host: &str) -> (Issuer<'static, KeyPair>, rcgen::Certificate) {

@@ -32,6 +32,7 @@ pub async fn answer(
     let (parts, body) = request.into_parts();
     let number = state.note(Seen {
         connection,
+        version: format!("{:?}", parts.version),
         method: parts.method.to_string(),
         target: parts.uri.to_string(),
         headers: fields(&parts.headers),
@@ -51,7 +52,12 @@ pub async fn answer(
         return text(StatusCode::OK, "early");
     }
     let body = receive(state, number, body).await;
-    route(state, &path, &parts, &body, key.unwrap_or_default()).await
+    let mut response = route(state, &path, &parts, &body, key.unwrap_or_default()).await;
+    // On HTTP/2 hyper leaves this to its user.
+    if parts.method == http::Method::HEAD {
+        *response.body_mut() = empty(StatusCode::OK).into_body();
+    }
+    response
 }
 
 async fn route(

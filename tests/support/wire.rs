@@ -163,12 +163,20 @@ impl Wire {
         silent
     }
 
-    fn set_read_timeout(&mut self, time: Duration) {
-        let tcp = match &self.stream {
+    /// Gives up soon when the other side takes nothing.
+    pub fn impatient(&mut self, time: Duration) {
+        self.tcp().set_write_timeout(Some(time)).unwrap();
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
             Stream::Plain(tcp) => tcp,
             Stream::Tls(tls) => &tls.sock,
-        };
-        tcp.set_read_timeout(Some(time)).unwrap();
+        }
+    }
+
+    fn set_read_timeout(&mut self, time: Duration) {
+        self.tcp().set_read_timeout(Some(time)).unwrap();
     }
 
     /// Reads on until the other side closes; what came before that.

@@ -28,8 +28,24 @@ impl World {
     /// With this secret in these slots, and after `prepare`.
     #[track_caller]
     pub fn with(slots: &[&str], key: String, prepare: impl FnOnce(&Home, &Origin)) -> Self {
+        Self::before(Origin::start(HOST), slots, key, prepare)
+    }
+
+    /// With an origin that prefers HTTP/2.
+    #[track_caller]
+    pub fn http2() -> Self {
+        Self::before(Origin::http2(HOST), BEARER, canary(), |_, _| {})
+    }
+
+    /// With this origin.
+    #[track_caller]
+    pub fn before(
+        origin: Origin,
+        slots: &[&str],
+        key: String,
+        prepare: impl FnOnce(&Home, &Origin),
+    ) -> Self {
         let home = Home::new();
-        let origin = Origin::start(HOST);
         origin.accept(&key);
         home.reach(&origin);
         home.add("main", slots, &key);

@@ -1,0 +1,534 @@
+//! HTTP/2 inside the tunnel, beyond it, and from one to the other.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use h2::Reason;
+
+use crate::support::*;
+
+const KEY: (&str, &str) = ("authorization", "Bearer locum_main");
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    runtime().block_on(test)
+}
+
+fn open(world: &World) -> Http2 {
+    run(Http2::open(&world.serve, &world.agent))
+}
+
+fn get(world: &World, path: &str) -> Reply {
+    run(open(world).ask(request2("GET", path, &[KEY]), b""))
+}
+
+/// The records of the last request, once its outcome is there.
+#[track_caller]
+fn outcome(world: &World) -> serde_json::Value {
+    eventually("the outcome", PATIENCE, || {
+        let audit = world.home.audit();
+        let access = audit.iter().rfind(|r| r["kind"] == "access")?;
+        let same = |r: &&serde_json::Value| {
+            r["kind"] == "outcome" && r["request_id"] == access["request_id"]
+        };
+        audit.iter().find(same).cloned()
+    })
+}
+
+#[test]
+fn each_side_speaks_what_it_has_and_all_four_pairs_work() {
+    for (two, version) in [(false, "HTTP/1.1"), (true, "HTTP/2.0")] {
+        let world = if two { World::http2() } else { World::new() };
+        // From an HTTP/1.1 agent.
+        let answer = world.ask("POST", "/echo", &[AUTHORIZED, "TE: trailers"], "body");
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        let seen = world.origin.last();
+        assert_eq!((&*seen.version, &*seen.body, seen.complete), (version, &b"body"[..], true));
+        assert_eq!(seen.header("authorization"), Some(&*format!("Bearer {}", world.key)));
+        assert_eq!(seen.header("te"), Some("trailers"));
+        let answer = world.ask("GET", "/echo-trailer", &[AUTHORIZED, "TE: trailers"], "");
+        assert_eq!(answer.trailers, [("x-echo".to_owned(), "locum_main".to_owned())], "{version}");
+        // From an HTTP/2 agent, all on one connection.
+        run(async {
+            let agent = Http2::open(&world.serve, &world.agent).await;
+            let fields = [KEY, ("te", "trailers"), ("x-mine", "1")];
+            let reply = agent.ask(request2("POST", "/echo", &fields), b"body").await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let seen = world.origin.last();
+            assert_eq!((&*seen.version, &*seen.body, seen.complete), (version, &b"body"[..], true));
+            assert_eq!(seen.header("authorization"), Some(&*format!("Bearer {}", world.key)));
+            assert_eq!((seen.header("te"), seen.header("x-mine")), (Some("trailers"), Some("1")));
+            if !two {
+                assert_eq!(seen.header("host"), Some(HOST));
+            }
+            assert!(reply.text().contains("locum_main") && !reply.text().contains(&world.key));
+            assert_eq!(reply.header("content-length"), Some(&*reply.body.len().to_string()));
+            let fields = [KEY, ("te", "trailers")];
+            let reply = agent.ask(request2("GET", "/echo-trailer", &fields), b"").await;
+            assert_eq!(
+                (&*reply.text(), reply.trailers["x-echo"].to_str().unwrap()),
+                ("see the end", "locum_main")
+            );
+            for (method, path, status) in
+                [("HEAD", "/v1/x", 200), ("GET", "/status/204", 204), ("GET", "/status/304", 304)]
+            {
+                let reply = agent.ask(request2(method, path, &[KEY]), b"").await;
+                assert_eq!((reply.status, reply.body.len()), (status, 0), "{method} {path}");
+                assert!(reply.broken.is_none());
+            }
+            let mut bodies = Vec::new();
+            for encoding in ENCODINGS {
+                for path in ["echo", "drip", "echo-long", "echo-chunked"] {
+                    let path = format!("/{path}/{encoding}");
+                    let reply = agent.ask(request2("GET", &path, &[KEY]), b"").await;
+                    assert!(reply.broken.is_none() && !reply.body.is_empty(), "{path}");
+                    bodies.push((path, reply.body));
+                }
+            }
+            let bodies: Vec<(&str, &[u8])> = bodies.iter().map(|(p, b)| (&**p, &**b)).collect();
+            world.never_leaks(&bodies);
+        });
+    }
+}
+
+/// HPACK's literals that are never indexed (RFC 7541 section 6.2.3): `authorization` is name 23 of the
+/// static table, and four bits hold 15 of it.
+const NEVER_INDEXED: &[u8] = &[0x1f, 23 - 15];
+
+#[test]
+fn an_injected_value_is_never_indexed_by_hpack() {
+    let world = World::http2();
+    for _ in 0..3 {
+        assert_eq!(world.get("/v1/x").status, 200);
+        assert_eq!(get(&world, "/v1/x").status, 200);
+    }
+    let raw = world.origin.raw_bytes();
+    assert_eq!(raw.len(), 1, "all on one connection");
+    let heads: Vec<Vec<u8>> = frames(&raw[0]["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()..])
+        .into_iter()
+        .filter_map(|(kind, _, _, payload)| (kind == 1).then_some(payload))
+        .collect();
+    assert_eq!(heads.len(), 6);
+    let mut values = Vec::new();
+    for head in &heads {
+        let at = memchr::memmem::find(head, NEVER_INDEXED).expect("never indexed") + 2;
+        let length = usize::from(head[at] & 0x7f);
+        values.push(head[at + 1..at + 1 + length].to_vec());
+    }
+    values.dedup();
+    assert_eq!(values.len(), 1, "each head has the whole value");
+    // A field that is no secret is indexed from the second time on: the search above would see it.
+    assert!(heads[5].len() < heads[0].len(), "{} {}", heads[5].len(), heads[0].len());
+}
+
+#[test]
+fn every_stream_is_decided_and_recorded_for_itself() {
+    let world = World::ruled(
+        "version: 1\nrules:\n  - {name: some, agents: [worker], to: ['https://api.test'], paths: [/v1/**], use: [main]}\n",
+    );
+    run(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        assert_eq!(agent.ask(request2("GET", "/v1/x", &[KEY]), b"").await.status, 200);
+        let reply = agent.ask(request2("GET", "/v2/x", &[KEY]), b"").await;
+        assert_eq!((reply.status, &*reply.problem()), (403, "not-allowed"));
+        assert_eq!(reply.header("connection"), None);
+        let other = http::Request::get("https://evil.test/v1/x").header("authorization", KEY.1);
+        let reply = agent.ask(other.body(()).unwrap(), b"").await;
+        assert_eq!((reply.status, &*reply.problem()), (421, "authority-mismatch"));
+        let two = request2("GET", "/v1/x", &[KEY, ("host", "evil.test")]);
+        let reply = agent.ask(two, b"").await;
+        assert_eq!((reply.status, &*reply.problem()), (421, "authority-mismatch"));
+        let reply = agent.ask(request2("HEAD", "/v2/x", &[KEY]), b"").await;
+        assert_eq!((reply.status, reply.body.len(), reply.broken.is_none()), (403, 0, true));
+        let many: Vec<String> = (0..130).map(|n| format!("x-{n}")).collect();
+        let many: Vec<(&str, &str)> = many.iter().map(|n| (&**n, "1")).collect();
+        let reply = agent.ask(request2("GET", "/v1/x", &many), b"").await;
+        assert_eq!((reply.status, &*reply.problem()), (431, "head-too-large"));
+        // The connection is as good as before.
+        assert_eq!(agent.ask(request2("GET", "/v1/x", &[KEY]), b"").await.status, 200);
+    });
+    assert_eq!(world.origin.seen().len(), 2);
+    let audit = world.home.audit();
+    let decisions: Vec<&str> = audit
+        .iter()
+        .filter(|r| r["kind"] == "access" && r["path"] != serde_json::Value::Null)
+        .filter_map(|r| r["decision"].as_str())
+        .collect();
+    assert_eq!(decisions, ["permit", "refuse", "refuse", "refuse", "refuse", "refuse", "permit"]);
+}
+
+#[test]
+fn a_cookie_in_pieces_is_one_for_http_1() {
+    let world = World::new();
+    let fields = [KEY, ("cookie", "a=1"), ("cookie", "b=2"), ("cookie", "c=3")];
+    assert_eq!(run(open(&world).ask(request2("GET", "/v1/x", &fields), b"")).status, 200);
+    assert_eq!(world.origin.last().all("cookie"), ["a=1; b=2; c=3"]);
+}
+
+/// HPACK of `:method GET`, `:scheme https`, `:path /`: what every malformed head below has.
+const GET: &[u8] = &[0x82, 0x87, 0x84];
+
+/// A literal without indexing, with a new name.
+fn literal(name: &str, value: &str) -> Vec<u8> {
+    let text = |t: &str| [&[u8::try_from(t.len()).unwrap()], t.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[test]
+fn malformed_heads_reach_no_origin() {
+    let world = World::new();
+    let authority = literal(":authority", HOST);
+    let cases: [(&str, Vec<u8>); 8] = [
+        ("no authority", GET.to_vec()),
+        ("upper case", [GET, &authority, &literal("X-A", "1")].concat()),
+        ("connection", [GET, &authority, &literal("connection", "close")].concat()),
+        ("coding", [GET, &authority, &literal("transfer-encoding", "chunked")].concat()),
+        ("te", [GET, &authority, &literal("te", "gzip")].concat()),
+        ("twice", [GET, &[0x82], &authority].concat()),
+        ("after", [GET, &literal("a", "1"), &authority].concat()),
+        ("unknown", [GET, &authority, &literal(":sudo", "1")].concat()),
+    ];
+    for (name, head) in cases {
+        let mut wire = world.serve.raw_http2(&world.agent);
+        wire.send(frame(1, 0x5, 1, &head));
+        // A ping after it: its answer says that the head was read.
+        wire.send(frame(6, 0, 0, b"12345678"));
+        let answered =
+            answered_until(&mut wire, |kind, flags, _| kind == 7 || (kind == 6 && flags == 1));
+        let status_200 =
+            answered.iter().any(|(kind, _, _, p)| *kind == 1 && p.first() == Some(&0x88));
+        assert!(!status_200, "{name}: {answered:?}");
+    }
+    assert_eq!(world.origin.seen().len(), 0);
+    assert_eq!(world.get("/v1/x").status, 200);
+}
+
+/// Reads frames until one is it, or the other side closes.
+fn answered_until(
+    wire: &mut Wire,
+    is_it: impl Fn(u8, u8, u32) -> bool,
+) -> Vec<(u8, u8, u32, Vec<u8>)> {
+    let mut bytes = Vec::new();
+    let mut buffer = [0; 16 * 1024];
+    loop {
+        let found = frames(&bytes);
+        if found.iter().any(|(kind, flags, stream, _)| is_it(*kind, *flags, *stream)) {
+            return found;
+        }
+        match wire.read(&mut buffer) {
+            Ok(n) if n > 0 => bytes.extend_from_slice(&buffer[..n]),
+            _ => return found,
+        }
+    }
+}
+
+#[test]
+fn first_requests_wait_for_one_connection_and_agents_share_none() {
+    let world = World::http2();
+    let other = world.home.agent("other");
+    let all = |agent: Agent| {
+        let serve = &world.serve;
+        async move {
+            let two = Http2::open(serve, &agent).await;
+            let asked: Vec<_> = (0..100)
+                .map(|n| {
+                    let request = request2("POST", &format!("/v1/{n}"), &[KEY]);
+                    tokio::spawn(ask2(two.send.clone(), request, b"once"))
+                })
+                .collect();
+            for asked in asked {
+                assert_eq!(asked.await.unwrap().unwrap().status, 200);
+            }
+        }
+    };
+    run(all(world.agent.clone()));
+    assert_eq!(world.origin.connections(), 1);
+    run(all(other));
+    assert_eq!(world.origin.connections(), 2, "each agent has its own");
+    let seen = world.origin.seen();
+    assert_eq!(seen.len(), 200);
+    assert!(seen.iter().all(|s| s.version == "HTTP/2.0" && s.body == b"once"));
+    // An HTTP/1.1 agent of the same name has the connection too.
+    assert_eq!(world.get("/v1/x").status, 200);
+    assert_eq!(world.origin.connections(), 2);
+    assert_eq!(world.serve.metric("locum_pool_idle_connections"), 2);
+}
+
+#[test]
+fn a_host_that_is_said_to_want_http_1_is_spoken_to_so() {
+    let home = Home::new();
+    let origin = Origin::http2(HOST);
+    origin.accept("sk-canary-http1");
+    home.reach(&origin);
+    home.http1_only(HOST);
+    home.add("main", BEARER, "sk-canary-http1");
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let reply = run(async {
+        let two = Http2::open(&serve, &agent).await;
+        two.ask(request2("GET", "/v1/x", &[KEY]), b"").await
+    });
+    assert_eq!(reply.status, 200);
+    assert_eq!(origin.last().version, "HTTP/1.1");
+}
+
+#[test]
+fn a_cut_answer_is_a_reset_stream_and_no_end() {
+    for two in [false, true] {
+        let world = if two { World::http2() } else { World::new() };
+        // A short one of known length is not begun.
+        let reply = get(&world, "/abort");
+        assert_eq!((reply.status, &*reply.problem()), (502, "upstream-failed"));
+        let reply = get(&world, "/abort-chunked");
+        assert_eq!((reply.status, &*reply.text()), (200, "the first half"));
+        let error = reply.broken.expect("a reset");
+        assert_eq!(error.reason(), Some(Reason::INTERNAL_ERROR));
+        assert_eq!(outcome(&world)["ending"], "upstream-aborted");
+        // And for an HTTP/1.1 agent a connection that is cut.
+        let mut wire = world.tunnel();
+        wire.send(request("GET", "/abort-chunked", &[AUTHORIZED], ""));
+        assert!(wire.try_answer("GET").is_err());
+    }
+}
+
+#[test]
+fn an_agent_that_gives_up_a_stream_gives_up_that_one_alone() {
+    for two in [false, true] {
+        let world = if two { World::http2() } else { World::new() };
+        world.origin.hold();
+        run(async {
+            let agent = Http2::open(&world.serve, &world.agent).await;
+            let held =
+                tokio::spawn(ask2(agent.send.clone(), request2("GET", "/hold", &[KEY]), b""));
+            world.origin.until_seen(1);
+            // Given up before the answer, and within an upload.
+            let given_up =
+                tokio::spawn(ask2(agent.send.clone(), request2("GET", "/hold", &[KEY]), b""));
+            world.origin.until_seen(2);
+            given_up.abort();
+            assert_eq!(outcome(&world)["ending"], "downstream-aborted");
+            for reason in [Reason::CANCEL, Reason::NO_ERROR] {
+                let mut send = agent.send.clone().ready().await.unwrap();
+                let before = world.origin.seen().len();
+                let post = request2("POST", "/v1/x", &[KEY]);
+                let (answer, mut stream) = send.send_request(post, false).unwrap();
+                stream.send_data(Bytes::from_static(b"half"), false).unwrap();
+                world.origin.until_seen(before + 1);
+                stream.send_reset(reason);
+                assert!(answer.await.is_err());
+                eventually("the record", PATIENCE, || {
+                    let last = outcome(&world);
+                    (last["bytes_up"] == 4 && last["ending"] != "complete").then_some(())
+                });
+                eventually("the origin to notice", PATIENCE, || {
+                    let seen = world.origin.last();
+                    (seen.length == 4 || two).then_some(())
+                });
+                assert!(!world.origin.last().complete, "{reason:?}");
+            }
+            world.origin.release();
+            world.origin.release();
+            assert_eq!(held.await.unwrap().unwrap().text(), "held");
+        });
+    }
+}
+
+#[test]
+fn a_stream_that_is_not_read_stops_its_origin_and_no_other() {
+    for two in [false, true] {
+        let world = if two { World::http2() } else { World::new() };
+        let resident = world.serve.resident();
+        // Room enough for the others.
+        let mut builder = h2::client::Builder::new();
+        builder.initial_window_size(256 * 1024).initial_connection_window_size(16 << 20);
+        run(async {
+            let agent = Http2::open_with(&world.serve, &world.agent, &builder).await;
+            let mut stalled = Vec::new();
+            for _ in 0..10 {
+                let mut send = agent.send.clone().ready().await.unwrap();
+                let big = request2("GET", "/bytes/100000000", &[KEY]);
+                let (answer, _) = send.send_request(big, true).unwrap();
+                // Its window is never given back.
+                stalled.push(answer.await.unwrap().into_body());
+            }
+            for n in 0..50 {
+                let asked = agent.ask(request2("GET", &format!("/v1/{n}"), &[KEY]), b"");
+                let reply = tokio::time::timeout(PATIENCE, asked).await.expect("no stall");
+                assert_eq!(reply.status, 200);
+            }
+            let grown = world.serve.resident().saturating_sub(resident);
+            assert!(grown < 64 * 1024, "{grown} KiB for ten answers of 100 MB");
+            // And it goes on where it was.
+            let mut stream = stalled.pop().unwrap();
+            let mut length = 0;
+            while let Some(data) = stream.data().await {
+                let data = data.unwrap();
+                stream.flow_control().release_capacity(data.len()).unwrap();
+                length += data.len();
+            }
+            assert_eq!(length, 100_000_000);
+        });
+    }
+}
+
+#[test]
+fn uploads_are_streamed_and_wait_for_the_origin() {
+    for two in [false, true] {
+        let world = if two { World::http2() } else { World::new() };
+        run(async {
+            let agent = Http2::open(&world.serve, &world.agent).await;
+            let body = vec![b'u'; 3_000_000];
+            let reply = agent.ask(request2("POST", "/v1/x", &[KEY]), &body).await;
+            assert_eq!(reply.status, 200, "{}", reply.text());
+            let seen = world.origin.last();
+            assert_eq!((seen.length, seen.complete), (3_000_000, true));
+            // An answer may come before the request is over.
+            let mut send = agent.send.clone().ready().await.unwrap();
+            let early = request2("POST", "/early", &[KEY]);
+            let (answer, mut stream) = send.send_request(early, false).unwrap();
+            stream.send_data(Bytes::from_static(b"first"), false).unwrap();
+            assert_eq!(answer.await.unwrap().status(), 200);
+        });
+    }
+}
+
+#[test]
+fn rapid_resets_end_the_connection() {
+    let world = World::new();
+    assert_eq!(world.get("/v1/x").status, 200);
+    let resident = world.serve.resident();
+    // In one batch, before anybody has looked at them; and one by one.
+    let head = [GET, &literal(":authority", HOST), &literal("authorization", KEY.1)].concat();
+    for (name, each) in [("batch", 1000_u32), ("one by one", 1)] {
+        let mut wire = world.serve.raw_http2(&world.agent);
+        let mut id = 1;
+        let cut_off = (0..10_000).any(|_| {
+            let mut bytes = Vec::new();
+            for _ in 0..each {
+                bytes.extend(frame(1, 0x5, id, &head));
+                if each > 1 {
+                    bytes.extend(frame(3, 0, id, &8_u32.to_be_bytes()));
+                }
+                id += 2;
+            }
+            let sent = wire.try_send(&bytes).is_ok();
+            if each > 1 {
+                return !sent || id > 2 * 50_000;
+            }
+            // Lets it begin, so that it is not among those which nobody has looked at.
+            std::thread::sleep(Duration::from_micros(300));
+            !sent || wire.try_send(&frame(3, 0, id - 2, &8_u32.to_be_bytes())).is_err()
+        });
+        assert!(cut_off, "{name}");
+        // What was said last may be lost: the connection is closed with bytes unread.
+        wire.until_closed();
+    }
+    assert_eq!(world.get("/v1/x").status, 200);
+    let grown = world.serve.resident().saturating_sub(resident);
+    assert!(grown < 64 * 1024, "{grown} KiB");
+}
+
+#[test]
+fn floods_of_other_frames_end_the_connection_or_wait() {
+    let world = World::new();
+    assert_eq!(world.get("/v1/x").status, 200);
+    let resident = world.serve.resident();
+    // A head that never ends (CVE-2024-24549 and its like).
+    let mut wire = world.serve.raw_http2(&world.agent);
+    wire.send(frame(1, 0x1, 1, GET));
+    let piece = frame(9, 0, 1, &literal("x-a", "0123456789"));
+    let cut_off = (0..200_000).any(|_| wire.try_send(&piece).is_err());
+    assert!(cut_off, "CONTINUATION");
+    let rest = wire.until_closed();
+    let calm = frames(&rest).iter().any(|(kind, _, _, p)| *kind == 7 && p[7] == 11);
+    assert!(calm || rest.is_empty(), "{rest:?}");
+    // SETTINGS and PING whose answers nobody reads.
+    for kind in [4, 6] {
+        let payload: &[u8] = if kind == 4 { b"" } else { b"12345678" };
+        let many = frame(kind, 0, 0, payload).repeat(1000);
+        let mut wire = world.serve.raw_http2(&world.agent);
+        wire.impatient(Duration::from_millis(500));
+        let stopped = (0..20_000).any(|_| wire.try_send(&many).is_err());
+        assert!(stopped, "frames of type {kind} were all taken");
+    }
+    assert_eq!(world.get("/v1/x").status, 200);
+    let grown = world.serve.resident().saturating_sub(resident);
+    assert!(grown < 64 * 1024, "{grown} KiB");
+}
+
+#[test]
+fn idle_connections_are_told_to_go_and_busy_ones_are_not() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        for limit in ["head_time", "idle_tunnel"] {
+            home.set(&format!("limits.{limit}: 500ms"));
+        }
+    });
+    let mut mute = world.serve.bare_http2(&world.agent);
+    let mut half = world.serve.bare_http2(&world.agent);
+    half.send(b"PRI * HTTP");
+    for wire in [&mut mute, &mut half] {
+        assert_eq!(wire.until_closed(), b"");
+    }
+    world.origin.hold();
+    run(async {
+        let busy = Http2::open(&world.serve, &world.agent).await;
+        let held = tokio::spawn(ask2(busy.send.clone(), request2("GET", "/hold", &[KEY]), b""));
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        world.origin.release();
+        assert_eq!(held.await.unwrap().unwrap().text(), "held");
+        // Whether its own goodbye still got out or not.
+        let _ended = tokio::time::timeout(PATIENCE, busy.end).await.unwrap().unwrap();
+    });
+    // In order: GOAWAY with NO_ERROR, and the end, also for a client that does not answer.
+    let mut idle = world.serve.raw_http2(&world.agent);
+    let said = frames(&idle.until_closed());
+    let (_, _, _, goodbye) = said.iter().find(|(kind, ..)| *kind == 7).expect("GOAWAY");
+    assert_eq!(goodbye[4..], [0; 4]);
+}
+
+#[test]
+fn at_shutdown_streams_finish_and_new_ones_are_sent_away() {
+    for two in [false, true] {
+        let mut world = if two { World::http2() } else { World::new() };
+        world.origin.hold();
+        let (held, agent) = run(async {
+            let agent = Http2::open(&world.serve, &world.agent).await;
+            let held =
+                tokio::spawn(ask2(agent.send.clone(), request2("GET", "/hold", &[KEY]), b""));
+            world.origin.until_seen(1);
+            (held, agent)
+        });
+        world.serve.terminate();
+        run(async {
+            let refused = async {
+                while ask2(agent.send.clone(), request2("GET", "/v1/x", &[KEY]), b"").await.is_ok()
+                {
+                }
+            };
+            tokio::time::timeout(PATIENCE, refused).await.expect("GOAWAY");
+            world.origin.release();
+            assert_eq!(held.await.unwrap().unwrap().text(), "held");
+            tokio::time::timeout(PATIENCE, agent.end).await.unwrap().unwrap().unwrap();
+        });
+        assert!(world.serve.ended(PATIENCE).success());
+        assert_eq!(outcome(&world)["ending"], "complete");
+    }
+}
+
+#[test]
+fn grpc_clients_are_refused_in_their_own_words() {
+    let world = World::http2();
+    let fields =
+        [("authorization", "Bearer locum_nothing"), ("content-type", "application/grpc+proto")];
+    let reply =
+        run(open(&world).ask(request2("POST", "/pkg.Service/Call", &fields), b"\0\0\0\0\0"));
+    assert_eq!((reply.status, reply.header("grpc-status")), (200, Some("7")));
+    assert_eq!(reply.header("content-type"), Some("application/grpc"));
+    let message = reply.header("grpc-message").unwrap();
+    assert!(message.contains("credential-refused"), "{message}");
+    assert!(reply.header("proxy-status").unwrap().starts_with("locum;"));
+    assert!(reply.body.is_empty() && reply.trailers.is_empty() && reply.broken.is_none());
+    let id = message.split("(credential-refused, request ").nth(1).unwrap().split(')').next();
+    let audit = world.home.audit();
+    let record = audit.iter().find(|r| r["request_id"].as_str() == id).expect("its record");
+    assert_eq!(record["code"], "credential-refused");
+}
