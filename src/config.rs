@@ -292,7 +292,7 @@ pub struct Limits {
     /// `head_bytes`: of one request's head. Default 64 KiB: four times what nginx allows, because
     /// cookies and traces are long; far under what hurts.
     pub head_bytes: usize,
-    /// `headers`: fields of one request. Default 128: browsers send 20, SDKs 15.
+    /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.
     pub headers: usize,
     /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
     /// than the 100 under which the protocol advises not to go. A client with more waits, or opens
@@ -427,7 +427,7 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_agent: 2_000,
             head_bytes: 64 << 10,
-            headers: 128,
+            headers: 100,
             streams: 128,
             handshake: seconds(10),
             head_time: seconds(15),

@@ -6,12 +6,12 @@
 mod locate;
 mod query;
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
@@ -72,6 +72,11 @@ impl OutboundRequest {
     #[must_use]
     pub fn uses(&self) -> &[Use] {
         &self.uses
+    }
+
+    /// The same, handed over: nothing after the record asks for it.
+    pub(crate) fn take_uses(&mut self) -> Vec<Use> {
+        std::mem::take(&mut self.uses)
     }
 
     #[cfg(test)]
@@ -135,24 +140,24 @@ impl fmt::Debug for OutboundRequest {
 pub fn inject(
     request: InboundRequest,
     permit: &Permit,
-    resolved: &Resolved,
+    resolved: Resolved,
 ) -> Result<OutboundRequest, Refusal> {
     let (mut parts, origin) = request.into_parts();
     let mut needles = Needles::default();
     let mut uses = Vec::with_capacity(permit.grants().len());
-    let slots = |grant: &Grant| grant.credential().slots.get(grant.slot()).cloned();
-    for (grant, secret) in permit.grants().iter().zip(&resolved.granted) {
-        let slot = slots(grant).ok_or_else(|| Refusal::new(Code::Internal))?;
-        fill(&mut parts, grant, &slot, secret, &mut needles)?;
-        needles.add(secret, grant.placeholder());
+    for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
+        let slot = grant.credential().slots.get(grant.slot());
+        let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
+        fill(&mut parts, grant, slot, &secret, &mut needles)?;
+        needles.add_late(secret, grant.placeholder());
         uses.push(Use {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
         });
     }
-    for (grant, secret) in permit.hidden().iter().zip(&resolved.hidden) {
-        needles.add(secret, grant.placeholder());
+    for (grant, secret) in permit.hidden().iter().zip(resolved.hidden) {
+        needles.add_late(secret, grant.placeholder());
     }
     let needles = if needles.is_empty() { None } else { Some(needles) };
     if needles.is_some() {
@@ -165,6 +170,11 @@ pub fn inject(
 /// the secret out in slices, each too short to recognise.
 fn make_scrubbable(headers: &mut HeaderMap) {
     headers.insert(header::ACCEPT_ENCODING, scrub::ACCEPTED_CODINGS);
+    for name in scrub::MESSAGE_CODINGS_ACCEPTED {
+        if headers.contains_key(&name) {
+            headers.insert(name, scrub::ACCEPTED_CODINGS);
+        }
+    }
     headers.remove(header::RANGE);
     headers.remove(header::IF_RANGE);
 }
@@ -197,8 +207,7 @@ fn fill(
 
 /// Removes what the client sent in any header that is a slot of the credential.
 fn strip(headers: &mut HeaderMap, credential: &Credential) {
-    let names: Vec<&HeaderName> = credential.slots.iter().filter_map(Slot::header_name).collect();
-    for name in names {
+    for name in credential.slots.iter().filter_map(Slot::header_name) {
         headers.remove(name);
     }
 }
@@ -221,7 +230,7 @@ fn sensitive(text: Zeroizing<Vec<u8>>) -> Result<HeaderValue, Refusal> {
     // Visible ASCII only: `add` refuses the rest, and this is the second lock on that door.
     let unfit =
         || Refusal::new(Code::CredentialRefused).because("the secret cannot stand in a header");
-    if text.iter().any(|b| !(0x20..0x7f).contains(b)) {
+    if !text.iter().fold(true, |fit, b| fit & (0x20..0x7f).contains(b)) {
         return Err(unfit());
     }
     let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(text)).map_err(|_| unfit())?;
@@ -277,12 +286,13 @@ fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refu
 /// are never reused across principals, because an origin may tie an identity to its connection.
 #[must_use]
 pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
-    let mut text = format!("{workspace}/{agent}");
+    let mut text = String::with_capacity(128);
+    for part in [workspace, "/", agent] {
+        text.push_str(part);
+    }
     for item in uses {
-        text.push('+');
-        text.push_str(item.credential.as_str());
-        text.push('@');
-        text.push_str(&item.version.unwrap_or_default().to_string());
+        // Writing to a text cannot fail.
+        let _ = write!(text, "+{}@{}", item.credential.as_str(), item.version.unwrap_or_default());
     }
     text.into()
 }

@@ -5,6 +5,7 @@
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
 mod escapes;
+mod messages;
 mod needles;
 mod search;
 
@@ -18,6 +19,7 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use messages::MessageScrubber;
 pub use needles::Needles;
 use search::Search;
 pub use search::{Fit, Scrubber};
@@ -71,13 +73,21 @@ where
     let replaced = scrub_fields(&mut parts.headers, &search);
     let length = if has_body { body.size_hint().exact() } else { None };
     let body = match length {
+        _ if has_messages(&parts.headers) => {
+            let messages = MessageScrubber::new(Scrubber::new(search, Fit::InPlace));
+            ScrubbedBody::searching(body, Engine::Messages(messages), replaced)
+        }
         Some(length) if length <= GATHERED => {
-            let (body, length) = gather(body, search, replaced).await?;
-            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+            let (body, now) = gather(body, search, replaced).await?;
+            if now != length || !parts.headers.contains_key(header::CONTENT_LENGTH) {
+                parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(now));
+            }
             body
         }
-        Some(_) => ScrubbedBody::searching(body, Scrubber::new(search, Fit::InPlace), replaced),
-        None => ScrubbedBody::searching(body, Scrubber::new(search, Fit::Exact), replaced),
+        known => {
+            let fit = if known.is_some() { Fit::InPlace } else { Fit::Exact };
+            ScrubbedBody::searching(body, Engine::Bytes(Scrubber::new(search, fit)), replaced)
+        }
     };
     Ok(Response::from_parts(parts, body))
 }
@@ -88,14 +98,37 @@ fn has_body(method: &Method, parts: &Parts) -> bool {
     *method != Method::HEAD && !none && !parts.status.is_informational()
 }
 
+/// Whether the body is made of messages with their lengths before them.
+fn has_messages(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let starts = |with: &[u8]| {
+        content_type
+            .is_some_and(|t| t.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with)))
+    };
+    // The text form of gRPC-Web is base64, and its lengths are not to be seen.
+    (starts(b"application/grpc") && !starts(b"application/grpc-web-text"))
+        || starts(b"application/connect+")
+}
+
+/// What says how messages are compressed within the body.
+const MESSAGE_CODINGS: [HeaderName; 2] =
+    [HeaderName::from_static("grpc-encoding"), HeaderName::from_static("connect-content-encoding")];
+
+/// What offers such codings. A request with a secret offers none.
+pub const MESSAGE_CODINGS_ACCEPTED: [HeaderName; 2] = [
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("connect-accept-encoding"),
+];
+
 /// Nothing but chunks around the bytes themselves: a transfer coding hides the secret as well as a
 /// content coding does, and hyper undoes no other.
 fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let all = |name, only: &[u8]| {
+    let all = |name: HeaderName, only: &[u8]| {
         let mut values = headers.get_all(name).iter();
         values.all(|v| v.as_bytes().eq_ignore_ascii_case(only))
     };
-    if !all(header::CONTENT_ENCODING, b"identity") {
+    let messages = MESSAGE_CODINGS.into_iter().all(|name| all(name, b"identity"));
+    if !messages || !all(header::CONTENT_ENCODING, b"identity") {
         return Err(
             Refusal::new(Code::Unscrubbable).because("a content coding that was not offered")
         );
@@ -138,20 +171,19 @@ async fn gather<B>(
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let mut whole: Vec<Bytes> = Vec::new();
+    let (mut first, mut more) = (Bytes::new(), Vec::new());
     let mut trailers = None;
     while let Some(frame) = std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|_| Refusal::new(Code::UpstreamFailed))?;
         match frame.into_data() {
-            Ok(data) => whole.push(data),
+            Ok(data) if first.is_empty() => first = data,
+            Ok(data) => more.push(data),
             Err(frame) => trailers = frame.into_trailers().ok(),
         }
     }
     // Nearly always one frame, and then there is no copy.
-    let whole = match <[Bytes; 1]>::try_from(whole) {
-        Ok([one]) => one,
-        Err(many) => many.concat().into(),
-    };
+    let whole =
+        if more.is_empty() { first } else { [&[first], &more[..]].concat().concat().into() };
     let mut out = Vec::new();
     let found = search.replace_all(&whole, Fit::Exact, &mut out);
     let whole = if found > 0 { Bytes::from(out) } else { whole };
@@ -175,7 +207,38 @@ enum Inner<B> {
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
     /// Searched as it streams. `ready` holds what one frame became.
-    Searching { body: B, scrubber: Scrubber, ready: VecDeque<Frame<Bytes>>, done: bool },
+    Searching { body: B, engine: Engine, ready: VecDeque<Frame<Bytes>>, done: bool },
+}
+
+/// What a streamed body is searched as.
+enum Engine {
+    /// One run of bytes.
+    Bytes(Scrubber),
+    /// Messages with their lengths before them.
+    Messages(MessageScrubber),
+}
+
+impl Engine {
+    fn push(&mut self, data: Bytes, out: &mut impl FnMut(Bytes)) {
+        match self {
+            Self::Bytes(scrubber) => scrubber.push(data, out),
+            Self::Messages(messages) => messages.push(data, out),
+        }
+    }
+
+    fn scrubber(&self) -> &Scrubber {
+        match self {
+            Self::Bytes(scrubber) => scrubber,
+            Self::Messages(messages) => messages.scrubber(),
+        }
+    }
+
+    fn scrubber_mut(&mut self) -> &mut Scrubber {
+        match self {
+            Self::Bytes(scrubber) => scrubber,
+            Self::Messages(messages) => messages.scrubber_mut(),
+        }
+    }
 }
 
 impl<B> ScrubbedBody<B> {
@@ -183,16 +246,16 @@ impl<B> ScrubbedBody<B> {
         Self { inner: Inner::Untouched(body), replaced: 0 }
     }
 
-    fn searching(body: B, scrubber: Scrubber, replaced: u64) -> Self {
+    fn searching(body: B, engine: Engine, replaced: u64) -> Self {
         let ready = VecDeque::new();
-        Self { inner: Inner::Searching { body, scrubber, ready, done: false }, replaced }
+        Self { inner: Inner::Searching { body, engine, ready, done: false }, replaced }
     }
 
     /// How often the secret was found, head and body together, so far.
     #[must_use]
     pub fn replaced(&self) -> u64 {
         match &self.inner {
-            Inner::Searching { scrubber, .. } => self.replaced + scrubber.replaced(),
+            Inner::Searching { engine, .. } => self.replaced + engine.scrubber().replaced(),
             Inner::Untouched(_) | Inner::Gathered { .. } => self.replaced,
         }
     }
@@ -213,7 +276,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
                 Poll::Ready(next.map(Ok))
             }
-            Inner::Searching { body, scrubber, ready, done } => loop {
+            Inner::Searching { body, engine, ready, done } => loop {
                 if let Some(frame) = ready.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
@@ -221,11 +284,12 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                     return Poll::Ready(None);
                 }
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => scrub_frame(frame, scrubber, ready),
+                    Some(Ok(frame)) => scrub_frame(frame, engine, ready),
                     // What is held back is not flushed: a broken stream must not look whole.
                     Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                     None => {
                         *done = true;
+                        let scrubber = engine.scrubber_mut();
                         scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
                     }
                 }
@@ -239,8 +303,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
             Inner::Gathered { whole, trailers } => {
                 whole.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
             }
-            Inner::Searching { body, scrubber, ready, .. } => {
-                ready.is_empty() && scrubber.is_idle() && body.is_end_stream()
+            Inner::Searching { body, engine, ready, .. } => {
+                ready.is_empty() && engine.scrubber().is_idle() && body.is_end_stream()
             }
         }
     }
@@ -251,7 +315,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
             Inner::Gathered { whole, .. } => {
                 SizeHint::with_exact(whole.as_ref().map_or(0, |w| w.len() as u64))
             }
-            Inner::Searching { body, scrubber, .. } if scrubber.fit() == Fit::InPlace => {
+            Inner::Searching { body, engine, .. } if engine.scrubber().fit() == Fit::InPlace => {
                 body.size_hint()
             }
             Inner::Searching { .. } => SizeHint::default(),
@@ -259,10 +323,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
-fn scrub_frame(frame: Frame<Bytes>, scrubber: &mut Scrubber, ready: &mut VecDeque<Frame<Bytes>>) {
+fn scrub_frame(frame: Frame<Bytes>, engine: &mut Engine, ready: &mut VecDeque<Frame<Bytes>>) {
     match frame.into_data() {
-        Ok(data) => scrubber.push(data, &mut |data| ready.push_back(Frame::data(data))),
+        Ok(data) => engine.push(data, &mut |data| ready.push_back(Frame::data(data))),
         Err(frame) => {
+            let scrubber = engine.scrubber_mut();
             scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
             if let Ok(mut trailers) = frame.into_trailers() {
                 scrubber.scrub_trailers(&mut trailers);
@@ -367,6 +432,46 @@ mod tests {
         let (_, body, replaced) = through(Response::new(body));
         assert_eq!((body.len(), replaced), (100_000, 1));
         assert_eq!(&body[70_000..70_020], b"locum_openai********");
+    }
+
+    #[test]
+    fn messages_keep_their_lengths_and_are_not_waited_for() {
+        for (kind, in_place) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC-Web+proto", true),
+            ("application/connect+json", true),
+            ("application/grpc-web-text", false),
+            ("application/json", false),
+        ] {
+            let text = b"\0\0\0\0\x1bkey: sk-canary-0123456789 .";
+            let clean: &[u8] = if in_place {
+                b"\0\0\0\0\x1bkey: locum_openai******** ."
+            } else {
+                b"\0\0\0\0\x1bkey: locum_openai ."
+            };
+            let builder = || Response::builder().header("content-type", kind);
+            // Known to be short, and of unknown length.
+            let (_, whole, _) =
+                through(builder().body(Full::new(Bytes::from_static(text))).unwrap());
+            assert_eq!(whole, clean, "{kind}");
+            let streamed = Streamed(frames(&[&text[..9], &text[9..]]).into(), SizeHint::default());
+            let (_, whole, replaced) = through(builder().body(streamed).unwrap());
+            assert_eq!((&whole[..], replaced), (clean, 1), "{kind}");
+        }
+    }
+
+    #[test]
+    fn compressed_messages_are_refused() {
+        for name in MESSAGE_CODINGS {
+            for (coding, refused) in [("gzip", true), ("identity", false)] {
+                let builder = Response::builder().header("content-type", "application/grpc");
+                let response = builder.header(&name, coding).body(Full::new(Bytes::new())).unwrap();
+                let result = run(scrub(Unscrubbed::new(response, Method::POST, Some(needles()))));
+                let code = result.err().map(|refusal| refusal.code);
+                assert_eq!(code, refused.then_some(Code::Unscrubbable), "{name}: {coding}");
+            }
+        }
     }
 
     #[test]

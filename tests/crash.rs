@@ -264,7 +264,7 @@ fn calls(serve: &Serve, agent: &Agent, stop: &AtomicBool, prefix: &str) -> usize
 #[track_caller]
 fn recorded(home: &Home, origin: &Origin, round: &str) {
     let records: BTreeSet<String> = home
-        .audit()
+        .audit_now()
         .iter()
         .filter(|r| r["kind"] == "access" && r["decision"] == "permit")
         .map(|r| r["path"].as_str().unwrap().to_owned())

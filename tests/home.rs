@@ -20,18 +20,10 @@ fn a_token_is_good_as_soon_as_it_is_printed() {
 /// A proxy that starts without what its config asks for would be less safe than its operator thinks.
 #[test]
 fn settings_that_this_version_cannot_honour_keep_it_from_starting() {
-    for (setting, named) in [
-        ("proxy.tls: {certificate: a.pem, key: a.key}", "proxy.tls"),
-        (
-            "upstream.hosts: {api.test: {proxy: 'http://proxy.test:3128'}}",
-            "upstream.hosts.api.test.proxy",
-        ),
-    ] {
-        let home = Home::strict();
-        home.set(setting);
-        let ran = home.locum(&["serve"]).failed(64);
-        assert!(ran.err.contains(named) && ran.err.contains("help"), "{}", ran.err);
-    }
+    let home = Home::strict();
+    home.set("proxy.tls: {certificate: a.pem, key: a.key}");
+    let ran = home.locum(&["serve"]).failed(64);
+    assert!(ran.err.contains("proxy.tls") && ran.err.contains("help"), "{}", ran.err);
 }
 
 #[test]

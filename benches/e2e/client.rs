@@ -1,19 +1,14 @@
-//! The client: as many requests at once as it has connections, each sent when the one before it was
-//! answered in full.
+//! The client: connections to the origin, whatever lies between, and the calls made on them.
 
-use std::cell::Cell;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use hdrhistogram::Histogram;
 use http::{HeaderValue, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
-use hyper::client::conn::http1::{self, SendRequest};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -21,45 +16,58 @@ use tokio::net::TcpStream;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsConnector;
 
-use super::Result;
 use super::body::Body;
+use super::{Http, Result};
 
 /// How the client reaches the origin.
 #[derive(Clone)]
 pub(crate) struct Way {
     /// The proxy, or the origin itself.
     pub(crate) address: SocketAddr,
+    /// What the CONNECT and `Host` name. 443, but for a proxy that dials nothing else than it is told.
+    pub(crate) port: u16,
     /// What goes into `Proxy-Authorization`. None: no proxy, and no CONNECT.
     pub(crate) proxy: Option<String>,
     /// What goes into `Authorization`.
     pub(crate) bearer: HeaderValue,
+    /// What is spoken within.
+    pub(crate) http: Http,
     pub(crate) tls: TlsConnector,
 }
 
-/// TLS that believes `roots`, and makes a full handshake each time: resumption would measure the
-/// caches of both ends.
-pub(crate) fn connector(roots: Arc<RootCertStore>) -> Result<TlsConnector> {
+/// TLS that believes `roots`, offers one protocol, and makes a full handshake each time: resumption
+/// would measure the caches of both ends.
+pub(crate) fn connector(roots: Arc<RootCertStore>, http: Http) -> Result<TlsConnector> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.resumption = rustls::client::Resumption::disabled();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![http.alpn().to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// A connection to the origin, whatever lies between.
+/// One place from which a request can be sent: an HTTP/1.1 connection, or a stream's worth of an
+/// HTTP/2 one.
 pub(crate) struct Connection {
-    sender: SendRequest<Body>,
-    driver: AbortHandle,
+    sender: Sender,
     host: HeaderValue,
     bearer: HeaderValue,
+    /// Closes what lies beneath when nobody sends on it any more.
+    driver: Arc<Driver>,
 }
 
-impl Drop for Connection {
+enum Sender {
+    One(http1::SendRequest<Body>),
+    Two(http2::SendRequest<Body>),
+}
+
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
     fn drop(&mut self) {
-        self.driver.abort();
+        self.0.abort();
     }
 }
 
@@ -68,20 +76,47 @@ impl Way {
         let mut stream = TcpStream::connect(self.address).await?;
         stream.set_nodelay(true)?;
         if let Some(credentials) = &self.proxy {
-            connect(&mut stream, host, credentials).await?;
+            connect(&mut stream, &format!("{host}:{}", self.port), credentials).await?;
         }
         let name = ServerName::try_from(host.to_owned())?;
         let stream = self.tls.connect(name, stream).await?;
-        let (sender, driver) = http1::handshake(TokioIo::new(stream)).await?;
-        let driver = tokio::spawn(async move {
-            let _closed = driver.await;
-        });
+        // Who chooses none means HTTP/1.1.
+        let chosen = stream.get_ref().1.alpn_protocol().unwrap_or(Http::One.alpn());
+        if chosen != self.http.alpn() {
+            return Err(format!("{} was chosen instead", chosen.escape_ascii()).into());
+        }
+        let stream = TokioIo::new(stream);
+        let (sender, driver) = match self.http {
+            Http::One => {
+                let (sender, driver) = http1::handshake(stream).await?;
+                (Sender::One(sender), tokio::spawn(async { driver.await.is_ok() }))
+            }
+            Http::Two => {
+                let (sender, driver) = http2::handshake(TokioExecutor::new(), stream).await?;
+                (Sender::Two(sender), tokio::spawn(async { driver.await.is_ok() }))
+            }
+        };
         Ok(Connection {
             sender,
-            driver: driver.abort_handle(),
-            host: host.parse()?,
+            host: match self.port {
+                443 => host.parse()?,
+                port => format!("{host}:{port}").parse()?,
+            },
             bearer: self.bearer.clone(),
+            driver: Arc::new(Driver(driver.abort_handle())),
         })
+    }
+
+    /// One HTTP/2 connection from which so many streams can be open at once.
+    pub(crate) async fn open_streams(&self, host: &str, count: usize) -> Result<Vec<Connection>> {
+        let mut first = self.open(host).await?;
+        first.call().await?;
+        let mut streams = Vec::with_capacity(count);
+        for _ in 1..count {
+            streams.push(first.another()?);
+        }
+        streams.push(first);
+        Ok(streams)
     }
 
     /// Many connections, opened eight at a time, each with a request behind it, so that all that is
@@ -111,9 +146,9 @@ impl Way {
     }
 }
 
-async fn connect(stream: &mut TcpStream, host: &str, credentials: &str) -> Result<()> {
+async fn connect(stream: &mut TcpStream, to: &str, credentials: &str) -> Result<()> {
     let head = format!(
-        "CONNECT {host}:443 HTTP/1.1\r\nHost: {host}:443\r\n\
+        "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\
          Proxy-Authorization: {credentials}\r\n\r\n"
     );
     stream.write_all(head.as_bytes()).await?;
@@ -130,12 +165,26 @@ async fn connect(stream: &mut TcpStream, host: &str, credentials: &str) -> Resul
 }
 
 impl Connection {
+    fn another(&self) -> Result<Self> {
+        let Sender::Two(sender) = &self.sender else {
+            return Err("HTTP/1.1 has no streams".into());
+        };
+        Ok(Self {
+            sender: Sender::Two(sender.clone()),
+            host: self.host.clone(),
+            bearer: self.bearer.clone(),
+            driver: Arc::clone(&self.driver),
+        })
+    }
+
     /// A request with the fields of a current SDK: what a proxy has to read and to search.
     fn request(&self, method: &str, path: &str, body: Body) -> Result<Request<Body>> {
-        Ok(Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, &self.host)
+        let request = Request::builder().method(method);
+        let request = match self.sender {
+            Sender::One(_) => request.uri(path).header(header::HOST, &self.host),
+            Sender::Two(_) => request.uri(format!("https://{}{path}", self.host.to_str()?)),
+        };
+        Ok(request
             .header(header::ACCEPT_ENCODING, "gzip, deflate")
             .header(header::ACCEPT, "application/json")
             .header(header::USER_AGENT, "OpenAI/Python 2.8.0")
@@ -152,22 +201,47 @@ impl Connection {
             .body(body)?)
     }
 
-    /// Sends a request and waits for the head of the answer.
+    /// Sends a request without a body, and returns whether the answer was a good one.
+    pub(crate) async fn allowed(&mut self, path: &str) -> Result<bool> {
+        let response = self.exchange("GET", path, Body::empty()).await?;
+        let good = response.status().is_success();
+        read(response).await?;
+        Ok(good)
+    }
+
+    /// Sends a request and waits for the head of an answer, which must be good.
     pub(crate) async fn send(
         &mut self,
         method: &str,
         path: &str,
         body: Body,
     ) -> Result<Response<Incoming>> {
-        let request = self.request(method, path, body)?;
-        self.sender.ready().await?;
-        let response = self.sender.send_request(request).await?;
+        let response = self.exchange(method, path, body).await?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
         let said = response.into_body().collect().await?.to_bytes();
         Err(format!("{status}: {}", said.escape_ascii()).into())
+    }
+
+    async fn exchange(
+        &mut self,
+        method: &str,
+        path: &str,
+        body: Body,
+    ) -> Result<Response<Incoming>> {
+        let request = self.request(method, path, body)?;
+        Ok(match &mut self.sender {
+            Sender::One(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Sender::Two(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+        })
     }
 
     /// The counted call: a short question and a short answer.
@@ -189,85 +263,4 @@ pub(crate) async fn read(response: Response<Incoming>) -> Result<u64> {
         length += frame?.data_ref().map_or(0, |data| data.len() as u64);
     }
     Ok(length)
-}
-
-/// What a run of calls took.
-pub(crate) struct Run {
-    pub(crate) elapsed: Duration,
-    pub(crate) latency: Latency,
-}
-
-/// Times in nanoseconds, to three digits.
-pub(crate) struct Latency(Histogram<u32>);
-
-impl Latency {
-    pub(crate) fn new() -> Result<Self> {
-        Ok(Self(Histogram::new_with_bounds(100, 60_000_000_000, 3)?))
-    }
-
-    pub(crate) fn record(&mut self, nanoseconds: u64) {
-        self.0.saturating_record(nanoseconds);
-    }
-
-    /// In microseconds.
-    #[allow(clippy::cast_precision_loss)] // Far below 2^52 nanoseconds.
-    pub(crate) fn quantile(&self, quantile: f64) -> f64 {
-        self.0.value_at_quantile(quantile) as f64 / 1000.0
-    }
-}
-
-/// Makes `count` calls over the connections in turn, one in each millisecond, whether or not the one
-/// before was answered. The runtime's timers have just this step, so no two calls start together.
-pub(crate) async fn paced(connections: &mut Vec<Connection>, count: u32) -> Result<Run> {
-    const EVERY: Duration = Duration::from_millis(1);
-    let many = u32::try_from(connections.len())?;
-    let start = tokio::time::Instant::now() + EVERY;
-    let mut running = JoinSet::new();
-    for (mut connection, first) in connections.drain(..).zip(0..) {
-        running.spawn_local(async move {
-            let mut times = Vec::new();
-            for at in (first..count).step_by(many as usize) {
-                tokio::time::sleep_until(start + EVERY * at).await;
-                let sent = super::body::now();
-                connection.call().await?;
-                times.push(super::body::now() - sent);
-            }
-            Result::Ok((connection, times))
-        });
-    }
-    let mut latency = Latency::new()?;
-    while let Some(done) = running.join_next().await {
-        let (connection, times) = done??;
-        connections.push(connection);
-        for time in times {
-            latency.record(time);
-        }
-    }
-    Ok(Run { elapsed: start.elapsed(), latency })
-}
-
-/// Makes `count` calls over the connections, each taking the next as soon as it is free.
-pub(crate) async fn closed_loop(connections: &mut Vec<Connection>, count: u64) -> Result<Run> {
-    let left = Rc::new(Cell::new(count));
-    let latency = Rc::new(std::cell::RefCell::new(Latency::new()?));
-    let start = Instant::now();
-    let mut running = JoinSet::new();
-    for mut connection in connections.drain(..) {
-        let (left, latency) = (Rc::clone(&left), Rc::clone(&latency));
-        running.spawn_local(async move {
-            while let Some(next) = left.get().checked_sub(1) {
-                left.set(next);
-                let sent = super::body::now();
-                connection.call().await?;
-                latency.borrow_mut().record(super::body::now() - sent);
-            }
-            Result::Ok(connection)
-        });
-    }
-    while let Some(done) = running.join_next().await {
-        connections.push(done??);
-    }
-    let elapsed = start.elapsed();
-    let latency = Rc::into_inner(latency).ok_or("a call is still running")?.into_inner();
-    Ok(Run { elapsed, latency })
 }

@@ -431,28 +431,38 @@ impl Authenticate for Nobody {
 }
 
 impl Refresh for Keeper {
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>> {
+    fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         Box::pin(async move {
             let asked = Instant::now();
             let _turn = self.turn.lock().await;
             // Another look may have begun since, and be worth as much as one of our own.
-            let looked = || tokio::task::block_in_place(|| self.seen.lock().looked);
-            let last = looked();
+            let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
             if last.is_some_and(|at| at > asked) {
                 return true;
             }
             if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
                 tokio::time::sleep(wait).await;
-                if looked().is_some_and(|at| at > asked) {
+                let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
+                if last.is_some_and(|at| at > asked) {
                     return true;
                 }
             }
-            // A look at an unchanged vault is one `stat` and one counter; at a changed one, it reads
-            // the vault: for large ones milliseconds, on a thread that may block.
-            tokio::task::block_in_place(|| self.look(false));
             // Also when it found nothing: a look that was under way when we came may have.
-            true
+            self.apart(|keeper| keeper.look(false)).await.is_some()
         })
+    }
+}
+
+impl Keeper {
+    /// Does something on a thread that may block. A look at an unchanged vault is one `stat` and one
+    /// counter; at a changed one it reads the vault, which takes milliseconds for a large one, and
+    /// whoever asks it meanwhile waits as long.
+    async fn apart<R: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Self) -> R + Send + 'static,
+    ) -> Option<R> {
+        let keeper = Arc::clone(self);
+        tokio::task::spawn_blocking(move || act(&keeper)).await.ok()
     }
 }
 

@@ -2,6 +2,7 @@
 //! on disk. The only place that picks adapters.
 
 mod authority;
+mod cores;
 mod failure;
 mod far_side;
 mod home;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::cores::Cores;
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
 use super::open::{Opened, drain_journal, write_anchor};
@@ -17,7 +18,7 @@ use crate::config::Config;
 use crate::environment;
 use crate::metrics::Metrics;
 use crate::ops;
-use crate::proxy::{self, Door, Gateway, Limits};
+use crate::proxy::{Door, Gateway, Limits};
 use crate::record::{AuditSink as _, Event};
 use crate::tls::{Alpn, LeafCache};
 use crate::vault::harden_process;
@@ -163,7 +164,9 @@ impl Proxy {
             tokio::spawn(ops::serve(listener, metrics, observe, until(begun)))
         });
         tracing::info!(proxy = ?self.serving.proxy, ops = ?self.serving.ops, "serving");
-        proxy::serve(Arc::clone(&self.gateway), listeners, stop, drain).await;
+        let cores = Cores::start(&self.gateway, listeners, drain)?;
+        stop.await;
+        cores.stop().await;
         let _nobody_listens = begin.send(true);
         looking.abort();
         if let Some(ops) = ops {

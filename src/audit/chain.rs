@@ -209,7 +209,7 @@ fn push_hex(out: &mut Vec<u8>, tag: &Tag) {
     out.extend_from_slice(&hex);
 }
 
-fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
+pub(super) fn push_decimal(out: &mut Vec<u8>, mut n: u64) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     for digit in digits.iter_mut().rev() {

@@ -10,7 +10,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::ser::{CharEscape, Formatter, Serializer};
 
-use super::chain::SEAL;
+use super::chain::{SEAL, push_decimal};
+use super::fields::Fields;
+use crate::record::RequestId;
 
 /// The longest line, with its newline. A record that would be longer has its texts cut.
 pub const MAX_LINE: usize = 64 * 1024;
@@ -51,11 +53,11 @@ const LIMITS: [usize; 4] = [usize::MAX, 4096, 512, 64];
 ///
 /// # Errors
 /// When the record does not serialise, or has so many fields that no cut makes it fit.
-pub(super) fn body<T: Serialize>(
+pub(super) fn body(
     out: &mut Vec<u8>,
     kind: Kind,
     time: SystemTime,
-    record: &T,
+    record: &impl Fields,
 ) -> Result<(), serde_json::Error> {
     for limit in LIMITS {
         out.clear();
@@ -64,7 +66,7 @@ pub(super) fn body<T: Serialize>(
         out.extend_from_slice(b"\",\"kind\":\"");
         out.extend_from_slice(kind.as_str().as_bytes());
         out.push(b'"');
-        fields(out, record, limit)?;
+        record.write(&mut Line { out, limit })?;
         if out.len() + SEAL <= MAX_LINE {
             return Ok(());
         }
@@ -72,20 +74,80 @@ pub(super) fn body<T: Serialize>(
     Err(serde::ser::Error::custom("the record has too many fields"))
 }
 
-/// Appends `,"field":value…`: the record's object without its braces.
-fn fields<T: Serialize>(out: &mut Vec<u8>, record: &T, limit: usize) -> serde_json::Result<()> {
-    let start = out.len();
-    let safe = Safe { limit, left: limit, cut: false };
-    record.serialize(&mut Serializer::with_formatter(&mut *out, safe))?;
-    out.pop();
-    match out.get_mut(start) {
-        Some(brace) => *brace = b',',
-        None => return Err(serde::ser::Error::custom("the record is no object")),
+/// A body under way. Names come as they stand on the line, with the comma before and the colon after.
+pub(super) struct Line<'o> {
+    out: &'o mut Vec<u8>,
+    /// How much of each text is kept.
+    limit: usize,
+}
+
+impl Line<'_> {
+    /// The fields of any record: its object without its braces.
+    pub(super) fn object<T: Serialize>(&mut self, record: &T) -> serde_json::Result<()> {
+        let start = self.out.len();
+        self.json(record)?;
+        self.out.pop();
+        match self.out.get_mut(start) {
+            Some(brace) => *brace = b',',
+            None => return Err(serde::ser::Error::custom("the record is no object")),
+        }
+        if self.out.len() == start + 1 {
+            self.out.pop();
+        }
+        Ok(())
     }
-    if out.len() == start + 1 {
-        out.pop();
+
+    /// A field of any type.
+    pub(super) fn value<T: Serialize>(&mut self, name: &[u8], value: &T) -> serde_json::Result<()> {
+        self.raw(name);
+        self.json(value)
     }
-    Ok(())
+
+    pub(super) fn text(&mut self, name: &[u8], text: &str) -> serde_json::Result<()> {
+        self.raw(name);
+        // Nearly all texts have nothing to escape.
+        if text.len() <= self.limit && text.bytes().all(is_literal) {
+            self.out.reserve(text.len() + 2);
+            self.out.push(b'"');
+            self.out.extend_from_slice(text.as_bytes());
+            self.out.push(b'"');
+            return Ok(());
+        }
+        self.json(text)
+    }
+
+    pub(super) fn option(&mut self, name: &[u8], text: Option<&str>) -> serde_json::Result<()> {
+        text.map_or(Ok(()), |text| self.text(name, text))
+    }
+
+    /// The name comes with the opening quote.
+    pub(super) fn id(&mut self, name: &[u8], id: &RequestId) {
+        let mut hex = [0; 32];
+        data_encoding::HEXLOWER.encode_mut(&id.0, &mut hex);
+        self.raw(name);
+        self.raw(&hex);
+        self.raw(b"\"");
+    }
+
+    pub(super) fn number(&mut self, name: &[u8], number: u64) {
+        self.raw(name);
+        push_decimal(self.out, number);
+    }
+
+    /// Bytes that need no escaping.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    fn json<T: Serialize + ?Sized>(&mut self, value: &T) -> serde_json::Result<()> {
+        let safe = Safe { limit: self.limit, left: self.limit, cut: false };
+        value.serialize(&mut Serializer::with_formatter(&mut *self.out, safe))
+    }
+}
+
+/// Whether a byte of a text stands in JSON, and in a terminal, as it is.
+fn is_literal(byte: u8) -> bool {
+    matches!(byte, b' '..=b'~') && byte != b'"' && byte != b'\\'
 }
 
 /// JSON without any character that a terminal, an editor or a line splitter could be fooled by.
@@ -224,6 +286,12 @@ mod tests {
     struct Texts<'a> {
         a: &'a str,
         b: Vec<&'a str>,
+    }
+
+    impl Fields for Texts<'_> {
+        fn write(&self, line: &mut Line<'_>) -> serde_json::Result<()> {
+            line.object(self)
+        }
     }
 
     fn line(a: &str, b: &[&str]) -> (String, serde_json::Value) {

@@ -3,9 +3,11 @@
 //! What is written, and what `verify` proves, is in `docs/AUDIT_FORMAT.md`. Records are formatted and
 //! hashed by the thread that brings them; whichever of them gets the writer's lock first writes for
 //! all that wait, in one call. So many cores do not wait for one another's system calls, and
-//! [`Fsync::Always`] shares its waits for the disk.
+//! [`Fsync::Always`] shares its waits for the disk. Nobody waits for an outcome: it goes with the next
+//! access record.
 
 mod chain;
+mod fields;
 mod files;
 mod head;
 mod line;
@@ -27,11 +29,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
-use serde::Serialize;
 
 use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
 use crate::secret::Secret;
 use chain::Keys;
+use fields::Fields;
 use writer::{Batch, Writer};
 
 pub use chain::{Anchor, AnchorError, KEY_LENGTH};
@@ -310,11 +312,21 @@ struct Shared {
     clock: Clock,
     /// Whether records are accepted. Follows the writer's state.
     healthy: AtomicBool,
+    /// Whether the background looks after what waits every [`SOON`].
+    soon: AtomicBool,
     queue: Mutex<Queue>,
     writer: Mutex<Writer>,
     counters: Arc<Counters>,
     lost: Lost,
-    stop: (Mutex<bool>, Condvar),
+    background: (Mutex<Background>, Condvar),
+}
+
+/// What the background thread is told.
+#[derive(Default)]
+struct Background {
+    stop: bool,
+    /// Something waits that nobody else may come to write.
+    soon: bool,
 }
 
 /// Lines that wait for the writer, and the ticket that all who brought one hold.
@@ -382,7 +394,8 @@ impl AuditLog {
             counters: Arc::clone(&writer.counters),
             writer: Mutex::new(writer),
             lost: Lost::default(),
-            stop: (Mutex::new(false), Condvar::new()),
+            soon: AtomicBool::new(false),
+            background: (Mutex::default(), Condvar::new()),
         });
         let keeper = {
             let shared = Arc::clone(&shared);
@@ -468,8 +481,8 @@ impl AuditLog {
     }
 
     fn stop_keeper(&self) {
-        let (stop, wake) = &self.shared.stop;
-        *stop.lock() = true;
+        let (background, wake) = &self.shared.background;
+        background.lock().stop = true;
         wake.notify_all();
         if let Some(keeper) = self.keeper.lock().take() {
             // It has no result, and a panic of it has been reported.
@@ -480,6 +493,14 @@ impl AuditLog {
 
 #[cfg(test)]
 impl AuditLog {
+    /// Does what the background does within [`SOON`].
+    fn settle(&self) {
+        self.shared.with_writer(|writer| {
+            self.shared.write_queue(writer);
+            writer.settle_head()
+        });
+    }
+
     /// Ends as `kill -9` would.
     fn kill(self) {
         self.stop_keeper();
@@ -524,7 +545,7 @@ impl AuditSink for AuditLog {
 
 impl Shared {
     /// Writes a record, and waits until it is written.
-    fn record<T: Serialize>(&self, kind: Kind, record: &T) -> Result<(), Unrecorded> {
+    fn record(&self, kind: Kind, record: &impl Fields) -> Result<(), Unrecorded> {
         let ticket = self.enqueue(kind, record)?;
         if !self.wait_a_little(&ticket) {
             self.with_writer(|writer| self.settle(writer, &ticket));
@@ -532,17 +553,26 @@ impl Shared {
         ticket.is_written().then_some(()).ok_or(Unrecorded)
     }
 
-    /// Writes a record that nobody waits for: when another thread writes just now, it takes this one
-    /// with it.
-    fn record_soon<T: Serialize>(&self, kind: Kind, record: &T) {
-        if self.enqueue(kind, record).is_ok() {
-            self.flush();
+    /// Writes a record that nobody waits for: with the next that somebody does wait for, or within
+    /// [`SOON`], so that two records cost one system call.
+    fn record_soon(&self, kind: Kind, record: &impl Fields) {
+        let Ok(ticket) = self.enqueue(kind, record) else { return };
+        if !ticket.is_waiting() {
+            return;
+        }
+        if self.queue.lock().batch.is_long() {
+            return self.flush();
+        }
+        if !self.soon.swap(true, Ordering::AcqRel) {
+            let (background, wake) = &self.background;
+            background.lock().soon = true;
+            wake.notify_all();
         }
     }
 
     /// Formats and hashes the line, and puts it where the next writer finds it. From then on it is
     /// the writer who counts it, as written or as lost.
-    fn enqueue<T: Serialize>(&self, kind: Kind, record: &T) -> Result<Arc<Ticket>, Unrecorded> {
+    fn enqueue(&self, kind: Kind, record: &impl Fields) -> Result<Arc<Ticket>, Unrecorded> {
         thread_local! {
             static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -632,11 +662,17 @@ impl Shared {
         mended
     }
 
-    /// The background: syncs, mends without traffic, deletes what is too old.
+    /// The background: writes what nobody waits for, syncs, mends without traffic, deletes what is
+    /// too old.
     fn keep(&self, interval: Option<Duration>) {
         let tick = interval.unwrap_or(LONGEST_TICK).clamp(SHORTEST_TICK, LONGEST_TICK);
-        let mut synced = Instant::now();
+        let (mut looked, mut synced) = (Instant::now(), Instant::now());
         while !self.stopped_within(tick) {
+            let looked_after = self.look_after_the_rest();
+            if looked_after && looked.elapsed() < tick {
+                continue;
+            }
+            looked = Instant::now();
             if !self.is_or_gets_healthy() {
                 continue;
             }
@@ -648,13 +684,41 @@ impl Shared {
         }
     }
 
-    fn stopped_within(&self, tick: Duration) -> bool {
-        let (stop, wake) = &self.stop;
-        let mut stopped = stop.lock();
-        if !*stopped {
-            wake.wait_for(&mut stopped, tick);
+    /// Writes what waits. False when nothing came since the last look: then the next one can be late,
+    /// and who brings something wakes this thread.
+    fn look_after_the_rest(&self) -> bool {
+        if !self.soon.load(Ordering::Acquire) {
+            return false;
         }
-        *stopped
+        let waits = !self.queue.lock().batch.is_empty();
+        let written = self.with_writer(|writer| {
+            if waits {
+                self.write_queue(writer);
+            }
+            writer.settle_head()
+        });
+        if !waits && !written {
+            self.soon.store(false, Ordering::Release);
+            // What was put into the queue before this was seen.
+            if !self.queue.lock().batch.is_empty() {
+                self.soon.store(true, Ordering::Release);
+            }
+        }
+        true
+    }
+
+    fn stopped_within(&self, tick: Duration) -> bool {
+        let (background, wake) = &self.background;
+        let mut told = background.lock();
+        if !told.stop && !told.soon {
+            let tick = if self.soon.load(Ordering::Acquire) { SOON } else { tick };
+            wake.wait_for(&mut told, tick);
+        }
+        // Woken for a record that was just brought: others may come to write it within this time.
+        if !told.stop && std::mem::take(&mut told.soon) {
+            wake.wait_for(&mut told, SOON);
+        }
+        told.stop
     }
 
     fn keep_house(&self) {
@@ -683,6 +747,10 @@ impl Shared {
 
 /// About as long as one write takes, some microseconds.
 const SPINS: u32 = 100;
+
+/// How long a record that nobody waits for may wait for one that somebody does, and how far the head
+/// may lag behind. Short against a person's look at the log, and long against a request.
+const SOON: Duration = Duration::from_millis(20);
 
 /// The background looks after the log at least this often,
 const LONGEST_TICK: Duration = Duration::from_secs(1);

@@ -14,10 +14,11 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::Serialize;
 
 use super::chain::{Anchor, Keys, LineMac, Sealed};
+use super::fields::Fields;
 use super::files::{self, Identity, Mode};
 use super::head::Head;
 use super::line::{self, Kind};
-use super::{AuditError, Counters, Fsync, Lost, Options};
+use super::{AuditError, Counters, Fsync, Lost, Options, SOON};
 use crate::record::Event;
 
 /// Lines that wait to be sealed and written together.
@@ -43,11 +44,19 @@ impl Batch {
         self.entries.is_empty()
     }
 
+    /// Whether it should not wait for others any more.
+    pub(super) fn is_long(&self) -> bool {
+        self.bytes.len() >= LONG_BATCH
+    }
+
     fn clear(&mut self) {
         self.bytes.clear();
         self.entries.clear();
     }
 }
+
+/// The longest batch that waits for somebody to write it: some hundred outcomes.
+const LONG_BATCH: usize = 64 * 1024;
 
 /// Why records cannot be written now.
 #[derive(Debug)]
@@ -203,8 +212,9 @@ struct Outage {
 
 /// How often a log that cannot be written is tried again, at most.
 const RETRY: Duration = Duration::from_millis(100);
-/// How often the names in the directory are compared with the files that are open.
-const INSPECT_NAMES: Duration = Duration::from_millis(100);
+/// How often the file is looked at, and the names in the directory are compared with the files that
+/// are open.
+const INSPECT: Duration = Duration::from_millis(100);
 /// How often files are looked at for their age.
 const RETAIN: Duration = Duration::from_mins(1);
 
@@ -228,7 +238,10 @@ pub(super) struct Writer {
     outage: Option<Outage>,
     closed: bool,
     lines: Vec<u8>,
-    names_seen: Instant,
+    inspected: Instant,
+    /// When the head was last written, and whether the log went on since.
+    head_written: Instant,
+    head_lags: bool,
     /// When files were last looked at for their age.
     retained: SystemTime,
     #[cfg(test)]
@@ -273,7 +286,9 @@ impl Writer {
             outage: None,
             closed: false,
             lines: Vec::new(),
-            names_seen: Instant::now(),
+            inspected: Instant::now(),
+            head_written: Instant::now(),
+            head_lags: false,
             retained: SystemTime::UNIX_EPOCH,
             #[cfg(test)]
             faults: std::collections::VecDeque::new(),
@@ -347,7 +362,17 @@ impl Writer {
         at = self.seal_batch(at);
         self.append(at)?;
         self.sync_now()?;
-        self.write_head()
+        self.head_lags = true;
+        if self.head_written.elapsed() < SOON { Ok(()) } else { self.write_head() }
+    }
+
+    /// Brings the head up to the last record. True when there was something to do.
+    pub(super) fn settle_head(&mut self) -> bool {
+        let due = self.head_lags && self.is_healthy();
+        if due && let Err(cause) = self.write_head() {
+            self.fail(cause);
+        }
+        due
     }
 
     fn must_rotate(&self, now: SystemTime) -> bool {
@@ -405,11 +430,12 @@ impl Writer {
         #[cfg(test)]
         let injected = self.faults.pop_front();
         let Some(current) = self.current.as_mut() else { return Ok(()) };
-        let path = current.path.clone();
         #[cfg(test)]
-        tests::Fault::apply(injected, current, &self.lines)
-            .map_err(Cause::io("write to", &path))?;
-        current.append(&self.lines).map_err(Cause::io("write to", &path))?;
+        let applied = tests::Fault::apply(injected, current, &self.lines);
+        #[cfg(not(test))]
+        let applied = Ok(());
+        let appended = applied.and_then(|()| current.append(&self.lines));
+        appended.map_err(|source| Cause::io("write to", &current.path)(source))?;
         self.counters.bytes(self.lines.len());
         self.head.last = at;
         Ok(())
@@ -430,23 +456,25 @@ impl Writer {
     fn write_head(&mut self) -> Result<(), Cause> {
         let bytes = self.head.encode(&self.keys);
         let written = self.head_file.write_all_at(&bytes, 0);
-        written.map_err(Cause::io("write", &self.dir.join(files::HEAD)))
+        written.map_err(|source| Cause::io("write", &self.dir.join(files::HEAD))(source))?;
+        (self.head_written, self.head_lags) = (Instant::now(), false);
+        Ok(())
     }
 
-    /// Looks at the open file with each batch, and at the names now and then.
+    /// Looks at the open file and at the names, now and then.
     fn inspect(&mut self) -> Result<(), Cause> {
+        if self.inspected.elapsed() < INSPECT {
+            return Ok(());
+        }
+        self.inspect_now()
+    }
+
+    /// Finds out whether the file is as we left it, and our names still lead to our files.
+    fn inspect_now(&mut self) -> Result<(), Cause> {
+        self.inspected = Instant::now();
         if let Some(current) = &self.current {
             current.inspect()?;
         }
-        if self.names_seen.elapsed() < INSPECT_NAMES {
-            return Ok(());
-        }
-        self.inspect_names()
-    }
-
-    /// Finds out whether our names still lead to our files.
-    fn inspect_names(&mut self) -> Result<(), Cause> {
-        self.names_seen = Instant::now();
         let of = |file: &File| file.metadata().map(|meta| Identity::from(&meta));
         let head = of(&self.head_file).map_err(Cause::io("look at", &self.dir))?;
         let lock = of(&self.lock).map_err(Cause::io("look at", &self.dir))?;
@@ -465,7 +493,7 @@ impl Writer {
         if !self.is_healthy() {
             return;
         }
-        let inspected = self.inspect_names();
+        let inspected = self.inspect_now();
         let due = now.duration_since(self.retained).is_ok_and(|since| since >= RETAIN);
         let kept = inspected.and_then(|()| if due { self.retain(now) } else { Ok(()) });
         if let Err(cause) = kept {
@@ -480,6 +508,12 @@ pub(super) struct Opening {
     event: &'static str,
     log: String,
     previous: String,
+}
+
+impl Fields for Opening {
+    fn write(&self, line: &mut line::Line<'_>) -> serde_json::Result<()> {
+        line.object(self)
+    }
 }
 
 pub(super) const OPENING: &str = "audit-file-opened";

@@ -133,6 +133,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 /// The runtime of the commands that serve. Panics of a task end that task's connection only.
 fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
+        // Connections have runtimes of their own; this one keeps the home and waits for signals.
+        .worker_threads(1)
         .enable_all()
         .thread_name("locum")
         .build()

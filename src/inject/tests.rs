@@ -52,7 +52,7 @@ fn send(
         Ok(Secret::new(secret.as_bytes().to_vec()))
     };
     let resolved = Resolved::open(&permit, open)?;
-    let outbound = inject(request, &permit, &resolved)?;
+    let outbound = inject(request, &permit, resolved)?;
     let (request, _, needles) = outbound.into_wire(());
     Ok((request.into_parts().0, needles))
 }
@@ -155,6 +155,11 @@ fn ranges_and_codings_are_taken_out_of_requests_with_a_secret() {
     let with: Vec<_> = fields.into_iter().chain([("x-api-key", "locum_a")]).collect();
     let (parts, _) = send(vec![credential("a", &[KEY], None)], "sk-real-0123", "/", &with).unwrap();
     assert!(parts.headers.get("range").is_none() && parts.headers.get("if-range").is_none());
+    assert!(!parts.headers.contains_key("grpc-accept-encoding"), "what was not offered is not");
+    let fields = [("x-api-key", "locum_a"), ("grpc-accept-encoding", "identity, gzip")];
+    let (parts, _) =
+        send(vec![credential("a", &[KEY], None)], "sk-real-0123", "/", &fields).unwrap();
+    assert_eq!(values(&parts, "grpc-accept-encoding"), ["identity"]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ mod path;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::iter::once;
 use std::sync::Arc;
 
 use http::Method;
@@ -31,6 +32,10 @@ pub struct Policy {
     by_host: HashMap<Host, Vec<u32>>,
     /// Rules with a pattern in `to`, or with none.
     by_pattern: Vec<u32>,
+    /// Rules that name agents, by agent.
+    by_agent: HashMap<Name, Vec<u32>>,
+    /// Rules for any agent.
+    by_anyone: Vec<u32>,
     digest: String,
 }
 
@@ -138,7 +143,7 @@ impl Grant {
 
     /// What stands for the secret in what the agent sees.
     #[must_use]
-    pub fn placeholder(&self) -> &str {
+    pub fn placeholder(&self) -> &Arc<str> {
         &self.placeholder
     }
 
@@ -202,6 +207,14 @@ impl Policy {
                 }
                 _ => policy.by_pattern.push(at),
             }
+            match &rule.agents {
+                Agents::Any => policy.by_anyone.push(at),
+                Agents::Named(names) => {
+                    for name in names {
+                        policy.by_agent.entry(name.clone()).or_default().push(at);
+                    }
+                }
+            }
         }
         policy.rules = rules;
         policy
@@ -240,11 +253,21 @@ impl Policy {
         })
     }
 
-    /// The rules that may match at `origin`, in the order of the document.
-    fn candidates<'p>(&'p self, origin: &Origin) -> impl Iterator<Item = (u32, &'p Rule)> {
-        let exact = self.by_host.get(&origin.authority.host).map_or(&[][..], Vec::as_slice);
-        Merge { left: exact, right: &self.by_pattern }
+    /// The rules for `agent` that may match at `origin`, in the order of the document. Found among
+    /// those for the agent or those for the host, whichever are fewer: then neither many agents at one
+    /// host nor one agent of many hosts makes a decision slow.
+    fn candidates<'p, 'a>(
+        &'p self,
+        agent: &'a Name,
+        origin: &'a Origin,
+    ) -> impl Iterator<Item = (u32, &'p Rule)> {
+        let host = &origin.authority.host;
+        let there = Merge::of(self.by_host.get(host), &self.by_pattern);
+        let theirs = Merge::of(self.by_agent.get(agent), &self.by_anyone);
+        let fewer = if theirs.len() < there.len() { theirs } else { there };
+        fewer
             .filter_map(|at| Some((at, self.rules.get(at as usize)?)))
+            .filter(move |(_, rule)| rule.agents.contain(agent) && rule.may_name(host))
     }
 
     /// Decides on a CONNECT to `authority`. A host to which any credential of the workspace is bound
@@ -262,8 +285,8 @@ impl Policy {
             if scheme == Scheme::Https && index.bound_to(&origin).next().is_some() {
                 return TunnelDecision::Intercept;
             }
-            for (_, rule) in self.candidates(&origin) {
-                if !rule.agents.contain(agent) || !rule.reaches(&origin, index) {
+            for (_, rule) in self.candidates(agent, &origin) {
+                if !rule.reaches(&origin, index) {
                     continue;
                 }
                 if !rule.opaque {
@@ -332,14 +355,13 @@ impl Policy {
         grants: &[Grant],
         index: &CredentialIndex,
     ) -> Vec<Grant> {
-        let others = index.bound_to(origin).filter(|credential| {
-            let granted = grants.iter().any(|grant| Arc::ptr_eq(&grant.credential, credential));
-            !granted
-                && self.candidates(origin).any(|(_, rule)| {
-                    rule.agents.contain(&who.agent) && rule.uses.contain(credential, index)
-                })
-        });
-        others.filter_map(Grant::whole).collect()
+        let mut hidden = Vec::new();
+        let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
+        for (_, rule) in self.candidates(&who.agent, origin) {
+            let bound = rule.uses.bound_to(origin, index);
+            hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
+        }
+        hidden
     }
 
     fn verdict(
@@ -353,11 +375,8 @@ impl Policy {
         let origin = request.origin();
         let (mut first, mut always) = (None, None);
         let mut granted = vec![None; located.len()];
-        for (at, rule) in self.candidates(origin) {
-            let applies = rule.agents.contain(&who.agent)
-                && rule.allows(request.method(), path)
-                && rule.reaches(origin, index);
-            if !applies {
+        for (at, rule) in self.candidates(&who.agent, origin) {
+            if !rule.allows(request.method(), path) || !rule.reaches(origin, index) {
                 continue;
             }
             first.get_or_insert((at, &rule.name));
@@ -383,7 +402,7 @@ impl Policy {
     /// that rule that are bound here, each in its own first slot.
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
-        let bound = index.bound_to(origin).filter(|c| rule.uses.contain(c, index));
+        let bound = rule.uses.bound_to(origin, index);
         let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
@@ -452,18 +471,23 @@ impl Denied {
 }
 
 impl Rule {
+    /// Whether the rule may speak of `host`: it names it, or has a pattern, or names nowhere.
+    fn may_name(&self, host: &Host) -> bool {
+        let mut to = self.to.iter().flatten();
+        self.to.is_none() || to.any(|d| d.host.exact().is_none_or(|exact| exact == host))
+    }
+
     /// Whether the rule speaks of `origin`.
     fn reaches(&self, origin: &Origin, index: &CredentialIndex) -> bool {
         match &self.to {
             Some(to) => to.iter().any(|d| d.matches(origin)),
-            None => index.bound_to(origin).any(|c| self.uses.contain(c, index)),
+            None => self.uses.bound_to(origin, index).next().is_some(),
         }
     }
 
     /// Whether the rule puts a credential into requests to `origin` that refer to none.
     fn injects_at(&self, origin: &Origin, index: &CredentialIndex) -> bool {
-        self.inject_always
-            && index.bound_to(origin).any(|c| c.version.is_some() && self.uses.contain(c, index))
+        self.inject_always && self.uses.bound_to(origin, index).any(|c| c.version.is_some())
     }
 
     fn allows(&self, method: &Method, path: &str) -> bool {
@@ -482,6 +506,22 @@ impl Agents {
 }
 
 impl Uses {
+    /// The credentials among these that may go to `origin`, some of them perhaps twice.
+    fn bound_to<'a>(
+        &'a self,
+        origin: &'a Origin,
+        index: &'a CredentialIndex,
+    ) -> impl Iterator<Item = &'a Arc<Credential>> {
+        let (all, named) = match self {
+            Self::All => (Some(index.bound_to(origin)), None),
+            Self::Named(names) => (None, Some(names)),
+        };
+        let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
+        let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
+        let named = names.filter_map(|name| index.get(name.as_str()));
+        all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
+    }
+
     fn contain(&self, credential: &Credential, index: &CredentialIndex) -> bool {
         match self {
             Self::All => true,
@@ -499,6 +539,16 @@ impl Uses {
 struct Merge<'a> {
     left: &'a [u32],
     right: &'a [u32],
+}
+
+impl<'a> Merge<'a> {
+    fn of(left: Option<&'a Vec<u32>>, right: &'a [u32]) -> Self {
+        Self { left: left.map_or(&[], Vec::as_slice), right }
+    }
+
+    fn len(&self) -> usize {
+        self.left.len() + self.right.len()
+    }
 }
 
 impl Iterator for Merge<'_> {

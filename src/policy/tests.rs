@@ -356,7 +356,56 @@ fn a_rule_is_found_by_host_among_many() {
     }
     let rules = policy(&yaml);
     assert_eq!(&**decide(&rules, "a", "GET https://h1234.test/", &[]).unwrap().rule(), "r1234");
-    assert_eq!(rules.candidates(&origin("https://h1234.test")).count(), 1);
+    let agent = "a".parse().unwrap();
+    assert_eq!(rules.candidates(&agent, &origin("https://h1234.test")).count(), 1);
+}
+
+#[test]
+fn a_rule_is_found_by_agent_among_many_at_one_host() {
+    let rule = |i| format!("  - {{name: r{i}, agents: [a{i}], to: ['https://h.test']}}\n");
+    let rules = policy(&(0..2000).map(rule).collect::<String>());
+    assert_eq!(&**decide(&rules, "a1234", "GET https://h.test/", &[]).unwrap().rule(), "r1234");
+    let agent = "a1234".parse().unwrap();
+    let list = Merge::of(rules.by_agent.get(&agent), &rules.by_anyone);
+    assert_eq!((list.len(), rules.candidates(&agent, &origin("https://h.test")).count()), (1, 1));
+}
+
+/// Whichever list is shorter, the candidates are the rules that a look at all of them finds.
+#[test]
+fn candidates_do_not_depend_on_the_list_they_were_found_in() {
+    let agents = ["a", "b", "a, b", "'*'"];
+    let places = [
+        "'https://x.test'",
+        "'https://*.test'",
+        "'https://y.test', 'https://x.test:8443'",
+        "'https://y.test', 'https://*.x.test'",
+    ];
+    let mut yaml = String::new();
+    for i in 0..16 {
+        let (agents, places) = (agents[i % 4], places[i / 4]);
+        yaml += &format!("  - {{name: r{i}, agents: [{agents}], to: [{places}]}}\n");
+    }
+    // Most rules are for `a`, then for `x.test`: both lists are the shorter one somewhere.
+    yaml += &(64..164)
+        .map(|i| format!("  - {{name: r{i}, agents: [a], to: ['https://h{i}.test']}}\n"))
+        .collect::<String>();
+    yaml += &(164..464)
+        .map(|i| format!("  - {{name: r{i}, agents: [d{i}], to: ['https://x.test']}}\n"))
+        .collect::<String>();
+    let rules = policy(&yaml);
+    for agent in ["a", "b", "d200", "nobody"] {
+        let agent = agent.parse().unwrap();
+        for place in ["https://x.test", "https://y.test", "https://h99.test", "https://x.test:8443"]
+        {
+            let origin = origin(place);
+            let found: Vec<u32> = rules.candidates(&agent, &origin).map(|(at, _)| at).collect();
+            let all = rules.rules.iter().zip(0..);
+            let right = all.filter(|(rule, _)| {
+                rule.agents.contain(&agent) && rule.may_name(&origin.authority.host)
+            });
+            assert_eq!(found, right.map(|(_, at)| at).collect::<Vec<u32>>(), "{agent} {place}");
+        }
+    }
 }
 
 fn report(text: &str) -> String {

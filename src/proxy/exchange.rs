@@ -83,13 +83,13 @@ async fn authorized(
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
-    let outbound = state
+    let mut outbound = state
         .resolve(&permit)
-        .and_then(|resolved| inject(inbound, &permit, &resolved))
+        .and_then(|resolved| inject(inbound, &permit, resolved))
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
-    let uses = outbound.uses().to_vec();
+    let uses = outbound.take_uses();
     let principal = inject::principal(who.workspace.as_str(), who.agent.as_str(), &uses);
     let recorded = ledger
         .permit(outbound, &state, permit.rule(), &uses)

@@ -33,6 +33,9 @@ use super::listener::{Alive, Shutdown};
 use super::{Gateway, Limits};
 use crate::tls::{Alpn, Prefixed};
 
+/// How many fields hyper takes unasked.
+const HYPER_HEADERS: usize = 100;
+
 /// What an agent may send of one request's body before the origin has taken it. Agents are near, so
 /// a quarter of a MiB is more than is ever on the way; it is all that a slow origin makes us hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
@@ -112,13 +115,17 @@ impl Inside {
             })
         };
         let limits = &self.gateway.limits;
-        let connection = http1::Builder::new()
+        let mut builder = http1::Builder::new();
+        builder
             .timer(TokioTimer::new())
             .header_read_timeout(limits.idle_tunnel)
             .max_buf_size(limits.head_bytes.max(8192))
-            .max_headers(limits.headers)
-            .preserve_header_case(true)
-            .serve_connection(TokioIo::new(stream), service);
+            .preserve_header_case(true);
+        // For its own bound hyper has room on the stack; for another it allocates with each request.
+        if limits.headers != HYPER_HEADERS {
+            builder.max_headers(limits.headers);
+        }
+        let connection = builder.serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),

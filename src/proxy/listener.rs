@@ -84,7 +84,7 @@ pub async fn serve(
     let (cut, abort) = watch::channel(false);
     let (alive, mut gone) = mpsc::channel::<Infallible>(1);
     let shutdown = Shutdown { begun, alive, abort };
-    let slots = Arc::new(Semaphore::new(gateway.limits.connections));
+    let slots = Arc::clone(&gateway.slots);
     for (listener, door) in listeners {
         let accepting =
             accept(Arc::clone(&gateway), listener, door, shutdown.clone(), Arc::clone(&slots));
@@ -136,6 +136,9 @@ async fn accept(
                     connection(gateway, door, stream, peer, inner).await;
                     drop(permit);
                 });
+                // The new connection's first steps come before the next one, which another thread may
+                // be free to take meanwhile.
+                tokio::task::yield_now().await;
             }
             Err(error) => {
                 pause(&error, failures).await;

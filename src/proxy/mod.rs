@@ -23,7 +23,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use body::Body;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
@@ -74,7 +74,7 @@ impl State {
 pub trait Refresh: Send + Sync {
     /// Returns when a look that began after the call is over. True when it is worth asking again;
     /// bounded in how often it really looks.
-    fn refresh(&self) -> Pin<Box<dyn Future<Output = bool> + Send + '_>>;
+    fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>>;
 }
 
 /// Times and counts that bound what a client can take.
@@ -110,6 +110,8 @@ pub struct Gateway {
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     distrust: distrust::Distrust,
+    /// Places for connections, whichever thread accepts them.
+    slots: Arc<Semaphore>,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -136,6 +138,7 @@ impl Gateway {
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             distrust: distrust::Distrust::default(),
+            slots: Arc::new(Semaphore::new(limits.connections)),
             news: watch::Sender::new(()),
         }
     }
@@ -196,7 +199,7 @@ impl Gateway {
 
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
-            Some(refresh) => refresh.refresh().await,
+            Some(refresh) => Arc::clone(refresh).refresh().await,
             None => false,
         }
     }

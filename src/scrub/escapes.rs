@@ -69,19 +69,19 @@ const HTML: [&[(u8, &str)]; 9] = [
 ];
 
 /// Whether nobody escapes the byte: letters, digits, and three that every set above keeps.
-fn is_plain(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"-._".contains(&byte)
+pub(super) fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_')
 }
 
 /// The escaped forms of a secret, some of them more than once; none when there is nothing to escape.
 pub(super) fn escapes(bytes: &[u8]) -> Vec<Zeroizing<Vec<u8>>> {
-    // Which bytes a secret has that anyone escapes: few, and nearly always none.
+    if bytes.iter().all(|b| is_plain(*b)) {
+        return Vec::new();
+    }
+    // Which bytes a secret has that anyone escapes: few.
     let mut special: Vec<u8> = bytes.iter().copied().filter(|b| !is_plain(*b)).collect();
     special.sort_unstable();
     special.dedup();
-    if special.is_empty() {
-        return Vec::new();
-    }
     let mut forms = Vec::new();
     in_urls(bytes, &special, &mut forms);
     in_json(bytes, &special, &mut forms);

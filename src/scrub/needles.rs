@@ -1,44 +1,103 @@
 //! The forms in which a secret could come back.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use data_encoding::{BASE64_NOPAD, HEXLOWER, HEXUPPER};
-use zeroize::Zeroizing;
+use data_encoding::{BASE64_NOPAD, HEXLOWER};
 
-use super::escapes::{base64_escapes, escapes};
-use crate::secret::Secret;
+use super::escapes::{base64_escapes, escapes, is_plain};
+use crate::secret::{Secret, wipe};
 
-/// All byte strings that must not pass, and what to write in their place. Wiped on drop.
+/// All byte strings that must not pass, and what to write in their place. Made for each request and
+/// wiped with it, so all forms share one buffer; and made late, because most texts can be seen to
+/// hold none of them ([`Outline`]).
 #[derive(Default)]
-pub struct Needles(Vec<Needle>);
-
-pub(super) struct Needle {
-    pub(super) bytes: Zeroizing<Vec<u8>>,
-    pub(super) replacement: Arc<str>,
+pub struct Needles {
+    /// Secrets of which no form was made so far.
+    late: Vec<(Secret, Arc<str>)>,
+    text: Arena,
+    places: Vec<Place>,
 }
 
+/// What is known of needles before they are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Outline {
+    /// None is shorter.
+    pub(super) shortest: usize,
+    /// None has other bytes than letters, digits and those of [`is_of_forms`].
+    pub(super) plain: bool,
+}
+
+/// Whether the byte can stand in a form of a secret that nobody escapes: in itself, in hex, in base64
+/// with its padding, and in what URLs and JSON make of base64.
+pub(super) fn is_of_forms(byte: u8) -> bool {
+    is_plain(byte) || matches!(byte, b'+' | b'/' | b'=' | b'%' | b'\\')
+}
+
+/// Where in the text a form and its replacement are.
+struct Place {
+    form: Range<usize>,
+    replacement: Range<usize>,
+}
+
+/// One form and what takes its place.
+#[derive(Clone, Copy)]
+pub(super) struct Needle<'n> {
+    pub(super) bytes: &'n [u8],
+    pub(super) replacement: &'n [u8],
+}
+
+/// How many forms nearly all secrets have: raw, hex in two cases, base64 at three alignments.
+const USUAL_FORMS: usize = 6;
+
 impl Needles {
+    /// The same as [`Self::add`], for a secret that nobody else needs any more.
+    pub(crate) fn add_late(&mut self, secret: Secret, placeholder: &Arc<str>) {
+        self.late.push((secret, Arc::clone(placeholder)));
+    }
+
+    /// Makes the forms of the secrets that were added late.
+    pub(super) fn complete(&mut self) {
+        for (secret, placeholder) in std::mem::take(&mut self.late) {
+            self.add(&secret, &placeholder);
+        }
+    }
+
+    pub(super) fn outline(&self) -> Outline {
+        let made = self.iter().map(|needle| Outline {
+            shortest: needle.bytes.len(),
+            plain: needle.bytes.iter().all(|b| is_of_forms(*b)),
+        });
+        let late = self.late.iter().map(|(secret, _)| Outline {
+            // Of three bytes or more no form is shorter than the secret itself.
+            shortest: if secret.len() < 3 { 1 } else { secret.len() },
+            plain: secret.expose(|bytes| bytes.iter().all(|b| is_plain(*b))),
+        });
+        made.chain(late).fold(Outline { shortest: usize::MAX, plain: true }, |all, one| Outline {
+            shortest: all.shortest.min(one.shortest),
+            plain: all.plain && one.plain,
+        })
+    }
+
     /// Adds every usual encoding of `secret`: raw, base64 and base64url at all three alignments,
     /// hex, percent (once and twice), JSON and HTML escapes. The rendered Basic pair is covered by
     /// the base64 alignments, a templated header by the raw form.
     pub fn add(&mut self, secret: &Secret, placeholder: &str) {
-        let replacement: Arc<str> = placeholder.into();
+        self.places.reserve(USUAL_FORMS);
         secret.expose(|bytes| {
-            self.insert(Zeroizing::new(bytes.to_vec()), &replacement);
-            self.insert(Zeroizing::new(HEXLOWER.encode(bytes).into_bytes()), &replacement);
-            self.insert(Zeroizing::new(HEXUPPER.encode(bytes).into_bytes()), &replacement);
+            // The usual forms in full: each base64 is made with what is cut off at its ends.
+            self.text.reserve(placeholder.len() + 9 * bytes.len() + 32);
+            let replacement = self.text.append(placeholder.as_bytes());
+            // In front of the raw form, so that base64 can be made of it at each alignment.
+            self.text.append(&[0; 2]);
+            let raw = self.text.append(bytes);
+            self.keep(raw.clone(), &replacement);
+            self.add_hex(&raw, &replacement);
             for alignment in 0..3 {
-                let core = base64_core(bytes, alignment);
-                if core.iter().any(|b| b"+/".contains(b)) {
-                    self.insert(url_alphabet(&core), &replacement);
-                    for form in base64_escapes(&core) {
-                        self.insert(form, &replacement);
-                    }
-                }
-                self.insert(core, &replacement);
+                self.add_base64(&raw, alignment, &replacement);
             }
             for form in escapes(bytes) {
-                self.insert(form, &replacement);
+                self.insert(&form, &replacement);
             }
         });
     }
@@ -47,58 +106,140 @@ impl Needles {
     pub fn add_rendered(&mut self, wire: &[u8], known: &[u8]) {
         let unpadded = |text: &[u8]| text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1);
         for (wire, known) in [(wire, known), (&wire[..unpadded(wire)], &known[..unpadded(known)])] {
-            let replacement: Arc<str> = String::from_utf8_lossy(known).into();
-            self.insert(Zeroizing::new(wire.to_vec()), &replacement);
+            let replacement = self.text.append(known);
+            self.insert(wire, &replacement);
         }
     }
 
-    fn insert(&mut self, bytes: Zeroizing<Vec<u8>>, replacement: &Arc<str>) {
-        let known = self.0.iter().any(|n| *n.bytes == *bytes);
+    fn add_hex(&mut self, raw: &Range<usize>, replacement: &Range<usize>) {
+        let lower = self.text.grow(2 * raw.len());
+        let (known, out) = self.text.bytes.split_at_mut(lower.start);
+        HEXLOWER.encode_mut(&known[raw.clone()], out);
+        let upper = self.text.append_own(lower.clone());
+        self.text.bytes[upper.clone()].make_ascii_uppercase();
+        for form in [lower, upper] {
+            self.keep(form, replacement);
+        }
+    }
+
+    /// The base64 characters that depend on the secret alone when `before` unknown bytes stand in
+    /// front and anything follows: the first and last characters may mix with the neighbours', and
+    /// are left out.
+    fn add_base64(&mut self, raw: &Range<usize>, before: usize, replacement: &Range<usize>) {
+        let padded = raw.start - before..raw.end;
+        let first = (before * 8).div_ceil(6);
+        let last = padded.len() * 8 / 6;
+        let whole = self.text.grow(BASE64_NOPAD.encode_len(padded.len()));
+        let (known, out) = self.text.bytes.split_at_mut(whole.start);
+        BASE64_NOPAD.encode_mut(&known[padded], out);
+        if first >= last {
+            return;
+        }
+        let core = whole.start + first..whole.start + last;
+        if memchr::memchr2(b'+', b'/', &self.text.bytes[core.clone()]).is_some() {
+            self.add_escaped(core.clone(), replacement);
+        }
+        self.keep(core, replacement);
+    }
+
+    /// The URL-safe alphabet (RFC 4648 section 5), and what URLs and JSON make of the other one.
+    fn add_escaped(&mut self, core: Range<usize>, replacement: &Range<usize>) {
+        let escaped = base64_escapes(&self.text.bytes[core.clone()]);
+        let url = self.text.append_own(core);
+        for byte in &mut self.text.bytes[url.clone()] {
+            match *byte {
+                b'+' => *byte = b'-',
+                b'/' => *byte = b'_',
+                _ => {}
+            }
+        }
+        self.keep(url, replacement);
+        for form in escaped {
+            self.insert(&form, replacement);
+        }
+    }
+
+    fn insert(&mut self, form: &[u8], replacement: &Range<usize>) {
+        let form = self.text.append(form);
+        self.keep(form, replacement);
+    }
+
+    /// Makes a needle of a text that is there, unless it is one.
+    fn keep(&mut self, form: Range<usize>, replacement: &Range<usize>) {
+        let bytes = &self.text.bytes[form.clone()];
         // Forms that come to nothing (the core of a two-byte secret) would match everywhere.
-        if bytes.len() >= 3 && !known {
-            self.0.push(Needle { bytes, replacement: Arc::clone(replacement) });
+        if bytes.len() >= 3 && !self.iter().any(|n| n.bytes == bytes) {
+            self.places.push(Place { form, replacement: replacement.clone() });
         }
     }
 
-    pub(super) fn as_slice(&self) -> &[Needle] {
-        &self.0
+    pub(super) fn iter(&self) -> impl Iterator<Item = Needle<'_>> {
+        self.places.iter().map(|place| Needle {
+            bytes: &self.text.bytes[place.form.clone()],
+            replacement: &self.text.bytes[place.replacement.clone()],
+        })
     }
 
     /// Whether there is nothing to look for.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.places.is_empty() && self.late.is_empty()
     }
 }
 
-/// The base64 characters that depend on `bytes` alone when `before` unknown bytes stand in front and
-/// anything follows: the first and last characters may mix with the neighbours', and are left out.
-fn base64_core(bytes: &[u8], before: usize) -> Zeroizing<Vec<u8>> {
-    let mut padded = Zeroizing::new(vec![0; before + bytes.len()]);
-    padded[before..].copy_from_slice(bytes);
-    let text = Zeroizing::new(BASE64_NOPAD.encode(&padded).into_bytes());
-    let first = (before * 8).div_ceil(6);
-    let last = padded.len() * 8 / 6;
-    Zeroizing::new(text.get(first..last).unwrap_or_default().to_vec())
+/// A text that only grows, and leaves nothing behind: neither where it grew from, nor at its end.
+#[derive(Default)]
+struct Arena {
+    bytes: Vec<u8>,
 }
 
-/// The same in the URL-safe alphabet (RFC 4648 section 5).
-fn url_alphabet(text: &[u8]) -> Zeroizing<Vec<u8>> {
-    let other = |b: &u8| match b {
-        b'+' => b'-',
-        b'/' => b'_',
-        _ => *b,
-    };
-    Zeroizing::new(text.iter().map(other).collect())
+impl Arena {
+    fn reserve(&mut self, more: usize) {
+        let needed = self.bytes.len() + more;
+        if needed > self.bytes.capacity() {
+            let mut larger = Vec::with_capacity(needed.max(2 * self.bytes.capacity()));
+            larger.extend_from_slice(&self.bytes);
+            wipe(&mut self.bytes);
+            self.bytes = larger;
+        }
+    }
+
+    fn grow(&mut self, more: usize) -> Range<usize> {
+        self.reserve(more);
+        let start = self.bytes.len();
+        self.bytes.resize(start + more, 0);
+        start..start + more
+    }
+
+    fn append(&mut self, text: &[u8]) -> Range<usize> {
+        self.reserve(text.len());
+        let start = self.bytes.len();
+        self.bytes.extend_from_slice(text);
+        start..self.bytes.len()
+    }
+
+    fn append_own(&mut self, from: Range<usize>) -> Range<usize> {
+        self.reserve(from.len());
+        let start = self.bytes.len();
+        self.bytes.extend_from_within(from);
+        start..self.bytes.len()
+    }
+}
+
+impl Drop for Arena {
+    fn drop(&mut self) {
+        wipe(&mut self.bytes);
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use data_encoding::{BASE64, BASE64URL_NOPAD};
+    use proptest::prelude::*;
 
     fn contains(needles: &Needles, text: &[u8]) -> bool {
-        needles.0.iter().any(|n| text.windows(n.bytes.len()).any(|w| w == &n.bytes[..]))
+        needles.iter().any(|n| text.windows(n.bytes.len()).any(|w| w == n.bytes))
     }
 
     #[test]
@@ -128,6 +269,70 @@ mod tests {
         let mut needles = Needles::default();
         needles.add(&Secret::new(b"plainalnum0123".to_vec()), "locum_x");
         // Raw, hex (both cases), base64 at three alignments: nothing else differs.
-        assert!(needles.0.len() <= 1 + 2 + 3, "{}", needles.0.len());
+        assert!(needles.iter().count() <= 1 + 2 + 3, "{}", needles.iter().count());
+    }
+
+    /// The forms as they were made one by one, each from its own definition.
+    #[test]
+    fn the_forms_are_what_their_definitions_say() {
+        use data_encoding::{BASE64_NOPAD, HEXUPPER};
+        for secret in
+            [&b"sk-proj-0123456789"[..], b"a?b>c~d??>>", b"abc", b"ab", b"\xff\xfe\xfd\xfc"]
+        {
+            let mut needles = Needles::default();
+            needles.add(&Secret::new(secret.to_vec()), "locum_x");
+            let mut expected = vec![
+                secret.to_vec(),
+                HEXLOWER.encode(secret).into_bytes(),
+                HEXUPPER.encode(secret).into_bytes(),
+            ];
+            for before in 0..3 {
+                let padded = [&vec![0; before], secret].concat();
+                let text = BASE64_NOPAD.encode(&padded).into_bytes();
+                let core = text.get((before * 8).div_ceil(6)..padded.len() * 8 / 6);
+                expected.push(core.unwrap_or_default().to_vec());
+            }
+            for form in expected.iter().filter(|form| form.len() >= 3) {
+                assert!(needles.iter().any(|n| n.bytes == form), "{}", form.escape_ascii());
+            }
+            for needle in needles.iter() {
+                assert_eq!(needle.replacement, b"locum_x");
+                let bytes = needle.bytes;
+                assert_eq!(needles.iter().filter(|n| n.bytes == bytes).count(), 1);
+            }
+        }
+    }
+
+    proptest! {
+        /// What is said of needles before they are made is true of all that are made.
+        #[test]
+        fn the_outline_bounds_every_form(
+            secrets in prop::collection::vec(
+                prop_oneof![
+                    "[A-Za-z0-9._-]{0,80}".prop_map(String::into_bytes),
+                    "[ -~]{1,30}".prop_map(String::into_bytes),
+                    prop::collection::vec(any::<u8>(), 0..30),
+                ],
+                1..3,
+            ),
+            rendered in any::<bool>(),
+        ) {
+            let mut needles = Needles::default();
+            if rendered {
+                let wire = BASE64.encode(&[b"user:", &secrets[0][..]].concat());
+                needles.add_rendered(wire.as_bytes(), b"known");
+            }
+            for secret in &secrets {
+                needles.add_late(Secret::new(secret.clone()), &"locum_x".into());
+            }
+            let Outline { shortest, plain } = needles.outline();
+            needles.complete();
+            for needle in needles.iter() {
+                prop_assert!(needle.bytes.len() >= shortest);
+                prop_assert!(!plain || needle.bytes.iter().all(|b| is_of_forms(*b)));
+            }
+            let nobody_escapes = secrets.iter().flatten().all(|b| is_plain(*b));
+            prop_assert_eq!(plain, nobody_escapes);
+        }
     }
 }

@@ -1,10 +1,12 @@
 //! Searching a stream for any of the needles, with no more held back than could still be one.
 
+use std::cell::{Cell, OnceCell};
+
 use bytes::Bytes;
 use http::header::HeaderMap;
-use zeroize::Zeroize;
 
-use super::needles::{Needle, Needles};
+use super::needles::{Needle, Needles, Outline, is_of_forms};
+use crate::secret::wipe;
 
 /// How a replacement fits where the match stood.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,49 +18,83 @@ pub enum Fit {
     InPlace,
 }
 
-/// Slots of the shift table. 4 KiB fits the first-level cache, and is filled in 50 ns.
-const SLOTS: usize = 4096;
-
-/// A compiled set of needles.
-pub(super) struct Search {
-    needles: Needles,
-    /// For a block of bytes, how far the window may move on. Bounded by `shortest`.
-    shift: Box<[u8; SLOTS]>,
-    /// The length of the window.
-    shortest: usize,
-    /// The length of a block: three bytes, or less for tiny needles.
-    block: usize,
-    longest: usize,
-    /// Which bytes start a needle: a tail without any of them holds nothing back.
-    first: [bool; 256],
+/// How much is made ready before a text is searched.
+#[derive(Clone, Copy)]
+struct Effort {
+    /// The longest window: moves are no longer than it.
+    window: usize,
+    /// Slots of the shift table, a power of two: the fewer are taken, the longer are the moves.
+    slots: usize,
 }
 
-impl Search {
-    pub(super) fn new(needles: Needles) -> Self {
-        let lengths = || needles.as_slice().iter().map(|n| n.bytes.len());
-        // A table entry is one byte, and longer moves would gain nothing.
-        let shortest = lengths().min().unwrap_or(1).min(64);
-        let longest = lengths().max().unwrap_or(1);
-        let block = shortest.min(3);
-        let furthest = u8::try_from(shortest - block + 1).unwrap_or(u8::MAX);
-        let mut shift = Box::new([furthest; SLOTS]);
-        let mut first = [false; 256];
-        for needle in needles.as_slice() {
-            first[usize::from(needle.bytes[0])] = true;
-            for (at, bytes) in needle.bytes[..shortest].windows(block).enumerate() {
-                let slot = &mut shift[hash(bytes)];
-                *slot = (*slot).min(u8::try_from(shortest - block - at).unwrap_or(0));
+/// For the texts of one short answer: a small table is filled in less time than it saves.
+const BRIEF: Effort = Effort { window: 16, slots: 512 };
+
+/// For streams: 4 KiB fit the first-level cache. A table entry is one byte, and longer moves would
+/// gain nothing.
+const THOROUGH: Effort = Effort { window: 64, slots: 4096 };
+
+/// A set of needles to search for.
+pub(super) struct Search {
+    /// Before they are made, and what is known of them.
+    late: Cell<Option<Needles>>,
+    outline: Outline,
+    made: OnceCell<Made>,
+    /// For short texts.
+    brief: OnceCell<Table>,
+}
+
+/// The needles in all their forms.
+struct Made {
+    needles: Needles,
+    /// The lengths of the shortest and the longest needle.
+    shortest: usize,
+    longest: usize,
+}
+
+/// Wu and Manber's table over the first bytes of each needle.
+struct Table {
+    /// For a block of bytes, how far the window may move on. Bounded by the window.
+    shift: Box<[u8]>,
+    window: usize,
+    /// The length of a block: three bytes, or less for tiny needles.
+    block: usize,
+}
+
+impl Table {
+    fn new(made: &Made, effort: Effort) -> Self {
+        let window = made.shortest.min(effort.window);
+        let block = window.min(3);
+        let furthest = u8::try_from(window - block + 1).unwrap_or(u8::MAX);
+        let mut shift = vec![furthest; effort.slots].into_boxed_slice();
+        for needle in made.needles.iter() {
+            for (at, bytes) in needle.bytes[..window].windows(block).enumerate() {
+                let slot = &mut shift[hash(bytes) & (effort.slots - 1)];
+                *slot = (*slot).min(u8::try_from(window - block - at).unwrap_or(0));
             }
         }
-        Self { needles, shift, shortest, block, longest, first }
+        Self { shift, window, block }
+    }
+}
+
+impl Made {
+    fn new(mut needles: Needles) -> Self {
+        needles.complete();
+        let lengths = || needles.iter().map(|n| n.bytes.len());
+        let shortest = lengths().min().unwrap_or(1);
+        let longest = lengths().max().unwrap_or(1);
+        Self { needles, shortest, longest }
     }
 
     /// The first match at or after `from`: where it starts, and which needle. The longest needle
     /// wins where several start at one place.
-    fn find(&self, text: &[u8], from: usize) -> Option<(usize, &Needle)> {
+    fn find(&self, table: &Table, text: &[u8], from: usize) -> Option<(usize, Needle<'_>)> {
+        let mask = table.shift.len() - 1;
         let mut window = from;
-        while let Some(bytes) = text.get(window..window + self.shortest) {
-            let shift = self.shift[hash(&bytes[self.shortest - self.block..])];
+        // No needle is shorter than the shortest, so none starts in the last bytes.
+        while text.len().saturating_sub(window) >= self.shortest {
+            let block = &text[window + table.window - table.block..window + table.window];
+            let shift = table.shift[hash(block) & mask];
             if shift > 0 {
                 window += usize::from(shift);
                 continue;
@@ -71,38 +107,59 @@ impl Search {
         None
     }
 
-    fn longest_at(&self, text: &[u8]) -> Option<&Needle> {
-        let matching = self.needles.as_slice().iter().filter(|n| text.starts_with(&n.bytes));
+    fn longest_at(&self, text: &[u8]) -> Option<Needle<'_>> {
+        let matching = self.needles.iter().filter(|n| text.starts_with(n.bytes));
         matching.max_by_key(|n| n.bytes.len())
     }
+}
 
-    /// How many bytes at the end of `text` could be the start of a needle, or of a longer one than
-    /// the match that a caller would take now.
-    fn tail(&self, text: &[u8]) -> usize {
-        let start = text.len().saturating_sub(self.longest - 1);
-        let could_be = |at: &usize| {
-            let rest = &text[*at..];
-            self.first[usize::from(rest[0])]
-                && self.needles.as_slice().iter().any(|n| n.bytes.starts_with(rest))
-        };
-        (start..text.len()).find(could_be).map_or(0, |at| text.len() - at)
+impl Search {
+    pub(super) fn new(needles: Needles) -> Self {
+        let outline = needles.outline();
+        let late = Cell::new(Some(needles));
+        Self { late, outline, made: OnceCell::new(), brief: OnceCell::new() }
+    }
+
+    fn made(&self) -> &Made {
+        self.made.get_or_init(|| Made::new(self.late.take().unwrap_or_default()))
+    }
+
+    /// Whether a needle could stand in `text`, by what is known without making one: each would lie in
+    /// a run of its bytes as long as the shortest. Nearly all texts have blanks or quotes in between.
+    fn may_stand_in(&self, text: &[u8]) -> bool {
+        let Outline { shortest, plain } = self.outline;
+        if !plain {
+            return text.len() >= shortest;
+        }
+        let mut rest = text;
+        while let Some(window) = rest.get(..shortest) {
+            // The last byte that none has ends every window over it.
+            let Some(at) = window.iter().rposition(|b| !is_of_forms(*b)) else { return true };
+            rest = &rest[at + 1..];
+        }
+        false
     }
 
     /// Whether a field's name has a needle in it. Names come in lower case, whatever the origin wrote.
     pub(super) fn in_name(&self, name: &str) -> bool {
-        let found = |needle: &Needle| {
+        let found = |needle: Needle<'_>| {
             let mut windows = name.as_bytes().windows(needle.bytes.len());
-            windows.any(|window| window.eq_ignore_ascii_case(&needle.bytes))
+            windows.any(|window| window.eq_ignore_ascii_case(needle.bytes))
         };
         // Names are short, and nearly none is as long as a secret.
-        name.len() >= self.shortest && self.needles.as_slice().iter().any(found)
+        name.len() >= self.outline.shortest && self.made().needles.iter().any(found)
     }
 
     /// Writes `text` with every match replaced to `out`; leaves `out` alone when there is none.
     pub(super) fn replace_all(&self, text: &[u8], fit: Fit, out: &mut Vec<u8>) -> u64 {
+        if !self.may_stand_in(text) {
+            return 0;
+        }
+        let made = self.made();
+        let table = self.brief.get_or_init(|| Table::new(made, BRIEF));
         let mut found = 0;
         let mut done = 0;
-        while let Some((at, needle)) = self.find(text, done) {
+        while let Some((at, needle)) = made.find(table, text, done) {
             out.extend_from_slice(&text[done..at]);
             out.extend_from_slice(&replacement(needle, fit));
             done = at + needle.bytes.len();
@@ -115,14 +172,20 @@ impl Search {
     }
 }
 
-/// Spreads a block of one to three bytes over the table.
+/// Mixes a block of one to three bytes (Knuth's multiplicative hash; the upper half is the better
+/// one).
 fn hash(block: &[u8]) -> usize {
-    let mixed = block.iter().fold(0_usize, |h, b| (h << 5) ^ (h >> 7) ^ usize::from(*b));
-    mixed % SLOTS
+    let number = match *block {
+        [a, b, c] => u32::from_le_bytes([a, b, c, 0]),
+        [a, b] => u32::from_le_bytes([a, b, 0, 0]),
+        [a] => u32::from(a),
+        _ => 0,
+    };
+    (number.wrapping_mul(0x9E37_79B1) >> 16) as usize
 }
 
-fn replacement(needle: &Needle, fit: Fit) -> Vec<u8> {
-    let mut text = needle.replacement.as_bytes().to_vec();
+fn replacement(needle: Needle<'_>, fit: Fit) -> Vec<u8> {
+    let mut text = needle.replacement.to_vec();
     if fit == Fit::InPlace {
         text.resize(needle.bytes.len(), b'*');
     }
@@ -132,15 +195,25 @@ fn replacement(needle: &Needle, fit: Fit) -> Vec<u8> {
 /// Searches a stream chunk by chunk. Holds back only a tail that could still become a match.
 pub struct Scrubber {
     search: Search,
+    table: Table,
+    /// Which bytes start a needle: a tail without any of them holds nothing back.
+    first: [bool; 256],
     fit: Fit,
     held: Vec<u8>,
+    /// How much of what is held was handed on already, and must not be again.
+    shown: usize,
     replaced: u64,
 }
 
 impl Scrubber {
     /// A scrubber for one stream.
     pub(super) fn new(search: Search, fit: Fit) -> Self {
-        Self { search, fit, held: Vec::new(), replaced: 0 }
+        let mut first = [false; 256];
+        for needle in search.made().needles.iter() {
+            first[usize::from(needle.bytes[0])] = true;
+        }
+        let table = Table::new(search.made(), THOROUGH);
+        Self { search, table, first, fit, held: Vec::new(), shown: 0, replaced: 0 }
     }
 
     /// A scrubber for `needles`, outside a response.
@@ -160,20 +233,32 @@ impl Scrubber {
             self.release();
             joined.into()
         };
-        let end = self.certain(&text, out);
+        let mut shown = self.shown;
+        let end = self.certain(&text, &mut |data| emit(skip(data, &mut shown), out));
+        self.shown = shown;
         // A match that is a prefix of a longer needle is decided when the next bytes are there.
         self.held.extend_from_slice(&text[end..]);
+    }
+
+    /// Hands on what is held, if it is no more than `short`. It stays part of the search: what
+    /// follows it is overwritten, should the two be a match. For [`Fit::InPlace`].
+    pub(super) fn show_short(&mut self, short: usize, out: &mut impl FnMut(Bytes)) {
+        if self.held.len() <= short {
+            emit(Bytes::copy_from_slice(&self.held[self.shown..]), out);
+            self.shown = self.held.len();
+        }
     }
 
     /// Hands on all of `text` that no later byte can change; returns where the rest begins.
     fn certain(&mut self, text: &Bytes, out: &mut impl FnMut(Bytes)) -> usize {
         let mut done = 0;
         loop {
-            let found = self.search.find(text, done);
-            let tail = text.len() - self.search.tail(&text[done..]).min(text.len() - done);
+            let made = self.search.made();
+            let found = made.find(&self.table, text, done);
+            let tail = text.len() - self.tail(&text[done..]).min(text.len() - done);
             let (at, needle) = match found {
                 // A tail that starts no later than the match could grow into a longer match there.
-                Some((at, needle)) if at < tail || needle.bytes.len() == self.search.longest => {
+                Some((at, needle)) if at < tail || needle.bytes.len() == made.longest => {
                     (at, needle)
                 }
                 _ => {
@@ -188,6 +273,19 @@ impl Scrubber {
         }
     }
 
+    /// How many bytes at the end of `text` could be the start of a needle, or of a longer one than
+    /// the match that a caller would take now.
+    fn tail(&self, text: &[u8]) -> usize {
+        let made = self.search.made();
+        let start = text.len().saturating_sub(made.longest - 1);
+        let could_be = |at: &usize| {
+            let rest = &text[*at..];
+            self.first[usize::from(rest[0])]
+                && made.needles.iter().any(|n| n.bytes.starts_with(rest))
+        };
+        (start..text.len()).find(could_be).map_or(0, |at| text.len() - at)
+    }
+
     /// The stream has ended: what was held back is final.
     pub fn finish(&mut self, out: &mut impl FnMut(Bytes)) {
         if self.held.is_empty() {
@@ -200,12 +298,12 @@ impl Scrubber {
         }
         self.replaced += found;
         self.release();
-        emit(text.into(), out);
+        emit(skip(text.into(), &mut self.shown), out);
     }
 
     /// The held bytes may be most of a secret.
     fn release(&mut self) {
-        self.held.as_mut_slice().zeroize();
+        wipe(&mut self.held);
         self.held.clear();
     }
 
@@ -242,6 +340,13 @@ impl Drop for Scrubber {
     }
 }
 
+/// Leaves out the first `shown` bytes, or as many of them as there are.
+fn skip(mut data: Bytes, shown: &mut usize) -> Bytes {
+    let here = data.len().min(*shown);
+    *shown -= here;
+    data.split_off(here)
+}
+
 fn emit(data: Bytes, out: &mut impl FnMut(Bytes)) {
     if !data.is_empty() {
         out(data);
@@ -264,7 +369,7 @@ mod tests {
 
     fn stream(secrets: &[&[u8]], chunks: &[Vec<u8>], fit: Fit) -> Vec<u8> {
         let mut scrubber = Scrubber::for_needles(needles(secrets), fit);
-        let longest = scrubber.search.longest;
+        let longest = scrubber.search.made().longest;
         let mut all = Vec::new();
         for chunk in chunks {
             scrubber.push(chunk.clone().into(), &mut |data| all.extend_from_slice(&data));
@@ -280,7 +385,7 @@ mod tests {
         let mut out = Vec::new();
         let mut at = 0;
         while at < text.len() {
-            let hit = needles.as_slice().iter().filter(|n| text[at..].starts_with(&n.bytes));
+            let hit = needles.iter().filter(|n| text[at..].starts_with(n.bytes));
             if let Some(needle) = hit.max_by_key(|n| n.bytes.len()) {
                 out.extend_from_slice(&replacement(needle, fit));
                 at += needle.bytes.len();
@@ -354,5 +459,43 @@ mod tests {
             let expected = reference(secrets, &text, fit);
             prop_assert_eq!(stream(secrets, &chunks, fit), expected);
         }
+
+        #[test]
+        fn short_texts_are_replaced_as_the_definition_says(
+            parts in prop::collection::vec(fragment(), 0..8),
+            between in prop_oneof![Just(&b" "[..]), Just(&b""[..]), Just(&b"\""[..])],
+            plain in any::<bool>(),
+        ) {
+            let secrets: &[&[u8]] = if plain { &[b"abcabcab"] } else { &[b"abcabcab", b"abab/abab"] };
+            let mut late = Needles::default();
+            for secret in secrets {
+                late.add_late(Secret::new(secret.to_vec()), &"locum_x".into());
+            }
+            let text = parts.join(between);
+            let mut out = Vec::new();
+            let search = Search::new(late);
+            if search.replace_all(&text, Fit::Exact, &mut out) == 0 {
+                out.extend_from_slice(&text);
+            }
+            prop_assert_eq!(out, reference(secrets, &text, Fit::Exact));
+        }
+    }
+
+    #[test]
+    fn no_form_is_made_for_a_text_that_cannot_hold_one() {
+        let search = |secret: &[u8]| {
+            let mut late = Needles::default();
+            late.add_late(Secret::new(secret.to_vec()), &"locum_x".into());
+            Search::new(late)
+        };
+        let (plain, special) = (search(b"sk-0123456789"), search(b"p@ss word 01"));
+        let mut out = Vec::new();
+        for text in [&b"{\"id\": \"0123456789\", \"object\": \"chat\"}"[..], b"sk-012345678", b""] {
+            assert_eq!(plain.replace_all(text, Fit::Exact, &mut out), 0);
+        }
+        assert!(plain.made.get().is_none());
+        assert_eq!(plain.replace_all(b"=sk-0123456789=", Fit::Exact, &mut out), 1);
+        assert_eq!(special.replace_all(b"my p@ss word 01", Fit::Exact, &mut out), 1);
+        assert_eq!(out, b"=locum_x=my locum_x");
     }
 }

@@ -8,7 +8,10 @@
 
 use std::future::Future;
 use std::io;
+use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -17,12 +20,14 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::runtime::{self, Handle};
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
-use super::trust::agreed_on_http2;
+use super::trust::{agreed_on_http2, refuses_our_certificate};
 use super::via::Transport;
 
 /// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
@@ -45,16 +50,47 @@ pub(super) enum Stream {
 impl Stream {
     /// Whether its TLS agreed on HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
-        match self {
-            Self::Tls(tls) => agreed_on_http2(tls),
-            Self::Plain(_) => false,
+        matches!(self, Self::Tls(tls) if agreed_on_http2(tls))
+    }
+
+    /// Has this thread's runtime wait for the socket, in place of the one that did.
+    fn enter_this_runtime(&mut self) -> io::Result<()> {
+        let socket = match self {
+            Self::Plain(transport) => transport.socket(),
+            Self::Tls(tls) => tls.get_mut().0.socket(),
             #[cfg(test)]
-            Self::Memory(_) => false,
-        }
+            Self::Memory(_) => return Ok(()),
+        };
+        // Under another number: the old one is still with the old runtime until it is dropped.
+        let again = socket.as_fd().try_clone_to_owned()?;
+        *socket = TcpStream::from_std(again.into())?;
+        Ok(())
     }
 }
 
-type Driver = Connection<TokioIo<Stream>, RequestBody>;
+/// A stream that can be handed to another runtime. Who has the connection cannot reach the stream
+/// inside it, so it leaves word, and the stream moves when it is next used.
+struct Movable {
+    stream: Stream,
+    move_here: Arc<AtomicBool>,
+}
+
+impl Movable {
+    fn settled(&mut self) -> io::Result<Pin<&mut Stream>> {
+        if self.move_here.load(Ordering::Relaxed) {
+            self.move_here.store(false, Ordering::Relaxed);
+            self.stream.enter_this_runtime()?;
+        }
+        Ok(Pin::new(&mut self.stream))
+    }
+}
+
+/// The runtime of this thread, if it has one.
+pub(super) fn here() -> Option<runtime::Id> {
+    Handle::try_current().ok().map(|handle| handle.id())
+}
+
+type Driver = Connection<TokioIo<Movable>, RequestBody>;
 
 /// Why an exchange gave no answer.
 pub(super) enum Failure {
@@ -112,15 +148,23 @@ pub(super) struct Link {
     sender: SendRequest<RequestBody>,
     /// None once the connection has ended. It must not be polled after that.
     driver: Option<Driver>,
+    /// What the origin said of our certificate, if that was the end.
+    verdict: Option<hyper::Error>,
     alarm: Alarm,
     opened: Instant,
+    /// The runtime that waits for its socket.
+    home: Option<runtime::Id>,
+    move_here: Arc<AtomicBool>,
 }
 
 impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
     pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
+        let move_here = Arc::<AtomicBool>::default();
+        let stream = Movable { stream, move_here: Arc::clone(&move_here) };
         let (sender, driver) = Self::settings().handshake(TokioIo::new(stream)).await?;
-        Ok(Self { sender, driver: Some(driver), alarm: Alarm::default(), opened: Instant::now() })
+        let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
+        Ok(Self { sender, driver: Some(driver), verdict: None, alarm, opened, home, move_here })
     }
 
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
@@ -128,14 +172,32 @@ impl Link {
     /// default of 100, because any other value makes hyper allocate for each response.
     fn settings() -> Builder {
         let mut builder = Builder::new();
-        // Clients and origins that mind the case of field names see it as the other side wrote it.
-        builder.preserve_header_case(true).max_buf_size(BUFFER);
+        // Origins that mind the case of field names see it as the client wrote it: what the agent's
+        // side noted of it is honoured here. The answer's is not noted, which is a tenth of the work
+        // on it: names in answers are lower-case in HTTP/2 and HTTP/3, and clients are used to it.
+        builder.max_buf_size(BUFFER);
         builder
     }
 
     /// When it was opened.
     pub(super) fn opened(&self) -> Instant {
         self.opened
+    }
+
+    /// The runtime that waits for its socket. It works in any, and best in this one: in another, each
+    /// event would come by way of this one's thread.
+    pub(super) fn home(&self) -> Option<runtime::Id> {
+        self.home
+    }
+
+    /// Makes this thread's runtime its home.
+    pub(super) fn adopt(&mut self) {
+        let here = here();
+        if self.home != here {
+            self.home = here;
+            self.move_here.store(true, Ordering::Relaxed);
+            self.alarm = Alarm::default();
+        }
     }
 
     /// Whether it can take a request now. Reads what has arrived since anybody looked: a close, or
@@ -182,11 +244,12 @@ impl Link {
     /// Moves bytes both ways as far as they go.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(driver) = &mut self.driver
-            && Pin::new(driver).poll(cx).is_ready()
+            && let Poll::Ready(ended) = Pin::new(driver).poll(cx)
         {
             // Dropping it hands a waiting answer or body its error. What the driver's own error
-            // would say is in theirs.
+            // would say is in theirs, but not in that of a request that had not left yet.
             self.driver = None;
+            self.verdict = ended.err().filter(|error| refuses_our_certificate(error));
         }
     }
 
@@ -210,7 +273,11 @@ impl Link {
             let answered = self.drive_for(cx, |cx| answer.as_mut().poll(cx));
             if let Poll::Ready(answer) = answered {
                 return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
-                    Some(request) => Failure::Unsent(Box::new(request)),
+                    Some(request) => match self.verdict.take() {
+                        None => Failure::Unsent(Box::new(request)),
+                        // The next connection would hear the same.
+                        Some(verdict) => Failure::Broken(verdict),
+                    },
                     None => Failure::Broken(error.into_error()),
                 }));
             }
@@ -299,6 +366,46 @@ macro_rules! either {
             Self::Memory(stream) => Pin::new(stream).$method($($argument),*),
         }
     };
+}
+
+impl AsyncRead for Movable {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.get_mut().settled()?.poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Movable {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().settled()?.poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().settled()?.poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().settled()?.poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().settled()?.poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
 }
 
 impl AsyncRead for Stream {
@@ -390,5 +497,50 @@ mod tests {
         let (mut link, mut far) = link().await;
         far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         assert!(!link.is_alive());
+    }
+
+    /// A connection that one runtime opened serves another, also when the first is gone.
+    #[test]
+    fn a_link_moves_to_the_runtime_that_takes_it() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let origin = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut served = 0;
+            let mut byte = [0];
+            let mut head = Vec::new();
+            while std::io::Read::read(&mut stream, &mut byte).unwrap() > 0 {
+                head.push(byte[0]);
+                if head.ends_with(b"\r\n\r\nonce") {
+                    let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                    std::io::Write::write_all(&mut stream, answer).unwrap();
+                    head.clear();
+                    served += 1;
+                }
+            }
+            served
+        });
+        let (first, second) = (runtime(), runtime());
+        let mut link = first.block_on(async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let mut link = Link::new(Stream::Plain(Transport::Tcp(stream))).await.unwrap();
+            assert_eq!(link.home(), here());
+            link.exchange(request(), None, PATIENCE).await.ok().unwrap();
+            assert!(link.is_settled());
+            link
+        });
+        drop(first);
+        second.block_on(async {
+            assert_ne!(link.home(), here());
+            link.adopt();
+            assert_eq!(link.home(), here());
+            assert!(link.is_alive());
+            let answer = link.exchange(request(), None, PATIENCE).await.ok().unwrap();
+            assert_eq!(answer.status(), 200);
+            drop(link);
+        });
+        assert_eq!(origin.join().unwrap(), 2);
     }
 }

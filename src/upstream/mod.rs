@@ -476,6 +476,9 @@ const BROKE_OFF: &str = "the request's body broke off, or is not as long as anno
 
 /// What became of a stream, in words of our own: the origin's reasons may be any text.
 fn stream_broken(error: &::h2::Error, target: &Authority) -> Refusal {
+    if let Some(refusal) = error.get_io().and_then(|io| trust::late_refusal(target, io)) {
+        return refusal;
+    }
     let detail = match error.reason() {
         Some(reason) if error.is_reset() && error.is_remote() => {
             format!("{target} reset the stream before it answered: {}", reason.description())

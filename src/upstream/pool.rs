@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::h2::{Multiplex, Seat, Turn};
-use super::link::Link;
+use super::link::{Link, here};
 use crate::host::Origin;
 use crate::outcome::Refusal;
 
@@ -244,6 +244,7 @@ impl Pool {
                 Taken::Idle(idle) => idle,
             };
             self.counters.idle.fetch_sub(1, Relaxed);
+            idle.link.adopt();
             if idle.until > now && idle.link.is_alive() {
                 self.counters.reused.fetch_add(1, Relaxed);
                 return Some(Lane::Own(idle.link));
@@ -386,7 +387,13 @@ impl Shard {
         if let Some(seat) = entry.seat(now, limits) {
             return Some(Taken::Seat(seat));
         }
-        if links { entry.idle.pop().map(Taken::Idle) } else { None }
+        if !links {
+            return None;
+        }
+        // One of this runtime's own, so that its socket need not move; another rather than none.
+        let own = entry.idle.iter().rposition(|idle| idle.link.home() == here());
+        let at = own.or(entry.idle.len().checked_sub(1))?;
+        Some(Taken::Idle(entry.idle.remove(at)))
     }
 
     /// Adds one, and gives back the key's oldest when it had to go for it.

@@ -328,24 +328,37 @@ fn handshake_refusal(target: &Authority, error: &io::Error) -> Refusal {
 }
 
 /// A server of TLS 1.3 judges our certificate when the handshake is over for us, and its alert comes
-/// in the place of an answer. Looks for it through the sources of what an HTTP library made of it.
+/// in the place of an answer.
 pub(super) fn late_refusal(
     target: &Authority,
     error: &(dyn std::error::Error + 'static),
 ) -> Option<Refusal> {
+    let why = tls_fault(tls_alert(error)?);
+    let detail = format!("TLS with {target} was refused: {why}");
+    Some(Refusal::with_detail(Code::TlsFailed, detail).because(why))
+}
+
+/// Whether that is what the alert is about: another connection would hear the same.
+pub(super) fn refuses_our_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+    tls_alert(error).is_some_and(|alert| tls_fault(alert) == WANTS_ANOTHER)
+}
+
+/// Looks for an alert through the sources of what an HTTP library made of it.
+fn tls_alert<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
     let mut next = Some(error);
     while let Some(error) = next {
         let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
         let tls = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>());
-        if let Some(tls @ rustls::Error::AlertReceived(_)) = tls {
-            let why = tls_fault(tls);
-            let detail = format!("TLS with {target} was refused: {why}");
-            return Some(Refusal::with_detail(Code::TlsFailed, detail).because(why));
+        if let Some(rustls::Error::AlertReceived(_)) = tls {
+            return tls;
         }
         next = error.source();
     }
     None
 }
+
+const WANTS_ANOTHER: &str =
+    "it wants another client certificate; see upstream.hosts.HOST.client_cert";
 
 /// The fault in words. The certificate's own texts are the other side's, and stay out.
 fn certificate_fault(error: &CertificateError) -> &'static str {
@@ -388,7 +401,7 @@ fn tls_fault(error: &rustls::Error) -> &'static str {
             | AlertDescription::BadCertificate
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied,
-        ) => "it wants another client certificate; see upstream.hosts.HOST.client_cert",
+        ) => WANTS_ANOTHER,
         Error::AlertReceived(_) => "it broke off the handshake with an alert",
         _ => "the handshake broke a rule of TLS",
     }

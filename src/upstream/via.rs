@@ -95,6 +95,16 @@ pub enum Transport {
     Tls(Box<TlsStream<TcpStream>>),
 }
 
+impl Transport {
+    /// The socket at the bottom.
+    pub(super) fn socket(&mut self) -> &mut TcpStream {
+        match self {
+            Self::Tcp(stream) => stream,
+            Self::Tls(stream) => stream.get_mut().0,
+        }
+    }
+}
+
 /// A proxy on the way, ready to be used.
 pub(super) struct NextProxy {
     origin: Origin,

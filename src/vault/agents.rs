@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 
 use super::check;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::{Action, Vault};
+use super::{Action, Change, Vault};
 use crate::agent::TokenRecord;
 use crate::reference::Name;
 use crate::token::Token;
@@ -47,18 +47,7 @@ impl Vault {
     /// # Errors
     /// [`Fault::Exists`] when there is a live one of that name.
     pub fn agent_add(&mut self, name: &Name) -> Result<(), VaultError> {
-        self.change(Action::AgentAdded, name.as_str(), |tx, change| {
-            let added = tx.execute(
-                "INSERT INTO agents (workspace, name, created) VALUES (?1, ?2, ?3) \
-                 ON CONFLICT (workspace, name) DO UPDATE SET revoked = NULL \
-                 WHERE revoked IS NOT NULL",
-                (change.workspace.as_str(), name.as_str(), change.now),
-            )?;
-            match added {
-                0 => Err(Fault::Exists(Kind::Agent, name.to_string())),
-                _ => Ok(()),
-            }
-        })
+        self.change(Action::AgentAdded, name.as_str(), |tx, change| insert_agent(tx, change, name))
     }
 
     /// Revokes an agent and all its tokens. Returns how many there were.
@@ -100,26 +89,7 @@ impl Vault {
         let subject = format!("{agent} token {}", token.id());
         self.change(Action::TokenAdded, &subject, |tx, change| {
             require_live(tx, change.workspace, agent)?;
-            let key = change.key.token_key();
-            let mac = key.mac(change.workspace, agent, token.id(), expires, token.text());
-            let added = tx.execute(
-                "INSERT OR IGNORE INTO tokens (id, workspace, agent, mac, created, expires, note) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-                (
-                    token.id(),
-                    change.workspace.as_str(),
-                    agent.as_str(),
-                    mac,
-                    change.now,
-                    expires,
-                    note,
-                ),
-            )?;
-            match added {
-                // One in 2^40 for each token there is: minting again is good enough.
-                0 => Err(Fault::Exists(Kind::Token, token.id().to_owned())),
-                _ => Ok(()),
-            }
+            insert_token(tx, change, agent, &token, (expires, note))
         })?;
         Ok(token)
     }
@@ -175,6 +145,44 @@ impl Vault {
     /// [`VaultError`] when they cannot be read.
     pub fn agents(&self) -> Result<Vec<AgentInfo>, VaultError> {
         list(&self.db, &self.workspace).map_err(|fault| self.fault(fault))
+    }
+}
+
+pub(super) fn insert_agent(
+    tx: &Transaction<'_>,
+    change: &Change<'_>,
+    name: &Name,
+) -> Result<(), Fault> {
+    let mut statement = tx.prepare_cached(
+        "INSERT INTO agents (workspace, name, created) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (workspace, name) DO UPDATE SET revoked = NULL \
+         WHERE revoked IS NOT NULL",
+    )?;
+    match statement.execute((change.workspace.as_str(), name.as_str(), change.now))? {
+        0 => Err(Fault::Exists(Kind::Agent, name.to_string())),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn insert_token(
+    tx: &Transaction<'_>,
+    change: &Change<'_>,
+    agent: &Name,
+    token: &Token,
+    (expires, note): (Option<i64>, Option<&str>),
+) -> Result<(), Fault> {
+    let key = change.key.token_key();
+    let mac = key.mac(change.workspace, agent, token.id(), expires, token.text());
+    let mut statement = tx.prepare_cached(
+        "INSERT OR IGNORE INTO tokens (id, workspace, agent, mac, created, expires, note) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+    )?;
+    let workspace = change.workspace.as_str();
+    let row = (token.id(), workspace, agent.as_str(), mac, change.now, expires, note);
+    match statement.execute(row)? {
+        // One in 2^40 for each token there is: minting again is good enough.
+        0 => Err(Fault::Exists(Kind::Token, token.id().to_owned())),
+        _ => Ok(()),
     }
 }
 

@@ -188,9 +188,7 @@ impl Vault {
     ) -> Result<(), VaultError> {
         check_new(new, secret).map_err(|fault| self.fault(fault))?;
         self.change(Action::CredentialAdded, new.name.as_str(), |tx, change| {
-            refuse_taken_names(tx, change.workspace, new)?;
-            let row = CredentialRow::insert(tx, change, new)?;
-            row.insert_version(tx, change, 1, secret)
+            insert_credential(tx, change, new, secret)
         })
     }
 
@@ -291,7 +289,18 @@ impl Vault {
     }
 }
 
-fn check_new(new: &NewCredential, secret: &Secret) -> Result<(), Fault> {
+pub(super) fn insert_credential(
+    tx: &Transaction<'_>,
+    change: &Change<'_>,
+    new: &NewCredential,
+    secret: &Secret,
+) -> Result<(), Fault> {
+    refuse_taken_names(tx, change.workspace, new)?;
+    let row = CredentialRow::insert(tx, change, new)?;
+    row.insert_version(tx, change, 1, secret)
+}
+
+pub(super) fn check_new(new: &NewCredential, secret: &Secret) -> Result<(), Fault> {
     check_secret(secret)?;
     check::destinations(&new.destinations)?;
     check::slots(&new.slots)?;

@@ -272,8 +272,18 @@ pub(super) fn head(db: &Connection) -> Result<Head, Fault> {
 pub(super) fn append(
     tx: &Transaction<'_>,
     vault_key: &DataKey,
-    (action, subject, by): (Action, &str, &str),
+    what: (Action, &str, &str),
 ) -> Result<(), Fault> {
+    let head = write_line(tx, vault_key, what)?;
+    sign(tx, vault_key, &head)
+}
+
+/// Writes the next line. The transaction is not whole before [`sign`].
+pub(super) fn write_line(
+    tx: &Transaction<'_>,
+    vault_key: &DataKey,
+    (action, subject, by): (Action, &str, &str),
+) -> Result<Head, Fault> {
     let before = match head(tx) {
         // Only the vault's first line has none before it.
         Err(Fault::Changed) => Head { epoch: 0, mac: [0; 32] },
@@ -281,11 +291,16 @@ pub(super) fn append(
     };
     let line = Line { epoch: before.epoch + 1, at: now(), action: action.as_str(), subject, by };
     let mac = line.mac(vault_key, &before.mac);
-    tx.execute(
+    tx.prepare_cached(
         "INSERT INTO journal (epoch, at, action, subject, by, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        (line.epoch, line.at, line.action, line.subject, line.by, mac),
-    )?;
-    let state = schema::state_mac(tx, vault_key, &Head { epoch: line.epoch, mac })?;
+    )?
+    .execute((line.epoch, line.at, line.action, line.subject, line.by, mac))?;
+    Ok(Head { epoch: line.epoch, mac })
+}
+
+/// Writes the MAC over the state whose last line this is.
+pub(super) fn sign(tx: &Transaction<'_>, vault_key: &DataKey, head: &Head) -> Result<(), Fault> {
+    let state = schema::state_mac(tx, vault_key, head)?;
     tx.execute(
         "INSERT INTO state (one, mac) VALUES (1, ?1) \
          ON CONFLICT (one) DO UPDATE SET mac = excluded.mac",

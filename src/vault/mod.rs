@@ -16,6 +16,7 @@
 //! lock. Commands of other processes change the database meanwhile; [`Vault::change_mark`] tells.
 
 mod agents;
+mod bulk;
 mod check;
 mod credentials;
 mod crypto;
@@ -444,13 +445,18 @@ fn change<T>(
     what: (Action, &str, &str),
     make: impl FnOnce(&Transaction<'_>, i64) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    // A change on top of a tampered state would put our MAC on the tampering.
-    check_state(&tx, vault_key)?;
+    let tx = begin(db, vault_key)?;
     let result = make(&tx, now())?;
     journal::append(&tx, vault_key, what)?;
     tx.commit()?;
     Ok(result)
+}
+
+/// A transaction for a change. A change on top of a tampered state would put our MAC on the tampering.
+fn begin<'db>(db: &'db mut Connection, vault_key: &DataKey) -> Result<Transaction<'db>, Fault> {
+    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    check_state(&tx, vault_key)?;
+    Ok(tx)
 }
 
 fn check_state(db: &Connection, vault_key: &DataKey) -> Result<(), Fault> {

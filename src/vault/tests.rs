@@ -1046,3 +1046,38 @@ fn every_fault_says_what_to_do_and_shows_no_value() {
         )
     );
 }
+
+#[test]
+fn many_at_once_are_what_they_are_alone_or_nothing() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let epoch = vault.epoch().unwrap();
+    let agents = [name("one"), name("two")];
+    let both = [(credential("a"), secret("value-of-a")), (credential("b"), secret("value-of-b"))];
+    let tokens = vault.add_all(&agents, &both).unwrap();
+    vault.verify().unwrap();
+    let done: Vec<_> =
+        vault.journal_since(epoch).unwrap().into_iter().map(|e| (e.action, e.subject)).collect();
+    let token = |at: usize| format!("{} token {}", agents[at], tokens[at].id());
+    assert_eq!(
+        done,
+        [
+            (Action::AgentAdded, "one".to_owned()),
+            (Action::TokenAdded, token(0)),
+            (Action::AgentAdded, "two".to_owned()),
+            (Action::TokenAdded, token(1)),
+            (Action::CredentialAdded, "a".to_owned()),
+            (Action::CredentialAdded, "b".to_owned()),
+        ]
+    );
+    let snapshot = vault.snapshot().unwrap();
+    snapshot.open(&name("b"), 1).unwrap().expose(|bytes| assert_eq!(bytes, b"value-of-b"));
+
+    // One that is there already takes the others with it.
+    let epoch = vault.epoch().unwrap();
+    let again = [(credential("c"), secret("value-of-c")), (credential("a"), secret("other-of-a"))];
+    vault.add_all(&[name("three")], &again).unwrap_err();
+    assert_eq!(vault.epoch().unwrap(), epoch);
+    assert_eq!(vault.agents().unwrap().len(), 2);
+    vault.verify().unwrap();
+}

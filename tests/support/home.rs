@@ -14,6 +14,9 @@ use tempfile::TempDir;
 
 use super::{Origin, PATIENCE, Serve, basic, search_everywhere};
 
+/// How long after a call its outcome is waited for: ten times as long as it should take.
+const OUTCOMES: Duration = Duration::from_millis(200);
+
 /// A home. What its commands print is kept, to be searched for secrets.
 pub struct Home {
     directory: TempDir,
@@ -251,8 +254,27 @@ impl Home {
         Serve::start(self)
     }
 
-    /// Every record of the audit log, in order. A last line that is being written is left out.
+    /// Every record of the audit log, in order. Outcomes are written a moment after their calls; they
+    /// are waited for.
     pub fn audit(&self) -> Vec<Value> {
+        let pending = |records: &[Value]| {
+            let of = |kind: &str| records.iter().filter(|r| r["kind"] == kind).count();
+            let refused = records.iter().filter(|r| r["decision"] == "refuse").count();
+            of("access") - refused > of("outcome")
+        };
+        // Calls in flight have no outcome, so this gives up soon.
+        let deadline = Instant::now() + OUTCOMES;
+        loop {
+            let records = self.audit_now();
+            if !pending(&records) || Instant::now() > deadline {
+                return records;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// What is in the log at this moment. A last line that is being written is left out.
+    pub fn audit_now(&self) -> Vec<Value> {
         let mut files: Vec<PathBuf> = std::fs::read_dir(self.path().join("audit"))
             .into_iter()
             .flatten()

@@ -7,6 +7,7 @@
 // Each test binary uses its own part of the harness.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
+mod forwarder;
 mod git;
 mod home;
 mod http2;
@@ -22,16 +23,17 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, request2};
 pub use next_proxy::NextProxy;
-pub use origin::{Origin, Script, Seen, identity_files};
+pub use origin::{Identity, Origin, Script, Seen, identity_files};
 pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
-pub use tools::{Tools, basic, command_output, percent};
+pub use tools::{Debian, Tools, basic, command_output, percent};
 pub use wire::{Answer, Broken, Wire, client_config};
 pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 

@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use super::origin::identity;
+use super::origin::Identity;
 use super::runtime;
 
 /// The proxy. Lives on the harness's runtime, and stops accepting when dropped.
@@ -52,9 +52,9 @@ impl NextProxy {
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-next-").tempdir().unwrap();
         let tls = name.map(|name| {
-            let (ca, config) = identity(name);
-            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
-            TlsAcceptor::from(Arc::new(config))
+            let identity = Identity::new(name);
+            std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
+            TlsAcceptor::from(Arc::new(identity.server_config()))
         });
         let state = Arc::new(State::default());
         let accepting = runtime().spawn(accept(listener, tls, Arc::clone(&state)));

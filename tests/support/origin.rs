@@ -1,6 +1,6 @@
 //! Origins on loopback with real TLS: they refuse a wrong key, and keep all that arrives.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -16,7 +16,8 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use parking_lot::Mutex;
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType};
 use rustls::ServerConfig;
-use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpListener;
@@ -49,6 +50,8 @@ pub struct State {
     pub gate: Semaphore,
     /// Where git's repositories are.
     pub repositories: Mutex<Option<PathBuf>>,
+    /// Files by their target as it is written, each with its type.
+    pub site: Mutex<BTreeMap<String, (String, Vec<u8>)>>,
 }
 
 /// One request as it arrived.
@@ -141,10 +144,14 @@ impl Origin {
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
         let acceptor = tls.map(|tls| {
-            let (ca, mut config) =
-                if tls.mutual { mutual_identity(host, directory.path()) } else { identity(host) };
+            let identity = Identity::new(host);
+            let mut config = if tls.mutual {
+                identity.mutual_config(directory.path())
+            } else {
+                identity.server_config()
+            };
             config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-            std::fs::write(directory.path().join("ca.pem"), ca).unwrap();
+            std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
             TlsAcceptor::from(Arc::new(config))
         });
         let state = Arc::new(State::default());
@@ -243,6 +250,7 @@ impl Default for State {
             gated: AtomicBool::new(false),
             gate: Semaphore::new(0),
             repositories: Mutex::default(),
+            site: Mutex::default(),
         }
     }
 }
@@ -433,58 +441,57 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Recorder<S> {
     }
 }
 
-/// A CA of its own, and a server that it vouches for under this name.
-pub(super) fn identity(host: &str) -> (String, ServerConfig) {
-    let (issuer, ca) = authority(host);
-    let (certificate, key) = leaf(&issuer, host);
-    let config = server()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], private(&key))
-        .unwrap();
-    (ca.pem(), config)
+/// A CA of its own, and a server that it vouches for under a name: all as PEM.
+pub struct Identity {
+    pub ca: String,
+    pub certificate: String,
+    pub key: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
-/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
-pub fn identity_files(host: &str, directory: &Path) {
-    let (issuer, ca) = authority(host);
-    let (certificate, key) = leaf(&issuer, host);
-    for (name, text) in
-        [("ca", ca.pem()), ("cert", certificate.pem()), ("key", key.serialize_pem())]
-    {
-        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
+impl Identity {
+    pub fn new(host: &str) -> Self {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::new(Vec::new()).unwrap();
+        ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
+        let issuer = Issuer::new(ca, ca_key);
+        let (certificate, key) = leaf(&issuer, host);
+        Self { ca: ca_pem, certificate, key, issuer }
+    }
+
+    pub fn server_config(&self) -> ServerConfig {
+        server().with_no_client_auth().with_single_cert(self.chain(), self.private()).unwrap()
+    }
+
+    /// For clients of the same CA alone; what one shows is written into `directory`.
+    fn mutual_config(&self, directory: &Path) -> ServerConfig {
+        let (certificate, key) = leaf(&self.issuer, "us.test");
+        std::fs::write(directory.join("us.pem"), certificate).unwrap();
+        std::fs::write(directory.join("us.key"), key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+        server()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(self.chain(), self.private())
+            .unwrap()
+    }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
+    }
+
+    fn private(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
     }
 }
 
-/// The same, for clients of that CA alone; what one shows is written into `directory`.
-fn mutual_identity(host: &str, directory: &Path) -> (String, ServerConfig) {
-    let (issuer, ca) = authority(host);
-    let (certificate, key) = leaf(&issuer, host);
-    let (us, us_key) = leaf(&issuer, "us.test");
-    for (name, text) in [("us.pem", us.pem()), ("us.key", us_key.serialize_pem())] {
-        std::fs::write(directory.join(name), text).unwrap();
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(ca.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let clients =
-        rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
-    let config = server()
-        .with_client_cert_verifier(clients.build().unwrap())
-        .with_single_cert(vec![certificate.der().clone()], private(&key))
-        .unwrap();
-    (ca.pem(), config)
-}
-
-fn authority(host: &str) -> (Issuer<'static, KeyPair>, rcgen::Certificate) {
-    let key = KeyPair::generate().unwrap();
-    let mut ca = CertificateParams::new(Vec::new()).unwrap();
-    ca.distinguished_name.push(DnType::CommonName, format!("CA of {host}"));
-    ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let certificate = ca.self_signed(&key).unwrap();
-    (Issuer::new(ca, key), certificate)
-}
-
-fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str) -> (rcgen::Certificate, KeyPair) {
+/// Certificate and key, as PEM.
+fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str) -> (String, String) {
     let mut leaf = CertificateParams::new(Vec::new()).unwrap();
     leaf.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
     leaf.extended_key_usages = vec![
@@ -492,14 +499,18 @@ fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str) -> (rcgen::Certificate, K
         rcgen::ExtendedKeyUsagePurpose::ClientAuth,
     ];
     let key = KeyPair::generate().unwrap();
-    (leaf.signed_by(&key, issuer).unwrap(), key)
-}
-
-fn private(key: &KeyPair) -> PrivateKeyDer<'static> {
-    PrivateKeyDer::Pkcs8(key.serialize_der().into())
+    (leaf.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
 }
 
 fn server() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap()
+}
+
+/// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
+pub fn identity_files(host: &str, directory: &Path) {
+    let Identity { ca, certificate, key, .. } = Identity::new(host);
+    for (name, text) in [("ca", ca), ("cert", certificate), ("key", key)] {
+        std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
+    }
 }

@@ -34,7 +34,7 @@ pub async fn answer(
         connection,
         version: format!("{:?}", parts.version),
         method: parts.method.to_string(),
-        target: parts.uri.to_string(),
+        target: target(&parts),
         headers: fields(&parts.headers),
         ..Seen::default()
     });
@@ -52,12 +52,24 @@ pub async fn answer(
         return text(StatusCode::OK, "early");
     }
     let body = receive(state, number, body).await;
+    let file = state.site.lock().get(parts.uri.path()).cloned();
+    if let Some((kind, bytes)) = file {
+        let mut response = whole(StatusCode::OK, bytes);
+        response.headers_mut().insert(header::CONTENT_TYPE, kind.parse().unwrap());
+        return response;
+    }
     let mut response = route(state, &path, &parts, &body, key.unwrap_or_default()).await;
     // On HTTP/2 hyper leaves this to its user.
     if parts.method == http::Method::HEAD {
         *response.body_mut() = empty(StatusCode::OK).into_body();
     }
     response
+}
+
+/// The target as HTTP/1.1 writes it; HTTP/2 has its parts in fields of their own.
+fn target(parts: &Parts) -> String {
+    let path = parts.uri.path_and_query().filter(|_| parts.version == http::Version::HTTP_2);
+    path.map_or_else(|| parts.uri.to_string(), ToString::to_string)
 }
 
 async fn route(
@@ -86,6 +98,7 @@ async fn route(
         "drip" => pieces(framed(&encode(rest, &key)).iter().map(|b| vec![*b]).collect()),
         "gzip" => gzip(),
         "abort" => abort(Some(1000)),
+        "abort-long" => abort(Some(1_000_000)),
         "abort-chunked" => abort(None),
         "bytes" => download(rest.parse().unwrap()),
         "events" => events(state, rest.parse().unwrap()),

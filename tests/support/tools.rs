@@ -1,5 +1,6 @@
 //! Programs that are not part of the repository: made once under `target/`, by the test itself.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -55,7 +56,13 @@ impl Tools {
     /// A Python with these packages.
     #[track_caller]
     pub fn python(packages: &[&str]) -> Self {
-        Self::install("python", &packages.join("\n"), |path| {
+        Self::python_as("python", packages)
+    }
+
+    /// The same under a name of its own, so that two lists of packages do not replace each other.
+    #[track_caller]
+    pub fn python_as(name: &str, packages: &[&str]) -> Self {
+        Self::install(name, &packages.join("\n"), |path| {
             command_output(Command::new("python3").args(["-m", "venv"]).arg(path));
             let pip = path.join("bin/pip");
             command_output(Command::new(pip).args(["install", "--quiet"]).args(packages));
@@ -65,7 +72,13 @@ impl Tools {
     /// A directory whose `node_modules` has these packages.
     #[track_caller]
     pub fn node(packages: &[&str]) -> Self {
-        Self::install("node", &packages.join("\n"), |path| {
+        Self::node_as("node", packages)
+    }
+
+    /// The same under a name of its own.
+    #[track_caller]
+    pub fn node_as(name: &str, packages: &[&str]) -> Self {
+        Self::install(name, &packages.join("\n"), |path| {
             std::fs::write(path.join("package.json"), "{\"private\": true}").unwrap();
             let mut npm = Command::new("npm");
             npm.args(["install", "--no-audit", "--no-fund", "--silent"]).args(packages);
@@ -73,24 +86,108 @@ impl Tools {
         })
     }
 
+    /// The program of a package beside the tests, built as its lock says. Unoptimised: it is built
+    /// more often than run.
+    #[track_caller]
+    pub fn built(name: &str, package: &Path) -> PathBuf {
+        let read = |file: &str| std::fs::read_to_string(package.join(file)).unwrap();
+        let recipe = [read("Cargo.toml"), read("Cargo.lock"), read("src/main.rs")].concat();
+        let tools = Self::install(name, &recipe, |path| {
+            let build = path.join("build");
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["install", "--locked", "--debug", "--quiet", "--path"]).arg(package);
+            cargo.arg("--root").arg(path).arg("--target-dir").arg(&build);
+            command_output(&mut cargo);
+            std::fs::remove_dir_all(build).unwrap();
+        });
+        tools.path.join("bin").join(name)
+    }
+
     /// `promtool`, out of Debian's `prometheus` package, which is not installed for it.
     #[track_caller]
     pub fn promtool() -> PathBuf {
-        let tools = Self::install("prometheus", "Debian's", |path| {
-            let mut download = Command::new("apt-get");
-            download.args(["download", "prometheus"]).current_dir(path);
-            if !download.output().is_ok_and(|output| output.status.success()) {
-                // A new machine has no list of packages yet.
-                command_output(Command::new("apt-get").args(["update", "-qq"]));
-                command_output(&mut download);
-            }
-            let package = std::fs::read_dir(path)
-                .unwrap()
-                .map(|entry| entry.unwrap().path())
-                .find(|path| path.extension().is_some_and(|e| e == "deb"))
-                .expect("apt-get has put the package here");
-            command_output(Command::new("dpkg").arg("-x").arg(package).arg(path));
+        Self::install("prometheus", "Debian's", |path| unpack(path, &["prometheus".to_owned()]))
+            .path
+            .join("usr/bin/promtool")
+    }
+
+    /// Programs of Debian, with the libraries that this machine does not have; none of it is
+    /// installed for that.
+    #[track_caller]
+    pub fn debian(name: &str, packages: &[&str]) -> Debian {
+        let recipe = packages.join("\n");
+        let tools = Self::install(name, &recipe, |path| {
+            refresh_lists();
+            let mut plan = Command::new("apt-get");
+            plan.args(["install", "--simulate", "--no-install-recommends"]).args(packages);
+            let plan = command_output(&mut plan);
+            let missing = plan.lines().filter_map(|line| line.strip_prefix("Inst "));
+            let missing = missing.filter_map(|line| line.split(' ').next());
+            let mut missing: Vec<String> = missing.map(str::to_owned).collect();
+            // What is installed already is wanted here as well: its place is then the same everywhere.
+            missing.extend(packages.iter().map(|&package| package.to_owned()));
+            missing.sort();
+            missing.dedup();
+            unpack(path, &missing);
         });
-        tools.path.join("usr/bin/promtool")
+        Debian { root: tools.path }
+    }
+}
+
+/// Unpacked packages of Debian.
+pub struct Debian {
+    root: PathBuf,
+}
+
+impl Debian {
+    /// A program of theirs, by its path from the root: `usr/bin/nghttp`.
+    pub fn program(&self, path: &str) -> PathBuf {
+        let program = self.root.join(path);
+        assert!(program.exists(), "{} is not in the package", program.display());
+        program
+    }
+
+    /// The value of `LD_LIBRARY_PATH` with which they find their libraries.
+    pub fn libraries(&self) -> OsString {
+        let mut directories = Vec::new();
+        find_libraries(&self.root.join("usr/lib"), &mut directories);
+        std::env::join_paths(directories).unwrap()
+    }
+}
+
+fn find_libraries(directory: &Path, found: &mut Vec<PathBuf>) {
+    let Ok(entries) = std::fs::read_dir(directory) else { return };
+    let mut has_one = false;
+    for entry in entries {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            find_libraries(&path, found);
+        }
+        has_one |= path.file_name().unwrap().to_string_lossy().contains(".so");
+    }
+    if has_one {
+        found.push(directory.to_owned());
+    }
+}
+
+/// A new machine has no list of packages yet, and an old one names versions that are gone.
+fn refresh_lists() {
+    command_output(Command::new("apt-get").args(["update", "-qq"]));
+}
+
+/// Downloads packages and unpacks them into a directory.
+fn unpack(path: &Path, packages: &[String]) {
+    let mut download = Command::new("apt-get");
+    download.args(["download", "-qq"]).args(packages).current_dir(path);
+    if !download.output().is_ok_and(|output| output.status.success()) {
+        refresh_lists();
+        command_output(&mut download);
+    }
+    for entry in std::fs::read_dir(path).unwrap() {
+        let package = entry.unwrap().path();
+        if package.extension().is_some_and(|e| e == "deb") {
+            command_output(Command::new("dpkg").arg("-x").arg(&package).arg(path));
+            std::fs::remove_file(package).unwrap();
+        }
     }
 }

@@ -1,0 +1,88 @@
+//! One runtime for each core: a connection stays on the thread that accepted it, with its calls to
+//! origins, so that nothing of it waits for, wakes or is stolen by another thread.
+//!
+//! What this costs: a connection is never faster than one core, and a core with more busy connections
+//! than another gets no help. Which thread takes a new connection is decided by who is free to accept.
+
+use std::io;
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{Barrier, watch};
+
+use super::Failure;
+use crate::proxy::{self, Door, Gateway};
+
+/// The threads that serve.
+pub(super) struct Cores {
+    threads: Vec<JoinHandle<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Cores {
+    /// Starts as many threads as there are cores. Each has all listeners, and accepts for itself.
+    pub(super) fn start(
+        gateway: &Arc<Gateway>,
+        listeners: Vec<(TcpListener, Door)>,
+        drain: Duration,
+    ) -> Result<Self, Failure> {
+        let (stop, stopped) = watch::channel(false);
+        let count = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let failed = |error| Failure::new(format!("a thread cannot be started: {error}"));
+        let listeners = detach(listeners).map_err(failed)?;
+        let ended = Arc::new(Barrier::new(count));
+        let mut cores = Self { threads: Vec::with_capacity(count), stop };
+        for number in 0..count {
+            let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let own = listeners
+                .iter()
+                .map(|(listener, door)| Ok((attach(&runtime, listener)?, door.clone())))
+                .collect::<io::Result<Vec<_>>>()
+                .map_err(failed)?;
+            let (gateway, stopped) = (Arc::clone(gateway), begun(stopped.clone()));
+            let ended = Arc::clone(&ended);
+            let serve = async move {
+                proxy::serve(gateway, own, stopped, drain).await;
+                // A call may be on a connection that another core opened, and still waits for.
+                let _late = tokio::time::timeout(drain, ended.wait()).await;
+            };
+            let thread = std::thread::Builder::new()
+                .name(format!("locum-{number}"))
+                .spawn(move || runtime.block_on(serve))
+                .map_err(failed)?;
+            cores.threads.push(thread);
+        }
+        Ok(cores)
+    }
+
+    /// Takes no more connections, and returns when the last one has ended.
+    pub(super) async fn stop(self) {
+        let _nobody_listens = self.stop.send(true);
+        let threads = self.threads;
+        let ended = tokio::task::spawn_blocking(move || {
+            threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count() == 0
+        });
+        if !ended.await.unwrap_or(false) {
+            tracing::error!("a thread that served did not end in order");
+        }
+    }
+}
+
+async fn begun(mut stop: watch::Receiver<bool>) {
+    let _gone = stop.wait_for(|on| *on).await;
+}
+
+/// Takes the listeners from the runtime that bound them.
+fn detach(listeners: Vec<(TcpListener, Door)>) -> io::Result<Vec<(std::net::TcpListener, Door)>> {
+    listeners.into_iter().map(|(listener, door)| Ok((listener.into_std()?, door))).collect()
+}
+
+/// The same socket once more, for one thread's runtime.
+fn attach(runtime: &Runtime, listener: &std::net::TcpListener) -> io::Result<TcpListener> {
+    let _inside = runtime.enter();
+    TcpListener::from_std(listener.try_clone()?)
+}
