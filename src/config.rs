@@ -152,7 +152,8 @@ pub struct Timeouts {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pool {
     /// `per_host`: for one origin and one agent. Default 512: with fewer than an agent has calls at
-    /// once, every further call makes a connection anew, with its TLS handshake.
+    /// once, every further call makes a connection anew, with its TLS handshake. On HTTP/2, where calls
+    /// share connections, all of them.
     pub per_host: usize,
     /// `total`. Default 2048, at about 20 KiB each.
     pub total: usize,
@@ -292,6 +293,9 @@ pub struct Limits {
     /// `head_bytes`: of one request's head. Default 64 KiB: four times what nginx allows, because
     /// cookies and traces are long; far under what hurts.
     pub head_bytes: usize,
+    /// `url_bytes`: of one request's target. Default 16 KiB: as much as the large load balancers and
+    /// CDNs take, so what is longer works nowhere else either.
+    pub url_bytes: usize,
     /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.
     pub headers: usize,
     /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
@@ -306,6 +310,10 @@ pub struct Limits {
     /// `idle_tunnel`: how long a tunnel may say nothing. Default 10 min: longer than the keep-alive
     /// of every client seen, shorter than a forgotten one.
     pub idle_tunnel: Duration,
+    /// `idle_reader`: how long an agent may take nothing of an answer. Default 5 min: a program that
+    /// is stopped in a debugger, or a laptop that sleeps, may yet go on; a connection that is held
+    /// open for nothing has an origin's connection at its other end.
+    pub idle_reader: Duration,
     /// `drain`: how long requests in flight may take at shutdown. Default 25 s, under the 30 s
     /// after which Kubernetes kills.
     pub drain: Duration,
@@ -427,11 +435,13 @@ impl Default for Limits {
             connections: 10_000,
             connections_per_agent: 2_000,
             head_bytes: 64 << 10,
+            url_bytes: 16 << 10,
             headers: 100,
             streams: 128,
             handshake: seconds(10),
             head_time: seconds(15),
             idle_tunnel: seconds(10 * 60),
+            idle_reader: seconds(5 * 60),
             drain: seconds(25),
         }
     }

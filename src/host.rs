@@ -424,8 +424,9 @@ impl FromStr for Destination {
     fn from_str(text: &str) -> Result<Self, HostError> {
         let (scheme, rest) = text.split_once("://").ok_or(HostError::Scheme)?;
         let scheme = match scheme.to_ascii_lowercase().as_str() {
-            "https" => Scheme::Https,
-            "http" => Scheme::Http,
+            // A WebSocket is a request like any other until it is answered (RFC 6455 section 3).
+            "https" | "wss" => Scheme::Https,
+            "http" | "ws" => Scheme::Http,
             _ => return Err(HostError::Scheme),
         };
         let rest = rest.strip_suffix('/').unwrap_or(rest);

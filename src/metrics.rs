@@ -96,6 +96,8 @@ pub enum TunnelKind {
     Intercepted,
     /// Bytes are copied.
     Opaque,
+    /// A WebSocket whose handshake was decided on.
+    WebSocket,
 }
 
 impl TunnelKind {
@@ -103,6 +105,7 @@ impl TunnelKind {
         match self {
             Self::Intercepted => "intercepted",
             Self::Opaque => "opaque",
+            Self::WebSocket => "websocket",
         }
     }
 }
@@ -207,7 +210,7 @@ impl Metrics {
         for code in Code::ALL {
             metrics.refusals.with_label_values(&[code.as_str()]);
         }
-        for kind in [TunnelKind::Intercepted, TunnelKind::Opaque] {
+        for kind in [TunnelKind::Intercepted, TunnelKind::Opaque, TunnelKind::WebSocket] {
             metrics.tunnels.with_label_values(&[kind.as_str()]);
         }
         Ok(metrics)

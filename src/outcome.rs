@@ -87,10 +87,10 @@ codes! {
     MethodRefused "method-refused" 405 "http_request_denied"
         "This method is not forwarded"
         "TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection.";
-    /// An upgrade that is not understood.
+    /// An upgrade that is not understood: another protocol than WebSocket, or no valid handshake.
     UpgradeRefused "upgrade-refused" 403 "http_request_denied"
         "This protocol upgrade is not forwarded"
-        "Remove the Upgrade field; inside an inspected tunnel Locum passes HTTP only.";
+        "Remove the Upgrade field; inside an inspected tunnel Locum passes HTTP, and WebSocket after a handshake as RFC 6455 has it.";
     /// The destination's address is private, local or otherwise closed.
     AddressForbidden "address-forbidden" 403 "destination_ip_prohibited"
         "The host has an address that the proxy does not connect to"
@@ -103,6 +103,14 @@ codes! {
     HeadTooLarge "head-too-large" 431 "http_request_error"
         "The request's header section is over the limit"
         "Send fewer or shorter header fields; limits.head_bytes in locum.yaml sets the limit.";
+    /// A target over the limit.
+    UrlTooLong "url-too-long" 414 "http_request_error"
+        "The request's URL is over the limit"
+        "Send what is long in a body; limits.url_bytes in locum.yaml sets the limit.";
+    /// A head, or a body, that does not come to its end.
+    RequestTimeout "request-timeout" 408 "http_request_error"
+        "The request did not come to its end in time"
+        "Send the header section at once, and keep the body moving; limits.head_time and upstream.timeouts.idle in locum.yaml set the times.";
     /// Too many at once.
     Overloaded "overloaded" 503 "connection_limit_reached"
         "The proxy has as many tunnels open as it may"

@@ -4,9 +4,13 @@
 //! client sent them; what an origin could read in another way is handed to the policy as a further
 //! *reading*, and the policy refuses when its answers differ.
 
-use http::header::{self, HeaderMap, HeaderName};
+mod handshake;
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
+
+pub use handshake::Handshake;
 
 use crate::agent::Context;
 use crate::host::{Authority, Origin, Scheme};
@@ -20,6 +24,7 @@ pub struct InboundRequest {
     origin: Origin,
     readings: Vec<String>,
     context: Context,
+    websocket: Option<Handshake>,
 }
 
 impl InboundRequest {
@@ -31,15 +36,18 @@ impl InboundRequest {
         check_method(&parts.method)?;
         check_framing(&parts)?;
         check_authority(&parts, origin)?;
-        check_upgrade(&parts.headers)?;
+        let websocket = Handshake::read(&parts)?;
         let context = take_context(&mut parts.headers)?;
         strip_hop_by_hop(&mut parts.headers);
+        if websocket.is_some() {
+            ask_for_websocket(&mut parts.headers);
+        }
         if parts.version == Version::HTTP_2 {
             join_cookies(&mut parts.headers);
         }
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
-        Ok(Self { parts, origin: origin.clone(), readings, context })
+        Ok(Self { parts, origin: origin.clone(), readings, context, websocket })
     }
 
     /// The method.
@@ -82,6 +90,12 @@ impl InboundRequest {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The handshake, when the request asks to go on as a WebSocket.
+    #[must_use]
+    pub fn websocket(&self) -> Option<&Handshake> {
+        self.websocket.as_ref()
     }
 
     /// Hands over the parts, for the injection to write on.
@@ -196,17 +210,6 @@ fn mismatch(text: &str, origin: &Origin) -> Refusal {
     )
 }
 
-/// An upgrade ends HTTP, and with it all that is checked here. `h2c` is an offer that may be
-/// ignored, and is; anything else is refused, because the client waits for it.
-fn check_upgrade(headers: &HeaderMap) -> Result<(), Refusal> {
-    let offers_only_h2c = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"h2c");
-    if headers.get_all(header::UPGRADE).iter().all(offers_only_h2c) {
-        Ok(())
-    } else {
-        Err(Refusal::new(Code::UpgradeRefused))
-    }
-}
-
 const RUN: HeaderName = HeaderName::from_static("locum-run");
 const NODE: HeaderName = HeaderName::from_static("locum-node");
 const USER: HeaderName = HeaderName::from_static("locum-user");
@@ -284,6 +287,13 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if !headers.get_all(header::TE).iter().all(wants_trailers) {
         headers.remove(header::TE);
     }
+}
+
+/// Writes the two fields with which each hop asks the next for a WebSocket, on a head that has been
+/// stripped of what the hop before it said.
+pub fn ask_for_websocket(headers: &mut HeaderMap) {
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
 }
 
 /// HTTP/2 may send a cookie in pieces; to all that is not HTTP/2 they are one field (RFC 9113 section

@@ -4,7 +4,10 @@
 //! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
+mod deflate;
+mod engine;
 mod escapes;
+mod frames;
 mod messages;
 mod needles;
 mod search;
@@ -19,6 +22,10 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use deflate::Agreed;
+use engine::Engine;
+pub use engine::{ScrubError, Unscrubbable};
+use frames::FrameScrubber;
 use messages::MessageScrubber;
 pub use needles::Needles;
 use search::Search;
@@ -26,7 +33,7 @@ pub use search::{Fit, Scrubber};
 
 use crate::outcome::{Code, Refusal};
 
-/// The longest body of known length that is gathered, so that its length can be told anew when a
+/// The longest body of known length that is gathered (event streams are not), so that its length can be told anew when a
 /// secret was replaced in it. Longer ones keep their length, and matches are overwritten in place.
 pub const GATHERED: u64 = 64 * 1024;
 
@@ -73,11 +80,19 @@ where
     let replaced = scrub_fields(&mut parts.headers, &search);
     let length = if has_body { body.size_hint().exact() } else { None };
     let body = match length {
+        // What follows this head are frames, each with its length before it.
+        _ if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
+            let agreed = Agreed::read(&parts.headers).map_err(|_| {
+                Refusal::new(Code::Unscrubbable).because("a WebSocket extension that is not known")
+            })?;
+            let frames = FrameScrubber::new(Scrubber::new(search, Fit::InPlace), agreed);
+            ScrubbedBody::searching(body, Engine::Frames(Box::new(frames)), replaced)
+        }
         _ if has_messages(&parts.headers) => {
             let messages = MessageScrubber::new(Scrubber::new(search, Fit::InPlace));
             ScrubbedBody::searching(body, Engine::Messages(messages), replaced)
         }
-        Some(length) if length <= GATHERED => {
+        Some(length) if length <= GATHERED && !is_stream(&parts.headers) => {
             let (body, now) = gather(body, search, replaced).await?;
             if now != length || !parts.headers.contains_key(header::CONTENT_LENGTH) {
                 parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(now));
@@ -96,6 +111,22 @@ where
 fn has_body(method: &Method, parts: &Parts) -> bool {
     let none = matches!(parts.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
     *method != Method::HEAD && !none && !parts.status.is_informational()
+}
+
+/// Media types whose parts are worth something before the whole is there. Their lengths are seldom
+/// known beforehand; where one is, gathering would hold the first event until the last has come.
+const STREAMS: [&str; 5] = [
+    "text/event-stream",
+    "application/x-ndjson",
+    "application/jsonl",
+    "application/json-seq",
+    "multipart/x-mixed-replace",
+];
+
+fn is_stream(headers: &HeaderMap) -> bool {
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let essence = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+    STREAMS.iter().any(|stream| stream.eq_ignore_ascii_case(essence))
 }
 
 /// Whether the body is made of messages with their lengths before them.
@@ -206,39 +237,13 @@ enum Inner<B> {
     Untouched(B),
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
-    /// Searched as it streams. `ready` holds what one frame became.
-    Searching { body: B, engine: Engine, ready: VecDeque<Frame<Bytes>>, done: bool },
-}
-
-/// What a streamed body is searched as.
-enum Engine {
-    /// One run of bytes.
-    Bytes(Scrubber),
-    /// Messages with their lengths before them.
-    Messages(MessageScrubber),
-}
-
-impl Engine {
-    fn push(&mut self, data: Bytes, out: &mut impl FnMut(Bytes)) {
-        match self {
-            Self::Bytes(scrubber) => scrubber.push(data, out),
-            Self::Messages(messages) => messages.push(data, out),
-        }
-    }
-
-    fn scrubber(&self) -> &Scrubber {
-        match self {
-            Self::Bytes(scrubber) => scrubber,
-            Self::Messages(messages) => messages.scrubber(),
-        }
-    }
-
-    fn scrubber_mut(&mut self) -> &mut Scrubber {
-        match self {
-            Self::Bytes(scrubber) => scrubber,
-            Self::Messages(messages) => messages.scrubber_mut(),
-        }
-    }
+    /// Searched as it streams. `ready` holds what one frame became, `done` how it all ended.
+    Searching {
+        body: B,
+        engine: Engine,
+        ready: VecDeque<Frame<Bytes>>,
+        done: Option<Result<(), Unscrubbable>>,
+    },
 }
 
 impl<B> ScrubbedBody<B> {
@@ -248,7 +253,7 @@ impl<B> ScrubbedBody<B> {
 
     fn searching(body: B, engine: Engine, replaced: u64) -> Self {
         let ready = VecDeque::new();
-        Self { inner: Inner::Searching { body, engine, ready, done: false }, replaced }
+        Self { inner: Inner::Searching { body, engine, ready, done: None }, replaced }
     }
 
     /// How often the secret was found, head and body together, so far.
@@ -263,14 +268,17 @@ impl<B> ScrubbedBody<B> {
 
 impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     type Data = Bytes;
-    type Error = B::Error;
+    type Error = ScrubError<B::Error>;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.inner {
-            Inner::Untouched(body) => Pin::new(body).poll_frame(cx),
+            Inner::Untouched(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(ScrubError::Body)))
+            }
             Inner::Gathered { whole, trailers } => {
                 let data = whole.take().filter(|data| !data.is_empty()).map(Frame::data);
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
@@ -280,17 +288,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 if let Some(frame) = ready.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
-                if *done {
-                    return Poll::Ready(None);
+                if let Some(ending) = done {
+                    return Poll::Ready(ending.err().map(|fault| Err(fault.into())));
                 }
                 match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    Some(Ok(frame)) => scrub_frame(frame, engine, ready),
+                    // What was certain before the fault goes on; what was held back does not.
+                    Some(Ok(frame)) => *done = scrub_frame(frame, engine, ready).err().map(Err),
                     // What is held back is not flushed: a broken stream must not look whole.
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(ScrubError::Body(error)))),
                     None => {
-                        *done = true;
-                        let scrubber = engine.scrubber_mut();
-                        scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+                        *done = Some(Ok(()));
+                        engine.finish(&mut |data| ready.push_back(Frame::data(data)));
                     }
                 }
             },
@@ -323,16 +331,20 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
-fn scrub_frame(frame: Frame<Bytes>, engine: &mut Engine, ready: &mut VecDeque<Frame<Bytes>>) {
+fn scrub_frame(
+    frame: Frame<Bytes>,
+    engine: &mut Engine,
+    ready: &mut VecDeque<Frame<Bytes>>,
+) -> Result<(), Unscrubbable> {
     match frame.into_data() {
         Ok(data) => engine.push(data, &mut |data| ready.push_back(Frame::data(data))),
         Err(frame) => {
-            let scrubber = engine.scrubber_mut();
-            scrubber.finish(&mut |data| ready.push_back(Frame::data(data)));
+            engine.finish(&mut |data| ready.push_back(Frame::data(data)));
             if let Ok(mut trailers) = frame.into_trailers() {
-                scrubber.scrub_trailers(&mut trailers);
+                engine.scrub_trailers(&mut trailers);
                 ready.push_back(Frame::trailers(trailers));
             }
+            Ok(())
         }
     }
 }

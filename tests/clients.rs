@@ -3,8 +3,10 @@
 //!
 //! Python packages and Node modules are installed once under `target/`; where that fails, these
 //! tests fail.
-#![allow(clippy::unwrap_used, clippy::expect_used)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
 
+#[path = "clients/cut.rs"]
+mod cut;
 mod support;
 
 use std::path::PathBuf;

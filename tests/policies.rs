@@ -58,6 +58,7 @@ fn cases() -> Vec<Case> {
     vec![
         case("first.yaml", "anyone", "POST https://api.openai.com/v1/responses", OPENAI, Permit("each credential at its own destinations", Some("openai"))),
         case("first.yaml", "anyone", "POST https://billing.example.com/v1", OPENAI, Refuse(Code::CredentialRefused)),
+        case("first.yaml", "anyone", "SOCKET https://api.openai.com/v1/realtime", OPENAI, Permit("each credential at its own destinations", Some("openai"))),
         case("first.yaml", "anyone", "CONNECT api.openai.com:443", "", Intercept),
         case("first.yaml", "anyone", "CONNECT packages.example.org:443", "", Opaque("the rest of the web, not decrypted")),
         case("first.yaml", "anyone", "CONNECT packages.example.org:8443", "", Intercept),
@@ -65,11 +66,14 @@ fn cases() -> Vec<Case> {
         case("first.yaml", "anyone", "GET http://deb.example.org/x", OPENAI, Refuse(Code::Plaintext)),
 
         case("strict.yaml", "anyone", "POST https://api.openai.com/v1/responses", OPENAI, Permit("each credential at its own destinations", Some("openai"))),
+        case("strict.yaml", "anyone", "SOCKET https://api.openai.com/v1/realtime", OPENAI, Permit("each credential at its own destinations", Some("openai"))),
         case("strict.yaml", "anyone", "CONNECT packages.example.org:443", "", Intercept),
         case("strict.yaml", "anyone", "GET https://packages.example.org/simple/", "", Refuse(Code::NotAllowed)),
 
         case("research-agent.yaml", "researcher", "POST https://api.openai.com/v1/responses", OPENAI, Permit("think", Some("openai"))),
         case("research-agent.yaml", "researcher", "GET https://api.openai.com/v1/models", OPENAI, Permit("which models there are", Some("openai"))),
+        case("research-agent.yaml", "researcher", "SOCKET https://api.openai.com/v1/responses", OPENAI, Refuse(Code::CredentialRefused)),
+        case("research-agent.yaml", "researcher", "SOCKET https://search.example.com/v2/search", SEARCH, Refuse(Code::CredentialRefused)),
         case("research-agent.yaml", "researcher", "GET https://api.openai.com/v1/files", OPENAI, Refuse(Code::CredentialRefused)),
         case("research-agent.yaml", "researcher", "GET https://api.openai.com/v1/files", "", Permit("read the web", None)),
         case("research-agent.yaml", "researcher", "POST https://api.openai.com/v1/responses/../files", OPENAI, Refuse(Code::CredentialRefused)),
@@ -147,13 +151,26 @@ fn index() -> CredentialIndex {
     CredentialIndex::new(all, HashMap::from([("models".parse().unwrap(), models)]))
 }
 
+const HANDSHAKE: &[(&str, &str)] = &[
+    ("upgrade", "websocket"),
+    ("connection", "upgrade"),
+    ("sec-websocket-version", "13"),
+    ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+];
+
 fn decide(policy: &Policy, case: &Case) -> Result<(String, Option<String>), Code> {
     let (method, url) = case.request.split_once(' ').unwrap();
     let (scheme, rest) = url.split_once("://").unwrap();
     let scheme = if scheme == "https" { Scheme::Https } else { Scheme::Http };
     let (host, path) = rest.split_at(rest.find('/').unwrap());
     let authority = Authority::parse(host, Some(scheme.default_port())).unwrap();
+    // A socket begins with a GET.
+    let (method, handshake) =
+        if method == "SOCKET" { ("GET", HANDSHAKE) } else { (method, &[][..]) };
     let mut request = http::Request::builder().method(method).uri(path).header("host", host);
+    for (name, value) in handshake {
+        request = request.header(*name, *value);
+    }
     if let Some((name, value)) = case.field.split_once(": ") {
         request = request.header(name, value);
     }

@@ -274,10 +274,12 @@ fn limits(config: &Config) -> Limits {
         connections: limits.connections,
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
+        url_bytes: limits.url_bytes,
         headers: limits.headers,
         streams: limits.streams,
         head_time: limits.head_time,
         handshake: limits.handshake,
         idle_tunnel: limits.idle_tunnel,
+        idle_reader: limits.idle_reader,
     }
 }

@@ -487,11 +487,13 @@ const LIMITS: &[&str] = &[
     "connections",
     "connections_per_agent",
     "head_bytes",
+    "url_bytes",
     "headers",
     "streams",
     "handshake",
     "head_time",
     "idle_tunnel",
+    "idle_reader",
     "drain",
 ];
 
@@ -503,11 +505,15 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     set(&mut limits.connections_per_agent, per_agent);
     // Under 4 KiB and 16 fields honest requests fail; over 1 MiB and 1,000 only floods succeed.
     set(&mut limits.head_bytes, map.optional("head_bytes", head_bytes));
+    // Over 65,534 hyper takes none.
+    let url_bytes = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 1024..=65_534)?).ok();
+    set(&mut limits.url_bytes, map.optional("url_bytes", url_bytes));
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
     set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));
     set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
     set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));
+    set(&mut limits.idle_reader, map.optional("idle_reader", |r, n| r.duration(n, WAIT)));
     let drain = Duration::ZERO..=seconds(3600);
     set(&mut limits.drain, map.optional("drain", |r, n| r.duration(n, drain)));
     Some(limits)

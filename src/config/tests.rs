@@ -118,11 +118,13 @@ limits:
   connections: 5
   connections_per_agent: 4
   head_bytes: 16KiB
+  url_bytes: 4KiB
   headers: 64
   streams: 200
   handshake: 3s
   head_time: 250ms
   idle_tunnel: 1h
+  idle_reader: 2m
   drain: 0s
 ";
 
@@ -172,11 +174,13 @@ fn every_setting_is_read() {
         connections: 5,
         connections_per_agent: 4,
         head_bytes: 16_384,
+        url_bytes: 4096,
         headers: 64,
         streams: 200,
         handshake: seconds(3),
         head_time: Duration::from_millis(250),
         idle_tunnel: seconds(3600),
+        idle_reader: seconds(120),
         drain: Duration::ZERO,
     };
     assert_eq!(config.limits, limits);

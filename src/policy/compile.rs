@@ -2,13 +2,15 @@
 //! is wrong with them.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::time::Duration;
 
 use data_encoding::HEXLOWER;
 use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::{Agents, Policy, Rule, Uses};
+use super::{Agents, Policy, Rule, Timeouts, Uses};
 use crate::document::{Document, Limits, Map, Node, Reader, Report, Source};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
@@ -21,8 +23,22 @@ pub const FIRST_POLICY: &str = include_str!("../../policies/first.yaml");
 pub const STRICT_POLICY: &str = include_str!("../../policies/strict.yaml");
 
 const TOP_KEYS: &[&str] = &["version", "groups", "rules"];
-const RULE_KEYS: &[&str] =
-    &["name", "agents", "to", "methods", "paths", "use", "tunnel", "inject", "misplaced"];
+const RULE_KEYS: &[&str] = &[
+    "name",
+    "agents",
+    "to",
+    "methods",
+    "paths",
+    "use",
+    "tunnel",
+    "inject",
+    "misplaced",
+    "timeouts",
+    "websocket",
+];
+
+/// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
+const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
 
 /// A rule as typed: checked piece by piece, not yet against the other rules and groups.
 struct Draft<'d> {
@@ -120,6 +136,9 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         given(&mut map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse =
         given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
+    let timeouts = given(&mut map, "timeouts", read_timeouts);
+    let websocket =
+        given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     check_together(&mut map);
     let (name, agents) = (name?, agents?);
     let rule = Rule {
@@ -132,6 +151,8 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         opaque: opaque?.unwrap_or(false),
         inject_always: always?.unwrap_or(false),
         refuse_misplaced: refuse?.unwrap_or(false),
+        timeouts: timeouts?.unwrap_or_default(),
+        websocket: websocket?,
     };
     check_schemes(&mut map, &rule);
     Some(Draft { name, agents, rule })
@@ -159,6 +180,13 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
     }
     let parsed: Vec<Option<Name>> = names.iter().map(|(_, n)| reader.parsed::<Name>(n)).collect();
     parsed.into_iter().collect::<Option<_>>().map(Uses::Named)
+}
+
+fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
+    let mut map = reader.map(node, &["response", "idle"])?;
+    let response = given(&mut map, "response", |r, n| r.duration(n, WAIT));
+    let idle = given(&mut map, "idle", |r, n| r.duration(n, WAIT));
+    Some(Timeouts { response: response?, idle: idle? })
 }
 
 fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
@@ -189,7 +217,7 @@ fn check_together(map: &mut Map<'_, '_>) {
     let opaque =
         |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
     if map.node("tunnel").is_some_and(opaque) {
-        for key in ["use", "methods", "paths", "inject", "misplaced"] {
+        for key in ["use", "methods", "paths", "inject", "misplaced", "timeouts", "websocket"] {
             if let Some(node) = map.node(key) {
                 map.reader().problem_with_help(
                     node,

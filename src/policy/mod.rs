@@ -5,16 +5,19 @@
 
 mod compile;
 mod path;
+mod standing;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::iter::once;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::Method;
 
 pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
 pub use path::{PathError, PathPattern};
+pub use standing::Standing;
 
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
@@ -52,6 +55,18 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    timeouts: Timeouts,
+    /// Whether sockets may be opened, where the rule says so; else its methods do.
+    websocket: Option<bool>,
+}
+
+/// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From the end of the request to the head of the answer.
+    pub response: Option<Duration>,
+    /// Between two pieces of a body.
+    pub idle: Option<Duration>,
 }
 
 /// The names in one rule. `*` is none of them, and groups are their members.
@@ -111,6 +126,7 @@ pub struct Permit {
     rule: Arc<str>,
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
+    timeouts: Timeouts,
 }
 
 /// One credential that may enter the request, and where.
@@ -169,10 +185,38 @@ impl Permit {
         &self.hidden
     }
 
+    /// How long the origin may take, by the rule that decided.
+    #[must_use]
+    pub fn timeouts(&self) -> Timeouts {
+        self.timeouts
+    }
+
     /// What may be injected. Empty for a request that needs no credential.
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         &self.grants
+    }
+}
+
+/// What is asked for, but for the path: that has readings.
+#[derive(Clone, Copy)]
+struct Asked<'a> {
+    who: &'a Name,
+    origin: &'a Origin,
+    kind: Kind<'a>,
+}
+
+/// What a rule allows or does not. A socket is no GET, though it begins with one: what passes in it
+/// afterwards is no more a reading than a writing.
+#[derive(Clone, Copy)]
+enum Kind<'a> {
+    Request(&'a Method),
+    WebSocket,
+}
+
+impl<'a> Kind<'a> {
+    fn of(request: &'a InboundRequest) -> Self {
+        request.websocket().map_or(Self::Request(request.method()), |_| Self::WebSocket)
     }
 }
 
@@ -314,7 +358,10 @@ impl Policy {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
-        let decide = |path: &str| self.verdict(who, request, path, &located, index);
+        let kind = Kind::of(request);
+        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
+        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
         let verdict = decide(request.path());
         for reading in request.other_readings() {
             if decide(reading) != verdict {
@@ -324,7 +371,7 @@ impl Policy {
         }
         // An agent that may not go there at all learns nothing of credentials; the record does.
         let why = problem.as_ref().and_then(|refusal| refusal.reason);
-        let verdict = verdict.map_err(|denied| denied.refusal(why))?;
+        let verdict = verdict.map_err(|denied| denied.refusal(kind, why))?;
         if let Some(refusal) = problem {
             return Err(refusal);
         }
@@ -344,7 +391,7 @@ impl Policy {
             }
         }
         let hidden = self.hidden(who, request.origin(), &grants, index);
-        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden })
+        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
@@ -366,25 +413,23 @@ impl Policy {
 
     fn verdict(
         &self,
-        who: &Identity,
-        request: &InboundRequest,
+        Asked { who, origin, kind }: Asked<'_>,
         path: &str,
-        located: &[&Located],
+        credentials: &[&Credential],
         index: &CredentialIndex,
     ) -> Result<Verdict<'_>, Denied> {
-        let origin = request.origin();
         let (mut first, mut always) = (None, None);
-        let mut granted = vec![None; located.len()];
-        for (at, rule) in self.candidates(&who.agent, origin) {
-            if !rule.allows(request.method(), path) || !rule.reaches(origin, index) {
+        let mut granted = vec![None; credentials.len()];
+        for (at, rule) in self.candidates(who, origin) {
+            if !rule.allows(kind, path) || !rule.reaches(origin, index) {
                 continue;
             }
             first.get_or_insert((at, &rule.name));
-            if always.is_none() && located.is_empty() && rule.injects_at(origin, index) {
+            if always.is_none() && credentials.is_empty() && rule.injects_at(origin, index) {
                 always = Some(at);
             }
-            for (grant, located) in granted.iter_mut().zip(located) {
-                if grant.is_none() && rule.uses.contain(located.credential(), index) {
+            for (grant, credential) in granted.iter_mut().zip(credentials) {
+                if grant.is_none() && rule.uses.contain(credential, index) {
                     *grant = Some(at);
                 }
             }
@@ -461,8 +506,15 @@ enum Denied {
 }
 
 impl Denied {
-    fn refusal(self, reason: Option<&'static str>) -> Refusal {
+    fn refusal(self, kind: Kind<'_>, reason: Option<&'static str>) -> Refusal {
         match self {
+            Self::NoRule if matches!(kind, Kind::WebSocket) => Refusal {
+                reason,
+                ..Refusal::with_detail(
+                    Code::NotAllowed,
+                    "No policy rule allows this WebSocket; one that lists methods needs `websocket: allow`",
+                )
+            },
             Self::NoRule => Refusal { reason, ..Refusal::new(Code::NotAllowed) },
             Self::NoGrant => Refusal::new(Code::CredentialRefused)
                 .because("no rule lets this agent use the credential here"),
@@ -490,9 +542,14 @@ impl Rule {
         self.inject_always && self.uses.bound_to(origin, index).any(|c| c.version.is_some())
     }
 
-    fn allows(&self, method: &Method, path: &str) -> bool {
-        self.methods.as_ref().is_none_or(|methods| methods.contains(method))
-            && self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
+    fn allows(&self, kind: Kind<'_>, path: &str) -> bool {
+        let listed = match kind {
+            Kind::Request(method) => self.methods.as_ref().is_none_or(|m| m.contains(method)),
+            // A rule that lists methods was written to say what may be done, and a socket is none
+            // of them.
+            Kind::WebSocket => self.websocket.unwrap_or(self.methods.is_none()),
+        };
+        listed && self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
     }
 }
 

@@ -57,8 +57,8 @@ fn origin(text: &str) -> Origin {
     Origin { scheme: d.scheme, authority: Authority { host, port: d.port } }
 }
 
-/// Decides on `METHOD URL` with fields given as `name: value`.
-fn decide(policy: &Policy, agent: &str, request: &str, fields: &[&str]) -> Result<Permit, Code> {
+/// `METHOD URL` with fields given as `name: value`.
+fn parsed(request: &str, fields: &[&str]) -> Result<InboundRequest, Code> {
     let (method, url) = request.split_once(' ').unwrap();
     let at = url.find("://").unwrap() + 3;
     let slash = url[at..].find('/').map_or(url.len(), |i| at + i);
@@ -71,7 +71,12 @@ fn decide(policy: &Policy, agent: &str, request: &str, fields: &[&str]) -> Resul
         builder = builder.header(name, value);
     }
     let parts = builder.body(()).unwrap().into_parts().0;
-    let request = InboundRequest::parse(parts, &origin).map_err(|r| r.code)?;
+    InboundRequest::parse(parts, &origin).map_err(|r| r.code)
+}
+
+/// Decides on `METHOD URL` with fields given as `name: value`.
+fn decide(policy: &Policy, agent: &str, request: &str, fields: &[&str]) -> Result<Permit, Code> {
+    let request = parsed(request, fields)?;
     let index = index();
     let references = References::locate(&request, &index);
     policy.authorize(&who(agent), &request, &references, &index).map_err(|r| r.code)
@@ -408,6 +413,61 @@ fn candidates_do_not_depend_on_the_list_they_were_found_in() {
     }
 }
 
+#[test]
+fn the_rule_that_decides_says_how_long_the_origin_may_take() {
+    let rules = policy(
+        "  - {name: quick, agents: [a], to: [https://api.openai.com], paths: [/quick], timeouts: {response: 30s}}
+  - {name: both, agents: [a], use: [openai], paths: [/v1/**], timeouts: {response: 20m, idle: 1h}}
+  - {name: plain, agents: [a], to: [https://api.openai.com]}\n",
+    );
+    let seconds = Duration::from_secs;
+    for (path, fields, response, idle) in [
+        ("/quick", &[][..], Some(seconds(30)), None),
+        ("/v1/x", &[OPENAI], Some(seconds(1200)), Some(seconds(3600))),
+        ("/other", &[], None, None),
+    ] {
+        let request = format!("GET https://api.openai.com{path}");
+        let permit = decide(&rules, "a", &request, fields).unwrap();
+        assert_eq!(permit.timeouts(), Timeouts { response, idle }, "{path}");
+    }
+}
+
+#[test]
+fn mistakes_in_timeouts_are_reported_with_their_places() {
+    let shown = report(
+        "version: 1
+rules:
+  - name: one
+    agents: [a]
+    use: [x]
+    timeouts: {response: 30, idle: 48h}
+  - name: two
+    agents: [a]
+    use: [x]
+    timeouts: {total: 1h}
+  - name: three
+    agents: [a]
+    use: [x]
+    timeouts: 30s
+  - name: four
+    agents: [a]
+    to: [https://a.test]
+    tunnel: opaque
+    timeouts: {idle: 1m}
+",
+    );
+    for place in [
+        "p.yaml:6:26: rules[0].timeouts.response",
+        "p.yaml:6:36: rules[0].timeouts.idle",
+        "p.yaml:10:16: rules[1].timeouts",
+        "p.yaml:14:15: rules[2].timeouts",
+        "p.yaml:19:15: rules[3].timeouts",
+        "`timeouts` needs a look inside",
+    ] {
+        assert!(shown.contains(place), "{place} is not in:\n{shown}");
+    }
+}
+
 fn report(text: &str) -> String {
     compile(vec![Source::new("p.yaml", text)]).unwrap_err().to_string()
 }
@@ -429,6 +489,7 @@ rules:
     to: ['http://a.test']
     use: [openai, 'No Name']
     tunnel: opaque
+    websocket: maybe
   - agents: [a]
 ";
     let shown = report(text);
@@ -446,6 +507,8 @@ rules:
         "did you mean `use`?",
         "rules[1].use[1]",
         "`use` needs a look inside",
+        "rules[1].websocket",
+        "`websocket` needs a look inside",
         "the key `name` is missing",
         "neither `to` nor `use`",
     ] {
@@ -476,6 +539,107 @@ fn groups_stand_for_their_members() {
     for (agent, allowed) in [("a", true), ("b", true), ("c", true), ("team", false)] {
         let got = decide(&rules, agent, "GET https://api.openai.com/", &[]);
         assert_eq!(got.is_ok(), allowed, "{agent}");
+    }
+}
+
+const SOCKET: [&str; 5] = [
+    "upgrade: websocket",
+    "connection: upgrade",
+    "sec-websocket-version: 13",
+    "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==",
+    OPENAI,
+];
+
+#[test]
+fn a_socket_is_a_kind_of_its_own_beside_the_methods() {
+    for (more, get, post, socket) in [
+        ("", true, true, true),
+        (", websocket: allow", true, true, true),
+        (", websocket: refuse", true, true, false),
+        (", methods: [GET]", true, false, false),
+        (", methods: [GET], websocket: allow", true, false, true),
+        (", methods: [POST], websocket: allow", false, true, true),
+        (", methods: [], websocket: allow", false, false, true),
+        (", methods: []", false, false, false),
+    ] {
+        let rules = policy(&format!("  - {{name: r, agents: [a], use: [openai]{more}}}\n"));
+        let allows = |request: &str, fields: &[&str]| match decide(&rules, "a", request, fields) {
+            Ok(permit) => {
+                assert_eq!(permit.grants().len(), 1);
+                true
+            }
+            Err(code) => {
+                assert_eq!(code, Code::NotAllowed);
+                false
+            }
+        };
+        let url = "https://api.openai.com/v1/realtime";
+        assert_eq!(allows(&format!("GET {url}"), &[OPENAI]), get, "GET{more}");
+        assert_eq!(allows(&format!("POST {url}"), &[OPENAI]), post, "POST{more}");
+        assert_eq!(allows(&format!("GET {url}"), &SOCKET), socket, "socket{more}");
+    }
+}
+
+#[test]
+fn destinations_may_be_written_as_sockets() {
+    let rules = policy(
+        "  - {name: tls, agents: [a], to: ['wss://s.test', 'wss://p.test:8443']}
+  - {name: clear, agents: [a], to: ['ws://c.test']}\n",
+    );
+    for (url, allowed) in [
+        ("https://s.test/", true),
+        ("https://p.test:8443/", true),
+        ("http://c.test/", true),
+        ("http://s.test/", false),
+        ("https://c.test/", false),
+        ("https://s.test:80/", false),
+    ] {
+        for fields in [&SOCKET[..4], &[]] {
+            let got = decide(&rules, "a", &format!("GET {url}"), fields);
+            assert_eq!(got.map(drop).err(), (!allowed).then_some(Code::NotAllowed), "{url}");
+        }
+    }
+}
+
+#[test]
+fn an_open_socket_stands_as_long_as_it_would_be_opened() {
+    let url = "https://api.openai.com/v1/../v2/realtime";
+    let (request, index) = (parsed(&format!("GET {url}"), &SOCKET).unwrap(), index());
+    let references = References::locate(&request, &index);
+    let first = policy(FIRST);
+    let permit = first.authorize(&who("a"), &request, &references, &index).unwrap();
+    let standing = Standing::new(&"a".parse().unwrap(), &request, &permit);
+    let with = |version: Option<u32>, to: &str| {
+        let bearer = "header authorization: Bearer {secret}";
+        let mut openai = credential("openai", &[to], &[bearer]);
+        openai.version = version;
+        CredentialIndex::new(vec![openai], HashMap::new())
+    };
+    let to = "https://api.openai.com";
+    for (rules, index, expected) in [
+        (FIRST, with(Some(1), to), None),
+        (FIRST, with(Some(2), to), None),
+        (FIRST, with(None, to), Some(Code::CredentialRefused)),
+        (FIRST, with(Some(1), "https://other.test"), Some(Code::CredentialRefused)),
+        (FIRST, CredentialIndex::default(), Some(Code::CredentialRefused)),
+        ("  - {name: r, agents: [b], use: ['*']}\n", with(Some(1), to), Some(Code::NotAllowed)),
+        (
+            "  - {name: r, agents: [a], use: ['*'], methods: [GET]}\n",
+            with(Some(1), to),
+            Some(Code::NotAllowed),
+        ),
+        (
+            "  - {name: r, agents: [a], to: ['https://api.openai.com']}\n",
+            with(Some(1), to),
+            Some(Code::CredentialRefused),
+        ),
+        (
+            "  - {name: r, agents: [a], use: ['*'], paths: [/v1/**]}\n",
+            with(Some(1), to),
+            Some(Code::AmbiguousPath),
+        ),
+    ] {
+        assert_eq!(policy(rules).withdrawn(&standing, &index), expected, "{rules}");
     }
 }
 

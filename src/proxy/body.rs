@@ -5,10 +5,13 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use http::Version;
+use http::request::Parts;
+use http::{Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::expect::Gate;
+use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use crate::outcome::Ending;
 use crate::request::{strip_hop_by_hop, strip_own};
@@ -50,10 +53,10 @@ impl Body {
         Self(Kind::Streamed(Box::new(streamed)))
     }
 
-    #[cfg(test)]
-    pub(super) fn into_whole(self) -> Option<Bytes> {
-        match self.0 {
-            Kind::Whole(bytes) => bytes,
+    /// All of a body of our own.
+    pub(super) fn as_whole(&self) -> Option<Bytes> {
+        match &self.0 {
+            Kind::Whole(bytes) => bytes.clone(),
             Kind::Streamed(_) => None,
         }
     }
@@ -77,6 +80,10 @@ impl Streamed {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.tally.down += frame.data_ref().map_or(0, |data| data.len() as u64);
+                // Nothing follows trailers, and hyper does not ask again.
+                if frame.is_trailers() {
+                    self.close(Ending::Complete);
+                }
                 self.close_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
@@ -137,12 +144,19 @@ pub(super) struct Upload {
     /// Whether the end of the stream says that the body was whole.
     told: bool,
     count: Uploaded,
+    reading: Option<Reading>,
+    gate: Option<Gate>,
 }
 
 impl Upload {
-    pub(super) fn new(inner: Incoming, version: Version) -> (Self, Uploaded) {
+    /// The head of a request, and its body, of which nothing is read before it is wanted.
+    pub(super) fn of(mut request: Request<Incoming>) -> (Parts, Self, Uploaded) {
+        let gate = Gate::of(&mut request);
+        let reading = request.extensions_mut().remove();
+        let (parts, inner) = request.into_parts();
+        let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
-        (Self { inner, told: version == Version::HTTP_2, count: count.clone() }, count)
+        (parts, Self { inner, told, count: count.clone(), reading, gate }, count)
     }
 
     /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
@@ -160,6 +174,10 @@ impl HttpBody for Upload {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Some(gate) = &mut self.gate {
+            ready!(gate.poll(cx));
+            self.gate = None;
+        }
         let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
@@ -170,6 +188,11 @@ impl HttpBody for Upload {
         }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
+        }
+        let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        let over = !more || self.inner.is_end_stream();
+        if let Some(reading) = self.reading.take_if(|_| over) {
+            reading.done();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }

@@ -2,20 +2,24 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Request, Response, Version, header};
+use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use super::body::{Body, Upload};
-use super::ledger::Ledger;
-use super::{Caller, Gateway, State, refusal, unix_now};
+use super::ledger::{Ledger, Uploaded};
+use super::listener::Shutdown;
+use super::socket::{self, Opening};
+use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, References, inject};
+use crate::inject::{self, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
+use crate::policy::Timeouts;
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
-use crate::upstream::Call;
+use crate::upstream::{Call, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
 pub(super) struct Route {
@@ -23,6 +27,10 @@ pub(super) struct Route {
     pub(super) origin: Origin,
     /// The client's TLS named another host than its CONNECT: nothing in this tunnel is served.
     pub(super) other_name: bool,
+    /// What the agent's tunnel counts as; none outside of one.
+    pub(super) place: Option<Arc<Place>>,
+    /// Whom a socket that outlives its connection's HTTP has to listen to.
+    pub(super) shutdown: Shutdown,
 }
 
 /// Answers a request: with the origin's scrubbed answer, or with the refusal.
@@ -43,6 +51,15 @@ pub(super) async fn exchange(
     if grpc { refusal::respond_grpc(&refused, id) } else { refusal::respond(&refused, id) }
 }
 
+/// The answer to a request in a tunnel that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> Response<Body> {
+    let ledger = Ledger::new(gateway, &route.caller, &route.origin);
+    let refusal = Refusal::new(code);
+    ledger.refuse(&gateway.state(), &refusal, &[]);
+    tracing::info!(request_id = %ledger.id, %code, "refused unread");
+    refusal::respond(&refusal, ledger.id)
+}
+
 /// The steps, in the one order in which they compile.
 async fn authorized(
     gateway: &Arc<Gateway>,
@@ -52,9 +69,10 @@ async fn authorized(
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
     // From here on the request is its head and, untouched, its body.
-    let (parts, body) = request.into_parts();
-    let version = parts.version;
-    let (body, up) = Upload::new(body, version);
+    let version = request.version();
+    let mut request = request;
+    let agent_side = request.extensions_mut().remove::<OnUpgrade>();
+    let (parts, body, up) = Upload::of(request);
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
@@ -83,6 +101,8 @@ async fn authorized(
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
+    let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut outbound = state
         .resolve(&permit)
         .and_then(|resolved| inject(inbound, &permit, resolved))
@@ -97,11 +117,37 @@ async fn authorized(
 
     let (request, pending) = recorded.into_wire(body);
     let origin = pending.origin().clone();
-    let call = Call { origin: &origin, principal: &principal, response_timeout: None };
-    let sent = match gateway.upstream().send(request, call).await {
-        Ok(sent) => sent,
-        Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
+    let Timeouts { response, idle } = permit.timeouts();
+    let call = Call {
+        origin: &origin,
+        principal: &principal,
+        response_timeout: response,
+        idle_timeout: idle,
     };
+    let upstream = gateway.upstream();
+    let Some(opening) = opening else {
+        return match upstream.send(request, call).await {
+            Ok(sent) => answer(sent, pending, ledger, up, version).await,
+            Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+        };
+    };
+    match upstream.upgrade(request, call, opening.handshake()).await {
+        Ok(Upgraded::Switched(switched)) => {
+            socket::open(gateway, opening, switched, pending, ledger).await
+        }
+        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
+        Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+    }
+}
+
+/// The way back of an answer that is HTTP to its end.
+async fn answer(
+    sent: Sent,
+    pending: Pending,
+    ledger: Ledger,
+    up: Uploaded,
+    version: Version,
+) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let mut response = match scrub(pending.answered(sent.response)).await {
         Ok(response) => response,
@@ -139,11 +185,21 @@ fn check(
             "The TLS handshake named another host than the CONNECT",
         ));
     }
+    if target_length(&parts.uri) > gateway.limits.url_bytes {
+        return Err(Refusal::new(Code::UrlTooLong));
+    }
     // hyper counts those of HTTP/1.1; on HTTP/2 only their bytes are bounded.
     if parts.headers.len() > gateway.limits.headers {
         return Err(Refusal::new(Code::HeadTooLarge));
     }
     InboundRequest::parse(parts, &route.origin)
+}
+
+/// The length of a target as it was sent.
+fn target_length(uri: &Uri) -> usize {
+    let scheme = uri.scheme_str().map_or(0, |scheme| scheme.len() + "://".len());
+    let authority = uri.authority().map_or(0, |authority| authority.as_str().len());
+    scheme + authority + uri.path_and_query().map_or(0, |path| path.as_str().len())
 }
 
 /// What the request's own fields say about the run goes over what the tunnel said.
@@ -171,7 +227,7 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
     refusal
 }
 
-fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
+pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
     ledger.failed(&refusal, up);
     refusal
 }
@@ -187,7 +243,7 @@ fn announce_trailers(headers: &mut HeaderMap) {
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.
-fn strip_answer(headers: &mut HeaderMap) {
+pub(super) fn strip_answer(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(header::PROXY_AUTHENTICATE);
     // By this field clients tell our answers from the origin's, so the origin may not speak as us.

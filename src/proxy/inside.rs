@@ -28,8 +28,9 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
 use super::distrust::Watch;
-use super::exchange::{Route, exchange};
-use super::listener::{Alive, Shutdown};
+use super::exchange::{Route, exchange, unreadable};
+use super::inlet::{Inlet, Progress, Refuse};
+use super::listener::Alive;
 use super::{Gateway, Limits};
 use crate::tls::{Alpn, Prefixed};
 
@@ -67,25 +68,19 @@ const SHORT: Duration = Duration::from_secs(1);
 const GOODBYE: Duration = Duration::from_secs(5);
 
 /// Serves the requests inside a tunnel.
-pub(super) async fn serve_inside<S>(
-    gateway: &Arc<Gateway>,
-    route: Route,
-    stream: S,
-    protocol: Alpn,
-    shutdown: Shutdown,
-) where
+pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, protocol: Alpn)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let route = Arc::new(route);
     let watch = Arc::new(Watch::new(gateway, &route));
     let inside = Inside { gateway: Arc::clone(gateway), route, watch };
-    let stopping = shutdown.clone();
     let ended = match protocol {
-        Alpn::Http11 => inside.serve_http1(stream, shutdown).await,
-        Alpn::Http2 => inside.serve_http2(stream, shutdown).await,
+        Alpn::Http11 => inside.serve_http1(stream).await,
+        Alpn::Http2 => inside.serve_http2(stream).await,
     };
     let error = ended.as_ref().err().map(|error| &**error as &(dyn Error + 'static));
-    inside.watch.ended(error, stopping.has_begun());
+    inside.watch.ended(error, inside.route.shutdown.has_begun());
     if let Some(error) = error {
         let Route { caller, origin, .. } = &*inside.route;
         tracing::debug!(agent = %caller.identity.agent, %origin, %error, "the agent's connection ended");
@@ -101,42 +96,54 @@ struct Inside {
 }
 
 impl Inside {
-    async fn serve_http1<S>(&self, stream: S, shutdown: Shutdown) -> Ended
+    async fn serve_http1<S>(&self, stream: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let progress = Arc::<Progress>::default();
+        let refuse: Refuse = {
+            let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
+            Arc::new(move |code| unreadable(&gateway, &route, code))
+        };
+        let limits = &self.gateway.limits;
+        let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
         let service = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             let watch = Arc::clone(&self.watch);
             service_fn(move |request| {
                 watch.spoke();
                 let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-                async move { Ok::<_, Infallible>(exchange(&gateway, &route, request).await) }
+                let (answering, request) = progress.begin(request);
+                async move {
+                    let answer = exchange(&gateway, &route, request).await;
+                    Ok::<_, Infallible>(answering.until_the_end_of(answer))
+                }
             })
         };
-        let limits = &self.gateway.limits;
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            // Until the first byte of a head; from there on the inlet has a clock of its own.
             .header_read_timeout(limits.idle_tunnel)
             .max_buf_size(limits.head_bytes.max(8192))
+            .max_header_size(limits.head_bytes)
             .preserve_header_case(true);
         // For its own bound hyper has room on the stack; for another it allocates with each request.
         if limits.headers != HYPER_HEADERS {
             builder.max_headers(limits.headers);
         }
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),
-            () = shutdown.begun() => {
+            () = self.route.shutdown.begun() => {
                 connection.as_mut().graceful_shutdown();
                 Ok(connection.await?)
             }
         }
     }
 
-    async fn serve_http2<S>(&self, stream: S, shutdown: Shutdown) -> Ended
+    async fn serve_http2<S>(&self, stream: S) -> Ended
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -161,13 +168,13 @@ impl Inside {
                 }
             })
         };
-        let connection =
-            settings(limits, shutdown.alive()).serve_connection(TokioIo::new(stream), service);
+        let connection = settings(limits, self.route.shutdown.alive())
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = streams.flooded.notified() => return Err("too many streams were given up".into()),
-            () = shutdown.begun() => {
+            () = self.route.shutdown.begun() => {
                 // GOAWAY; the streams that there are go on.
                 connection.as_mut().graceful_shutdown();
             }

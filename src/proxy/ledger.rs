@@ -350,11 +350,13 @@ mod tests {
             connections: 1,
             connections_per_agent: 1,
             head_bytes: 8192,
+            url_bytes: 8192,
             headers: 100,
             streams: 100,
             head_time: second,
             handshake: second,
             idle_tunnel: second,
+            idle_reader: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))

@@ -12,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
 
+use super::inlet::{Inlet, Progress, Refuse};
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
 use crate::upstream;
@@ -168,14 +169,21 @@ async fn connection(
         tracing::debug!(%error, "the options of a connection were not set");
     }
     let limits = gateway.limits;
+    let progress = Arc::<Progress>::default();
+    let refuse: Refuse = {
+        let gateway = Arc::clone(&gateway);
+        Arc::new(move |code| tunnel::unreadable(&gateway, peer, code))
+    };
+    let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
     let service = {
         let shutdown = shutdown.clone();
         service_fn(move |request| {
             let (gateway, door, shutdown) =
                 (Arc::clone(&gateway), Arc::clone(&door), shutdown.clone());
+            let (answering, request) = progress.begin(request);
             async move {
                 let answer = tunnel::front(&gateway, &door, peer, &shutdown, request).await;
-                Ok::<_, Infallible>(answer)
+                Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })
     };
@@ -183,6 +191,7 @@ async fn connection(
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head_time)
         .max_buf_size(limits.head_bytes.max(8192))
+        .max_header_size(limits.head_bytes)
         .max_headers(limits.headers)
         .preserve_header_case(true)
         .half_close(true)

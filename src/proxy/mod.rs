@@ -7,10 +7,13 @@
 mod body;
 mod distrust;
 mod exchange;
+mod expect;
+mod inlet;
 mod inside;
 mod ledger;
 mod listener;
 mod refusal;
+mod socket;
 mod tunnel;
 
 use std::cell::RefCell;
@@ -86,16 +89,26 @@ pub struct Limits {
     pub connections_per_agent: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,
+    /// Bytes of a request's target.
+    pub url_bytes: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
     pub streams: u32,
-    /// From the start of a connection to the end of its first head.
+    /// From the first byte of a head to its last; on a new connection, from its start.
     pub head_time: Duration,
     /// For the TLS handshake with the agent.
     pub handshake: Duration,
     /// How long an intercepted tunnel may say nothing between two requests.
     pub idle_tunnel: Duration,
+    /// How long an agent may take nothing of an answer.
+    pub idle_reader: Duration,
+}
+
+impl Limits {
+    fn clocks(&self) -> inlet::Clocks {
+        inlet::Clocks { head: self.head_time, unread: self.idle_reader }
+    }
 }
 
 /// What all connections share.
@@ -197,6 +210,18 @@ impl Gateway {
         Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
     }
 
+    /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,
+    /// and now and then.
+    async fn until(&self, mut reason: impl FnMut(&State) -> Option<Code>) -> Code {
+        let mut news = self.news.subscribe();
+        loop {
+            if let Some(code) = reason(&self.state()) {
+                return code;
+            }
+            let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
+        }
+    }
+
     async fn look_again(&self) -> bool {
         match self.refresh.get() {
             Some(refresh) => Arc::clone(refresh).refresh().await,
@@ -204,6 +229,10 @@ impl Gateway {
         }
     }
 }
+
+/// How often a tunnel and a socket ask whether their token has run out, beside each time there is
+/// news.
+const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Refusals of unknown clients that are recorded each second. More than a person mistypes, and less
 /// than fills a disk: under 1 GiB a month.

@@ -55,7 +55,7 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
         _ => {}
     }
     // After a request whose end is in doubt, nothing on the connection can be trusted.
-    if matches!(code, Code::AgentRevoked | Code::BadRequest) {
+    if matches!(code, Code::AgentRevoked | Code::BadRequest | Code::UrlTooLong) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
@@ -123,6 +123,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_code_makes_a_complete_answer_for_grpc() {
+        for code in Code::ALL {
+            let refusal = Refusal::with_detail(*code, "100 %\nΩ").because("for nobody else's eyes");
+            let response = respond_grpc(&refusal, RequestId([7; 16]));
+            assert_eq!(response.status(), StatusCode::OK);
+            assert_eq!(response.headers()["content-type"], "application/grpc");
+            let status: u16 = response.headers()["grpc-status"].to_str().unwrap().parse().unwrap();
+            assert!((1..=16).contains(&status), "{code}");
+            let message = response.headers()["grpc-message"].to_str().unwrap();
+            assert!(message.starts_with("100 %25%0A%CE%A9 (") && message.contains(code.as_str()));
+            assert!(!message.contains("nobody"), "{code} shows the reason");
+            assert!(response.into_body().into_whole().is_none());
+        }
+    }
+
+    #[test]
+    fn grpc_is_told_from_what_is_called_like_it() {
+        for (text, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("application/grpc;charset=x", true),
+            ("application/grpc-web", false),
+            ("application/json", false),
+        ] {
+            assert_eq!(is_grpc(&HeaderValue::from_static(text)), expected, "{text}");
+        }
+    }
+
+    #[test]
     fn every_code_makes_a_complete_answer() {
         for code in Code::ALL {
             let refusal = Refusal::new(*code).because("for nobody else's eyes");
@@ -132,7 +161,7 @@ mod tests {
             assert_eq!(response.headers()["cache-control"], "no-store");
             let status = response.headers()["proxy-status"].to_str().unwrap();
             assert!(status.starts_with("locum; error=") && status.contains(code.as_str()));
-            let body = response.into_body().into_whole().unwrap();
+            let body = response.into_body().as_whole().unwrap();
             let problem: serde_json::Value = serde_json::from_slice(&body).unwrap();
             for key in ["type", "title", "status", "detail", "instance", "hint"] {
                 assert!(problem.get(key).is_some(), "{code} has no {key}");

@@ -18,10 +18,11 @@ use tokio::net::TcpStream;
 use super::body::Body;
 use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
+use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
-use super::{Caller, Gateway, State, refusal, unix_now};
+use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
 use crate::host::{Authority, Origin, Scheme};
@@ -70,7 +71,8 @@ pub(super) async fn front(
             connect(gateway, caller, authority, upgrade, shutdown.clone()).await
         }
         Target::Absolute(origin) => {
-            let route = Route { caller, origin, other_name: false };
+            let shutdown = shutdown.clone();
+            let route = Route { caller, origin, other_name: false, place: None, shutdown };
             exchange(gateway, &route, request).await
         }
     }
@@ -177,6 +179,11 @@ fn anonymous(
     refusal::respond(refused, ledger.id)
 }
 
+/// The answer to a request on the proxy port that could not be read.
+pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: SocketAddr, code: Code) -> Response<Body> {
+    anonymous(gateway, peer, String::new(), &Refusal::new(code))
+}
+
 async fn connect(
     gateway: &Arc<Gateway>,
     caller: Caller,
@@ -212,11 +219,8 @@ async fn connect(
         }
         TunnelDecision::Intercept => {
             let gateway = Arc::clone(gateway);
-            let inner = shutdown.clone();
-            shutdown.spawn(async move {
-                intercept(&gateway, caller, authority, upgrade, inner).await;
-                drop(place);
-            });
+            let inner = Inner { caller, authority, place, shutdown: shutdown.clone() };
+            shutdown.spawn(async move { intercept(&gateway, inner, upgrade).await });
             Response::new(Body::empty())
         }
     }
@@ -250,9 +254,6 @@ async fn open_opaque(
 /// Buffer of each direction of an opaque tunnel.
 const COPY_BYTES: usize = 16 * 1024;
 
-/// How often an opaque tunnel asks whether its token has run out, beside each time there is news.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
-
 /// Copies an opaque tunnel until both sides have ended, or until it would not be opened any more.
 async fn copy_opaque(
     gateway: &Gateway,
@@ -269,8 +270,11 @@ async fn copy_opaque(
     let withdrawn = withdrawn(gateway, caller, authority);
     let Ok(upgraded) = upgrade.await else { return };
     let upstream = Counted { inner: upstream, read: down, written: up };
-    let (ending, code) = match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => copy(parts.io.into_inner(), &parts.read_buf, upstream, withdrawn).await,
+    let (ending, code) = match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
+        Ok(parts) => {
+            let downstream = parts.io.into_inner().into_inner();
+            copy(downstream, &parts.read_buf, upstream, withdrawn).await
+        }
         Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
     };
     if let Some(code) = code {
@@ -309,13 +313,7 @@ where
 
 /// Returns when the tunnel would not be opened any more: there are no requests in it to decide on.
 async fn withdrawn(gateway: &Gateway, caller: &Caller, authority: &Authority) -> Code {
-    let mut news = gateway.news.subscribe();
-    loop {
-        if let Some(code) = no_longer(&gateway.state(), caller, authority) {
-            return code;
-        }
-        let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
-    }
+    gateway.until(|state| no_longer(state, caller, authority)).await
 }
 
 /// Why an opaque tunnel may not go on, if it may not.
@@ -370,74 +368,71 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
     }
 }
 
-/// Takes the socket from under the CONNECT, with what the client sent right behind it.
-async fn intercept(
-    gateway: &Arc<Gateway>,
+/// An intercepted tunnel, before its first request.
+struct Inner {
     caller: Caller,
     authority: Authority,
-    upgrade: OnUpgrade,
+    place: Place,
     shutdown: Shutdown,
-) {
-    let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
-    let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => {
-            let stream = Prefixed::new(parts.read_buf.to_vec(), parts.io.into_inner());
-            look_inside(gateway, caller, authority, stream, shutdown).await;
-        }
-        Err(upgraded) => {
-            look_inside(gateway, caller, authority, TokioIo::new(upgraded), shutdown).await;
-        }
+}
+
+impl Inner {
+    fn route(self, scheme: Scheme, other_name: bool) -> Route {
+        let Self { caller, authority, place, shutdown } = self;
+        let origin = Origin { scheme, authority };
+        Route { caller, origin, other_name, place: Some(Arc::new(place)), shutdown }
     }
 }
 
-async fn look_inside<S>(
-    gateway: &Arc<Gateway>,
-    caller: Caller,
-    authority: Authority,
-    stream: S,
-    shutdown: Shutdown,
-) where
+/// Takes the socket from under the CONNECT, with what the client sent right behind it.
+async fn intercept(gateway: &Arc<Gateway>, inner: Inner, upgrade: OnUpgrade) {
+    let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
+    let Ok(upgraded) = upgrade.await else { return };
+    match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
+        Ok(parts) => {
+            let stream = parts.io.into_inner().into_inner();
+            let stream = Prefixed::new(parts.read_buf.to_vec(), stream);
+            look_inside(gateway, inner, stream).await;
+        }
+        Err(upgraded) => look_inside(gateway, inner, TokioIo::new(upgraded)).await,
+    }
+}
+
+async fn look_inside<S>(gateway: &Arc<Gateway>, inner: Inner, stream: S)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     match tls::first_byte(stream, gateway.limits.handshake).await {
-        (FirstByte::Tls, stream) => {
-            intercept_tls(gateway, caller, authority, stream, shutdown).await;
-        }
+        (FirstByte::Tls, stream) => intercept_tls(gateway, inner, stream).await,
         // undici tunnels plain http:// URLs too, and speaks in the clear inside.
         (FirstByte::Http, stream) => {
-            let origin = Origin { scheme: Scheme::Http, authority };
-            let route = Route { caller, origin, other_name: false };
-            serve_inside(gateway, route, stream, Alpn::Http11, shutdown).await;
+            let route = inner.route(Scheme::Http, false);
+            serve_inside(gateway, route, stream, Alpn::Http11).await;
         }
         (first, _) => {
-            tracing::debug!(agent = %caller.identity.agent, %authority, ?first, "no HTTP in the tunnel");
+            let (agent, authority) = (&inner.caller.identity.agent, &inner.authority);
+            tracing::debug!(%agent, %authority, ?first, "no HTTP in the tunnel");
         }
     }
 }
 
-async fn intercept_tls<S>(
-    gateway: &Arc<Gateway>,
-    caller: Caller,
-    authority: Authority,
-    stream: S,
-    shutdown: Shutdown,
-) where
+async fn intercept_tls<S>(gateway: &Arc<Gateway>, inner: Inner, stream: S)
+where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let leaves = gateway.leaves();
-    match tls::accept(stream, &authority.host, &leaves, gateway.limits.handshake).await {
+    let host = &inner.authority.host;
+    match tls::accept(stream, host, &leaves, gateway.limits.handshake).await {
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
-            let origin = Origin { scheme: Scheme::Https, authority };
-            let route = Route { caller, origin, other_name };
+            let route = inner.route(Scheme::Https, other_name);
             // A client that names no protocol speaks the older one.
             let protocol = accepted.alpn.unwrap_or(Alpn::Http11);
-            serve_inside(gateway, route, accepted.stream, protocol, shutdown).await;
+            serve_inside(gateway, route, accepted.stream, protocol).await;
         }
         Err(error) => {
             let sign = Sign::Handshake(error);
-            distrust::came_to_nothing(gateway, &caller, &authority.host, &sign);
+            distrust::came_to_nothing(gateway, &inner.caller, host, &sign);
         }
     }
 }

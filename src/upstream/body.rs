@@ -162,7 +162,9 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        let last = !matches!(frame, Some(Ok(_))) || this.inner.is_end_stream();
+        // After trailers hyper does not ask again.
+        let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
+        let last = !more || this.inner.is_end_stream();
         this.upload.note(last);
         Poll::Ready(frame.map(|frame| frame.map_err(|error| this.keep_refusal(error.into()))))
     }
@@ -372,6 +374,10 @@ impl LinkBody {
         let error = match self.poll_incoming(cx) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.waiting_since = None;
+                // Nothing follows trailers, and some readers do not ask again.
+                if frame.is_trailers() {
+                    self.finish();
+                }
                 self.finish_if_over();
                 return Poll::Ready(Some(Ok(frame)));
             }

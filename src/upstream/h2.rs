@@ -207,6 +207,15 @@ impl Seat {
         Self { of: Arc::clone(of), alarm, reused }
     }
 
+    /// Leaves the timer to the next stream: the answer is over. Not done on drop, where the runtime
+    /// may be gone, and its timers with it.
+    fn rest(&mut self) {
+        if self.alarm.is_set() {
+            self.alarm.forget_waker();
+            self.of.alarms.lock().push(std::mem::take(&mut self.alarm));
+        }
+    }
+
     /// Sends the request and waits for the head of the answer; the times are those of a
     /// [`Link`](super::link::Link).
     pub(super) async fn exchange(
@@ -277,8 +286,6 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         let vitals = &self.of.vitals;
-        self.alarm.forget_waker();
-        self.of.alarms.lock().push(std::mem::take(&mut self.alarm));
         let now = u64::try_from(vitals.opened.elapsed().as_millis()).unwrap_or(u64::MAX);
         vitals.idle_since.store(now, Ordering::Release);
         vitals.open.fetch_sub(1, Ordering::AcqRel);
@@ -337,15 +344,19 @@ impl Answer {
         let Self { response, rest, seat } = self;
         let length = response.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()?.parse().ok());
-        response.map(|stream| StreamBody {
-            // A task, because the reader of the answer may wait for the writer of the request.
-            _uploading: rest.map(|rest| Uploading(tokio::spawn(rest))),
-            stream,
-            seat,
-            length,
-            idle,
-            data_over: false,
-            waiting_since: None,
+        response.map(|stream| {
+            let mut body = StreamBody {
+                // A task, because the reader of the answer may wait for the writer of the request.
+                _uploading: rest.map(|rest| Uploading(tokio::spawn(rest))),
+                stream,
+                seat,
+                length,
+                idle,
+                data_over: false,
+                waiting_since: None,
+            };
+            body.rest_if_over();
+            body
         })
     }
 }
@@ -527,6 +538,12 @@ impl StreamBody {
         let trailers = ready!(self.stream.poll_trailers(cx));
         Poll::Ready(trailers.map(|trailers| trailers.map(Frame::trailers)).transpose())
     }
+
+    fn rest_if_over(&mut self) {
+        if self.stream.is_end_stream() {
+            self.seat.rest();
+        }
+    }
 }
 
 impl Body for StreamBody {
@@ -540,6 +557,7 @@ impl Body for StreamBody {
         let this = self.get_mut();
         if let Poll::Ready(next) = this.poll_next(cx) {
             this.waiting_since = None;
+            this.rest_if_over();
             return Poll::Ready(next.map(|frame| frame.map_err(BodyError::Reset)));
         }
         let since = *this.waiting_since.get_or_insert_with(Instant::now);

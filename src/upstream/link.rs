@@ -3,8 +3,8 @@
 //! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
 //! the two stay together: the task that waits for the answer also moves the bytes. That saves two
 //! wake-ups of another task for each request, a task for each idle connection, and gives an exact
-//! answer to *is it dead?* when a connection is taken from the pool. It also leaves the way open for
-//! a protocol upgrade: whoever drives the connection can take its stream and buffer back.
+//! answer to *is it dead?* when a connection is taken from the pool. And whoever drives a connection
+//! can take its stream and buffer back, which is how a WebSocket begins (`upgrade`).
 
 use std::future::Future;
 use std::io;
@@ -27,6 +27,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
+use super::hear::HeardOut;
 use super::trust::{agreed_on_http2, refuses_our_certificate};
 use super::via::Transport;
 
@@ -70,8 +71,8 @@ impl Stream {
 
 /// A stream that can be handed to another runtime. Who has the connection cannot reach the stream
 /// inside it, so it leaves word, and the stream moves when it is next used.
-struct Movable {
-    stream: Stream,
+pub(super) struct Movable {
+    pub(super) stream: Stream,
     move_here: Arc<AtomicBool>,
 }
 
@@ -90,7 +91,7 @@ pub(super) fn here() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
 
-type Driver = Connection<TokioIo<Movable>, RequestBody>;
+type Driver = Connection<TokioIo<HeardOut<Movable>>, RequestBody>;
 
 /// Why an exchange gave no answer.
 pub(super) enum Failure {
@@ -145,9 +146,9 @@ impl Patience {
 
 /// A connection: hyper's handle and its driver.
 pub(super) struct Link {
-    sender: SendRequest<RequestBody>,
+    pub(super) sender: SendRequest<RequestBody>,
     /// None once the connection has ended. It must not be polled after that.
-    driver: Option<Driver>,
+    pub(super) driver: Option<Driver>,
     /// What the origin said of our certificate, if that was the end.
     verdict: Option<hyper::Error>,
     alarm: Alarm,
@@ -162,7 +163,8 @@ impl Link {
     pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
         let move_here = Arc::<AtomicBool>::default();
         let stream = Movable { stream, move_here: Arc::clone(&move_here) };
-        let (sender, driver) = Self::settings().handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) =
+            Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
         let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
         Ok(Self { sender, driver: Some(driver), verdict: None, alarm, opened, home, move_here })
     }
@@ -338,13 +340,19 @@ impl Alarm {
         if sleep.deadline() > deadline {
             sleep.as_mut().reset(deadline);
         }
-        while sleep.as_mut().poll(cx).is_ready() {
+        // Unconstrained: an origin that always has more to say would take all of the runtime's
+        // budget, and no clock would ever be looked at.
+        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
             if sleep.deadline() >= deadline {
                 return Poll::Ready(());
             }
             sleep.as_mut().reset(deadline);
         }
         Poll::Pending
+    }
+
+    pub(super) fn is_set(&self) -> bool {
+        self.0.is_some()
     }
 
     /// Lets go of the task that waited last. A waker holds all the memory of its task, and the timer

@@ -9,13 +9,16 @@
 
 mod body;
 mod dial;
+mod go_on;
 mod guard;
 mod h2;
+mod hear;
 mod link;
 mod pool;
 mod resolve;
 mod route;
 mod trust;
+mod upgrade;
 mod via;
 
 use std::fmt;
@@ -30,16 +33,18 @@ use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
 pub use dial::{SelfAddresses, tune};
+pub use go_on::GoOn;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
+pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
 pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transport};
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
-use h2::{Answer, Multiplex, Turn};
+use h2::{Multiplex, Turn};
 use link::{Failure, Link, Patience, Stream};
 use pool::{Lane, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
@@ -120,6 +125,8 @@ pub struct Call<'a> {
     pub principal: &'a Arc<str>,
     /// The rule's own time for the head of the answer, in place of [`Timeouts::response`].
     pub response_timeout: Option<Duration>,
+    /// The rule's own time between two pieces of a body, in place of [`Timeouts::idle`].
+    pub idle_timeout: Option<Duration>,
 }
 
 /// Where the time went.
@@ -208,30 +215,36 @@ impl Upstream {
         let key = self.pool.key(call.origin, route.id, call.principal);
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
-            idle: self.timeouts.idle,
+            idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
         let mut stale = 0;
         loop {
             let (lane, mut timing) = self.lane(&key, route, stale).await?;
             let start = Instant::now();
             let (failure, again) = match lane {
-                Lane::Own(mut link) => match link.exchange(request, upload, patience).await {
-                    Ok(response) => {
-                        timing.head = start.elapsed();
-                        let response = self.receive(response, link, upload, key)?;
-                        return Ok(Sent { response, reused: timing.is_reused(), timing });
+                Lane::Own(mut link) => {
+                    match link.exchange(go_on::heard(request), upload, patience).await {
+                        Ok(response) => {
+                            timing.head = start.elapsed();
+                            let response =
+                                self.receive(response, link, upload, key, patience.idle)?;
+                            return Ok(Sent { response, reused: timing.is_reused(), timing });
+                        }
+                        Err(failure) => (failure, timing.is_reused()),
                     }
-                    Err(failure) => (failure, timing.is_reused()),
-                },
-                Lane::Shared(seat) => match seat.exchange(request, upload, patience).await {
-                    Ok(answer) => {
-                        timing.head = start.elapsed();
-                        let response = self.receive_shared(answer);
-                        return Ok(Sent { response, reused: timing.is_reused(), timing });
+                }
+                Lane::Shared(seat) => {
+                    match seat.exchange(go_on::at_once(request), upload, patience).await {
+                        Ok(answer) => {
+                            timing.head = start.elapsed();
+                            let response =
+                                answer.into_body(patience.idle).map(UpstreamBody::stream);
+                            return Ok(Sent { response, reused: timing.is_reused(), timing });
+                        }
+                        // The origin itself says that it may be sent again, which it can say for ever.
+                        Err(failure) => (failure, stale < STALE_RETRIES),
                     }
-                    // The origin itself says that it may be sent again, which it can say for ever.
-                    Err(failure) => (failure, stale < STALE_RETRIES),
-                },
+                }
             };
             match failure {
                 Failure::Unsent(unsent) if again => request = *unsent,
@@ -294,7 +307,7 @@ impl Upstream {
     ) -> Result<(Lane, Timing), Refusal> {
         let required = self.pool.spoken(key) == Some(Spoken::Http1Required);
         let offer = if required { Offer::Http1 } else { Offer::Both };
-        let (stream, timing) = self.stream(key, route, offer).await?;
+        let (stream, timing) = self.stream(&key.origin, &key.principal, route, offer).await?;
         let target = &key.origin.authority;
         if stream.is_http2() {
             self.pool.spoke(key, Spoken::Http2);
@@ -315,21 +328,22 @@ impl Upstream {
     /// A connection before its HTTP.
     async fn stream(
         &self,
-        key: &PoolKey,
+        origin: &Origin,
+        principal: &Arc<str>,
         route: &Route,
         offer: Offer,
     ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
-        let target = &key.origin.authority;
+        let target = &origin.authority;
         let start = Instant::now();
         let transport = self.connect(target, route).await?;
         timing.connect = Some(start.elapsed());
-        let stream = match key.origin.scheme {
+        let stream = match origin.scheme {
             Scheme::Http => Stream::Plain(transport),
             Scheme::Https => {
                 let start = Instant::now();
                 let offer = if route.http1_only { Offer::Http1 } else { offer };
-                let shaking = route.tls.connect(target, &key.principal, transport, offer);
+                let shaking = route.tls.connect(target, principal, transport, offer);
                 let tls = timeout(self.timeouts.tls, shaking)
                     .await
                     .map_err(|_| self.slow_handshake(target))??;
@@ -364,6 +378,7 @@ impl Upstream {
         link: Box<Link>,
         upload: Option<&Upload>,
         key: PoolKey,
+        idle: Duration,
     ) -> Result<Response<UpstreamBody>, Refusal> {
         // Nobody asked for another protocol, and what follows would not be HTTP.
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
@@ -382,7 +397,6 @@ impl Upstream {
             ));
         }
         let (parts, incoming) = response.into_parts();
-        let idle = self.timeouts.idle;
         let body = if upload.is_some_and(|upload| !upload.is_done()) {
             UpstreamBody::detached(incoming, *link, idle)
         } else {
@@ -394,10 +408,6 @@ impl Upstream {
 
     /// Ties the answer's body to its stream. The protocol itself knows neither transfer codings nor
     /// a switch to another.
-    fn receive_shared(&self, answer: Answer) -> Response<UpstreamBody> {
-        answer.into_body(self.timeouts.idle).map(UpstreamBody::stream)
-    }
-
     /// Connects for an opaque tunnel: the same resolving, vetting, overrides and self-check as for a
     /// request, and then bytes are the caller's.
     ///
@@ -466,7 +476,7 @@ fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Re
             Refusal::with_detail(Code::ResponseTimeout, format!("{target} did not answer in time"))
         }
         Failure::Stalled => Refusal::with_detail(
-            Code::ResponseTimeout,
+            Code::RequestTimeout,
             format!("the request's body to {target} stood still for too long"),
         ),
     }

@@ -222,3 +222,25 @@ fn whoever_asks_before_sending_is_told_to_go_on() {
     assert_eq!(wire.answer_to("POST").status, 200);
     assert_eq!(world.origin.last().body, b"12345");
 }
+
+#[test]
+fn a_hundred_agents_that_do_not_read_take_little_memory() {
+    /// What one may hold, in KiB: the buffers of two TLS connections, 64 KiB of hyper's on each side.
+    const EACH: u64 = 320;
+    const MANY: u64 = 100;
+    let world = World::with(BEARER, canary(), |home, _| home.set("log.level: info"));
+    assert_eq!(world.get("/warm").status, 200);
+    let before = world.serve.resident();
+    let mut wires: Vec<Wire> = (0..MANY).map(|_| world.tunnel()).collect();
+    for wire in &mut wires {
+        wire.send(request("GET", "/bytes/1073741824", &[AUTHORIZED], ""));
+        wire.until("\r\n\r\n");
+    }
+    let settled = eventually("memory to settle", PATIENCE, || {
+        let now = world.serve.resident();
+        std::thread::sleep(Duration::from_millis(500));
+        (world.serve.resident() <= now).then_some(now)
+    });
+    let each = (settled - before) / MANY;
+    assert!(each < EACH, "{each} KiB each");
+}

@@ -123,3 +123,78 @@ fn a_policy_that_would_is_refused() {
         assert!(ran.err.contains("first.yaml:3:") && ran.err.contains("http://"), "{}", ran.err);
     }
 }
+
+/// A scene in the clear whose origin is the test itself, and both ways to it: by absolute URLs, and
+/// inside a CONNECT.
+fn both_ways(try_it: impl Fn(&Peer, Wire, &dyn Fn(&str, &str, &[&str]) -> String)) {
+    let home = Home::new();
+    let peer = Peer::clear("plain.test");
+    home.reach_as("plain.test", peer.address, None);
+    home.policy("version: 1\nrules:\n- {name: any, agents: ['*'], to: ['http://plain.test']}\n");
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let fields =
+        |fields: &[&str]| -> String { fields.iter().map(|f| format!("{f}\r\n")).collect() };
+    try_it(&peer, serve.open_tunnel(&agent, "plain.test:80"), &|method, path, more| {
+        format!("{method} {path} HTTP/1.1\r\nHost: plain.test\r\n{}\r\n", fields(more))
+    });
+    try_it(&peer, serve.wire(), &|method, path, more| {
+        let authorization = agent.authorization();
+        format!(
+            "{method} http://plain.test{path} HTTP/1.1\r\nHost: plain.test\r\n\
+             Proxy-Authorization: {authorization}\r\n{}\r\n",
+            fields(more)
+        )
+    });
+}
+
+#[test]
+fn messages_in_the_clear_are_messages() {
+    both_ways(|peer, mut near, request| {
+        near.send(request("HEAD", "/head", &[]));
+        let (mut far, head) = peer.request();
+        assert!(head.starts_with("HEAD /head HTTP/1.1\r\n") && !head.contains("roxy-"), "{head}");
+        far.send("HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n");
+        assert_eq!(near.answer_to("HEAD").header("content-length"), Some("1000"));
+        // A body of unknown length up, and one down, as it comes.
+        near.send(request("POST", "/chunks", &["Transfer-Encoding: chunked"]));
+        near.send("3\r\nabc\r\n");
+        far.until("3\r\nabc\r\n");
+        near.send("0\r\n\r\n");
+        far.until("0\r\n\r\n");
+        far.send("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ndata: 1\n\n\r\n");
+        near.until("data: 1\n\n");
+        far.send("9\r\ndata: 2\n\n\r\n0\r\n\r\n");
+        near.until("data: 2\n\n\r\n0\r\n\r\n");
+        // An expectation, and interim answers.
+        near.send(request("PUT", "/put", &["Content-Length: 2", "Expect: 100-continue"]));
+        far.until("\r\n\r\n");
+        far.send("HTTP/1.1 100 Continue\r\n\r\n");
+        assert!(near.until("\r\n\r\n").starts_with("HTTP/1.1 100 "));
+        near.send("ok");
+        far.until("ok");
+        far.send("HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 204 No Content\r\n\r\n");
+        assert_eq!(near.answer_to("PUT").status, 204);
+        // Until its end, and in the old way.
+        near.send(request("GET", "/old", &[]));
+        far.until("\r\n\r\n");
+        far.send("HTTP/1.0 200 OK\r\n\r\nall of it");
+        far.finish();
+        assert_eq!(near.answer().text(), "all of it");
+        // Cut: also here it is no whole answer.
+        near.send(request("GET", "/cut", &[]));
+        let (mut far, _) = peer.request();
+        far.send("HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf");
+        near.until("half");
+        far.cut();
+        assert!(near.until_closed().is_empty());
+    });
+}
+
+#[test]
+fn upgrades_in_the_clear_are_refused() {
+    both_ways(|_, mut near, request| {
+        near.send(request("GET", "/", &["Connection: Upgrade", "Upgrade: foo/1"]));
+        assert_eq!(near.answer().problem(), "upgrade-refused");
+    });
+}

@@ -183,6 +183,7 @@ fn methods_that_reflect_or_tunnel_are_refused() {
 #[test]
 fn upgrades_are_refused_and_offers_of_h2c_ignored() {
     let world = World::new();
+    // `websocket` here is no handshake: it has no key.
     for upgrade in ["websocket", "foo", "h2c, websocket", "TLS/1.2", "connect-udp"] {
         let upgrade = format!("Upgrade: {upgrade}");
         let answer = world.ask("GET", "/", &[AUTHORIZED, "Connection: Upgrade", &upgrade], "");

@@ -139,6 +139,9 @@ fn every_stream_is_decided_and_recorded_for_itself() {
         assert_eq!((reply.status, &*reply.problem()), (421, "authority-mismatch"));
         let reply = agent.ask(request2("HEAD", "/v2/x", &[KEY]), b"").await;
         assert_eq!((reply.status, reply.body.len(), reply.broken.is_none()), (403, 0, true));
+        let connect = http::Request::connect("api.test:443").body(()).unwrap();
+        let reply = agent.ask(connect, b"").await;
+        assert_eq!((reply.status, &*reply.problem()), (405, "method-refused"));
         let many: Vec<String> = (0..130).map(|n| format!("x-{n}")).collect();
         let many: Vec<(&str, &str)> = many.iter().map(|n| (&**n, "1")).collect();
         let reply = agent.ask(request2("GET", "/v1/x", &many), b"").await;
@@ -153,7 +156,10 @@ fn every_stream_is_decided_and_recorded_for_itself() {
         .filter(|r| r["kind"] == "access" && r["path"] != serde_json::Value::Null)
         .filter_map(|r| r["decision"].as_str())
         .collect();
-    assert_eq!(decisions, ["permit", "refuse", "refuse", "refuse", "refuse", "refuse", "permit"]);
+    assert_eq!(
+        decisions,
+        ["permit", "refuse", "refuse", "refuse", "refuse", "refuse", "refuse", "permit"]
+    );
 }
 
 #[test]
@@ -512,6 +518,61 @@ fn at_shutdown_streams_finish_and_new_ones_are_sent_away() {
         assert!(world.serve.ended(PATIENCE).success());
         assert_eq!(outcome(&world)["ending"], "complete");
     }
+}
+
+#[test]
+fn streams_that_outlast_the_drain_are_cut_and_recorded() {
+    let mut world = World::before(Origin::http2(HOST), BEARER, canary(), |home, _| {
+        home.set("limits.drain: 300ms")
+    });
+    world.origin.hold();
+    let (held, _agent) = run(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        let held = tokio::spawn(ask2(agent.send.clone(), request2("GET", "/hold", &[KEY]), b""));
+        world.origin.until_seen(1);
+        (held, agent)
+    });
+    world.serve.terminate();
+    assert!(world.serve.ended(PATIENCE).success());
+    assert!(run(held).unwrap().is_err());
+    assert_eq!(outcome(&world)["ending"], "downstream-aborted");
+    world.home.locum(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn an_agent_has_so_many_streams_and_no_more() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.streams: 7"));
+    world.origin.hold();
+    run(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        assert_eq!(agent.ask(request2("GET", "/v1/x", &[KEY]), b"").await.status, 200);
+        assert_eq!(agent.send.current_max_send_streams(), 7);
+    });
+    // A client that does not listen: seven streams are under way, and the eighth is refused.
+    let mut wire = world.serve.raw_http2(&world.agent);
+    let head = [
+        &[0x82, 0x87][..],
+        &literal(":path", "/hold"),
+        &literal(":authority", HOST),
+        &literal("authorization", KEY.1),
+    ]
+    .concat();
+    for n in 0..8 {
+        wire.send(frame(1, 0x5, 2 * n + 1, &head));
+    }
+    let answered = answered_until(&mut wire, |kind, _, _| kind == 3);
+    let refused = answered.iter().find(|(kind, ..)| *kind == 3).expect("a reset");
+    assert_eq!((refused.2, &refused.3[..]), (15, &7_u32.to_be_bytes()[..]), "REFUSED_STREAM");
+    world.origin.until_seen(8);
+}
+
+#[test]
+fn the_status_of_grpc_reaches_an_http_1_agent() {
+    let world = World::http2();
+    let answer = world.ask("POST", "/grpc", &[AUTHORIZED, "TE: trailers"], "");
+    let trailers: Vec<(&str, &str)> =
+        answer.trailers.iter().map(|(name, value)| (&**name, &**value)).collect();
+    assert_eq!(trailers, [("grpc-status", "5"), ("grpc-message", "not here")]);
 }
 
 #[test]

@@ -111,3 +111,126 @@ fn guessing_tokens_hurts_nobody_else() {
     assert!((10..=300).contains(&guesses), "{guesses}");
     assert_eq!(world.serve.metric("locum_refusals_total{code=\"proxy-auth-required\"}"), 300);
 }
+
+/// What Locum answers to bytes that are no request it takes; both at the door and in a tunnel, with
+/// a record and a count.
+#[test]
+fn what_cannot_be_read_is_answered_by_us_and_recorded() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.head_bytes: 8KiB"));
+    let host = format!("Host: {HOST}\r\n");
+    let long = format!("X-Long: {}\r\n", "a".repeat(20_000));
+    let many: String = (0..200).map(|i| format!("X-{i}: 1\r\n")).collect();
+    let target = "a".repeat(17 * 1024);
+    let cases = [
+        ("head-too-large", 431, format!("GET / HTTP/1.1\r\n{host}{long}\r\n")),
+        // A head that comes at one go is measured, too.
+        ("head-too-large", 431, format!("GET / HTTP/1.1\r\n{host}X: {}\r\n\r\n", "a".repeat(8200))),
+        ("head-too-large", 431, format!("GET / HTTP/1.1\r\n{host}{many}\r\n")),
+        ("head-too-large", 431, format!("GET /{target} HTTP/1.1\r\n{host}\r\n")),
+        ("bad-request", 400, format!("GET / HTTP/1.1\r\n{host}X A: 1\r\n\r\n")),
+        ("bad-request", 400, "GET / HTTP/7.7\r\n\r\n".to_owned()),
+        ("bad-request", 400, "\u{1}\u{2}\u{3}\r\n\r\n".to_owned()),
+    ];
+    for (code, status, bytes) in &cases {
+        for (place, mut wire) in [("door", world.serve.wire()), ("tunnel", world.tunnel())] {
+            let about = format!("{place}, {code}: {bytes:.40}");
+            let series = format!("locum_refusals_total{{code=\"{code}\"}}");
+            let before = world.serve.metric(&series);
+            // It may refuse before all of it is read, and the rest does not tear the answer away.
+            let _ = wire.try_send(bytes.as_bytes());
+            let answer = wire.try_answer("GET").unwrap_or_else(|e| panic!("{about}: {}", e.why));
+            assert_eq!((answer.status, &*answer.problem()), (*status, *code), "{about}");
+            assert_eq!(answer.header("connection"), Some("close"), "{about}");
+            assert!(answer.header("date").is_some(), "{about}");
+            assert!(wire.until_closed().is_empty(), "{about}");
+            let record = &world.home.records_of(&answer.request_id(), 1)[0];
+            assert_eq!(
+                (record["code"].as_str(), record["decision"].as_str()),
+                (Some(*code), Some("refuse"))
+            );
+            assert_eq!(
+                record["agent"].as_str(),
+                (place == "tunnel").then_some("worker"),
+                "{about}"
+            );
+            assert_eq!(world.serve.metric(&series), before + 1, "{about}");
+        }
+    }
+    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(world.get("/after").status, 200);
+}
+
+#[test]
+fn a_url_has_a_limit_of_its_own() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.url_bytes: 1KiB"));
+    let mut wire = world.tunnel();
+    let longest = format!("/{}?{}", "p".repeat(500), "q".repeat(522));
+    assert_eq!(longest.len(), 1024);
+    assert_eq!(wire.ask(request("GET", &longest, &[AUTHORIZED], "")).status, 200);
+    let answer = wire.ask(request("GET", &(longest + "x"), &[AUTHORIZED], ""));
+    assert_eq!((answer.status, &*answer.problem()), (414, "url-too-long"));
+    assert_eq!(world.origin.seen().len(), 1);
+    let record = &world.home.records_of(&answer.request_id(), 1)[0];
+    assert_eq!(record["code"], "url-too-long");
+}
+
+#[test]
+fn a_head_in_a_tunnel_has_its_time_from_its_first_byte() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.set("limits.head_time: 300ms");
+        home.set("limits.idle_tunnel: 1h");
+    });
+    let mut idle = world.tunnel();
+    let mut slow = world.tunnel();
+    // Behind a request, too; and however it trickles.
+    assert_eq!(slow.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    for byte in request("GET", "/v1/x", &[AUTHORIZED, "X-Slow: 1"], "").as_bytes() {
+        if slow.try_send(&[*byte]).is_err() || !slow.is_silent(std::time::Duration::from_millis(15))
+        {
+            break;
+        }
+    }
+    let answer = slow.answer();
+    assert_eq!((answer.status, &*answer.problem()), (408, "request-timeout"));
+    assert!(slow.until_closed().is_empty());
+    assert_eq!(world.home.records_of(&answer.request_id(), 1)[0]["code"], "request-timeout");
+    // The other tunnel was open for as long, and nothing was begun in it.
+    assert_eq!(idle.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    // A body, and an answer, take the time that they take.
+    world.origin.hold();
+    idle.send(format!(
+        "POST /hold HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\nContent-Length: 2\r\n\r\n1"
+    ));
+    let mut other = world.tunnel();
+    other.send("GET / HTT");
+    assert_eq!(other.answer().status, 408);
+    idle.send("2");
+    world.origin.until_seen(3);
+    let mut other = world.tunnel();
+    other.send("GET / HTT");
+    assert_eq!(other.answer().status, 408);
+    world.origin.release();
+    assert_eq!(idle.answer_to("POST").text(), "held");
+}
+
+#[test]
+fn an_agent_that_never_reads_is_let_go_of() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.idle_reader: 300ms"));
+    let mut wire = world.tunnel();
+    wire.send(request("GET", "/bytes/1000000000", &[AUTHORIZED], ""));
+    let access = world.home.accesses_to("/bytes/1000000000").remove(0);
+    let records = world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    assert_eq!(records[1]["ending"], "downstream-aborted");
+    assert!(records[1]["bytes_down"].as_u64().unwrap() < 100_000_000, "{}", records[1]);
+    assert!(wire.try_answer("GET").is_err(), "the answer ended as if whole");
+    // Whoever waits for an origin is not slow, and a reader that pauses now and then goes on.
+    world.origin.hold();
+    let mut waits = world.tunnel();
+    waits.send(request("GET", "/hold", &[AUTHORIZED], ""));
+    let mut never = world.tunnel();
+    never.send(request("GET", "/bytes/1000000001", &[AUTHORIZED], ""));
+    let access = world.home.accesses_to("/bytes/1000000001").remove(0);
+    world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    world.origin.release();
+    assert_eq!(waits.answer().text(), "held");
+}

@@ -96,6 +96,8 @@ pub enum Script {
     Send(Vec<u8>),
     /// Waits for a permit of the gate.
     Wait,
+    /// Sends back whatever comes, until nothing more does.
+    Echo,
     /// Ends TLS in order and closes. Without it the connection is cut off.
     Goodbye,
 }
@@ -126,6 +128,17 @@ impl Origin {
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
         Self::listen(host, Mode::Script(script.into()), Some(Tls::default()))
+    }
+
+    /// The same, in the clear.
+    pub fn scripted_clear(host: &str, script: Vec<Script>) -> Self {
+        Self::listen(host, Mode::Script(script.into()), None)
+    }
+
+    /// TLS in front of an HTTP/1.1 server without it. The TLS would rather have HTTP/2, so that who
+    /// offers that gets no sense out of the server.
+    pub fn before(host: &str, server: SocketAddr) -> Self {
+        Self::listen(host, Mode::Before(server), Some(&["h2", "http/1.1"]))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
@@ -289,6 +302,7 @@ struct Tls {
 enum Mode {
     Http,
     Script(Arc<[Script]>),
+    Before(SocketAddr),
 }
 
 async fn accept(
@@ -339,6 +353,12 @@ where
     Box::pin(async move {
         match mode {
             Mode::Script(script) => play(stream, &script, &state).await,
+            Mode::Before(server) => {
+                let mut stream = stream;
+                let Ok(mut server) = tokio::net::TcpStream::connect(server).await else { return };
+                let _ = server.set_nodelay(true);
+                let _ = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+            }
             Mode::Http => {
                 let service = service_fn(|request| {
                     let state = Arc::clone(&state);
@@ -373,6 +393,15 @@ where
                 let _ = stream.flush().await;
             }
             Script::Wait => state.gate.acquire().await.unwrap().forget(),
+            Script::Echo => {
+                if !ahead.is_empty() {
+                    let _ = stream.write_all(&ahead).await;
+                    ahead.clear();
+                }
+                let (mut read, mut write) = tokio::io::split(&mut stream);
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.flush().await;
+            }
             Script::Goodbye => {
                 let _ = stream.shutdown().await;
                 // Closing with bytes unread would reset what was just sent.

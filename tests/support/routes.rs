@@ -96,6 +96,7 @@ async fn route(
         "echo-chunked" => pieces(vec![framed(&encode(rest, &key))]),
         "echo-trailer" => trailer(&key),
         "drip" => pieces(framed(&encode(rest, &key)).iter().map(|b| vec![*b]).collect()),
+        "grpc" => grpc(),
         "gzip" => gzip(),
         "abort" => abort(Some(1000)),
         "abort-long" => abort(Some(1_000_000)),
@@ -274,6 +275,19 @@ fn trailer(key: &str) -> Response<Body> {
     let mut response = streaming(body, "text/plain");
     response.headers_mut().insert(header::TRAILER, HeaderValue::from_static("x-echo"));
     response
+}
+
+/// What gRPC answers: nothing in its head announces the trailers.
+fn grpc() -> Response<Body> {
+    let (send, body) = channel();
+    let mut trailers = HeaderMap::new();
+    trailers.insert("grpc-status", HeaderValue::from_static("5"));
+    trailers.insert("grpc-message", HeaderValue::from_static("not here"));
+    tokio::spawn(async move {
+        let _ = send.send(Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\0")))).await;
+        let _ = send.send(Ok(Frame::trailers(trailers))).await;
+    });
+    streaming(body, "application/grpc+proto")
 }
 
 /// A coding that nobody asked for.

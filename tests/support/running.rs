@@ -4,6 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::{PATIENCE, Ran, eventually};
 
@@ -54,6 +55,26 @@ impl Running {
         self.out.push('\n');
         let rest = line.strip_prefix(start);
         rest.unwrap_or_else(|| panic!("{line:?} does not start with {start:?}")).to_owned()
+    }
+
+    /// The rest of the first line that starts so; those before it are passed over. May take as long
+    /// as whole suites take.
+    #[track_caller]
+    pub fn last_line(&mut self, start: &str) -> String {
+        let deadline = Instant::now() + 20 * PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let Ok(line) = self.lines.recv_timeout(left) else {
+                let _ = self.child.kill();
+                let err = self.err.take().unwrap().join().unwrap();
+                panic!("no line {start:?}; it printed: {}\n{err}", self.out);
+            };
+            self.out.push_str(&line);
+            self.out.push('\n');
+            if let Some(rest) = line.strip_prefix(start) {
+                return rest.to_owned();
+            }
+        }
     }
 
     /// Waits for its end.

@@ -111,6 +111,15 @@ impl Tools {
             .join("usr/bin/promtool")
     }
 
+    /// `slowhttptest`, which holds connections open by being slow.
+    #[track_caller]
+    pub fn slowhttptest() -> Command {
+        let tools = Self::debian("slowhttptest", &["slowhttptest"]);
+        let mut command = Command::new(tools.program("usr/bin/slowhttptest"));
+        command.env("LD_LIBRARY_PATH", tools.libraries());
+        command
+    }
+
     /// Programs of Debian, with the libraries that this machine does not have; none of it is
     /// installed for that.
     #[track_caller]

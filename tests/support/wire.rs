@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection, StreamOwned,
+};
 use serde_json::Value;
 
 use super::PATIENCE;
@@ -25,6 +27,8 @@ pub struct Wire {
 enum Stream {
     Plain(TcpStream),
     Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    /// The origin's end.
+    Served(Box<StreamOwned<ServerConnection, TcpStream>>),
 }
 
 /// One answer.
@@ -52,7 +56,11 @@ impl Wire {
     }
 
     pub fn try_plain(address: SocketAddr) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::of(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// Either end of a connection.
+    pub fn of(stream: TcpStream) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
@@ -76,10 +84,21 @@ impl Wire {
         Ok(Self { stream, ahead: Vec::new(), transcript: self.transcript })
     }
 
+    /// The same as an origin.
+    pub fn tls_server(self, config: Arc<ServerConfig>) -> io::Result<Self> {
+        let Stream::Plain(mut tcp) = self.stream else { panic!("it is TLS already") };
+        let mut tls = ServerConnection::new(config).map_err(io::Error::other)?;
+        while tls.is_handshaking() {
+            tls.complete_io(&mut tcp)?;
+        }
+        let stream = Stream::Served(Box::new(StreamOwned::new(tls, tcp)));
+        Ok(Self { stream, ahead: Vec::new(), transcript: Vec::new() })
+    }
+
     /// The certificate chain that the other side showed.
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         match &self.stream {
-            Stream::Plain(_) => Vec::new(),
+            Stream::Plain(_) | Stream::Served(_) => Vec::new(),
             Stream::Tls(tls) => tls
                 .conn
                 .peer_certificates()
@@ -115,19 +134,43 @@ impl Wire {
         match &mut self.stream {
             Stream::Plain(tcp) => tcp.write_all(bytes).and_then(|()| tcp.flush()),
             Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
+            Stream::Served(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
         }
     }
 
-    /// Sends nothing more, and says so.
+    /// Sends nothing more, and says so. The other side may have gone already.
     pub fn finish(&mut self) {
         match &mut self.stream {
-            Stream::Plain(tcp) => tcp.shutdown(Shutdown::Write).unwrap(),
+            Stream::Plain(_) => {}
             Stream::Tls(tls) => {
                 tls.conn.send_close_notify();
-                tls.flush().unwrap();
-                tls.sock.shutdown(Shutdown::Write).unwrap();
+                let _gone = tls.flush();
+            }
+            Stream::Served(tls) => {
+                tls.conn.send_close_notify();
+                let _gone = tls.flush();
             }
         }
+        let _gone = self.tcp().shutdown(Shutdown::Write);
+    }
+
+    fn tcp(&self) -> &TcpStream {
+        match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => &tls.sock,
+            Stream::Served(tls) => &tls.sock,
+        }
+    }
+
+    /// Ends the connection below TLS, without TLS's own goodbye.
+    pub fn cut(self) {
+        let _gone = self.tcp().shutdown(Shutdown::Both);
+    }
+
+    /// Ends the connection by a reset.
+    pub fn reset(self) {
+        // Closed with a linger of zero, Linux sends RST (`man 7 socket`).
+        rustix::net::sockopt::set_socket_linger(self.tcp(), Some(Duration::ZERO)).unwrap();
     }
 
     /// Some more bytes; 0 at the end.
@@ -135,9 +178,20 @@ impl Wire {
         let n = match &mut self.stream {
             Stream::Plain(tcp) => tcp.read(buffer)?,
             Stream::Tls(tls) => tls.read(buffer)?,
+            Stream::Served(tls) => tls.read(buffer)?,
         };
         self.transcript.extend_from_slice(&buffer[..n]);
         Ok(n)
+    }
+
+    /// Reads exactly so much.
+    #[track_caller]
+    pub fn read_exact(&mut self, buffer: &mut [u8]) {
+        let length = buffer.len();
+        let taken = self.take(length);
+        let taken =
+            taken.unwrap_or_else(|| panic!("closed before {length} bytes: {:?}", self.ahead));
+        buffer.copy_from_slice(&taken);
     }
 
     /// Throws away what was read ahead; how much it was.
@@ -168,13 +222,6 @@ impl Wire {
         self.tcp().set_write_timeout(Some(time)).unwrap();
     }
 
-    fn tcp(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => &tls.sock,
-        }
-    }
-
     fn set_read_timeout(&mut self, time: Duration) {
         self.tcp().set_read_timeout(Some(time)).unwrap();
     }
@@ -195,6 +242,25 @@ impl Wire {
             }
         }
         std::mem::take(&mut self.ahead)
+    }
+
+    /// Reads on to an orderly end: with TLS, its goodbye; what came before that.
+    pub fn try_until_end(&mut self) -> io::Result<Vec<u8>> {
+        while self.more()? > 0 {}
+        Ok(std::mem::take(&mut self.ahead))
+    }
+
+    /// The head of the next request; none when the other side has closed.
+    pub fn try_head(&mut self) -> Option<String> {
+        loop {
+            if let Some(at) = memchr::memmem::find(&self.ahead, b"\r\n\r\n") {
+                let head: Vec<u8> = self.ahead.drain(..at + 4).collect();
+                return Some(String::from_utf8_lossy(&head).into_owned());
+            }
+            if self.more().ok()? == 0 {
+                return None;
+            }
+        }
     }
 
     /// Reads on until `end` has come; what came up to and with it.

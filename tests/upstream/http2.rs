@@ -424,7 +424,8 @@ async fn an_answer_that_does_not_come_or_stops_coming_has_its_times() {
     let (upstream, target) = (origin.upstream(), origin.target());
     let principal = Arc::from("a");
     let soon = Some(Duration::from_millis(100));
-    let call = Call { origin: &target, principal: &principal, response_timeout: soon };
+    let call =
+        Call { origin: &target, principal: &principal, response_timeout: soon, idle_timeout: None };
     let late = upstream.send(recorded(get("/never")), call).await;
     assert_eq!(refused(late), Code::ResponseTimeout);
     let sent = send(&upstream, &target, "a", get("/half")).await.unwrap();

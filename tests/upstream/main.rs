@@ -118,7 +118,8 @@ where
     B::Error: Into<Box<dyn std::error::Error + std::marker::Send + Sync>>,
 {
     let principal = Arc::from(principal);
-    let call = Call { origin: target, principal: &principal, response_timeout: None };
+    let call =
+        Call { origin: target, principal: &principal, response_timeout: None, idle_timeout: None };
     upstream.send(recorded(request), call).await
 }
 
@@ -541,7 +542,7 @@ mod times {
         let (upstream, target) = (upstream(), target(Scheme::Http, origin.address));
         let (_feed, request) = fed();
         let stalled = send(&upstream, &target, "a", request).await;
-        assert_eq!(refused(stalled), Code::ResponseTimeout);
+        assert_eq!(refused(stalled), Code::RequestTimeout);
     }
 
     #[tokio::test]
@@ -586,6 +587,7 @@ mod times {
             origin: &target,
             principal: &principal,
             response_timeout: Some(Duration::from_secs(20)),
+            idle_timeout: None,
         };
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;

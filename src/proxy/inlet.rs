@@ -1,0 +1,382 @@
+//! The agent's end of an HTTP/1.1 connection, below hyper: the clocks that hyper has not, a face for
+//! the answers that hyper gives by itself, and an end that does not tear the last answer away.
+//!
+//! hyper does not tell what it does with a connection, so the two sides of it tell each other: the
+//! service says through [`Progress`] when a request begins and when its answer is over.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, header};
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::Body;
+use crate::outcome::Code;
+
+/// How long what an agent still sends is read and thrown away after the last answer. Closed with
+/// bytes unread, the kernel would reset the connection, and with it could go the answer that the
+/// agent has not yet read. As long as nginx waits for an agent that says nothing more.
+const LINGER: Duration = Duration::from_secs(5);
+
+/// Makes, and records, the answer to what hyper could not read.
+pub(super) type Refuse = Arc<dyn Fn(Code) -> Response<Body> + Send + Sync>;
+
+/// How long an agent may take.
+#[derive(Clone, Copy)]
+pub(super) struct Clocks {
+    /// From the first byte of a head to its last.
+    pub(super) head: Duration,
+    /// How long it may take nothing of an answer.
+    pub(super) unread: Duration,
+}
+
+/// What the service knows of a connection.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// Requests whose head has been read, since the start. Wraps, and is only compared.
+    begun: AtomicU32,
+    /// How far the answer to the last of them is.
+    answer: AtomicU8,
+    /// Whether the body of the last one has not been read to its end.
+    uploading: AtomicBool,
+}
+
+/// No answer is due.
+const NONE: u8 = 0;
+/// One is being made, or handed to hyper.
+const DUE: u8 = 1;
+/// hyper has all of it, and may not have written it.
+const GIVEN: u8 = 2;
+
+impl Progress {
+    /// A request begins; whoever holds what is given back is answering it.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        mut request: Request<Incoming>,
+    ) -> (Answering, Request<Incoming>) {
+        let has_body = !request.body().is_end_stream();
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        self.uploading.store(has_body, Ordering::Relaxed);
+        self.answer.store(DUE, Ordering::Relaxed);
+        if has_body {
+            request.extensions_mut().insert(Reading(Arc::clone(self)));
+        }
+        (Answering(Arc::clone(self)), request)
+    }
+}
+
+/// Held until hyper has all of an answer.
+pub(super) struct Answering(Arc<Progress>);
+
+impl Answering {
+    /// Ties itself to the body of the answer. An answer that comes before its request has been read
+    /// is the last on its connection, and says so.
+    pub(super) fn until_the_end_of(self, mut answer: Response<Body>) -> Response<Answer> {
+        if self.0.uploading.load(Ordering::Relaxed) {
+            answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        answer.map(|body| Answer { body, _answering: self })
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.0.answer.store(GIVEN, Ordering::Relaxed);
+    }
+}
+
+/// Goes with a request, for its body.
+#[derive(Clone)]
+pub(super) struct Reading(Arc<Progress>);
+
+impl Reading {
+    /// The body has been read to its end.
+    pub(super) fn done(&self) {
+        self.0.uploading.store(false, Ordering::Relaxed);
+    }
+}
+
+/// An answer's body, and with it the knowledge that it is not over.
+pub(super) struct Answer {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = <Body as HttpBody>::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The stream of one agent. Idle, it holds no timer.
+pub(super) struct Inlet<S> {
+    inner: S,
+    progress: Arc<Progress>,
+    clocks: Clocks,
+    refuse: Refuse,
+    head: Option<Head>,
+    /// Set while the agent takes nothing.
+    unread: Option<Pin<Box<Sleep>>>,
+    /// The answer that goes out in place of hyper's.
+    own: Option<Own>,
+    linger: Option<Pin<Box<Sleep>>>,
+}
+
+/// A head that has begun to arrive.
+struct Head {
+    /// Behind how many requests.
+    after: u32,
+    since: Instant,
+    /// Made when the rest of it is waited for, which for nearly every head is never.
+    alarm: Option<Pin<Box<Sleep>>>,
+}
+
+struct Own {
+    text: Vec<u8>,
+    written: usize,
+}
+
+impl<S> Inlet<S> {
+    pub(super) fn new(inner: S, progress: Arc<Progress>, clocks: Clocks, refuse: Refuse) -> Self {
+        Self { inner, progress, clocks, refuse, head: None, unread: None, own: None, linger: None }
+    }
+
+    /// The stream below, for whoever goes on without HTTP.
+    pub(super) fn into_inner(self) -> S {
+        self.inner
+    }
+
+    /// Whether the last answer is out, to its last byte, and no head after it has been read.
+    fn between_requests(&self) -> bool {
+        self.progress.answer.load(Ordering::Relaxed) == NONE
+    }
+
+    /// Notes the first byte of a head. The start of one that came together with the request before
+    /// it goes unseen; it has the time of an idle tunnel.
+    fn note_read(&mut self) {
+        if !self.between_requests() {
+            return;
+        }
+        let after = self.progress.begun.load(Ordering::Relaxed);
+        if self.head.as_ref().is_none_or(|head| head.after != after) {
+            self.head = Some(Head { after, since: Instant::now(), alarm: None });
+        }
+    }
+
+    /// Ready when a head has been on its way for too long.
+    fn poll_head(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let begun = self.progress.begun.load(Ordering::Relaxed);
+        let Some(head) = self.head.as_mut().filter(|head| head.after == begun) else {
+            self.head = None;
+            return Poll::Pending;
+        };
+        let deadline = head.since + self.clocks.head;
+        head.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline))).as_mut().poll(cx)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Inlet<S> {
+    /// Pending, or the end of an agent that takes nothing.
+    fn poll_unread<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
+        let time = self.clocks.unread;
+        let alarm = self.unread.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + time)));
+        ready!(alarm.as_mut().poll(cx));
+        let message = format!("the agent took nothing of its answer for {time:?}");
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)))
+    }
+
+    /// What comes of a write: progress stops the clock, standing still starts it.
+    fn timed<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_pending() {
+            return self.poll_unread(cx);
+        }
+        self.unread = None;
+        result
+    }
+
+    /// hyper writes an answer that nobody of us gave: to a head that it could not read. Ours goes
+    /// out in its place, which says what is wrong, and is on record.
+    fn takes_over(&mut self, text: &[u8]) -> bool {
+        if self.own.is_some() {
+            return true;
+        }
+        let code = if self.between_requests() { code_of(text) } else { None };
+        if let Some(code) = code {
+            self.own = Some(Own { text: plain(&(self.refuse)(code), text), written: 0 });
+        }
+        code.is_some()
+    }
+
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(own) = self.own.as_mut().filter(|own| own.written < own.text.len()) {
+            let result = Pin::new(&mut self.inner).poll_write(cx, &own.text[own.written..]);
+            let written = ready!(self.timed(cx, result))?;
+            if let Some(own) = &mut self.own {
+                own.written += written;
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells an agent whose head does not come to its end, as far as that can be told at once.
+    fn give_up(&mut self, cx: &mut Context<'_>) -> io::Error {
+        if self.between_requests() {
+            let text = plain(&(self.refuse)(Code::RequestTimeout), b"");
+            self.own = Some(Own { text, written: 0 });
+            let _told = self.poll_own(cx);
+            let _told = Pin::new(&mut self.inner).poll_flush(cx);
+        }
+        io::Error::new(io::ErrorKind::TimedOut, "the head of a request did not come to its end")
+    }
+
+    /// Reads and drops what comes, until the agent ends too.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        let until = || Box::pin(sleep_until(Instant::now() + LINGER));
+        self.linger.get_or_insert_with(until).as_mut().poll(cx)
+    }
+}
+
+/// The code for an answer of hyper's own; it gives three.
+fn code_of(text: &[u8]) -> Option<Code> {
+    match text.get(..12)? {
+        b"HTTP/1.1 400" | b"HTTP/1.0 400" => Some(Code::BadRequest),
+        b"HTTP/1.1 414" | b"HTTP/1.0 414" => Some(Code::UrlTooLong),
+        b"HTTP/1.1 431" | b"HTTP/1.0 431" => Some(Code::HeadTooLarge),
+        _ => None,
+    }
+}
+
+/// An answer as it goes over the wire, the last of its connection. `instead` is hyper's, of which
+/// the date is kept.
+fn plain(answer: &Response<Body>, instead: &[u8]) -> Vec<u8> {
+    let body = answer.body().as_whole().unwrap_or_default();
+    let mut text = format!("HTTP/1.1 {}\r\n", answer.status()).into_bytes();
+    for (name, value) in answer.headers().iter().filter(|(name, _)| *name != header::CONNECTION) {
+        text.extend_from_slice(name.as_str().as_bytes());
+        text.extend_from_slice(b": ");
+        text.extend_from_slice(value.as_bytes());
+        text.extend_from_slice(b"\r\n");
+    }
+    let lines = instead.split(|b| *b == b'\n');
+    for date in lines.filter(|line| line.starts_with(b"date: ")) {
+        text.extend_from_slice(date);
+        text.push(b'\n');
+    }
+    text.extend_from_slice(
+        format!("connection: close\r\ncontent-length: {}\r\n\r\n", body.len()).as_bytes(),
+    );
+    text.extend_from_slice(&body);
+    text
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+            Poll::Ready(result) => {
+                if buf.filled().len() > before {
+                    this.note_read();
+                }
+                Poll::Ready(result)
+            }
+            Poll::Pending => {
+                ready!(this.poll_head(cx));
+                Poll::Ready(Err(this.give_up(cx)))
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.takes_over(buf) {
+            ready!(this.poll_own(cx))?;
+            return Poll::Ready(Ok(buf.len()));
+        }
+        let result = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.timed(cx, result)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.takes_over(bufs.first().map_or(&[], |buf| &**buf)) {
+            ready!(this.poll_own(cx))?;
+            return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
+        }
+        let result = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.timed(cx, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    /// hyper flushes when it has nothing more to write.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let answer = &this.progress.answer;
+        // Both sides are of one task; an exchange that did not happen is no harm.
+        let _ = answer.compare_exchange(GIVEN, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        let result = Pin::new(&mut this.inner).poll_flush(cx);
+        this.timed(cx, result)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        // Only where something may still come: others are gone as soon as they are answered.
+        if this.own.is_some() || this.progress.uploading.load(Ordering::Relaxed) {
+            ready!(this.poll_linger(cx));
+        }
+        Poll::Ready(Ok(()))
+    }
+}

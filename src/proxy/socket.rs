@@ -1,0 +1,274 @@
+//! A WebSocket: from the origin's 101 to the last byte of either side.
+//!
+//! The handshake went through the steps of [`exchange`](super::exchange) like any request. From here
+//! on bytes pass as they come, those from the origin through the scrub, for as long as the agent's
+//! token and the policy would let the socket be opened.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Response;
+use http_body::Body as _;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, sleep_until};
+
+use super::body::Body;
+use super::exchange::{Route, failed, strip_answer};
+use super::ledger::{Ledger, Tally, Uploaded};
+use super::listener::Shutdown;
+use super::{Caller, Gateway, Place, State, unix_now};
+use crate::inject::Pending;
+use crate::metrics::TunnelKind;
+use crate::outcome::{Code, Ending, Refusal};
+use crate::policy::{Permit, Standing};
+use crate::request::{Handshake, InboundRequest, ask_for_websocket};
+use crate::scrub::{ScrubError, ScrubbedBody, scrub};
+use crate::upstream::{Chunks, Downlink, Switched, Uplink};
+
+/// A handshake that may be sent: what is needed should the origin agree.
+pub(super) struct Opening {
+    handshake: Handshake,
+    standing: Standing,
+    caller: Caller,
+    agent_side: OnUpgrade,
+    place: Arc<Place>,
+    shutdown: Shutdown,
+}
+
+impl Opening {
+    /// None for a request that asks for no WebSocket.
+    ///
+    /// # Errors
+    /// `overloaded` outside of a tunnel, for an agent that has as many open as it may.
+    pub(super) fn new(
+        gateway: &Arc<Gateway>,
+        route: &Route,
+        inbound: &InboundRequest,
+        permit: &Permit,
+        agent_side: Option<OnUpgrade>,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some(handshake) = inbound.websocket().cloned() else { return Ok(None) };
+        let caller = route.caller.clone();
+        let place = match &route.place {
+            Some(place) => Arc::clone(place),
+            None => Arc::new(gateway.place(&caller.identity.agent)?),
+        };
+        Ok(Some(Self {
+            handshake,
+            standing: Standing::new(&caller.identity.agent, inbound, permit),
+            caller,
+            // hyper hands one out with every request that has an Upgrade.
+            agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
+            place,
+            shutdown: route.shutdown.clone(),
+        }))
+    }
+
+    pub(super) fn handshake(&self) -> &Handshake {
+        &self.handshake
+    }
+}
+
+/// Answers the agent with the origin's scrubbed 101, and has a task pass on what follows it.
+pub(super) async fn open(
+    gateway: &Arc<Gateway>,
+    opening: Opening,
+    switched: Switched,
+    pending: Pending,
+    ledger: Ledger,
+) -> Result<Response<Body>, Refusal> {
+    let Switched { response, uplink, timing, idle } = switched;
+    // Why here: neither the head nor what follows it can be read before it is scrubbed.
+    let response = match scrub(pending.answered(response)).await {
+        Ok(response) => response,
+        Err(refusal) => return Err(failed(&ledger, refusal, 0)),
+    };
+    let (mut head, downlink) = response.into_parts();
+    strip_answer(&mut head.headers);
+    // A 101 has none (RFC 9110 section 8.6), and a reader that believed it would lose the first frames.
+    head.headers.remove(http::header::CONTENT_LENGTH);
+    ask_for_websocket(&mut head.headers);
+    let up = Uploaded::counting();
+    let mut tally = ledger.answered(Some(head.status.as_u16()), up.clone(), timing.head);
+    tally.scrubbed = downlink.replaced();
+    let socket = Socket { downlink, uplink, up, moved: Moved::new(idle), tally };
+    let shutdown = opening.shutdown.clone();
+    let gateway = Arc::clone(gateway);
+    shutdown.spawn(async move { socket.run(&gateway, opening).await });
+    Ok(Response::from_parts(head, Body::empty()))
+}
+
+/// Both ways to the origin, and the account of them.
+struct Socket {
+    downlink: ScrubbedBody<Downlink>,
+    uplink: Uplink,
+    up: Uploaded,
+    moved: Moved,
+    tally: Tally,
+}
+
+impl Socket {
+    async fn run(self, gateway: &Gateway, opening: Opening) {
+        let _open = gateway.metrics.tunnel(TunnelKind::WebSocket);
+        let Opening { standing, caller, agent_side, place, .. } = opening;
+        let Ok(agent) = agent_side.await else { return };
+        let Self { downlink, uplink, up, moved, mut tally } = self;
+        let (from_agent, to_agent) = tokio::io::split(TokioIo::new(agent));
+        let ways = async {
+            let up = upwards(Chunks::new(from_agent, Bytes::new()), uplink, &up, &moved);
+            let down = downwards(downlink, to_agent, &mut tally, &moved);
+            both(up, down).await
+        };
+        let (ending, withdrawn) = tokio::select! {
+            ending = ways => (ending, None),
+            () = moved.stalled() => (Ending::UpstreamAborted, None),
+            code = gateway.until(|state| no_longer(state, &caller, &standing)) => {
+                (Ending::Failed, Some(code))
+            }
+        };
+        tally.code = withdrawn.or(tally.code);
+        if let Some(code) = tally.code {
+            let agent = &caller.identity.agent;
+            tracing::info!(%agent, %code, "a WebSocket was ended");
+        }
+        tally.close(ending);
+        drop(place);
+    }
+}
+
+/// Why a socket may not go on, if it may not.
+fn no_longer(state: &State, caller: &Caller, standing: &Standing) -> Option<Code> {
+    if !state.authn.still_valid(&caller.identity, unix_now()) {
+        return Some(Code::AgentRevoked);
+    }
+    state.policy.withdrawn(standing, &state.credentials)
+}
+
+/// How the way up ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Up {
+    /// The agent has finished, and the origin was told so.
+    Finished,
+    /// The origin takes no more.
+    Refused,
+    /// The agent broke off.
+    Aborted,
+}
+
+/// Runs both ways until the socket is over. Each may be finished long before the other. A break of
+/// either ends both, and then neither stream is ended in order: what was cut on one side is cut on the
+/// other. But an origin that takes no more may still have said why.
+async fn both(up: impl Future<Output = Up>, down: impl Future<Output = Ending>) -> Ending {
+    let (mut up, mut down) = (pin!(up), pin!(down));
+    tokio::select! {
+        ended = &mut up => match ended {
+            Up::Finished | Up::Refused => down.await,
+            Up::Aborted => Ending::DownstreamAborted,
+        },
+        ended = &mut down => {
+            if ended == Ending::Complete {
+                // The origin has said all, and so it is whole, however the agent goes.
+                let _however = up.await;
+            }
+            ended
+        }
+    }
+}
+
+async fn upwards<R, W>(mut from: Chunks<R>, mut to: W, count: &Uploaded, moved: &Moved) -> Up
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    loop {
+        match poll_fn(|cx| from.poll_next(cx)).await {
+            Ok(Some(chunk)) => {
+                moved.now();
+                if pass(&mut to, &chunk).await.is_err() {
+                    return Up::Refused;
+                }
+                count.add(chunk.len());
+            }
+            Ok(None) => {
+                let told = to.shutdown().await;
+                return if told.is_ok() { Up::Finished } else { Up::Refused };
+            }
+            Err(_) => return Up::Aborted,
+        }
+    }
+}
+
+async fn downwards<W>(
+    mut from: ScrubbedBody<Downlink>,
+    mut to: W,
+    tally: &mut Tally,
+    moved: &Moved,
+) -> Ending
+where
+    W: AsyncWrite + Unpin,
+{
+    loop {
+        let frame = poll_fn(|cx| Pin::new(&mut from).poll_frame(cx)).await;
+        tally.scrubbed = from.replaced();
+        let chunk = match frame {
+            Some(Ok(frame)) => frame.into_data().unwrap_or_default(),
+            Some(Err(ScrubError::Body(_))) => return Ending::UpstreamAborted,
+            Some(Err(ScrubError::Unscrubbable)) => {
+                tally.code = Some(Code::Unscrubbable);
+                return Ending::UpstreamAborted;
+            }
+            None => {
+                let told = to.shutdown().await;
+                return told.map_or(Ending::DownstreamAborted, |()| Ending::Complete);
+            }
+        };
+        moved.now();
+        if pass(&mut to, &chunk).await.is_err() {
+            return Ending::DownstreamAborted;
+        }
+        tally.down += chunk.len() as u64;
+    }
+}
+
+/// Writes a chunk through to the network: the next one may be long in coming.
+async fn pass<W: AsyncWrite + Unpin>(to: &mut W, chunk: &[u8]) -> std::io::Result<()> {
+    to.write_all(chunk).await?;
+    to.flush().await
+}
+
+/// When a byte last came from either side.
+struct Moved {
+    start: Instant,
+    /// Milliseconds from `start`.
+    last: AtomicU64,
+    idle: Duration,
+}
+
+impl Moved {
+    fn new(idle: Duration) -> Self {
+        Self { start: Instant::now(), last: AtomicU64::new(0), idle }
+    }
+
+    fn now(&self) {
+        let since = u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last.store(since, Ordering::Relaxed);
+    }
+
+    /// Returns when nothing has come for the idle time.
+    async fn stalled(&self) {
+        loop {
+            let last = Duration::from_millis(self.last.load(Ordering::Relaxed));
+            let deadline = self.start + last + self.idle;
+            if deadline <= Instant::now() {
+                return;
+            }
+            sleep_until(deadline).await;
+        }
+    }
+}
