@@ -35,7 +35,7 @@ fn audit(c: &mut Criterion) {
     let access = || Access {
         request_id: RequestId([5; 16]),
         agent: Some(who()),
-        peer: Some(([127, 0, 0, 1], 40_000).into()),
+        peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
         destination: "https://api.openai.com",
         method: Some("POST"),
         path: Some("/v1/chat/completions"),

@@ -74,7 +74,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
         let access = Access {
             request_id: RequestId(id),
             agent: Some(who),
-            peer: Some(([127, 0, 0, 1], 40_000).into()),
+            peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
             destination: "https://api.openai.com",
             method: Some("POST"),
             path: Some("/v1/chat/completions"),

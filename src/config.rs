@@ -4,6 +4,7 @@
 //! A [`Config`] is what the file means: every default filled in, every path absolute, every value
 //! in its range. There is no other way to make one, so nothing later has to check again.
 
+mod listen;
 mod read;
 
 use std::fmt;
@@ -12,6 +13,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+
+pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
 use crate::document::{Document, Limits as ReadLimits, Report, Source};
 use crate::host::{Authority, HostPattern, Scheme};
@@ -37,30 +40,6 @@ pub struct Config {
     pub log: Log,
     /// What clients may take.
     pub limits: Limits,
-}
-
-/// `proxy`: where agents connect.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proxy {
-    /// `listen`, at least one. Default `127.0.0.1:3128`: the port that proxies have used since
-    /// Squid, on loopback, because without TLS agent tokens cross the wire as they are.
-    pub listen: Vec<SocketAddr>,
-    /// `tls`. Default none: on loopback there is no wire to protect.
-    pub tls: Option<ListenerTls>,
-    /// `allow_remote`: the explicit word for a listener beyond loopback without TLS, on a network
-    /// that is trusted by other means (a pod, a VPN). Default `false`.
-    pub allow_remote: bool,
-}
-
-/// `proxy.tls`: TLS on the listener, for `https://` proxy URLs.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListenerTls {
-    /// `certificate`: PEM, the certificate and then its intermediates.
-    pub certificate: PathBuf,
-    /// `key`: PEM, the private key.
-    pub key: PathBuf,
-    /// `client_ca`: PEM, the CAs whose client certificates are asked for. Default none.
-    pub client_ca: Option<PathBuf>,
 }
 
 /// `ops`: metrics and health.
@@ -382,9 +361,8 @@ impl Config {
     #[must_use]
     pub fn restart_needed(&self, new: &Self) -> Vec<&'static str> {
         let fixed = [
-            // Sockets and their TLS are made once, at the start.
-            ("proxy.listen", self.proxy.listen == new.proxy.listen),
-            ("proxy.tls", self.proxy.tls == new.proxy.tls),
+            // Sockets are made once, at the start; their certificates may change.
+            ("proxy.listen", self.proxy.same_doors(&new.proxy)),
             ("ops.listen", self.ops.listen == new.ops.listen),
             // One process writes one log and reads one vault, each under a lock.
             ("audit", self.audit == new.audit),
@@ -395,13 +373,6 @@ impl Config {
             ("limits", self.limits == new.limits),
         ];
         fixed.into_iter().filter(|(_, same)| !same).map(|(name, _)| name).collect()
-    }
-}
-
-impl Default for Proxy {
-    fn default() -> Self {
-        let listen = vec![SocketAddr::from(([127, 0, 0, 1], 3128))];
-        Self { listen, tls: None, allow_remote: false }
     }
 }
 

@@ -39,6 +39,36 @@ impl Serialize for RequestId {
     }
 }
 
+/// The other end of a connection, as the operating system names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Peer {
+    /// Over TCP: an address, `192.0.2.7:51000`.
+    Tcp(SocketAddr),
+    /// Over a Unix socket: the user of the process that connected, `unix:uid=1000`; none when the
+    /// system did not say.
+    Unix(Option<u32>),
+}
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(Some(uid)) => write!(f, "unix:uid={uid}"),
+            Self::Unix(None) => f.write_str("unix"),
+        }
+    }
+}
+
+impl Serialize for Peer {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        match self {
+            // serde's own way, without an allocation.
+            Self::Tcp(address) => address.serialize(s),
+            Self::Unix(_) => s.collect_str(self),
+        }
+    }
+}
+
 /// Whether a request may go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -73,7 +103,7 @@ pub struct Access<'a> {
     #[serde(flatten)]
     pub agent: Option<Who<'a>>,
     /// From where.
-    pub peer: Option<SocketAddr>,
+    pub peer: Option<Peer>,
     /// `https://host` or `https://host:port`.
     pub destination: &'a str,
     /// `CONNECT` for an opaque tunnel.

@@ -56,7 +56,7 @@ impl World {
 
     fn openai_at(origin: impl FnOnce(&str) -> Origin) -> Self {
         let origin = origin("api.openai.com");
-        let world = Self::before(origin, "openai", &["--provider", "openai"]);
+        let world = Self::before(origin, "openai", &["--provider", "openai"], |_| {});
         Self { variable: Some("OPENAI_API_KEY"), ..world }
     }
 
@@ -66,11 +66,12 @@ impl World {
     }
 
     fn with(host: &str, name: &str, credential: &[&str]) -> Self {
-        Self::before(Origin::start(host), name, credential)
+        Self::before(Origin::start(host), name, credential, |_| {})
     }
 
-    fn before(origin: Origin, name: &str, credential: &[&str]) -> Self {
+    fn before(origin: Origin, name: &str, credential: &[&str], prepare: impl Fn(&Home)) -> Self {
         let home = Home::new();
+        prepare(&home);
         let key = canary();
         origin.accept(&key);
         home.reach(&origin);
@@ -305,6 +306,63 @@ fn node_fetch() {
     command.arg(script("with_fetch.mjs")).env("MODULES", modules());
     let ran = run(&mut command, b"").ok();
     world.holds(&ran, 2);
+}
+
+/// A proxy with a port that has TLS, beside the one that `locum run` uses.
+fn behind_tls() -> (World, PathBuf) {
+    let prepare = |home: &Home| {
+        let issued = Authority::new(&home.work(), "listener").issue("proxy");
+        let (certificate, key) = (issued.certificate.display(), issued.key.display());
+        home.set(&format!("proxy.tls: {{certificate: '{certificate}', key: '{key}'}}"));
+        home.set("proxy.listen: [{address: '127.0.0.1:0', tls: off}, '127.0.0.1:0']");
+    };
+    let provider = ["--provider", "openai"];
+    let world = World::before(Origin::start("api.openai.com"), "openai", &provider, prepare);
+    let ca = world.home.work().join("listener.pem");
+    (World { variable: Some("OPENAI_API_KEY"), ..world }, ca)
+}
+
+/// Turns the variables of `locum run` to the port with TLS, and has its CA believed too.
+const THROUGH_TLS: &str = r#"
+cat "$SSL_CERT_FILE" "$1" > both.pem
+url="https://${HTTPS_PROXY#http://}"
+export HTTPS_PROXY="${url%:*}:$2" https_proxy="${url%:*}:$2"
+export SSL_CERT_FILE=$PWD/both.pem REQUESTS_CA_BUNDLE=$PWD/both.pem NODE_EXTRA_CA_CERTS=$PWD/both.pem
+shift 2
+exec "$@"
+"#;
+
+#[track_caller]
+fn through_tls(program: &str, argument: &str, requests: usize) {
+    let (world, ca) = behind_tls();
+    let serving = std::fs::read(world.home.path().join("serve.json")).unwrap();
+    let serving: serde_json::Value = serde_json::from_slice(&serving).unwrap();
+    let address: std::net::SocketAddr = serving["tls"][0].as_str().unwrap().parse().unwrap();
+    let mut command = world.run("sh".as_ref());
+    command.args(["-c", THROUGH_TLS, "sh"]).arg(ca).arg(address.port().to_string());
+    command.arg(program).arg(script(argument)).env("MODULES", modules());
+    let ran = run(&mut command, b"").ok();
+    assert!(
+        ran.out.contains(&format!("@{address}")),
+        "it was told of the port with TLS: {}",
+        ran.out
+    );
+    world.holds(&ran, requests);
+}
+
+#[test]
+fn python_requests_through_a_proxy_with_tls() {
+    through_tls(python().to_str().unwrap(), "with_requests.py", 2);
+}
+
+#[test]
+fn python_httpx_through_a_proxy_with_tls() {
+    through_tls(python().to_str().unwrap(), "with_httpx.py", 2);
+}
+
+#[test]
+fn node_undici_through_a_proxy_with_tls() {
+    through_tls("node", "with_fetch.mjs", 2);
 }
 
 #[test]

@@ -418,7 +418,7 @@ fn the_pod_is_confined_and_its_parts_fit_together() {
         Path::new("/home"),
     )
     .unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(u64::from(config.proxy.listen[0].port()), port("proxy"));
+    assert_eq!(u64::from(config.proxy.listen[0].address().unwrap().port()), port("proxy"));
     assert_eq!(u64::from(config.ops.listen.unwrap().port()), port("operations"));
     for (probe, path) in [("readinessProbe", "/readyz"), ("livenessProbe", "/healthz")] {
         let get = &locum[probe]["httpGet"];

@@ -10,39 +10,37 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, watch};
 
 use super::Failure;
-use crate::proxy::{self, Door, Gateway};
+use super::doors::Gate;
+use super::service::Socket;
+use crate::proxy::{self, Entrance, Gateway, Leave, Listener};
 
 /// The threads that serve.
 pub(super) struct Cores {
     threads: Vec<JoinHandle<()>>,
-    stop: watch::Sender<bool>,
+    stop: watch::Sender<Option<Leave>>,
 }
 
 impl Cores {
     /// Starts as many threads as there are cores. Each has all listeners, and accepts for itself.
     pub(super) fn start(
         gateway: &Arc<Gateway>,
-        listeners: Vec<(TcpListener, Door)>,
+        gates: &[Gate],
         drain: Duration,
     ) -> Result<Self, Failure> {
-        let (stop, stopped) = watch::channel(false);
+        let (stop, stopped) = watch::channel(None);
         let count = std::thread::available_parallelism().map_or(1, NonZero::get);
         let failed = |error| Failure::new(format!("a thread cannot be started: {error}"));
-        let listeners = detach(listeners).map_err(failed)?;
         let ended = Arc::new(Barrier::new(count));
         let mut cores = Self { threads: Vec::with_capacity(count), stop };
         for number in 0..count {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
-            let own = listeners
-                .iter()
-                .map(|(listener, door)| Ok((attach(&runtime, listener)?, door.clone())))
-                .collect::<io::Result<Vec<_>>>()
-                .map_err(failed)?;
+            let own = gates.iter().map(|gate| attach(&runtime, gate));
+            let own = own.collect::<io::Result<Vec<_>>>().map_err(failed)?;
             let (gateway, stopped) = (Arc::clone(gateway), begun(stopped.clone()));
             let ended = Arc::clone(&ended);
             let serve = async move {
@@ -60,8 +58,8 @@ impl Cores {
     }
 
     /// Takes no more connections, and returns when the last one has ended.
-    pub(super) async fn stop(self) {
-        let _nobody_listens = self.stop.send(true);
+    pub(super) async fn stop(self, leave: Leave) {
+        let _nobody_listens = self.stop.send(Some(leave));
         let threads = self.threads;
         let ended = tokio::task::spawn_blocking(move || {
             threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count() == 0
@@ -72,17 +70,17 @@ impl Cores {
     }
 }
 
-async fn begun(mut stop: watch::Receiver<bool>) {
-    let _gone = stop.wait_for(|on| *on).await;
+/// Returns when it is time to stop, or when nobody is left to say so.
+async fn begun(mut stop: watch::Receiver<Option<Leave>>) -> Leave {
+    stop.wait_for(Option::is_some).await.ok().and_then(|leave| *leave).unwrap_or(Leave::Closed)
 }
 
-/// Takes the listeners from the runtime that bound them.
-fn detach(listeners: Vec<(TcpListener, Door)>) -> io::Result<Vec<(std::net::TcpListener, Door)>> {
-    listeners.into_iter().map(|(listener, door)| Ok((listener.into_std()?, door))).collect()
-}
-
-/// The same socket once more, for one thread's runtime.
-fn attach(runtime: &Runtime, listener: &std::net::TcpListener) -> io::Result<TcpListener> {
+/// The same door once more, for one thread's runtime.
+fn attach(runtime: &Runtime, gate: &Gate) -> io::Result<Entrance> {
     let _inside = runtime.enter();
-    TcpListener::from_std(listener.try_clone()?)
+    let listener = match &*gate.socket {
+        Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?),
+        Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
+    };
+    Ok(Entrance { listener, door: gate.door.clone(), tls: gate.tls.clone() })
 }

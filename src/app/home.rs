@@ -122,6 +122,12 @@ impl Home {
         self.path.join("clients")
     }
 
+    /// Where a successor asks the running proxy for its sockets.
+    #[must_use]
+    pub fn take_over(&self) -> PathBuf {
+        self.path.join("take-over.sock")
+    }
+
     fn serving_file(&self) -> PathBuf {
         self.path.join("serve.json")
     }
@@ -156,10 +162,37 @@ impl Home {
 pub struct Serving {
     /// Its process.
     pub pid: u32,
-    /// Its proxy ports.
+    /// Its proxy ports in the clear.
     pub proxy: Vec<SocketAddr>,
+    /// Its proxy ports with TLS.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tls: Vec<SocketAddr>,
+    /// Its Unix sockets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unix: Vec<PathBuf>,
     /// Its operations port.
     pub ops: Option<SocketAddr>,
+}
+
+impl Serving {
+    /// Every place where agents connect, as they would write it.
+    pub fn places(&self) -> impl Iterator<Item = String> {
+        let clear = self.proxy.iter().map(|address| format!("http://{address}"));
+        let tls = self.tls.iter().map(|address| format!("https://{address}"));
+        let unix = self.unix.iter().map(|path| format!("unix:{}", path.display()));
+        clear.chain(tls).chain(unix)
+    }
+
+    /// A port in the clear, which every client can use.
+    ///
+    /// # Errors
+    /// When all of them have TLS or are Unix sockets.
+    pub fn clear(&self) -> Result<SocketAddr, Failure> {
+        self.proxy.first().copied().ok_or_else(|| {
+            Failure::new("the proxy of this home has no port in the clear, and many clients cannot use another")
+                .help("add one on loopback to proxy.listen, such as {address: '127.0.0.1:3128', tls: off}")
+        })
+    }
 }
 
 fn env_path(name: &str) -> Option<PathBuf> {

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use super::certificates::{self, Certificates};
 use super::far_side::far_side;
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_vault, write_anchor};
@@ -50,6 +51,8 @@ pub struct Keeper {
     /// Opens the credentials of proxies on the way.
     logins: Arc<VaultLogins>,
     seen: Mutex<Seen>,
+    /// What the listeners show.
+    certificates: Mutex<Vec<Certificates>>,
     /// Taken by the request that looks, or waits for the next look. The others wait without a thread
     /// each.
     turn: tokio::sync::Mutex<()>,
@@ -82,7 +85,7 @@ struct Seen {
 
 /// Tells whether a file may have changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct FileStamp {
+pub(super) struct FileStamp {
     path: PathBuf,
     length: u64,
     inode: u64,
@@ -136,6 +139,7 @@ impl Keeper {
             gateway: std::sync::OnceLock::new(),
             own,
             seen: Mutex::new(seen),
+            certificates: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         })
     }
@@ -311,6 +315,40 @@ impl Keeper {
                 self.metrics.reload("config", false);
             }
         }
+    }
+
+    /// Says which certificates to keep in step with their files.
+    pub(super) fn keep_certificates(&self, all: Vec<Certificates>) {
+        if !all.is_empty() {
+            self.metrics.reload("certificate", true);
+        }
+        *self.certificates.lock() = all;
+    }
+
+    /// Reads the certificates of the listeners anew where their files changed, or if `asked`.
+    pub(super) fn look_at_certificates(&self, asked: bool) {
+        let mut all = self.certificates.lock();
+        if all.is_empty() {
+            return;
+        }
+        let config = self.seen.lock().config.clone();
+        for one in all.iter_mut() {
+            match one.look(&config, asked) {
+                certificates::Look::Same | certificates::Look::Rejected { news: None } => {}
+                certificates::Look::Reloaded => {
+                    tracing::info!(listener = %one.at(), "certificate reloaded");
+                    self.note("certificate-reloaded", &one.at().to_string());
+                }
+                certificates::Look::Rejected { news: Some(error) } => {
+                    tracing::error!(
+                        listener = %one.at(), error,
+                        "the new certificate cannot be used; the last good one is shown"
+                    );
+                    self.note("certificate-rejected", "the last good certificate is shown");
+                }
+            }
+        }
+        self.metrics.reload("certificate", all.iter().all(Certificates::sound));
     }
 
     /// The new config, put in force; none when it says what the old one did.
@@ -504,7 +542,7 @@ impl Observe for Keeper {
 }
 
 impl FileStamp {
-    fn of(path: PathBuf) -> Self {
+    pub(super) fn of(path: PathBuf) -> Self {
         let metadata = std::fs::metadata(&path).ok();
         Self {
             length: metadata.as_ref().map_or(0, std::fs::Metadata::len),
@@ -515,7 +553,7 @@ impl FileStamp {
     }
 
     /// Whether its time of change is so long ago that a further change would show.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         const TICK: Duration = Duration::from_millis(50);
         let age = self.modified.and_then(|at| at.elapsed().ok());
         age.is_none_or(|age| age > TICK)

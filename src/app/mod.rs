@@ -2,9 +2,12 @@
 //! on disk. The only place that picks adapters.
 
 mod authority;
+mod certificates;
 mod cores;
+mod doors;
 mod failure;
 mod far_side;
+mod handover;
 mod home;
 mod init;
 mod keeper;
@@ -16,6 +19,7 @@ mod policies;
 mod relay;
 mod restore;
 mod serve;
+mod service;
 mod session;
 
 pub use authority::is_published;
@@ -33,6 +37,7 @@ pub(crate) use policies::{ReadPolicy, read_policy};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
+pub use service::Activation;
 pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,
 };

@@ -8,26 +8,33 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::cores::Cores;
+use super::doors::{Doors, Gate, Giver, Inherited, SocketFile};
+use super::far_side::far_side;
+use super::handover::{Desk, HandedOver, Taken};
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
+use super::login::check_logins;
 use super::open::{Opened, drain_journal, write_anchor};
+use super::policies::load_policy;
+use super::service::{self, Activation};
 use super::{Failure, Home, Serving};
 use crate::agent::Identity;
 use crate::audit::AuditLog;
-use crate::config::Config;
+use crate::config::{Config, ListenAt};
 use crate::environment;
 use crate::metrics::Metrics;
 use crate::ops;
-use crate::proxy::{Door, Gateway, Limits};
+use crate::proxy::{Door, Gateway, Leave, Limits};
 use crate::record::{AuditSink as _, Event};
 use crate::tls::{Alpn, LeafCache};
+use crate::upstream::NoLogins;
 use crate::vault::harden_process;
 
 /// Hosts whose leafs are kept ready: about 1.5 KiB each.
 const LEAVES: usize = 1024;
 
 /// How a proxy is started.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct ProxyOptions {
     /// Listens on a free loopback port instead of the configured one, and on no operations port:
     /// for the private proxy of one `run`.
@@ -36,6 +43,10 @@ pub struct ProxyOptions {
     pub accept_audit_damage: bool,
     /// Also opens a loopback port without authentication, for this identity alone.
     pub open_for: Option<Identity>,
+    /// Sockets that the service manager has passed.
+    pub activation: Activation,
+    /// Takes over from the proxy that runs on this home, if one does.
+    pub take_over: bool,
 }
 
 /// A proxy that listens.
@@ -50,8 +61,11 @@ pub struct Proxy {
     keeper: Arc<Keeper>,
     gateway: Arc<Gateway>,
     audit: Arc<AuditLog>,
-    listeners: Vec<(TcpListener, Door)>,
-    ops: Option<TcpListener>,
+    gates: Vec<Gate>,
+    ops: Option<std::net::TcpListener>,
+    files: Vec<SocketFile>,
+    /// Whether the sockets stay open, with the service manager, when this process ends.
+    leave: Leave,
     private: bool,
 }
 
@@ -75,14 +89,17 @@ impl Proxy {
         }
         let home = opened.home.clone();
         let config = opened.config.clone();
-        if config.proxy.tls.is_some() && !options.private {
-            // Listening in the clear instead would show agents' tokens to the network.
-            return Err(Failure::usage("proxy.tls: this version cannot serve TLS on its own port")
-                .help(
-                    "remove the setting; on a network that is private by other means write \
-                     `allow_remote: true`",
-                ));
-        }
+        let private = options.private;
+        let certificates = if private { Vec::new() } else { Doors::certificates(&config)? };
+        let inherited = if private {
+            Inherited::default()
+        } else {
+            inherit(&opened, options.activation, options.take_over).await?
+        };
+        let leave = match inherited.giver() {
+            Giver::Service => Leave::Open,
+            Giver::None | Giver::Predecessor => Leave::Closed,
+        };
         // Before the log: where there are records, there is an anchor.
         write_anchor(&opened.vault, &config)?;
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
@@ -93,25 +110,27 @@ impl Proxy {
         let metrics = Arc::new(
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
-        let (listeners, ops, open_port) = bind(&config, &options).await?;
-        let serving = Serving {
-            pid: std::process::id(),
-            proxy: addresses(&listeners)?,
-            ops: ops.as_ref().and_then(|l| l.local_addr().ok()),
+        let doors = if private {
+            Doors::open_private(options.open_for.as_ref())?
+        } else {
+            Doors::open(&config, certificates, inherited)?
         };
+        let Doors { gates, ops, open_port, certificates, files } = doors;
+        let serving = serving(&config, &gates, ops.as_ref(), private);
         let own: Vec<SocketAddr> =
-            serving.proxy.iter().copied().chain(serving.ops).chain(open_port).collect();
-        let keeper = Arc::new(Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?);
+            gates.iter().filter_map(Gate::address).chain(serving.ops).collect();
+        let keeper = Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?;
+        keeper.keep_certificates(certificates);
+        let keeper = Arc::new(keeper);
         let upstream = keeper.first_far_side()?;
         let sink = Arc::<AuditLog>::clone(&audit);
         let state = keeper.first_state();
         let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));
         let gateway = Arc::new(gateway);
         keeper.watch_over(&gateway);
-        if !options.private {
+        if !private {
             home.announce(&serving)?;
         }
-        let private = options.private;
         let proxy = Self {
             serving,
             open_port,
@@ -120,8 +139,10 @@ impl Proxy {
             keeper,
             gateway,
             audit,
-            listeners,
+            gates,
             ops,
+            files,
+            leave,
             private,
         };
         proxy.note("proxy-started")?;
@@ -129,7 +150,7 @@ impl Proxy {
     }
 
     fn note(&self, event: &'static str) -> Result<(), Failure> {
-        let detail = self.serving.proxy.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let detail: Vec<String> = self.serving.places().collect();
         let event = Event {
             event,
             subject: Some(format!("pid {}", self.serving.pid)),
@@ -143,7 +164,8 @@ impl Proxy {
         })
     }
 
-    /// Serves until `stop` resolves, then lets requests in flight finish for at most `drain`.
+    /// Serves until `stop` resolves, or until another process has taken over; then lets requests in
+    /// flight finish for at most `drain`.
     ///
     /// # Errors
     /// When the audit log could not be closed in order. It is then as after a `kill -9`: whole.
@@ -152,38 +174,126 @@ impl Proxy {
         stop: impl Future<Output = ()> + Send,
         drain: Duration,
     ) -> Result<(), Failure> {
-        let listeners = std::mem::take(&mut self.listeners);
+        let gates = std::mem::take(&mut self.gates);
         let (begin, begun) = tokio::sync::watch::channel(false);
         let until = |mut signal: tokio::sync::watch::Receiver<bool>| async move {
             let _gone = signal.wait_for(|on| *on).await;
         };
         let looking = tokio::spawn(look(Arc::clone(&self.keeper), Arc::clone(&self.gateway)));
-        let ops = self.ops.take().map(|listener| {
+        let ops = self.ops.take().map(TcpListener::from_std).transpose();
+        let ops = ops.map_err(|e| Failure::new(format!("ops.listen cannot be served: {e}")))?;
+        let ops = ops.map(|listener| {
             let metrics = Arc::clone(self.gateway.metrics());
             let observe = Arc::<Keeper>::clone(&self.keeper);
             tokio::spawn(ops::serve(listener, metrics, observe, until(begun)))
         });
-        tracing::info!(proxy = ?self.serving.proxy, ops = ?self.serving.ops, "serving");
-        let cores = Cores::start(&self.gateway, listeners, drain)?;
-        stop.await;
-        cores.stop().await;
+        let desk = self.desk(&gates);
+        let places: Vec<String> = self.serving.places().collect();
+        tracing::info!(proxy = ?places, ops = ?self.serving.ops, "serving");
+        let cores = Cores::start(&self.gateway, &gates, drain)?;
+        service::ready();
+        let (leave, taken) = tokio::select! {
+            () = stop => (self.leave, None),
+            by = handed_over(desk) => (Leave::Open, Some(by)),
+        };
+        if taken.is_some() {
+            tracing::info!("another process takes over");
+        }
+        service::stopping();
+        // The threads have the sockets too, until each has taken its last connection.
+        drop(gates);
+        cores.stop(leave).await;
         let _nobody_listens = begin.send(true);
         looking.abort();
         if let Some(ops) = ops {
             let _ended = ops.await;
         }
-        self.finish()
+        self.finish(taken)
     }
 
-    fn finish(self) -> Result<(), Failure> {
+    /// Where a successor asks for the sockets. Without one the proxy serves as well.
+    fn desk(&self, gates: &[Gate]) -> Option<Desk> {
+        if self.private {
+            return None;
+        }
+        let sockets = gates.iter().map(|gate| Arc::downgrade(&gate.socket));
+        Desk::open(&self.home, sockets.collect())
+            .inspect_err(|error| {
+                tracing::warn!(%error, "no other process will be able to take over from this one");
+            })
+            .ok()
+    }
+
+    fn finish(self, taken: Option<HandedOver>) -> Result<(), Failure> {
         self.note("proxy-stopped")?;
-        let closed = self.audit.close()?;
-        tracing::info!(records = closed.seq, "stopped");
-        self.keeper.anchor(true);
+        // While the log's lock is held: after it, the files may be those of the next process.
         if !self.private {
             self.home.withdraw();
         }
+        if taken.is_none() {
+            self.files.iter().for_each(SocketFile::remove);
+        }
+        let closed = self.audit.close()?;
+        tracing::info!(records = closed.seq, "stopped");
+        self.keeper.anchor(true);
+        // The successor has waited for this.
+        drop(taken);
         Ok(())
+    }
+}
+
+async fn handed_over(desk: Option<Desk>) -> HandedOver {
+    match desk {
+        Some(desk) => desk.wait().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The sockets that are there already. When they come from a predecessor, it has ended on return.
+async fn inherit(
+    opened: &Opened,
+    activation: Activation,
+    take_over: bool,
+) -> Result<Inherited, Failure> {
+    let passed = Inherited::new(activation.0, Giver::Service);
+    if !take_over || passed.giver() == Giver::Service {
+        return Ok(passed);
+    }
+    // What would keep this process from starting is found while the other still serves.
+    load_policy(&opened.home.policies())?;
+    far_side(&opened.config, &[], Arc::new(NoLogins))?;
+    check_logins(&opened.config, &opened.vault.snapshot()?.credentials)?;
+    opened.authority()?;
+    let Some(taken) = Taken::ask(&opened.home)? else { return Ok(passed) };
+    tracing::info!("taking over; the other process finishes its requests");
+    taken.predecessor_ended().await.map_err(|error| {
+        Failure::new(format!("the end of the other process cannot be waited for: {error}"))
+    })?;
+    Ok(Inherited::new(taken.sockets, Giver::Predecessor))
+}
+
+/// What the home says of this process.
+fn serving(
+    config: &Config,
+    gates: &[Gate],
+    ops: Option<&std::net::TcpListener>,
+    private: bool,
+) -> Serving {
+    let with_credentials = |gate: &&Gate| matches!(gate.door, Door::Credentials);
+    let ports = |tls: bool| {
+        let of_kind = gates.iter().filter(with_credentials).filter(|g| g.tls.is_some() == tls);
+        of_kind.filter_map(Gate::address).collect()
+    };
+    let paths = config.proxy.listen.iter().filter_map(|listen| match &listen.at {
+        ListenAt::Unix { path, .. } if !private => Some(path.clone()),
+        _ => None,
+    });
+    Serving {
+        pid: std::process::id(),
+        proxy: ports(false),
+        tls: ports(true),
+        unix: paths.collect(),
+        ops: ops.and_then(|listener| listener.local_addr().ok()),
     }
 }
 
@@ -205,14 +315,21 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
         };
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
+        if asked {
+            service::reloading();
+        }
         let looked = tokio::task::spawn_blocking(move || {
             keeper.look_at_config(asked);
+            keeper.look_at_certificates(asked);
             keeper.look(asked);
             keeper.anchor(false);
             gateway.upstream().sweep();
         });
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");
+        }
+        if asked {
+            service::ready();
         }
     }
 }
@@ -224,48 +341,6 @@ async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
         }
         None => std::future::pending().await,
     }
-}
-
-type Bound = (Vec<(TcpListener, Door)>, Option<TcpListener>, Option<SocketAddr>);
-
-async fn bind(config: &Config, options: &ProxyOptions) -> Result<Bound, Failure> {
-    let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
-    let wanted = if options.private { vec![loopback] } else { config.proxy.listen.clone() };
-    let mut listeners = Vec::new();
-    for address in wanted {
-        listeners.push((listen(address, "proxy.listen").await?, Door::Credentials));
-    }
-    let mut open_port = None;
-    if let Some(identity) = &options.open_for {
-        let listener = listen(loopback, "the open port").await?;
-        open_port = listener.local_addr().ok();
-        listeners.push((listener, Door::Open(Arc::new(identity.clone()))));
-    }
-    let ops = match config.ops.listen.filter(|_| !options.private) {
-        Some(address) => Some(listen(address, "ops.listen").await?),
-        None => None,
-    };
-    Ok((listeners, ops, open_port))
-}
-
-async fn listen(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
-    TcpListener::bind(address).await.map_err(|error| {
-        let failure = Failure::new(format!("{key}: cannot listen on {address}: {error}"));
-        match error.kind() {
-            std::io::ErrorKind::AddrInUse => failure.help(format!(
-                "another program has the port; stop it, or set {key} in locum.yaml to another"
-            )),
-            _ => failure.help(format!("set {key} in locum.yaml to an address of this machine")),
-        }
-    })
-}
-
-fn addresses(listeners: &[(TcpListener, Door)]) -> Result<Vec<SocketAddr>, Failure> {
-    let proxies = listeners.iter().filter(|(_, door)| matches!(door, Door::Credentials));
-    let addresses = proxies.map(|(listener, _)| listener.local_addr());
-    addresses
-        .collect::<Result<_, _>>()
-        .map_err(|e| Failure::new(format!("a listener has no address: {e}")))
 }
 
 fn limits(config: &Config) -> Limits {

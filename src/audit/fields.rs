@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use super::line::Line;
-use crate::record::{Access, Decision, Event, Outcome, Use, Who};
+use crate::record::{Access, Decision, Event, Outcome, Peer, Use, Who};
 
 /// What a line says after time and kind.
 pub(super) trait Fields {
@@ -87,9 +87,9 @@ fn write_use(line: &mut Line<'_>, used: &Use) -> serde_json::Result<()> {
     line.option(b",\"slot\":", slot.as_deref())
 }
 
-fn write_peer(line: &mut Line<'_>, peer: Option<SocketAddr>) {
+fn write_peer(line: &mut Line<'_>, peer: Option<Peer>) {
     match peer {
-        Some(SocketAddr::V4(peer)) => {
+        Some(Peer::Tcp(SocketAddr::V4(peer))) => {
             let [a, b, c, d] = peer.ip().octets();
             line.number(b",\"peer\":\"", u64::from(a));
             for octet in [b, c, d] {
@@ -184,6 +184,11 @@ mod tests {
         "[a-z0-9]([a-z0-9-]{0,20}[a-z0-9])?".prop_map(|text| text.parse().unwrap())
     }
 
+    fn peer() -> impl Strategy<Value = Peer> {
+        let tcp = any::<SocketAddr>().prop_map(Peer::Tcp);
+        prop_oneof![tcp, any::<Option<u32>>().prop_map(Peer::Unix)]
+    }
+
     fn uses() -> impl Strategy<Value = Vec<Use>> {
         let one = (name(), any::<Option<u32>>(), prop::option::of(text()));
         let one = one.prop_map(|(credential, version, slot)| Use { credential, version, slot });
@@ -200,7 +205,7 @@ mod tests {
             names in (name(), name()),
             label in "[A-Za-z0-9._:@/=-]{1,128}",
             uses in uses(),
-            peer in any::<Option<SocketAddr>>(),
+            peer in prop::option::of(peer()),
             numbers in any::<(u64, usize, [u8; 16])>(),
         ) {
             let label = label.parse().unwrap();

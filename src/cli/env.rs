@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::output;
 use crate::agent::{Context, Label, UserName};
 use crate::app::{Failure, Home, Opened, SessionOptions, mint_session, plan_session};
+use crate::config::Listen;
 use crate::document::parse_duration;
 use crate::environment::{Shell, shell_exports};
 use crate::reference::Name;
@@ -84,15 +85,12 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
 /// Where the proxy listens, or will once it is started.
 fn proxy_address(opened: &Opened) -> Result<SocketAddr, Failure> {
     if let Some(serving) = opened.running() {
-        return serving
-            .proxy
-            .first()
-            .copied()
-            .ok_or_else(|| Failure::new("the proxy listens nowhere"));
+        return serving.clear();
     }
-    let configured = opened.config.proxy.listen.first().copied().filter(|a| a.port() != 0);
+    let mut clear = opened.config.proxy.listen.iter().filter(|listen| listen.tls.is_none());
+    let configured = clear.find_map(Listen::address).filter(|a| a.port() != 0);
     let address = configured.ok_or_else(|| {
-        Failure::usage("no proxy runs, and its port is not known before")
+        Failure::usage("no proxy runs, and no port in the clear is known before")
             .help("start it with `locum serve`")
     })?;
     output::note(&format!("locum: no proxy runs on {address} yet; start it with `locum serve`"));

@@ -102,7 +102,7 @@ async fn serve_and_run(
     let running = opened.running();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let (proxy, open_port, bundle, serving) = if let Some(serving) = running {
-        let proxy = first(&serving.proxy)?;
+        let proxy = serving.clear()?;
         let bundle = opened.write_certificates()?;
         let open_port =
             if args.open_port { Some(Relay::start(proxy, user, &token.1).await?) } else { None };
@@ -111,7 +111,7 @@ async fn serve_and_run(
         (proxy, open_port, bundle, None)
     } else {
         let proxy = start_private(opened, args, user, &token.0).await?;
-        let (address, open_port) = (first(&proxy.serving.proxy)?, proxy.open_port);
+        let (address, open_port) = (proxy.serving.clear()?, proxy.open_port);
         let bundle = proxy.bundle.clone();
         let serving = tokio::spawn(proxy.serve(
             async {
@@ -140,10 +140,6 @@ async fn serve_and_run(
     // The files name a token that is no longer valid.
     let _ = std::fs::remove_dir_all(&state);
     status.map(exit_code)
-}
-
-fn first(addresses: &[SocketAddr]) -> Result<SocketAddr, Failure> {
-    addresses.first().copied().ok_or_else(|| Failure::new("the proxy of this home listens nowhere"))
 }
 
 async fn start_private(

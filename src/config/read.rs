@@ -1,5 +1,7 @@
 //! From `locum.yaml` to [`Config`]: one function for each section, each key in one line.
 
+mod listen;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -9,13 +11,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Audit, Config, Fsync, KeyPair, KeySource, Level, Limits, ListenerTls, Log, LogFormat, Ops,
-    Passphrase, Pool, Proxy, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault,
-    seconds,
+    Audit, Config, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat, Ops,
+    Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault, seconds,
 };
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
+use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
 const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "log", "limits"];
 
@@ -64,98 +66,6 @@ fn set<T>(field: &mut T, value: Option<T>) {
     }
 }
 
-fn proxy<'d>(
-    reader: &mut Reader<'d>,
-    node: &'d Node,
-    mut proxy: Proxy,
-    paths: Paths<'_>,
-) -> Option<Proxy> {
-    let mut map = reader.map(node, &["listen", "tls", "allow_remote"])?;
-    set(&mut proxy.listen, map.optional("listen", listeners));
-    set(&mut proxy.allow_remote, map.optional("allow_remote", Reader::boolean));
-    proxy.tls = map.optional("tls", |r, n| listener_tls(r, n, paths));
-    // The word is judged as it stands, also when it is not a boolean: that is a mistake of its own.
-    let allowed = map.has("tls") || proxy.allow_remote;
-    if let (false, Some(listen)) = (allowed, map.node("listen")) {
-        for (node, address) in items(listen).zip(&proxy.listen) {
-            refuse_remote(map.reader(), node, *address, "give `proxy.tls`, or ");
-        }
-    }
-    Some(proxy)
-}
-
-/// The nodes behind what [`Reader::one_or_list`] has read.
-fn items(node: &Node) -> impl Iterator<Item = &Node> {
-    match &node.value {
-        Value::Seq(items) => items.as_slice(),
-        _ => std::slice::from_ref(node),
-    }
-    .iter()
-}
-
-fn refuse_remote(reader: &mut Reader<'_>, node: &Node, address: SocketAddr, other_way: &str) {
-    if address.ip().to_canonical().is_loopback() {
-        return;
-    }
-    let message = "listens beyond this machine, without TLS";
-    let advice = format!(
-        "use a loopback address, {other_way}write `allow_remote: true` if the network is trusted"
-    );
-    reader.problem_with_help(node, message, advice);
-}
-
-fn listeners<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<SocketAddr>> {
-    let listen = reader.one_or_list(node, listener)?;
-    if listen.is_empty() {
-        reader.problem(node, "the list is empty: agents could not connect");
-        return None;
-    }
-    for (index, (item, address)) in items(node).zip(&listen).enumerate() {
-        if listen.iter().take(index).any(|earlier| overlap(*earlier, *address)) {
-            reader.problem(item, "the address is taken by an earlier one in the list");
-        }
-    }
-    Some(listen)
-}
-
-const LISTENER: &str = "an address and a port, such as `127.0.0.1:3128`";
-
-fn listener<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<SocketAddr> {
-    let Value::String(text) = &node.value else {
-        return reader.wrong_kind(node, LISTENER);
-    };
-    let address = text.parse().ok();
-    if address.is_none() {
-        let advice = match &**text {
-            local if local.starts_with("localhost:") => "write 127.0.0.1 or [::1] for localhost",
-            _ => "write a.b.c.d:PORT, or [v6]:PORT",
-        };
-        reader.problem_with_help(node, format!("expected {LISTENER}"), advice);
-    }
-    address
-}
-
-/// Whether two listeners cannot both be bound. Port 0 is whatever is free.
-fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
-    let any = |address: SocketAddr| address.ip().is_unspecified();
-    let same = a.ip().to_canonical() == b.ip().to_canonical();
-    // `[::]` takes IPv4 too, where the platform leaves it so.
-    let family = a.is_ipv4() == b.is_ipv4() || (any(a) && a.is_ipv6()) || (any(b) && b.is_ipv6());
-    a.port() != 0 && a.port() == b.port() && (same || (family && (any(a) || any(b))))
-}
-
-fn listener_tls<'d>(
-    reader: &mut Reader<'d>,
-    node: &'d Node,
-    paths: Paths<'_>,
-) -> Option<ListenerTls> {
-    let mut map = reader.map(node, &["certificate", "key", "client_ca"])?;
-    let certificate = map.required("certificate", |r, n| paths.read(r, n));
-    let key = map.required("key", |r, n| paths.read(r, n));
-    let client_ca = map.optional("client_ca", |r, n| paths.read(r, n));
-    Some(ListenerTls { certificate: certificate?, key: key?, client_ca })
-}
-
 fn ops<'d>(reader: &mut Reader<'d>, node: &'d Node, mut ops: Ops) -> Option<Ops> {
     let mut map = reader.map(node, &["listen", "allow_remote"])?;
     map.optional("listen", |r, n| listener_or_off(r, n, &mut ops.listen));
@@ -174,10 +84,10 @@ fn listener_or_off<'d>(
     match &node.value {
         Value::String(text) if &**text == "off" => *listen = None,
         Value::Bool(false) => {
-            reader.problem_with_help(node, format!("expected {LISTENER}"), "write `off`");
+            reader.problem_with_help(node, format!("expected {ADDRESS}"), "write `off`");
             return None;
         }
-        _ => *listen = Some(listener(reader, node)?),
+        _ => *listen = Some(address(reader, node)?),
     }
     Some(())
 }
@@ -185,7 +95,8 @@ fn listener_or_off<'d>(
 /// The proxy port never serves operations, so the two may not meet.
 fn check_ports(map: &mut Map<'_, '_>, config: &Config) {
     let Some(ops) = config.ops.listen else { return };
-    if !config.proxy.listen.iter().any(|listen| overlap(*listen, ops)) {
+    let mut addresses = config.proxy.listen.iter().filter_map(Listen::address);
+    if !addresses.any(|address| overlap(address, ops)) {
         return;
     }
     let spot = map.node("ops").or(map.node("proxy")).unwrap_or(map.whole());
@@ -533,6 +444,11 @@ struct Paths<'a> {
 impl Paths<'_> {
     fn read<'d>(self, reader: &mut Reader<'d>, node: &'d Node) -> Option<PathBuf> {
         let text = reader.text(node)?;
+        self.resolve(reader, node, text)
+    }
+
+    /// A path that is part of what the node says.
+    fn resolve(self, reader: &mut Reader<'_>, node: &Node, text: &str) -> Option<PathBuf> {
         if text.contains('\n') {
             reader.problem(node, "expected a path, found several lines");
             return None;

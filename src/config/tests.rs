@@ -48,6 +48,8 @@ fn the_default_text_shows_every_setting_with_its_default() {
         "certificate",
         "key",
         "client_ca",
+        "client_auth",
+        "mode",
         "ops",
         "upstream",
         "allow_addresses",
@@ -96,8 +98,13 @@ fn the_default_text_shows_every_setting_with_its_default() {
 
 const EVERYTHING: &str = "\
 proxy:
-  listen: [0.0.0.0:8443, '[::1]:3128']
-  tls: {certificate: tls/cert.pem, key: /etc/locum/key.pem, client_ca: clients.pem}
+  listen:
+  - 0.0.0.0:8443
+  - {address: '[::1]:3128', tls: off}
+  - {address: 10.0.0.1:9443, tls: {certificate: own.pem, key: own.key}}
+  - unix:proxy.sock
+  - {address: 'unix:/run/locum.sock', mode: '0660'}
+  tls: {certificate: tls/cert.pem, key: /etc/locum/key.pem, client_ca: clients.pem, client_auth: optional}
 ops: {listen: 0.0.0.0:9000, allow_remote: true}
 upstream:
   allow_addresses: [10.1.0.0/16, 192.168.1.7, \"fd12::/32\", \"::1\", \"::ffff:10.9.9.9\"]
@@ -132,16 +139,7 @@ limits:
 fn every_setting_is_read() {
     let config = good(EVERYTHING);
     let home = |path: &str| Path::new(HOME).join(path);
-    let proxy = Proxy {
-        listen: vec!["0.0.0.0:8443".parse().unwrap(), "[::1]:3128".parse().unwrap()],
-        tls: Some(ListenerTls {
-            certificate: home("tls/cert.pem"),
-            key: "/etc/locum/key.pem".into(),
-            client_ca: Some(home("clients.pem")),
-        }),
-        allow_remote: false,
-    };
-    assert_eq!(config.proxy, proxy);
+    assert_eq!(config.proxy, Proxy { listen: listen(), allow_remote: false });
     let listen = Some("0.0.0.0:9000".parse().unwrap());
     assert_eq!(config.ops, Ops { listen, allow_remote: true });
     let nets: Vec<String> =
@@ -184,6 +182,28 @@ fn every_setting_is_read() {
         drain: Duration::ZERO,
     };
     assert_eq!(config.limits, limits);
+}
+
+fn listen() -> Vec<Listen> {
+    let home = |path: &str| Path::new(HOME).join(path);
+    let tcp = |text: &str, tls| Listen { at: ListenAt::Tcp(text.parse().unwrap()), tls };
+    let unix = |path: &str, mode| {
+        let at = ListenAt::Unix { path: path.into(), mode };
+        Listen { at, tls: None }
+    };
+    let common = ListenerTls {
+        certificate: home("tls/cert.pem"),
+        key: "/etc/locum/key.pem".into(),
+        clients: Some(ClientCertificates { ca: home("clients.pem"), required: false }),
+    };
+    let own = ListenerTls { certificate: home("own.pem"), key: home("own.key"), clients: None };
+    vec![
+        tcp("0.0.0.0:8443", Some(common)),
+        tcp("[::1]:3128", None),
+        tcp("10.0.0.1:9443", Some(own)),
+        unix("/home/locum/proxy.sock", 0o600),
+        unix("/run/locum.sock", 0o660),
+    ]
 }
 
 fn hosts() -> Vec<UpstreamHost> {
@@ -242,6 +262,13 @@ fn each_form_of_a_setting_is_read() {
     assert_eq!(listen("{listen: [127.0.0.1:0, 127.0.0.1:0]}"), 2);
     assert_eq!(listen("{listen: 0.0.0.0:1, allow_remote: true}"), 1);
     assert_eq!(listen("{listen: '[::ffff:127.0.0.1]:1'}"), 1);
+    assert_eq!(listen("{listen: 'unix:/s'}"), 1);
+    let required = |yaml: &str| {
+        let tls = format!("proxy: {{tls: {{certificate: c, key: k, client_ca: a{yaml}}}}}");
+        good(&tls).proxy.listen[0].tls.as_ref().unwrap().clients.as_ref().unwrap().required
+    };
+    assert!(required("") && required(", client_auth: required"));
+    assert!(!required(", client_auth: optional"));
 }
 
 #[test]
@@ -260,6 +287,10 @@ fn every_mistake_is_reported_with_its_place_and_a_way_out() {
         "ops: {listen: 127.0.0.1:3128}\n",
         "proxy: {listen: '[::]:3129', allow_remote: true}\n",
         "proxy:\n  listen: 0.0.0.0:3128\n  tls:\n    certificate: ~/cert.pem\n",
+        "proxy:\n  listen: {address: 0.0.0.0:1, tls: off}\n  tls: {certificate: a, key: b}\n",
+        "proxy:\n  listen:\n  - {address: 'unix:/s', tls: {certificate: a, key: b}}\n  - {address: 127.0.0.1:1, mode: '0600'}\n  - {tls: off}\n",
+        "proxy:\n  listen: ['unix:', /run/s, {address: 'unix:/a', mode: 600}, {address: 'unix:/b', mode: '0888'}, 'unix:/a', 'unix:/a']\n",
+        "proxy:\n  tls: {certificate: a, key: b, client_auth: maybe}\n",
         // Upstreams.
         "upstream:\n  allow_addresses: [10.0.0.1/8, 10.0.0.0/33, 10.0.0, '*', 7, 'fe80::1%eth0']\n",
         "upstream:\n  allow_addresses: 10.0.0.0/8\n",
@@ -310,7 +341,10 @@ fn only_what_a_process_cannot_change_needs_a_restart() {
         old.restart_needed(&good("log: {level: debug}\nupstream: {pool: {total: 1}}")),
         [""; 0]
     );
-    let all = ["proxy.listen", "proxy.tls", "ops.listen", "audit", "vault", "log.format", "limits"];
+    let shown = |name: &str| good(&format!("proxy: {{tls: {{certificate: {name}, key: k}}}}"));
+    assert_eq!(shown("a").restart_needed(&shown("b")), [""; 0]);
+    assert_eq!(old.restart_needed(&shown("a")), ["proxy.listen"]);
+    let all = ["proxy.listen", "ops.listen", "audit", "vault", "log.format", "limits"];
     assert_eq!(old.restart_needed(&good(EVERYTHING)), all);
 }
 

@@ -100,6 +100,7 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let progress = Arc::<Progress>::default();
         let refuse: Refuse = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
@@ -136,7 +137,7 @@ impl Inside {
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => Ok(ended?),
-            () = self.route.shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 connection.as_mut().graceful_shutdown();
                 Ok(connection.await?)
             }
@@ -147,6 +148,7 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
+        let since = Instant::now();
         let limits = &self.gateway.limits;
         let stream = preface(stream, limits.head_time).await?;
         self.watch.spoke();
@@ -174,7 +176,7 @@ impl Inside {
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
             () = streams.flooded.notified() => return Err("too many streams were given up".into()),
-            () = self.route.shutdown.begun() => {
+            () = self.route.shutdown.reached(since) => {
                 // GOAWAY; the streams that there are go on.
                 connection.as_mut().graceful_shutdown();
             }

@@ -1,7 +1,6 @@
 //! What one request leaves in the audit log and the metrics: an access record before the call, an
 //! outcome record when all is over, however it ends.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +10,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
-use crate::record::{Access, Decision, Outcome, Recorded, RequestId, Use, Who};
+use crate::record::{Access, Decision, Outcome, Peer, Recorded, RequestId, Use, Who};
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
@@ -22,7 +21,7 @@ pub(super) struct Ledger {
     pub(super) start: Instant,
     gateway: Arc<Gateway>,
     identity: Option<Arc<Identity>>,
-    peer: SocketAddr,
+    peer: Peer,
     destination: String,
     method: String,
     path: Option<String>,
@@ -40,14 +39,14 @@ impl Ledger {
     }
 
     /// For a request whose sender is not known.
-    pub(super) fn anonymous(gateway: &Arc<Gateway>, peer: SocketAddr, destination: String) -> Self {
+    pub(super) fn anonymous(gateway: &Arc<Gateway>, peer: Peer, destination: String) -> Self {
         Self::open(gateway, None, peer, destination)
     }
 
     fn open(
         gateway: &Arc<Gateway>,
         identity: Option<Arc<Identity>>,
-        peer: SocketAddr,
+        peer: Peer,
         destination: String,
     ) -> Self {
         Self {
@@ -366,7 +365,7 @@ mod tests {
     fn a_permitted_call_has_one_outcome_however_it_ends() {
         let sink = Arc::new(Kept::default());
         let gateway = gateway(Arc::clone(&sink));
-        let peer = SocketAddr::from(([127, 0, 0, 1], 1));
+        let peer = Peer::Unix(Some(1000));
         let open = || Ledger::anonymous(&gateway, peer, "https://api.test".to_owned());
         let permitted = || {
             let ledger = open();

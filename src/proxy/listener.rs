@@ -3,18 +3,64 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, mpsc, watch};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
 
 use super::inlet::{Inlet, Progress, Refuse};
+use super::stream::{Io, Stream};
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
+use crate::record::Peer;
+use crate::tls::ListenerTls;
+
+/// One place where agents connect.
+#[derive(Debug)]
+pub struct Entrance {
+    /// The socket.
+    pub listener: Listener,
+    /// How one gets in.
+    pub door: Door,
+    /// For `https://` proxy URLs. Only on TCP: a Unix socket has no wire.
+    pub tls: Option<Arc<ListenerTls>>,
+}
+
+/// A socket that listens.
+#[derive(Debug)]
+pub enum Listener {
+    /// On a port.
+    Tcp(TcpListener),
+    /// In the file system.
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<(Accepted, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, address) = listener.accept().await?;
+                Ok((Accepted::Tcp(stream), Peer::Tcp(address)))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                let uid = stream.peer_cred().ok().map(|cred| cred.uid());
+                Ok((Accepted::Unix(stream), Peer::Unix(uid)))
+            }
+        }
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
 use crate::upstream;
 
 /// How one gets in.
@@ -27,15 +73,24 @@ pub enum Door {
     Open(Arc<Identity>),
 }
 
+/// What becomes of the listening sockets when the proxy stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// They close. Whoever waits in their queues would be reset, and is served before.
+    Closed,
+    /// Another process has them too, and takes those that wait.
+    Open,
+}
+
 /// Held by every task; the receiver at the other end hears when the last one is gone.
 pub(super) type Alive = mpsc::Sender<Infallible>;
 
 /// Tells every task of the proxy that it is time to stop, and knows when all have.
 #[derive(Clone, Debug)]
 pub(super) struct Shutdown {
-    begun: watch::Receiver<bool>,
+    begun: watch::Receiver<Option<Leave>>,
     alive: Alive,
-    abort: watch::Receiver<bool>,
+    abort: watch::Receiver<Option<()>>,
 }
 
 impl Shutdown {
@@ -46,7 +101,19 @@ impl Shutdown {
 
     /// Whether the proxy has begun to stop.
     pub(super) fn has_begun(&self) -> bool {
-        *self.begun.borrow()
+        self.begun.borrow().is_some()
+    }
+
+    /// Returns when a connection that was made at `since` is to be let go of: when the proxy has
+    /// begun to stop, but not within [`FRESH`] of its making. The HTTP layer closes a connection on
+    /// which nothing has come yet, and for a client that is about to send that is a refusal.
+    pub(super) async fn reached(&self, since: Instant) {
+        self.begun().await;
+        tokio::time::sleep_until(since + FRESH).await;
+    }
+
+    fn leave(&self) -> Leave {
+        self.begun.borrow().unwrap_or(Leave::Closed)
     }
 
     /// What keeps the shutdown waiting while it is held.
@@ -68,36 +135,171 @@ impl Shutdown {
     }
 }
 
-/// Returns when the value turns true, or when nobody is left to turn it.
-async fn wait(mut signal: watch::Receiver<bool>) {
-    let _gone = signal.wait_for(|on| *on).await;
+/// How long a client may take from its connection to its first byte without being cut off by a stop.
+/// It sends at once, which is a round trip and the slowness of a busy machine.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// Returns when there is a value, or when nobody is left to give one.
+async fn wait<T>(mut signal: watch::Receiver<Option<T>>) {
+    let _gone = signal.wait_for(Option::is_some).await;
 }
 
-/// Accepts connections on `listeners` until `stop` resolves; then takes no more, lets requests in
+/// Accepts connections on `entrances` until `stop` resolves; then takes no more, lets requests in
 /// flight finish for at most `drain`, and returns.
 pub async fn serve(
     gateway: Arc<Gateway>,
-    listeners: Vec<(TcpListener, Door)>,
-    stop: impl Future<Output = ()>,
+    entrances: Vec<Entrance>,
+    stop: impl Future<Output = Leave>,
     drain: Duration,
 ) {
-    let (begin, begun) = watch::channel(false);
-    let (cut, abort) = watch::channel(false);
+    let (begin, begun) = watch::channel(None);
+    let (cut, abort) = watch::channel(None);
     let (alive, mut gone) = mpsc::channel::<Infallible>(1);
     let shutdown = Shutdown { begun, alive, abort };
-    let slots = Arc::clone(&gateway.slots);
-    for (listener, door) in listeners {
-        let accepting =
-            accept(Arc::clone(&gateway), listener, door, shutdown.clone(), Arc::clone(&slots));
-        shutdown.spawn(accepting);
+    for entrance in entrances {
+        shutdown.spawn(accept(Arc::clone(&gateway), Arc::new(entrance), shutdown.clone()));
     }
     drop(shutdown);
-    stop.await;
-    let _all_gone = begin.send(true);
+    let leave = stop.await;
+    let _all_gone = begin.send(Some(leave));
     if tokio::time::timeout(drain, gone.recv()).await.is_err() {
         tracing::warn!(?drain, "requests were still in flight at the end of the time for draining");
-        let _all_gone = cut.send(true);
+        let _all_gone = cut.send(Some(()));
         let _ended = gone.recv().await;
+    }
+}
+
+/// What all listeners share, on all threads.
+pub(super) struct Doorkeeper {
+    /// As many connections as there may be at once, tunnels among them.
+    free: Arc<Semaphore>,
+    full: Seldom,
+    failing: Seldom,
+    /// Whether it was said that connections could not be accepted, and not yet that they can.
+    told: AtomicBool,
+}
+
+impl Doorkeeper {
+    pub(super) fn new(connections: usize) -> Self {
+        Self {
+            free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            full: Seldom::default(),
+            failing: Seldom::default(),
+            told: AtomicBool::new(false),
+        }
+    }
+
+    /// A place for a connection. One over the limit waits here, and those behind it in the kernel's
+    /// queue; none is refused.
+    async fn place(&self) -> OwnedSemaphorePermit {
+        let free = Arc::clone(&self.free);
+        if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
+            return place;
+        }
+        if self.full.admits() {
+            tracing::warn!("limits.connections are open; new ones wait until one closes");
+        }
+        // Invariant: the semaphore is never closed, so there is no error to wait behind.
+        match free.acquire_owned().await {
+            Ok(place) => place,
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits after a failure to accept, longer after each of a row.
+    async fn pause(&self, error: &io::Error, failures: usize) {
+        if self.failing.admits() {
+            self.told.store(true, Ordering::Relaxed);
+            tracing::warn!(%error, "a connection could not be accepted; those that come wait");
+        }
+        tokio::time::sleep(BACKOFF[failures.min(BACKOFF.len() - 1)]).await;
+    }
+
+    fn recovered(&self) {
+        if self.told.swap(false, Ordering::Relaxed) {
+            tracing::info!("connections are accepted again");
+        }
+    }
+}
+
+/// What is said again at most so often: often enough to be seen, too seldom to fill a disk.
+const SAY_EVERY: Duration = Duration::from_mins(1);
+
+/// Lets the first through, and then one in each [`SAY_EVERY`].
+#[derive(Default)]
+struct Seldom(Mutex<Option<Instant>>);
+
+impl Seldom {
+    fn admits(&self) -> bool {
+        let mut last = self.0.lock();
+        let due = last.is_none_or(|at| at.elapsed() >= SAY_EVERY);
+        if due {
+            *last = Some(Instant::now());
+        }
+        due
+    }
+}
+
+async fn accept(gateway: Arc<Gateway>, entrance: Arc<Entrance>, shutdown: Shutdown) {
+    let doorkeeper = &gateway.doorkeeper;
+    let mut failures = 0;
+    loop {
+        let accepted = tokio::select! {
+            accepted = entrance.listener.accept() => accepted,
+            () = shutdown.begun() => break,
+        };
+        match accepted {
+            Ok(accepted) => {
+                if std::mem::take(&mut failures) > 0 {
+                    doorkeeper.recovered();
+                }
+                admit(&gateway, &entrance, accepted, &shutdown).await;
+                // The new connection's first steps come before the next one, which another thread may
+                // be free to take meanwhile.
+                tokio::task::yield_now().await;
+            }
+            // A client that was gone before we looked is no trouble of ours.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                doorkeeper.pause(&error, failures).await;
+                failures += 1;
+            }
+        }
+    }
+    if shutdown.leave() == Leave::Closed {
+        last_ones(&gateway, &entrance, &shutdown).await;
+    }
+}
+
+/// Begins a connection as soon as there is a place for it. Also when we have begun to stop: it was
+/// taken from the kernel, and nobody else can serve it.
+async fn admit(
+    gateway: &Arc<Gateway>,
+    entrance: &Arc<Entrance>,
+    (accepted, peer): (Accepted, Peer),
+    shutdown: &Shutdown,
+) {
+    let place = gateway.doorkeeper.place().await;
+    let (gateway, entrance) = (Arc::clone(gateway), Arc::clone(entrance));
+    let inner = shutdown.clone();
+    shutdown.spawn(connection(gateway, entrance, accepted, peer, place, inner));
+}
+
+/// How long the queue of a closing socket is emptied for. Under a steady stream of connections it is
+/// never empty, and somebody is reset in any case.
+const LAST_ONES: Duration = Duration::from_millis(50);
+
+/// When nobody has come for so long, nobody waits: the kernel says so within microseconds.
+const NOBODY_WAITS: Duration = Duration::from_millis(5);
+
+/// Takes those that the kernel has accepted for us already: closing the socket would reset them.
+async fn last_ones(gateway: &Arc<Gateway>, entrance: &Arc<Entrance>, shutdown: &Shutdown) {
+    let begun = Instant::now();
+    while begun.elapsed() < LAST_ONES
+        && let Ok(Ok(accepted)) =
+            tokio::time::timeout(NOBODY_WAITS, entrance.listener.accept()).await
+    {
+        admit(gateway, entrance, accepted, shutdown).await;
     }
 }
 
@@ -109,65 +311,43 @@ const BACKOFF: [Duration; 4] = [
     Duration::from_millis(500),
 ];
 
-async fn accept(
-    gateway: Arc<Gateway>,
-    listener: TcpListener,
-    door: Door,
-    shutdown: Shutdown,
-    slots: Arc<Semaphore>,
-) {
-    let door = Arc::new(door);
-    let mut failures = 0;
-    loop {
-        // A connection over the limit waits in the kernel's queue; it is not refused.
-        let permit = tokio::select! {
-            permit = Arc::clone(&slots).acquire_owned() => permit,
-            () = shutdown.begun() => return,
-        };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = shutdown.begun() => return,
-        };
-        match accepted {
-            Ok((stream, peer)) => {
-                failures = 0;
-                let (gateway, door) = (Arc::clone(&gateway), Arc::clone(&door));
-                let inner = shutdown.clone();
-                shutdown.spawn(async move {
-                    connection(gateway, door, stream, peer, inner).await;
-                    drop(permit);
-                });
-                // The new connection's first steps come before the next one, which another thread may
-                // be free to take meanwhile.
-                tokio::task::yield_now().await;
-            }
-            Err(error) => {
-                pause(&error, failures).await;
-                failures += 1;
-            }
-        }
-    }
-}
-
-async fn pause(error: &io::Error, failures: usize) {
-    // A client that was gone before we looked is no trouble of ours.
-    if error.kind() == io::ErrorKind::ConnectionAborted {
-        return;
-    }
-    tracing::warn!(%error, "a connection could not be accepted");
-    tokio::time::sleep(BACKOFF[failures.min(BACKOFF.len() - 1)]).await;
-}
-
 async fn connection(
     gateway: Arc<Gateway>,
-    door: Arc<Door>,
-    stream: TcpStream,
-    peer: SocketAddr,
+    entrance: Arc<Entrance>,
+    accepted: Accepted,
+    peer: Peer,
+    place: OwnedSemaphorePermit,
     shutdown: Shutdown,
 ) {
+    match enter(&gateway, &entrance, accepted).await {
+        Ok(io) => serve_front(gateway, entrance, Stream::new(io, place), peer, shutdown).await,
+        Err(error) => tracing::debug!(%peer, %error, "no TLS with the agent at the door"),
+    }
+}
+
+/// What happens before the first request: the handshake, where the door has TLS.
+async fn enter(gateway: &Gateway, entrance: &Entrance, accepted: Accepted) -> io::Result<Io> {
+    let stream = match accepted {
+        Accepted::Unix(stream) => return Ok(Io::Unix(stream)),
+        Accepted::Tcp(stream) => stream,
+    };
     if let Err(error) = upstream::tune(&stream) {
         tracing::debug!(%error, "the options of a connection were not set");
     }
+    match &entrance.tls {
+        Some(tls) => Ok(Io::Tls(Box::new(tls.accept(stream, gateway.limits.handshake).await?))),
+        None => Ok(Io::Tcp(stream)),
+    }
+}
+
+async fn serve_front(
+    gateway: Arc<Gateway>,
+    entrance: Arc<Entrance>,
+    stream: Stream,
+    peer: Peer,
+    shutdown: Shutdown,
+) {
+    let since = Instant::now();
     let limits = gateway.limits;
     let progress = Arc::<Progress>::default();
     let refuse: Refuse = {
@@ -178,11 +358,12 @@ async fn connection(
     let service = {
         let shutdown = shutdown.clone();
         service_fn(move |request| {
-            let (gateway, door, shutdown) =
-                (Arc::clone(&gateway), Arc::clone(&door), shutdown.clone());
+            let (gateway, entrance, shutdown) =
+                (Arc::clone(&gateway), Arc::clone(&entrance), shutdown.clone());
             let (answering, request) = progress.begin(request);
             async move {
-                let answer = tunnel::front(&gateway, &door, peer, &shutdown, request).await;
+                let door = &entrance.door;
+                let answer = tunnel::front(&gateway, door, peer, &shutdown, request).await;
                 Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })
@@ -200,7 +381,7 @@ async fn connection(
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = shutdown.begun() => {
+        () = shutdown.reached(since) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -5,6 +5,7 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
+mod copy;
 mod distrust;
 mod exchange;
 mod expect;
@@ -14,11 +15,13 @@ mod ledger;
 mod listener;
 mod refusal;
 mod socket;
+#[cfg(target_os = "linux")]
+mod splice;
+mod stream;
 mod tunnel;
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,11 +29,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 pub use body::Body;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
-pub use listener::{Door, serve};
+pub use listener::{Door, Entrance, Leave, Listener, serve};
+
+use listener::Doorkeeper;
 
 use crate::agent::Identity;
 use crate::authn::Authenticate;
@@ -39,7 +44,7 @@ use crate::inject::Resolved;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Policy};
-use crate::record::{AuditSink, RequestId};
+use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
@@ -123,8 +128,7 @@ pub struct Gateway {
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     distrust: distrust::Distrust,
-    /// Places for connections, whichever thread accepts them.
-    slots: Arc<Semaphore>,
+    doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
 }
@@ -151,7 +155,7 @@ impl Gateway {
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             distrust: distrust::Distrust::default(),
-            slots: Arc::new(Semaphore::new(limits.connections)),
+            doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
         }
     }
@@ -305,7 +309,7 @@ pub(crate) fn request_id() -> RequestId {
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Where the connection came from.
-    pub peer: SocketAddr,
+    pub peer: Peer,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
     /// What program it seems to be.

@@ -134,7 +134,7 @@ mod tests {
             let message = response.headers()["grpc-message"].to_str().unwrap();
             assert!(message.starts_with("100 %25%0A%CE%A9 (") && message.contains(code.as_str()));
             assert!(!message.contains("nobody"), "{code} shows the reason");
-            assert!(response.into_body().into_whole().is_none());
+            assert!(response.body().as_whole().is_none());
         }
     }
 

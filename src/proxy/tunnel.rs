@@ -1,27 +1,23 @@
 //! From a request on the proxy port to a tunnel: who asks, for which host, and what becomes of it.
 
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{self, Poll, ready};
 use std::time::Duration;
 
 use http::{Request, Response, header};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
+use super::copy::copy;
 use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
 use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
+use super::stream::Stream;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
@@ -29,6 +25,7 @@ use crate::host::{Authority, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
+use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
 use crate::upstream::Transport;
@@ -37,7 +34,7 @@ use crate::upstream::Transport;
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
     door: &Door,
-    peer: SocketAddr,
+    peer: Peer,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
 ) -> Response<Body> {
@@ -96,6 +93,13 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     if *request.method() != http::Method::CONNECT {
         return absolute_origin(request.uri()).map(Target::Absolute);
     }
+    // What follows the head is the tunnel (RFC 9110 section 9.3.6). Who takes some of it for a body
+    // and who does not would see two different tunnels.
+    let fields = request.headers();
+    let length = fields.get_all(header::CONTENT_LENGTH).iter().any(|length| length != "0");
+    if length || fields.contains_key(header::TRANSFER_ENCODING) {
+        return Err(Refusal::with_detail(Code::BadRequest, "A CONNECT has no body"));
+    }
     // Host and port and nothing else (RFC 9112 section 3.2.3): a URL says more than is looked at.
     let uri = request.uri();
     let authority = uri.authority().filter(|_| uri.scheme().is_none());
@@ -141,7 +145,7 @@ async fn authenticate(
 /// send their credentials only after it.
 fn challenge(
     gateway: &Arc<Gateway>,
-    peer: SocketAddr,
+    peer: Peer,
     target: &Target,
     bad: &Unauthenticated,
 ) -> Response<Body> {
@@ -163,7 +167,7 @@ fn challenge(
 
 fn anonymous(
     gateway: &Arc<Gateway>,
-    peer: SocketAddr,
+    peer: Peer,
     destination: String,
     refused: &Refusal,
 ) -> Response<Body> {
@@ -180,7 +184,7 @@ fn anonymous(
 }
 
 /// The answer to a request on the proxy port that could not be read.
-pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: SocketAddr, code: Code) -> Response<Body> {
+pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: Peer, code: Code) -> Response<Body> {
     anonymous(gateway, peer, String::new(), &Refusal::new(code))
 }
 
@@ -208,8 +212,10 @@ async fn connect(
             match open_opaque(gateway, &caller, authority.clone(), &rule).await {
                 Ok((upstream, ledger)) => {
                     let gateway = Arc::clone(gateway);
+                    let inner = shutdown.clone();
                     shutdown.spawn(async move {
-                        copy_opaque(&gateway, &caller, &authority, upgrade, upstream, ledger).await;
+                        let ends = (upgrade, upstream);
+                        copy_opaque(&gateway, &caller, &authority, ends, ledger, &inner).await;
                         drop(place);
                     });
                     Response::new(Body::empty())
@@ -251,31 +257,44 @@ async fn open_opaque(
     }
 }
 
-/// Buffer of each direction of an opaque tunnel.
-const COPY_BYTES: usize = 16 * 1024;
-
 /// Copies an opaque tunnel until both sides have ended, or until it would not be opened any more.
 async fn copy_opaque(
     gateway: &Gateway,
     caller: &Caller,
     authority: &Authority,
-    upgrade: OnUpgrade,
-    upstream: Transport,
+    (upgrade, upstream): (OnUpgrade, Transport),
     ledger: Ledger,
+    shutdown: &Shutdown,
 ) {
     let _open = gateway.metrics.tunnel(TunnelKind::Opaque);
     let (up, down) = (Uploaded::counting(), Uploaded::counting());
     let mut tally = ledger.answered(None, up.clone(), Duration::ZERO);
     tally.copied = down.clone();
-    let withdrawn = withdrawn(gateway, caller, authority);
-    let Ok(upgraded) = upgrade.await else { return };
-    let upstream = Counted { inner: upstream, read: down, written: up };
-    let (ending, code) = match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
-        Ok(parts) => {
-            let downstream = parts.io.into_inner().into_inner();
-            copy(downstream, &parts.read_buf, upstream, withdrawn).await
+    let moved = (up.clone(), down.clone());
+    let withdrawn = async {
+        tokio::select! {
+            code = withdrawn(gateway, caller, authority) => Some(code),
+            () = quiet(shutdown, || moved.0.bytes() + moved.1.bytes()) => None,
         }
-        Err(upgraded) => copy(TokioIo::new(upgraded), &[], upstream, withdrawn).await,
+    };
+    let Ok(upgraded) = upgrade.await else { return };
+    let ends = async {
+        match upgraded.downcast::<TokioIo<Inlet<Stream>>>() {
+            Ok(Parts { io, read_buf, .. }) => {
+                // A copy, because the HTTP layer's buffer is far larger, and would live as long.
+                let early = read_buf.to_vec();
+                drop(read_buf);
+                copy(io.into_inner().into_inner(), early, upstream, (up, down)).await
+            }
+            Err(upgraded) => copy(TokioIo::new(upgraded), Vec::new(), upstream, (up, down)).await,
+        }
+    };
+    let (ending, code) = tokio::select! {
+        ending = ends => (ending, None),
+        code = withdrawn => match code {
+            Some(_) => (Ending::Failed, code),
+            None => (Ending::Complete, None),
+        },
     };
     if let Some(code) = code {
         let agent = &caller.identity.agent;
@@ -285,29 +304,19 @@ async fn copy_opaque(
     tally.close(ending);
 }
 
-async fn copy<D, U>(
-    mut downstream: D,
-    early: &[u8],
-    mut upstream: U,
-    withdrawn: impl Future<Output = Code>,
-) -> (Ending, Option<Code>)
-where
-    D: AsyncRead + AsyncWrite + Unpin,
-    U: AsyncRead + AsyncWrite + Unpin,
-{
-    let copying = async {
-        if upstream.write_all(early).await.is_err() {
-            return Ending::UpstreamAborted;
+/// How long an opaque tunnel may say nothing once the proxy has begun to stop. What is in flight in it
+/// cannot be seen; bytes that are on their way pause for less, and keep-alive connections for more.
+const QUIET: Duration = Duration::from_secs(2);
+
+/// Returns when the proxy has begun to stop, and nothing has moved since for [`QUIET`].
+async fn quiet(shutdown: &Shutdown, moved: impl Fn() -> u64) {
+    shutdown.begun().await;
+    loop {
+        let before = moved();
+        tokio::time::sleep(QUIET).await;
+        if moved() == before {
+            return;
         }
-        let (down, far) = (&mut downstream, &mut upstream);
-        match tokio::io::copy_bidirectional_with_sizes(down, far, COPY_BYTES, COPY_BYTES).await {
-            Ok(_) => Ending::Complete,
-            Err(_) => Ending::DownstreamAborted,
-        }
-    };
-    tokio::select! {
-        ending = copying => (ending, None),
-        code = withdrawn => (Ending::Failed, Some(code)),
     }
 }
 
@@ -324,47 +333,6 @@ fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Co
     match state.policy.tunnel(&caller.identity.agent, authority, &state.credentials) {
         TunnelDecision::Opaque { .. } => None,
         TunnelDecision::Intercept => Some(Code::NotAllowed),
-    }
-}
-
-/// The far end of an opaque tunnel. Counts as bytes move, so that the record is right however the
-/// tunnel ends.
-struct Counted<S> {
-    inner: S,
-    read: Uploaded,
-    written: Uploaded,
-}
-
-impl<S: AsyncRead + Unpin> AsyncRead for Counted<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.read.add(buf.filled().len() - before);
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Counted<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.written.add(written);
-        Poll::Ready(Ok(written))
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -388,10 +356,11 @@ impl Inner {
 async fn intercept(gateway: &Arc<Gateway>, inner: Inner, upgrade: OnUpgrade) {
     let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
     let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<Inlet<TcpStream>>>() {
-        Ok(parts) => {
-            let stream = parts.io.into_inner().into_inner();
-            let stream = Prefixed::new(parts.read_buf.to_vec(), stream);
+    match upgraded.downcast::<TokioIo<Inlet<Stream>>>() {
+        Ok(Parts { io, read_buf, .. }) => {
+            let stream = Prefixed::new(read_buf.to_vec(), io.into_inner().into_inner());
+            // It would live as long as the tunnel, and is far larger than what is in it.
+            drop(read_buf);
             look_inside(gateway, inner, stream).await;
         }
         Err(upgraded) => look_inside(gateway, inner, TokioIo::new(upgraded)).await,
@@ -444,7 +413,6 @@ mod tests {
     use crate::credential::CredentialIndex;
     use crate::document::Source;
     use crate::policy;
-    use tokio::io::{AsyncReadExt, duplex};
 
     struct Clerk(bool);
 
@@ -485,7 +453,7 @@ mod tests {
             context: Context::default(),
         };
         let caller = Caller {
-            peer: SocketAddr::from(([127, 0, 0, 1], 1)),
+            peer: Peer::Unix(None),
             identity: Arc::new(identity),
             client: Client::Unknown,
         };
@@ -494,26 +462,5 @@ mod tests {
         assert_eq!(now(true, OPAQUE), None);
         assert_eq!(now(false, OPAQUE), Some(Code::AgentRevoked));
         assert_eq!(now(true, NONE), Some(Code::NotAllowed));
-    }
-
-    #[tokio::test]
-    async fn a_tunnel_that_is_withdrawn_ends_and_its_bytes_are_counted() {
-        let (mut client, downstream) = duplex(64);
-        let (far, mut origin) = duplex(64);
-        let (up, down) = (Uploaded::counting(), Uploaded::counting());
-        let far = Counted { inner: far, read: down.clone(), written: up.clone() };
-        let (withdraw, withdrawn) = tokio::sync::oneshot::channel();
-        let copying = tokio::spawn(async move {
-            copy(downstream, b"early", far, async { withdrawn.await.unwrap() }).await
-        });
-        client.write_all(b" late").await.unwrap();
-        let mut seen = [0; 10];
-        origin.read_exact(&mut seen).await.unwrap();
-        origin.write_all(b"back").await.unwrap();
-        client.read_exact(&mut seen[..4]).await.unwrap();
-        withdraw.send(Code::AgentRevoked).unwrap();
-        assert_eq!(copying.await.unwrap(), (Ending::Failed, Some(Code::AgentRevoked)));
-        assert_eq!((up.bytes(), down.bytes()), (10, 4));
-        assert_eq!(client.read(&mut seen).await.unwrap(), 0, "closed");
     }
 }

@@ -1,38 +1,92 @@
 //! TLS on the proxy's own listener, for `https://` proxy URLs.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::TlsAcceptor;
 use zeroize::Zeroize;
 
 use super::{Alpn, TlsError, provider};
 use crate::secret::Secret;
 
-/// A server configuration from a PEM chain (leaf first) and its PEM key. With `client_ca_pem`, a
-/// client must show a certificate that one of those CAs signed; without it none is asked for.
-///
-/// # Errors
-/// [`TlsError`]: unreadable, not a pair, or no usable client CA.
-pub fn listener_config(
-    certificate_pem: &[u8],
-    key_pem: &Secret,
-    client_ca_pem: Option<&[u8]>,
-    alpn: &[Alpn],
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let certified = certified_key(certificate_pem, key_pem)?;
+/// An agent's connection to the proxy itself, in the clear.
+pub type ListenerStream<S> = tokio_rustls::server::TlsStream<S>;
+
+/// The TLS of a listener. It can be replaced while connections are open: they keep what they were
+/// made with, and the next handshake takes the new one.
+#[derive(Debug)]
+pub struct ListenerTls(ArcSwap<ServerConfig>);
+
+/// What a listener's TLS is made of: PEM, as it stands in the files.
+#[derive(Debug)]
+pub struct ListenerPem {
+    /// The chain, leaf first.
+    pub certificate: Vec<u8>,
+    /// Its private key.
+    pub key: Secret,
+    /// The CAs whose client certificates are asked for; without, none are.
+    pub client_ca: Option<Vec<u8>>,
+    /// Whether a client without a certificate is turned away.
+    pub client_required: bool,
+}
+
+impl ListenerTls {
+    /// A listener that shows this certificate.
+    ///
+    /// # Errors
+    /// [`TlsError`]: unreadable, not a pair, or no usable client CA.
+    pub fn new(pem: &ListenerPem) -> Result<Self, TlsError> {
+        server_config(pem).map(ArcSwap::new).map(Self)
+    }
+
+    /// Shows another certificate from the next handshake on.
+    ///
+    /// # Errors
+    /// As [`ListenerTls::new`]; the present one then stays.
+    pub fn replace(&self, pem: &ListenerPem) -> Result<(), TlsError> {
+        self.0.store(server_config(pem)?);
+        Ok(())
+    }
+
+    /// Ends the TLS of a connection, within `limit`.
+    ///
+    /// # Errors
+    /// What the client did wrong, or that it took too long.
+    pub async fn accept<S>(&self, stream: S, limit: Duration) -> io::Result<ListenerStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let acceptor = TlsAcceptor::from(self.0.load_full());
+        tokio::time::timeout(limit, acceptor.accept(stream)).await.unwrap_or_else(|_| {
+            let what = "the client did not complete the TLS handshake in time";
+            Err(io::Error::new(io::ErrorKind::TimedOut, what))
+        })
+    }
+}
+
+/// HTTP/1.1 is offered only: a proxy's clients speak nothing else to it by default, and what they
+/// tunnel is negotiated inside.
+const ALPN: &[Alpn] = &[Alpn::Http11];
+
+fn server_config(pem: &ListenerPem) -> Result<Arc<ServerConfig>, TlsError> {
+    let certified = certified_key(&pem.certificate, &pem.key)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-    let builder = match client_ca_pem {
-        Some(pem) => builder.with_client_cert_verifier(client_verifier(pem)?),
+    let builder = match &pem.client_ca {
+        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, pem.client_required)?),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
-    config.alpn_protocols = Alpn::wire_list(alpn);
+    config.alpn_protocols = Alpn::wire_list(ALPN);
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(Arc::new(config))
@@ -52,14 +106,14 @@ fn certified_key(certificate_pem: &[u8], key_pem: &Secret) -> Result<CertifiedKe
     }
 }
 
-fn client_verifier(pem: &[u8]) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+fn client_verifier(pem: &[u8], required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
     for root in certificates(pem).ok_or(TlsError::ClientAuthority)? {
         roots.add(root).map_err(|_| TlsError::ClientAuthority)?;
     }
-    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider())
-        .build()
-        .map_err(|_| TlsError::ClientAuthority)
+    let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let builder = if required { builder } else { builder.allow_unauthenticated() };
+    builder.build().map_err(|_| TlsError::ClientAuthority)
 }
 
 /// All certificates of the PEM; none when there is none, or one that cannot be read.
@@ -87,32 +141,58 @@ mod tests {
         Secret::new(text.into_bytes())
     }
 
-    fn error(certificate: &str, key: &Secret, client_ca: Option<&str>) -> Option<TlsError> {
-        let client_ca = client_ca.map(str::as_bytes);
-        listener_config(certificate.as_bytes(), key, client_ca, &[]).err()
+    fn setup(certificate: &str, key: Secret, client_ca: Option<&str>) -> ListenerPem {
+        ListenerPem {
+            certificate: certificate.into(),
+            key,
+            client_ca: client_ca.map(Into::into),
+            client_required: true,
+        }
+    }
+
+    fn error(certificate: &str, key: Secret, client_ca: Option<&str>) -> Option<TlsError> {
+        ListenerTls::new(&setup(certificate, key, client_ca)).err()
     }
 
     #[test]
     fn a_pair_makes_a_listener_with_or_without_client_certificates() {
         let (certificate, key) = pair();
-        assert_eq!(error(&certificate, &key, None), None);
-        assert_eq!(error(&certificate, &key, Some(&certificate)), None);
-        let config = listener_config(certificate.as_bytes(), &key, None, &[Alpn::Http11]).unwrap();
+        assert_eq!(error(&certificate, key, None), None);
+        let (certificate, key) = pair();
+        assert_eq!(error(&certificate, key, Some(&certificate)), None);
+        let (certificate, key) = pair();
+        let config = server_config(&setup(&certificate, key, None)).unwrap();
         assert_eq!(config.alpn_protocols, [b"http/1.1"]);
     }
 
     #[test]
     fn what_cannot_be_used_is_named() {
-        let (certificate, key) = pair();
-        let stranger = pem(&generate_key().unwrap());
-        let nothing = Secret::new(Vec::new());
-        for (certificate, key, client_ca, why) in [
-            ("", &key, None, TlsError::CertificateUnreadable),
-            (&certificate, &nothing, None, TlsError::KeyUnreadable),
-            (&certificate, &stranger, None, TlsError::KeyMismatch),
-            (&certificate, &key, Some("x"), TlsError::ClientAuthority),
+        let stranger = || pem(&generate_key().unwrap());
+        for (good, own_key, client_ca, why) in [
+            (false, true, None, TlsError::CertificateUnreadable),
+            (true, false, None, TlsError::KeyMismatch),
+            (true, true, Some("x"), TlsError::ClientAuthority),
         ] {
+            let (certificate, key) = pair();
+            let certificate = if good { &*certificate } else { "" };
+            let key = if own_key { key } else { stranger() };
             assert_eq!(error(certificate, key, client_ca), Some(why));
         }
+        let (certificate, _) = pair();
+        let nothing = Secret::new(Vec::new());
+        assert_eq!(error(&certificate, nothing, None), Some(TlsError::KeyUnreadable));
+    }
+
+    #[test]
+    fn what_cannot_be_used_leaves_the_present_one() {
+        let (certificate, key) = pair();
+        let listener = ListenerTls::new(&setup(&certificate, key, None)).unwrap();
+        let before = Arc::as_ptr(&listener.0.load());
+        let bad = setup(&certificate, Secret::new(Vec::new()), None);
+        assert_eq!(listener.replace(&bad), Err(TlsError::KeyUnreadable));
+        assert_eq!(Arc::as_ptr(&listener.0.load()), before);
+        let (certificate, key) = pair();
+        assert_eq!(listener.replace(&setup(&certificate, key, None)), Ok(()));
+        assert_ne!(Arc::as_ptr(&listener.0.load()), before);
     }
 }

@@ -88,6 +88,137 @@ fn connect_in_http_1_0_needs_no_host() {
     assert_eq!(wire.ask(request("GET", "/v1/models", &[AUTHORIZED], "")).status, 200);
 }
 
+/// What clients put into a CONNECT besides, as they were seen to.
+#[test]
+fn a_connect_may_have_any_fields() {
+    let world = World::new();
+    let authorization = world.agent.authorization();
+    for (client, version, fields) in [
+        ("http.client", "1.0", vec![]),
+        (
+            "curl",
+            "1.1",
+            vec!["Host: api.test:443", "User-Agent: curl/7.88.1", "Proxy-Connection: Keep-Alive"],
+        ),
+        ("Node", "1.1", vec!["Host: api.test:443", "Connection: close"]),
+        ("undici", "1.1", vec!["host: api.test", "connection: keep-alive"]),
+        ("Go", "1.1", vec!["Host: api.test:443", "User-Agent: Go-http-client/1.1"]),
+        ("httpx", "1.1", vec!["Host: api.test:443", "Accept: */*", "Accept-Encoding: gzip"]),
+        (
+            "git",
+            "1.1",
+            vec!["Host: api.test:443", "Proxy-Connection: Keep-Alive", "Pragma: no-cache"],
+        ),
+        ("length", "1.1", vec!["Host: api.test:443", "Content-Length: 0"]),
+        ("old", "1.0", vec!["Host: api.test", "Proxy-Connection: close", "Connection: close"]),
+        (
+            "unknown",
+            "1.1",
+            vec![
+                "Host: api.test:443",
+                "X-Forwarded-For: 10.0.0.1",
+                "Sec-Fetch-Mode: a",
+                "Upgrade: websocket",
+                "Te: trailers",
+            ],
+        ),
+        // The target counts; a Host that names another is what some write for a proxy's own.
+        ("host", "1.1", vec!["Host: 127.0.0.1:3128"]),
+        ("no host", "1.1", vec!["User-Agent: x"]),
+    ] {
+        let mut wire = world.serve.wire();
+        let fields: String = fields.iter().map(|field| format!("{field}\r\n")).collect();
+        let answer = wire.ask(format!(
+            "CONNECT {HOST}:443 HTTP/{version}\r\n{fields}Proxy-Authorization: {authorization}\r\n\r\n"
+        ));
+        assert_eq!(answer.status, 200, "{client}");
+        // What the tunnel is, no field may say: its bytes begin right after the head.
+        for field in ["content-length", "transfer-encoding"] {
+            assert_eq!(answer.header(field), None, "{client}: {field}");
+        }
+        let mut wire = wire.tls(HOST, &world.home.ca()).unwrap();
+        let answer = wire.ask(request("GET", "/v1/models", &[AUTHORIZED], ""));
+        assert_eq!(answer.status, 200, "{client}");
+    }
+    for raw in world.origin.raw() {
+        assert!(!raw.contains("X-Forwarded-For") && !raw.contains("Proxy-"), "{raw}");
+    }
+}
+
+#[test]
+fn a_connect_with_a_body_is_refused() {
+    let world = World::new();
+    let authorization = world.agent.authorization();
+    for fields in [
+        "Content-Length: 5",
+        "Transfer-Encoding: chunked",
+        "Content-Length: 0\r\nContent-Length: 5",
+    ] {
+        let mut wire = world.serve.wire();
+        wire.send(format!(
+            "CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n{fields}\r\nProxy-Authorization: {authorization}\r\n\r\n"
+        ));
+        assert!(wire.answer().status == 400, "{fields}");
+    }
+    assert_eq!(world.origin.connections(), 0);
+}
+
+/// git, the JVM and .NET ask without credentials first. Some do so on a connection that they keep, in
+/// whatever version, and some close it and come again.
+#[test]
+fn credentials_may_come_after_any_number_of_questions() {
+    let world = World::new();
+    let right = connect("api.test:443", &world.agent.authorization());
+    let bare = "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n\r\n";
+    let mut wire = world.serve.wire();
+    for _ in 0..5 {
+        let answer = wire.ask(bare);
+        assert_eq!(answer.status, 407);
+        assert_ne!(answer.header("connection"), Some("close"));
+    }
+    // Negotiate and Digest are not spoken here, and are as good as nothing.
+    for scheme in ["Negotiate YII=", "Digest username=\"worker\"", "Bearer x"] {
+        assert_eq!(wire.ask(connect("api.test:443", scheme)).status, 407);
+    }
+    assert_eq!(wire.ask(&right).status, 200);
+    assert_eq!(
+        wire.tls(HOST, &world.home.ca())
+            .unwrap()
+            .ask(request("GET", "/a", &[AUTHORIZED], ""))
+            .status,
+        200
+    );
+    // Two at once, without waiting for the first answer.
+    let mut wire = world.serve.wire();
+    wire.send(format!("{bare}{right}"));
+    assert_eq!((wire.answer().status, wire.answer_to("CONNECT").status), (407, 200));
+    let mut wire = wire.tls(HOST, &world.home.ca()).unwrap();
+    assert_eq!(wire.ask(request("GET", "/b", &[AUTHORIZED], "")).status, 200);
+    // Whoever wants the connection closed after the 407 gets that, and comes again.
+    for question in [
+        "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\nConnection: close\r\n\r\n",
+        "CONNECT api.test:443 HTTP/1.0\r\n\r\n",
+    ] {
+        let mut wire = world.serve.wire();
+        assert_eq!(wire.ask(question).status, 407);
+        assert!(wire.until_closed().is_empty());
+    }
+    // HTTP/1.0 with keep-alive stays, as its client asked.
+    let mut wire = world.serve.wire();
+    let keep = "CONNECT api.test:443 HTTP/1.0\r\nConnection: keep-alive\r\n";
+    assert_eq!(wire.ask(format!("{keep}\r\n")).status, 407);
+    let authorization = world.agent.authorization();
+    let answer = wire.ask(format!("{keep}Proxy-Authorization: {authorization}\r\n\r\n"));
+    assert_eq!(answer.status, 200);
+    // A request that is no CONNECT may follow a 407 as well.
+    let mut wire = world.serve.wire();
+    assert_eq!(wire.ask(bare).status, 407);
+    let clear = format!(
+        "GET http://api.test/ HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: {authorization}\r\n\r\n"
+    );
+    assert_ne!(wire.ask(clear).status, 407);
+}
+
 #[test]
 fn what_follows_a_connect_in_the_same_packet_is_not_lost() {
     let world = World::new();

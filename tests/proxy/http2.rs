@@ -523,7 +523,7 @@ fn at_shutdown_streams_finish_and_new_ones_are_sent_away() {
 #[test]
 fn streams_that_outlast_the_drain_are_cut_and_recorded() {
     let mut world = World::before(Origin::http2(HOST), BEARER, canary(), |home, _| {
-        home.set("limits.drain: 300ms")
+        home.set("limits.drain: 300ms");
     });
     world.origin.hold();
     let (held, _agent) = run(async {

@@ -1,5 +1,7 @@
 //! What one client can take, and that the others do not notice.
 
+use std::time::Duration;
+
 use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::*;
@@ -38,7 +40,7 @@ fn whoever_is_slow_is_let_go_of_and_the_others_are_served() {
     let mut wire = world.tunnel();
     wire.send(request("GET", "/hold", &[AUTHORIZED], ""));
     world.origin.until_seen(2);
-    std::thread::sleep(std::time::Duration::from_millis(1200));
+    std::thread::sleep(Duration::from_millis(1200));
     world.origin.release();
     assert_eq!(wire.answer().text(), "held");
 }
@@ -62,6 +64,35 @@ fn an_agent_has_so_many_tunnels_and_no_more() {
     eventually("room for one more", PATIENCE, || (more().status == 200).then_some(()));
 }
 
+/// A place is held as long as the socket is open, also when the HTTP layer has let go of it.
+#[test]
+fn there_are_so_many_connections_in_all_and_the_others_wait() {
+    let free = Origin::start("free.test");
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.reach(&free);
+        home.set("limits.connections: 3");
+    });
+    let mut tunnels = vec![
+        world.tunnel(),
+        world.serve.open_tunnel(&world.agent, "free.test:443"),
+        world.serve.open_tunnel(&world.agent, "api.test:443"),
+    ];
+    let mut fourth = world.serve.wire();
+    fourth.send(connect("api.test:443", &world.agent.authorization()));
+    assert!(fourth.is_silent(Duration::from_millis(500)));
+    assert!(world.serve.log().contains("limits.connections are open"));
+    // Those that are open notice nothing.
+    assert_eq!(tunnels[0].ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    drop(tunnels.remove(1));
+    assert_eq!(fourth.answer_to("CONNECT").status, 200);
+    let mut fifth = world.serve.wire();
+    fifth.send(connect("api.test:443", &world.agent.authorization()));
+    assert!(fifth.is_silent(Duration::from_millis(300)));
+    drop(tunnels);
+    assert_eq!(fifth.answer_to("CONNECT").status, 200);
+    assert_eq!(world.serve.log().matches("limits.connections are open").count(), 1);
+}
+
 #[test]
 fn out_of_descriptors_the_proxy_waits_and_goes_on() {
     let world = World::new();
@@ -74,12 +105,19 @@ fn out_of_descriptors_the_proxy_waits_and_goes_on() {
     eventually("the log to say so", PATIENCE, || {
         world.serve.log().contains("could not be accepted").then_some(())
     });
+    // It neither spins nor fills the disk while this lasts.
+    let busy = processor_time(world.serve.pid());
+    std::thread::sleep(Duration::from_secs(2));
+    let busy = processor_time(world.serve.pid()).saturating_sub(busy);
+    assert!(busy < Duration::from_millis(500), "{busy:?} of 2 s");
+    assert_eq!(world.serve.log().matches("could not be accepted").count(), 1);
     drop(crowd);
     eventually("room again", PATIENCE, || {
         let mut wire = Wire::try_plain(world.serve.proxy).ok()?;
         wire.try_send(connect("api.test:443", &world.agent.authorization()).as_bytes()).ok()?;
         (wire.try_answer("CONNECT").ok()?.status == 200).then_some(())
     });
+    assert_eq!(world.serve.log().matches("accepted again").count(), 1);
     let restored = Rlimit { maximum: few.maximum, current: before.current.map(|n| n.min(4096)) };
     prlimit(pid, Resource::Nofile, restored).unwrap();
     assert_eq!(world.get("/v1/x").status, 200);
@@ -233,4 +271,13 @@ fn an_agent_that_never_reads_is_let_go_of() {
     world.home.records_of(access["request_id"].as_str().unwrap(), 2);
     world.origin.release();
     assert_eq!(waits.answer().text(), "held");
+}
+
+/// What a process has used of the processors, in user and in system mode.
+fn processor_time(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    let ticks: u64 = fields[11..13].iter().map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+    // Linux tells it in hundredths of a second, whatever its own clock does.
+    Duration::from_millis(ticks * 10)
 }

@@ -129,7 +129,12 @@ impl Home {
     /// Adds lines to `locum.yaml`: a section of its own, or `upstream.allow_addresses: [...]` and
     /// the like as `key: value` with dots.
     pub fn set(&self, line: &str) {
-        self.settings.lock().push(line.to_owned());
+        // What was said of the same key before is taken back.
+        let key = line.split(": ").next().unwrap();
+        let mut settings = self.settings.lock();
+        settings.retain(|setting| setting.split(": ").next() != Some(key));
+        settings.push(line.to_owned());
+        drop(settings);
         self.write_config();
     }
 
@@ -142,9 +147,11 @@ impl Home {
     fn write_config(&self) {
         let mut sections: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut add = |section, line: String| sections.entry(section).or_default().push(line);
-        add("proxy", "listen: 127.0.0.1:0".to_owned());
-        add("ops", "listen: 127.0.0.1:0".to_owned());
         let settings = self.settings.lock();
+        if !settings.iter().any(|setting| setting.starts_with("proxy.listen")) {
+            add("proxy", "listen: 127.0.0.1:0".to_owned());
+        }
+        add("ops", "listen: 127.0.0.1:0".to_owned());
         if !settings.iter().any(|setting| setting.starts_with("log.level")) {
             add("log", "level: trace".to_owned());
         }

@@ -7,6 +7,7 @@
 // Each test binary uses its own part of the harness.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
+mod authority;
 mod forwarder;
 mod git;
 mod home;
@@ -24,6 +25,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use authority::{Authority, Issued};
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};

@@ -138,7 +138,8 @@ impl Origin {
     /// TLS in front of an HTTP/1.1 server without it. The TLS would rather have HTTP/2, so that who
     /// offers that gets no sense out of the server.
     pub fn before(host: &str, server: SocketAddr) -> Self {
-        Self::listen(host, Mode::Before(server), Some(&["h2", "http/1.1"]))
+        let tls = Tls { alpn: &["h2", "http/1.1"], ..Tls::default() };
+        Self::listen(host, Mode::Before(server), Some(tls))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -24,10 +24,16 @@ impl Serve {
     /// Starts it, and waits until it is ready.
     #[track_caller]
     pub(super) fn start(home: &Home) -> Self {
+        let mut command = home.command(&["serve"]);
+        Self::start_as(home, command.stdin(Stdio::null()))
+    }
+
+    /// Starts a command that becomes the proxy of this home, and waits until it is ready.
+    #[track_caller]
+    pub fn start_as(home: &Home, command: &mut Command) -> Self {
         let log = home.work().join("serve.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
-        let mut command = home.command(&["serve"]);
-        command.stdin(Stdio::null()).stdout(file.try_clone().unwrap()).stderr(file);
+        command.stdout(file.try_clone().unwrap()).stderr(file);
         let mut child = command.spawn().unwrap();
         let announced = home.path().join("serve.json");
         let start = Instant::now();
@@ -197,5 +203,8 @@ fn addresses(announced: &std::path::Path, pid: u32) -> Option<(SocketAddr, Socke
     if json["pid"] != pid {
         return None;
     }
-    Some((json["proxy"][0].as_str()?.parse().ok()?, json["ops"].as_str()?.parse().ok()?))
+    // The first in the clear, else with TLS; a home whose only doors are Unix sockets has neither.
+    let first = ["proxy", "tls"].iter().find_map(|kind| json[kind][0].as_str());
+    let proxy = first.unwrap_or("127.0.0.1:0").parse().ok()?;
+    Some((proxy, json["ops"].as_str()?.parse().ok()?))
 }

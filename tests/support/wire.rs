@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,9 +27,89 @@ pub struct Wire {
 
 enum Stream {
     Plain(TcpStream),
-    Tls(Box<StreamOwned<ClientConnection, TcpStream>>),
+    Unix(UnixStream),
+    Tls(Box<StreamOwned<ClientConnection, Stream>>),
     /// The origin's end.
     Served(Box<StreamOwned<ServerConnection, TcpStream>>),
+}
+
+impl Stream {
+    fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.shutdown(Shutdown::Write),
+            Self::Unix(unix) => unix.shutdown(Shutdown::Write),
+            Self::Tls(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                tls.sock.finish()
+            }
+            Self::Served(tls) => {
+                tls.conn.send_close_notify();
+                tls.flush()?;
+                tls.sock.shutdown(Shutdown::Write)
+            }
+        }
+    }
+
+    fn set_write_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.set_write_timeout(Some(time)),
+            Self::Unix(unix) => unix.set_write_timeout(Some(time)),
+            Self::Tls(tls) => tls.sock.set_write_timeout(time),
+            Self::Served(tls) => tls.sock.set_write_timeout(Some(time)),
+        }
+    }
+
+    fn set_read_timeout(&self, time: Duration) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.set_read_timeout(Some(time)),
+            Self::Unix(unix) => unix.set_read_timeout(Some(time)),
+            Self::Tls(tls) => tls.sock.set_read_timeout(time),
+            Self::Served(tls) => tls.sock.set_read_timeout(Some(time)),
+        }
+    }
+}
+
+impl Stream {
+    fn tcp(&self) -> &TcpStream {
+        match self {
+            Self::Plain(tcp) => tcp,
+            Self::Unix(_) => panic!("no TCP"),
+            Self::Tls(tls) => tls.sock.tcp(),
+            Self::Served(tls) => &tls.sock,
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.read(buffer),
+            Self::Unix(unix) => unix.read(buffer),
+            Self::Tls(tls) => tls.read(buffer),
+            Self::Served(tls) => tls.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write(bytes),
+            Self::Unix(unix) => unix.write(bytes),
+            Self::Tls(tls) => tls.write(bytes),
+            Self::Served(tls) => tls.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(tcp) => tcp.flush(),
+            Self::Unix(unix) => unix.flush(),
+            Self::Tls(tls) => tls.flush(),
+            Self::Served(tls) => tls.flush(),
+        }
+    }
 }
 
 /// One answer.
@@ -67,20 +148,28 @@ impl Wire {
         Ok(Self { stream: Stream::Plain(stream), ahead: Vec::new(), transcript: Vec::new() })
     }
 
-    /// Begins TLS on this connection, and finishes the handshake.
+    /// A connection to a Unix socket.
+    pub fn try_unix(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        Ok(Self { stream: Stream::Unix(stream), ahead: Vec::new(), transcript: Vec::new() })
+    }
+
+    /// Begins TLS on this connection, in TLS if it has it already, and finishes the handshake.
     pub fn tls(self, name: &str, ca: &Path) -> io::Result<Self> {
         self.tls_with(name, client_config(ca))
     }
 
     pub fn tls_with(self, name: &str, config: ClientConfig) -> io::Result<Self> {
-        let Stream::Plain(mut tcp) = self.stream else { panic!("it is TLS already") };
+        let mut below = self.stream;
         assert!(self.ahead.is_empty(), "bytes before TLS: {:?}", self.ahead);
         let name = ServerName::try_from(name.to_owned()).unwrap();
         let mut tls = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
         while tls.is_handshaking() {
-            tls.complete_io(&mut tcp)?;
+            tls.complete_io(&mut below)?;
         }
-        let stream = Stream::Tls(Box::new(StreamOwned::new(tls, tcp)));
+        let stream = Stream::Tls(Box::new(StreamOwned::new(tls, below)));
         Ok(Self { stream, ahead: Vec::new(), transcript: self.transcript })
     }
 
@@ -98,7 +187,7 @@ impl Wire {
     /// The certificate chain that the other side showed.
     pub fn certificates(&self) -> Vec<CertificateDer<'static>> {
         match &self.stream {
-            Stream::Plain(_) | Stream::Served(_) => Vec::new(),
+            Stream::Plain(_) | Stream::Unix(_) | Stream::Served(_) => Vec::new(),
             Stream::Tls(tls) => tls
                 .conn
                 .peer_certificates()
@@ -116,13 +205,14 @@ impl Wire {
         (tls.conn.handshake_kind().unwrap(), group)
     }
 
-    /// The port at this end.
+    /// The port at this end of a TCP connection.
     pub fn port(&self) -> u16 {
-        let stream = match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => &tls.sock,
-        };
-        stream.local_addr().unwrap().port()
+        let mut stream = &self.stream;
+        while let Stream::Tls(tls) = stream {
+            stream = &tls.sock;
+        }
+        let Stream::Plain(tcp) = stream else { panic!("no TCP") };
+        tcp.local_addr().unwrap().port()
     }
 
     #[track_caller]
@@ -131,55 +221,28 @@ impl Wire {
     }
 
     pub fn try_send(&mut self, bytes: &[u8]) -> io::Result<()> {
-        match &mut self.stream {
-            Stream::Plain(tcp) => tcp.write_all(bytes).and_then(|()| tcp.flush()),
-            Stream::Tls(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
-            Stream::Served(tls) => tls.write_all(bytes).and_then(|()| tls.flush()),
-        }
+        self.stream.write_all(bytes).and_then(|()| self.stream.flush())
     }
 
     /// Sends nothing more, and says so. The other side may have gone already.
     pub fn finish(&mut self) {
-        match &mut self.stream {
-            Stream::Plain(_) => {}
-            Stream::Tls(tls) => {
-                tls.conn.send_close_notify();
-                let _gone = tls.flush();
-            }
-            Stream::Served(tls) => {
-                tls.conn.send_close_notify();
-                let _gone = tls.flush();
-            }
-        }
-        let _gone = self.tcp().shutdown(Shutdown::Write);
-    }
-
-    fn tcp(&self) -> &TcpStream {
-        match &self.stream {
-            Stream::Plain(tcp) => tcp,
-            Stream::Tls(tls) => &tls.sock,
-            Stream::Served(tls) => &tls.sock,
-        }
+        let _gone = self.stream.finish();
     }
 
     /// Ends the connection below TLS, without TLS's own goodbye.
     pub fn cut(self) {
-        let _gone = self.tcp().shutdown(Shutdown::Both);
+        let _gone = self.stream.tcp().shutdown(Shutdown::Both);
     }
 
     /// Ends the connection by a reset.
     pub fn reset(self) {
         // Closed with a linger of zero, Linux sends RST (`man 7 socket`).
-        rustix::net::sockopt::set_socket_linger(self.tcp(), Some(Duration::ZERO)).unwrap();
+        rustix::net::sockopt::set_socket_linger(self.stream.tcp(), Some(Duration::ZERO)).unwrap();
     }
 
     /// Some more bytes; 0 at the end.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = match &mut self.stream {
-            Stream::Plain(tcp) => tcp.read(buffer)?,
-            Stream::Tls(tls) => tls.read(buffer)?,
-            Stream::Served(tls) => tls.read(buffer)?,
-        };
+        let n = self.stream.read(buffer)?;
         self.transcript.extend_from_slice(&buffer[..n]);
         Ok(n)
     }
@@ -219,11 +282,11 @@ impl Wire {
 
     /// Gives up soon when the other side takes nothing.
     pub fn impatient(&mut self, time: Duration) {
-        self.tcp().set_write_timeout(Some(time)).unwrap();
+        self.stream.set_write_timeout(time).unwrap();
     }
 
     fn set_read_timeout(&mut self, time: Duration) {
-        self.tcp().set_read_timeout(Some(time)).unwrap();
+        self.stream.set_read_timeout(time).unwrap();
     }
 
     /// Reads on until the other side closes; what came before that.

@@ -1,13 +1,23 @@
 //! The proxy of the home: whether it answers as it should, or whether one could be started.
 
-use std::net::{SocketAddr, TcpListener};
+use std::fmt::Display;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
 
 use super::Findings;
 use crate::app::{Opened, Serving};
 use crate::audit::AuditLog;
 use crate::cli::demo::{get_plain, knock};
+use crate::config::{Listen, ListenAt};
 
 const CHECK: &str = "proxy";
+
+const NEXT: &str = "look at its log, and start it again with `locum serve`";
+
+/// For a connection within this machine.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 pub(super) async fn look(opened: &Opened, findings: &mut Findings) {
     match (opened.running(), AuditLog::is_locked(&opened.config.audit.dir)) {
@@ -21,9 +31,18 @@ async fn look_at_running(opened: &Opened, serving: &Serving, findings: &mut Find
     for address in &serving.proxy {
         look_at_door(*address, serving.pid, findings).await;
     }
-    let wanted = &opened.config.proxy.listen;
-    let moved = wanted.iter().any(|a| a.port() != 0 && !serving.proxy.contains(a));
-    if moved {
+    for address in &serving.tls {
+        look_at_tls_door(*address, serving.pid, findings);
+    }
+    for path in &serving.unix {
+        look_at_socket(path, serving.pid, findings);
+    }
+    let there = |listen: &Listen| match &listen.at {
+        ListenAt::Tcp(at) if listen.tls.is_some() => at.port() == 0 || serving.tls.contains(at),
+        ListenAt::Tcp(at) => at.port() == 0 || serving.proxy.contains(at),
+        ListenAt::Unix { path, .. } => serving.unix.contains(path),
+    };
+    if !opened.config.proxy.listen.iter().all(there) {
         findings.warning(
             CHECK,
             "it listens elsewhere than locum.yaml says",
@@ -38,12 +57,10 @@ async fn look_at_running(opened: &Opened, serving: &Serving, findings: &mut Find
 
 /// A proxy of Locum's answers a CONNECT without a token by 407, and by its name.
 async fn look_at_door(address: SocketAddr, pid: u32, findings: &mut Findings) {
-    const NEXT: &str = "look at its log, and start it again with `locum serve`";
     let answer = match knock(&format!("http://{address}"), "doctor.invalid:443").await {
         Ok(answer) => answer,
         Err(error) => {
-            let what = format!("process {pid} should listen on {address}, and does not: {error}");
-            return findings.problem(CHECK, what, NEXT);
+            return missing(&address, pid, &error, findings);
         }
     };
     let has = |name: &str| answer.headers.iter().any(|(field, _)| field == name);
@@ -56,6 +73,26 @@ async fn look_at_door(address: SocketAddr, pid: u32, findings: &mut Findings) {
         let what = format!("{address} answers a CONNECT without a token by {told}, not by 407");
         findings.problem(CHECK, what, NEXT);
     }
+}
+
+/// Whose certificate it shows is for its clients to judge; that it listens is ours.
+fn look_at_tls_door(address: SocketAddr, pid: u32, findings: &mut Findings) {
+    match TcpStream::connect_timeout(&address, PATIENCE) {
+        Ok(_) => findings.ok(CHECK, format!("process {pid} listens on {address}, with TLS")),
+        Err(error) => missing(&address, pid, &error, findings),
+    }
+}
+
+fn look_at_socket(path: &Path, pid: u32, findings: &mut Findings) {
+    match UnixStream::connect(path) {
+        Ok(_) => findings.ok(CHECK, format!("process {pid} listens on unix:{}", path.display())),
+        Err(error) => missing(&format!("unix:{}", path.display()), pid, &error, findings),
+    }
+}
+
+fn missing(place: &dyn Display, pid: u32, error: &dyn Display, findings: &mut Findings) {
+    let what = format!("process {pid} should listen on {place}, and does not: {error}");
+    findings.problem(CHECK, what, NEXT);
 }
 
 async fn look_at_operations(address: SocketAddr, findings: &mut Findings) {
@@ -84,7 +121,8 @@ fn look_at_ports(opened: &Opened, findings: &mut Findings) {
         findings.ok_next(CHECK, what, "start it again with `locum serve`");
     }
     let config = &opened.config;
-    let proxies = config.proxy.listen.iter().map(|address| ("proxy.listen", *address));
+    let addresses = config.proxy.listen.iter().filter_map(Listen::address);
+    let proxies = addresses.map(|address| ("proxy.listen", address));
     let ops = config.ops.listen.map(|address| ("ops.listen", address));
     let mut free = true;
     for (key, address) in proxies.chain(ops) {

@@ -1,0 +1,136 @@
+//! The certificates of the proxy's own listeners: read at the start, and again when their files
+//! change, because certificates are renewed more often than proxies are restarted.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Failure;
+use super::keeper::FileStamp;
+use crate::config::{Config, ListenAt, ListenerTls as Setting};
+use crate::files;
+use crate::secret::Secret;
+use crate::tls::{ListenerPem, ListenerTls};
+
+/// A chain with its intermediates has 10 KiB; a bundle of client CAs may have a few hundred.
+const PEM_LIMIT: u64 = 1 << 20;
+
+/// The longest RSA key in use has 13 KiB in PEM.
+const KEY_LIMIT: usize = 64 << 10;
+
+/// One listener's TLS, and the files that it was made from.
+pub(super) struct Certificates {
+    pub(super) tls: Arc<ListenerTls>,
+    at: ListenAt,
+    /// None when the next look must read them, whatever their stamps say.
+    stamps: Option<Vec<FileStamp>>,
+    problem: Option<String>,
+}
+
+/// What a look at the files came to.
+pub(super) enum Look {
+    Same,
+    Reloaded,
+    /// The last good certificate stays. Told once for each problem.
+    Rejected {
+        news: Option<String>,
+    },
+}
+
+impl Certificates {
+    /// Reads what a listener is to show.
+    ///
+    /// # Errors
+    /// When a file cannot be read, or they do not fit together.
+    pub(super) fn read(at: &ListenAt, setting: &Setting) -> Result<Self, Failure> {
+        let stamps = Some(stamps(setting)).filter(|all| all.iter().all(FileStamp::is_settled));
+        let tls = ListenerTls::new(&pem(setting)?).map_err(|e| unusable(setting, &e))?;
+        Ok(Self { tls: Arc::new(tls), at: at.clone(), stamps, problem: None })
+    }
+
+    /// Reads the files anew if they changed, or if `asked`.
+    pub(super) fn look(&mut self, config: &Config, asked: bool) -> Look {
+        let listen = config.proxy.listen.iter().find(|listen| listen.at == self.at);
+        // A listener that the config has no more, or without TLS, goes on as it is until the restart.
+        let Some(setting) = listen.and_then(|listen| listen.tls.as_ref()) else {
+            return Look::Same;
+        };
+        let now = stamps(setting);
+        // As with policies: what is being written is read when it has been.
+        let settled = now.iter().all(FileStamp::is_settled);
+        if !asked && (!settled || self.stamps.as_ref() == Some(&now)) {
+            return Look::Same;
+        }
+        let changed = self.stamps.as_ref() != Some(&now);
+        self.stamps = settled.then_some(now);
+        let replaced = pem(setting)
+            .and_then(|pem| self.tls.replace(&pem).map_err(|error| unusable(setting, &error)));
+        match replaced {
+            Ok(()) if self.problem.take().is_none() && !changed => Look::Same,
+            Ok(()) => Look::Reloaded,
+            Err(error) => {
+                let text = error.to_string();
+                let news = (self.problem.as_ref() != Some(&text)).then(|| text.clone());
+                self.problem = Some(text);
+                Look::Rejected { news }
+            }
+        }
+    }
+
+    /// Whose they are.
+    pub(super) fn at(&self) -> &ListenAt {
+        &self.at
+    }
+
+    /// Whether the files are as they should be.
+    pub(super) fn sound(&self) -> bool {
+        self.problem.is_none()
+    }
+}
+
+fn stamps(setting: &Setting) -> Vec<FileStamp> {
+    let clients = setting.clients.iter().map(|clients| &clients.ca);
+    let all = [&setting.certificate, &setting.key].into_iter().chain(clients);
+    all.map(|path| FileStamp::of(path.clone())).collect()
+}
+
+fn unusable(setting: &Setting, error: &crate::tls::TlsError) -> Failure {
+    use crate::tls::TlsError;
+    let (certificate, key) = (setting.certificate.display(), setting.key.display());
+    let file = match error {
+        TlsError::KeyUnreadable => key.to_string(),
+        TlsError::KeyMismatch => format!("{certificate} and {key}"),
+        TlsError::ClientAuthority => {
+            let ca = setting.clients.as_ref().map(|clients| clients.ca.display().to_string());
+            ca.unwrap_or_default()
+        }
+        _ => certificate.to_string(),
+    };
+    Failure::new(format!("{file}: {error}")).help("mend the file, or `tls` of proxy in locum.yaml")
+}
+
+fn pem(setting: &Setting) -> Result<ListenerPem, Failure> {
+    let clients = setting.clients.as_ref();
+    Ok(ListenerPem {
+        certificate: public(&setting.certificate)?,
+        key: private(&setting.key)?,
+        client_ca: clients.map(|clients| public(&clients.ca)).transpose()?,
+        client_required: clients.is_some_and(|clients| clients.required),
+    })
+}
+
+fn public(path: &Path) -> Result<Vec<u8>, Failure> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(PEM_LIMIT).read_to_end(&mut bytes));
+    read.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    Ok(bytes)
+}
+
+/// Through links, as certificate managers and Kubernetes renew files by turning one.
+fn private(path: &Path) -> Result<Secret, Failure> {
+    let real = path.canonicalize();
+    let real = real.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    let mut bytes = files::read_lent(&real, KEY_LIMIT)?;
+    Ok(Secret::new(std::mem::take(&mut *bytes)))
+}
