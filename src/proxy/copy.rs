@@ -19,6 +19,7 @@ use super::ledger::Uploaded;
 use super::splice::Pipe;
 use super::stream::{Io, Stream};
 use crate::outcome::Ending;
+use crate::upstream::Transport;
 
 /// What is read at once. A larger one costs an idle tunnel nothing, as there is one for each thread.
 const BUFFER: usize = 64 * 1024;
@@ -39,9 +40,12 @@ pub(super) trait End: AsyncRead + AsyncWrite + Unpin {
     fn tcp(&self) -> Option<&TcpStream>;
 }
 
-impl End for TcpStream {
+impl End for Transport {
     fn tcp(&self) -> Option<&TcpStream> {
-        Some(self)
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(_) => None,
+        }
     }
 }
 
@@ -262,6 +266,12 @@ mod tests {
     use tokio::net::TcpListener;
 
     use super::*;
+
+    impl End for TcpStream {
+        fn tcp(&self) -> Option<&TcpStream> {
+            Some(self)
+        }
+    }
 
     impl End for DuplexStream {
         fn tcp(&self) -> Option<&TcpStream> {

@@ -4,6 +4,8 @@
 //! taken apart, and only its stream is kept until the next byte comes: most connections of agents
 //! wait most of the time, and hyper's buffers are two thirds of what one of them costs.
 
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -51,14 +53,14 @@ pub(super) struct Bounds {
 /// cannot be read as one. When `stop` is ready, the request in flight is the last one.
 ///
 /// # Errors
-/// When the client broke the protocol or the connection.
+/// When the client broke the protocol or the connection, or was too slow.
 pub(super) async fn serve<S, A, F>(
     stream: S,
     bounds: Bounds,
     stop: impl Future<Output = ()>,
     refuse: Refuse,
     answer: A,
-) -> hyper::Result<()>
+) -> Result<(), Box<dyn Error + Send + Sync>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>) -> F,
@@ -73,7 +75,7 @@ where
         // In a box, so that a connection that waits is not as large as one that serves.
         let quiet = Box::pin(active(inlet, &progress, bounds, stop.as_mut(), &answer)).await?;
         if let Some(quiet) = quiet {
-            next = wait(quiet, bounds.idle, stop.as_mut()).await;
+            next = wait(quiet, bounds.idle, stop.as_mut()).await?;
         }
     }
     Ok(())
@@ -84,38 +86,41 @@ async fn wait<S>(
     (mut stream, unread): (S, Bytes),
     idle: Duration,
     mut stop: Pin<&mut impl Future<Output = ()>>,
-) -> Option<(S, Bytes)>
+) -> io::Result<Option<(S, Bytes)>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     if !unread.is_empty() {
-        return Some((stream, unread));
+        return Ok(Some((stream, unread)));
     }
     let first = std::future::poll_fn(|cx| {
         if stop.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Bytes::new());
+            return Poll::Ready(Ok(Bytes::new()));
         }
         // TLS may hold the last of an answer; an error shows in the read.
         let _flushed = Pin::new(&mut stream).poll_flush(cx);
         poll_first(&mut stream, cx)
     });
-    let first = timeout(idle, first).await.unwrap_or_default();
-    if first.is_empty() {
-        // In TLS this says that nothing was cut off. Whether the client hears it is its own matter.
-        let _gone = stream.shutdown().await;
-        return None;
+    let first = timeout(idle, first).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
+    if first.as_ref().is_ok_and(|first| !first.is_empty()) {
+        return first.map(|first| Some((stream, first)));
     }
-    Some((stream, first))
+    // In TLS this says that nothing was cut off. Whether the client hears it is its own matter.
+    let _gone = stream.shutdown().await;
+    first.map(|_nothing| None)
 }
 
-/// Nothing at the end of the stream, and when it broke.
-fn poll_first<S: AsyncRead + Unpin>(stream: &mut S, cx: &mut Context<'_>) -> Poll<Bytes> {
+/// Nothing at the end of the stream.
+fn poll_first<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<Bytes>> {
     // On the stack, and only while it is looked at: a place in the future would be there for as long
     // as the connection waits.
     let mut space = [MaybeUninit::<u8>::uninit(); FIRST_BYTES];
     let mut first = ReadBuf::uninit(&mut space);
-    let _broken = ready!(Pin::new(stream).poll_read(cx, &mut first));
-    Poll::Ready(Bytes::copy_from_slice(first.filled()))
+    ready!(Pin::new(stream).poll_read(cx, &mut first))?;
+    Poll::Ready(Ok(Bytes::copy_from_slice(first.filled())))
 }
 
 /// Serves requests until there are none for [`QUIET`], and gives the stream back, with what was read
@@ -293,7 +298,7 @@ mod tests {
     struct Served {
         client: DuplexStream,
         bell: Bell,
-        server: JoinHandle<hyper::Result<()>>,
+        server: JoinHandle<Result<(), Box<dyn Error + Send + Sync>>>,
     }
 
     /// A connection whose answers have `length` bytes, through a pipe of `room` bytes.
@@ -346,7 +351,8 @@ mod tests {
             assert!(served.answer(3).await.starts_with("HTTP/1.1 200"));
         }
         let begin = Instant::now();
-        served.server.await.unwrap().unwrap();
+        let error = served.server.await.unwrap().unwrap_err();
+        assert_eq!(error.downcast::<io::Error>().unwrap().kind(), ErrorKind::TimedOut);
         assert_eq!(begin.elapsed().as_secs(), (QUIET + BOUNDS.idle).as_secs());
         assert_eq!(served.client.read(&mut [0]).await.unwrap(), 0);
     }

@@ -27,13 +27,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
+use super::distrust::Watch;
 use super::exchange::{Route, exchange, unreadable};
 use super::http1;
 use super::inlet::Refuse;
 use super::listener::Alive;
-use super::tunnel::handshake_failed;
 use super::{Gateway, Limits};
-use crate::tls::{self, AcceptError, Alpn, Prefixed};
+use crate::tls::{Alpn, Prefixed};
 
 /// What an agent may send of one request's body before the origin has taken it. Agents are near, so
 /// a quarter of a MiB is more than is ever on the way; it is all that a slow origin makes us hold.
@@ -70,13 +70,18 @@ pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let inside = Inside { gateway: Arc::clone(gateway), route: Arc::new(route) };
+    let route = Arc::new(route);
+    let watch = Arc::new(Watch::new(gateway, &route));
+    let inside = Inside { gateway: Arc::clone(gateway), route, watch };
     let ended = match protocol {
         Alpn::Http11 => inside.serve_http1(stream).await,
         Alpn::Http2 => inside.serve_http2(stream).await,
     };
-    if let Err(error) = ended {
-        inside.note(&*error);
+    let error = ended.as_ref().err().map(|error| &**error as &(dyn Error + 'static));
+    inside.watch.ended(error, inside.route.shutdown.has_begun());
+    if let Some(error) = error {
+        let Route { caller, origin, .. } = &*inside.route;
+        tracing::debug!(agent = %caller.identity.agent, %origin, %error, "the agent's connection ended");
     }
 }
 
@@ -85,6 +90,7 @@ type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 struct Inside {
     gateway: Arc<Gateway>,
     route: Arc<Route>,
+    watch: Arc<Watch>,
 }
 
 impl Inside {
@@ -104,8 +110,11 @@ impl Inside {
             Arc::new(move |code| unreadable(&gateway, &route, code))
         };
         let stop = self.route.shutdown.reached(Instant::now());
-        let answer = |request| exchange(&self.gateway, &self.route, request);
-        Ok(http1::serve(stream, bounds, stop, refuse, answer).await?)
+        let answer = |request| {
+            self.watch.spoke();
+            exchange(&self.gateway, &self.route, request)
+        };
+        http1::serve(stream, bounds, stop, refuse, answer).await
     }
 
     async fn serve_http2<S>(&self, stream: S) -> Ended
@@ -115,6 +124,7 @@ impl Inside {
         let since = Instant::now();
         let limits = &self.gateway.limits;
         let stream = preface(stream, limits.head_time).await?;
+        self.watch.spoke();
         let streams = Arc::new(Streams::new());
         let service = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
@@ -153,17 +163,6 @@ impl Inside {
             }
         }
         Ok(connection.await?)
-    }
-
-    /// Says why a connection ended, if it was not in order.
-    fn note(&self, error: &(dyn Error + 'static)) {
-        let Route { caller, origin, .. } = &*self.route;
-        if let Some(alert) = tls::ca_alert(error) {
-            let error = AcceptError::CaNotTrusted { alert };
-            handshake_failed(&self.gateway, caller, &origin.authority.host, &error);
-        } else {
-            tracing::debug!(agent = %caller.identity.agent, %origin, %error, "the agent's connection ended");
-        }
     }
 }
 

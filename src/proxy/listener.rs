@@ -64,6 +64,7 @@ enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
+use crate::upstream;
 
 /// How one gets in.
 #[derive(Clone, Debug)]
@@ -100,6 +101,11 @@ impl Shutdown {
     /// Returns when the proxy has begun to stop.
     pub(super) async fn begun(&self) {
         self.begun.clone().given().await;
+    }
+
+    /// Whether the proxy has begun to stop.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.is_given()
     }
 
     /// Returns when a connection that was made at `since` is to be let go of: when the proxy has
@@ -340,9 +346,8 @@ async fn enter(gateway: &Gateway, entrance: &Entrance, accepted: Accepted) -> io
         Accepted::Unix(stream) => return Ok(Io::Unix(stream)),
         Accepted::Tcp(stream) => stream,
     };
-    // Without this, Nagle and delayed acknowledgements hold each small answer for 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was not set");
+    if let Err(error) = upstream::tune(&stream) {
+        tracing::debug!(%error, "the options of a connection were not set");
     }
     match &entrance.tls {
         Some(tls) => Ok(Io::Tls(Box::new(tls.accept(stream, gateway.limits.handshake).await?))),

@@ -59,7 +59,7 @@ pub(super) struct PoolKey {
     /// Address override and TLS profile: both belong to the route.
     route: usize,
     /// Who sends, and with which credentials; opaque here.
-    principal: Arc<str>,
+    pub(super) principal: Arc<str>,
 }
 
 impl Hash for PoolKey {

@@ -63,7 +63,8 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         let target = &call.origin.authority;
         let route = self.routes.find(&target.host);
-        let (stream, mut timing) = self.stream(call.origin, route, Offer::Http1).await?;
+        let (stream, mut timing) =
+            self.stream(call.origin, call.principal, route, Offer::Http1).await?;
         let mut link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
         let start = Instant::now();
         let patience = call.response_timeout.unwrap_or(self.timeouts.response);

@@ -198,6 +198,23 @@ impl Wire {
         }
     }
 
+    /// How the handshake came to be: full or resumed, and over which key exchange.
+    pub fn handshake(&self) -> (rustls::HandshakeKind, rustls::NamedGroup) {
+        let Stream::Tls(tls) = &self.stream else { panic!("no TLS") };
+        let group = tls.conn.negotiated_key_exchange_group().unwrap().name();
+        (tls.conn.handshake_kind().unwrap(), group)
+    }
+
+    /// The port at this end of a TCP connection.
+    pub fn port(&self) -> u16 {
+        let mut stream = &self.stream;
+        while let Stream::Tls(tls) = stream {
+            stream = &tls.sock;
+        }
+        let Stream::Plain(tcp) = stream else { panic!("no TCP") };
+        tcp.local_addr().unwrap().port()
+    }
+
     #[track_caller]
     pub fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.try_send(bytes.as_ref()).expect("the other side takes what is sent");
