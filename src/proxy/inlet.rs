@@ -23,8 +23,11 @@ use crate::outcome::Code;
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
 /// bytes unread, the kernel would reset the connection, and with it could go the answer that the
-/// agent has not yet read. As long as nginx waits for an agent that says nothing more.
-const LINGER: Duration = Duration::from_secs(5);
+/// agent has not yet read. As long as nginx does it (`lingering_time`).
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The same for an agent that sends nothing more, and does not close (`lingering_timeout`).
+const LINGER_SILENT: Duration = Duration::from_secs(5);
 
 /// Makes, and records, the answer to what hyper could not read.
 pub(super) type Refuse = Arc<dyn Fn(Code) -> Response<Body> + Send + Sync>;
@@ -179,7 +182,13 @@ pub(super) struct Inlet<S> {
     unread: Option<Pin<Box<Sleep>>>,
     /// The answer that goes out in place of hyper's.
     own: Option<Own>,
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+/// An end that waits for the agent's.
+struct Linger {
+    until: Instant,
+    alarm: Pin<Box<Sleep>>,
 }
 
 /// A head that has begun to arrive.
@@ -322,16 +331,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inlet<S> {
     /// Reads and drops what comes, until the agent ends too.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 4096];
+        let mut heard = false;
         loop {
             let mut buf = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.inner).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => heard = true,
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
-        let until = || Box::pin(sleep_until(Instant::now() + LINGER));
-        self.linger.get_or_insert_with(until).as_mut().poll(cx)
+        let now = Instant::now();
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            until: now + LINGER,
+            alarm: Box::pin(sleep_until(now + LINGER_SILENT)),
+        });
+        if heard {
+            linger.alarm.as_mut().reset(linger.until.min(now + LINGER_SILENT));
+        }
+        linger.alarm.as_mut().poll(cx)
     }
 }
 

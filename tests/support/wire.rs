@@ -1,6 +1,6 @@
 //! A connection on which every byte is put by hand, and every byte that comes back is kept.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -99,6 +99,16 @@ impl Write for Stream {
             Self::Unix(unix) => unix.write(bytes),
             Self::Tls(tls) => tls.write(bytes),
             Self::Served(tls) => tls.write(bytes),
+        }
+    }
+
+    /// All at once: with the first piece alone, an alert behind it would stay here.
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write_vectored(pieces),
+            Self::Unix(unix) => unix.write_vectored(pieces),
+            Self::Tls(tls) => tls.write_vectored(pieces),
+            Self::Served(tls) => tls.write_vectored(pieces),
         }
     }
 
