@@ -420,8 +420,6 @@ impl Upstream {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// Ties the answer's body to its stream. The protocol itself knows neither transfer codings nor
-    /// a switch to another.
     /// Connects for an opaque tunnel: the same resolving, vetting, overrides and self-check as for a
     /// request, and then bytes are the caller's.
     ///
