@@ -198,6 +198,7 @@ fn require_live(tx: &Transaction<'_>, workspace: &Name, name: &Name) -> Result<(
 }
 
 fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {
+    let mut tokens = tokens(db, workspace)?;
     let mut statement = db.prepare_cached(
         "SELECT name, created, revoked FROM agents WHERE workspace = ?1 ORDER BY name",
     )?;
@@ -209,27 +210,30 @@ fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {
             name: name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?,
             created: row.get(1)?,
             revoked: row.get(2)?,
-            tokens: tokens_of(db, workspace, &name)?,
+            tokens: tokens.remove(&name).unwrap_or_default(),
         });
     }
     Ok(agents)
 }
 
-fn tokens_of(db: &Connection, workspace: &Name, agent: &str) -> Result<Vec<TokenInfo>, Fault> {
+/// All tokens, by agent, in one look: there is no index to find one agent's by.
+fn tokens(db: &Connection, workspace: &Name) -> Result<HashMap<String, Vec<TokenInfo>>, Fault> {
     let mut statement = db.prepare_cached(
-        "SELECT id, created, expires, revoked, note FROM tokens \
-         WHERE workspace = ?1 AND agent = ?2 ORDER BY created, id",
+        "SELECT agent, id, created, expires, revoked, note FROM tokens \
+         WHERE workspace = ?1 ORDER BY created, id",
     )?;
-    let rows = statement.query_map((workspace.as_str(), agent), |row| {
-        Ok(TokenInfo {
-            id: row.get(0)?,
-            created: row.get(1)?,
-            expires: row.get(2)?,
-            revoked: row.get(3)?,
-            note: row.get(4)?,
-        })
-    })?;
-    Ok(rows.collect::<Result<_, _>>()?)
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut tokens = HashMap::<String, Vec<TokenInfo>>::new();
+    while let Some(row) = rows.next()? {
+        tokens.entry(row.get(0)?).or_default().push(TokenInfo {
+            id: row.get(1)?,
+            created: row.get(2)?,
+            expires: row.get(3)?,
+            revoked: row.get(4)?,
+            note: row.get(5)?,
+        });
+    }
+    Ok(tokens)
 }
 
 /// The unrevoked tokens of live agents, by id.
