@@ -102,6 +102,13 @@ pub struct UpstreamProxy {
     pub authority: Authority,
     /// `credential`: what it asks for. Default none.
     pub credential: Option<Name>,
+    /// `allow_cleartext`: the explicit word for a credential on an `http://` proxy that is not on
+    /// this machine, on a network that is trusted by other means. Default `false`.
+    pub allow_cleartext: bool,
+    /// `vet_names`: whether Locum resolves the names too, and refuses those with private addresses,
+    /// before the proxy resolves them for itself. Default `true`; `false` where only the proxy can
+    /// resolve names.
+    pub vet_names: bool,
 }
 
 /// `upstream.timeouts`. There is none for a whole call: streams may last.

@@ -400,7 +400,7 @@ impl CredentialIndex {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::host::{Authority, Scheme};
 

@@ -185,8 +185,8 @@ impl Metrics {
             untrusted_ca: counter_vec(
                 r,
                 "locum_untrusted_ca_total",
-                "TLS handshakes in which the client did not trust the CA, by agent.",
-                &["agent"],
+                "TLS handshakes in which the client did not trust the CA, by agent and kind of client.",
+                &["agent", "client"],
             )?,
             bytes_up: bytes.with_label_values(&["up"]),
             bytes_down: bytes.with_label_values(&["down"]),
@@ -246,9 +246,9 @@ impl Metrics {
         self.unbound.inc();
     }
 
-    /// Counts a client that does not trust the CA.
-    pub fn untrusted_ca(&self, agent: &str) {
-        self.untrusted_ca.with_label_values(&[agent]).inc();
+    /// Counts a handshake of a client that does not trust the CA.
+    pub fn untrusted_ca(&self, agent: &str, client: &str) {
+        self.untrusted_ca.with_label_values(&[agent, client]).inc();
     }
 
     /// Counts bytes from (`up`) and to the agent.

@@ -135,6 +135,10 @@ codes! {
     ConnectFailed "connect-failed" 502 "connection_refused"
         "The host does not accept a connection"
         "Check host, port and network from the machine that runs the proxy.";
+    /// The proxy on the way to the host opens no tunnel.
+    NextProxyRefused "next-proxy-refused" 502 "connection_refused"
+        "The proxy before the host did not open a tunnel to it"
+        "Look at that proxy's own log; upstream.hosts.HOST.proxy in locum.yaml names it and its credential.";
     /// The certificate does not verify.
     CertificateInvalid "certificate-invalid" 502 "tls_certificate_error"
         "The host's certificate does not verify"

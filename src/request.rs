@@ -33,10 +33,10 @@ impl InboundRequest {
     /// # Errors
     /// `bad-request`, `ambiguous-path`, `authority-mismatch`, `method-refused`, `upgrade-refused`.
     pub fn parse(mut parts: Parts, origin: &Origin) -> Result<Self, Refusal> {
+        let websocket = Handshake::take(&mut parts)?;
         check_method(&parts.method)?;
         check_framing(&parts)?;
         check_authority(&parts, origin)?;
-        let websocket = Handshake::read(&parts)?;
         let context = take_context(&mut parts.headers)?;
         strip_hop_by_hop(&mut parts.headers);
         if websocket.is_some() {

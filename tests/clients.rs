@@ -428,6 +428,57 @@ fn git_with_the_placeholder_from_a_credential_helper() {
     world.holds(&ran, requests);
 }
 
+/// Started by hand, with the proxy and without the CA. Each says something else to its user, and
+/// none of it names the CA of this proxy; the log does, once, with what mends this client.
+#[test]
+fn clients_without_the_ca_are_each_told_of_once_with_their_own_fix() {
+    let home = Home::new();
+    let origin = Origin::start("api.openai.com");
+    home.reach(&origin);
+    home.add("openai", &["--provider", "openai"], &canary());
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let url = "https://api.openai.com/v1/models";
+    let requests = format!("import requests; requests.get('{url}')");
+    let httpx = format!("import httpx; httpx.get('{url}')");
+    let fetch = format!(
+        "const {{ EnvHttpProxyAgent, fetch }} = require('undici');
+         fetch('{url}', {{ dispatcher: new EnvHttpProxyAgent() }})
+           .catch((error) => {{ console.error(error); process.exit(1); }})"
+    );
+    let (python, node) = (python(), Tools::node(NODE).path);
+    let clients = [
+        ("curl", Command::new("curl"), vec!["-sS", url], "CURL_CA_BUNDLE"),
+        ("wget", Command::new("wget"), vec!["-q", "-O-", "-t3", url], "WGETRC"),
+        ("git", Command::new("git"), vec!["ls-remote", url], "GIT_SSL_CAINFO"),
+        ("python", Command::new(&python), vec!["-c", &requests], "REQUESTS_CA_BUNDLE"),
+        ("httpx", Command::new(&python), vec!["-c", &httpx], "SSL_CERT_FILE"),
+        ("node", Command::new("node"), vec!["-e", &fetch], "NODE_EXTRA_CA_CERTS"),
+    ];
+    let told = |client: &str| {
+        let client = format!("client={client} ");
+        let log = serve.log();
+        let lines = log.lines().filter(|l| l.contains(" WARN ") && l.contains(&client));
+        lines.map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (client, mut command, arguments, fix) in clients {
+        for _ in 0..2 {
+            home.clean(&mut command);
+            command.env("HTTPS_PROXY", agent.proxy_url(serve.proxy));
+            command.env("https_proxy", agent.proxy_url(serve.proxy)).current_dir(&node);
+            let ran = run(command.args(&arguments), b"");
+            assert_ne!(ran.code, 0, "{client} does not go on: {}", ran.out);
+            command = Command::new(command.get_program());
+        }
+        let series = format!("locum_untrusted_ca_total{{agent=\"worker\",client=\"{client}\"}}");
+        eventually(client, PATIENCE, || (serve.metric(&series) >= 2).then_some(()));
+        let lines = told(client);
+        assert_eq!(lines.len(), 1, "{client}: {lines:#?}");
+        assert!(lines[0].contains(fix), "{}", lines[0]);
+    }
+    assert_eq!(origin.connections(), 0);
+}
+
 #[test]
 fn a_wrong_key_is_refused_by_the_origin_and_the_search_finds_what_is_there() {
     let world = World::openai();

@@ -318,7 +318,7 @@ fn compose_leaves_the_agent_no_other_way() {
 }
 
 /// The settings of a unit, by key; a key may stand more than once.
-fn unit(path: &str) -> Vec<(String, String)> {
+fn unit_file(path: &str) -> Vec<(String, String)> {
     let text = read(path);
     let lines = text.lines().filter(|l| !l.starts_with('#')).filter_map(|l| l.split_once('='));
     lines.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
@@ -326,7 +326,7 @@ fn unit(path: &str) -> Vec<(String, String)> {
 
 #[test]
 fn the_unit_is_hardened_and_waits_long_enough() {
-    let unit = unit("deploy/systemd/locum.service");
+    let unit = unit_file("deploy/systemd/locum.service");
     let value = |key: &str| {
         let found = unit.iter().find(|(k, _)| k == key);
         found.unwrap_or_else(|| panic!("the unit has no {key}")).1.as_str()
@@ -352,6 +352,14 @@ fn the_unit_is_hardened_and_waits_long_enough() {
     assert!(config.contains(&format!("passphrase: {{credential: {loaded}}}")), "{loaded}");
     let home = value("Environment").strip_prefix("LOCUM_HOME=").unwrap();
     assert_eq!(home, format!("/var/lib/{}", value("StateDirectory")));
+    // The proxy says itself when it is ready; the socket is the one that the config listens on.
+    assert_eq!(value("Type"), "notify");
+    let socket = unit_file("deploy/systemd/locum.socket");
+    let streams: Vec<&str> =
+        socket.iter().filter(|(k, _)| k == "ListenStream").map(|(_, v)| v.as_str()).collect();
+    let config = Config::parse(Source::new("locum.yaml", &config), Path::new(home)).unwrap();
+    let listen: Vec<String> = config.proxy.listen.iter().map(|l| l.at.to_string()).collect();
+    assert_eq!(streams, listen);
 }
 
 /// systemd reads the unit without a complaint, and finds it little exposed.
@@ -363,12 +371,16 @@ fn systemd_accepts_the_unit() {
     let directory = tempfile::tempdir().unwrap();
     let copy = directory.path().join("locum.service");
     // It looks whether the programs are there.
+    // The same with the socket beside it.
+    let socket = directory.path().join("locum.socket");
+    std::fs::write(&socket, read("deploy/systemd/locum.socket")).unwrap();
     let text = read("deploy/systemd/locum.service");
     std::fs::write(&copy, text.replace("/usr/local/bin/locum", env!("CARGO_BIN_EXE_locum")))
         .unwrap();
-    let verify = Command::new("systemd-analyze").arg("verify").arg(&copy).output().unwrap();
+    let verify =
+        Command::new("systemd-analyze").arg("verify").arg(&socket).arg(&copy).output().unwrap();
     let said = String::from_utf8_lossy(&verify.stderr);
-    let about_it: Vec<&str> = said.lines().filter(|l| l.contains("locum.service")).collect();
+    let about_it: Vec<&str> = said.lines().filter(|l| l.contains("locum.s")).collect();
     assert!(verify.status.success() && about_it.is_empty(), "{said}");
     let mut security = Command::new("systemd-analyze");
     security.args(["security", "--offline=true", "--threshold=20"]).arg(&copy);

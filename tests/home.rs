@@ -17,16 +17,6 @@ fn a_token_is_good_as_soon_as_it_is_printed() {
     }
 }
 
-/// A proxy that starts without what its config asks for would be less safe than its operator thinks.
-#[test]
-fn settings_that_this_version_cannot_honour_keep_it_from_starting() {
-    let home = Home::strict();
-    home.set("upstream.hosts: {api.test: {proxy: 'http://proxy.test:3128'}}");
-    let ran = home.locum(&["serve"]).failed(64);
-    let named = "upstream.hosts.api.test.proxy";
-    assert!(ran.err.contains(named) && ran.err.contains("help"), "{}", ran.err);
-}
-
 #[test]
 fn the_vault_may_be_in_another_place() {
     let home = Home::bare();

@@ -5,19 +5,25 @@ use std::sync::Arc;
 
 use super::Failure;
 use crate::config::{Config, UpstreamHost};
+use crate::host::Origin;
 use crate::upstream::{
-    AddressGuard, ClientCertificate, HostRule, PoolLimits, SelfAddresses, Settings, SystemResolver,
-    Timeouts, Upstream,
+    AddressGuard, ClientCertificate, HostRule, Logins, PoolLimits, ProxyRule, SelfAddresses,
+    Settings, SystemResolver, Timeouts, Upstream,
 };
 
-/// Makes the far side. `own` are the addresses where this process listens, which it never dials.
+/// Makes the far side. `own` are the addresses where this process listens, which it never dials;
+/// `logins` opens the credentials of proxies on the way.
 ///
 /// # Errors
-/// When a certificate cannot be read, or a setting asks for what this version cannot do.
-pub fn far_side(config: &Config, own: &[SocketAddr]) -> Result<Upstream, Failure> {
+/// When a certificate cannot be read.
+pub fn far_side(
+    config: &Config,
+    own: &[SocketAddr],
+    logins: Arc<dyn Logins>,
+) -> Result<Upstream, Failure> {
     let upstream = &config.upstream;
     let settings = Settings {
-        hosts: upstream.hosts.iter().map(host_rule).collect::<Result<_, _>>()?,
+        hosts: upstream.hosts.iter().map(host_rule).collect(),
         guard: AddressGuard::new(upstream.allow_addresses.clone()),
         own: SelfAddresses::new(own.to_vec()),
         timeouts: Timeouts {
@@ -32,19 +38,14 @@ pub fn far_side(config: &Config, own: &[SocketAddr]) -> Result<Upstream, Failure
             idle: upstream.pool.idle,
             age: upstream.pool.age,
         },
-        resolver: Arc::new(SystemResolver),
+        resolver: Arc::new(SystemResolver::default()),
+        logins,
     };
     Ok(Upstream::new(settings)?)
 }
 
-fn host_rule(host: &UpstreamHost) -> Result<HostRule, Failure> {
-    if host.proxy.is_some() {
-        // Going direct without a word would break the rule that a corporate proxy stands for.
-        let key = format!("upstream.hosts.{}.proxy", host.pattern);
-        return Err(Failure::usage(format!("{key}: this version cannot go through another proxy"))
-            .help("remove the setting, or wait for the version that can"));
-    }
-    Ok(HostRule {
+fn host_rule(host: &UpstreamHost) -> HostRule {
+    HostRule {
         pattern: host.pattern.clone(),
         address: host.address.clone(),
         ca_file: host.ca_file.clone(),
@@ -52,6 +53,11 @@ fn host_rule(host: &UpstreamHost) -> Result<HostRule, Failure> {
             chain_file: pair.certificate.clone(),
             key_file: pair.key.clone(),
         }),
+        proxy: host.proxy.as_ref().map(|proxy| ProxyRule {
+            proxy: Origin { scheme: proxy.scheme, authority: proxy.authority.clone() },
+            credential: proxy.credential.clone(),
+            vet_names: proxy.vet_names,
+        }),
         http1_only: host.http1_only,
-    })
+    }
 }

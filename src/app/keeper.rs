@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 
 use super::certificates::{self, Certificates};
 use super::far_side::far_side;
+use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::{Failure, Home};
@@ -26,6 +27,7 @@ use crate::ops::{Observe, Readiness};
 use crate::policy::Policy;
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
+use crate::upstream::Upstream;
 use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
 
 /// How often the home is looked at.
@@ -46,6 +48,8 @@ pub struct Keeper {
     gateway: std::sync::OnceLock<Weak<Gateway>>,
     /// Where this process listens, which it never dials.
     own: Vec<SocketAddr>,
+    /// Opens the credentials of proxies on the way.
+    logins: Arc<VaultLogins>,
     seen: Mutex<Seen>,
     /// What the listeners show.
     certificates: Mutex<Vec<Certificates>>,
@@ -126,8 +130,10 @@ impl Keeper {
             looked: None,
             anchored: (Instant::now(), 0),
         };
+        let logins = Arc::new(VaultLogins::new(Arc::clone(&audit)));
         Ok(Self {
             home,
+            logins,
             audit,
             metrics,
             gateway: std::sync::OnceLock::new(),
@@ -143,9 +149,24 @@ impl Keeper {
         self.seen.lock().state()
     }
 
+    /// The far side to start with.
+    pub(super) fn first_far_side(&self) -> Result<Upstream, Failure> {
+        let seen = self.seen.lock();
+        self.far_side(&seen.config, seen.snapshot.as_deref())
+    }
+
+    fn far_side(&self, config: &Config, vault: Option<&Snapshot>) -> Result<Upstream, Failure> {
+        // Without the vault nothing is known of its credentials; then nothing is sent either.
+        if let Some(vault) = vault {
+            check_logins(config, &vault.credentials)?;
+        }
+        far_side(config, &self.own, Arc::<VaultLogins>::clone(&self.logins))
+    }
+
     /// Says whose state to keep.
     pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let _already_set = self.gateway.set(Arc::downgrade(gateway));
+        self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
     }
 
@@ -270,7 +291,7 @@ impl Keeper {
         if settled {
             seen.config_stamp = now;
         }
-        match self.load_config(&seen.config) {
+        match self.load_config(&seen.config, seen.snapshot.as_deref()) {
             Ok(Some(config)) => {
                 tracing::info!("config reloaded");
                 self.note("config-reloaded", "locum.yaml");
@@ -331,12 +352,16 @@ impl Keeper {
     }
 
     /// The new config, put in force; none when it says what the old one did.
-    fn load_config(&self, old: &Config) -> Result<Option<Config>, Failure> {
+    fn load_config(
+        &self,
+        old: &Config,
+        vault: Option<&Snapshot>,
+    ) -> Result<Option<Config>, Failure> {
         let new = Config::load(&self.home.config(), self.home.path())?;
         if new == *old {
             return Ok(None);
         }
-        let upstream = far_side(&new, &self.own)?;
+        let upstream = self.far_side(&new, vault)?;
         for key in old.restart_needed(&new) {
             tracing::warn!(key, "this setting takes effect at the next start");
         }

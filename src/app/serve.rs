@@ -13,6 +13,7 @@ use super::far_side::far_side;
 use super::handover::{Desk, HandedOver, Taken};
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
+use super::login::check_logins;
 use super::open::{Opened, drain_journal, write_anchor};
 use super::policies::load_policy;
 use super::service::{self, Activation};
@@ -26,6 +27,7 @@ use crate::ops;
 use crate::proxy::{Door, Gateway, Leave, Limits};
 use crate::record::{AuditSink as _, Event};
 use crate::tls::{Alpn, LeafCache};
+use crate::upstream::NoLogins;
 use crate::vault::harden_process;
 
 /// Hosts whose leafs are kept ready: about 1.5 KiB each.
@@ -117,10 +119,10 @@ impl Proxy {
         let serving = serving(&config, &gates, ops.as_ref(), private);
         let own: Vec<SocketAddr> =
             gates.iter().filter_map(Gate::address).chain(serving.ops).collect();
-        let upstream = far_side(&config, &own)?;
         let keeper = Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?;
         keeper.keep_certificates(certificates);
         let keeper = Arc::new(keeper);
+        let upstream = keeper.first_far_side()?;
         let sink = Arc::<AuditLog>::clone(&audit);
         let state = keeper.first_state();
         let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));
@@ -259,7 +261,8 @@ async fn inherit(
     }
     // What would keep this process from starting is found while the other still serves.
     load_policy(&opened.home.policies())?;
-    far_side(&opened.config, &[])?;
+    far_side(&opened.config, &[], Arc::new(NoLogins))?;
+    check_logins(&opened.config, &opened.vault.snapshot()?.credentials)?;
     opened.authority()?;
     let Some(taken) = Taken::ask(&opened.home)? else { return Ok(passed) };
     tracing::info!("taking over; the other process finishes its requests");

@@ -165,6 +165,10 @@ impl Matcher {
     /// Looks at the line's fixed beginning only, and for the texts it must have.
     fn can_be_skipped(&self, line: &[u8]) -> bool {
         let Some(kind) = line.get(KIND_AT..) else { return false };
+        // Events are few, and stand for themselves: the lines between are not parsed.
+        if self.filter.kind == Some(Kind::Event) && !kind.starts_with(b"event") {
+            return true;
+        }
         let access = kind.starts_with(b"access");
         access && self.needles.iter().any(|needle| needle.find(line).is_none())
     }

@@ -212,9 +212,10 @@ struct Outage {
 
 /// How often a log that cannot be written is tried again, at most.
 const RETRY: Duration = Duration::from_millis(100);
-/// How often the file is looked at, and the names in the directory are compared with the files that
-/// are open.
-const INSPECT: Duration = Duration::from_millis(100);
+/// How often the file is looked at: seldom against requests in a flood, and nearly each time otherwise.
+const INSPECT: Duration = Duration::from_millis(1);
+/// How often the names in the directory are compared with the files that are open.
+const INSPECT_NAMES: Duration = Duration::from_millis(100);
 /// How often files are looked at for their age.
 const RETAIN: Duration = Duration::from_mins(1);
 
@@ -239,6 +240,7 @@ pub(super) struct Writer {
     closed: bool,
     lines: Vec<u8>,
     inspected: Instant,
+    names_seen: Instant,
     /// When the head was last written, and whether the log went on since.
     head_written: Instant,
     head_lags: bool,
@@ -287,6 +289,7 @@ impl Writer {
             closed: false,
             lines: Vec::new(),
             inspected: Instant::now(),
+            names_seen: Instant::now(),
             head_written: Instant::now(),
             head_lags: false,
             retained: SystemTime::UNIX_EPOCH,
@@ -461,20 +464,25 @@ impl Writer {
         Ok(())
     }
 
-    /// Looks at the open file and at the names, now and then.
+    /// Looks at the open file and, less often, at the names.
     fn inspect(&mut self) -> Result<(), Cause> {
-        if self.inspected.elapsed() < INSPECT {
+        let now = Instant::now();
+        if now.duration_since(self.inspected) < INSPECT {
             return Ok(());
         }
-        self.inspect_now()
-    }
-
-    /// Finds out whether the file is as we left it, and our names still lead to our files.
-    fn inspect_now(&mut self) -> Result<(), Cause> {
-        self.inspected = Instant::now();
+        self.inspected = now;
         if let Some(current) = &self.current {
             current.inspect()?;
         }
+        if now.duration_since(self.names_seen) < INSPECT_NAMES {
+            return Ok(());
+        }
+        self.inspect_names()
+    }
+
+    /// Finds out whether our names still lead to our files.
+    fn inspect_names(&mut self) -> Result<(), Cause> {
+        self.names_seen = Instant::now();
         let of = |file: &File| file.metadata().map(|meta| Identity::from(&meta));
         let head = of(&self.head_file).map_err(Cause::io("look at", &self.dir))?;
         let lock = of(&self.lock).map_err(Cause::io("look at", &self.dir))?;
@@ -493,7 +501,7 @@ impl Writer {
         if !self.is_healthy() {
             return;
         }
-        let inspected = self.inspect_now();
+        let inspected = self.inspect_names();
         let due = now.duration_since(self.retained).is_ok_and(|since| since >= RETAIN);
         let kept = inspected.and_then(|()| if due { self.retain(now) } else { Ok(()) });
         if let Err(cause) = kept {

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
+use crate::reference::Name;
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
 const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "log", "limits"];
@@ -196,13 +197,29 @@ fn key_pair<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Op
 fn upstream_proxy<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<UpstreamProxy> {
     let Value::Map(_) = node.value else {
         let (scheme, authority) = proxy_url(reader, node)?;
-        return Some(UpstreamProxy { scheme, authority, credential: None });
+        return Some(UpstreamProxy {
+            scheme,
+            authority,
+            credential: None,
+            allow_cleartext: false,
+            vet_names: true,
+        });
     };
-    let mut map = reader.map(node, &["url", "credential"])?;
+    let mut map = reader.map(node, &["url", "credential", "allow_cleartext", "vet_names"])?;
     let url = map.required("url", proxy_url);
-    let credential = map.optional("credential", Reader::parsed);
+    let credential: Option<Name> = map.optional("credential", Reader::parsed);
+    let allow_cleartext = map.optional("allow_cleartext", Reader::boolean).unwrap_or(false);
+    let vet_names = map.optional("vet_names", Reader::boolean).unwrap_or(true);
     let (scheme, authority) = url?;
-    Some(UpstreamProxy { scheme, authority, credential })
+    let on_this_machine = authority.host.address().is_some_and(|ip| ip.is_loopback());
+    let in_the_clear = scheme == Scheme::Http && !on_this_machine && !allow_cleartext;
+    if credential.is_some() && in_the_clear {
+        let message = "the credential would cross the network to this proxy in the clear";
+        let advice = "use https://, or write `allow_cleartext: true` if that network is trusted by other means";
+        reader.problem_with_help(node, message, advice);
+        return None;
+    }
+    Some(UpstreamProxy { scheme, authority, credential, allow_cleartext, vet_names })
 }
 
 fn proxy_url<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<(Scheme, Authority)> {

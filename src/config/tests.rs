@@ -221,6 +221,8 @@ fn hosts() -> Vec<UpstreamHost> {
         scheme,
         authority: authority(text),
         credential,
+        allow_cleartext: false,
+        vet_names: true,
     };
     vec![
         UpstreamHost {
@@ -295,7 +297,7 @@ fn every_mistake_is_reported_with_its_place_and_a_way_out() {
         "upstream:\n  hosts:\n    API.example.com: {}\n    api.example.com.: {http1_only: 1}\n",
         "upstream:\n  hosts:\n    https://a.example: {}\n    'a*.example': {}\n    a.example:443: {}\n    127.1: {}\n",
         "upstream:\n  hosts:\n    a.example:\n      adress: 10.0.0.1:1\n      address: 10.0.0.1\n      client_cert: {certificate: a}\n      ca_file: ''\n",
-        "upstream:\n  hosts:\n    a.example:\n      proxy: http://user:hunter2@proxy:3128\n    b.example:\n      proxy: socks5://proxy:1080\n    c.example:\n      proxy: {url: http://proxy/path, credential: Corp Proxy}\n",
+        "upstream:\n  hosts:\n    a.example:\n      proxy: http://user:hunter2@proxy:3128\n    b.example:\n      proxy: socks5://proxy:1080\n    c.example:\n      proxy: {url: http://proxy/path, credential: Corp Proxy}\n    d.example:\n      proxy: {url: http://proxy:3128, credential: corp}\n",
         "upstream:\n  timeouts: {connect: 10, tls: 0s, response: 2d, idle: 1 h}\n  pool: {per_host: -1}\n",
         // The rest.
         "audit:\n  fsync: allways\n  retain: 1h\n  max_file: 1KiB\n  dir: ${HOME}/audit\n",

@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
+use hyper::ext::Protocol;
 
 use super::body::{Body, Upload};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
-use super::socket::{self, Opening};
+use super::socket::{self, AgentSide, Opening};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -41,7 +41,10 @@ pub(super) async fn exchange(
 ) -> Response<Body> {
     let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let id = ledger.id;
-    ledger.asked(request.method().as_str(), Some(request.uri().path()));
+    // An extended CONNECT stands for a GET.
+    let extended = request.extensions().get::<Protocol>().is_some();
+    let method = if extended { "GET" } else { request.method().as_str() };
+    ledger.asked(method, Some(request.uri().path()));
     let grpc = refusal::wants_grpc(&request);
     let refused = match authorized(gateway, route, request, ledger).await {
         Ok(response) => return response,
@@ -71,7 +74,7 @@ async fn authorized(
     // From here on the request is its head and, untouched, its body.
     let version = request.version();
     let mut request = request;
-    let agent_side = request.extensions_mut().remove::<OnUpgrade>();
+    let agent_side = AgentSide::take(request.extensions_mut());
     let (parts, body, up) = Upload::of(request);
     ledger.uploads(up.clone());
 

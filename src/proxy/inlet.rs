@@ -12,7 +12,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -23,8 +23,11 @@ use crate::outcome::Code;
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
 /// bytes unread, the kernel would reset the connection, and with it could go the answer that the
-/// agent has not yet read. As long as nginx waits for an agent that says nothing more.
-const LINGER: Duration = Duration::from_secs(5);
+/// agent has not yet read. As long as nginx does it (`lingering_time`).
+const LINGER: Duration = Duration::from_secs(30);
+
+/// The same for an agent that sends nothing more, and does not close (`lingering_timeout`).
+const LINGER_SILENT: Duration = Duration::from_secs(5);
 
 /// Makes, and records, the answer to what hyper could not read.
 pub(super) type Refuse = Arc<dyn Fn(Code) -> Response<Body> + Send + Sync>;
@@ -47,6 +50,10 @@ pub(super) struct Progress {
     answer: AtomicU8,
     /// Whether the body of the last one has not been read to its end.
     uploading: AtomicBool,
+    /// Whether something came since, which is a head, or the start of one.
+    head: AtomicBool,
+    /// Whether a request asked for another protocol.
+    switches: AtomicBool,
 }
 
 /// No answer is due.
@@ -55,6 +62,8 @@ const NONE: u8 = 0;
 const DUE: u8 = 1;
 /// hyper has all of it, and may not have written it.
 const GIVEN: u8 = 2;
+/// It was the last: another protocol follows, of which nothing is known here.
+const SWITCHED: u8 = 3;
 
 impl Progress {
     /// A request begins; whoever holds what is given back is answering it.
@@ -66,10 +75,38 @@ impl Progress {
         self.begun.fetch_add(1, Ordering::Relaxed);
         self.uploading.store(has_body, Ordering::Relaxed);
         self.answer.store(DUE, Ordering::Relaxed);
+        self.head.store(false, Ordering::Relaxed);
         if has_body {
             request.extensions_mut().insert(Reading(Arc::clone(self)));
         }
         (Answering(Arc::clone(self)), request)
+    }
+
+    /// Requests so far. Wraps, and is only compared.
+    pub(super) fn requests(&self) -> u32 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Whether nothing is under way: all is answered, all that was answered is written, and nothing
+    /// has come since.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.answer.load(Ordering::Relaxed) == NONE && !self.head.load(Ordering::Relaxed)
+    }
+
+    /// Notes a request for another protocol.
+    pub(super) fn may_switch(&self) {
+        self.switches.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether there was one.
+    pub(super) fn switches(&self) -> bool {
+        self.switches.load(Ordering::Relaxed)
+    }
+
+    /// Goes from one step of an answer to the next, if that is where it is.
+    fn turn(&self, from: u8, to: u8) {
+        let _elsewhere =
+            self.answer.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
@@ -80,7 +117,9 @@ impl Answering {
     /// Ties itself to the body of the answer. An answer that comes before its request has been read
     /// is the last on its connection, and says so.
     pub(super) fn until_the_end_of(self, mut answer: Response<Body>) -> Response<Answer> {
-        if self.0.uploading.load(Ordering::Relaxed) {
+        if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+            self.0.turn(DUE, SWITCHED);
+        } else if self.0.uploading.load(Ordering::Relaxed) {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|body| Answer { body, _answering: self })
@@ -89,7 +128,7 @@ impl Answering {
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.0.answer.store(GIVEN, Ordering::Relaxed);
+        self.0.turn(DUE, GIVEN);
     }
 }
 
@@ -133,6 +172,8 @@ impl HttpBody for Answer {
 /// The stream of one agent. Idle, it holds no timer.
 pub(super) struct Inlet<S> {
     inner: S,
+    /// Read already, and given out before anything else.
+    ahead: Bytes,
     progress: Arc<Progress>,
     clocks: Clocks,
     refuse: Refuse,
@@ -141,7 +182,13 @@ pub(super) struct Inlet<S> {
     unread: Option<Pin<Box<Sleep>>>,
     /// The answer that goes out in place of hyper's.
     own: Option<Own>,
-    linger: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+/// An end that waits for the agent's.
+struct Linger {
+    until: Instant,
+    alarm: Pin<Box<Sleep>>,
 }
 
 /// A head that has begun to arrive.
@@ -160,7 +207,32 @@ struct Own {
 
 impl<S> Inlet<S> {
     pub(super) fn new(inner: S, progress: Arc<Progress>, clocks: Clocks, refuse: Refuse) -> Self {
-        Self { inner, progress, clocks, refuse, head: None, unread: None, own: None, linger: None }
+        let ahead = Bytes::new();
+        Self {
+            inner,
+            ahead,
+            progress,
+            clocks,
+            refuse,
+            head: None,
+            unread: None,
+            own: None,
+            linger: None,
+        }
+    }
+
+    /// Puts back what was read of the stream before.
+    pub(super) fn with_unread(mut self, ahead: Bytes) -> Self {
+        if !ahead.is_empty() {
+            self.note_read();
+        }
+        self.ahead = ahead;
+        self
+    }
+
+    /// The stream below, and what was put back and not read again.
+    pub(super) fn into_parts(self) -> (S, Bytes) {
+        (self.inner, self.ahead)
     }
 
     /// The stream below, for whoever goes on without HTTP.
@@ -179,7 +251,8 @@ impl<S> Inlet<S> {
         if !self.between_requests() {
             return;
         }
-        let after = self.progress.begun.load(Ordering::Relaxed);
+        self.progress.head.store(true, Ordering::Relaxed);
+        let after = self.progress.requests();
         if self.head.as_ref().is_none_or(|head| head.after != after) {
             self.head = Some(Head { after, since: Instant::now(), alarm: None });
         }
@@ -258,16 +331,24 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inlet<S> {
     /// Reads and drops what comes, until the agent ends too.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut bytes = [0; 4096];
+        let mut heard = false;
         loop {
             let mut buf = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.inner).poll_read(cx, &mut buf) {
-                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => heard = true,
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => break,
             }
         }
-        let until = || Box::pin(sleep_until(Instant::now() + LINGER));
-        self.linger.get_or_insert_with(until).as_mut().poll(cx)
+        let now = Instant::now();
+        let linger = self.linger.get_or_insert_with(|| Linger {
+            until: now + LINGER,
+            alarm: Box::pin(sleep_until(now + LINGER_SILENT)),
+        });
+        if heard {
+            linger.alarm.as_mut().reset(linger.until.min(now + LINGER_SILENT));
+        }
+        linger.alarm.as_mut().poll(cx)
     }
 }
 
@@ -311,6 +392,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.ahead.is_empty() {
+            let length = this.ahead.len().min(buf.remaining());
+            buf.put_slice(&this.ahead.split_to(length));
+            return Poll::Ready(Ok(()));
+        }
         let before = buf.filled().len();
         match Pin::new(&mut this.inner).poll_read(cx, buf) {
             Poll::Ready(result) => {
@@ -363,9 +449,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
     /// hyper flushes when it has nothing more to write.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let answer = &this.progress.answer;
-        // Both sides are of one task; an exchange that did not happen is no harm.
-        let _ = answer.compare_exchange(GIVEN, NONE, Ordering::Relaxed, Ordering::Relaxed);
+        this.progress.turn(GIVEN, NONE);
         let result = Pin::new(&mut this.inner).poll_flush(cx);
         this.timed(cx, result)
     }

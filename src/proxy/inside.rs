@@ -19,7 +19,7 @@ use http::{Method, Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
+use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
@@ -27,15 +27,13 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
+use super::distrust::Watch;
 use super::exchange::{Route, exchange, unreadable};
-use super::inlet::{Inlet, Progress, Refuse};
+use super::http1;
+use super::inlet::Refuse;
 use super::listener::Alive;
-use super::tunnel::handshake_failed;
 use super::{Gateway, Limits};
-use crate::tls::{self, AcceptError, Alpn, Prefixed};
-
-/// How many fields hyper takes unasked.
-const HYPER_HEADERS: usize = 100;
+use crate::tls::{Alpn, Prefixed};
 
 /// What an agent may send of one request's body before the origin has taken it. Agents are near, so
 /// a quarter of a MiB is more than is ever on the way; it is all that a slow origin makes us hold.
@@ -72,13 +70,18 @@ pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let inside = Inside { gateway: Arc::clone(gateway), route: Arc::new(route) };
+    let route = Arc::new(route);
+    let watch = Arc::new(Watch::new(gateway, &route));
+    let inside = Inside { gateway: Arc::clone(gateway), route, watch };
     let ended = match protocol {
         Alpn::Http11 => inside.serve_http1(stream).await,
         Alpn::Http2 => inside.serve_http2(stream).await,
     };
-    if let Err(error) = ended {
-        inside.note(&*error);
+    let error = ended.as_ref().err().map(|error| &**error as &(dyn Error + 'static));
+    inside.watch.ended(error, inside.route.shutdown.has_begun());
+    if let Some(error) = error {
+        let Route { caller, origin, .. } = &*inside.route;
+        tracing::debug!(agent = %caller.identity.agent, %origin, %error, "the agent's connection ended");
     }
 }
 
@@ -87,6 +90,7 @@ type Ended = Result<(), Box<dyn Error + Send + Sync>>;
 struct Inside {
     gateway: Arc<Gateway>,
     route: Arc<Route>,
+    watch: Arc<Watch>,
 }
 
 impl Inside {
@@ -94,46 +98,23 @@ impl Inside {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let since = Instant::now();
-        let progress = Arc::<Progress>::default();
+        let limits = &self.gateway.limits;
+        let bounds = http1::Bounds {
+            head_bytes: limits.head_bytes,
+            headers: limits.headers,
+            clocks: limits.clocks(),
+            idle: limits.idle_tunnel,
+        };
         let refuse: Refuse = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             Arc::new(move |code| unreadable(&gateway, &route, code))
         };
-        let limits = &self.gateway.limits;
-        let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
-        let service = {
-            let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
-            service_fn(move |request| {
-                let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
-                let (answering, request) = progress.begin(request);
-                async move {
-                    let answer = exchange(&gateway, &route, request).await;
-                    Ok::<_, Infallible>(answering.until_the_end_of(answer))
-                }
-            })
+        let stop = self.route.shutdown.reached(Instant::now());
+        let answer = |request| {
+            self.watch.spoke();
+            exchange(&self.gateway, &self.route, request)
         };
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            // Until the first byte of a head; from there on the inlet has a clock of its own.
-            .header_read_timeout(limits.idle_tunnel)
-            .max_buf_size(limits.head_bytes.max(8192))
-            .max_header_size(limits.head_bytes)
-            .preserve_header_case(true);
-        // For its own bound hyper has room on the stack; for another it allocates with each request.
-        if limits.headers != HYPER_HEADERS {
-            builder.max_headers(limits.headers);
-        }
-        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        tokio::select! {
-            ended = connection.as_mut() => Ok(ended?),
-            () = self.route.shutdown.reached(since) => {
-                connection.as_mut().graceful_shutdown();
-                Ok(connection.await?)
-            }
-        }
+        http1::serve(stream, bounds, stop, refuse, answer).await
     }
 
     async fn serve_http2<S>(&self, stream: S) -> Ended
@@ -143,13 +124,17 @@ impl Inside {
         let since = Instant::now();
         let limits = &self.gateway.limits;
         let stream = preface(stream, limits.head_time).await?;
+        self.watch.spoke();
         let streams = Arc::new(Streams::new());
         let service = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             let streams = Arc::clone(&streams);
-            service_fn(move |request: Request<Incoming>| {
+            service_fn(move |mut request: Request<Incoming>| {
                 let (gateway, route) = (Arc::clone(&gateway), Arc::clone(&route));
                 let open = Open::new(&streams);
+                if *request.method() == Method::CONNECT {
+                    request.extensions_mut().insert(Stay::new(&streams));
+                }
                 let head = *request.method() == Method::HEAD;
                 async move {
                     let mut response = exchange(&gateway, &route, request).await;
@@ -179,17 +164,6 @@ impl Inside {
         }
         Ok(connection.await?)
     }
-
-    /// Says why a connection ended, if it was not in order.
-    fn note(&self, error: &(dyn Error + 'static)) {
-        let Route { caller, origin, .. } = &*self.route;
-        if let Some(alert) = tls::ca_alert(error) {
-            let error = AcceptError::CaNotTrusted { alert };
-            handshake_failed(&self.gateway, caller, &origin.authority.host, &error);
-        } else {
-            tracing::debug!(agent = %caller.identity.agent, %origin, %error, "the agent's connection ended");
-        }
-    }
 }
 
 fn settings(limits: &Limits, alive: Alive) -> http2::Builder<Tasks> {
@@ -204,6 +178,8 @@ fn settings(limits: &Limits, alive: Alive) -> http2::Builder<Tasks> {
         // acknowledgements: the next frame is read when the last one's has been sent.
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
+        // WebSockets (RFC 8441). Any other CONNECT is refused.
+        .enable_connect_protocol()
         .max_pending_accept_reset_streams(RESETS_UNSEEN)
         .max_local_error_reset_streams(RESETS_FOR_ERRORS);
     builder
@@ -316,6 +292,20 @@ impl Drop for Open {
         } else if self.begin.elapsed() < SHORT {
             self.streams.note_given_up();
         }
+    }
+}
+
+/// A stream that goes on after its answer, as a WebSocket. Held by who serves it, so that the
+/// connection does not count as idle.
+#[derive(Clone)]
+pub(super) struct Stay(#[allow(dead_code)] Arc<Open>); // Held for its end.
+
+impl Stay {
+    fn new(streams: &Arc<Streams>) -> Self {
+        let mut open = Open::new(streams);
+        // An answer was given: whatever becomes of the socket, the stream was no flood.
+        open.finished = true;
+        Self(Arc::new(open))
     }
 }
 

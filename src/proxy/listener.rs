@@ -3,18 +3,21 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::inlet::{Inlet, Progress, Refuse};
+use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
@@ -61,6 +64,7 @@ enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
+use crate::upstream;
 
 /// How one gets in.
 #[derive(Clone, Debug)]
@@ -87,15 +91,21 @@ pub(super) type Alive = mpsc::Sender<Infallible>;
 /// Tells every task of the proxy that it is time to stop, and knows when all have.
 #[derive(Clone, Debug)]
 pub(super) struct Shutdown {
-    begun: watch::Receiver<Option<Leave>>,
+    begun: Signal,
+    leave: Arc<OnceLock<Leave>>,
     alive: Alive,
-    abort: watch::Receiver<Option<()>>,
+    abort: Signal,
 }
 
 impl Shutdown {
     /// Returns when the proxy has begun to stop.
     pub(super) async fn begun(&self) {
-        wait(self.begun.clone()).await;
+        self.begun.clone().given().await;
+    }
+
+    /// Whether the proxy has begun to stop.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.is_given()
     }
 
     /// Returns when a connection that was made at `since` is to be let go of: when the proxy has
@@ -107,7 +117,7 @@ impl Shutdown {
     }
 
     fn leave(&self) -> Leave {
-        self.begun.borrow().unwrap_or(Leave::Closed)
+        self.leave.get().copied().unwrap_or(Leave::Closed)
     }
 
     /// What keeps the shutdown waiting while it is held.
@@ -117,26 +127,36 @@ impl Shutdown {
 
     /// Runs a task that is waited for, and cut off when the time for draining is over.
     pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        let abort = self.abort.clone();
+        // In a box, because the future of a block has room for what it captured beside what it runs.
+        let task = Cuttable { task: Box::pin(task), cut: self.abort.clone() };
         let alive = self.alive.clone();
         tokio::spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = wait(abort) => {}
-            }
+            task.await;
             drop(alive);
         });
+    }
+}
+
+/// A task that ends when it is over, or is cut off.
+struct Cuttable<F> {
+    task: Pin<Box<F>>,
+    cut: Signal,
+}
+
+impl<F: Future<Output = ()>> Future for Cuttable<F> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if self.cut.poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        self.task.as_mut().poll(cx)
     }
 }
 
 /// How long a client may take from its connection to its first byte without being cut off by a stop.
 /// It sends at once, which is a round trip and the slowness of a busy machine.
 const FRESH: Duration = Duration::from_secs(1);
-
-/// Returns when there is a value, or when nobody is left to give one.
-async fn wait<T>(mut signal: watch::Receiver<Option<T>>) {
-    let _gone = signal.wait_for(Option::is_some).await;
-}
 
 /// Accepts connections on `entrances` until `stop` resolves; then takes no more, lets requests in
 /// flight finish for at most `drain`, and returns.
@@ -146,19 +166,20 @@ pub async fn serve(
     stop: impl Future<Output = Leave>,
     drain: Duration,
 ) {
-    let (begin, begun) = watch::channel(None);
-    let (cut, abort) = watch::channel(None);
+    let (begin, cut) = (Bell::default(), Bell::default());
+    let left = Arc::<OnceLock<Leave>>::default();
     let (alive, mut gone) = mpsc::channel::<Infallible>(1);
-    let shutdown = Shutdown { begun, alive, abort };
+    let shutdown =
+        Shutdown { begun: begin.signal(), leave: Arc::clone(&left), alive, abort: cut.signal() };
     for entrance in entrances {
         shutdown.spawn(accept(Arc::clone(&gateway), Arc::new(entrance), shutdown.clone()));
     }
     drop(shutdown);
-    let leave = stop.await;
-    let _all_gone = begin.send(Some(leave));
+    let _only_here = left.set(stop.await);
+    begin.ring();
     if tokio::time::timeout(drain, gone.recv()).await.is_err() {
         tracing::warn!(?drain, "requests were still in flight at the end of the time for draining");
-        let _all_gone = cut.send(Some(()));
+        cut.ring();
         let _ended = gone.recv().await;
     }
 }
@@ -325,9 +346,8 @@ async fn enter(gateway: &Gateway, entrance: &Entrance, accepted: Accepted) -> io
         Accepted::Unix(stream) => return Ok(Io::Unix(stream)),
         Accepted::Tcp(stream) => stream,
     };
-    // Without this, Nagle and delayed acknowledgements hold each small answer for 40 ms.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY was not set");
+    if let Err(error) = upstream::tune(&stream) {
+        tracing::debug!(%error, "the options of a connection were not set");
     }
     match &entrance.tls {
         Some(tls) => Ok(Io::Tls(Box::new(tls.accept(stream, gateway.limits.handshake).await?))),
@@ -373,7 +393,7 @@ async fn serve_front(
         .half_close(true)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
         () = shutdown.reached(since) => {

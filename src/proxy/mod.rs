@@ -6,13 +6,16 @@
 
 mod body;
 mod copy;
+mod distrust;
 mod exchange;
 mod expect;
+mod http1;
 mod inlet;
 mod inside;
 mod ledger;
 mod listener;
 mod refusal;
+mod signal;
 mod socket;
 #[cfg(target_os = "linux")]
 mod splice;
@@ -31,6 +34,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 pub use body::Body;
+pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use listener::{Door, Entrance, Leave, Listener, serve};
 
 use listener::Doorkeeper;
@@ -125,6 +129,7 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
@@ -151,6 +156,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
         }
@@ -276,7 +282,7 @@ fn unix_now() -> i64 {
 }
 
 /// A fresh request id. Random bytes are drawn from the system many at a time.
-fn request_id() -> RequestId {
+pub(crate) fn request_id() -> RequestId {
     const DRAW: usize = 640;
     thread_local! {
         static POOL: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -308,6 +314,8 @@ pub struct Caller {
     pub peer: Peer,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
+    /// What program it seems to be.
+    pub client: Client,
 }
 
 #[cfg(test)]

@@ -89,7 +89,7 @@ pub(super) fn respond_grpc(refusal: &Refusal, id: RequestId) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(code.status())));
+    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(code)));
     let text = format!("{} ({code}, request {id}): {}", refusal.detail, code.hint());
     let text = utf8_percent_encode(&text, GRPC_ESCAPED).to_string();
     if let Ok(text) = HeaderValue::try_from(text) {
@@ -107,8 +107,10 @@ const GRPC_ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// What a gRPC client would make of the status ("HTTP to gRPC Status Code Mapping"), and where that
 /// says only that something is wrong, what is.
-fn grpc_status(status: StatusCode) -> u16 {
-    match status.as_u16() {
+fn grpc_status(code: Code) -> u16 {
+    match code.status().as_u16() {
+        // The call was carried out: of UNAVAILABLE clients think that it was not, and repeat it.
+        _ if code == Code::Unscrubbable => 13,
         401 | 407 => 16,       // UNAUTHENTICATED
         403 => 7,              // PERMISSION_DENIED
         405 => 12,             // UNIMPLEMENTED

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
+use http::{Extensions, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::body::Body;
 use super::exchange::{Route, failed, strip_answer};
+use super::inside::Stay;
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
 use super::{Caller, Gateway, Place, State, unix_now};
@@ -31,12 +32,27 @@ use crate::request::{Handshake, InboundRequest, ask_for_websocket};
 use crate::scrub::{ScrubError, ScrubbedBody, scrub};
 use crate::upstream::{Chunks, Downlink, Switched, Uplink};
 
+/// The agent's end of a request that may become a socket.
+pub(super) struct AgentSide {
+    upgrade: OnUpgrade,
+    /// On HTTP/2, that its stream is still open.
+    stay: Option<Stay>,
+}
+
+impl AgentSide {
+    /// Takes it off a request, for it is not to travel with it.
+    pub(super) fn take(extensions: &mut Extensions) -> Option<Self> {
+        let upgrade = extensions.remove::<OnUpgrade>()?;
+        Some(Self { upgrade, stay: extensions.remove::<Stay>() })
+    }
+}
+
 /// A handshake that may be sent: what is needed should the origin agree.
 pub(super) struct Opening {
     handshake: Handshake,
     standing: Standing,
     caller: Caller,
-    agent_side: OnUpgrade,
+    agent_side: AgentSide,
     place: Arc<Place>,
     shutdown: Shutdown,
 }
@@ -51,7 +67,7 @@ impl Opening {
         route: &Route,
         inbound: &InboundRequest,
         permit: &Permit,
-        agent_side: Option<OnUpgrade>,
+        agent_side: Option<AgentSide>,
     ) -> Result<Option<Self>, Refusal> {
         let Some(handshake) = inbound.websocket().cloned() else { return Ok(None) };
         let caller = route.caller.clone();
@@ -63,7 +79,7 @@ impl Opening {
             handshake,
             standing: Standing::new(&caller.identity.agent, inbound, permit),
             caller,
-            // hyper hands one out with every request that has an Upgrade.
+            // hyper hands one out with every request that has an Upgrade or is a CONNECT.
             agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
             place,
             shutdown: route.shutdown.clone(),
@@ -75,7 +91,7 @@ impl Opening {
     }
 }
 
-/// Answers the agent with the origin's scrubbed 101, and has a task pass on what follows it.
+/// Answers the agent with the origin's scrubbed 101, or what HTTP/2 has in its place, and has a task pass on what follows it.
 pub(super) async fn open(
     gateway: &Arc<Gateway>,
     opening: Opening,
@@ -92,8 +108,13 @@ pub(super) async fn open(
     let (mut head, downlink) = response.into_parts();
     strip_answer(&mut head.headers);
     // A 101 has none (RFC 9110 section 8.6), and a reader that believed it would lose the first frames.
-    head.headers.remove(http::header::CONTENT_LENGTH);
-    ask_for_websocket(&mut head.headers);
+    head.headers.remove(header::CONTENT_LENGTH);
+    if opening.handshake.is_extended() {
+        head.status = StatusCode::OK;
+        head.headers.remove(header::SEC_WEBSOCKET_ACCEPT);
+    } else {
+        ask_for_websocket(&mut head.headers);
+    }
     let up = Uploaded::counting();
     let mut tally = ledger.answered(Some(head.status.as_u16()), up.clone(), timing.head);
     tally.scrubbed = downlink.replaced();
@@ -117,7 +138,7 @@ impl Socket {
     async fn run(self, gateway: &Gateway, opening: Opening) {
         let _open = gateway.metrics.tunnel(TunnelKind::WebSocket);
         let Opening { standing, caller, agent_side, place, .. } = opening;
-        let Ok(agent) = agent_side.await else { return };
+        let Ok(agent) = agent_side.upgrade.await else { return };
         let Self { downlink, uplink, up, moved, mut tally } = self;
         let (from_agent, to_agent) = tokio::io::split(TokioIo::new(agent));
         let ways = async {
@@ -138,7 +159,7 @@ impl Socket {
             tracing::info!(%agent, %code, "a WebSocket was ended");
         }
         tally.close(ending);
-        drop(place);
+        drop((place, agent_side.stay));
     }
 }
 

@@ -87,3 +87,9 @@ impl Pipe {
         Poll::Ready(Ok(()))
     }
 }
+
+/// How many this thread keeps.
+#[cfg(test)]
+pub(super) fn kept() -> usize {
+    EMPTY.with_borrow(Vec::len)
+}

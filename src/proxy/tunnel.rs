@@ -8,10 +8,10 @@ use hyper::body::Incoming;
 use hyper::upgrade::{OnUpgrade, Parts};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 
 use super::body::Body;
 use super::copy::copy;
+use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
 use super::inlet::Inlet;
 use super::inside::serve_inside;
@@ -21,13 +21,14 @@ use super::stream::Stream;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
-use crate::host::{Authority, Host, Origin, Scheme};
+use crate::host::{Authority, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::TunnelDecision;
 use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
-use crate::tls::{self, AcceptError, Alpn, FirstByte, Prefixed, SniMatch};
+use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
+use crate::upstream::Transport;
 
 /// Answers one request on the proxy port.
 pub(super) async fn front(
@@ -59,7 +60,8 @@ pub(super) async fn front(
         }
         Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
-    let caller = Caller { peer, identity };
+    let client = Client::of(request.version(), request.headers());
+    let caller = Caller { peer, identity, client };
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -236,7 +238,7 @@ async fn open_opaque(
     caller: &Caller,
     authority: Authority,
     rule: &str,
-) -> Result<(TcpStream, Ledger), (Refusal, crate::record::RequestId)> {
+) -> Result<(Transport, Ledger), (Refusal, crate::record::RequestId)> {
     let state = gateway.state();
     let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
     let mut ledger = Ledger::new(gateway, caller, &origin);
@@ -260,7 +262,7 @@ async fn copy_opaque(
     gateway: &Gateway,
     caller: &Caller,
     authority: &Authority,
-    (upgrade, upstream): (OnUpgrade, TcpStream),
+    (upgrade, upstream): (OnUpgrade, Transport),
     ledger: Ledger,
     shutdown: &Shutdown,
 ) {
@@ -374,7 +376,7 @@ where
         // undici tunnels plain http:// URLs too, and speaks in the clear inside.
         (FirstByte::Http, stream) => {
             let route = inner.route(Scheme::Http, false);
-            serve_inside(gateway, route, stream, Alpn::Http11).await;
+            Box::pin(serve_inside(gateway, route, stream, Alpn::Http11)).await;
         }
         (first, _) => {
             let (agent, authority) = (&inner.caller.identity.agent, &inner.authority);
@@ -389,37 +391,19 @@ where
 {
     let leaves = gateway.leaves();
     let host = &inner.authority.host;
-    match tls::accept(stream, host, &leaves, gateway.limits.handshake).await {
+    // In boxes: a tunnel is open for longer than its handshake, and its stream is handed on by many.
+    match Box::pin(tls::accept(stream, host, &leaves, gateway.limits.handshake)).await {
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));
             let route = inner.route(Scheme::Https, other_name);
             // A client that names no protocol speaks the older one.
             let protocol = accepted.alpn.unwrap_or(Alpn::Http11);
-            serve_inside(gateway, route, accepted.stream, protocol).await;
+            serve_inside(gateway, route, Box::new(accepted.stream), protocol).await;
         }
-        Err(error) => handshake_failed(gateway, &inner.caller, host, &error),
-    }
-}
-
-/// Says once per handshake what is wrong, and for the usual case what to do.
-pub(super) fn handshake_failed(
-    gateway: &Gateway,
-    caller: &Caller,
-    host: &Host,
-    error: &AcceptError,
-) {
-    let agent = caller.identity.agent.as_str();
-    // Node says nothing, and closes at the certificate.
-    let distrust =
-        matches!(error, AcceptError::CaNotTrusted { .. } | AcceptError::ClosedOnCertificate);
-    if distrust {
-        gateway.metrics.untrusted_ca(agent);
-        tracing::warn!(
-            agent, %host, %error,
-            "start the program with `locum run`, or set the variables that `locum env` prints"
-        );
-    } else {
-        tracing::info!(agent, %host, %error, "the TLS handshake with the agent failed");
+        Err(error) => {
+            let sign = Sign::Handshake(error);
+            distrust::came_to_nothing(gateway, &inner.caller, host, &sign);
+        }
     }
 }
 
@@ -469,7 +453,11 @@ mod tests {
             token_id: "t".into(),
             context: Context::default(),
         };
-        let caller = Caller { peer: Peer::Unix(None), identity: Arc::new(identity) };
+        let caller = Caller {
+            peer: Peer::Unix(None),
+            identity: Arc::new(identity),
+            client: Client::Unknown,
+        };
         let authority = Authority::parse("web.test:443", None).unwrap();
         let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);
         assert_eq!(now(true, OPAQUE), None);

@@ -1,5 +1,5 @@
 //! The client's half of a WebSocket handshake, and whether an answer is the other half (RFC 6455
-//! section 4).
+//! section 4). An HTTP/2 client asks in another way (RFC 8441), which becomes the same.
 //!
 //! Both halves are checked here and not left to the two ends: once a 101 has passed, nothing on the
 //! connection is HTTP any more, so both must have meant it, and meant the same.
@@ -8,6 +8,7 @@ use data_encoding::BASE64;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
+use hyper::ext::Protocol;
 use sha1::{Digest, Sha1};
 
 use crate::outcome::{Code, Refusal};
@@ -23,9 +24,47 @@ const KEY: usize = 24;
 pub struct Handshake {
     /// The one right `Sec-WebSocket-Accept`.
     accept: HeaderValue,
+    /// Whether the client asked by an extended CONNECT, and so knows of no key.
+    extended: bool,
 }
 
 impl Handshake {
+    /// Reads a request's handshake, in either form. An extended CONNECT becomes the GET that it stands
+    /// for: that is what is decided on, and what an origin gets.
+    ///
+    /// # Errors
+    /// `upgrade-refused`.
+    pub(super) fn take(parts: &mut Parts) -> Result<Option<Self>, Refusal> {
+        match parts.extensions.remove::<Protocol>() {
+            Some(protocol) => Self::extended(parts, &protocol).map(Some),
+            None => Self::read(parts),
+        }
+    }
+
+    /// RFC 8441 section 5: a CONNECT that names the protocol, and neither key nor `Connection`.
+    fn extended(parts: &mut Parts, protocol: &Protocol) -> Result<Self, Refusal> {
+        let websocket = protocol.as_str().eq_ignore_ascii_case("websocket");
+        if !websocket || parts.method != Method::CONNECT {
+            return Err(Refusal::new(Code::UpgradeRefused));
+        }
+        check_version(&parts.headers)?;
+        let mut bytes = [0; 16];
+        getrandom::fill(&mut bytes).map_err(|_| Refusal::new(Code::Internal))?;
+        let key = HeaderValue::try_from(BASE64.encode(&bytes));
+        let key = key.map_err(|_| Refusal::new(Code::Internal))?;
+        let accept = accept_of(&key).ok_or_else(|| Refusal::new(Code::Internal))?;
+        parts.headers.insert(header::SEC_WEBSOCKET_KEY, key);
+        parts.method = Method::GET;
+        Ok(Self { accept, extended: true })
+    }
+
+    /// Whether the client asked by an extended CONNECT. It is answered with 200, and with nothing
+    /// that belongs to a connection.
+    #[must_use]
+    pub fn is_extended(&self) -> bool {
+        self.extended
+    }
+
     /// Reads a request's `Upgrade`. `h2c` is an offer that may be ignored, and is; a WebSocket is
     /// understood; anything else is refused, because the client waits for it and would then send
     /// what nobody here can read.
@@ -33,7 +72,7 @@ impl Handshake {
     /// # Errors
     /// `upgrade-refused` for another protocol, and for a handshake that RFC 6455 section 4.2.1 does
     /// not allow: an origin that took it all the same would be led out of HTTP unseen.
-    pub(super) fn read(parts: &Parts) -> Result<Option<Self>, Refusal> {
+    fn read(parts: &Parts) -> Result<Option<Self>, Refusal> {
         let mut asked = parts.headers.get_all(header::UPGRADE).iter().filter(|v| !is(v, b"h2c"));
         let Some(protocol) = asked.next() else { return Ok(None) };
         if !is(protocol, b"websocket") || parts.headers.get_all(header::UPGRADE).iter().count() > 1
@@ -50,12 +89,10 @@ impl Handshake {
         if announces_body(&parts.headers) {
             return Err(refuse("The handshake has a body, and could be read in two ways"));
         }
-        if one(&parts.headers, &header::SEC_WEBSOCKET_VERSION).is_none_or(|v| !is(v, b"13")) {
-            return Err(refuse("The only version of WebSocket that is forwarded is 13"));
-        }
+        check_version(&parts.headers)?;
         one(&parts.headers, &header::SEC_WEBSOCKET_KEY)
             .and_then(accept_of)
-            .map(|accept| Some(Self { accept }))
+            .map(|accept| Some(Self { accept, extended: false }))
             .ok_or_else(|| refuse("The handshake has no Sec-WebSocket-Key of 16 bytes in base64"))
     }
 
@@ -93,6 +130,14 @@ fn lists_upgrade(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CONNECTION).iter();
     let mut tokens = values.flat_map(|value| value.as_bytes().split(|b| *b == b','));
     tokens.any(|token| token.trim_ascii().eq_ignore_ascii_case(b"upgrade"))
+}
+
+fn check_version(headers: &HeaderMap) -> Result<(), Refusal> {
+    if one(headers, &header::SEC_WEBSOCKET_VERSION).is_some_and(|v| is(v, b"13")) {
+        return Ok(());
+    }
+    let detail = "The only version of WebSocket that is forwarded is 13";
+    Err(Refusal::with_detail(Code::UpgradeRefused, detail))
 }
 
 fn announces_body(headers: &HeaderMap) -> bool {
@@ -183,6 +228,41 @@ mod tests {
         for twice in GOOD.into_iter().skip(1).filter(|(name, _)| *name != "connection") {
             let fields: Vec<_> = GOOD.into_iter().chain([twice]).collect();
             assert_eq!(read(|request| request, &fields), refused, "{twice:?} twice");
+        }
+    }
+
+    #[test]
+    fn an_extended_connect_becomes_a_get_with_a_key_of_its_own() {
+        let ask = |method: &str, protocol: &'static str, version: &str| {
+            let mut parts = Request::builder()
+                .method(method)
+                .uri("https://api.test/x")
+                .version(Version::HTTP_2)
+                .header("sec-websocket-version", version)
+                .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
+                .extension(Protocol::from_static(protocol))
+                .body(())
+                .unwrap()
+                .into_parts()
+                .0;
+            let taken = Handshake::take(&mut parts).map_err(|refusal| refusal.code);
+            taken.map(|handshake| (handshake.unwrap(), parts))
+        };
+        let (first, parts) = ask("CONNECT", "websocket", "13").unwrap();
+        assert_eq!((&parts.method, first.is_extended()), (&Method::GET, true));
+        let keys: Vec<_> = parts.headers.get_all("sec-websocket-key").iter().collect();
+        assert_eq!(keys.len(), 1, "the client's own is none");
+        assert_eq!(accept_of(keys[0]), Some(first.accept.clone()));
+        assert!(parts.extensions.get::<Protocol>().is_none());
+        assert_ne!(first, ask("CONNECT", "websocket", "13").unwrap().0, "keys are used once");
+        for (method, protocol, version) in [
+            ("CONNECT", "connect-udp", "13"),
+            ("CONNECT", "webtransport", "13"),
+            ("CONNECT", "websocket", "8"),
+            ("GET", "websocket", "13"),
+        ] {
+            let refused = ask(method, protocol, version).map(drop);
+            assert_eq!(refused, Err(Code::UpgradeRefused), "{method} {protocol} {version}");
         }
     }
 

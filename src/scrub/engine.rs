@@ -31,10 +31,7 @@ impl Engine {
                 scrubber.push(data, out);
                 Ok(())
             }
-            Self::Messages(messages) => {
-                messages.push(data, out);
-                Ok(())
-            }
+            Self::Messages(messages) => messages.push(data, out),
             Self::Frames(frames) => frames.push(data, out),
         }
     }

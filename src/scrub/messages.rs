@@ -5,14 +5,19 @@
 //! ends, what is held back is handed on if it is short: the other side may wait for the whole of it
 //! before it says more. It stays part of the search, so that a secret that goes on behind the end is
 //! found, and no more of it is shown than that. A body that only says that it has this form gains
-//! nothing by it.
+//! nothing by it. A message that is marked as compressed, of which the head said nothing, ends the
+//! stream: it cannot be searched.
 
 use bytes::Bytes;
 
+use super::engine::Unscrubbable;
 use super::search::Scrubber;
 
 /// A byte of flags and four of length.
 const PREFIX: usize = 5;
+
+/// The flag of a compressed message.
+const COMPRESSED: u8 = 1;
 
 /// How much of what could become a secret may be shown for its being at the end of a message. As much as
 /// providers' keys have in common; and what ends like more than that is hardly there by chance.
@@ -46,46 +51,47 @@ impl MessageScrubber {
     }
 
     /// Takes the next bytes, and hands on all that is certain.
-    pub(super) fn push(&mut self, chunk: Bytes, out: &mut impl FnMut(Bytes)) {
-        let ends = self.follow(&chunk);
-        // What was pushed after the last end of a message waits as anywhere else.
-        let Some(end) = ends else { return self.scrubber.push(chunk, out) };
-        let (ended, begun) = (chunk.slice(..end), chunk.slice(end..));
-        self.scrubber.push(ended, out);
-        if begun.is_empty() {
+    pub(super) fn push(
+        &mut self,
+        chunk: Bytes,
+        out: &mut impl FnMut(Bytes),
+    ) -> Result<(), Unscrubbable> {
+        let at_an_end = self.follow(&chunk)?;
+        self.scrubber.push(chunk, out);
+        // Behind an end of a message in the middle of the chunk, what follows it is known.
+        if at_an_end {
             self.scrubber.show_short(SHORT, out);
-        } else {
-            self.scrubber.push(begun, out);
         }
+        Ok(())
     }
 
-    /// Goes through the prefixes in `bytes`; where the last message ends in them.
-    fn follow(&mut self, bytes: &[u8]) -> Option<usize> {
-        let mut at = 0;
-        let mut last = None;
-        while at < bytes.len() {
+    /// Goes through the prefixes in `bytes`; whether a message ends where they end.
+    fn follow(&mut self, mut bytes: &[u8]) -> Result<bool, Unscrubbable> {
+        while let [first, rest @ ..] = bytes {
             match &mut self.place {
                 Place::Prefix(seen, length) => {
+                    if *seen == 0 && first & COMPRESSED != 0 {
+                        return Err(Unscrubbable);
+                    }
                     // The flags are shifted out by the four bytes behind them.
-                    *length = *length << 8 | u32::from(bytes[at]);
+                    *length = *length << 8 | u32::from(*first);
                     *seen += 1;
-                    at += 1;
                     if *seen == PREFIX {
                         self.place = Place::Message(*length);
                     }
+                    bytes = rest;
                 }
                 Place::Message(left) => {
-                    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len() - at);
-                    at += here;
+                    let here = usize::try_from(*left).unwrap_or(usize::MAX).min(bytes.len());
                     *left -= u32::try_from(here).unwrap_or(*left);
+                    bytes = &bytes[here..];
                 }
             }
             if matches!(self.place, Place::Message(0)) {
                 self.place = Place::Prefix(0, 0);
-                last = Some(at);
             }
         }
-        last
+        Ok(matches!(self.place, Place::Prefix(0, _)))
     }
 }
 
@@ -116,7 +122,8 @@ mod tests {
         let mut all = Vec::new();
         for chunk in chunks {
             let mut seen = Vec::new();
-            messages.push(Bytes::copy_from_slice(chunk), &mut |data| seen.extend_from_slice(&data));
+            let out = &mut |data: Bytes| seen.extend_from_slice(&data);
+            messages.push(Bytes::copy_from_slice(chunk), out).unwrap();
             all.push(seen);
         }
         let mut seen = Vec::new();
@@ -147,13 +154,41 @@ mod tests {
     }
 
     #[test]
+    fn a_message_that_is_marked_as_compressed_ends_the_stream() {
+        let mut messages = scrubber();
+        let mut seen = Vec::new();
+        let mut push = |bytes: &[u8]| {
+            let bytes = Bytes::copy_from_slice(bytes);
+            messages.push(bytes, &mut |data| seen.extend_from_slice(&data))
+        };
+        // The flags of a trailer of gRPC-Web, and of the last message of Connect.
+        for flags in [0, 0x80, 2] {
+            assert_eq!(push(&[flags, 0, 0, 0, 1, b'.']), Ok(()));
+        }
+        assert_eq!(push(&[1, 0, 0, 0, 1, b'.']), Err(Unscrubbable));
+        assert_eq!(seen.len(), 18);
+    }
+
+    #[test]
     fn a_secret_that_runs_over_what_looks_like_an_end_is_found() {
         // The first message would end inside of the secret; the next prefix would be the secret's.
-        for shown in 1..KEY.len() {
+        for (shown, flags) in KEY.iter().enumerate().skip(1) {
             let mut sent = message(&vec![b'.'; 2 + shown]);
             sent.truncate(PREFIX + 2);
             sent.extend_from_slice(KEY);
             let cut = PREFIX + 2 + shown;
+            if flags & COMPRESSED != 0 {
+                let mut messages = scrubber();
+                let mut seen = Vec::new();
+                let mut push = |bytes: &[u8]| {
+                    let bytes = Bytes::copy_from_slice(bytes);
+                    messages.push(bytes, &mut |data| seen.extend_from_slice(&data))
+                };
+                push(&sent[..cut]).unwrap();
+                assert_eq!(push(&sent[cut..]), Err(Unscrubbable));
+                assert!(seen.len() <= PREFIX + 2 + SHORT, "{}", seen.escape_ascii());
+                continue;
+            }
             let seen = through(&[&sent[..cut], &sent[cut..]]).concat();
             assert_eq!(seen.len(), sent.len());
             let seen = &seen[PREFIX + 2..];

@@ -330,6 +330,8 @@ fn template(alpn: &[Alpn]) -> Result<ServerConfig, TlsError> {
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(NoCertificate));
     config.alpn_protocols = Alpn::wire_list(alpn);
+    // Our order of cipher suites and not the client's: most clients name the dearest first.
+    config.ignore_client_order = true;
     // Sessions live in the tickets that clients keep (RFC 8446 section 4.6.1, RFC 5077), under keys
     // that rotate every six hours; nothing is stored here per session.
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
@@ -360,7 +362,7 @@ mod tests {
 
     use rustls::pki_types::CertificateDer;
     use rustls::version::{TLS12, TLS13};
-    use rustls::{ClientConfig, HandshakeKind, ProtocolVersion};
+    use rustls::{CipherSuite, ClientConfig, HandshakeKind, ProtocolVersion};
     use x509_parser::extensions::{GeneralName, ParsedExtension};
     use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -619,6 +621,23 @@ mod tests {
         assert_eq!(agreed(&[]), None);
         let none = shake(&alpn_client(&cache, &["spdy/3"]), "a.test", &config);
         assert_eq!(none.err(), Some(rustls::Error::NoApplicationProtocol));
+    }
+
+    #[test]
+    fn the_servers_order_decides_the_cipher() {
+        let cache = cache();
+        let config = cache.server_config(&host("a.test"), now()).unwrap();
+        for (version, expected) in [
+            (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
+            (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
+        ] {
+            let client = client(cache.authority(), NOW, &[version]);
+            let first = client.crypto_provider().cipher_suites.first();
+            let first = first.map(rustls::SupportedCipherSuite::suite);
+            assert_eq!(first, Some(CipherSuite::TLS13_AES_256_GCM_SHA384), "what clients prefer");
+            let (_, server) = shake(&Arc::new(client), "a.test", &config).unwrap();
+            assert_eq!(server.negotiated_cipher_suite().unwrap().suite(), expected);
+        }
     }
 
     #[test]

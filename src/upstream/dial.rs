@@ -4,19 +4,17 @@
 //! The name is never handed to anything that would resolve it again, so an answer that changes
 //! between check and dial has nothing to change.
 
-use std::future::Future;
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _, UdpSocket};
-use std::pin::Pin;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::guard::{AddressClass, AddressGuard, Forbidden, classify};
+use super::resolve::Resolve;
 use crate::host::{Authority, Host};
 use crate::outcome::{Code, Refusal};
 
@@ -29,47 +27,6 @@ const STAGGER: Duration = Duration::from_millis(250);
 const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
-
-/// The addresses of a name, when they come.
-pub type Resolving<'a> = Pin<Box<dyn Future<Output = io::Result<Vec<SocketAddr>>> + Send + 'a>>;
-
-/// Turns names into addresses.
-pub trait Resolve: Send + Sync {
-    /// The addresses of `name`, each with `port`, in the order in which they are best tried.
-    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> Resolving<'a>;
-}
-
-/// The operating system's resolver: `/etc/hosts`, DNS, and whatever else the machine is set up for.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct SystemResolver;
-
-impl Resolve for SystemResolver {
-    fn resolve<'a>(&'a self, name: &'a str, port: u16) -> Resolving<'a> {
-        let name = name.to_owned();
-        Box::pin(apart(&LOOKUPS, move || Ok((name.as_str(), port).to_socket_addrs()?.collect())))
-    }
-}
-
-/// Names that are looked up at once. The system's resolver blocks a thread for each, for as long as a
-/// name server is silent, also after nobody waits any more; without a bound, one agent with slow
-/// names could take all threads that may block, and what else runs on them (the look at a revoked
-/// token, for one) would wait.
-static LOOKUPS: Semaphore = Semaphore::const_new(128);
-
-/// Runs `work` on a thread that may block, when there is a place. The place is given back when the
-/// work is done, not when its caller has gone.
-async fn apart<T: Send + 'static>(
-    places: &'static Semaphore,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    let place = places.acquire().await.map_err(io::Error::other)?;
-    let working = tokio::task::spawn_blocking(move || {
-        let result = work();
-        drop(place);
-        result
-    });
-    working.await.map_err(io::Error::other)?
-}
 
 /// Where this process itself listens: proxy, operations, every listener.
 #[derive(Clone, Debug, Default)]
@@ -130,6 +87,15 @@ pub(super) enum Vetting {
     Operator,
 }
 
+/// Who looks at the addresses of a name that a proxy on the way will connect to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Names {
+    /// This process too: it resolves the name and vets what comes, as if it went there itself.
+    Vetted,
+    /// The proxy alone, because only it can resolve them.
+    LeftToProxy,
+}
+
 /// Makes TCP connections to vetted addresses.
 pub(super) struct Dialer {
     pub(super) resolver: Arc<dyn Resolve>,
@@ -161,6 +127,34 @@ impl Dialer {
                 format!("{target} did not accept a connection in {:?}", self.timeout),
             )),
         }
+    }
+
+    /// Vets a target that a proxy on the way will connect to, as far as that can be done here. An
+    /// address is vetted as ever. A name is resolved and vetted too, unless only the proxy can
+    /// resolve it; the proxy resolves it once more, and what it finds then is its own affair.
+    pub(super) async fn vet_behind_proxy(
+        &self,
+        target: &Authority,
+        vetting: Vetting,
+        names: Names,
+    ) -> Result<(), Refusal> {
+        match (&target.host, vetting, names) {
+            // RFC 6761 section 6.3: always the machine itself, here the proxy's.
+            (Host::Name(name), Vetting::Guarded, _) if is_localhost(name) => {
+                return Err(forbidden(target, AddressClass::Loopback));
+            }
+            (Host::Name(_), Vetting::Operator, _) | (Host::Name(_), _, Names::LeftToProxy) => {
+                return Ok(());
+            }
+            _ => {}
+        }
+        let addresses = self.resolve(target, Instant::now() + self.timeout).await;
+        let addresses = addresses.map_err(|refusal| {
+            let why =
+                "; where only the proxy can resolve names, set vet_names: false beside its url";
+            Refusal { detail: format!("{}{why}", refusal.detail).into(), ..refusal }
+        })?;
+        self.vet(target, &addresses, vetting)
     }
 
     async fn resolve(
@@ -205,13 +199,7 @@ impl Dialer {
                 Vetting::Operator if literal => Ok(()),
                 Vetting::Operator => self.check_named_by_operator(address.ip()),
             })
-            .map_err(|Forbidden { class }| {
-                Refusal::with_detail(
-                    Code::AddressForbidden,
-                    format!("{} has a forbidden address ({class})", target.host),
-                )
-                .because(class.as_str())
-            })
+            .map_err(|Forbidden { class }| forbidden(target, class))
     }
 
     fn check_named_by_operator(&self, ip: IpAddr) -> Result<(), Forbidden> {
@@ -225,6 +213,15 @@ impl Dialer {
             _ => Ok(()),
         }
     }
+}
+
+fn forbidden(target: &Authority, class: AddressClass) -> Refusal {
+    let detail = format!("{} has a forbidden address ({class})", target.host);
+    Refusal::with_detail(Code::AddressForbidden, detail).because(class.as_str())
+}
+
+fn is_localhost(name: &str) -> bool {
+    name == "localhost" || name.ends_with(".localhost")
 }
 
 /// What is dialled is the port that was asked for, whatever a resolver puts in.
@@ -281,14 +278,18 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
 
 async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;
-    // Without it, a request of two writes waits for the delayed acknowledgement of the first: 40 ms.
-    stream.set_nodelay(true)?;
-    set_keepalive(&stream)?;
+    tune(&stream)?;
     Ok(stream)
 }
 
-fn set_keepalive(stream: &TcpStream) -> io::Result<()> {
+/// Sets what every connection of the proxy has, on either side of it.
+///
+/// # Errors
+/// When the socket is gone.
+pub fn tune(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
+    // Without it, a request of two writes waits for the delayed acknowledgement of the first: 40 ms.
+    stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
@@ -320,6 +321,7 @@ fn connect_refusal(target: &Authority, error: &io::Error) -> Refusal {
 
 #[cfg(test)]
 mod tests {
+    use super::super::resolve::Resolving;
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -468,22 +470,5 @@ mod tests {
             list(&["[2000::1]:1", "1.1.1.1:1", "[2000::2]:1", "1.1.1.2:1", "[2000::3]:1"]);
         assert_eq!(mixed, expected);
         assert_eq!(interleave(Vec::new()), []);
-    }
-
-    #[tokio::test]
-    async fn a_lookup_holds_its_place_until_it_is_done() {
-        static ONE: Semaphore = Semaphore::const_new(1);
-        let (release, wait) = std::sync::mpsc::channel::<()>();
-        let slow = tokio::spawn(apart(&ONE, move || Ok(wait.recv().is_ok())));
-        while ONE.available_permits() > 0 {
-            tokio::task::yield_now().await;
-        }
-        // Once it runs, its caller's patience is no matter.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        slow.abort();
-        let next = tokio::time::timeout(Duration::from_millis(50), apart(&ONE, || Ok(())));
-        assert!(next.await.is_err(), "the place was given back too early");
-        release.send(()).unwrap();
-        apart(&ONE, || Ok(())).await.unwrap();
     }
 }

@@ -27,11 +27,12 @@ use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::runtime;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::{BodyError, RequestBody, Upload};
-use super::link::{Alarm, Failure, Patience, Stream};
+use super::link::{Alarm, Failure, Patience, Stream, here};
 use crate::host::Authority;
 use crate::outcome::Refusal;
 
@@ -81,8 +82,8 @@ pub(super) struct Multiplex {
     /// `:authority` of nearly all requests.
     authority: uri::Authority,
     vitals: Arc<Vitals>,
-    /// Timers of streams that are over, for those to come.
-    alarms: Mutex<Vec<Alarm>>,
+    /// Timers of streams that are over, for those to come in the same runtime: a timer belongs to it.
+    alarms: Mutex<Vec<(Option<runtime::Id>, Alarm)>>,
 }
 
 /// What the driver, the pool and the streams know of a connection.
@@ -139,6 +140,12 @@ impl Multiplex {
     pub(super) fn queue(self: &Arc<Self>) -> Seat {
         self.vitals.open.fetch_add(1, Ordering::AcqRel);
         Seat::new(self)
+    }
+
+    fn alarm(&self) -> Alarm {
+        let mut alarms = self.alarms.lock();
+        let ours = alarms.iter().rposition(|(home, _)| *home == here());
+        ours.map(|at| alarms.swap_remove(at).1).unwrap_or_default()
     }
 
     pub(super) fn is_closing(&self) -> bool {
@@ -203,8 +210,7 @@ impl Seat {
     /// For a stream that was counted.
     fn new(of: &Arc<Multiplex>) -> Self {
         let reused = of.vitals.served.swap(true, Ordering::Relaxed);
-        let alarm = of.alarms.lock().pop().unwrap_or_default();
-        Self { of: Arc::clone(of), alarm, reused }
+        Self { of: Arc::clone(of), alarm: of.alarm(), reused }
     }
 
     /// Leaves the timer to the next stream: the answer is over. Not done on drop, where the runtime
@@ -212,7 +218,7 @@ impl Seat {
     fn rest(&mut self) {
         if self.alarm.is_set() {
             self.alarm.forget_waker();
-            self.of.alarms.lock().push(std::mem::take(&mut self.alarm));
+            self.of.alarms.lock().push((here(), std::mem::take(&mut self.alarm)));
         }
     }
 

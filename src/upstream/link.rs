@@ -23,12 +23,14 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop::unconstrained;
+use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
 use super::body::{RequestBody, Upload};
 use super::hear::HeardOut;
-use super::trust::agreed_on_http2;
+use super::trust::{agreed_on_http2, refuses_our_certificate};
+use super::via::Transport;
 
 /// The most that hyper reads ahead of a slow reader, the longest response head, and the most that it
 /// gathers before it writes. A TLS record is 16 KiB, so more than a few of them buy nothing; heads
@@ -39,9 +41,9 @@ const BUFFER: usize = 64 * 1024;
 /// The bytes below HTTP.
 pub(super) enum Stream {
     /// In the clear.
-    Plain(TcpStream),
+    Plain(Transport),
     /// Verified TLS. Boxed: its state is some ten times that of a socket.
-    Tls(Box<TlsStream<TcpStream>>),
+    Tls(Box<TlsStream<Transport>>),
     /// A pipe of the tests.
     #[cfg(test)]
     Memory(tokio::io::DuplexStream),
@@ -56,8 +58,8 @@ impl Stream {
     /// Has this thread's runtime wait for the socket, in place of the one that did.
     fn enter_this_runtime(&mut self) -> io::Result<()> {
         let socket = match self {
-            Self::Plain(socket) => socket,
-            Self::Tls(tls) => tls.get_mut().0,
+            Self::Plain(transport) => transport.socket(),
+            Self::Tls(tls) => tls.get_mut().0.socket(),
             #[cfg(test)]
             Self::Memory(_) => return Ok(()),
         };
@@ -148,11 +150,15 @@ pub(super) struct Link {
     pub(super) sender: SendRequest<RequestBody>,
     /// None once the connection has ended. It must not be polled after that.
     pub(super) driver: Option<Driver>,
+    /// What the origin said of our certificate, if that was the end.
+    verdict: Option<hyper::Error>,
     alarm: Alarm,
     opened: Instant,
     /// The runtime that waits for its socket.
     home: Option<runtime::Id>,
     move_here: Arc<AtomicBool>,
+    /// Whether it came to this runtime, and has not been looked at since.
+    unheard: bool,
 }
 
 impl Link {
@@ -163,7 +169,16 @@ impl Link {
         let (sender, driver) =
             Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
         let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
-        Ok(Self { sender, driver: Some(driver), alarm, opened, home, move_here })
+        Ok(Self {
+            sender,
+            driver: Some(driver),
+            verdict: None,
+            alarm,
+            opened,
+            home,
+            move_here,
+            unheard: false,
+        })
     }
 
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
@@ -196,7 +211,23 @@ impl Link {
             self.home = here;
             self.move_here.store(true, Ordering::Relaxed);
             self.alarm = Alarm::default();
+            self.unheard = true;
         }
+    }
+
+    /// Whether it is alive after it came from another runtime. That one's ear was at the socket, and
+    /// this one has only begun to listen: what arrived before is known when it has looked once.
+    pub(super) async fn is_alive_here(&mut self) -> bool {
+        if !std::mem::take(&mut self.unheard) {
+            return true;
+        }
+        // The first look is what moves the socket. What this runtime then hears of it is there after
+        // its next turn, and not before.
+        if !self.is_alive() {
+            return false;
+        }
+        yield_now().await;
+        self.is_alive()
     }
 
     /// Whether it can take a request now. Reads what has arrived since anybody looked: a close, or
@@ -243,11 +274,12 @@ impl Link {
     /// Moves bytes both ways as far as they go.
     fn drive(&mut self, cx: &mut Context<'_>) {
         if let Some(driver) = &mut self.driver
-            && Pin::new(driver).poll(cx).is_ready()
+            && let Poll::Ready(ended) = Pin::new(driver).poll(cx)
         {
             // Dropping it hands a waiting answer or body its error. What the driver's own error
-            // would say is in theirs.
+            // would say is in theirs, but not in that of a request that had not left yet.
             self.driver = None;
+            self.verdict = ended.err().filter(|error| refuses_our_certificate(error));
         }
     }
 
@@ -271,7 +303,11 @@ impl Link {
             let answered = self.drive_for(cx, |cx| answer.as_mut().poll(cx));
             if let Poll::Ready(answer) = answered {
                 return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
-                    Some(request) => Failure::Unsent(Box::new(request)),
+                    Some(request) => match self.verdict.take() {
+                        None => Failure::Unsent(Box::new(request)),
+                        // The next connection would hear the same.
+                        Some(verdict) => Failure::Broken(verdict),
+                    },
                     None => Failure::Broken(error.into_error()),
                 }));
             }
@@ -525,7 +561,7 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
-            let mut link = Link::new(Stream::Plain(stream)).await.unwrap();
+            let mut link = Link::new(Stream::Plain(Transport::Tcp(stream))).await.unwrap();
             assert_eq!(link.home(), here());
             link.exchange(request(), None, PATIENCE).await.ok().unwrap();
             assert!(link.is_settled());
@@ -542,5 +578,25 @@ mod tests {
             drop(link);
         });
         assert_eq!(origin.join().unwrap(), 2);
+    }
+
+    /// The runtime that heard of the close is gone; the one that takes the link hears of it in time.
+    #[test]
+    fn a_link_that_was_closed_before_it_moved_is_known_to_be_dead() {
+        let runtime =
+            || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (first, second) = (runtime(), runtime());
+        let mut link = first.block_on(async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            Link::new(Stream::Plain(Transport::Tcp(stream))).await.unwrap()
+        });
+        drop(listener.accept().unwrap());
+        second.block_on(async {
+            link.adopt();
+            assert!(!link.is_alive_here().await);
+        });
+        drop(first);
     }
 }

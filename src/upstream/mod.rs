@@ -15,9 +15,11 @@ mod h2;
 mod hear;
 mod link;
 mod pool;
+mod resolve;
 mod route;
 mod trust;
 mod upgrade;
+mod via;
 
 use std::fmt;
 use std::sync::Arc;
@@ -27,17 +29,18 @@ use bytes::Bytes;
 use http::header::TRANSFER_ENCODING;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
-pub use dial::{Resolve, Resolving, SelfAddresses, SystemResolver};
+pub use dial::{SelfAddresses, tune};
 pub use go_on::GoOn;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
+pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError};
 pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
+pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transport};
 
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
@@ -94,6 +97,8 @@ pub struct Settings {
     pub pool: PoolLimits,
     /// Who turns names into addresses.
     pub resolver: Arc<dyn Resolve>,
+    /// Who opens the credentials of proxies on the way.
+    pub logins: Arc<dyn Logins>,
 }
 
 impl Default for Settings {
@@ -104,7 +109,8 @@ impl Default for Settings {
             own: SelfAddresses::default(),
             timeouts: Timeouts::default(),
             pool: PoolLimits::default(),
-            resolver: Arc::new(SystemResolver),
+            resolver: Arc::new(SystemResolver::default()),
+            logins: Arc::new(NoLogins),
         }
     }
 }
@@ -156,6 +162,7 @@ pub struct Sent {
 pub struct Upstream {
     routes: Routes,
     dialer: Dialer,
+    logins: Arc<dyn Logins>,
     pool: Arc<Pool>,
     timeouts: Timeouts,
 }
@@ -174,6 +181,7 @@ impl Upstream {
                 own: settings.own,
                 timeout: settings.timeouts.connect,
             },
+            logins: settings.logins,
             pool: Arc::new(Pool::new(settings.pool)),
             timeouts: settings.timeouts,
         })
@@ -259,7 +267,7 @@ impl Upstream {
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
         let links = stale < STALE_RETRIES;
-        if let Some(lane) = self.pool.take(key, links) {
+        if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
         if !self.may_share(key, route) {
@@ -267,7 +275,7 @@ impl Upstream {
         }
         let opening = self.pool.opening(key);
         let turn = opening.turn().await?;
-        if let Some(lane) = self.pool.take(key, links) {
+        if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
         // Those before have found that there is nothing to share.
@@ -281,6 +289,20 @@ impl Upstream {
             opening.failed(turn, refusal);
         }
         opened
+    }
+
+    /// A connection that is there, and alive.
+    async fn waiting(&self, key: &PoolKey, links: bool) -> Option<Lane> {
+        loop {
+            let mut lane = self.pool.take(key, links)?;
+            let alive = match &mut lane {
+                Lane::Own(link) => link.is_alive_here().await,
+                Lane::Shared(_) => true,
+            };
+            if alive {
+                return Some(lane);
+            }
+        }
     }
 
     /// Whether a connection might be HTTP/2.
@@ -299,7 +321,7 @@ impl Upstream {
     ) -> Result<(Lane, Timing), Refusal> {
         let required = self.pool.spoken(key) == Some(Spoken::Http1Required);
         let offer = if required { Offer::Http1 } else { Offer::Both };
-        let (stream, timing) = self.stream(&key.origin, route, offer).await?;
+        let (stream, timing) = self.stream(&key.origin, &key.principal, route, offer).await?;
         let target = &key.origin.authority;
         if stream.is_http2() {
             self.pool.spoke(key, Spoken::Http2);
@@ -321,20 +343,22 @@ impl Upstream {
     async fn stream(
         &self,
         origin: &Origin,
+        principal: &Arc<str>,
         route: &Route,
         offer: Offer,
     ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
         let target = &origin.authority;
         let start = Instant::now();
-        let tcp = self.connect(target, route).await?;
+        let transport = self.connect(target, route).await?;
         timing.connect = Some(start.elapsed());
         let stream = match origin.scheme {
-            Scheme::Http => Stream::Plain(tcp),
+            Scheme::Http => Stream::Plain(transport),
             Scheme::Https => {
                 let start = Instant::now();
                 let offer = if route.http1_only { Offer::Http1 } else { offer };
-                let tls = timeout(self.timeouts.tls, route.tls.connect(target, tcp, offer))
+                let shaking = route.tls.connect(target, principal, transport, offer);
+                let tls = timeout(self.timeouts.tls, shaking)
                     .await
                     .map_err(|_| self.slow_handshake(target))??;
                 timing.tls = Some(start.elapsed());
@@ -345,9 +369,13 @@ impl Upstream {
         Ok((stream, timing))
     }
 
-    async fn connect(&self, target: &Authority, route: &Route) -> Result<TcpStream, Refusal> {
+    async fn connect(&self, target: &Authority, route: &Route) -> Result<Transport, Refusal> {
         let (address, vetting) = route.dial(target);
-        self.dialer.dial(address, vetting).await
+        let Some(proxy) = &route.proxy else {
+            return self.dialer.dial(address, vetting).await.map(Transport::Tcp);
+        };
+        let (dialer, logins) = (&self.dialer, &*self.logins);
+        proxy.tunnel(address, vetting, dialer, self.timeouts.tls, logins).await
     }
 
     fn slow_handshake(&self, target: &Authority) -> Refusal {
@@ -399,7 +427,7 @@ impl Upstream {
     ///
     /// # Errors
     /// A [`Refusal`] with the code of what failed.
-    pub async fn tunnel(&self, target: Recorded<Authority>) -> Result<TcpStream, Refusal> {
+    pub async fn tunnel(&self, target: Recorded<Authority>) -> Result<Transport, Refusal> {
         let target = target.into_inner();
         let route = self.routes.find(&target.host);
         self.connect(&target, route).await
@@ -472,6 +500,9 @@ const BROKE_OFF: &str = "the request's body broke off, or is not as long as anno
 
 /// What became of a stream, in words of our own: the origin's reasons may be any text.
 fn stream_broken(error: &::h2::Error, target: &Authority) -> Refusal {
+    if let Some(refusal) = error.get_io().and_then(|io| trust::late_refusal(target, io)) {
+        return refusal;
+    }
     let detail = match error.reason() {
         Some(reason) if error.is_reset() && error.is_remote() => {
             format!("{target} reset the stream before it answered: {}", reason.description())
@@ -489,6 +520,9 @@ fn stream_broken(error: &::h2::Error, target: &Authority) -> Refusal {
 }
 
 fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
+    if let Some(refusal) = trust::late_refusal(target, error) {
+        return refusal;
+    }
     let (code, detail) = if error.is_user() || error.is_body_write_aborted() {
         (Code::BadRequest, BROKE_OFF.into())
     } else if error.is_parse_too_large() {

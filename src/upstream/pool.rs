@@ -59,7 +59,7 @@ pub(super) struct PoolKey {
     /// Address override and TLS profile: both belong to the route.
     route: usize,
     /// Who sends, and with which credentials; opaque here.
-    principal: Arc<str>,
+    pub(super) principal: Arc<str>,
 }
 
 impl Hash for PoolKey {
@@ -244,8 +244,10 @@ impl Pool {
                 Taken::Idle(idle) => idle,
             };
             self.counters.idle.fetch_sub(1, Relaxed);
-            idle.link.adopt();
+            // Looked at where it was: a socket that has just moved has heard of nothing yet, a close
+            // among it, and a request would be lost on it.
             if idle.until > now && idle.link.is_alive() {
+                idle.link.adopt();
                 self.counters.reused.fetch_add(1, Relaxed);
                 return Some(Lane::Own(idle.link));
             }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use super::dial::Vetting;
 use super::trust::{ClientCertificate, RootSummary, Roots, TlsProfile, TrustError};
+use super::via::{NextProxy, ProxyRule};
 use crate::host::{Authority, Host, HostPattern};
 
 /// One entry of `upstream.hosts`. The most specific pattern that matches a host decides alone:
@@ -22,6 +23,8 @@ pub struct HostRule {
     pub ca_file: Option<PathBuf>,
     /// The certificate that the proxy shows to the hosts.
     pub client_cert: Option<ClientCertificate>,
+    /// The proxy that stands before the hosts.
+    pub proxy: Option<ProxyRule>,
     /// Whether HTTP/2 must not be offered.
     pub http1_only: bool,
 }
@@ -30,7 +33,14 @@ impl HostRule {
     /// A rule that changes nothing yet.
     #[must_use]
     pub fn new(pattern: HostPattern) -> Self {
-        Self { pattern, address: None, ca_file: None, client_cert: None, http1_only: false }
+        Self {
+            pattern,
+            address: None,
+            ca_file: None,
+            client_cert: None,
+            proxy: None,
+            http1_only: false,
+        }
     }
 }
 
@@ -66,6 +76,8 @@ pub(super) struct Route {
     pub(super) tls: TlsProfile,
     /// Whether HTTP/2 must not be offered.
     pub(super) http1_only: bool,
+    /// Through which proxy, if not straight.
+    pub(super) proxy: Option<NextProxy>,
 }
 
 impl Route {
@@ -97,29 +109,50 @@ impl Routes {
         let roots = Roots::system().map_err(blame(None))?;
         let default = TlsProfile::new(&roots, None, None).map_err(blame(None))?;
         let mut this = Self {
-            all: vec![Route { id: 0, address: None, tls: default.clone(), http1_only: false }],
+            all: vec![Route {
+                id: 0,
+                address: None,
+                tls: default.clone(),
+                http1_only: false,
+                proxy: None,
+            }],
             exact: HashMap::new(),
             patterns: Vec::new(),
             roots: roots.summary.clone(),
         };
-        for rule in rules {
+        let mut proxies = Vec::new();
+        for mut rule in rules {
             let tls = profile(&roots, &default, &rule).map_err(blame(Some(&rule.pattern)))?;
+            let proxy = rule.proxy.take().map(|proxy| (proxy, rule.pattern.clone()));
+            proxies.push((this.all.len(), proxy));
             this.add(rule, tls);
         }
         this.patterns.sort_by_key(|(pattern, _)| Reverse(specificity(pattern)));
+        // Last, because an entry for the proxy's own name says how the proxy is reached.
+        for (id, proxy) in proxies {
+            this.all[id].proxy = proxy.map(|(rule, pattern)| this.next_proxy(rule, &pattern));
+        }
         Ok(this)
     }
 
     fn add(&mut self, rule: HostRule, tls: TlsProfile) {
         let id = self.all.len();
         let HostRule { address, http1_only, .. } = rule;
-        self.all.push(Route { id, address, tls, http1_only });
+        self.all.push(Route { id, address, tls, http1_only, proxy: None });
         match rule.pattern.exact() {
             Some(host) => {
                 self.exact.insert(host.clone(), id);
             }
             None => self.patterns.push((rule.pattern, id)),
         }
+    }
+
+    /// What the entry for the proxy's own name says of address and certificates holds for it; that a
+    /// proxy is reached through another proxy is not meant, and a `*` would have each reached through
+    /// itself.
+    fn next_proxy(&self, rule: ProxyRule, pattern: &HostPattern) -> NextProxy {
+        let own = self.find(&rule.proxy.authority.host);
+        NextProxy::new(rule, pattern, own.address.clone(), own.tls.for_proxy())
     }
 
     /// The route for a host.

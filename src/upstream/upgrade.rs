@@ -63,7 +63,8 @@ impl Upstream {
         *request.version_mut() = Version::HTTP_11;
         let target = &call.origin.authority;
         let route = self.routes.find(&target.host);
-        let (stream, mut timing) = self.stream(call.origin, route, Offer::Http1).await?;
+        let (stream, mut timing) =
+            self.stream(call.origin, call.principal, route, Offer::Http1).await?;
         let mut link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
         let start = Instant::now();
         let patience = call.response_timeout.unwrap_or(self.timeouts.response);
@@ -100,11 +101,14 @@ async fn ask(link: &mut Link, request: Request<RequestBody>) -> hyper::Result<Re
             // Not shut down: after a 101 the stream goes on, with other bytes.
             over = driver.poll_without_shutdown(cx).is_ready();
         }
-        if over && answer.as_mut().poll(cx).is_pending() {
-            // Dropping it hands a waiting answer its error.
-            *driver = None;
+        match answer.as_mut().poll(cx) {
+            Poll::Pending if over => {
+                // Dropping it hands a waiting answer its error.
+                *driver = None;
+                answer.as_mut().poll(cx)
+            }
+            polled => polled,
         }
-        answer.as_mut().poll(cx)
     });
     let answer = answer.await?;
     if over && answer.status() != StatusCode::SWITCHING_PROTOCOLS {

@@ -1,5 +1,6 @@
 //! Python's aiohttp, which has an HTTP parser of its own.
 
+use crate::site::Site;
 use crate::support::*;
 use crate::{agent, had_the_key, python, script};
 
@@ -22,4 +23,14 @@ fn requests_uploads_and_an_event_stream() {
     assert_eq!((upload.length, upload.complete), (300_000, true));
     assert_eq!(upload.header("content-length"), None, "it came in chunks");
     world.never_leaks(&[]);
+}
+
+#[test]
+fn a_web_socket() {
+    let site = Site::new();
+    let mut command = site.home.command(&["run", "--agent", "worker", "--"]);
+    let ran = run(command.arg(python()).arg(script("with_aiohttp_socket.py")), b"").ok();
+    let line = "probe: hello 300000 bytes, pong, closed 4321 as asked";
+    assert_eq!(ran.out.lines().collect::<Vec<_>>(), [line, line, "refused: 403"], "{}", ran.err);
+    site.never_leaks(&ran);
 }

@@ -1,4 +1,4 @@
-//! A headless Chromium: a page over HTTP/2 that uses `fetch` and an event stream.
+//! A headless Chromium: a page over HTTP/2 that uses `fetch`, an event stream and a WebSocket.
 
 use std::process::Command;
 
@@ -35,7 +35,7 @@ fn trust(site: &Site, package: &Debian) {
 }
 
 #[test]
-fn a_page_with_fetch_and_events() {
+fn a_page_with_fetch_events_and_a_socket() {
     let site = Site::new();
     let package = Tools::debian("chromium", &["chromium", "libnss3-tools"]);
     trust(&site, &package);
@@ -44,7 +44,7 @@ fn a_page_with_fetch_and_events() {
     command.args(["sh", "-c", "exec \"$@\" --proxy-server=\"$LOCUM_OPEN_PROXY\"", "sh"]);
     command.arg(package.program("usr/lib/chromium/chromium")).args(HERE).args(QUIET);
     command.arg(format!("--user-data-dir={}", site.home.work().join("profile").display()));
-    command.args(["--timeout=60000", "--dump-dom", "https://page.test/"]);
+    command.args(["--timeout=100000", "--dump-dom", "https://page.test/"]);
     let ran = run(command.env("LD_LIBRARY_PATH", package.libraries()), b"").ok();
     let result =
         ran.out.split_once("<pre id=\"result\">").and_then(|(_, rest)| rest.split_once("</pre>"));
@@ -59,5 +59,6 @@ fn a_page_with_fetch_and_events() {
     assert_eq!(result["large"], 3_000_000, "{result:#}");
     assert_eq!(result["at once"], 20, "{result:#}");
     assert_eq!(result["events"], "0 1 2 3", "{result:#}");
+    assert_eq!(result["socket"], "probe: hello 300000, closed true 4321 as asked", "{result:#}");
     site.never_leaks(&ran);
 }

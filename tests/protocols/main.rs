@@ -30,7 +30,7 @@ use support::*;
 /// Versions are fixed, so that a failure is ours.
 const PYTHON: &[&str] =
     &["aiohttp==3.14.5", "botocore==1.44.5", "grpcio==1.85.1", "httpx[http2]==0.28.1"];
-const NODE: &[&str] = &["undici@7.30.2"];
+const NODE: &[&str] = &["@grpc/grpc-js@1.14.7", "undici@7.30.2"];
 
 /// The first Node whose own `fetch` reads the proxy from the environment, as its packages on npm
 /// have it; the machine's may be older.

@@ -41,6 +41,8 @@ fn settled(world: &World, name: &str, bytes: &str) {
         records.retain(|r| r["kind"] == "access" && r["decision"] == "permit");
         records.len()
     };
+    // By then what a case before this one had on its way has arrived.
+    assert_eq!(world.get("/in-order").status, 200);
     let (seen_before, permitted_before) = (world.origin.seen().len(), permitted());
     let mut wire = world.tunnel();
     wire.send(bytes);

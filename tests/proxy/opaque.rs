@@ -106,7 +106,8 @@ fn a_client_that_does_not_trust_the_ca_is_said_so_once_and_clearly() {
     // It believes another CA only.
     assert!(wire.tls(HOST, &free.ca_file()).is_err());
     eventually("the metric", PATIENCE, || {
-        (world.serve.metric("locum_untrusted_ca_total{agent=\"worker\"}") == 1).then_some(())
+        (world.serve.metric("locum_untrusted_ca_total{agent=\"worker\",client=\"unknown\"}") == 1)
+            .then_some(())
     });
     let log = world.serve.log();
     assert!(log.contains("locum run"), "the log says what to do: {log}");

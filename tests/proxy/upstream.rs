@@ -100,3 +100,123 @@ fn what_an_origin_sends_after_its_answer_reaches_nobody() {
         assert!(answer.text() != "wrong", "an answer that nobody asked for");
     }
 }
+
+/// Whichever thread takes a connection from the pool, and whichever had it before, sees that the
+/// origin has closed it.
+#[test]
+fn a_connection_that_was_closed_while_it_waited_is_never_used() {
+    let scene = Scene::new();
+    let get = request("GET", "/v1/x", &[AUTHORIZED], "");
+    // Connections of the agent are spread over the threads.
+    let mut near: Vec<Wire> = (0..6).map(|_| scene.tunnel()).collect();
+    for round in 0..30 {
+        let near = &mut near[round % 6];
+        near.send(&get);
+        let (mut far, _) = scene.peer.request();
+        far.send("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok");
+        let answer = near.answer();
+        assert_eq!((answer.status, answer.text().as_str()), (200, "ok"), "round {round}");
+        // In both ways of ending.
+        if round % 2 == 0 {
+            far.finish();
+        }
+        drop(far);
+    }
+}
+/// Address, private CA and client certificate of one host, and what goes wrong without each.
+#[test]
+fn a_host_of_its_own_kind_is_reached_as_its_entry_says() {
+    let (key, home) = (canary(), Home::new());
+    let origin = Origin::mutual(HOST);
+    origin.accept(&key);
+    home.add("main", BEARER, &key);
+    let agent = home.agent("worker");
+    let address = format!("address: '{}'", origin.address);
+    let ca = format!("ca_file: '{}'", origin.ca_file().display());
+    let [us, us_key] = ["us.pem", "us.key"].map(|name| origin.file(name).display().to_string());
+    let shown = format!("client_cert: {{certificate: '{us}', key: '{us_key}'}}");
+    let ask = |entry: &[&str]| {
+        home.set(&format!("upstream.hosts: {{{HOST}: {{{}}}}}", entry.join(", ")));
+        let serve = home.serve();
+        let mut wire = serve.tunnel(&agent, HOST);
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        home.unset("upstream.hosts");
+        serve.stop();
+        answer
+    };
+    assert_eq!(ask(&[&address, &ca, &shown]).status, 200);
+    let answer = ask(&[&address, &shown]);
+    assert_eq!(answer.problem(), "certificate-invalid", "a private CA is not believed unasked");
+    assert_eq!(ask(&[&ca, &shown]).problem(), "dns-error");
+    let answer = ask(&[&address, &ca]);
+    assert_eq!(answer.status, 502, "without its certificate: {}", answer.text());
+    assert!(answer.text().contains("client_cert"), "{}", answer.text());
+    assert_eq!(origin.seen().len(), 1);
+}
+
+/// RFC 9794 calls it a hybrid: broken only when both are.
+#[test]
+fn agents_get_post_quantum_key_exchange_and_resume_their_sessions() {
+    use rustls::HandshakeKind::{Full, Resumed};
+    use rustls::NamedGroup;
+    let world = World::new();
+    let config = client_config(&world.home.ca());
+    let mut kinds = Vec::new();
+    for _ in 0..3 {
+        let wire = world.serve.open_tunnel(&world.agent, "api.test:443");
+        let mut wire = wire.tls_with(HOST, config.clone()).unwrap();
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+        let (kind, group) = wire.handshake();
+        assert_eq!(group, NamedGroup::X25519MLKEM768);
+        kinds.push(kind);
+    }
+    assert_eq!(kinds, [Full, Resumed, Resumed]);
+}
+
+/// Where nothing is said for long, a peer that is gone without a word is noticed all the same.
+#[cfg(target_os = "linux")]
+#[test]
+fn both_legs_of_a_tunnel_are_kept_alive() {
+    let free = Origin::start("free.test");
+    let world = World::with(BEARER, canary(), |home, _| home.reach(&free));
+    let mut inspected = world.tunnel();
+    assert_eq!(inspected.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    let opaque = world.serve.open_tunnel(&world.agent, "free.test:443");
+    let opaque = opaque.tls("free.test", &free.ca_file()).unwrap();
+    let mut legs = vec![
+        (world.serve.proxy.port(), inspected.port()),
+        (world.serve.proxy.port(), opaque.port()),
+    ];
+    let far = [world.origin.address.port(), free.address.port()];
+    let table = sockets();
+    legs.extend(table.iter().filter(|s| far.contains(&s.remote)).map(|s| (s.local, s.remote)));
+    assert!(legs.len() >= 4, "{legs:?}");
+    for (local, remote) in legs {
+        eventually("the timer of keep-alive", PATIENCE, || {
+            let table = sockets();
+            let socket = table.iter().find(|s| (s.local, s.remote) == (local, remote))?;
+            (socket.timer == "02").then_some(())
+        });
+    }
+}
+
+/// One row of the kernel's table of sockets.
+struct Socket {
+    local: u16,
+    remote: u16,
+    /// `00` for none, `01` while packets are on their way, `02` for keep-alive.
+    timer: String,
+}
+
+fn sockets() -> Vec<Socket> {
+    let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
+    let port = |address: &str| u16::from_str_radix(address.split(':').nth(1)?, 16).ok();
+    let row = |line: &str| {
+        let cells: Vec<&str> = line.split_ascii_whitespace().collect();
+        // Established ones.
+        (cells[3] == "01").then_some(())?;
+        let timer = cells[5].split(':').next()?.to_owned();
+        Some(Socket { local: port(cells[1])?, remote: port(cells[2])?, timer })
+    };
+    table.lines().skip(1).filter_map(row).collect()
+}

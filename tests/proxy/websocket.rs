@@ -558,6 +558,118 @@ fn a_stop_lets_sockets_end_and_then_ends_them() {
     assert_eq!(scene.outcome("/slow")["ending"], "downstream-aborted");
 }
 
+/// A handshake as HTTP/2 has it (RFC 8441 section 5.1).
+fn extended(path: &str, protocol: &'static str) -> http::Request<()> {
+    let fields = [
+        ("authorization", "Bearer locum_main"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-protocol", "chat"),
+    ];
+    let mut request = request2("CONNECT", path, &fields);
+    request.extensions_mut().insert(h2::ext::Protocol::from_static(protocol));
+    request
+}
+
+/// Some more of a stream; none at its end.
+async fn data(stream: &mut h2::RecvStream) -> Option<Vec<u8>> {
+    loop {
+        let data = stream.data().await?.unwrap();
+        stream.flow_control().release_capacity(data.len()).unwrap();
+        if !data.is_empty() {
+            return Some(data.to_vec());
+        }
+    }
+}
+
+async fn open_two(agent: &Http2) -> h2::client::SendRequest<bytes::Bytes> {
+    let mut send = agent.send.clone().ready().await.unwrap();
+    // It may be asked for once the proxy's SETTINGS are here.
+    while !send.is_extended_connect_protocol_enabled() {
+        tokio::task::yield_now().await;
+        send = send.ready().await.unwrap();
+    }
+    send
+}
+
+#[test]
+fn over_http2_a_socket_is_a_stream_among_others() {
+    let scene = Scene::with(
+        |key| {
+            vec![
+                Script::Switch,
+                send(text(&format!("your key is {key}"))),
+                Script::Echo,
+                Script::Goodbye,
+            ]
+        },
+        |home| home.set("limits.idle_tunnel: 500ms"),
+    );
+    runtime().block_on(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        let mut send = open_two(&agent).await;
+        let mut sockets = Vec::new();
+        for path in ["/one", "/two"] {
+            let (answer, sending) = send.send_request(extended(path, "websocket"), false).unwrap();
+            let answer = answer.await.unwrap();
+            assert_eq!(answer.status(), 200);
+            for absent in ["sec-websocket-accept", "upgrade", "connection"] {
+                assert!(answer.headers().get(absent).is_none(), "{absent}");
+            }
+            sockets.push((sending, answer.into_body()));
+        }
+        let clean = text(&format!("your key is locum_main{}", "*".repeat(scene.key.len() - 10)));
+        for (_, stream) in &mut sockets {
+            assert_eq!(data(stream).await.unwrap(), clean);
+        }
+        // Longer than a connection without streams may live.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        for (n, (sending, stream)) in sockets.iter_mut().enumerate() {
+            let frame = masked(0x81, format!("hello {n}").as_bytes());
+            sending.send_data(frame.clone().into(), false).unwrap();
+            assert_eq!(data(stream).await.unwrap(), frame);
+        }
+        assert_eq!(scene.open(), 2);
+        for (sending, stream) in &mut sockets {
+            sending.send_data(bytes::Bytes::new(), true).unwrap();
+            assert_eq!(data(stream).await, None);
+        }
+        // What is no handshake is refused, and the connection goes on.
+        for (request, code) in [
+            (extended("/x", "connect-udp"), "upgrade-refused"),
+            (request2("CONNECT", "/x", &[]), "method-refused"),
+        ] {
+            let reply = agent.ask(request, b"").await;
+            assert_eq!(reply.problem(), code);
+        }
+    });
+    for (path, raw) in ["/one", "/two"].into_iter().zip(scene.origin.raw()) {
+        let head = raw.split_once("\r\n\r\n").unwrap().0.to_ascii_lowercase();
+        assert!(head.starts_with(&format!("get {path} http/1.1\r\n")), "{head}");
+        for line in ["connection: upgrade", "upgrade: websocket", "sec-websocket-protocol: chat"] {
+            assert_eq!(head.lines().filter(|l| *l == line).count(), 1, "{line}: {head}");
+        }
+        assert!(head.contains(&format!("bearer {}", scene.key)), "{head}");
+        assert_eq!(scene.home.accesses_to(path)[0]["method"], "GET");
+        let outcome = scene.outcome(path);
+        assert_eq!((&outcome["ending"], &outcome["status"]), (&"complete".into(), &200.into()));
+        assert_eq!(outcome["scrubbed"], 1);
+    }
+}
+
+#[test]
+fn over_http2_too_the_policy_is_asked_about_the_socket() {
+    let scene = Scene::ruled(
+        "version: 1\nrules:\n- {name: r, agents: [worker], use: [main], methods: [GET]}\n",
+    );
+    let reply = runtime().block_on(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        open_two(&agent).await;
+        agent.ask(extended("/x", "websocket"), b"").await
+    });
+    assert_eq!((reply.status, &*reply.problem()), (403, "not-allowed"));
+    assert_eq!(scene.origin.connections(), 0);
+}
+
 /// An origin in the clear, by name.
 fn clear() -> (Serve, Origin, Agent, Home) {
     let home = Home::new();
@@ -636,4 +748,30 @@ fn an_open_socket_costs_little_memory() {
     // buffer in each direction would take.
     assert!(each < 64, "{each} KiB for each socket");
     drop(wires);
+}
+
+#[test]
+fn the_clocks_of_requests_stop_where_a_socket_begins() {
+    let scene = Scene::with(
+        |_| switching(vec![Script::Echo, Script::Goodbye]),
+        |home| {
+            home.set("limits.head_time: 200ms");
+            home.set("limits.idle_tunnel: 10s");
+        },
+    );
+    let mut wire = scene.tunnel();
+    wire.send(handshake("/socket", &[]));
+    wire.until("\r\n\r\n");
+    for _ in 0..3 {
+        let frame = masked(0x81, b"still here");
+        wire.send(&frame);
+        let mut back = vec![0; frame.len()];
+        let mut read = 0;
+        while read < back.len() {
+            read += wire.read(&mut back[read..]).unwrap();
+        }
+        assert_eq!(back, frame);
+        // Longer than a head may take, from a byte that is none.
+        assert!(wire.is_silent(Duration::from_millis(350)));
+    }
 }

@@ -138,6 +138,12 @@ impl Home {
         self.write_config();
     }
 
+    /// Takes back what [`Home::set`] added under this key.
+    pub fn unset(&self, key: &str) {
+        self.settings.lock().retain(|line| !line.starts_with(&format!("{key}:")));
+        self.write_config();
+    }
+
     fn write_config(&self) {
         let mut sections: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut add = |section, line: String| sections.entry(section).or_default().push(line);

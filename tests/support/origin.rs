@@ -96,6 +96,8 @@ pub enum Script {
     Send(Vec<u8>),
     /// Waits for a permit of the gate.
     Wait,
+    /// Reads a WebSocket handshake, and agrees.
+    Switch,
     /// Sends back whatever comes, until nothing more does.
     Echo,
     /// Ends TLS in order and closes. Without it the connection is cut off.
@@ -105,12 +107,19 @@ pub enum Script {
 impl Origin {
     /// An origin for `host`, with the routes of the harness.
     pub fn start(host: &str) -> Self {
-        Self::listen(host, Mode::Http, Some(&[]))
+        Self::listen(host, Mode::Http, Some(Tls::default()))
     }
 
     /// The same, and it prefers HTTP/2.
     pub fn http2(host: &str) -> Self {
-        Self::listen(host, Mode::Http, Some(&["h2", "http/1.1"]))
+        let tls = Tls { alpn: &["h2", "http/1.1"], ..Tls::default() };
+        Self::listen(host, Mode::Http, Some(tls))
+    }
+
+    /// The same, for those alone that show the certificate in `us.pem` with the key in `us.key`,
+    /// which lie beside `ca.pem`.
+    pub fn mutual(host: &str) -> Self {
+        Self::listen(host, Mode::Http, Some(Tls { mutual: true, ..Tls::default() }))
     }
 
     /// The same, in the clear.
@@ -120,7 +129,7 @@ impl Origin {
 
     /// An origin that does what the script says, on every connection.
     pub fn scripted(host: &str, script: Vec<Script>) -> Self {
-        Self::listen(host, Mode::Script(script.into()), Some(&[]))
+        Self::listen(host, Mode::Script(script.into()), Some(Tls::default()))
     }
 
     /// The same, in the clear.
@@ -131,7 +140,8 @@ impl Origin {
     /// TLS in front of an HTTP/1.1 server without it. The TLS would rather have HTTP/2, so that who
     /// offers that gets no sense out of the server.
     pub fn before(host: &str, server: SocketAddr) -> Self {
-        Self::listen(host, Mode::Before(server), Some(&["h2", "http/1.1"]))
+        let tls = Tls { alpn: &["h2", "http/1.1"], ..Tls::default() };
+        Self::listen(host, Mode::Before(server), Some(tls))
     }
 
     /// Anything that listens, takes whatever comes and says nothing: a canary.
@@ -140,20 +150,23 @@ impl Origin {
         Some(Self::on(address, listener, Mode::Script(Arc::new([Script::Wait])), None))
     }
 
-    /// `tls` has the protocols for ALPN.
-    fn listen(host: &str, mode: Mode, tls: Option<&[&str]>) -> Self {
+    fn listen(host: &str, mode: Mode, tls: Option<Tls>) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         Self::on(host, listener, mode, tls)
     }
 
-    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<&[&str]>) -> Self {
+    fn on(host: &str, listener: std::net::TcpListener, mode: Mode, tls: Option<Tls>) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
         let directory = tempfile::Builder::new().prefix("locum-origin-").tempdir().unwrap();
-        let acceptor = tls.map(|alpn| {
+        let acceptor = tls.map(|tls| {
             let identity = Identity::new(host);
-            let mut config = identity.server_config();
-            config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+            let mut config = if tls.mutual {
+                identity.mutual_config(directory.path())
+            } else {
+                identity.server_config()
+            };
+            config.alpn_protocols = tls.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
             std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
             TlsAcceptor::from(Arc::new(config))
         });
@@ -166,6 +179,11 @@ impl Origin {
     /// The certificate of the CA that vouches for this origin.
     pub fn ca_file(&self) -> PathBuf {
         self.directory.path().join("ca.pem")
+    }
+
+    /// A file that lies beside it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
     }
 
     /// Takes this key from now on.
@@ -274,6 +292,15 @@ impl State {
     }
 }
 
+/// How an origin speaks TLS.
+#[derive(Clone, Copy, Default)]
+struct Tls {
+    /// The protocols for ALPN.
+    alpn: &'static [&'static str],
+    /// Whether it wants a certificate.
+    mutual: bool,
+}
+
 #[derive(Clone)]
 enum Mode {
     Http,
@@ -298,12 +325,17 @@ async fn accept(
             let _ = stream.set_nodelay(true);
             match tls {
                 None => serve(Recorder { inner: stream, raw }, number, mode, false, state).await,
-                Some(tls) => {
-                    if let Ok(stream) = tls.accept(stream).await {
+                Some(tls) => match tls.accept(stream).into_fallible().await {
+                    Ok(stream) => {
                         let two = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                         serve(Recorder { inner: stream, raw }, number, mode, two, state).await;
                     }
-                }
+                    // Closing with bytes unread would reset the alert that was just sent.
+                    Err((_, mut stream)) => {
+                        let _ = stream.shutdown().await;
+                        let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
+                    }
+                },
             }
         });
     }
@@ -363,6 +395,15 @@ where
                 let _ = stream.write_all(bytes).await;
                 let _ = stream.flush().await;
             }
+            Script::Switch => {
+                let head = read_head(&mut stream, &mut ahead).await;
+                let accept = websocket_accept(&head);
+                let answer = format!(
+                    "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: {accept}\r\n\r\n"
+                );
+                let _ = stream.write_all(answer.as_bytes()).await;
+                let _ = stream.flush().await;
+            }
             Script::Wait => state.gate.acquire().await.unwrap().forget(),
             Script::Echo => {
                 if !ahead.is_empty() {
@@ -380,6 +421,32 @@ where
             }
         }
     }
+}
+
+/// The next head.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) -> String {
+    loop {
+        if let Some(end) = memchr::memmem::find(ahead, b"\r\n\r\n") {
+            let head: Vec<u8> = ahead.drain(..end + 4).collect();
+            return String::from_utf8_lossy(&head).into_owned();
+        }
+        let mut buffer = [0; 4096];
+        match stream.read(&mut buffer).await {
+            Ok(0) | Err(_) => return String::new(),
+            Ok(n) => ahead.extend_from_slice(&buffer[..n]),
+        }
+    }
+}
+
+/// The answer to the key in this head (RFC 6455 section 4.2.2).
+fn websocket_accept(head: &str) -> String {
+    use sha1::Digest as _;
+    let key = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(": ")?;
+        name.eq_ignore_ascii_case("sec-websocket-key").then_some(value)
+    });
+    let text = format!("{}258EAFA5-E914-47DA-95CA-C5AB0DC85B11", key.unwrap_or_default());
+    data_encoding::BASE64.encode(&sha1::Sha1::digest(text.as_bytes()))
 }
 
 async fn read_request(stream: &mut (impl AsyncRead + Unpin), ahead: &mut Vec<u8>) {
@@ -446,6 +513,7 @@ pub struct Identity {
     pub ca: String,
     pub certificate: String,
     pub key: String,
+    issuer: Issuer<'static, KeyPair>,
 }
 
 impl Identity {
@@ -456,30 +524,59 @@ impl Identity {
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let ca_pem = ca.self_signed(&ca_key).unwrap().pem();
         let issuer = Issuer::new(ca, ca_key);
-        let mut leaf = CertificateParams::new(Vec::new()).unwrap();
-        leaf.subject_alt_names = vec![SanType::DnsName(host.try_into().unwrap())];
-        leaf.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ServerAuth];
-        let key = KeyPair::generate().unwrap();
-        let certificate = leaf.signed_by(&key, &issuer).unwrap().pem();
-        Self { ca: ca_pem, certificate, key: key.serialize_pem() }
+        let (certificate, key) = leaf(&issuer, host);
+        Self { ca: ca_pem, certificate, key, issuer }
     }
 
     pub fn server_config(&self) -> ServerConfig {
-        let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap();
+        server().with_no_client_auth().with_single_cert(self.chain(), self.private()).unwrap()
+    }
+
+    /// For clients of the same CA alone; what one shows is written into `directory`.
+    fn mutual_config(&self, directory: &Path) -> ServerConfig {
+        let (certificate, key) = leaf(&self.issuer, "us.test");
+        std::fs::write(directory.join("us.pem"), certificate).unwrap();
+        std::fs::write(directory.join("us.key"), key).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(chain, key)
+        let clients =
+            rustls::server::WebPkiClientVerifier::builder_with_provider(roots.into(), provider);
+        server()
+            .with_client_cert_verifier(clients.build().unwrap())
+            .with_single_cert(self.chain(), self.private())
             .unwrap()
     }
+
+    fn chain(&self) -> Vec<CertificateDer<'static>> {
+        vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()]
+    }
+
+    fn private(&self) -> PrivateKeyDer<'static> {
+        PrivateKeyDer::from_pem_slice(self.key.as_bytes()).unwrap()
+    }
+}
+
+/// Certificate and key, as PEM.
+fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str) -> (String, String) {
+    let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+    leaf.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
+    leaf.extended_key_usages = vec![
+        rcgen::ExtendedKeyUsagePurpose::ServerAuth,
+        rcgen::ExtendedKeyUsagePurpose::ClientAuth,
+    ];
+    let key = KeyPair::generate().unwrap();
+    (leaf.signed_by(&key, issuer).unwrap().pem(), key.serialize_pem())
+}
+
+fn server() -> rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap()
 }
 
 /// The same as files, for a server that is no [`Origin`]: `ca.pem`, `cert.pem`, `key.pem`.
 pub fn identity_files(host: &str, directory: &Path) {
-    let Identity { ca, certificate, key } = Identity::new(host);
+    let Identity { ca, certificate, key, .. } = Identity::new(host);
     for (name, text) in [("ca", ca), ("cert", certificate), ("key", key)] {
         std::fs::write(directory.join(format!("{name}.pem")), text).unwrap();
     }

@@ -1,6 +1,6 @@
 //! A connection on which every byte is put by hand, and every byte that comes back is kept.
 
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -102,6 +102,16 @@ impl Write for Stream {
         }
     }
 
+    /// All at once: with the first piece alone, an alert behind it would stay here.
+    fn write_vectored(&mut self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        match self {
+            Self::Plain(tcp) => tcp.write_vectored(pieces),
+            Self::Unix(unix) => unix.write_vectored(pieces),
+            Self::Tls(tls) => tls.write_vectored(pieces),
+            Self::Served(tls) => tls.write_vectored(pieces),
+        }
+    }
+
     fn flush(&mut self) -> io::Result<()> {
         match self {
             Self::Plain(tcp) => tcp.flush(),
@@ -196,6 +206,23 @@ impl Wire {
                 .map(|c| c.clone().into_owned())
                 .collect(),
         }
+    }
+
+    /// How the handshake came to be: full or resumed, and over which key exchange.
+    pub fn handshake(&self) -> (rustls::HandshakeKind, rustls::NamedGroup) {
+        let Stream::Tls(tls) = &self.stream else { panic!("no TLS") };
+        let group = tls.conn.negotiated_key_exchange_group().unwrap().name();
+        (tls.conn.handshake_kind().unwrap(), group)
+    }
+
+    /// The port at this end of a TCP connection.
+    pub fn port(&self) -> u16 {
+        let mut stream = &self.stream;
+        while let Stream::Tls(tls) = stream {
+            stream = &tls.sock;
+        }
+        let Stream::Plain(tcp) = stream else { panic!("no TCP") };
+        tcp.local_addr().unwrap().port()
     }
 
     #[track_caller]

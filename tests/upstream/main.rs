@@ -6,7 +6,7 @@
 mod http2;
 mod origin;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,7 +22,7 @@ use locum::outcome::{Code, Refusal};
 use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::upstream::{
     AddressGuard, BodyError, Call, ClientCertificate, HostRule, PoolLimits, Resolve, Resolving,
-    SelfAddresses, Sent, Settings, Timeouts, Upstream, UpstreamBody,
+    SelfAddresses, Sent, Settings, Timeouts, Transport, Upstream, UpstreamBody,
 };
 use origin::Step::{Goodbye, Hang, Head, Request as ReadRequest, Rest, Send, UntilClosed, Wait};
 use origin::{Leaf, Origin, Step};
@@ -719,6 +719,15 @@ mod trust {
         ca: &origin::Authority,
         client: Option<&Leaf>,
     ) -> (Upstream, tempfile::TempDir) {
+        let (rule, dir) = rule(ca, client);
+        let upstream = Upstream::new(Settings { hosts: vec![rule], ..settings() });
+        (upstream.unwrap(), dir)
+    }
+
+    pub(crate) fn rule(
+        ca: &origin::Authority,
+        client: Option<&Leaf>,
+    ) -> (HostRule, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
         let file = |name: &str| dir.path().join(name);
         ca.write(&file("ca.pem"));
@@ -732,8 +741,7 @@ mod trust {
             client_cert,
             ..HostRule::new("origin.test".parse().unwrap())
         };
-        let upstream = Upstream::new(Settings { hosts: vec![rule], ..settings() });
-        (upstream.unwrap(), dir)
+        (rule, dir)
     }
 
     #[tokio::test]
@@ -804,6 +812,88 @@ mod trust {
     }
 }
 
+mod sessions {
+    use super::*;
+    use rustls::crypto::aws_lc_rs::kx_group::{X25519, X25519MLKEM768};
+    use rustls::version::{TLS12, TLS13};
+    use rustls::{HandshakeKind, NamedGroup};
+
+    /// One connection for each request: nothing is kept but sessions.
+    fn unpooled(ca: &origin::Authority, client: Option<&Leaf>) -> (Upstream, tempfile::TempDir) {
+        let (rule, dir) = trust::rule(ca, client);
+        let pool = PoolLimits { per_key: 0, ..PoolLimits::default() };
+        let settings = Settings { hosts: vec![rule], pool, ..settings() };
+        (Upstream::new(settings).unwrap(), dir)
+    }
+
+    async fn ask(upstream: &Upstream, origin: &Origin, principal: &str) {
+        let target = target(Scheme::Https, origin.address);
+        let sent = send(upstream, &target, principal, get("/")).await.unwrap();
+        assert!(!sent.reused);
+        assert_eq!(text(sent).await.unwrap(), "ok");
+    }
+
+    fn kinds(origin: &Origin) -> Vec<HandshakeKind> {
+        origin.handshakes().into_iter().map(|(kind, _)| kind).collect()
+    }
+
+    fn script() -> Vec<Vec<Step>> {
+        vec![vec![ReadRequest, Send(OK), UntilClosed]]
+    }
+
+    #[tokio::test]
+    async fn the_next_connection_of_a_principal_resumes_and_that_of_another_does_not() {
+        use HandshakeKind::{Full, Resumed};
+        let ca = origin::Authority::new();
+        for version in [&TLS12, &TLS13] {
+            let leaf = ca.leaf("origin.test");
+            let config = leaf.server_of(&[version], vec![X25519MLKEM768, X25519]);
+            let origin = Origin::tls(script(), config).await;
+            let (upstream, _dir) = unpooled(&ca, None);
+            for principal in ["a", "a", "b", "a", "b"] {
+                ask(&upstream, &origin, principal).await;
+            }
+            assert_eq!(kinds(&origin), [Full, Resumed, Full, Resumed, Resumed], "{version:?}");
+        }
+    }
+
+    /// The same name, the same server, another profile: what was proved to one is not taken for
+    /// the other.
+    #[tokio::test]
+    async fn a_session_is_not_resumed_under_another_profile() {
+        let ca = origin::Authority::new();
+        let origin = Origin::tls(script(), ca.leaf("origin.test").server()).await;
+        let (plain, _dir) = unpooled(&ca, None);
+        ask(&plain, &origin, "a").await;
+        let client = ca.leaf("client.test");
+        let (with_certificate, _dir) = unpooled(&ca, Some(&client));
+        ask(&with_certificate, &origin, "a").await;
+        assert_eq!(kinds(&origin), [HandshakeKind::Full, HandshakeKind::Full]);
+        // A host of the same profile list, under a pattern that has another CA, is refused: no
+        // session of the right one stands in for its certificate.
+        let other = origin::Authority::new();
+        let (wrong, _dir) = unpooled(&other, None);
+        let refusal = send(&wrong, &target(Scheme::Https, origin.address), "a", get("/")).await;
+        assert_eq!(refused(refusal), Code::CertificateInvalid);
+    }
+
+    #[tokio::test]
+    async fn the_key_exchange_is_post_quantum_where_the_origin_has_it() {
+        let ca = origin::Authority::new();
+        let leaf = ca.leaf("origin.test");
+        for (groups, expected) in [
+            (vec![X25519, X25519MLKEM768], NamedGroup::X25519MLKEM768),
+            (vec![X25519], NamedGroup::X25519),
+        ] {
+            let origin = Origin::tls(script(), leaf.server_of(&[&TLS13], groups)).await;
+            let (upstream, _dir) = unpooled(&ca, None);
+            ask(&upstream, &origin, "a").await;
+            // No second round trip: both shares are in the first message.
+            assert_eq!(origin.handshakes(), [(HandshakeKind::Full, Some(expected))]);
+        }
+    }
+}
+
 mod addresses {
     use super::*;
 
@@ -860,19 +950,127 @@ mod addresses {
         assert_eq!(canary.connections(), 0);
     }
 
+    /// Every name has these addresses.
+    struct All(&'static [&'static str]);
+
+    impl Resolve for All {
+        fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolving<'a> {
+            let addresses = self.0.iter().map(|ip| (ip.parse::<IpAddr>().unwrap(), port).into());
+            let addresses = addresses.collect();
+            Box::pin(async move { Ok(addresses) })
+        }
+    }
+
+    fn led_to(addresses: &'static [&'static str]) -> Upstream {
+        let guard = ["127.0.0.0/8", "::1/128"].map(|net| net.parse().unwrap());
+        let guard = AddressGuard::new(guard.to_vec());
+        Upstream::new(Settings { resolver: Arc::new(All(addresses)), guard, ..settings() }).unwrap()
+    }
+
+    /// Twenty that refuse: were the next one tried after the stagger only, the time for connecting
+    /// would be over before its turn.
     #[tokio::test]
-    async fn the_second_address_is_tried_when_the_first_refuses() {
-        struct Two;
-        impl Resolve for Two {
+    async fn the_next_address_is_tried_at_once_when_one_refuses() {
+        const REFUSING: usize = 20;
+        struct Many;
+        impl Resolve for Many {
             fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolving<'a> {
-                let both = [[127, 0, 0, 77], [127, 0, 0, 1]];
-                Box::pin(async move { Ok(both.map(|ip| (ip, port).into()).to_vec()) })
+                let last = [127, 0, 0, 1];
+                let refusing = (1..=REFUSING).map(|n| [127, 0, 1, u8::try_from(n).unwrap()]);
+                let all = refusing.chain([last]).map(|ip| (ip, port).into()).collect();
+                Box::pin(async move { Ok(all) })
             }
         }
+        let settings = Settings { resolver: Arc::new(Many), ..settings() };
+        let staggered = STAGGER * u32::try_from(REFUSING).unwrap();
+        assert!(staggered >= settings.timeouts.connect);
         let origin = Origin::plain(vec![vec![ReadRequest, Send(OK)]]).await;
-        let upstream = Upstream::new(Settings { resolver: Arc::new(Two), ..settings() }).unwrap();
+        let upstream = Upstream::new(settings).unwrap();
         let sent = send(&upstream, &target(Scheme::Http, origin.address), "a", get("/")).await;
         assert_eq!(text(sent.unwrap()).await.unwrap(), "ok");
+    }
+
+    /// RFC 8305 section 5.
+    const STAGGER: Duration = Duration::from_millis(250);
+
+    /// A listener whose queue is full: it answers no SYN on Linux, as a network that drops does.
+    #[cfg(target_os = "linux")]
+    async fn black_hole(
+        address: SocketAddr,
+    ) -> (tokio::net::TcpListener, Vec<tokio::net::TcpStream>) {
+        let socket = match address {
+            SocketAddr::V4(_) => tokio::net::TcpSocket::new_v4(),
+            SocketAddr::V6(_) => tokio::net::TcpSocket::new_v6(),
+        };
+        let socket = socket.unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queue = Vec::new();
+        let wait = Duration::from_millis(100);
+        let connect = || tokio::net::TcpStream::connect(listener.local_addr().unwrap());
+        while let Ok(queued) = tokio::time::timeout(wait, connect()).await {
+            queue.push(queued.unwrap());
+        }
+        (listener, queue)
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn an_address_that_swallows_packets_costs_the_stagger_and_no_more() {
+        let origin = Origin::plain(vec![vec![ReadRequest, Send(OK)]]).await;
+        let port = origin.address.port();
+        let third = tokio::net::TcpListener::bind(("127.0.0.3", port)).await.unwrap();
+        let upstream = led_to(&["127.0.0.2", "127.0.0.1", "127.0.0.3"]);
+        let _hole = black_hole(SocketAddr::from(([127, 0, 0, 2], port))).await;
+        let start = std::time::Instant::now();
+        let sent = send(&upstream, &target(Scheme::Http, origin.address), "a", get("/")).await;
+        assert_eq!(text(sent.unwrap()).await.unwrap(), "ok");
+        let took = start.elapsed();
+        assert!(took >= STAGGER && took < 8 * STAGGER, "{took:?}");
+        // Won by the second, so the third was never asked.
+        let asked = tokio::time::timeout(2 * STAGGER, third.accept()).await;
+        assert!(asked.is_err(), "{asked:?}");
+    }
+
+    /// The whole of IPv6 is a black hole: the resolver's favourite is tried first, IPv4 at once after.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_black_hole_for_ipv6_is_passed_by() {
+        let origin = Origin::plain(vec![vec![ReadRequest, Send(OK)]]).await;
+        let v6 = SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, origin.address.port()));
+        if std::net::TcpListener::bind(v6).is_err() {
+            return; // A machine without IPv6: there is no black hole to be had.
+        }
+        let _hole = black_hole(v6).await;
+        let upstream = led_to(&["::1", "127.0.0.1"]);
+        let start = std::time::Instant::now();
+        let sent = send(&upstream, &target(Scheme::Http, origin.address), "a", get("/")).await;
+        assert_eq!(text(sent.unwrap()).await.unwrap(), "ok");
+        let took = start.elapsed();
+        assert!(took >= STAGGER && took < 8 * STAGGER, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn when_all_refuse_the_first_refusal_is_told() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let upstream = led_to(&["127.0.0.1", "127.0.0.2", "127.0.0.3"]);
+        let refusal = send(&upstream, &target(Scheme::Http, address), "a", get("/")).await;
+        let refusal = refusal.unwrap_err();
+        assert_eq!(refusal.code, Code::ConnectFailed);
+        assert!(refusal.detail.contains("refused the connection"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_connection_has_no_delay_and_is_kept_alive() {
+        let origin = canary().await;
+        let stream = upstream().tunnel(recorded(authority(origin.address))).await;
+        let Transport::Tcp(stream) = stream.unwrap() else { panic!("no socket") };
+        assert!(stream.nodelay().unwrap());
+        assert!(rustix::net::sockopt::socket_keepalive(&stream).unwrap());
+        let idle = rustix::net::sockopt::tcp_keepidle(&stream).unwrap();
+        assert_eq!(idle, Duration::from_mins(1));
     }
 
     #[tokio::test]
@@ -929,7 +1127,8 @@ mod addresses {
     async fn a_tunnel_is_dialled_like_a_request() {
         let origin = canary().await;
         let stream = upstream().tunnel(recorded(authority(origin.address))).await;
-        assert_eq!(stream.unwrap().peer_addr().unwrap(), origin.address);
+        let Transport::Tcp(stream) = stream.unwrap() else { panic!("no socket") };
+        assert_eq!(stream.peer_addr().unwrap(), origin.address);
     }
 }
 

@@ -9,9 +9,10 @@ use parking_lot::Mutex;
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
 };
+use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{HandshakeKind, NamedGroup, RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -44,7 +45,12 @@ pub(crate) type Log = Arc<Mutex<Vec<Vec<u8>>>>;
 pub(crate) struct Origin {
     pub address: SocketAddr,
     log: Log,
+    /// How each TLS connection came to be.
+    handshakes: Handshakes,
 }
+
+/// Full or resumed, and over which key exchange.
+pub(crate) type Handshakes = Arc<Mutex<Vec<(HandshakeKind, Option<NamedGroup>)>>>;
 
 impl Origin {
     pub(crate) async fn plain(scripts: Vec<Vec<Step>>) -> Self {
@@ -58,9 +64,9 @@ impl Origin {
     async fn start(scripts: Vec<Vec<Step>>, tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let log = Log::default();
-        tokio::spawn(serve(listener, scripts, tls, log.clone()));
-        Self { address, log }
+        let (log, handshakes) = (Log::default(), Handshakes::default());
+        tokio::spawn(serve(listener, scripts, tls, log.clone(), handshakes.clone()));
+        Self { address, log, handshakes }
     }
 
     /// What each connection received so far; a connection whose handshake failed received nothing.
@@ -69,18 +75,29 @@ impl Origin {
         log.iter().map(|bytes| String::from_utf8_lossy(bytes).into_owned()).collect()
     }
 
+    pub(crate) fn handshakes(&self) -> Vec<(HandshakeKind, Option<NamedGroup>)> {
+        self.handshakes.lock().clone()
+    }
+
     /// How many connections were accepted.
     pub(crate) fn connections(&self) -> usize {
         self.log.lock().len()
     }
 }
 
-async fn serve(listener: TcpListener, scripts: Vec<Vec<Step>>, tls: Option<TlsAcceptor>, log: Log) {
+async fn serve(
+    listener: TcpListener,
+    scripts: Vec<Vec<Step>>,
+    tls: Option<TlsAcceptor>,
+    log: Log,
+    handshakes: Handshakes,
+) {
     for number in 0.. {
         let (stream, _) = listener.accept().await.unwrap();
         log.lock().push(Vec::new());
         let script = scripts[number.min(scripts.len() - 1)].clone();
-        tokio::spawn(accept(stream, script, tls.clone(), log.clone(), number));
+        let handshakes = handshakes.clone();
+        tokio::spawn(accept(stream, script, tls.clone(), log.clone(), number, handshakes));
     }
 }
 
@@ -90,12 +107,16 @@ async fn accept(
     tls: Option<TlsAcceptor>,
     log: Log,
     number: usize,
+    handshakes: Handshakes,
 ) {
     match tls {
         None => play(stream, script, &log, number).await,
         Some(_) if matches!(script[..], [Step::Hang]) => std::future::pending().await,
         Some(tls) => {
             if let Ok(stream) = tls.accept(stream).await {
+                let session = stream.get_ref().1;
+                let group = session.negotiated_key_exchange_group().map(SupportedKxGroup::name);
+                handshakes.lock().push((session.handshake_kind().unwrap(), group));
                 play(stream, script, &log, number).await;
             }
         }
@@ -257,6 +278,22 @@ impl Leaf {
 
     pub(crate) fn server(&self) -> ServerConfig {
         server_builder()
+            .with_no_client_auth()
+            .with_single_cert(self.chain.clone(), self.private_key())
+            .unwrap()
+    }
+
+    /// A server of these versions of TLS and these key exchanges alone.
+    pub(crate) fn server_of(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+        groups: Vec<&'static dyn SupportedKxGroup>,
+    ) -> ServerConfig {
+        let provider = rustls::crypto::aws_lc_rs::default_provider();
+        let provider = rustls::crypto::CryptoProvider { kx_groups: groups, ..provider };
+        ServerConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(versions)
+            .unwrap()
             .with_no_client_auth()
             .with_single_cert(self.chain.clone(), self.private_key())
             .unwrap()

@@ -3,14 +3,16 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Findings;
-use crate::app::{Failure, Home, Opened, far_side, load_policy};
+use crate::app::{Failure, Home, Opened, check_logins, far_side, load_policy};
 use crate::audit::{self, Anchor};
 use crate::config::{Config, KeySource};
 use crate::environment;
 use crate::files;
+use crate::upstream::NoLogins;
 use crate::vault::MasterKey;
 
 /// Looks at all of it, and returns the home opened if that is possible.
@@ -43,6 +45,7 @@ pub(super) fn look(home: &Home, findings: &mut Findings) -> Option<Opened> {
     }
     let opened = open(home, findings)?;
     look_at_vault(&opened, findings);
+    look_at_logins(&opened, findings);
     look_at_authority(&opened, findings);
     look_at_audit(&opened, findings);
     Some(opened)
@@ -113,7 +116,7 @@ pub(super) fn inside(directory: &Path) -> Vec<PathBuf> {
 }
 
 fn look_at_config(config: &Config, findings: &mut Findings) {
-    match far_side(config, &[]) {
+    match far_side(config, &[], Arc::new(NoLogins)) {
         Ok(_) => {
             let hosts = config.upstream.hosts.len();
             findings.ok("config", format!("no mistake; entries in upstream.hosts: {hosts}"));
@@ -194,6 +197,18 @@ fn look_at_vault(opened: &Opened, findings: &mut Findings) {
         ),
         (_, 0) => findings.ok_next(CHECK, text, "add an agent: locum agent add researcher"),
         _ => findings.ok(CHECK, text),
+    }
+}
+
+/// Whether the proxies on the way can be shown what they ask for.
+fn look_at_logins(opened: &Opened, findings: &mut Findings) {
+    let hosts = &opened.config.upstream.hosts;
+    let asked = hosts.iter().filter_map(|host| host.proxy.as_ref()?.credential.as_ref()).count();
+    let Ok(snapshot) = opened.vault.snapshot() else { return };
+    match check_logins(&opened.config, &snapshot.credentials) {
+        Ok(()) if asked == 0 => {}
+        Ok(()) => findings.ok("next proxy", "its credential is in the vault, and bound to it"),
+        Err(failure) => findings.failure("next proxy", &failure, "add the credential"),
     }
 }
 

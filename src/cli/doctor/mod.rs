@@ -1,6 +1,7 @@
 //! `locum doctor`: what is right and wrong with a home, its proxy and this machine, and what to do
 //! about it. Looks, and changes nothing.
 
+mod clients;
 mod keeping;
 mod proxy;
 mod surroundings;
@@ -101,6 +102,7 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     runtime()?.block_on(async {
         if let Some(opened) = &opened {
             proxy::look(opened, &mut findings).await;
+            clients::look(opened, opened.running().as_ref(), &mut findings).await;
         }
         call(&mut findings).await;
     });
