@@ -144,6 +144,8 @@ async fn accept(
     tls: TlsAcceptor,
     counts: Arc<Counts>,
 ) -> io::Result<()> {
+    // The standard library's 128 are too few for ten thousand tunnels that all call.
+    rustix::net::listen(&listener, 4096)?;
     listener.set_nonblocking(true)?;
     let listener = TcpListener::from_std(listener)?;
     loop {

@@ -17,7 +17,7 @@ use super::requests::{COLUMNS, measure};
 use super::{Figures, Size, in_turn};
 
 const CHANGES: [Column; 6] = [
-    Column::new("start s", 2),
+    Column::new("start to first answer s", 2),
     Column::new("at rest MiB", 1),
     Column::new("rule in force ms", 0),
     Column::new("p99 us before", 0),
@@ -52,17 +52,19 @@ struct Crowded {
 }
 
 impl Crowded {
-    fn start(field: &Field, count: u32) -> Result<Self> {
+    async fn start(field: &Field, count: u32) -> Result<Self> {
         eprintln!("{} ...", row(count));
         let scratch = field.scratch.path().join(format!("crowd-{count}"));
         let home = Home::new(Path::new(LOCUM), &scratch, &field.origin, Http::One)?;
         crowd::fill(&home, count)?;
         // The first start writes into the audit log what was done to the vault.
         drop(home.serve("")?);
-        let start = Instant::now();
+        let (way, start) = (home.way()?, Instant::now());
         let process = Some(home.serve("")?);
+        // It listens before it has read everything.
+        way.open(HOST).await?.call().await?;
         let start = start.elapsed();
-        let contender = Contender { kind: Kind::Locum, way: home.way()?, host: HOST, process };
+        let contender = Contender { kind: Kind::Locum, way, host: HOST, process };
         Ok(Self { count, home, contender, start })
     }
 }
@@ -74,7 +76,7 @@ pub(super) async fn growth(field: &Field, size: &Size) -> Result<Vec<Table>> {
     let mut agent = Table::new(AGENT, &AGENTS);
     let mut crowds = Vec::new();
     for &count in &size.crowds {
-        crowds.push(Crowded::start(field, count)?);
+        crowds.push(Crowded::start(field, count).await?);
     }
     for round in 0..size.rounds {
         for crowded in in_turn(&mut crowds, round) {
