@@ -248,7 +248,8 @@ impl Keeper {
                 self.metrics.reload("policy", true);
                 false
             }
-            Ok(policy) => {
+            Ok(mut policy) => {
+                policy.take_over(&seen.policy);
                 seen.generation += 1;
                 seen.policy = Arc::new(policy);
                 seen.policy_problem = None;

@@ -104,6 +104,11 @@ async fn authorized(
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
+    // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
+    let ticket = permit
+        .admit(&who.agent, gateway.elapsed())
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    ledger.hold(ticket);
     let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut outbound = state

@@ -20,6 +20,7 @@ mod message;
 mod next;
 mod opaque;
 mod problem;
+mod rate;
 mod restart;
 mod slot;
 mod stream;
