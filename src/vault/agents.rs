@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 
 use super::check;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::{Action, Change, Vault};
+use super::{Action, Change, Vault, begin, journal, now};
 use crate::agent::TokenRecord;
 use crate::reference::Name;
 use crate::token::Token;
@@ -91,6 +91,47 @@ impl Vault {
             require_live(tx, change.workspace, agent)?;
             insert_token(tx, change, agent, &token, (expires, note))
         })?;
+        Ok(token)
+    }
+
+    /// Makes a token, as [`Vault::token_add`], for an agent that is added first where there is no
+    /// live one: both, or nothing.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] for the note.
+    pub fn agent_admit(
+        &mut self,
+        agent: &Name,
+        expires: Option<i64>,
+        note: Option<&str>,
+    ) -> Result<Token, VaultError> {
+        let path = Arc::clone(&self.path);
+        self.admit(agent, (expires, note)).map_err(|fault| fault.at(&path))
+    }
+
+    fn admit(
+        &mut self,
+        agent: &Name,
+        (expires, note): (Option<i64>, Option<&str>),
+    ) -> Result<Token, Fault> {
+        note.map_or(Ok(()), |note| check::text("a note", note))?;
+        let token = Token::mint().map_err(|_| Fault::NoRandomness)?;
+        let change = Change { now: now(), workspace: &self.workspace, key: &self.workspace_key };
+        let tx = begin(&mut self.db, &self.own_key)?;
+        let line = |action, subject: &str| {
+            journal::write_line(&tx, &self.own_key, (action, subject, &self.by))
+        };
+        match insert_agent(&tx, &change, agent) {
+            Err(Fault::Exists(..)) => {}
+            new => {
+                new?;
+                line(Action::AgentAdded, agent.as_str())?;
+            }
+        }
+        insert_token(&tx, &change, agent, &token, (expires, note))?;
+        let head = line(Action::TokenAdded, &format!("{agent} token {}", token.id()))?;
+        journal::sign(&tx, &self.own_key, &head)?;
+        tx.commit()?;
         Ok(token)
     }
 
