@@ -205,7 +205,7 @@ impl Permit {
     /// `rate-limited`.
     pub fn admit(&self, agent: &Name, now: Duration) -> Result<Option<Arc<Ticket>>, Refusal> {
         let credentials = self.grants.iter().map(|grant| &grant.credential.name);
-        self.meters.admit(agent, credentials, now).map_err(|refusal| refusal.by(&self.rule))
+        self.meters.admit(agent, &credentials, now).map_err(|refusal| refusal.by(&self.rule))
     }
 
     /// What may be injected. Empty for a request that needs no credential.

@@ -249,7 +249,7 @@ async fn open_opaque(
         (refusal, id)
     };
     let ticket = meters
-        .admit(&caller.identity.agent, std::iter::empty(), gateway.elapsed())
+        .admit(&caller.identity.agent, &std::iter::empty(), gateway.elapsed())
         .map_err(|refusal| refused(&ledger, refusal.by(rule)))?;
     ledger.hold(ticket);
     let recorded =
