@@ -12,6 +12,7 @@ mod expect;
 mod http1;
 mod inlet;
 mod inside;
+mod interim;
 mod ledger;
 mod listener;
 mod refusal;
