@@ -308,7 +308,8 @@ impl CredentialIndex {
                 Some(host) => self.by_host.entry(host.clone()).or_default(),
                 None => &mut self.by_pattern,
             };
-            if !place.iter().any(|c| Arc::ptr_eq(c, &credential)) {
+            // Two destinations of one host come one after the other.
+            if !place.last().is_some_and(|last| Arc::ptr_eq(last, &credential)) {
                 place.push(Arc::clone(&credential));
             }
         }
