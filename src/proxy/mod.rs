@@ -12,6 +12,7 @@ mod expect;
 mod http1;
 mod inlet;
 mod inside;
+mod interim;
 mod ledger;
 mod listener;
 mod refusal;
@@ -176,10 +177,13 @@ impl Gateway {
         self.state.load_full()
     }
 
-    /// Replaces the state: the next request, also in open tunnels, is decided on the new one.
-    pub fn set_state(&self, state: State) {
-        self.state.store(Arc::new(state));
+    /// Replaces the state: the next request, also in open tunnels, is decided on the new one. Requests
+    /// that have begun hold the old one, which is returned: whoever lets go of it last takes it apart,
+    /// and of 100,000 rules that is 50 ms, in which a core does nothing else.
+    pub fn set_state(&self, state: State) -> Arc<State> {
+        let old = self.state.swap(Arc::new(state));
         self.news.send_replace(());
+        old
     }
 
     /// The far side.

@@ -15,6 +15,7 @@ use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
 use super::inlet::Inlet;
 use super::inside::serve_inside;
+use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::stream::Stream;
@@ -37,6 +38,7 @@ pub(super) async fn front(
     peer: Peer,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
+    outlet: &Outlet,
 ) -> Response<Body> {
     let target = match target(&request) {
         Ok(target) => target,
@@ -70,7 +72,7 @@ pub(super) async fn front(
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
             let route = Route { caller, origin, other_name: false, place: None, shutdown };
-            exchange(gateway, &route, request).await
+            exchange(gateway, &route, request, outlet).await
         }
     }
 }
