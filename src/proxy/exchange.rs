@@ -16,7 +16,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::Timeouts;
+use crate::policy::{Question, Timeouts};
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -90,9 +90,11 @@ async fn authorized(
     ledger.identify(Arc::clone(&who));
 
     // Why here: what follows can only be done with a permit, and only this makes one.
+    let at = unix_now();
     let decide = |state: &State| {
         let references = References::locate(&inbound, &state.credentials);
-        let decision = state.policy.authorize(&who, &inbound, &references, &state.credentials);
+        let index = &state.credentials;
+        let decision = state.policy.authorize(&who, &inbound, &references, index, at);
         (references, decision)
     };
     let (mut references, mut decision) = decide(&state);
@@ -103,6 +105,15 @@ async fn authorized(
         (references, decision) = decide(&state);
     }
     ledger.misplaced(references.misplaced());
+    let question = Question {
+        who: &who,
+        request: &inbound,
+        references: &references,
+        index: &state.credentials,
+        at,
+    };
+    let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
+    ledger.shadowed(state.policy.shadow(question, outcome));
     let permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
@@ -112,7 +123,7 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+    let opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut outbound = state
         .resolve(&permit)
