@@ -9,6 +9,7 @@
 
 mod body;
 mod dial;
+mod gather;
 mod go_on;
 mod guard;
 mod h2;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
 pub use dial::{SelfAddresses, tune};
+pub use gather::Gather;
 pub use go_on::GoOn;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use pool::{PoolCounts, PoolLimits};
