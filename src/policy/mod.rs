@@ -145,6 +145,12 @@ impl Grant {
         Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
     }
 
+    /// A live credential where a request needs no reference to say where it goes.
+    fn alone(credential: &Arc<Credential>) -> Option<Self> {
+        let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
+        Some(Self { slot, ..Self::whole(credential)? })
+    }
+
     /// Which credential.
     #[must_use]
     pub fn credential(&self) -> &Credential {
@@ -394,6 +400,32 @@ impl Policy {
         Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
     }
 
+    /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
+    /// once the secret is in it.
+    ///
+    /// # Errors
+    /// `ambiguous-path`.
+    pub fn holds_for(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        permit: &Permit,
+        path: &str,
+        index: &CredentialIndex,
+    ) -> Result<(), Refusal> {
+        let kind = Kind::of(request);
+        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
+        let credentials: Vec<&Credential> = permit.grants.iter().map(Grant::credential).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
+        let verdict = decide(path);
+        let same = |reading: &String| decide(reading) == verdict;
+        if crate::request::readings(path)?.iter().all(same) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::AmbiguousPath)
+            .because("the policy decides differently on a reading of the path with the secret"))
+    }
+
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
     fn hidden(
         &self,
@@ -444,16 +476,16 @@ impl Policy {
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
-    /// that rule that are bound here, each in its own first slot.
+    /// that rule that are bound here, each in the first slot of its own that says where it is.
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let bound = rule.uses.bound_to(origin, index);
-        let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
+        let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
         let mut taken: Vec<String> = Vec::new();
         grants.retain(|grant| {
-            let place = grant.credential.slots.first().map(place).unwrap_or_default();
+            let place = grant.credential.slots.get(grant.slot).map(place).unwrap_or_default();
             let free = !taken.contains(&place);
             taken.push(place);
             free

@@ -13,9 +13,9 @@ use super::socket::{self, AgentSide, Opening};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, Pending, References, inject};
+use crate::inject::{self, OutboundRequest, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::Timeouts;
+use crate::policy::{Permit, Timeouts};
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -106,9 +106,7 @@ async fn authorized(
     };
     let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = state
-        .resolve(&permit)
-        .and_then(|resolved| inject(inbound, &permit, resolved))
+    let mut outbound = filled(&state, &who, inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -141,6 +139,20 @@ async fn authorized(
         Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
+}
+
+/// The request with its secrets in it.
+fn filled(
+    state: &State,
+    who: &Identity,
+    inbound: InboundRequest,
+    permit: &Permit,
+) -> Result<OutboundRequest, Refusal> {
+    let resolved = state.resolve(permit)?;
+    if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
+        state.policy.holds_for(who, &inbound, permit, &path, &state.credentials)?;
+    }
+    inject(inbound, permit, resolved)
 }
 
 /// The way back of an answer that is HTTP to its end.

@@ -19,6 +19,7 @@ mod listen;
 mod message;
 mod next;
 mod opaque;
+mod place;
 mod problem;
 mod restart;
 mod slot;
