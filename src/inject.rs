@@ -27,7 +27,7 @@ use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
-use crate::scrub::{self, Needles, Unscrubbed};
+use crate::scrub::{self, Hidden, Interim, Needles, Unscrubbed};
 use crate::secret::Secret;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
@@ -99,7 +99,8 @@ impl Recorded<OutboundRequest> {
         let mut pending = None;
         let request = self.map(|outbound| {
             let OutboundRequest { parts, origin, needles, .. } = outbound;
-            pending = Some(Pending { method: parts.method.clone(), origin, needles });
+            let method = parts.method.clone();
+            pending = Some(Pending { method, origin, hidden: needles.into() });
             Request::from_parts(parts, body)
         });
         let Some(pending) = pending else { unreachable!("map calls its closure once") };
@@ -113,7 +114,7 @@ impl Recorded<OutboundRequest> {
 pub struct Pending {
     method: Method,
     origin: Origin,
-    needles: Option<Needles>,
+    hidden: Hidden,
 }
 
 impl Pending {
@@ -123,9 +124,14 @@ impl Pending {
         &self.origin
     }
 
+    /// Takes the secret out of what comes before the answer.
+    pub fn interim(&mut self, head: Response<()>) -> Interim {
+        self.hidden.scrub_interim(head)
+    }
+
     /// Takes hold of the answer.
     pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
-        Unscrubbed::new(response, self.method, self.needles)
+        Unscrubbed::new(response, self.method, self.hidden)
     }
 }
 

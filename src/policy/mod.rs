@@ -4,6 +4,7 @@
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
 mod compile;
+mod limits;
 mod path;
 mod standing;
 
@@ -16,8 +17,11 @@ use std::time::Duration;
 use http::Method;
 
 pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
+pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use path::{PathError, PathPattern};
 pub use standing::Standing;
+
+use limits::Meter;
 
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
@@ -58,6 +62,7 @@ struct Rule {
     timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
+    meter: Option<Arc<Meter>>,
 }
 
 /// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
@@ -111,6 +116,8 @@ pub enum TunnelDecision {
     Opaque {
         /// The rule that allows it.
         rule: Arc<str>,
+        /// What the tunnel has to be let in by.
+        meters: Meters,
     },
 }
 
@@ -127,6 +134,7 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    meters: Meters,
 }
 
 /// One credential that may enter the request, and where.
@@ -195,6 +203,15 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// Lets the request in by the limits of the rule that decided, if it has any.
+    ///
+    /// # Errors
+    /// `rate-limited`.
+    pub fn admit(&self, agent: &Name, now: Duration) -> Result<Option<Arc<Ticket>>, Refusal> {
+        let credentials = self.grants.iter().map(|grant| &grant.credential.name);
+        self.meters.admit(agent, &credentials, now).map_err(|refusal| refusal.by(&self.rule))
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -270,6 +287,23 @@ impl Policy {
         policy
     }
 
+    /// Goes on counting where `old` was, for each rule that has the same name and the same limits
+    /// in both: a reload gives nobody a fresh allowance.
+    pub fn take_over(&mut self, old: &Self) {
+        let counted = |rule: &&Rule| rule.meter.is_some();
+        if !self.rules.iter().any(|rule| counted(&rule)) {
+            return;
+        }
+        let before: HashMap<&str, &Arc<Meter>> =
+            old.rules.iter().filter_map(|rule| Some((&*rule.name, rule.meter.as_ref()?))).collect();
+        for rule in &mut self.rules {
+            let Some(meter) = &mut rule.meter else { continue };
+            if let Some(old) = before.get(&*rule.name).filter(|o| o.limits() == meter.limits()) {
+                *meter = Arc::clone(old);
+            }
+        }
+    }
+
     /// The first eight bytes, in hex, of the SHA-256 of the policy's files.
     #[must_use]
     pub fn digest(&self) -> &str {
@@ -342,10 +376,13 @@ impl Policy {
                 if !rule.opaque {
                     return TunnelDecision::Intercept;
                 }
-                opaque.get_or_insert_with(|| Arc::clone(&rule.name));
+                opaque.get_or_insert(rule);
             }
         }
-        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque { rule })
+        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque {
+            rule: Arc::clone(&rule.name),
+            meters: rule.meters(),
+        })
     }
 
     /// Decides on one request. Every reading of its path must lead to the same decision.
@@ -397,7 +434,13 @@ impl Policy {
             }
         }
         let hidden = self.hidden(who, request.origin(), &grants, index);
-        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
+        Ok(Permit {
+            rule: Arc::clone(verdict.name),
+            grants,
+            hidden,
+            timeouts: rule.timeouts,
+            meters: rule.meters(),
+        })
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
@@ -555,6 +598,10 @@ impl Denied {
 }
 
 impl Rule {
+    fn meters(&self) -> Meters {
+        Meters(self.meter.iter().cloned().collect())
+    }
+
     /// Whether the rule may speak of `host`: it names it, or has a pattern, or names nowhere.
     fn may_name(&self, host: &Host) -> bool {
         let mut to = self.to.iter().flatten();
@@ -660,7 +707,7 @@ impl fmt::Display for TunnelDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Intercept => f.write_str("intercept"),
-            Self::Opaque { rule } => write!(f, "opaque by rule `{rule}`"),
+            Self::Opaque { rule, .. } => write!(f, "opaque by rule `{rule}`"),
         }
     }
 }

@@ -21,6 +21,7 @@ mod next;
 mod opaque;
 mod place;
 mod problem;
+mod rate;
 mod restart;
 mod slot;
 mod stream;
