@@ -397,7 +397,7 @@ impl Policy {
         references: &References,
         index: &CredentialIndex,
     ) -> Result<Permit, Refusal> {
-        let (located, problem) = match usable(references, request.origin()) {
+        let (located, problem) = match usable(who, references, request.origin(), index) {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
@@ -429,6 +429,9 @@ impl Policy {
         let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
         if let Some(always) = verdict.always {
             grants = self.unreferenced(always, request.origin(), index);
+            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
             if !grants.is_empty() && request.origin().scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
             }
@@ -544,7 +547,12 @@ fn place(slot: &crate::credential::Slot) -> String {
 
 /// The references that stand in slots and can be honoured at `origin`; an error for the first that
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
-fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+fn usable<'r>(
+    who: &Identity,
+    references: &'r References,
+    origin: &Origin,
+    index: &CredentialIndex,
+) -> Result<Vec<&'r Located>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
         return Err(Refusal::new(Code::Plaintext));
@@ -561,8 +569,17 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }
+        if !within(who, &credential.name, index) {
+            return refuse(reason::NOT_OF_THE_RUN);
+        }
     }
     Ok(references.located().iter().collect())
+}
+
+/// Whether a caller's run token, if it came by one, leaves it this credential.
+fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
+    let claims = who.run_token.as_ref();
+    claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 
 impl Located {
