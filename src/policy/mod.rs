@@ -26,6 +26,7 @@ use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::InboundRequest;
+use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
 #[derive(Debug, Default)]
@@ -55,6 +56,7 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    undecodable: Undecodable,
     timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
@@ -127,6 +129,7 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    undecodable: Undecodable,
 }
 
 /// One credential that may enter the request, and where.
@@ -189,6 +192,12 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// What becomes of an answer that cannot be searched, by the rule that decided.
+    #[must_use]
+    pub fn undecodable(&self) -> Undecodable {
+        self.undecodable
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -391,7 +400,13 @@ impl Policy {
             }
         }
         let hidden = self.hidden(who, request.origin(), &grants, index);
-        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
+        Ok(Permit {
+            rule: Arc::clone(verdict.name),
+            grants,
+            hidden,
+            timeouts: rule.timeouts,
+            undecodable: rule.undecodable,
+        })
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.

@@ -168,6 +168,7 @@ impl Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -183,8 +184,18 @@ impl Ledger {
         }
         let upstream = status.map(|_| micros(upstream));
         let copied = Uploaded::default();
-        let (down, scrubbed, closed) = (0, 0, false);
-        Tally { ledger: self, status, code: None, up, down, copied, scrubbed, upstream, closed }
+        Tally {
+            ledger: self,
+            status,
+            code: None,
+            up,
+            down: 0,
+            copied,
+            scrubbed: 0,
+            unsearched: false,
+            upstream,
+            closed: false,
+        }
     }
 }
 
@@ -203,6 +214,7 @@ impl Drop for Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -223,6 +235,8 @@ pub(super) struct Tally {
     /// What went down an opaque tunnel, counted where it is copied.
     pub(super) copied: Uploaded,
     pub(super) scrubbed: u64,
+    /// Whether the body passes without being searched.
+    pub(super) unsearched: bool,
     upstream: Option<u64>,
     closed: bool,
 }
@@ -242,6 +256,7 @@ impl Tally {
             bytes_up: up,
             bytes_down: down,
             scrubbed: self.scrubbed,
+            unsearched: self.unsearched,
             upstream_us: self.upstream,
             total_us: micros(self.ledger.start.elapsed()),
         });
