@@ -49,7 +49,7 @@ pub const ACCEPTED_CODINGS: HeaderValue = HeaderValue::from_static("identity");
 pub struct Unscrubbed<B> {
     response: Response<B>,
     method: Method,
-    needles: Option<Needles>,
+    hidden: Hidden,
     undecodable: Undecodable,
 }
 
@@ -64,16 +64,55 @@ pub enum Undecodable {
 }
 
 impl<B> Unscrubbed<B> {
-    /// Holds back an answer. `needles` are all that was injected into the request; none means that
-    /// there is nothing to hide.
-    pub fn new(response: Response<B>, method: Method, needles: Option<Needles>) -> Self {
-        Self { response, method, needles, undecodable: Undecodable::Refuse }
+    /// Holds back an answer, which must not contain what is `hidden`.
+    pub fn new(response: Response<B>, method: Method, hidden: impl Into<Hidden>) -> Self {
+        Self { response, method, hidden: hidden.into(), undecodable: Undecodable::Refuse }
     }
 
     /// Says what becomes of a body that cannot be decoded.
     pub fn with_undecodable(mut self, undecodable: Undecodable) -> Self {
         self.undecodable = undecodable;
         self
+    }
+}
+
+/// What neither an answer nor what comes before it may contain.
+pub struct Hidden {
+    /// None when there is nothing to hide.
+    search: Option<Search>,
+    /// How often it stood in what came before the answer.
+    replaced: u64,
+}
+
+impl From<Option<Needles>> for Hidden {
+    fn from(needles: Option<Needles>) -> Self {
+        Self { search: needles.map(Search::new), replaced: 0 }
+    }
+}
+
+/// The head of an interim answer (1xx), without the secret. Only [`Hidden::scrub_interim`] makes one.
+#[must_use]
+pub struct Interim {
+    status: StatusCode,
+    headers: HeaderMap,
+}
+
+impl Interim {
+    /// Its status and its fields.
+    #[must_use]
+    pub fn into_parts(self) -> (StatusCode, HeaderMap) {
+        (self.status, self.headers)
+    }
+}
+
+impl Hidden {
+    /// Takes every occurrence of the secret out of the head of an interim answer.
+    pub fn scrub_interim(&mut self, response: Response<()>) -> Interim {
+        let (Parts { status, mut headers, .. }, ()) = response.into_parts();
+        if let Some(search) = &self.search {
+            self.replaced += scrub_fields(&mut headers, search);
+        }
+        Interim { status, headers }
     }
 }
 
@@ -86,9 +125,9 @@ pub async fn scrub<B>(unscrubbed: Unscrubbed<B>) -> Result<Response<ScrubbedBody
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let Unscrubbed { response, method, needles, undecodable } = unscrubbed;
+    let Unscrubbed { response, method, hidden, undecodable } = unscrubbed;
     let (mut parts, body) = response.into_parts();
-    let Some(needles) = needles else {
+    let Hidden { search: Some(search), replaced } = hidden else {
         return Ok(Response::from_parts(parts, ScrubbedBody::untouched(Source::plain(body))));
     };
     let has_body = has_body(&method, &parts);
@@ -98,8 +137,7 @@ where
     let read = read_codings(&parts, has_body);
     // The reason phrase is free text, and nobody reads it.
     parts.extensions.remove::<hyper::ext::ReasonPhrase>();
-    let search = Search::new(needles);
-    let replaced = scrub_fields(&mut parts.headers, &search);
+    let replaced = replaced + scrub_fields(&mut parts.headers, &search);
     let codings = match read {
         Ok(codings) => codings,
         Err(_) if undecodable == Undecodable::Pass => {

@@ -18,7 +18,7 @@ use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::References;
 use locum::outcome::Code;
-use locum::policy::{Policy, TunnelDecision, compile};
+use locum::policy::{Meters, Policy, TunnelDecision, compile};
 use locum::request::InboundRequest;
 
 /// A question, and its answer: the rule, or the code.
@@ -217,7 +217,9 @@ fn every_example_decides_as_it_says() {
             let authority = Authority::parse(target, None).unwrap();
             let decision = policy.tunnel(&agent.parse().unwrap(), &authority, &index());
             let wanted = match answer {
-                Opaque(rule) => TunnelDecision::Opaque { rule: (*rule).into() },
+                Opaque(rule) => {
+                    TunnelDecision::Opaque { rule: (*rule).into(), meters: Meters::default() }
+                }
                 other => {
                     assert_eq!(*other, Intercept, "{about}");
                     TunnelDecision::Intercept

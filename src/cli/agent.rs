@@ -68,11 +68,7 @@ fn add(
     note: Option<&str>,
     json: bool,
 ) -> Result<(), Failure> {
-    let live = opened.vault.agents()?.iter().any(|a| a.name == *name && a.revoked.is_none());
-    if !live {
-        opened.vault.agent_add(name)?;
-    }
-    let token = opened.vault.token_add(name, expires.map(from_now), note)?;
+    let token = opened.vault.agent_admit(name, expires.map(from_now), note)?;
     opened.changed()?;
     let id = token.id().to_owned();
     let text = token.into_text();

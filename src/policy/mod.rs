@@ -4,6 +4,7 @@
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
 mod compile;
+mod limits;
 mod path;
 mod standing;
 
@@ -16,8 +17,11 @@ use std::time::Duration;
 use http::Method;
 
 pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
+pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use path::{PathError, PathPattern};
 pub use standing::Standing;
+
+use limits::Meter;
 
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
@@ -60,6 +64,7 @@ struct Rule {
     timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
+    meter: Option<Arc<Meter>>,
 }
 
 /// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
@@ -113,6 +118,8 @@ pub enum TunnelDecision {
     Opaque {
         /// The rule that allows it.
         rule: Arc<str>,
+        /// What the tunnel has to be let in by.
+        meters: Meters,
     },
 }
 
@@ -130,6 +137,7 @@ pub struct Permit {
     hidden: Vec<Grant>,
     timeouts: Timeouts,
     undecodable: Undecodable,
+    meters: Meters,
 }
 
 /// One credential that may enter the request, and where.
@@ -146,6 +154,12 @@ impl Grant {
     fn whole(credential: &Arc<Credential>) -> Option<Self> {
         let (version, placeholder) = (credential.version?, credential.placeholder().into());
         Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
+    }
+
+    /// A live credential where a request needs no reference to say where it goes.
+    fn alone(credential: &Arc<Credential>) -> Option<Self> {
+        let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
+        Some(Self { slot, ..Self::whole(credential)? })
     }
 
     /// Which credential.
@@ -198,6 +212,15 @@ impl Permit {
     #[must_use]
     pub fn undecodable(&self) -> Undecodable {
         self.undecodable
+    }
+
+    /// Lets the request in by the limits of the rule that decided, if it has any.
+    ///
+    /// # Errors
+    /// `rate-limited`.
+    pub fn admit(&self, agent: &Name, now: Duration) -> Result<Option<Arc<Ticket>>, Refusal> {
+        let credentials = self.grants.iter().map(|grant| &grant.credential.name);
+        self.meters.admit(agent, &credentials, now).map_err(|refusal| refusal.by(&self.rule))
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -273,6 +296,23 @@ impl Policy {
         policy
     }
 
+    /// Goes on counting where `old` was, for each rule that has the same name and the same limits
+    /// in both: a reload gives nobody a fresh allowance.
+    pub fn take_over(&mut self, old: &Self) {
+        let counted = |rule: &&Rule| rule.meter.is_some();
+        if !self.rules.iter().any(|rule| counted(&rule)) {
+            return;
+        }
+        let before: HashMap<&str, &Arc<Meter>> =
+            old.rules.iter().filter_map(|rule| Some((&*rule.name, rule.meter.as_ref()?))).collect();
+        for rule in &mut self.rules {
+            let Some(meter) = &mut rule.meter else { continue };
+            if let Some(old) = before.get(&*rule.name).filter(|o| o.limits() == meter.limits()) {
+                *meter = Arc::clone(old);
+            }
+        }
+    }
+
     /// The first eight bytes, in hex, of the SHA-256 of the policy's files.
     #[must_use]
     pub fn digest(&self) -> &str {
@@ -345,10 +385,13 @@ impl Policy {
                 if !rule.opaque {
                     return TunnelDecision::Intercept;
                 }
-                opaque.get_or_insert_with(|| Arc::clone(&rule.name));
+                opaque.get_or_insert(rule);
             }
         }
-        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque { rule })
+        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque {
+            rule: Arc::clone(&rule.name),
+            meters: rule.meters(),
+        })
     }
 
     /// Decides on one request. Every reading of its path must lead to the same decision.
@@ -406,7 +449,34 @@ impl Policy {
             hidden,
             timeouts: rule.timeouts,
             undecodable: rule.undecodable,
+            meters: rule.meters(),
         })
+    }
+
+    /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
+    /// once the secret is in it.
+    ///
+    /// # Errors
+    /// `ambiguous-path`.
+    pub fn holds_for(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        permit: &Permit,
+        path: &str,
+        index: &CredentialIndex,
+    ) -> Result<(), Refusal> {
+        let kind = Kind::of(request);
+        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
+        let credentials: Vec<&Credential> = permit.grants.iter().map(Grant::credential).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
+        let verdict = decide(path);
+        let same = |reading: &String| decide(reading) == verdict;
+        if crate::request::readings(path)?.iter().all(same) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::AmbiguousPath)
+            .because("the policy decides differently on a reading of the path with the secret"))
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
@@ -459,16 +529,16 @@ impl Policy {
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
-    /// that rule that are bound here, each in its own first slot.
+    /// that rule that are bound here, each in the first slot of its own that says where it is.
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let bound = rule.uses.bound_to(origin, index);
-        let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
+        let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
         let mut taken: Vec<String> = Vec::new();
         grants.retain(|grant| {
-            let place = grant.credential.slots.first().map(place).unwrap_or_default();
+            let place = grant.credential.slots.get(grant.slot).map(place).unwrap_or_default();
             let free = !taken.contains(&place);
             taken.push(place);
             free
@@ -538,6 +608,10 @@ impl Denied {
 }
 
 impl Rule {
+    fn meters(&self) -> Meters {
+        Meters(self.meter.iter().cloned().collect())
+    }
+
     /// Whether the rule may speak of `host`: it names it, or has a pattern, or names nowhere.
     fn may_name(&self, host: &Host) -> bool {
         let mut to = self.to.iter().flatten();
@@ -643,7 +717,7 @@ impl fmt::Display for TunnelDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Intercept => f.write_str("intercept"),
-            Self::Opaque { rule } => write!(f, "opaque by rule `{rule}`"),
+            Self::Opaque { rule, .. } => write!(f, "opaque by rule `{rule}`"),
         }
     }
 }

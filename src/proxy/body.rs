@@ -80,7 +80,7 @@ impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.tally.down += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.tally.passed(frame.data_ref().map_or(0, Bytes::len));
                 // Nothing follows trailers, and hyper does not ask again.
                 if frame.is_trailers() {
                     self.close(Ending::Complete);

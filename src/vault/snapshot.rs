@@ -51,12 +51,13 @@ impl Vault {
         let key = &self.workspace_key;
         let mut sealed = HashMap::new();
         let mut credentials = Vec::new();
-        for row in CredentialRow::all(&tx, self.workspace.as_str())? {
-            let current = row.current(&tx, key)?;
+        CredentialRow::all_current(&tx, self.workspace.as_str(), key, |row, current| {
             let credential = row.credential(current.as_ref().map(|s| s.version))?;
             sealed.extend(current.map(|s| (credential.name.clone(), s)));
             credentials.push(credential);
-        }
+            Ok(())
+        })?;
+        credentials.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let sets = sets::all(&tx, &self.workspace)?.into_iter().collect();
         Ok(Snapshot {
             epoch: journal::head(&tx)?.epoch.cast_unsigned(),

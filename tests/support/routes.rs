@@ -86,6 +86,7 @@ async fn route(
         "v1" if rest == "messages" => anthropic(state, body, &key),
         "echo" if rest.is_empty() => echo(parts, body, &key),
         "echo" => whole(StatusCode::OK, framed(&encode(rest, &key))),
+        "target" => text(StatusCode::OK, &target(parts)),
         "kept" => {
             let keys: Vec<String> = state.keys.lock().iter().cloned().collect();
             whole(StatusCode::OK, framed(keys.concat().as_bytes()))
