@@ -27,7 +27,7 @@ use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
-use crate::scrub::{self, Hidden, Interim, Needles, Unscrubbed};
+use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
@@ -61,6 +61,7 @@ pub struct OutboundRequest {
     origin: Origin,
     uses: Vec<Use>,
     needles: Option<Needles>,
+    undecodable: Undecodable,
 }
 
 impl OutboundRequest {
@@ -98,9 +99,9 @@ impl Recorded<OutboundRequest> {
     pub fn into_wire<B>(self, body: B) -> (Recorded<Request<B>>, Pending) {
         let mut pending = None;
         let request = self.map(|outbound| {
-            let OutboundRequest { parts, origin, needles, .. } = outbound;
+            let OutboundRequest { parts, origin, needles, undecodable, .. } = outbound;
             let method = parts.method.clone();
-            pending = Some(Pending { method, origin, hidden: needles.into() });
+            pending = Some(Pending { method, origin, hidden: needles.into(), undecodable });
             Request::from_parts(parts, body)
         });
         let Some(pending) = pending else { unreachable!("map calls its closure once") };
@@ -115,6 +116,7 @@ pub struct Pending {
     method: Method,
     origin: Origin,
     hidden: Hidden,
+    undecodable: Undecodable,
 }
 
 impl Pending {
@@ -131,7 +133,7 @@ impl Pending {
 
     /// Takes hold of the answer.
     pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
-        Unscrubbed::new(response, self.method, self.hidden)
+        Unscrubbed::new(response, self.method, self.hidden).with_undecodable(self.undecodable)
     }
 }
 
@@ -171,7 +173,7 @@ pub fn inject(
     if needles.is_some() {
         make_scrubbable(&mut parts.headers);
     }
-    Ok(OutboundRequest { parts, origin, uses, needles })
+    Ok(OutboundRequest { parts, origin, uses, needles, undecodable: permit.undecodable() })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry

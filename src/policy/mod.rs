@@ -30,6 +30,7 @@ use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::InboundRequest;
+use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
 #[derive(Debug, Default)]
@@ -59,6 +60,7 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    undecodable: Undecodable,
     timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
@@ -134,6 +136,7 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    undecodable: Undecodable,
     meters: Meters,
 }
 
@@ -203,6 +206,12 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// What becomes of an answer that cannot be searched, by the rule that decided.
+    #[must_use]
+    pub fn undecodable(&self) -> Undecodable {
+        self.undecodable
     }
 
     /// Lets the request in by the limits of the rule that decided, if it has any.
@@ -442,6 +451,7 @@ impl Policy {
             grants,
             hidden,
             timeouts: rule.timeouts,
+            undecodable: rule.undecodable,
             meters: rule.meters(),
         })
     }
