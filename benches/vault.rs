@@ -1,4 +1,5 @@
-//! What the vault costs a request: opening one secret, and checking one token.
+//! What the vault costs a request: opening one secret, and checking one token. And what a change
+//! costs a proxy that has many of each: reading all of it.
 #![allow(clippy::unwrap_used)] // A benchmark that cannot go on has failed.
 
 use std::hint::black_box;
@@ -12,16 +13,7 @@ fn vault(c: &mut Criterion) {
     let home = tempfile::tempdir().unwrap();
     let master = MasterKey::generate().unwrap();
     let mut vault = Vault::create(&home.path().join("vault.db"), &master).unwrap();
-    let name = "openai".parse().unwrap();
-    let credential = NewCredential {
-        name,
-        provider: None,
-        tier: Tier::Platform,
-        tags: Vec::new(),
-        destinations: vec!["https://api.openai.com".parse().unwrap()],
-        slots: vec!["header authorization: Bearer {secret}".parse().unwrap()],
-        stand_in: None,
-    };
+    let credential = credential("openai");
     vault.add_credential(&credential, &Secret::new(vec![b'k'; 164])).unwrap();
     let agent = "agent".parse().unwrap();
     vault.agent_add(&agent).unwrap();
@@ -32,6 +24,7 @@ fn vault(c: &mut Criterion) {
         &snapshot.workspace,
         snapshot.tokens.clone(),
         snapshot.token_key.clone(),
+        snapshot.runs.clone(),
     );
     let user = "agent+run=42".parse().unwrap();
 
@@ -49,5 +42,42 @@ fn vault(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, vault);
+fn credential(name: &str) -> NewCredential {
+    NewCredential {
+        name: name.parse().unwrap(),
+        provider: None,
+        tier: Tier::Platform,
+        tags: Vec::new(),
+        destinations: vec!["https://api.openai.com".parse().unwrap()],
+        slots: vec!["header authorization: Bearer {secret}".parse().unwrap()],
+        stand_in: None,
+    }
+}
+
+/// All credentials are bound to the same host, which is the worst that can be.
+fn crowd(c: &mut Criterion) {
+    let home = tempfile::tempdir().unwrap();
+    let master = MasterKey::generate().unwrap();
+    let mut vault = Vault::create(&home.path().join("vault.db"), &master).unwrap();
+    let agents: Vec<_> = (0..CROWD).map(|n| format!("agent-{n}").parse().unwrap()).collect();
+    let credentials: Vec<_> = (0..CROWD)
+        .map(|n| (credential(&format!("key-{n}")), Secret::new(vec![b'k'; 164])))
+        .collect();
+    vault.add_all(&agents, &credentials).unwrap();
+    let mut group = c.benchmark_group("vault of 100,000 agents and credentials");
+    group.sample_size(10);
+    group.bench_function("read all of it", |b| b.iter(|| black_box(vault.snapshot().unwrap())));
+    let mut n = 0;
+    group.bench_function("add an agent", |b| {
+        b.iter(|| {
+            n += 1;
+            vault.agent_add(&format!("late-{n}").parse().unwrap()).unwrap();
+        });
+    });
+    group.finish();
+}
+
+const CROWD: u32 = 100_000;
+
+criterion_group!(benches, vault, crowd);
 criterion_main!(benches);

@@ -337,7 +337,7 @@ fn settle_target(parts: &mut Parts, origin: &Origin) -> Result<(), Refusal> {
 /// What some origin could make of `path`, other than `path` itself. Servers differ in how often
 /// they decode, whether they resolve dot segments before or after, merge slashes, take `\` for `/`
 /// and cut `;parameters`; each combination is one reading.
-fn readings(path: &str) -> Result<Vec<String>, Refusal> {
+pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
     let plain = path.is_ascii()
         && !path.contains(['%', '\\', ';'])
         && !path.contains("//")

@@ -79,6 +79,8 @@ struct Seen {
     policy_stamp: Option<Vec<FileStamp>>,
     policy_problem: Option<String>,
     generation: u64,
+    /// States that requests may still hold.
+    retired: Vec<Arc<State>>,
     looked: Option<Instant>,
     anchored: (Instant, u64),
 }
@@ -127,6 +129,7 @@ impl Keeper {
             policy_stamp: stamp,
             policy_problem: None,
             generation: 1,
+            retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
         };
@@ -181,8 +184,11 @@ impl Keeper {
         if (vault || policy)
             && let Some(gateway) = self.gateway()
         {
-            gateway.set_state(seen.state());
+            let old = gateway.set_state(seen.state());
+            seen.retired.push(old);
         }
+        // Taken apart here, and not by the last request that held it.
+        seen.retired.retain(|old| Arc::strong_count(old) > 1);
         vault || policy
     }
 
@@ -248,7 +254,8 @@ impl Keeper {
                 self.metrics.reload("policy", true);
                 false
             }
-            Ok(policy) => {
+            Ok(mut policy) => {
+                policy.take_over(&seen.policy);
                 seen.generation += 1;
                 seen.policy = Arc::new(policy);
                 seen.policy_problem = None;
@@ -436,6 +443,7 @@ impl Seen {
                     &snapshot.workspace,
                     Arc::clone(&snapshot.tokens),
                     Arc::clone(&snapshot.token_key),
+                    Arc::clone(&snapshot.runs),
                 )),
                 sealed: Some(Arc::clone(snapshot)),
             },

@@ -48,6 +48,7 @@ fn who(agent: &str) -> Identity {
         agent: agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     }
 }
 
@@ -490,6 +491,7 @@ rules:
     use: [openai, 'No Name']
     tunnel: opaque
     websocket: maybe
+    scrub: {undecodable: sometimes, more: 1}
   - agents: [a]
 ";
     let shown = report(text);
@@ -509,6 +511,9 @@ rules:
         "`use` needs a look inside",
         "rules[1].websocket",
         "`websocket` needs a look inside",
+        "`scrub` needs a look inside",
+        "rules[1].scrub.undecodable",
+        "rules[1].scrub.more",
         "the key `name` is missing",
         "neither `to` nor `use`",
     ] {

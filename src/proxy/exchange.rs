@@ -7,15 +7,16 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
 use super::body::{Body, Upload};
+use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, Pending, References, inject};
+use crate::inject::{self, OutboundRequest, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::Timeouts;
+use crate::policy::{Permit, Timeouts};
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -38,6 +39,7 @@ pub(super) async fn exchange(
     gateway: &Arc<Gateway>,
     route: &Route,
     request: Request<Incoming>,
+    outlet: &Outlet,
 ) -> Response<Body> {
     let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let id = ledger.id;
@@ -46,7 +48,7 @@ pub(super) async fn exchange(
     let method = if extended { "GET" } else { request.method().as_str() };
     ledger.asked(method, Some(request.uri().path()));
     let grpc = refusal::wants_grpc(&request);
-    let refused = match authorized(gateway, route, request, ledger).await {
+    let refused = match authorized(gateway, route, request, outlet, ledger).await {
         Ok(response) => return response,
         Err(refused) => refused,
     };
@@ -68,6 +70,7 @@ async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
     request: Request<Incoming>,
+    outlet: &Outlet,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
     let mut state = gateway.state();
@@ -104,11 +107,14 @@ async fn authorized(
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
+    // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
+    let ticket = permit
+        .admit(&who.agent, gateway.elapsed())
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    ledger.hold(ticket);
     let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = state
-        .resolve(&permit)
-        .and_then(|resolved| inject(inbound, &permit, resolved))
+    let mut outbound = filled(&state, &who, inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -118,18 +124,21 @@ async fn authorized(
         .permit(outbound, &state, permit.rule(), &uses)
         .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
 
-    let (request, pending) = recorded.into_wire(body);
+    let (request, mut pending) = recorded.into_wire(body);
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
+    let heard = outlet.listens(version);
     let call = Call {
         origin: &origin,
         principal: &principal,
         response_timeout: response,
         idle_timeout: idle,
+        interims: heard.as_ref(),
     };
     let upstream = gateway.upstream();
     let Some(opening) = opening else {
-        return match upstream.send(request, call).await {
+        let sending = upstream.send(request, call);
+        return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
             Ok(sent) => answer(sent, pending, ledger, up, version).await,
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
@@ -141,6 +150,20 @@ async fn authorized(
         Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
+}
+
+/// The request with its secrets in it.
+fn filled(
+    state: &State,
+    who: &Identity,
+    inbound: InboundRequest,
+    permit: &Permit,
+) -> Result<OutboundRequest, Refusal> {
+    let resolved = state.resolve(permit)?;
+    if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
+        state.policy.holds_for(who, &inbound, permit, &path, &state.credentials)?;
+    }
+    inject(inbound, permit, resolved)
 }
 
 /// The way back of an answer that is HTTP to its end.
@@ -211,8 +234,7 @@ fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
     if own.run.is_none() && own.node.is_none() && own.user.is_none() {
         return Arc::clone(tunnel);
     }
-    let context = tunnel.context.overlaid(own);
-    Arc::new(Identity { context, ..Identity::clone(tunnel) })
+    Arc::new(tunnel.saying(own))
 }
 
 /// The credentials that a refused request asked for.

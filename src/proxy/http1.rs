@@ -23,6 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::body::Body;
 use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse};
+use super::interim::Outlet;
 
 /// How long a connection says nothing before it is taken apart. Longer than a client needs that has
 /// its next request ready; shorter than a model thinks. To put a connection together again costs a
@@ -67,7 +68,7 @@ pub(super) async fn serve<S, A, F>(
 ) -> Result<(), Box<dyn Error + Send + Sync>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Fn(Request<Incoming>) -> F,
+    A: Fn(Request<Incoming>, Outlet) -> F,
     F: Future<Output = Response<Body>>,
 {
     let progress = Arc::<Progress>::default();
@@ -138,7 +139,7 @@ async fn active<S, A, F>(
 ) -> hyper::Result<Option<(S, Bytes)>>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Fn(Request<Incoming>) -> F,
+    A: Fn(Request<Incoming>, Outlet) -> F,
     F: Future<Output = Response<Body>>,
 {
     let service = service_fn(|request: Request<Incoming>| {
@@ -148,7 +149,7 @@ where
         let (answering, request) = progress.begin(request);
         // Called within: what is captured has a place of its own beside what is awaited.
         async move {
-            let answer = answer(request).await;
+            let answer = answer(request, Outlet::of(progress)).await;
             Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
         }
     });
@@ -286,6 +287,7 @@ impl Clock {
 mod tests {
     use super::*;
     use crate::proxy::signal::Bell;
+    use crate::scrub::{Hidden, Interim};
     use http::StatusCode;
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
@@ -311,7 +313,12 @@ mod tests {
         let bell = Bell::default();
         let mut signal = bell.signal();
         let server = tokio::spawn(async move {
-            let answer = async |mut request: Request<Incoming>| {
+            let answer = async |mut request: Request<Incoming>, outlet: Outlet| {
+                if request.uri().path() == "/early" {
+                    outlet.send(hint());
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    outlet.send(hint());
+                }
                 let mut response = Response::new(Body::whole(vec![b'x'; length].into()));
                 if request.uri().path() == "/switch" {
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -328,9 +335,16 @@ mod tests {
             };
             let refuse: Refuse = Arc::new(|_| Response::new(Body::whole("refused".into())));
             let stop = async move { signal.given().await };
-            serve(far, BOUNDS, stop, refuse, |request| Box::pin(answer(request))).await
+            let answer = |request, outlet| Box::pin(answer(request, outlet));
+            serve(far, BOUNDS, stop, refuse, answer).await
         });
         Served { client, bell, server }
+    }
+
+    /// An interim answer.
+    fn hint() -> Interim {
+        let head = Response::builder().status(103).header("link", "</a.css>").body(());
+        Hidden::from(None).scrub_interim(head.unwrap())
     }
 
     impl Served {
@@ -403,6 +417,37 @@ mod tests {
         let begin = Instant::now();
         assert!(never.server.await.unwrap().is_err());
         assert_eq!(begin.elapsed().as_secs(), BOUNDS.clocks.unread.as_secs());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn interim_answers_come_before_their_answer_and_fall_into_none() {
+        const HINT: &str = "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n";
+        const EARLY: &[u8] = b"GET /early HTTP/1.1\r\nhost: a\r\n\r\n";
+        // Through a pipe that holds less than one of them, and through one that holds all.
+        for room in [7, 1024] {
+            let mut served = served(300, room);
+            for _ in 0..2 {
+                served.client.write_all(EARLY).await.unwrap();
+                for _ in 0..2 {
+                    let text = served.answer(0).await;
+                    assert_eq!(text, HINT);
+                }
+                assert!(served.answer(300).await.starts_with("HTTP/1.1 200"));
+            }
+            // Behind a request whose answer may still be on its way: whole, or not at all.
+            let (mut read, mut write) = tokio::io::split(served.client);
+            let last = b"GET /early HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+            tokio::spawn(async move { write.write_all(&[GET, last].concat()).await });
+            let mut all = String::new();
+            read.read_to_string(&mut all).await.unwrap();
+            let answers = all.replace(HINT, "");
+            let answers: Vec<&str> = answers.split("HTTP/1.1 ").collect();
+            assert_eq!(answers.len(), 3, "{all}");
+            for answer in &answers[1..] {
+                let body = "x".repeat(300);
+                assert!(answer.starts_with("200") && answer.ends_with(&body), "{all}");
+            }
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
@@ -55,7 +56,15 @@ pub(super) struct Progress {
     head: AtomicBool,
     /// Whether a request asked for another protocol.
     switches: AtomicBool,
+    /// Heads of interim answers that are to go out before the answer.
+    interim: Mutex<Vec<u8>>,
+    /// Whether there are any.
+    has_interim: AtomicBool,
 }
+
+/// What of interim answers waits for an agent. One head of an origin is no longer; what does not fit
+/// is dropped, because the answer does not depend on it.
+const INTERIM: usize = 64 * 1024;
 
 /// No answer is due.
 const NONE: u8 = 0;
@@ -81,6 +90,21 @@ impl Progress {
             request.extensions_mut().insert(Reading(Arc::clone(self)));
         }
         (Answering(Arc::clone(self)), request)
+    }
+
+    /// Has the head of an interim answer go out, when hyper has nothing on its way.
+    pub(super) fn put_interim(&self, head: &[u8]) {
+        let mut waiting = self.interim.lock();
+        if waiting.len() + head.len() <= INTERIM {
+            waiting.extend_from_slice(head);
+            self.has_interim.store(true, Ordering::Relaxed);
+        }
+    }
+
+    fn take_interim(&self) -> Vec<u8> {
+        let mut waiting = self.interim.lock();
+        self.has_interim.store(false, Ordering::Relaxed);
+        std::mem::take(&mut *waiting)
     }
 
     /// Requests so far. Wraps, and is only compared.
@@ -184,6 +208,10 @@ pub(super) struct Inlet<S> {
     unread: Option<Pin<Box<Sleep>>>,
     /// The answer that goes out in place of hyper's.
     own: Option<Own>,
+    /// Interim answers that go out before hyper's next byte.
+    interim: Option<Own>,
+    /// Whether all that hyper had to write is written. Only then does something fit in between.
+    flushed: bool,
     linger: Option<Linger>,
 }
 
@@ -220,6 +248,8 @@ impl<S> Inlet<S> {
             head: None,
             unread: None,
             own: None,
+            interim: None,
+            flushed: true,
             linger: None,
         }
     }
@@ -307,6 +337,28 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inlet<S> {
             self.own = Some(Own { text: plain(&(self.refuse)(code), text), written: 0 });
         }
         code.is_some()
+    }
+
+    /// Writes what came before an answer. What could not go out in time is forgotten: behind the
+    /// answer it would be taken for the next.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.interim.is_none() {
+            if !self.progress.has_interim.load(Ordering::Relaxed) {
+                return Poll::Ready(Ok(()));
+            }
+            let text = self.progress.take_interim();
+            self.interim = self.flushed.then_some(Own { text, written: 0 });
+        }
+        while let Some(interim) = self.interim.as_mut().filter(|i| i.written < i.text.len()) {
+            let result = Pin::new(&mut self.inner).poll_write(cx, &interim.text[interim.written..]);
+            let written = ready!(self.timed(cx, result))?;
+            match &mut self.interim {
+                Some(interim) if written > 0 => interim.written += written,
+                _ => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            }
+        }
+        self.interim = None;
+        Poll::Ready(Ok(()))
     }
 
     fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -423,6 +475,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        this.flushed = false;
         if this.takes_over(buf) {
             ready!(this.poll_own(cx))?;
             return Poll::Ready(Ok(buf.len()));
@@ -437,6 +491,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_interim(cx))?;
+        this.flushed = false;
         if this.takes_over(bufs.first().map_or(&[], |buf| &**buf)) {
             ready!(this.poll_own(cx))?;
             return Poll::Ready(Ok(bufs.iter().map(|buf| buf.len()).sum()));
@@ -452,6 +508,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
     /// hyper flushes when it has nothing more to write.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        this.flushed = true;
+        ready!(this.poll_interim(cx))?;
         this.progress.turn(GIVEN, NONE);
         let result = Pin::new(&mut this.inner).poll_flush(cx);
         this.timed(cx, result)

@@ -31,6 +31,7 @@ use super::distrust::Watch;
 use super::exchange::{Route, exchange, unreadable};
 use super::http1;
 use super::inlet::Refuse;
+use super::interim::Outlet;
 use super::listener::Alive;
 use super::{Gateway, Limits};
 use crate::tls::{Alpn, Prefixed};
@@ -110,9 +111,9 @@ impl Inside {
             Arc::new(move |code| unreadable(&gateway, &route, code))
         };
         let stop = self.route.shutdown.reached(Instant::now());
-        let answer = |request| {
+        let answer = async |request, outlet: Outlet| {
             self.watch.spoke();
-            exchange(&self.gateway, &self.route, request)
+            exchange(&self.gateway, &self.route, request, &outlet).await
         };
         http1::serve(stream, bounds, stop, refuse, answer).await
     }
@@ -137,7 +138,7 @@ impl Inside {
                 }
                 let head = *request.method() == Method::HEAD;
                 async move {
-                    let mut response = exchange(&gateway, &route, request).await;
+                    let mut response = exchange(&gateway, &route, request, &Outlet::none()).await;
                     // On HTTP/1.1 hyper itself keeps a body from a HEAD.
                     if head {
                         *response.body_mut() = Body::empty();

@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::inlet::{Inlet, Progress, Refuse};
+use super::interim::Outlet;
 use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::{Gateway, tunnel};
@@ -376,9 +377,10 @@ async fn serve_front(
             let (gateway, entrance, shutdown) =
                 (Arc::clone(&gateway), Arc::clone(&entrance), shutdown.clone());
             let (answering, request) = progress.begin(request);
+            let outlet = Outlet::of(&progress);
             async move {
                 let door = &entrance.door;
-                let answer = tunnel::front(&gateway, door, peer, &shutdown, request).await;
+                let answer = tunnel::front(&gateway, door, peer, &shutdown, request, &outlet).await;
                 Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })

@@ -32,6 +32,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::{BodyError, RequestBody, Upload};
+use super::interim::Interims;
 use super::link::{Alarm, Failure, Patience, Stream, here};
 use crate::host::Authority;
 use crate::outcome::Refusal;
@@ -229,6 +230,7 @@ impl Seat {
         request: Request<RequestBody>,
         upload: Option<&Upload>,
         patience: Patience,
+        interims: Option<&Interims>,
     ) -> Result<Answer, Failure> {
         let (parts, body) = request.into_parts();
         let Some(head) = self.of.head(&parts) else { return Err(Failure::Unfit) };
@@ -249,7 +251,7 @@ impl Seat {
         if !ends {
             outgoing.stream = Some(stream);
         }
-        match self.wait(answer, &mut outgoing, upload, patience).await {
+        match self.wait(answer, &mut outgoing, upload, patience, interims).await {
             Ok(response) => Ok(Answer { response, rest: outgoing.into_rest(), seat: self }),
             Err(Failure::Stream(error)) => {
                 let unwritten = self.of.vitals.written.load(Ordering::Relaxed) == written;
@@ -271,6 +273,7 @@ impl Seat {
         outgoing: &mut Outgoing,
         upload: Option<&Upload>,
         patience: Patience,
+        interims: Option<&Interims>,
     ) -> Result<Response<RecvStream>, Failure> {
         let sent = Instant::now();
         std::future::poll_fn(|cx| {
@@ -278,6 +281,12 @@ impl Seat {
             let broke_off = matches!(outgoing.poll(cx), Poll::Ready(Err(Stop::Body)));
             if broke_off {
                 return Poll::Ready(Err(Failure::Unfit));
+            }
+            if let Some(interims) = interims {
+                // Before the answer: h2 drops those that are left when it gives that.
+                while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+                    interims.hear(interim);
+                }
             }
             if let Poll::Ready(answer) = Pin::new(&mut answer).poll(cx) {
                 return Poll::Ready(answer.map_err(Failure::Stream));

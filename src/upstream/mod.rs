@@ -10,10 +10,10 @@
 mod body;
 mod dial;
 mod gather;
-mod go_on;
 mod guard;
 mod h2;
 mod hear;
+mod interim;
 mod link;
 mod pool;
 mod resolve;
@@ -35,8 +35,8 @@ use tokio::time::{Instant, timeout};
 pub use body::{BodyError, UpstreamBody};
 pub use dial::{SelfAddresses, tune};
 pub use gather::Gather;
-pub use go_on::GoOn;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
+pub use interim::{GoOn, Interims};
 pub use pool::{PoolCounts, PoolLimits};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
@@ -129,6 +129,8 @@ pub struct Call<'a> {
     pub response_timeout: Option<Duration>,
     /// The rule's own time between two pieces of a body, in place of [`Timeouts::idle`].
     pub idle_timeout: Option<Duration>,
+    /// Where the origin's interim answers go; none for a caller that does not understand them.
+    pub interims: Option<&'a Interims>,
 }
 
 /// Where the time went.
@@ -225,7 +227,10 @@ impl Upstream {
             let start = Instant::now();
             let (failure, again) = match lane {
                 Lane::Own(mut link) => {
-                    match link.exchange(go_on::heard(request), upload, patience).await {
+                    match link
+                        .exchange(interim::heard(request, call.interims), upload, patience)
+                        .await
+                    {
                         Ok(response) => {
                             timing.head = start.elapsed();
                             let response =
@@ -236,7 +241,10 @@ impl Upstream {
                     }
                 }
                 Lane::Shared(seat) => {
-                    match seat.exchange(go_on::at_once(request), upload, patience).await {
+                    match seat
+                        .exchange(interim::at_once(request), upload, patience, call.interims)
+                        .await
+                    {
                         Ok(answer) => {
                             timing.head = start.elapsed();
                             let response =

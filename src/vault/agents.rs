@@ -8,10 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 
 use super::check;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::{Action, Change, Vault};
+use super::{Action, Change, Vault, begin, journal, now, runs};
 use crate::agent::TokenRecord;
 use crate::reference::Name;
 use crate::token::Token;
+use crate::token::run::Which;
 
 /// An agent as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +56,11 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`] or [`Fault::Revoked`].
     pub fn agent_revoke(&mut self, name: &Name) -> Result<usize, VaultError> {
+        let own_key = Arc::clone(&self.own_key);
         let revoked = self.change(Action::AgentRevoked, name.as_str(), |tx, change| {
             require_live(tx, change.workspace, name)?;
+            // Should the agent be taken back, its old run tokens stay revoked as the others do.
+            runs::revoke(tx, &own_key, change.workspace, (name, Which::All))?;
             tx.execute(
                 "UPDATE agents SET revoked = ?3 WHERE workspace = ?1 AND name = ?2",
                 (change.workspace.as_str(), name.as_str(), change.now),
@@ -82,15 +86,55 @@ impl Vault {
         expires: Option<i64>,
         note: Option<&str>,
     ) -> Result<Token, VaultError> {
-        if let Some(note) = note {
-            check::text("a note", note).map_err(|why| self.fault(why.into()))?;
+        let path = Arc::clone(&self.path);
+        let live = |tx: &Transaction<'_>, change: &Change<'_>, agent: &Name| {
+            require_live(tx, change.workspace, agent).map(|()| None)
+        };
+        self.admit(agent, (expires, note), live).map_err(|fault| fault.at(&path))
+    }
+
+    /// Makes a token, as [`Vault::token_add`], for an agent that is added first where there is no
+    /// live one: both, or nothing.
+    ///
+    /// # Errors
+    /// [`Fault::Invalid`] for the note.
+    pub fn agent_admit(
+        &mut self,
+        agent: &Name,
+        expires: Option<i64>,
+        note: Option<&str>,
+    ) -> Result<Token, VaultError> {
+        let path = Arc::clone(&self.path);
+        let add = |tx: &Transaction<'_>, change: &Change<'_>, agent: &Name| match insert_agent(
+            tx, change, agent,
+        ) {
+            Ok(()) => Ok(Some(Action::AgentAdded)),
+            Err(Fault::Exists(..)) => Ok(None),
+            Err(other) => Err(other),
+        };
+        self.admit(agent, (expires, note), add).map_err(|fault| fault.at(&path))
+    }
+
+    /// Makes a token for an agent that `prepare` finds or adds, in one transaction.
+    fn admit(
+        &mut self,
+        agent: &Name,
+        (expires, note): (Option<i64>, Option<&str>),
+        prepare: impl FnOnce(&Transaction<'_>, &Change<'_>, &Name) -> Result<Option<Action>, Fault>,
+    ) -> Result<Token, Fault> {
+        note.map_or(Ok(()), |note| check::text("a note", note))?;
+        let change = Change { now: now(), workspace: &self.workspace, key: &self.workspace_key };
+        let tx = begin(&mut self.db, &self.own_key)?;
+        let line = |action, subject: &str| {
+            journal::write_line(&tx, &self.own_key, (action, subject, &self.by))
+        };
+        if let Some(action) = prepare(&tx, &change, agent)? {
+            line(action, agent.as_str())?;
         }
-        let token = Token::mint().map_err(|_| self.fault(Fault::NoRandomness))?;
-        let subject = format!("{agent} token {}", token.id());
-        self.change(Action::TokenAdded, &subject, |tx, change| {
-            require_live(tx, change.workspace, agent)?;
-            insert_token(tx, change, agent, &token, (expires, note))
-        })?;
+        let token = insert_token(&tx, &change, agent, (expires, note))?;
+        let head = line(Action::TokenAdded, &format!("{agent} token {}", token.id()))?;
+        journal::sign(&tx, &self.own_key, &head)?;
+        tx.commit()?;
         Ok(token)
     }
 
@@ -164,37 +208,59 @@ pub(super) fn insert_agent(
     }
 }
 
+/// Makes a token of an id that no other has: of 100,000 tokens, two have the same once in 200 times.
 pub(super) fn insert_token(
     tx: &Transaction<'_>,
     change: &Change<'_>,
     agent: &Name,
-    token: &Token,
     (expires, note): (Option<i64>, Option<&str>),
-) -> Result<(), Fault> {
+) -> Result<Token, Fault> {
     let key = change.key.token_key();
-    let mac = key.mac(change.workspace, agent, token.id(), expires, token.text());
     let mut statement = tx.prepare_cached(
-        "INSERT OR IGNORE INTO tokens (id, workspace, agent, mac, created, expires, note) \
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        "INSERT INTO tokens (id, workspace, agent, mac, created, expires, note) \
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING",
     )?;
     let workspace = change.workspace.as_str();
-    let row = (token.id(), workspace, agent.as_str(), mac, change.now, expires, note);
-    match statement.execute(row)? {
-        // One in 2^40 for each token there is: minting again is good enough.
-        0 => Err(Fault::Exists(Kind::Token, token.id().to_owned())),
-        _ => Ok(()),
+    loop {
+        let token = Token::mint().map_err(|_| Fault::NoRandomness)?;
+        let mac = key.mac(change.workspace, agent, token.id(), expires, token.text());
+        let row = (token.id(), workspace, agent.as_str(), mac, change.now, expires, note);
+        if statement.execute(row)? == 1 {
+            return Ok(token);
+        }
     }
 }
 
-fn require_live(tx: &Transaction<'_>, workspace: &Name, name: &Name) -> Result<(), Fault> {
+pub(super) fn require_live(db: &Connection, workspace: &Name, name: &Name) -> Result<(), Fault> {
+    match require_known(db, workspace, name)? {
+        Some(_) => Err(Fault::Revoked(Kind::Agent, name.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// When the agent was revoked, if it was.
+pub(super) fn require_known(
+    db: &Connection,
+    workspace: &Name,
+    name: &Name,
+) -> Result<Option<i64>, Fault> {
     let query = "SELECT revoked FROM agents WHERE workspace = ?1 AND name = ?2";
     let revoked: Option<Option<i64>> =
-        tx.query_row(query, (workspace.as_str(), name.as_str()), |row| row.get(0)).optional()?;
-    match revoked {
-        None => Err(Fault::unknown(Kind::Agent, name)),
-        Some(Some(_)) => Err(Fault::Revoked(Kind::Agent, name.to_string())),
-        Some(None) => Ok(()),
+        db.query_row(query, (workspace.as_str(), name.as_str()), |row| row.get(0)).optional()?;
+    revoked.ok_or_else(|| Fault::unknown(Kind::Agent, name))
+}
+
+/// The names of the live agents.
+pub(super) fn live(db: &Connection, workspace: &Name) -> Result<Vec<Name>, Fault> {
+    let query = "SELECT name FROM agents WHERE workspace = ?1 AND revoked IS NULL";
+    let mut statement = db.prepare_cached(query)?;
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut live = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        live.push(name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?);
     }
+    Ok(live)
 }
 
 fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {

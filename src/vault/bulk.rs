@@ -38,10 +38,9 @@ impl Vault {
         };
         let mut tokens = Vec::with_capacity(agents.len());
         for agent in agents {
-            let token = Token::mint().map_err(|_| Fault::NoRandomness)?;
             insert_agent(&tx, &change, agent)?;
             line(Action::AgentAdded, agent.as_str())?;
-            insert_token(&tx, &change, agent, &token, (None, None))?;
+            let token = insert_token(&tx, &change, agent, (None, None))?;
             line(Action::TokenAdded, &format!("{agent} token {}", token.id()))?;
             tokens.push(token);
         }

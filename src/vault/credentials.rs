@@ -407,6 +407,35 @@ impl CredentialRow {
         Ok(all)
     }
 
+    /// All of a workspace, each with its current version as a snapshot holds it, in one query.
+    pub(super) fn all_current(
+        db: &Connection,
+        workspace: &str,
+        key: &DataKey,
+        mut take: impl FnMut(Self, Option<Sealed>) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        let query = format!(
+            "SELECT {COLUMNS}, current.version, current.sealed FROM credentials \
+             LEFT JOIN (SELECT credential, version, sealed FROM versions WHERE state = 'current') \
+             AS current ON current.credential = id WHERE workspace = ?1"
+        );
+        let mut statement = db.prepare_cached(&query)?;
+        let mut rows = statement.query([workspace])?;
+        while let Some(row) = rows.next()? {
+            let credential = Self::read(row)?;
+            let (version, ciphertext): (Option<u32>, Option<Vec<u8>>) =
+                (row.get("version")?, row.get("sealed")?);
+            let sealed = version.zip(ciphertext).map(|(version, ciphertext)| Sealed {
+                credential: credential.id,
+                version,
+                place: credential.place(key.vault_id(), version).into(),
+                ciphertext: ciphertext.into(),
+            });
+            take(credential, sealed)?;
+        }
+        Ok(())
+    }
+
     fn read(row: &SqlRow<'_>) -> Result<Self, Fault> {
         let name: String = row.get(2)?;
         let list = |column: usize| -> Result<Vec<String>, Fault> {
@@ -537,13 +566,6 @@ impl CredentialRow {
             all.push(Version { info, sealed: row.get(5)? });
         }
         Ok(all)
-    }
-
-    /// The current version, as a snapshot holds it.
-    pub(super) fn current(&self, db: &Connection, key: &DataKey) -> Result<Option<Sealed>, Fault> {
-        let mut versions = self.versions(db)?.into_iter();
-        let current = versions.find(|version| version.info.state == VersionState::Current);
-        Ok(current.and_then(|version| self.sealed(key, version)))
     }
 
     /// The version's ciphertext with its place; none when it is revoked.

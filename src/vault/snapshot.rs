@@ -10,12 +10,13 @@ use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
-use super::{Vault, agents, journal, sets};
+use super::{Vault, agents, journal, runs, sets};
 use crate::agent::TokenRecord;
 use crate::credential::CredentialIndex;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::TokenKey;
+use crate::token::run::RunTokens;
 
 /// A workspace of the vault at one epoch.
 pub struct Snapshot {
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
     /// What tokens are checked with.
     pub token_key: Arc<TokenKey>,
+    /// What run tokens are checked with.
+    pub runs: Arc<RunTokens>,
     sealed: HashMap<Name, Sealed>,
     key: Arc<DataKey>,
     path: Arc<Path>,
@@ -51,12 +54,13 @@ impl Vault {
         let key = &self.workspace_key;
         let mut sealed = HashMap::new();
         let mut credentials = Vec::new();
-        for row in CredentialRow::all(&tx, self.workspace.as_str())? {
-            let current = row.current(&tx, key)?;
+        CredentialRow::all_current(&tx, self.workspace.as_str(), key, |row, current| {
             let credential = row.credential(current.as_ref().map(|s| s.version))?;
             sealed.extend(current.map(|s| (credential.name.clone(), s)));
             credentials.push(credential);
-        }
+            Ok(())
+        })?;
+        credentials.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let sets = sets::all(&tx, &self.workspace)?.into_iter().collect();
         Ok(Snapshot {
             epoch: journal::head(&tx)?.epoch.cast_unsigned(),
@@ -64,6 +68,7 @@ impl Vault {
             credentials: Arc::new(CredentialIndex::new(credentials, sets)),
             tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
             token_key: Arc::new(key.token_key()),
+            runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
             sealed,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),

@@ -303,7 +303,8 @@ fn sets_name_credentials_and_share_their_names() {
 
 fn authenticates(vault: &Vault, agent: &str, token: &str) -> bool {
     let snapshot = vault.snapshot().unwrap();
-    let by = Authenticator::new(&snapshot.workspace, snapshot.tokens, snapshot.token_key);
+    let (tokens, key) = (snapshot.tokens, snapshot.token_key);
+    let by = Authenticator::new(&snapshot.workspace, tokens, key, snapshot.runs);
     by.authenticate(&agent.parse().unwrap(), token, 1_000).is_ok()
 }
 
@@ -350,6 +351,29 @@ fn agents_are_added_once() {
     assert!(matches!(fault, Fault::Unknown(Kind::Agent, _)));
     let fault = vault.token_add(&name("agent"), None, Some("a\nb")).unwrap_err().fault;
     assert!(matches!(fault, Fault::Invalid(Invalid::Text(_))));
+}
+
+#[test]
+fn an_agent_comes_with_its_token_or_not_at_all() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let (before, late) = (vault.epoch().unwrap(), name("late"));
+    let fault = vault.agent_admit(&late, None, Some("a\nb")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Invalid(Invalid::Text(_))));
+    assert!(vault.agents().unwrap().iter().all(|agent| agent.name != late));
+
+    let mut admit = || vault.agent_admit(&late, None, None).unwrap().into_text();
+    let (first, second) = (admit(), admit());
+    assert!(authenticates(&vault, "late", &first) && authenticates(&vault, "late", &second));
+    let done = vault.journal_since(before).unwrap();
+    let actions: Vec<_> = done.iter().map(|entry| entry.action).collect();
+    assert_eq!(actions, [Action::AgentAdded, Action::TokenAdded, Action::TokenAdded]);
+
+    vault.agent_revoke(&late).unwrap();
+    let third = vault.agent_admit(&late, None, None).unwrap().into_text();
+    assert!(authenticates(&vault, "late", &third));
+    assert!(!authenticates(&vault, "late", &first), "old tokens stay revoked");
+    vault.verify().unwrap();
 }
 
 #[test]

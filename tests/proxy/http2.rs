@@ -90,6 +90,25 @@ fn each_side_speaks_what_it_has_and_all_four_pairs_work() {
     }
 }
 
+#[test]
+fn hints_of_an_origin_do_not_disturb_an_agent_of_http_2() {
+    let scene = Scene::new();
+    scene.peer.serve(|mut far| {
+        while far.try_head().is_some() {
+            far.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+            far.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal");
+        }
+    });
+    run(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        for _ in 0..2 {
+            let reply = agent.ask(request2("GET", "/hints", &[KEY]), b"").await;
+            assert_eq!((reply.status, &*reply.text()), (200, "final"));
+            assert!(reply.broken.is_none());
+        }
+    });
+}
+
 /// HPACK's literals that are never indexed (RFC 7541 section 6.2.3): `authorization` is name 23 of the
 /// static table, and four bits hold 15 of it.
 const NEVER_INDEXED: &[u8] = &[0x1f, 23 - 15];

@@ -30,6 +30,69 @@ fn interim_answers_of_the_origin_do_not_disturb_the_final_one() {
     assert_eq!(near.answer().status, 204);
 }
 
+/// The end of a head.
+const END: &str = "\r\n\r\n";
+
+#[test]
+fn hints_of_the_origin_reach_the_agent_before_its_answer_and_without_the_secret() {
+    let scene = Scene::new();
+    let (mut near, mut far, _) = scene.begin(get("/hints"));
+    let key = &scene.key;
+    far.send(format!(
+        "HTTP/1.1 103 Hints of {key}\r\nLink: </a.css>; rel=preload\r\nX-Key: Bearer {key}\r\nX-{key}: 1\r\n\
+         Content-Length: 5\r\nTransfer-Encoding: chunked\r\nConnection: X-Hop\r\nX-Hop: 1\r\n\r\n"
+    ));
+    // The origin has said no more than that, so nothing else can have brought it.
+    let hint = near.until(END);
+    assert_eq!(
+        hint,
+        "HTTP/1.1 103 Early Hints\r\nlink: </a.css>; rel=preload\r\nx-key: Bearer locum_main\r\n\r\n"
+    );
+    // In one piece with the next and the answer, they come in their order.
+    far.send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 199 Mine\r\nX-Last: 1\r\n\r\n");
+    far.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal");
+    assert_eq!(near.until(END), "HTTP/1.1 102 Processing\r\n\r\n");
+    assert_eq!(near.until(END), "HTTP/1.1 199 \r\nx-last: 1\r\n\r\n");
+    assert!(near.until("final").starts_with("HTTP/1.1 200 OK\r\n"));
+    // The next request on the connection has its own.
+    near.send(get("/next"));
+    far.until(END);
+    far.send("HTTP/1.1 204 No Content\r\n\r\n");
+    assert!(near.until(END).starts_with("HTTP/1.1 204"));
+    assert_eq!(scene.ending("/hints"), "complete");
+    let access = scene.home.accesses_to("/hints").remove(0);
+    let records = scene.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    assert_eq!(records[1]["scrubbed"], 2, "{}", records[1]);
+    let transcript = String::from_utf8_lossy(&near.transcript).into_owned();
+    assert!(!transcript.contains(key.as_str()), "{transcript}");
+}
+
+#[test]
+fn hints_pass_outside_of_a_tunnel_and_not_to_an_agent_of_http_1_0() {
+    let peer = Peer::clear("plain.test");
+    let home = Home::new();
+    home.reach_as("plain.test", peer.address, None);
+    let worker = home.agent("worker");
+    home.policy("version: 1\nrules:\n  - {name: all, agents: ['*'], to: ['http://plain.test']}\n");
+    let serve = home.serve();
+    for (version, hears) in [("1.1", true), ("1.0", false)] {
+        let mut near = Wire::plain(serve.proxy);
+        near.send(format!(
+            "GET http://plain.test/ HTTP/{version}\r\nHost: plain.test\r\n\
+             Proxy-Authorization: {}\r\n\r\n",
+            worker.authorization()
+        ));
+        let (mut far, _) = peer.request();
+        far.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+        if hears {
+            assert_eq!(near.until(END), "HTTP/1.1 103 Early Hints\r\nlink: </a.css>\r\n\r\n");
+        }
+        far.send("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        let head = near.until(END);
+        assert!(head.starts_with(&format!("HTTP/{version} 204")), "{head}");
+    }
+}
+
 #[test]
 fn an_origin_that_never_comes_to_its_answer_is_late() {
     let scene = Scene::with(|home| home.set("upstream.timeouts: {response: 400ms}"));

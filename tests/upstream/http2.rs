@@ -424,8 +424,13 @@ async fn an_answer_that_does_not_come_or_stops_coming_has_its_times() {
     let (upstream, target) = (origin.upstream(), origin.target());
     let principal = Arc::from("a");
     let soon = Some(Duration::from_millis(100));
-    let call =
-        Call { origin: &target, principal: &principal, response_timeout: soon, idle_timeout: None };
+    let call = Call {
+        origin: &target,
+        principal: &principal,
+        response_timeout: soon,
+        idle_timeout: None,
+        interims: None,
+    };
     let late = upstream.send(recorded(get("/never")), call).await;
     assert_eq!(refused(late), Code::ResponseTimeout);
     let sent = send(&upstream, &target, "a", get("/half")).await.unwrap();
@@ -433,4 +438,35 @@ async fn an_answer_that_does_not_come_or_stops_coming_has_its_times() {
     let error = text(sent).await.unwrap_err();
     assert!(matches!(error, BodyError::Idle(_)), "{error:?}");
     assert_eq!(origin.connections(), 1);
+}
+
+#[tokio::test]
+async fn what_an_origin_says_before_its_answer_is_heard_by_who_wants_to() {
+    let origin = Two::start(Builder::new(), |_, mut server| async move {
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            for status in [100, 102, 103] {
+                let interim = Response::builder().status(status).header("link", "</a.css>");
+                respond.send_informational(interim.body(()).unwrap()).unwrap();
+            }
+            tokio::spawn(echo((request, respond)));
+        }
+    })
+    .await;
+    let (upstream, target) = (origin.upstream(), origin.target());
+    let principal = Arc::from("a");
+    let interims = Interims::default();
+    for wanted in [None, Some(&interims)] {
+        let call = Call {
+            origin: &target,
+            principal: &principal,
+            response_timeout: None,
+            idle_timeout: None,
+            interims: wanted,
+        };
+        let sent = upstream.send(recorded(say("x")), call).await.unwrap();
+        assert_eq!(text(sent).await.unwrap(), "x");
+    }
+    let heard: Vec<u16> =
+        std::iter::from_fn(|| interims.take()).map(|i| i.status().as_u16()).collect();
+    assert_eq!(heard, [102, 103]);
 }

@@ -21,8 +21,8 @@ use locum::host::{Authority, Destination, Origin as Target, Scheme};
 use locum::outcome::{Code, Refusal};
 use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::upstream::{
-    AddressGuard, BodyError, Call, ClientCertificate, HostRule, PoolLimits, Resolve, Resolving,
-    SelfAddresses, Sent, Settings, Timeouts, Transport, Upstream, UpstreamBody,
+    AddressGuard, BodyError, Call, ClientCertificate, HostRule, Interims, PoolLimits, Resolve,
+    Resolving, SelfAddresses, Sent, Settings, Timeouts, Transport, Upstream, UpstreamBody,
 };
 use origin::Step::{Goodbye, Hang, Head, Request as ReadRequest, Rest, Send, UntilClosed, Wait};
 use origin::{Leaf, Origin, Step};
@@ -118,8 +118,13 @@ where
     B::Error: Into<Box<dyn std::error::Error + std::marker::Send + Sync>>,
 {
     let principal = Arc::from(principal);
-    let call =
-        Call { origin: target, principal: &principal, response_timeout: None, idle_timeout: None };
+    let call = Call {
+        origin: target,
+        principal: &principal,
+        response_timeout: None,
+        idle_timeout: None,
+        interims: None,
+    };
     upstream.send(recorded(request), call).await
 }
 
@@ -588,6 +593,7 @@ mod times {
             principal: &principal,
             response_timeout: Some(Duration::from_secs(20)),
             idle_timeout: None,
+            interims: None,
         };
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;

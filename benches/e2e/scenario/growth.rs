@@ -122,7 +122,10 @@ impl Crowded {
         let mut took = Duration::ZERO;
         let waits = beside(way, async {
             tokio::time::sleep(AFTER).await;
-            crowd::write_rules(&self.home, self.count, &format!("/v1/**, {path}"))?;
+            // On a thread of its own: the client goes on meanwhile.
+            let (home, count, paths) = (self.home.clone(), self.count, format!("/v1/**, {path}"));
+            let write = move || crowd::write_rules(&home, count, &paths).map_err(|e| e.to_string());
+            tokio::task::spawn_blocking(write).await??;
             let start = Instant::now();
             while !probe.allowed(&path).await? {
                 give_up_after(start, "the new rule is not in force")?;

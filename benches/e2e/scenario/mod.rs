@@ -130,13 +130,23 @@ type Figures = Vec<Option<f64>>;
 /// anyone else's failure ends the run.
 fn note(table: &mut Table, kind: Kind, measured: Result<Figures>) -> Result<()> {
     match measured {
-        Err(error) if kind.is_peer() => {
-            eprintln!("{kind} failed in a round of \"{}\": {error}", table.title());
+        Ok(figures) => table.add(kind, figures),
+        Err(error) => {
+            let what = format!("{kind} failed in \"{}\": {}", table.title(), causes(&*error));
+            if !kind.is_peer() {
+                return Err(what.into());
+            }
+            eprintln!("{what}");
             table.add(kind, Vec::new());
         }
-        measured => table.add(kind, measured.map_err(|error| format!("{kind}: {error}"))?),
     }
     Ok(())
+}
+
+/// An error and what is behind it: a library's own words seldom say why.
+fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let all = std::iter::successors(Some(error), |error| error.source());
+    all.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 /// The contenders in the order of this round: whoever is first finds another machine than the last.
