@@ -415,6 +415,14 @@ impl Policy {
         let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
         let decide = |path: &str| self.verdict(asked, path, &credentials, index);
         let verdict = decide(request.path());
+        for method in request.other_methods() {
+            let other = Asked { kind: Kind::Request(method), ..asked };
+            if self.verdict(other, request.path(), &credentials, index) != verdict {
+                return Err(Refusal::new(Code::MethodRefused).because(
+                    "the policy decides differently on the method that a field asks for",
+                ));
+            }
+        }
         for reading in request.other_readings() {
             if decide(reading) != verdict {
                 return Err(Refusal::new(Code::AmbiguousPath)
