@@ -166,6 +166,7 @@ fn who(agent: &str) -> Identity {
         agent: agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     }
 }
 

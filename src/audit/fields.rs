@@ -122,6 +122,7 @@ impl Fields for Outcome {
             bytes_up,
             bytes_down,
             scrubbed,
+            unsearched,
             upstream_us,
             total_us,
         } = self;
@@ -135,6 +136,9 @@ impl Fields for Outcome {
         line.number(b",\"bytes_down\":", *bytes_down);
         if *scrubbed > 0 {
             line.number(b",\"scrubbed\":", *scrubbed);
+        }
+        if *unsearched {
+            line.raw(b",\"unsearched\":true");
         }
         if let Some(upstream) = upstream_us {
             line.number(b",\"upstream_us\":", *upstream);
@@ -270,6 +274,7 @@ mod tests {
                 bytes_up,
                 bytes_down,
                 scrubbed: scrubbed % 2,
+                unsearched: scrubbed % 4 > 1,
                 upstream_us,
                 total_us,
             });

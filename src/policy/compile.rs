@@ -186,6 +186,7 @@ impl Linker<'_> {
             opaque: fields.opaque.unwrap_or(false),
             inject_always: fields.always.unwrap_or(false),
             refuse_misplaced: fields.refuse_misplaced.unwrap_or(false),
+            undecodable: fields.scrub.unwrap_or_default(),
             timeouts: fields.timeouts.unwrap_or_default(),
             websocket: fields.websocket,
             meter: fields.limits.map(Meter::new),
@@ -320,11 +321,21 @@ impl Linker<'_> {
 }
 
 /// What a rule that denies has no use for.
-const DENY_HAS_NO: [&str; 5] = ["tunnel", "inject", "misplaced", "timeouts", "limits"];
+const DENY_HAS_NO: [&str; 6] = ["tunnel", "inject", "misplaced", "scrub", "timeouts", "limits"];
 
 /// What cannot be seen, or done, from outside of a tunnel.
-const OPAQUE_HAS_NO: [&str; 9] =
-    ["use", "methods", "paths", "query", "headers", "inject", "misplaced", "timeouts", "websocket"];
+const OPAQUE_HAS_NO: [&str; 10] = [
+    "use",
+    "methods",
+    "paths",
+    "query",
+    "headers",
+    "inject",
+    "misplaced",
+    "scrub",
+    "timeouts",
+    "websocket",
+];
 
 /// The value of a key in a mapping, to point at.
 fn value_of<'d>(map: &'d Node, key: &str) -> Option<&'d Node> {

@@ -40,6 +40,7 @@ use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::InboundRequest;
+use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
 #[derive(Debug, Default)]
@@ -121,6 +122,7 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    undecodable: Undecodable,
     meters: Meters,
 }
 
@@ -138,6 +140,12 @@ impl Grant {
     fn whole(credential: &Arc<Credential>) -> Option<Self> {
         let (version, placeholder) = (credential.version?, credential.placeholder().into());
         Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
+    }
+
+    /// A live credential where a request needs no reference to say where it goes.
+    fn alone(credential: &Arc<Credential>) -> Option<Self> {
+        let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
+        Some(Self { slot, ..Self::whole(credential)? })
     }
 
     /// Which credential.
@@ -184,6 +192,12 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// What becomes of an answer that cannot be searched, by the rule that decided.
+    #[must_use]
+    pub fn undecodable(&self) -> Undecodable {
+        self.undecodable
     }
 
     /// Lets the request in by the limits of the rule that decided, if it has any.
@@ -423,8 +437,41 @@ impl Policy {
             grants,
             hidden,
             timeouts: rule.timeouts.within(bound.map(|bound| bound.timeouts)),
+            undecodable: bound.map_or(rule.undecodable, |bound| {
+                // Passes only what both let pass.
+                if bound.undecodable == Undecodable::Refuse {
+                    bound.undecodable
+                } else {
+                    rule.undecodable
+                }
+            }),
             meters: rule.meters().and(bound),
         })
+    }
+
+    /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
+    /// once the secret is in it.
+    ///
+    /// # Errors
+    /// `ambiguous-path`.
+    pub fn holds_for(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        permit: &Permit,
+        path: &str,
+        (index, at): (&CredentialIndex, i64),
+    ) -> Result<(), Refusal> {
+        let asked = Asked::of(who, request, at);
+        let credentials: Vec<&Credential> = permit.grants.iter().map(Grant::credential).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index, false);
+        let verdict = decide(path);
+        let same = |reading: &String| decide(reading) == verdict;
+        if crate::request::readings(path)?.iter().all(same) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::AmbiguousPath)
+            .because("the policy decides differently on a reading of the path with the secret"))
     }
 
     /// What the rules that are only recorded would have made of a request on which `authorize` gave
@@ -453,16 +500,23 @@ impl Policy {
     ) -> Result<(Verdict, Vec<Grant>), Refusal> {
         let Question { who, request, references, index, at } = question;
         let origin = request.origin();
-        let (located, problem) = match usable(references, origin) {
+        let (located, problem) = match usable(who, references, origin, index) {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
-        let kind = Kind::of(request);
-        let asked =
-            Asked { who, origin, kind, query: request.query(), headers: request.headers(), at };
+        let asked = Asked::of(who, request, at);
         let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
         let decide = |path: &str| self.verdict(asked, path, &credentials, index, shadows);
         let verdict = decide(request.path());
+        for method in request.other_methods() {
+            let other = Asked { kind: Kind::Request(method), ..asked };
+            let path = request.path();
+            if self.verdict(other, path, &credentials, index, shadows) != verdict {
+                return Err(Refusal::new(Code::MethodRefused).because(
+                    "the policy decides differently on the method that a field asks for",
+                ));
+            }
+        }
         for reading in request.other_readings() {
             if decide(reading) != verdict {
                 return Err(Refusal::new(Code::AmbiguousPath)
@@ -471,7 +525,7 @@ impl Policy {
         }
         // An agent that may not go there at all learns nothing of credentials; the record does.
         let why = problem.as_ref().and_then(|refusal| refusal.reason);
-        let verdict = verdict.map_err(|denied| self.refusal(denied, kind, why))?;
+        let verdict = verdict.map_err(|denied| self.refusal(denied, asked.kind, why))?;
         if let Some(refusal) = problem {
             return Err(refusal);
         }
@@ -487,6 +541,9 @@ impl Policy {
         let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
         if let Some(always) = verdict.always {
             grants = self.unreferenced(always, origin, index);
+            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
             if !grants.is_empty() && origin.scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
             }
@@ -585,16 +642,16 @@ impl Policy {
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
-    /// that rule that are bound here, each in its own first slot.
+    /// that rule that are bound here, each in the first slot of its own that says where it is.
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let bound = rule.uses.bound_to(origin, index);
-        let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
+        let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
         let mut taken: Vec<String> = Vec::new();
         grants.retain(|grant| {
-            let place = grant.credential.slots.first().map(place).unwrap_or_default();
+            let place = grant.credential.slots.get(grant.slot).map(place).unwrap_or_default();
             let free = !taken.contains(&place);
             taken.push(place);
             free
@@ -610,7 +667,12 @@ fn place(slot: &crate::credential::Slot) -> String {
 
 /// The references that stand in slots and can be honoured at `origin`; an error for the first that
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
-fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+fn usable<'r>(
+    who: &Identity,
+    references: &'r References,
+    origin: &Origin,
+    index: &CredentialIndex,
+) -> Result<Vec<&'r Located>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
         return Err(Refusal::new(Code::Plaintext));
@@ -627,8 +689,17 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }
+        if !within(who, &credential.name, index) {
+            return refuse(reason::NOT_OF_THE_RUN);
+        }
     }
     Ok(references.located().iter().collect())
+}
+
+/// Whether a caller's run token, if it came by one, leaves it this credential.
+fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
+    let claims = who.run_token.as_ref();
+    claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 
 impl Located {

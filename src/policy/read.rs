@@ -17,6 +17,7 @@ use super::when::{Days, EVERY_DAY, When, WhenError, moment, zone};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::Destination;
 use crate::reference::Name;
+use crate::scrub::Undecodable;
 
 const TOP_KEYS: &[&str] = &["version", "layer", "groups", "parts", "rules"];
 
@@ -35,6 +36,7 @@ const PART_KEYS: &[&str] = &[
     "tunnel",
     "inject",
     "misplaced",
+    "scrub",
     "timeouts",
     "websocket",
     "limits",
@@ -58,6 +60,7 @@ const RULE_KEYS: &[&str] = &[
     "tunnel",
     "inject",
     "misplaced",
+    "scrub",
     "timeouts",
     "websocket",
     "limits",
@@ -105,6 +108,7 @@ pub(super) struct Fields {
     pub(super) opaque: Option<bool>,
     pub(super) always: Option<bool>,
     pub(super) refuse_misplaced: Option<bool>,
+    pub(super) scrub: Option<Undecodable>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) websocket: Option<bool>,
     pub(super) limits: Option<Limits>,
@@ -126,7 +130,7 @@ impl Fields {
         take!(
             to "to", methods "methods", paths "paths", query "query", headers "headers",
             users "users", runs "runs", when "when", uses "use", opaque "tunnel", always "inject",
-            refuse_misplaced "misplaced", timeouts "timeouts", websocket "websocket", limits "limits"
+            refuse_misplaced "misplaced", scrub "scrub", timeouts "timeouts", websocket "websocket", limits "limits"
         );
         twice
     }
@@ -239,6 +243,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
     let always =
         given(map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse = given(map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
+    let scrub = given(map, "scrub", read_scrub);
     let timeouts = given(map, "timeouts", read_timeouts);
     let websocket =
         given(map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
@@ -257,6 +262,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         opaque: opaque.flatten(),
         always: always.flatten(),
         refuse_misplaced: refuse.flatten(),
+        scrub: scrub.flatten(),
         timeouts: timeouts.flatten(),
         websocket: websocket.flatten(),
         limits: limits.flatten(),
@@ -372,6 +378,12 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
     }
     let parsed: Vec<Option<Name>> = names.iter().map(|(_, n)| reader.parsed::<Name>(n)).collect();
     parsed.into_iter().collect::<Option<HashSet<_>>>().map(Uses::Named)
+}
+
+fn read_scrub<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Undecodable> {
+    let mut map = reader.map(node, &["undecodable"])?;
+    let words = [("refuse", Undecodable::Refuse), ("pass", Undecodable::Pass)];
+    map.required("undecodable", |r, n| r.choice(n, &words))
 }
 
 fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {

@@ -16,6 +16,8 @@ use crate::credential::{Credential, CredentialIndex};
 use crate::document::Position;
 use crate::host::{Destination, Host, Origin};
 use crate::reference::Name;
+use crate::request::InboundRequest;
+use crate::scrub::Undecodable;
 
 /// One entry of the document, as it decides.
 #[allow(clippy::struct_excessive_bools)] // Each is a key of its own, and none implies another.
@@ -40,6 +42,7 @@ pub(super) struct Rule {
     pub(super) opaque: bool,
     pub(super) inject_always: bool,
     pub(super) refuse_misplaced: bool,
+    pub(super) undecodable: Undecodable,
     pub(super) timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     pub(super) websocket: Option<bool>,
@@ -85,6 +88,19 @@ pub(super) struct Asked<'a> {
     pub(super) headers: &'a HeaderMap,
     /// Seconds of Unix time.
     pub(super) at: i64,
+}
+
+impl<'a> Asked<'a> {
+    pub(super) fn of(who: &'a Identity, request: &'a InboundRequest, at: i64) -> Self {
+        Self {
+            who,
+            origin: request.origin(),
+            kind: Kind::of(request),
+            query: request.query(),
+            headers: request.headers(),
+            at,
+        }
+    }
 }
 
 /// One of the things that a rule may be particular about.

@@ -209,6 +209,7 @@ impl Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -224,8 +225,18 @@ impl Ledger {
         }
         let upstream = status.map(|_| micros(upstream));
         let copied = Uploaded::default();
-        let (down, scrubbed, closed) = (0, 0, false);
-        Tally { ledger: self, status, code: None, up, down, copied, scrubbed, upstream, closed }
+        Tally {
+            ledger: self,
+            status,
+            code: None,
+            up,
+            down: 0,
+            copied,
+            scrubbed: 0,
+            unsearched: false,
+            upstream,
+            closed: false,
+        }
     }
 }
 
@@ -245,6 +256,7 @@ impl Drop for Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -265,6 +277,8 @@ pub(super) struct Tally {
     /// What went down an opaque tunnel, counted where it is copied.
     pub(super) copied: Uploaded,
     pub(super) scrubbed: u64,
+    /// Whether the body passes without being searched.
+    pub(super) unsearched: bool,
     upstream: Option<u64>,
     closed: bool,
 }
@@ -296,6 +310,7 @@ impl Tally {
             bytes_up: up,
             bytes_down: down,
             scrubbed: self.scrubbed,
+            unsearched: self.unsearched,
             upstream_us: self.upstream,
             total_us: micros(self.ledger.start.elapsed()),
         });
@@ -360,6 +375,7 @@ mod tests {
     use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::token::TokenKey;
+    use crate::token::run::RunTokens;
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;
     use std::time::SystemTime;
@@ -387,7 +403,12 @@ mod tests {
             policy: Arc::new(Policy::default()),
             generation: 1,
             credentials: Arc::new(CredentialIndex::default()),
-            authn: Arc::new(Authenticator::new(&workspace, Arc::default(), key)),
+            authn: Arc::new(Authenticator::new(
+                &workspace,
+                Arc::default(),
+                key,
+                Arc::new(RunTokens::none()),
+            )),
             sealed: None,
         }
     }
