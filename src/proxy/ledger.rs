@@ -388,6 +388,7 @@ mod tests {
             connections_per_agent: 1,
             head_bytes: 8192,
             url_bytes: 8192,
+            body_slot: 8192,
             headers: 100,
             streams: 100,
             head_time: second,

@@ -11,6 +11,7 @@ mod clear;
 mod distrust;
 mod door;
 mod echo;
+mod fields;
 mod framing;
 mod half_open;
 mod http2;
