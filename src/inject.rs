@@ -29,7 +29,7 @@ use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
 use crate::request::{BodyText, InboundRequest};
-use crate::scrub::{self, Hidden, Interim, Needles, Unscrubbed};
+use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
@@ -64,6 +64,7 @@ pub struct OutboundRequest {
     uses: Vec<Use>,
     needles: Option<Needles>,
     body: Option<Bytes>,
+    undecodable: Undecodable,
 }
 
 impl OutboundRequest {
@@ -105,10 +106,11 @@ impl Recorded<OutboundRequest> {
     ) -> (Recorded<Request<B>>, Pending) {
         let mut pending = None;
         let request = self.map(|outbound| {
-            let OutboundRequest { parts, origin, needles, body: filled, .. } = outbound;
+            let OutboundRequest { parts, origin, needles, body: filled, undecodable, .. } =
+                outbound;
             let body = body(filled);
             let method = parts.method.clone();
-            pending = Some(Pending { method, origin, hidden: needles.into() });
+            pending = Some(Pending { method, origin, hidden: needles.into(), undecodable });
             Request::from_parts(parts, body)
         });
         let Some(pending) = pending else { unreachable!("map calls its closure once") };
@@ -123,6 +125,7 @@ pub struct Pending {
     method: Method,
     origin: Origin,
     hidden: Hidden,
+    undecodable: Undecodable,
 }
 
 impl Pending {
@@ -139,7 +142,7 @@ impl Pending {
 
     /// Takes hold of the answer.
     pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
-        Unscrubbed::new(response, self.method, self.hidden)
+        Unscrubbed::new(response, self.method, self.hidden).with_undecodable(self.undecodable)
     }
 }
 
@@ -186,7 +189,7 @@ pub fn inject(
     if needles.is_some() {
         make_scrubbable(&mut parts.headers);
     }
-    Ok(OutboundRequest { parts, origin, uses, needles, body })
+    Ok(OutboundRequest { parts, origin, uses, needles, body, undecodable: permit.undecodable() })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry

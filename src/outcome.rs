@@ -168,7 +168,7 @@ codes! {
     /// The answer cannot be searched for the secret.
     Unscrubbable "response-unscrubbable" 502 "http_response_content_coding_error"
         "The answer came in a form that cannot be searched for the credential"
-        "The host used a coding that the proxy did not offer; ask its operator, or use it without a credential.";
+        "The host used a coding that the proxy cannot undo; ask its operator, use it without a credential, or have a rule say `scrub: {undecodable: pass}`.";
     /// Connecting took too long.
     ConnectTimeout "connect-timeout" 504 "connection_timeout"
         "The host did not accept the connection in time"
@@ -277,6 +277,8 @@ pub mod reason {
     pub const NOT_BOUND: &str = "the credential is not bound to this destination";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
+    /// The agent came by a run token that leaves it other credentials.
+    pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }
 
 /// How a permitted request ended.

@@ -71,6 +71,7 @@ fn send_with(
         agent: "a".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index)?;

@@ -15,6 +15,7 @@ use super::{Agents, Policy, Rule, Timeouts, Uses};
 use crate::document::{self, Document, Map, Node, Reader, Report, Source};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
+use crate::scrub::Undecodable;
 
 /// What `locum init` writes: every agent may use each credential at its own destinations, and the
 /// rest of the public internet is tunnelled.
@@ -34,6 +35,7 @@ const RULE_KEYS: &[&str] = &[
     "tunnel",
     "inject",
     "misplaced",
+    "scrub",
     "timeouts",
     "websocket",
     "limits",
@@ -138,6 +140,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         given(&mut map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse =
         given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
+    let scrub = given(&mut map, "scrub", read_scrub);
     let timeouts = given(&mut map, "timeouts", read_timeouts);
     let websocket =
         given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
@@ -154,6 +157,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         opaque: opaque?.unwrap_or(false),
         inject_always: always?.unwrap_or(false),
         refuse_misplaced: refuse?.unwrap_or(false),
+        undecodable: scrub?.unwrap_or_default(),
         timeouts: timeouts?.unwrap_or_default(),
         websocket: websocket?,
         meter: limits?.map(Meter::new),
@@ -184,6 +188,12 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
     }
     let parsed: Vec<Option<Name>> = names.iter().map(|(_, n)| reader.parsed::<Name>(n)).collect();
     parsed.into_iter().collect::<Option<_>>().map(Uses::Named)
+}
+
+fn read_scrub<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Undecodable> {
+    let mut map = reader.map(node, &["undecodable"])?;
+    let words = [("refuse", Undecodable::Refuse), ("pass", Undecodable::Pass)];
+    map.required("undecodable", |r, n| r.choice(n, &words))
 }
 
 fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
@@ -247,7 +257,9 @@ fn check_together(map: &mut Map<'_, '_>) {
     let opaque =
         |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
     if map.node("tunnel").is_some_and(opaque) {
-        for key in ["use", "methods", "paths", "inject", "misplaced", "timeouts", "websocket"] {
+        for key in
+            ["use", "methods", "paths", "inject", "misplaced", "scrub", "timeouts", "websocket"]
+        {
             if let Some(node) = map.node(key) {
                 map.reader().problem_with_help(
                     node,

@@ -30,6 +30,7 @@ use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::{BodyKind, InboundRequest};
+use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
 #[derive(Debug, Default)]
@@ -59,6 +60,7 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    undecodable: Undecodable,
     timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
@@ -134,6 +136,7 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    undecodable: Undecodable,
     meters: Meters,
 }
 
@@ -203,6 +206,12 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// What becomes of an answer that cannot be searched, by the rule that decided.
+    #[must_use]
+    pub fn undecodable(&self) -> Undecodable {
+        self.undecodable
     }
 
     /// Lets the request in by the limits of the rule that decided, if it has any.
@@ -397,7 +406,7 @@ impl Policy {
         references: &References,
         index: &CredentialIndex,
     ) -> Result<Permit, Refusal> {
-        let (located, problem) = match usable(references, request.origin()) {
+        let (located, problem) = match usable(who, references, request.origin(), index) {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
@@ -406,6 +415,14 @@ impl Policy {
         let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
         let decide = |path: &str| self.verdict(asked, path, &credentials, index);
         let verdict = decide(request.path());
+        for method in request.other_methods() {
+            let other = Asked { kind: Kind::Request(method), ..asked };
+            if self.verdict(other, request.path(), &credentials, index) != verdict {
+                return Err(Refusal::new(Code::MethodRefused).because(
+                    "the policy decides differently on the method that a field asks for",
+                ));
+            }
+        }
         for reading in request.other_readings() {
             if decide(reading) != verdict {
                 return Err(Refusal::new(Code::AmbiguousPath)
@@ -432,6 +449,9 @@ impl Policy {
         let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
         if let Some(always) = verdict.always {
             grants = self.unreferenced(always, request.origin(), index);
+            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
             if !grants.is_empty() && request.origin().scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
             }
@@ -442,6 +462,7 @@ impl Policy {
             grants,
             hidden,
             timeouts: rule.timeouts,
+            undecodable: rule.undecodable,
             meters: rule.meters(),
         })
     }
@@ -578,7 +599,12 @@ fn place(slot: &crate::credential::Slot) -> String {
 
 /// The references that stand in slots and can be honoured at `origin`; an error for the first that
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
-fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+fn usable<'r>(
+    who: &Identity,
+    references: &'r References,
+    origin: &Origin,
+    index: &CredentialIndex,
+) -> Result<Vec<&'r Located>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
         return Err(Refusal::new(Code::Plaintext));
@@ -595,8 +621,17 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }
+        if !within(who, &credential.name, index) {
+            return refuse(reason::NOT_OF_THE_RUN);
+        }
     }
     Ok(references.located().iter().collect())
+}
+
+/// Whether a caller's run token, if it came by one, leaves it this credential.
+fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
+    let claims = who.run_token.as_ref();
+    claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 
 impl Located {

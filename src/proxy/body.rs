@@ -16,9 +16,9 @@ use tokio::time::timeout;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
-use crate::outcome::Ending;
+use crate::outcome::{Code, Ending};
 use crate::request::{strip_hop_by_hop, strip_own};
-use crate::scrub::ScrubbedBody;
+use crate::scrub::{ScrubError, ScrubbedBody};
 use crate::upstream::UpstreamBody;
 
 /// What is set aside for a body before any of it has come: more than nearly all that are searched.
@@ -53,7 +53,8 @@ impl Body {
     }
 
     /// The origin's answer on its way.
-    pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, tally: Tally) -> Self {
+    pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, mut tally: Tally) -> Self {
+        tally.unsearched = inner.unsearched();
         let mut streamed = Streamed { inner, tally };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
@@ -96,6 +97,9 @@ impl Streamed {
             // The error goes on to hyper, which breaks the connection off: an answer that was cut
             // upstream is cut here, and never ended as if whole.
             Some(Err(error)) => {
+                if matches!(error, ScrubError::Unscrubbable) {
+                    self.tally.code = Some(Code::Unscrubbable);
+                }
                 self.close(Ending::UpstreamAborted);
                 Poll::Ready(Some(Err(error.into())))
             }

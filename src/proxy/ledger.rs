@@ -193,6 +193,7 @@ impl Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -208,8 +209,18 @@ impl Ledger {
         }
         let upstream = status.map(|_| micros(upstream));
         let copied = Uploaded::default();
-        let (down, scrubbed, closed) = (0, 0, false);
-        Tally { ledger: self, status, code: None, up, down, copied, scrubbed, upstream, closed }
+        Tally {
+            ledger: self,
+            status,
+            code: None,
+            up,
+            down: 0,
+            copied,
+            scrubbed: 0,
+            unsearched: false,
+            upstream,
+            closed: false,
+        }
     }
 }
 
@@ -229,6 +240,7 @@ impl Drop for Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -249,6 +261,8 @@ pub(super) struct Tally {
     /// What went down an opaque tunnel, counted where it is copied.
     pub(super) copied: Uploaded,
     pub(super) scrubbed: u64,
+    /// Whether the body passes without being searched.
+    pub(super) unsearched: bool,
     upstream: Option<u64>,
     closed: bool,
 }
@@ -280,6 +294,7 @@ impl Tally {
             bytes_up: up,
             bytes_down: down,
             scrubbed: self.scrubbed,
+            unsearched: self.unsearched,
             upstream_us: self.upstream,
             total_us: micros(self.ledger.start.elapsed()),
         });
@@ -344,6 +359,7 @@ mod tests {
     use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::token::TokenKey;
+    use crate::token::run::RunTokens;
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;
     use std::time::SystemTime;
@@ -371,7 +387,12 @@ mod tests {
             policy: Arc::new(Policy::default()),
             generation: 1,
             credentials: Arc::new(CredentialIndex::default()),
-            authn: Arc::new(Authenticator::new(&workspace, Arc::default(), key)),
+            authn: Arc::new(Authenticator::new(
+                &workspace,
+                Arc::default(),
+                key,
+                Arc::new(RunTokens::none()),
+            )),
             sealed: None,
         }
     }

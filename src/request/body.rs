@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use memchr::memmem;
 
-pub use json::{Malformed, Step, Value, walk};
+pub use json::{Malformed, Show, Step, Value, walk};
 
 use crate::credential::{Pointer, Slot};
 use crate::reference;
