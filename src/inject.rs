@@ -7,6 +7,7 @@ mod locate;
 mod path;
 mod query;
 mod subprotocol;
+mod watch;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use http::{Method, Request, Response, Uri};
 use zeroize::Zeroizing;
 
 pub use locate::{Located, References};
+pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, PathTemplate, Slot};
 use crate::host::Origin;

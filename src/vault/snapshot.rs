@@ -10,9 +10,10 @@ use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
-use super::{Vault, agents, journal, sets};
+use super::{Vault, agents, credentials, journal, sets};
 use crate::agent::TokenRecord;
 use crate::credential::CredentialIndex;
+use crate::inject::Watch;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::TokenKey;
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
     /// What tokens are checked with.
     pub token_key: Arc<TokenKey>,
+    /// What secrets of the vault are known by, in what agents send.
+    pub watch: Watch,
     sealed: HashMap<Name, Sealed>,
     key: Arc<DataKey>,
     path: Arc<Path>,
@@ -65,6 +68,7 @@ impl Vault {
             credentials: Arc::new(CredentialIndex::new(credentials, sets)),
             tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
             token_key: Arc::new(key.token_key()),
+            watch: Watch::new(key.digest_key(), credentials::digests(&tx, &self.workspace)?),
             sealed,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),

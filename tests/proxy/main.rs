@@ -27,4 +27,5 @@ mod slot;
 mod stream;
 mod trace;
 mod upstream;
+mod watch;
 mod websocket;
