@@ -273,6 +273,8 @@ pub mod reason {
     pub const NOT_BOUND: &str = "the credential is not bound to this destination";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
+    /// The agent came by a run token that leaves it other credentials.
+    pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }
 
 /// How a permitted request ended.

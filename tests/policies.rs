@@ -184,6 +184,7 @@ fn decide(policy: &Policy, case: &Case) -> Result<(String, Option<String>), Code
         agent: case.agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     };
     let permit = policy.authorize(&who, &request, &references, &index).map_err(|r| r.code)?;
     let credential = permit.grants().first().map(|grant| grant.credential().name.to_string());

@@ -443,6 +443,7 @@ impl Seen {
                     &snapshot.workspace,
                     Arc::clone(&snapshot.tokens),
                     Arc::clone(&snapshot.token_key),
+                    Arc::clone(&snapshot.runs),
                 )),
                 sealed: Some(Arc::clone(snapshot)),
             },

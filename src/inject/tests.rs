@@ -44,6 +44,7 @@ fn send(
         agent: "a".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index)?;

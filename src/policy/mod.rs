@@ -406,7 +406,7 @@ impl Policy {
         references: &References,
         index: &CredentialIndex,
     ) -> Result<Permit, Refusal> {
-        let (located, problem) = match usable(references, request.origin()) {
+        let (located, problem) = match usable(who, references, request.origin(), index) {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
@@ -415,6 +415,14 @@ impl Policy {
         let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
         let decide = |path: &str| self.verdict(asked, path, &credentials, index);
         let verdict = decide(request.path());
+        for method in request.other_methods() {
+            let other = Asked { kind: Kind::Request(method), ..asked };
+            if self.verdict(other, request.path(), &credentials, index) != verdict {
+                return Err(Refusal::new(Code::MethodRefused).because(
+                    "the policy decides differently on the method that a field asks for",
+                ));
+            }
+        }
         for reading in request.other_readings() {
             if decide(reading) != verdict {
                 return Err(Refusal::new(Code::AmbiguousPath)
@@ -438,6 +446,9 @@ impl Policy {
         let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
         if let Some(always) = verdict.always {
             grants = self.unreferenced(always, request.origin(), index);
+            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
             if !grants.is_empty() && request.origin().scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
             }
@@ -554,7 +565,12 @@ fn place(slot: &crate::credential::Slot) -> String {
 
 /// The references that stand in slots and can be honoured at `origin`; an error for the first that
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
-fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+fn usable<'r>(
+    who: &Identity,
+    references: &'r References,
+    origin: &Origin,
+    index: &CredentialIndex,
+) -> Result<Vec<&'r Located>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
         return Err(Refusal::new(Code::Plaintext));
@@ -571,8 +587,17 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }
+        if !within(who, &credential.name, index) {
+            return refuse(reason::NOT_OF_THE_RUN);
+        }
     }
     Ok(references.located().iter().collect())
+}
+
+/// Whether a caller's run token, if it came by one, leaves it this credential.
+fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
+    let claims = who.run_token.as_ref();
+    claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 
 impl Located {

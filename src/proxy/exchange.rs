@@ -239,8 +239,7 @@ fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
     if own.run.is_none() && own.node.is_none() && own.user.is_none() {
         return Arc::clone(tunnel);
     }
-    let context = tunnel.context.overlaid(own);
-    Arc::new(Identity { context, ..Identity::clone(tunnel) })
+    Arc::new(tunnel.saying(own))
 }
 
 /// The credentials that a refused request asked for.

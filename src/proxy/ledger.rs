@@ -372,6 +372,7 @@ mod tests {
     use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::token::TokenKey;
+    use crate::token::run::RunTokens;
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;
     use std::time::SystemTime;
@@ -399,7 +400,12 @@ mod tests {
             policy: Arc::new(Policy::default()),
             generation: 1,
             credentials: Arc::new(CredentialIndex::default()),
-            authn: Arc::new(Authenticator::new(&workspace, Arc::default(), key)),
+            authn: Arc::new(Authenticator::new(
+                &workspace,
+                Arc::default(),
+                key,
+                Arc::new(RunTokens::none()),
+            )),
             sealed: None,
         }
     }

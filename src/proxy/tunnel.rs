@@ -56,10 +56,7 @@ pub(super) async fn front(
     // An orchestrator may say more of the run beside the credentials.
     let identity = match read_context(request.headers()) {
         Ok(context) if context == Context::default() => identity,
-        Ok(context) => {
-            let context = identity.context.overlaid(&context);
-            Arc::new(Identity { context, ..Identity::clone(&identity) })
-        }
+        Ok(context) => Arc::new(identity.saying(&context)),
         Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
     let client = Client::of(request.version(), request.headers());
@@ -458,6 +455,7 @@ mod tests {
             agent: "a".parse().unwrap(),
             token_id: "t".into(),
             context: Context::default(),
+            run_token: None,
         };
         let caller = Caller {
             peer: Peer::Unix(None),

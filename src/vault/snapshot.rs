@@ -10,13 +10,14 @@ use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
-use super::{Vault, agents, credentials, journal, sets};
+use super::{Vault, agents, credentials, journal, runs, sets};
 use crate::agent::TokenRecord;
 use crate::credential::CredentialIndex;
 use crate::inject::Watch;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::TokenKey;
+use crate::token::run::RunTokens;
 
 /// A workspace of the vault at one epoch.
 pub struct Snapshot {
@@ -32,6 +33,8 @@ pub struct Snapshot {
     pub token_key: Arc<TokenKey>,
     /// What secrets of the vault are known by, in what agents send.
     pub watch: Watch,
+    /// What run tokens are checked with.
+    pub runs: Arc<RunTokens>,
     sealed: HashMap<Name, Sealed>,
     key: Arc<DataKey>,
     path: Arc<Path>,
@@ -69,6 +72,7 @@ impl Vault {
             tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
             token_key: Arc::new(key.token_key()),
             watch: Watch::new(key.digest_key(), credentials::digests(&tx, &self.workspace)?),
+            runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
             sealed,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),

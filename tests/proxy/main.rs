@@ -23,6 +23,7 @@ mod place;
 mod problem;
 mod rate;
 mod restart;
+mod run_token;
 mod slot;
 mod stream;
 mod trace;
