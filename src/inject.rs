@@ -8,6 +8,7 @@ mod locate;
 mod path;
 mod query;
 mod subprotocol;
+mod watch;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use zeroize::Zeroizing;
 
 use body::Edits;
 pub use locate::{Located, References};
+pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, PathTemplate, Slot};
 use crate::host::Origin;

@@ -73,6 +73,10 @@ codes! {
     CredentialRefused "credential-refused" 403 "http_request_denied"
         "The credential that this request refers to cannot be used here"
         "Check its name, that it is bound to this host, and that a rule lets this agent use it; the audit record of this id says which.";
+    /// What the agent sent holds a secret of the vault itself, in place of its placeholder.
+    RealCredential "real-credential" 403 "http_request_denied"
+        "The request carries a credential itself, where its placeholder belongs"
+        "Put the placeholder that `locum env` prints where the key is now; the key is in this agent's hands, so rotate it.";
     /// A reference in a slot whose value has another shape than the credential's templates.
     SlotMismatch "slot-mismatch" 403 "http_request_denied"
         "The reference stands in a value that has not the shape its credential declares"

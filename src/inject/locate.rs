@@ -305,7 +305,7 @@ impl BasicPair {
         Some(Self { text, colon })
     }
 
-    fn half(&self, part: BasicPart) -> &[u8] {
+    pub(super) fn half(&self, part: BasicPart) -> &[u8] {
         match part {
             BasicPart::User => &self.text[..self.colon],
             BasicPart::Password => self.text.get(self.colon + 1..).unwrap_or_default(),

@@ -15,7 +15,7 @@ use super::socket::{self, AgentSide, Opening};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, OutboundRequest, Pending, References, inject};
+use crate::inject::{self, OutboundRequest, Pending, References, Sighting, inject};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Timeouts};
 use crate::record::Use;
@@ -89,6 +89,11 @@ async fn authorized(
     };
     let who = identify(&route.caller.identity, &inbound);
     ledger.identify(Arc::clone(&who));
+
+    // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.
+    if let Some(sighting) = state.sealed.as_ref().and_then(|s| s.watch.find(&inbound)) {
+        return Err(sighted(&mut ledger, &state, sighting));
+    }
 
     // Why here: what follows can only be done with a permit, and only this makes one.
     let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
@@ -316,6 +321,16 @@ fn named(references: &References) -> Vec<Use> {
         slot: None,
     };
     references.located().iter().map(name).collect()
+}
+
+/// Refuses a request that carries a secret, and keeps the secret out of the record.
+fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
+    if sighting.in_path {
+        ledger.withhold_path();
+    }
+    let Sighting { credential, version, .. } = sighting;
+    let uses = [Use { credential, version: Some(version), slot: None }];
+    refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }
 
 fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {

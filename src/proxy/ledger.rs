@@ -74,6 +74,11 @@ impl Ledger {
         self.path = path.map(bounded);
     }
 
+    /// Leaves the path out of the records.
+    pub(super) fn withhold_path(&mut self) {
+        self.path = None;
+    }
+
     /// Notes where the bytes of the request's body are counted.
     pub(super) fn uploads(&mut self, up: Uploaded) {
         self.up = up;
@@ -170,6 +175,14 @@ impl Ledger {
 
     fn count_refusal(&self, refusal: &Refusal) {
         self.gateway.metrics.refusal(refusal.code);
+        if refusal.code == Code::RealCredential {
+            tracing::warn!(
+                agent = self.agent(),
+                destination = self.destination,
+                request_id = %self.id,
+                "an agent sent a secret of the vault, in place of its placeholder"
+            );
+        }
         if refusal.reason == Some(reason::NOT_BOUND) {
             self.gateway.metrics.unbound();
             tracing::warn!(

@@ -29,4 +29,5 @@ mod slot;
 mod stream;
 mod trace;
 mod upstream;
+mod watch;
 mod websocket;
