@@ -16,6 +16,7 @@ mod when;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +40,7 @@ use crate::host::{Authority, Origin, Scheme};
 use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
-use crate::request::InboundRequest;
+use crate::request::{BodyKind, InboundRequest};
 use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
@@ -449,6 +450,38 @@ impl Policy {
         })
     }
 
+    /// How the body is written, if it has to be read before the request is decided on: when a
+    /// credential that the agent may use here has a slot in such a body, and the head does not refer
+    /// to it. Every other body stays a stream that nobody looks at.
+    #[must_use]
+    pub fn wants_body(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        (index, at): (&CredentialIndex, i64),
+    ) -> Option<BodyKind> {
+        if !index.has_body_slots() || request.origin().scheme != Scheme::Https {
+            return None;
+        }
+        let body = BodyKind::of(request.headers())?;
+        let (asked, origin) = (Asked::of(who, request, at), request.origin());
+        let enters = |credential: &Arc<Credential>| {
+            // A revoked one as well: its use is to be refused, and not passed as text.
+            credential.slots.iter().any(|slot| body.has(slot)) && !references.refer_to(credential)
+        };
+        let wants = |rule: &Rule| {
+            let readings = request.other_readings().iter().map(String::as_str);
+            let mut paths = once(request.path()).chain(readings);
+            let allows = !rule.deny && !rule.shadow;
+            allows
+                && paths.any(|path| rule.matches(asked, path, index))
+                && rule.uses.bound_to(origin, index).any(enters)
+        };
+        let wanted = self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule));
+        wanted.then_some(body)
+    }
+
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
     /// once the secret is in it.
     ///
@@ -532,6 +565,9 @@ impl Policy {
         // Said only now: to an agent that may not use the credential, it does not exist.
         if located.iter().any(|l| l.slot().is_none()) {
             return Err(Refusal::new(Code::SlotMismatch));
+        }
+        if let Some(fault) = references.fault() {
+            return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
         }
         let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
         let mut deciding = deciding.filter_map(|at| self.rules.get(at as usize));
