@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
+use super::stream::Cut;
 use crate::outcome::Ending;
 use crate::request::{strip_hop_by_hop, strip_own};
 use crate::scrub::ScrubbedBody;
@@ -33,6 +34,8 @@ enum Kind {
 struct Streamed {
     inner: ScrubbedBody<UpstreamBody>,
     tally: Tally,
+    /// Until it is whole, for an agent that knows its end by the connection's.
+    cut: Option<Cut>,
 }
 
 impl Body {
@@ -46,9 +49,13 @@ impl Body {
         Self(Kind::Whole(None))
     }
 
-    /// The origin's answer on its way.
-    pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, tally: Tally) -> Self {
-        let mut streamed = Streamed { inner, tally };
+    /// The origin's answer on its way. What is not whole in the end is `cut`.
+    pub(super) fn streamed(
+        inner: ScrubbedBody<UpstreamBody>,
+        tally: Tally,
+        cut: Option<Cut>,
+    ) -> Self {
+        let mut streamed = Streamed { inner, tally, cut };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -72,6 +79,9 @@ impl Streamed {
     }
 
     fn close(&mut self, ending: Ending) {
+        if ending == Ending::Complete {
+            self.cut = None;
+        }
         self.tally.scrubbed = self.inner.replaced();
         self.tally.close(ending);
     }
@@ -103,6 +113,9 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
+        if let Some(cut) = &self.cut {
+            cut.now();
+        }
         self.tally.scrubbed = self.inner.replaced();
     }
 }
