@@ -57,6 +57,7 @@ fn audit(c: &mut Criterion) {
         bytes_up: 1200,
         bytes_down: 5300,
         scrubbed: 0,
+        unsearched: false,
         upstream_us: Some(412_000),
         total_us: 900_123,
     };

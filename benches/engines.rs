@@ -107,6 +107,7 @@ fn who() -> Identity {
         agent: "agent-5".parse().expect("a name"),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     }
 }
 

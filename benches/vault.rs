@@ -24,6 +24,7 @@ fn vault(c: &mut Criterion) {
         &snapshot.workspace,
         snapshot.tokens.clone(),
         snapshot.token_key.clone(),
+        snapshot.runs.clone(),
     );
     let user = "agent+run=42".parse().unwrap();
 

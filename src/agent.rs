@@ -5,6 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::reference::{Name, NameError};
+use crate::token::run::Claims;
 
 /// The workspace of a home that was never told of another.
 pub const DEFAULT_WORKSPACE: &str = "default";
@@ -18,8 +19,22 @@ pub struct Identity {
     pub agent: Name,
     /// Which of its tokens was used. Names the token, and is no part of its secret.
     pub token_id: Arc<str>,
-    /// What the starter said; nobody vouches for it.
+    /// What the starter said. Nobody vouches for it, but for what a run token fixes.
     pub context: Context,
+    /// What the run token says by which the agent came; none for its own tokens.
+    pub run_token: Option<Arc<Claims>>,
+}
+
+impl Identity {
+    /// The same caller, of whom the request itself says more. What a run token fixes stays.
+    #[must_use]
+    pub fn saying(&self, said: &Context) -> Self {
+        let mut context = self.context.overlaid(said);
+        if let Some(claims) = &self.run_token {
+            context = context.overlaid(&claims.context);
+        }
+        Self { context, ..self.clone() }
+    }
 }
 
 /// Run, node and user, as the starter of an agent gave them.
@@ -34,6 +49,17 @@ pub struct Context {
 }
 
 impl Context {
+    /// Whether it says something else than `fixed`, where that says anything.
+    #[must_use]
+    pub fn contradicts(&self, fixed: &Self) -> bool {
+        let differs = |own: &Option<Label>, fixed: &Option<Label>| {
+            own.is_some() && fixed.is_some() && own != fixed
+        };
+        differs(&self.run, &fixed.run)
+            || differs(&self.node, &fixed.node)
+            || differs(&self.user, &fixed.user)
+    }
+
     /// `self`, with what `other` says put over it.
     #[must_use]
     pub fn overlaid(&self, other: &Self) -> Self {

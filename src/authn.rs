@@ -12,6 +12,7 @@ use zeroize::Zeroizing;
 use crate::agent::{Identity, TokenRecord, UserName};
 use crate::outcome::{Code, Refusal};
 use crate::reference::Name;
+use crate::token::run::{self, NotGood, RunTokens};
 use crate::token::{self, TokenKey};
 
 /// Decides who is calling. Chosen at start; tokens are the one that every vault has.
@@ -94,17 +95,19 @@ fn decode_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
 pub struct Authenticator {
     tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
     key: Arc<TokenKey>,
+    runs: Arc<RunTokens>,
     /// Stands in for the record of an id that there is none of, so that its check costs the same.
     nobody: TokenRecord,
 }
 
 impl Authenticator {
-    /// Checks against these tokens, by id, of one workspace.
+    /// Checks against these tokens, by id, of one workspace, and its run tokens.
     #[must_use]
     pub fn new(
         workspace: &Name,
         tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
         key: Arc<TokenKey>,
+        runs: Arc<RunTokens>,
     ) -> Self {
         let nobody = TokenRecord {
             id: "aaaaaaaa".into(),
@@ -113,7 +116,7 @@ impl Authenticator {
             mac: [0; 32],
             expires: None,
         };
-        Self { tokens, key, nobody }
+        Self { tokens, key, runs, nobody }
     }
 
     fn find(&self, password: &str) -> Result<&TokenRecord, Denied> {
@@ -122,8 +125,37 @@ impl Authenticator {
     }
 }
 
+impl Authenticator {
+    fn by_run_token(&self, user: &UserName, text: &str, now: i64) -> Result<Identity, Denied> {
+        let claims = self.runs.open(text, now)?;
+        if claims.agent != user.agent || user.context.contradicts(&claims.context) {
+            return Err(Denied::Wrong);
+        }
+        Ok(Identity {
+            workspace: claims.workspace.clone(),
+            agent: claims.agent.clone(),
+            token_id: Arc::clone(&claims.id),
+            context: user.context.overlaid(&claims.context),
+            run_token: Some(Arc::new(claims)),
+        })
+    }
+}
+
+impl From<NotGood> for Denied {
+    fn from(why: NotGood) -> Self {
+        match why {
+            NotGood::Forged => Self::Wrong,
+            NotGood::Revoked => Self::Unknown,
+            NotGood::Expired => Self::Expired,
+        }
+    }
+}
+
 impl Authenticate for Authenticator {
     fn authenticate(&self, user: &UserName, password: &str, now: i64) -> Result<Identity, Denied> {
+        if password.starts_with(run::PREFIX) {
+            return self.by_run_token(user, password, now);
+        }
         let found = self.find(password);
         let record = found.unwrap_or(&self.nobody);
         // The MAC is over the agent that the caller says it is: another agent's token does not
@@ -143,10 +175,14 @@ impl Authenticate for Authenticator {
             agent: record.agent.clone(),
             token_id: Arc::clone(&record.id),
             context: user.context.clone(),
+            run_token: None,
         })
     }
 
     fn still_valid(&self, identity: &Identity, now: i64) -> bool {
+        if let Some(claims) = &identity.run_token {
+            return self.runs.stands(claims, now).is_ok();
+        }
         self.tokens.get(&*identity.token_id).is_some_and(|record| {
             record.workspace == identity.workspace
                 && record.agent == identity.agent
@@ -171,6 +207,10 @@ mod tests {
         text.parse().unwrap()
     }
 
+    fn no_runs() -> Arc<RunTokens> {
+        Arc::new(RunTokens::none())
+    }
+
     /// An authenticator that knows one token of agent `a`, and the token.
     fn knows(expires: Option<i64>) -> (Authenticator, Zeroizing<String>) {
         let token = Token::mint().unwrap();
@@ -184,7 +224,8 @@ mod tests {
             expires,
         };
         let tokens = HashMap::from([(Arc::clone(&record.id), record)]);
-        let authenticator = Authenticator::new(&workspace, Arc::new(tokens), Arc::new(key));
+        let authenticator =
+            Authenticator::new(&workspace, Arc::new(tokens), Arc::new(key), no_runs());
         (authenticator, token.into_text())
     }
 
@@ -234,7 +275,7 @@ mod tests {
             let mut tokens = (*authenticator.tokens).clone();
             tokens.values_mut().for_each(edit);
             let key = Arc::clone(&authenticator.key);
-            Authenticator::new(&name("default"), Arc::new(tokens), key)
+            Authenticator::new(&name("default"), Arc::new(tokens), key, no_runs())
         };
         for (user, edited) in [
             ("b", edit(|r| r.agent = name("b"))),

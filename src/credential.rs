@@ -1,12 +1,16 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
+mod path;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
 use http::HeaderName;
+
+pub use path::{PathTemplate, segments};
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -40,6 +44,13 @@ impl Credential {
     #[must_use]
     pub fn is_bound_to(&self, origin: &Origin) -> bool {
         self.destinations.iter().any(|d| d.matches(origin))
+    }
+
+    /// Whether `text` is its reference or its stand-in, with nothing around it.
+    #[must_use]
+    pub fn is_named_by(&self, text: &[u8]) -> bool {
+        reference::whole(text) == Some(self.name.as_str())
+            || self.stand_in.as_deref().is_some_and(|own| own.as_bytes() == text)
     }
 
     /// What an agent holds: the stand-in where there is one, else the reference.
@@ -138,6 +149,17 @@ pub enum Slot {
         /// The parameter's name, decoded.
         name: Box<str>,
     },
+    /// A segment of the path, or a part of one.
+    Path {
+        /// Which; without one, wherever the reference stands.
+        template: Option<PathTemplate>,
+    },
+    /// One entry of `Sec-WebSocket-Protocol` (RFC 6455 section 11.3.4), with the text around the
+    /// secret.
+    Subprotocol {
+        /// The entry.
+        template: Template,
+    },
 }
 
 /// Why a text is not a slot.
@@ -151,6 +173,8 @@ pub enum SlotError {
     Character,
     /// The header belongs to the connection or to the proxy, or frames the message.
     ReservedHeader,
+    /// A path slot is a path around `{secret}`.
+    Path,
     /// A kind of slot that this version does not know.
     Kind,
     /// An empty name, or a `:` in a Basic user.
@@ -166,7 +190,10 @@ impl fmt::Display for SlotError {
             Self::ReservedHeader => {
                 "this header belongs to the connection or frames the message, and cannot carry a secret"
             }
-            Self::Kind => "this version knows the slots header, basic and query",
+            Self::Path => {
+                "a path slot is a path with {secret} in one segment, such as '/bot{secret}/**'; `*` is one whole segment, and `**` stands at the end only"
+            }
+            Self::Kind => "this version knows the slots header, basic, query, path and subprotocol",
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
     }
@@ -231,13 +258,46 @@ impl Slot {
         if name.is_empty() { Err(SlotError::Empty) } else { Ok(Self::Query { name: name.into() }) }
     }
 
+    /// A path slot; without a template it is wherever the reference stands.
+    ///
+    /// # Errors
+    /// [`SlotError`] naming what is wrong with the template.
+    pub fn path(template: &str) -> Result<Self, SlotError> {
+        let template = if template.is_empty() { None } else { Some(template.parse()?) };
+        Ok(Self::Path { template })
+    }
+
+    /// A subprotocol slot.
+    ///
+    /// # Errors
+    /// [`SlotError`] naming what is wrong with the template.
+    pub fn subprotocol(template: &str) -> Result<Self, SlotError> {
+        let template: Template = template.parse()?;
+        let token = |text: &str| text.bytes().all(is_token);
+        if token(template.prefix()) && token(template.suffix()) {
+            Ok(Self::Subprotocol { template })
+        } else {
+            Err(SlotError::Character)
+        }
+    }
+
     /// The header that the slot owns, if it is in one.
     #[must_use]
     pub fn header_name(&self) -> Option<&HeaderName> {
         match self {
             Self::Header { name, .. } => Some(name),
             Self::Basic { .. } => Some(&http::header::AUTHORIZATION),
-            Self::Query { .. } => None,
+            Self::Query { .. } | Self::Path { .. } | Self::Subprotocol { .. } => None,
+        }
+    }
+
+    /// Whether the slot can be filled in a request that holds no reference: whether it says by
+    /// itself where the secret goes.
+    #[must_use]
+    pub fn stands_alone(&self) -> bool {
+        match self {
+            Self::Header { .. } | Self::Basic { .. } | Self::Query { .. } => true,
+            Self::Path { .. } | Self::Subprotocol { .. } => false,
         }
     }
 
@@ -249,8 +309,15 @@ impl Slot {
             Self::Basic { part: BasicPart::User, .. } => "basic:user".to_owned(),
             Self::Basic { part: BasicPart::Password, .. } => "basic:password".to_owned(),
             Self::Query { name } => format!("query:{name}"),
+            Self::Path { .. } => "path".to_owned(),
+            Self::Subprotocol { .. } => "subprotocol".to_owned(),
         }
     }
+}
+
+/// What an entry of a list in a field may have in it (RFC 9110 section 5.6.2).
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
 }
 
 /// The canonical text: stored in the vault, part of what a sealed secret is bound to.
@@ -261,6 +328,9 @@ impl fmt::Display for Slot {
             Self::Basic { part: BasicPart::User, .. } => write!(f, "basic {SECRET}"),
             Self::Basic { part: BasicPart::Password, other } => write!(f, "basic {other}"),
             Self::Query { name } => write!(f, "query {name}"),
+            Self::Path { template: None } => f.write_str("path"),
+            Self::Path { template: Some(template) } => write!(f, "path {template}"),
+            Self::Subprotocol { template } => write!(f, "subprotocol {template}"),
         }
     }
 }
@@ -273,6 +343,8 @@ impl FromStr for Slot {
             ("header", rest) => Self::header(rest),
             ("basic", rest) => Self::basic(rest),
             ("query", rest) => Self::query(rest),
+            ("path", rest) => Self::path(rest),
+            ("subprotocol", rest) => Self::subprotocol(rest),
             _ => Err(SlotError::Kind),
         }
     }
@@ -289,6 +361,8 @@ pub struct CredentialIndex {
     /// The distinct templates of each slot header: a handful, however many credentials there are.
     templates: HashMap<HeaderName, Vec<Template>>,
     parameters: HashSet<Box<str>>,
+    /// Whether any credential enters a path: nearly no workspace has one, and needs to look there.
+    path_slots: bool,
 }
 
 impl CredentialIndex {
@@ -331,7 +405,8 @@ impl CredentialIndex {
             Slot::Query { name } => {
                 self.parameters.insert(name.clone());
             }
-            Slot::Basic { .. } => {}
+            Slot::Path { .. } => self.path_slots = true,
+            Slot::Basic { .. } | Slot::Subprotocol { .. } => {}
         }
     }
 
@@ -382,6 +457,12 @@ impl CredentialIndex {
         std::str::from_utf8(name).is_ok_and(|name| self.parameters.contains(name))
     }
 
+    /// Whether any credential enters a path.
+    #[must_use]
+    pub fn has_path_slots(&self) -> bool {
+        self.path_slots
+    }
+
     /// All credentials, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Credential>> {
         self.by_name.values()
@@ -425,6 +506,10 @@ pub(crate) mod tests {
             "basic x-access-token",
             "basic ",
             "query key",
+            "path",
+            "path /bot{secret}/**",
+            "path /services/*/*/{secret}",
+            "subprotocol openai-insecure-api-key.{secret}",
         ] {
             assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
         }
@@ -443,6 +528,9 @@ pub(crate) mod tests {
             ("header nothing", SlotError::Header),
             ("basic a:b", SlotError::Empty),
             ("query ", SlotError::Empty),
+            ("path bot{secret}", SlotError::Path),
+            ("subprotocol a, {secret}", SlotError::Character),
+            ("subprotocol realtime", SlotError::NoSecret),
             ("cookie x", SlotError::Kind),
         ] {
             assert_eq!(text.parse::<Slot>(), Err(why), "{text}");

@@ -1,10 +1,12 @@
 //! Putting secrets into a request: the places are found first, then filled all or none.
 //!
-//! Strip, then set: a credential owns its slots, so whatever the client sent in any of them is
-//! taken out, and exactly one copy of the secret goes in.
+//! Strip, then set: a credential owns its slots, so whatever the client sent in any of them in the
+//! head is taken out, and exactly one copy of the secret goes in.
 
 mod locate;
+mod path;
 mod query;
+mod subprotocol;
 
 use std::fmt::{self, Write as _};
 use std::sync::Arc;
@@ -19,13 +21,13 @@ use zeroize::Zeroizing;
 
 pub use locate::{Located, References};
 
-use crate::credential::{BasicPart, Credential, Slot};
+use crate::credential::{BasicPart, Credential, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
-use crate::scrub::{self, Hidden, Interim, Needles, Unscrubbed};
+use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
@@ -59,6 +61,7 @@ pub struct OutboundRequest {
     origin: Origin,
     uses: Vec<Use>,
     needles: Option<Needles>,
+    undecodable: Undecodable,
 }
 
 impl OutboundRequest {
@@ -96,9 +99,9 @@ impl Recorded<OutboundRequest> {
     pub fn into_wire<B>(self, body: B) -> (Recorded<Request<B>>, Pending) {
         let mut pending = None;
         let request = self.map(|outbound| {
-            let OutboundRequest { parts, origin, needles, .. } = outbound;
+            let OutboundRequest { parts, origin, needles, undecodable, .. } = outbound;
             let method = parts.method.clone();
-            pending = Some(Pending { method, origin, hidden: needles.into() });
+            pending = Some(Pending { method, origin, hidden: needles.into(), undecodable });
             Request::from_parts(parts, body)
         });
         let Some(pending) = pending else { unreachable!("map calls its closure once") };
@@ -113,6 +116,7 @@ pub struct Pending {
     method: Method,
     origin: Origin,
     hidden: Hidden,
+    undecodable: Undecodable,
 }
 
 impl Pending {
@@ -129,7 +133,7 @@ impl Pending {
 
     /// Takes hold of the answer.
     pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
-        Unscrubbed::new(response, self.method, self.hidden)
+        Unscrubbed::new(response, self.method, self.hidden).with_undecodable(self.undecodable)
     }
 }
 
@@ -169,7 +173,7 @@ pub fn inject(
     if needles.is_some() {
         make_scrubbable(&mut parts.headers);
     }
-    Ok(OutboundRequest { parts, origin, uses, needles })
+    Ok(OutboundRequest { parts, origin, uses, needles, undecodable: permit.undecodable() })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry
@@ -203,19 +207,50 @@ fn fill(
             fill_query(parts, name, secret)?;
             None
         }
+        Slot::Path { template } => {
+            fill_path(parts, grant, template.as_ref(), secret, needles)?;
+            None
+        }
+        Slot::Subprotocol { .. } => None,
     };
-    strip(&mut parts.headers, grant.credential());
+    strip(parts, grant.credential(), slot, secret)?;
     if let (Some(name), Some(value)) = (slot.header_name(), value) {
         parts.headers.insert(name, value);
     }
     Ok(())
 }
 
-/// Removes what the client sent in any header that is a slot of the credential.
-fn strip(headers: &mut HeaderMap, credential: &Credential) {
+/// Removes what the client sent in any place of the head that is a slot of the credential, but for
+/// `own`, which is being filled.
+fn strip(
+    parts: &mut Parts,
+    credential: &Credential,
+    own: &Slot,
+    secret: &Secret,
+) -> Result<(), Refusal> {
     for name in credential.slots.iter().filter_map(Slot::header_name) {
-        headers.remove(name);
+        parts.headers.remove(name);
     }
+    if let Some(query) = parts.uri.query() {
+        let is_another = |sent: &[u8]| {
+            let mut others = credential.slots.iter().filter(|slot| *slot != own);
+            others.any(|slot| matches!(slot, Slot::Query { name } if name.as_bytes() == sent))
+        };
+        if let Some(target) = query::without(parts.uri.path(), query, is_another) {
+            parts.uri = target_of(Zeroizing::new(target.into_bytes()))?;
+        }
+    }
+    let entry = match own {
+        Slot::Subprotocol { template } => Some((template, secret)),
+        _ => None,
+    };
+    let lists = |slot: &Slot| matches!(slot, Slot::Subprotocol { .. });
+    if parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+        && credential.slots.iter().any(lists)
+    {
+        subprotocol::rewrite(&mut parts.headers, credential, entry)?;
+    }
+    Ok(())
 }
 
 /// A field value around the secret. Its memory is wiped when the last holder lets go of it, and it
@@ -281,11 +316,56 @@ fn encode_pair(part: BasicPart, secret: &[u8], other: &[u8]) -> Zeroizing<Vec<u8
 
 fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refusal> {
     let target = query::with_secret(parts.uri.path(), parts.uri.query(), name, secret);
-    let target = PathAndQuery::from_maybe_shared(Bytes::from_owner(target)).map_err(|_| {
+    parts.uri = target_of(target)?;
+    Ok(())
+}
+
+/// The value as it stands in the path is noted among the needles: no other place has it in just this
+/// form.
+fn fill_path(
+    parts: &mut Parts,
+    grant: &Grant,
+    template: Option<&PathTemplate>,
+    secret: &Secret,
+    needles: &mut Needles,
+) -> Result<(), Refusal> {
+    let path = parts.uri.path();
+    let at = path::place(path, template, grant.credential());
+    let at = at.ok_or_else(|| Refusal::new(Code::Internal))?;
+    let filled = path::with_secret(path, at, parts.uri.query(), secret);
+    let filled = filled.ok_or_else(|| {
+        Refusal::new(Code::CredentialRefused).because("the secret would be a dot segment")
+    })?;
+    if filled.value.len() != secret.len() {
+        needles.add_rendered(&filled.value, grant.placeholder().as_bytes());
+    }
+    parts.uri = target_of(filled.target)?;
+    Ok(())
+}
+
+fn target_of(text: Zeroizing<Vec<u8>>) -> Result<Uri, Refusal> {
+    let target = PathAndQuery::from_maybe_shared(Bytes::from_owner(text)).map_err(|_| {
         Refusal::new(Code::CredentialRefused).because("the secret cannot stand in a URL")
     })?;
-    parts.uri = Uri::from(target);
-    Ok(())
+    Ok(Uri::from(target))
+}
+
+/// The path that this request would have, with the letters and digits of secrets masked, where an
+/// origin could read it in more ways than the path that was decided on: the decision has to hold for
+/// those too ([`Policy::holds_for`](crate::policy::Policy::holds_for)).
+#[must_use]
+pub fn masked_path(
+    request: &InboundRequest,
+    permit: &Permit,
+    resolved: &Resolved,
+) -> Option<String> {
+    permit.grants().iter().zip(&resolved.granted).find_map(|(grant, secret)| {
+        let Some(Slot::Path { template }) = grant.credential().slots.get(grant.slot()) else {
+            return None;
+        };
+        let at = path::place(request.path(), template.as_ref(), grant.credential())?;
+        path::masked(request.path(), at, secret)
+    })
 }
 
 /// Names who may share a connection: one agent, with one version of each credential. Connections

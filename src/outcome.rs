@@ -3,6 +3,8 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
 
 use http::StatusCode;
 
@@ -115,6 +117,10 @@ codes! {
     Overloaded "overloaded" 503 "connection_limit_reached"
         "The proxy has as many tunnels open as it may"
         "Close idle connections, or raise limits.connections in locum.yaml.";
+    /// A limit of the rule that allows it is used up.
+    RateLimited "rate-limited" 429 "http_request_denied"
+        "A limit of the policy rule that allows this request is used up"
+        "Wait as long as Retry-After says, or ask for a higher limit; the audit record of this id names the rule.";
     /// The audit log cannot be written.
     AuditUnavailable "audit-unavailable" 503 "proxy_internal_error"
         "The audit log cannot be written, and no call is made without its record"
@@ -154,7 +160,7 @@ codes! {
     /// The answer cannot be searched for the secret.
     Unscrubbable "response-unscrubbable" 502 "http_response_content_coding_error"
         "The answer came in a form that cannot be searched for the credential"
-        "The host used a coding that the proxy did not offer; ask its operator, or use it without a credential.";
+        "The host used a coding that the proxy cannot undo; ask its operator, use it without a credential, or have a rule say `scrub: {undecodable: pass}`.";
     /// Connecting took too long.
     ConnectTimeout "connect-timeout" 504 "connection_timeout"
         "The host did not accept the connection in time"
@@ -191,19 +197,54 @@ pub struct Refusal {
     pub detail: Cow<'static, str>,
     /// What only the operator is told, in the audit record: the true reason.
     pub reason: Option<&'static str>,
+    /// What only the operator is told, too: the rule that refused, where one did.
+    pub rule: Option<Arc<str>>,
+    /// The limit that is used up, where one is.
+    pub quota: Option<Box<Quota>>,
+}
+
+/// A limit of a rule, as an agent that met it is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    /// What is limited.
+    pub what: Measure,
+    /// How many.
+    pub limit: u64,
+    /// In what time; none for what is limited at once.
+    pub window: Option<Duration>,
+    /// When it is worth to ask again.
+    pub wait: Duration,
+}
+
+/// What a rule can limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Measure {
+    /// Requests in a time.
+    Requests,
+    /// Requests at once.
+    Concurrent,
+    /// Bytes in a time.
+    Bytes,
 }
 
 impl Refusal {
     /// A refusal with its code's own words.
     #[must_use]
     pub fn new(code: Code) -> Self {
-        Self { code, detail: Cow::Borrowed(code.title()), reason: None }
+        Self::with_detail(code, code.title())
     }
 
     /// A refusal that says more to the agent.
     #[must_use]
     pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), reason: None }
+        Self { code, detail: detail.into(), reason: None, rule: None, quota: None }
+    }
+
+    /// The same, with the rule that only the audit record shows.
+    #[must_use]
+    pub fn by(mut self, rule: &Arc<str>) -> Self {
+        self.rule = Some(Arc::clone(rule));
+        self
     }
 
     /// The same, with the reason that only the audit record shows.
@@ -228,6 +269,8 @@ pub mod reason {
     pub const NOT_BOUND: &str = "the credential is not bound to this destination";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
+    /// The agent came by a run token that leaves it other credentials.
+    pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }
 
 /// How a permitted request ended.

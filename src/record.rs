@@ -196,11 +196,19 @@ pub struct Outcome {
     /// How often the credential was found in the answer, and replaced.
     #[serde(skip_serializing_if = "is_zero_u64")]
     pub scrubbed: u64,
+    /// Whether the answer's body passed without being searched, by a rule that says so.
+    #[serde(skip_serializing_if = "is_false")]
+    pub unsearched: bool,
     /// From sending the request to the answer's head, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_us: Option<u64>,
     /// From the first byte of the request to the end, in microseconds.
     pub total_us: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // serde's skip_serializing_if passes a reference.
+fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's skip_serializing_if passes a reference.

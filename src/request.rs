@@ -23,6 +23,7 @@ pub struct InboundRequest {
     parts: Parts,
     origin: Origin,
     readings: Vec<String>,
+    other_methods: Vec<Method>,
     context: Context,
     websocket: Option<Handshake>,
 }
@@ -47,13 +48,21 @@ impl InboundRequest {
         }
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
-        Ok(Self { parts, origin: origin.clone(), readings, context, websocket })
+        let other_methods = other_methods(&parts.headers)?;
+        Ok(Self { parts, origin: origin.clone(), readings, other_methods, context, websocket })
     }
 
     /// The method.
     #[must_use]
     pub fn method(&self) -> &Method {
         &self.parts.method
+    }
+
+    /// The methods that fields ask for in place of [`InboundRequest::method`]: an origin may follow
+    /// them.
+    #[must_use]
+    pub fn other_methods(&self) -> &[Method] {
+        &self.other_methods
     }
 
     /// Where it goes.
@@ -131,6 +140,27 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     let reflects = matches!(*method, Method::TRACE | Method::CONNECT)
         || method.as_str().eq_ignore_ascii_case("TRACK");
     if reflects { Err(Refusal::new(Code::MethodRefused)) } else { Ok(()) }
+}
+
+/// By these, frameworks let a form or a firewalled client ask for a method that it cannot send.
+const METHOD_OVERRIDES: [HeaderName; 3] = [
+    HeaderName::from_static("x-http-method-override"),
+    HeaderName::from_static("x-http-method"),
+    HeaderName::from_static("x-method-override"),
+];
+
+fn other_methods(headers: &HeaderMap) -> Result<Vec<Method>, Refusal> {
+    let mut methods = Vec::new();
+    for value in METHOD_OVERRIDES.iter().flat_map(|name| headers.get_all(name)) {
+        // Whoever follows the field takes it in any case.
+        let method = value.as_bytes().trim_ascii().to_ascii_uppercase();
+        let method = Method::from_bytes(&method).map_err(|_| {
+            Refusal::with_detail(Code::BadRequest, "A field asks for a method that is none")
+        })?;
+        check_method(&method)?;
+        methods.push(method);
+    }
+    Ok(methods)
 }
 
 /// One framing, or none (RFC 9112 section 6.3): the message ends where both sides think it does.
@@ -337,7 +367,7 @@ fn settle_target(parts: &mut Parts, origin: &Origin) -> Result<(), Refusal> {
 /// What some origin could make of `path`, other than `path` itself. Servers differ in how often
 /// they decode, whether they resolve dot segments before or after, merge slashes, take `\` for `/`
 /// and cut `;parameters`; each combination is one reading.
-fn readings(path: &str) -> Result<Vec<String>, Refusal> {
+pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
     let plain = path.is_ascii()
         && !path.contains(['%', '\\', ';'])
         && !path.contains("//")
@@ -590,6 +620,15 @@ mod tests {
             let refused = InboundRequest::parse(parts, &origin()).unwrap_err();
             assert_eq!(refused.code, Code::MethodRefused, "{method}");
         }
+    }
+
+    #[test]
+    fn fields_that_ask_for_another_method_are_read() {
+        let ask = |value| parse("/", &[("host", "api.test"), ("x-http-method-override", value)]);
+        assert_eq!(ask("delete").unwrap().other_methods(), [Method::DELETE]);
+        assert_eq!(ask("TRACE").unwrap_err().code, Code::MethodRefused);
+        assert_eq!(ask("PUT, DELETE").unwrap_err().code, Code::BadRequest);
+        assert!(parse("/", &[("host", "api.test")]).unwrap().other_methods().is_empty());
     }
 
     #[test]

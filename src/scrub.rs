@@ -4,6 +4,7 @@
 //! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
+mod codings;
 mod deflate;
 mod engine;
 mod escapes;
@@ -22,6 +23,7 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+use codings::{Coding, Source, decoded_head};
 use deflate::Agreed;
 use engine::Engine;
 pub use engine::{ScrubError, Unscrubbable};
@@ -37,7 +39,9 @@ use crate::outcome::{Code, Refusal};
 /// secret was replaced in it. Longer ones keep their length, and matches are overwritten in place.
 pub const GATHERED: u64 = 64 * 1024;
 
-/// The codings that a request with a secret may be answered in.
+/// The codings that a request with a secret asks for. Others are undone where they come, but not asked
+/// for: a strong validator would become a weak one, which no `If-Match` accepts, for bytes on a wire that
+/// is seldom the narrow one; and undoing them costs more than searching what is plain.
 pub const ACCEPTED_CODINGS: HeaderValue = HeaderValue::from_static("identity");
 
 /// An answer that may still hold the secret. Its body has no public face.
@@ -46,12 +50,29 @@ pub struct Unscrubbed<B> {
     response: Response<B>,
     method: Method,
     hidden: Hidden,
+    undecodable: Undecodable,
+}
+
+/// What becomes of a body in a coding that cannot be undone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Undecodable {
+    /// It does not pass.
+    #[default]
+    Refuse,
+    /// It passes as it is, and is known as [`ScrubbedBody::unsearched`].
+    Pass,
 }
 
 impl<B> Unscrubbed<B> {
     /// Holds back an answer, which must not contain what is `hidden`.
     pub fn new(response: Response<B>, method: Method, hidden: impl Into<Hidden>) -> Self {
-        Self { response, method, hidden: hidden.into() }
+        Self { response, method, hidden: hidden.into(), undecodable: Undecodable::Refuse }
+    }
+
+    /// Says what becomes of a body that cannot be decoded.
+    pub fn with_undecodable(mut self, undecodable: Undecodable) -> Self {
+        self.undecodable = undecodable;
+        self
     }
 }
 
@@ -98,24 +119,37 @@ impl Hidden {
 /// Takes every occurrence of the secret out of head and body.
 ///
 /// # Errors
-/// `response-unscrubbable` when the body has a coding that was not offered, `upstream-failed` when
+/// `response-unscrubbable` when the body has a coding that cannot be undone, `upstream-failed` when
 /// a short body breaks off before its announced end.
 pub async fn scrub<B>(unscrubbed: Unscrubbed<B>) -> Result<Response<ScrubbedBody<B>>, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let Unscrubbed { response, method, hidden } = unscrubbed;
+    let Unscrubbed { response, method, hidden, undecodable } = unscrubbed;
     let (mut parts, body) = response.into_parts();
     let Hidden { search: Some(search), replaced } = hidden else {
-        return Ok(Response::from_parts(parts, ScrubbedBody::untouched(body)));
+        return Ok(Response::from_parts(parts, ScrubbedBody::untouched(Source::plain(body))));
     };
     let has_body = has_body(&method, &parts);
     if has_body {
-        check_coding(&parts.headers)?;
+        check_transfer(&parts.headers)?;
     }
+    let read = read_codings(&parts, has_body);
     // The reason phrase is free text, and nobody reads it.
     parts.extensions.remove::<hyper::ext::ReasonPhrase>();
     let replaced = replaced + scrub_fields(&mut parts.headers, &search);
+    let codings = match read {
+        Ok(codings) => codings,
+        Err(_) if undecodable == Undecodable::Pass => {
+            let body = Source::plain(body);
+            return Ok(Response::from_parts(parts, ScrubbedBody::unsearchable(body, replaced)));
+        }
+        Err(refusal) => return Err(refusal),
+    };
+    if !codings.is_empty() {
+        decoded_head(&mut parts.headers);
+    }
+    let body = if has_body { Source::decoded(body, &codings) } else { Source::plain(body) };
     let length = if has_body { body.size_hint().exact() } else { None };
     let body = match length {
         // What follows this head are frames, each with its length before it.
@@ -189,25 +223,35 @@ pub const MESSAGE_CODINGS_ACCEPTED: [HeaderName; 2] = [
     HeaderName::from_static("connect-accept-encoding"),
 ];
 
-/// Nothing but chunks around the bytes themselves: a transfer coding hides the secret as well as a
-/// content coding does, and hyper undoes no other.
-fn check_coding(headers: &HeaderMap) -> Result<(), Refusal> {
-    let all = |name: HeaderName, only: &[u8]| {
-        let mut values = headers.get_all(name).iter();
-        values.all(|v| v.as_bytes().eq_ignore_ascii_case(only))
+/// Nothing but chunks around the body: a transfer coding hides the secret as well as a content coding
+/// does, hyper undoes no other, and its name goes no further than to us.
+fn check_transfer(headers: &HeaderMap) -> Result<(), Refusal> {
+    let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if codings.all(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::Unscrubbable).because("a transfer coding that was not offered"))
+}
+
+/// The content codings of an answer, which can all be undone.
+fn read_codings(parts: &Parts, has_body: bool) -> Result<Vec<Coding>, Refusal> {
+    let headers = &parts.headers;
+    let refuse = |why| Err(Refusal::new(Code::Unscrubbable).because(why));
+    if !has_body {
+        // Nothing to undo; the head of a HEAD says what it would be of a GET.
+        return Ok(Coding::all(headers).unwrap_or_default());
+    }
+    let identity = |coding: &HeaderValue| coding.as_bytes().eq_ignore_ascii_case(b"identity");
+    if !MESSAGE_CODINGS.iter().all(|name| headers.get_all(name).iter().all(identity)) {
+        return refuse("a coding of messages that was not offered");
+    }
+    let Ok(codings) = Coding::all(headers) else {
+        return refuse("a content coding that cannot be undone");
     };
-    let messages = MESSAGE_CODINGS.into_iter().all(|name| all(name, b"identity"));
-    if !messages || !all(header::CONTENT_ENCODING, b"identity") {
-        return Err(
-            Refusal::new(Code::Unscrubbable).because("a content coding that was not offered")
-        );
+    if !codings.is_empty() && parts.status == StatusCode::PARTIAL_CONTENT {
+        return refuse("a part of a coded body, which cannot be undone");
     }
-    if !all(header::TRANSFER_ENCODING, b"chunked") {
-        return Err(
-            Refusal::new(Code::Unscrubbable).because("a transfer coding that was not offered")
-        );
-    }
-    Ok(())
+    Ok(codings)
 }
 
 /// Replaces the secret in field values, and takes out fields that are named by it. Returns how
@@ -233,7 +277,7 @@ fn scrub_fields(headers: &mut HeaderMap, search: &Search) -> u64 {
 
 /// Reads a short body whole, replaces, and says its new length.
 async fn gather<B>(
-    mut body: B,
+    mut body: Source<B>,
     search: Search,
     mut replaced: u64,
 ) -> Result<(ScrubbedBody<B>, u64), Refusal>
@@ -271,13 +315,13 @@ pub struct ScrubbedBody<B> {
 }
 
 enum Inner<B> {
-    /// Nothing was injected; frames pass as they are.
-    Untouched(B),
+    /// Nothing was injected, or nothing can be searched; frames pass as they are.
+    Untouched { body: Source<B>, unsearched: bool },
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
     /// Searched as it streams. `ready` holds what one frame became, `done` how it all ended.
     Searching {
-        body: B,
+        body: Source<B>,
         engine: Engine,
         ready: VecDeque<Frame<Bytes>>,
         done: Option<Result<(), Unscrubbable>>,
@@ -285,11 +329,15 @@ enum Inner<B> {
 }
 
 impl<B> ScrubbedBody<B> {
-    fn untouched(body: B) -> Self {
-        Self { inner: Inner::Untouched(body), replaced: 0 }
+    fn untouched(body: Source<B>) -> Self {
+        Self { inner: Inner::Untouched { body, unsearched: false }, replaced: 0 }
     }
 
-    fn searching(body: B, engine: Engine, replaced: u64) -> Self {
+    fn unsearchable(body: Source<B>, replaced: u64) -> Self {
+        Self { inner: Inner::Untouched { body, unsearched: true }, replaced }
+    }
+
+    fn searching(body: Source<B>, engine: Engine, replaced: u64) -> Self {
         let ready = VecDeque::new();
         Self { inner: Inner::Searching { body, engine, ready, done: None }, replaced }
     }
@@ -299,8 +347,14 @@ impl<B> ScrubbedBody<B> {
     pub fn replaced(&self) -> u64 {
         match &self.inner {
             Inner::Searching { engine, .. } => self.replaced + engine.scrubber().replaced(),
-            Inner::Untouched(_) | Inner::Gathered { .. } => self.replaced,
+            Inner::Untouched { .. } | Inner::Gathered { .. } => self.replaced,
         }
+    }
+
+    /// Whether it should have been searched, and passes without: by a rule that says so.
+    #[must_use]
+    pub fn unsearched(&self) -> bool {
+        matches!(self.inner, Inner::Untouched { unsearched: true, .. })
     }
 }
 
@@ -313,10 +367,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         match &mut self.inner {
-            Inner::Untouched(body) => {
-                let frame = ready!(Pin::new(body).poll_frame(cx));
-                Poll::Ready(frame.map(|frame| frame.map_err(ScrubError::Body)))
-            }
+            Inner::Untouched { body, .. } => Pin::new(body).poll_frame(cx),
             Inner::Gathered { whole, trailers } => {
                 let data = whole.take().filter(|data| !data.is_empty()).map(Frame::data);
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
@@ -333,7 +384,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                     // What was certain before the fault goes on; what was held back does not.
                     Some(Ok(frame)) => *done = scrub_frame(frame, engine, ready).err().map(Err),
                     // What is held back is not flushed: a broken stream must not look whole.
-                    Some(Err(error)) => return Poll::Ready(Some(Err(ScrubError::Body(error)))),
+                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                     None => {
                         *done = Some(Ok(()));
                         engine.finish(&mut |data| ready.push_back(Frame::data(data)));
@@ -345,7 +396,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
 
     fn is_end_stream(&self) -> bool {
         match &self.inner {
-            Inner::Untouched(body) => body.is_end_stream(),
+            Inner::Untouched { body, .. } => body.is_end_stream(),
             Inner::Gathered { whole, trailers } => {
                 whole.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
             }
@@ -357,7 +408,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         match &self.inner {
-            Inner::Untouched(body) => body.size_hint(),
+            Inner::Untouched { body, .. } => body.size_hint(),
             Inner::Gathered { whole, .. } => {
                 SizeHint::with_exact(whole.as_ref().map_or(0, |w| w.len() as u64))
             }
@@ -526,15 +577,45 @@ mod tests {
 
     #[test]
     fn unknown_codings_are_refused_unless_there_is_no_body() {
-        let response = |status: u16| {
-            let builder = Response::builder().status(status).header("content-encoding", "gzip");
-            builder.body(Full::new(Bytes::new())).unwrap()
+        let response = |status: u16, coding| {
+            let builder = Response::builder().status(status).header("content-encoding", coding);
+            builder.body(Full::new(Bytes::from_static(b"sk-canary-0123456789"))).unwrap()
         };
-        let result = |status, method| {
-            run(scrub(Unscrubbed::new(response(status), method, Some(needles())))).err()
+        let result = |status, coding, method| {
+            run(scrub(Unscrubbed::new(response(status, coding), method, Some(needles())))).err()
         };
-        assert_eq!(result(200, Method::GET).unwrap().code, Code::Unscrubbable);
-        assert!(result(200, Method::HEAD).is_none() && result(304, Method::GET).is_none());
+        for coding in ["compress", "gzip, compress", "br;q=1", "gzip,gzip,gzip,gzip", "\"gzip\""] {
+            assert_eq!(result(200, coding, Method::GET).unwrap().code, Code::Unscrubbable);
+            let none = result(200, coding, Method::HEAD).or(result(304, coding, Method::GET));
+            assert!(none.is_none(), "{coding}");
+        }
+        // A part of a coded body is nothing that a decoder could begin with.
+        assert_eq!(result(206, "gzip", Method::GET).unwrap().code, Code::Unscrubbable);
+        assert!(result(206, "identity", Method::GET).is_none());
+    }
+
+    #[test]
+    fn a_rule_may_let_pass_what_cannot_be_undone_and_it_is_known() {
+        let response = |name: &str, coding: &str| {
+            let builder = Response::builder().header(name, coding);
+            let builder = builder.header("x-echo", "sk-canary-0123456789");
+            builder.body(Full::new(Bytes::from_static(b"sk-canary-0123456789"))).unwrap()
+        };
+        let pass = |response| {
+            let unscrubbed = Unscrubbed::new(response, Method::GET, Some(needles()));
+            run(scrub(unscrubbed.with_undecodable(Undecodable::Pass)))
+        };
+        let mut passed = pass(response("content-encoding", "compress")).unwrap();
+        assert!(passed.body().unsearched());
+        assert_eq!(passed.headers()["content-encoding"], "compress");
+        assert_eq!(passed.headers()["x-echo"], "locum_openai", "heads are searched all the same");
+        let data = run(passed.body_mut().frame()).unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data, "sk-canary-0123456789");
+        // What can be undone is undone and searched under such a rule too.
+        let plain = pass(response("content-encoding", "identity")).unwrap();
+        assert!(!plain.body().unsearched() && plain.body().replaced() == 2);
+        // And a transfer coding is between the origin and us: the agent could not undo it.
+        assert!(pass(response("transfer-encoding", "gzip, chunked")).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::References;
 use locum::outcome::Code;
-use locum::policy::{Policy, TunnelDecision, compile};
+use locum::policy::{Meters, Policy, TunnelDecision, compile};
 use locum::request::InboundRequest;
 
 /// A question, and its answer: the rule, or the code.
@@ -184,6 +184,7 @@ fn decide(policy: &Policy, case: &Case) -> Result<(String, Option<String>), Code
         agent: case.agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     };
     let permit = policy.authorize(&who, &request, &references, &index).map_err(|r| r.code)?;
     let credential = permit.grants().first().map(|grant| grant.credential().name.to_string());
@@ -217,7 +218,9 @@ fn every_example_decides_as_it_says() {
             let authority = Authority::parse(target, None).unwrap();
             let decision = policy.tunnel(&agent.parse().unwrap(), &authority, &index());
             let wanted = match answer {
-                Opaque(rule) => TunnelDecision::Opaque { rule: (*rule).into() },
+                Opaque(rule) => {
+                    TunnelDecision::Opaque { rule: (*rule).into(), meters: Meters::default() }
+                }
                 other => {
                     assert_eq!(*other, Intercept, "{about}");
                     TunnelDecision::Intercept

@@ -122,7 +122,15 @@ fn furnish(vault: &mut Vault) -> String {
         tier: Tier::User,
         tags: Vec::new(),
         destinations: vec!["https://billing.internal:8443".parse().unwrap()],
-        slots: vec!["basic robot".parse().unwrap(), "query key".parse().unwrap()],
+        slots: [
+            "basic robot",
+            "query key",
+            "path",
+            "path /bot{secret}/**",
+            "subprotocol k.{secret}",
+        ]
+        .map(|slot| slot.parse().unwrap())
+        .into(),
         stand_in: None,
     };
     let team = NewCredential { name: name("team"), ..billing.clone() };

@@ -50,6 +50,7 @@ fuzz_target!(|data: &[u8]| {
         agent: "x".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     };
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX) else { return };

@@ -254,7 +254,8 @@ impl Keeper {
                 self.metrics.reload("policy", true);
                 false
             }
-            Ok(policy) => {
+            Ok(mut policy) => {
+                policy.take_over(&seen.policy);
                 seen.generation += 1;
                 seen.policy = Arc::new(policy);
                 seen.policy_problem = None;
@@ -442,6 +443,7 @@ impl Seen {
                     &snapshot.workspace,
                     Arc::clone(&snapshot.tokens),
                     Arc::clone(&snapshot.token_key),
+                    Arc::clone(&snapshot.runs),
                 )),
                 sealed: Some(Arc::clone(snapshot)),
             },

@@ -132,6 +132,7 @@ impl Drop for Account {
             bytes_up: 0,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: self.status.map(|_| took),
             total_us: took,
         });

@@ -117,6 +117,7 @@ impl Fields for Outcome {
             bytes_up,
             bytes_down,
             scrubbed,
+            unsearched,
             upstream_us,
             total_us,
         } = self;
@@ -130,6 +131,9 @@ impl Fields for Outcome {
         line.number(b",\"bytes_down\":", *bytes_down);
         if *scrubbed > 0 {
             line.number(b",\"scrubbed\":", *scrubbed);
+        }
+        if *unsearched {
+            line.raw(b",\"unsearched\":true");
         }
         if let Some(upstream) = upstream_us {
             line.number(b",\"upstream_us\":", *upstream);
@@ -260,6 +264,7 @@ mod tests {
                 bytes_up,
                 bytes_down,
                 scrubbed: scrubbed % 2,
+                unsearched: scrubbed % 4 > 1,
                 upstream_us,
                 total_us,
             });

@@ -96,6 +96,7 @@ fn outcome_later(log: &AuditLog, n: u64) {
         bytes_up: 1,
         bytes_down: 2,
         scrubbed: 0,
+        unsearched: false,
         upstream_us: None,
         total_us: 3,
     });

@@ -5,9 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::output::{self, Table, time_or_dash};
+use crate::agent::Label;
 use crate::app::{Failure, Home, Opened};
 use crate::document::parse_duration;
 use crate::reference::Name;
+use crate::token::run::Which;
 use crate::vault::{AgentInfo, TokenInfo};
 
 /// Subcommands of `locum agent`.
@@ -37,16 +39,22 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Revoke an agent with all its tokens, or one token
+    /// Revoke an agent with all its tokens, or one token, or the run tokens of one run
     #[command(
-        after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa"
+        after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa\n  locum agent revoke researcher --run 42"
     )]
     Revoke {
         /// The agent's name
         name: Name,
         /// Only the token of this id
-        #[arg(long, value_name = "ID")]
+        #[arg(long, value_name = "ID", group = "one")]
         token: Option<String>,
+        /// Only the run tokens of this run that were made until now
+        #[arg(long, value_name = "ID", group = "one")]
+        run: Option<Label>,
+        /// Only the run token of this id
+        #[arg(long, value_name = "ID", group = "one")]
+        run_token: Option<String>,
     },
 }
 
@@ -57,7 +65,15 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
             add(&mut opened, &name, expires, note.as_deref(), json)
         }
         Command::List { json } => list(&opened, json),
-        Command::Revoke { name, token } => revoke(&mut opened, &name, token.as_deref()),
+        Command::Revoke { name, token, run: None, run_token: None } => {
+            revoke(&mut opened, &name, token.as_deref())
+        }
+        Command::Revoke { name, run: Some(run), .. } => {
+            end_runs(&mut opened, &name, Which::Run(run.as_str().to_owned()))
+        }
+        Command::Revoke { name, run_token: Some(id), .. } => {
+            end_runs(&mut opened, &name, Which::Token(id))
+        }
     }
 }
 
@@ -152,6 +168,17 @@ fn revoke(opened: &mut Opened, name: &Name, token: Option<&str>) -> Result<(), F
             format!("revoked the token {id} of {name}")
         }
     };
+    opened.changed()?;
+    output::line(&said)
+}
+
+fn end_runs(opened: &mut Opened, name: &Name, which: Which) -> Result<(), Failure> {
+    let said = match &which {
+        Which::All => format!("revoked the run tokens of {name}"),
+        Which::Run(run) => format!("revoked the tokens of {name}'s run {run}"),
+        Which::Token(id) => format!("revoked the run token {id} of {name}"),
+    };
+    opened.vault.run_revoke(name, which)?;
     opened.changed()?;
     output::line(&said)
 }

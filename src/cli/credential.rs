@@ -95,6 +95,13 @@ pub(super) struct Add {
     /// A query parameter. Repeatable
     #[arg(long, value_name = "NAME")]
     query: Vec<String>,
+    /// A path slot: a path around `{secret}`, such as '/bot{secret}/**'; without one, the segment in
+    /// which the reference stands. Repeatable
+    #[arg(long, value_name = "PATH", num_args = 0..=1, default_missing_value = "")]
+    path: Vec<String>,
+    /// An entry of Sec-WebSocket-Protocol, such as 'openai-insecure-api-key.{secret}'. Repeatable
+    #[arg(long, value_name = "ENTRY")]
+    subprotocol: Vec<String>,
     /// A text in the shape of the provider's keys, with the reference in it
     #[arg(long, value_name = "TEXT")]
     stand_in: Option<String>,
@@ -172,7 +179,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     }
     if slots.is_empty() {
         return Err(Failure::usage("nothing says how the secret enters a request")
-            .help("name a --provider, or give a slot: --header 'X-Api-Key: {secret}', --basic USER, --query NAME"));
+            .help("name a --provider, or give a slot: --header 'X-Api-Key: {secret}', --basic USER, --query NAME, --path"));
     }
     let stand_in =
         args.stand_in.clone().or_else(|| provider.and_then(|p| p.stand_in(&args.name.reference())));
@@ -202,7 +209,10 @@ fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
     let headers = args.header.iter().map(|t| Slot::header(t).map_err(|e| wrong("--header", t, e)));
     let basics = args.basic.iter().map(|t| Slot::basic(t).map_err(|e| wrong("--basic", t, e)));
     let queries = args.query.iter().map(|t| Slot::query(t).map_err(|e| wrong("--query", t, e)));
-    headers.chain(basics).chain(queries).collect()
+    let paths = args.path.iter().map(|t| Slot::path(t).map_err(|e| wrong("--path", t, e)));
+    let entries = args.subprotocol.iter();
+    let entries = entries.map(|t| Slot::subprotocol(t).map_err(|e| wrong("--subprotocol", t, e)));
+    headers.chain(basics).chain(queries).chain(paths).chain(entries).collect()
 }
 
 /// A provider of the catalogue, or the nearest one as advice.
@@ -223,9 +233,9 @@ pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> 
         SlotText::Header(text) => Slot::header(text).ok(),
         SlotText::Basic(text) => Slot::basic(text).ok(),
         SlotText::Query(text) => Slot::query(text).ok(),
-        SlotText::Path(_) | SlotText::Json(_) | SlotText::Form(_) | SlotText::Subprotocol(_) => {
-            None
-        }
+        SlotText::Path(text) => Slot::path(text).ok(),
+        SlotText::Subprotocol(text) => Slot::subprotocol(text).ok(),
+        SlotText::Json(_) | SlotText::Form(_) => None,
     };
     let slots: Vec<Slot> = provider.slots().iter().filter_map(fill).collect();
     if slots.is_empty() {
@@ -233,7 +243,7 @@ pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> 
             "{} takes its credential in a form that this version cannot fill in",
             provider.name()
         ))
-        .help("this version fills headers, Basic pairs and query parameters; signed requests, bodies and paths come later"));
+        .help("this version fills headers, Basic pairs, query parameters, paths and subprotocols; signed requests and bodies come later"));
     }
     Ok(slots)
 }

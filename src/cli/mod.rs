@@ -16,6 +16,7 @@ mod init;
 mod output;
 mod policy;
 mod run;
+mod run_token;
 mod serve;
 mod set;
 mod vault;
@@ -57,6 +58,8 @@ enum Command {
     /// Add, list and revoke agents and their tokens
     #[command(subcommand, visible_alias = "agents")]
     Agent(agent::Command),
+    /// Make a short-lived token for one run, which may do less than its agent
+    RunToken(run_token::Args),
     /// Run the proxy
     Serve(serve::Args),
     /// Run a program as an agent, through the proxy
@@ -117,6 +120,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Credential(command) => done(credential::run(&locate()?, command)),
         Command::Set(command) => done(set::run(&locate()?, command)),
         Command::Agent(command) => done(agent::run(&locate()?, command)),
+        Command::RunToken(args) => done(run_token::run(&locate()?, args)),
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),

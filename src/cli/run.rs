@@ -156,6 +156,7 @@ async fn start_private(
         agent: user.agent.clone(),
         token_id: token_id.into(),
         context: user.context.clone(),
+        run_token: None,
     });
     Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
         .await

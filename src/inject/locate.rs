@@ -5,8 +5,9 @@ use std::sync::Arc;
 use data_encoding::{BASE64, BASE64_NOPAD};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-use super::query;
-use crate::credential::{BasicPart, Credential, CredentialIndex, Slot};
+use super::path::{self, may_refer};
+use super::{query, subprotocol};
+use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
 use crate::reference;
 use crate::request::InboundRequest;
 
@@ -55,7 +56,11 @@ impl References {
         let mut found = Self::default();
         for (name, value) in request.headers() {
             if reference::occurs(value.as_bytes()) {
-                found.in_header(name, value, index);
+                if name == header::SEC_WEBSOCKET_PROTOCOL && !index.is_slot_header(name) {
+                    found.in_subprotocols(value, index);
+                } else {
+                    found.in_header(name, value, index);
+                }
             } else if name == header::AUTHORIZATION {
                 found.in_basic(value, index);
             }
@@ -63,8 +68,10 @@ impl References {
         if let Some(query) = request.query().filter(|q| may_refer(q)) {
             found.in_query(query, index);
         }
-        if reference::occurs(request.path().as_bytes()) {
-            found.misplaced += 1;
+        if !index.has_path_slots() {
+            found.misplaced += usize::from(reference::occurs(request.path().as_bytes()));
+        } else if may_refer(request.path()) {
+            found.in_path(request, index);
         }
         found
     }
@@ -159,6 +166,51 @@ impl References {
         }
     }
 
+    /// The credentials that the path names, each in a path slot of its own; and the places of those
+    /// that are bound here, where a name has to be a credential's.
+    fn in_path(&mut self, request: &InboundRequest, index: &CredentialIndex) {
+        let path = request.path();
+        let decoded = path::text(path);
+        let named = reference::names_in(&decoded).filter_map(|name| index.get(name));
+        let bound = || index.bound_to(request.origin());
+        let mut found = 0;
+        for credential in named.chain(bound()) {
+            for (slot, template) in path_slots(credential) {
+                if let Some(at) = path::place(path, template, credential) {
+                    found += usize::from(!self.holds(credential));
+                    self.add(credential, Some(slot), &path::text(&path[at]));
+                }
+            }
+        }
+        let mut places = bound().flat_map(|c| path_slots(c)).filter_map(|(_, t)| t?.find(path));
+        if found == 0 && places.any(|at| may_refer(&path[at])) {
+            self.unresolved = true;
+        } else {
+            self.misplaced += path::count(path).max(1).saturating_sub(found);
+        }
+    }
+
+    fn in_subprotocols(&mut self, value: &HeaderValue, index: &CredentialIndex) {
+        for entry in subprotocol::entries(value.as_bytes()) {
+            let named = reference::names_in(entry).find_map(|name| index.get(name));
+            match named {
+                Some(credential) => match subprotocol::slot(entry, credential) {
+                    Some((slot, sent)) => self.add(credential, Some(slot), sent),
+                    None if credential.slots.iter().any(is_subprotocol) => {
+                        self.add(credential, None, entry.trim_ascii());
+                    }
+                    None => self.misplaced += 1,
+                },
+                None if reference::occurs(entry) => self.misplaced += 1,
+                None => {}
+            }
+        }
+    }
+
+    fn holds(&self, credential: &Arc<Credential>) -> bool {
+        self.located.iter().any(|l| Arc::ptr_eq(&l.credential, credential))
+    }
+
     fn add(&mut self, credential: &Arc<Credential>, slot: Option<usize>, sent: &[u8]) {
         let known = self.located.iter_mut().find(|l| Arc::ptr_eq(&l.credential, credential));
         if let Some(known) = known {
@@ -172,9 +224,16 @@ impl References {
     }
 }
 
-/// A reference in a query may have its underscore escaped.
-fn may_refer(query: &str) -> bool {
-    reference::occurs(query.as_bytes()) || query.contains("locum%5F") || query.contains("locum%5f")
+/// The path slots of a credential, with their places among its slots.
+fn path_slots(credential: &Credential) -> impl Iterator<Item = (usize, Option<&PathTemplate>)> {
+    credential.slots.iter().enumerate().filter_map(|(at, slot)| match slot {
+        Slot::Path { template } => Some((at, template.as_ref())),
+        _ => None,
+    })
+}
+
+fn is_subprotocol(slot: &Slot) -> bool {
+    matches!(slot, Slot::Subprotocol { .. })
 }
 
 /// User name and password of a Basic header, decoded.
@@ -212,10 +271,7 @@ impl BasicPair {
     /// The half beside the secret, when the client put the credential's reference into `part`. A
     /// second copy of the reference there is not the client's own text, and is dropped.
     pub(super) fn other_half(&self, part: BasicPart, credential: &Credential) -> Option<&[u8]> {
-        let is_ours = |text: &[u8]| {
-            text == credential.name.reference().as_bytes()
-                || credential.stand_in.as_deref().is_some_and(|s| s.as_bytes() == text)
-        };
+        let is_ours = |text: &[u8]| credential.is_named_by(text);
         let other = match part {
             BasicPart::User => BasicPart::Password,
             BasicPart::Password => BasicPart::User,

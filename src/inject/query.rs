@@ -55,20 +55,35 @@ pub(super) fn with_secret(
     }
     if !placed {
         out.push(separator);
-        push_encoded(&mut out, name.as_bytes());
+        push_encoded(&mut out, name.as_bytes(), UNRESERVED);
         push_value(&mut out, secret);
     }
     out
 }
 
-fn push_value(out: &mut Vec<u8>, secret: &Secret) {
-    out.push(b'=');
-    secret.expose(|bytes| push_encoded(out, bytes));
+/// Path and query without the parameters that `is_ours` by name; none when there is none of them.
+pub(super) fn without(path: &str, query: &str, is_ours: impl Fn(&[u8]) -> bool) -> Option<String> {
+    let is_ours = |pair: &Pair<'_>| is_ours(&decode(pair.name));
+    if !pairs(query).any(|pair| is_ours(&pair)) {
+        return None;
+    }
+    let kept = pairs(query).zip(query.split('&')).filter(|(pair, _)| !is_ours(pair));
+    let kept: Vec<&str> = kept.map(|(_, raw)| raw).collect();
+    Some(if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) })
 }
 
-fn push_encoded(out: &mut Vec<u8>, bytes: &[u8]) {
+fn push_value(out: &mut Vec<u8>, secret: &Secret) {
+    out.push(b'=');
+    secret.expose(|bytes| push_encoded(out, bytes, UNRESERVED));
+}
+
+/// What never needs an escape in a URL, beside letters and digits (RFC 3986 section 2.3).
+const UNRESERVED: &[u8] = b"-._~";
+
+/// Writes `bytes` with all escaped that is neither a letter, a digit nor one of `plain`.
+pub(super) fn push_encoded(out: &mut Vec<u8>, bytes: &[u8], plain: &[u8]) {
     for byte in bytes {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+        if byte.is_ascii_alphanumeric() || plain.contains(byte) {
             out.push(*byte);
         } else {
             let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];

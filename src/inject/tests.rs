@@ -44,6 +44,7 @@ fn send(
         agent: "a".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index)?;
@@ -199,5 +200,96 @@ fn an_echo_becomes_what_the_client_sent() {
         scrubber.finish(&mut |data| out.extend_from_slice(&data));
         let known = format!("a {} b {placeholder} c", sent(&format!("alice:{placeholder}")));
         assert_eq!(String::from_utf8(out).unwrap(), known);
+    }
+}
+
+#[test]
+fn path_slots_keep_every_other_byte() {
+    let bot = || vec![credential("bot", &["path /bot{secret}/**"], None)];
+    for (sent, wire) in [
+        ("/botlocum_bot/x%2Fy;p=1//z?b=2&a=%41", "/botr&e%2Fal:0123/x%2Fy;p=1//z?b=2&a=%41"),
+        ("/botlocum%5Fbot/?", "/botr&e%2Fal:0123/?"),
+    ] {
+        let (parts, _) = send(bot(), "r&e/al:0123", sent, &[]).unwrap();
+        assert_eq!(parts.uri.to_string(), wire);
+    }
+    // A key of the client's own in that place is the client's own affair.
+    let (parts, _) = send(bot(), "r&e/al:0123", "/botmine/x", &[]).unwrap();
+    assert_eq!(parts.uri.to_string(), "/botmine/x");
+}
+
+mod properties {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// What a client may write into a path or a query.
+    const SEGMENT: &str = "[A-Za-z0-9._~!$&'()*+,=:@-]{0,6}(%[2-6][0-9A-F])?";
+
+    fn decoded(text: &str) -> Vec<u8> {
+        percent_encoding::percent_decode_str(text).collect()
+    }
+
+    proptest! {
+        /// Nothing but the slot changes, and what stands in it is the secret.
+        #[test]
+        fn of_a_path_one_segment_changes(
+            before in prop::collection::vec(SEGMENT, 0..4),
+            after in prop::collection::vec(SEGMENT, 0..4),
+            query in prop::option::of("[A-Za-z0-9=&%+./?-]{0,12}"),
+            secret in "[!-~]{8,30}",
+        ) {
+            prop_assume!(!before.iter().chain(&after).any(|s| s.contains("locum") || s.contains("%00")));
+            let join = |segments: &[String]| segments.iter().map(|s| format!("/{s}")).collect::<String>();
+            let (before, after) = (join(&before), join(&after));
+            let query = query.map(|q| format!("?{q}")).unwrap_or_default();
+            let sent = format!("{before}/locum_a{after}{query}");
+            prop_assume!(sent.parse::<http::Uri>().is_ok());
+            let result = send(vec![credential("a", &["path"], None)], &secret, &sent, &[]);
+            let Ok((parts, _)) = result else { return Ok(()) };
+            let target = parts.uri.to_string();
+            let sent = sent.parse::<http::Uri>().unwrap().to_string();
+            let (head, tail) = sent.split_once("locum_a").unwrap();
+            let value = target.strip_prefix(head).and_then(|rest| rest.strip_suffix(tail));
+            let value = value.ok_or_else(|| TestCaseError::fail(format!("{sent} became {target}")))?;
+            prop_assert_eq!(decoded(value), secret.as_bytes());
+            prop_assert!(!value.contains(['/', '?', '#', ';', '\\']));
+        }
+
+        /// However many parameters of the name there are, one goes out, and it is the secret.
+        #[test]
+        fn of_a_query_one_parameter_changes(
+            pairs in prop::collection::vec(("[a-c]|key|k%65y", "[A-Za-z0-9%2B+.-]{0,5}"), 0..6),
+            at in 0..6usize,
+            secret in "[!-~]{8,30}",
+        ) {
+            let mut all: Vec<String> = pairs.iter().map(|(n, v)| format!("{n}={v}")).collect();
+            all.insert(at.min(all.len()), "key=locum_a".to_owned());
+            let sent = format!("/x?{}", all.join("&"));
+            prop_assume!(sent.parse::<http::Uri>().is_ok());
+            let (parts, _) = send(vec![credential("a", &["query key"], None)], &secret, &sent, &[]).unwrap();
+            let query = parts.uri.query().unwrap().to_owned();
+            let is_key = |pair: &&str| decoded(pair.split('=').next().unwrap()) == b"key";
+            let keys: Vec<&str> = query.split('&').filter(is_key).collect();
+            prop_assert_eq!(keys.len(), 1);
+            prop_assert_eq!(decoded(keys[0].split_once('=').unwrap().1), secret.as_bytes());
+            let others = |text: &str| text.split('&').filter(|p| !is_key(p)).map(str::to_owned).collect::<Vec<_>>();
+            prop_assert_eq!(others(&query), others(&all.join("&")));
+        }
+
+        /// One copy goes out in one header, whatever else was sent there.
+        #[test]
+        fn of_headers_one_is_filled(
+            more in prop::collection::vec((0..3usize, "[a-zA-Z0-9 ._-]{0,12}"), 0..5),
+            secret in "[!-~]{8,30}",
+        ) {
+            let names = ["x-api-key", "authorization", "x-other"];
+            let mut fields = vec![("x-api-key", "locum_a")];
+            fields.extend(more.iter().map(|(at, value)| (names[*at], value.as_str())));
+            let (parts, _) = send(vec![credential("a", &[KEY, BEARER], None)], &secret, "/", &fields).unwrap();
+            prop_assert_eq!(values(&parts, "x-api-key"), [&*secret]);
+            prop_assert_eq!(values(&parts, "authorization").len(), 0);
+            let others: Vec<&str> = fields.iter().filter(|(n, _)| *n == "x-other").map(|(_, v)| *v).collect();
+            prop_assert_eq!(values(&parts, "x-other"), others);
+        }
     }
 }

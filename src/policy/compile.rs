@@ -10,10 +10,12 @@ use data_encoding::HEXLOWER;
 use http::Method;
 use sha2::{Digest, Sha256};
 
+use super::limits::{Limits, Meter, Per, Rate};
 use super::{Agents, Policy, Rule, Timeouts, Uses};
-use crate::document::{Document, Limits, Map, Node, Reader, Report, Source};
+use crate::document::{self, Document, Map, Node, Reader, Report, Source};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
+use crate::scrub::Undecodable;
 
 /// What `locum init` writes: every agent may use each credential at its own destinations, and the
 /// rest of the public internet is tunnelled.
@@ -33,8 +35,10 @@ const RULE_KEYS: &[&str] = &[
     "tunnel",
     "inject",
     "misplaced",
+    "scrub",
     "timeouts",
     "websocket",
+    "limits",
 ];
 
 /// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
@@ -61,7 +65,7 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Report> {
     let mut report = Report::default();
     let mut documents = Vec::with_capacity(sources.len());
     for source in sources {
-        match Document::parse(source, &Limits::POLICY) {
+        match Document::parse(source, &document::Limits::POLICY) {
             Ok(document) => documents.push(document),
             Err(problems) => report.extend(problems),
         }
@@ -136,9 +140,11 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         given(&mut map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse =
         given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
+    let scrub = given(&mut map, "scrub", read_scrub);
     let timeouts = given(&mut map, "timeouts", read_timeouts);
     let websocket =
         given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
+    let limits = given(&mut map, "limits", read_limits);
     check_together(&mut map);
     let (name, agents) = (name?, agents?);
     let rule = Rule {
@@ -151,8 +157,10 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         opaque: opaque?.unwrap_or(false),
         inject_always: always?.unwrap_or(false),
         refuse_misplaced: refuse?.unwrap_or(false),
+        undecodable: scrub?.unwrap_or_default(),
         timeouts: timeouts?.unwrap_or_default(),
         websocket: websocket?,
+        meter: limits?.map(Meter::new),
     };
     check_schemes(&mut map, &rule);
     Some(Draft { name, agents, rule })
@@ -182,11 +190,43 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
     parsed.into_iter().collect::<Option<_>>().map(Uses::Named)
 }
 
+fn read_scrub<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Undecodable> {
+    let mut map = reader.map(node, &["undecodable"])?;
+    let words = [("refuse", Undecodable::Refuse), ("pass", Undecodable::Pass)];
+    map.required("undecodable", |r, n| r.choice(n, &words))
+}
+
 fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
     let mut map = reader.map(node, &["response", "idle"])?;
     let response = given(&mut map, "response", |r, n| r.duration(n, WAIT));
     let idle = given(&mut map, "idle", |r, n| r.duration(n, WAIT));
     Some(Timeouts { response: response?, idle: idle? })
+}
+
+/// Requests at once: more is none, for a process has as many files.
+const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
+
+fn read_limits<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Limits> {
+    let mut map = reader.map(node, &["requests", "concurrent", "bytes", "per"])?;
+    let requests = given(&mut map, "requests", |r, n| r.parsed_with(n, Rate::of_requests));
+    let concurrent = given(&mut map, "concurrent", |r, n| r.integer(n, AT_ONCE));
+    let bytes = given(&mut map, "bytes", |r, n| r.parsed_with(n, Rate::of_bytes));
+    let words = [("agent", Per::Agent), ("credential", Per::Credential), ("rule", Per::Rule)];
+    let per = given(&mut map, "per", |r, n| r.choice(n, &words));
+    if ["requests", "concurrent", "bytes"].iter().all(|key| !map.has(key)) {
+        map.reader().problem_with_help(
+            node,
+            "`limits` says nothing of how much",
+            "add one of requests, concurrent and bytes, such as `requests: 60/min`",
+        );
+        return None;
+    }
+    Some(Limits {
+        requests: requests?,
+        concurrent: concurrent?,
+        bytes: bytes?,
+        per: per?.unwrap_or_default(),
+    })
 }
 
 fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
@@ -217,7 +257,9 @@ fn check_together(map: &mut Map<'_, '_>) {
     let opaque =
         |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
     if map.node("tunnel").is_some_and(opaque) {
-        for key in ["use", "methods", "paths", "inject", "misplaced", "timeouts", "websocket"] {
+        for key in
+            ["use", "methods", "paths", "inject", "misplaced", "scrub", "timeouts", "websocket"]
+        {
             if let Some(node) = map.node(key) {
                 map.reader().problem_with_help(
                     node,

@@ -4,6 +4,7 @@
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
 mod compile;
+mod limits;
 mod path;
 mod standing;
 
@@ -16,8 +17,11 @@ use std::time::Duration;
 use http::Method;
 
 pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
+pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use path::{PathError, PathPattern};
 pub use standing::Standing;
+
+use limits::Meter;
 
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
@@ -26,6 +30,7 @@ use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::InboundRequest;
+use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
 #[derive(Debug, Default)]
@@ -55,9 +60,11 @@ struct Rule {
     opaque: bool,
     inject_always: bool,
     refuse_misplaced: bool,
+    undecodable: Undecodable,
     timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     websocket: Option<bool>,
+    meter: Option<Arc<Meter>>,
 }
 
 /// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
@@ -111,6 +118,8 @@ pub enum TunnelDecision {
     Opaque {
         /// The rule that allows it.
         rule: Arc<str>,
+        /// What the tunnel has to be let in by.
+        meters: Meters,
     },
 }
 
@@ -127,6 +136,8 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    undecodable: Undecodable,
+    meters: Meters,
 }
 
 /// One credential that may enter the request, and where.
@@ -143,6 +154,12 @@ impl Grant {
     fn whole(credential: &Arc<Credential>) -> Option<Self> {
         let (version, placeholder) = (credential.version?, credential.placeholder().into());
         Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
+    }
+
+    /// A live credential where a request needs no reference to say where it goes.
+    fn alone(credential: &Arc<Credential>) -> Option<Self> {
+        let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
+        Some(Self { slot, ..Self::whole(credential)? })
     }
 
     /// Which credential.
@@ -189,6 +206,21 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// What becomes of an answer that cannot be searched, by the rule that decided.
+    #[must_use]
+    pub fn undecodable(&self) -> Undecodable {
+        self.undecodable
+    }
+
+    /// Lets the request in by the limits of the rule that decided, if it has any.
+    ///
+    /// # Errors
+    /// `rate-limited`.
+    pub fn admit(&self, agent: &Name, now: Duration) -> Result<Option<Arc<Ticket>>, Refusal> {
+        let credentials = self.grants.iter().map(|grant| &grant.credential.name);
+        self.meters.admit(agent, &credentials, now).map_err(|refusal| refusal.by(&self.rule))
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -264,6 +296,23 @@ impl Policy {
         policy
     }
 
+    /// Goes on counting where `old` was, for each rule that has the same name and the same limits
+    /// in both: a reload gives nobody a fresh allowance.
+    pub fn take_over(&mut self, old: &Self) {
+        let counted = |rule: &&Rule| rule.meter.is_some();
+        if !self.rules.iter().any(|rule| counted(&rule)) {
+            return;
+        }
+        let before: HashMap<&str, &Arc<Meter>> =
+            old.rules.iter().filter_map(|rule| Some((&*rule.name, rule.meter.as_ref()?))).collect();
+        for rule in &mut self.rules {
+            let Some(meter) = &mut rule.meter else { continue };
+            if let Some(old) = before.get(&*rule.name).filter(|o| o.limits() == meter.limits()) {
+                *meter = Arc::clone(old);
+            }
+        }
+    }
+
     /// The first eight bytes, in hex, of the SHA-256 of the policy's files.
     #[must_use]
     pub fn digest(&self) -> &str {
@@ -336,10 +385,13 @@ impl Policy {
                 if !rule.opaque {
                     return TunnelDecision::Intercept;
                 }
-                opaque.get_or_insert_with(|| Arc::clone(&rule.name));
+                opaque.get_or_insert(rule);
             }
         }
-        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque { rule })
+        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque {
+            rule: Arc::clone(&rule.name),
+            meters: rule.meters(),
+        })
     }
 
     /// Decides on one request. Every reading of its path must lead to the same decision.
@@ -354,7 +406,7 @@ impl Policy {
         references: &References,
         index: &CredentialIndex,
     ) -> Result<Permit, Refusal> {
-        let (located, problem) = match usable(references, request.origin()) {
+        let (located, problem) = match usable(who, references, request.origin(), index) {
             Ok(located) => (located, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
@@ -363,6 +415,14 @@ impl Policy {
         let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
         let decide = |path: &str| self.verdict(asked, path, &credentials, index);
         let verdict = decide(request.path());
+        for method in request.other_methods() {
+            let other = Asked { kind: Kind::Request(method), ..asked };
+            if self.verdict(other, request.path(), &credentials, index) != verdict {
+                return Err(Refusal::new(Code::MethodRefused).because(
+                    "the policy decides differently on the method that a field asks for",
+                ));
+            }
+        }
         for reading in request.other_readings() {
             if decide(reading) != verdict {
                 return Err(Refusal::new(Code::AmbiguousPath)
@@ -386,12 +446,48 @@ impl Policy {
         let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
         if let Some(always) = verdict.always {
             grants = self.unreferenced(always, request.origin(), index);
+            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
             if !grants.is_empty() && request.origin().scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
             }
         }
         let hidden = self.hidden(who, request.origin(), &grants, index);
-        Ok(Permit { rule: Arc::clone(verdict.name), grants, hidden, timeouts: rule.timeouts })
+        Ok(Permit {
+            rule: Arc::clone(verdict.name),
+            grants,
+            hidden,
+            timeouts: rule.timeouts,
+            undecodable: rule.undecodable,
+            meters: rule.meters(),
+        })
+    }
+
+    /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
+    /// once the secret is in it.
+    ///
+    /// # Errors
+    /// `ambiguous-path`.
+    pub fn holds_for(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        permit: &Permit,
+        path: &str,
+        index: &CredentialIndex,
+    ) -> Result<(), Refusal> {
+        let kind = Kind::of(request);
+        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
+        let credentials: Vec<&Credential> = permit.grants.iter().map(Grant::credential).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
+        let verdict = decide(path);
+        let same = |reading: &String| decide(reading) == verdict;
+        if crate::request::readings(path)?.iter().all(same) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::AmbiguousPath)
+            .because("the policy decides differently on a reading of the path with the secret"))
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
@@ -444,16 +540,16 @@ impl Policy {
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
-    /// that rule that are bound here, each in its own first slot.
+    /// that rule that are bound here, each in the first slot of its own that says where it is.
     fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let bound = rule.uses.bound_to(origin, index);
-        let mut grants: Vec<Grant> = bound.filter_map(Grant::whole).collect();
+        let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
         grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
         // Two credentials cannot share a place: the first by name takes it.
         let mut taken: Vec<String> = Vec::new();
         grants.retain(|grant| {
-            let place = grant.credential.slots.first().map(place).unwrap_or_default();
+            let place = grant.credential.slots.get(grant.slot).map(place).unwrap_or_default();
             let free = !taken.contains(&place);
             taken.push(place);
             free
@@ -469,7 +565,12 @@ fn place(slot: &crate::credential::Slot) -> String {
 
 /// The references that stand in slots and can be honoured at `origin`; an error for the first that
 /// cannot, in one voice whether it is unknown, revoked, or bound elsewhere.
-fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Located>, Refusal> {
+fn usable<'r>(
+    who: &Identity,
+    references: &'r References,
+    origin: &Origin,
+    index: &CredentialIndex,
+) -> Result<Vec<&'r Located>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
         return Err(Refusal::new(Code::Plaintext));
@@ -486,8 +587,17 @@ fn usable<'r>(references: &'r References, origin: &Origin) -> Result<Vec<&'r Loc
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }
+        if !within(who, &credential.name, index) {
+            return refuse(reason::NOT_OF_THE_RUN);
+        }
     }
     Ok(references.located().iter().collect())
+}
+
+/// Whether a caller's run token, if it came by one, leaves it this credential.
+fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
+    let claims = who.run_token.as_ref();
+    claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 
 impl Located {
@@ -523,6 +633,10 @@ impl Denied {
 }
 
 impl Rule {
+    fn meters(&self) -> Meters {
+        Meters(self.meter.iter().cloned().collect())
+    }
+
     /// Whether the rule may speak of `host`: it names it, or has a pattern, or names nowhere.
     fn may_name(&self, host: &Host) -> bool {
         let mut to = self.to.iter().flatten();
@@ -628,7 +742,7 @@ impl fmt::Display for TunnelDecision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Intercept => f.write_str("intercept"),
-            Self::Opaque { rule } => write!(f, "opaque by rule `{rule}`"),
+            Self::Opaque { rule, .. } => write!(f, "opaque by rule `{rule}`"),
         }
     }
 }

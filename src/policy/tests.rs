@@ -48,6 +48,7 @@ fn who(agent: &str) -> Identity {
         agent: agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
+        run_token: None,
     }
 }
 
@@ -317,6 +318,26 @@ fn decisions() {
         ("writer", "GET https://x.docs.test/public/a;v=1", &[], Ok("browse")),
         ("writer", "GET https://x.docs.test//public/a", &[], Err(Code::AmbiguousPath)),
         ("writer", "GET https://x.docs.test/@scope%2Fname", &[], Err(Code::AmbiguousPath)),
+        // A method that a field asks for, where the rule cares.
+        (
+            "writer",
+            "GET https://x.docs.test/public/a",
+            &["x-http-method-override: GET"],
+            Ok("browse"),
+        ),
+        (
+            "writer",
+            "GET https://x.docs.test/public/a",
+            &["x-http-method-override: put"],
+            Err(Code::MethodRefused),
+        ),
+        (
+            "writer",
+            "GET https://x.docs.test/public/a",
+            &["x-method-override: PUT"],
+            Err(Code::MethodRefused),
+        ),
+        ("writer", "GET https://api.openai.com/", &[OPENAI, "x-http-method: DELETE"], Ok("sets")),
         // And where it does not.
         ("writer", "GET https://api.openai.com/@scope%2Fname/../x", &[OPENAI], Ok("sets")),
     ];
@@ -490,6 +511,7 @@ rules:
     use: [openai, 'No Name']
     tunnel: opaque
     websocket: maybe
+    scrub: {undecodable: sometimes, more: 1}
   - agents: [a]
 ";
     let shown = report(text);
@@ -509,6 +531,9 @@ rules:
         "`use` needs a look inside",
         "rules[1].websocket",
         "`websocket` needs a look inside",
+        "`scrub` needs a look inside",
+        "rules[1].scrub.undecodable",
+        "rules[1].scrub.more",
         "the key `name` is missing",
         "neither `to` nor `use`",
     ] {

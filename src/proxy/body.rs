@@ -14,9 +14,9 @@ use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use super::stream::Cut;
-use crate::outcome::Ending;
+use crate::outcome::{Code, Ending};
 use crate::request::{strip_hop_by_hop, strip_own};
-use crate::scrub::ScrubbedBody;
+use crate::scrub::{ScrubError, ScrubbedBody};
 use crate::upstream::UpstreamBody;
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -52,9 +52,10 @@ impl Body {
     /// The origin's answer on its way. What is not whole in the end is `cut`.
     pub(super) fn streamed(
         inner: ScrubbedBody<UpstreamBody>,
-        tally: Tally,
+        mut tally: Tally,
         cut: Option<Cut>,
     ) -> Self {
+        tally.unsearched = inner.unsearched();
         let mut streamed = Streamed { inner, tally, cut };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
@@ -89,7 +90,7 @@ impl Streamed {
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.tally.down += frame.data_ref().map_or(0, |data| data.len() as u64);
+                self.tally.passed(frame.data_ref().map_or(0, Bytes::len));
                 // Nothing follows trailers, and hyper does not ask again.
                 if frame.is_trailers() {
                     self.close(Ending::Complete);
@@ -100,6 +101,9 @@ impl Streamed {
             // The error goes on to hyper, which breaks the connection off: an answer that was cut
             // upstream is cut here, and never ended as if whole.
             Some(Err(error)) => {
+                if matches!(error, ScrubError::Unscrubbable) {
+                    self.tally.code = Some(Code::Unscrubbable);
+                }
                 self.close(Ending::UpstreamAborted);
                 Poll::Ready(Some(Err(error.into())))
             }

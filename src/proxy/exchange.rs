@@ -15,9 +15,9 @@ use super::stream::Cut;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, Pending, References, inject};
+use crate::inject::{self, OutboundRequest, Pending, References, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::Timeouts;
+use crate::policy::{Permit, Timeouts};
 use crate::record::Use;
 use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -108,11 +108,14 @@ async fn authorized(
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
+    // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
+    let ticket = permit
+        .admit(&who.agent, gateway.elapsed())
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    ledger.hold(ticket);
     let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = state
-        .resolve(&permit)
-        .and_then(|resolved| inject(inbound, &permit, resolved))
+    let mut outbound = filled(&state, &who, inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -148,6 +151,20 @@ async fn authorized(
         Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, (version, cut)).await,
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
+}
+
+/// The request with its secrets in it.
+fn filled(
+    state: &State,
+    who: &Identity,
+    inbound: InboundRequest,
+    permit: &Permit,
+) -> Result<OutboundRequest, Refusal> {
+    let resolved = state.resolve(permit)?;
+    if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
+        state.policy.holds_for(who, &inbound, permit, &path, &state.credentials)?;
+    }
+    inject(inbound, permit, resolved)
 }
 
 /// The way back of an answer that is HTTP to its end.
@@ -220,8 +237,7 @@ fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
     if own.run.is_none() && own.node.is_none() && own.user.is_none() {
         return Arc::clone(tunnel);
     }
-    let context = tunnel.context.overlaid(own);
-    Arc::new(Identity { context, ..Identity::clone(tunnel) })
+    Arc::new(tunnel.saying(own))
 }
 
 /// The credentials that a refused request asked for.

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Body;
 use crate::outcome::Code;
+use crate::upstream::Gather;
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
 /// bytes unread, the kernel would reset the connection, and with it could go the answer that the
@@ -198,6 +199,7 @@ impl HttpBody for Answer {
 /// The stream of one agent. Idle, it holds no timer.
 pub(super) struct Inlet<S> {
     inner: S,
+    gather: Gather,
     /// Read already, and given out before anything else.
     ahead: Bytes,
     progress: Arc<Progress>,
@@ -240,6 +242,7 @@ impl<S> Inlet<S> {
         let ahead = Bytes::new();
         Self {
             inner,
+            gather: Gather::default(),
             ahead,
             progress,
             clocks,
@@ -452,7 +455,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+        match this.gather.poll_read(&mut this.inner, cx, buf) {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     this.note_read();

@@ -10,6 +10,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
+use crate::policy::Ticket;
 use crate::record::{Access, Decision, Outcome, Peer, Recorded, RequestId, Use, Who};
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
@@ -30,6 +31,8 @@ pub(super) struct Ledger {
     up: Uploaded,
     /// Whether a call was permitted that has no outcome yet.
     pending: AtomicBool,
+    /// The request's place in the limits of its rule, if that has any.
+    ticket: Option<Arc<Ticket>>,
 }
 
 impl Ledger {
@@ -61,6 +64,7 @@ impl Ledger {
             misplaced: 0,
             up: Uploaded::default(),
             pending: AtomicBool::new(false),
+            ticket: None,
         }
     }
 
@@ -85,6 +89,22 @@ impl Ledger {
         self.misplaced = count;
         if count > 0 {
             self.gateway.metrics.misplaced(count);
+        }
+    }
+
+    /// Keeps the request's place in the limits of its rule for as long as the account of it is open.
+    pub(super) fn hold(&mut self, ticket: Option<Arc<Ticket>>) {
+        self.ticket = ticket;
+    }
+
+    /// The request's place in the limits of its rule.
+    pub(super) fn ticket(&self) -> Option<Arc<Ticket>> {
+        self.ticket.clone()
+    }
+
+    fn charge(&self, up: u64, down: u64) {
+        if let Some(ticket) = &self.ticket {
+            ticket.charge(up, down, self.gateway.elapsed());
         }
     }
 
@@ -137,8 +157,12 @@ impl Ledger {
     /// all the same.
     pub(super) fn refuse(&self, state: &State, refusal: &Refusal, uses: &[Use]) {
         let mut record = self.access(state, uses);
+        record.rule = refusal.rule.as_deref();
         record.code = Some(refusal.code);
         record.reason = refusal.reason;
+        if let Some(ticket) = &self.ticket {
+            ticket.give_back();
+        }
         let _unrecorded = self.gateway.audit.access(&record);
         self.count_refusal(refusal);
         self.gateway.metrics.request(self.agent(), metrics::Result::Refused);
@@ -159,6 +183,7 @@ impl Ledger {
 
     /// Writes the outcome of a permitted request that got no answer from the origin.
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
+        self.charge(up, 0);
         self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
@@ -168,6 +193,7 @@ impl Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -183,8 +209,18 @@ impl Ledger {
         }
         let upstream = status.map(|_| micros(upstream));
         let copied = Uploaded::default();
-        let (down, scrubbed, closed) = (0, 0, false);
-        Tally { ledger: self, status, code: None, up, down, copied, scrubbed, upstream, closed }
+        Tally {
+            ledger: self,
+            status,
+            code: None,
+            up,
+            down: 0,
+            copied,
+            scrubbed: 0,
+            unsearched: false,
+            upstream,
+            closed: false,
+        }
     }
 }
 
@@ -195,6 +231,7 @@ impl Drop for Ledger {
             return;
         }
         let up = self.up.bytes();
+        self.charge(up, 0);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::DownstreamAborted,
@@ -203,6 +240,7 @@ impl Drop for Ledger {
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
+            unsearched: false,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -219,20 +257,34 @@ pub(super) struct Tally {
     /// Why we ended it, if we did.
     pub(super) code: Option<Code>,
     up: Uploaded,
-    pub(super) down: u64,
+    down: u64,
     /// What went down an opaque tunnel, counted where it is copied.
     pub(super) copied: Uploaded,
     pub(super) scrubbed: u64,
+    /// Whether the body passes without being searched.
+    pub(super) unsearched: bool,
     upstream: Option<u64>,
     closed: bool,
 }
 
 impl Tally {
+    /// Counts bytes that were handed on to the agent.
+    pub(super) fn passed(&mut self, bytes: usize) {
+        self.down += bytes as u64;
+        self.ledger.charge(self.up.bytes(), self.down);
+    }
+
+    /// The request's place in the limits of its rule.
+    pub(super) fn ticket(&self) -> Option<Arc<Ticket>> {
+        self.ledger.ticket()
+    }
+
     pub(super) fn close(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.closed, true) {
             return;
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
+        self.ledger.charge(up, down);
         let gateway = &self.ledger.gateway;
         gateway.audit.outcome(&Outcome {
             request_id: self.ledger.id,
@@ -242,6 +294,7 @@ impl Tally {
             bytes_up: up,
             bytes_down: down,
             scrubbed: self.scrubbed,
+            unsearched: self.unsearched,
             upstream_us: self.upstream,
             total_us: micros(self.ledger.start.elapsed()),
         });
@@ -306,6 +359,7 @@ mod tests {
     use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::token::TokenKey;
+    use crate::token::run::RunTokens;
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;
     use std::time::SystemTime;
@@ -333,7 +387,12 @@ mod tests {
             policy: Arc::new(Policy::default()),
             generation: 1,
             credentials: Arc::new(CredentialIndex::default()),
-            authn: Arc::new(Authenticator::new(&workspace, Arc::default(), key)),
+            authn: Arc::new(Authenticator::new(
+                &workspace,
+                Arc::default(),
+                key,
+                Arc::new(RunTokens::none()),
+            )),
             sealed: None,
         }
     }

@@ -28,7 +28,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
 use dashmap::DashMap;
@@ -46,7 +46,7 @@ use crate::credential::CredentialIndex;
 use crate::inject::Resolved;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Policy};
+use crate::policy::{Permit, Policy, Ticket};
 use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
 use crate::tls::LeafCache;
@@ -134,6 +134,8 @@ pub struct Gateway {
     doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
     news: watch::Sender<()>,
+    /// Where the time of limits begins.
+    start: Instant,
 }
 
 impl Gateway {
@@ -160,6 +162,7 @@ impl Gateway {
             distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
+            start: Instant::now(),
         }
     }
 
@@ -206,6 +209,11 @@ impl Gateway {
         &self.metrics
     }
 
+    /// The time of limits: it never goes back, and nobody can set it.
+    fn elapsed(&self) -> Duration {
+        self.start.elapsed()
+    }
+
     /// A place for one more tunnel of `agent`; none when it has as many as it may.
     fn place(self: &Arc<Self>, agent: &Name) -> Result<Place, Refusal> {
         let mut open = self.tunnels.entry(agent.clone()).or_insert(0);
@@ -218,6 +226,14 @@ impl Gateway {
         }
         *open += 1;
         Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
+    }
+
+    /// Charges what a socket or a tunnel has moved so far, and says when that is more than its rule
+    /// lets it. A request that was let in is finished; these might never be.
+    fn over_limit(&self, ticket: Option<&Ticket>, up: u64, down: u64) -> Option<Code> {
+        let ticket = ticket?;
+        ticket.charge(up, down, self.elapsed());
+        ticket.is_spent(self.elapsed()).then_some(Code::RateLimited)
     }
 
     /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,

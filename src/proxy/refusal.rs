@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use super::Body;
-use crate::outcome::{Code, Refusal};
+use crate::outcome::{Code, Measure, Quota, Refusal};
 use crate::record::RequestId;
 
 pub(super) const PROXY_STATUS: HeaderName = HeaderName::from_static("proxy-status");
@@ -43,6 +43,9 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     mark(headers, code);
+    if let Some(quota) = &refusal.quota {
+        say_limit(headers, quota);
+    }
     match code.status() {
         StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
             let challenge = HeaderValue::from_static("Basic realm=\"locum\", charset=\"UTF-8\"");
@@ -70,6 +73,30 @@ fn mark(headers: &mut HeaderMap, code: Code) {
     }
 }
 
+/// When to ask again (RFC 9110 section 10.2.3), and the limit that was met
+/// (draft-ietf-httpapi-ratelimit-headers-10). Not the rule: its name is the operator's.
+fn say_limit(headers: &mut HeaderMap, quota: &Quota) {
+    // Rounded up: whoever comes back after so many whole seconds is let in.
+    let wait = quota.wait.as_secs() + u64::from(quota.wait.subsec_nanos() > 0);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.max(1)));
+    let (name, unit) = match quota.what {
+        Measure::Requests => ("requests", ""),
+        Measure::Concurrent => ("concurrent", ";qu=\"concurrent-requests\""),
+        Measure::Bytes => ("bytes", ";qu=\"content-bytes\""),
+    };
+    let window = quota.window.map(|window| format!(";w={}", window.as_secs()));
+    let policy = format!("\"{name}\";q={}{unit}{}", quota.limit, window.unwrap_or_default());
+    let left = format!("\"{name}\";r=0;t={}", wait.max(1));
+    for (field, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, left)] {
+        if let Ok(value) = HeaderValue::try_from(value) {
+            headers.insert(field, value);
+        }
+    }
+}
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
 /// Whether whoever sent the request reads `grpc-status` and not bodies.
 pub(super) fn wants_grpc<B>(request: &Request<B>) -> bool {
     request.version() == Version::HTTP_2
@@ -96,6 +123,9 @@ pub(super) fn respond_grpc(refusal: &Refusal, id: RequestId) -> Response<Body> {
         headers.insert(GRPC_MESSAGE, text);
     }
     mark(headers, code);
+    if let Some(quota) = &refusal.quota {
+        say_limit(headers, quota);
+    }
     response
 }
 
@@ -114,7 +144,7 @@ fn grpc_status(code: Code) -> u16 {
         401 | 407 => 16,       // UNAUTHENTICATED
         403 => 7,              // PERMISSION_DENIED
         405 => 12,             // UNIMPLEMENTED
-        431 => 8,              // RESOURCE_EXHAUSTED
+        429 | 431 => 8,        // RESOURCE_EXHAUSTED
         502..=504 | 508 => 14, // UNAVAILABLE
         _ => 13,               // INTERNAL
     }

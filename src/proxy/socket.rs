@@ -140,6 +140,7 @@ impl Socket {
         let Opening { standing, caller, agent_side, place, .. } = opening;
         let Ok(agent) = agent_side.upgrade.await else { return };
         let Self { downlink, uplink, up, moved, mut tally } = self;
+        let (ticket, sent) = (tally.ticket(), up.clone());
         let (from_agent, to_agent) = tokio::io::split(TokioIo::new(agent));
         let ways = async {
             let up = upwards(Chunks::new(from_agent, Bytes::new()), uplink, &up, &moved);
@@ -149,7 +150,8 @@ impl Socket {
         let (ending, withdrawn) = tokio::select! {
             ending = ways => (ending, None),
             () = moved.stalled() => (Ending::UpstreamAborted, None),
-            code = gateway.until(|state| no_longer(state, &caller, &standing)) => {
+            code = gateway.until(|state| no_longer(state, &caller, &standing)
+                .or_else(|| gateway.over_limit(ticket.as_deref(), sent.bytes(), 0))) => {
                 (Ending::Failed, Some(code))
             }
         };
@@ -253,7 +255,7 @@ where
         if pass(&mut to, &chunk).await.is_err() {
             return Ending::DownstreamAborted;
         }
-        tally.down += chunk.len() as u64;
+        tally.passed(chunk.len());
     }
 }
 

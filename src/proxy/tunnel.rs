@@ -25,7 +25,7 @@ use crate::authn;
 use crate::host::{Authority, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
-use crate::policy::TunnelDecision;
+use crate::policy::{Meters, TunnelDecision};
 use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
@@ -62,10 +62,7 @@ pub(super) async fn front(
     // An orchestrator may say more of the run beside the credentials.
     let identity = match read_context(request.headers()) {
         Ok(context) if context == Context::default() => identity,
-        Ok(context) => {
-            let context = identity.context.overlaid(&context);
-            Arc::new(Identity { context, ..Identity::clone(&identity) })
-        }
+        Ok(context) => Arc::new(identity.saying(&context)),
         Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
     let client = Client::of(request.version(), request.headers());
@@ -216,8 +213,8 @@ async fn connect(
         }
     };
     match state.policy.tunnel(agent, &authority, &state.credentials) {
-        TunnelDecision::Opaque { rule } => {
-            match open_opaque(gateway, &caller, authority.clone(), &rule).await {
+        TunnelDecision::Opaque { rule, meters } => {
+            match open_opaque(gateway, &caller, authority.clone(), (&rule, &meters)).await {
                 Ok((upstream, ledger)) => {
                     let gateway = Arc::clone(gateway);
                     let inner = shutdown.clone();
@@ -245,17 +242,23 @@ async fn open_opaque(
     gateway: &Arc<Gateway>,
     caller: &Caller,
     authority: Authority,
-    rule: &str,
+    (rule, meters): (&Arc<str>, &Meters),
 ) -> Result<(Transport, Ledger), (Refusal, crate::record::RequestId)> {
     let state = gateway.state();
     let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
     let mut ledger = Ledger::new(gateway, caller, &origin);
     ledger.asked("CONNECT", None);
     let id = ledger.id;
-    let recorded = ledger.permit(authority, &state, rule, &[]).map_err(|refused| {
-        ledger.refuse(&state, &refused, &[]);
-        (refused, id)
-    })?;
+    let refused = |ledger: &Ledger, refusal: Refusal| {
+        ledger.refuse(&state, &refusal, &[]);
+        (refusal, id)
+    };
+    let ticket = meters
+        .admit(&caller.identity.agent, &std::iter::empty(), gateway.elapsed())
+        .map_err(|refusal| refused(&ledger, refusal.by(rule)))?;
+    ledger.hold(ticket);
+    let recorded =
+        ledger.permit(authority, &state, rule, &[]).map_err(|refusal| refused(&ledger, refusal))?;
     match gateway.upstream().tunnel(recorded).await {
         Ok(upstream) => Ok((upstream, ledger)),
         Err(refused) => {
@@ -279,9 +282,12 @@ async fn copy_opaque(
     let mut tally = ledger.answered(None, up.clone(), Duration::ZERO);
     tally.copied = down.clone();
     let moved = (up.clone(), down.clone());
+    let ticket = tally.ticket();
+    let over = || gateway.over_limit(ticket.as_deref(), moved.0.bytes(), moved.1.bytes());
     let withdrawn = async {
+        let reason = |state: &State| no_longer(state, caller, authority).or_else(over);
         tokio::select! {
-            code = withdrawn(gateway, caller, authority) => Some(code),
+            code = gateway.until(reason) => Some(code),
             () = quiet(shutdown, || moved.0.bytes() + moved.1.bytes()) => None,
         }
     };
@@ -326,11 +332,6 @@ async fn quiet(shutdown: &Shutdown, moved: impl Fn() -> u64) {
             return;
         }
     }
-}
-
-/// Returns when the tunnel would not be opened any more: there are no requests in it to decide on.
-async fn withdrawn(gateway: &Gateway, caller: &Caller, authority: &Authority) -> Code {
-    gateway.until(|state| no_longer(state, caller, authority)).await
 }
 
 /// Why an opaque tunnel may not go on, if it may not.
@@ -460,6 +461,7 @@ mod tests {
             agent: "a".parse().unwrap(),
             token_id: "t".into(),
             context: Context::default(),
+            run_token: None,
         };
         let caller = Caller {
             peer: Peer::Unix(None),

@@ -8,10 +8,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 
 use super::check;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::{Action, Change, Vault, begin, journal, now};
+use super::{Action, Change, Vault, begin, journal, now, runs};
 use crate::agent::TokenRecord;
 use crate::reference::Name;
 use crate::token::Token;
+use crate::token::run::Which;
 
 /// An agent as lists show it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +56,11 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`] or [`Fault::Revoked`].
     pub fn agent_revoke(&mut self, name: &Name) -> Result<usize, VaultError> {
+        let own_key = Arc::clone(&self.own_key);
         let revoked = self.change(Action::AgentRevoked, name.as_str(), |tx, change| {
             require_live(tx, change.workspace, name)?;
+            // Should the agent be taken back, its old run tokens stay revoked as the others do.
+            runs::revoke(tx, &own_key, change.workspace, (name, Which::All))?;
             tx.execute(
                 "UPDATE agents SET revoked = ?3 WHERE workspace = ?1 AND name = ?2",
                 (change.workspace.as_str(), name.as_str(), change.now),
@@ -227,15 +231,36 @@ pub(super) fn insert_token(
     }
 }
 
-fn require_live(tx: &Transaction<'_>, workspace: &Name, name: &Name) -> Result<(), Fault> {
+pub(super) fn require_live(db: &Connection, workspace: &Name, name: &Name) -> Result<(), Fault> {
+    match require_known(db, workspace, name)? {
+        Some(_) => Err(Fault::Revoked(Kind::Agent, name.to_string())),
+        None => Ok(()),
+    }
+}
+
+/// When the agent was revoked, if it was.
+pub(super) fn require_known(
+    db: &Connection,
+    workspace: &Name,
+    name: &Name,
+) -> Result<Option<i64>, Fault> {
     let query = "SELECT revoked FROM agents WHERE workspace = ?1 AND name = ?2";
     let revoked: Option<Option<i64>> =
-        tx.query_row(query, (workspace.as_str(), name.as_str()), |row| row.get(0)).optional()?;
-    match revoked {
-        None => Err(Fault::unknown(Kind::Agent, name)),
-        Some(Some(_)) => Err(Fault::Revoked(Kind::Agent, name.to_string())),
-        Some(None) => Ok(()),
+        db.query_row(query, (workspace.as_str(), name.as_str()), |row| row.get(0)).optional()?;
+    revoked.ok_or_else(|| Fault::unknown(Kind::Agent, name))
+}
+
+/// The names of the live agents.
+pub(super) fn live(db: &Connection, workspace: &Name) -> Result<Vec<Name>, Fault> {
+    let query = "SELECT name FROM agents WHERE workspace = ?1 AND revoked IS NULL";
+    let mut statement = db.prepare_cached(query)?;
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut live = Vec::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        live.push(name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?);
     }
+    Ok(live)
 }
 
 fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::check::{Invalid, SecretProblem};
 use crate::files::FileError;
 use crate::reference::Name;
+use crate::token::run::TooLong;
 
 /// An operation on a vault failed.
 #[derive(Debug)]
@@ -66,6 +67,8 @@ pub enum Fault {
     Invalid(Invalid),
     /// The secret cannot be stored.
     Secret(SecretProblem),
+    /// The run token would be too long.
+    RunToken(TooLong),
     /// The operating system gave no random bytes.
     NoRandomness,
 }
@@ -171,6 +174,7 @@ impl Fault {
                 | Self::NoSuchVersion(..)
                 | Self::Invalid(_)
                 | Self::Secret(_)
+                | Self::RunToken(_)
                 | Self::NoRandomness
         )
     }
@@ -256,6 +260,7 @@ impl fmt::Display for Fault {
             }
             Self::Invalid(why) => why.fmt(f),
             Self::Secret(why) => why.fmt(f),
+            Self::RunToken(why) => why.fmt(f),
             Self::NoRandomness => f.write_str("the operating system gave no random bytes"),
         }
     }
@@ -279,6 +284,12 @@ impl From<FileError> for Fault {
 impl From<Invalid> for Fault {
     fn from(why: Invalid) -> Self {
         Self::Invalid(why)
+    }
+}
+
+impl From<TooLong> for Fault {
+    fn from(problem: TooLong) -> Self {
+        Self::RunToken(problem)
     }
 }
 

@@ -28,15 +28,8 @@ impl Vault {
             sealed.collect::<Result<_, Fault>>().map_err(|fault| self.fault(fault))?;
         let names: Vec<&str> = items.iter().map(|(name, _)| *name).collect();
         self.change(Action::ItemSealed, &names.join(", "), |tx, change| {
-            for (name, sealed) in names.iter().zip(&sealed) {
-                tx.execute(
-                    "INSERT INTO items (name, sealed, created) VALUES (?1, ?2, ?3) \
-                     ON CONFLICT (name) DO UPDATE SET \
-                     sealed = excluded.sealed, created = excluded.created",
-                    (name, sealed, change.now),
-                )?;
-            }
-            Ok(())
+            let mut all = names.iter().zip(&sealed);
+            all.try_for_each(|(name, sealed)| write(tx, name, sealed, change.now))
         })?;
         self.wipe_log();
         Ok(())
@@ -47,16 +40,45 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`], or [`Fault::Corrupt`] when it is not what was sealed.
     pub fn open_item(&self, name: &str) -> Result<Secret, VaultError> {
-        let open = || {
-            let sealed: Option<Vec<u8>> = self
-                .db
-                .query_row("SELECT sealed FROM items WHERE name = ?1", [name], |row| row.get(0))
-                .optional()?;
-            let sealed = sealed.ok_or_else(|| Fault::Unknown(Kind::Item, name.to_owned()))?;
-            open_one(&self.own_key, name, &sealed)
-        };
-        open().map_err(|fault| self.fault(fault))
+        let item = get(&self.db, &self.own_key, name);
+        item.and_then(|item| item.ok_or_else(|| Fault::Unknown(Kind::Item, name.to_owned())))
+            .map_err(|fault| self.fault(fault))
     }
+}
+
+/// Seals and stores an item, within a change.
+pub(super) fn put(
+    tx: &Connection,
+    own_key: &DataKey,
+    name: &str,
+    item: &Secret,
+    now: i64,
+) -> Result<(), Fault> {
+    write(tx, name, &seal_one(own_key, name, item)?, now)
+}
+
+fn write(tx: &Connection, name: &str, sealed: &[u8], now: i64) -> Result<(), Fault> {
+    tx.execute(
+        "INSERT INTO items (name, sealed, created) VALUES (?1, ?2, ?3) \
+         ON CONFLICT (name) DO UPDATE SET \
+         sealed = excluded.sealed, created = excluded.created",
+        (name, sealed, now),
+    )?;
+    Ok(())
+}
+
+/// Opens an item, if there is one of that name.
+pub(super) fn get(db: &Connection, own_key: &DataKey, name: &str) -> Result<Option<Secret>, Fault> {
+    let sealed: Option<Vec<u8>> = db
+        .prepare_cached("SELECT sealed FROM items WHERE name = ?1")?
+        .query_row([name], |row| row.get(0))
+        .optional()?;
+    sealed.map(|sealed| open_one(own_key, name, &sealed)).transpose()
+}
+
+/// An item is not what it should be.
+pub(super) fn corrupt(name: &str) -> Fault {
+    Fault::Corrupt(Row::Item(name.to_owned()))
 }
 
 fn key(vault_key: &DataKey, name: &str) -> Key {
@@ -74,7 +96,7 @@ fn seal_one(own_key: &DataKey, name: &str, item: &Secret) -> Result<Vec<u8>, Fau
 
 fn open_one(vault_key: &DataKey, name: &str, sealed: &[u8]) -> Result<Secret, Fault> {
     crypto::open(&key(vault_key, name), &place(vault_key, name), sealed)
-        .map_err(|DoesNotOpen| Fault::Corrupt(Row::Item(name.to_owned())))
+        .map_err(|DoesNotOpen| corrupt(name))
 }
 
 /// Opens every item.

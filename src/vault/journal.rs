@@ -64,6 +64,8 @@ actions! {
     TokenAdded "token-added";
     /// A token was revoked.
     TokenRevoked "token-revoked";
+    /// Run tokens of an agent were revoked.
+    RunsRevoked "runs-revoked";
     /// Expired tokens were deleted.
     TokensPurged "tokens-purged";
     /// An item, such as the CA's key, was stored.

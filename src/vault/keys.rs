@@ -10,6 +10,7 @@ use super::crypto::{self, DoesNotOpen, Encoder, Key};
 use super::error::Fault;
 use crate::secret::Secret;
 use crate::token::TokenKey;
+use crate::token::run::RunKey;
 
 /// Bytes of a vault's id.
 pub(super) const VAULT_ID: usize = 16;
@@ -141,6 +142,11 @@ impl DataKey {
     /// What tokens are hashed with.
     pub(super) fn token_key(&self) -> TokenKey {
         TokenKey::new(self.derive(&Encoder::new("locum/vault/1/key/token")))
+    }
+
+    /// What run tokens are signed with.
+    pub(super) fn run_key(&self) -> RunKey {
+        RunKey::new(self.derive(&Encoder::new("locum/vault/1/key/run-token")))
     }
 
     /// `HMAC[fingerprint key](label || secret)`, the first eight bytes. Equal secrets of a workspace

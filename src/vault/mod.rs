@@ -26,6 +26,7 @@ mod items;
 mod journal;
 mod keys;
 mod master;
+mod runs;
 mod schema;
 mod sets;
 mod settle;
@@ -57,6 +58,7 @@ pub use error::{Fault, Kind, Row, VaultError};
 pub use harden::{Unhardened, harden_process};
 pub use journal::{Action, AuditAnchor, JournalEntry};
 pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParams};
+pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use snapshot::Snapshot;
 

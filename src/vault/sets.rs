@@ -90,6 +90,13 @@ impl Vault {
     }
 }
 
+/// Whether there is a credential or a set of that name.
+pub(super) fn is_any(db: &Connection, workspace: &Name, name: &Name) -> Result<bool, Fault> {
+    let query = "SELECT 1 FROM credentials WHERE workspace = ?1 AND name = ?2 \
+                 UNION ALL SELECT 1 FROM sets WHERE workspace = ?1 AND name = ?2";
+    Ok(db.prepare_cached(query)?.exists((workspace.as_str(), name.as_str()))?)
+}
+
 fn is_credential(tx: &Transaction<'_>, workspace: &Name, name: &Name) -> Result<bool, Fault> {
     Ok(tx
         .prepare_cached("SELECT 1 FROM credentials WHERE workspace = ?1 AND name = ?2")?

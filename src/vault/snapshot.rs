@@ -10,12 +10,13 @@ use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
-use super::{Vault, agents, journal, sets};
+use super::{Vault, agents, journal, runs, sets};
 use crate::agent::TokenRecord;
 use crate::credential::CredentialIndex;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::TokenKey;
+use crate::token::run::RunTokens;
 
 /// A workspace of the vault at one epoch.
 pub struct Snapshot {
@@ -29,6 +30,8 @@ pub struct Snapshot {
     pub tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
     /// What tokens are checked with.
     pub token_key: Arc<TokenKey>,
+    /// What run tokens are checked with.
+    pub runs: Arc<RunTokens>,
     sealed: HashMap<Name, Sealed>,
     key: Arc<DataKey>,
     path: Arc<Path>,
@@ -65,6 +68,7 @@ impl Vault {
             credentials: Arc::new(CredentialIndex::new(credentials, sets)),
             tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
             token_key: Arc::new(key.token_key()),
+            runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
             sealed,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),

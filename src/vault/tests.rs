@@ -303,7 +303,8 @@ fn sets_name_credentials_and_share_their_names() {
 
 fn authenticates(vault: &Vault, agent: &str, token: &str) -> bool {
     let snapshot = vault.snapshot().unwrap();
-    let by = Authenticator::new(&snapshot.workspace, snapshot.tokens, snapshot.token_key);
+    let (tokens, key) = (snapshot.tokens, snapshot.token_key);
+    let by = Authenticator::new(&snapshot.workspace, tokens, key, snapshot.runs);
     by.authenticate(&agent.parse().unwrap(), token, 1_000).is_ok()
 }
 

@@ -9,6 +9,14 @@ fn framed(answer: &Answer, what: &str) {
     assert!(text.contains(BEFORE) && text.contains(AFTER), "{what}: {text:?}");
 }
 
+/// The outcome record of the one request for `path`.
+#[track_caller]
+fn outcome(world: &World, path: &str) -> serde_json::Value {
+    let access = world.home.accesses_to(path).pop().expect("its access record");
+    let records = world.home.records_of(access["request_id"].as_str().unwrap(), 2);
+    records.into_iter().find(|record| record["kind"] == "outcome").expect("its outcome")
+}
+
 #[test]
 fn the_key_comes_back_in_no_encoding_and_no_pieces() {
     for key in [canary(), thorny_canary()] {
@@ -120,13 +128,67 @@ fn the_origin_is_asked_for_what_can_be_searched() {
     let seen = world.origin.last();
     assert_eq!(seen.header("accept-encoding"), Some("identity"));
     assert_eq!((seen.header("range"), seen.header("if-range")), (None, None));
-    // A coding that nobody asked for cannot be searched, and so does not pass.
-    let answer = world.get("/gzip");
+    // A coding that cannot be undone cannot be searched, and so does not pass.
+    let answer = world.get("/coded/compress/raw");
     assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
     // Also without a reference: an origin may have kept the key of an earlier request.
     assert_eq!(world.ask("GET", "/open/x", &offered, "").status, 200);
     assert_eq!(world.origin.last().header("accept-encoding"), Some("identity"));
-    assert_eq!(world.ask("GET", "/open/gzip", &offered, "").problem(), "response-unscrubbable");
+    let answer = world.ask("GET", "/open/coded/compress/raw", &offered, "");
+    assert_eq!(answer.problem(), "response-unscrubbable");
+}
+
+#[test]
+fn a_coding_that_nobody_asked_for_is_undone_and_searched() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    for codings in ["gzip", "deflate", "zstd", "gzip,zstd", "deflate,gzip,gzip"] {
+        for encoding in ENCODINGS {
+            for how in ["", "drip/"] {
+                let target = format!("/coded/{how}{codings}/{encoding}");
+                let answer = wire.ask(request("GET", &target, &[AUTHORIZED], ""));
+                framed(&answer, &target);
+                let found = leaks(&world.key, &answer.body);
+                assert!(found.is_empty(), "{target}: {found:?} in {}", answer.text());
+                assert_eq!(answer.header("content-encoding"), None, "{target}");
+                assert_eq!(answer.header("etag"), Some("W/\"1\""), "{target}");
+                assert_eq!(answer.header("vary"), Some("accept-encoding"), "{target}");
+            }
+        }
+    }
+    assert!(world.serve.metric("locum_scrubbed_total") >= 100);
+    world.never_leaks(&[("the wire", &wire.transcript)]);
+}
+
+#[test]
+fn a_coded_answer_that_is_cut_or_damaged_is_no_whole_answer() {
+    let world = World::new();
+    for target in ["/coded/cut/gzip/raw", "/coded/cut/zstd/raw", "/coded/gzip,x-gzip/raw"] {
+        let mut wire = world.tunnel();
+        wire.send(request("GET", target, &[AUTHORIZED], ""));
+        assert!(wire.try_answer("GET").is_err(), "{target}");
+        world.never_leaks(&[(target, &wire.transcript)]);
+        let outcome = outcome(&world, target);
+        assert_eq!(outcome["code"], "response-unscrubbable", "{outcome}");
+        assert_eq!(outcome["ending"], "upstream-aborted", "{outcome}");
+    }
+}
+
+#[test]
+fn a_rule_may_let_pass_what_cannot_be_searched_and_the_record_says_so() {
+    let world = World::ruled(
+        "version: 1\nrules:\n- {name: trusted, agents: ['*'], use: ['*'], scrub: {undecodable: pass}}\n",
+    );
+    let mut wire = world.tunnel();
+    let target = "/coded/compress/raw";
+    let answer = wire.ask(request("GET", target, &[AUTHORIZED], ""));
+    assert_eq!((answer.status, answer.header("content-encoding")), (200, Some("compress")));
+    assert!(answer.text().contains(&world.key), "it passes as it is");
+    assert_eq!(outcome(&world, target)["unsearched"], true);
+    let target = "/coded/gzip/raw";
+    let answer = wire.ask(request("GET", target, &[AUTHORIZED], ""));
+    assert!(answer.text().contains("[locum_main"), "{}", answer.text());
+    assert_eq!(outcome(&world, target).get("unsearched"), None);
 }
 
 #[test]
@@ -150,7 +212,7 @@ fn where_no_key_can_go_all_passes_as_it_was() {
     });
     let mut wire = world.serve.tunnel(&world.agent, "free.test");
     let answer = wire.ask(
-        "GET /open/gzip HTTP/1.1\r\nHost: free.test\r\nAccept-Encoding: gzip, br\r\nRange: bytes=0-3\r\n\r\n",
+        "GET /open/coded/gzip/raw HTTP/1.1\r\nHost: free.test\r\nAccept-Encoding: gzip, br\r\nRange: bytes=0-3\r\n\r\n",
     );
     let seen = free.last();
     assert_eq!(seen.header("accept-encoding"), Some("gzip, br"));

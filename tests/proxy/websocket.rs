@@ -117,6 +117,21 @@ impl Scene {
 }
 
 #[test]
+fn a_socket_holds_its_place_among_those_at_once() {
+    let scene = Scene::ruled(
+        "version: 1\nrules:\n  - {name: r, agents: ['*'], use: [main], limits: {concurrent: 1}}\n",
+    );
+    let socket = scene.socket("/one");
+    scene.until_open(1);
+    let refused = scene.tunnel().ask(handshake("/two", &[]));
+    assert_eq!((refused.status, &*refused.problem()), (429, "rate-limited"));
+    drop(socket);
+    eventually("a free place", PATIENCE, || {
+        (scene.tunnel().ask(handshake("/three", &[])).status == 101).then_some(())
+    });
+}
+
+#[test]
 fn the_handshake_carries_the_key_and_frames_pass_unchanged_both_ways() {
     let scene = Scene::echo();
     let mut wire = scene.tunnel();

@@ -2,7 +2,7 @@
 //! they were sent.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -86,6 +86,7 @@ async fn route(
         "v1" if rest == "messages" => anthropic(state, body, &key),
         "echo" if rest.is_empty() => echo(parts, body, &key),
         "echo" => whole(StatusCode::OK, framed(&encode(rest, &key))),
+        "target" => text(StatusCode::OK, &target(parts)),
         "kept" => {
             let keys: Vec<String> = state.keys.lock().iter().cloned().collect();
             whole(StatusCode::OK, framed(keys.concat().as_bytes()))
@@ -97,7 +98,7 @@ async fn route(
         "echo-trailer" => trailer(&key),
         "drip" => pieces(framed(&encode(rest, &key)).iter().map(|b| vec![*b]).collect()),
         "grpc" => grpc(),
-        "gzip" => gzip(),
+        "coded" => coded(rest, &key),
         "abort" => abort(Some(1000)),
         "abort-long" => abort(Some(1_000_000)),
         "abort-chunked" => abort(None),
@@ -290,14 +291,50 @@ fn grpc() -> Response<Body> {
     streaming(body, "application/grpc+proto")
 }
 
-/// A coding that nobody asked for.
-fn gzip() -> Response<Body> {
-    // `ok` in gzip.
-    const OK: &[u8] =
-        b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xcb\xcf\x06\x00\x47\xdd\xdc\x79\x02\x00\x00\x00";
-    let mut response = whole(StatusCode::OK, OK.to_vec());
-    response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+/// The echo under codings that nobody asked for: `gzip,zstd/raw`. Cut short for `cut/`, in pieces for
+/// `drip/`, and not under them at all for a coding that there is not.
+fn coded(rest: &str, key: &str) -> Response<Body> {
+    let (how, rest) = match rest.split_once('/') {
+        Some((how @ ("cut" | "drip"), rest)) => (how, rest),
+        _ => ("", rest),
+    };
+    let (codings, encoding) = rest.split_once('/').unwrap();
+    let mut bytes = framed(&encode(encoding, key));
+    for coding in codings.split(',') {
+        bytes = code(coding, bytes);
+    }
+    let mut response = match how {
+        "cut" => whole(StatusCode::OK, bytes[..bytes.len() - 9].to_vec()),
+        "drip" => pieces(bytes.iter().map(|b| vec![*b]).collect()),
+        _ => whole(StatusCode::OK, bytes),
+    };
+    let value = HeaderValue::from_str(codings).unwrap();
+    response.headers_mut().insert(header::CONTENT_ENCODING, value);
+    response.headers_mut().insert(header::ETAG, HeaderValue::from_static("\"1\""));
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     response
+}
+
+fn code(coding: &str, text: Vec<u8>) -> Vec<u8> {
+    let level = flate2::Compression::default();
+    match coding {
+        "gzip" => {
+            let mut encoder = flate2::write::GzEncoder::new(Vec::new(), level);
+            encoder.write_all(&text).unwrap();
+            encoder.finish().unwrap()
+        }
+        "deflate" => {
+            let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), level);
+            encoder.write_all(&text).unwrap();
+            encoder.finish().unwrap()
+        }
+        "zstd" => {
+            let mut out = Vec::with_capacity(zstd_safe::compress_bound(text.len()));
+            zstd_safe::compress(&mut out, &text, 3).unwrap();
+            out
+        }
+        _ => text,
+    }
 }
 
 /// Breaks off in the middle of the body.

@@ -1,0 +1,78 @@
+//! `locum run-token`: a short-lived token for one run, which may do less than its agent.
+
+use std::time::Duration;
+
+use super::output;
+use crate::agent::{Context, Label};
+use crate::app::{Failure, Home, Opened};
+use crate::document::parse_duration;
+use crate::reference::Name;
+use crate::token::run::MAX_TTL;
+use crate::vault::NewRunToken;
+
+/// Arguments of `locum run-token`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Example:\n  locum run-token --agent researcher --run 42 --user alice --ttl 1h --use openai\n  locum agent revoke researcher --run 42"
+)]
+pub(super) struct Args {
+    /// The agent that it stands for
+    #[arg(long, value_name = "NAME")]
+    agent: Name,
+    /// The run, as the audit log has it; the agent cannot say otherwise
+    #[arg(long, value_name = "ID")]
+    run: Option<Label>,
+    /// The step inside the run
+    #[arg(long, value_name = "ID")]
+    node: Option<Label>,
+    /// The person on whose behalf it runs
+    #[arg(long, value_name = "NAME")]
+    user: Option<Label>,
+    /// How long it is good for, at most 7d
+    #[arg(long, value_name = "DURATION", value_parser = ttl, default_value = "1h")]
+    ttl: Duration,
+    /// A credential or set that it may use, repeatable. Without any: all that the agent may
+    #[arg(long = "use", value_name = "NAME")]
+    uses: Vec<Name>,
+    /// Print agent, `token_id`, token and `expires` as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text).map_err(|error| error.to_string())?;
+    if (1..=MAX_TTL.unsigned_abs()).contains(&ttl.as_secs()) {
+        Ok(ttl)
+    } else {
+        Err("a run token is good for 1s to 7d; a longer one is an agent's: `locum agent add`"
+            .into())
+    }
+}
+
+pub(super) fn run(home: &Home, args: Args) -> Result<(), Failure> {
+    let opened = Opened::open(home)?;
+    let (run, node, user) = (args.run, args.node, args.user);
+    let (claims, text) = opened.vault.run_token(NewRunToken {
+        agent: args.agent,
+        context: Context { run, node, user },
+        uses: (!args.uses.is_empty()).then_some(args.uses),
+        ttl: args.ttl.as_secs().cast_signed(),
+    })?;
+    if args.json {
+        return output::json(&serde_json::json!({
+            "agent": claims.agent,
+            "token_id": &*claims.id,
+            "token": text.as_str(),
+            "expires": claims.expires,
+        }));
+    }
+    output::line(&text)?;
+    output::note(&format!(
+        "This is the run token {} of {agent}, good until {}; it is not shown again.\nSet HTTPS_PROXY=http://{agent}:TOKEN@HOST:PORT. `locum agent revoke {agent} --run-token {}` ends it.",
+        claims.id,
+        output::time(claims.expires),
+        claims.id,
+        agent = claims.agent,
+    ));
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! Run tokens: made without a change of the vault, and ended by a list of what was revoked, which is a
+//! sealed item.
+
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rusqlite::{Connection, Transaction};
+use zeroize::Zeroizing;
+
+use super::error::{Fault, Kind, VaultError};
+use super::keys::DataKey;
+use super::{Action, Vault, agents, items, now, sets};
+use crate::agent::Context;
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::token::run::{Claims, MAX_TTL, Revocation, RunTokens, Which};
+
+/// What a run token is to say.
+#[derive(Clone, Debug)]
+pub struct NewRunToken {
+    /// The agent that it stands for.
+    pub agent: Name,
+    /// What it fixes of run, node and user.
+    pub context: Context,
+    /// The credentials and sets that it may use; none for all that the agent may.
+    pub uses: Option<Vec<Name>>,
+    /// How long it is good for, in seconds: 1 to [`MAX_TTL`].
+    pub ttl: i64,
+}
+
+impl Vault {
+    /// Makes a run token. Returns its claims, and the only copy of its text. The vault stays as it is.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] for the agent, a credential or a set; [`Fault::Revoked`] for the agent;
+    /// [`Fault::RunToken`] when it would be too long.
+    pub fn run_token(&self, new: NewRunToken) -> Result<(Claims, Zeroizing<String>), VaultError> {
+        self.make_run_token(new).map_err(|fault| self.fault(fault))
+    }
+
+    fn make_run_token(&self, new: NewRunToken) -> Result<(Claims, Zeroizing<String>), Fault> {
+        agents::require_live(&self.db, &self.workspace, &new.agent)?;
+        for name in new.uses.iter().flatten() {
+            if !sets::is_any(&self.db, &self.workspace, name)? {
+                return Err(Fault::unknown(Kind::CredentialOrSet, name));
+            }
+        }
+        let claims = Claims {
+            id: Claims::new_id().map_err(|_| Fault::NoRandomness)?,
+            workspace: self.workspace.clone(),
+            agent: new.agent,
+            context: new.context,
+            uses: new.uses.map(Vec::into_boxed_slice),
+            issued: now_ms(),
+            expires: now() + new.ttl.clamp(1, MAX_TTL),
+        };
+        let text = self.workspace_key.run_key().sign(&claims)?;
+        Ok((claims, text))
+    }
+
+    /// Ends run tokens of an agent that were made until now. Later ones are good.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] for the agent.
+    pub fn run_revoke(&mut self, agent: &Name, which: Which) -> Result<(), VaultError> {
+        let subject = match &which {
+            Which::All => agent.to_string(),
+            Which::Run(run) => format!("{agent} run={run}"),
+            Which::Token(id) => format!("{agent} run token {id}"),
+        };
+        let own_key = Arc::clone(&self.own_key);
+        self.change(Action::RunsRevoked, &subject, |tx, change| {
+            agents::require_known(tx, change.workspace, agent)?;
+            revoke(tx, &own_key, change.workspace, (agent, which))
+        })
+    }
+}
+
+/// Writes down that run tokens are ended, and forgets what can end none any more.
+pub(super) fn revoke(
+    tx: &Transaction<'_>,
+    own_key: &DataKey,
+    workspace: &Name,
+    (agent, which): (&Name, Which),
+) -> Result<(), Fault> {
+    let at_ms = now_ms();
+    let mut all = revocations(tx, own_key, workspace)?;
+    all.retain(|one| one.at_ms > at_ms - MAX_TTL * 1000);
+    all.retain(|one| one.agent != agent.as_str() || one.which != which);
+    all.push(Revocation { agent: agent.to_string(), which, at_ms });
+    let json = serde_json::to_vec(&all).expect("strings and numbers are JSON");
+    items::put(tx, own_key, &item(workspace), &Secret::new(json), now())
+}
+
+/// Everything by which run tokens are checked.
+pub(super) fn all(
+    db: &Connection,
+    own_key: &DataKey,
+    (workspace, key): (&Name, &DataKey),
+) -> Result<RunTokens, Fault> {
+    let live = agents::live(db, workspace)?;
+    let revoked = revocations(db, own_key, workspace)?;
+    Ok(RunTokens::new(Arc::new(key.run_key()), live, revoked))
+}
+
+fn revocations(
+    db: &Connection,
+    own_key: &DataKey,
+    workspace: &Name,
+) -> Result<Vec<Revocation>, Fault> {
+    let name = item(workspace);
+    let Some(item) = items::get(db, own_key, &name)? else { return Ok(Vec::new()) };
+    let list = item.expose(|json| serde_json::from_slice(json).ok());
+    list.ok_or_else(|| items::corrupt(&name))
+}
+
+fn item(workspace: &Name) -> String {
+    format!("run-revocations/{workspace}")
+}
+
+/// Milliseconds since the Unix epoch: what is made after a revocation, in the same second, is good.
+fn now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
+}
