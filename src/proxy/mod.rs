@@ -99,6 +99,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of a request's target.
     pub url_bytes: usize,
+    /// Bytes of a body that a credential may enter.
+    pub body_slot: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
