@@ -16,6 +16,7 @@ use tokio::time::timeout;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
+use super::stream::Cut;
 use crate::outcome::{Code, Ending};
 use crate::request::{strip_hop_by_hop, strip_own};
 use crate::scrub::{ScrubError, ScrubbedBody};
@@ -39,6 +40,8 @@ enum Kind {
 struct Streamed {
     inner: ScrubbedBody<UpstreamBody>,
     tally: Tally,
+    /// Until it is whole, for an agent that knows its end by the connection's.
+    cut: Option<Cut>,
 }
 
 impl Body {
@@ -52,10 +55,14 @@ impl Body {
         Self(Kind::Whole(None))
     }
 
-    /// The origin's answer on its way.
-    pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, mut tally: Tally) -> Self {
+    /// The origin's answer on its way. What is not whole in the end is `cut`.
+    pub(super) fn streamed(
+        inner: ScrubbedBody<UpstreamBody>,
+        mut tally: Tally,
+        cut: Option<Cut>,
+    ) -> Self {
         tally.unsearched = inner.unsearched();
-        let mut streamed = Streamed { inner, tally };
+        let mut streamed = Streamed { inner, tally, cut };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -79,6 +86,9 @@ impl Streamed {
     }
 
     fn close(&mut self, ending: Ending) {
+        if ending == Ending::Complete {
+            self.cut = None;
+        }
         self.tally.scrubbed = self.inner.replaced();
         self.tally.close(ending);
     }
@@ -113,6 +123,9 @@ impl Streamed {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
+        if let Some(cut) = &self.cut {
+            cut.now();
+        }
         self.tally.scrubbed = self.inner.replaced();
     }
 }

@@ -12,6 +12,7 @@ use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
+use super::stream::Cut;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -150,11 +151,11 @@ async fn authorized(
         idle_timeout: idle,
         interims: heard.as_ref(),
     };
-    let upstream = gateway.upstream();
+    let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
         return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => answer(sent, pending, ledger, up, version).await,
+            Ok(sent) => answer(sent, pending, ledger, up, (version, cut)).await,
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
@@ -162,7 +163,7 @@ async fn authorized(
         Ok(Upgraded::Switched(switched)) => {
             socket::open(gateway, opening, switched, pending, ledger).await
         }
-        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
+        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, (version, cut)).await,
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
 }
@@ -259,7 +260,7 @@ async fn answer(
     pending: Pending,
     ledger: Ledger,
     up: Uploaded,
-    version: Version,
+    (version, cut): (Version, &Cut),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let mut response = match scrub(pending.answered(sent.response)).await {
@@ -275,7 +276,9 @@ async fn answer(
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let tally = ledger.answered(Some(status), up, sent.timing.head);
-    Ok(response.map(|body| Body::streamed(body, tally)))
+    // Its agent knows neither chunks nor, where there is none, a length.
+    let cut = (version == Version::HTTP_10).then(|| cut.clone());
+    Ok(response.map(|body| Body::streamed(body, tally, cut)))
 }
 
 fn check(

@@ -338,6 +338,8 @@ pub struct Caller {
     pub identity: Arc<Identity>,
     /// What program it seems to be.
     pub client: Client,
+    /// What ends its connection with a reset.
+    cut: stream::Cut,
 }
 
 #[cfg(test)]
