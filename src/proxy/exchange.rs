@@ -106,7 +106,7 @@ async fn authorized(
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
     }
-    let Asked { who, inbound, .. } = asked;
+    let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision } = decided;
     ledger.misplaced(references.misplaced());
     let permit = match decision {
@@ -118,8 +118,14 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+    let mut opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    if let Some(opening) = &mut opening
+        && state.policy.wants_messages(&who, &inbound, &references, &state.credentials)
+    {
+        inbound.without_extensions();
+        opening.read_messages(&who, &permit);
+    }
     let mut outbound = filled(&state, &who, inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
