@@ -429,6 +429,7 @@ mod tests {
             handshake: second,
             idle_tunnel: second,
             idle_reader: second,
+            ping_after: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))
