@@ -277,6 +277,10 @@ pub struct Limits {
     /// `url_bytes`: of one request's target. Default 16 KiB: as much as the large load balancers and
     /// CDNs take, so what is longer works nowhere else either.
     pub url_bytes: usize,
+    /// `body_slot`: of a body that a credential may enter, which is held in memory until it has been
+    /// searched. Default 1 MiB: forms and JSON with a key among their fields are a few KiB, and a
+    /// hundred of the largest at once are no more than a hundred MiB.
+    pub body_slot: usize,
     /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.
     pub headers: usize,
     /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
@@ -409,6 +413,7 @@ impl Default for Limits {
             connections_per_agent: 2_000,
             head_bytes: 64 << 10,
             url_bytes: 16 << 10,
+            body_slot: 1 << 20,
             headers: 100,
             streams: 128,
             handshake: seconds(10),

@@ -350,6 +350,7 @@ fn limits(config: &Config) -> Limits {
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         url_bytes: limits.url_bytes,
+        body_slot: limits.body_slot,
         headers: limits.headers,
         streams: limits.streams,
         head_time: limits.head_time,

@@ -401,6 +401,7 @@ const LIMITS: &[&str] = &[
     "connections_per_agent",
     "head_bytes",
     "url_bytes",
+    "body_slot",
     "headers",
     "streams",
     "handshake",
@@ -421,6 +422,9 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     // Over 65,534 hyper takes none.
     let url_bytes = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 1024..=65_534)?).ok();
     set(&mut limits.url_bytes, map.optional("url_bytes", url_bytes));
+    // Under 4 KiB honest bodies fail, and over 64 MiB a few agents hold all memory.
+    let body_slot = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 4 << 10..=64 << 20)?).ok();
+    set(&mut limits.body_slot, map.optional("body_slot", body_slot));
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
     set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));

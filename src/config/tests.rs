@@ -128,6 +128,7 @@ limits:
   connections_per_agent: 4
   head_bytes: 16KiB
   url_bytes: 4KiB
+  body_slot: 2MiB
   headers: 64
   streams: 200
   handshake: 3s
@@ -175,6 +176,7 @@ fn every_setting_is_read() {
         connections_per_agent: 4,
         head_bytes: 16_384,
         url_bytes: 4096,
+        body_slot: 2 << 20,
         headers: 64,
         streams: 200,
         handshake: seconds(3),

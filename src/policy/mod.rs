@@ -29,7 +29,7 @@ use crate::host::{Authority, Destination, Host, Origin, Scheme};
 use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
-use crate::request::InboundRequest;
+use crate::request::{BodyKind, InboundRequest};
 use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
@@ -439,6 +439,9 @@ impl Policy {
         if located.iter().any(|l| l.slot().is_none()) {
             return Err(Refusal::new(Code::SlotMismatch));
         }
+        if let Some(fault) = references.fault() {
+            return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
+        }
         let rule = &self.rules[verdict.rule as usize];
         if rule.refuse_misplaced && references.misplaced() > 0 {
             return Err(Refusal::new(Code::Misplaced));
@@ -462,6 +465,37 @@ impl Policy {
             undecodable: rule.undecodable,
             meters: rule.meters(),
         })
+    }
+
+    /// How the body is written, if it has to be read before the request is decided on: when a
+    /// credential that the agent may use here has a slot in such a body, and the head does not refer
+    /// to it. Every other body stays a stream that nobody looks at.
+    #[must_use]
+    pub fn wants_body(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        index: &CredentialIndex,
+    ) -> Option<BodyKind> {
+        if !index.has_body_slots() || request.origin().scheme != Scheme::Https {
+            return None;
+        }
+        let body = BodyKind::of(request.headers())?;
+        let (kind, origin) = (Kind::of(request), request.origin());
+        let enters = |credential: &Arc<Credential>| {
+            // A revoked one as well: its use is to be refused, and not passed as text.
+            credential.slots.iter().any(|slot| body.has(slot)) && !references.refer_to(credential)
+        };
+        let wants = |rule: &Rule| {
+            let mut paths =
+                once(request.path()).chain(request.other_readings().iter().map(String::as_str));
+            paths.any(|path| rule.allows(kind, path))
+                && rule.reaches(origin, index)
+                && rule.uses.bound_to(origin, index).any(enters)
+        };
+        let wanted = self.candidates(&who.agent, origin).any(|(_, rule)| wants(rule));
+        wanted.then_some(body)
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes

@@ -21,6 +21,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Body;
 use crate::outcome::Code;
+use crate::upstream::Gather;
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
 /// bytes unread, the kernel would reset the connection, and with it could go the answer that the
@@ -112,9 +113,11 @@ impl Progress {
     }
 
     /// Whether nothing is under way: all is answered, all that was answered is written, and nothing
-    /// has come since.
+    /// has come since. What is still to come of a body is no next request: such a connection ends.
     pub(super) fn is_quiet(&self) -> bool {
-        self.answer.load(Ordering::Relaxed) == NONE && !self.head.load(Ordering::Relaxed)
+        self.answer.load(Ordering::Relaxed) == NONE
+            && !self.head.load(Ordering::Relaxed)
+            && !self.uploading.load(Ordering::Relaxed)
     }
 
     /// Notes a request for another protocol.
@@ -196,6 +199,7 @@ impl HttpBody for Answer {
 /// The stream of one agent. Idle, it holds no timer.
 pub(super) struct Inlet<S> {
     inner: S,
+    gather: Gather,
     /// Read already, and given out before anything else.
     ahead: Bytes,
     progress: Arc<Progress>,
@@ -238,6 +242,7 @@ impl<S> Inlet<S> {
         let ahead = Bytes::new();
         Self {
             inner,
+            gather: Gather::default(),
             ahead,
             progress,
             clocks,
@@ -450,7 +455,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        match Pin::new(&mut this.inner).poll_read(cx, buf) {
+        match this.gather.poll_read(&mut this.inner, cx, buf) {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
                     this.note_read();

@@ -74,6 +74,11 @@ impl Ledger {
         self.path = path.map(bounded);
     }
 
+    /// Leaves the path out of the records.
+    pub(super) fn withhold_path(&mut self) {
+        self.path = None;
+    }
+
     /// Notes where the bytes of the request's body are counted.
     pub(super) fn uploads(&mut self, up: Uploaded) {
         self.up = up;
@@ -170,6 +175,14 @@ impl Ledger {
 
     fn count_refusal(&self, refusal: &Refusal) {
         self.gateway.metrics.refusal(refusal.code);
+        if refusal.code == Code::RealCredential {
+            tracing::warn!(
+                agent = self.agent(),
+                destination = self.destination,
+                request_id = %self.id,
+                "an agent sent a secret of the vault, in place of its placeholder"
+            );
+        }
         if refusal.reason == Some(reason::NOT_BOUND) {
             self.gateway.metrics.unbound();
             tracing::warn!(
@@ -409,6 +422,7 @@ mod tests {
             connections_per_agent: 1,
             head_bytes: 8192,
             url_bytes: 8192,
+            body_slot: 8192,
             headers: 100,
             streams: 100,
             head_time: second,

@@ -99,6 +99,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of a request's target.
     pub url_bytes: usize,
+    /// Bytes of a body that a credential may enter.
+    pub body_slot: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
@@ -336,6 +338,8 @@ pub struct Caller {
     pub identity: Arc<Identity>,
     /// What program it seems to be.
     pub client: Client,
+    /// What ends its connection with a reset.
+    cut: stream::Cut,
 }
 
 #[cfg(test)]

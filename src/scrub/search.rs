@@ -34,6 +34,17 @@ const BRIEF: Effort = Effort { window: 16, slots: 512 };
 /// gain nothing.
 const THOROUGH: Effort = Effort { window: 64, slots: 4096 };
 
+/// How many stretches of a long text are searched in turn.
+const LANES: usize = 4;
+
+/// The length of such a stretch. Long enough that the lanes' different ends cost little; short,
+/// because what they have searched behind a match is searched again.
+const LANE: usize = 1024;
+
+/// What is searched in one go behind the last match, so that a text full of them is not searched
+/// over and over.
+const FIRST_STRETCH: usize = 512;
+
 /// A set of needles to search for.
 pub(super) struct Search {
     /// Before they are made, and what is known of them.
@@ -75,6 +86,13 @@ impl Table {
         }
         Self { shift, window, block }
     }
+
+    /// How far a window at `at` may move on; not at all where the text may match.
+    fn shift(&self, text: &[u8], at: usize) -> usize {
+        let end = at + self.window;
+        let slot = hash(&text[end - self.block..end]) & (self.shift.len() - 1);
+        usize::from(self.shift[slot])
+    }
 }
 
 impl Made {
@@ -89,14 +107,31 @@ impl Made {
     /// The first match at or after `from`: where it starts, and which needle. The longest needle
     /// wins where several start at one place.
     fn find(&self, table: &Table, text: &[u8], from: usize) -> Option<(usize, Needle<'_>)> {
-        let mask = table.shift.len() - 1;
+        let (mut from, mut until) = (from, from + FIRST_STRETCH);
+        loop {
+            let found = self.find_before(until, table, text, from);
+            if found.is_some() || until >= text.len() {
+                return found;
+            }
+            from = self.skip(table, text, until);
+            until = from + LANES * LANE;
+        }
+    }
+
+    /// The first match at or after `from` that starts before `until`.
+    fn find_before(
+        &self,
+        until: usize,
+        table: &Table,
+        text: &[u8],
+        from: usize,
+    ) -> Option<(usize, Needle<'_>)> {
         let mut window = from;
         // No needle is shorter than the shortest, so none starts in the last bytes.
-        while text.len().saturating_sub(window) >= self.shortest {
-            let block = &text[window + table.window - table.block..window + table.window];
-            let shift = table.shift[hash(block) & mask];
+        while window < until && text.len().saturating_sub(window) >= self.shortest {
+            let shift = table.shift(text, window);
             if shift > 0 {
-                window += usize::from(shift);
+                window += shift;
                 continue;
             }
             if let Some(needle) = self.longest_at(&text[window..]) {
@@ -105,6 +140,31 @@ impl Made {
             window += 1;
         }
         None
+    }
+
+    /// Moves on from `from` to a place before which no match starts: near the next match, or near
+    /// the end of the text. Each look at the table waits for the one before it in the same lane, and
+    /// no longer, so that a few lanes keep the processor busy where one would leave it waiting.
+    fn skip(&self, table: &Table, text: &[u8], mut from: usize) -> usize {
+        while text.len().saturating_sub(from) >= LANES * LANE + self.shortest {
+            let ends: [usize; LANES] = std::array::from_fn(|lane| from + (lane + 1) * LANE);
+            let mut at = ends.map(|end| end - LANE);
+            while at.iter().zip(&ends).all(|(at, end)| at < end) {
+                for at in &mut at {
+                    *at += match table.shift(text, *at) {
+                        0 if self.longest_at(&text[*at..]).is_some() => return from,
+                        shift => shift.max(1),
+                    };
+                }
+            }
+            // The lanes come to their ends one after another.
+            let rest = |(at, end)| self.find_before(end, table, text, at).is_some();
+            if at.into_iter().zip(ends).any(rest) {
+                return from;
+            }
+            from += LANES * LANE;
+        }
+        from
     }
 
     fn longest_at(&self, text: &[u8]) -> Option<Needle<'_>> {
@@ -460,6 +520,23 @@ mod tests {
             prop_assert_eq!(stream(secrets, &chunks, fit), expected);
         }
 
+        /// Long enough for the lanes, with matches at and across their ends.
+        #[test]
+        fn long_texts_are_searched_as_the_definition_says(
+            parts in prop::collection::vec((fragment(), 0usize..3000), 1..8),
+            unit in prop_oneof![Just(&b"The quick brown fox "[..]), Just(&b"YWJj6162"[..])],
+        ) {
+            let secrets: &[&[u8]] = &[b"abcabcab", b"abab/abab"];
+            let mut text = Vec::new();
+            for (fragment, between) in parts {
+                text.extend(unit.iter().cycle().take(between));
+                text.extend(fragment);
+            }
+            text.extend(unit.iter().cycle().take(LANES * LANE));
+            let expected = reference(secrets, &text, Fit::Exact);
+            prop_assert_eq!(stream(secrets, &[text], Fit::Exact), expected);
+        }
+
         #[test]
         fn short_texts_are_replaced_as_the_definition_says(
             parts in prop::collection::vec(fragment(), 0..8),
@@ -478,6 +555,18 @@ mod tests {
                 out.extend_from_slice(&text);
             }
             prop_assert_eq!(out, reference(secrets, &text, Fit::Exact));
+        }
+    }
+
+    #[test]
+    fn a_match_is_found_wherever_it_starts_in_a_long_text() {
+        let secret: &[&[u8]] = &[b"sk-0123456789"];
+        for at in 0..FIRST_STRETCH + 2 * LANES * LANE {
+            let mut text = vec![b'.'; FIRST_STRETCH + 2 * LANES * LANE + 20];
+            text[at..at + 13].copy_from_slice(secret[0]);
+            let out = stream(secret, &[text.clone()], Fit::InPlace);
+            text[at..at + 13].copy_from_slice(b"locum_x******");
+            assert!(out == text, "at {at}");
         }
     }
 

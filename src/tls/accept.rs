@@ -15,6 +15,9 @@ use tokio_rustls::server::TlsStream;
 use super::{Alpn, LeafCache, TlsError};
 use crate::host::Host;
 
+/// What TLS takes before the client has: eight records, written to the socket together.
+const UNSENT: usize = 128 * 1024;
+
 /// A tunnel whose TLS ends here.
 #[derive(Debug)]
 pub struct Accepted<S> {
@@ -196,7 +199,8 @@ where
         .await
         .map_err(|error| before_hello(&error))?;
     let sni = SniMatch::of(hello.client_hello().server_name(), host);
-    let stream = hello.into_stream(config).await.map_err(|error| after_hello(&error))?;
+    let mut stream = hello.into_stream(config).await.map_err(|error| after_hello(&error))?;
+    stream.get_mut().1.set_buffer_limit(Some(UNSENT));
     let alpn = stream.get_ref().1.alpn_protocol().and_then(Alpn::from_wire);
     Ok(Accepted { stream, sni, alpn })
 }

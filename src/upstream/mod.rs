@@ -9,6 +9,7 @@
 
 mod body;
 mod dial;
+mod gather;
 mod guard;
 mod h2;
 mod hear;
@@ -33,6 +34,7 @@ use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
 pub use dial::{SelfAddresses, tune};
+pub use gather::Gather;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use interim::{GoOn, Interims};
 pub use pool::{PoolCounts, PoolLimits};
@@ -443,6 +445,12 @@ impl Upstream {
     /// seconds.
     pub fn sweep(&self) {
         self.pool.sweep();
+    }
+
+    /// How long a body may stand still, where no rule says otherwise.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.timeouts.idle
     }
 
     /// Drops all waiting connections.

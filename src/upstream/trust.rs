@@ -35,6 +35,9 @@ pub(super) enum Offer {
     Http1,
 }
 
+/// What TLS takes before the origin has: eight records, written to the socket together.
+const UNSENT: usize = 128 * 1024;
+
 /// Principals whose sessions are kept in one profile. One that is forgotten makes a full handshake.
 const PRINCIPALS: usize = 256;
 
@@ -295,7 +298,10 @@ impl TlsProfile {
             )
         })?;
         let connector = self.connector(principal, offer);
-        connector.connect(name, stream).await.map_err(|error| handshake_refusal(target, &error))
+        let connected = connector.connect(name, stream).await;
+        let mut stream = connected.map_err(|error| handshake_refusal(target, &error))?;
+        stream.get_mut().1.set_buffer_limit(Some(UNSENT));
+        Ok(stream)
     }
 }
 
