@@ -24,7 +24,7 @@ use crate::authn::{Authenticate, Authenticator};
 use crate::config::Config;
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
-use crate::policy::Policy;
+use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
 use crate::upstream::Upstream;
@@ -587,9 +587,11 @@ fn config_stamp(home: &Home, config: &Config) -> Vec<FileStamp> {
     std::iter::once(home.config()).chain(files.cloned()).map(FileStamp::of).collect()
 }
 
-/// The state of all files of the policies' directory.
+/// The state of all files of the policies' directory, and of the organisation's in it.
 fn stamp(directory: &Path) -> Vec<FileStamp> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let organisation = directory.join(policy::ORGANISATION);
+    let entries = [directory, &organisation].map(std::fs::read_dir);
+    let entries = entries.into_iter().flatten().flatten().flatten();
     let mut stamps: Vec<FileStamp> = entries.map(|entry| FileStamp::of(entry.path())).collect();
     stamps.sort_by(|a, b| a.path.cmp(&b.path));
     stamps

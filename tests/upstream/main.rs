@@ -76,6 +76,7 @@ fn recorded<T>(value: T) -> Recorded<T> {
         decision: Decision::Permit,
         code: None,
         reason: None,
+        shadow: None,
     };
     Recorded::new(value, &Sink, &record).unwrap()
 }
