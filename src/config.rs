@@ -76,6 +76,8 @@ pub struct UpstreamHost {
     pub address: Option<Authority>,
     /// `ca_file`: PEM, the only CAs that are believed for the hosts.
     pub ca_file: Option<PathBuf>,
+    /// `crl_file`: PEM, the revoked certificates of the CA that issues the hosts' own.
+    pub crl_file: Option<PathBuf>,
     /// `client_cert`: what Locum shows to the hosts.
     pub client_cert: Option<KeyPair>,
     /// `proxy`: the proxy in front of the hosts.

@@ -448,6 +448,8 @@ pub struct CredentialIndex {
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
     by_pattern: Vec<Arc<Credential>>,
     sets: HashMap<Name, Vec<Name>>,
+    /// The sets that each credential is in.
+    sets_with: HashMap<Name, Vec<Name>>,
     /// The distinct templates of each slot header: a handful, however many credentials there are.
     templates: HashMap<HeaderName, Vec<Template>>,
     parameters: HashSet<Box<str>>,
@@ -462,6 +464,11 @@ impl CredentialIndex {
     #[must_use]
     pub fn new(credentials: Vec<Credential>, sets: HashMap<Name, Vec<Name>>) -> Self {
         let mut index = Self { sets, ..Self::default() };
+        for (set, members) in &index.sets {
+            for member in members {
+                index.sets_with.entry(member.clone()).or_default().push(set.clone());
+            }
+        }
         for credential in credentials {
             index.insert(Arc::new(credential));
         }
@@ -532,6 +539,12 @@ impl CredentialIndex {
     #[must_use]
     pub fn set(&self, name: &str) -> Option<&[Name]> {
         self.sets.get(name).map(Vec::as_slice)
+    }
+
+    /// The sets that have the credential of that name in them.
+    #[must_use]
+    pub fn sets_with(&self, name: &Name) -> &[Name] {
+        self.sets_with.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The shapes that values of this header may have around a reference.

@@ -18,7 +18,7 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Sighting, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Timeouts};
+use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -108,8 +108,17 @@ async fn authorized(
         };
     }
     let Asked { who, inbound, .. } = asked;
-    let Decided { state, references, decision } = decided;
+    let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
+    let question = Question {
+        who: &who,
+        request: &inbound,
+        references: &references,
+        index: &state.credentials,
+        at,
+    };
+    let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
+    ledger.shadowed(state.policy.shadow(question, outcome));
     let permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
@@ -119,9 +128,9 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+    let opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = filled(&state, &who, inbound, &permit)
+    let mut outbound = filled(&state, (&who, at), inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -172,6 +181,8 @@ struct Decided {
     state: Arc<State>,
     references: References,
     decision: Result<Permit, Refusal>,
+    /// In which second of Unix time.
+    at: i64,
 }
 
 impl Asked<'_> {
@@ -188,16 +199,16 @@ impl Asked<'_> {
 
     fn decide_on(&self, state: Arc<State>) -> Decided {
         let references = References::locate(&self.inbound, &state.credentials);
-        let decision =
-            state.policy.authorize(&self.who, &self.inbound, &references, &state.credentials);
-        Decided { state, references, decision }
+        let (index, at) = (&state.credentials, unix_now());
+        let decision = state.policy.authorize(&self.who, &self.inbound, &references, index, at);
+        Decided { state, references, decision, at }
     }
 
     fn wants_body(&self, decided: &Decided) -> Option<Wanted> {
         let permit = decided.decision.as_ref().ok()?;
-        let Decided { state, references, .. } = decided;
-        let credentials = &state.credentials;
-        let kind = state.policy.wants_body(&self.who, &self.inbound, references, credentials)?;
+        let Decided { state, references, at, .. } = decided;
+        let moment = (&*state.credentials, *at);
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment)?;
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }
 
@@ -232,13 +243,13 @@ struct Wanted {
 /// The request with its secrets in it.
 fn filled(
     state: &State,
-    who: &Identity,
+    (who, at): (&Identity, i64),
     inbound: InboundRequest,
     permit: &Permit,
 ) -> Result<OutboundRequest, Refusal> {
     let resolved = state.resolve(permit)?;
     if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
-        state.policy.holds_for(who, &inbound, permit, &path, &state.credentials)?;
+        state.policy.holds_for(who, &inbound, permit, &path, (&state.credentials, at))?;
     }
     inject(inbound, permit, resolved)
 }

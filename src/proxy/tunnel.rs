@@ -212,7 +212,7 @@ async fn connect(
             return refusal::respond(&refused, ledger.id);
         }
     };
-    match state.policy.tunnel(agent, &authority, &state.credentials) {
+    match state.policy.tunnel(&caller.identity, &authority, &state.credentials, unix_now()) {
         TunnelDecision::Opaque { rule, meters } => {
             match open_opaque(gateway, &caller, authority.clone(), (&rule, &meters)).await {
                 Ok((upstream, ledger)) => {
@@ -339,7 +339,7 @@ fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Co
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    match state.policy.tunnel(&caller.identity.agent, authority, &state.credentials) {
+    match state.policy.tunnel(&caller.identity, authority, &state.credentials, unix_now()) {
         TunnelDecision::Opaque { .. } => None,
         TunnelDecision::Intercept => Some(Code::NotAllowed),
     }
