@@ -230,15 +230,22 @@ impl fmt::Display for SlotError {
 
 impl std::error::Error for SlotError {}
 
-/// Headers that no credential may use: another reader of the request acts on them.
-const RESERVED: [&str; 16] = [
+/// Headers that no credential may use: another reader of the request acts on them, or Locum writes
+/// them itself.
+const RESERVED: [&str; 22] = [
     "accept-encoding",
+    "connect-accept-encoding",
+    "connect-content-encoding",
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "expect",
+    "grpc-accept-encoding",
+    "grpc-encoding",
     "host",
+    "http2-settings",
+    "if-range",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -250,6 +257,15 @@ const RESERVED: [&str; 16] = [
     "upgrade",
 ];
 
+/// The same by how they begin: Locum's own, and those of a WebSocket's handshake, of which one entry
+/// has a slot of its own.
+const RESERVED_BEGINNINGS: [&str; 2] = ["locum-", "sec-websocket-"];
+
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    RESERVED.contains(&name) || RESERVED_BEGINNINGS.iter().any(|with| name.starts_with(with))
+}
+
 impl Slot {
     /// Reads `NAME: TEMPLATE`.
     ///
@@ -258,7 +274,7 @@ impl Slot {
     pub fn header(text: &str) -> Result<Self, SlotError> {
         let (name, template) = text.split_once(':').ok_or(SlotError::Header)?;
         let name: HeaderName = name.trim().parse().map_err(|_| SlotError::Header)?;
-        if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("locum-") {
+        if is_reserved(&name) {
             return Err(SlotError::ReservedHeader);
         }
         Ok(Self::Header { name, template: template.trim().parse()? })
@@ -449,6 +465,8 @@ pub struct CredentialIndex {
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
     by_pattern: Vec<Arc<Credential>>,
     sets: HashMap<Name, Vec<Name>>,
+    /// The sets that each credential is in.
+    sets_with: HashMap<Name, Vec<Name>>,
     /// The distinct templates of each slot header: a handful, however many credentials there are.
     templates: HashMap<HeaderName, Vec<Template>>,
     parameters: HashSet<Box<str>>,
@@ -465,6 +483,11 @@ impl CredentialIndex {
     #[must_use]
     pub fn new(credentials: Vec<Credential>, sets: HashMap<Name, Vec<Name>>) -> Self {
         let mut index = Self { sets, ..Self::default() };
+        for (set, members) in &index.sets {
+            for member in members {
+                index.sets_with.entry(member.clone()).or_default().push(set.clone());
+            }
+        }
         for credential in credentials {
             index.insert(Arc::new(credential));
         }
@@ -536,6 +559,12 @@ impl CredentialIndex {
     #[must_use]
     pub fn set(&self, name: &str) -> Option<&[Name]> {
         self.sets.get(name).map(Vec::as_slice)
+    }
+
+    /// The sets that have the credential of that name in them.
+    #[must_use]
+    pub fn sets_with(&self, name: &Name) -> &[Name] {
+        self.sets_with.get(name).map_or(&[], Vec::as_slice)
     }
 
     /// The shapes that values of this header may have around a reference.
@@ -627,6 +656,23 @@ pub(crate) mod tests {
             "websocket /d/token",
         ] {
             assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_and_of_the_framing_are_no_slots() {
+        let named = "Accept-Encoding Connection Content-Encoding Content-Length Content-Type Expect \
+                     Grpc-Encoding Host HTTP2-Settings If-Range Keep-Alive Proxy-Connection Range \
+                     Sec-WebSocket-Accept Sec-WebSocket-Extensions Sec-WebSocket-Key \
+                     Sec-WebSocket-Protocol Sec-WebSocket-Version TE Trailer Transfer-Encoding Upgrade";
+        for name in named.split(' ') {
+            for name in [name.to_owned(), name.to_ascii_lowercase()] {
+                let slot = Slot::header(&format!("{name}: {{secret}}"));
+                assert_eq!(slot, Err(SlotError::ReservedHeader), "{name}");
+            }
+        }
+        for name in ["Authorization", "Cookie", "X-Host", "Websocket-Key", "X-Api-Key"] {
+            assert!(Slot::header(&format!("{name}: {{secret}}")).is_ok(), "{name}");
         }
     }
 

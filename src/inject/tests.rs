@@ -74,7 +74,7 @@ fn send_with(
         run_token: None,
     };
     let references = References::locate(&request, &index);
-    let permit = policy.authorize(&who, &request, &references, &index)?;
+    let permit = policy.authorize(&who, &request, &references, &index, 0)?;
     let open = |_: &Credential, version| {
         assert_eq!(version, 3);
         Ok(Secret::new(secret.as_bytes().to_vec()))

@@ -7,17 +7,18 @@ use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::body::{Body, Ungathered, Upload};
+use super::body::{Body, Unfinished, Ungathered, Upload};
 use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
+use super::stream::Cut;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Sighting, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Timeouts};
+use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
@@ -107,8 +108,17 @@ async fn authorized(
         };
     }
     let Asked { who, mut inbound, .. } = asked;
-    let Decided { state, references, decision } = decided;
+    let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
+    let question = Question {
+        who: &who,
+        request: &inbound,
+        references: &references,
+        index: &state.credentials,
+        at,
+    };
+    let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
+    ledger.shadowed(state.policy.shadow(question, outcome));
     let permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
@@ -118,15 +128,15 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let mut opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+    let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     if let Some(opening) = &mut opening
-        && state.policy.wants_messages(&who, &inbound, &references, &state.credentials)
+        && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
     {
         inbound.without_extensions();
-        opening.read_messages(&who, &permit);
+        opening.read_messages(&permit);
     }
-    let mut outbound = filled(&state, &who, inbound, &permit)
+    let mut outbound = filled(&state, (&who, at), inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -147,11 +157,11 @@ async fn authorized(
         idle_timeout: idle,
         interims: heard.as_ref(),
     };
-    let upstream = gateway.upstream();
+    let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
         return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => answer(sent, pending, ledger, up, version).await,
+            Ok(sent) => answer(sent, pending, ledger, up, (version, cut)).await,
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
@@ -159,7 +169,7 @@ async fn authorized(
         Ok(Upgraded::Switched(switched)) => {
             socket::open(gateway, opening, switched, pending, ledger).await
         }
-        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
+        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, (version, cut)).await,
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
 }
@@ -177,6 +187,8 @@ struct Decided {
     state: Arc<State>,
     references: References,
     decision: Result<Permit, Refusal>,
+    /// In which second of Unix time.
+    at: i64,
 }
 
 impl Asked<'_> {
@@ -193,16 +205,16 @@ impl Asked<'_> {
 
     fn decide_on(&self, state: Arc<State>) -> Decided {
         let references = References::locate(&self.inbound, &state.credentials);
-        let decision =
-            state.policy.authorize(&self.who, &self.inbound, &references, &state.credentials);
-        Decided { state, references, decision }
+        let (index, at) = (&state.credentials, unix_now());
+        let decision = state.policy.authorize(&self.who, &self.inbound, &references, index, at);
+        Decided { state, references, decision, at }
     }
 
     fn wants_body(&self, decided: &Decided) -> Option<Wanted> {
         let permit = decided.decision.as_ref().ok()?;
-        let Decided { state, references, .. } = decided;
-        let credentials = &state.credentials;
-        let kind = state.policy.wants_body(&self.who, &self.inbound, references, credentials)?;
+        let Decided { state, references, at, .. } = decided;
+        let moment = (&*state.credentials, *at);
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment)?;
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }
 
@@ -237,13 +249,13 @@ struct Wanted {
 /// The request with its secrets in it.
 fn filled(
     state: &State,
-    who: &Identity,
+    (who, at): (&Identity, i64),
     inbound: InboundRequest,
     permit: &Permit,
 ) -> Result<OutboundRequest, Refusal> {
     let resolved = state.resolve(permit)?;
     if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
-        state.policy.holds_for(who, &inbound, permit, &path, &state.credentials)?;
+        state.policy.holds_for(who, &inbound, permit, &path, (&state.credentials, at))?;
     }
     inject(inbound, permit, resolved)
 }
@@ -254,7 +266,7 @@ async fn answer(
     pending: Pending,
     ledger: Ledger,
     up: Uploaded,
-    version: Version,
+    (version, cut): (Version, &Cut),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let mut response = match scrub(pending.answered(sent.response)).await {
@@ -270,7 +282,13 @@ async fn answer(
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let tally = ledger.answered(Some(status), up, sent.timing.head);
-    Ok(response.map(|body| Body::streamed(body, tally)))
+    let unfinished = match version {
+        // Its agent knows neither chunks nor, where there is none, a length.
+        Version::HTTP_10 => Unfinished::Reset(cut.clone()),
+        Version::HTTP_2 if is_grpc(response.headers()) => Unfinished::GrpcStatus,
+        _ => Unfinished::Error,
+    };
+    Ok(response.map(|body| Body::streamed(body, tally, unfinished)))
 }
 
 fn check(
@@ -352,11 +370,14 @@ pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
 /// HTTP/1.1 sends only the trailers that its head announces, and HTTP/2 announces none. Those of gRPC
 /// are known (its wire format, "Responses"); an answer without them is no answer.
 fn announce_trailers(headers: &mut HeaderMap) {
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc);
-    if grpc && !headers.contains_key(header::TRAILER) {
+    if is_grpc(headers) && !headers.contains_key(header::TRAILER) {
         let names = "grpc-status, grpc-message, grpc-status-details-bin";
         headers.insert(header::TRAILER, http::HeaderValue::from_static(names));
     }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc)
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.

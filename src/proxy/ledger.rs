@@ -10,8 +10,10 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
-use crate::policy::Ticket;
-use crate::record::{Access, Decision, Outcome, Peer, Recorded, RequestId, Use, Who};
+use crate::policy::{Shadow, Ticket};
+use crate::record::{
+    Access, Decision, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
+};
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
@@ -33,6 +35,8 @@ pub(super) struct Ledger {
     pending: AtomicBool,
     /// The request's place in the limits of its rule, if that has any.
     ticket: Option<Arc<Ticket>>,
+    /// What rules that are only recorded would have changed.
+    shadow: Option<Box<Shadow>>,
 }
 
 impl Ledger {
@@ -65,6 +69,7 @@ impl Ledger {
             up: Uploaded::default(),
             pending: AtomicBool::new(false),
             ticket: None,
+            shadow: None,
         }
     }
 
@@ -95,6 +100,13 @@ impl Ledger {
         if count > 0 {
             self.gateway.metrics.misplaced(count);
         }
+    }
+
+    /// Notes what rules that are only recorded would have changed.
+    pub(super) fn shadowed(&mut self, shadow: Option<Shadow>) {
+        let Some(shadow) = shadow else { return };
+        self.gateway.metrics.shadow(shadow.code.is_some());
+        self.shadow = Some(Box::new(shadow));
     }
 
     /// Keeps the request's place in the limits of its rule for as long as the account of it is open.
@@ -134,6 +146,10 @@ impl Ledger {
             decision: Decision::Refuse,
             code: None,
             reason: None,
+            shadow: self
+                .shadow
+                .as_deref()
+                .map(|shadow| ShadowDecision { rule: shadow.rule.as_deref(), code: shadow.code }),
         }
     }
 
@@ -461,6 +477,7 @@ mod tests {
             handshake: second,
             idle_tunnel: second,
             idle_reader: second,
+            ping_after: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))

@@ -71,6 +71,7 @@ impl Opening {
     pub(super) fn new(
         gateway: &Arc<Gateway>,
         route: &Route,
+        who: &Arc<Identity>,
         inbound: &InboundRequest,
         permit: &Permit,
         agent_side: Option<AgentSide>,
@@ -83,7 +84,7 @@ impl Opening {
         };
         Ok(Some(Self {
             handshake,
-            standing: Standing::new(&caller.identity.agent, inbound, permit),
+            standing: Standing::new(who, inbound, permit),
             caller,
             // hyper hands one out with every request that has an Upgrade or is a CONNECT.
             agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
@@ -94,8 +95,8 @@ impl Opening {
     }
 
     /// Has the agent's first messages read.
-    pub(super) fn read_messages(&mut self, who: &Arc<Identity>, permit: &Permit) {
-        self.messages = Some(Messages::new(Arc::clone(who), self.standing.clone(), permit));
+    pub(super) fn read_messages(&mut self, permit: &Permit) {
+        self.messages = Some(Messages::new(self.standing.clone(), permit));
     }
 
     pub(super) fn handshake(&self) -> &Handshake {
@@ -186,7 +187,7 @@ fn no_longer(state: &State, caller: &Caller, standing: &Standing) -> Option<Code
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    state.policy.withdrawn(standing, &state.credentials)
+    state.policy.withdrawn(standing, &state.credentials, unix_now())
 }
 
 /// How the way up ended.

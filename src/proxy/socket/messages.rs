@@ -5,31 +5,29 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::agent::Identity;
 use crate::inject::{References, fill_message};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
 use crate::proxy::ledger::Ledger;
-use crate::proxy::{Gateway, State};
+use crate::proxy::{Gateway, State, unix_now};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
 
 /// What is needed to decide on a message.
 pub(super) struct Messages {
-    who: Arc<Identity>,
     standing: Standing,
     /// The versions that the scrub of this socket knows: no others may enter it.
     known: Box<[Use]>,
 }
 
 impl Messages {
-    pub(super) fn new(who: Arc<Identity>, standing: Standing, permit: &Permit) -> Self {
+    pub(super) fn new(standing: Standing, permit: &Permit) -> Self {
         let known = permit.grants().iter().chain(permit.hidden()).map(|grant| Use {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: None,
         });
-        Self { who, standing, known: known.collect() }
+        Self { standing, known: known.collect() }
     }
 
     pub(super) fn follow(self, gateway: &Arc<Gateway>, ledger: Ledger) -> Following {
@@ -124,10 +122,10 @@ impl Following {
     }
 
     fn decide(&self, state: Arc<State>, text: &BodyText) -> Decided {
-        let Messages { who, standing, .. } = &self.messages;
+        let standing = &self.messages.standing;
         let index = &state.credentials;
         let references = References::locate_message(text, standing.origin(), index);
-        let decision = state.policy.authorize_message(who, standing, &references, index);
+        let decision = state.policy.authorize_message(standing, &references, index, unix_now());
         let decision = match decision {
             // The scrub of the answers would not know it.
             Ok(permit) if !self.messages.know(&permit) => {
