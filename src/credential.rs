@@ -474,7 +474,7 @@ pub struct CredentialIndex {
     path_slots: bool,
     /// The same for bodies, which nobody reads without need.
     body_slots: bool,
-    /// The same for messages of WebSockets.
+    /// The same for the messages of a socket.
     message_slots: bool,
 }
 

@@ -208,14 +208,15 @@ fn payload_length(header: &[u8]) -> Option<u64> {
 pub fn text_frame(text: &[u8], mask: [u8; 4]) -> zeroize::Zeroizing<Vec<u8>> {
     let mut frame = zeroize::Zeroizing::new(Vec::with_capacity(LONGEST_HEADER + text.len()));
     frame.push(0x81);
+    // With the bit of the mask: 126 and 127 say that a longer length follows.
     match (u8::try_from(text.len()), u16::try_from(text.len())) {
         (Ok(short @ 0..126), _) => frame.push(0x80 | short),
         (_, Ok(long)) => {
-            frame.push(0x80 | 126);
+            frame.push(0xfe);
             frame.extend_from_slice(&long.to_be_bytes());
         }
         _ => {
-            frame.push(0x80 | 127);
+            frame.push(0xff);
             frame.extend_from_slice(&(text.len() as u64).to_be_bytes());
         }
     }
