@@ -279,6 +279,23 @@ fn a_policy_that_is_being_written_is_not_in_force() {
 }
 
 #[test]
+fn a_file_that_the_config_names_acts_when_it_is_replaced() {
+    let world = World::new();
+    let mut wire = open(&world);
+    let (file, other) = (world.origin.ca_file(), Origin::start(HOST));
+    let good = fs::read(&file).unwrap();
+    fs::copy(other.ca_file(), &file).unwrap();
+    let answer = soon(&mut wire, refused("certificate-invalid"));
+    assert_eq!(answer.status, 502);
+    fs::write(&file, "half a file").unwrap();
+    eventually("the metric", SOON, || {
+        (world.serve.metric("locum_reload_success{what=\"config\"}") == 0).then_some(())
+    });
+    fs::write(&file, good).unwrap();
+    soon(&mut wire, |answer| answer.status == 200);
+}
+
+#[test]
 fn a_new_config_acts_and_a_bad_one_does_not() {
     let world = World::new();
     let mut wire = open(&world);
