@@ -10,6 +10,7 @@ use http::{Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 
+use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
@@ -182,7 +183,11 @@ impl HttpBody for Upload {
             ready!(gate.poll(cx));
             self.gate = None;
         }
-        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let inner = &mut self.inner;
+        let mut frame = ready!(hushed(|| {
+            let frame = Pin::new(&mut *inner).poll_frame(cx);
+            (frame, !inner.is_end_stream())
+        }));
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::body::Body;
+use super::echo::Listening;
 use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse};
 use super::interim::Outlet;
 
@@ -158,12 +159,13 @@ where
     let mut clock = Clock { turn: progress.requests(), since: Instant::now(), quiet: true };
     let mut sleep = pin!(sleep_until(clock.since + QUIET));
     let mut stopping = false;
+    let mut listening = Listening::default();
     let over = std::future::poll_fn(|cx| {
         if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
             serving.stop();
         }
-        if let Poll::Ready(ended) = serving.poll(cx) {
+        if let Poll::Ready(ended) = listening.poll(cx, |cx| serving.poll(cx)) {
             return Poll::Ready(ended.map(|()| false));
         }
         if progress.switches() {

@@ -309,8 +309,15 @@ impl Link {
         // Unconstrained, because it is polled with a waker that wakes nobody: all that can make it
         // ready happens inside `drive`, and the runtime's budget must not pause it unseen.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
+        let mut begun = false;
         std::future::poll_fn(|cx| {
-            let answered = self.drive_for(cx, |cx| answer.as_mut().poll(cx));
+            let answered = if std::mem::replace(&mut begun, true) {
+                self.drive_for(cx, |cx| answer.as_mut().poll(cx))
+            } else {
+                // There is something to send and nothing to take yet.
+                self.drive(cx);
+                answer.as_mut().poll(&mut silent())
+            };
             if let Poll::Ready(answer) = answered {
                 return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
                     Some(request) => match self.verdict.take() {
