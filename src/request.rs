@@ -4,12 +4,14 @@
 //! client sent them; what an origin could read in another way is handed to the policy as a further
 //! *reading*, and the policy refuses when its answers differ.
 
+mod body;
 mod handshake;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
 
+pub use body::{BodyKind, BodyText, Found, Malformed, Place, Show, Step, Value, is_coded, walk};
 pub use handshake::Handshake;
 
 use crate::agent::Context;
@@ -26,6 +28,7 @@ pub struct InboundRequest {
     other_methods: Vec<Method>,
     context: Context,
     websocket: Option<Handshake>,
+    body: Option<BodyText>,
 }
 
 impl InboundRequest {
@@ -49,7 +52,8 @@ impl InboundRequest {
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
         let other_methods = other_methods(&parts.headers)?;
-        Ok(Self { parts, origin: origin.clone(), readings, other_methods, context, websocket })
+        let origin = origin.clone();
+        Ok(Self { parts, origin, readings, other_methods, context, websocket, body: None })
     }
 
     /// The method.
@@ -107,9 +111,22 @@ impl InboundRequest {
         self.websocket.as_ref()
     }
 
+    /// The body, where it had to be read.
+    #[must_use]
+    pub fn body(&self) -> Option<&BodyText> {
+        self.body.as_ref()
+    }
+
+    /// Takes the body, which was read whole. Whoever held it back for a `100 Continue` has been told
+    /// to go on, so the origin is not asked for one.
+    pub fn take_body(&mut self, body: BodyText) {
+        self.parts.headers.remove(header::EXPECT);
+        self.body = Some(body);
+    }
+
     /// Hands over the parts, for the injection to write on.
-    pub(crate) fn into_parts(self) -> (Parts, Origin) {
-        (self.parts, self.origin)
+    pub(crate) fn into_parts(self) -> (Parts, Origin, Option<BodyText>) {
+        (self.parts, self.origin, self.body)
     }
 }
 

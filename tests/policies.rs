@@ -94,6 +94,8 @@ fn cases() -> Vec<Case> {
         case("ci.yaml", "researcher", "CONNECT packages.example.org:443", "", Intercept),
 
         case("read-only-git.yaml", "reviewer", "GET https://github.com/acme/widget.git/info/refs?service=git-upload-pack", GITHUB, Permit("list branches", Some("github"))),
+        case("read-only-git.yaml", "reviewer", "GET https://github.com/acme/widget.git/info/refs?service=git-receive-pack", GITHUB, Refuse(Code::NotAllowed)),
+        case("read-only-git.yaml", "reviewer", "GET https://github.com/acme/widget.git/info/refs", GITHUB, Refuse(Code::NotAllowed)),
         case("read-only-git.yaml", "reviewer", "POST https://github.com/acme/widget.git/git-upload-pack", GITHUB, Permit("fetch", Some("github"))),
         case("read-only-git.yaml", "reviewer", "POST https://github.com/acme/widget.git/git-receive-pack", GITHUB, Refuse(Code::NotAllowed)),
         case("read-only-git.yaml", "reviewer", "POST https://github.com/other/widget.git/git-upload-pack", GITHUB, Refuse(Code::NotAllowed)),
@@ -158,6 +160,16 @@ const HANDSHAKE: &[(&str, &str)] = &[
     ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ];
 
+fn who(agent: &str) -> Identity {
+    Identity {
+        workspace: "default".parse().unwrap(),
+        agent: agent.parse().unwrap(),
+        token_id: "t".into(),
+        context: Context::default(),
+        run_token: None,
+    }
+}
+
 fn decide(policy: &Policy, case: &Case) -> Result<(String, Option<String>), Code> {
     let (method, url) = case.request.split_once(' ').unwrap();
     let (scheme, rest) = url.split_once("://").unwrap();
@@ -179,14 +191,8 @@ fn decide(policy: &Policy, case: &Case) -> Result<(String, Option<String>), Code
         InboundRequest::parse(parts, &Origin { scheme, authority }).map_err(|r| r.code)?;
     let index = index();
     let references = References::locate(&request, &index);
-    let who = Identity {
-        workspace: "default".parse().unwrap(),
-        agent: case.agent.parse().unwrap(),
-        token_id: "t".into(),
-        context: Context::default(),
-        run_token: None,
-    };
-    let permit = policy.authorize(&who, &request, &references, &index).map_err(|r| r.code)?;
+    let who = who(case.agent);
+    let permit = policy.authorize(&who, &request, &references, &index, 0).map_err(|r| r.code)?;
     let credential = permit.grants().first().map(|grant| grant.credential().name.to_string());
     Ok((permit.rule().to_string(), credential))
 }
@@ -216,7 +222,7 @@ fn every_example_decides_as_it_says() {
         let about = format!("{file}: {agent} {request} {field}");
         if let Some(target) = request.strip_prefix("CONNECT ") {
             let authority = Authority::parse(target, None).unwrap();
-            let decision = policy.tunnel(&agent.parse().unwrap(), &authority, &index());
+            let decision = policy.tunnel(&who(agent), &authority, &index(), 0);
             let wanted = match answer {
                 Opaque(rule) => {
                     TunnelDecision::Opaque { rule: (*rule).into(), meters: Meters::default() }

@@ -127,6 +127,9 @@ fn furnish(vault: &mut Vault) -> String {
             "query key",
             "path",
             "path /bot{secret}/**",
+            "json /a/b",
+            "form x",
+            "multipart y",
             "subprotocol k.{secret}",
         ]
         .map(|slot| slot.parse().unwrap())

@@ -25,7 +25,7 @@ pub(crate) struct ReadPolicy {
 }
 
 /// Reads and compiles policy files as one policy. Of a directory those that end in `.yaml` or
-/// `.yml`, by name and without the hidden ones; a file that is named itself is read whatever it is
+/// `.yml`, by name and without the hidden ones, after those of its `org`; a file that is named itself is read whatever it is
 /// called.
 pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
     let (sources, mut report) = sources(paths);
@@ -67,6 +67,18 @@ fn files_of(path: &Path) -> io::Result<Vec<PathBuf>> {
     if !fs::metadata(path)?.is_dir() {
         return Ok(vec![path.to_owned()]);
     }
+    let organisation = path.join(policy::ORGANISATION);
+    // What is there and cannot be read is a failure: without the bounds more would be allowed.
+    let mut files = match fs::symlink_metadata(&organisation) {
+        Ok(_) => yaml_in(&organisation)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    files.extend(yaml_in(path)?);
+    Ok(files)
+}
+
+fn yaml_in(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
     for entry in fs::read_dir(path)? {
         let path = entry?.path();

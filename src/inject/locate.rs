@@ -9,7 +9,7 @@ use super::path::{self, may_refer};
 use super::{query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
 use crate::reference;
-use crate::request::InboundRequest;
+use crate::request::{BodyText, InboundRequest};
 
 /// One credential that the request refers to in a slot.
 #[derive(Clone, Debug)]
@@ -46,6 +46,7 @@ pub struct References {
     located: Vec<Located>,
     unresolved: bool,
     misplaced: usize,
+    fault: Option<&'static str>,
 }
 
 impl References {
@@ -73,6 +74,9 @@ impl References {
         } else if may_refer(request.path()) {
             found.in_path(request, index);
         }
+        if let Some(body) = request.body() {
+            found.in_body(body, request, index);
+        }
         found
     }
 
@@ -93,6 +97,18 @@ impl References {
     #[must_use]
     pub fn any(&self) -> bool {
         self.unresolved || !self.located.is_empty()
+    }
+
+    /// Why a body that refers to a credential cannot be read in one way.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    /// Whether a slot refers to the credential.
+    #[must_use]
+    pub fn refer_to(&self, credential: &Credential) -> bool {
+        self.located.iter().any(|l| l.credential.name == credential.name)
     }
 
     /// How many references stand outside the slots.
@@ -207,6 +223,34 @@ impl References {
         }
     }
 
+    fn in_body(&mut self, body: &BodyText, request: &InboundRequest, index: &CredentialIndex) {
+        self.fault = body.fault();
+        let bound = || index.bound_to(request.origin()).flat_map(|c| &c.slots);
+        for found in body.found() {
+            let is = |slot: &Slot| found.place.is(slot);
+            if let Some(credential) = index.named_by(&found.text) {
+                let slot = credential.slots.iter().position(is);
+                if slot.is_some() {
+                    self.add(credential, slot, &found.text);
+                    if found.ambiguous {
+                        self.fault = Some("The field that holds the reference is there twice");
+                    }
+                    continue;
+                }
+                if credential.slots.iter().any(|slot| found.place.is_inside(slot)) {
+                    self.fault = Some("The field that the credential enters is no string");
+                }
+            }
+            let mut named = reference::names_in(&found.text).filter_map(|name| index.get(name));
+            match named.find(|credential| credential.slots.iter().any(is)) {
+                // With other text around it.
+                Some(credential) => self.add(credential, None, &found.text),
+                None if bound().any(is) => self.unresolved = true,
+                None => self.misplaced += 1,
+            }
+        }
+    }
+
     fn holds(&self, credential: &Arc<Credential>) -> bool {
         self.located.iter().any(|l| Arc::ptr_eq(&l.credential, credential))
     }
@@ -261,7 +305,7 @@ impl BasicPair {
         Some(Self { text, colon })
     }
 
-    fn half(&self, part: BasicPart) -> &[u8] {
+    pub(super) fn half(&self, part: BasicPart) -> &[u8] {
         match part {
             BasicPart::User => &self.text[..self.colon],
             BasicPart::Password => self.text.get(self.colon + 1..).unwrap_or_default(),

@@ -38,10 +38,6 @@ const FIRST_BYTES: usize = 512;
 /// each request.
 const HYPER_HEADERS: usize = 100;
 
-/// The most that hyper reads ahead of a slow origin, and gathers of an answer before it writes. It
-/// starts with 8 KiB, and grows to this only where that much moves.
-const BUFFER: usize = 128 * 1024;
-
 /// What bounds a connection.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
@@ -183,7 +179,7 @@ fn settings(bounds: Bounds) -> Builder {
         // The inlet has a clock that begins with the first byte of a head. hyper's begins with the
         // end of the last answer, and is made anew for each request.
         .header_read_timeout(None)
-        .max_buf_size(bounds.head_bytes.max(BUFFER))
+        .max_buf_size(bounds.head_bytes.max(8192))
         .max_header_size(bounds.head_bytes)
         .preserve_header_case(true);
     if bounds.headers != HYPER_HEADERS {

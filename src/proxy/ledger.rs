@@ -10,8 +10,10 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
-use crate::policy::Ticket;
-use crate::record::{Access, Decision, Outcome, Peer, Recorded, RequestId, Use, Who};
+use crate::policy::{Shadow, Ticket};
+use crate::record::{
+    Access, Decision, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
+};
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
@@ -33,6 +35,8 @@ pub(super) struct Ledger {
     pending: AtomicBool,
     /// The request's place in the limits of its rule, if that has any.
     ticket: Option<Arc<Ticket>>,
+    /// What rules that are only recorded would have changed.
+    shadow: Option<Box<Shadow>>,
 }
 
 impl Ledger {
@@ -65,6 +69,7 @@ impl Ledger {
             up: Uploaded::default(),
             pending: AtomicBool::new(false),
             ticket: None,
+            shadow: None,
         }
     }
 
@@ -72,6 +77,11 @@ impl Ledger {
     pub(super) fn asked(&mut self, method: &str, path: Option<&str>) {
         self.method = bounded(method);
         self.path = path.map(bounded);
+    }
+
+    /// Leaves the path out of the records.
+    pub(super) fn withhold_path(&mut self) {
+        self.path = None;
     }
 
     /// Notes where the bytes of the request's body are counted.
@@ -90,6 +100,13 @@ impl Ledger {
         if count > 0 {
             self.gateway.metrics.misplaced(count);
         }
+    }
+
+    /// Notes what rules that are only recorded would have changed.
+    pub(super) fn shadowed(&mut self, shadow: Option<Shadow>) {
+        let Some(shadow) = shadow else { return };
+        self.gateway.metrics.shadow(shadow.code.is_some());
+        self.shadow = Some(Box::new(shadow));
     }
 
     /// Keeps the request's place in the limits of its rule for as long as the account of it is open.
@@ -129,6 +146,10 @@ impl Ledger {
             decision: Decision::Refuse,
             code: None,
             reason: None,
+            shadow: self
+                .shadow
+                .as_deref()
+                .map(|shadow| ShadowDecision { rule: shadow.rule.as_deref(), code: shadow.code }),
         }
     }
 
@@ -170,6 +191,14 @@ impl Ledger {
 
     fn count_refusal(&self, refusal: &Refusal) {
         self.gateway.metrics.refusal(refusal.code);
+        if refusal.code == Code::RealCredential {
+            tracing::warn!(
+                agent = self.agent(),
+                destination = self.destination,
+                request_id = %self.id,
+                "an agent sent a secret of the vault, in place of its placeholder"
+            );
+        }
         if refusal.reason == Some(reason::NOT_BOUND) {
             self.gateway.metrics.unbound();
             tracing::warn!(
@@ -409,12 +438,14 @@ mod tests {
             connections_per_agent: 1,
             head_bytes: 8192,
             url_bytes: 8192,
+            body_slot: 8192,
             headers: 100,
             streams: 100,
             head_time: second,
             handshake: second,
             idle_tunnel: second,
             idle_reader: second,
+            ping_after: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))

@@ -24,6 +24,7 @@ use super::inside::Stay;
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
 use super::{Caller, Gateway, Place, State, unix_now};
+use crate::agent::Identity;
 use crate::inject::Pending;
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
@@ -65,6 +66,7 @@ impl Opening {
     pub(super) fn new(
         gateway: &Arc<Gateway>,
         route: &Route,
+        who: &Arc<Identity>,
         inbound: &InboundRequest,
         permit: &Permit,
         agent_side: Option<AgentSide>,
@@ -77,7 +79,7 @@ impl Opening {
         };
         Ok(Some(Self {
             handshake,
-            standing: Standing::new(&caller.identity.agent, inbound, permit),
+            standing: Standing::new(who, inbound, permit),
             caller,
             // hyper hands one out with every request that has an Upgrade or is a CONNECT.
             agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
@@ -170,7 +172,7 @@ fn no_longer(state: &State, caller: &Caller, standing: &Standing) -> Option<Code
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    state.policy.withdrawn(standing, &state.credentials)
+    state.policy.withdrawn(standing, &state.credentials, unix_now())
 }
 
 /// How the way up ended.

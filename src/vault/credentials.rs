@@ -1,5 +1,6 @@
 //! Credentials and their versions: added, rotated, revoked, removed, and listed without a secret.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -11,6 +12,7 @@ use super::keys::{DataKey, VaultId};
 use super::{Action, Change, Vault, check};
 use crate::credential::{Credential, Slot};
 use crate::host::Destination;
+use crate::inject::Digest;
 use crate::reference::Name;
 use crate::secret::Secret;
 
@@ -601,6 +603,25 @@ impl Sealed {
         let record_key = key.record_key(self.credential, self.version);
         crypto::open(&record_key, &self.place, &self.ciphertext)
     }
+}
+
+/// What each version of a workspace's credentials is known by, revoked ones too.
+pub(super) fn digests(
+    db: &Connection,
+    workspace: &Name,
+) -> Result<HashMap<Digest, (Name, u32)>, Fault> {
+    let mut statement = db.prepare_cached(
+        "SELECT name, version, fingerprint FROM credentials JOIN versions ON credential = id \
+         WHERE workspace = ?1",
+    )?;
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut all = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        let parsed = name.parse().map_err(|_| Fault::Corrupt(Row::Credential(name)))?;
+        all.insert(row.get(2)?, (parsed, row.get(1)?));
+    }
+    Ok(all)
 }
 
 /// Opens every version of a workspace that has a ciphertext.

@@ -3,11 +3,11 @@
 
 use std::fmt;
 
-use hmac::Mac as _;
 use zeroize::Zeroize as _;
 
 use super::crypto::{self, DoesNotOpen, Encoder, Key};
 use super::error::Fault;
+use crate::inject::{Digest, DigestKey};
 use crate::secret::Secret;
 use crate::token::TokenKey;
 use crate::token::run::RunKey;
@@ -151,12 +151,13 @@ impl DataKey {
 
     /// `HMAC[fingerprint key](label || secret)`, the first eight bytes. Equal secrets of a workspace
     /// show equal fingerprints; without the key nobody can try guesses against them.
-    pub(super) fn fingerprint(&self, secret: &Secret) -> [u8; 8] {
+    pub(super) fn fingerprint(&self, secret: &Secret) -> Digest {
+        secret.expose(|bytes| self.digest_key().digest(bytes))
+    }
+
+    /// What fingerprints are made with.
+    pub(super) fn digest_key(&self) -> DigestKey {
         let key = self.derive(&Encoder::new("locum/vault/1/key/fingerprint"));
-        let mut mac = crypto::mac_stream(&key);
-        mac.update(&Encoder::new("locum/vault/1/fingerprint").finish());
-        secret.expose(|bytes| mac.update(bytes));
-        let mac: [u8; 32] = mac.finalize().into_bytes().into();
-        mac.first_chunk().copied().unwrap_or_default()
+        DigestKey::new(&key, &Encoder::new("locum/vault/1/fingerprint").finish())
     }
 }

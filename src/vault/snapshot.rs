@@ -10,9 +10,10 @@ use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
-use super::{Vault, agents, journal, runs, sets};
+use super::{Vault, agents, credentials, journal, runs, sets};
 use crate::agent::TokenRecord;
 use crate::credential::CredentialIndex;
+use crate::inject::Watch;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::TokenKey;
@@ -30,6 +31,8 @@ pub struct Snapshot {
     pub tokens: Arc<HashMap<Arc<str>, TokenRecord>>,
     /// What tokens are checked with.
     pub token_key: Arc<TokenKey>,
+    /// What secrets of the vault are known by, in what agents send.
+    pub watch: Watch,
     /// What run tokens are checked with.
     pub runs: Arc<RunTokens>,
     sealed: HashMap<Name, Sealed>,
@@ -68,6 +71,7 @@ impl Vault {
             credentials: Arc::new(CredentialIndex::new(credentials, sets)),
             tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
             token_key: Arc::new(key.token_key()),
+            watch: Watch::new(key.digest_key(), credentials::digests(&tx, &self.workspace)?),
             runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
             sealed,
             key: Arc::clone(key),

@@ -1,0 +1,93 @@
+//! Agents that hold what they should not: a secret itself, in place of its placeholder.
+
+use crate::support::*;
+
+fn refused(world: &World, answer: &Answer, what: &str) {
+    assert_eq!((answer.status, &*answer.problem()), (403, "real-credential"), "{what}");
+    assert!(leaks(&world.key, &answer.body).is_empty(), "{what}: {}", answer.text());
+}
+
+#[test]
+fn a_secret_in_the_agents_own_hands_is_known_wherever_it_stands() {
+    let world = World::new();
+    let key = world.key.clone();
+    let mut wire = world.tunnel();
+    let fields = [
+        format!("Authorization: Bearer {key}"),
+        format!("Authorization: {}", basic("user", &key)),
+        format!("X-Api-Key: {key}"),
+        format!("Cookie: a=b; session={key}"),
+        format!("X-Anything: https://evil.test/{key}"),
+    ];
+    for field in &fields {
+        let answer = wire.ask(request("GET", "/v1/x", &[field], ""));
+        refused(&world, &answer, field);
+    }
+    for target in [format!("/v1/x?a=b&token={key}"), format!("/v1/bot{key}/{key}")] {
+        let answer = wire.ask(request("GET", &target, &[AUTHORIZED], ""));
+        refused(&world, &answer, &target);
+    }
+    assert_eq!(world.origin.connections(), 0, "nothing of it left");
+    let all = (fields.len() + 2) as u64;
+    let counted = world.serve.metric("locum_refusals_total{code=\"real-credential\"}");
+    assert_eq!(counted, all);
+    let records = world.home.audit();
+    let seen: Vec<_> = records.iter().filter(|r| r["code"] == "real-credential").collect();
+    assert_eq!(seen.len() as u64, all);
+    for record in seen {
+        assert_eq!((&record["credential"], &record["version"]), (&"main".into(), &1.into()));
+        assert!(record["path"] == "/v1/x" || record["path"].is_null(), "{record}");
+    }
+    assert!(world.serve.log().contains("an agent sent a secret of the vault"));
+    // What the agent itself wrote is on its wire; nowhere else.
+    world.never_leaks(&[]);
+}
+
+#[test]
+fn a_secret_that_was_rotated_or_revoked_is_known_still() {
+    let (second, gone) = (canary(), canary());
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.rotate("main", &second);
+        home.add("gone", BEARER, &gone);
+        home.locum(&["credential", "revoke", "gone"]).ok();
+    });
+    for (key, credential, version) in
+        [(&world.key, "main", 1), (&second, "main", 2), (&gone, "gone", 1)]
+    {
+        let target = format!("/{credential}/{version}");
+        let answer = world.ask("GET", &target, &[&format!("X-Key: {key}")], "");
+        assert_eq!(answer.problem(), "real-credential", "{target}");
+        let record = world.home.accesses_to(&target).pop().unwrap();
+        assert_eq!(record["credential"], credential);
+        assert_eq!(record["version"], version);
+    }
+    world.home.never_leaks(&[&world.key, &second, &gone], &[]);
+}
+
+#[test]
+fn another_secret_than_the_vaults_is_the_agents_own_affair() {
+    let world = World::new();
+    let own = canary();
+    let answer = world.ask("GET", "/open/x", &[&format!("X-Key: {own}")], "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert_eq!(world.origin.last().header("x-key"), Some(&*own));
+}
+
+#[test]
+fn streams_of_http2_and_plain_http_are_watched_too() {
+    let world = World::http2();
+    let field = format!("Bearer {}", world.key);
+    let reply = runtime().block_on(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        agent.ask(request2("GET", "/v1/x", &[("authorization", &field)]), b"").await
+    });
+    assert_eq!((reply.status, &*reply.problem()), (403, "real-credential"));
+    let mut wire = world.serve.wire();
+    let answer = wire.ask(format!(
+        "GET http://free.test/ HTTP/1.1\r\nHost: free.test\r\nProxy-Authorization: {}\r\nX-Key: {}\r\n\r\n",
+        world.agent.authorization(),
+        world.key
+    ));
+    assert_eq!(answer.problem(), "real-credential");
+    assert_eq!(world.origin.connections(), 0);
+}
