@@ -37,9 +37,9 @@ use super::via::Transport;
 const HEAD: usize = 64 * 1024;
 
 /// The most that hyper reads ahead of a slow reader, and the most that it gathers before it writes.
-/// Buffers start at 8 KiB and grow to this only for a bulk transfer, where 64 KiB cost a tenth more
-/// of the kernel's work and 256 KiB a tenth less.
-const BUFFER: usize = 128 * 1024;
+/// Buffers start at 8 KiB and grow to this only for a bulk transfer: six TLS records. More would cost
+/// less of the kernel's work, and be held for each slow reader.
+const BUFFER: usize = 96 * 1024;
 
 /// The bytes below HTTP.
 pub(super) enum Stream {
