@@ -9,7 +9,8 @@
     clippy::unwrap_used,
     clippy::too_many_lines,
     clippy::items_after_statements,
-    clippy::format_push_string
+    clippy::format_push_string,
+    clippy::struct_excessive_bools
 )]
 
 use locum::document::Source;
@@ -316,10 +317,10 @@ fn matches(rule: &Rule, q: &Question) -> bool {
     });
     let query = rule.state.as_ref().is_none_or(|wanted| {
         let mut states = q.states.iter();
-        match rule.deny {
-            true => states.any(|state| wanted.contains(state)),
-            false => !q.states.is_empty() && states.all(|state| wanted.contains(state)),
+        if rule.deny {
+            return states.any(|state| wanted.contains(state));
         }
+        !q.states.is_empty() && states.all(|state| wanted.contains(state))
     });
     concerns(rule, q, q.scheme) && method && path && query
 }

@@ -92,7 +92,7 @@ impl Policy {
     pub fn lint(&self, now: i64) -> Vec<Lint> {
         let mut lints = Vec::new();
         for (at, rule) in self.rules.iter().enumerate() {
-            let mut found = |kind, message| lints.push(self.found(rule, kind, message));
+            let mut found = |kind, message: String| lints.push(self.found(rule, kind, &message));
             if let Some(why) = without_effect(rule, now) {
                 found(LintKind::WithoutEffect, why.to_owned());
                 continue;
@@ -154,14 +154,14 @@ impl Policy {
                 };
                 if !index.iter().any(|credential| arrives(credential)) {
                     let message = format!("no credential of `use` may go to {destination}");
-                    lints.push(self.found(rule, LintKind::WiderThanBinding, message));
+                    lints.push(self.found(rule, LintKind::WiderThanBinding, &message));
                 }
             }
         }
         lints
     }
 
-    fn found(&self, rule: &Rule, kind: LintKind, message: String) -> Lint {
+    fn found(&self, rule: &Rule, kind: LintKind, message: &str) -> Lint {
         let file = self.files.get(rule.place.file as usize).map_or("", |file| file);
         let message = format!("rule `{}`: {message}", rule.name);
         Lint { kind, place: Some((file.to_owned(), rule.place.at)), message }
@@ -260,7 +260,7 @@ fn covers(a: &Rule, b: &Rule) -> bool {
     };
     let conditions = a.conditions.is_none() || a.conditions == b.conditions;
     let when = a.when.is_none() || a.when == b.when;
-    let seen = !(a.opaque && !b.opaque);
+    let seen = !a.opaque || b.opaque;
     agents && places && methods && sockets && paths && conditions && when && seen
 }
 

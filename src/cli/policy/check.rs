@@ -66,7 +66,7 @@ pub(super) fn run(
                 let place = lint.place.as_ref().map(|(file, at)| (&**file, at.line, at.column));
                 result(lint.kind.id(), "warning", &lint.message, place)
             });
-            output::json(&sarif(about_names.chain(lints).collect()))?;
+            output::json(&sarif(&about_names.chain(lints).collect::<Vec<_>>()))?;
         }
         Form::Text => {
             for warning in &warnings {
@@ -129,7 +129,7 @@ pub(super) fn rejected(files: usize, report: &Report, form: Form) -> Result<Exit
                 let text = format!("{}{}", problem.message, advice.unwrap_or_default());
                 result("mistake", "error", &text, Some((problem.source.name(), at.0, at.1)))
             });
-            output::json(&sarif(results.collect()))?;
+            output::json(&sarif(&results.collect::<Vec<_>>()))?;
         }
         Form::Text => {
             output::note(&report.to_string());
@@ -154,7 +154,7 @@ fn result(id: &str, level: &str, text: &str, place: Option<(&str, u32, u32)>) ->
 }
 
 /// A log of one run (SARIF 2.1.0), which code hosts show beside the lines.
-fn sarif(results: Vec<Value>) -> Value {
+fn sarif(results: &[Value]) -> Value {
     let lints =
         LintKind::ALL.map(|kind| json!({ "id": kind.id(), "help": { "text": kind.advice() } }));
     let others = [
