@@ -177,6 +177,11 @@ pub enum Slot {
         /// Its name.
         field: Box<str>,
     },
+    /// A string of a JSON message that the client sends in a WebSocket.
+    WebSocket {
+        /// Which.
+        pointer: Pointer,
+    },
 }
 
 /// Why a text is not a slot.
@@ -216,7 +221,7 @@ impl fmt::Display for SlotError {
                 "a JSON pointer begins with '/', such as '/auth/token'; `~1` is a slash in a name, and `~0` a tilde"
             }
             Self::Kind => {
-                "this version knows the slots header, basic, query, path, subprotocol, json, form and multipart"
+                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart and websocket"
             }
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
@@ -352,6 +357,14 @@ impl Slot {
         Ok(Self::Multipart { field: field.into() })
     }
 
+    /// A slot in the messages of a WebSocket.
+    ///
+    /// # Errors
+    /// [`SlotError::Pointer`].
+    pub fn websocket(pointer: &str) -> Result<Self, SlotError> {
+        Ok(Self::WebSocket { pointer: pointer.parse()? })
+    }
+
     /// Whether the slot is in a request's body.
     #[must_use]
     pub fn is_in_body(&self) -> bool {
@@ -378,7 +391,8 @@ impl Slot {
             | Self::Subprotocol { .. }
             | Self::Json { .. }
             | Self::Form { .. }
-            | Self::Multipart { .. } => false,
+            | Self::Multipart { .. }
+            | Self::WebSocket { .. } => false,
         }
     }
 
@@ -395,6 +409,7 @@ impl Slot {
             Self::Json { pointer } => format!("json:{pointer}"),
             Self::Form { field } => format!("form:{field}"),
             Self::Multipart { field } => format!("multipart:{field}"),
+            Self::WebSocket { pointer } => format!("websocket:{pointer}"),
         }
     }
 }
@@ -418,6 +433,7 @@ impl fmt::Display for Slot {
             Self::Json { pointer } => write!(f, "json {pointer}"),
             Self::Form { field } => write!(f, "form {field}"),
             Self::Multipart { field } => write!(f, "multipart {field}"),
+            Self::WebSocket { pointer } => write!(f, "websocket {pointer}"),
         }
     }
 }
@@ -435,6 +451,7 @@ impl FromStr for Slot {
             ("json", rest) => Self::json(rest),
             ("form", rest) => Self::form(rest),
             ("multipart", rest) => Self::multipart(rest),
+            ("websocket", rest) => Self::websocket(rest),
             _ => Err(SlotError::Kind),
         }
     }
@@ -457,6 +474,8 @@ pub struct CredentialIndex {
     path_slots: bool,
     /// The same for bodies, which nobody reads without need.
     body_slots: bool,
+    /// The same for the messages of a socket.
+    message_slots: bool,
 }
 
 impl CredentialIndex {
@@ -508,6 +527,7 @@ impl CredentialIndex {
             Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. } => {
                 self.body_slots = true;
             }
+            Slot::WebSocket { .. } => self.message_slots = true,
             Slot::Basic { .. } | Slot::Subprotocol { .. } => {}
         }
     }
@@ -577,6 +597,12 @@ impl CredentialIndex {
         self.body_slots
     }
 
+    /// Whether any credential enters a message of a WebSocket.
+    #[must_use]
+    pub fn has_message_slots(&self) -> bool {
+        self.message_slots
+    }
+
     /// All credentials, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Credential>> {
         self.by_name.values()
@@ -627,6 +653,7 @@ pub(crate) mod tests {
             "json /auth/0/a~1b",
             "form client_secret",
             "multipart api key",
+            "websocket /d/token",
         ] {
             assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
         }

@@ -5,6 +5,7 @@
 //! *reading*, and the policy refuses when its answers differ.
 
 mod body;
+mod frames;
 mod handshake;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use http::request::Parts;
 use http::{Method, Uri, Version};
 
 pub use body::{BodyKind, BodyText, Found, Malformed, Place, Show, Step, Value, is_coded, walk};
+pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;
 
 use crate::agent::Context;
@@ -122,6 +124,12 @@ impl InboundRequest {
     pub fn take_body(&mut self, body: BodyText) {
         self.parts.headers.remove(header::EXPECT);
         self.body = Some(body);
+    }
+
+    /// Asks the origin for no extension of its WebSocket: what a credential may enter has to be read,
+    /// and so may not be compressed.
+    pub fn without_extensions(&mut self) {
+        self.parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     }
 
     /// Hands over the parts, for the injection to write on.

@@ -465,6 +465,33 @@ impl Policy {
             return None;
         }
         let body = BodyKind::of(request.headers())?;
+        self.may_enter((who, at), request, references, index, &body).then_some(body)
+    }
+
+    /// Whether the first messages of the WebSocket that `request` opens have to be read, because a
+    /// credential may enter them.
+    #[must_use]
+    pub fn wants_messages(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        (index, at): (&CredentialIndex, i64),
+    ) -> bool {
+        index.has_message_slots()
+            && request.websocket().is_some()
+            && request.origin().scheme == Scheme::Https
+            && self.may_enter((who, at), request, references, index, &BodyKind::Message)
+    }
+
+    fn may_enter(
+        &self,
+        (who, at): (&Identity, i64),
+        request: &InboundRequest,
+        references: &References,
+        index: &CredentialIndex,
+        body: &BodyKind,
+    ) -> bool {
         let (asked, origin) = (Asked::of(who, request, at), request.origin());
         let enters = |credential: &Arc<Credential>| {
             // A revoked one as well: its use is to be refused, and not passed as text.
@@ -478,8 +505,7 @@ impl Policy {
                 && paths.any(|path| rule.matches(asked, path, index))
                 && rule.uses.bound_to(origin, index).any(enters)
         };
-        let wanted = self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule));
-        wanted.then_some(body)
+        self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule))
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes

@@ -107,7 +107,7 @@ async fn authorized(
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
     }
-    let Asked { who, inbound, .. } = asked;
+    let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
     let question = Question {
@@ -128,8 +128,14 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
+    let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    if let Some(opening) = &mut opening
+        && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
+    {
+        inbound.without_extensions();
+        opening.read_messages(&permit);
+    }
     let mut outbound = filled(&state, (&who, at), inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 

@@ -35,8 +35,8 @@ pub(super) enum Offer {
     Http1,
 }
 
-/// What TLS takes before the origin has: eight records, written to the socket together.
-const UNSENT: usize = 128 * 1024;
+/// What TLS takes before the origin has: six records, written to the socket together.
+const UNSENT: usize = 96 * 1024;
 
 /// Principals whose sessions are kept in one profile. One that is forgotten makes a full handshake.
 const PRINCIPALS: usize = 256;

@@ -12,6 +12,7 @@ mod distrust;
 mod door;
 mod echo;
 mod fields;
+mod frames;
 mod framing;
 mod half_open;
 mod http2;
