@@ -13,6 +13,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
@@ -303,7 +304,10 @@ impl HttpBody for Upload {
                 return Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok));
             }
         };
-        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        let mut frame = ready!(hushed(|| {
+            let frame = Pin::new(&mut *inner).poll_frame(cx);
+            (frame, !inner.is_end_stream())
+        }));
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }

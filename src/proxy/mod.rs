@@ -7,6 +7,7 @@
 mod body;
 mod copy;
 mod distrust;
+mod echo;
 mod exchange;
 mod expect;
 mod http1;
