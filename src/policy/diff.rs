@@ -119,7 +119,9 @@ fn how(rule: &Rule) -> String {
     }
     match &rule.paths {
         None => text += ", any path",
-        Some(paths) => text += &format!(", at {}", listed(paths)),
+        Some(paths) => {
+            let _ = write!(text, ", at {}", listed(paths));
+        }
     }
     if let Some(conditions) = &rule.conditions {
         add_conditions(&mut text, conditions);
@@ -140,7 +142,7 @@ fn how(rule: &Rule) -> String {
     }
     for (word, time) in [("answer", rule.timeouts.response), ("pauses", rule.timeouts.idle)] {
         if let Some(time) = time {
-            text += &format!(", {word} within {}", crate::document::show_duration(time));
+            let _ = write!(text, ", {word} within {}", crate::document::show_duration(time));
         }
     }
     text
