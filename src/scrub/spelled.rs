@@ -126,7 +126,7 @@ impl Spelling {
     /// Whether the escape at `at` may be part of a needle, by its neighbours.
     fn may_be_part(&self, text: &[u8], from: usize, at: usize) -> bool {
         let before = |at: usize| at.checked_sub(1).filter(|at| *at >= from).map(|at| text[at]);
-        let (unit, length) = self.unit(&text[at..]);
+        let (unit, length) = Self::unit(&text[at..]);
         match unit {
             Unit::Byte(_) if length == 1 => false,
             Unit::Byte(byte) => {
@@ -147,7 +147,7 @@ impl Spelling {
     /// Whether a needle has `byte` and behind it what `rest` says next.
     fn may_go_on(&self, byte: u8, mut rest: &[u8]) -> bool {
         for _ in 0..NESTED {
-            let (unit, length) = self.unit(rest);
+            let (unit, length) = Self::unit(rest);
             match unit {
                 Unit::Byte(next) => return self.has_pair(byte, next),
                 Unit::Break | Unit::Nul => rest = &rest[length..],
@@ -232,7 +232,7 @@ impl Spelling {
             if past.is_some_and(|past| at > past + LONGEST_UNIT * self.longest) {
                 break;
             }
-            let (unit, length) = self.unit(&text[at..]);
+            let (unit, length) = Self::unit(&text[at..]);
             let ends = match unit {
                 Unit::Byte(byte) if self.has(byte) => {
                     said.bytes.push(byte);
@@ -275,7 +275,7 @@ impl Spelling {
     }
 
     /// The character that a text begins with, and how long it is written.
-    fn unit(&self, text: &[u8]) -> (Unit, usize) {
+    fn unit(text: &[u8]) -> (Unit, usize) {
         let Some(first) = text.first().copied() else { return (Unit::Cut, 0) };
         let read = match first {
             b'%' => percent(text),
@@ -440,7 +440,8 @@ mod tests {
 
     fn spelled() -> Vec<(&'static str, String)> {
         let base64 = BASE64.encode(format!("{}:{KEY} and more of it", "x".repeat(43)).as_bytes());
-        let odd = |at: usize| KEY.bytes().enumerate().map(move |(n, b)| (n % 3 == at, char::from(b)));
+        let odd =
+            |at: usize| KEY.bytes().enumerate().map(move |(n, b)| (n % 3 == at, char::from(b)));
         let some = |at, write: fn(char) -> String| -> String {
             odd(at).map(|(yes, c)| if yes { write(c) } else { c.to_string() }).collect()
         };
@@ -489,7 +490,8 @@ mod tests {
     #[test]
     fn a_secret_is_known_however_it_is_spelled() {
         for (name, text) in spelled() {
-            for (before, after) in [("it is [", "]."), ("", ""), ("%20", "\n\n"), ("key=", "&b=1")] {
+            for (before, after) in [("it is [", "]."), ("", ""), ("%20", "\n\n"), ("key=", "&b=1")]
+            {
                 // The last separator of a list, and the zeros of the last character, are not its own.
                 let whole = format!("{before}{text}{after}");
                 let (seen, replaced) = through(&[whole.as_bytes()], Fit::Exact);
@@ -526,7 +528,13 @@ mod tests {
 
     #[test]
     fn lines_and_events_are_not_held_back() {
-        for text in ["data: yes\n\n", "data: yes\r\n\r\n", "that is s\n", "it is sk\r\n", "{\"a\": \"s\"}\n"] {
+        for text in [
+            "data: yes\n\n",
+            "data: yes\r\n\r\n",
+            "that is s\n",
+            "it is sk\r\n",
+            "{\"a\": \"s\"}\n",
+        ] {
             let mut scrubber = scrubber(Fit::Exact);
             let mut seen = Vec::new();
             scrubber.push(text.into(), &mut |data| seen.extend_from_slice(&data));
