@@ -48,6 +48,7 @@ fn audit(c: &mut Criterion) {
         decision: Decision::Permit,
         code: None,
         reason: None,
+        shadow: None,
     };
     let outcome = || Outcome {
         request_id: RequestId([5; 16]),

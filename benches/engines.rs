@@ -158,7 +158,8 @@ fn request(c: &mut Criterion) {
         let prepare = || {
             let request = inbound();
             let references = References::locate(&request, &index);
-            let permit = policy.authorize(&who, &request, &references, &index).expect("a permit");
+            let permit =
+                policy.authorize(&who, &request, &references, &index, 0).expect("a permit");
             let open = |_: &Credential, _| Ok(Secret::new(KEY.as_bytes().to_vec()));
             let resolved = Resolved::open(&permit, open).expect("a secret");
             (request, permit, resolved)
@@ -192,7 +193,7 @@ fn decide(c: &mut Criterion) {
             rules += "  - {name: own, agents: ['*'], use: ['*']}\n";
             let policy = policy(&rules);
             group.bench_function(BenchmarkId::from_parameter(count), |b| {
-                b.iter(|| policy.authorize(&who, black_box(&request), &references, &index));
+                b.iter(|| policy.authorize(&who, black_box(&request), &references, &index, 0));
             });
         }
         group.finish();

@@ -87,6 +87,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             decision: Decision::Permit,
             code: None,
             reason: None,
+            shadow: None,
         };
         log.access(&access).expect("recorded");
         log.outcome(&Outcome {

@@ -76,6 +76,8 @@ pub struct UpstreamHost {
     pub address: Option<Authority>,
     /// `ca_file`: PEM, the only CAs that are believed for the hosts.
     pub ca_file: Option<PathBuf>,
+    /// `crl_file`: PEM, the revoked certificates of the CA that issues the hosts' own.
+    pub crl_file: Option<PathBuf>,
     /// `client_cert`: what Locum shows to the hosts.
     pub client_cert: Option<KeyPair>,
     /// `proxy`: the proxy in front of the hosts.
@@ -275,6 +277,10 @@ pub struct Limits {
     /// `url_bytes`: of one request's target. Default 16 KiB: as much as the large load balancers and
     /// CDNs take, so what is longer works nowhere else either.
     pub url_bytes: usize,
+    /// `body_slot`: of a body that a credential may enter, which is held in memory until it has been
+    /// searched. Default 1 MiB: forms and JSON with a key among their fields are a few KiB, and a
+    /// hundred of the largest at once are no more than a hundred MiB.
+    pub body_slot: usize,
     /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.
     pub headers: usize,
     /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
@@ -293,6 +299,10 @@ pub struct Limits {
     /// is stopped in a debugger, or a laptop that sleeps, may yet go on; a connection that is held
     /// open for nothing has an origin's connection at its other end.
     pub idle_reader: Duration,
+    /// `ping_after`: how long an agent's HTTP/2 connection may say nothing before it is asked whether
+    /// it lives. Default 1 min: load balancers forget after four minutes or six what says nothing
+    /// (Azure's, AWS's), and a question costs one packet each way.
+    pub ping_after: Duration,
     /// `drain`: how long requests in flight may take at shutdown. Default 25 s, under the 30 s
     /// after which Kubernetes kills.
     pub drain: Duration,
@@ -407,12 +417,14 @@ impl Default for Limits {
             connections_per_agent: 2_000,
             head_bytes: 64 << 10,
             url_bytes: 16 << 10,
+            body_slot: 1 << 20,
             headers: 100,
             streams: 128,
             handshake: seconds(10),
             head_time: seconds(15),
             idle_tunnel: seconds(10 * 60),
             idle_reader: seconds(5 * 60),
+            ping_after: seconds(60),
             drain: seconds(25),
         }
     }

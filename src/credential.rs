@@ -2,6 +2,7 @@
 //! which a request finds them.
 
 mod path;
+mod pointer;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 pub use path::{PathTemplate, segments};
+pub use pointer::Pointer;
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -160,6 +162,26 @@ pub enum Slot {
         /// The entry.
         template: Template,
     },
+    /// A string of a JSON body.
+    Json {
+        /// Which.
+        pointer: Pointer,
+    },
+    /// A field of a form in the body.
+    Form {
+        /// Its name, decoded.
+        field: Box<str>,
+    },
+    /// A part of a `multipart/form-data` body.
+    Multipart {
+        /// Its name.
+        field: Box<str>,
+    },
+    /// A string of a JSON message that the client sends in a WebSocket.
+    WebSocket {
+        /// Which.
+        pointer: Pointer,
+    },
 }
 
 /// Why a text is not a slot.
@@ -175,6 +197,8 @@ pub enum SlotError {
     ReservedHeader,
     /// A path slot is a path around `{secret}`.
     Path,
+    /// A JSON slot is a pointer.
+    Pointer,
     /// A kind of slot that this version does not know.
     Kind,
     /// An empty name, or a `:` in a Basic user.
@@ -193,7 +217,12 @@ impl fmt::Display for SlotError {
             Self::Path => {
                 "a path slot is a path with {secret} in one segment, such as '/bot{secret}/**'; `*` is one whole segment, and `**` stands at the end only"
             }
-            Self::Kind => "this version knows the slots header, basic, query, path and subprotocol",
+            Self::Pointer => {
+                "a JSON pointer begins with '/', such as '/auth/token'; `~1` is a slash in a name, and `~0` a tilde"
+            }
+            Self::Kind => {
+                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart and websocket"
+            }
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
     }
@@ -201,15 +230,22 @@ impl fmt::Display for SlotError {
 
 impl std::error::Error for SlotError {}
 
-/// Headers that no credential may use: another reader of the request acts on them.
-const RESERVED: [&str; 16] = [
+/// Headers that no credential may use: another reader of the request acts on them, or Locum writes
+/// them itself.
+const RESERVED: [&str; 22] = [
     "accept-encoding",
+    "connect-accept-encoding",
+    "connect-content-encoding",
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "expect",
+    "grpc-accept-encoding",
+    "grpc-encoding",
     "host",
+    "http2-settings",
+    "if-range",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -221,6 +257,15 @@ const RESERVED: [&str; 16] = [
     "upgrade",
 ];
 
+/// The same by how they begin: Locum's own, and those of a WebSocket's handshake, of which one entry
+/// has a slot of its own.
+const RESERVED_BEGINNINGS: [&str; 2] = ["locum-", "sec-websocket-"];
+
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    RESERVED.contains(&name) || RESERVED_BEGINNINGS.iter().any(|with| name.starts_with(with))
+}
+
 impl Slot {
     /// Reads `NAME: TEMPLATE`.
     ///
@@ -229,7 +274,7 @@ impl Slot {
     pub fn header(text: &str) -> Result<Self, SlotError> {
         let (name, template) = text.split_once(':').ok_or(SlotError::Header)?;
         let name: HeaderName = name.trim().parse().map_err(|_| SlotError::Header)?;
-        if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("locum-") {
+        if is_reserved(&name) {
             return Err(SlotError::ReservedHeader);
         }
         Ok(Self::Header { name, template: template.trim().parse()? })
@@ -281,13 +326,58 @@ impl Slot {
         }
     }
 
+    /// A slot in a JSON body.
+    ///
+    /// # Errors
+    /// [`SlotError::Pointer`].
+    pub fn json(pointer: &str) -> Result<Self, SlotError> {
+        Ok(Self::Json { pointer: pointer.parse()? })
+    }
+
+    /// A slot in a form.
+    ///
+    /// # Errors
+    /// [`SlotError::Empty`] without a name.
+    pub fn form(field: &str) -> Result<Self, SlotError> {
+        if field.is_empty() {
+            Err(SlotError::Empty)
+        } else {
+            Ok(Self::Form { field: field.into() })
+        }
+    }
+
+    /// A slot in a `multipart/form-data` body.
+    ///
+    /// # Errors
+    /// [`SlotError::Empty`] without a name.
+    pub fn multipart(field: &str) -> Result<Self, SlotError> {
+        if field.is_empty() {
+            return Err(SlotError::Empty);
+        }
+        Ok(Self::Multipart { field: field.into() })
+    }
+
+    /// A slot in the messages of a WebSocket.
+    ///
+    /// # Errors
+    /// [`SlotError::Pointer`].
+    pub fn websocket(pointer: &str) -> Result<Self, SlotError> {
+        Ok(Self::WebSocket { pointer: pointer.parse()? })
+    }
+
+    /// Whether the slot is in a request's body.
+    #[must_use]
+    pub fn is_in_body(&self) -> bool {
+        matches!(self, Self::Json { .. } | Self::Form { .. } | Self::Multipart { .. })
+    }
+
     /// The header that the slot owns, if it is in one.
     #[must_use]
     pub fn header_name(&self) -> Option<&HeaderName> {
         match self {
             Self::Header { name, .. } => Some(name),
             Self::Basic { .. } => Some(&http::header::AUTHORIZATION),
-            Self::Query { .. } | Self::Path { .. } | Self::Subprotocol { .. } => None,
+            _ => None,
         }
     }
 
@@ -297,7 +387,12 @@ impl Slot {
     pub fn stands_alone(&self) -> bool {
         match self {
             Self::Header { .. } | Self::Basic { .. } | Self::Query { .. } => true,
-            Self::Path { .. } | Self::Subprotocol { .. } => false,
+            Self::Path { .. }
+            | Self::Subprotocol { .. }
+            | Self::Json { .. }
+            | Self::Form { .. }
+            | Self::Multipart { .. }
+            | Self::WebSocket { .. } => false,
         }
     }
 
@@ -311,6 +406,10 @@ impl Slot {
             Self::Query { name } => format!("query:{name}"),
             Self::Path { .. } => "path".to_owned(),
             Self::Subprotocol { .. } => "subprotocol".to_owned(),
+            Self::Json { pointer } => format!("json:{pointer}"),
+            Self::Form { field } => format!("form:{field}"),
+            Self::Multipart { field } => format!("multipart:{field}"),
+            Self::WebSocket { pointer } => format!("websocket:{pointer}"),
         }
     }
 }
@@ -331,6 +430,10 @@ impl fmt::Display for Slot {
             Self::Path { template: None } => f.write_str("path"),
             Self::Path { template: Some(template) } => write!(f, "path {template}"),
             Self::Subprotocol { template } => write!(f, "subprotocol {template}"),
+            Self::Json { pointer } => write!(f, "json {pointer}"),
+            Self::Form { field } => write!(f, "form {field}"),
+            Self::Multipart { field } => write!(f, "multipart {field}"),
+            Self::WebSocket { pointer } => write!(f, "websocket {pointer}"),
         }
     }
 }
@@ -345,6 +448,10 @@ impl FromStr for Slot {
             ("query", rest) => Self::query(rest),
             ("path", rest) => Self::path(rest),
             ("subprotocol", rest) => Self::subprotocol(rest),
+            ("json", rest) => Self::json(rest),
+            ("form", rest) => Self::form(rest),
+            ("multipart", rest) => Self::multipart(rest),
+            ("websocket", rest) => Self::websocket(rest),
             _ => Err(SlotError::Kind),
         }
     }
@@ -358,11 +465,17 @@ pub struct CredentialIndex {
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
     by_pattern: Vec<Arc<Credential>>,
     sets: HashMap<Name, Vec<Name>>,
+    /// The sets that each credential is in.
+    sets_with: HashMap<Name, Vec<Name>>,
     /// The distinct templates of each slot header: a handful, however many credentials there are.
     templates: HashMap<HeaderName, Vec<Template>>,
     parameters: HashSet<Box<str>>,
     /// Whether any credential enters a path: nearly no workspace has one, and needs to look there.
     path_slots: bool,
+    /// The same for bodies, which nobody reads without need.
+    body_slots: bool,
+    /// The same for the messages of a socket.
+    message_slots: bool,
 }
 
 impl CredentialIndex {
@@ -370,6 +483,11 @@ impl CredentialIndex {
     #[must_use]
     pub fn new(credentials: Vec<Credential>, sets: HashMap<Name, Vec<Name>>) -> Self {
         let mut index = Self { sets, ..Self::default() };
+        for (set, members) in &index.sets {
+            for member in members {
+                index.sets_with.entry(member.clone()).or_default().push(set.clone());
+            }
+        }
         for credential in credentials {
             index.insert(Arc::new(credential));
         }
@@ -406,6 +524,10 @@ impl CredentialIndex {
                 self.parameters.insert(name.clone());
             }
             Slot::Path { .. } => self.path_slots = true,
+            Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. } => {
+                self.body_slots = true;
+            }
+            Slot::WebSocket { .. } => self.message_slots = true,
             Slot::Basic { .. } | Slot::Subprotocol { .. } => {}
         }
     }
@@ -439,6 +561,12 @@ impl CredentialIndex {
         self.sets.get(name).map(Vec::as_slice)
     }
 
+    /// The sets that have the credential of that name in them.
+    #[must_use]
+    pub fn sets_with(&self, name: &Name) -> &[Name] {
+        self.sets_with.get(name).map_or(&[], Vec::as_slice)
+    }
+
     /// The shapes that values of this header may have around a reference.
     #[must_use]
     pub fn templates(&self, name: &HeaderName) -> &[Template] {
@@ -461,6 +589,18 @@ impl CredentialIndex {
     #[must_use]
     pub fn has_path_slots(&self) -> bool {
         self.path_slots
+    }
+
+    /// Whether any credential enters a body.
+    #[must_use]
+    pub fn has_body_slots(&self) -> bool {
+        self.body_slots
+    }
+
+    /// Whether any credential enters a message of a WebSocket.
+    #[must_use]
+    pub fn has_message_slots(&self) -> bool {
+        self.message_slots
     }
 
     /// All credentials, in no order.
@@ -510,8 +650,29 @@ pub(crate) mod tests {
             "path /bot{secret}/**",
             "path /services/*/*/{secret}",
             "subprotocol openai-insecure-api-key.{secret}",
+            "json /auth/0/a~1b",
+            "form client_secret",
+            "multipart api key",
+            "websocket /d/token",
         ] {
             assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_and_of_the_framing_are_no_slots() {
+        let named = "Accept-Encoding Connection Content-Encoding Content-Length Content-Type Expect \
+                     Grpc-Encoding Host HTTP2-Settings If-Range Keep-Alive Proxy-Connection Range \
+                     Sec-WebSocket-Accept Sec-WebSocket-Extensions Sec-WebSocket-Key \
+                     Sec-WebSocket-Protocol Sec-WebSocket-Version TE Trailer Transfer-Encoding Upgrade";
+        for name in named.split(' ') {
+            for name in [name.to_owned(), name.to_ascii_lowercase()] {
+                let slot = Slot::header(&format!("{name}: {{secret}}"));
+                assert_eq!(slot, Err(SlotError::ReservedHeader), "{name}");
+            }
+        }
+        for name in ["Authorization", "Cookie", "X-Host", "Websocket-Key", "X-Api-Key"] {
+            assert!(Slot::header(&format!("{name}: {{secret}}")).is_ok(), "{name}");
         }
     }
 
@@ -531,6 +692,9 @@ pub(crate) mod tests {
             ("path bot{secret}", SlotError::Path),
             ("subprotocol a, {secret}", SlotError::Character),
             ("subprotocol realtime", SlotError::NoSecret),
+            ("json api_key", SlotError::Pointer),
+            ("form ", SlotError::Empty),
+            ("multipart ", SlotError::Empty),
             ("cookie x", SlotError::Kind),
         ] {
             assert_eq!(text.parse::<Slot>(), Err(why), "{text}");

@@ -3,6 +3,7 @@
 //! Strip, then set: a credential owns its slots, so whatever the client sent in any of them in the
 //! head is taken out, and exactly one copy of the secret goes in.
 
+mod body;
 mod locate;
 mod path;
 mod query;
@@ -20,6 +21,7 @@ use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
 use zeroize::Zeroizing;
 
+use body::Edits;
 pub use locate::{Located, References};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
@@ -28,7 +30,7 @@ use crate::host::Origin;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
-use crate::request::InboundRequest;
+use crate::request::{BodyText, InboundRequest};
 use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
 
@@ -63,6 +65,7 @@ pub struct OutboundRequest {
     origin: Origin,
     uses: Vec<Use>,
     needles: Option<Needles>,
+    body: Option<Bytes>,
     undecodable: Undecodable,
 }
 
@@ -98,10 +101,16 @@ impl OutboundRequest {
 
 impl Recorded<OutboundRequest> {
     /// The request as the wire takes it, and the key to its answer.
-    pub fn into_wire<B>(self, body: B) -> (Recorded<Request<B>>, Pending) {
+    /// The body is the client's own, or what `body` makes of it when it is told what to send instead.
+    pub fn into_wire<B>(
+        self,
+        body: impl FnOnce(Option<Bytes>) -> B,
+    ) -> (Recorded<Request<B>>, Pending) {
         let mut pending = None;
         let request = self.map(|outbound| {
-            let OutboundRequest { parts, origin, needles, undecodable, .. } = outbound;
+            let OutboundRequest { parts, origin, needles, body: filled, undecodable, .. } =
+                outbound;
+            let body = body(filled);
             let method = parts.method.clone();
             pending = Some(Pending { method, origin, hidden: needles.into(), undecodable });
             Request::from_parts(parts, body)
@@ -154,19 +163,26 @@ pub fn inject(
     permit: &Permit,
     resolved: Resolved,
 ) -> Result<OutboundRequest, Refusal> {
-    let (mut parts, origin) = request.into_parts();
-    let mut needles = Needles::default();
+    let (parts, origin, body) = request.into_parts();
+    let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let slot = grant.credential().slots.get(grant.slot());
         let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
-        fill(&mut parts, grant, slot, &secret, &mut needles)?;
-        needles.add_late(secret, grant.placeholder());
+        filling.fill(grant, slot, &secret)?;
+        filling.needles.add_late(secret, grant.placeholder());
         uses.push(Use {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
         });
+    }
+    let Filling { mut parts, body, edits, mut needles } = filling;
+    let body = body.and_then(|body| edits.apply(body.bytes()));
+    if let Some(body) = &body
+        && parts.headers.contains_key(header::CONTENT_LENGTH)
+    {
+        parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
     for (grant, secret) in permit.hidden().iter().zip(resolved.hidden) {
         needles.add_late(secret, grant.placeholder());
@@ -175,7 +191,7 @@ pub fn inject(
     if needles.is_some() {
         make_scrubbable(&mut parts.headers);
     }
-    Ok(OutboundRequest { parts, origin, uses, needles, undecodable: permit.undecodable() })
+    Ok(OutboundRequest { parts, origin, uses, needles, body, undecodable: permit.undecodable() })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry
@@ -191,35 +207,79 @@ fn make_scrubbable(headers: &mut HeaderMap) {
     headers.remove(header::IF_RANGE);
 }
 
-fn fill(
-    parts: &mut Parts,
-    grant: &Grant,
-    slot: &Slot,
-    secret: &Secret,
-    needles: &mut Needles,
-) -> Result<(), Refusal> {
-    let value = match slot {
-        Slot::Header { template, .. } => {
-            Some(render(secret, template.prefix(), template.suffix())?)
-        }
-        Slot::Basic { part, other } => {
-            Some(render_basic(&parts.headers, grant, (*part, other), secret, needles)?)
-        }
-        Slot::Query { name } => {
-            fill_query(parts, name, secret)?;
-            None
-        }
-        Slot::Path { template } => {
-            fill_path(parts, grant, template.as_ref(), secret, needles)?;
-            None
-        }
-        Slot::Subprotocol { .. } => None,
-    };
-    strip(parts, grant.credential(), slot, secret)?;
-    if let (Some(name), Some(value)) = (slot.header_name(), value) {
-        parts.headers.insert(name, value);
+/// A message of a WebSocket with the secrets in their places, and what was put there. What its answers
+/// must not contain was said when the socket was opened.
+///
+/// # Errors
+/// `internal-error` for a permit of another message.
+pub fn fill_message(
+    message: &BodyText,
+    permit: &Permit,
+    resolved: Resolved,
+) -> Result<(Bytes, Vec<Use>), Refusal> {
+    let nowhere = || Refusal::new(Code::Internal);
+    let mut edits = Edits::default();
+    let mut uses = Vec::with_capacity(permit.grants().len());
+    for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
+        let credential = grant.credential();
+        let slot = credential.slots.get(grant.slot()).ok_or_else(nowhere)?;
+        edits.add(message, credential, slot, &secret).ok_or_else(nowhere)?;
+        uses.push(Use {
+            credential: credential.name.clone(),
+            version: Some(grant.version()),
+            slot: Some(slot.label()),
+        });
     }
-    Ok(())
+    Ok((edits.apply(message.bytes()).ok_or_else(nowhere)?, uses))
+}
+
+/// A request while it is being filled.
+struct Filling {
+    parts: Parts,
+    body: Option<BodyText>,
+    edits: Edits,
+    needles: Needles,
+}
+
+impl Filling {
+    fn fill(&mut self, grant: &Grant, slot: &Slot, secret: &Secret) -> Result<(), Refusal> {
+        let Self { parts, needles, .. } = self;
+        let mut value = None;
+        match slot {
+            Slot::Header { template, .. } => {
+                value = Some(render(secret, template.prefix(), template.suffix())?);
+            }
+            Slot::Basic { part, other } => {
+                let other = (*part, &**other);
+                value = Some(render_basic(&parts.headers, grant, other, secret, needles)?);
+            }
+            Slot::Query { name } => fill_query(parts, name, secret)?,
+            Slot::Path { template } => {
+                fill_path(parts, grant, template.as_ref(), secret, needles)?;
+            }
+            Slot::Subprotocol { .. } => {}
+            Slot::Json { .. }
+            | Slot::Form { .. }
+            | Slot::Multipart { .. }
+            | Slot::WebSocket { .. } => self.fill_body(grant, slot, secret)?,
+        }
+        strip(&mut self.parts, grant.credential(), slot, secret)?;
+        if let (Some(name), Some(value)) = (slot.header_name(), value) {
+            self.parts.headers.insert(name, value);
+        }
+        Ok(())
+    }
+
+    /// The value as it stands in the body is noted among the needles, as that in a path is.
+    fn fill_body(&mut self, grant: &Grant, slot: &Slot, secret: &Secret) -> Result<(), Refusal> {
+        let nowhere = || Refusal::new(Code::Internal);
+        let body = self.body.as_ref().ok_or_else(nowhere)?;
+        let value = self.edits.add(body, grant.credential(), slot, secret).ok_or_else(nowhere)?;
+        if value.len() != secret.len() {
+            self.needles.add_rendered(value, grant.placeholder().as_bytes());
+        }
+        Ok(())
+    }
 }
 
 /// Removes what the client sent in any place of the head that is a slot of the credential, but for

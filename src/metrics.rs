@@ -31,6 +31,7 @@ pub struct Metrics {
     scrubbed: Counter,
     misplaced: Counter,
     unbound: Counter,
+    shadow: CounterVec,
     untrusted_ca: CounterVec,
     bytes_up: Counter,
     bytes_down: Counter,
@@ -182,6 +183,12 @@ impl Metrics {
                 "locum_unbound_references_total",
                 "References sent to a host that their credential is not bound to. Alert on any.",
             )?,
+            shadow: counter_vec(
+                r,
+                "locum_shadow_decisions_total",
+                "Requests on which rules with `mode: shadow` would have decided, by decision.",
+                &["decision"],
+            )?,
             untrusted_ca: counter_vec(
                 r,
                 "locum_untrusted_ca_total",
@@ -244,6 +251,12 @@ impl Metrics {
     /// Counts a reference that was sent where it may not go.
     pub fn unbound(&self) {
         self.unbound.inc();
+    }
+
+    /// Counts a decision that was recorded and not enforced.
+    pub fn shadow(&self, refused: bool) {
+        let decision = if refused { "refuse" } else { "permit" };
+        self.shadow.with_label_values(&[decision]).inc();
     }
 
     /// Counts a handshake of a client that does not trust the CA.

@@ -113,6 +113,14 @@ codes! {
     UrlTooLong "url-too-long" 414 "http_request_error"
         "The request's URL is over the limit"
         "Send what is long in a body; limits.url_bytes in locum.yaml sets the limit.";
+    /// A body over the limit, where it would have to be searched for a reference.
+    BodyTooLarge "body-too-large" 413 "http_request_error"
+        "The request's body is over the limit for bodies that a credential may enter"
+        "Send the reference in a header if the credential has such a slot; limits.body_slot in locum.yaml sets the limit.";
+    /// A body that cannot be read, where it would have to be searched for a reference.
+    BodyUnreadable "body-unreadable" 400 "http_request_error"
+        "The request's body cannot be read in one way, and a credential may enter it"
+        "Send it without Content-Encoding and well-formed, with the reference as one whole text in the field that `locum credential show NAME` lists under slots, and that field once.";
     /// A head, or a body, that does not come to its end.
     RequestTimeout "request-timeout" 408 "http_request_error"
         "The request did not come to its end in time"

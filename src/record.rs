@@ -136,6 +136,20 @@ pub struct Access<'a> {
     /// Why not, in words that only the operator sees.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<&'a str>,
+    /// What rules with `mode: shadow` would have made of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub shadow: Option<ShadowDecision<'a>>,
+}
+
+/// A decision that was recorded and not enforced: a permit, unless there is a code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ShadowDecision<'a> {
+    /// The rule that would have decided, where one would.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rule: Option<&'a str>,
+    /// With what it would have been refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<Code>,
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)] // serde's skip_serializing_if passes a reference.

@@ -279,6 +279,23 @@ fn a_policy_that_is_being_written_is_not_in_force() {
 }
 
 #[test]
+fn a_file_that_the_config_names_acts_when_it_is_replaced() {
+    let world = World::new();
+    let mut wire = open(&world);
+    let (file, other) = (world.origin.ca_file(), Origin::start(HOST));
+    let good = fs::read(&file).unwrap();
+    fs::copy(other.ca_file(), &file).unwrap();
+    let answer = soon(&mut wire, refused("certificate-invalid"));
+    assert_eq!(answer.status, 502);
+    fs::write(&file, "half a file").unwrap();
+    eventually("the metric", SOON, || {
+        (world.serve.metric("locum_reload_success{what=\"config\"}") == 0).then_some(())
+    });
+    fs::write(&file, good).unwrap();
+    soon(&mut wire, |answer| answer.status == 200);
+}
+
+#[test]
 fn a_new_config_acts_and_a_bad_one_does_not() {
     let world = World::new();
     let mut wire = open(&world);
@@ -539,4 +556,77 @@ fn a_vault_that_cannot_be_read_lets_nothing_out_and_comes_back() {
     fs::rename(&aside, &vault).unwrap();
     eventually("the vault is back", PATIENCE, || (world.serve.readiness().0 == 200).then_some(()));
     assert_eq!(world.get("/v1/x").status, 200);
+}
+
+#[test]
+fn what_a_rule_in_shadow_would_do_is_on_record() {
+    let rules = "version: 1\nrules:\n  - {name: all, agents: ['*'], use: [main]}\n  - {name: soon not, mode: shadow, deny: true, agents: ['*'], to: ['https://api.test'], paths: [/old]}\n  - {name: soon, mode: shadow, agents: [other], to: ['https://api.test']}\n";
+    let world = World::ruled(rules);
+    let answer = world.get("/old");
+    assert_eq!(answer.status, 200);
+    let record = &world.home.accesses_to("/old")[0];
+    let shadow = serde_json::json!({ "rule": "soon not", "code": "not-allowed" });
+    assert_eq!((&record["shadow"], record["rule"].as_str()), (&shadow, Some("all")));
+    assert_eq!(world.get("/new").status, 200);
+    assert!(world.home.accesses_to("/new")[0].get("shadow").is_none());
+    let count = |decision: &str| {
+        let series = format!("locum_shadow_decisions_total{{decision=\"{decision}\"}}");
+        world.serve.metric(&series)
+    };
+    assert_eq!((count("refuse"), count("permit")), (1, 0));
+    world.home.locum(&["audit", "verify"]).ok();
+}
+
+#[test]
+fn the_organisations_rules_act_at_once_and_in_open_tunnels() {
+    let world = World::new();
+    let mut wire = open(&world);
+    let directory = world.home.path().join("policies/org");
+    fs::create_dir(&directory).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.join(name);
+        fs::write(path.with_extension("new"), text).unwrap();
+        fs::rename(path.with_extension("new"), path).unwrap();
+    };
+    let head = "version: 1\nlayer: organisation\nrules:\n";
+    write(
+        "floor.yaml",
+        &format!(
+            "{head}  - {{name: none, deny: true, agents: [worker], to: ['https://api.test']}}\n"
+        ),
+    );
+    soon(&mut wire, refused("not-allowed"));
+    write("floor.yaml", &format!("{head}  - {{name: others, agents: [other], use: [main]}}\n"));
+    soon(&mut wire, refused("not-allowed"));
+    write("floor.yaml", &format!("{head}  - {{name: all, agents: ['*'], use: [main]}}\n"));
+    soon(&mut wire, |answer| answer.status == 200);
+    // A file that does not say whose it is changes nothing.
+    write("floor.yaml", "version: 1\nrules: []\n");
+    eventually("the rejection", PATIENCE, || {
+        (world.serve.metric("locum_reload_success{what=\"policy\"}") == 0).then_some(())
+    });
+    assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+}
+
+#[test]
+fn a_refusal_is_explained_by_the_id_that_the_agent_was_told() {
+    let world = World::ruled(
+        "version: 1\nrules:\n  - {name: reads, agents: [worker], use: [main], methods: [GET], paths: [/v1/**]}\n",
+    );
+    let refused = world.ask("POST", "/v1/x?q=secret", &[AUTHORIZED], "");
+    assert_eq!(refused.problem(), "not-allowed");
+    let id = refused.request_id();
+    world.home.records_of(&id, 1);
+    let ran = world.home.locum(&["policy", "explain", "--request", &id]).failed(1);
+    for line in [
+        "decision: refuse, with not-allowed",
+        "recorded: refuse, with not-allowed",
+        "`reads` (",
+        "methods: add POST",
+    ] {
+        assert!(ran.out.contains(line), "{line} is not in {}", ran.out);
+    }
+    assert!(!ran.out.contains("secret"), "{}", ran.out);
+    let ran = world.home.locum(&["policy", "explain", "--request", &"0".repeat(32)]).failed(1);
+    assert!(ran.err.contains("has no access record"), "{}", ran.err);
 }

@@ -127,7 +127,11 @@ fn furnish(vault: &mut Vault) -> String {
             "query key",
             "path",
             "path /bot{secret}/**",
+            "json /a/b",
+            "form x",
+            "multipart y",
             "subprotocol k.{secret}",
+            "websocket /d/token",
         ]
         .map(|slot| slot.parse().unwrap())
         .into(),

@@ -53,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
         run_token: None,
     };
     let references = References::locate(&request, &INDEX);
-    let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX) else { return };
+    let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };
     assert!(request.path().starts_with("/v1") || request.path().starts_with("/pub/"));
     for grant in permit.grants() {
         let credential = grant.credential();

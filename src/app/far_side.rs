@@ -49,6 +49,7 @@ fn host_rule(host: &UpstreamHost) -> HostRule {
         pattern: host.pattern.clone(),
         address: host.address.clone(),
         ca_file: host.ca_file.clone(),
+        crl_file: host.crl_file.clone(),
         client_cert: host.client_cert.as_ref().map(|pair| ClientCertificate {
             chain_file: pair.certificate.clone(),
             key_file: pair.key.clone(),

@@ -24,7 +24,7 @@ use crate::authn::{Authenticate, Authenticator};
 use crate::config::Config;
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
-use crate::policy::Policy;
+use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
 use crate::upstream::Upstream;
@@ -64,7 +64,7 @@ struct Seen {
     vault: Vault,
     master: MasterKey,
     config: Config,
-    config_stamp: FileStamp,
+    config_stamp: Vec<FileStamp>,
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
     snapshot: Option<Arc<Snapshot>>,
@@ -113,7 +113,7 @@ impl Keeper {
         let policy = Arc::new(load_policy(&home.policies())?);
         metrics.reload("policy", true);
         metrics.reload("config", true);
-        let config_stamp = FileStamp::of(home.config());
+        let config_stamp = config_stamp(&home, &config);
         let seen = Seen {
             vault,
             master,
@@ -289,19 +289,24 @@ impl Keeper {
     /// what needs a restart is named.
     pub(super) fn look_at_config(&self, asked: bool) {
         let mut seen = self.seen.lock();
-        let now = FileStamp::of(self.home.config());
-        let settled = now.is_settled();
+        let now = config_stamp(&self.home, &seen.config);
+        let settled = now.iter().all(FileStamp::is_settled);
         // As with policies: what is being written is read when it has been.
         if !asked && (!settled || now == seen.config_stamp) {
             return;
         }
+        // Beside the config itself, which comes first.
+        let files = now.get(1..) != seen.config_stamp.get(1..);
         if settled {
             seen.config_stamp = now;
         }
-        match self.load_config(&seen.config, seen.snapshot.as_deref()) {
+        match self.load_config(&seen.config, files, seen.snapshot.as_deref()) {
             Ok(Some(config)) => {
                 tracing::info!("config reloaded");
                 self.note("config-reloaded", "locum.yaml");
+                if settled {
+                    seen.config_stamp = config_stamp(&self.home, &config);
+                }
                 (seen.config, seen.config_problem) = (config, None);
                 self.metrics.reload("config", true);
             }
@@ -358,14 +363,16 @@ impl Keeper {
         self.metrics.reload("certificate", all.iter().all(Certificates::sound));
     }
 
-    /// The new config, put in force; none when it says what the old one did.
+    /// The new config, put in force; none when it says what the old one did, and the `files` that it
+    /// names are as they were.
     fn load_config(
         &self,
         old: &Config,
+        files: bool,
         vault: Option<&Snapshot>,
     ) -> Result<Option<Config>, Failure> {
         let new = Config::load(&self.home.config(), self.home.path())?;
-        if new == *old {
+        if new == *old && !files {
             return Ok(None);
         }
         let upstream = self.far_side(&new, vault)?;
@@ -568,9 +575,23 @@ impl FileStamp {
     }
 }
 
-/// The state of all files of the policies' directory.
+/// The state of the config, and of the certificates and lists that it names for origins.
+fn config_stamp(home: &Home, config: &Config) -> Vec<FileStamp> {
+    let files = config.upstream.hosts.iter().flat_map(|host| {
+        let pair = host.client_cert.as_ref();
+        [host.ca_file.as_ref(), host.crl_file.as_ref()]
+            .into_iter()
+            .chain([pair.map(|pair| &pair.certificate), pair.map(|pair| &pair.key)])
+            .flatten()
+    });
+    std::iter::once(home.config()).chain(files.cloned()).map(FileStamp::of).collect()
+}
+
+/// The state of all files of the policies' directory, and of the organisation's in it.
 fn stamp(directory: &Path) -> Vec<FileStamp> {
-    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let organisation = directory.join(policy::ORGANISATION);
+    let entries = [directory, &organisation].map(std::fs::read_dir);
+    let entries = entries.into_iter().flatten().flatten().flatten();
     let mut stamps: Vec<FileStamp> = entries.map(|entry| FileStamp::of(entry.path())).collect();
     stamps.sort_by(|a, b| a.path.cmp(&b.path));
     stamps

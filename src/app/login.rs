@@ -62,6 +62,7 @@ impl VaultLogins {
             decision: Decision::Permit,
             code: None,
             reason: None,
+            shadow: None,
         };
         Recorded::new(pair, &*self.audit, &record).map_err(|_| Refusal::new(Code::AuditUnavailable))
     }

@@ -350,11 +350,13 @@ fn limits(config: &Config) -> Limits {
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         url_bytes: limits.url_bytes,
+        body_slot: limits.body_slot,
         headers: limits.headers,
         streams: limits.streams,
         head_time: limits.head_time,
         handshake: limits.handshake,
         idle_tunnel: limits.idle_tunnel,
         idle_reader: limits.idle_reader,
+        ping_after: limits.ping_after,
     }
 }

@@ -38,6 +38,7 @@ impl Fields for Access<'_> {
             decision,
             code,
             reason,
+            shadow,
         } = self;
         line.id(b",\"request_id\":\"", request_id);
         if let Some(agent) = agent {
@@ -64,7 +65,11 @@ impl Fields for Access<'_> {
             Decision::Refuse => b",\"decision\":\"refuse\"",
         });
         line.option(b",\"code\":", code.map(crate::outcome::Code::as_str))?;
-        line.option(b",\"reason\":", *reason)
+        line.option(b",\"reason\":", *reason)?;
+        match shadow {
+            Some(shadow) => line.value(b",\"shadow\":", shadow),
+            None => Ok(()),
+        }
     }
 }
 
@@ -154,6 +159,7 @@ mod tests {
     use crate::audit::line::{Kind, body};
     use crate::outcome::{Code, Ending};
     use crate::record::RequestId;
+    use crate::record::ShadowDecision;
 
     /// The same record through serde.
     struct BySerde<'a, T>(&'a T);
@@ -238,6 +244,10 @@ mod tests {
                 decision: if given[0] { Decision::Permit } else { Decision::Refuse },
                 code: given[1].then_some(Code::NotAllowed),
                 reason: given[2].then_some("why"),
+                shadow: given[5].then_some(ShadowDecision {
+                    rule: some(6, 4),
+                    code: given[1].then_some(Code::NotAllowed),
+                }),
             };
             let line = same(Kind::Access, &record) + "}";
             prop_assert!(serde_json::from_str::<serde_json::Value>(&line).is_ok());

@@ -76,6 +76,7 @@ fn access_of(
         decision,
         code: None,
         reason: None,
+        shadow: None,
     })
 }
 

@@ -102,6 +102,18 @@ pub(super) struct Add {
     /// An entry of Sec-WebSocket-Protocol, such as 'openai-insecure-api-key.{secret}'. Repeatable
     #[arg(long, value_name = "ENTRY")]
     subprotocol: Vec<String>,
+    /// A string of a JSON body, by its pointer, such as '/auth/token'. Repeatable
+    #[arg(long, value_name = "PTR")]
+    json_pointer: Vec<String>,
+    /// A field of a form in the body. Repeatable
+    #[arg(long, value_name = "FIELD")]
+    form: Vec<String>,
+    /// A part of a multipart/form-data body. Repeatable
+    #[arg(long, value_name = "FIELD")]
+    multipart: Vec<String>,
+    /// A string of a JSON message that the program sends in a WebSocket, by its pointer. Repeatable
+    #[arg(long, value_name = "PTR")]
+    websocket: Vec<String>,
     /// A text in the shape of the provider's keys, with the reference in it
     #[arg(long, value_name = "TEXT")]
     stand_in: Option<String>,
@@ -202,17 +214,27 @@ fn tags(args: &Add) -> Vec<String> {
     args.tag.iter().cloned().chain(variables).collect()
 }
 
+type ReadSlot = fn(&str) -> Result<Slot, crate::credential::SlotError>;
+
 fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
     let wrong = |flag: &str, text: &str, e: crate::credential::SlotError| {
         Failure::usage(format!("{flag} '{text}': {e}"))
     };
-    let headers = args.header.iter().map(|t| Slot::header(t).map_err(|e| wrong("--header", t, e)));
-    let basics = args.basic.iter().map(|t| Slot::basic(t).map_err(|e| wrong("--basic", t, e)));
-    let queries = args.query.iter().map(|t| Slot::query(t).map_err(|e| wrong("--query", t, e)));
-    let paths = args.path.iter().map(|t| Slot::path(t).map_err(|e| wrong("--path", t, e)));
-    let entries = args.subprotocol.iter();
-    let entries = entries.map(|t| Slot::subprotocol(t).map_err(|e| wrong("--subprotocol", t, e)));
-    headers.chain(basics).chain(queries).chain(paths).chain(entries).collect()
+    let kinds: [(&str, &[String], ReadSlot); 9] = [
+        ("--header", &args.header, Slot::header),
+        ("--basic", &args.basic, Slot::basic),
+        ("--query", &args.query, Slot::query),
+        ("--path", &args.path, Slot::path),
+        ("--subprotocol", &args.subprotocol, Slot::subprotocol),
+        ("--json-pointer", &args.json_pointer, Slot::json),
+        ("--form", &args.form, Slot::form),
+        ("--multipart", &args.multipart, Slot::multipart),
+        ("--websocket", &args.websocket, Slot::websocket),
+    ];
+    let slots = kinds.into_iter().flat_map(|(flag, texts, read)| {
+        texts.iter().map(move |text| read(text).map_err(|e| wrong(flag, text, e)))
+    });
+    slots.collect()
 }
 
 /// A provider of the catalogue, or the nearest one as advice.
@@ -235,7 +257,8 @@ pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> 
         SlotText::Query(text) => Slot::query(text).ok(),
         SlotText::Path(text) => Slot::path(text).ok(),
         SlotText::Subprotocol(text) => Slot::subprotocol(text).ok(),
-        SlotText::Json(_) | SlotText::Form(_) => None,
+        SlotText::Json(text) => Slot::json(text).ok(),
+        SlotText::Form(text) => Slot::form(text).ok(),
     };
     let slots: Vec<Slot> = provider.slots().iter().filter_map(fill).collect();
     if slots.is_empty() {
@@ -243,7 +266,7 @@ pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> 
             "{} takes its credential in a form that this version cannot fill in",
             provider.name()
         ))
-        .help("this version fills headers, Basic pairs, query parameters, paths and subprotocols; signed requests and bodies come later"));
+        .help("signed requests come in a later version"));
     }
     Ok(slots)
 }

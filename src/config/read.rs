@@ -158,7 +158,7 @@ fn hosts<'d>(
     Some(hosts)
 }
 
-const HOST: &[&str] = &["address", "ca_file", "client_cert", "proxy", "http1_only"];
+const HOST: &[&str] = &["address", "ca_file", "crl_file", "client_cert", "proxy", "http1_only"];
 
 fn host<'d>(
     reader: &mut Reader<'d>,
@@ -174,10 +174,12 @@ fn host<'d>(
     let mut map = reader.map(node, HOST)?;
     let address = map.optional("address", host_and_port);
     let ca_file = map.optional("ca_file", |r, n| paths.read(r, n));
+    let crl_file = map.optional("crl_file", |r, n| paths.read(r, n));
     let client_cert = map.optional("client_cert", |r, n| key_pair(r, n, paths));
     let proxy = map.optional("proxy", upstream_proxy);
     let http1_only = map.optional("http1_only", Reader::boolean).unwrap_or(false);
-    Some(UpstreamHost { pattern: pattern.ok()?, address, ca_file, client_cert, proxy, http1_only })
+    let pattern = pattern.ok()?;
+    Some(UpstreamHost { pattern, address, ca_file, crl_file, client_cert, proxy, http1_only })
 }
 
 fn host_and_port<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Authority> {
@@ -399,12 +401,14 @@ const LIMITS: &[&str] = &[
     "connections_per_agent",
     "head_bytes",
     "url_bytes",
+    "body_slot",
     "headers",
     "streams",
     "handshake",
     "head_time",
     "idle_tunnel",
     "idle_reader",
+    "ping_after",
     "drain",
 ];
 
@@ -419,12 +423,16 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     // Over 65,534 hyper takes none.
     let url_bytes = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 1024..=65_534)?).ok();
     set(&mut limits.url_bytes, map.optional("url_bytes", url_bytes));
+    // Under 4 KiB honest bodies fail, and over 64 MiB a few agents hold all memory.
+    let body_slot = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 4 << 10..=64 << 20)?).ok();
+    set(&mut limits.body_slot, map.optional("body_slot", body_slot));
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
     set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));
     set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
     set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));
     set(&mut limits.idle_reader, map.optional("idle_reader", |r, n| r.duration(n, WAIT)));
+    set(&mut limits.ping_after, map.optional("ping_after", |r, n| r.duration(n, WAIT)));
     let drain = Duration::ZERO..=seconds(3600);
     set(&mut limits.drain, map.optional("drain", |r, n| r.duration(n, drain)));
     Some(limits)

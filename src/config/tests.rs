@@ -56,6 +56,7 @@ fn the_default_text_shows_every_setting_with_its_default() {
         "hosts",
         "address",
         "ca_file",
+        "crl_file",
         "client_cert",
         "proxy",
         "http1_only",
@@ -112,6 +113,7 @@ upstream:
     API.internal.Example.:
       address: 10.1.2.3:8443
       ca_file: ca.pem
+      crl_file: revoked.pem
       client_cert: {certificate: us.pem, key: us.key}
       http1_only: true
     '**.corp.example': {proxy: 'http://proxy.corp.example:3128/'}
@@ -126,12 +128,14 @@ limits:
   connections_per_agent: 4
   head_bytes: 16KiB
   url_bytes: 4KiB
+  body_slot: 2MiB
   headers: 64
   streams: 200
   handshake: 3s
   head_time: 250ms
   idle_tunnel: 1h
   idle_reader: 2m
+  ping_after: 30s
   drain: 0s
 ";
 
@@ -173,12 +177,14 @@ fn every_setting_is_read() {
         connections_per_agent: 4,
         head_bytes: 16_384,
         url_bytes: 4096,
+        body_slot: 2 << 20,
         headers: 64,
         streams: 200,
         handshake: seconds(3),
         head_time: Duration::from_millis(250),
         idle_tunnel: seconds(3600),
         idle_reader: seconds(120),
+        ping_after: seconds(30),
         drain: Duration::ZERO,
     };
     assert_eq!(config.limits, limits);
@@ -212,6 +218,7 @@ fn hosts() -> Vec<UpstreamHost> {
         pattern: pattern.parse().unwrap(),
         address: None,
         ca_file: None,
+        crl_file: None,
         client_cert: None,
         proxy: None,
         http1_only: false,
@@ -228,6 +235,7 @@ fn hosts() -> Vec<UpstreamHost> {
         UpstreamHost {
             address: Some(authority("10.1.2.3:8443")),
             ca_file: Some(home("ca.pem")),
+            crl_file: Some(home("revoked.pem")),
             client_cert: Some(KeyPair { certificate: home("us.pem"), key: home("us.key") }),
             http1_only: true,
             ..host("api.internal.example")

@@ -8,8 +8,9 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::path::{self, may_refer};
 use super::{query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
+use crate::host::Origin;
 use crate::reference;
-use crate::request::InboundRequest;
+use crate::request::{BodyText, InboundRequest};
 
 /// One credential that the request refers to in a slot.
 #[derive(Clone, Debug)]
@@ -46,6 +47,7 @@ pub struct References {
     located: Vec<Located>,
     unresolved: bool,
     misplaced: usize,
+    fault: Option<&'static str>,
 }
 
 impl References {
@@ -73,6 +75,17 @@ impl References {
         } else if may_refer(request.path()) {
             found.in_path(request, index);
         }
+        if let Some(body) = request.body() {
+            found.in_body(body, request.origin(), index);
+        }
+        found
+    }
+
+    /// Looks through a message that is sent in a WebSocket to `origin`.
+    #[must_use]
+    pub fn locate_message(message: &BodyText, origin: &Origin, index: &CredentialIndex) -> Self {
+        let mut found = Self::default();
+        found.in_body(message, origin, index);
         found
     }
 
@@ -93,6 +106,18 @@ impl References {
     #[must_use]
     pub fn any(&self) -> bool {
         self.unresolved || !self.located.is_empty()
+    }
+
+    /// Why a body that refers to a credential cannot be read in one way.
+    #[must_use]
+    pub fn fault(&self) -> Option<&'static str> {
+        self.fault
+    }
+
+    /// Whether a slot refers to the credential.
+    #[must_use]
+    pub fn refer_to(&self, credential: &Credential) -> bool {
+        self.located.iter().any(|l| l.credential.name == credential.name)
     }
 
     /// How many references stand outside the slots.
@@ -203,6 +228,34 @@ impl References {
                 },
                 None if reference::occurs(entry) => self.misplaced += 1,
                 None => {}
+            }
+        }
+    }
+
+    fn in_body(&mut self, body: &BodyText, origin: &Origin, index: &CredentialIndex) {
+        self.fault = body.fault();
+        let bound = || index.bound_to(origin).flat_map(|c| &c.slots);
+        for found in body.found() {
+            let is = |slot: &Slot| found.place.is(slot);
+            if let Some(credential) = index.named_by(&found.text) {
+                let slot = credential.slots.iter().position(is);
+                if slot.is_some() {
+                    self.add(credential, slot, &found.text);
+                    if found.ambiguous {
+                        self.fault = Some("The field that holds the reference is there twice");
+                    }
+                    continue;
+                }
+                if credential.slots.iter().any(|slot| found.place.is_inside(slot)) {
+                    self.fault = Some("The field that the credential enters is no string");
+                }
+            }
+            let mut named = reference::names_in(&found.text).filter_map(|name| index.get(name));
+            match named.find(|credential| credential.slots.iter().any(is)) {
+                // With other text around it.
+                Some(credential) => self.add(credential, None, &found.text),
+                None if bound().any(is) => self.unresolved = true,
+                None => self.misplaced += 1,
             }
         }
     }

@@ -29,6 +29,29 @@ fn send(
     target: &str,
     fields: &[(&str, &str)],
 ) -> Result<(Parts, Option<Needles>), Refusal> {
+    let (request, needles) = send_with(credentials, secret, target, fields, None)?;
+    Ok((request.into_parts().0, needles))
+}
+
+/// The same for the body of a request, in which the credential `a` has this slot.
+fn fill(slot: &str, kind: &str, secret: &str, body: &[u8]) -> Result<Vec<u8>, Refusal> {
+    let fields = [("content-type", kind), ("content-length", "1")];
+    let body = Bytes::copy_from_slice(body);
+    let all = vec![credential("a", &[slot], None)];
+    let (request, _) = send_with(all, secret, "/", &fields, Some(body.clone()))?;
+    let length = request.headers()["content-length"].to_str().unwrap().to_owned();
+    let Some(filled) = request.into_body() else { return Ok(body.to_vec()) };
+    assert_eq!(length, filled.len().to_string());
+    Ok(filled.to_vec())
+}
+
+fn send_with(
+    credentials: Vec<Credential>,
+    secret: &str,
+    target: &str,
+    fields: &[(&str, &str)],
+    body: Option<Bytes>,
+) -> Result<(Request<Option<Bytes>>, Option<Needles>), Refusal> {
     let index = CredentialIndex::new(credentials, HashMap::new());
     let authority = Authority::parse("api.test:443", None).unwrap();
     let origin = Origin { scheme: Scheme::Https, authority };
@@ -36,7 +59,11 @@ fn send(
     for (name, value) in fields {
         builder = builder.header(*name, *value);
     }
-    let request = InboundRequest::parse(builder.body(()).unwrap().into_parts().0, &origin)?;
+    let mut request = InboundRequest::parse(builder.body(()).unwrap().into_parts().0, &origin)?;
+    if let Some(body) = body {
+        let kind = crate::request::BodyKind::of(request.headers()).unwrap();
+        request.take_body(BodyText::read(body, kind));
+    }
     let text = "version: 1\nrules:\n  - {name: all, agents: ['*'], use: ['*']}\n";
     let policy = policy::compile(vec![Source::new("p.yaml", text)]).unwrap();
     let who = Identity {
@@ -47,15 +74,16 @@ fn send(
         run_token: None,
     };
     let references = References::locate(&request, &index);
-    let permit = policy.authorize(&who, &request, &references, &index)?;
+    let permit = policy.authorize(&who, &request, &references, &index, 0)?;
     let open = |_: &Credential, version| {
         assert_eq!(version, 3);
         Ok(Secret::new(secret.as_bytes().to_vec()))
     };
     let resolved = Resolved::open(&permit, open)?;
     let outbound = inject(request, &permit, resolved)?;
-    let (request, _, needles) = outbound.into_wire(());
-    Ok((request.into_parts().0, needles))
+    let body = outbound.body.clone();
+    let (request, _, needles) = outbound.into_wire(body);
+    Ok((request, needles))
 }
 
 const BEARER: &str = "header authorization: Bearer {secret}";
@@ -274,6 +302,70 @@ mod properties {
             prop_assert_eq!(decoded(keys[0].split_once('=').unwrap().1), secret.as_bytes());
             let others = |text: &str| text.split('&').filter(|p| !is_key(p)).map(str::to_owned).collect::<Vec<_>>();
             prop_assert_eq!(others(&query), others(&all.join("&")));
+        }
+
+        /// Of a document that somebody else wrote, one string changes, and it is the secret.
+        #[test]
+        fn of_a_document_one_string_changes(
+            keys in prop::collection::vec("[a-c~/é\"\\\\ ]{0,3}", 1..4),
+            beside in prop::collection::btree_map("[d-f]{1,2}", "\\PC{0,6}|see locum_a", 0..4),
+            secret in "[!-~]{8,30}",
+            pretty in any::<bool>(),
+        ) {
+            let beside = serde_json::to_value(&beside).unwrap();
+            let document = |text: &str| {
+                let mut value = serde_json::Value::from(text);
+                for key in keys.iter().rev() {
+                    let mut object = beside.clone();
+                    object[key] = value;
+                    value = object;
+                }
+                value
+            };
+            let write = |value: &serde_json::Value| {
+                if pretty { serde_json::to_string_pretty(value) } else { serde_json::to_string(value) }
+            };
+            let token = |key: &String| format!("/{}", key.replace('~', "~0").replace('/', "~1"));
+            let pointer: String = keys.iter().map(token).collect();
+            let sent = write(&document("locum_a")).unwrap();
+            let filled = fill(&format!("json {pointer}"), "application/json", &secret, sent.as_bytes()).unwrap();
+            prop_assert_eq!(String::from_utf8(filled).unwrap(), write(&document(&secret)).unwrap());
+        }
+
+        /// Whatever else is in a form, one value changes, and it is the secret.
+        #[test]
+        fn of_a_form_one_value_changes(
+            before in "([a-z]{0,3}(=[a-zA-Z0-9%+.]{0,4})?&){0,4}",
+            after in "(&[a-z]{0,3}(=[a-zA-Z0-9%+.]{0,4})?){0,4}",
+            secret in "[!-~]{8,30}",
+        ) {
+            let sent = format!("{before}token=locum_a{after}");
+            let kind = "application/x-www-form-urlencoded";
+            let filled = fill("form token", kind, &secret, sent.as_bytes()).unwrap();
+            let filled = String::from_utf8(filled).unwrap();
+            let start = format!("{before}token=");
+            let value = filled.strip_prefix(&start).and_then(|rest| rest.strip_suffix(&after)).unwrap();
+            prop_assert_eq!(decoded(value), secret.as_bytes());
+            prop_assert!(!value.contains(['&', '=', '+']));
+        }
+
+        /// Whatever else is in a body of parts, one part changes, and it is the secret.
+        #[test]
+        fn of_parts_one_changes(
+            before in prop::collection::vec("[a-z \r\n-]{0,12}", 0..3),
+            after in prop::collection::vec("[a-z \r\n-]{0,12}", 0..3),
+            secret in "[!-~]{8,30}",
+        ) {
+            let part = |(at, text): (usize, &String)| {
+                format!("--bnd9\r\nContent-Disposition: form-data; name=\"f{at}\"\r\n\r\n{text}\r\n")
+            };
+            let parts = |all: &[String]| all.iter().enumerate().map(part).collect::<String>();
+            let own = "--bnd9\r\nContent-Disposition: form-data; name=token\r\n\r\n{}\r\n";
+            let sent = format!("{}{own}{}--bnd9--\r\n", parts(&before), parts(&after));
+            let kind = "multipart/form-data; boundary=bnd9";
+            let body = sent.replace("{}", "locum_a");
+            let filled = fill("multipart token", kind, &secret, body.as_bytes()).unwrap();
+            prop_assert_eq!(String::from_utf8(filled).unwrap(), sent.replacen("{}", &secret, 1));
         }
 
         /// One copy goes out in one header, whatever else was sent there.

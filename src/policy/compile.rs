@@ -2,20 +2,20 @@
 //! is wrong with them.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::RangeInclusive;
+use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use data_encoding::HEXLOWER;
-use http::Method;
 use sha2::{Digest, Sha256};
 
-use super::limits::{Limits, Meter, Per, Rate};
-use super::{Agents, Policy, Rule, Timeouts, Uses};
-use crate::document::{self, Document, Map, Node, Reader, Report, Source};
-use crate::host::{Destination, Scheme};
+use super::Policy;
+use super::cases::{Case, Given};
+use super::limits::Meter;
+use super::read::{Draft, Drafts, Fields, read_document};
+use super::rule::{Agents, Place, Rule};
+use crate::document::{Document, Limits, Node, Report, Source, Value, suggest};
+use crate::host::Scheme;
 use crate::reference::Name;
-use crate::scrub::Undecodable;
 
 /// What `locum init` writes: every agent may use each credential at its own destinations, and the
 /// rest of the public internet is tunnelled.
@@ -24,36 +24,19 @@ pub const FIRST_POLICY: &str = include_str!("../../policies/first.yaml");
 /// What `locum init --strict` writes: the same without the tunnel rule.
 pub const STRICT_POLICY: &str = include_str!("../../policies/strict.yaml");
 
-const TOP_KEYS: &[&str] = &["version", "groups", "rules"];
-const RULE_KEYS: &[&str] = &[
-    "name",
-    "agents",
-    "to",
-    "methods",
-    "paths",
-    "use",
-    "tunnel",
-    "inject",
-    "misplaced",
-    "scrub",
-    "timeouts",
-    "websocket",
-    "limits",
-];
+/// The directory beside a workspace's policies whose files are the organisation's: one that others
+/// may read and not write.
+pub const ORGANISATION: &str = "org";
 
-/// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
-const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
-
-/// A rule as typed: checked piece by piece, not yet against the other rules and groups.
-struct Draft<'d> {
-    name: (&'d str, &'d Node),
-    agents: Vec<(&'d str, &'d Node)>,
-    rule: Rule,
-}
-
-struct Drafts<'d> {
-    groups: Vec<(&'d str, &'d Node, Vec<Name>)>,
-    rules: Vec<Draft<'d>>,
+/// Policy files as a policy, and what stands beside the rules.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The rules.
+    pub policy: Policy,
+    /// The tests.
+    pub cases: Vec<Case>,
+    /// What the tests suppose of the vault.
+    pub given: Given,
 }
 
 /// Compiles policy files, all merged. The order of rules is that of the files, then of each file.
@@ -61,11 +44,19 @@ struct Drafts<'d> {
 /// # Errors
 /// Every mistake in every file, with its place.
 pub fn compile(sources: Vec<Source>) -> Result<Policy, Report> {
+    compile_all(sources).map(|compiled| compiled.policy)
+}
+
+/// The same, with the tests.
+///
+/// # Errors
+/// Every mistake in every file, with its place.
+pub fn compile_all(sources: Vec<Source>) -> Result<Compiled, Report> {
     let digest = digest(&sources);
     let mut report = Report::default();
     let mut documents = Vec::with_capacity(sources.len());
     for source in sources {
-        match Document::parse(source, &document::Limits::POLICY) {
+        match Document::parse(source, &Limits::POLICY) {
             Ok(document) => documents.push(document),
             Err(problems) => report.extend(problems),
         }
@@ -74,14 +65,52 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Report> {
     for document in &documents {
         let mut reader = document.reader();
         let read = read_document(&mut reader, document.root());
-        match reader.finish(read) {
-            Ok(read) => drafts.push((document, read)),
-            Err(problems) => report.extend(problems),
-        }
+        let whole = reader.finish(read.as_ref().map(drop));
+        // What could be read of it is looked at further: all mistakes are reported at once.
+        drafts.extend(read.map(|read| (document, read)));
+        report.extend(whole.err().unwrap_or_default());
     }
+    let files = drafts.iter().map(|(document, _)| Arc::from(document.source().name())).collect();
+    let (mut cases, mut given) = (Vec::new(), Given::default());
+    for ((_, drafts), file) in drafts.iter_mut().zip(0..) {
+        given.credentials.append(&mut drafts.given.credentials);
+        given.sets.extend(drafts.given.sets.drain());
+        cases.extend(drafts.cases.iter().map(|(case, _)| {
+            let place = Place { file, ..case.place };
+            Case { place, ..case.clone() }
+        }));
+    }
+    check_cases(&drafts, &given, &mut report);
     let rules = link(drafts, &mut report);
     report.into_result()?;
-    Ok(Policy::new(rules, digest))
+    Ok(Compiled { policy: Policy::new(rules, files, digest), cases, given })
+}
+
+/// Names in tests that nothing has: the test would pass or fail for another reason than it says.
+fn check_cases(drafts: &[(&Document, Drafts<'_>)], given: &Given, report: &mut Report) {
+    let rules: HashSet<&str> =
+        drafts.iter().flat_map(|(_, drafts)| drafts.rules.iter().map(|rule| rule.name.0)).collect();
+    let known: HashSet<&str> = given.credentials.iter().map(|(name, _)| name.as_str()).collect();
+    for (document, drafts) in drafts {
+        for (case, node) in &drafts.cases {
+            if let Some(rule) = case.expected.rule.as_deref().filter(|rule| !rules.contains(rule)) {
+                let spot = value_of(node, "rule").unwrap_or(node);
+                let problem = document.problem(spot, "no rule has this name");
+                let near = suggest(rule, rules.iter().copied());
+                report.push(match near {
+                    Some(near) => problem.help(format!("did you mean `{near}`?")),
+                    None => problem,
+                });
+            }
+            let refers = case.inquiry.refers.as_ref().map(Name::as_str);
+            if refers.is_some_and(|name| !known.contains(name)) {
+                let spot = value_of(node, "use").unwrap_or(node);
+                report.push(document.problem(spot, "the tests do not say where this credential may go").help(
+                    "add `given: {credentials: {NAME: [https://host]}}` at the top of a file",
+                ));
+            }
+        }
+    }
 }
 
 /// Names a state of the policy in records and metrics.
@@ -96,254 +125,277 @@ fn digest(sources: &[Source]) -> String {
     HEXLOWER.encode(&hash.finalize()[..8])
 }
 
-fn read_document<'d>(reader: &mut Reader<'d>, root: &'d Node) -> Option<Drafts<'d>> {
-    let mut map = reader.map(root, TOP_KEYS)?;
-    let version = map.required("version", |r, n| r.integer(n, 1..=1_u8));
-    let groups = if map.has("groups") { map.optional("groups", read_groups)? } else { Vec::new() };
-    let rules = if map.has("rules") {
-        map.optional("rules", |r, n| r.list(n, read_rule))
-    } else {
-        Some(Vec::new())
-    };
-    version?;
-    Some(Drafts { groups, rules: rules? })
+/// What the files of one layer name for use in rules. The organisation's rules use what the
+/// organisation names, and nothing else: a workspace cannot widen them by a group.
+#[derive(Default)]
+struct Names {
+    groups: HashMap<String, Vec<Name>>,
+    parts: HashMap<String, Fields>,
 }
 
-fn read_groups<'d>(
-    reader: &mut Reader<'d>,
-    node: &'d Node,
-) -> Option<Vec<(&'d str, &'d Node, Vec<Name>)>> {
-    let mut groups = Vec::new();
-    for (key, members) in reader.entries(node)? {
-        if key.text.parse::<Name>().is_err() {
-            reader.problem(key, "a group's name has 1 to 63 characters of a-z, 0-9 and `-`");
-        }
-        let members = reader.list(members, Reader::parsed::<Name>).map(|names| (names, members));
-        if let Some((names, at)) = members {
-            groups.push((&*key.text, at, names));
-        }
-    }
-    Some(groups)
-}
-
-fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
-    let mut map = reader.map(node, RULE_KEYS)?;
-    let name = map.required("name", |r, n| Some((r.text(n)?, n)));
-    let agents = map.required("agents", |r, n| r.list(n, |r, n| Some((r.text(n)?, n))));
-    let to = given(&mut map, "to", |r, n| r.list(n, Reader::parsed::<Destination>));
-    let methods = given(&mut map, "methods", |r, n| r.list(n, method));
-    let paths = given(&mut map, "paths", |r, n| r.list(n, Reader::parsed));
-    let uses = given(&mut map, "use", read_uses);
-    let opaque =
-        given(&mut map, "tunnel", |r, n| r.choice(n, &[("opaque", true), ("intercept", false)]));
-    let always =
-        given(&mut map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
-    let refuse =
-        given(&mut map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
-    let scrub = given(&mut map, "scrub", read_scrub);
-    let timeouts = given(&mut map, "timeouts", read_timeouts);
-    let websocket =
-        given(&mut map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
-    let limits = given(&mut map, "limits", read_limits);
-    check_together(&mut map);
-    let (name, agents) = (name?, agents?);
-    let rule = Rule {
-        name: Arc::from(name.0),
-        agents: Agents::Any,
-        to: to?,
-        methods: methods?,
-        paths: paths?,
-        uses: uses?.unwrap_or_else(|| Uses::Named(HashSet::new())),
-        opaque: opaque?.unwrap_or(false),
-        inject_always: always?.unwrap_or(false),
-        refuse_misplaced: refuse?.unwrap_or(false),
-        undecodable: scrub?.unwrap_or_default(),
-        timeouts: timeouts?.unwrap_or_default(),
-        websocket: websocket?,
-        meter: limits?.map(Meter::new),
-    };
-    check_schemes(&mut map, &rule);
-    Some(Draft { name, agents, rule })
-}
-
-/// `Some(None)` for a key that is absent, `None` for one that is wrong.
-#[allow(clippy::option_option)] // Three outcomes, and `?` on the outer one reads best.
-fn given<'d, T>(
-    map: &mut Map<'_, 'd>,
-    key: &'static str,
-    read: impl FnOnce(&mut Reader<'d>, &'d Node) -> Option<T>,
-) -> Option<Option<T>> {
-    if map.has(key) { map.optional(key, read).map(Some) } else { Some(None) }
-}
-
-fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
-    let names = reader.list(node, |r, n| Some((r.text(n)?, n)))?;
-    if names.iter().any(|(text, _)| *text == "*") {
-        return if names.len() == 1 {
-            Some(Uses::All)
-        } else {
-            reader.problem(node, "`*` stands for all credentials, and so stands alone");
-            None
-        };
-    }
-    let parsed: Vec<Option<Name>> = names.iter().map(|(_, n)| reader.parsed::<Name>(n)).collect();
-    parsed.into_iter().collect::<Option<_>>().map(Uses::Named)
-}
-
-fn read_scrub<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Undecodable> {
-    let mut map = reader.map(node, &["undecodable"])?;
-    let words = [("refuse", Undecodable::Refuse), ("pass", Undecodable::Pass)];
-    map.required("undecodable", |r, n| r.choice(n, &words))
-}
-
-fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
-    let mut map = reader.map(node, &["response", "idle"])?;
-    let response = given(&mut map, "response", |r, n| r.duration(n, WAIT));
-    let idle = given(&mut map, "idle", |r, n| r.duration(n, WAIT));
-    Some(Timeouts { response: response?, idle: idle? })
-}
-
-/// Requests at once: more is none, for a process has as many files.
-const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
-
-fn read_limits<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Limits> {
-    let mut map = reader.map(node, &["requests", "concurrent", "bytes", "per"])?;
-    let requests = given(&mut map, "requests", |r, n| r.parsed_with(n, Rate::of_requests));
-    let concurrent = given(&mut map, "concurrent", |r, n| r.integer(n, AT_ONCE));
-    let bytes = given(&mut map, "bytes", |r, n| r.parsed_with(n, Rate::of_bytes));
-    let words = [("agent", Per::Agent), ("credential", Per::Credential), ("rule", Per::Rule)];
-    let per = given(&mut map, "per", |r, n| r.choice(n, &words));
-    if ["requests", "concurrent", "bytes"].iter().all(|key| !map.has(key)) {
-        map.reader().problem_with_help(
-            node,
-            "`limits` says nothing of how much",
-            "add one of requests, concurrent and bytes, such as `requests: 60/min`",
-        );
-        return None;
-    }
-    Some(Limits {
-        requests: requests?,
-        concurrent: concurrent?,
-        bytes: bytes?,
-        per: per?.unwrap_or_default(),
-    })
-}
-
-fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
-    let text = reader.text(node)?;
-    let upper = text.to_ascii_uppercase();
-    if matches!(upper.as_str(), "TRACE" | "TRACK" | "CONNECT") {
-        reader.problem(node, format!("{upper} is never forwarded"));
-        return None;
-    }
-    if text != upper {
-        let advice = format!("write {upper}");
-        reader.problem_with_help(node, "methods are case-sensitive", advice);
-        return None;
-    }
-    reader.parsed_with(node, str::parse::<Method>)
-}
-
-/// Keys that contradict each other.
-fn check_together(map: &mut Map<'_, '_>) {
-    if !map.has("to") && !map.has("use") {
-        let node = map.whole();
-        map.reader().problem_with_help(
-            node,
-            "the rule has neither `to` nor `use`, so nothing says where it applies",
-            "add `to: [https://host]`; a rule without `to` applies where its credentials are bound",
-        );
-    }
-    let opaque =
-        |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "opaque");
-    if map.node("tunnel").is_some_and(opaque) {
-        for key in
-            ["use", "methods", "paths", "inject", "misplaced", "scrub", "timeouts", "websocket"]
-        {
-            if let Some(node) = map.node(key) {
-                map.reader().problem_with_help(
-                    node,
-                    format!("`{key}` needs a look inside, and `tunnel: opaque` is never decrypted"),
-                    format!("remove `{key}`, or `tunnel: opaque`"),
-                );
-            }
-        }
-    }
-    let always =
-        |node: &Node| matches!(&node.value, crate::document::Value::String(s) if &**s == "always");
-    if let Some(node) = map.node("inject").filter(|n| always(n))
-        && !map.has("use")
-    {
-        map.reader().problem(node, "`inject: always` needs `use`, to say what to inject");
-    }
-}
-
-fn check_schemes(map: &mut Map<'_, '_>, rule: &Rule) {
-    let grants = !matches!(&rule.uses, Uses::Named(names) if names.is_empty());
-    let clear = rule.to.iter().flatten().any(|d| d.scheme == Scheme::Http);
-    if let Some(node) = map.node("to").filter(|_| grants && clear) {
-        map.reader().problem_with_help(
-            node,
-            "the rule grants a credential over http://, where it never goes",
-            "write https://, or give plain http:// a rule of its own without `use`",
-        );
-    }
+struct Linker<'r> {
+    report: &'r mut Report,
+    /// The organisation's, and the workspace's.
+    names: [Names; 2],
+    /// Whether a name that is not found may be in a file that could not be read.
+    incomplete: bool,
 }
 
 /// Puts the drafts of all files together: names are unique, and agents may be groups of any file.
 fn link(drafts: Vec<(&Document, Drafts<'_>)>, report: &mut Report) -> Vec<Rule> {
-    let mut groups: HashMap<String, Vec<Name>> = HashMap::new();
+    let incomplete = !report.is_empty();
+    let mut linker = Linker { report, names: Default::default(), incomplete };
     for (document, drafts) in &drafts {
-        for (name, node, members) in &drafts.groups {
-            if groups.insert((*name).to_owned(), members.clone()).is_some() {
-                report
-                    .push(document.problem(*node, format!("the group `{name}` is defined twice")));
-            }
-        }
+        linker.check_layer(document, drafts.organisation);
+        linker.define(document, drafts);
     }
     let mut seen: HashMap<Arc<str>, String> = HashMap::new();
     let mut rules = Vec::new();
-    for (document, drafts) in drafts {
+    for ((document, drafts), file) in drafts.into_iter().zip(0..) {
+        let organisation = drafts.organisation.is_some();
         for draft in drafts.rules {
-            let Draft { name: (_, at), agents, mut rule } = draft;
+            let at = draft.name.1;
+            let rule = linker.rule(document, file, draft, organisation);
             let place = format!("{}:{}:{}", document.source().name(), at.at.line, at.at.column);
-            if let Some(first) = seen.insert(Arc::clone(&rule.name), place) {
+            let twice = seen.insert(Arc::clone(&rule.name), place);
+            if let Some(first) = twice.filter(|_| !rule.name.is_empty()) {
                 let problem =
                     document.problem(at, format!("two rules have the name `{}`", rule.name));
-                report.push(
+                linker.report.push(
                     problem.help(format!("the other is at {first}; records name rules by it")),
                 );
             }
-            rule.agents = link_agents(document, &agents, &groups, report);
             rules.push(rule);
         }
     }
     rules
 }
 
-fn link_agents(
-    document: &Document,
-    agents: &[(&str, &Node)],
-    groups: &HashMap<String, Vec<Name>>,
-    report: &mut Report,
-) -> Agents {
-    let mut names = HashSet::new();
-    for (text, node) in agents {
-        if *text == "*" {
-            if agents.len() > 1 {
-                report.push(
-                    document.problem(*node, "`*` stands for all agents, and so stands alone"),
-                );
+impl Linker<'_> {
+    /// The layer that a file says and the directory that it is in are one, so that who may write to
+    /// which directory decides who may bound whom.
+    fn check_layer(&mut self, document: &Document, says: Option<&Node>) {
+        let parent = Path::new(document.source().name()).parent().and_then(Path::file_name);
+        let there = parent.is_some_and(|name| name == ORGANISATION);
+        let (message, help) = match (says, there) {
+            (Some(_), false) => (
+                "the organisation's rules stand in a directory of their own",
+                "move the file to policies/org/, or remove `layer`",
+            ),
+            (None, true) => (
+                "the file stands among the organisation's, and does not say that it is one",
+                "add `layer: organisation`, or move the file to policies/",
+            ),
+            _ => return,
+        };
+        let spot = says.unwrap_or(document.root());
+        self.report.push(document.problem(spot, message).help(help));
+    }
+
+    fn define(&mut self, document: &Document, drafts: &Drafts<'_>) {
+        let names = &mut self.names[usize::from(drafts.organisation.is_none())];
+        for (key, members) in &drafts.groups {
+            if names.groups.insert(key.text.to_string(), members.clone()).is_some() {
+                let twice = format!("the group `{}` is defined twice", key.text);
+                self.report.push(document.problem(*key, twice));
             }
-            return Agents::Any;
         }
-        match (groups.get(*text), text.parse::<Name>()) {
-            (Some(members), _) => names.extend(members.iter().cloned()),
-            (None, Ok(name)) => {
-                names.insert(name);
+        for (key, fields) in &drafts.parts {
+            if names.parts.insert(key.text.to_string(), fields.clone()).is_some() {
+                let twice = format!("the part `{}` is defined twice", key.text);
+                self.report.push(document.problem(*key, twice));
             }
-            (None, Err(error)) => report.push(document.problem(*node, error.to_string())),
         }
     }
-    Agents::Named(names)
+
+    /// What a rule of a layer may name: its own layer's first.
+    fn visible(&self, organisation: bool) -> impl Iterator<Item = &Names> {
+        let [floor, own] = &self.names;
+        let own = (!organisation).then_some(own);
+        own.into_iter().chain([floor])
+    }
+
+    fn rule(
+        &mut self,
+        document: &Document,
+        file: u32,
+        mut draft: Draft<'_>,
+        organisation: bool,
+    ) -> Rule {
+        if self.add_parts(document, &mut draft, organisation) {
+            self.check(document, &draft, organisation);
+        }
+        let agents = self.agents(document, &draft.agents, organisation);
+        let mut fields = draft.fields;
+        Rule {
+            name: Arc::from(draft.name.0),
+            place: Place { file, at: draft.node.at },
+            organisation,
+            deny: draft.deny,
+            shadow: draft.shadow,
+            agents,
+            conditions: fields.conditions(),
+            to: fields.to,
+            methods: fields.methods,
+            paths: fields.paths,
+            when: fields.when,
+            uses: fields.uses.unwrap_or_default(),
+            opaque: fields.opaque.unwrap_or(false),
+            inject_always: fields.always.unwrap_or(false),
+            refuse_misplaced: fields.refuse_misplaced.unwrap_or(false),
+            undecodable: fields.scrub.unwrap_or_default(),
+            timeouts: fields.timeouts.unwrap_or_default(),
+            websocket: fields.websocket,
+            meter: fields.limits.map(Meter::new),
+        }
+    }
+
+    /// Whether all of them were found.
+    fn add_parts(
+        &mut self,
+        document: &Document,
+        draft: &mut Draft<'_>,
+        organisation: bool,
+    ) -> bool {
+        let mut all = true;
+        for (name, node) in &draft.with {
+            let part = self.visible(organisation).find_map(|names| names.parts.get(*name));
+            let Some(part) = part else {
+                if !self.incomplete {
+                    let known = self.visible(organisation).flat_map(|names| names.parts.keys());
+                    let near = suggest(name, known.map(String::as_str));
+                    let problem = document.problem(*node, format!("no part is called `{name}`"));
+                    let problem = match near {
+                        Some(near) => problem.help(format!("did you mean `{near}`?")),
+                        None => problem.help("define it under `parts`, at the top of a file"),
+                    };
+                    self.report.push(problem);
+                }
+                all = false;
+                continue;
+            };
+            for key in draft.fields.merge(part) {
+                let spot = value_of(draft.node, key).unwrap_or(node);
+                let message = format!("the part `{name}` has `{key}`, too");
+                self.report.push(
+                    document
+                        .problem(spot, message)
+                        .help("a rule has each key once: keep one of them"),
+                );
+            }
+        }
+        all
+    }
+
+    /// Keys that contradict each other, wherever each of them came from.
+    fn check(&mut self, document: &Document, draft: &Draft<'_>, organisation: bool) {
+        let fields = &draft.fields;
+        let keys = fields.keys();
+        let has = |key: &str| keys.contains(&key) || value_of(draft.node, key).is_some();
+        let mut problem = |key: &str, message: String, help: &str| {
+            let spot = value_of(draft.node, key);
+            let spot = spot.or_else(|| draft.with.first().map(|(_, node)| *node));
+            let problem = document.problem(spot.unwrap_or(draft.node), message);
+            self.report.push(if help.is_empty() { problem } else { problem.help(help) });
+        };
+        if !has("to") && !has("use") {
+            self.report.push(document.problem(draft.node, "the rule has neither `to` nor `use`, so nothing says where it applies").help(
+                "add `to: [https://host]`; a rule without `to` applies where its credentials are bound",
+            ));
+            return;
+        }
+        if draft.deny {
+            for key in DENY_HAS_NO.into_iter().filter(|key| has(key)) {
+                problem(key, format!("`{key}` is for rules that allow, and this one denies"), "");
+            }
+            for key in ["users", "runs"].into_iter().filter(|key| has(key)) {
+                let message = format!(
+                    "`{key}` is what the agent's starter says: who wants to escape this rule says something else"
+                );
+                problem(key, message, "allow the others instead: what no rule allows is refused");
+            }
+            if fields.websocket == Some(true) {
+                let help = "write `websocket: refuse` to deny sockets";
+                problem("websocket", "`websocket: allow` on a rule that denies".to_owned(), help);
+            }
+        }
+        if organisation && !draft.deny && fields.always == Some(true) {
+            let message =
+                "a rule of the organisation bounds what others allow, and injects nothing";
+            problem("inject", message.to_owned(), "remove `inject`");
+        }
+        if fields.opaque == Some(true) {
+            for key in OPAQUE_HAS_NO.into_iter().filter(|key| has(key)) {
+                let message =
+                    format!("`{key}` needs a look inside, and `tunnel: opaque` is never decrypted");
+                problem(key, message, &format!("remove `{key}`, or `tunnel: opaque`"));
+            }
+        }
+        if fields.always == Some(true) && !has("use") {
+            let message = "`inject: always` needs `use`, to say what to inject";
+            problem("inject", message.to_owned(), "");
+        }
+        let grants = !draft.deny && fields.uses.as_ref().is_some_and(|uses| !uses.is_empty());
+        let clear = fields.to.iter().flatten().any(|d| d.scheme == Scheme::Http);
+        if grants && clear {
+            problem(
+                "to",
+                "the rule grants a credential over http://, where it never goes".to_owned(),
+                "write https://, or give plain http:// a rule of its own without `use`",
+            );
+        }
+    }
+
+    fn agents(
+        &mut self,
+        document: &Document,
+        agents: &[(&str, &Node)],
+        organisation: bool,
+    ) -> Agents {
+        let mut names = HashSet::new();
+        for (text, node) in agents {
+            if *text == "*" {
+                if agents.len() > 1 {
+                    self.report.push(
+                        document.problem(*node, "`*` stands for all agents, and so stands alone"),
+                    );
+                }
+                return Agents::Any;
+            }
+            let group = self.visible(organisation).find_map(|names| names.groups.get(*text));
+            match (group, text.parse::<Name>()) {
+                (Some(members), _) => names.extend(members.iter().cloned()),
+                (None, Ok(name)) => {
+                    names.insert(name);
+                }
+                (None, Err(error)) => {
+                    self.report.push(document.problem(*node, error.to_string()));
+                }
+            }
+        }
+        Agents::Named(names)
+    }
+}
+
+/// What a rule that denies has no use for.
+const DENY_HAS_NO: [&str; 6] = ["tunnel", "inject", "misplaced", "scrub", "timeouts", "limits"];
+
+/// What cannot be seen, or done, from outside of a tunnel.
+const OPAQUE_HAS_NO: [&str; 10] = [
+    "use",
+    "methods",
+    "paths",
+    "query",
+    "headers",
+    "inject",
+    "misplaced",
+    "scrub",
+    "timeouts",
+    "websocket",
+];
+
+/// The value of a key in a mapping, to point at.
+fn value_of<'d>(map: &'d Node, key: &str) -> Option<&'d Node> {
+    let Value::Map(entries) = &map.value else { return None };
+    entries.iter().find(|(name, _)| *name.text == *key).map(|(_, value)| value)
 }

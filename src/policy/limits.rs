@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
+use super::rule::Rule;
 use crate::document::{UnitError, parse_size, show_size};
 use crate::outcome::{Code, Measure, Quota, Refusal};
 use crate::reference::Name;
@@ -293,6 +294,12 @@ impl Meter {
 pub struct Meters(pub(super) Vec<Arc<Meter>>);
 
 impl Meters {
+    /// The same, and those of a rule that bounds it.
+    pub(super) fn and(mut self, bound: Option<&Rule>) -> Self {
+        self.0.extend(bound.and_then(|rule| rule.meter.clone()));
+        self
+    }
+
     /// Takes one request out of every limit, or out of none.
     ///
     /// # Errors

@@ -3,10 +3,18 @@
 //! Everything is decided on what goes on the wire, per request. What no rule allows is refused. A
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
+mod candidates;
+mod cases;
 mod compile;
+mod conditions;
+mod explain;
 mod limits;
 mod path;
+mod read;
+mod rule;
 mod standing;
+mod text;
+mod when;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -14,57 +22,43 @@ use std::iter::once;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Method;
+use http::{HeaderMap, Method};
 
-pub use compile::{FIRST_POLICY, STRICT_POLICY, compile};
+pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use path::{PathError, PathPattern};
+pub use rule::Check;
 pub use standing::Standing;
+pub use text::{TextError, TextPattern};
 
+use candidates::Candidates;
 use limits::Meter;
+use rule::{Agents, Asked, Rule, Uses};
 
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
-use crate::host::{Authority, Destination, Host, Origin, Scheme};
+use crate::document::Position;
+use crate::host::{Authority, Origin, Scheme};
 use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
-use crate::request::InboundRequest;
+use crate::request::{BodyKind, InboundRequest};
 use crate::scrub::Undecodable;
 
 /// All rules in force, ready to decide.
 #[derive(Debug, Default)]
 pub struct Policy {
     rules: Vec<Rule>,
-    /// Rules whose `to` names the host itself, by host.
-    by_host: HashMap<Host, Vec<u32>>,
-    /// Rules with a pattern in `to`, or with none.
-    by_pattern: Vec<u32>,
-    /// Rules that name agents, by agent.
-    by_agent: HashMap<Name, Vec<u32>>,
-    /// Rules for any agent.
-    by_anyone: Vec<u32>,
+    candidates: Candidates,
+    /// Whether any rule is only recorded.
+    shadows: bool,
+    /// Whether the organisation's rules bound what others allow: those in force, and with those that
+    /// are only recorded.
+    bounded: (bool, bool),
+    files: Vec<Arc<str>>,
     digest: String,
-}
-
-/// One entry of the document, as it decides.
-#[derive(Debug)]
-struct Rule {
-    name: Arc<str>,
-    agents: Agents,
-    /// `None`: wherever a credential of `uses` is bound.
-    to: Option<Vec<Destination>>,
-    methods: Option<Vec<Method>>,
-    paths: Option<Vec<PathPattern>>,
-    uses: Uses,
-    opaque: bool,
-    inject_always: bool,
-    refuse_misplaced: bool,
-    undecodable: Undecodable,
-    timeouts: Timeouts,
-    /// Whether sockets may be opened, where the rule says so; else its methods do.
-    websocket: Option<bool>,
-    meter: Option<Arc<Meter>>,
 }
 
 /// How long the origin may take, where a rule says so: in place of `upstream.timeouts`.
@@ -74,6 +68,18 @@ pub struct Timeouts {
     pub response: Option<Duration>,
     /// Between two pieces of a body.
     pub idle: Option<Duration>,
+}
+
+impl Timeouts {
+    /// The shorter of two, each.
+    fn within(self, bound: Option<Self>) -> Self {
+        let Some(bound) = bound else { return self };
+        let shorter = |a: Option<Duration>, b: Option<Duration>| a.into_iter().chain(b).min();
+        Self {
+            response: shorter(self.response, bound.response),
+            idle: shorter(self.idle, bound.idle),
+        }
+    }
 }
 
 /// The names in one rule. `*` is none of them, and groups are their members.
@@ -91,21 +97,6 @@ fn sorted(names: &HashSet<Name>) -> Vec<&Name> {
     let mut names: Vec<&Name> = names.iter().collect();
     names.sort_unstable();
     names
-}
-
-#[derive(Debug)]
-enum Agents {
-    Any,
-    Named(HashSet<Name>),
-}
-
-/// The credentials that a rule grants.
-#[derive(Debug)]
-enum Uses {
-    /// `"*"`: each credential.
-    All,
-    /// Credentials and sets, by name.
-    Named(HashSet<Name>),
 }
 
 /// What to do with a CONNECT. A refusal is not among them: it is given inside the intercepted
@@ -230,14 +221,6 @@ impl Permit {
     }
 }
 
-/// What is asked for, but for the path: that has readings.
-#[derive(Clone, Copy)]
-struct Asked<'a> {
-    who: &'a Name,
-    origin: &'a Origin,
-    kind: Kind<'a>,
-}
-
 /// What a rule allows or does not. A socket is no GET, though it begins with one: what passes in it
 /// afterwards is no more a reading than a writing.
 #[derive(Clone, Copy)]
@@ -254,46 +237,76 @@ impl<'a> Kind<'a> {
 
 /// What one reading of a request leads to. Two readings that differ here are refused.
 #[derive(Debug, PartialEq, Eq)]
-struct Verdict<'p> {
-    /// The first rule that matches, by index.
+struct Verdict {
+    /// The rule that decided, by index.
     rule: u32,
     /// For each credential of the request, the rule that grants it.
     granted: Vec<u32>,
     /// For a request without references, the rule whose credentials enter it all the same.
     always: Option<u32>,
-    name: &'p Arc<str>,
+    /// The organisation's rule that lets it.
+    bound: Option<u32>,
+}
+
+/// What the rules of one layer that match have to say.
+#[derive(Default)]
+struct Found {
+    first: Option<u32>,
+    always: Option<u32>,
+    granted: Vec<Option<u32>>,
+}
+
+impl Found {
+    fn new(credentials: usize) -> Self {
+        Self { granted: vec![None; credentials], ..Self::default() }
+    }
+
+    fn note(
+        &mut self,
+        (at, rule): (u32, &Rule),
+        origin: &Origin,
+        credentials: &[&Credential],
+        index: &CredentialIndex,
+    ) {
+        self.first.get_or_insert(at);
+        let unreferred = self.always.is_none() && credentials.is_empty();
+        if unreferred && rule.injects_at(origin, index) {
+            self.always = Some(at);
+        }
+        for (grant, credential) in self.granted.iter_mut().zip(credentials) {
+            if grant.is_none() && rule.uses.contain(credential, index) {
+                *grant = Some(at);
+            }
+        }
+    }
+
+    /// The rule that decided: the one that grants the first credential, else the first that matches.
+    fn decided(&self) -> Option<u32> {
+        self.granted.first().copied().flatten().or(self.always).or(self.first)
+    }
+}
+
+/// What the rules that are only recorded would have changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shadow {
+    /// The rule, where one would have decided.
+    pub rule: Option<Arc<str>>,
+    /// With what code it would have been refused; none for a permit.
+    pub code: Option<Code>,
 }
 
 impl Policy {
-    fn new(rules: Vec<Rule>, digest: String) -> Self {
-        let mut policy = Self { digest, ..Self::default() };
-        for (at, rule) in rules.iter().enumerate() {
-            // A document has far fewer than 2^32 rules: its size is limited.
-            let at = u32::try_from(at).unwrap_or(u32::MAX);
-            let hosts = rule.to.iter().flatten().map(|d| d.host.exact());
-            let exact: Option<Vec<&Host>> = hosts.collect();
-            match exact {
-                Some(hosts) if rule.to.is_some() => {
-                    for host in hosts {
-                        let list = policy.by_host.entry(host.clone()).or_default();
-                        if list.last() != Some(&at) {
-                            list.push(at);
-                        }
-                    }
-                }
-                _ => policy.by_pattern.push(at),
-            }
-            match &rule.agents {
-                Agents::Any => policy.by_anyone.push(at),
-                Agents::Named(names) => {
-                    for name in names {
-                        policy.by_agent.entry(name.clone()).or_default().push(at);
-                    }
-                }
-            }
+    fn new(rules: Vec<Rule>, files: Vec<Arc<str>>, digest: String) -> Self {
+        let bounds =
+            |shadows| rules.iter().any(|r| r.organisation && !r.deny && (shadows || !r.shadow));
+        Self {
+            candidates: Candidates::of(&rules),
+            shadows: rules.iter().any(|rule| rule.shadow),
+            bounded: (bounds(false), bounds(true)),
+            files,
+            digest,
+            rules,
         }
-        policy.rules = rules;
-        policy
     }
 
     /// Goes on counting where `old` was, for each rule that has the same name and the same limits
@@ -317,6 +330,19 @@ impl Policy {
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// The file of a rule, as its source is named, and where in it the rule begins.
+    #[must_use]
+    pub fn place(&self, rule: &str) -> Option<(&str, Position)> {
+        let place = self.rules.iter().find(|r| *r.name == *rule)?.place;
+        Some((self.files.get(place.file as usize)?, place.at))
+    }
+
+    /// The file of a test, and where in it the test begins.
+    #[must_use]
+    pub fn place_of(&self, case: &Case) -> (&str, Position) {
+        (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
     }
 
     /// How many rules there are.
@@ -346,55 +372,60 @@ impl Policy {
         })
     }
 
-    /// The rules for `agent` that may match at `origin`, in the order of the document. Found among
-    /// those for the agent or those for the host, whichever are fewer: then neither many agents at one
-    /// host nor one agent of many hosts makes a decision slow.
-    fn candidates<'p, 'a>(
+    /// The rules that may match, in the order of the document.
+    fn candidates<'p>(
         &'p self,
-        agent: &'a Name,
-        origin: &'a Origin,
+        agent: &Name,
+        origin: &Origin,
+        index: &CredentialIndex,
     ) -> impl Iterator<Item = (u32, &'p Rule)> {
-        let host = &origin.authority.host;
-        let there = Merge::of(self.by_host.get(host), &self.by_pattern);
-        let theirs = Merge::of(self.by_agent.get(agent), &self.by_anyone);
-        let fewer = if theirs.len() < there.len() { theirs } else { there };
-        fewer
-            .filter_map(|at| Some((at, self.rules.get(at as usize)?)))
-            .filter(move |(_, rule)| rule.agents.contain(agent) && rule.may_name(host))
+        let found = self.candidates.find(agent, origin, index);
+        found.filter_map(|at| Some((at, self.rules.get(at as usize)?)))
     }
 
-    /// Decides on a CONNECT to `authority`. A host to which any credential of the workspace is bound
-    /// is always intercepted: it must never be reachable uninspected.
+    /// Decides on a CONNECT to `authority`, at a second of Unix time. A host to which any credential of
+    /// the workspace is bound is always intercepted: it must never be reachable uninspected. So is one
+    /// of which any rule has something to say that cannot be seen from outside.
     #[must_use]
     pub fn tunnel(
         &self,
-        agent: &Name,
+        who: &Identity,
         authority: &Authority,
         index: &CredentialIndex,
+        at: i64,
     ) -> TunnelDecision {
-        let mut opaque = None;
+        let headers = HeaderMap::new();
+        let kind = Kind::Request(&Method::CONNECT);
+        let (mut opaque, mut bound) = (None, None);
         for scheme in [Scheme::Https, Scheme::Http] {
-            let origin = Origin { scheme, authority: authority.clone() };
-            if scheme == Scheme::Https && index.bound_to(&origin).next().is_some() {
+            let origin = &Origin { scheme, authority: authority.clone() };
+            if scheme == Scheme::Https && index.bound_to(origin).next().is_some() {
                 return TunnelDecision::Intercept;
             }
-            for (_, rule) in self.candidates(agent, &origin) {
-                if !rule.reaches(&origin, index) {
+            let asked = Asked { who, origin, kind, query: None, headers: &headers, at };
+            for (_, rule) in self.candidates(&who.agent, origin, index) {
+                if rule.shadow || !rule.concerns(asked, index) {
                     continue;
                 }
-                if !rule.opaque {
+                if rule.deny || !rule.opaque {
                     return TunnelDecision::Intercept;
                 }
-                opaque.get_or_insert(rule);
+                let layer = if rule.organisation { &mut bound } else { &mut opaque };
+                layer.get_or_insert(rule);
             }
         }
-        opaque.map_or(TunnelDecision::Intercept, |rule| TunnelDecision::Opaque {
+        let bound = match (self.bounded.0, bound) {
+            (true, None) => return TunnelDecision::Intercept,
+            (_, bound) => bound,
+        };
+        opaque.map_or(TunnelDecision::Intercept, |rule: &Rule| TunnelDecision::Opaque {
             rule: Arc::clone(&rule.name),
-            meters: rule.meters(),
+            meters: rule.meters().and(bound),
         })
     }
 
-    /// Decides on one request. Every reading of its path must lead to the same decision.
+    /// Decides on one request, at a second of Unix time. Every reading of its path must lead to the
+    /// same decision.
     ///
     /// # Errors
     /// `not-allowed`, `credential-refused`, `slot-mismatch`, `misplaced-reference`,
@@ -405,63 +436,86 @@ impl Policy {
         request: &InboundRequest,
         references: &References,
         index: &CredentialIndex,
+        at: i64,
     ) -> Result<Permit, Refusal> {
-        let (located, problem) = match usable(who, references, request.origin(), index) {
-            Ok(located) => (located, None),
-            Err(refusal) => (Vec::new(), Some(refusal)),
-        };
-        let kind = Kind::of(request);
-        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
-        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
-        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
-        let verdict = decide(request.path());
-        for method in request.other_methods() {
-            let other = Asked { kind: Kind::Request(method), ..asked };
-            if self.verdict(other, request.path(), &credentials, index) != verdict {
-                return Err(Refusal::new(Code::MethodRefused).because(
-                    "the policy decides differently on the method that a field asks for",
-                ));
-            }
-        }
-        for reading in request.other_readings() {
-            if decide(reading) != verdict {
-                return Err(Refusal::new(Code::AmbiguousPath)
-                    .because("the policy decides differently on another reading of the path"));
-            }
-        }
-        // An agent that may not go there at all learns nothing of credentials; the record does.
-        let why = problem.as_ref().and_then(|refusal| refusal.reason);
-        let verdict = verdict.map_err(|denied| denied.refusal(kind, why))?;
-        if let Some(refusal) = problem {
-            return Err(refusal);
-        }
-        // Said only now: to an agent that may not use the credential, it does not exist.
-        if located.iter().any(|l| l.slot().is_none()) {
-            return Err(Refusal::new(Code::SlotMismatch));
-        }
+        let question = Question { who, request, references, index, at };
+        let (verdict, grants) = self.decide(question, false)?;
         let rule = &self.rules[verdict.rule as usize];
-        if rule.refuse_misplaced && references.misplaced() > 0 {
-            return Err(Refusal::new(Code::Misplaced));
-        }
-        let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
-        if let Some(always) = verdict.always {
-            grants = self.unreferenced(always, request.origin(), index);
-            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
-                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
-            }
-            if !grants.is_empty() && request.origin().scheme != Scheme::Https {
-                return Err(Refusal::new(Code::Plaintext));
-            }
-        }
+        let bound = verdict.bound.and_then(|at| self.rules.get(at as usize));
         let hidden = self.hidden(who, request.origin(), &grants, index);
         Ok(Permit {
-            rule: Arc::clone(verdict.name),
+            rule: Arc::clone(&rule.name),
             grants,
             hidden,
-            timeouts: rule.timeouts,
-            undecodable: rule.undecodable,
-            meters: rule.meters(),
+            timeouts: rule.timeouts.within(bound.map(|bound| bound.timeouts)),
+            undecodable: bound.map_or(rule.undecodable, |bound| {
+                // Passes only what both let pass.
+                if bound.undecodable == Undecodable::Refuse {
+                    bound.undecodable
+                } else {
+                    rule.undecodable
+                }
+            }),
+            meters: rule.meters().and(bound),
         })
+    }
+
+    /// How the body is written, if it has to be read before the request is decided on: when a
+    /// credential that the agent may use here has a slot in such a body, and the head does not refer
+    /// to it. Every other body stays a stream that nobody looks at.
+    #[must_use]
+    pub fn wants_body(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        (index, at): (&CredentialIndex, i64),
+    ) -> Option<BodyKind> {
+        if !index.has_body_slots() || request.origin().scheme != Scheme::Https {
+            return None;
+        }
+        let body = BodyKind::of(request.headers())?;
+        self.may_enter((who, at), request, references, index, &body).then_some(body)
+    }
+
+    /// Whether the first messages of the WebSocket that `request` opens have to be read, because a
+    /// credential may enter them.
+    #[must_use]
+    pub fn wants_messages(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        (index, at): (&CredentialIndex, i64),
+    ) -> bool {
+        index.has_message_slots()
+            && request.websocket().is_some()
+            && request.origin().scheme == Scheme::Https
+            && self.may_enter((who, at), request, references, index, &BodyKind::Message)
+    }
+
+    fn may_enter(
+        &self,
+        (who, at): (&Identity, i64),
+        request: &InboundRequest,
+        references: &References,
+        index: &CredentialIndex,
+        body: &BodyKind,
+    ) -> bool {
+        let (asked, origin) = (Asked::of(who, request, at), request.origin());
+        let enters = |credential: &Arc<Credential>| {
+            // A revoked one as well: its use is to be refused, and not passed as text.
+            credential.slots.iter().any(|slot| body.has(slot)) && !references.refer_to(credential)
+        };
+        let wants = |rule: &Rule| {
+            let readings = request.other_readings().iter().map(String::as_str);
+            let mut paths = once(request.path()).chain(readings);
+            let allows = !rule.deny && !rule.shadow;
+            allows
+                && paths.any(|path| rule.matches(asked, path, index))
+                && rule.uses.bound_to(origin, index).any(enters)
+        };
+        self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule))
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
@@ -475,12 +529,11 @@ impl Policy {
         request: &InboundRequest,
         permit: &Permit,
         path: &str,
-        index: &CredentialIndex,
+        (index, at): (&CredentialIndex, i64),
     ) -> Result<(), Refusal> {
-        let kind = Kind::of(request);
-        let asked = Asked { who: &who.agent, origin: request.origin(), kind };
+        let asked = Asked::of(who, request, at);
         let credentials: Vec<&Credential> = permit.grants.iter().map(Grant::credential).collect();
-        let decide = |path: &str| self.verdict(asked, path, &credentials, index);
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index, false);
         let verdict = decide(path);
         let same = |reading: &String| decide(reading) == verdict;
         if crate::request::readings(path)?.iter().all(same) {
@@ -488,6 +541,86 @@ impl Policy {
         }
         Err(Refusal::new(Code::AmbiguousPath)
             .because("the policy decides differently on a reading of the path with the secret"))
+    }
+
+    /// What the rules that are only recorded would have made of a request on which `authorize` gave
+    /// this decision. None where there is no such rule, or where none of them has anything to say.
+    #[must_use]
+    pub fn shadow(&self, question: Question<'_>, decision: Result<(), Code>) -> Option<Shadow> {
+        if !self.shadows {
+            return None;
+        }
+        let (rule, code) = match self.decide(question, true) {
+            Ok((verdict, _)) => {
+                (self.rules.get(verdict.rule as usize).map(|r| r.name.clone()), None)
+            }
+            Err(refusal) => (refusal.rule, Some(refusal.code)),
+        };
+        let shadowed = |name: &Arc<str>| self.rules.iter().any(|r| r.shadow && r.name == *name);
+        let differs = code.is_some() != decision.is_err();
+        (differs || rule.as_ref().is_some_and(shadowed)).then_some(Shadow { rule, code })
+    }
+
+    /// The decision, by the rules that are in force, or with those that are only recorded.
+    fn decide(
+        &self,
+        question: Question<'_>,
+        shadows: bool,
+    ) -> Result<(Verdict, Vec<Grant>), Refusal> {
+        let Question { who, request, references, index, at } = question;
+        let origin = request.origin();
+        let (located, problem) = match usable(who, references, origin, index) {
+            Ok(located) => (located, None),
+            Err(refusal) => (Vec::new(), Some(refusal)),
+        };
+        let asked = Asked::of(who, request, at);
+        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        let decide = |path: &str| self.verdict(asked, path, &credentials, index, shadows);
+        let verdict = decide(request.path());
+        for method in request.other_methods() {
+            let other = Asked { kind: Kind::Request(method), ..asked };
+            let path = request.path();
+            if self.verdict(other, path, &credentials, index, shadows) != verdict {
+                return Err(Refusal::new(Code::MethodRefused).because(
+                    "the policy decides differently on the method that a field asks for",
+                ));
+            }
+        }
+        for reading in request.other_readings() {
+            if decide(reading) != verdict {
+                return Err(Refusal::new(Code::AmbiguousPath)
+                    .because("the policy decides differently on another reading of the path"));
+            }
+        }
+        // An agent that may not go there at all learns nothing of credentials; the record does.
+        let why = problem.as_ref().and_then(|refusal| refusal.reason);
+        let verdict = verdict.map_err(|denied| self.refusal(denied, asked.kind, why))?;
+        if let Some(refusal) = problem {
+            return Err(refusal);
+        }
+        // Said only now: to an agent that may not use the credential, it does not exist.
+        if located.iter().any(|l| l.slot().is_none()) {
+            return Err(Refusal::new(Code::SlotMismatch));
+        }
+        if let Some(fault) = references.fault() {
+            return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
+        }
+        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
+        let mut deciding = deciding.filter_map(|at| self.rules.get(at as usize));
+        if references.misplaced() > 0 && deciding.any(|rule| rule.refuse_misplaced) {
+            return Err(Refusal::new(Code::Misplaced));
+        }
+        let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
+        if let Some(always) = verdict.always {
+            grants = self.unreferenced(always, origin, index);
+            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+                return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
+            if !grants.is_empty() && origin.scheme != Scheme::Https {
+                return Err(Refusal::new(Code::Plaintext));
+            }
+        }
+        Ok((verdict, grants))
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
@@ -500,7 +633,12 @@ impl Policy {
     ) -> Vec<Grant> {
         let mut hidden = Vec::new();
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
-        for (_, rule) in self.candidates(&who.agent, origin) {
+        for (_, rule) in self.candidates(&who.agent, origin, index) {
+            // More rather than less: what a condition leaves out now may have been used a moment ago.
+            let may = !rule.deny && rule.agents.contain(&who.agent);
+            if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
+                continue;
+            }
             let bound = rule.uses.bound_to(origin, index);
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
@@ -509,34 +647,70 @@ impl Policy {
 
     fn verdict(
         &self,
-        Asked { who, origin, kind }: Asked<'_>,
+        asked: Asked<'_>,
         path: &str,
         credentials: &[&Credential],
         index: &CredentialIndex,
-    ) -> Result<Verdict<'_>, Denied> {
-        let (mut first, mut always) = (None, None);
-        let mut granted = vec![None; credentials.len()];
-        for (at, rule) in self.candidates(who, origin) {
-            if !rule.allows(kind, path) || !rule.reaches(origin, index) {
+        shadows: bool,
+    ) -> Result<Verdict, Denied> {
+        let bounded = if shadows { self.bounded.1 } else { self.bounded.0 };
+        let mut found = Found::new(credentials.len());
+        let mut bounds = bounded.then(|| Found::new(credentials.len()));
+        let (mut denying, mut bounding) = (Vec::new(), Vec::new());
+        for (at, rule) in self.candidates(&asked.who.agent, asked.origin, index) {
+            if (rule.shadow && !shadows) || !rule.matches(asked, path, index) {
                 continue;
             }
-            first.get_or_insert((at, &rule.name));
-            if always.is_none() && credentials.is_empty() && rule.injects_at(origin, index) {
-                always = Some(at);
+            if rule.deny {
+                if rule.uses.is_empty() {
+                    return Err(Denied::Rule(at));
+                }
+                denying.push((at, rule));
+                continue;
             }
-            for (grant, credential) in granted.iter_mut().zip(credentials) {
-                if grant.is_none() && rule.uses.contain(credential, index) {
-                    *grant = Some(at);
+            let layer = match &mut bounds {
+                Some(bounds) if rule.organisation => {
+                    bounding.push(rule);
+                    bounds
+                }
+                _ => &mut found,
+            };
+            layer.note((at, rule), asked.origin, credentials, index);
+        }
+        let rule = found.decided().ok_or(Denied::NoRule)?;
+        let granted: Option<Vec<u32>> = found.granted.into_iter().collect();
+        let granted = granted.ok_or(Denied::NoGrant)?;
+        let always = found.always;
+        if bounds.is_some() || !denying.is_empty() {
+            let entering = self.entering(always, asked.origin, credentials, index);
+            for (at, rule) in denying {
+                if entering.iter().any(|credential| rule.uses.contain(credential, index)) {
+                    return Err(Denied::Use(at));
                 }
             }
+            let granted = |c: &&Credential| bounding.iter().any(|r| r.uses.contain(c, index));
+            if bounds.as_ref().is_some_and(|bounds| bounds.first.is_none()) {
+                return Err(Denied::Unbound);
+            }
+            if bounds.is_some() && !entering.iter().all(granted) {
+                return Err(Denied::UnboundUse);
+            }
         }
-        let (rule, name) = first.ok_or(Denied::NoRule)?;
-        let granted: Option<Vec<u32>> = granted.into_iter().collect();
-        let granted = granted.ok_or(Denied::NoGrant)?;
-        // The rule that grants the credential is the one that decided.
-        let rule = granted.first().copied().or(always).unwrap_or(rule);
-        let name = self.rules.get(rule as usize).map_or(name, |r| &r.name);
-        Ok(Verdict { rule, granted, always, name })
+        Ok(Verdict { rule, granted, always, bound: bounds.and_then(|bounds| bounds.decided()) })
+    }
+
+    /// The credentials that a request will carry: those that it refers to, or those that a rule puts
+    /// into it.
+    fn entering<'c>(
+        &self,
+        always: Option<u32>,
+        origin: &Origin,
+        credentials: &[&'c Credential],
+        index: &'c CredentialIndex,
+    ) -> Vec<&'c Credential> {
+        let Some(always) = always else { return credentials.to_vec() };
+        let grants = self.unreferenced(always, origin, index);
+        grants.iter().filter_map(|g| index.get(g.credential.name.as_str()).map(|c| &**c)).collect()
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
@@ -611,131 +785,63 @@ impl Located {
 /// Why a reading is not allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Denied {
+    /// No rule matches.
     NoRule,
+    /// None that matches grants the credential.
     NoGrant,
+    /// This rule denies it.
+    Rule(u32),
+    /// This rule denies it with the credential.
+    Use(u32),
+    /// No rule of the organisation matches.
+    Unbound,
+    /// None of the organisation that matches grants the credential.
+    UnboundUse,
 }
 
-impl Denied {
-    fn refusal(self, kind: Kind<'_>, reason: Option<&'static str>) -> Refusal {
-        match self {
-            Self::NoRule if matches!(kind, Kind::WebSocket) => Refusal {
+impl Policy {
+    fn refusal(&self, denied: Denied, kind: Kind<'_>, reason: Option<&'static str>) -> Refusal {
+        let by = |at: u32, refusal: Refusal| match self.rules.get(at as usize) {
+            Some(rule) => refusal.by(&rule.name),
+            None => refusal,
+        };
+        let not_allowed = || Refusal::new(Code::NotAllowed);
+        let no_credential = || Refusal::new(Code::CredentialRefused);
+        match denied {
+            Denied::NoRule if matches!(kind, Kind::WebSocket) => Refusal {
                 reason,
                 ..Refusal::with_detail(
                     Code::NotAllowed,
                     "No policy rule allows this WebSocket; one that lists methods needs `websocket: allow`",
                 )
             },
-            Self::NoRule => Refusal { reason, ..Refusal::new(Code::NotAllowed) },
-            Self::NoGrant => Refusal::new(Code::CredentialRefused)
-                .because("no rule lets this agent use the credential here"),
-        }
-    }
-}
-
-impl Rule {
-    fn meters(&self) -> Meters {
-        Meters(self.meter.iter().cloned().collect())
-    }
-
-    /// Whether the rule may speak of `host`: it names it, or has a pattern, or names nowhere.
-    fn may_name(&self, host: &Host) -> bool {
-        let mut to = self.to.iter().flatten();
-        self.to.is_none() || to.any(|d| d.host.exact().is_none_or(|exact| exact == host))
-    }
-
-    /// Whether the rule speaks of `origin`.
-    fn reaches(&self, origin: &Origin, index: &CredentialIndex) -> bool {
-        match &self.to {
-            Some(to) => to.iter().any(|d| d.matches(origin)),
-            None => self.uses.bound_to(origin, index).next().is_some(),
-        }
-    }
-
-    /// Whether the rule puts a credential into requests to `origin` that refer to none.
-    fn injects_at(&self, origin: &Origin, index: &CredentialIndex) -> bool {
-        self.inject_always && self.uses.bound_to(origin, index).any(|c| c.version.is_some())
-    }
-
-    fn allows(&self, kind: Kind<'_>, path: &str) -> bool {
-        let listed = match kind {
-            Kind::Request(method) => self.methods.as_ref().is_none_or(|m| m.contains(method)),
-            // A rule that lists methods was written to say what may be done, and a socket is none
-            // of them.
-            Kind::WebSocket => self.websocket.unwrap_or(self.methods.is_none()),
-        };
-        listed && self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
-    }
-}
-
-impl Agents {
-    fn contain(&self, agent: &Name) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Named(names) => names.contains(agent),
-        }
-    }
-}
-
-impl Uses {
-    /// The credentials among these that may go to `origin`, some of them perhaps twice.
-    fn bound_to<'a>(
-        &'a self,
-        origin: &'a Origin,
-        index: &'a CredentialIndex,
-    ) -> impl Iterator<Item = &'a Arc<Credential>> {
-        let (all, named) = match self {
-            Self::All => (Some(index.bound_to(origin)), None),
-            Self::Named(names) => (None, Some(names)),
-        };
-        let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
-        let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
-        let named = names.filter_map(|name| index.get(name.as_str()));
-        all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
-    }
-
-    fn contain(&self, credential: &Credential, index: &CredentialIndex) -> bool {
-        match self {
-            Self::All => true,
-            Self::Named(names) => {
-                names.contains(&credential.name)
-                    || names.iter().any(|name| {
-                        index.set(name.as_str()).is_some_and(|set| set.contains(&credential.name))
-                    })
+            Denied::NoRule => Refusal { reason, ..not_allowed() },
+            Denied::NoGrant => {
+                no_credential().because("no rule lets this agent use the credential here")
+            }
+            Denied::Rule(at) => by(at, not_allowed().because("a rule denies it")),
+            Denied::Use(at) => by(at, no_credential().because("a rule denies the credential here")),
+            Denied::Unbound => not_allowed().because("no rule of the organisation allows it"),
+            Denied::UnboundUse => {
+                no_credential().because("no rule of the organisation grants the credential here")
             }
         }
     }
 }
 
-/// Two ascending lists as one.
-struct Merge<'a> {
-    left: &'a [u32],
-    right: &'a [u32],
-}
-
-impl<'a> Merge<'a> {
-    fn of(left: Option<&'a Vec<u32>>, right: &'a [u32]) -> Self {
-        Self { left: left.map_or(&[], Vec::as_slice), right }
-    }
-
-    fn len(&self) -> usize {
-        self.left.len() + self.right.len()
-    }
-}
-
-impl Iterator for Merge<'_> {
-    type Item = u32;
-
-    fn next(&mut self) -> Option<u32> {
-        let side = match (self.left.first(), self.right.first()) {
-            (Some(l), Some(r)) if l <= r => &mut self.left,
-            (Some(_), None) => &mut self.left,
-            (_, Some(_)) => &mut self.right,
-            (None, None) => return None,
-        };
-        let (first, rest) = side.split_first()?;
-        *side = rest;
-        Some(*first)
-    }
+/// All that a decision is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Question<'a> {
+    /// Who asks.
+    pub who: &'a Identity,
+    /// What for.
+    pub request: &'a InboundRequest,
+    /// With which references.
+    pub references: &'a References,
+    /// To which credentials.
+    pub index: &'a CredentialIndex,
+    /// In which second of Unix time.
+    pub at: i64,
 }
 
 impl fmt::Display for TunnelDecision {

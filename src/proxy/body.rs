@@ -1,22 +1,31 @@
 //! Bodies on the agent's side: what is handed on is counted, and the end of it is recorded.
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{Request, Version};
+use http::{HeaderMap, Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 
+use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
+use super::refusal::{GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
+use super::stream::Cut;
 use crate::outcome::{Code, Ending};
 use crate::request::{strip_hop_by_hop, strip_own};
 use crate::scrub::{ScrubError, ScrubbedBody};
-use crate::upstream::UpstreamBody;
+use crate::upstream::{BodyError, UpstreamBody};
+
+/// What is set aside for a body before any of it has come: more than nearly all that are searched.
+const GATHERED_AT_FIRST: usize = 16 * 1024;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
@@ -33,6 +42,18 @@ enum Kind {
 struct Streamed {
     inner: ScrubbedBody<UpstreamBody>,
     tally: Tally,
+    unfinished: Unfinished,
+}
+
+/// How an agent hears that an answer is not whole.
+pub(super) enum Unfinished {
+    /// By an end that is none: of chunks, of a length, of a stream.
+    Error,
+    /// By a reset of the connection, whose end would be the answer's. Forgotten when it is whole.
+    Reset(Cut),
+    /// By gRPC's status, as of a call whose connection was lost: of a reset stream gRPC clients think
+    /// that the server has a mistake in it.
+    GrpcStatus,
 }
 
 impl Body {
@@ -47,9 +68,13 @@ impl Body {
     }
 
     /// The origin's answer on its way.
-    pub(super) fn streamed(inner: ScrubbedBody<UpstreamBody>, mut tally: Tally) -> Self {
+    pub(super) fn streamed(
+        inner: ScrubbedBody<UpstreamBody>,
+        mut tally: Tally,
+        unfinished: Unfinished,
+    ) -> Self {
         tally.unsearched = inner.unsearched();
-        let mut streamed = Streamed { inner, tally };
+        let mut streamed = Streamed { inner, tally, unfinished };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -73,6 +98,9 @@ impl Streamed {
     }
 
     fn close(&mut self, ending: Ending) {
+        if ending == Ending::Complete {
+            self.unfinished = Unfinished::Error;
+        }
         self.tally.scrubbed = self.inner.replaced();
         self.tally.close(ending);
     }
@@ -95,7 +123,10 @@ impl Streamed {
                     self.tally.code = Some(Code::Unscrubbable);
                 }
                 self.close(Ending::UpstreamAborted);
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(match self.unfinished {
+                    Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
+                    Unfinished::Error | Unfinished::Reset(_) => Err(error.into()),
+                }))
             }
             None => {
                 self.close(Ending::Complete);
@@ -105,8 +136,20 @@ impl Streamed {
     }
 }
 
+/// The end of a gRPC answer that has none.
+fn broken_grpc(error: &ScrubError<BodyError>) -> HeaderMap {
+    match error {
+        ScrubError::Body(error) => grpc_trailers(broken_grpc_status(error.reset_reason()), error),
+        // The call was carried out.
+        ScrubError::Unscrubbable => grpc_trailers(GRPC_INTERNAL, error),
+    }
+}
+
 impl Drop for Streamed {
     fn drop(&mut self) {
+        if let Unfinished::Reset(cut) = &self.unfinished {
+            cut.now();
+        }
         self.tally.scrubbed = self.inner.replaced();
     }
 }
@@ -144,12 +187,39 @@ impl HttpBody for Body {
 
 /// An agent's body on its way up, counted.
 pub(super) struct Upload {
-    inner: Incoming,
+    inner: Source,
     /// Whether the end of the stream says that the body was whole.
     told: bool,
     count: Uploaded,
     reading: Option<Reading>,
     gate: Option<Gate>,
+}
+
+/// Where a body comes from.
+enum Source {
+    /// The agent, as it sends it.
+    Agent(Incoming),
+    /// Memory: it had to be read before it could be sent.
+    Gathered { data: Option<Bytes>, trailers: Option<HeaderMap> },
+}
+
+impl Source {
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Agent(incoming) => incoming.is_end_stream(),
+            Self::Gathered { data, trailers } => data.is_none() && trailers.is_none(),
+        }
+    }
+}
+
+/// Why a body could not be gathered.
+pub(super) enum Ungathered {
+    /// It is longer than it may be.
+    TooLarge,
+    /// Nothing came for too long.
+    Late,
+    /// The agent broke off.
+    Broken,
 }
 
 impl Upload {
@@ -160,7 +230,51 @@ impl Upload {
         let (parts, inner) = request.into_parts();
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
+        let inner = Source::Agent(inner);
         (parts, Self { inner, told, count: count.clone(), reading, gate }, count)
+    }
+
+    /// Whether there is nothing in it.
+    pub(super) fn is_empty(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    /// Reads all of it, up to `most` bytes; an agent that waits for a `100 Continue` is sent one. What
+    /// is announced to be longer is not read at all.
+    pub(super) async fn gather(
+        &mut self,
+        most: usize,
+        idle: Duration,
+    ) -> Result<Bytes, Ungathered> {
+        let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
+        if announced > most {
+            return Err(Ungathered::TooLarge);
+        }
+        self.gate = None;
+        // Not for an agent to say how much memory it takes before it has sent anything.
+        let mut whole = BytesMut::with_capacity(announced.min(GATHERED_AT_FIRST));
+        let mut trailers = None;
+        while let Some(frame) = timeout(idle, poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)))
+            .await
+            .map_err(|_| Ungathered::Late)?
+        {
+            match frame.map_err(|_| Ungathered::Broken)?.into_data() {
+                Ok(data) if whole.len() + data.len() > most => return Err(Ungathered::TooLarge),
+                Ok(data) => whole.extend_from_slice(&data),
+                Err(frame) => trailers = frame.into_trailers().ok(),
+            }
+        }
+        let whole = whole.freeze();
+        self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
+        Ok(whole)
+    }
+
+    /// Sends `filled` in place of what was gathered, if there is anything to put in its place.
+    pub(super) fn filled(mut self, filled: Option<Bytes>) -> Self {
+        if let (Source::Gathered { data, .. }, Some(filled)) = (&mut self.inner, filled) {
+            *data = Some(filled);
+        }
+        self
     }
 
     /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
@@ -182,7 +296,18 @@ impl HttpBody for Upload {
             ready!(gate.poll(cx));
             self.gate = None;
         }
-        let mut frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        let inner = match &mut self.inner {
+            Source::Agent(incoming) => incoming,
+            // Counted and read when it came.
+            Source::Gathered { data, trailers } => {
+                let data = data.take().filter(|data| !data.is_empty()).map(Frame::data);
+                return Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok));
+            }
+        };
+        let mut frame = ready!(hushed(|| {
+            let frame = Pin::new(&mut *inner).poll_frame(cx);
+            (frame, !inner.is_end_stream())
+        }));
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }
@@ -206,6 +331,13 @@ impl HttpBody for Upload {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.size_hint()
+        match &self.inner {
+            Source::Agent(incoming) => incoming.size_hint(),
+            // With trailers to come no length may be told: HTTP/1.1 sends them in chunks alone.
+            Source::Gathered { trailers: Some(_), .. } => SizeHint::default(),
+            Source::Gathered { data, .. } => {
+                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            }
+        }
     }
 }

@@ -1,24 +1,26 @@
 //! The life of one request, from its parse to its scrubbed answer.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::body::{Body, Upload};
+use super::body::{Body, Unfinished, Ungathered, Upload};
 use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
+use super::stream::Cut;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Sighting, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Timeouts};
+use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
-use crate::request::{InboundRequest, strip_hop_by_hop};
+use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
 use crate::upstream::{Call, Sent, Upgraded};
 
@@ -73,12 +75,12 @@ async fn authorized(
     outlet: &Outlet,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
-    let mut state = gateway.state();
+    let state = gateway.state();
     // From here on the request is its head and, untouched, its body.
     let version = request.version();
     let mut request = request;
     let agent_side = AgentSide::take(request.extensions_mut());
-    let (parts, body, up) = Upload::of(request);
+    let (parts, mut body, up) = Upload::of(request);
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
@@ -95,19 +97,28 @@ async fn authorized(
     }
 
     // Why here: what follows can only be done with a permit, and only this makes one.
-    let decide = |state: &State| {
-        let references = References::locate(&inbound, &state.credentials);
-        let decision = state.policy.authorize(&who, &inbound, &references, &state.credentials);
-        (references, decision)
-    };
-    let (mut references, mut decision) = decide(&state);
-    // What was given a moment ago is no reason to refuse. Asked for whatever stands in the way, so
-    // that the time of the answer does not tell a reference to nothing from a forbidden one.
-    if decision.is_err() && references.any() && gateway.look_again().await {
-        state = gateway.state();
-        (references, decision) = decide(&state);
+    let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
+    let mut decided = asked.decide(state).await;
+    // Why here: a reference in the body is decided on and recorded like those in the head, so a body
+    // that may hold one is read before, and only for an agent that may send the request at all.
+    if let Some(wanted) = asked.wants_body(&decided).filter(|_| !body.is_empty()) {
+        decided = match asked.read(&mut body, wanted).await {
+            Ok(()) => asked.decide(gateway.state()).await,
+            Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
+        };
     }
+    let Asked { who, mut inbound, .. } = asked;
+    let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
+    let question = Question {
+        who: &who,
+        request: &inbound,
+        references: &references,
+        index: &state.credentials,
+        at,
+    };
+    let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
+    ledger.shadowed(state.policy.shadow(question, outcome));
     let permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
@@ -117,9 +128,15 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let opening = Opening::new(gateway, route, &inbound, &permit, agent_side)
+    let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = filled(&state, &who, inbound, &permit)
+    if let Some(opening) = &mut opening
+        && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
+    {
+        inbound.without_extensions();
+        opening.read_messages(&permit);
+    }
+    let mut outbound = filled(&state, (&who, at), inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -129,7 +146,7 @@ async fn authorized(
         .permit(outbound, &state, permit.rule(), &uses)
         .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
 
-    let (request, mut pending) = recorded.into_wire(body);
+    let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
     let heard = outlet.listens(version);
@@ -140,11 +157,11 @@ async fn authorized(
         idle_timeout: idle,
         interims: heard.as_ref(),
     };
-    let upstream = gateway.upstream();
+    let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
         return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => answer(sent, pending, ledger, up, version).await,
+            Ok(sent) => answer(sent, pending, ledger, up, (version, cut)).await,
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
@@ -152,21 +169,93 @@ async fn authorized(
         Ok(Upgraded::Switched(switched)) => {
             socket::open(gateway, opening, switched, pending, ledger).await
         }
-        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, version).await,
+        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, (version, cut)).await,
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
+}
+
+/// A request that waits for its decision.
+struct Asked<'a> {
+    gateway: &'a Arc<Gateway>,
+    caller: &'a Caller,
+    who: Arc<Identity>,
+    inbound: InboundRequest,
+}
+
+/// What was decided, and on which state.
+struct Decided {
+    state: Arc<State>,
+    references: References,
+    decision: Result<Permit, Refusal>,
+    /// In which second of Unix time.
+    at: i64,
+}
+
+impl Asked<'_> {
+    /// Decides. What was given a moment ago is no reason to refuse. Asked for whatever stands in the
+    /// way, so that the time of the answer does not tell a reference to nothing from a forbidden one.
+    async fn decide(&self, state: Arc<State>) -> Decided {
+        let decided = self.decide_on(state);
+        let refers = decided.references.any();
+        if decided.decision.is_err() && refers && self.gateway.look_again().await {
+            return self.decide_on(self.gateway.state());
+        }
+        decided
+    }
+
+    fn decide_on(&self, state: Arc<State>) -> Decided {
+        let references = References::locate(&self.inbound, &state.credentials);
+        let (index, at) = (&state.credentials, unix_now());
+        let decision = state.policy.authorize(&self.who, &self.inbound, &references, index, at);
+        Decided { state, references, decision, at }
+    }
+
+    fn wants_body(&self, decided: &Decided) -> Option<Wanted> {
+        let permit = decided.decision.as_ref().ok()?;
+        let Decided { state, references, at, .. } = decided;
+        let moment = (&*state.credentials, *at);
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment)?;
+        Some(Wanted { kind, idle: permit.timeouts().idle })
+    }
+
+    /// Reads the body, or says why it cannot be.
+    async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
+        if is_coded(self.inbound.headers()) {
+            let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
+            return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
+        }
+        let idle = wanted.idle.unwrap_or_else(|| self.gateway.upstream().idle());
+        let bytes =
+            body.gather(self.gateway.limits.body_slot, idle).await.map_err(|why| match why {
+                Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
+                Ungathered::Late => Refusal::new(Code::RequestTimeout),
+                Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
+            })?;
+        // That may have taken long.
+        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
+            return Err(Refusal::new(Code::AgentRevoked));
+        }
+        self.inbound.take_body(BodyText::read(bytes, wanted.kind));
+        Ok(())
+    }
+}
+
+/// A body that has to be read.
+struct Wanted {
+    kind: BodyKind,
+    idle: Option<Duration>,
 }
 
 /// The request with its secrets in it.
 fn filled(
     state: &State,
-    who: &Identity,
+    (who, at): (&Identity, i64),
     inbound: InboundRequest,
     permit: &Permit,
 ) -> Result<OutboundRequest, Refusal> {
     let resolved = state.resolve(permit)?;
     if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
-        state.policy.holds_for(who, &inbound, permit, &path, &state.credentials)?;
+        state.policy.holds_for(who, &inbound, permit, &path, (&state.credentials, at))?;
     }
     inject(inbound, permit, resolved)
 }
@@ -177,7 +266,7 @@ async fn answer(
     pending: Pending,
     ledger: Ledger,
     up: Uploaded,
-    version: Version,
+    (version, cut): (Version, &Cut),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let mut response = match scrub(pending.answered(sent.response)).await {
@@ -193,7 +282,13 @@ async fn answer(
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let tally = ledger.answered(Some(status), up, sent.timing.head);
-    Ok(response.map(|body| Body::streamed(body, tally)))
+    let unfinished = match version {
+        // Its agent knows neither chunks nor, where there is none, a length.
+        Version::HTTP_10 => Unfinished::Reset(cut.clone()),
+        Version::HTTP_2 if is_grpc(response.headers()) => Unfinished::GrpcStatus,
+        _ => Unfinished::Error,
+    };
+    Ok(response.map(|body| Body::streamed(body, tally, unfinished)))
 }
 
 fn check(
@@ -275,11 +370,14 @@ pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
 /// HTTP/1.1 sends only the trailers that its head announces, and HTTP/2 announces none. Those of gRPC
 /// are known (its wire format, "Responses"); an answer without them is no answer.
 fn announce_trailers(headers: &mut HeaderMap) {
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc);
-    if grpc && !headers.contains_key(header::TRAILER) {
+    if is_grpc(headers) && !headers.contains_key(header::TRAILER) {
         let names = "grpc-status, grpc-message, grpc-status-details-bin";
         headers.insert(header::TRAILER, http::HeaderValue::from_static(names));
     }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc)
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.

@@ -113,9 +113,11 @@ impl Progress {
     }
 
     /// Whether nothing is under way: all is answered, all that was answered is written, and nothing
-    /// has come since.
+    /// has come since. What is still to come of a body is no next request: such a connection ends.
     pub(super) fn is_quiet(&self) -> bool {
-        self.answer.load(Ordering::Relaxed) == NONE && !self.head.load(Ordering::Relaxed)
+        self.answer.load(Ordering::Relaxed) == NONE
+            && !self.head.load(Ordering::Relaxed)
+            && !self.uploading.load(Ordering::Relaxed)
     }
 
     /// Notes a request for another protocol.

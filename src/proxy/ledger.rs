@@ -10,8 +10,10 @@ use crate::agent::Identity;
 use crate::host::Origin;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
-use crate::policy::Ticket;
-use crate::record::{Access, Decision, Outcome, Peer, Recorded, RequestId, Use, Who};
+use crate::policy::{Shadow, Ticket};
+use crate::record::{
+    Access, Decision, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
+};
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
@@ -33,6 +35,8 @@ pub(super) struct Ledger {
     pending: AtomicBool,
     /// The request's place in the limits of its rule, if that has any.
     ticket: Option<Arc<Ticket>>,
+    /// What rules that are only recorded would have changed.
+    shadow: Option<Box<Shadow>>,
 }
 
 impl Ledger {
@@ -65,6 +69,7 @@ impl Ledger {
             up: Uploaded::default(),
             pending: AtomicBool::new(false),
             ticket: None,
+            shadow: None,
         }
     }
 
@@ -95,6 +100,13 @@ impl Ledger {
         if count > 0 {
             self.gateway.metrics.misplaced(count);
         }
+    }
+
+    /// Notes what rules that are only recorded would have changed.
+    pub(super) fn shadowed(&mut self, shadow: Option<Shadow>) {
+        let Some(shadow) = shadow else { return };
+        self.gateway.metrics.shadow(shadow.code.is_some());
+        self.shadow = Some(Box::new(shadow));
     }
 
     /// Keeps the request's place in the limits of its rule for as long as the account of it is open.
@@ -134,6 +146,10 @@ impl Ledger {
             decision: Decision::Refuse,
             code: None,
             reason: None,
+            shadow: self
+                .shadow
+                .as_deref()
+                .map(|shadow| ShadowDecision { rule: shadow.rule.as_deref(), code: shadow.code }),
         }
     }
 
@@ -145,17 +161,49 @@ impl Ledger {
         rule: &str,
         uses: &[Use],
     ) -> Result<Recorded<T>, Refusal> {
+        let recorded = self.also(value, state, rule, uses)?;
+        self.pending.store(true, Ordering::Relaxed);
+        self.gateway.metrics.proxy_time(self.start.elapsed());
+        Ok(recorded)
+    }
+
+    /// Another account of the same request, for what is sent in the socket that it opened.
+    pub(super) fn for_messages(&self) -> Self {
+        let mut same =
+            Self::open(&self.gateway, self.identity.clone(), self.peer, self.destination.clone());
+        (same.id, same.start) = (self.id, self.start);
+        (same.method, same.path) = (self.method.clone(), self.path.clone());
+        same
+    }
+
+    /// Writes a further access record of a request that was permitted before, and only then lets
+    /// `value` go on. There is one outcome for all of them.
+    pub(super) fn also<T>(
+        &self,
+        value: T,
+        state: &State,
+        rule: &str,
+        uses: &[Use],
+    ) -> Result<Recorded<T>, Refusal> {
         let mut record = self.access(state, uses);
         record.rule = Some(rule);
         record.decision = Decision::Permit;
         let recorded = Recorded::new(value, &*self.gateway.audit, &record)
             .map_err(|_| Refusal::new(Code::AuditUnavailable))?;
-        self.pending.store(true, Ordering::Relaxed);
         for item in uses {
             self.gateway.metrics.injection(item.credential.as_str());
         }
-        self.gateway.metrics.proxy_time(self.start.elapsed());
         Ok(recorded)
+    }
+
+    /// Writes a further access record of a request that was permitted before, for what of it is
+    /// refused.
+    pub(super) fn refuse_also(&self, state: &State, refusal: &Refusal, uses: &[Use]) {
+        let mut record = self.access(state, uses);
+        record.code = Some(refusal.code);
+        record.reason = refusal.reason;
+        let _unrecorded = self.gateway.audit.access(&record);
+        self.count_refusal(refusal);
     }
 
     /// Writes the access record of a refused request. When even that fails, the request is refused
@@ -422,12 +470,14 @@ mod tests {
             connections_per_agent: 1,
             head_bytes: 8192,
             url_bytes: 8192,
+            body_slot: 8192,
             headers: 100,
             streams: 100,
             head_time: second,
             handshake: second,
             idle_tunnel: second,
             idle_reader: second,
+            ping_after: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))

@@ -20,6 +20,7 @@ use super::inlet::{Inlet, Progress, Refuse};
 use super::interim::Outlet;
 use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
+use super::tunnel::AgentEnd;
 use super::{Gateway, tunnel};
 use crate::agent::Identity;
 use crate::record::Peer;
@@ -370,6 +371,7 @@ async fn serve_front(
         let gateway = Arc::clone(&gateway);
         Arc::new(move |code| tunnel::unreadable(&gateway, peer, code))
     };
+    let cut = stream.cut();
     let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
     let service = {
         let shutdown = shutdown.clone();
@@ -377,10 +379,10 @@ async fn serve_front(
             let (gateway, entrance, shutdown) =
                 (Arc::clone(&gateway), Arc::clone(&entrance), shutdown.clone());
             let (answering, request) = progress.begin(request);
-            let outlet = Outlet::of(&progress);
+            let end = AgentEnd { outlet: Outlet::of(&progress), cut: cut.clone() };
             async move {
                 let door = &entrance.door;
-                let answer = tunnel::front(&gateway, door, peer, &shutdown, request, &outlet).await;
+                let answer = tunnel::front(&gateway, door, peer, &shutdown, request, &end).await;
                 Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })

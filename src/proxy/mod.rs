@@ -7,6 +7,7 @@
 mod body;
 mod copy;
 mod distrust;
+mod echo;
 mod exchange;
 mod expect;
 mod http1;
@@ -99,6 +100,8 @@ pub struct Limits {
     pub head_bytes: usize,
     /// Bytes of a request's target.
     pub url_bytes: usize,
+    /// Bytes of a body that a credential may enter.
+    pub body_slot: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
@@ -111,6 +114,8 @@ pub struct Limits {
     pub idle_tunnel: Duration,
     /// How long an agent may take nothing of an answer.
     pub idle_reader: Duration,
+    /// How long an agent's HTTP/2 connection may say nothing before it is asked whether it lives.
+    pub ping_after: Duration,
 }
 
 impl Limits {
@@ -336,6 +341,8 @@ pub struct Caller {
     pub identity: Arc<Identity>,
     /// What program it seems to be.
     pub client: Client,
+    /// What ends its connection with a reset.
+    cut: stream::Cut,
 }
 
 #[cfg(test)]

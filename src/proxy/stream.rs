@@ -2,6 +2,8 @@
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -15,7 +17,20 @@ use crate::tls::ListenerStream;
 #[derive(Debug)]
 pub(super) struct Stream {
     pub(super) io: Io,
+    cut: Cut,
     _place: OwnedSemaphorePermit,
+}
+
+/// Has a connection end with a reset, and not in order: for an answer whose end is the connection's,
+/// and which is not whole. A Unix socket knows no reset.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Cut(Arc<AtomicBool>);
+
+impl Cut {
+    /// From now on.
+    pub(super) fn now(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What the bytes move on.
@@ -29,7 +44,29 @@ pub(super) enum Io {
 
 impl Stream {
     pub(super) fn new(io: Io, place: OwnedSemaphorePermit) -> Self {
-        Self { io, _place: place }
+        Self { io, cut: Cut::default(), _place: place }
+    }
+
+    /// What ends it with a reset.
+    pub(super) fn cut(&self) -> Cut {
+        self.cut.clone()
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        if !self.cut.0.load(Ordering::Relaxed) {
+            return;
+        }
+        let tcp = match &self.io {
+            Io::Tcp(tcp) => tcp,
+            Io::Tls(tls) => tls.get_ref().0,
+            Io::Unix(_) => return,
+        };
+        // Closed with a linger of zero, TCP sends RST (POSIX leaves it open; all systems do it).
+        if let Err(error) = tcp.set_zero_linger() {
+            tracing::debug!(%error, "a connection that was cut could not be reset");
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::inside::serve_inside;
 use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
-use super::stream::Stream;
+use super::stream::{Cut, Stream};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn;
@@ -31,6 +31,12 @@ use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
 use crate::upstream::Transport;
 
+/// What a request on the proxy port can do to its connection beside answering.
+pub(super) struct AgentEnd {
+    pub(super) outlet: Outlet,
+    pub(super) cut: Cut,
+}
+
 /// Answers one request on the proxy port.
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
@@ -38,7 +44,7 @@ pub(super) async fn front(
     peer: Peer,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
-    outlet: &Outlet,
+    end: &AgentEnd,
 ) -> Response<Body> {
     let target = match target(&request) {
         Ok(target) => target,
@@ -60,7 +66,7 @@ pub(super) async fn front(
         Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
     };
     let client = Client::of(request.version(), request.headers());
-    let caller = Caller { peer, identity, client };
+    let caller = Caller { peer, identity, client, cut: end.cut.clone() };
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -69,7 +75,7 @@ pub(super) async fn front(
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
             let route = Route { caller, origin, other_name: false, place: None, shutdown };
-            exchange(gateway, &route, request, outlet).await
+            exchange(gateway, &route, request, &end.outlet).await
         }
     }
 }
@@ -206,7 +212,7 @@ async fn connect(
             return refusal::respond(&refused, ledger.id);
         }
     };
-    match state.policy.tunnel(agent, &authority, &state.credentials) {
+    match state.policy.tunnel(&caller.identity, &authority, &state.credentials, unix_now()) {
         TunnelDecision::Opaque { rule, meters } => {
             match open_opaque(gateway, &caller, authority.clone(), (&rule, &meters)).await {
                 Ok((upstream, ledger)) => {
@@ -333,7 +339,7 @@ fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Co
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    match state.policy.tunnel(&caller.identity.agent, authority, &state.credentials) {
+    match state.policy.tunnel(&caller.identity, authority, &state.credentials, unix_now()) {
         TunnelDecision::Opaque { .. } => None,
         TunnelDecision::Intercept => Some(Code::NotAllowed),
     }
@@ -461,6 +467,7 @@ mod tests {
             peer: Peer::Unix(None),
             identity: Arc::new(identity),
             client: Client::Unknown,
+            cut: Cut::default(),
         };
         let authority = Authority::parse("web.test:443", None).unwrap();
         let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);

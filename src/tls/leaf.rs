@@ -618,6 +618,7 @@ mod tests {
         };
         assert_eq!(agreed(&["http/1.1", "h2"]), Some(Alpn::Http2));
         assert_eq!(agreed(&["http/1.1"]), Some(Alpn::Http11));
+        assert_eq!(agreed(&["http/1.0"]), Some(Alpn::Http11));
         assert_eq!(agreed(&[]), None);
         let none = shake(&alpn_client(&cache, &["spdy/3"]), "a.test", &config);
         assert_eq!(none.err(), Some(rustls::Error::NoApplicationProtocol));

@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(error(&certificate, key, Some(&certificate)), None);
         let (certificate, key) = pair();
         let config = server_config(&setup(&certificate, key, None)).unwrap();
-        assert_eq!(config.alpn_protocols, [b"http/1.1"]);
+        assert_eq!(config.alpn_protocols, [b"http/1.1", b"http/1.0"]);
     }
 
     #[test]

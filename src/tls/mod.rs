@@ -56,26 +56,28 @@ fn provider() -> Arc<CryptoProvider> {
 pub enum Alpn {
     /// `h2` (RFC 9113).
     Http2,
-    /// `http/1.1` (RFC 9112).
+    /// `http/1.1` (RFC 9112), of which `http/1.0` is an older form: `curl --http1.0` names no other,
+    /// and would be turned away.
     Http11,
 }
 
 impl Alpn {
-    /// The protocol's name on the wire.
+    /// The protocol's names on the wire, the better one first.
     #[must_use]
-    pub fn as_str(self) -> &'static str {
+    pub fn names(self) -> &'static [&'static str] {
         match self {
-            Self::Http2 => "h2",
-            Self::Http11 => "http/1.1",
+            Self::Http2 => &["h2"],
+            Self::Http11 => &["http/1.1", "http/1.0"],
         }
     }
 
     fn from_wire(name: &[u8]) -> Option<Self> {
-        [Self::Http2, Self::Http11].into_iter().find(|alpn| alpn.as_str().as_bytes() == name)
+        let is = |alpn: &Self| alpn.names().iter().any(|own| own.as_bytes() == name);
+        [Self::Http2, Self::Http11].into_iter().find(is)
     }
 
     fn wire_list(list: &[Self]) -> Vec<Vec<u8>> {
-        list.iter().map(|alpn| alpn.as_str().into()).collect()
+        list.iter().flat_map(|alpn| alpn.names()).map(|name| (*name).into()).collect()
     }
 }
 

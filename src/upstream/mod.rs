@@ -447,6 +447,12 @@ impl Upstream {
         self.pool.sweep();
     }
 
+    /// How long a body may stand still, where no rule says otherwise.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        self.timeouts.idle
+    }
+
     /// Drops all waiting connections.
     pub fn close_idle(&self) {
         self.pool.clear();

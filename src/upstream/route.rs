@@ -21,6 +21,8 @@ pub struct HostRule {
     pub address: Option<Authority>,
     /// PEM file with the only CAs that are believed for the hosts.
     pub ca_file: Option<PathBuf>,
+    /// PEM file with the lists of revoked certificates of the CA that issues the hosts' own.
+    pub crl_file: Option<PathBuf>,
     /// The certificate that the proxy shows to the hosts.
     pub client_cert: Option<ClientCertificate>,
     /// The proxy that stands before the hosts.
@@ -37,6 +39,7 @@ impl HostRule {
             pattern,
             address: None,
             ca_file: None,
+            crl_file: None,
             client_cert: None,
             proxy: None,
             http1_only: false,
@@ -107,7 +110,7 @@ impl Routes {
             move |cause| UpstreamError { pattern, cause }
         };
         let roots = Roots::system().map_err(blame(None))?;
-        let default = TlsProfile::new(&roots, None, None).map_err(blame(None))?;
+        let default = TlsProfile::new(&roots, None, None, None).map_err(blame(None))?;
         let mut this = Self {
             all: vec![Route {
                 id: 0,
@@ -167,10 +170,11 @@ impl Routes {
 
 /// A rule without certificates of its own shares the default profile, sessions included.
 fn profile(roots: &Roots, default: &TlsProfile, rule: &HostRule) -> Result<TlsProfile, TrustError> {
-    if rule.ca_file.is_none() && rule.client_cert.is_none() {
+    let (ca, crl) = (rule.ca_file.as_deref(), rule.crl_file.as_deref());
+    if ca.is_none() && crl.is_none() && rule.client_cert.is_none() {
         return Ok(default.clone());
     }
-    TlsProfile::new(roots, rule.ca_file.as_deref(), rule.client_cert.as_ref())
+    TlsProfile::new(roots, ca, crl, rule.client_cert.as_ref())
 }
 
 /// Later literal labels say more about who owns the name, then the length of the pattern; `*` alone

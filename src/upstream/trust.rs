@@ -13,7 +13,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, ServerName};
 use rustls::{AlertDescription, CertificateError, CipherSuite, ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
@@ -35,8 +35,8 @@ pub(super) enum Offer {
     Http1,
 }
 
-/// What TLS takes before the origin has: eight records, written to the socket together.
-const UNSENT: usize = 128 * 1024;
+/// What TLS takes before the origin has: six records, written to the socket together.
+const UNSENT: usize = 96 * 1024;
 
 /// Principals whose sessions are kept in one profile. One that is forgotten makes a full handshake.
 const PRINCIPALS: usize = 256;
@@ -77,6 +77,11 @@ pub enum TrustError {
         /// Which.
         path: PathBuf,
     },
+    /// A certificate revocation list cannot be read.
+    UnusableList {
+        /// The `crl_file`.
+        path: PathBuf,
+    },
     /// The client certificate and its key cannot be used together.
     ClientCertificate {
         /// The key's file.
@@ -100,6 +105,13 @@ impl fmt::Display for TrustError {
                 "{} holds no usable CA certificate; give the CA's, not the server's",
                 path.display()
             ),
+            Self::UnusableList { path } => {
+                write!(
+                    f,
+                    "{} holds a certificate revocation list that cannot be read",
+                    path.display()
+                )
+            }
             Self::ClientCertificate { path, .. } => {
                 write!(f, "the client certificate does not fit its key {}", path.display())
             }
@@ -114,7 +126,9 @@ impl std::error::Error for TrustError {
             Self::Unreadable { source, .. } => Some(source),
             Self::ClientCertificate { source, .. } => Some(source),
             Self::Setup(source) => Some(&**source),
-            Self::NothingInside { .. } | Self::UnusableRoot { .. } => None,
+            Self::NothingInside { .. } | Self::UnusableRoot { .. } | Self::UnusableList { .. } => {
+                None
+            }
         }
     }
 }
@@ -132,6 +146,7 @@ pub struct RootSummary {
 
 /// The roots for hosts without a `ca_file`, shared by their profiles.
 pub(super) struct Roots {
+    store: Arc<RootCertStore>,
     verifier: Arc<WebPkiServerVerifier>,
     pub(super) summary: RootSummary,
 }
@@ -151,7 +166,8 @@ impl Roots {
             store.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
         }
         let summary = RootSummary { count: store.len(), built_in, problems };
-        Ok(Self { verifier: verifier(store)?, summary })
+        let store = Arc::new(store);
+        Ok(Self { verifier: verifier(Arc::clone(&store), None)?, store, summary })
     }
 }
 
@@ -170,10 +186,24 @@ fn provider() -> Arc<rustls::crypto::CryptoProvider> {
     Arc::new(provider)
 }
 
-fn verifier(store: RootCertStore) -> Result<Arc<WebPkiServerVerifier>, TrustError> {
-    WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider())
-        .build()
-        .map_err(|e| TrustError::Setup(Box::new(e)))
+/// With `crl_file`, a certificate that no list of its issuer speaks of, or only one that has run out,
+/// is refused like a revoked one: an operator who names a list means it.
+fn verifier(
+    store: Arc<RootCertStore>,
+    crl_file: Option<&Path>,
+) -> Result<Arc<WebPkiServerVerifier>, TrustError> {
+    let mut builder = WebPkiServerVerifier::builder_with_provider(store, provider());
+    if let Some(path) = crl_file {
+        // Of the host's own certificate, and not of those above it: few CAs give lists of these.
+        builder = builder
+            .with_crls(read_lists(path)?)
+            .only_check_end_entity_revocation()
+            .enforce_revocation_expiration();
+    }
+    builder.build().map_err(|error| match crl_file {
+        Some(path) => TrustError::UnusableList { path: path.into() },
+        None => TrustError::Setup(Box::new(error)),
+    })
 }
 
 /// One way of speaking TLS: roots, client certificate, protocols, and the sessions that may be
@@ -203,11 +233,13 @@ impl TlsProfile {
     pub(super) fn new(
         roots: &Roots,
         ca_file: Option<&Path>,
+        crl_file: Option<&Path>,
         client: Option<&ClientCertificate>,
     ) -> Result<Self, TrustError> {
-        let verifier = match ca_file {
-            Some(path) => verifier(read_roots(path)?)?,
-            None => roots.verifier.clone(),
+        let verifier = match (ca_file, crl_file) {
+            (Some(path), _) => verifier(Arc::new(read_roots(path)?), crl_file)?,
+            (None, Some(_)) => verifier(Arc::clone(&roots.store), crl_file)?,
+            (None, None) => roots.verifier.clone(),
         };
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -315,6 +347,17 @@ fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TrustE
     Ok(certificates)
 }
 
+fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, TrustError> {
+    let wanted = "certificate revocation list";
+    let lists: Vec<_> = CertificateRevocationListDer::pem_file_iter(path)
+        .and_then(Iterator::collect)
+        .map_err(|e| pem_error(path, wanted, e))?;
+    if lists.is_empty() {
+        return Err(TrustError::NothingInside { path: path.into(), wanted });
+    }
+    Ok(lists)
+}
+
 /// Keeps the reason of a file that cannot be read, and drops that of one that is not PEM: it quotes
 /// the file, and the file may be a key.
 fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TrustError {
@@ -389,6 +432,13 @@ fn certificate_fault(error: &CertificateError) -> &'static str {
         }
         CertificateError::UnknownIssuer => "its issuer is not trusted, or a chain is incomplete",
         CertificateError::Revoked => "it is revoked",
+        CertificateError::UnknownRevocationStatus => {
+            "no list in upstream.hosts.HOST.crl_file is of its issuer"
+        }
+        CertificateError::ExpiredRevocationList
+        | CertificateError::ExpiredRevocationListContext { .. } => {
+            "the list in upstream.hosts.HOST.crl_file has run out; put the new one there"
+        }
         CertificateError::BadSignature => "its signature is wrong",
         CertificateError::BadEncoding => "it cannot be read",
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {

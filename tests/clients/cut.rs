@@ -97,17 +97,26 @@ fn with_python(scene: &Scene, library: &str) -> Command {
     command
 }
 
+/// curl, with one more option.
+fn with_curl(scene: &Scene, option: &str) -> Command {
+    let mut command = scene.home.command(&["run", "--agent", "worker", "--", "sh", "-c"]);
+    command.arg(format!(
+        "while read -r url; do \
+         if curl -sS {option} --fail -o body -H 'Authorization: Bearer locum_main' \"$url\" 2>&1; \
+         then echo whole; else echo; fi | tail -n 1; done",
+    ));
+    command
+}
+
 #[test]
 fn curl() {
-    fetched_by(|scene| {
-        let mut command = scene.home.command(&["run", "--agent", "worker", "--", "sh", "-c"]);
-        command.arg(
-            "while read -r url; do \
-             if curl -sS --fail -o body -H 'Authorization: Bearer locum_main' \"$url\" 2>&1; \
-             then echo whole; else echo; fi | tail -n 1; done",
-        );
-        command
-    });
+    fetched_by(|scene| with_curl(scene, ""));
+}
+
+/// Without chunks: where no length is told, the end of the connection is the answer's.
+#[test]
+fn curl_with_http_1_0() {
+    fetched_by(|scene| with_curl(scene, "--http1.0"));
 }
 
 #[test]

@@ -126,7 +126,10 @@ fn every_yaml_block_is_read_without_a_mistake() {
     let (mut policies, mut configs) = (0, 0);
     for document in documents() {
         for block in blocks(&document).into_iter().filter(|b| b.language == "yaml") {
-            let name = format!("{document}:{}", block.line);
+            let organisation = block.text.contains("layer: organisation");
+            let directory = if organisation { "org/" } else { "" };
+            let name = format!("{directory}{document}:{}", block.line);
+            let name = name.replace("docs/", "");
             let source = Source::new(&name, &block.text);
             if block.text.contains("\nrules:") || block.text.starts_with("rules:") {
                 policies += 1;

@@ -11,6 +11,8 @@ mod clear;
 mod distrust;
 mod door;
 mod echo;
+mod fields;
+mod frames;
 mod framing;
 mod half_open;
 mod http2;

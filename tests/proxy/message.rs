@@ -342,7 +342,8 @@ fn an_agent_keeps_its_body_until_the_origin_wants_it() {
     assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
     assert!(near.is_silent(std::time::Duration::from_millis(100)), "told before the origin");
     far.send("HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 100 Continue\r\n\r\n");
-    assert_eq!(near.until("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+    assert_eq!(near.until(END), "HTTP/1.1 102 Processing\r\n\r\n");
+    assert_eq!(near.until(END), "HTTP/1.1 100 Continue\r\n\r\n");
     near.send("12345");
     far.until("12345");
     far.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");

@@ -76,6 +76,7 @@ fn recorded<T>(value: T) -> Recorded<T> {
         decision: Decision::Permit,
         code: None,
         reason: None,
+        shadow: None,
     };
     Recorded::new(value, &Sink, &record).unwrap()
 }
@@ -774,6 +775,7 @@ mod trust {
             (ca.for_clients_only("origin.test"), "not meant for servers"),
             (other.leaf("origin.test"), "not trusted"),
             (Leaf::self_signed("origin.test"), "not trusted"),
+            (ca.without_the_middle("origin.test"), "a chain is incomplete"),
         ] {
             let origin = Origin::tls(vec![vec![UntilClosed]], leaf.server()).await;
             let (upstream, _dir) = pinned(&ca, None);
@@ -782,6 +784,49 @@ mod trust {
             assert_eq!(refusal.code, Code::CertificateInvalid, "{refusal}");
             assert!(refusal.detail.contains(why), "{refusal}");
             assert_eq!(origin.received(), [""], "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_revoked_certificate_is_refused_and_so_is_one_that_no_list_speaks_of() {
+        let (ca, other) = (origin::Authority::new(), origin::Authority::new());
+        for (list, why) in [
+            (ca.revoke(&[8], 2999), None),
+            (ca.revoke(&[7, 8], 2999), Some("it is revoked")),
+            (ca.revoke(&[8], 2021), Some("has run out")),
+            (other.revoke(&[], 2999), Some("is of its issuer")),
+        ] {
+            let script = vec![ReadRequest, Send(OK), UntilClosed];
+            let origin = Origin::tls(vec![script], ca.numbered("origin.test", 7).server()).await;
+            let (mut rule, dir) = rule(&ca, None);
+            let path = dir.path().join("revoked.pem");
+            std::fs::write(&path, list).unwrap();
+            rule.crl_file = Some(path);
+            let upstream = Upstream::new(Settings { hosts: vec![rule], ..settings() }).unwrap();
+            let target = target(Scheme::Https, origin.address);
+            let sent = send(&upstream, &target, "a", post("secret")).await;
+            let Some(why) = why else {
+                assert_eq!(text(sent.unwrap()).await.unwrap(), "ok");
+                continue;
+            };
+            let refusal = sent.unwrap_err();
+            assert_eq!(refusal.code, Code::CertificateInvalid, "{refusal}");
+            assert!(refusal.detail.contains(why), "{refusal}");
+            assert_eq!(origin.received(), [""], "{why}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_list_that_cannot_be_read_is_named() {
+        let ca = origin::Authority::new();
+        for text in ["", "nothing", "-----BEGIN X509 CRL-----\nAAAA\n-----END X509 CRL-----\n"] {
+            let (mut rule, dir) = rule(&ca, None);
+            let path = dir.path().join("revoked.pem");
+            std::fs::write(&path, text).unwrap();
+            rule.crl_file = Some(path);
+            let made = Upstream::new(Settings { hosts: vec![rule], ..settings() });
+            let error = made.map(drop).unwrap_err().to_string();
+            assert!(error.contains("origin.test") && error.contains("revoked.pem"), "{error}");
         }
     }
 

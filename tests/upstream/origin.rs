@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, SanType, date_time_ymd,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType, IsCa, Issuer,
+    KeyIdMethod, KeyPair, RevokedCertParams, SanType, date_time_ymd,
 };
 use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -243,6 +244,44 @@ impl Authority {
         let mut params = params(name);
         params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(&params)
+    }
+
+    /// A certificate of this serial number, for [`Authority::revoke`].
+    pub(crate) fn numbered(&self, name: &str, serial: u64) -> Leaf {
+        let mut params = params(name);
+        params.serial_number = Some(serial.into());
+        self.sign(&params)
+    }
+
+    /// Signed by an authority below this one, which the chain leaves out.
+    pub(crate) fn without_the_middle(&self, name: &str) -> Leaf {
+        let key = KeyPair::generate().unwrap();
+        let mut middle = CertificateParams::new(Vec::new()).unwrap();
+        middle.distinguished_name.push(DnType::CommonName, "between");
+        middle.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        middle.signed_by(&key, &self.issuer).unwrap();
+        let own = KeyPair::generate().unwrap();
+        let certificate = params(name).signed_by(&own, &Issuer::new(middle, key)).unwrap();
+        Leaf { chain: vec![certificate.der().clone()], pem: certificate.pem(), key: own }
+    }
+
+    /// A list with these serial numbers on it, which is good until the year.
+    pub(crate) fn revoke(&self, serials: &[u64], until: i32) -> String {
+        let revoked_certs = serials.iter().map(|&serial| RevokedCertParams {
+            serial_number: serial.into(),
+            revocation_time: date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        });
+        let list = CertificateRevocationListParams {
+            this_update: date_time_ymd(2020, 1, 1),
+            next_update: date_time_ymd(until, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: revoked_certs.collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        list.signed_by(&self.issuer).unwrap().pem().unwrap()
     }
 
     fn sign(&self, params: &CertificateParams) -> Leaf {

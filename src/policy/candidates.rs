@@ -1,0 +1,157 @@
+//! Which rules may match at all, found without a look at the others.
+
+use std::collections::HashMap;
+
+use super::rule::{Agents, Rule, Uses};
+use crate::credential::CredentialIndex;
+use crate::host::{Host, HostPattern, Origin};
+use crate::reference::Name;
+
+/// Rules by what they speak of, each list in the order of the document.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    /// Rules whose `to` names the host itself.
+    by_host: HashMap<Host, Vec<u32>>,
+    /// Rules with a pattern in `to`, by the literal labels at its end.
+    by_suffix: HashMap<Box<str>, Vec<u32>>,
+    /// Rules without `to`, by each credential or set that they grant.
+    by_use: HashMap<Name, Vec<u32>>,
+    /// Rules that may speak of any host.
+    anywhere: Vec<u32>,
+    /// Rules that name agents.
+    by_agent: HashMap<Name, Vec<u32>>,
+    /// Rules for any agent.
+    by_anyone: Vec<u32>,
+}
+
+impl Candidates {
+    pub(super) fn of(rules: &[Rule]) -> Self {
+        let mut found = Self::default();
+        for (rule, at) in rules.iter().zip(0..) {
+            found.add_places(rule, at);
+            match &rule.agents {
+                Agents::Any => push(&mut found.by_anyone, at),
+                Agents::Named(names) => {
+                    for name in names {
+                        push(found.by_agent.entry(name.clone()).or_default(), at);
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    fn add_places(&mut self, rule: &Rule, at: u32) {
+        let Some(to) = &rule.to else {
+            return match &rule.uses {
+                Uses::All => push(&mut self.anywhere, at),
+                Uses::Named(names) => {
+                    for name in names {
+                        push(self.by_use.entry(name.clone()).or_default(), at);
+                    }
+                }
+            };
+        };
+        for destination in to {
+            let host: &HostPattern = &destination.host;
+            let list = match (host.exact(), host.literal_suffix()) {
+                (Some(host), _) => self.by_host.entry(host.clone()).or_default(),
+                (None, Some(suffix)) if !suffix.is_empty() => {
+                    self.by_suffix.entry(suffix.into()).or_default()
+                }
+                _ => &mut self.anywhere,
+            };
+            push(list, at);
+        }
+    }
+
+    /// The rules for `agent` that may match at `origin`, in the order of the document; some may not.
+    /// Found among those for the agent or those for the host, whichever are fewer: then neither many
+    /// agents at one host nor one agent of many hosts makes a decision slow.
+    pub(super) fn find<'a>(
+        &'a self,
+        agent: &Name,
+        origin: &Origin,
+        index: &CredentialIndex,
+    ) -> Merge<'a> {
+        let mut theirs = Merge::default();
+        theirs.add(self.by_agent.get(agent));
+        theirs.add(Some(&self.by_anyone));
+        let mut there = Merge::default();
+        let host = &origin.authority.host;
+        there.add(self.by_host.get(host));
+        there.add(Some(&self.anywhere));
+        if !self.by_suffix.is_empty() {
+            for suffix in suffixes(host) {
+                there.add(self.by_suffix.get(suffix));
+            }
+        }
+        if !self.by_use.is_empty() {
+            for credential in index.bound_to(origin) {
+                there.add(self.by_use.get(&credential.name));
+                for set in index.sets_with(&credential.name) {
+                    there.add(self.by_use.get(set));
+                }
+            }
+        }
+        if theirs.len < there.len { theirs } else { there }
+    }
+}
+
+/// Each rule once, though more than one of its destinations may lead here.
+fn push(list: &mut Vec<u32>, at: u32) {
+    if list.last() != Some(&at) {
+        list.push(at);
+    }
+}
+
+/// `a.b.c`, `b.c`, `c`: every end that a pattern may have. An address has none.
+fn suffixes(host: &Host) -> impl Iterator<Item = &str> {
+    let name = host.name();
+    let whole = name.into_iter();
+    whole.chain(name.into_iter().flat_map(|n| n.match_indices('.').map(|(at, _)| &n[at + 1..])))
+}
+
+/// Lists that most decisions are merged from: the host, anywhere, and a few ends of its name.
+const USUAL: usize = 6;
+
+/// Ascending lists as one, each number once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Merge<'a> {
+    lists: [&'a [u32]; USUAL],
+    used: usize,
+    /// For hosts of many labels, or with many credentials.
+    more: Vec<&'a [u32]>,
+    /// Of all lists together.
+    pub(super) len: usize,
+}
+
+impl<'a> Merge<'a> {
+    fn add(&mut self, list: Option<&'a Vec<u32>>) {
+        let Some(list) = list.filter(|list| !list.is_empty()) else { return };
+        self.len += list.len();
+        match self.lists.get_mut(self.used) {
+            Some(place) => *place = list,
+            None => self.more.push(list),
+        }
+        self.used += 1;
+    }
+}
+
+impl Iterator for Merge<'_> {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let used = self.used.min(USUAL);
+        let lists = self.lists[..used].iter().chain(&self.more);
+        let first = lists.filter_map(|list| list.first().copied()).min()?;
+        for list in self.lists[..used].iter_mut().chain(&mut self.more) {
+            if let Some((head, rest)) = list.split_first()
+                && *head == first
+            {
+                *list = rest;
+            }
+        }
+        Some(first)
+    }
+}

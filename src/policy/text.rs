@@ -1,0 +1,88 @@
+//! Text patterns: `*` is any run of characters, none included. For values, not for hosts or paths.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A set of texts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TextPattern(Box<[Box<str>]>);
+
+/// Why a text is no pattern.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextError;
+
+impl fmt::Display for TextError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a pattern is not empty, and has no control character")
+    }
+}
+
+impl std::error::Error for TextError {}
+
+impl FromStr for TextPattern {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        if text.is_empty() || text.chars().any(char::is_control) {
+            return Err(TextError);
+        }
+        Ok(Self(text.split('*').map(Into::into).collect()))
+    }
+}
+
+impl TextPattern {
+    /// Whether `text` is in the set. Case counts.
+    #[must_use]
+    pub fn matches(&self, text: &[u8]) -> bool {
+        let [first, middle @ .., last] = &*self.0 else {
+            return self.0.first().is_some_and(|only| only.as_bytes() == text);
+        };
+        let Some(rest) = text.strip_prefix(first.as_bytes()) else { return false };
+        let Some(mut rest) = rest.strip_suffix(last.as_bytes()) else { return false };
+        for part in middle {
+            match memchr::memmem::find(rest, part.as_bytes()) {
+                Some(at) => rest = &rest[at + part.len()..],
+                None => return false,
+            }
+        }
+        true
+    }
+}
+
+impl fmt::Display for TextPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("*"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stars_are_any_text() {
+        for (pattern, text, expected) in [
+            ("abc", "abc", true),
+            ("abc", "Abc", false),
+            ("abc", "abcd", false),
+            ("2024-*", "2024-", true),
+            ("2024-*", "2024-01-31", true),
+            ("2024-*", "x2024-01", false),
+            ("*", "", true),
+            ("*", "anything at all", true),
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("a*b*c", "a--b--c", true),
+            ("a*b*c", "acb", false),
+            ("*x*", "x", true),
+            ("**", "", true),
+        ] {
+            let found = pattern.parse::<TextPattern>().unwrap();
+            assert_eq!(found.matches(text.as_bytes()), expected, "{pattern} {text}");
+            assert_eq!(found.to_string(), pattern);
+        }
+        for bad in ["", "a\nb", "\u{7f}"] {
+            assert_eq!(bad.parse::<TextPattern>(), Err(TextError), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! A name server that lies: it changes its answers between one question and the next, mixes public
+//! and private addresses, hides private ones in every form of IPv6, and lets nothing be kept. Whatever
+//! it says, the proxy touches no address that is not public.
+//!
+//! It all happens in a network of the test's own, made by `unshare`: in there every address of the
+//! Internet is this machine, and whoever is connected to is written down.
+#![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use simple_dns::rdata::{A, AAAA, RData};
+use simple_dns::{CLASS, Packet, PacketFlag, QTYPE, RCODE, ResourceRecord, TYPE};
+use support::*;
+
+/// A public address: `example.com` had it for years.
+const PUBLIC: &str = "93.184.216.34";
+const PUBLIC_6: &str = "2606:2800:220:1:248:1893:25c8:1946";
+
+/// Where nobody but the machine and its network should get to, in every spelling that an answer has.
+const PRIVATE: [&str; 30] = [
+    "127.0.0.1",
+    "127.9.9.9",
+    "0.0.0.0",
+    "10.0.0.5",
+    "172.16.0.1",
+    "172.31.255.254",
+    "192.168.1.1",
+    "100.64.0.1",
+    "169.254.169.254",
+    "169.254.170.2",
+    "192.0.0.192",
+    "198.18.0.1",
+    "224.0.0.1",
+    "240.0.0.1",
+    "255.255.255.255",
+    "::1",
+    "::",
+    "::ffff:127.0.0.1",
+    "::ffff:169.254.169.254",
+    "::127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe",
+    "64:ff9b:1::7f00:1",
+    "2002:7f00:1::1",
+    "2002:a9fe:a9fe::1",
+    "2001:0:7f00:1::80ff:fffe",
+    "fe80::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fec0::1",
+];
+
+#[test]
+fn a_name_server_that_lies_leads_to_no_private_address() {
+    let resolv = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(resolv.path(), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
+    let script = "set -e; \"$IP\" link set lo up; \
+                  \"$IP\" route add local default dev lo; \
+                  \"$IP\" -6 route add local default dev lo; \
+                  mount --bind \"$RESOLV\" /etc/resolv.conf; \
+                  exec \"$TEST\" --ignored --exact in_a_network_of_its_own --nocapture";
+    let mut command = Command::new("unshare");
+    command.args(["--user", "--map-root-user", "--net", "--mount", "--kill-child", "sh", "-c"]);
+    command.arg(script).env("RESOLV", resolv.path());
+    command.env("TEST", std::env::current_exe().unwrap());
+    let (ip, libraries) = iproute();
+    command.env("IP", ip).env("LD_LIBRARY_PATH", libraries);
+    let ran = run(&mut command, b"").ok();
+    assert!(ran.out.contains("1 passed"), "{}{}", ran.out, ran.err);
+}
+
+/// The program that sets addresses and routes.
+fn iproute() -> (std::path::PathBuf, std::ffi::OsString) {
+    let own = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"].map(std::path::PathBuf::from);
+    if let Some(own) = own.into_iter().find(|path| path.exists()) {
+        return (own, std::env::var_os("LD_LIBRARY_PATH").unwrap_or_default());
+    }
+    let tools = Tools::debian("iproute2", &["iproute2"]);
+    (tools.program("bin/ip"), tools.libraries())
+}
+
+#[test]
+#[ignore = "started by the test above, in its network"]
+fn in_a_network_of_its_own() {
+    let touched = Touched::listen(&[443, 80]);
+    let names = Names::serve();
+    let home = Home::new();
+    home.unset("upstream.allow_addresses");
+    let slots = ["--to", "https://*.bound.test", "--header", "Authorization: Bearer {secret}"];
+    home.add("main", &slots, &canary());
+    home.policy(
+        "version: 1\nrules:\n\
+         - {name: bound, agents: ['*'], use: [main]}\n\
+         - {name: clear, agents: ['*'], to: ['http://*.clear.test']}\n\
+         - {name: web, agents: ['*'], to: ['https://*.web.test'], tunnel: opaque}\n",
+    );
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let visit = Visit { serve: &serve, agent: &agent };
+
+    // That this network works, and that the canaries notice.
+    names.say("good", &[&[PUBLIC]]);
+    visit.all("good");
+    assert_eq!(touched.take(), BTreeSet::from([PUBLIC.parse().unwrap()]));
+    names.say("good6", &[&[PUBLIC_6]]);
+    visit.all("good6");
+    assert_eq!(touched.take(), BTreeSet::from([PUBLIC_6.parse().unwrap()]));
+
+    // Every private address, alone and beside a public one in either order.
+    let public: BTreeSet<IpAddr> = [PUBLIC, PUBLIC_6].map(|ip| ip.parse().unwrap()).into();
+    for (n, private) in PRIVATE.iter().enumerate() {
+        names.say(&format!("alone{n}"), &[&[private]]);
+        visit.all(&format!("alone{n}"));
+        assert_eq!(touched.take(), BTreeSet::new(), "{private}");
+        names.say(&format!("first{n}"), &[&[private, PUBLIC, PUBLIC_6]]);
+        names.say(&format!("last{n}"), &[&[PUBLIC_6, PUBLIC, private]]);
+        visit.all(&format!("first{n}"));
+        visit.all(&format!("last{n}"));
+        let touched = touched.take();
+        assert!(touched.is_subset(&public), "{private}: {touched:?}");
+    }
+
+    // Another answer each time that it is asked: what is checked is what is dialled.
+    names.say("rebind", &[&[PUBLIC], &["127.0.0.1"]]);
+    names.say("flip", &[&["169.254.169.254"], &[PUBLIC], &["::1", "10.0.0.5"]]);
+    for _ in 0..30 {
+        visit.all("rebind");
+        visit.all("flip");
+    }
+    let touched = touched.take();
+    assert!(touched.contains(&PUBLIC.parse().unwrap()), "the public answers were used");
+    assert!(touched.is_subset(&public), "{touched:?}");
+    assert!(names.asked("rebind") > 30, "the proxy asked anew");
+}
+
+/// One host by every way that the proxy goes.
+struct Visit<'a> {
+    serve: &'a Serve,
+    agent: &'a Agent,
+}
+
+impl Visit<'_> {
+    fn all(&self, name: &str) {
+        let authorization = self.agent.authorization();
+        // An opaque tunnel, whose address is dialled before the answer.
+        self.serve.wire().ask(connect(&format!("{name}.web.test:443"), &authorization));
+        // In the clear.
+        self.serve.wire().ask(format!(
+            "GET http://{name}.clear.test/ HTTP/1.1\r\nHost: {name}.clear.test\r\n\
+             Proxy-Authorization: {authorization}\r\n\r\n"
+        ));
+        // Intercepted, with a credential, and as a WebSocket.
+        let host = format!("{name}.bound.test");
+        let mut wire = self.serve.tunnel(self.agent, &host);
+        let asked = "Authorization: Bearer locum_main\r\n";
+        wire.ask(format!("GET / HTTP/1.1\r\nHost: {host}\r\n{asked}\r\n"));
+        wire.ask(format!(
+            "GET / HTTP/1.1\r\nHost: {host}\r\n{asked}Connection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+        ));
+    }
+}
+
+/// The addresses at which somebody was met since it was last asked.
+struct Touched(Arc<Mutex<BTreeSet<IpAddr>>>);
+
+impl Touched {
+    /// Listens at these ports of every address. A connection is closed as soon as it is noted.
+    fn listen(ports: &[u16]) -> Self {
+        let touched = Arc::new(Mutex::new(BTreeSet::new()));
+        for &port in ports {
+            // Takes those of IPv4 too, as mapped addresses.
+            let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).unwrap();
+            let touched = Arc::clone(&touched);
+            std::thread::spawn(move || {
+                for met in listener.incoming() {
+                    let Ok(at) = met.and_then(|stream| stream.local_addr()) else { continue };
+                    touched.lock().unwrap().insert(at.ip().to_canonical());
+                }
+            });
+        }
+        Self(touched)
+    }
+
+    fn take(&self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut *self.0.lock().unwrap())
+    }
+}
+
+/// The name server.
+struct Names(Arc<Mutex<HashMap<String, Said>>>);
+
+/// What is said of a name: one answer after the other, and then from the start again.
+struct Said {
+    answers: Vec<Vec<IpAddr>>,
+    /// How often each kind of address was asked for.
+    asked: [usize; 2],
+}
+
+impl Names {
+    fn serve() -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 53)).unwrap();
+        let names = Arc::new(Mutex::new(HashMap::new()));
+        let said = Arc::clone(&names);
+        std::thread::spawn(move || {
+            let mut buffer = [0; 1500];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let answer = answer(&buffer[..length], &mut said.lock().unwrap());
+                socket.send_to(&answer, from).unwrap();
+            }
+        });
+        Self(names)
+    }
+
+    fn say(&self, name: &str, answers: &[&[&str]]) {
+        let parse = |all: &&[&str]| all.iter().map(|ip| ip.parse().unwrap()).collect();
+        let answers = answers.iter().map(parse).collect();
+        self.0.lock().unwrap().insert(name.to_owned(), Said { answers, asked: [0; 2] });
+    }
+
+    fn asked(&self, name: &str) -> usize {
+        self.0.lock().unwrap()[name].asked[0]
+    }
+}
+
+/// The answer to a question about `NAME.*.test`, with a time to live of nothing.
+fn answer(question: &[u8], names: &mut HashMap<String, Said>) -> Vec<u8> {
+    let question = Packet::parse(question).unwrap();
+    let asked = question.questions[0].clone();
+    let mut reply = question.into_reply();
+    reply.set_flags(PacketFlag::AUTHORITATIVE_ANSWER);
+    let full = asked.qname.to_string();
+    let kind = match asked.qtype {
+        QTYPE::TYPE(TYPE::A) => 0,
+        QTYPE::TYPE(TYPE::AAAA) => 1,
+        _ => 2,
+    };
+    match full.split('.').next().and_then(|name| names.get_mut(name)) {
+        Some(said) if kind < 2 => {
+            let turn = said.asked[kind] % said.answers.len();
+            said.asked[kind] += 1;
+            for ip in &said.answers[turn] {
+                let data = match ip {
+                    IpAddr::V4(ip) if kind == 0 => RData::A(A::from(*ip)),
+                    IpAddr::V6(ip) if kind == 1 => RData::AAAA(AAAA::from(*ip)),
+                    _ => continue,
+                };
+                let name = asked.qname.clone();
+                reply.answers.push(ResourceRecord::new(name, CLASS::IN, 0, data));
+            }
+        }
+        Some(_) => {}
+        None => *reply.rcode_mut() = RCODE::NameError,
+    }
+    reply.build_bytes_vec().unwrap()
+}
