@@ -63,7 +63,8 @@ struct Made {
     /// The lengths of the shortest and the longest needle.
     shortest: usize,
     longest: usize,
-    spelling: Spelling,
+    /// Larger than all else here, and an answer is moved often before it is read.
+    spelling: Box<Spelling>,
 }
 
 /// Where a needle stands in a text, and which.
@@ -111,7 +112,7 @@ impl Made {
         let lengths = || needles.iter().map(|n| n.bytes.len());
         let shortest = lengths().min().unwrap_or(1);
         let longest = lengths().max().unwrap_or(1);
-        let spelling = Spelling::new(&needles);
+        let spelling = Box::new(Spelling::new(&needles));
         Self { needles, shortest, longest, spelling }
     }
 
