@@ -40,4 +40,6 @@ config.bind = [f"fd://{listening.fileno()}"]
 config.certfile, config.keyfile = certificate, private
 config.alpn_protocols = ["h2", "http/1.1"] if sys.argv[3:] == ["h2"] else ["http/1.1"]
 config.include_server_header = False
+# A machine that is busy is no reason to go.
+config.keep_alive_timeout = 600
 asyncio.run(hypercorn.asyncio.serve(answer, config, mode="wsgi"))
