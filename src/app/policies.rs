@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::document::{Limits, Problem, Report, Source};
-use crate::policy::{self, Policy};
+use crate::policy::{self, Compiled, Policy};
 
 /// Reads and compiles the policies of a directory.
 ///
@@ -17,20 +17,26 @@ pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
 }
 
 /// What became of policy files.
-pub(crate) struct ReadPolicy {
+pub(crate) struct ReadPolicy<P = Policy> {
     /// How many files were read.
     pub(crate) files: usize,
     /// The policy, or every mistake in every file, and what could not be read.
-    pub(crate) policy: Result<Policy, Report>,
+    pub(crate) policy: Result<P, Report>,
 }
 
 /// Reads and compiles policy files as one policy. Of a directory those that end in `.yaml` or
 /// `.yml`, by name and without the hidden ones, after those of its `org`; a file that is named itself is read whatever it is
 /// called.
 pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
+    let ReadPolicy { files, policy } = read_policies(paths);
+    ReadPolicy { files, policy: policy.map(|compiled| compiled.policy) }
+}
+
+/// The same, with the tests that stand beside the rules.
+pub(crate) fn read_policies(paths: &[PathBuf]) -> ReadPolicy<Compiled> {
     let (sources, mut report) = sources(paths);
     let files = sources.len();
-    let policy = match policy::compile(sources) {
+    let policy = match policy::compile_all(sources) {
         Ok(policy) if report.is_empty() => Ok(policy),
         Ok(_) => Err(report),
         Err(mistakes) => {

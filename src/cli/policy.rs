@@ -1,5 +1,8 @@
 //! `locum policy`: rules, checked before they are in force.
 
+mod cases;
+mod explain;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -28,11 +31,35 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Ask the policies what their own tests ask, and say which answers are not as expected
+    #[command(
+        after_help = "Example:\n  locum policy test policies/\n\nTests stand beside the rules, under `tests`. Exit code 1 if one fails, 64 if a file has a mistake."
+    )]
+    Test {
+        /// Files and directories, as one policy [default: the home's policies]
+        #[arg(value_name = "PATH")]
+        paths: Vec<PathBuf>,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Explain a decision: which rules match, which do not, and what would have to change
+    #[command(
+        after_help = "Example:\n  locum policy explain --agent researcher POST https://api.openai.com/v1/chat/completions --use openai\n  locum policy explain --request 019a3f0c5e7a…   # of the audit log\n\nExit code 0 for what is allowed, 1 for what is refused."
+    )]
+    Explain(Box<explain::Args>),
 }
 
 /// Takes the home as it was found or not: with paths given, none is needed.
 pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitCode, Failure> {
-    let Command::Check { paths, json } = command;
+    let (paths, json) = match command {
+        Command::Check { paths, json } => (paths, json),
+        Command::Test { paths, json } if paths.is_empty() => {
+            return cases::run(&[home?.policies()], json);
+        }
+        Command::Test { paths, json } => return cases::run(&paths, json),
+        Command::Explain(args) => return explain::run(home, &args),
+    };
     if !paths.is_empty() {
         return check(&paths, json, |_| Vec::new());
     }

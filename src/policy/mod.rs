@@ -4,8 +4,10 @@
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
 mod candidates;
+mod cases;
 mod compile;
 mod conditions;
+mod explain;
 mod limits;
 mod path;
 mod read;
@@ -22,7 +24,9 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
-pub use compile::{FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile};
+pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use path::{PathError, PathPattern};
 pub use rule::Check;
@@ -333,6 +337,12 @@ impl Policy {
     pub fn place(&self, rule: &str) -> Option<(&str, Position)> {
         let place = self.rules.iter().find(|r| *r.name == *rule)?.place;
         Some((self.files.get(place.file as usize)?, place.at))
+    }
+
+    /// The file of a test, and where in it the test begins.
+    #[must_use]
+    pub fn place_of(&self, case: &Case) -> (&str, Position) {
+        (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
     }
 
     /// How many rules there are.

@@ -117,3 +117,51 @@ fn sets_come_and_go() {
     home.run(&["set", "remove", "both"]).refused(1, &["there is no set 'both'"]);
     assert_eq!(home.credentials(), ["a", "b"]);
 }
+
+const RESEARCH: &str = "version: 1
+rules:
+  - name: chat for research
+    agents: [researcher]
+    to: [https://api.openai.com]
+    methods: [POST]
+    paths: [/v1/chat/completions]
+    use: [openai]
+  - {name: no deletes, deny: true, agents: ['*'], to: ['https://*'], methods: [DELETE]}
+  - {name: others, agents: [somebody], to: ['https://elsewhere.test']}
+given: {credentials: {openai: [https://api.openai.com]}}
+";
+
+#[test]
+fn a_decision_is_explained_with_what_would_have_to_change() {
+    let home = Home::missing();
+    fs::write(home.beside("p.yaml"), RESEARCH).unwrap();
+    let explain = |words: &[&str]| {
+        let usual = ["policy", "explain", "--policy", "p.yaml", "--agent", "researcher"];
+        home.run(&[&usual[..], words].concat())
+    };
+    let url = "https://api.openai.com/v1/chat/completions";
+    let ran = explain(&["POST", url, "--use", "openai"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.out.starts_with("decision: allow, by the rule `chat for research`\n"), "{ran:?}");
+    assert!(ran.out.contains("matches:  `chat for research` (p.yaml:3)"), "{ran:?}");
+    assert!(ran.out.contains("and 1 more rules that do not match"), "{ran:?}");
+    let ran = explain(&["GET", "https://api.openai.com/v1/files", "--use", "openai"]);
+    assert_eq!(ran.code, 1);
+    for line in [
+        "decision: refuse, with not-allowed\n",
+        "misses:   `chat for research` (p.yaml:3)\n            methods: add GET\n            paths: add /v1/files\n",
+        "misses:   `no deletes` (p.yaml:9), denies\n",
+    ] {
+        assert!(ran.out.contains(line), "{line} is not in {ran:?}");
+    }
+    let ran = explain(&["DELETE", url]);
+    assert!(
+        ran.out.starts_with("decision: refuse, with not-allowed, by the rule `no deletes`"),
+        "{ran:?}"
+    );
+    let json = explain(&["CONNECT", "api.openai.com:443", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["decision"], "intercept");
+    assert_eq!(json["rules"][0]["matches"], true);
+    explain(&["POST", "not a url"]).refused(1, &["write a method and a URL"]);
+}
