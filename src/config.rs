@@ -299,6 +299,10 @@ pub struct Limits {
     /// is stopped in a debugger, or a laptop that sleeps, may yet go on; a connection that is held
     /// open for nothing has an origin's connection at its other end.
     pub idle_reader: Duration,
+    /// `ping_after`: how long an agent's HTTP/2 connection may say nothing before it is asked whether
+    /// it lives. Default 1 min: load balancers forget after four minutes or six what says nothing
+    /// (Azure's, AWS's), and a question costs one packet each way.
+    pub ping_after: Duration,
     /// `drain`: how long requests in flight may take at shutdown. Default 25 s, under the 30 s
     /// after which Kubernetes kills.
     pub drain: Duration,
@@ -420,6 +424,7 @@ impl Default for Limits {
             head_time: seconds(15),
             idle_tunnel: seconds(10 * 60),
             idle_reader: seconds(5 * 60),
+            ping_after: seconds(60),
             drain: seconds(25),
         }
     }

@@ -177,6 +177,11 @@ pub enum Slot {
         /// Its name.
         field: Box<str>,
     },
+    /// A string of a JSON message that the client sends in a WebSocket.
+    WebSocket {
+        /// Which.
+        pointer: Pointer,
+    },
 }
 
 /// Why a text is not a slot.
@@ -216,7 +221,7 @@ impl fmt::Display for SlotError {
                 "a JSON pointer begins with '/', such as '/auth/token'; `~1` is a slash in a name, and `~0` a tilde"
             }
             Self::Kind => {
-                "this version knows the slots header, basic, query, path, subprotocol, json, form and multipart"
+                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart and websocket"
             }
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
@@ -225,15 +230,22 @@ impl fmt::Display for SlotError {
 
 impl std::error::Error for SlotError {}
 
-/// Headers that no credential may use: another reader of the request acts on them.
-const RESERVED: [&str; 16] = [
+/// Headers that no credential may use: another reader of the request acts on them, or Locum writes
+/// them itself.
+const RESERVED: [&str; 22] = [
     "accept-encoding",
+    "connect-accept-encoding",
+    "connect-content-encoding",
     "connection",
     "content-encoding",
     "content-length",
     "content-type",
     "expect",
+    "grpc-accept-encoding",
+    "grpc-encoding",
     "host",
+    "http2-settings",
+    "if-range",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
@@ -245,6 +257,15 @@ const RESERVED: [&str; 16] = [
     "upgrade",
 ];
 
+/// The same by how they begin: Locum's own, and those of a WebSocket's handshake, of which one entry
+/// has a slot of its own.
+const RESERVED_BEGINNINGS: [&str; 2] = ["locum-", "sec-websocket-"];
+
+fn is_reserved(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    RESERVED.contains(&name) || RESERVED_BEGINNINGS.iter().any(|with| name.starts_with(with))
+}
+
 impl Slot {
     /// Reads `NAME: TEMPLATE`.
     ///
@@ -253,7 +274,7 @@ impl Slot {
     pub fn header(text: &str) -> Result<Self, SlotError> {
         let (name, template) = text.split_once(':').ok_or(SlotError::Header)?;
         let name: HeaderName = name.trim().parse().map_err(|_| SlotError::Header)?;
-        if RESERVED.contains(&name.as_str()) || name.as_str().starts_with("locum-") {
+        if is_reserved(&name) {
             return Err(SlotError::ReservedHeader);
         }
         Ok(Self::Header { name, template: template.trim().parse()? })
@@ -336,6 +357,14 @@ impl Slot {
         Ok(Self::Multipart { field: field.into() })
     }
 
+    /// A slot in the messages of a WebSocket.
+    ///
+    /// # Errors
+    /// [`SlotError::Pointer`].
+    pub fn websocket(pointer: &str) -> Result<Self, SlotError> {
+        Ok(Self::WebSocket { pointer: pointer.parse()? })
+    }
+
     /// Whether the slot is in a request's body.
     #[must_use]
     pub fn is_in_body(&self) -> bool {
@@ -362,7 +391,8 @@ impl Slot {
             | Self::Subprotocol { .. }
             | Self::Json { .. }
             | Self::Form { .. }
-            | Self::Multipart { .. } => false,
+            | Self::Multipart { .. }
+            | Self::WebSocket { .. } => false,
         }
     }
 
@@ -379,6 +409,7 @@ impl Slot {
             Self::Json { pointer } => format!("json:{pointer}"),
             Self::Form { field } => format!("form:{field}"),
             Self::Multipart { field } => format!("multipart:{field}"),
+            Self::WebSocket { pointer } => format!("websocket:{pointer}"),
         }
     }
 }
@@ -402,6 +433,7 @@ impl fmt::Display for Slot {
             Self::Json { pointer } => write!(f, "json {pointer}"),
             Self::Form { field } => write!(f, "form {field}"),
             Self::Multipart { field } => write!(f, "multipart {field}"),
+            Self::WebSocket { pointer } => write!(f, "websocket {pointer}"),
         }
     }
 }
@@ -419,6 +451,7 @@ impl FromStr for Slot {
             ("json", rest) => Self::json(rest),
             ("form", rest) => Self::form(rest),
             ("multipart", rest) => Self::multipart(rest),
+            ("websocket", rest) => Self::websocket(rest),
             _ => Err(SlotError::Kind),
         }
     }
@@ -441,6 +474,8 @@ pub struct CredentialIndex {
     path_slots: bool,
     /// The same for bodies, which nobody reads without need.
     body_slots: bool,
+    /// The same for the messages of a socket.
+    message_slots: bool,
 }
 
 impl CredentialIndex {
@@ -492,6 +527,7 @@ impl CredentialIndex {
             Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. } => {
                 self.body_slots = true;
             }
+            Slot::WebSocket { .. } => self.message_slots = true,
             Slot::Basic { .. } | Slot::Subprotocol { .. } => {}
         }
     }
@@ -561,6 +597,12 @@ impl CredentialIndex {
         self.body_slots
     }
 
+    /// Whether any credential enters a message of a WebSocket.
+    #[must_use]
+    pub fn has_message_slots(&self) -> bool {
+        self.message_slots
+    }
+
     /// All credentials, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Credential>> {
         self.by_name.values()
@@ -611,8 +653,26 @@ pub(crate) mod tests {
             "json /auth/0/a~1b",
             "form client_secret",
             "multipart api key",
+            "websocket /d/token",
         ] {
             assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn headers_of_the_connection_and_of_the_framing_are_no_slots() {
+        let named = "Accept-Encoding Connection Content-Encoding Content-Length Content-Type Expect \
+                     Grpc-Encoding Host HTTP2-Settings If-Range Keep-Alive Proxy-Connection Range \
+                     Sec-WebSocket-Accept Sec-WebSocket-Extensions Sec-WebSocket-Key \
+                     Sec-WebSocket-Protocol Sec-WebSocket-Version TE Trailer Transfer-Encoding Upgrade";
+        for name in named.split(' ') {
+            for name in [name.to_owned(), name.to_ascii_lowercase()] {
+                let slot = Slot::header(&format!("{name}: {{secret}}"));
+                assert_eq!(slot, Err(SlotError::ReservedHeader), "{name}");
+            }
+        }
+        for name in ["Authorization", "Cookie", "X-Host", "Websocket-Key", "X-Api-Key"] {
+            assert!(Slot::header(&format!("{name}: {{secret}}")).is_ok(), "{name}");
         }
     }
 

@@ -207,6 +207,32 @@ fn make_scrubbable(headers: &mut HeaderMap) {
     headers.remove(header::IF_RANGE);
 }
 
+/// A message of a WebSocket with the secrets in their places, and what was put there. What its answers
+/// must not contain was said when the socket was opened.
+///
+/// # Errors
+/// `internal-error` for a permit of another message.
+pub fn fill_message(
+    message: &BodyText,
+    permit: &Permit,
+    resolved: Resolved,
+) -> Result<(Bytes, Vec<Use>), Refusal> {
+    let nowhere = || Refusal::new(Code::Internal);
+    let mut edits = Edits::default();
+    let mut uses = Vec::with_capacity(permit.grants().len());
+    for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
+        let credential = grant.credential();
+        let slot = credential.slots.get(grant.slot()).ok_or_else(nowhere)?;
+        edits.add(message, credential, slot, &secret).ok_or_else(nowhere)?;
+        uses.push(Use {
+            credential: credential.name.clone(),
+            version: Some(grant.version()),
+            slot: Some(slot.label()),
+        });
+    }
+    Ok((edits.apply(message.bytes()).ok_or_else(nowhere)?, uses))
+}
+
 /// A request while it is being filled.
 struct Filling {
     parts: Parts,
@@ -232,9 +258,10 @@ impl Filling {
                 fill_path(parts, grant, template.as_ref(), secret, needles)?;
             }
             Slot::Subprotocol { .. } => {}
-            Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. } => {
-                self.fill_body(grant, slot, secret)?;
-            }
+            Slot::Json { .. }
+            | Slot::Form { .. }
+            | Slot::Multipart { .. }
+            | Slot::WebSocket { .. } => self.fill_body(grant, slot, secret)?,
         }
         strip(&mut self.parts, grant.credential(), slot, secret)?;
         if let (Some(name), Some(value)) = (slot.header_name(), value) {

@@ -5,6 +5,7 @@
 //! *reading*, and the policy refuses when its answers differ.
 
 mod body;
+mod frames;
 mod handshake;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -12,6 +13,7 @@ use http::request::Parts;
 use http::{Method, Uri, Version};
 
 pub use body::{BodyKind, BodyText, Found, Malformed, Place, Show, Step, Value, is_coded, walk};
+pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;
 
 use crate::agent::Context;
@@ -122,6 +124,12 @@ impl InboundRequest {
     pub fn take_body(&mut self, body: BodyText) {
         self.parts.headers.remove(header::EXPECT);
         self.body = Some(body);
+    }
+
+    /// Asks the origin for no extension of its WebSocket: what a credential may enter has to be read,
+    /// and so may not be compressed.
+    pub fn without_extensions(&mut self) {
+        self.parts.headers.remove(header::SEC_WEBSOCKET_EXTENSIONS);
     }
 
     /// Hands over the parts, for the injection to write on.
@@ -496,13 +504,15 @@ fn reread(text: &str, options: u8) -> String {
     let dots = options & 8 != 0;
     let text = if backslashes { text.replace('\\', "/") } else { text.to_owned() };
     let mut segments: Vec<&str> = Vec::new();
+    let last = text.split('/').count() - 1;
     for (i, segment) in text.split('/').enumerate() {
         let segment =
             if parameters { segment.split(';').next().unwrap_or_default() } else { segment };
         // Some trim what is blank at the end of a name, Windows among them.
         let name = segment.trim_end_matches(|c| c <= ' ');
         match if dots && (name == "." || name == "..") { name } else { segment } {
-            "" if merge && i > 0 && segments.last().is_some_and(|s| s.is_empty()) => {}
+            // But for the root, and for the slash that a path ends with.
+            "" if merge && i > 0 && i < last => {}
             "." if dots => {}
             ".." if dots => {
                 // The first, empty segment is the root, and stays.
@@ -513,8 +523,8 @@ fn reread(text: &str, options: u8) -> String {
             _ => segments.push(segment),
         }
     }
-    let last = text.trim_end_matches(|c| c <= ' ');
-    if dots && (last.ends_with("/.") || last.ends_with("/..")) {
+    let end = text.trim_end_matches(|c| c <= ' ');
+    if dots && (end.ends_with("/.") || end.ends_with("/..")) {
         segments.push("");
     }
     if segments.len() < 2 {
@@ -670,6 +680,11 @@ mod tests {
         assert!(readings("/public/..;/admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/..%5cadmin").contains(&"/admin".to_owned()));
         assert!(readings("//admin").contains(&"/admin".to_owned()));
+        assert!(readings("/a//b").contains(&"/a/b".to_owned()));
+        assert!(readings("/a///b//").contains(&"/a/b/".to_owned()));
+        // Servers that merge slashes do so before they resolve dots.
+        assert!(readings("/public//../admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%2f../admin").contains(&"/admin".to_owned()));
         assert!(readings("/admin;a=b/x").contains(&"/admin/x".to_owned()));
         assert!(readings("/a/%2E").contains(&"/a/".to_owned()));
         assert!(readings("/@scope%2Fname").contains(&"/@scope/name".to_owned()));

@@ -607,3 +607,26 @@ fn the_organisations_rules_act_at_once_and_in_open_tunnels() {
     });
     assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
 }
+
+#[test]
+fn a_refusal_is_explained_by_the_id_that_the_agent_was_told() {
+    let world = World::ruled(
+        "version: 1\nrules:\n  - {name: reads, agents: [worker], use: [main], methods: [GET], paths: [/v1/**]}\n",
+    );
+    let refused = world.ask("POST", "/v1/x?q=secret", &[AUTHORIZED], "");
+    assert_eq!(refused.problem(), "not-allowed");
+    let id = refused.request_id();
+    world.home.records_of(&id, 1);
+    let ran = world.home.locum(&["policy", "explain", "--request", &id]).failed(1);
+    for line in [
+        "decision: refuse, with not-allowed",
+        "recorded: refuse, with not-allowed",
+        "`reads` (",
+        "methods: add POST",
+    ] {
+        assert!(ran.out.contains(line), "{line} is not in {}", ran.out);
+    }
+    assert!(!ran.out.contains("secret"), "{}", ran.out);
+    let ran = world.home.locum(&["policy", "explain", "--request", &"0".repeat(32)]).failed(1);
+    assert!(ran.err.contains("has no access record"), "{}", ran.err);
+}

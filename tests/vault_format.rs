@@ -131,6 +131,7 @@ fn furnish(vault: &mut Vault) -> String {
             "form x",
             "multipart y",
             "subprotocol k.{secret}",
+            "websocket /d/token",
         ]
         .map(|slot| slot.parse().unwrap())
         .into(),

@@ -6,31 +6,34 @@ use std::path::{Path, PathBuf};
 
 use super::Failure;
 use crate::document::{Limits, Problem, Report, Source};
-use crate::policy::{self, Policy};
+use crate::policy::{self, Compiled, Policy};
 
 /// Reads and compiles the policies of a directory.
 ///
 /// # Errors
 /// Every mistake in every file.
 pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
-    Ok(read_policy(&[directory.to_owned()]).policy?)
+    Ok(read_policies(&[directory.to_owned()]).policy?.policy)
 }
 
 /// What became of policy files.
 pub(crate) struct ReadPolicy {
     /// How many files were read.
     pub(crate) files: usize,
+    /// Their texts, to show places in.
+    pub(crate) sources: Vec<Source>,
     /// The policy, or every mistake in every file, and what could not be read.
-    pub(crate) policy: Result<Policy, Report>,
+    pub(crate) policy: Result<Compiled, Report>,
 }
 
 /// Reads and compiles policy files as one policy. Of a directory those that end in `.yaml` or
 /// `.yml`, by name and without the hidden ones, after those of its `org`; a file that is named itself is read whatever it is
 /// called.
-pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
+pub(crate) fn read_policies(paths: &[PathBuf]) -> ReadPolicy {
     let (sources, mut report) = sources(paths);
     let files = sources.len();
-    let policy = match policy::compile(sources) {
+    let texts = sources.clone();
+    let policy = match policy::compile_all(sources) {
         Ok(policy) if report.is_empty() => Ok(policy),
         Ok(_) => Err(report),
         Err(mistakes) => {
@@ -38,7 +41,7 @@ pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
             Err(report)
         }
     };
-    ReadPolicy { files, policy }
+    ReadPolicy { files, sources: texts, policy }
 }
 
 fn sources(paths: &[PathBuf]) -> (Vec<Source>, Report) {

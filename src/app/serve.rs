@@ -357,5 +357,6 @@ fn limits(config: &Config) -> Limits {
         handshake: limits.handshake,
         idle_tunnel: limits.idle_tunnel,
         idle_reader: limits.idle_reader,
+        ping_after: limits.ping_after,
     }
 }

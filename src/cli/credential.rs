@@ -111,6 +111,9 @@ pub(super) struct Add {
     /// A part of a multipart/form-data body. Repeatable
     #[arg(long, value_name = "FIELD")]
     multipart: Vec<String>,
+    /// A string of a JSON message that the program sends in a WebSocket, by its pointer. Repeatable
+    #[arg(long, value_name = "PTR")]
+    websocket: Vec<String>,
     /// A text in the shape of the provider's keys, with the reference in it
     #[arg(long, value_name = "TEXT")]
     stand_in: Option<String>,
@@ -217,7 +220,7 @@ fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
     let wrong = |flag: &str, text: &str, e: crate::credential::SlotError| {
         Failure::usage(format!("{flag} '{text}': {e}"))
     };
-    let kinds: [(&str, &[String], ReadSlot); 8] = [
+    let kinds: [(&str, &[String], ReadSlot); 9] = [
         ("--header", &args.header, Slot::header),
         ("--basic", &args.basic, Slot::basic),
         ("--query", &args.query, Slot::query),
@@ -226,6 +229,7 @@ fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
         ("--json-pointer", &args.json_pointer, Slot::json),
         ("--form", &args.form, Slot::form),
         ("--multipart", &args.multipart, Slot::multipart),
+        ("--websocket", &args.websocket, Slot::websocket),
     ];
     let slots = kinds.into_iter().flat_map(|(flag, texts, read)| {
         texts.iter().map(move |text| read(text).map_err(|e| wrong(flag, text, e)))

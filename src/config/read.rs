@@ -408,6 +408,7 @@ const LIMITS: &[&str] = &[
     "head_time",
     "idle_tunnel",
     "idle_reader",
+    "ping_after",
     "drain",
 ];
 
@@ -431,6 +432,7 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
     set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));
     set(&mut limits.idle_reader, map.optional("idle_reader", |r, n| r.duration(n, WAIT)));
+    set(&mut limits.ping_after, map.optional("ping_after", |r, n| r.duration(n, WAIT)));
     let drain = Duration::ZERO..=seconds(3600);
     set(&mut limits.drain, map.optional("drain", |r, n| r.duration(n, drain)));
     Some(limits)

@@ -135,6 +135,7 @@ limits:
   head_time: 250ms
   idle_tunnel: 1h
   idle_reader: 2m
+  ping_after: 30s
   drain: 0s
 ";
 
@@ -183,6 +184,7 @@ fn every_setting_is_read() {
         head_time: Duration::from_millis(250),
         idle_tunnel: seconds(3600),
         idle_reader: seconds(120),
+        ping_after: seconds(30),
         drain: Duration::ZERO,
     };
     assert_eq!(config.limits, limits);

@@ -29,7 +29,7 @@ impl Edits {
         };
         let found = body.found().iter().find(named)?;
         let value = secret.expose(|bytes| match slot {
-            Slot::Json { .. } => json(bytes),
+            Slot::Json { .. } | Slot::WebSocket { .. } => json(bytes),
             Slot::Form { .. } => form(bytes),
             _ => Zeroizing::new(bytes.to_vec()),
         });

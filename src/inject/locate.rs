@@ -8,6 +8,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use super::path::{self, may_refer};
 use super::{query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
+use crate::host::Origin;
 use crate::reference;
 use crate::request::{BodyText, InboundRequest};
 
@@ -75,8 +76,16 @@ impl References {
             found.in_path(request, index);
         }
         if let Some(body) = request.body() {
-            found.in_body(body, request, index);
+            found.in_body(body, request.origin(), index);
         }
+        found
+    }
+
+    /// Looks through a message that is sent in a WebSocket to `origin`.
+    #[must_use]
+    pub fn locate_message(message: &BodyText, origin: &Origin, index: &CredentialIndex) -> Self {
+        let mut found = Self::default();
+        found.in_body(message, origin, index);
         found
     }
 
@@ -223,9 +232,9 @@ impl References {
         }
     }
 
-    fn in_body(&mut self, body: &BodyText, request: &InboundRequest, index: &CredentialIndex) {
+    fn in_body(&mut self, body: &BodyText, origin: &Origin, index: &CredentialIndex) {
         self.fault = body.fault();
-        let bound = || index.bound_to(request.origin()).flat_map(|c| &c.slots);
+        let bound = || index.bound_to(origin).flat_map(|c| &c.slots);
         for found in body.found() {
             let is = |slot: &Slot| found.place.is(slot);
             if let Some(credential) = index.named_by(&found.text) {

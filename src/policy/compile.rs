@@ -9,6 +9,7 @@ use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
 use super::Policy;
+use super::cases::{Case, Given};
 use super::limits::Meter;
 use super::read::{Draft, Drafts, Fields, read_document};
 use super::rule::{Agents, Place, Rule};
@@ -27,11 +28,30 @@ pub const STRICT_POLICY: &str = include_str!("../../policies/strict.yaml");
 /// may read and not write.
 pub const ORGANISATION: &str = "org";
 
+/// Policy files as a policy, and what stands beside the rules.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The rules.
+    pub policy: Policy,
+    /// The tests.
+    pub cases: Vec<Case>,
+    /// What the tests suppose of the vault.
+    pub given: Given,
+}
+
 /// Compiles policy files, all merged. The order of rules is that of the files, then of each file.
 ///
 /// # Errors
 /// Every mistake in every file, with its place.
 pub fn compile(sources: Vec<Source>) -> Result<Policy, Report> {
+    compile_all(sources).map(|compiled| compiled.policy)
+}
+
+/// The same, with the tests.
+///
+/// # Errors
+/// Every mistake in every file, with its place.
+pub fn compile_all(sources: Vec<Source>) -> Result<Compiled, Report> {
     let digest = digest(&sources);
     let mut report = Report::default();
     let mut documents = Vec::with_capacity(sources.len());
@@ -51,9 +71,46 @@ pub fn compile(sources: Vec<Source>) -> Result<Policy, Report> {
         report.extend(whole.err().unwrap_or_default());
     }
     let files = drafts.iter().map(|(document, _)| Arc::from(document.source().name())).collect();
+    let (mut cases, mut given) = (Vec::new(), Given::default());
+    for ((_, drafts), file) in drafts.iter_mut().zip(0..) {
+        given.credentials.append(&mut drafts.given.credentials);
+        given.sets.extend(drafts.given.sets.drain());
+        cases.extend(drafts.cases.iter().map(|(case, _)| {
+            let place = Place { file, ..case.place };
+            Case { place, ..case.clone() }
+        }));
+    }
+    check_cases(&drafts, &given, &mut report);
     let rules = link(drafts, &mut report);
     report.into_result()?;
-    Ok(Policy::new(rules, files, digest))
+    Ok(Compiled { policy: Policy::new(rules, files, digest), cases, given })
+}
+
+/// Names in tests that nothing has: the test would pass or fail for another reason than it says.
+fn check_cases(drafts: &[(&Document, Drafts<'_>)], given: &Given, report: &mut Report) {
+    let rules: HashSet<&str> =
+        drafts.iter().flat_map(|(_, drafts)| drafts.rules.iter().map(|rule| rule.name.0)).collect();
+    let known: HashSet<&str> = given.credentials.iter().map(|(name, _)| name.as_str()).collect();
+    for (document, drafts) in drafts {
+        for (case, node) in &drafts.cases {
+            if let Some(rule) = case.expected.rule.as_deref().filter(|rule| !rules.contains(rule)) {
+                let spot = value_of(node, "rule").unwrap_or(node);
+                let problem = document.problem(spot, "no rule has this name");
+                let near = suggest(rule, rules.iter().copied());
+                report.push(match near {
+                    Some(near) => problem.help(format!("did you mean `{near}`?")),
+                    None => problem,
+                });
+            }
+            let refers = case.inquiry.refers.as_ref().map(Name::as_str);
+            if refers.is_some_and(|name| !known.contains(name)) {
+                let spot = value_of(node, "use").unwrap_or(node);
+                report.push(document.problem(spot, "the tests do not say where this credential may go").help(
+                    "add `given: {credentials: {NAME: [https://host]}}` at the top of a file",
+                ));
+            }
+        }
+    }
 }
 
 /// Names a state of the policy in records and metrics.

@@ -4,9 +4,12 @@
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
 mod candidates;
+mod cases;
 mod compile;
 mod conditions;
+mod explain;
 mod limits;
+mod lint;
 mod path;
 mod read;
 mod rule;
@@ -22,8 +25,11 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
-pub use compile::{FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile};
+pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
+pub use lint::{Lint, LintKind};
 pub use path::{PathError, PathPattern};
 pub use rule::Check;
 pub use standing::Standing;
@@ -335,6 +341,12 @@ impl Policy {
         Some((self.files.get(place.file as usize)?, place.at))
     }
 
+    /// The file of a test, and where in it the test begins.
+    #[must_use]
+    pub fn place_of(&self, case: &Case) -> (&str, Position) {
+        (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
+    }
+
     /// How many rules there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -465,6 +477,33 @@ impl Policy {
             return None;
         }
         let body = BodyKind::of(request.headers())?;
+        self.may_enter((who, at), request, references, index, &body).then_some(body)
+    }
+
+    /// Whether the first messages of the WebSocket that `request` opens have to be read, because a
+    /// credential may enter them.
+    #[must_use]
+    pub fn wants_messages(
+        &self,
+        who: &Identity,
+        request: &InboundRequest,
+        references: &References,
+        (index, at): (&CredentialIndex, i64),
+    ) -> bool {
+        index.has_message_slots()
+            && request.websocket().is_some()
+            && request.origin().scheme == Scheme::Https
+            && self.may_enter((who, at), request, references, index, &BodyKind::Message)
+    }
+
+    fn may_enter(
+        &self,
+        (who, at): (&Identity, i64),
+        request: &InboundRequest,
+        references: &References,
+        index: &CredentialIndex,
+        body: &BodyKind,
+    ) -> bool {
         let (asked, origin) = (Asked::of(who, request, at), request.origin());
         let enters = |credential: &Arc<Credential>| {
             // A revoked one as well: its use is to be refused, and not passed as text.
@@ -478,8 +517,7 @@ impl Policy {
                 && paths.any(|path| rule.matches(asked, path, index))
                 && rule.uses.bound_to(origin, index).any(enters)
         };
-        let wanted = self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule));
-        wanted.then_some(body)
+        self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule))
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes

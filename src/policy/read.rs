@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use super::Timeouts;
+use super::cases::{Case, Given, read_case, read_given};
 use super::conditions::{Conditions, Wanted, is_fit};
 use super::limits::{Limits, Per, Rate};
 use super::path::PathPattern;
@@ -19,7 +20,7 @@ use crate::host::Destination;
 use crate::reference::Name;
 use crate::scrub::Undecodable;
 
-const TOP_KEYS: &[&str] = &["version", "layer", "groups", "parts", "rules"];
+const TOP_KEYS: &[&str] = &["version", "layer", "groups", "parts", "rules", "given", "tests"];
 
 /// The keys that a part may have: what a rule may be particular about, and what comes of it. Whom a
 /// rule is for, and that it denies, stands in the rule itself.
@@ -79,6 +80,8 @@ pub(super) struct Drafts<'d> {
     pub(super) groups: Vec<(&'d Key, Vec<Name>)>,
     pub(super) parts: Vec<(&'d Key, Fields)>,
     pub(super) rules: Vec<Draft<'d>>,
+    pub(super) given: Given,
+    pub(super) cases: Vec<(Case, &'d Node)>,
 }
 
 /// A rule as typed.
@@ -167,9 +170,18 @@ pub(super) fn read_document<'d>(reader: &mut Reader<'d>, root: &'d Node) -> Opti
             Some(())
         })
     });
+    let supposed = given(&mut map, "given", read_given);
+    let mut cases = Vec::new();
+    map.optional("tests", |r, n| {
+        r.list(n, |r, n| {
+            cases.extend(read_case(r, n));
+            Some(())
+        })
+    });
     let organisation = layer?.and_then(|(organisation, node)| organisation.then_some(node));
     let parts = parts.unwrap_or_default();
-    Some(Drafts { organisation, groups, parts, rules })
+    let given = supposed.flatten().unwrap_or_default();
+    Some(Drafts { organisation, groups, parts, rules, given, cases })
 }
 
 fn read_groups<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<(&'d Key, Vec<Name>)>> {

@@ -141,7 +141,8 @@ impl Check {
     ];
 
     /// What can be told of a CONNECT: nothing of what will be sent in the tunnel.
-    const OUTSIDE: [Self; 5] = [Self::Agent, Self::Destination, Self::User, Self::Run, Self::Time];
+    pub(super) const OUTSIDE: [Self; 5] =
+        [Self::Agent, Self::Destination, Self::User, Self::Run, Self::Time];
 }
 
 impl Rule {

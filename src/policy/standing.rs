@@ -7,16 +7,17 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 
-use super::{Asked, Kind, Permit, Policy};
+use super::{Asked, Denied, Kind, Meters, Permit, Policy, Verdict, usable};
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
 use crate::host::Origin;
-use crate::outcome::Code;
+use crate::inject::References;
+use crate::outcome::{Code, Refusal};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 
 /// An open WebSocket, as the policy saw its handshake.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Standing {
     who: Arc<Identity>,
     origin: Origin,
@@ -43,9 +44,54 @@ impl Standing {
             credentials: permit.grants().iter().map(name).collect(),
         }
     }
+
+    /// Where the socket leads.
+    #[must_use]
+    pub fn origin(&self) -> &Origin {
+        &self.origin
+    }
 }
 
 impl Policy {
+    /// Decides on a message that is sent in a socket: as on a request that refers to the same
+    /// credentials, and that would open the socket now.
+    ///
+    /// # Errors
+    /// As [`Policy::authorize`].
+    pub fn authorize_message(
+        &self,
+        standing: &Standing,
+        references: &References,
+        index: &CredentialIndex,
+        at: i64,
+    ) -> Result<Permit, Refusal> {
+        let located = usable(&standing.who, references, &standing.origin, index)?;
+        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        let verdict = self
+            .verdict_now(standing, &credentials, index, at)
+            .ok_or_else(|| Refusal::new(Code::AmbiguousPath))?
+            .map_err(|denied| self.refusal(denied, Kind::WebSocket, None))?;
+        if located.iter().any(|l| l.slot().is_none()) {
+            return Err(Refusal::new(Code::SlotMismatch));
+        }
+        if let Some(fault) = references.fault() {
+            return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
+        }
+        let rule = &self.rules[verdict.rule as usize];
+        if rule.refuse_misplaced && references.misplaced() > 0 {
+            return Err(Refusal::new(Code::Misplaced));
+        }
+        Ok(Permit {
+            rule: Arc::clone(&rule.name),
+            grants: located.iter().filter_map(|l| l.grant()).collect(),
+            // What the socket's answers must not contain was settled when it was opened.
+            hidden: Vec::new(),
+            timeouts: rule.timeouts,
+            undecodable: rule.undecodable,
+            meters: Meters::default(),
+        })
+    }
+
     /// Why a socket may not go on, if it may not. A new version of a credential is no reason: the
     /// origin has accepted the one that it was shown. A revoked one is.
     #[must_use]
@@ -57,6 +103,22 @@ impl Policy {
         };
         let credentials: Option<Vec<&Credential>> = standing.credentials.iter().map(live).collect();
         let Some(credentials) = credentials else { return Some(Code::CredentialRefused) };
+        match self.verdict_now(standing, &credentials, index, at) {
+            None => Some(Code::AmbiguousPath),
+            Some(verdict) => {
+                verdict.err().map(|denied| self.refusal(denied, Kind::WebSocket, None).code)
+            }
+        }
+    }
+
+    /// What each reading of the socket's path leads to now; none when they differ.
+    fn verdict_now(
+        &self,
+        standing: &Standing,
+        credentials: &[&Credential],
+        index: &CredentialIndex,
+        at: i64,
+    ) -> Option<Result<Verdict, Denied>> {
         let asked = Asked {
             who: &standing.who,
             origin: &standing.origin,
@@ -66,11 +128,8 @@ impl Policy {
             at,
         };
         let mut verdicts =
-            standing.paths.iter().map(|path| self.verdict(asked, path, &credentials, index, false));
+            standing.paths.iter().map(|path| self.verdict(asked, path, credentials, index, false));
         let first = verdicts.next()?;
-        if verdicts.any(|other| other != first) {
-            return Some(Code::AmbiguousPath);
-        }
-        first.err().map(|denied| self.refusal(denied, Kind::WebSocket, None).code)
+        verdicts.all(|other| other == first).then_some(first)
     }
 }

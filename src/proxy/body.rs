@@ -13,14 +13,16 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
+use super::refusal::{GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
 use crate::outcome::{Code, Ending};
 use crate::request::{strip_hop_by_hop, strip_own};
 use crate::scrub::{ScrubError, ScrubbedBody};
-use crate::upstream::UpstreamBody;
+use crate::upstream::{BodyError, UpstreamBody};
 
 /// What is set aside for a body before any of it has come: more than nearly all that are searched.
 const GATHERED_AT_FIRST: usize = 16 * 1024;
@@ -40,8 +42,18 @@ enum Kind {
 struct Streamed {
     inner: ScrubbedBody<UpstreamBody>,
     tally: Tally,
-    /// Until it is whole, for an agent that knows its end by the connection's.
-    cut: Option<Cut>,
+    unfinished: Unfinished,
+}
+
+/// How an agent hears that an answer is not whole.
+pub(super) enum Unfinished {
+    /// By an end that is none: of chunks, of a length, of a stream.
+    Error,
+    /// By a reset of the connection, whose end would be the answer's. Forgotten when it is whole.
+    Reset(Cut),
+    /// By gRPC's status, as of a call whose connection was lost: of a reset stream gRPC clients think
+    /// that the server has a mistake in it.
+    GrpcStatus,
 }
 
 impl Body {
@@ -55,14 +67,14 @@ impl Body {
         Self(Kind::Whole(None))
     }
 
-    /// The origin's answer on its way. What is not whole in the end is `cut`.
+    /// The origin's answer on its way.
     pub(super) fn streamed(
         inner: ScrubbedBody<UpstreamBody>,
         mut tally: Tally,
-        cut: Option<Cut>,
+        unfinished: Unfinished,
     ) -> Self {
         tally.unsearched = inner.unsearched();
-        let mut streamed = Streamed { inner, tally, cut };
+        let mut streamed = Streamed { inner, tally, unfinished };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -87,7 +99,7 @@ impl Streamed {
 
     fn close(&mut self, ending: Ending) {
         if ending == Ending::Complete {
-            self.cut = None;
+            self.unfinished = Unfinished::Error;
         }
         self.tally.scrubbed = self.inner.replaced();
         self.tally.close(ending);
@@ -111,7 +123,10 @@ impl Streamed {
                     self.tally.code = Some(Code::Unscrubbable);
                 }
                 self.close(Ending::UpstreamAborted);
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(match self.unfinished {
+                    Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
+                    Unfinished::Error | Unfinished::Reset(_) => Err(error.into()),
+                }))
             }
             None => {
                 self.close(Ending::Complete);
@@ -121,9 +136,18 @@ impl Streamed {
     }
 }
 
+/// The end of a gRPC answer that has none.
+fn broken_grpc(error: &ScrubError<BodyError>) -> HeaderMap {
+    match error {
+        ScrubError::Body(error) => grpc_trailers(broken_grpc_status(error.reset_reason()), error),
+        // The call was carried out.
+        ScrubError::Unscrubbable => grpc_trailers(GRPC_INTERNAL, error),
+    }
+}
+
 impl Drop for Streamed {
     fn drop(&mut self) {
-        if let Some(cut) = &self.cut {
+        if let Unfinished::Reset(cut) = &self.unfinished {
             cut.now();
         }
         self.tally.scrubbed = self.inner.replaced();
@@ -280,7 +304,10 @@ impl HttpBody for Upload {
                 return Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok));
             }
         };
-        let mut frame = ready!(Pin::new(inner).poll_frame(cx));
+        let mut frame = ready!(hushed(|| {
+            let frame = Pin::new(&mut *inner).poll_frame(cx);
+            (frame, !inner.is_end_stream())
+        }));
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }

@@ -7,7 +7,7 @@ use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::body::{Body, Ungathered, Upload};
+use super::body::{Body, Unfinished, Ungathered, Upload};
 use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
@@ -107,7 +107,7 @@ async fn authorized(
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
     }
-    let Asked { who, inbound, .. } = asked;
+    let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
     let question = Question {
@@ -128,8 +128,14 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
-    let opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
+    let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    if let Some(opening) = &mut opening
+        && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
+    {
+        inbound.without_extensions();
+        opening.read_messages(&permit);
+    }
     let mut outbound = filled(&state, (&who, at), inbound, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
@@ -276,9 +282,13 @@ async fn answer(
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
     let tally = ledger.answered(Some(status), up, sent.timing.head);
-    // Its agent knows neither chunks nor, where there is none, a length.
-    let cut = (version == Version::HTTP_10).then(|| cut.clone());
-    Ok(response.map(|body| Body::streamed(body, tally, cut)))
+    let unfinished = match version {
+        // Its agent knows neither chunks nor, where there is none, a length.
+        Version::HTTP_10 => Unfinished::Reset(cut.clone()),
+        Version::HTTP_2 if is_grpc(response.headers()) => Unfinished::GrpcStatus,
+        _ => Unfinished::Error,
+    };
+    Ok(response.map(|body| Body::streamed(body, tally, unfinished)))
 }
 
 fn check(
@@ -360,11 +370,14 @@ pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
 /// HTTP/1.1 sends only the trailers that its head announces, and HTTP/2 announces none. Those of gRPC
 /// are known (its wire format, "Responses"); an answer without them is no answer.
 fn announce_trailers(headers: &mut HeaderMap) {
-    let grpc = headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc);
-    if grpc && !headers.contains_key(header::TRAILER) {
+    if is_grpc(headers) && !headers.contains_key(header::TRAILER) {
         let names = "grpc-status, grpc-message, grpc-status-details-bin";
         headers.insert(header::TRAILER, http::HeaderValue::from_static(names));
     }
+}
+
+fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc)
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.

@@ -22,6 +22,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::body::Body;
+use super::echo::Listening;
 use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse};
 use super::interim::Outlet;
 
@@ -36,10 +37,6 @@ const FIRST_BYTES: usize = 512;
 /// The fields of a head for which hyper has room on the stack; for another bound it allocates with
 /// each request.
 const HYPER_HEADERS: usize = 100;
-
-/// The most that hyper reads ahead of a slow origin, and gathers of an answer before it writes. It
-/// starts with 8 KiB, and grows to this only where that much moves.
-const BUFFER: usize = 128 * 1024;
 
 /// What bounds a connection.
 #[derive(Clone, Copy)]
@@ -149,6 +146,7 @@ where
         let (answering, request) = progress.begin(request);
         // Called within: what is captured has a place of its own beside what is awaited.
         async move {
+            progress.until_it_can_switch().await;
             let answer = answer(request, Outlet::of(progress)).await;
             Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
         }
@@ -158,16 +156,18 @@ where
     let mut clock = Clock { turn: progress.requests(), since: Instant::now(), quiet: true };
     let mut sleep = pin!(sleep_until(clock.since + QUIET));
     let mut stopping = false;
+    let mut listening = Listening::default();
     let over = std::future::poll_fn(|cx| {
         if !stopping && stop.as_mut().poll(cx).is_ready() {
             stopping = true;
             serving.stop();
         }
-        if let Poll::Ready(ended) = serving.poll(cx) {
+        if let Poll::Ready(ended) = listening.poll(cx, |cx| serving.poll(cx)) {
             return Poll::Ready(ended.map(|()| false));
         }
-        if progress.switches() {
+        if progress.is_to_switch() {
             serving.let_switch();
+            progress.made_to_switch();
         }
         clock.poll(progress, serving.patience(bounds), sleep.as_mut(), cx).map(|()| Ok(true))
     })
@@ -181,7 +181,7 @@ fn settings(bounds: Bounds) -> Builder {
         // The inlet has a clock that begins with the first byte of a head. hyper's begins with the
         // end of the last answer, and is made anew for each request.
         .header_read_timeout(None)
-        .max_buf_size(bounds.head_bytes.max(BUFFER))
+        .max_buf_size(bounds.head_bytes.max(8192))
         .max_header_size(bounds.head_bytes)
         .preserve_header_case(true);
     if bounds.headers != HYPER_HEADERS {
@@ -329,7 +329,6 @@ mod tests {
                         stream.read_exact(&mut early).await.unwrap();
                         stream.write_all(&early).await.unwrap();
                     });
-                    tokio::task::yield_now().await;
                 }
                 response
             };

@@ -63,6 +63,9 @@ const GIVEN_UP: u64 = 500;
 /// What is given up sooner than this was not waited for.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// How long the answer to a ping may take: a client that is busy, not one that is gone.
+const PONG_WITHIN: Duration = Duration::from_secs(20);
+
 /// How long a client may take to answer a GOAWAY that it was sent for being idle.
 const GOODBYE: Duration = Duration::from_secs(5);
 
@@ -179,6 +182,9 @@ fn settings(limits: &Limits, alive: Alive) -> http2::Builder<Tasks> {
         // acknowledgements: the next frame is read when the last one's has been sent.
         .max_header_list_size(u32::try_from(limits.head_bytes).unwrap_or(u32::MAX))
         .max_send_buf_size(SEND_BUFFER)
+        // What is gone without a word is found, with all that it held: its place, its sockets.
+        .keep_alive_interval(limits.ping_after)
+        .keep_alive_timeout(PONG_WITHIN.min(limits.ping_after))
         // WebSockets (RFC 8441). Any other CONNECT is refused.
         .enable_connect_protocol()
         .max_pending_accept_reset_streams(RESETS_UNSEEN)

@@ -161,17 +161,49 @@ impl Ledger {
         rule: &str,
         uses: &[Use],
     ) -> Result<Recorded<T>, Refusal> {
+        let recorded = self.also(value, state, rule, uses)?;
+        self.pending.store(true, Ordering::Relaxed);
+        self.gateway.metrics.proxy_time(self.start.elapsed());
+        Ok(recorded)
+    }
+
+    /// Another account of the same request, for what is sent in the socket that it opened.
+    pub(super) fn for_messages(&self) -> Self {
+        let mut same =
+            Self::open(&self.gateway, self.identity.clone(), self.peer, self.destination.clone());
+        (same.id, same.start) = (self.id, self.start);
+        (same.method, same.path) = (self.method.clone(), self.path.clone());
+        same
+    }
+
+    /// Writes a further access record of a request that was permitted before, and only then lets
+    /// `value` go on. There is one outcome for all of them.
+    pub(super) fn also<T>(
+        &self,
+        value: T,
+        state: &State,
+        rule: &str,
+        uses: &[Use],
+    ) -> Result<Recorded<T>, Refusal> {
         let mut record = self.access(state, uses);
         record.rule = Some(rule);
         record.decision = Decision::Permit;
         let recorded = Recorded::new(value, &*self.gateway.audit, &record)
             .map_err(|_| Refusal::new(Code::AuditUnavailable))?;
-        self.pending.store(true, Ordering::Relaxed);
         for item in uses {
             self.gateway.metrics.injection(item.credential.as_str());
         }
-        self.gateway.metrics.proxy_time(self.start.elapsed());
         Ok(recorded)
+    }
+
+    /// Writes a further access record of a request that was permitted before, for what of it is
+    /// refused.
+    pub(super) fn refuse_also(&self, state: &State, refusal: &Refusal, uses: &[Use]) {
+        let mut record = self.access(state, uses);
+        record.code = Some(refusal.code);
+        record.reason = refusal.reason;
+        let _unrecorded = self.gateway.audit.access(&record);
+        self.count_refusal(refusal);
     }
 
     /// Writes the access record of a refused request. When even that fails, the request is refused
@@ -445,6 +477,7 @@ mod tests {
             handshake: second,
             idle_tunnel: second,
             idle_reader: second,
+            ping_after: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))

@@ -7,6 +7,7 @@
 mod body;
 mod copy;
 mod distrust;
+mod echo;
 mod exchange;
 mod expect;
 mod http1;
@@ -113,6 +114,8 @@ pub struct Limits {
     pub idle_tunnel: Duration,
     /// How long an agent may take nothing of an answer.
     pub idle_reader: Duration,
+    /// How long an agent's HTTP/2 connection may say nothing before it is asked whether it lives.
+    pub ping_after: Duration,
 }
 
 impl Limits {

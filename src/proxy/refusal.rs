@@ -1,6 +1,8 @@
 //! The one place that turns a refusal into HTTP: problem details (RFC 9457) and `Proxy-Status`
 //! (RFC 9209), so that an SDK can tell Locum's answers from the origin's.
 
+use std::fmt;
+
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
@@ -116,17 +118,39 @@ pub(super) fn respond_grpc(refusal: &Refusal, id: RequestId) -> Response<Body> {
     let mut response = Response::new(Body::empty());
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-    headers.insert(GRPC_STATUS, HeaderValue::from(grpc_status(code)));
     let text = format!("{} ({code}, request {id}): {}", refusal.detail, code.hint());
-    let text = utf8_percent_encode(&text, GRPC_ESCAPED).to_string();
-    if let Ok(text) = HeaderValue::try_from(text) {
-        headers.insert(GRPC_MESSAGE, text);
-    }
+    headers.extend(grpc_trailers(grpc_status(code), &text));
     mark(headers, code);
     if let Some(quota) = &refusal.quota {
         say_limit(headers, quota);
     }
     response
+}
+
+/// What ends a gRPC call.
+pub(super) fn grpc_trailers(status: u16, message: &impl fmt::Display) -> HeaderMap {
+    let mut trailers = HeaderMap::with_capacity(2);
+    trailers.insert(GRPC_STATUS, HeaderValue::from(status));
+    let text = utf8_percent_encode(&message.to_string(), GRPC_ESCAPED).to_string();
+    if let Ok(text) = HeaderValue::try_from(text) {
+        trailers.insert(GRPC_MESSAGE, text);
+    }
+    trailers
+}
+
+/// INTERNAL.
+pub(super) const GRPC_INTERNAL: u16 = 13;
+
+/// What a gRPC client would make of an answer that broke off: the connection was lost, or the origin
+/// reset the stream for this reason (gRPC over HTTP/2, "Errors").
+pub(super) fn broken_grpc_status(reason: Option<u32>) -> u16 {
+    match reason {
+        None | Some(7) => 14, // UNAVAILABLE; REFUSED_STREAM
+        Some(8) => 1,         // CANCELLED; CANCEL
+        Some(11) => 8,        // RESOURCE_EXHAUSTED; ENHANCE_YOUR_CALM
+        Some(12) => 7,        // PERMISSION_DENIED; INADEQUATE_SECURITY
+        Some(_) => GRPC_INTERNAL,
+    }
 }
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
@@ -140,13 +164,13 @@ const GRPC_ESCAPED: &AsciiSet = &CONTROLS.add(b'%');
 fn grpc_status(code: Code) -> u16 {
     match code.status().as_u16() {
         // The call was carried out: of UNAVAILABLE clients think that it was not, and repeat it.
-        _ if code == Code::Unscrubbable => 13,
+        _ if code == Code::Unscrubbable => GRPC_INTERNAL,
         401 | 407 => 16,       // UNAUTHENTICATED
         403 => 7,              // PERMISSION_DENIED
         405 => 12,             // UNIMPLEMENTED
         429 | 431 => 8,        // RESOURCE_EXHAUSTED
         502..=504 | 508 => 14, // UNAVAILABLE
-        _ => 13,               // INTERNAL
+        _ => GRPC_INTERNAL,
     }
 }
 

@@ -4,6 +4,8 @@
 //! on bytes pass as they come, those from the origin through the scrub, for as long as the agent's
 //! token and the policy would let the socket be opened.
 
+mod messages;
+
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, sleep_until};
 
+use self::messages::{Following, Messages};
 use super::body::Body;
 use super::exchange::{Route, failed, strip_answer};
 use super::inside::Stay;
@@ -56,6 +59,8 @@ pub(super) struct Opening {
     agent_side: AgentSide,
     place: Arc<Place>,
     shutdown: Shutdown,
+    /// Where a credential may enter the agent's messages.
+    messages: Option<Messages>,
 }
 
 impl Opening {
@@ -85,7 +90,13 @@ impl Opening {
             agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
             place,
             shutdown: route.shutdown.clone(),
+            messages: None,
         }))
+    }
+
+    /// Has the agent's first messages read.
+    pub(super) fn read_messages(&mut self, permit: &Permit) {
+        self.messages = Some(Messages::new(self.standing.clone(), permit));
     }
 
     pub(super) fn handshake(&self) -> &Handshake {
@@ -96,7 +107,7 @@ impl Opening {
 /// Answers the agent with the origin's scrubbed 101, or what HTTP/2 has in its place, and has a task pass on what follows it.
 pub(super) async fn open(
     gateway: &Arc<Gateway>,
-    opening: Opening,
+    mut opening: Opening,
     switched: Switched,
     pending: Pending,
     ledger: Ledger,
@@ -117,10 +128,12 @@ pub(super) async fn open(
     } else {
         ask_for_websocket(&mut head.headers);
     }
+    let messages = opening.messages.take();
+    let following = messages.map(|messages| messages.follow(gateway, ledger.for_messages()));
     let up = Uploaded::counting();
     let mut tally = ledger.answered(Some(head.status.as_u16()), up.clone(), timing.head);
     tally.scrubbed = downlink.replaced();
-    let socket = Socket { downlink, uplink, up, moved: Moved::new(idle), tally };
+    let socket = Socket { downlink, uplink, up, moved: Moved::new(idle), tally, following };
     let shutdown = opening.shutdown.clone();
     let gateway = Arc::clone(gateway);
     shutdown.spawn(async move { socket.run(&gateway, opening).await });
@@ -134,6 +147,7 @@ struct Socket {
     up: Uploaded,
     moved: Moved,
     tally: Tally,
+    following: Option<Following>,
 }
 
 impl Socket {
@@ -141,16 +155,17 @@ impl Socket {
         let _open = gateway.metrics.tunnel(TunnelKind::WebSocket);
         let Opening { standing, caller, agent_side, place, .. } = opening;
         let Ok(agent) = agent_side.upgrade.await else { return };
-        let Self { downlink, uplink, up, moved, mut tally } = self;
+        let Self { downlink, uplink, up, moved, mut tally, following } = self;
         let (ticket, sent) = (tally.ticket(), up.clone());
         let (from_agent, to_agent) = tokio::io::split(TokioIo::new(agent));
         let ways = async {
-            let up = upwards(Chunks::new(from_agent, Bytes::new()), uplink, &up, &moved);
+            let from_agent = Chunks::new(from_agent, Bytes::new());
+            let up = upwards(from_agent, uplink, &up, &moved, following);
             let down = downwards(downlink, to_agent, &mut tally, &moved);
             both(up, down).await
         };
         let (ending, withdrawn) = tokio::select! {
-            ending = ways => (ending, None),
+            ending = ways => ending,
             () = moved.stalled() => (Ending::UpstreamAborted, None),
             code = gateway.until(|state| no_longer(state, &caller, &standing)
                 .or_else(|| gateway.over_limit(ticket.as_deref(), sent.bytes(), 0))) => {
@@ -184,17 +199,23 @@ enum Up {
     Refused,
     /// The agent broke off.
     Aborted,
+    /// A message of the agent may not be sent.
+    Forbidden(Code),
 }
 
 /// Runs both ways until the socket is over. Each may be finished long before the other. A break of
 /// either ends both, and then neither stream is ended in order: what was cut on one side is cut on the
 /// other. But an origin that takes no more may still have said why.
-async fn both(up: impl Future<Output = Up>, down: impl Future<Output = Ending>) -> Ending {
+async fn both(
+    up: impl Future<Output = Up>,
+    down: impl Future<Output = Ending>,
+) -> (Ending, Option<Code>) {
     let (mut up, mut down) = (pin!(up), pin!(down));
-    tokio::select! {
+    let ending = tokio::select! {
         ended = &mut up => match ended {
             Up::Finished | Up::Refused => down.await,
             Up::Aborted => Ending::DownstreamAborted,
+            Up::Forbidden(code) => return (Ending::Failed, Some(code)),
         },
         ended = &mut down => {
             if ended == Ending::Complete {
@@ -203,10 +224,17 @@ async fn both(up: impl Future<Output = Up>, down: impl Future<Output = Ending>) 
             }
             ended
         }
-    }
+    };
+    (ending, None)
 }
 
-async fn upwards<R, W>(mut from: Chunks<R>, mut to: W, count: &Uploaded, moved: &Moved) -> Up
+async fn upwards<R, W>(
+    mut from: Chunks<R>,
+    mut to: W,
+    count: &Uploaded,
+    moved: &Moved,
+    mut following: Option<Following>,
+) -> Up
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
@@ -215,10 +243,19 @@ where
         match poll_fn(|cx| from.poll_next(cx)).await {
             Ok(Some(chunk)) => {
                 moved.now();
-                if pass(&mut to, &chunk).await.is_err() {
+                let length = chunk.len();
+                let passed = match &mut following {
+                    None => pass(&mut to, &chunk).await,
+                    Some(follow) => match follow.take(chunk).await {
+                        Ok(pieces) => pass_all(&mut to, &pieces).await,
+                        Err(refusal) => return Up::Forbidden(refusal.code),
+                    },
+                };
+                if passed.is_err() {
                     return Up::Refused;
                 }
-                count.add(chunk.len());
+                count.add(length);
+                following = following.filter(|follow| !follow.is_over());
             }
             Ok(None) => {
                 let told = to.shutdown().await;
@@ -264,6 +301,14 @@ where
 /// Writes a chunk through to the network: the next one may be long in coming.
 async fn pass<W: AsyncWrite + Unpin>(to: &mut W, chunk: &[u8]) -> std::io::Result<()> {
     to.write_all(chunk).await?;
+    to.flush().await
+}
+
+/// The same for what came of one chunk, which may be nothing yet.
+async fn pass_all<W: AsyncWrite + Unpin>(to: &mut W, pieces: &[Bytes]) -> std::io::Result<()> {
+    for piece in pieces {
+        to.write_all(piece).await?;
+    }
     to.flush().await
 }
 

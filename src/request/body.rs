@@ -31,6 +31,8 @@ pub enum BodyKind {
         /// What stands between them.
         boundary: Box<[u8]>,
     },
+    /// JSON in a text message of a WebSocket: no body, but read like one.
+    Message,
 }
 
 impl BodyKind {
@@ -61,6 +63,7 @@ impl BodyKind {
             (Self::Json, Slot::Json { .. })
                 | (Self::Form, Slot::Form { .. })
                 | (Self::Multipart { .. }, Slot::Multipart { .. })
+                | (Self::Message, Slot::WebSocket { .. })
         )
     }
 }
@@ -70,6 +73,8 @@ impl BodyKind {
 pub enum Place {
     /// A string of a document, by the way to it.
     Json(Vec<Step>),
+    /// The same in a message.
+    Message(Vec<Step>),
     /// The value of a field.
     Form(Vec<u8>),
     /// A whole part.
@@ -81,7 +86,8 @@ impl Place {
     #[must_use]
     pub fn is(&self, slot: &Slot) -> bool {
         match (self, slot) {
-            (Self::Json(path), Slot::Json { pointer }) => {
+            (Self::Json(path), Slot::Json { pointer })
+            | (Self::Message(path), Slot::WebSocket { pointer }) => {
                 path.len() == pointer.tokens().len() && leads_to(pointer, path)
             }
             (Self::Form(name), Slot::Form { field })
@@ -94,7 +100,8 @@ impl Place {
     #[must_use]
     pub fn is_inside(&self, slot: &Slot) -> bool {
         match (self, slot) {
-            (Self::Json(path), Slot::Json { pointer }) => {
+            (Self::Json(path), Slot::Json { pointer })
+            | (Self::Message(path), Slot::WebSocket { pointer }) => {
                 path.len() > pointer.tokens().len() && leads_to(pointer, path)
             }
             _ => false,
@@ -141,6 +148,7 @@ impl BodyText {
         }
         let found = match &text.kind {
             BodyKind::Json => json::find(&text.bytes),
+            BodyKind::Message => json::find(&text.bytes).map(in_message),
             BodyKind::Form => Ok(form::find(&text.bytes)),
             BodyKind::Multipart { boundary } => multipart::find(&text.bytes, boundary),
         };
@@ -155,7 +163,7 @@ impl BodyText {
     /// nothing else is looked at.
     fn may_refer(&self) -> bool {
         let escape: &[u8] = match self.kind {
-            BodyKind::Json => b"\\u00",
+            BodyKind::Json | BodyKind::Message => b"\\u00",
             BodyKind::Form => b"%",
             BodyKind::Multipart { .. } => return reference::occurs(&self.bytes),
         };
@@ -185,6 +193,15 @@ impl BodyText {
     pub fn fault(&self) -> Option<&'static str> {
         self.fault
     }
+}
+
+fn in_message(mut found: Vec<Found>) -> Vec<Found> {
+    for found in &mut found {
+        if let Place::Json(path) = &mut found.place {
+            found.place = Place::Message(std::mem::take(path));
+        }
+    }
+    found
 }
 
 /// Whether the head says that the body is coded, so that it cannot be searched as it is.

@@ -15,8 +15,8 @@ use tokio_rustls::server::TlsStream;
 use super::{Alpn, LeafCache, TlsError};
 use crate::host::Host;
 
-/// What TLS takes before the client has: eight records, written to the socket together.
-const UNSENT: usize = 128 * 1024;
+/// What TLS takes before the client has: six records, written to the socket together.
+const UNSENT: usize = 96 * 1024;
 
 /// A tunnel whose TLS ends here.
 #[derive(Debug)]

@@ -205,6 +205,19 @@ pub enum BodyError {
     Idle(Duration),
 }
 
+impl BodyError {
+    /// The HTTP/2 error code with which the origin itself ended the stream, if it did.
+    #[must_use]
+    pub fn reset_reason(&self) -> Option<u32> {
+        match self {
+            Self::Reset(error) if error.is_reset() && error.is_remote() => {
+                error.reason().map(u32::from)
+            }
+            _ => None,
+        }
+    }
+}
+
 impl fmt::Display for BodyError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

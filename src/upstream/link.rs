@@ -37,9 +37,9 @@ use super::via::Transport;
 const HEAD: usize = 64 * 1024;
 
 /// The most that hyper reads ahead of a slow reader, and the most that it gathers before it writes.
-/// Buffers start at 8 KiB and grow to this only for a bulk transfer, where 64 KiB cost a tenth more
-/// of the kernel's work and 256 KiB a tenth less.
-const BUFFER: usize = 128 * 1024;
+/// Buffers start at 8 KiB and grow to this only for a bulk transfer: six TLS records. More would cost
+/// less of the kernel's work, and be held for each slow reader.
+const BUFFER: usize = 96 * 1024;
 
 /// The bytes below HTTP.
 pub(super) enum Stream {
@@ -309,8 +309,15 @@ impl Link {
         // Unconstrained, because it is polled with a waker that wakes nobody: all that can make it
         // ready happens inside `drive`, and the runtime's budget must not pause it unseen.
         let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
+        let mut begun = false;
         std::future::poll_fn(|cx| {
-            let answered = self.drive_for(cx, |cx| answer.as_mut().poll(cx));
+            let answered = if std::mem::replace(&mut begun, true) {
+                self.drive_for(cx, |cx| answer.as_mut().poll(cx))
+            } else {
+                // There is something to send and nothing to take yet.
+                self.drive(cx);
+                answer.as_mut().poll(&mut silent())
+            };
             if let Poll::Ready(answer) = answered {
                 return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
                     Some(request) => match self.verdict.take() {

@@ -89,7 +89,7 @@ fn names_that_the_vault_lacks_are_warnings() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("no mistakes in 2 files with 2 rules"), "{ran:?}");
     assert_eq!(
-        ran.err.lines().collect::<Vec<_>>(),
+        ran.err.lines().filter(|line| line.starts_with("warning: ")).collect::<Vec<_>>(),
         [
             "warning: rule `r`: the vault has no live agent `reseacher`; did you mean `researcher`?",
             "warning: rule `r`: the vault has no credential or set `bilings`; did you mean `billing`?",
@@ -116,4 +116,109 @@ fn sets_come_and_go() {
     assert_eq!(home.json(&["set", "list", "--json"]), json!([]));
     home.run(&["set", "remove", "both"]).refused(1, &["there is no set 'both'"]);
     assert_eq!(home.credentials(), ["a", "b"]);
+}
+
+const RESEARCH: &str = "version: 1
+rules:
+  - name: chat for research
+    agents: [researcher]
+    to: [https://api.openai.com]
+    methods: [POST]
+    paths: [/v1/chat/completions]
+    use: [openai]
+  - {name: no deletes, deny: true, agents: ['*'], to: ['https://*'], methods: [DELETE]}
+  - {name: others, agents: [somebody], to: ['https://elsewhere.test']}
+given: {credentials: {openai: [https://api.openai.com]}}
+";
+
+#[test]
+fn a_decision_is_explained_with_what_would_have_to_change() {
+    let home = Home::missing();
+    fs::write(home.beside("p.yaml"), RESEARCH).unwrap();
+    let explain = |words: &[&str]| {
+        let usual = ["policy", "explain", "--policy", "p.yaml", "--agent", "researcher"];
+        home.run(&[&usual[..], words].concat())
+    };
+    let url = "https://api.openai.com/v1/chat/completions";
+    let ran = explain(&["POST", url, "--use", "openai"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.out.starts_with("decision: allow, by the rule `chat for research`\n"), "{ran:?}");
+    assert!(ran.out.contains("matches:  `chat for research` (p.yaml:3)"), "{ran:?}");
+    assert!(ran.out.contains("and 1 more rules that do not match"), "{ran:?}");
+    let ran = explain(&["GET", "https://api.openai.com/v1/files", "--use", "openai"]);
+    assert_eq!(ran.code, 1);
+    for line in [
+        "decision: refuse, with not-allowed\n",
+        "misses:   `chat for research` (p.yaml:3)\n            methods: add GET\n            paths: add /v1/files\n",
+        "misses:   `no deletes` (p.yaml:9), denies\n",
+    ] {
+        assert!(ran.out.contains(line), "{line} is not in {ran:?}");
+    }
+    let ran = explain(&["DELETE", url]);
+    assert!(
+        ran.out.starts_with("decision: refuse, with not-allowed, by the rule `no deletes`"),
+        "{ran:?}"
+    );
+    let json = explain(&["CONNECT", "api.openai.com:443", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
+    assert_eq!(json["decision"], "intercept");
+    assert_eq!(json["rules"][0]["matches"], true);
+    explain(&["POST", "not a url"]).refused(1, &["write a method and a URL"]);
+}
+
+const DOUBTFUL: &str = "version: 1
+rules:
+  - {name: wide, agents: [a], to: ['https://*.github.io'], use: [pages]}
+  - {name: again, agents: [a], to: ['https://x.github.io'], use: [pages]}
+";
+
+#[test]
+fn what_is_probably_not_meant_is_said_with_its_place() {
+    let home = Home::missing();
+    fs::write(home.beside("p.yaml"), DOUBTFUL).unwrap();
+    let ran = home.run(&["policy", "check", "p.yaml"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for line in [
+        "warning[wildcard-with-credential]: p.yaml:3:5: rule `wide`: ",
+        "   3 |   - {name: wide, agents: [a], to: ['https://*.github.io'], use: [pages]}\n     |     ^",
+        "warning[wildcard-under-public-suffix]: p.yaml:3:5: rule `wide`: anybody can have a host",
+        "warning[unreachable-rule]: p.yaml:4:5: rule `again`: `wide`, at p.yaml:3, allows all",
+        "  help: remove it, or move it before the other",
+    ] {
+        assert!(ran.err.contains(line), "{line} is not in {ran:?}");
+    }
+    assert_eq!(home.run(&["policy", "check", "p.yaml", "--deny-warnings"]).code, 1);
+    let report = home.json(&["policy", "check", "--json", "p.yaml"]);
+    let ids: Vec<_> = report["lints"].as_array().unwrap().iter().map(|lint| &lint["id"]).collect();
+    assert_eq!(
+        ids,
+        ["wildcard-with-credential", "wildcard-under-public-suffix", "unreachable-rule"]
+    );
+    let sarif = home.json(&["policy", "check", "--sarif", "p.yaml"]);
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!((&sarif["version"], results.len()), (&json!("2.1.0"), 3));
+    let region = json!({ "startLine": 3, "startColumn": 5 });
+    assert_eq!(results[0]["locations"][0]["physicalLocation"]["region"], region);
+    fs::write(home.beside("p.yaml"), WRONG).unwrap();
+    let ran = home.run(&["policy", "check", "--sarif", "p.yaml"]);
+    let sarif: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &sarif["runs"][0]["results"][0]["level"]), (64, &json!("error")));
+}
+
+#[test]
+fn what_the_vault_has_and_no_rule_uses_is_said() {
+    let home = Home::new();
+    home.add_credential("billing", "a-secret-of-some-length");
+    home.ok(&["agent", "add", "researcher"]);
+    home.write(
+        "policies/first.yaml",
+        "version: 1\nrules:\n  - {name: r, agents: [other], to: ['https://x.test']}\n",
+    );
+    let ran = home.run(&["policy", "check"]);
+    for line in [
+        "warning[unused-credential]: no rule lets anybody use the credential `billing`",
+        "warning[agent-without-rules]: no rule allows the agent `researcher` anything",
+    ] {
+        assert!(ran.err.contains(line), "{line} is not in {ran:?}");
+    }
 }

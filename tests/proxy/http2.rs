@@ -487,6 +487,22 @@ fn floods_of_other_frames_end_the_connection_or_wait() {
 }
 
 #[test]
+fn a_client_that_is_gone_without_a_word_is_found_by_a_ping() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.ping_after: 300ms"));
+    let is_ping = |kind, flags| kind == 6 && flags == 0;
+    let mut gone = world.serve.raw_http2(&world.agent);
+    let rest = gone.until_closed();
+    assert!(frames(&rest).iter().any(|(kind, flags, ..)| is_ping(*kind, *flags)), "{rest:?}");
+    // One that answers stays, and is asked again.
+    let mut there = world.serve.raw_http2(&world.agent);
+    for _ in 0..4 {
+        let asked = answered_until(&mut there, |kind, flags, _| is_ping(kind, flags));
+        let (.., payload) = asked.last().expect("a ping");
+        there.send(frame(6, 1, 0, payload));
+    }
+}
+
+#[test]
 fn idle_connections_are_told_to_go_and_busy_ones_are_not() {
     let world = World::with(BEARER, canary(), |home, _| {
         for limit in ["head_time", "idle_tunnel"] {
@@ -599,6 +615,33 @@ fn the_status_of_grpc_reaches_an_http_1_agent() {
     let trailers: Vec<(&str, &str)> =
         answer.trailers.iter().map(|(name, value)| (&**name, &**value)).collect();
     assert_eq!(trailers, [("grpc-status", "5"), ("grpc-message", "not here")]);
+}
+
+#[test]
+fn a_grpc_answer_that_breaks_off_has_the_status_of_a_lost_connection() {
+    let scene = Scene::new();
+    scene.peer.serve(|mut far| {
+        let Some(head) = far.try_head() else { return };
+        let kind = if head.contains("/pkg.") { "grpc" } else { "json" };
+        far.send(format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/{kind}\r\nTransfer-Encoding: chunked\r\n\r\n\
+             7\r\n\0\0\0\0\x02ab\r\n"
+        ));
+        far.cut();
+    });
+    let (call, other) = run(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        let call = agent.ask(request2("POST", "/pkg.Service/Call", &[KEY]), b"").await;
+        (call, ask2(agent.send.clone(), request2("POST", "/other", &[KEY]), b"").await)
+    });
+    assert!(call.broken.is_none() && call.trailers["grpc-status"] == "14", "{call:?}");
+    assert_eq!(call.body, b"\0\0\0\0\x02ab");
+    // A reset may overtake the head.
+    let reset = other.as_ref().map_or(true, |other| other.broken.is_some());
+    assert!(reset, "{other:?}");
+    for path in ["/pkg.Service/Call", "/other"] {
+        assert_eq!(scene.ending(path), "upstream-aborted");
+    }
 }
 
 #[test]

@@ -1,0 +1,285 @@
+//! `locum policy explain`: why a request is decided as it is, and what would have to change.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use http::{HeaderName, HeaderValue};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::{output, rejected};
+use crate::agent::UserName;
+use crate::app::{Failure, Home, Opened, read_policies};
+use crate::audit::{Filter, query};
+use crate::config::Config;
+use crate::credential::CredentialIndex;
+use crate::policy::{Answer, Check, Compiled, Explanation, Inquiry, RuleVerdict, Wish, supposed};
+use crate::reference::Name;
+
+/// Arguments of `locum policy explain`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Args {
+    /// The method: GET, POST, …; SOCKET for a WebSocket, CONNECT for a tunnel
+    #[arg(value_name = "METHOD", required_unless_present = "request", requires = "url")]
+    method: Option<String>,
+    /// The URL; for CONNECT host:port
+    #[arg(value_name = "URL")]
+    url: Option<String>,
+    /// Who asks; may carry `+user=`, `+run=` and `+node=`
+    #[arg(long, value_name = "AGENT", required_unless_present = "request", value_parser = user)]
+    agent: Option<UserName>,
+    /// The credential that the request refers to
+    #[arg(long = "use", value_name = "CREDENTIAL")]
+    refers: Option<Name>,
+    /// A header field, as `NAME: VALUE`
+    #[arg(long = "header", value_name = "FIELD", value_parser = field)]
+    fields: Vec<(HeaderName, HeaderValue)>,
+    /// When: RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME")]
+    at: Option<Timestamp>,
+    /// A request of the audit log, by the `instance` of its refusal
+    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "agent", "refers", "fields", "at"])]
+    request: Option<String>,
+    /// Files and directories [default: the home's policies]
+    #[arg(long = "policy", value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+fn user(text: &str) -> Result<UserName, String> {
+    text.parse().map_err(|error: crate::agent::UserNameError| error.to_string())
+}
+
+fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let parsed = text
+        .split_once(':')
+        .and_then(|(name, value)| Some((name.trim().parse().ok()?, value.trim().parse().ok()?)));
+    parsed.ok_or_else(|| "a field is written 'NAME: VALUE'".to_owned())
+}
+
+pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, Failure> {
+    let home = match home {
+        Err(failure) if args.paths.is_empty() || args.request.is_some() => return Err(failure),
+        home => home.ok(),
+    };
+    let paths = match (&home, args.paths.is_empty()) {
+        (Some(home), true) => vec![home.policies()],
+        _ => args.paths.clone(),
+    };
+    let read = read_policies(&paths);
+    let compiled = match read.policy {
+        Ok(compiled) => compiled,
+        Err(report) => return rejected(read.files, &report, args.json),
+    };
+    let (inquiry, recorded) = match (&args.request, &home) {
+        (Some(id), Some(home)) => from_record(home, id)?,
+        _ => (inquiry(args)?, None),
+    };
+    let index = known(home.as_ref(), &compiled, args)?;
+    let explanation = compiled.policy.explain(&inquiry, &index);
+    if args.json {
+        output::json(&as_json(&explanation, recorded.as_ref()))?;
+    } else {
+        show(&explanation, &inquiry, recorded.as_ref())?;
+    }
+    let refused = matches!(explanation.answer, Answer::Refuse(..));
+    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The credentials of the vault; with policies of elsewhere, what their tests suppose.
+fn known(
+    home: Option<&Home>,
+    compiled: &Compiled,
+    args: &Args,
+) -> Result<Arc<CredentialIndex>, Failure> {
+    match home.filter(|home| home.exists() && args.paths.is_empty()) {
+        Some(home) => Ok(Opened::open(home)?.vault.snapshot()?.credentials),
+        None => Ok(Arc::new(compiled.given.index())),
+    }
+}
+
+fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
+    let (method, url) = (args.method.as_deref(), args.url.as_deref());
+    let text = format!("{} {}", method.unwrap_or_default(), url.unwrap_or_default());
+    let wish = text.parse::<Wish>().map_err(|error| Failure::new(error.to_string()))?;
+    let who = args.agent.clone().and_then(supposed);
+    Ok(Inquiry {
+        who: who.ok_or_else(|| Failure::new("the agent is missing"))?,
+        wish,
+        refers: args.refers.clone(),
+        fields: args.fields.clone(),
+        at: args.at.unwrap_or_else(Timestamp::now).as_second(),
+    })
+}
+
+/// The request of an access record, as far as that has it: without query and fields.
+fn from_record(home: &Home, id: &str) -> Result<(Inquiry, Option<Value>), Failure> {
+    let config = Config::load(&home.config(), home.path())?;
+    let filter = Filter { request_id: Some(id.to_owned()), ..Filter::default() };
+    let mut entries = query(&config.audit.dir, filter)?.filter_map(Result::ok);
+    let entry = entries.find(|entry| entry.value()["kind"] == "access");
+    let entry = entry.ok_or_else(|| {
+        Failure::new(format!(
+            "the audit log has no access record of the request {}",
+            output::plain(id)
+        ))
+        .help("the id is the `instance` of the refusal, and 32 hex digits long")
+    })?;
+    let text = |field: &str| entry.text(field);
+    let incomplete = || Failure::new("the record does not say which agent asked for what");
+    let mut who = text("agent").ok_or_else(incomplete)?.to_owned();
+    for key in ["run", "node", "user"] {
+        who += &text(key).map(|value| format!("+{key}={value}")).unwrap_or_default();
+    }
+    let method = text("method").ok_or_else(incomplete)?;
+    let destination = text("destination").ok_or_else(incomplete)?;
+    let url = match method {
+        "CONNECT" => connect_target(destination),
+        _ => format!("{destination}{}", text("path").unwrap_or("/")),
+    };
+    let at = entry.time().and_then(|time| time.parse::<Timestamp>().ok());
+    let inquiry = Inquiry {
+        who: user(&who).ok().and_then(supposed).ok_or_else(incomplete)?,
+        wish: format!("{method} {url}").parse::<Wish>().map_err(|e| Failure::new(e.to_string()))?,
+        refers: text("credential").and_then(|name| name.parse().ok()),
+        fields: Vec::new(),
+        at: at.unwrap_or_else(Timestamp::now).as_second(),
+    };
+    Ok((inquiry, Some(entry.value().clone())))
+}
+
+fn connect_target(destination: &str) -> String {
+    let authority = destination.split_once("://").map_or(destination, |(_, rest)| rest);
+    let port = authority.rsplit(']').next().is_some_and(|rest| rest.contains(':'));
+    if port { authority.to_owned() } else { format!("{authority}:443") }
+}
+
+/// What of a rule does not fit, by its key.
+fn key(check: Check) -> &'static str {
+    match check {
+        Check::Agent => "agents",
+        Check::Destination => "to",
+        Check::Method => "methods",
+        Check::Path => "paths",
+        Check::Query => "query",
+        Check::Headers => "headers",
+        Check::User => "users",
+        Check::Run => "runs",
+        Check::Time => "when",
+    }
+}
+
+fn as_json(explanation: &Explanation<'_>, recorded: Option<&Value>) -> Value {
+    let rule = |verdict: &RuleVerdict<'_>| {
+        json!({
+            "rule": verdict.rule, "file": verdict.file, "line": verdict.at.line,
+            "matches": verdict.misses.is_empty(), "denies": verdict.deny,
+            "shadow": verdict.shadow, "organisation": verdict.organisation,
+            "misses": verdict.misses.iter().map(|check| key(*check)).collect::<Vec<_>>(),
+            "grants": verdict.grants,
+        })
+    };
+    let (decision, rule_name, code) = match &explanation.answer {
+        Answer::Allow(rule) => ("allow", Some(rule), None),
+        Answer::Refuse(code, rule) => ("refuse", rule.as_ref(), Some(code)),
+        Answer::Opaque(rule) => ("opaque", Some(rule), None),
+        Answer::Intercept => ("intercept", None, None),
+    };
+    json!({
+        "decision": decision, "rule": rule_name, "code": code, "record": recorded,
+        "rules": explanation.rules.iter().map(rule).collect::<Vec<_>>(),
+        "other_rules": explanation.others,
+    })
+}
+
+/// Rules that are shown beside those that match: the nearest.
+const NEAR: usize = 8;
+
+fn show(
+    explanation: &Explanation<'_>,
+    inquiry: &Inquiry,
+    recorded: Option<&Value>,
+) -> Result<(), Failure> {
+    output::line(&format!("decision: {}", explanation.answer))?;
+    if let Some(record) = recorded {
+        let word = |field: &str| record[field].as_str().map(output::plain);
+        let decision = word("decision").unwrap_or_default();
+        let by = word("rule").map(|rule| format!(", by the rule `{rule}`")).unwrap_or_default();
+        let code = word("code").map(|code| format!(", with {code}")).unwrap_or_default();
+        let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
+        output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
+        output::line(
+            "          (a record has neither query nor fields: rules that ask for them do not match here)",
+        )?;
+    }
+    let (matching, near): (Vec<_>, Vec<_>) =
+        explanation.rules.iter().partition(|verdict| verdict.misses.is_empty());
+    for verdict in &matching {
+        output::line(&format!("matches:  {}", described(verdict)))?;
+    }
+    for verdict in near.iter().take(NEAR) {
+        output::line(&format!("misses:   {}", described(verdict)))?;
+        for check in &verdict.misses {
+            output::line(&format!("            {}", change(*check, inquiry)))?;
+        }
+    }
+    let hidden = near.len().saturating_sub(NEAR) + explanation.others;
+    if hidden > 0 {
+        output::line(&format!("and {hidden} more rules that do not match"))?;
+    }
+    Ok(())
+}
+
+fn described(verdict: &RuleVerdict<'_>) -> String {
+    let mut text =
+        format!("`{}` ({}:{})", output::plain(verdict.rule), verdict.file, verdict.at.line);
+    for (is, word) in [
+        (verdict.deny, "denies"),
+        (verdict.shadow, "only recorded"),
+        (verdict.organisation, "the organisation's"),
+        (!verdict.deny && verdict.grants == Some(false), "does not grant the credential"),
+    ] {
+        if is {
+            text += ", ";
+            text += word;
+        }
+    }
+    text
+}
+
+/// What would have to change for the rule to match.
+fn change(check: Check, inquiry: &Inquiry) -> String {
+    let (method, origin, path) = match &inquiry.wish {
+        Wish::Connect(authority) => ("CONNECT".to_owned(), format!("https://{authority}"), ""),
+        Wish::Request { method, socket, origin, target } => {
+            let method = if *socket { "a WebSocket".to_owned() } else { method.to_string() };
+            (method, origin.to_string(), target.split('?').next().unwrap_or_default())
+        }
+    };
+    let context = &inquiry.who.context;
+    let label = |label: Option<&crate::agent::Label>| {
+        label.map_or_else(|| "nothing".to_owned(), |label| format!("`{}`", label.as_str()))
+    };
+    match check {
+        Check::Agent => format!("agents: add `{}`", inquiry.who.agent),
+        Check::Destination => format!("to: add {origin}, or bind a credential of `use` there"),
+        Check::Method if method == "a WebSocket" => "websocket: allow".to_owned(),
+        Check::Method => format!("methods: add {method}"),
+        Check::Path => format!("paths: add {path}"),
+        Check::Query => {
+            "query: a parameter is missing, or has a value that is not named".to_owned()
+        }
+        Check::Headers => {
+            "headers: a field is missing, or has a value that is not named".to_owned()
+        }
+        Check::User => format!("users: the starter said {}", label(context.user.as_ref())),
+        Check::Run => format!("runs: the starter said {}", label(context.run.as_ref())),
+        Check::Time => match Timestamp::from_second(inquiry.at) {
+            Ok(at) => format!("when: the rule is not in force at {at}"),
+            Err(_) => "when: the rule is not in force at that time".to_owned(),
+        },
+    }
+}

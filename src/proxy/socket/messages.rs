@@ -1,0 +1,148 @@
+//! Messages of an agent that a credential may enter: each text among the first is decided on, filled
+//! and recorded by itself, while the socket is open.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::inject::{References, fill_message};
+use crate::outcome::{Code, Refusal};
+use crate::policy::{Permit, Standing};
+use crate::proxy::ledger::Ledger;
+use crate::proxy::{Gateway, State, unix_now};
+use crate::record::Use;
+use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
+
+/// What is needed to decide on a message.
+pub(super) struct Messages {
+    standing: Standing,
+    /// The versions that the scrub of this socket knows: no others may enter it.
+    known: Box<[Use]>,
+}
+
+impl Messages {
+    pub(super) fn new(standing: Standing, permit: &Permit) -> Self {
+        let known = permit.grants().iter().chain(permit.hidden()).map(|grant| Use {
+            credential: grant.credential().name.clone(),
+            version: Some(grant.version()),
+            slot: None,
+        });
+        Self { standing, known: known.collect() }
+    }
+
+    pub(super) fn follow(self, gateway: &Arc<Gateway>, ledger: Ledger) -> Following {
+        let frames = ClientFrames::new(gateway.limits.body_slot);
+        Following { messages: self, frames, gateway: Arc::clone(gateway), ledger }
+    }
+
+    fn know(&self, permit: &Permit) -> bool {
+        permit.grants().iter().all(|grant| {
+            self.known.iter().any(|known| {
+                known.credential == grant.credential().name
+                    && known.version == Some(grant.version())
+            })
+        })
+    }
+}
+
+/// The way up of a socket, while its messages are looked at.
+pub(super) struct Following {
+    messages: Messages,
+    frames: ClientFrames,
+    gateway: Arc<Gateway>,
+    ledger: Ledger,
+}
+
+/// What was decided on a message, and on which state.
+struct Decided {
+    state: Arc<State>,
+    references: References,
+    decision: Result<Permit, Refusal>,
+}
+
+impl Following {
+    /// Whether the rest passes as it is.
+    pub(super) fn is_over(&self) -> bool {
+        self.frames.is_over()
+    }
+
+    /// What goes up of the next bytes.
+    ///
+    /// # Errors
+    /// Why nothing more may. It is recorded.
+    pub(super) async fn take(&mut self, chunk: Bytes) -> Result<Vec<Bytes>, Refusal> {
+        let pieces = self.frames.push(chunk).map_err(|why| {
+            let refusal = match why {
+                Unfollowed::TooLarge => Refusal::new(Code::BodyTooLarge),
+                Unfollowed::Malformed => {
+                    let detail = "The frames of the socket cannot be followed";
+                    Refusal::with_detail(Code::BodyUnreadable, detail)
+                }
+            };
+            self.refused(&self.gateway.state(), refusal, &[])
+        })?;
+        let mut up = Vec::with_capacity(pieces.len());
+        for piece in pieces {
+            up.push(match piece {
+                Piece::Raw(raw) => raw,
+                Piece::Text { text, raw } => self.filled(text).await?.unwrap_or(raw),
+            });
+        }
+        Ok(up)
+    }
+
+    /// A text with its secrets in it, as a frame; none when it holds no reference in a slot.
+    async fn filled(&self, text: Bytes) -> Result<Option<Bytes>, Refusal> {
+        let text = BodyText::read(text, BodyKind::Message);
+        if text.fault().is_none() && text.found().is_empty() {
+            return Ok(None);
+        }
+        let mut decided = self.decide(self.gateway.state(), &text);
+        let refers = decided.references.any();
+        if decided.decision.is_err() && refers && self.gateway.look_again().await {
+            decided = self.decide(self.gateway.state(), &text);
+        }
+        let Decided { state, references, decision } = decided;
+        let named: Vec<Use> = references.located().iter().map(named).collect();
+        let refused = |refusal| self.refused(&state, refusal, &named);
+        let permit = decision.map_err(refused)?;
+        if references.misplaced() > 0 {
+            self.gateway.metrics.misplaced(references.misplaced());
+        }
+        if permit.grants().is_empty() {
+            return Ok(None);
+        }
+        let resolved = state.resolve(&permit).map_err(refused)?;
+        let (message, uses) = fill_message(&text, &permit, resolved).map_err(refused)?;
+        // Why here: the last step before a byte may leave. No record, no message.
+        let message = self.ledger.also(message, &state, permit.rule(), &uses)?;
+        let mut mask = [0; 4];
+        getrandom::fill(&mut mask).map_err(|_| Refusal::new(Code::Internal))?;
+        Ok(Some(Bytes::from_owner(text_frame(&message.into_inner(), mask))))
+    }
+
+    fn decide(&self, state: Arc<State>, text: &BodyText) -> Decided {
+        let standing = &self.messages.standing;
+        let index = &state.credentials;
+        let references = References::locate_message(text, standing.origin(), index);
+        let decision = state.policy.authorize_message(standing, &references, index, unix_now());
+        let decision = match decision {
+            // The scrub of the answers would not know it.
+            Ok(permit) if !self.messages.know(&permit) => {
+                Err(Refusal::new(Code::CredentialRefused)
+                    .because("the credential changed since the socket was opened"))
+            }
+            decision => decision,
+        };
+        Decided { state, references, decision }
+    }
+
+    fn refused(&self, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
+        self.ledger.refuse_also(state, &refusal, uses);
+        refusal
+    }
+}
+
+fn named(located: &crate::inject::Located) -> Use {
+    Use { credential: located.credential().name.clone(), version: None, slot: None }
+}
