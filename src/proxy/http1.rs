@@ -146,6 +146,7 @@ where
         let (answering, request) = progress.begin(request);
         // Called within: what is captured has a place of its own beside what is awaited.
         async move {
+            progress.until_it_can_switch().await;
             let answer = answer(request, Outlet::of(progress)).await;
             Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
         }
@@ -164,8 +165,9 @@ where
         if let Poll::Ready(ended) = listening.poll(cx, |cx| serving.poll(cx)) {
             return Poll::Ready(ended.map(|()| false));
         }
-        if progress.switches() {
+        if progress.is_to_switch() {
             serving.let_switch();
+            progress.made_to_switch();
         }
         clock.poll(progress, serving.patience(bounds), sleep.as_mut(), cx).map(|()| Ok(true))
     })
@@ -327,7 +329,6 @@ mod tests {
                         stream.read_exact(&mut early).await.unwrap();
                         stream.write_all(&early).await.unwrap();
                     });
-                    tokio::task::yield_now().await;
                 }
                 response
             };

@@ -56,6 +56,8 @@ pub(super) struct Progress {
     head: AtomicBool,
     /// Whether a request asked for another protocol.
     switches: AtomicBool,
+    /// Whether the connection has been made one that can switch.
+    can_switch: AtomicBool,
     /// Heads of interim answers that are to go out before the answer.
     interim: Mutex<Vec<u8>>,
     /// Whether there are any.
@@ -125,9 +127,27 @@ impl Progress {
         self.switches.store(true, Ordering::Relaxed);
     }
 
-    /// Whether there was one.
-    pub(super) fn switches(&self) -> bool {
-        self.switches.load(Ordering::Relaxed)
+    /// Whether there was one, and the connection is not ready for it yet.
+    pub(super) fn is_to_switch(&self) -> bool {
+        self.switches.load(Ordering::Relaxed) && !self.can_switch.load(Ordering::Relaxed)
+    }
+
+    /// Notes that it is ready.
+    pub(super) fn made_to_switch(&self) {
+        self.can_switch.store(true, Ordering::Relaxed);
+    }
+
+    /// Returns when it is ready. hyper may ask for an answer more than once before it gives way, and
+    /// one that comes to pass within would find a connection that cannot switch.
+    pub(super) async fn until_it_can_switch(&self) {
+        std::future::poll_fn(|cx| {
+            if !self.is_to_switch() {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Goes from one step of an answer to the next, if that is where it is.

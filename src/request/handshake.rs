@@ -65,6 +65,12 @@ impl Handshake {
         self.extended
     }
 
+    /// Completes an answer that came by an extended CONNECT, whose two ends know of no key, for a client
+    /// that waits for one.
+    pub fn complete_answer(&self, headers: &mut HeaderMap) {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.accept.clone());
+    }
+
     /// Reads a request's `Upgrade`. `h2c` is an offer that may be ignored, and is; a WebSocket is
     /// understood; anything else is refused, because the client waits for it and would then send
     /// what nobody here can read.

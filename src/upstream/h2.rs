@@ -19,11 +19,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{Builder, Connection, ResponseFuture, SendRequest};
+use h2::ext::Protocol;
 use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::uri::{self, Scheme, Uri};
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -141,6 +142,11 @@ impl Multiplex {
     pub(super) fn queue(self: &Arc<Self>) -> Seat {
         self.vitals.open.fetch_add(1, Ordering::AcqRel);
         Seat::new(self)
+    }
+
+    /// Whether the origin said that it takes a WebSocket as a stream of this connection (RFC 8441).
+    pub(super) fn takes_sockets(&self) -> bool {
+        self.sender.is_extended_connect_protocol_enabled()
     }
 
     fn alarm(&self) -> Alarm {
@@ -267,6 +273,42 @@ impl Seat {
         }
     }
 
+    /// Whether its connection takes a WebSocket.
+    pub(super) fn takes_sockets(&self) -> bool {
+        self.of.takes_sockets()
+    }
+
+    /// Asks for what the GET of `parts` asks for in HTTP/1.1: a WebSocket (RFC 8441 section 5).
+    pub(super) async fn open_socket(
+        mut self,
+        parts: &Parts,
+        patience: Patience,
+    ) -> Result<OpenStream, NoStream> {
+        let head = self.of.socket_head(parts).ok_or(NoStream::Failed(Failure::Unfit))?;
+        let written = self.of.vitals.written.load(Ordering::Relaxed);
+        let (answer, sending) = match self.of.sender.clone().send_request(head, false) {
+            Ok(sent) => sent,
+            Err(error) if error.is_go_away() || error.is_io() => {
+                self.of.vitals.closing.store(true, Ordering::Release);
+                return Err(NoStream::Elsewhere);
+            }
+            Err(error) => return Err(NoStream::Failed(Failure::Stream(error))),
+        };
+        let mut nothing = Outgoing::new(RequestBody::Empty);
+        match self.wait(answer, &mut nothing, None, patience, None).await {
+            Ok(response) => Ok(OpenStream { response, sending, seat: self }),
+            Err(Failure::Stream(error)) => {
+                let unwritten = self.of.vitals.written.load(Ordering::Relaxed) == written;
+                let again = wants_http1(&error) || unprocessed(&error);
+                if again || (unwritten && !error.is_reset()) {
+                    return Err(NoStream::Elsewhere);
+                }
+                Err(NoStream::Failed(Failure::Stream(error)))
+            }
+            Err(other) => Err(NoStream::Failed(other)),
+        }
+    }
+
     async fn wait(
         &mut self,
         mut answer: ResponseFuture,
@@ -343,6 +385,42 @@ impl Multiplex {
         }
         *head.headers_mut() = fields;
         Some(head)
+    }
+
+    /// The same for a WebSocket: a CONNECT that names the protocol, without the fields by which
+    /// HTTP/1.1 asks for it and the key that only it has.
+    fn socket_head(&self, parts: &Parts) -> Option<Request<()>> {
+        let mut head = self.head(parts)?;
+        *head.method_mut() = Method::CONNECT;
+        head.extensions_mut().insert(Protocol::from_static("websocket"));
+        for name in [header::CONNECTION, header::UPGRADE, header::SEC_WEBSOCKET_KEY] {
+            head.headers_mut().remove(name);
+        }
+        Some(head)
+    }
+}
+
+/// Why there is no WebSocket on a shared connection.
+pub(super) enum NoStream {
+    /// The origin has not looked at the request: another connection may have it.
+    Elsewhere,
+    /// It came to nothing.
+    Failed(Failure),
+}
+
+/// A stream that stays open both ways after the head of its answer.
+pub(super) struct OpenStream {
+    pub(super) response: Response<RecvStream>,
+    pub(super) sending: SendStream<Bytes>,
+    pub(super) seat: Seat,
+}
+
+impl OpenStream {
+    /// An answer that opens nothing: like any other, to a request that ends here.
+    pub(super) fn declined(self) -> Answer {
+        let Self { response, mut sending, seat } = self;
+        let _the_origin_may_be_gone = sending.send_data(Bytes::new(), true);
+        Answer { response, rest: None, seat }
     }
 }
 

@@ -255,6 +255,18 @@ impl Pool {
         }
     }
 
+    /// A stream of a shared connection whose origin takes a WebSocket on it.
+    pub(super) fn socket_seat(&self, key: &PoolKey) -> Option<Seat> {
+        let mut shard = self.shard(key).lock();
+        let entry = shard.entries.get_mut(key)?;
+        let now = Instant::now();
+        entry.shared.retain(|connection| !is_over(connection, now, &self.limits));
+        let mut able = entry.shared.iter().rev().filter(|connection| connection.takes_sockets());
+        let seat = able.find_map(Multiplex::seat)?;
+        self.counters.reused.fetch_add(1, Relaxed);
+        Some(seat)
+    }
+
     /// Keeps a connection that is ready for its next request. `wait` is how long the origin said
     /// that it keeps it, if it did.
     pub(super) fn put(&self, key: PoolKey, link: Box<Link>, wait: Option<Duration>) {

@@ -453,12 +453,20 @@ fn certificate_fault(error: &CertificateError) -> &'static str {
     }
 }
 
+/// Whether the host was offered nothing that it speaks.
+pub(super) fn speaks_other(refusal: &Refusal) -> bool {
+    refusal.reason == Some(SPEAKS_OTHER)
+}
+
+const SPEAKS_OTHER: &str = "it speaks no protocol that is offered";
+
 fn tls_fault(error: &rustls::Error) -> &'static str {
     use rustls::Error;
     match error {
         Error::InvalidMessage(_) => "it does not speak TLS at this port",
         Error::PeerIncompatible(_) => "it offers no version or cipher that is accepted",
-        Error::NoApplicationProtocol => "it speaks no protocol that is offered",
+        Error::NoApplicationProtocol
+        | Error::AlertReceived(AlertDescription::NoApplicationProtocol) => SPEAKS_OTHER,
         Error::AlertReceived(
             AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
         ) => "it accepts no version or cipher that is offered",

@@ -1,26 +1,33 @@
-//! A connection to an origin that stops speaking HTTP: the handshake of a WebSocket, and the two ways
-//! of the stream that it leaves.
+//! The handshake of a WebSocket with its origin, and the two ways of the stream that it leaves.
 //!
-//! Each handshake has a new connection. One from the pool would save its opening once for a socket
-//! that lives for minutes, and would be gone from the pool afterwards.
+//! Over HTTP/1.1 each handshake has a new connection, which stops speaking HTTP. One from the pool
+//! would save its opening once for a socket that lives for minutes, and would be gone from the pool
+//! afterwards. Over HTTP/2 it is one more stream (RFC 8441): of a connection that is there and whose
+//! origin has said that it takes them, or of a new one where the origin speaks nothing else.
 
 use std::fmt;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use h2::{RecvStream, SendStream};
+use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
 use hyper::body::Incoming;
-use hyper::client::conn::http1::Parts;
+use hyper::client::conn::http1::Parts as Parts1;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
 use tokio::time::{Instant, timeout};
 
-use super::body::RequestBody;
-use super::link::{Failure, Link, Stream};
-use super::trust::Offer;
+use super::body::{RequestBody, UpstreamBody};
+use super::h2::{NoStream, OpenStream, Seat};
+use super::link::{Failure, Link, Patience, Stream};
+use super::pool::{Lane, PoolKey};
+use super::route::Route;
+use super::trust::{Offer, speaks_other};
 use super::{Call, Sent, Timing, Upstream, broken, refusal};
 use crate::host::Authority;
 use crate::outcome::{Code, Refusal};
@@ -48,6 +55,21 @@ pub struct Switched {
     pub idle: Duration,
 }
 
+/// A handshake, and what it is sent for.
+struct Asking<'a> {
+    call: Call<'a>,
+    route: &'a Route,
+    key: PoolKey,
+    handshake: &'a Handshake,
+    patience: Patience,
+}
+
+impl Asking<'_> {
+    fn target(&self) -> &Authority {
+        &self.call.origin.authority
+    }
+}
+
 impl Upstream {
     /// Sends the handshake of a WebSocket, and takes the stream over when the origin agrees.
     ///
@@ -59,32 +81,116 @@ impl Upstream {
         call: Call<'_>,
         handshake: &Handshake,
     ) -> Result<Upgraded, Refusal> {
-        let mut request = request.into_inner().map(|_none| RequestBody::Empty);
-        *request.version_mut() = Version::HTTP_11;
+        let (parts, _none) = request.into_inner().into_parts();
+        let route = self.routes.find(&call.origin.authority.host);
+        let patience = Patience {
+            response: call.response_timeout.unwrap_or(self.timeouts.response),
+            idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
+        };
+        let key = self.pool.key(call.origin, route.id, call.principal);
+        let asking = Asking { call, route, key, handshake, patience };
+        if let Some(seat) = self.pool.socket_seat(&asking.key)
+            && let Some(upgraded) = ask_shared(&asking, &parts, seat, Timing::default()).await?
+        {
+            return Ok(upgraded);
+        }
+        match self.new_link(&asking).await {
+            Err(refusal) if speaks_other(&refusal) && !route.http1_only => {
+                let (seat, timing) = self.new_seat(&asking).await?;
+                let answer = ask_shared(&asking, &parts, seat, timing).await?;
+                answer.ok_or_else(|| no_way(asking.target()))
+            }
+            opened => self.ask_alone(asking, parts, opened?).await,
+        }
+    }
+
+    /// A new connection that speaks HTTP/1.1.
+    async fn new_link(&self, asking: &Asking<'_>) -> Result<(Box<Link>, Timing), Refusal> {
+        let Call { origin, principal, .. } = asking.call;
+        let (stream, timing) = self.stream(origin, principal, asking.route, Offer::Http1).await?;
+        let link = Link::new(stream).await.map_err(|error| broken(&error, asking.target()))?;
+        Ok((Box::new(link), timing))
+    }
+
+    /// A stream of a new connection that speaks HTTP/2, or of one that somebody else opens meanwhile.
+    async fn new_seat(&self, asking: &Asking<'_>) -> Result<(Seat, Timing), Refusal> {
+        let opening = self.pool.opening(&asking.key);
+        let turn = opening.turn().await?;
+        if let Some(seat) = self.pool.socket_seat(&asking.key) {
+            return Ok((seat, Timing::default()));
+        }
+        let mut turn = Some(turn);
+        let opened = self.open(&asking.key, asking.route, Some(&mut turn)).await;
+        if let (Err(refusal), Some(turn)) = (&opened, turn) {
+            opening.failed(turn, refusal);
+        }
+        let (Lane::Shared(seat), timing) = opened? else { return Err(no_way(asking.target())) };
+        // The turn is free again when the origin has said what it takes.
+        let _heard = opening.turn().await;
+        if seat.takes_sockets() { Ok((seat, timing)) } else { Err(no_way(asking.target())) }
+    }
+
+    /// Over HTTP/1.1.
+    async fn ask_alone(
+        &self,
+        asking: Asking<'_>,
+        parts: Parts,
+        (mut link, mut timing): (Box<Link>, Timing),
+    ) -> Result<Upgraded, Refusal> {
+        let Asking { call, key, handshake, patience, .. } = asking;
         let target = &call.origin.authority;
-        let route = self.routes.find(&target.host);
-        let (stream, mut timing) =
-            self.stream(call.origin, call.principal, route, Offer::Http1).await?;
-        let mut link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
+        let mut request = Request::from_parts(parts, RequestBody::Empty);
+        *request.version_mut() = Version::HTTP_11;
         let start = Instant::now();
-        let patience = call.response_timeout.unwrap_or(self.timeouts.response);
-        let idle = call.idle_timeout.unwrap_or(self.timeouts.idle);
-        let answer = timeout(patience, ask(&mut link, request)).await;
+        let answer = timeout(patience.response, ask(&mut link, request)).await;
         let answer = answer.map_err(|_late| refusal(&Failure::Late, target, None))?;
         let mut response = answer.map_err(|error| broken(&error, target))?;
         timing.head = start.elapsed();
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let key = self.pool.key(call.origin, route.id, call.principal);
-            let response = self.receive(response, Box::new(link), None, key, idle)?;
+            let response = self.receive(response, link, None, key, patience.idle)?;
             return Ok(Upgraded::Declined(Sent { response, reused: false, timing }));
         }
         handshake.check_answer(response.headers()).map_err(|fault| wrong(target, fault))?;
         response.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
         let (downlink, uplink) =
-            take_stream(link).ok_or_else(|| wrong(target, "broke off after its answer"))?;
+            take_stream(*link).ok_or_else(|| wrong(target, "broke off after its answer"))?;
         let response = response.map(|_none| downlink);
-        Ok(Upgraded::Switched(Switched { response, uplink, timing, idle }))
+        Ok(Upgraded::Switched(Switched { response, uplink, timing, idle: patience.idle }))
     }
+}
+
+/// Over HTTP/2. None when the origin has not looked at it, and another connection may have it.
+async fn ask_shared(
+    asking: &Asking<'_>,
+    parts: &Parts,
+    seat: Seat,
+    mut timing: Timing,
+) -> Result<Option<Upgraded>, Refusal> {
+    let reused = timing.is_reused();
+    let idle = asking.patience.idle;
+    let start = Instant::now();
+    let opened = match seat.open_socket(parts, asking.patience).await {
+        Ok(opened) => opened,
+        Err(NoStream::Elsewhere) => return Ok(None),
+        Err(NoStream::Failed(failure)) => return Err(refusal(&failure, asking.target(), None)),
+    };
+    timing.head = start.elapsed();
+    if !opened.response.status().is_success() {
+        let response = opened.declined().into_body(idle).map(UpstreamBody::stream);
+        return Ok(Some(Upgraded::Declined(Sent { response, reused, timing })));
+    }
+    let OpenStream { response, sending, seat } = opened;
+    let seat = Arc::new(seat);
+    let uplink = Uplink(Up::Shared { stream: sending, _seat: Arc::clone(&seat) });
+    let mut response = response.map(|stream| Downlink(Down::Shared { stream, _seat: seat }));
+    // What the 2xx of an extended CONNECT stands for.
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    asking.handshake.complete_answer(response.headers_mut());
+    Ok(Some(Upgraded::Switched(Switched { response, uplink, timing, idle })))
+}
+
+fn no_way(target: &Authority) -> Refusal {
+    wrong(target, "speaks HTTP/2 alone, and takes no WebSocket in it")
 }
 
 fn wrong(target: &Authority, fault: &'static str) -> Refusal {
@@ -120,14 +226,21 @@ async fn ask(link: &mut Link, request: Request<RequestBody>) -> hyper::Result<Re
 /// Takes the stream from under HTTP. What the origin sent right behind its 101 was read already, and
 /// comes first. None when the connection has ended.
 fn take_stream(link: Link) -> Option<(Downlink, Uplink)> {
-    let Parts { io, read_buf, .. } = link.driver?.into_parts();
+    let Parts1 { io, read_buf, .. } = link.driver?.into_parts();
     let (read, write) = tokio::io::split(io.into_inner().into_inner().stream);
-    Some((Downlink(Chunks::new(read, read_buf)), Uplink(write)))
+    Some((Downlink(Down::Alone(Chunks::new(read, read_buf))), Uplink(Up::Alone(write))))
 }
 
 /// The way from an origin that has switched protocols: a body without a length, which ends in order
 /// when the origin says so, and with an error when the connection breaks.
-pub struct Downlink(Chunks<ReadHalf<Stream>>);
+pub struct Downlink(Down);
+
+enum Down {
+    /// All that comes over a connection.
+    Alone(Chunks<ReadHalf<Stream>>),
+    /// What comes on one stream of it, which is held until both ways are over.
+    Shared { stream: RecvStream, _seat: Arc<Seat> },
+}
 
 impl Body for Downlink {
     type Data = Bytes;
@@ -137,7 +250,15 @@ impl Body for Downlink {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
-        let chunk = ready!(self.0.poll_next(cx)).transpose();
+        let chunk = match &mut self.0 {
+            Down::Alone(chunks) => ready!(chunks.poll_next(cx)).transpose(),
+            Down::Shared { stream, .. } => ready!(stream.poll_data(cx)).map(|data| {
+                let data = data.map_err(io::Error::other)?;
+                // From here on the agent's side holds it, which asks for more when it has room.
+                let _closed = stream.flow_control().release_capacity(data.len());
+                Ok(data)
+            }),
+        };
         Poll::Ready(chunk.map(|chunk| chunk.map(Frame::data)))
     }
 }
@@ -148,8 +269,32 @@ impl fmt::Debug for Downlink {
     }
 }
 
-/// The way to an origin that has switched protocols.
-pub struct Uplink(WriteHalf<Stream>);
+/// The way to an origin that has switched protocols. Dropped before it was shut down, it breaks off.
+pub struct Uplink(Up);
+
+enum Up {
+    Alone(WriteHalf<Stream>),
+    Shared { stream: SendStream<Bytes>, _seat: Arc<Seat> },
+}
+
+/// Sends as much of `bytes` as the origin has room for.
+fn poll_send(
+    stream: &mut SendStream<Bytes>,
+    cx: &mut Context<'_>,
+    bytes: &[u8],
+) -> Poll<io::Result<usize>> {
+    stream.reserve_capacity(bytes.len());
+    while stream.capacity() == 0 && !bytes.is_empty() {
+        match ready!(stream.poll_capacity(cx)) {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+            None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+    let length = stream.capacity().min(bytes.len());
+    let sent = stream.send_data(Bytes::copy_from_slice(&bytes[..length]), false);
+    Poll::Ready(sent.map(|()| length).map_err(io::Error::other))
+}
 
 impl AsyncWrite for Uplink {
     fn poll_write(
@@ -157,15 +302,27 @@ impl AsyncWrite for Uplink {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, bytes)
+        match &mut self.0 {
+            Up::Alone(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Up::Shared { stream, .. } => poll_send(stream, cx, bytes),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
+        match &mut self.0 {
+            Up::Alone(stream) => Pin::new(stream).poll_flush(cx),
+            // Its connection has a task that writes what there is.
+            Up::Shared { .. } => Poll::Ready(Ok(())),
+        }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
+        match &mut self.0 {
+            Up::Alone(stream) => Pin::new(stream).poll_shutdown(cx),
+            Up::Shared { stream, .. } => {
+                Poll::Ready(stream.send_data(Bytes::new(), true).map_err(io::Error::other))
+            }
+        }
     }
 }
 

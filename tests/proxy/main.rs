@@ -26,6 +26,7 @@ mod problem;
 mod rate;
 mod restart;
 mod run_token;
+mod shared_socket;
 mod slot;
 mod stream;
 mod trace;
