@@ -184,7 +184,12 @@ fn decide(c: &mut Criterion) {
     for (kind, rule) in [
         ("hosts", "{agents: ['*'], to: ['https://h@.test'], use: [openai], name: r@}"),
         ("agents", "{agents: [agent-@], to: ['https://api.openai.com'], use: [openai], name: r@}"),
-        ("patterns", "{agents: [agent-@], to: ['https://*.h@.test'], use: [openai], name: r@}"),
+        ("patterns", "{agents: ['*'], to: ['https://*.h@.test'], use: [openai], name: r@}"),
+        ("credentials", "{agents: ['*'], use: [c@], name: r@}"),
+        (
+            "denied",
+            "{deny: true, agents: ['*'], to: ['https://**.h@.test'], methods: [PUT], name: r@}",
+        ),
     ] {
         let mut group = c.benchmark_group(format!("decide/{kind}"));
         for count in [10_u32, 1_000, 100_000] {

@@ -7,6 +7,8 @@
 
 #[path = "clients/cut.rs"]
 mod cut;
+#[path = "clients/git.rs"]
+mod git;
 mod support;
 
 use std::path::PathBuf;

@@ -33,7 +33,7 @@ pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
-pub(crate) use policies::{ReadPolicy, read_policies, read_policy};
+pub(crate) use policies::{ReadPolicy, read_policies};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};

@@ -13,29 +13,26 @@ use crate::policy::{self, Compiled, Policy};
 /// # Errors
 /// Every mistake in every file.
 pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
-    Ok(read_policy(&[directory.to_owned()]).policy?)
+    Ok(read_policies(&[directory.to_owned()]).policy?.policy)
 }
 
 /// What became of policy files.
-pub(crate) struct ReadPolicy<P = Policy> {
+pub(crate) struct ReadPolicy {
     /// How many files were read.
     pub(crate) files: usize,
+    /// Their texts, to show places in.
+    pub(crate) sources: Vec<Source>,
     /// The policy, or every mistake in every file, and what could not be read.
-    pub(crate) policy: Result<P, Report>,
+    pub(crate) policy: Result<Compiled, Report>,
 }
 
 /// Reads and compiles policy files as one policy. Of a directory those that end in `.yaml` or
 /// `.yml`, by name and without the hidden ones, after those of its `org`; a file that is named itself is read whatever it is
 /// called.
-pub(crate) fn read_policy(paths: &[PathBuf]) -> ReadPolicy {
-    let ReadPolicy { files, policy } = read_policies(paths);
-    ReadPolicy { files, policy: policy.map(|compiled| compiled.policy) }
-}
-
-/// The same, with the tests that stand beside the rules.
-pub(crate) fn read_policies(paths: &[PathBuf]) -> ReadPolicy<Compiled> {
+pub(crate) fn read_policies(paths: &[PathBuf]) -> ReadPolicy {
     let (sources, mut report) = sources(paths);
     let files = sources.len();
+    let texts = sources.clone();
     let policy = match policy::compile_all(sources) {
         Ok(policy) if report.is_empty() => Ok(policy),
         Ok(_) => Err(report),
@@ -44,7 +41,7 @@ pub(crate) fn read_policies(paths: &[PathBuf]) -> ReadPolicy<Compiled> {
             Err(report)
         }
     };
-    ReadPolicy { files, policy }
+    ReadPolicy { files, sources: texts, policy }
 }
 
 fn sources(paths: &[PathBuf]) -> (Vec<Source>, Report) {

@@ -1,27 +1,28 @@
 //! `locum policy`: rules, checked before they are in force.
 
 mod cases;
+mod check;
 mod explain;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use serde_json::json;
-
-use super::output::{self, counted};
-use crate::app::{Exit, Failure, Home, Opened, ReadPolicy, read_policy};
+use super::output;
+use crate::app::{Failure, Home, Opened, read_policies};
 use crate::config::{self, Config};
 use crate::document::{Report, suggest};
 use crate::policy::Policy;
+use crate::reference::Name;
 use crate::vault::{KeySource, Vault};
+use check::{Beside, Form};
 
 /// Subcommands of `locum policy`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Read and compile policies, and report every mistake with its place
     #[command(
-        after_help = "Example:\n  locum policy check\n  locum policy check policies/ --json   # in CI, without a home\n\nExit code 64 if there is a mistake. Warnings are about names that the vault does not have."
+        after_help = "Example:\n  locum policy check\n  locum policy check policies/ --json   # in CI, without a home\n\nExit code 64 if there is a mistake. Warnings are about what is none and probably not meant; with\n--deny-warnings they make exit code 1."
     )]
     Check {
         /// Files and directories, checked as one policy [default: the home's policies]
@@ -30,6 +31,12 @@ pub(super) enum Command {
         /// Print the result as JSON
         #[arg(long)]
         json: bool,
+        /// Print the result as SARIF 2.1.0, which code hosts show beside the lines
+        #[arg(long, conflicts_with = "json")]
+        sarif: bool,
+        /// Fail on warnings, too
+        #[arg(long)]
+        deny_warnings: bool,
     },
     /// Ask the policies what their own tests ask, and say which answers are not as expected
     #[command(
@@ -52,8 +59,15 @@ pub(super) enum Command {
 
 /// Takes the home as it was found or not: with paths given, none is needed.
 pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitCode, Failure> {
-    let (paths, json) = match command {
-        Command::Check { paths, json } => (paths, json),
+    let (paths, form, strict) = match command {
+        Command::Check { paths, json, sarif, deny_warnings } => {
+            let form = match (json, sarif) {
+                (true, _) => Form::Json,
+                (_, true) => Form::Sarif,
+                _ => Form::Text,
+            };
+            (paths, form, deny_warnings)
+        }
         Command::Test { paths, json } if paths.is_empty() => {
             return cases::run(&[home?.policies()], json);
         }
@@ -61,82 +75,42 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
         Command::Explain(args) => return explain::run(home, &args),
     };
     if !paths.is_empty() {
-        return check(&paths, json, |_| Vec::new());
+        return check::run(read_policies(&paths), form, strict, |_| Beside::default());
     }
     let home = home?;
     let policies = home.policies();
     if policies.symlink_metadata().is_err() {
         home.require()?;
     }
-    check(&[policies], json, |policy| compare(policy, &home))
-}
-
-fn check(
-    paths: &[PathBuf],
-    json: bool,
-    lint: impl FnOnce(&Policy) -> Vec<String>,
-) -> Result<ExitCode, Failure> {
-    let ReadPolicy { files, policy } = read_policy(paths);
-    match policy {
-        Ok(policy) => {
-            let mut warnings = lint(&policy);
-            if policy.is_empty() {
-                warnings.push("there is no rule, so nothing is allowed".to_owned());
-            }
-            accepted(files, &policy, &warnings, json)
-        }
-        Err(report) => rejected(files, &report, json),
-    }
-}
-
-fn accepted(
-    files: usize,
-    policy: &Policy,
-    warnings: &[String],
-    json: bool,
-) -> Result<ExitCode, Failure> {
-    let (rules, digest) = (policy.len(), policy.digest());
-    if json {
-        output::json(&json!({
-            "ok": true, "files": files, "rules": rules, "digest": digest,
-            "problems": [], "warnings": warnings,
-        }))?;
-        return Ok(ExitCode::SUCCESS);
-    }
-    for warning in warnings {
-        output::note(&format!("warning: {warning}"));
-    }
-    let (files, rules) = (counted(files as u64, "file"), counted(rules as u64, "rule"));
-    output::line(&format!("no mistakes in {files} with {rules} (digest {digest})"))?;
-    Ok(ExitCode::SUCCESS)
+    check::run(read_policies(&[policies]), form, strict, |compiled| {
+        compare(&compiled.policy, &home)
+    })
 }
 
 fn rejected(files: usize, report: &Report, json: bool) -> Result<ExitCode, Failure> {
-    if json {
-        let mut value = report.to_json();
-        value["ok"] = json!(false);
-        value["files"] = json!(files);
-        value["rules"] = json!(null);
-        value["digest"] = json!(null);
-        value["warnings"] = json!([]);
-        output::json(&value)?;
-    } else {
-        output::note(&report.to_string());
-        output::note(&format!("\n{}", counted(report.len() as u64, "mistake")));
-    }
-    Ok(ExitCode::from(Exit::Usage as u8))
+    check::rejected(files, report, if json { Form::Json } else { Form::Text })
 }
 
 /// What the rules name and the vault does not have. A vault that cannot be opened without asking
 /// for a passphrase is not asked: a check of files should not hang on a person.
-fn compare(policy: &Policy, home: &Home) -> Vec<String> {
+fn compare(policy: &Policy, home: &Home) -> Beside {
     if !home.exists() || asks(home) {
-        return Vec::new();
+        return Beside::default();
     }
-    let known = Opened::open(home).and_then(|opened| Known::of(&opened));
+    let known = Opened::open(home).and_then(|opened| {
+        let agents = opened.vault.agents()?.into_iter().filter(|agent| agent.revoked.is_none());
+        let mut agents: Vec<Name> = agents.map(|agent| agent.name).collect();
+        agents.sort_unstable();
+        Ok((Known::of(&opened)?, opened.vault.snapshot()?.credentials, agents))
+    });
     match known {
-        Ok(known) => known.missing(policy),
-        Err(failure) => vec![format!("the names could not be compared with the vault: {failure}")],
+        Ok((known, index, agents)) => {
+            Beside { warnings: known.missing(policy), known: Some((index, agents)) }
+        }
+        Err(failure) => {
+            let warning = format!("the names could not be compared with the vault: {failure}");
+            Beside { warnings: vec![warning], known: None }
+        }
     }
 }
 

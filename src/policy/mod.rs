@@ -9,6 +9,7 @@ mod compile;
 mod conditions;
 mod explain;
 mod limits;
+mod lint;
 mod path;
 mod read;
 mod rule;
@@ -28,6 +29,7 @@ pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, s
 pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
+pub use lint::{Lint, LintKind};
 pub use path::{PathError, PathPattern};
 pub use rule::Check;
 pub use standing::Standing;

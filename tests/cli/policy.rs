@@ -89,7 +89,7 @@ fn names_that_the_vault_lacks_are_warnings() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("no mistakes in 2 files with 2 rules"), "{ran:?}");
     assert_eq!(
-        ran.err.lines().collect::<Vec<_>>(),
+        ran.err.lines().filter(|line| line.starts_with("warning: ")).collect::<Vec<_>>(),
         [
             "warning: rule `r`: the vault has no live agent `reseacher`; did you mean `researcher`?",
             "warning: rule `r`: the vault has no credential or set `bilings`; did you mean `billing`?",
@@ -164,4 +164,61 @@ fn a_decision_is_explained_with_what_would_have_to_change() {
     assert_eq!(json["decision"], "intercept");
     assert_eq!(json["rules"][0]["matches"], true);
     explain(&["POST", "not a url"]).refused(1, &["write a method and a URL"]);
+}
+
+const DOUBTFUL: &str = "version: 1
+rules:
+  - {name: wide, agents: [a], to: ['https://*.github.io'], use: [pages]}
+  - {name: again, agents: [a], to: ['https://x.github.io'], use: [pages]}
+";
+
+#[test]
+fn what_is_probably_not_meant_is_said_with_its_place() {
+    let home = Home::missing();
+    fs::write(home.beside("p.yaml"), DOUBTFUL).unwrap();
+    let ran = home.run(&["policy", "check", "p.yaml"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    for line in [
+        "warning[wildcard-with-credential]: p.yaml:3:5: rule `wide`: ",
+        "   3 |   - {name: wide, agents: [a], to: ['https://*.github.io'], use: [pages]}\n     |     ^",
+        "warning[wildcard-under-public-suffix]: p.yaml:3:5: rule `wide`: anybody can have a host",
+        "warning[unreachable-rule]: p.yaml:4:5: rule `again`: `wide`, at p.yaml:3, allows all",
+        "  help: remove it, or move it before the other",
+    ] {
+        assert!(ran.err.contains(line), "{line} is not in {ran:?}");
+    }
+    assert_eq!(home.run(&["policy", "check", "p.yaml", "--deny-warnings"]).code, 1);
+    let report = home.json(&["policy", "check", "--json", "p.yaml"]);
+    let ids: Vec<_> = report["lints"].as_array().unwrap().iter().map(|lint| &lint["id"]).collect();
+    assert_eq!(
+        ids,
+        ["wildcard-with-credential", "wildcard-under-public-suffix", "unreachable-rule"]
+    );
+    let sarif = home.json(&["policy", "check", "--sarif", "p.yaml"]);
+    let results = sarif["runs"][0]["results"].as_array().unwrap();
+    assert_eq!((&sarif["version"], results.len()), (&json!("2.1.0"), 3));
+    let region = json!({ "startLine": 3, "startColumn": 5 });
+    assert_eq!(results[0]["locations"][0]["physicalLocation"]["region"], region);
+    fs::write(home.beside("p.yaml"), WRONG).unwrap();
+    let ran = home.run(&["policy", "check", "--sarif", "p.yaml"]);
+    let sarif: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((ran.code, &sarif["runs"][0]["results"][0]["level"]), (64, &json!("error")));
+}
+
+#[test]
+fn what_the_vault_has_and_no_rule_uses_is_said() {
+    let home = Home::new();
+    home.add_credential("billing", "a-secret-of-some-length");
+    home.ok(&["agent", "add", "researcher"]);
+    home.write(
+        "policies/first.yaml",
+        "version: 1\nrules:\n  - {name: r, agents: [other], to: ['https://x.test']}\n",
+    );
+    let ran = home.run(&["policy", "check"]);
+    for line in [
+        "warning[unused-credential]: no rule lets anybody use the credential `billing`",
+        "warning[agent-without-rules]: no rule allows the agent `researcher` anything",
+    ] {
+        assert!(ran.err.contains(line), "{line} is not in {ran:?}");
+    }
 }

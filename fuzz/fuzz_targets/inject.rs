@@ -1,0 +1,175 @@
+//! Injectors of head and body: nothing but the slot changes, and what stands in it is the secret.
+//!
+//! The first line of the input is the request's target, the second its `Content-Type`, the third its
+//! `Sec-WebSocket-Protocol`; the rest is its body.
+#![no_main]
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use bytes::Bytes;
+use libfuzzer_sys::fuzz_target;
+use locum::agent::{Context, Identity};
+use locum::credential::{Credential, CredentialIndex};
+use locum::document::Source;
+use locum::host::{Authority, Origin, Scheme};
+use locum::inject::{References, Resolved, inject};
+use locum::policy::{Policy, compile};
+use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
+use locum::request::{BodyKind, BodyText, InboundRequest, Step, Value, walk};
+use locum::secret::Secret;
+
+/// Of letters that no input is likely to have, and one of each kind that an encoder escapes.
+const SECRET: &str = "Zq7\"\\/+&=%;Zq7";
+
+static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
+    let slots = [
+        "query key", "path /p/{secret}/**", "subprotocol k.{secret}", "json /a", "json /b/0/c", "form a", "multipart a",
+    ];
+    let credential = Credential {
+        name: "a".parse().unwrap(),
+        provider: None,
+        destinations: ["https://api.test".parse().unwrap()].into(),
+        slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
+        stand_in: None,
+        version: Some(1),
+    };
+    CredentialIndex::new(vec![credential], HashMap::new())
+});
+
+static POLICY: LazyLock<Policy> = LazyLock::new(|| {
+    let text = "version: 1\nrules:\n- {name: all, agents: ['*'], use: ['*']}\n";
+    compile(vec![Source::new("p.yaml", text)]).unwrap()
+});
+
+struct Nowhere;
+
+impl AuditSink for Nowhere {
+    fn access(&self, _: &Access<'_>) -> Result<(), Unrecorded> {
+        Ok(())
+    }
+    fn outcome(&self, _: &Outcome) {}
+    fn event(&self, _: &Event) -> Result<(), Unrecorded> {
+        Ok(())
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut lines = data.splitn(4, |b| *b == b'\n');
+    let mut line = || lines.next().unwrap_or_default();
+    let (target, kind, list, body) = (line(), line(), line(), line());
+    // What already has the marks of the secret could not be told from it.
+    if memchr(data) {
+        return;
+    }
+    let head = http::Request::builder()
+        .method("POST")
+        .uri(target)
+        .header("host", "api.test")
+        .header("content-type", kind)
+        .header("sec-websocket-protocol", list);
+    let Ok(head) = head.body(()) else { return };
+    let target = head.uri().to_string();
+    let authority = Authority::parse("api.test:443", None).unwrap();
+    let origin = Origin { scheme: Scheme::Https, authority };
+    let Ok(mut request) = InboundRequest::parse(head.into_parts().0, &origin) else { return };
+    let kind = BodyKind::of(request.headers());
+    let sent = Bytes::copy_from_slice(body);
+    if let Some(kind) = kind.clone() {
+        request.take_body(BodyText::read(sent.clone(), kind));
+    }
+    let who = Identity {
+        workspace: "default".parse().unwrap(),
+        agent: "x".parse().unwrap(),
+        token_id: "t".into(),
+        context: Context::default(),
+        run_token: None,
+    };
+    let references = References::locate(&request, &INDEX);
+    let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };
+    let open = |_: &Credential, _| Ok(Secret::new(SECRET.as_bytes().to_vec()));
+    let resolved = Resolved::open(&permit, open).unwrap();
+    let always = permit.grants().first().map(|grant| grant.slot());
+    let list = request.headers().get("sec-websocket-protocol").cloned();
+    let Ok(outbound) = inject(request, &permit, resolved) else {
+        // No list of subprotocols can hold this secret.
+        assert!(always.is_none_or(|slot| slot == 2));
+        return;
+    };
+    let access = Access {
+        request_id: RequestId([0; 16]),
+        agent: None,
+        peer: None,
+        destination: "",
+        method: None,
+        path: None,
+        rule: None,
+        policy_generation: 1,
+        policy_digest: "",
+        credential: None,
+        more_credentials: &[],
+        misplaced: 0,
+        decision: Decision::Permit,
+        code: None,
+        reason: None,
+        shadow: None,
+    };
+    let Ok(recorded) = Recorded::new(outbound, &Nowhere, &access) else { unreachable!() };
+    let (wire, _) = recorded.into_wire(|filled| filled);
+    let wire = wire.into_inner();
+    let arrived = wire.uri().to_string();
+    match always {
+        None => {
+            assert_eq!(arrived, target);
+            assert!(wire.body().is_none());
+            assert_eq!(wire.headers().get("sec-websocket-protocol"), list.as_ref());
+        }
+        Some(0 | 1) => {
+            assert!(wire.body().is_none());
+            // Once, as one segment or one value.
+            assert_eq!(arrived.matches("Zq7").count(), 2, "{target} {arrived}");
+            let value = &arrived[arrived.find("Zq7").unwrap()..];
+            let value = &value[..value.rfind("Zq7").unwrap() + 3];
+            assert!(!value.contains(['/', '?', '#', ';', '"', '\\']), "{value}");
+        }
+        Some(_) => {
+            assert_eq!(arrived.matches("Zq7").count(), 0);
+            let filled = wire.body().as_ref().expect("it is in the body");
+            body_changed_once(&sent, filled, kind.as_ref().unwrap());
+        }
+    }
+});
+
+fn memchr(data: &[u8]) -> bool {
+    data.windows(3).any(|w| w == b"Zq7") || data.windows(2).any(|w| w == b"\\u" || w.starts_with(b"%5"))
+}
+
+/// What is before and behind the secret's place is the same; what is there is the secret, encoded.
+fn body_changed_once(sent: &[u8], filled: &[u8], kind: &BodyKind) {
+    let find = |text: &[u8]| filled.windows(3).position(|w| w == text);
+    let start = find(b"Zq7").expect("the secret is there");
+    let end = filled.windows(3).rposition(|w| w == b"Zq7").unwrap() + 3;
+    assert_eq!(sent[..start], filled[..start]);
+    let behind = filled.len() - end;
+    assert_eq!(sent[sent.len() - behind..], filled[end..]);
+    assert_eq!(&sent[start..sent.len() - behind], b"locum_a");
+    let value = &filled[start..end];
+    match kind {
+        BodyKind::Json | BodyKind::Message => {
+            let strings = |body: &[u8]| {
+                let mut all: Vec<(Vec<Step>, usize)> = Vec::new();
+                walk(body, &mut |path, value, at| {
+                    if value == Value::Text {
+                        all.push((path.to_vec(), at.len()));
+                    }
+                })
+                .expect("it was read");
+                all
+            };
+            assert_eq!(strings(sent).len(), strings(filled).len());
+            assert_eq!(value, b"Zq7\\\"\\\\/+&=%;Zq7");
+        }
+        BodyKind::Form => assert!(!value.iter().any(|b| b"&=+;".contains(b))),
+        BodyKind::Multipart { .. } => assert_eq!(value, SECRET.as_bytes()),
+    }
+}

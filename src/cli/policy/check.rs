@@ -1,0 +1,177 @@
+//! `locum policy check`: every mistake with its place, and what is none and still probably not meant.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Value, json};
+
+use super::output;
+use crate::app::{Exit, Failure, ReadPolicy};
+use crate::cli::output::counted;
+use crate::credential::CredentialIndex;
+use crate::document::{Problem, Report, Source};
+use crate::policy::{Compiled, Lint, LintKind};
+use crate::reference::Name;
+
+/// How the result is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    Text,
+    Json,
+    Sarif,
+}
+
+/// What a vault has, and what is missing in it.
+#[derive(Default)]
+pub(super) struct Beside {
+    pub(super) warnings: Vec<String>,
+    pub(super) known: Option<(Arc<CredentialIndex>, Vec<Name>)>,
+}
+
+pub(super) fn run(
+    read: ReadPolicy,
+    form: Form,
+    strict: bool,
+    beside: impl FnOnce(&Compiled) -> Beside,
+) -> Result<ExitCode, Failure> {
+    let ReadPolicy { files, sources, policy } = read;
+    let compiled = match policy {
+        Ok(compiled) => compiled,
+        Err(report) => return rejected(files, &report, form),
+    };
+    let Beside { mut warnings, known } = beside(&compiled);
+    let policy = &compiled.policy;
+    if policy.is_empty() {
+        warnings.push("there is no rule, so nothing is allowed".to_owned());
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let mut lints = policy.lint(i64::try_from(now).unwrap_or(i64::MAX));
+    lints.extend(match known {
+        Some((index, agents)) => policy.lint_with(&index, &agents),
+        None => policy.lint_destinations(&compiled.given.index()),
+    });
+    lints.sort_by(|a, b| a.place.cmp(&b.place));
+    let (rules, digest) = (policy.len(), policy.digest());
+    match form {
+        Form::Json => output::json(&json!({
+            "ok": true, "files": files, "rules": rules, "digest": digest,
+            "problems": [], "warnings": warnings,
+            "lints": lints.iter().map(lint_json).collect::<Vec<_>>(),
+        }))?,
+        Form::Sarif => {
+            let about_names =
+                warnings.iter().map(|text| result("unknown-name", "warning", text, None));
+            let lints = lints.iter().map(|lint| {
+                let place = lint.place.as_ref().map(|(file, at)| (&**file, at.line, at.column));
+                result(lint.kind.id(), "warning", &lint.message, place)
+            });
+            output::json(&sarif(&about_names.chain(lints).collect::<Vec<_>>()))?;
+        }
+        Form::Text => {
+            for warning in &warnings {
+                output::note(&format!("warning: {warning}"));
+            }
+            for lint in &lints {
+                output::note(&shown(lint, &sources));
+            }
+            let (files, rules) = (counted(files as u64, "file"), counted(rules as u64, "rule"));
+            output::line(&format!("no mistakes in {files} with {rules} (digest {digest})"))?;
+        }
+    }
+    let clean = warnings.is_empty() && lints.is_empty();
+    Ok(if strict && !clean { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// A lint with its source line, as a mistake is shown.
+fn shown(lint: &Lint, sources: &[Source]) -> String {
+    let (id, advice) = (lint.kind.id(), lint.kind.advice());
+    let source = |file: &str| sources.iter().find(|source| source.name() == file);
+    let place = lint.place.as_ref().and_then(|(file, at)| Some((source(file)?, *at)));
+    let Some((source, at)) = place else {
+        return format!("warning[{id}]: {}\n  help: {advice}", lint.message);
+    };
+    let problem = Problem {
+        source: source.clone(),
+        at: Some(at),
+        path: String::new(),
+        message: lint.message.clone(),
+        advice: Some(advice.to_owned()),
+    };
+    format!("warning[{id}]: {problem}")
+}
+
+fn lint_json(lint: &Lint) -> Value {
+    let place = lint.place.as_ref();
+    json!({
+        "id": lint.kind.id(), "message": lint.message, "help": lint.kind.advice(),
+        "file": place.map(|(file, _)| file),
+        "line": place.map(|(_, at)| at.line), "column": place.map(|(_, at)| at.column),
+    })
+}
+
+pub(super) fn rejected(files: usize, report: &Report, form: Form) -> Result<ExitCode, Failure> {
+    match form {
+        Form::Json => {
+            let mut value = report.to_json();
+            value["ok"] = json!(false);
+            value["files"] = json!(files);
+            value["rules"] = json!(null);
+            value["digest"] = json!(null);
+            value["warnings"] = json!([]);
+            value["lints"] = json!([]);
+            output::json(&value)?;
+        }
+        Form::Sarif => {
+            let results = report.problems().into_iter().map(|problem| {
+                let at = problem.at.map_or((1, 1), |at| (at.line, at.column));
+                let advice = problem.advice.as_deref().map(|advice| format!(" ({advice})"));
+                let text = format!("{}{}", problem.message, advice.unwrap_or_default());
+                result("mistake", "error", &text, Some((problem.source.name(), at.0, at.1)))
+            });
+            output::json(&sarif(&results.collect::<Vec<_>>()))?;
+        }
+        Form::Text => {
+            output::note(&report.to_string());
+            output::note(&format!("\n{}", counted(report.len() as u64, "mistake")));
+        }
+    }
+    Ok(ExitCode::from(Exit::Usage as u8))
+}
+
+/// One finding (SARIF 2.1.0 section 3.27).
+fn result(id: &str, level: &str, text: &str, place: Option<(&str, u32, u32)>) -> Value {
+    let location = |(file, line, column): (&str, u32, u32)| {
+        json!({ "physicalLocation": {
+            "artifactLocation": { "uri": file.replace('\\', "/") },
+            "region": { "startLine": line, "startColumn": column },
+        }})
+    };
+    json!({
+        "ruleId": id, "level": level, "message": { "text": text },
+        "locations": place.map(location).into_iter().collect::<Vec<_>>(),
+    })
+}
+
+/// A log of one run (SARIF 2.1.0), which code hosts show beside the lines.
+fn sarif(results: &[Value]) -> Value {
+    let lints =
+        LintKind::ALL.map(|kind| json!({ "id": kind.id(), "help": { "text": kind.advice() } }));
+    let others = [
+        ("mistake", "mend it: no proxy takes the file"),
+        ("unknown-name", "the vault does not have it"),
+    ];
+    let others = others.map(|(id, text)| json!({ "id": id, "help": { "text": text } }));
+    let rules: Vec<Value> = others.into_iter().chain(lints).collect();
+    json!({
+        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
+        "version": "2.1.0",
+        "runs": [{
+            "tool": { "driver": {
+                "name": "locum", "version": env!("CARGO_PKG_VERSION"), "rules": rules,
+            }},
+            "columnKind": "unicodeCodePoints",
+            "results": results,
+        }],
+    })
+}
