@@ -12,6 +12,7 @@ mod frames;
 mod messages;
 mod needles;
 mod search;
+mod spelled;
 
 use std::collections::VecDeque;
 use std::pin::Pin;

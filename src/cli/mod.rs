@@ -17,6 +17,7 @@ mod output;
 mod policy;
 mod run;
 mod run_token;
+mod scan;
 mod serve;
 mod set;
 mod vault;
@@ -80,6 +81,8 @@ enum Command {
     Vault(vault::Command),
     /// Check a home and its proxy, and say what to mend
     Doctor(doctor::Args),
+    /// Find keys that lie about in a tree, and in git's history
+    Scan(scan::Args),
     /// See all of it work on this machine, in a throw-away home
     Demo(demo::Args),
     /// The agent of the demo
@@ -129,6 +132,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
+        Command::Scan(args) => scan::run(&args),
         Command::Demo(args) => demo::run(&args),
         Command::DemoAgent(args) => demo::act(&args),
     }

@@ -2,6 +2,7 @@
 
 mod cases;
 mod check;
+mod diff;
 mod explain;
 
 use std::collections::HashSet;
@@ -55,6 +56,21 @@ pub(super) enum Command {
         after_help = "Example:\n  locum policy explain --agent researcher POST https://api.openai.com/v1/chat/completions --use openai\n  locum policy explain --request 019a3f0c5e7a…   # of the audit log\n\nExit code 0 for what is allowed, 1 for what is refused."
     )]
     Explain(Box<explain::Args>),
+    /// Say what a change adds and takes away: which agent, with which credential, where and how
+    #[command(
+        after_help = "Example:\n  git worktree add /tmp/before main\n  locum policy diff /tmp/before/policies policies\n\nExit code 0 whether anything changes or not; 64 if a file has a mistake."
+    )]
+    Diff {
+        /// A file or directory
+        #[arg(value_name = "OLD")]
+        old: PathBuf,
+        /// Another
+        #[arg(value_name = "NEW")]
+        new: PathBuf,
+        /// Print the result as JSON
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// Takes the home as it was found or not: with paths given, none is needed.
@@ -73,6 +89,7 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
         }
         Command::Test { paths, json } => return cases::run(&paths, json),
         Command::Explain(args) => return explain::run(home, &args),
+        Command::Diff { old, new, json } => return diff::run(&old, &new, json),
     };
     if !paths.is_empty() {
         return check::run(read_policies(&paths), form, strict, |_| Beside::default());

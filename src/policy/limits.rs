@@ -147,6 +147,31 @@ pub struct Limits {
     pub per: Per,
 }
 
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let window = |rate: Rate| {
+            let unit = WINDOWS.iter().find(|(_, seconds)| *seconds == rate.window.as_secs());
+            unit.map_or("", |(name, _)| name)
+        };
+        f.write_str("at most")?;
+        if let Some(rate) = self.requests {
+            write!(f, " {} requests/{}", rate.count, window(rate))?;
+        }
+        if let Some(most) = self.concurrent {
+            write!(f, " {most} at once")?;
+        }
+        if let Some(rate) = self.bytes {
+            write!(f, " {}/{}", show_size(rate.count), window(rate))?;
+        }
+        let per = match self.per {
+            Per::Agent => "agent",
+            Per::Credential => "credential",
+            Per::Rule => "rule",
+        };
+        write!(f, " per {per}")
+    }
+}
+
 /// What is left of a rate: the moment at which nothing of it is in use any more. As far ahead of now
 /// as the whole allowance: used up. Further: in debt.
 #[derive(Debug, Default)]

@@ -7,6 +7,7 @@ mod candidates;
 mod cases;
 mod compile;
 mod conditions;
+mod diff;
 mod explain;
 mod limits;
 mod lint;
@@ -27,6 +28,7 @@ use http::{HeaderMap, Method};
 
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
 pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use lint::{Lint, LintKind};

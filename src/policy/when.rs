@@ -60,6 +60,33 @@ impl When {
     }
 }
 
+impl fmt::Display for When {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("in its times:")?;
+        if self.days != EVERY_DAY {
+            let days = DAYS.iter().enumerate().filter(|(at, _)| self.days & (1 << at) != 0);
+            days.into_iter().try_for_each(|(_, day)| write!(f, " {day}"))?;
+        }
+        self.hours.iter().try_for_each(|hours| write!(f, " {hours}"))?;
+        if let Some(zone) = &self.zone {
+            write!(f, " {}", zone.iana_name().unwrap_or("UTC"))?;
+        }
+        for (word, moment) in [("from", self.not_before), ("to", self.not_after)] {
+            if let Some(moment) = moment.and_then(|at| Timestamp::from_second(at).ok()) {
+                write!(f, " {word} {moment}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Hours {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [start, end] = [self.start, self.end].map(|minute| (minute / 60, minute % 60));
+        write!(f, "{:02}:{:02}-{:02}:{:02}", start.0, start.1, end.0, end.1)
+    }
+}
+
 fn bit(day: Weekday) -> u8 {
     1 << day.to_monday_zero_offset()
 }

@@ -184,12 +184,12 @@ fn map_bytes(bytes: &[u8], escape: impl Fn(u8, &mut Vec<u8>)) -> Zeroizing<Vec<u
     out
 }
 
-fn upper(byte: u8) -> [u8; 2] {
+pub(super) fn upper(byte: u8) -> [u8; 2] {
     let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];
     [digit(byte >> 4), digit(byte)]
 }
 
-fn lower(byte: u8) -> [u8; 2] {
+pub(super) fn lower(byte: u8) -> [u8; 2] {
     upper(byte).map(|b| b.to_ascii_lowercase())
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use data_encoding::{BASE64_NOPAD, HEXLOWER};
 
-use super::escapes::{base64_escapes, escapes, is_plain};
+use zeroize::Zeroizing;
+
+use super::escapes::{base64_escapes, escapes, is_plain, lower, upper};
 use crate::secret::{Secret, wipe};
 
 /// All byte strings that must not pass, and what to write in their place. Made for each request and
@@ -29,9 +31,10 @@ pub(super) struct Outline {
 }
 
 /// Whether the byte can stand in a form of a secret that nobody escapes: in itself, in hex, in base64
-/// with its padding, and in what URLs and JSON make of base64.
+/// with its padding, in what URLs and JSON make of base64, and in any of them spelled out.
 pub(super) fn is_of_forms(byte: u8) -> bool {
-    is_plain(byte) || matches!(byte, b'+' | b'/' | b'=' | b'%' | b'\\')
+    const OTHERS: &[u8] = b"+/=%\\&#;:,\r\n\0";
+    is_plain(byte) || OTHERS.contains(&byte)
 }
 
 /// Where in the text a form and its replacement are.
@@ -47,8 +50,9 @@ pub(super) struct Needle<'n> {
     pub(super) replacement: &'n [u8],
 }
 
-/// How many forms nearly all secrets have: raw, hex in two cases, base64 at three alignments.
-const USUAL_FORMS: usize = 6;
+/// How many forms nearly all secrets have: raw, hex in two cases, base64 at three alignments, and four
+/// lists of bytes.
+const USUAL_FORMS: usize = 10;
 
 impl Needles {
     /// The same as [`Self::add`], for a secret that nobody else needs any more.
@@ -80,13 +84,13 @@ impl Needles {
     }
 
     /// Adds every usual encoding of `secret`: raw, base64 and base64url at all three alignments,
-    /// hex, percent (once and twice), JSON and HTML escapes. The rendered Basic pair is covered by
+    /// hex, lists of bytes, percent (once and twice), JSON and HTML escapes as encoders write them. The rendered Basic pair is covered by
     /// the base64 alignments, a templated header by the raw form.
     pub fn add(&mut self, secret: &Secret, placeholder: &str) {
         self.places.reserve(USUAL_FORMS);
         secret.expose(|bytes| {
             // The usual forms in full: each base64 is made with what is cut off at its ends.
-            self.text.reserve(placeholder.len() + 9 * bytes.len() + 32);
+            self.text.reserve(placeholder.len() + 22 * bytes.len() + 32);
             let replacement = self.text.append(placeholder.as_bytes());
             // In front of the raw form, so that base64 can be made of it at each alignment.
             self.text.append(&[0; 2]);
@@ -96,6 +100,7 @@ impl Needles {
             for alignment in 0..3 {
                 self.add_base64(&raw, alignment, &replacement);
             }
+            self.add_lists(&raw, &replacement);
             for form in escapes(bytes) {
                 self.insert(&form, &replacement);
             }
@@ -120,6 +125,39 @@ impl Needles {
         for form in [lower, upper] {
             self.keep(form, replacement);
         }
+    }
+
+    /// The bytes one by one: hex with colons (OpenSSL) and with hyphens (.NET), and the numbers of a
+    /// JSON array (Node's `Buffer`).
+    fn add_lists(&mut self, raw: &Range<usize>, replacement: &Range<usize>) {
+        let mut list = |write: &dyn Fn(u8, &mut Vec<u8>)| {
+            // Reserved for the longest, so that no part of the secret is left in a buffer outgrown.
+            let mut form = Zeroizing::new(Vec::with_capacity(4 * raw.len()));
+            for byte in raw.clone() {
+                write(self.text.bytes[byte], &mut form);
+            }
+            form.pop();
+            self.insert(&form, replacement);
+        };
+        let pair = |byte, separator, out: &mut Vec<u8>| {
+            out.extend_from_slice(&upper(byte));
+            out.push(separator);
+        };
+        list(&|byte, out| pair(byte, b':', out));
+        list(&|byte, out| pair(byte, b'-', out));
+        list(&|byte, out| {
+            out.extend_from_slice(&lower(byte));
+            out.push(b':');
+        });
+        list(&|byte, out| {
+            // Without an allocation that would keep it.
+            for (at, digit) in [100, 10, 1].map(|unit| byte / unit % 10).into_iter().enumerate() {
+                if digit > 0 || at == 2 || byte >= [100, 10, 1][at] {
+                    out.push(b'0' + digit);
+                }
+            }
+            out.push(b',');
+        });
     }
 
     /// The base64 characters that depend on the secret alone when `before` unknown bytes stand in
@@ -268,8 +306,8 @@ mod tests {
     fn forms_that_are_alike_are_searched_once() {
         let mut needles = Needles::default();
         needles.add(&Secret::new(b"plainalnum0123".to_vec()), "locum_x");
-        // Raw, hex (both cases), base64 at three alignments: nothing else differs.
-        assert!(needles.iter().count() <= 1 + 2 + 3, "{}", needles.iter().count());
+        // Raw, hex (both cases), base64 at three alignments, lists: nothing else differs.
+        assert!(needles.iter().count() <= 1 + 2 + 3 + 4, "{}", needles.iter().count());
     }
 
     /// The forms as they were made one by one, each from its own definition.

@@ -1,11 +1,13 @@
 //! Searching a stream for any of the needles, with no more held back than could still be one.
 
 use std::cell::{Cell, OnceCell};
+use std::ops::Range;
 
 use bytes::Bytes;
 use http::header::HeaderMap;
 
 use super::needles::{Needle, Needles, Outline, is_of_forms};
+use super::spelled::Spelling;
 use crate::secret::wipe;
 
 /// How a replacement fits where the match stood.
@@ -61,6 +63,15 @@ struct Made {
     /// The lengths of the shortest and the longest needle.
     shortest: usize,
     longest: usize,
+    /// Larger than all else here, and an answer is moved often before it is read.
+    spelling: Box<Spelling>,
+}
+
+/// Where a needle stands in a text, and which.
+struct Match<'n> {
+    at: usize,
+    end: usize,
+    needle: Needle<'n>,
 }
 
 /// Wu and Manber's table over the first bytes of each needle.
@@ -101,7 +112,26 @@ impl Made {
         let lengths = || needles.iter().map(|n| n.bytes.len());
         let shortest = lengths().min().unwrap_or(1);
         let longest = lengths().max().unwrap_or(1);
-        Self { needles, shortest, longest }
+        let spelling = Box::new(Spelling::new(&needles));
+        Self { needles, shortest, longest, spelling }
+    }
+
+    /// The first match at or after `from`, as it is or spelled out.
+    fn find_any(&self, table: &Table, text: &[u8], from: usize) -> Option<Match<'_>> {
+        let found = self.find(table, text, from);
+        let until = found.as_ref().map_or(text.len(), |(at, _)| *at);
+        let spelled = self.spelling.find(&self.needles, text, from, until);
+        match (spelled, found) {
+            // The one that is spelled out begins before the other, or has it in it.
+            (Some(spelled), _) => {
+                let Range { start, end } = spelled.place;
+                Some(Match { at: start, end, needle: spelled.needle })
+            }
+            (None, found) => {
+                let (at, needle) = found?;
+                Some(Match { at, end: at + needle.bytes.len(), needle })
+            }
+        }
     }
 
     /// The first match at or after `from`: where it starts, and which needle. The longest needle
@@ -219,10 +249,10 @@ impl Search {
         let table = self.brief.get_or_init(|| Table::new(made, BRIEF));
         let mut found = 0;
         let mut done = 0;
-        while let Some((at, needle)) = made.find(table, text, done) {
+        while let Some(Match { at, end, needle }) = made.find_any(table, text, done) {
             out.extend_from_slice(&text[done..at]);
-            out.extend_from_slice(&replacement(needle, fit));
-            done = at + needle.bytes.len();
+            out.extend_from_slice(&replacement(needle, end - at, fit));
+            done = end;
             found += 1;
         }
         if found > 0 {
@@ -244,10 +274,10 @@ fn hash(block: &[u8]) -> usize {
     (number.wrapping_mul(0x9E37_79B1) >> 16) as usize
 }
 
-fn replacement(needle: Needle<'_>, fit: Fit) -> Vec<u8> {
+fn replacement(needle: Needle<'_>, length: usize, fit: Fit) -> Vec<u8> {
     let mut text = needle.replacement.to_vec();
     if fit == Fit::InPlace {
-        text.resize(needle.bytes.len(), b'*');
+        text.resize(length, b'*');
     }
     text
 }
@@ -314,21 +344,19 @@ impl Scrubber {
         let mut done = 0;
         loop {
             let made = self.search.made();
-            let found = made.find(&self.table, text, done);
+            let found = made.find_any(&self.table, text, done);
             let tail = text.len() - self.tail(&text[done..]).min(text.len() - done);
-            let (at, needle) = match found {
+            let Match { at, end, needle } = match found {
                 // A tail that starts no later than the match could grow into a longer match there.
-                Some((at, needle)) if at < tail || needle.bytes.len() == made.longest => {
-                    (at, needle)
-                }
+                Some(found) if found.at < tail || found.needle.bytes.len() == made.longest => found,
                 _ => {
                     emit(text.slice(done..tail), out);
                     return tail;
                 }
             };
             emit(text.slice(done..at), out);
-            emit(replacement(needle, self.fit).into(), out);
-            done = at + needle.bytes.len();
+            emit(replacement(needle, end - at, self.fit).into(), out);
+            done = end;
             self.replaced += 1;
         }
     }
@@ -343,7 +371,8 @@ impl Scrubber {
             self.first[usize::from(rest[0])]
                 && made.needles.iter().any(|n| n.bytes.starts_with(rest))
         };
-        (start..text.len()).find(could_be).map_or(0, |at| text.len() - at)
+        let tail = (start..text.len()).find(could_be).map_or(0, |at| text.len() - at);
+        tail.max(made.spelling.tail(&made.needles, text))
     }
 
     /// The stream has ended: what was held back is final.
@@ -377,7 +406,7 @@ impl Scrubber {
         self.replaced
     }
 
-    /// How many bytes are held back now. Less than the longest needle, always.
+    /// How many bytes are held back now. Less than the longest needle, however it is spelled.
     #[must_use]
     pub fn held(&self) -> usize {
         self.held.len()
@@ -433,7 +462,7 @@ mod tests {
         let mut all = Vec::new();
         for chunk in chunks {
             scrubber.push(chunk.clone().into(), &mut |data| all.extend_from_slice(&data));
-            assert!(scrubber.held() < longest.max(1), "holds back more than a needle");
+            assert!(scrubber.held() < 26 * longest.max(1), "holds back more than a needle");
         }
         scrubber.finish(&mut |data| all.extend_from_slice(&data));
         all
@@ -447,7 +476,7 @@ mod tests {
         while at < text.len() {
             let hit = needles.iter().filter(|n| text[at..].starts_with(n.bytes));
             if let Some(needle) = hit.max_by_key(|n| n.bytes.len()) {
-                out.extend_from_slice(&replacement(needle, fit));
+                out.extend_from_slice(&replacement(needle, needle.bytes.len(), fit));
                 at += needle.bytes.len();
             } else {
                 out.push(text[at]);

@@ -8,5 +8,6 @@ mod home;
 mod import;
 mod mistakes;
 mod policy;
+mod scan;
 mod secrets;
 mod vault;

@@ -222,3 +222,25 @@ fn what_the_vault_has_and_no_rule_uses_is_said() {
         assert!(ran.err.contains(line), "{line} is not in {ran:?}");
     }
 }
+
+#[test]
+fn a_change_is_told_in_combinations() {
+    let home = Home::missing();
+    fs::write(home.beside("old.yaml"), RESEARCH).unwrap();
+    let new = RESEARCH
+        .replace("methods: [POST]", "methods: [POST, GET]")
+        .replace("agents: [somebody]", "agents: [other]");
+    fs::write(home.beside("new.yaml"), new).unwrap();
+    assert_eq!(home.ok(&["policy", "diff", "old.yaml", "old.yaml"]), "nothing changes\n");
+    assert_eq!(
+        home.ok(&["policy", "diff", "old.yaml", "new.yaml"]),
+        "+ other may send at https://elsewhere.test: any method, any path
+- researcher may use openai at https://api.openai.com: POST, at /v1/chat/completions
++ researcher may use openai at https://api.openai.com: POST, GET, at /v1/chat/completions
+- somebody may send at https://elsewhere.test: any method, any path
+"
+    );
+    let json = home.json(&["policy", "diff", "old.yaml", "new.yaml", "--json"]);
+    let changes: Vec<_> = json.as_array().unwrap().iter().map(|c| c["change"].clone()).collect();
+    assert_eq!(changes, ["added", "changed", "removed"]);
+}

@@ -33,7 +33,7 @@ pub use http2::{Http2, Reply, ask2, frame, frames, request2};
 pub use next_proxy::NextProxy;
 pub use origin::{Identity, Origin, Script, Seen, identity_files};
 pub use peer::{Peer, Scene};
-pub use routes::{AFTER, BEFORE, ENCODINGS, encode};
+pub use routes::{AFTER, BEFORE, ENCODINGS, SPELLINGS, encode};
 pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};

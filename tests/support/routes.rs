@@ -193,6 +193,23 @@ pub const ENCODINGS: [&str; 12] = [
     "basic",
 ];
 
+/// More of them, for bodies: the key spelled out.
+pub const SPELLINGS: [&str; 13] = [
+    "percent-all",
+    "percent-twice",
+    "json-all",
+    "json-twice",
+    "html-decimal",
+    "html-hex",
+    "html-some",
+    "hex-colons",
+    "numbers",
+    "base64-lines",
+    "base64-json-lines",
+    "quoted-printable",
+    "utf-16",
+];
+
 /// The key as an origin might show it.
 pub fn encode(encoding: &str, key: &str) -> Vec<u8> {
     let text = match encoding {
@@ -213,9 +230,40 @@ pub fn encode(encoding: &str, key: &str) -> Vec<u8> {
             .replace('"', "&quot;")
             .replace('\'', "&#39;"),
         "basic" => basic("user", key),
+        "percent-all" => each(key, |b| format!("%{b:02X}")),
+        "percent-twice" => each(key, |b| format!("%25{b:02x}")),
+        "json-all" => each(key, |b| format!("\\u{b:04x}")),
+        "json-twice" => each(key, |b| format!("\\\\u{b:04X}")),
+        "html-decimal" => each(key, |b| format!("&#{b};")),
+        "html-hex" => each(key, |b| format!("&#x{b:X};")),
+        "html-some" => each(key, |b| match b {
+            b if b.is_ascii_lowercase() => char::from(b).to_string(),
+            b => format!("&#{b};"),
+        }),
+        "hex-colons" => each(key, |b| format!("{b:02x}:")),
+        "numbers" => each(key, |b| format!("{b},")),
+        "base64-lines" => lines(&BASE64.encode(mail(key).as_bytes()), "\r\n"),
+        "base64-json-lines" => lines(&BASE64.encode(mail(key).as_bytes()), "\\n"),
+        "quoted-printable" => lines(&mail(key).replace('=', "=3D"), "=\r\n"),
+        "utf-16" => each(key, |b| format!("{}\0", char::from(b))),
         other => panic!("no such encoding: {other}"),
     };
     text.into_bytes()
+}
+
+fn each(key: &str, write: impl Fn(u8) -> String) -> String {
+    key.bytes().map(write).collect()
+}
+
+/// A text so long before the key that the end of a line falls into it.
+fn mail(key: &str) -> String {
+    format!("Dear all of you, and those who are not, the key is {key} and that is all.")
+}
+
+/// In lines of 76 characters, as MIME has them.
+fn lines(text: &str, end: &str) -> String {
+    let lines = text.as_bytes().chunks(76).map(|line| std::str::from_utf8(line).unwrap());
+    lines.collect::<Vec<_>>().join(end)
 }
 
 fn percent_unreserved(key: &str, escape: impl Fn(u8) -> String) -> String {

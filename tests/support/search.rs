@@ -27,6 +27,9 @@ pub fn forms(secret: &[u8]) -> Vec<Form> {
         Form { name: "JSON, all escaped", bytes: each(secret, |b| format!("\\u{b:04x}")) },
         Form { name: "JSON, escaped for HTML", bytes: reserved(secret, |b| format!("\\u{b:04x}")) },
         Form { name: "JSON", bytes: json(secret) },
+        Form { name: "HTML, all", bytes: each(secret, |b| format!("&#{b};")) },
+        Form { name: "hex with colons", bytes: each(secret, |b| format!("{b:02x}:")) },
+        Form { name: "numbers", bytes: each(secret, |b| format!("{b},")) },
     ];
     for before in 0..3 {
         for encoding in [&BASE64_NOPAD, &BASE64URL_NOPAD] {

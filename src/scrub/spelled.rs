@@ -1,0 +1,606 @@
+//! Needles that are spelled out: some of their characters, or all, written as escapes, or with line
+//! breaks and NULs between them.
+//!
+//! There are far too many such forms to look for each. So where a text has an escape in it, it is read
+//! as its reader would, character by character, and what is read is searched. Texts have few escapes,
+//! and of those nearly all stand for characters that no needle has next to each other.
+
+use std::ops::Range;
+
+use super::needles::{Needle, Needles};
+
+/// How often escapes may be escaped themselves. Twice happens; more is made.
+const NESTED: usize = 4;
+
+/// The longest that a character is written, in bytes: `%252525252573`, or `&amp;amp;amp;amp;#x0073;`.
+const LONGEST_UNIT: usize = 26;
+
+/// What may stand before a line break at the end of what came, and be shown for it. Who follows lines as
+/// they come would else see some without their ends.
+const SHORT: usize = 8;
+
+/// Slots of the set of pairs, a power of two: of a usual secret's 600 pairs each seventh slot is taken.
+const PAIRS: usize = 4096;
+
+/// What the characters of the needles have in common.
+pub(super) struct Spelling {
+    /// The bytes of the needles.
+    alphabet: [bool; 256],
+    /// Those, and what escapes of them are written with.
+    written: [bool; 256],
+    /// Which bytes follow each other in a needle, hashed.
+    pairs: Box<[u64; PAIRS / 64]>,
+    /// The longest needle.
+    longest: usize,
+}
+
+/// One character as it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Unit {
+    /// What stands for this byte.
+    Byte(u8),
+    /// The end of a line: nothing, in an encoded text.
+    Break,
+    /// A NUL: nothing, in UTF-16.
+    Nul,
+    /// The text ends before it is known.
+    Cut,
+}
+
+/// Where a needle was found.
+pub(super) struct Spelled<'n> {
+    pub(super) place: Range<usize>,
+    pub(super) needle: Needle<'n>,
+}
+
+/// What a piece of text says: each byte, and where it is written.
+#[derive(Default)]
+struct Said {
+    bytes: Vec<u8>,
+    places: Vec<Range<usize>>,
+    /// What stands behind the last.
+    after: Option<Unit>,
+    /// Where the reading ended.
+    until: usize,
+    /// Whether it ended at a byte that no needle has.
+    closed: bool,
+}
+
+impl Spelling {
+    pub(super) fn new(needles: &Needles) -> Self {
+        let mut new = Self {
+            alphabet: [false; 256],
+            written: [false; 256],
+            pairs: Box::new([0; PAIRS / 64]),
+            longest: 1,
+        };
+        for needle in needles.iter() {
+            new.longest = new.longest.max(needle.bytes.len());
+            for byte in needle.bytes {
+                new.alphabet[usize::from(*byte)] = true;
+            }
+            for pair in needle.bytes.windows(2) {
+                let slot = slot(pair[0], pair[1]);
+                new.pairs[slot / 64] |= 1 << (slot % 64);
+            }
+        }
+        new.written = new.alphabet;
+        for byte in b"%\\&#;=\r\n\0xXuampltgqos0123456789abcdefABCDEF" {
+            new.written[usize::from(*byte)] = true;
+        }
+        new
+    }
+
+    /// The first needle that is spelled out in `text` and begins at `from` or behind it. What it is
+    /// spelled with begins before `until`.
+    pub(super) fn find<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        from: usize,
+        until: usize,
+    ) -> Option<Spelled<'n>> {
+        let here = &text[from..until];
+        let some = memchr::memchr3_iter(b'%', b'\\', b'&', here);
+        let others = memchr::memchr3_iter(b'\n', b'=', b'\0', here);
+        let (mut some, mut others) = (some.peekable(), others.peekable());
+        // What was read is not read again for each escape in it.
+        let mut known = from;
+        loop {
+            let next = match (some.peek(), others.peek()) {
+                (Some(a), Some(b)) if a < b => some.next(),
+                (Some(_), None) => some.next(),
+                _ => others.next(),
+            };
+            let at = from + next?;
+            if at < known || !self.may_be_part(text, from, at) {
+                continue;
+            }
+            match self.around(needles, text, from, at) {
+                Ok(found) => return Some(found),
+                Err(until) => known = until.max(at + 1),
+            }
+        }
+    }
+
+    /// Whether the escape at `at` may be part of a needle, by its neighbours.
+    fn may_be_part(&self, text: &[u8], from: usize, at: usize) -> bool {
+        let before = |at: usize| at.checked_sub(1).filter(|at| *at >= from).map(|at| text[at]);
+        let (unit, length) = Self::unit(&text[at..]);
+        match unit {
+            Unit::Byte(_) if length == 1 => false,
+            Unit::Byte(byte) => {
+                let last = before(at).is_some_and(|before| self.has_pair(before, byte));
+                self.has(byte) && (last || self.may_go_on(byte, &text[at + length..]))
+            }
+            Unit::Break | Unit::Nul => {
+                let mut before_it = before(at);
+                if before_it == Some(b'\r') {
+                    before_it = before(at - 1);
+                }
+                before_it.is_some_and(|b| self.has(b) && self.may_go_on(b, &text[at + length..]))
+            }
+            Unit::Cut => false,
+        }
+    }
+
+    /// Whether a needle has `byte` and behind it what `rest` says next.
+    fn may_go_on(&self, byte: u8, mut rest: &[u8]) -> bool {
+        for _ in 0..NESTED {
+            let (unit, length) = Self::unit(rest);
+            match unit {
+                Unit::Byte(next) => return self.has_pair(byte, next),
+                Unit::Break | Unit::Nul => rest = &rest[length..],
+                Unit::Cut => return true,
+            }
+        }
+        false
+    }
+
+    /// The first needle that is spelled out in the piece of text that the escape at `at` is part of; or
+    /// how far there is none.
+    fn around<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        from: usize,
+        at: usize,
+    ) -> Result<Spelled<'n>, usize> {
+        let said = self.read(text, self.reach_back(text, from, at), Some(at));
+        let mut best: Option<Spelled<'n>> = None;
+        for needle in needles.iter() {
+            for start in memchr::memmem::find_iter(&said.bytes, needle.bytes) {
+                let last = start + needle.bytes.len() - 1;
+                let place = said.places[start].start..said.places[last].end;
+                // What is written as it is, the other search finds.
+                if place.len() == needle.bytes.len() {
+                    continue;
+                }
+                let better = best.as_ref().is_none_or(|best| {
+                    (place.start, best.place.end) < (best.place.start, place.end)
+                });
+                if better {
+                    best = Some(Spelled { place, needle });
+                }
+            }
+        }
+        best.ok_or_else(|| {
+            // One that begins among the last may go on behind what was read.
+            let last = said.places.len().saturating_sub(self.longest - 1);
+            let open = said.places.get(last).filter(|_| !said.closed);
+            open.map_or(said.until, |place| place.start)
+        })
+    }
+
+    /// How many bytes at the end of `text` could be a needle spelled out, of which more is to come.
+    pub(super) fn tail(&self, needles: &Needles, text: &[u8]) -> usize {
+        let start = self.reach_back(text, 0, text.len());
+        if !text[start..].iter().any(|b| is_escape(*b)) {
+            return 0;
+        }
+        let said = self.read(text, start, None);
+        let end = said.places.last().map_or(start, |last| last.end);
+        let whole = said.places.len();
+        let cut = said.after == Some(Unit::Cut);
+        for first in 0..whole {
+            let (place, rest) = (&said.places[first], &said.bytes[first..]);
+            let spelled = cut || text.len() - place.start != rest.len();
+            let broken = matches!(said.after, Some(Unit::Break)) || text.ends_with(b"\r");
+            if !spelled || broken && end - place.start == rest.len() && rest.len() < SHORT {
+                continue;
+            }
+            let begins = |n: Needle<'_>| n.bytes.len() > rest.len() && n.bytes.starts_with(rest);
+            if needles.iter().any(begins) {
+                return text.len() - place.start;
+            }
+        }
+        if cut && !text.ends_with(b"\r") { text.len() - said.until } else { 0 }
+    }
+
+    /// Where to begin to read, to know what is said at `at`.
+    fn reach_back(&self, text: &[u8], from: usize, at: usize) -> usize {
+        let start = at.saturating_sub(LONGEST_UNIT * self.longest).max(from);
+        let run = text[start..at].iter().rposition(|b| !self.written[usize::from(*b)]);
+        run.map_or(start, |before| start + before + 1)
+    }
+
+    /// What is said from `at` on without a byte between that no needle has: the last such piece that
+    /// begins before `past`, and as much behind it as a needle is long; or the last of all.
+    fn read(&self, text: &[u8], mut at: usize, past: Option<usize>) -> Said {
+        let mut said = Said::default();
+        while at < text.len() {
+            if past.is_some_and(|past| at > past + LONGEST_UNIT * self.longest) {
+                break;
+            }
+            let (unit, length) = Self::unit(&text[at..]);
+            let ends = match unit {
+                Unit::Byte(byte) if self.has(byte) => {
+                    said.bytes.push(byte);
+                    said.places.push(at..at + length);
+                    false
+                }
+                Unit::Byte(_) => true,
+                // An empty line is the end of what was encoded, and of an event.
+                Unit::Break => said.after == Some(Unit::Break),
+                Unit::Nul => false,
+                Unit::Cut => {
+                    said.after = Some(unit);
+                    break;
+                }
+            };
+            at += length;
+            if ends && past.is_some_and(|past| at > past) {
+                said.closed = true;
+                break;
+            }
+            if ends {
+                said = Said::default();
+            }
+            said.after = match unit {
+                Unit::Byte(_) => None,
+                unit => Some(unit),
+            };
+        }
+        said.until = at;
+        said
+    }
+
+    fn has(&self, byte: u8) -> bool {
+        self.alphabet[usize::from(byte)]
+    }
+
+    fn has_pair(&self, first: u8, second: u8) -> bool {
+        let slot = slot(first, second);
+        self.pairs[slot / 64] >> (slot % 64) & 1 == 1
+    }
+
+    /// The character that a text begins with, and how long it is written.
+    fn unit(text: &[u8]) -> (Unit, usize) {
+        let Some(first) = text.first().copied() else { return (Unit::Cut, 0) };
+        let read = match first {
+            b'%' => percent(text),
+            b'\\' => backslash(text),
+            b'&' => entity(text),
+            b'=' => quoted(text),
+            b'\r' if text.len() == 1 => Some((Unit::Cut, 1)),
+            b'\r' if text[1] == b'\n' => Some((Unit::Break, 2)),
+            b'\n' => Some((Unit::Break, 1)),
+            0 => Some((Unit::Nul, 1)),
+            _ => None,
+        };
+        read.unwrap_or((Unit::Byte(first), 1))
+    }
+}
+
+fn slot(first: u8, second: u8) -> usize {
+    (usize::from(first) * 67 + usize::from(second)) % PAIRS
+}
+
+/// What begins an escape.
+fn is_escape(byte: u8) -> bool {
+    matches!(byte, b'%' | b'\\' | b'&' | b'=' | b'\r' | b'\n' | 0)
+}
+
+fn hex(digits: &[u8]) -> Option<u32> {
+    let digit = |value: u32, b: &u8| Some(value * 16 + char::from(*b).to_digit(16)?);
+    digits.iter().try_fold(0, digit)
+}
+
+/// The end of a text in which a number of so many hex digits begins.
+fn is_cut(rest: &[u8], digits: usize) -> bool {
+    rest.len() < digits && hex(rest).is_some()
+}
+
+/// `%73`, and `%2573` where a URL was put into a URL.
+fn percent(text: &[u8]) -> Option<(Unit, usize)> {
+    let mut at = 1;
+    while at < 1 + 2 * NESTED && text[at..].starts_with(b"25") {
+        at += 2;
+    }
+    if let Some(byte) = text.get(at..at + 2).and_then(hex) {
+        return Some((Unit::Byte(byte as u8), at + 2));
+    }
+    if is_cut(&text[at..], 2) {
+        return Some((Unit::Cut, text.len()));
+    }
+    // An escaped `%` that begins nothing.
+    (at > 1).then_some((Unit::Byte(b'%'), at))
+}
+
+/// `\u0073` and `\x73`, a line break's `\n`, and signs behind a backslash; as many backslashes as
+/// quoting has made of one, within reason.
+fn backslash(text: &[u8]) -> Option<(Unit, usize)> {
+    let most = &text[..text.len().min(2 << NESTED.min(3))];
+    let run = most.iter().position(|b| *b != b'\\').unwrap_or(most.len());
+    let after = &text[run..];
+    if after.is_empty() {
+        return Some((Unit::Cut, text.len()));
+    }
+    if most.len() == run {
+        return None;
+    }
+    let number = |skip: usize, zeros: usize| {
+        let digits = after.get(skip..)?;
+        let all = zeros + 2;
+        if is_cut(digits, all) {
+            return Some((Unit::Cut, text.len()));
+        }
+        let value = hex(digits.get(..all)?).filter(|value| *value < 256)?;
+        Some((Unit::Byte(value as u8), run + skip + all))
+    };
+    match after.first()? {
+        b'u' => number(1, 2),
+        b'x' => number(1, 0),
+        b'r' if after[1..].starts_with(b"\\n") => Some((Unit::Break, run + 3)),
+        b'r' if matches!(&after[1..], b"" | b"\\") => Some((Unit::Cut, text.len())),
+        b'n' => Some((Unit::Break, run + 1)),
+        sign if sign.is_ascii_punctuation() => Some((Unit::Byte(*sign), run + 1)),
+        _ => None,
+    }
+}
+
+/// `&#115;`, `&#x73;` and the five names that XML has, also where the `&` was escaped.
+fn entity(text: &[u8]) -> Option<(Unit, usize)> {
+    const NAMES: [(&[u8], u8); 5] =
+        [(b"amp", b'&'), (b"lt", b'<'), (b"gt", b'>'), (b"quot", b'"'), (b"apos", b'\'')];
+    let mut at = 1;
+    while at < 1 + 4 * NESTED && text[at..].starts_with(b"amp;") {
+        at += 4;
+    }
+    let rest = &text[at..];
+    let most = &rest[..rest.len().min(8)];
+    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'#';
+    let Some(end) = most.iter().position(|b| !is_name(b)) else {
+        return (rest.len() < 8).then_some((Unit::Cut, text.len()));
+    };
+    let length = at + end + 1;
+    let value = match &rest[..end] {
+        [b'#', b'x' | b'X', digits @ ..] if !digits.is_empty() => hex(digits),
+        [b'#', digits @ ..] => std::str::from_utf8(digits).ok().and_then(|d| d.parse().ok()),
+        name => NAMES.iter().find(|(known, _)| *known == name).map(|(_, byte)| u32::from(*byte)),
+    };
+    let value = value.filter(|value| rest[end] == b';' && *value < 256);
+    match value {
+        Some(value) => Some((Unit::Byte(value as u8), length)),
+        None => (at > 1).then_some((Unit::Byte(b'&'), at)),
+    }
+}
+
+/// Quoted-printable (RFC 2045 section 6.7): `=5F`, and `=` at the end of a line that goes on. Letters and
+/// digits stand for themselves there, and what looks like one is the value of a name.
+fn quoted(text: &[u8]) -> Option<(Unit, usize)> {
+    match &text[1..] {
+        [] | [b'\r'] => Some((Unit::Cut, text.len())),
+        [b'\n', ..] => Some((Unit::Break, 2)),
+        [b'\r', b'\n', ..] => Some((Unit::Break, 3)),
+        rest if is_cut(rest, 2) => Some((Unit::Cut, text.len())),
+        rest => {
+            let byte = hex(rest.get(..2)?)? as u8;
+            byte.is_ascii_punctuation().then_some((Unit::Byte(byte), 3))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Fit, Needles, Scrubber};
+    use crate::secret::Secret;
+    use bytes::Bytes;
+    use data_encoding::{BASE64, HEXLOWER};
+    use proptest::prelude::*;
+
+    const KEY: &str = "sk-Canary_0123456789.abcdef";
+
+    fn scrubber(fit: Fit) -> Scrubber {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(KEY.as_bytes().to_vec()), "locum_x");
+        Scrubber::for_needles(needles, fit)
+    }
+
+    fn through(chunks: &[&[u8]], fit: Fit) -> (Vec<u8>, u64) {
+        let mut scrubber = scrubber(fit);
+        let mut seen = Vec::new();
+        for chunk in chunks {
+            scrubber.push(Bytes::copy_from_slice(chunk), &mut |data| seen.extend_from_slice(&data));
+        }
+        scrubber.finish(&mut |data| seen.extend_from_slice(&data));
+        (seen, scrubber.replaced())
+    }
+
+    fn each(write: impl Fn(u8) -> String) -> String {
+        KEY.bytes().map(write).collect()
+    }
+
+    /// What MIME and PEM do to a long base64 text.
+    fn lines(text: &str, width: usize, end: &str) -> String {
+        let lines: Vec<&str> =
+            text.as_bytes().chunks(width).map(|l| std::str::from_utf8(l).unwrap()).collect();
+        lines.join(end)
+    }
+
+    fn spelled() -> Vec<(&'static str, String)> {
+        let base64 = BASE64.encode(format!("{}:{KEY} and more of it", "x".repeat(43)).as_bytes());
+        let odd =
+            |at: usize| KEY.bytes().enumerate().map(move |(n, b)| (n % 3 == at, char::from(b)));
+        let some = |at, write: fn(char) -> String| -> String {
+            odd(at).map(|(yes, c)| if yes { write(c) } else { c.to_string() }).collect()
+        };
+        let mut all = vec![
+            ("percent, all", each(|b| format!("%{b:02X}"))),
+            ("percent, all, lower", each(|b| format!("%{b:02x}"))),
+            ("percent twice, all", each(|b| format!("%25{b:02X}"))),
+            ("percent thrice, all", each(|b| format!("%2525{b:02x}"))),
+            ("JSON, all", each(|b| format!("\\u{b:04x}"))),
+            ("JSON, all, upper", each(|b| format!("\\u{b:04X}"))),
+            ("JSON in JSON, all", each(|b| format!("\\\\u{b:04x}"))),
+            ("C", each(|b| format!("\\x{b:02x}"))),
+            ("HTML, decimal", each(|b| format!("&#{b};"))),
+            ("HTML, decimal with zeros", each(|b| format!("&#{b:04};"))),
+            ("HTML, hex", each(|b| format!("&#x{b:x};"))),
+            ("HTML, hex, upper", each(|b| format!("&#X{b:X};"))),
+            ("HTML twice", each(|b| format!("&amp;#{b};"))),
+            ("quoted-printable", KEY.replace('-', "=2D").replace('_', "=5F").replace('.', "=2E")),
+            ("quoted-printable, a soft break", lines(KEY, 9, "=\r\n")),
+            ("Markdown", KEY.replace('-', "\\-").replace('_', "\\_").replace('.', "\\.")),
+            ("UTF-16", each(|b| format!("{}\0", char::from(b)))),
+            ("UTF-16, big", each(|b| format!("\0{}", char::from(b)))),
+            ("UTF-32", each(|b| format!("{}\0\0\0", char::from(b)))),
+            ("lines", lines(KEY, 10, "\n")),
+            ("hex, lines", lines(&HEXLOWER.encode(KEY.as_bytes()), 32, "\r\n")),
+            ("base64 in JSON", lines(&base64, 76, "\\n")),
+            ("base64 in JSON, CRLF", lines(&base64, 76, "\\r\\n")),
+            ("colons", each(|b| format!("{b:02x}:"))),
+            ("colons, upper", each(|b| format!("{b:02X}:"))),
+            ("hyphens", each(|b| format!("{b:02X}-"))),
+            ("numbers", each(|b| format!("{b},"))),
+        ];
+        for width in 58..=76 {
+            for end in ["\n", "\r\n", "=\r\n"] {
+                all.push(("base64 in lines", lines(&base64, width, end)));
+            }
+        }
+        for at in 0..3 {
+            all.push(("percent, some", some(at, |c| format!("%{:02x}", c as u32))));
+            all.push(("JSON, some", some(at, |c| format!("\\u{:04x}", c as u32))));
+            all.push(("HTML, some", some(at, |c| format!("&#{};", c as u32))));
+        }
+        all
+    }
+
+    #[test]
+    fn a_secret_is_known_however_it_is_spelled() {
+        for (name, text) in spelled() {
+            for (before, after) in [("it is [", "]."), ("", ""), ("%20", "\n\n"), ("key=", "&b=1")]
+            {
+                // The last separator of a list, and the zeros of the last character, are not its own.
+                let whole = format!("{before}{text}{after}");
+                let (seen, replaced) = through(&[whole.as_bytes()], Fit::Exact);
+                let seen = String::from_utf8_lossy(&seen).into_owned();
+                assert_eq!(replaced, 1, "{name}: {whole:?} became {seen:?}");
+                assert!(seen.starts_with(before) && seen.ends_with(after), "{name}: {seen:?}");
+                assert!(seen.contains("locum_x"), "{name}: {seen:?}");
+                let (kept, _) = through(&[whole.as_bytes()], Fit::InPlace);
+                assert_eq!(kept.len(), whole.len(), "{name}");
+                let bytes: Vec<&[u8]> = whole.as_bytes().chunks(1).collect();
+                if !name.contains("lines") && !name.contains("break") {
+                    assert_eq!(through(&bytes, Fit::Exact), (seen.into_bytes(), 1), "{name}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_it_passes() {
+        for text in [
+            "100% sk-Canary_ and 0123%456789.abcdef",
+            "sk-Canary_\n\n0123456789.abcdef",
+            "sk-Canary_ \n0123456789.abcdef",
+            "<p class=\"a\">&amp;&lt;&nbsp;&#8217;</p>\r\n<p>",
+            "{\"a\":\"line\\nline\\tand \\\"more\\\" \\u00e4 \\u2019\"}\n",
+            "a=b&c=d%20e&f=%E4%B8%AD",
+            "\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\\ % %% %2 &#; &#x; &amp; = == =\r\n",
+        ] {
+            assert_eq!(through(&[text.as_bytes()], Fit::Exact), (text.as_bytes().to_vec(), 0));
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            assert_eq!(through(&bytes, Fit::Exact), (text.as_bytes().to_vec(), 0), "{text}");
+        }
+    }
+
+    #[test]
+    fn lines_and_events_are_not_held_back() {
+        for text in [
+            "data: yes\n\n",
+            "data: yes\r\n\r\n",
+            "that is s\n",
+            "it is sk\r\n",
+            "{\"a\": \"s\"}\n",
+        ] {
+            let mut scrubber = scrubber(Fit::Exact);
+            let mut seen = Vec::new();
+            scrubber.push(text.into(), &mut |data| seen.extend_from_slice(&data));
+            assert_eq!(seen, text.as_bytes(), "{text:?}");
+        }
+    }
+
+    /// Texts that are all escapes of what the secret has, and never the secret.
+    #[test]
+    fn hostile_texts_cost_little_more_than_others() {
+        let almost: String = each(|b| format!("%{b:02x}"))[..60].repeat(3000);
+        let broken = lines(&BASE64.encode(&KEY.as_bytes()[..24].repeat(6000)), 3, "\n");
+        let slashes = "\\".repeat(150_000);
+        for text in [almost, broken, slashes] {
+            let start = std::time::Instant::now();
+            let chunks: Vec<&[u8]> = text.as_bytes().chunks(16 * 1024).collect();
+            assert_eq!(through(&chunks, Fit::Exact).1, 0);
+            // Unoptimised, and beside other tests: quadratic work would take minutes.
+            assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+        }
+    }
+
+    fn fragment() -> impl Strategy<Value = String> {
+        prop_oneof![
+            prop::sample::select(spelled()).prop_map(|(_, text)| text),
+            prop::sample::select(spelled()).prop_map(|(_, text)| text[..text.len() / 2].to_owned()),
+            "[ -~]{0,12}",
+            "[%\\\\&#;=u0-9a-f]{0,9}",
+            Just("\r\n".to_owned()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_of_what_is_spelled_equals_the_whole(
+            parts in prop::collection::vec(fragment(), 0..6),
+            cuts in prop::collection::vec(0_usize..1500, 0..10),
+            in_place in any::<bool>(),
+        ) {
+            let fit = if in_place { Fit::InPlace } else { Fit::Exact };
+            let text = parts.concat();
+            let bytes = text.as_bytes();
+            // Behind a line break the start of a secret may be shown, if it is short.
+            let breaks = |cut: &usize| {
+                *cut > 0 && matches!(bytes[cut - 1], b'\r' | b'\n' | b'n')
+            };
+            let mut cuts: Vec<usize> =
+                cuts.into_iter().map(|c| c.min(bytes.len())).filter(|c| !breaks(c)).collect();
+            cuts.sort_unstable();
+            let mut chunks = Vec::new();
+            let mut last = 0;
+            for cut in cuts.into_iter().chain([bytes.len()]) {
+                chunks.push(&bytes[last..cut]);
+                last = cut;
+            }
+            let (whole, cut) = (through(&[bytes], fit), through(&chunks, fit));
+            prop_assert_eq!(
+                String::from_utf8_lossy(&cut.0),
+                String::from_utf8_lossy(&whole.0)
+            );
+        }
+
+        #[test]
+        fn noise_passes_as_it_is(noise in "[%\\\\&#;=ux0-9a-fA-Fmp\r\n ]{0,300}", size in 1_usize..40) {
+            let chunks: Vec<&[u8]> = noise.as_bytes().chunks(size).collect();
+            prop_assert_eq!(through(&chunks, Fit::Exact), (noise.into_bytes(), 0));
+        }
+    }
+}

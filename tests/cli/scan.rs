@@ -1,0 +1,160 @@
+//! `locum scan`: what it finds, and that it prints none of it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+
+const GITHUB: &str = "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";
+const STRIPE: &str = "sk_live_4eC39HqLyjWDarjtT1zdp7dcQ2";
+const PLAIN: &str = "kJ8s2LmQ9xZr4TtW7vBn";
+
+/// What a command came to.
+#[derive(Debug)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl Ran {
+    #[track_caller]
+    fn ok(self) -> Self {
+        self.failed(0)
+    }
+
+    #[track_caller]
+    fn failed(self, code: i32) -> Self {
+        assert_eq!(self.code, Some(code), "{}{}", self.out, self.err);
+        self
+    }
+}
+
+fn run(command: &mut Command) -> Ran {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+#[track_caller]
+fn scan(directory: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_locum"));
+    command.arg("scan").args(arguments).current_dir(directory);
+    let ran = run(&mut command);
+    for secret in [GITHUB, STRIPE, PLAIN] {
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret), "{}{}", ran.out, ran.err);
+    }
+    ran
+}
+
+#[track_caller]
+fn git(directory: &Path, arguments: &[&str]) -> Ran {
+    let mut command = Command::new("git");
+    command.arg("-C").arg(directory).args(["-c", "user.name=a", "-c", "user.email=a@test"]);
+    run(command.args(["-c", "init.defaultBranch=main"]).args(arguments))
+}
+
+fn found(ran: &Ran) -> Vec<(String, u64, String)> {
+    let all: Vec<Value> = serde_json::from_str(&ran.out).unwrap();
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    all.iter().map(|f| (text(&f["path"]), f["line"].as_u64().unwrap(), text(&f["kind"]))).collect()
+}
+
+#[test]
+fn keys_in_a_tree_are_found_and_not_shown() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    fs::create_dir_all(at.join("src/deep")).unwrap();
+    fs::create_dir_all(at.join("build")).unwrap();
+    fs::write(at.join(".gitignore"), "build/\n.env\n").unwrap();
+    assert_eq!(scan(at, &["--json"]).ok().out.trim(), "[]");
+    fs::write(at.join("src/deep/client.py"), format!("import os\n\ntoken = '{GITHUB}'\n")).unwrap();
+    fs::write(at.join(".env"), format!("A=1\nSTRIPE_SECRET_KEY={STRIPE}\n")).unwrap();
+    fs::write(at.join("app.yaml"), format!("db:\n  password: \"{PLAIN}\"\n")).unwrap();
+    fs::write(at.join("build/out.js"), format!("var t = '{GITHUB}'\n")).unwrap();
+    fs::write(at.join("blob.bin"), format!("\0{GITHUB}\n")).unwrap();
+    fs::write(
+        at.join("clean.md"),
+        "set OPENAI_API_KEY=locum_openai, or sk-proj-locum_openai_000000\n",
+    )
+    .unwrap();
+    let all = scan(at, &["--json"]).failed(1);
+    let expected = [
+        (".env", 2, "stripe"),
+        ("app.yaml", 2, "assigned-secret"),
+        ("src/deep/client.py", 3, "github"),
+    ];
+    assert_eq!(found(&all), expected.map(|(p, l, k)| (p.to_owned(), l, k.to_owned())));
+    assert_eq!(found(&scan(at, &["--json", "--no-ignore"]).failed(1)).len(), 4);
+    // For people, a place and what all keys of the kind start with.
+    let table = scan(at, &[]).failed(1).out;
+    assert!(
+        table.contains("src/deep/client.py:3:10") && table.contains("ghp_… (40 bytes)"),
+        "{table}"
+    );
+    let sarif: Value = serde_json::from_str(&scan(at, &["--sarif"]).failed(1).out).unwrap();
+    assert_eq!(sarif["version"], "2.1.0");
+    let results = &sarif["runs"][0]["results"];
+    assert_eq!(results.as_array().unwrap().len(), 3);
+    let region = &results[2]["locations"][0]["physicalLocation"]["region"];
+    assert_eq!((&region["startLine"], &region["startColumn"]), (&3.into(), &10.into()));
+    assert_eq!(found(&scan(&at.join("src"), &["--json", "deep/client.py"]).failed(1)).len(), 1);
+    assert!(scan(at, &["nowhere"]).failed(64).err.contains("nowhere"));
+}
+
+#[test]
+fn a_key_in_the_history_is_found_where_it_came_in() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    git(at, &["init"]).ok();
+    let commit = |message: &str| {
+        git(at, &["add", "-A"]).ok();
+        git(at, &["commit", "-m", message]).ok();
+        git(at, &["rev-parse", "HEAD"]).ok().out.trim().to_owned()
+    };
+    fs::write(at.join("a.py"), "x = 1\n").unwrap();
+    commit("first");
+    fs::write(at.join("a.py"), format!("x = 1\ny = 2\nkey = '{GITHUB}'\n")).unwrap();
+    let brought = commit("second");
+    fs::write(at.join("a.py"), format!("# moved\nx = 1\ny = 2\nkey = '{GITHUB}'\n")).unwrap();
+    commit("third");
+    fs::write(at.join("a.py"), "x = 1\n").unwrap();
+    commit("fourth");
+    // A diff program that a hostile tree brings along is not run.
+    fs::write(at.join(".gitattributes"), "*.py diff=own\n").unwrap();
+    git(at, &["config", "diff.own.command", "touch ran"]).ok();
+    git(at, &["config", "diff.own.textconv", "touch ran; cat"]).ok();
+    scan(at, &["--json"]).ok();
+    let ran = scan(at, &["--json", "--history"]).failed(1);
+    assert_eq!(found(&ran), [("a.py".to_owned(), 3, "github".to_owned())]);
+    let all: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(all[0]["commit"], brought);
+    assert!(!at.join("ran").exists());
+    let bare = tempfile::tempdir().unwrap();
+    assert!(scan(bare.path(), &["--history"]).failed(64).err.contains("git"));
+}
+
+#[test]
+fn as_a_hook_it_keeps_a_key_out_of_a_commit() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    git(at, &["init"]).ok();
+    let hook = at.join(".git/hooks/pre-commit");
+    fs::create_dir_all(hook.parent().unwrap()).unwrap();
+    fs::write(&hook, format!("#!/bin/sh\nexec '{}' scan --staged\n", env!("CARGO_BIN_EXE_locum")))
+        .unwrap();
+    fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+    fs::write(at.join("a.py"), "x = 1\n").unwrap();
+    git(at, &["add", "-A"]).ok();
+    git(at, &["commit", "-m", "clean"]).ok();
+    fs::write(at.join("a.py"), format!("x = 1\nkey = '{GITHUB}'\n")).unwrap();
+    git(at, &["add", "-A"]).ok();
+    // What was staged counts, and not what lies there now.
+    fs::write(at.join("a.py"), "x = 1\n").unwrap();
+    let refused = git(at, &["commit", "-m", "key"]).failed(1);
+    assert!(format!("{}{}", refused.out, refused.err).contains("a.py:2:8"), "{refused:?}");
+    git(at, &["add", "-A"]).ok();
+    git(at, &["commit", "--allow-empty", "-m", "none"]).ok();
+}
