@@ -4,11 +4,13 @@
 //! The name is never handed to anything that would resolve it again, so an answer that changes
 //! between check and dial has nothing to change.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -96,8 +98,48 @@ pub(super) enum Names {
     LeftToProxy,
 }
 
+/// How long it is remembered that a host answered over the other family than the one the resolver put
+/// first. Where packets of one family vanish, each connection would else wait for [`STAGGER`]; a
+/// network that was mended is found out about within this time (RFC 8305 section 4 has it so).
+const REMEMBERED: Duration = Duration::from_mins(10);
+
+/// Hosts of which it is remembered. An agent may go to any number; what is forgotten costs a wait.
+const HOSTS: usize = 4096;
+
+/// Hosts whose first family did not answer, and since when.
+#[derive(Default)]
+pub(super) struct OtherFamily(Mutex<HashMap<Authority, Instant>>);
+
+impl OtherFamily {
+    /// Whether the host's other family is to be tried first.
+    fn is_better(&self, target: &Authority) -> bool {
+        self.0.lock().get(target).is_some_and(|since| since.elapsed() < REMEMBERED)
+    }
+
+    /// Notes that the second family won, or that it did not.
+    fn note(&self, target: &Authority, won: bool) {
+        let mut hosts = self.0.lock();
+        if !won {
+            hosts.remove(target);
+            return;
+        }
+        if hosts.len() >= HOSTS {
+            hosts.clear();
+        }
+        hosts
+            .entry(target.clone())
+            .and_modify(|since| {
+                if since.elapsed() >= REMEMBERED {
+                    *since = Instant::now();
+                }
+            })
+            .or_insert_with(Instant::now);
+    }
+}
+
 /// Makes TCP connections to vetted addresses.
 pub(super) struct Dialer {
+    pub(super) other_family: OtherFamily,
     pub(super) resolver: Arc<dyn Resolve>,
     pub(super) guard: AddressGuard,
     pub(super) own: SelfAddresses,
@@ -119,8 +161,16 @@ impl Dialer {
         let deadline = Instant::now() + self.timeout;
         let addresses = self.resolve(target, deadline).await?;
         self.vet(target, &addresses, vetting)?;
-        match timeout_at(deadline, race(interleave(addresses))).await {
-            Ok(Ok(stream)) => Ok(stream),
+        let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+        let mixed = addresses.iter().any(|address| address.is_ipv6() != first_is_v6);
+        let other_first = mixed && self.other_family.is_better(target);
+        match timeout_at(deadline, race(interleave(addresses, first_is_v6 != other_first))).await {
+            Ok(Ok(stream)) => {
+                if mixed && let Ok(peer) = stream.peer_addr() {
+                    self.other_family.note(target, peer.is_ipv6() != first_is_v6);
+                }
+                Ok(stream)
+            }
             Ok(Err(error)) => Err(connect_refusal(target, &error)),
             Err(_) => Err(Refusal::with_detail(
                 Code::ConnectTimeout,
@@ -230,10 +280,9 @@ fn with_port(mut address: SocketAddr, port: u16) -> SocketAddr {
     address
 }
 
-/// Alternates the families, beginning with the resolver's favourite (RFC 8305 section 4), and drops
+/// Alternates the families, beginning with the one that is said (RFC 8305 section 4), and drops
 /// repetitions.
-fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
-    let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
+fn interleave(addresses: Vec<SocketAddr>, first_is_v6: bool) -> Vec<SocketAddr> {
     let mut unique: Vec<SocketAddr> = Vec::with_capacity(addresses.len());
     for address in addresses {
         if !unique.contains(&address) {
@@ -354,6 +403,7 @@ mod tests {
 
     fn dialer(resolver: impl Resolve + 'static) -> Dialer {
         Dialer {
+            other_family: OtherFamily::default(),
             resolver: Arc::new(resolver),
             guard: AddressGuard::default(),
             own: SelfAddresses::new(vec![socket("127.0.0.1:3128"), socket("[::]:3129")]),
@@ -397,6 +447,45 @@ mod tests {
         assert_eq!(empty, Code::DnsError);
         let silent = code(&dialer(Silent), "slow.test:443", Vetting::Guarded).await;
         assert_eq!(silent, Code::DnsError);
+    }
+
+    #[tokio::test]
+    async fn the_family_that_answered_is_tried_first_the_next_time() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = authority(&format!("internal:{}", listener.local_addr().unwrap().port()));
+        let mut dialer = answer(&["[::1]:1", "127.0.0.1:1"]);
+        dialer.timeout = Duration::from_secs(10);
+        // Nobody listens on the first.
+        dialer.dial(&target, Vetting::Operator).await.unwrap();
+        assert!(dialer.other_family.is_better(&target));
+        dialer.dial(&target, Vetting::Operator).await.unwrap();
+        assert!(dialer.other_family.is_better(&target), "it was not the first that won");
+        // Where the resolver puts the other first, there is nothing to remember.
+        let mut other = answer(&["127.0.0.1:1", "[::1]:1"]);
+        other.timeout = Duration::from_secs(10);
+        other.dial(&target, Vetting::Operator).await.unwrap();
+        assert!(!other.other_family.is_better(&target));
+        let order = interleave(vec![socket("[::1]:1"), socket("127.0.0.1:1")], false);
+        assert_eq!(order, [socket("127.0.0.1:1"), socket("[::1]:1")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_remembered_of_a_family_is_forgotten_in_time() {
+        let (families, target) = (OtherFamily::default(), authority("a.test:443"));
+        families.note(&target, true);
+        tokio::time::advance(REMEMBERED / 2).await;
+        families.note(&target, true);
+        assert!(families.is_better(&target));
+        tokio::time::advance(REMEMBERED / 2).await;
+        assert!(!families.is_better(&target), "the first was never tried again");
+        families.note(&target, true);
+        assert!(families.is_better(&target));
+        families.note(&target, false);
+        assert!(!families.is_better(&target));
+        for n in 0..=HOSTS {
+            families.note(&authority(&format!("h{n}.test:443")), true);
+        }
+        assert!(families.0.lock().len() <= HOSTS);
     }
 
     #[tokio::test]
@@ -458,17 +547,20 @@ mod tests {
     #[test]
     fn families_alternate_and_repetitions_go() {
         let list = |texts: &[&str]| texts.iter().map(|t| socket(t)).collect::<Vec<_>>();
-        let mixed = interleave(list(&[
-            "[2000::1]:1",
-            "[2000::2]:1",
-            "[2000::1]:1",
-            "[2000::3]:1",
-            "1.1.1.1:1",
-            "1.1.1.2:1",
-        ]));
+        let mixed = interleave(
+            list(&[
+                "[2000::1]:1",
+                "[2000::2]:1",
+                "[2000::1]:1",
+                "[2000::3]:1",
+                "1.1.1.1:1",
+                "1.1.1.2:1",
+            ]),
+            true,
+        );
         let expected =
             list(&["[2000::1]:1", "1.1.1.1:1", "[2000::2]:1", "1.1.1.2:1", "[2000::3]:1"]);
         assert_eq!(mixed, expected);
-        assert_eq!(interleave(Vec::new()), []);
+        assert_eq!(interleave(Vec::new(), true), []);
     }
 }

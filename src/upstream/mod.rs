@@ -180,6 +180,7 @@ impl Upstream {
         Ok(Self {
             routes: Routes::new(settings.hosts)?,
             dialer: Dialer {
+                other_family: dial::OtherFamily::default(),
                 resolver: settings.resolver,
                 guard: settings.guard,
                 own: settings.own,

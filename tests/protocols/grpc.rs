@@ -133,6 +133,15 @@ fn a_key_that_a_message_echoes_is_taken_out_and_the_message_stays_whole() {
 }
 
 #[test]
+fn a_deadline_that_passes_calls_the_server_off() {
+    let mut scene = scene();
+    let ran = scene.client(&["deadline"]);
+    assert_eq!(ran.out.trim(), "deadline: DEADLINE_EXCEEDED", "{}", ran.err);
+    assert_eq!(scene.server.line("called "), "Hang with the key");
+    assert_eq!(scene.server.line("called "), "off");
+}
+
+#[test]
 fn a_stream_that_the_server_cuts_is_an_error() {
     let scene = scene();
     let ran = scene.client(&["cut"]);

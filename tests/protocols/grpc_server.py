@@ -88,7 +88,17 @@ def cut(_request, context):
     os._exit(1)
 
 
+def hang(_request, context):
+    check("Hang", context)
+    gone = futures.Future()
+    context.add_callback(lambda: gone.set_result(None))
+    gone.result(timeout=60)
+    print("called off", flush=True)
+    return b""
+
+
 METHODS = {
+    "Hang": grpc.unary_unary_rpc_method_handler(hang),
     "Unary": grpc.unary_unary_rpc_method_handler(unary),
     "ServerStream": grpc.unary_stream_rpc_method_handler(server_stream),
     "Next": grpc.unary_unary_rpc_method_handler(next_message),

@@ -115,6 +115,13 @@ def echo_compressed():
         print(f"echo-compressed: {failure.code().name} {failure.details()}")
 
 
+def deadline():
+    try:
+        channel.unary_unary("/probe.Probe/Hang")(b"", 0.5, REFERENCE)
+    except grpc.RpcError as failure:
+        print(f"deadline: {failure.code().name}")
+
+
 def echo_trailer():
     _, call = unary_call("Echo", b"trailer")
     print("echo-trailer: framed as it was", shown(call.trailing_metadata()))
