@@ -10,7 +10,8 @@
     clippy::too_many_lines,
     clippy::items_after_statements,
     clippy::format_push_string,
-    clippy::struct_excessive_bools
+    clippy::struct_excessive_bools,
+    clippy::format_collect
 )]
 
 use locum::document::Source;
