@@ -40,6 +40,13 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
+/// What an echoing server makes of a client's short frame.
+fn echoed(masked: &[u8]) -> Vec<u8> {
+    let (mask, payload) = (&masked[2..6], &masked[6..]);
+    let payload = payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask);
+    frame(masked[0], &payload.collect::<Vec<u8>>())
+}
+
 fn send(bytes: impl AsRef<[u8]>) -> Script {
     Script::Send(bytes.as_ref().to_vec())
 }
@@ -157,9 +164,9 @@ fn the_handshake_carries_the_key_and_frames_pass_unchanged_both_ways() {
     ] {
         let frame = masked(first, payload);
         wire.send(&frame);
-        let mut seen = vec![0; frame.len()];
+        let mut seen = vec![0; frame.len() - 4];
         wire.read_exact(&mut seen);
-        assert_eq!(seen, frame);
+        assert_eq!(seen, echoed(&frame));
         all.extend_from_slice(&frame);
     }
     assert_eq!(scene.open(), 1);
@@ -188,10 +195,11 @@ fn the_handshake_carries_the_key_and_frames_pass_unchanged_both_ways() {
     let access = scene.home.accesses_to("/v1/realtime").remove(0);
     assert_eq!((&access["method"], &access["credential"]), (&"GET".into(), &"main".into()));
     let outcome = scene.outcome("/v1/realtime");
-    let bytes = all.len();
+    // Each of the five came back without its mask.
+    let (up, down) = (all.len(), all.len() - 5 * 4);
     assert_eq!(outcome["ending"], "complete", "{outcome}");
     assert_eq!(outcome["status"], 101);
-    assert_eq!((&outcome["bytes_up"], &outcome["bytes_down"]), (&bytes.into(), &bytes.into()));
+    assert_eq!((&outcome["bytes_up"], &outcome["bytes_down"]), (&up.into(), &down.into()));
     assert!(outcome["scrubbed"].is_null() && outcome["code"].is_null(), "{outcome}");
     let metrics = scene.serve.metrics();
     scene.home.never_leaks(&[&scene.key], &[("metrics", metrics.as_bytes())]);
@@ -212,7 +220,7 @@ fn what_either_side_sends_too_soon_is_not_lost() {
     wire.send([handshake("/", &[]).as_bytes(), &frame].concat());
     assert_eq!(wire.answer().status, 101);
     wire.finish();
-    assert_eq!(wire.until_closed(), [hello, frame].concat());
+    assert_eq!(wire.until_closed(), [hello, echoed(&frame)].concat());
 }
 
 #[test]
@@ -469,7 +477,7 @@ fn ends_soon(scene: &Scene, path: &str, code: &str, withdraw: impl FnOnce(&Home)
     let mut wire = scene.socket(path);
     let frame = masked(0x81, b"hello");
     wire.send(&frame);
-    let mut seen = vec![0; frame.len()];
+    let mut seen = vec![0; frame.len() - 4];
     wire.read_exact(&mut seen);
     withdraw(&scene.home);
     let start = Instant::now();
@@ -527,9 +535,9 @@ fn what_does_not_touch_a_socket_leaves_it_open() {
     assert_eq!(scene.tunnel().ask(handshake("/y", &[])).problem(), "not-allowed");
     let frame = masked(0x81, b"still here");
     wire.send(&frame);
-    let mut seen = vec![0; frame.len()];
+    let mut seen = vec![0; frame.len() - 4];
     wire.read_exact(&mut seen);
-    assert_eq!(seen, frame);
+    assert_eq!(seen, echoed(&frame));
 }
 
 #[test]
@@ -544,7 +552,7 @@ fn a_socket_in_which_nothing_moves_is_ended() {
     for _ in 0..4 {
         std::thread::sleep(Duration::from_millis(300));
         wire.send(masked(0x89, b""));
-        wire.read_exact(&mut [0; 6]);
+        wire.read_exact(&mut [0; 2]);
     }
     assert_eq!(wire.until_closed(), b"");
     assert!(start.elapsed() > Duration::from_millis(4 * 300 + 690), "{:?}", start.elapsed());
@@ -561,10 +569,10 @@ fn a_stop_lets_sockets_end_and_then_ends_them() {
     let mut slow = scene.socket("/slow");
     scene.serve.terminate();
     let frame = masked(0x81, b"wait");
-    let mut seen = vec![0; frame.len()];
+    let mut seen = vec![0; frame.len() - 4];
     quick.send(&frame);
     quick.read_exact(&mut seen);
-    assert_eq!(seen, frame, "sockets go on while the proxy drains");
+    assert_eq!(seen, echoed(&frame), "sockets go on while the proxy drains");
     quick.finish();
     assert_eq!(quick.until_closed(), b"");
     assert_eq!(slow.until_closed(), b"");
@@ -641,7 +649,7 @@ fn over_http2_a_socket_is_a_stream_among_others() {
         for (n, (sending, stream)) in sockets.iter_mut().enumerate() {
             let frame = masked(0x81, format!("hello {n}").as_bytes());
             sending.send_data(frame.clone().into(), false).unwrap();
-            assert_eq!(data(stream).await.unwrap(), frame);
+            assert_eq!(data(stream).await.unwrap(), echoed(&frame));
         }
         assert_eq!(scene.open(), 2);
         for (sending, stream) in &mut sockets {
@@ -712,9 +720,9 @@ fn in_the_clear_by_absolute_url_or_inside_a_connect() {
         assert_eq!(answer.status, 101, "{}", answer.text());
         let frame = masked(0x81, b"hello");
         wire.send(&frame);
-        let mut seen = vec![0; frame.len()];
+        let mut seen = vec![0; frame.len() - 4];
         wire.read_exact(&mut seen);
-        assert_eq!(seen, frame);
+        assert_eq!(seen, echoed(&frame));
     }
     assert_eq!(serve.metric("locum_tunnels_open{kind=\"websocket\"}"), 2);
     absolute.finish();
@@ -780,12 +788,12 @@ fn the_clocks_of_requests_stop_where_a_socket_begins() {
     for _ in 0..3 {
         let frame = masked(0x81, b"still here");
         wire.send(&frame);
-        let mut back = vec![0; frame.len()];
+        let mut back = vec![0; frame.len() - 4];
         let mut read = 0;
         while read < back.len() {
             read += wire.read(&mut back[read..]).unwrap();
         }
-        assert_eq!(back, frame);
+        assert_eq!(back, echoed(&frame));
         // Longer than a head may take, from a byte that is none.
         assert!(wire.is_silent(Duration::from_millis(350)));
     }

@@ -31,7 +31,7 @@ pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, request2};
 pub use next_proxy::NextProxy;
-pub use origin::{Identity, Origin, Script, Seen, identity_files};
+pub use origin::{Identity, Masks, Origin, Script, Seen, identity_files};
 pub use peer::{Peer, Scene};
 pub use routes::{AFTER, BEFORE, ENCODINGS, SPELLINGS, encode};
 pub use running::Running;

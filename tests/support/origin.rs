@@ -406,13 +406,19 @@ where
             }
             Script::Wait => state.gate.acquire().await.unwrap().forget(),
             Script::Echo => {
-                if !ahead.is_empty() {
-                    let _ = stream.write_all(&ahead).await;
-                    ahead.clear();
-                }
                 let (mut read, mut write) = tokio::io::split(&mut stream);
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.flush().await;
+                let (mut masks, mut buffer) = (Masks::default(), vec![0; 64 << 10]);
+                let mut piece = std::mem::take(&mut ahead);
+                loop {
+                    let echo = masks.take_off(&piece);
+                    if write.write_all(&echo).await.is_err() || write.flush().await.is_err() {
+                        break;
+                    }
+                    match read.read(&mut buffer).await {
+                        Ok(0) | Err(_) => break,
+                        Ok(n) => piece = buffer[..n].to_vec(),
+                    }
+                }
             }
             Script::Goodbye => {
                 let _ = stream.shutdown().await;
@@ -420,6 +426,45 @@ where
                 let _ = tokio::io::copy(&mut stream, &mut tokio::io::sink()).await;
             }
         }
+    }
+}
+
+/// What a client sends becomes what a server may send: the same frames without their masks.
+#[derive(Default)]
+pub struct Masks {
+    header: Vec<u8>,
+    /// How much of a payload is to come, its mask, and how far that has got.
+    left: u64,
+    mask: Option<[u8; 4]>,
+    at: usize,
+}
+
+impl Masks {
+    pub fn take_off(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(bytes.len());
+        for &byte in bytes {
+            if self.left > 0 {
+                out.push(self.mask.map_or(byte, |mask| byte ^ mask[self.at % 4]));
+                self.at += 1;
+                self.left -= 1;
+                continue;
+            }
+            self.header.push(byte);
+            let Some(&second) = self.header.get(1) else { continue };
+            let extended = [0, 2, 8][usize::from(second & 0x7f).saturating_sub(125)];
+            let masked = second & 0x80 != 0;
+            if self.header.len() < 2 + extended + if masked { 4 } else { 0 } {
+                continue;
+            }
+            let (head, mask) = self.header.split_at(2 + extended);
+            let digits = head[2..].iter().fold(0, |length, byte| length << 8 | u64::from(*byte));
+            self.left = if extended == 0 { u64::from(second & 0x7f) } else { digits };
+            (self.mask, self.at) = (mask.try_into().ok(), 0);
+            out.extend_from_slice(&[head[0], second & 0x7f]);
+            out.extend_from_slice(&head[2..]);
+            self.header.clear();
+        }
+        out
     }
 }
 
