@@ -19,7 +19,7 @@ use http::Request;
 use http::request::Parts;
 
 use locum::agent::{Context, Identity, Labels};
-use locum::credential::{Credential, CredentialIndex};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Destination, Origin};
 use locum::inject::{References, Resolved, inject};
@@ -92,6 +92,7 @@ fn credential(name: &str, to: &str) -> Credential {
         slots: [BEARER.parse().expect("a slot")].into(),
         stand_in: None,
         version: Some(1),
+        properties: Properties::default(),
     }
 }
 

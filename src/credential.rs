@@ -3,6 +3,7 @@
 
 mod path;
 mod pointer;
+mod properties;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -13,6 +14,7 @@ use http::HeaderName;
 
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
+pub use properties::Properties;
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -39,6 +41,8 @@ pub struct Credential {
     /// The version that a request gets now, and `None` when the credential is revoked: the name
     /// stays known, so that its destinations stay intercepted and its use stays refused.
     pub version: Option<u32>,
+    /// What else there is to say of it.
+    pub properties: Properties,
 }
 
 impl Credential {
@@ -634,6 +638,7 @@ pub(crate) mod tests {
             slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
             stand_in: None,
             version: Some(1),
+            properties: Properties::default(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use locum::agent::{Context, Identity, Labels};
-use locum::credential::{Credential, CredentialIndex};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::References;
@@ -21,6 +21,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: Some(format!("sk-proj-locum_{name}_000000").into()),
         version: live.then_some(1),
+        properties: Properties::default(),
     };
     let bearer = "header authorization: Bearer {secret}";
     let all = vec![

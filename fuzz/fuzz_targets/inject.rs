@@ -10,7 +10,7 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use locum::agent::{Context, Identity, Labels};
-use locum::credential::{Credential, CredentialIndex};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
@@ -33,6 +33,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        properties: Properties::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
 });

@@ -6,7 +6,7 @@ use http::Request;
 
 use super::*;
 use crate::agent::{Context, Identity, Labels};
-use crate::credential::CredentialIndex;
+use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
 use crate::policy;
@@ -19,6 +19,7 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: stand_in.map(Into::into),
         version: Some(3),
+        properties: Properties::default(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Policy, Question, TunnelDecision};
 use crate::agent::{
     Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, UserName,
 };
-use crate::credential::{Credential, CredentialIndex, Slot, Template};
+use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
 use crate::inject::References;
@@ -320,6 +320,7 @@ impl Given {
             slots: [slot.clone()].into(),
             stand_in: None,
             version: Some(1),
+            properties: Properties::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())
     }

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::agent::{Context, Labels};
+use crate::credential::Properties;
 use crate::document::Source;
 use crate::host::Destination;
 
@@ -17,6 +18,7 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        properties: Properties::default(),
     }
 }
 
