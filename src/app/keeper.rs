@@ -27,6 +27,8 @@ use crate::ops::{Observe, Readiness};
 use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
+use crate::reference::Name;
+use crate::secret::Secret;
 use crate::upstream::Upstream;
 use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
 
@@ -385,6 +387,22 @@ impl Keeper {
         Ok(Some(new))
     }
 
+    /// Writes to the vault what the use of a version has made of its secret, and puts it in force.
+    pub(super) async fn renew(
+        self: &Arc<Self>,
+        name: Name,
+        version: u32,
+        secret: Secret,
+    ) -> Result<(), Failure> {
+        let write = move |keeper: &Self| {
+            keeper.seen.lock().renew(&name, version, &secret)?;
+            keeper.look(false);
+            Ok(())
+        };
+        let gone = || Failure::new("the thread that writes to the vault has failed");
+        self.apart(write).await.ok_or_else(gone)?
+    }
+
     fn note(&self, event: &'static str, detail: &str) {
         let event = Event {
             event,
@@ -436,6 +454,18 @@ impl Seen {
         self.newest = snapshot.epoch;
         self.snapshot = Some(Arc::new(snapshot));
         Ok(!same)
+    }
+
+    /// Over the connection that also reads: which must look at once, because a connection does not see
+    /// by the mark what it has written itself.
+    fn renew(&mut self, name: &Name, version: u32, secret: &Secret) -> Result<(), Failure> {
+        if self.vault.was_replaced() {
+            let path = self.vault.path().to_owned();
+            self.vault = open_vault(&path, &self.master, &self.config)?;
+        }
+        self.vault.renew(name, version, secret)?;
+        self.mark = None;
+        Ok(())
     }
 
     fn state(&self) -> State {

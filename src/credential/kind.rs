@@ -34,6 +34,16 @@ impl Kind {
         }
     }
 
+    /// Whether what is sent for a value says what time it is.
+    #[must_use]
+    pub fn minds_the_clock(&self) -> bool {
+        match self {
+            Self::Oauth(oauth) => {
+                oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
+            }
+        }
+    }
+
     /// Where Locum itself sends the secret, or what it signs with it, to get a value.
     #[must_use]
     pub fn endpoint(&self) -> Option<&Endpoint> {

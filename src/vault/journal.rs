@@ -48,6 +48,8 @@ actions! {
     CredentialRotated "credential-rotated";
     /// What is said of a credential was changed.
     CredentialChanged "credential-changed";
+    /// A version got what its own use had made of its secret: a refresh token that was exchanged.
+    CredentialRenewed "credential-renewed";
     /// All versions of a credential were revoked.
     CredentialRevoked "credential-revoked";
     /// One version of a credential was revoked.

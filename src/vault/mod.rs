@@ -30,6 +30,7 @@ mod runs;
 mod schema;
 mod sets;
 mod settle;
+mod shelf;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -61,6 +62,7 @@ pub use journal::{Action, AuditAnchor, JournalEntry};
 pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParams};
 pub use runs::NewRunToken;
 pub use sets::SetInfo;
+pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 
 use crypto::{DoesNotOpen, Encoder};
