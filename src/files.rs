@@ -357,7 +357,7 @@ impl Temporary {
 }
 
 /// How old a [`Temporary`] is when whoever made it has been killed: none is used for as long.
-const ABANDONED: Duration = Duration::from_secs(60 * 60);
+const ABANDONED: Duration = Duration::from_hours(1);
 
 /// Removes what [`Temporary`] files beside `path` were left by processes that were killed.
 pub fn sweep_temporaries(path: &Path) {

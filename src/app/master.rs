@@ -94,7 +94,7 @@ fn by_passphrase(config: &Config, params: PassphraseParams) -> Result<MasterKey,
 }
 
 /// How long a program may take that prints the master key: some ask a person, or a far server.
-const COMMAND_TIME: Duration = Duration::from_secs(60);
+const COMMAND_TIME: Duration = Duration::from_mins(1);
 
 /// The key that a program prints.
 pub(super) fn by_command(words: &[String]) -> Result<MasterKey, Failure> {
@@ -290,7 +290,9 @@ fn config_change(says: &config::KeySource, now: &NewKey) -> Option<String> {
         (config::KeySource::File(_), NewKey::File) => None,
         (config::KeySource::Passphrase(says), NewKey::Passphrase(now)) if says == now => None,
         (config::KeySource::Command(says), NewKey::Command(now)) if says == now => None,
-        (config::KeySource::Command(_), NewKey::File) => Some("remove vault.key.command".to_owned()),
+        (config::KeySource::Command(_), NewKey::File) => {
+            Some("remove vault.key.command".to_owned())
+        }
         (_, NewKey::File) => Some("remove vault.key.passphrase".to_owned()),
         (_, NewKey::Command(words)) => {
             // JSON is YAML.

@@ -11,7 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::master::{Turn, unlock, unlock_from};
 use super::open::{
-    Opened, anchor_file, announce_restore, drained, next_anchor_file, operator, read_anchor, set_drained,
+    Opened, anchor_file, announce_restore, drained, next_anchor_file, operator, read_anchor,
+    set_drained,
 };
 use super::{Failure, Home};
 use crate::audit::AuditLog;

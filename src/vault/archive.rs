@@ -15,7 +15,9 @@ use sha2::{Digest as _, Sha256};
 use super::crypto::{self, DoesNotOpen, Encoder, Key, NONCE, TAG};
 use super::error::{Fault, VaultError};
 use super::keys::{VaultId, WrappingKey};
-use super::{KeySource, MasterKey, PassphraseParams, Vault, VaultRow, check_state, journal, schema};
+use super::{
+    KeySource, MasterKey, PassphraseParams, Vault, VaultRow, check_state, journal, schema,
+};
 use crate::files::{self, FileError, Temporary};
 
 /// The first line.
@@ -75,7 +77,8 @@ impl Vault {
             self.check_copy(plain.path())?;
             let sealed = Temporary::beside(&schema::resolve(to)?)?;
             let written = self.seal_copy(plain.path(), sealed.path())?;
-            let opened = Backup::read(sealed.path())?.map(|b| b.open_into(&self.wrapping, io::sink()));
+            let opened =
+                Backup::read(sealed.path())?.map(|b| b.open_into(&self.wrapping, io::sink()));
             if opened.transpose()? != Some(written) {
                 return Err(Fault::BadBackup);
             }
@@ -327,7 +330,9 @@ mod tests {
             vault.agent_add(&"very-telling-name".parse().unwrap()).unwrap();
             // More than one piece.
             for n in 0..3 {
-                vault.seal_item(&format!("i{n}"), &crate::secret::Secret::new(vec![7; 90_000])).unwrap();
+                vault
+                    .seal_item(&format!("i{n}"), &crate::secret::Secret::new(vec![7; 90_000]))
+                    .unwrap();
             }
             Self { home, vault, master }
         }

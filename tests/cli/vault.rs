@@ -105,7 +105,8 @@ fn to_a_passphrase_and_back() {
     home.run(&["credential", "list"]).refused(64, &["there is no terminal to ask on"]);
     home.write("locum.yaml", &format!("vault:\n  key:\n    passphrase: {{file: '{file}'}}\n"));
     assert_eq!(home.credentials(), ["a"]);
-    home.run(&["vault", "rekey"]).refused(64, &["--passphrase-file FILE or --key-file"]);
+    home.run(&["vault", "rekey"])
+        .refused(64, &["--passphrase-file FILE, --key-file, or -- PROGRAM"]);
     let text = home.ok(&["vault", "rekey", "--key-file"]);
     assert!(text.contains("remove vault.key.passphrase"), "{text}");
     assert_eq!(home.credentials(), ["a"]);
