@@ -15,6 +15,9 @@ pub struct Properties {
 
 impl Properties {
     /// As the vault keeps it; nothing when there is nothing to say.
+    ///
+    /// # Panics
+    /// Never: the fields are texts, numbers and lists of them.
     #[must_use]
     pub fn to_text(&self) -> Option<String> {
         (*self != Self::default())
