@@ -478,8 +478,8 @@ pub struct CredentialIndex {
     path_slots: bool,
     /// The same for bodies, which nobody reads without need.
     body_slots: bool,
-    /// Whether any credential exists only to be missed: else no text has to be looked at for one.
-    honeytokens: bool,
+    /// How many exist only to be missed: without any, no text has to be looked at for one.
+    honeytokens: usize,
     /// The same for the messages of a socket.
     message_slots: bool,
 }
@@ -501,7 +501,7 @@ impl CredentialIndex {
     }
 
     fn insert(&mut self, credential: Arc<Credential>) {
-        self.honeytokens |= credential.properties.honeytoken;
+        self.honeytokens += usize::from(credential.properties.honeytoken);
         for destination in &credential.destinations {
             let place = match destination.host.exact() {
                 Some(host) => self.by_host.entry(host.clone()).or_default(),
@@ -601,7 +601,7 @@ impl CredentialIndex {
     /// The honeytoken that `text` names anywhere, if it names one.
     #[must_use]
     pub fn honeytoken_in(&self, text: &[u8]) -> Option<&Arc<Credential>> {
-        if !self.honeytokens {
+        if self.honeytokens == 0 {
             return None;
         }
         let named = reference::names_in(text).filter_map(|name| self.get(name));

@@ -94,16 +94,16 @@ fn streams_of_http2_and_plain_http_are_watched_too() {
 
 /// A home with a honeytoken, and the value that is planted.
 fn baited() -> (World, String) {
-    let planted = std::cell::RefCell::new(String::new());
+    let planted = std::cell::OnceCell::new();
     let world = World::with(BEARER, canary(), |home, _| {
         let said = home
             .locum(&["credential", "add", "bait", "--provider", "openai", "--honeytoken", "--json"])
             .ok();
         let said: serde_json::Value = serde_json::from_str(&said.out).unwrap();
         assert_eq!(said["honeytoken"], true);
-        *planted.borrow_mut() = said["value"].as_str().unwrap().to_owned();
+        planted.set(said["value"].as_str().unwrap().to_owned()).unwrap();
     });
-    let value = planted.into_inner();
+    let value = planted.into_inner().unwrap();
     (world, value)
 }
 
