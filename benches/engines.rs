@@ -18,7 +18,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use http::Request;
 use http::request::Parts;
 
-use locum::agent::{Context, Identity};
+use locum::agent::{Context, Identity, Labels};
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Destination, Origin};
@@ -109,6 +109,7 @@ fn who() -> Identity {
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use locum::agent::{Context, Identity};
+use locum::agent::{Context, Identity, Labels};
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
@@ -85,6 +85,7 @@ fuzz_target!(|data: &[u8]| {
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity};
+use crate::agent::{Context, Identity, Labels};
 use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
@@ -73,6 +73,7 @@ fn send_with(
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index, 0)?;
