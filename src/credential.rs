@@ -1,6 +1,8 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
+mod endpoint;
+mod kind;
 mod path;
 mod pointer;
 mod properties;
@@ -12,6 +14,8 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+pub use endpoint::{Endpoint, EndpointError};
+pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
@@ -57,6 +61,12 @@ impl Credential {
     pub fn is_named_by(&self, text: &[u8]) -> bool {
         reference::whole(text) == Some(self.name.as_str())
             || self.stand_in.as_deref().is_some_and(|own| own.as_bytes() == text)
+    }
+
+    /// Whether what a request gets does not lie in the vault, so that it may have to be waited for.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.properties.kind.as_ref().is_some_and(Kind::is_minted)
     }
 
     /// What an agent holds: the stand-in where there is one, else the reference.

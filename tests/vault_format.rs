@@ -138,7 +138,7 @@ fn furnish(vault: &mut Vault) -> String {
         .map(|slot| slot.parse().unwrap())
         .into(),
         stand_in: None,
-        properties: Properties { honeytoken: true },
+        properties: Properties { honeytoken: true, ..Properties::default() },
     };
     let team = NewCredential { name: name("team"), ..billing.clone() };
     vault.add_credential(&openai, &secret("not-a-key-1-of-openai")).unwrap();

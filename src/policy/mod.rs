@@ -165,6 +165,12 @@ impl Grant {
         &self.credential
     }
 
+    /// The same, for those who keep it.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Credential> {
+        &self.credential
+    }
+
     /// Which version of it.
     #[must_use]
     pub fn version(&self) -> u32 {
@@ -197,6 +203,12 @@ impl Permit {
     #[must_use]
     pub fn hidden(&self) -> &[Grant] {
         &self.hidden
+    }
+
+    /// Whether any of its values may have to be waited for.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.grants.iter().chain(&self.hidden).any(|grant| grant.credential.is_supplied())
     }
 
     /// How long the origin may take, by the rule that decided.
