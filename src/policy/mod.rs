@@ -773,6 +773,9 @@ fn usable<'r>(
     for located in references.located() {
         let credential = located.credential();
         let refuse = |why| Err(Refusal::new(Code::CredentialRefused).because(why));
+        if credential.properties.honeytoken {
+            return refuse(reason::HONEYTOKEN);
+        }
         if !credential.is_bound_to(origin) {
             return refuse(reason::NOT_BOUND);
         }
