@@ -229,7 +229,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         destinations: destinations(args, provider)?,
         slots,
         stand_in,
-        properties: Properties { honeytoken: args.honeytoken },
+        properties: Properties { honeytoken: args.honeytoken, ..Properties::default() },
     })
 }
 
