@@ -42,8 +42,8 @@ pub struct Credential {
     pub slots: Box<[Slot]>,
     /// A reference dressed in the provider's key format.
     pub stand_in: Option<Arc<str>>,
-    /// The version that a request gets now, and `None` when the credential is revoked: the name
-    /// stays known, so that its destinations stay intercepted and its use stays refused.
+    /// The version that a request gets now, and `None` when the credential is revoked or a honeytoken:
+    /// the name stays known, so that its destinations stay intercepted and its use stays refused.
     pub version: Option<u32>,
     /// What else there is to say of it.
     pub properties: Properties,
@@ -488,6 +488,8 @@ pub struct CredentialIndex {
     path_slots: bool,
     /// The same for bodies, which nobody reads without need.
     body_slots: bool,
+    /// How many exist only to be missed: without any, no text has to be looked at for one.
+    honeytokens: usize,
     /// The same for the messages of a socket.
     message_slots: bool,
 }
@@ -509,6 +511,7 @@ impl CredentialIndex {
     }
 
     fn insert(&mut self, credential: Arc<Credential>) {
+        self.honeytokens += usize::from(credential.properties.honeytoken);
         for destination in &credential.destinations {
             let place = match destination.host.exact() {
                 Some(host) => self.by_host.entry(host.clone()).or_default(),
@@ -603,6 +606,16 @@ impl CredentialIndex {
     #[must_use]
     pub fn has_path_slots(&self) -> bool {
         self.path_slots
+    }
+
+    /// The honeytoken that `text` names anywhere, if it names one.
+    #[must_use]
+    pub fn honeytoken_in(&self, text: &[u8]) -> Option<&Arc<Credential>> {
+        if self.honeytokens == 0 {
+            return None;
+        }
+        let named = reference::names_in(text).filter_map(|name| self.get(name));
+        named.into_iter().find(|credential| credential.properties.honeytoken)
     }
 
     /// Whether any credential enters a body.

@@ -287,6 +287,8 @@ impl std::error::Error for Refusal {}
 pub mod reason {
     /// A reference was sent where its credential may not go: someone is trying to move a key.
     pub const NOT_BOUND: &str = "the credential is not bound to this destination";
+    /// A reference names what no agent was ever given.
+    pub const HONEYTOKEN: &str = "the credential is a honeytoken";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
     /// The agent came by a run token that leaves it other credentials.

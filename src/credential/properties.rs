@@ -20,6 +20,9 @@ pub struct Properties {
 
 impl Properties {
     /// As the vault keeps it; nothing when there is nothing to say.
+    ///
+    /// # Panics
+    /// Never: the fields are texts, numbers and lists of them.
     #[must_use]
     #[allow(clippy::missing_panics_doc)] // What is here has texts for its keys.
     pub fn to_text(&self) -> Option<String> {

@@ -27,7 +27,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
-pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use compile::{
+    Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
+};
 pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
@@ -771,6 +773,9 @@ fn usable<'r>(
     for located in references.located() {
         let credential = located.credential();
         let refuse = |why| Err(Refusal::new(Code::CredentialRefused).because(why));
+        if credential.properties.honeytoken {
+            return refuse(reason::HONEYTOKEN);
+        }
         if !credential.is_bound_to(origin) {
             return refuse(reason::NOT_BOUND);
         }

@@ -111,6 +111,9 @@ async fn authorized(
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
+    if let Some(bait) = references.honeytoken() {
+        ledger.baited(&bait.name);
+    }
     let question = Question {
         who: &who,
         request: &inbound,
@@ -356,6 +359,9 @@ fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
         ledger.withhold_path();
     }
     let Sighting { credential, version, .. } = sighting;
+    if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
+        ledger.baited(&credential);
+    }
     let uses = [Use { credential, version: Some(version), slot: None }];
     refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }

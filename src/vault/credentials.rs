@@ -588,14 +588,16 @@ impl CredentialRow {
 
     /// What a request sees of it.
     pub(super) fn credential(&self, version: Option<u32>) -> Result<Credential, Fault> {
+        let properties = self.properties()?;
         Ok(Credential {
             name: self.parse(&self.name)?,
             provider: self.provider.as_deref().map(Into::into),
             destinations: self.parse_all(&self.destinations)?,
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.as_deref().map(Into::into),
-            version,
-            properties: self.properties()?,
+            // No request gets one, whatever any rule says.
+            version: version.filter(|_| !properties.honeytoken),
+            properties,
         })
     }
 

@@ -104,6 +104,9 @@ impl Following {
             decided = self.decide(self.gateway.state(), &text);
         }
         let Decided { state, references, decision } = decided;
+        if let Some(bait) = references.honeytoken() {
+            self.ledger.baited(&bait.name);
+        }
         let named: Vec<Use> = references.located().iter().map(named).collect();
         let refused = |refusal| self.refused(&state, refusal, &named);
         let permit = decision.map_err(refused)?;
