@@ -268,11 +268,11 @@ impl Supply for Supplier {
             };
             let landed = flight.wait_for(|landed| *landed).await.is_ok();
             let held = entry.lock();
-            // What it landed with is good for those that waited for it, however short its life.
-            match held.latest(Moment::now(), credential.properties.kind.as_ref()) {
+            match held.good(Moment::now(), credential.properties.kind.as_ref()) {
                 Some(value) => self.shelf.open(value),
                 None if landed => Err(held.refusal(Moment::now()).unwrap_or_else(|| {
-                    Refusal::new(Code::RefreshFailed).because("the token ran out while it was waited for")
+                    Refusal::new(Code::RefreshFailed)
+                        .because("the token ran out while it was waited for")
                 })),
                 None => Err(Refusal::new(Code::Internal)),
             }

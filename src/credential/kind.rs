@@ -44,6 +44,14 @@ impl Kind {
         }
     }
 
+    /// Where no agent may send what is made of the secret: those who make it would make more of it.
+    #[must_use]
+    pub fn token_endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Oauth(oauth) => Some(&oauth.token_endpoint),
+        }
+    }
+
     /// Where Locum itself sends the secret, or what it signs with it, to get a value.
     #[must_use]
     pub fn endpoint(&self) -> Option<&Endpoint> {

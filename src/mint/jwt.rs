@@ -1,8 +1,6 @@
 //! Signed assertions (RFC 7515, 7519, 7518), in the few algorithms that authorization servers ask for.
 
-use aws_lc_rs::encoding::AsDer as _;
 use aws_lc_rs::rand::SystemRandom;
-use aws_lc_rs::rsa;
 use aws_lc_rs::signature::{
     ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
     EcdsaSigningAlgorithm, Ed25519KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
@@ -26,14 +24,16 @@ impl SigningKey {
         let der = block.contents();
         match block.tag() {
             "RSA PRIVATE KEY" => RsaKeyPair::from_der(der).ok().map(Self::Rsa),
-            "EC PRIVATE KEY" => Self::elliptic(|algorithm| {
-                EcdsaKeyPair::from_private_key_der(algorithm, der).ok()
-            }),
+            "EC PRIVATE KEY" => {
+                Self::elliptic(|algorithm| EcdsaKeyPair::from_private_key_der(algorithm, der).ok())
+            }
             "PRIVATE KEY" => RsaKeyPair::from_pkcs8(der)
                 .ok()
                 .map(Self::Rsa)
                 .or_else(|| Self::elliptic(|a| EcdsaKeyPair::from_pkcs8(a, der).ok()))
-                .or_else(|| Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Self::Ed25519)),
+                .or_else(|| {
+                    Ed25519KeyPair::from_pkcs8_maybe_unchecked(der).ok().map(Self::Ed25519)
+                }),
             _ => None,
         }
     }
@@ -94,6 +94,8 @@ pub(super) fn unique() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_lc_rs::encoding::AsDer as _;
+    use aws_lc_rs::rsa;
     use aws_lc_rs::signature::{self, KeyPair as _, UnparsedPublicKey};
 
     fn verified(key: &SigningKey, jwt: &str) -> bool {

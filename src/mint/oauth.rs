@@ -103,11 +103,7 @@ impl Form<'_> {
     }
 
     /// How the client shows who it is: by more parameters, or by a field of the head.
-    fn client(
-        &mut self,
-        material: &Material,
-        now: i64,
-    ) -> Result<Option<HeaderValue>, MintError> {
+    fn client(&mut self, material: &Material, now: i64) -> Result<Option<HeaderValue>, MintError> {
         let oauth = self.oauth;
         let id = oauth.client_id.as_deref();
         if oauth.client_auth == ClientAuth::ClientSecretBasic {
@@ -207,7 +203,9 @@ pub(super) fn answer(
     status: StatusCode,
     body: &Secret,
 ) -> Result<Minted, MintError> {
-    let answer = body.expose(|bytes| serde_json::from_slice::<Answer>(bytes)).map_err(|_| unreadable(status))?;
+    let answer = body
+        .expose(|bytes| serde_json::from_slice::<Answer>(bytes))
+        .map_err(|_| unreadable(status))?;
     // Some say 200 beside an error.
     if let Some(error) = &answer.error {
         return Err(named(error.as_str().unwrap_or_default()));
@@ -220,7 +218,8 @@ pub(super) fn answer(
         return Err(MintError::Failed("it answered without an access token"));
     }
     // `N_A` is a token of RFC 8693 that is no access token.
-    let known = |kind: &str| ["bearer", "n_a", "bot", "user"].contains(&&*kind.to_ascii_lowercase());
+    let known =
+        |kind: &str| ["bearer", "n_a", "bot", "user"].contains(&&*kind.to_ascii_lowercase());
     if !answer.token_type.as_deref().is_none_or(known) {
         return Err(MintError::Failed("it answered with a token that is no bearer token"));
     }
@@ -322,7 +321,8 @@ mod tests {
     }
 
     fn body(kind: &Kind, secrets: &str) -> (String, Option<String>) {
-        let call = mint::call(kind, &material(secrets), 1_000_000).unwrap_or_else(|e| panic!("{e}"));
+        let call =
+            mint::call(kind, &material(secrets), 1_000_000).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(call.endpoint.target(), "/token?x=1");
         let authorization = call.headers.get(header::AUTHORIZATION);
         assert!(authorization.is_none_or(HeaderValue::is_sensitive));

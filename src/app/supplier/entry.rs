@@ -66,11 +66,11 @@ impl Lifetime {
     pub(super) fn from(sent: Moment, lifetime: Duration) -> Self {
         let tenth = lifetime / 10;
         let jitter = tenth.min(JITTER).mul_f64(chance());
-        let due = lifetime - (lifetime / 4).min(EARLY) - jitter;
+        let due = lifetime.saturating_sub((lifetime / 4).min(EARLY) + jitter);
         Self {
             born: sent,
             due: sent.after(due),
-            last: sent.after(lifetime - tenth.min(MARGIN)),
+            last: sent.after(lifetime.saturating_sub(tenth.min(MARGIN))),
             end: sent.after(lifetime),
         }
     }
@@ -115,13 +115,6 @@ impl Entry {
     pub(super) fn good(&self, now: Moment, kind: Option<&Kind>) -> Option<&Shelved> {
         let value = self.value.as_ref()?;
         let good = !value.lifetime.last.is_past(now) && value.kind.as_ref() == kind;
-        good.then_some(&value.shelved)
-    }
-
-    /// The same for one that has been waited for, to its very end.
-    pub(super) fn latest(&self, now: Moment, kind: Option<&Kind>) -> Option<&Shelved> {
-        let value = self.value.as_ref()?;
-        let good = !value.lifetime.end.is_past(now) && value.kind.as_ref() == kind;
         good.then_some(&value.shelved)
     }
 
