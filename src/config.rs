@@ -36,6 +36,8 @@ pub struct Config {
     pub audit: Audit,
     /// The vault.
     pub vault: Vault,
+    /// How credentials live.
+    pub credentials: Credentials,
     /// What Locum says of itself.
     pub log: Log,
     /// What clients may take.
@@ -210,6 +212,21 @@ pub enum Passphrase {
     Credential(String),
 }
 
+/// `credentials`: how credentials live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// `grace`: how long what began with a version may still use it after a rotation, where the
+    /// command does not say. Default 1 h: nearly all runs of agents are over by then, and a key that
+    /// is rotated on schedule is not an urgent one. The provider has to accept the old key for so long.
+    pub grace: Duration,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self { grace: seconds(60 * 60) }
+    }
+}
+
 /// `log`: what Locum says of itself, on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -330,6 +347,7 @@ impl Config {
                 store: home.join("vault.db"),
                 key: KeySource::File(home.join("master.key")),
             },
+            credentials: Credentials::default(),
             log: Log { level: Level::Info, format: LogFormat::Text },
             limits: Limits::default(),
         }

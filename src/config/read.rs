@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Audit, Config, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat, Ops,
+    Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat, Ops,
     Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault, seconds,
 };
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
@@ -19,7 +19,7 @@ use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
-const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "log", "limits"];
+const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "credentials", "log", "limits"];
 
 /// The configuration, or `None` when the reader has noted why not.
 pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
@@ -33,6 +33,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
     let audit = section(&mut map, "audit", base.audit, |r, n, base| audit(r, n, base, paths));
     let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
+    let credentials = section(&mut map, "credentials", base.credentials, credentials);
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
     let config = Config {
@@ -41,6 +42,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         upstream: upstream?,
         audit: audit?,
         vault: vault?,
+        credentials: credentials?,
         log: log?,
         limits: limits?,
     };

@@ -317,6 +317,8 @@ impl Given {
             slots: [slot.clone()].into(),
             stand_in: None,
             version: Some(1),
+            older: Box::default(),
+            revoked: Box::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())
     }

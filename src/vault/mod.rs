@@ -31,6 +31,7 @@ mod schema;
 mod sets;
 mod settle;
 mod snapshot;
+mod versions;
 #[cfg(test)]
 mod tests;
 
@@ -61,6 +62,7 @@ pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParam
 pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use snapshot::Snapshot;
+pub use versions::Promotion;
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, VaultId, WrappingKey};
