@@ -6,6 +6,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use locum::authn::{Authenticate as _, Authenticator};
+use locum::credential::Properties;
 use locum::secret::Secret;
 use locum::vault::{MasterKey, NewCredential, Tier, Vault};
 
@@ -51,6 +52,7 @@ fn credential(name: &str) -> NewCredential {
         destinations: vec!["https://api.openai.com".parse().unwrap()],
         slots: vec!["header authorization: Bearer {secret}".parse().unwrap()],
         stand_in: None,
+        properties: Properties::default(),
     }
 }
 

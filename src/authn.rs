@@ -9,7 +9,7 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
-use crate::agent::{Identity, TokenRecord, UserName};
+use crate::agent::{Identity, Labels, TokenRecord, UserName};
 use crate::outcome::{Code, Refusal};
 use crate::reference::Name;
 use crate::token::run::{self, NotGood, RunTokens};
@@ -137,6 +137,7 @@ impl Authenticator {
             token_id: Arc::clone(&claims.id),
             context: user.context.overlaid(&claims.context),
             run_token: Some(Arc::new(claims)),
+            labels: Labels::default(),
         })
     }
 }
@@ -176,6 +177,7 @@ impl Authenticate for Authenticator {
             token_id: Arc::clone(&record.id),
             context: user.context.clone(),
             run_token: None,
+            labels: Labels::default(),
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod path;
 mod pointer;
+mod properties;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -13,6 +14,7 @@ use http::HeaderName;
 
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
+pub use properties::Properties;
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -43,6 +45,8 @@ pub struct Credential {
     pub older: Box<[Older]>,
     /// Versions whose use was ended.
     pub revoked: Box<[u32]>,
+    /// What else there is to say of it.
+    pub properties: Properties,
 }
 
 /// A version that another one took the place of, in its time of grace.
@@ -656,6 +660,7 @@ pub(crate) mod tests {
             version: Some(1),
             older: Box::default(),
             revoked: Box::default(),
+            properties: Properties::default(),
         }
     }
 

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use locum::agent::{Context, Identity};
-use locum::credential::{Credential, CredentialIndex};
+use locum::agent::{Context, Identity, Labels};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
@@ -35,6 +35,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         version: Some(1),
         older: Box::default(),
         revoked: Box::default(),
+        properties: Properties::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
 });
@@ -86,6 +87,7 @@ fuzz_target!(|data: &[u8]| {
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };

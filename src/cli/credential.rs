@@ -10,7 +10,7 @@ use super::import;
 use super::output::{self, Table};
 use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
-use crate::credential::Slot;
+use crate::credential::{Properties, Slot};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -203,6 +203,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         destinations: destinations(args, provider)?,
         slots,
         stand_in,
+        properties: Properties::default(),
     })
 }
 

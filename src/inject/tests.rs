@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity};
-use crate::credential::CredentialIndex;
+use crate::agent::{Context, Identity, Labels};
+use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
 use crate::policy;
@@ -21,6 +21,7 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         version: Some(3),
         older: Box::default(),
         revoked: Box::default(),
+        properties: Properties::default(),
     }
 }
 
@@ -74,6 +75,7 @@ fn send_with(
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index, 0)?;

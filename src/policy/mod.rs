@@ -396,7 +396,7 @@ impl Policy {
             rule: &rule.name,
             agents: match &rule.agents {
                 Agents::Any => Vec::new(),
-                Agents::Named(names) => sorted(names),
+                Agents::Some { names, .. } => sorted(names),
             },
             uses: match &rule.uses {
                 Uses::All => Vec::new(),
@@ -408,11 +408,11 @@ impl Policy {
     /// The rules that may match, in the order of the document.
     fn candidates<'p>(
         &'p self,
-        agent: &Name,
+        who: &Identity,
         origin: &Origin,
         index: &CredentialIndex,
     ) -> impl Iterator<Item = (u32, &'p Rule)> {
-        let found = self.candidates.find(agent, origin, index);
+        let found = self.candidates.find(who, origin, index);
         found.filter_map(|at| Some((at, self.rules.get(at as usize)?)))
     }
 
@@ -436,7 +436,7 @@ impl Policy {
                 return TunnelDecision::Intercept;
             }
             let asked = Asked { who, origin, kind, query: None, headers: &headers, at };
-            for (_, rule) in self.candidates(&who.agent, origin, index) {
+            for (_, rule) in self.candidates(who, origin, index) {
                 if rule.shadow || !rule.concerns(asked, index) {
                     continue;
                 }
@@ -548,7 +548,7 @@ impl Policy {
                 && paths.any(|path| rule.matches(asked, path, index))
                 && rule.uses.bound_to(origin, index).any(enters)
         };
-        self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule))
+        self.candidates(who, origin, index).any(|(_, rule)| wants(rule))
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
@@ -666,9 +666,9 @@ impl Policy {
     ) -> Vec<Grant> {
         let mut hidden = Vec::new();
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
-        for (_, rule) in self.candidates(&who.agent, origin, index) {
+        for (_, rule) in self.candidates(who, origin, index) {
             // More rather than less: what a condition leaves out now may have been used a moment ago.
-            let may = !rule.deny && rule.agents.contain(&who.agent);
+            let may = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
@@ -695,7 +695,7 @@ impl Policy {
         let mut found = Found::new(credentials.len());
         let mut bounds = bounded.then(|| Found::new(credentials.len()));
         let (mut denying, mut bounding) = (Vec::new(), Vec::new());
-        for (at, rule) in self.candidates(&asked.who.agent, asked.origin, index) {
+        for (at, rule) in self.candidates(asked.who, asked.origin, index) {
             if (rule.shadow && !shadows) || !rule.matches(asked, path, index) {
                 continue;
             }

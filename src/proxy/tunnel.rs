@@ -462,6 +462,7 @@ mod tests {
             token_id: "t".into(),
             context: Context::default(),
             run_token: None,
+            labels: crate::agent::Labels::default(),
         };
         let caller = Caller {
             peer: Peer::Unix(None),

@@ -34,6 +34,8 @@ macro_rules! actions {
 actions! {
     /// The vault was made.
     VaultCreated "vault-created";
+    /// The file was brought to a newer format.
+    Upgraded "vault-upgraded";
     /// The data keys were wrapped with another master key.
     Rekeyed "vault-rekeyed";
     /// A state that was changed behind Locum's back was accepted.
@@ -50,6 +52,8 @@ actions! {
     VersionPromoted "credential-version-promoted";
     /// A version is tried at its provider, by a call of Locum's own.
     VersionTried "credential-version-tried";
+    /// What is said of a credential was changed.
+    CredentialChanged "credential-changed";
     /// All versions of a credential were revoked.
     CredentialRevoked "credential-revoked";
     /// One version of a credential was revoked.
