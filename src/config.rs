@@ -221,6 +221,10 @@ pub struct Credentials {
     pub grace: Duration,
 }
 
+/// The longest grace: what is not over after a month is no run any more, and the old key would stay in
+/// use without anybody having meant it.
+pub const MAX_GRACE: Duration = seconds(30 * 24 * 60 * 60);
+
 impl Default for Credentials {
     fn default() -> Self {
         Self { grace: seconds(60 * 60) }

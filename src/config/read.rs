@@ -11,15 +11,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat, Ops,
-    Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault, seconds,
+    Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat,
+    MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy,
+    Vault, seconds,
 };
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
-const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "credentials", "log", "limits"];
+const KEYS: &[&str] =
+    &["proxy", "ops", "upstream", "audit", "vault", "credentials", "log", "limits"];
 
 /// The configuration, or `None` when the reader has noted why not.
 pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
@@ -386,6 +388,17 @@ fn one_of(map: &mut Map<'_, '_>, [a, b]: [&'static str; 2]) -> Option<()> {
     let (node, message) = (map.whole(), format!("expected either `{a}` or `{b}`"));
     map.reader().problem(node, message);
     None
+}
+
+fn credentials<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut credentials: Credentials,
+) -> Option<Credentials> {
+    let mut map = reader.map(node, &["grace"])?;
+    let grace = Duration::ZERO..=MAX_GRACE;
+    set(&mut credentials.grace, map.optional("grace", |r, n| r.duration(n, grace)));
+    Some(credentials)
 }
 
 fn log<'d>(reader: &mut Reader<'d>, node: &'d Node, mut log: Log) -> Option<Log> {

@@ -237,9 +237,9 @@ impl Permit {
     /// Has each grant inject the version that `choose` names, if that is one which may be used at the
     /// second `at`: the current one, or an older one in its grace. The one that it would have been is
     /// hidden like the others.
-    pub fn choose_versions(&mut self, at: i64, mut choose: impl FnMut(&Credential) -> Option<u32>) {
+    pub fn choose_versions(&mut self, at: i64, mut choose: impl FnMut(&Grant) -> Option<u32>) {
         for grant in &mut self.grants {
-            let Some(version) = choose(&grant.credential) else { continue };
+            let Some(version) = choose(grant) else { continue };
             if version == grant.version || !grant.credential.stands(version, at) {
                 continue;
             }
@@ -892,4 +892,4 @@ impl fmt::Display for TunnelDecision {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -45,6 +45,12 @@ impl Standing {
         }
     }
 
+    /// Who opened it.
+    #[must_use]
+    pub fn who(&self) -> &Identity {
+        &self.who
+    }
+
     /// Where the socket leads.
     #[must_use]
     pub fn origin(&self) -> &Origin {

@@ -69,7 +69,8 @@ impl Runs {
             return;
         }
         let table = self.0.get_or_init(Table::new);
-        permit.choose_versions(at, |credential| {
+        permit.choose_versions(at, |grant| {
+            let credential = grant.credential();
             let names = [who.agent.as_str(), run.as_str(), credential.name.as_str()];
             table.version(names, credential, at)
         });

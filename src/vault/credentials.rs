@@ -482,14 +482,7 @@ impl CredentialRow {
         tx.execute(
             "INSERT INTO versions (credential, version, state, created, fingerprint, sealed) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-            (
-                self.id,
-                version,
-                state.as_str(),
-                change.now,
-                change.key.fingerprint(secret),
-                sealed,
-            ),
+            (self.id, version, state.as_str(), change.now, change.key.fingerprint(secret), sealed),
         )?;
         Ok(())
     }

@@ -31,10 +31,10 @@ mod schema;
 mod sets;
 mod settle;
 mod snapshot;
-mod versions;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod versions;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
