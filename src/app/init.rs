@@ -3,13 +3,13 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::master::new_passphrase;
+use super::master::{by_command, new_passphrase};
 use super::open::{Opened, ca_certificate};
 use super::{Failure, Home, authority};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
 use crate::files::{self, FileError};
-use crate::policy::{FIRST_POLICY, STRICT_POLICY};
+use crate::policy::{FIRST_POLICY, SCHEMA, STRICT_POLICY};
 use crate::vault::{MasterKey, PassphraseParams, Vault};
 
 /// What opens a new vault.
@@ -85,7 +85,9 @@ fn make_policies(made: &mut Vec<PathBuf>, home: &Home, strict: bool) -> Result<(
         return Ok(()); // Whoever emptied it meant to.
     }
     let text = if strict { STRICT_POLICY } else { FIRST_POLICY };
-    write_new(made, directory.join("first.yaml"), text.as_bytes())
+    write_new(made, directory.join("first.yaml"), text.as_bytes())?;
+    // For editors alone; the proxy does not read it.
+    write_new(made, directory.join("schema.json"), SCHEMA.as_bytes())
 }
 
 fn make_vault(made: &mut Vec<PathBuf>, config: &Config) -> Result<(), Failure> {
@@ -99,6 +101,7 @@ fn make_vault(made: &mut Vec<PathBuf>, config: &Config) -> Result<(), Failure> {
             let text = new_passphrase(source)?;
             MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?
         }
+        config::KeySource::Command(words) => by_command(words)?,
     };
     match Vault::create(store, &master) {
         Ok(_) => made.push(store.clone()),

@@ -16,6 +16,7 @@ mod login;
 mod master;
 mod open;
 mod policies;
+mod program;
 mod relay;
 mod restore;
 mod serve;

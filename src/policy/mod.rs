@@ -27,7 +27,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
-pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use compile::{
+    Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
+};
 pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
@@ -173,6 +175,12 @@ impl Grant {
         &self.credential
     }
 
+    /// The same, for those who keep it.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Credential> {
+        &self.credential
+    }
+
     /// Which version of it.
     #[must_use]
     pub fn version(&self) -> u32 {
@@ -205,6 +213,12 @@ impl Permit {
     #[must_use]
     pub fn hidden(&self) -> &[Grant] {
         &self.hidden
+    }
+
+    /// Whether any of its values may have to be waited for.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.grants.iter().chain(&self.hidden).any(|grant| grant.credential.is_supplied())
     }
 
     /// How long the origin may take, by the rule that decided.
@@ -793,6 +807,9 @@ fn usable<'r>(
     for located in references.located() {
         let credential = located.credential();
         let refuse = |why| Err(Refusal::new(Code::CredentialRefused).because(why));
+        if credential.properties.honeytoken {
+            return refuse(reason::HONEYTOKEN);
+        }
         if !credential.is_bound_to(origin) {
             return refuse(reason::NOT_BOUND);
         }

@@ -518,16 +518,18 @@ impl CredentialRow {
         version: Option<u32>,
         others: &Others,
     ) -> Result<Credential, Fault> {
+        let properties = self.properties()?;
         Ok(Credential {
             name: self.parse(&self.name)?,
             provider: self.provider.as_deref().map(Into::into),
             destinations: self.parse_all(&self.destinations)?,
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.as_deref().map(Into::into),
-            version,
+            // No request gets one, whatever any rule says.
+            version: version.filter(|_| !properties.honeytoken),
             older: others.older(),
             revoked: others.revoked.as_slice().into(),
-            properties: self.properties()?,
+            properties,
         })
     }
 
