@@ -261,7 +261,7 @@ impl Keeper {
         match files::read_private(&path, MAX_RUNS) {
             Ok(bytes) if gateway.recall_runs(&bytes) => {}
             Ok(_) => {
-                tracing::warn!(path = %path.display(), "these runs cannot be read; they begin anew")
+                tracing::warn!(path = %path.display(), "these runs cannot be read; they begin anew");
             }
             Err(FileError::Missing(_)) => {}
             Err(error) => tracing::warn!(%error, "runs that were seen before begin anew"),
