@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity};
+use crate::agent::{Context, Identity, Proof};
 use crate::credential::CredentialIndex;
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
@@ -71,7 +71,7 @@ fn send_with(
         agent: "a".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index, 0)?;

@@ -11,7 +11,7 @@ use super::read::given;
 use super::rule::Place;
 use super::when::moment;
 use super::{Policy, Question, TunnelDecision};
-use crate::agent::{Context, DEFAULT_WORKSPACE, Identity, Label, UserName};
+use crate::agent::{Context, DEFAULT_WORKSPACE, Identity, Label, Proof, UserName};
 use crate::credential::{Credential, CredentialIndex, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
@@ -123,7 +123,7 @@ pub fn supposed(user: UserName) -> Option<Identity> {
         agent: user.agent,
         token_id: "none".into(),
         context: user.context,
-        run_token: None,
+        proof: Proof::Token,
     })
 }
 

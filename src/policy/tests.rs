@@ -5,7 +5,7 @@ mod language;
 use std::collections::HashMap;
 
 use super::*;
-use crate::agent::Context;
+use crate::agent::{Context, Proof};
 use crate::document::Source;
 use crate::host::Destination;
 
@@ -51,7 +51,7 @@ fn who(agent: &str) -> Identity {
         agent: agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
     }
 }
 
