@@ -18,8 +18,8 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use http::Request;
 use http::request::Parts;
 
-use locum::agent::{Context, Identity};
-use locum::credential::{Credential, CredentialIndex};
+use locum::agent::{Context, Identity, Labels};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Destination, Origin};
 use locum::inject::{References, Resolved, inject};
@@ -92,6 +92,7 @@ fn credential(name: &str, to: &str) -> Credential {
         slots: [BEARER.parse().expect("a slot")].into(),
         stand_in: None,
         version: Some(1),
+        properties: Properties::default(),
     }
 }
 
@@ -108,6 +109,7 @@ fn who() -> Identity {
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     }
 }
 

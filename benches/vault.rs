@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use locum::authn::{Agents, Authenticators, Shown, parse_proxy_authorization};
+use locum::credential::Properties;
 use locum::record::Peer;
 use locum::secret::Secret;
 use locum::vault::{MasterKey, NewCredential, Tier, Vault};
@@ -64,6 +65,7 @@ fn credential(name: &str) -> NewCredential {
         destinations: vec!["https://api.openai.com".parse().unwrap()],
         slots: vec!["header authorization: Bearer {secret}".parse().unwrap()],
         stand_in: None,
+        properties: Properties::default(),
     }
 }
 

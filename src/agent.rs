@@ -24,6 +24,8 @@ pub struct Identity {
     pub context: Context,
     /// How it showed who it is.
     pub proof: Proof,
+    /// What it is labelled with. The agent has no say in it.
+    pub labels: Labels,
 }
 
 /// By what an agent was authenticated. Asked again for each request of a live tunnel.
@@ -85,6 +87,147 @@ impl Identity {
             Proof::Run(claims) => Some(claims),
             _ => None,
         }
+    }
+}
+
+/// What an agent is labelled with, by its operator in the vault or by the issuer of what it showed, and
+/// never by itself: rules choose agents by it. Cheap to clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Labels(Arc<[(LabelName, Label)]>);
+
+/// The most labels that one agent has: people choose by two or three, and each request may look at all.
+pub const MAX_LABELS: usize = 32;
+
+impl Labels {
+    /// Labels in any order.
+    ///
+    /// # Errors
+    /// [`LabelsError`] for more than [`MAX_LABELS`], and for a name that is there twice.
+    pub fn new(labels: impl IntoIterator<Item = (LabelName, Label)>) -> Result<Self, LabelsError> {
+        let mut labels: Vec<_> = labels.into_iter().take(MAX_LABELS + 1).collect();
+        labels.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if labels.len() > MAX_LABELS {
+            return Err(LabelsError::TooMany);
+        }
+        let twice = labels.windows(2).any(|pair| pair[0].0 == pair[1].0);
+        if twice { Err(LabelsError::Twice) } else { Ok(Self(labels.into())) }
+    }
+
+    /// The value of one.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Label> {
+        let at = self.0.binary_search_by(|(own, _)| own.as_str().cmp(name)).ok()?;
+        self.0.get(at).map(|(_, value)| value)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&LabelName, &Label)> {
+        self.0.iter().map(|(name, value)| (name, value))
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Labels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, value)) in self.iter().enumerate() {
+            let comma = if at == 0 { "" } else { "," };
+            write!(f, "{comma}{name}={}", value.as_str())?;
+        }
+        Ok(())
+    }
+}
+
+impl serde::Serialize for Labels {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_map(self.iter().map(|(name, value)| (name.as_str(), value)))
+    }
+}
+
+/// The name of a label: 1 to 63 characters of `a-z 0-9 . _ / -`, of which the first and the last are
+/// a letter or a digit. `app.kubernetes.io/name` is one.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LabelName(Box<str>);
+
+impl LabelName {
+    /// The text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::borrow::Borrow<str> for LabelName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for LabelName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for LabelName {
+    type Err = LabelsError;
+
+    fn from_str(text: &str) -> Result<Self, LabelsError> {
+        let end = |b: Option<&u8>| b.is_some_and(|b| b.is_ascii_lowercase() || b.is_ascii_digit());
+        let bytes = text.as_bytes();
+        let inside = bytes.iter().all(|b| end(Some(b)) || b"._/-".contains(b));
+        let fits = bytes.len() <= 63 && end(bytes.first()) && end(bytes.last()) && inside;
+        if fits { Ok(Self(text.into())) } else { Err(LabelsError::Name) }
+    }
+}
+
+/// Why texts are no labels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LabelsError {
+    /// No name of a label.
+    Name,
+    /// No value of one.
+    Value,
+    /// Not `name=value`.
+    Pair,
+    /// One name has two values.
+    Twice,
+    /// More than [`MAX_LABELS`].
+    TooMany,
+}
+
+impl fmt::Display for LabelsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name => f.write_str(
+                "a label's name is 1 to 63 characters of a-z 0-9 . _ / -, and begins and ends with a letter or digit",
+            ),
+            Self::Value => {
+                f.write_str("a label's value is 1 to 128 characters of A-Z a-z 0-9 . _ : @ / = -")
+            }
+            Self::Pair => f.write_str("a label is written name=value"),
+            Self::Twice => f.write_str("a label has one value, and this one is there twice"),
+            Self::TooMany => write!(f, "an agent has at most {MAX_LABELS} labels"),
+        }
+    }
+}
+
+impl std::error::Error for LabelsError {}
+
+/// One label as people type it: `team=ml`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LabelPair(pub LabelName, pub Label);
+
+impl FromStr for LabelPair {
+    type Err = LabelsError;
+
+    fn from_str(text: &str) -> Result<Self, LabelsError> {
+        let (name, value) = text.split_once('=').ok_or(LabelsError::Pair)?;
+        Ok(Self(name.parse()?, value.parse().map_err(|_| LabelsError::Value)?))
     }
 }
 
@@ -260,6 +403,35 @@ mod tests {
         assert_eq!(user.agent.as_str(), "researcher");
         assert_eq!(user.context.run.unwrap().as_str(), "42");
         assert_eq!(user.context.user.unwrap().as_str(), "alice@x.org");
+    }
+
+    #[test]
+    fn labels_are_found_by_name_and_each_name_has_one_value() {
+        let pairs = |texts: &[&str]| {
+            let pairs: Result<Vec<LabelPair>, _> = texts.iter().map(|text| text.parse()).collect();
+            Labels::new(pairs?.into_iter().map(|LabelPair(name, value)| (name, value)))
+        };
+        let labels = pairs(&["team=ml", "env=prod", "app.kubernetes.io/name=a=b"]).unwrap();
+        assert_eq!(labels.get("team").unwrap().as_str(), "ml");
+        assert_eq!(labels.get("app.kubernetes.io/name").unwrap().as_str(), "a=b");
+        assert_eq!(labels.get("other"), None);
+        assert_eq!(labels.to_string(), "app.kubernetes.io/name=a=b,env=prod,team=ml");
+        assert!(Labels::default().is_empty() && pairs(&[]).unwrap().is_empty());
+        for (bad, why) in [
+            (&["team"][..], LabelsError::Pair),
+            (&["Team=x"], LabelsError::Name),
+            (&["-team=x"], LabelsError::Name),
+            (&["=x"], LabelsError::Name),
+            (&["team="], LabelsError::Value),
+            (&["team=a b"], LabelsError::Value),
+            (&["team=a", "team=b"], LabelsError::Twice),
+        ] {
+            assert_eq!(pairs(bad), Err(why), "{bad:?}");
+        }
+        let many: Vec<String> = (0..=MAX_LABELS).map(|n| format!("l{n}=x")).collect();
+        let many: Vec<&str> = many.iter().map(String::as_str).collect();
+        assert_eq!(pairs(&many), Err(LabelsError::TooMany));
+        assert!(pairs(&many[1..]).is_ok());
     }
 
     #[test]

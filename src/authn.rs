@@ -18,7 +18,7 @@ pub use peers::{PeerRule, Peers};
 pub use run_tokens::ByRunToken;
 pub use tokens::ByToken;
 
-use crate::agent::{Context, Identity, Proof, TokenRecord, UserName};
+use crate::agent::{Context, Identity, Labels, Proof, TokenRecord, UserName};
 use crate::outcome::{Code, Refusal};
 use crate::record::Peer;
 use crate::reference::Name;
@@ -160,7 +160,8 @@ impl Agents {
         context: Context,
         proof: Proof,
     ) -> Identity {
-        Identity { workspace: self.workspace.clone(), agent, token_id, context, proof }
+        let labels = Labels::default();
+        Identity { workspace: self.workspace.clone(), agent, token_id, context, proof, labels }
     }
 }
 
@@ -307,7 +308,7 @@ mod tests {
             let identity =
                 agents.identity(user.agent.clone(), id, Context::default(), Proof::Token);
             let mine = user.agent.as_str() == self.0;
-            mine.then(|| if self.1 { Ok(identity) } else { Err(Denied::Expired) })
+            mine.then_some(if self.1 { Ok(identity) } else { Err(Denied::Expired) })
         }
 
         fn still_valid(&self, identity: &Identity, _: i64) -> Option<bool> {

@@ -1,8 +1,11 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
+mod endpoint;
+mod kind;
 mod path;
 mod pointer;
+mod properties;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -11,8 +14,11 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+pub use endpoint::{Endpoint, EndpointError};
+pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
+pub use properties::Properties;
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -36,9 +42,11 @@ pub struct Credential {
     pub slots: Box<[Slot]>,
     /// A reference dressed in the provider's key format.
     pub stand_in: Option<Arc<str>>,
-    /// The version that a request gets now, and `None` when the credential is revoked: the name
-    /// stays known, so that its destinations stay intercepted and its use stays refused.
+    /// The version that a request gets now, and `None` when the credential is revoked or a honeytoken:
+    /// the name stays known, so that its destinations stay intercepted and its use stays refused.
     pub version: Option<u32>,
+    /// What else there is to say of it.
+    pub properties: Properties,
 }
 
 impl Credential {
@@ -53,6 +61,12 @@ impl Credential {
     pub fn is_named_by(&self, text: &[u8]) -> bool {
         reference::whole(text) == Some(self.name.as_str())
             || self.stand_in.as_deref().is_some_and(|own| own.as_bytes() == text)
+    }
+
+    /// Whether what a request gets does not lie in the vault, so that it may have to be waited for.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.properties.kind.as_ref().is_some_and(Kind::is_minted)
     }
 
     /// What an agent holds: the stand-in where there is one, else the reference.
@@ -474,6 +488,8 @@ pub struct CredentialIndex {
     path_slots: bool,
     /// The same for bodies, which nobody reads without need.
     body_slots: bool,
+    /// How many exist only to be missed: without any, no text has to be looked at for one.
+    honeytokens: usize,
     /// The same for the messages of a socket.
     message_slots: bool,
 }
@@ -495,6 +511,7 @@ impl CredentialIndex {
     }
 
     fn insert(&mut self, credential: Arc<Credential>) {
+        self.honeytokens += usize::from(credential.properties.honeytoken);
         for destination in &credential.destinations {
             let place = match destination.host.exact() {
                 Some(host) => self.by_host.entry(host.clone()).or_default(),
@@ -591,6 +608,16 @@ impl CredentialIndex {
         self.path_slots
     }
 
+    /// The honeytoken that `text` names anywhere, if it names one.
+    #[must_use]
+    pub fn honeytoken_in(&self, text: &[u8]) -> Option<&Arc<Credential>> {
+        if self.honeytokens == 0 {
+            return None;
+        }
+        let named = reference::names_in(text).filter_map(|name| self.get(name));
+        named.into_iter().find(|credential| credential.properties.honeytoken)
+    }
+
     /// Whether any credential enters a body.
     #[must_use]
     pub fn has_body_slots(&self) -> bool {
@@ -634,6 +661,7 @@ pub(crate) mod tests {
             slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
             stand_in: None,
             version: Some(1),
+            properties: Properties::default(),
         }
     }
 

@@ -38,7 +38,8 @@ use crate::secret::Secret;
 #[must_use]
 pub struct Resolved {
     granted: Vec<Secret>,
-    hidden: Vec<Secret>,
+    /// Each with what stands for it in what the agent sees.
+    hidden: Vec<(Arc<str>, Secret)>,
 }
 
 impl Resolved {
@@ -50,11 +51,31 @@ impl Resolved {
         permit: &Permit,
         mut open: impl FnMut(&Credential, u32) -> Result<Secret, Refusal>,
     ) -> Result<Self, Refusal> {
-        let mut all = |grants: &[Grant]| {
-            let opened = grants.iter().map(|grant| open(grant.credential(), grant.version()));
-            opened.collect::<Result<Vec<Secret>, Refusal>>()
-        };
-        Ok(Self { granted: all(permit.grants())?, hidden: all(permit.hidden())? })
+        let mut one = |grant: &Grant| open(grant.credential(), grant.version());
+        let granted = permit.grants().iter().map(&mut one).collect::<Result<_, Refusal>>()?;
+        let hide = |grant: &Grant| Ok((Arc::clone(grant.placeholder()), one(grant)?));
+        let hidden = permit.hidden().iter().map(hide).collect::<Result<_, Refusal>>()?;
+        Ok(Self { granted, hidden })
+    }
+
+    /// The same for a permit of which values come from elsewhere: `granted` gives the one that is
+    /// injected, and `known` all those that the answer must not contain.
+    ///
+    /// # Errors
+    /// What `granted` and `known` say.
+    pub fn gather(
+        permit: &Permit,
+        granted: impl FnMut(&Grant) -> Result<Secret, Refusal>,
+        mut known: impl FnMut(&Grant) -> Result<Vec<Secret>, Refusal>,
+    ) -> Result<Self, Refusal> {
+        let granted = permit.grants().iter().map(granted).collect::<Result<_, Refusal>>()?;
+        let mut hidden = Vec::new();
+        for grant in permit.grants().iter().chain(permit.hidden()) {
+            let known = known(grant)?;
+            hidden
+                .extend(known.into_iter().map(|secret| (Arc::clone(grant.placeholder()), secret)));
+        }
+        Ok(Self { granted, hidden })
     }
 }
 
@@ -184,8 +205,8 @@ pub fn inject(
     {
         parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
-    for (grant, secret) in permit.hidden().iter().zip(resolved.hidden) {
-        needles.add_late(secret, grant.placeholder());
+    for (placeholder, secret) in resolved.hidden {
+        needles.add_late(secret, &placeholder);
     }
     let needles = if needles.is_empty() { None } else { Some(needles) };
     if needles.is_some() {

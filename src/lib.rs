@@ -33,6 +33,7 @@ pub mod reference;
 pub mod request;
 pub mod scrub;
 pub mod secret;
+pub mod supply;
 pub mod tls;
 pub mod token;
 pub mod upstream;

@@ -31,6 +31,7 @@ pub struct Metrics {
     scrubbed: Counter,
     misplaced: Counter,
     unbound: Counter,
+    honeytokens: Counter,
     shadow: CounterVec,
     untrusted_ca: CounterVec,
     bytes_up: Counter,
@@ -183,6 +184,11 @@ impl Metrics {
                 "locum_unbound_references_total",
                 "References sent to a host that their credential is not bound to. Alert on any.",
             )?,
+            honeytokens: counter(
+                r,
+                "locum_honeytokens_total",
+                "Requests that named or carried a honeytoken. Alert on any.",
+            )?,
             shadow: counter_vec(
                 r,
                 "locum_shadow_decisions_total",
@@ -251,6 +257,11 @@ impl Metrics {
     /// Counts a reference that was sent where it may not go.
     pub fn unbound(&self) {
         self.unbound.inc();
+    }
+
+    /// Counts a request with a honeytoken in it.
+    pub fn honeytoken(&self) {
+        self.honeytokens.inc();
     }
 
     /// Counts a decision that was recorded and not enforced.

@@ -145,6 +145,14 @@ codes! {
     VaultCorrupt "vault-corrupt" 503 "proxy_internal_error"
         "The credential's record in the vault does not open"
         "The row was changed outside Locum, or its key is another; restore the vault or add the credential again.";
+    /// What the credential's value is made from is refused by those who make it.
+    CredentialExpired "credential-expired" 502 "proxy_configuration_error"
+        "The credential's grant is no longer accepted where its tokens come from"
+        "It ran out, or was withdrawn: get a new one with `locum credential connect` or `locum credential rotate`; the audit record of this id says why.";
+    /// The credential's value could not be made.
+    RefreshFailed "refresh-failed" 502 "proxy_internal_error"
+        "The credential's token could not be renewed, and none is left that is valid"
+        "Try again; if it stays, look at the host that the tokens come from: the audit record of this id says what it did.";
     /// The name does not resolve.
     DnsError "dns-error" 502 "dns_error"
         "The host's name does not resolve"
@@ -279,6 +287,8 @@ impl std::error::Error for Refusal {}
 pub mod reason {
     /// A reference was sent where its credential may not go: someone is trying to move a key.
     pub const NOT_BOUND: &str = "the credential is not bound to this destination";
+    /// A reference names what no agent was ever given.
+    pub const HONEYTOKEN: &str = "the credential is a honeytoken";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
     /// The agent came by a run token that leaves it other credentials.

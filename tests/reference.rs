@@ -14,6 +14,7 @@
     clippy::format_collect
 )]
 
+use locum::agent::{Identity, Labels};
 use locum::document::Source;
 use locum::outcome::Code;
 use locum::policy::{Answer, Inquiry, compile_all, supposed};
@@ -48,6 +49,9 @@ impl Dice {
 }
 
 const AGENTS: [&str; 3] = ["a", "b", "c"];
+const TEAMS: [&str; 3] = ["ml", "web", "ops"];
+const ENVS: [&str; 3] = ["prod", "prod-eu", "dev"];
+const ENV_PATTERNS: [&str; 4] = ["prod", "prod*", "dev", "*"];
 const HOSTS: [&str; 6] = ["x.test", "y.test", "a.x.test", "b.a.x.test", "a.y.test", "other.org"];
 const PATTERNS: [&str; 10] = [
     "x.test",
@@ -83,6 +87,8 @@ struct Rule {
     deny: bool,
     shadow: bool,
     agents: Vec<&'static str>,
+    /// A team and an environment that an agent has to have, in place of one of the names.
+    labelled: Vec<(Option<&'static str>, Option<&'static str>)>,
     to: Option<Vec<(&'static str, &'static str, u16)>>,
     methods: Option<Vec<&'static str>>,
     websocket: Option<bool>,
@@ -97,6 +103,8 @@ struct Rule {
 
 struct Question {
     agent: &'static str,
+    team: Option<&'static str>,
+    env: Option<&'static str>,
     user: Option<&'static str>,
     connect: bool,
     scheme: &'static str,
@@ -133,12 +141,30 @@ fn rule(dice: &mut Dice, name: String) -> Rule {
     };
     let to = (uses.is_empty() || dice.once_in(2)).then(|| places(dice));
     let inside = !opaque;
+    let anyone = dice.once_in(3);
+    let labelled = if !anyone && dice.once_in(3) {
+        (0..=dice.below(2))
+            .map(|_| match dice.below(3) {
+                0 => (Some(dice.one(&TEAMS)), None),
+                1 => (None, Some(dice.one(&ENV_PATTERNS))),
+                _ => (Some(dice.one(&TEAMS)), Some(dice.one(&ENV_PATTERNS))),
+            })
+            .collect()
+    } else {
+        Vec::new()
+    };
+    let nobody = !labelled.is_empty() && dice.once_in(2);
     Rule {
         name,
+        labelled,
         organisation,
         deny,
         shadow: dice.once_in(6),
-        agents: if dice.once_in(3) { vec!["*"] } else { dice.some(&AGENTS, 2) },
+        agents: match (anyone, nobody) {
+            (true, _) => vec!["*"],
+            (false, true) => Vec::new(),
+            (false, false) => dice.some(&AGENTS, 2),
+        },
         to,
         methods: (inside && dice.once_in(3)).then(|| dice.some(&METHODS, 2)),
         websocket: (inside && !deny && dice.once_in(4)).then(|| dice.once_in(2)),
@@ -159,6 +185,8 @@ fn question(dice: &mut Dice) -> Question {
     let connect = dice.once_in(5);
     Question {
         agent: dice.one(&AGENTS),
+        team: dice.once_in(2).then(|| dice.one(&TEAMS)),
+        env: dice.once_in(2).then(|| dice.one(&ENVS)),
         user: dice.once_in(2).then(|| dice.one(&USERS)),
         connect,
         scheme: if !connect && dice.once_in(6) { "http" } else { "https" },
@@ -183,7 +211,15 @@ fn quoted(words: &[&str]) -> String {
 }
 
 fn yaml(rule: &Rule) -> String {
-    let mut text = format!("  - name: {}\n    agents: {}\n", rule.name, quoted(&rule.agents));
+    let mut agents: Vec<String> = rule.agents.iter().map(|name| format!("'{name}'")).collect();
+    for (team, env) in &rule.labelled {
+        let team = team.map(|team| format!("team: {team}"));
+        let env = env.map(|env| format!("env: '{env}'"));
+        let labels: Vec<String> = team.into_iter().chain(env).collect();
+        agents.push(format!("{{labels: {{{}}}}}", labels.join(", ")));
+    }
+    let agents = agents.join(", ");
+    let mut text = format!("  - name: {}\n    agents: [{agents}]\n", rule.name);
     let mut key = |key: &str, value: String| text += &format!("    {key}: {value}\n");
     if rule.deny {
         key("deny", "true".into());
@@ -293,7 +329,16 @@ fn granted(rule: &Rule) -> Vec<&'static str> {
 
 /// Agent, destination, user and time: what can be seen of a tunnel, too.
 fn concerns(rule: &Rule, q: &Question, scheme: &str) -> bool {
-    let agent = rule.agents.contains(&"*") || rule.agents.contains(&q.agent);
+    let labelled = rule.labelled.iter().any(|(team, env)| {
+        let team = team.is_none_or(|team| q.team == Some(team));
+        let env = env.is_none_or(|pattern| match (pattern.strip_suffix('*'), q.env) {
+            (_, None) => false,
+            (Some(start), Some(env)) => env.starts_with(start),
+            (None, Some(env)) => env == pattern,
+        });
+        team && env
+    });
+    let agent = rule.agents.contains(&"*") || rule.agents.contains(&q.agent) || labelled;
     let place = match &rule.to {
         Some(to) => {
             to.iter().any(|(s, h, p)| *s == scheme && *p == q.port && host_matches(h, q.host))
@@ -405,6 +450,12 @@ fn tunnel(in_force: &[&Rule], bounded: bool, q: &Question) -> Answer {
     own.map_or(Answer::Intercept, |rule| Answer::Opaque(rule.name.as_str().into()))
 }
 
+fn labels(q: &Question) -> Labels {
+    let pairs = [("team", q.team), ("env", q.env)].into_iter();
+    let pairs = pairs.filter_map(|(name, value)| Some((name.parse().unwrap(), value?)));
+    Labels::new(pairs.map(|(name, value)| (name, value.parse().unwrap()))).unwrap()
+}
+
 fn inquiry(q: &Question) -> Inquiry {
     let user = q.user.map(|user| format!("+user={user}")).unwrap_or_default();
     let query: Vec<String> = q.states.iter().map(|state| format!("state={state}")).collect();
@@ -415,7 +466,10 @@ fn inquiry(q: &Question) -> Inquiry {
         _ => format!("{} {}://{}:{}{}{query}", q.method, q.scheme, q.host, q.port, q.path),
     };
     Inquiry {
-        who: supposed(format!("{}{user}", q.agent).parse().unwrap()).unwrap(),
+        who: Identity {
+            labels: labels(q),
+            ..supposed(format!("{}{user}", q.agent).parse().unwrap()).unwrap()
+        },
         wish: wish.parse().unwrap(),
         refers: q.refers.map(|name| name.parse().unwrap()),
         fields: Vec::new(),

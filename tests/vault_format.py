@@ -121,7 +121,8 @@ class Vault:
         self.db = sqlite3.connect(path)
         self.db.row_factory = sqlite3.Row
         must_equal("application_id", self.one("PRAGMA application_id")[0], 0x4C43554D)
-        must_equal("user_version", self.one("PRAGMA user_version")[0], 1)
+        self.format = self.one("PRAGMA user_version")[0]
+        must_equal("user_version", self.format in (1, 2), True)
         self.row = self.one("SELECT * FROM vault")
         self.id = self.row["vault_id"]
         self.trace = {"vault_id": self.id.hex()}
@@ -177,6 +178,8 @@ class Vault:
             + L(json.loads(c["slots"]))
             + O(c["stand_in"])
         )
+        if self.format >= 2 and c["properties"] is not None:
+            place += T(c["properties"])
         key = self.key(scope, "record", I(c["id"]) + I(v["version"]))
         secret = unseal(key, place, v["sealed"])
         message = T("locum/vault/1/fingerprint") + secret

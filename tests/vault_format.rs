@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use locum::credential::Properties;
 use locum::files;
 use locum::secret::Secret;
 use locum::vault::{MasterKey, NewCredential, PassphraseParams, Tier, Vault};
@@ -115,6 +116,7 @@ fn furnish(vault: &mut Vault) -> String {
         ],
         slots: vec!["header authorization: Bearer {secret}".parse().unwrap()],
         stand_in: Some("sk-proj-locum_openai_000000000000".into()),
+        properties: Properties::default(),
     };
     let billing = NewCredential {
         name: name("billing"),
@@ -136,6 +138,7 @@ fn furnish(vault: &mut Vault) -> String {
         .map(|slot| slot.parse().unwrap())
         .into(),
         stand_in: None,
+        properties: Properties { honeytoken: true, ..Properties::default() },
     };
     let team = NewCredential { name: name("team"), ..billing.clone() };
     vault.add_credential(&openai, &secret("not-a-key-1-of-openai")).unwrap();

@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use locum::app::{Home as LocumHome, Opened};
+use locum::credential::Properties;
 use locum::reference::Name;
 use locum::secret::Secret;
 use locum::vault::{NewCredential, Tier};
@@ -27,6 +28,7 @@ pub(crate) fn fill(home: &Home, count: u32) -> Result<()> {
             destinations: vec![destination(n).parse()?],
             slots: vec!["header authorization: Bearer {secret}".parse()?],
             stand_in: None,
+            properties: Properties::default(),
         };
         credentials.push((new, Secret::new(format!("a-secret-of-agent-{n}").into_bytes())));
     }

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use locum::agent::{Context, Identity};
-use locum::credential::{Credential, CredentialIndex};
+use locum::agent::{Context, Identity, Labels};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::References;
@@ -21,6 +21,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: Some(format!("sk-proj-locum_{name}_000000").into()),
         version: live.then_some(1),
+        properties: Properties::default(),
     };
     let bearer = "header authorization: Bearer {secret}";
     let all = vec![
@@ -51,6 +52,7 @@ fuzz_target!(|data: &[u8]| {
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use locum::agent::{Context, Identity};
-use locum::credential::{Credential, CredentialIndex};
+use locum::agent::{Context, Identity, Labels};
+use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
@@ -33,6 +33,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        properties: Properties::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
 });
@@ -84,6 +85,7 @@ fuzz_target!(|data: &[u8]| {
         token_id: "t".into(),
         context: Context::default(),
         run_token: None,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };

@@ -138,7 +138,9 @@ fn proxy_url(user: &UserName, token: &str, proxy: SocketAddr) -> String {
 
 /// The variables in which programs look for each live credential.
 fn placeholders(credentials: &[CredentialInfo]) -> Vec<Placeholder> {
-    let live = credentials.iter().filter(|c| c.current().is_some());
+    // A honeytoken is given to nobody, so that whoever sends it has it from where it lies.
+    let given = credentials.iter().filter(|c| !c.properties.honeytoken);
+    let live = given.filter(|c| c.current().is_some());
     let each = live.map(|credential| Placeholder {
         variables: variables(credential),
         value: credential.stand_in.clone().unwrap_or_else(|| credential.name.reference()),

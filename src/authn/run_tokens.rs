@@ -25,16 +25,13 @@ impl Authenticate for ByRunToken {
         let (user, text) = shown.pair().filter(|(_, text)| text.starts_with(run::PREFIX))?;
         let opened = self.agents.runs.open(text, now).map_err(Denied::from);
         Some(opened.and_then(|claims| {
-            if claims.agent != user.agent || user.context.contradicts(&claims.context) {
+            let own = claims.workspace == self.agents.workspace && claims.agent == user.agent;
+            if !own || user.context.contradicts(&claims.context) {
                 return Err(Denied::Wrong);
             }
-            Ok(Identity {
-                workspace: claims.workspace.clone(),
-                agent: claims.agent.clone(),
-                token_id: Arc::clone(&claims.id),
-                context: user.context.overlaid(&claims.context),
-                proof: Proof::Run(Arc::new(claims)),
-            })
+            let (agent, id) = (claims.agent.clone(), Arc::clone(&claims.id));
+            let context = user.context.overlaid(&claims.context);
+            Ok(self.agents.identity(agent, id, context, Proof::Run(Arc::new(claims))))
         }))
     }
 

@@ -42,19 +42,15 @@ impl ByToken {
         // Not to be put off until after the early return that does not use it.
         let verifies = std::hint::black_box(verifies);
         let record = found?;
-        if !verifies || record.agent != user.agent {
+        let own = record.workspace == self.agents.workspace && record.agent == user.agent;
+        if !verifies || !own {
             return Err(Denied::Wrong);
         }
         if is_expired(record, now) {
             return Err(Denied::Expired);
         }
-        Ok(Identity {
-            workspace: record.workspace.clone(),
-            agent: record.agent.clone(),
-            token_id: Arc::clone(&record.id),
-            context: user.context.clone(),
-            proof: Proof::Token,
-        })
+        let (agent, id) = (record.agent.clone(), Arc::clone(&record.id));
+        Ok(self.agents.identity(agent, id, user.context.clone(), Proof::Token))
     }
 }
 

@@ -1,5 +1,7 @@
 //! `locum credential`: what the vault holds. No command shows a secret.
 
+mod bait;
+
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
@@ -10,7 +12,7 @@ use super::import;
 use super::output::{self, Table};
 use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
-use crate::credential::Slot;
+use crate::credential::{Properties, Slot};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -127,6 +129,10 @@ pub(super) struct Add {
     /// A word to find it by. Repeatable
     #[arg(long, value_name = "WORD")]
     tag: Vec<String>,
+    /// Give it to nobody, and raise the alarm when anyone refers to it or sends its value. Without a
+    /// value of yours one is made up and printed, to be planted where only a thief looks
+    #[arg(long)]
+    honeytoken: bool,
     #[command(flatten)]
     value: Value,
     /// Print the result as JSON
@@ -167,6 +173,9 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
 
 fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     let new = describe(args)?;
+    if args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none() {
+        return add_bait(opened, args, &new);
+    }
     let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
     let name = new.name.clone();
     let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
@@ -180,6 +189,23 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     }
     output::line(&format!("added {name}; agents use {placeholder}"))?;
     output::line(&format!("it goes to {} only", to.join(", ")))
+}
+
+/// Adds a honeytoken whose value is made up here. It opens nothing, and is of use only where it is
+/// seen: so this one value is printed.
+fn add_bait(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Failure> {
+    let provider = args.provider.as_deref().map(provider).transpose()?;
+    let value = bait::bait(provider)?;
+    opened.vault.add_credential(new, &Secret::new(value.clone().into_bytes()))?;
+    opened.changed()?;
+    if args.json {
+        return output::json(&serde_json::json!({
+            "credential": new.name, "version": 1, "honeytoken": true, "value": value,
+            "placeholder": new.stand_in.clone().unwrap_or_else(|| new.name.reference()),
+        }));
+    }
+    output::line(&format!("added {}; no agent gets it", new.name))?;
+    output::line(&format!("plant this value, which opens nothing: {value}"))
 }
 
 /// What is to be added, from the catalogue and the command line; the command line wins.
@@ -203,6 +229,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         destinations: destinations(args, provider)?,
         slots,
         stand_in,
+        properties: Properties { honeytoken: args.honeytoken, ..Properties::default() },
     })
 }
 
@@ -392,6 +419,8 @@ struct Shown {
     created: i64,
     last_rotation: i64,
     version: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    honeytoken: bool,
     versions: Vec<ShownVersion>,
 }
 
@@ -417,6 +446,7 @@ impl From<&CredentialInfo> for Shown {
             created: info.created,
             last_rotation: info.last_rotation(),
             version: info.current().map(|v| v.version),
+            honeytoken: info.properties.honeytoken,
             versions: info
                 .versions
                 .iter()
@@ -442,7 +472,11 @@ fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
         table.row(vec![
             credential.name.to_string(),
             credential.provider.unwrap_or_else(|| "-".to_owned()),
-            credential.version.map_or_else(|| "revoked".to_owned(), |v| v.to_string()),
+            match credential.version {
+                _ if credential.honeytoken => "honeytoken".to_owned(),
+                Some(version) => version.to_string(),
+                None => "revoked".to_owned(),
+            },
             output::time(credential.last_rotation),
             output::list(credential.to),
         ]);
@@ -461,6 +495,9 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     field("provider", shown.provider.clone().unwrap_or_else(|| "-".to_owned()));
     field("to", output::list(&shown.to));
     field("slots", output::list(&shown.slots));
+    if shown.honeytoken {
+        field("honeytoken", "no agent gets it; its use raises an alarm".to_owned());
+    }
     field("tier", shown.tier.to_owned());
     field("tags", output::list(&shown.tags));
     for version in &shown.versions {

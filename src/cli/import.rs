@@ -20,6 +20,7 @@ use super::credential::{provider_slots, provider_to};
 use super::output::{self, Table};
 use crate::app::{Failure, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider};
+use crate::credential::Properties;
 use crate::files;
 use crate::reference::{self, Name};
 use crate::secret::Secret;
@@ -464,6 +465,7 @@ impl Planned {
             destinations: provider_to(provider)?,
             slots: provider_slots(provider)?,
             stand_in,
+            properties: Properties::default(),
         };
         Ok(Self { name, provider, placeholder, value, fingerprint, new: Some(new) })
     }

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::output;
+use crate::agent::Labels;
 use crate::app::{Failure, Home, Opened, read_policies};
 use crate::config::{self, Config};
 use crate::document::{Report, suggest};
@@ -116,8 +117,9 @@ fn compare(policy: &Policy, home: &Home) -> Beside {
     }
     let known = Opened::open(home).and_then(|opened| {
         let agents = opened.vault.agents()?.into_iter().filter(|agent| agent.revoked.is_none());
-        let mut agents: Vec<Name> = agents.map(|agent| agent.name).collect();
-        agents.sort_unstable();
+        let mut agents: Vec<(Name, Labels)> =
+            agents.map(|agent| (agent.name, Labels::default())).collect();
+        agents.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok((Known::of(&opened)?, opened.vault.snapshot()?.credentials, agents))
     });
     match known {

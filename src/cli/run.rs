@@ -157,6 +157,7 @@ async fn start_private(
         token_id: token_id.into(),
         context: user.context.clone(),
         proof: Proof::Token,
+        labels: crate::agent::Labels::default(),
     });
     Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
         .await

@@ -41,7 +41,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
     let (mut proxy, identity) = (proxy?.0, who?);
-    proxy.authenticate = settle_order(&mut map, order, &identity)?;
+    proxy.authenticate = settle_order(&mut map, order, &identity);
     let config = Config {
         proxy,
         identity,

@@ -47,6 +47,7 @@ pub struct References {
     located: Vec<Located>,
     unresolved: bool,
     misplaced: usize,
+    honeytoken: Option<Arc<Credential>>,
     fault: Option<&'static str>,
 }
 
@@ -71,7 +72,10 @@ impl References {
             found.in_query(query, index);
         }
         if !index.has_path_slots() {
-            found.misplaced += usize::from(reference::occurs(request.path().as_bytes()));
+            let path = request.path().as_bytes();
+            if reference::occurs(path) {
+                found.outside(path, 1, index);
+            }
         } else if may_refer(request.path()) {
             found.in_path(request, index);
         }
@@ -126,6 +130,20 @@ impl References {
         self.misplaced
     }
 
+    /// The honeytoken that the request names, in a slot or outside of all.
+    #[must_use]
+    pub fn honeytoken(&self) -> Option<&Arc<Credential>> {
+        self.honeytoken.as_ref()
+    }
+
+    /// Counts what stands outside the slots in `text`.
+    fn outside(&mut self, text: &[u8], count: usize, index: &CredentialIndex) {
+        self.misplaced += count;
+        if let Some(bait) = index.honeytoken_in(text) {
+            self.honeytoken = Some(Arc::clone(bait));
+        }
+    }
+
     fn in_header(&mut self, name: &HeaderName, value: &HeaderValue, index: &CredentialIndex) {
         let text = value.as_bytes();
         for template in index.templates(name) {
@@ -150,7 +168,7 @@ impl References {
             _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
                 self.unresolved = true;
             }
-            _ => self.misplaced += 1,
+            _ => self.outside(text, 1, index),
         }
     }
 
@@ -186,7 +204,7 @@ impl References {
                     self.add(credential, slot, &value);
                 }
                 _ if index.is_slot_parameter(&name) => self.unresolved = true,
-                _ => self.misplaced += 1,
+                _ => self.outside(&value, 1, index),
             }
         }
     }
@@ -211,7 +229,7 @@ impl References {
         if found == 0 && places.any(|at| may_refer(&path[at])) {
             self.unresolved = true;
         } else {
-            self.misplaced += path::count(path).max(1).saturating_sub(found);
+            self.outside(&decoded, path::count(path).max(1).saturating_sub(found), index);
         }
     }
 
@@ -224,9 +242,9 @@ impl References {
                     None if credential.slots.iter().any(is_subprotocol) => {
                         self.add(credential, None, entry.trim_ascii());
                     }
-                    None => self.misplaced += 1,
+                    None => self.outside(entry, 1, index),
                 },
-                None if reference::occurs(entry) => self.misplaced += 1,
+                None if reference::occurs(entry) => self.outside(entry, 1, index),
                 None => {}
             }
         }
@@ -255,7 +273,7 @@ impl References {
                 // With other text around it.
                 Some(credential) => self.add(credential, None, &found.text),
                 None if bound().any(is) => self.unresolved = true,
-                None => self.misplaced += 1,
+                None => self.outside(&found.text, 1, index),
             }
         }
     }
@@ -265,6 +283,9 @@ impl References {
     }
 
     fn add(&mut self, credential: &Arc<Credential>, slot: Option<usize>, sent: &[u8]) {
+        if credential.properties.honeytoken {
+            self.honeytoken = Some(Arc::clone(credential));
+        }
         let known = self.located.iter_mut().find(|l| Arc::ptr_eq(&l.credential, credential));
         if let Some(known) = known {
             // The slot that stands first on the credential is where its one copy goes.

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity, Proof};
-use crate::credential::CredentialIndex;
+use crate::agent::{Context, Identity, Labels, Proof};
+use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
 use crate::policy;
@@ -19,6 +19,7 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: stand_in.map(Into::into),
         version: Some(3),
+        properties: Properties::default(),
     }
 }
 
@@ -72,6 +73,7 @@ fn send_with(
         token_id: "t".into(),
         context: Context::default(),
         proof: Proof::Token,
+        labels: Labels::default(),
     };
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index, 0)?;

@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use super::rule::{Agents, Rule, Uses};
+use super::conditions::Wanted;
+use super::rule::{Agents, Choice, Rule, Uses};
+use crate::agent::{Identity, LabelName};
 use crate::credential::CredentialIndex;
 use crate::host::{Host, HostPattern, Origin};
 use crate::reference::Name;
@@ -20,8 +22,18 @@ pub(super) struct Candidates {
     anywhere: Vec<u32>,
     /// Rules that name agents.
     by_agent: HashMap<Name, Vec<u32>>,
+    /// Rules that choose agents by their labels, by one label of each choice.
+    by_label: HashMap<LabelName, ByValue>,
     /// Rules for any agent.
     by_anyone: Vec<u32>,
+}
+
+/// Rules that ask for one label, by the value that they want.
+#[derive(Debug, Default)]
+struct ByValue {
+    exact: HashMap<Box<str>, Vec<u32>>,
+    /// Those that want a pattern.
+    any: Vec<u32>,
 }
 
 impl Candidates {
@@ -31,14 +43,32 @@ impl Candidates {
             found.add_places(rule, at);
             match &rule.agents {
                 Agents::Any => push(&mut found.by_anyone, at),
-                Agents::Named(names) => {
+                Agents::Some { names, labelled } => {
                     for name in names {
                         push(found.by_agent.entry(name.clone()).or_default(), at);
+                    }
+                    for choice in labelled {
+                        found.add_choice(choice, at);
                     }
                 }
             }
         }
         found
+    }
+
+    /// A choice asks for all of its labels, so it is found by one: where there is one whose values are
+    /// no patterns, by that.
+    fn add_choice(&mut self, choice: &Choice, at: u32) {
+        let plain = |w: &&Wanted<LabelName>| w.values.iter().all(|value| value.exact().is_some());
+        let telling = choice.0.iter().find(plain).or_else(|| choice.0.first());
+        let Some(telling) = telling else { return };
+        let by_value = self.by_label.entry(telling.name.clone()).or_default();
+        for value in &telling.values {
+            match value.exact() {
+                Some(text) => push(by_value.exact.entry(text.into()).or_default(), at),
+                None => push(&mut by_value.any, at),
+            }
+        }
     }
 
     fn add_places(&mut self, rule: &Rule, at: u32) {
@@ -65,18 +95,25 @@ impl Candidates {
         }
     }
 
-    /// The rules for `agent` that may match at `origin`, in the order of the document; some may not.
+    /// The rules for an agent that may match at `origin`, in the order of the document; some may not.
     /// Found among those for the agent or those for the host, whichever are fewer: then neither many
     /// agents at one host nor one agent of many hosts makes a decision slow.
     pub(super) fn find<'a>(
         &'a self,
-        agent: &Name,
+        who: &Identity,
         origin: &Origin,
         index: &CredentialIndex,
     ) -> Merge<'a> {
         let mut theirs = Merge::default();
-        theirs.add(self.by_agent.get(agent));
+        theirs.add(self.by_agent.get(&who.agent));
         theirs.add(Some(&self.by_anyone));
+        if !self.by_label.is_empty() {
+            for (name, value) in who.labels.iter() {
+                let Some(by_value) = self.by_label.get(name) else { continue };
+                theirs.add(by_value.exact.get(value.as_str()));
+                theirs.add(Some(&by_value.any));
+            }
+        }
         let mut there = Merge::default();
         let host = &origin.authority.host;
         there.add(self.by_host.get(host));

@@ -11,8 +11,10 @@ use super::read::given;
 use super::rule::Place;
 use super::when::moment;
 use super::{Policy, Question, TunnelDecision};
-use crate::agent::{Context, DEFAULT_WORKSPACE, Identity, Label, Proof, UserName};
-use crate::credential::{Credential, CredentialIndex, Slot, Template};
+use crate::agent::{
+    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, Proof, UserName,
+};
+use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
 use crate::inject::References;
@@ -124,6 +126,7 @@ pub fn supposed(user: UserName) -> Option<Identity> {
         token_id: "none".into(),
         context: user.context,
         proof: Proof::Token,
+        labels: Labels::default(),
     })
 }
 
@@ -317,13 +320,16 @@ impl Given {
             slots: [slot.clone()].into(),
             stand_in: None,
             version: Some(1),
+            properties: Properties::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())
     }
 }
 
-const CASE_KEYS: &[&str] =
-    &["name", "agent", "user", "run", "request", "use", "headers", "at", "expect", "rule", "code"];
+const CASE_KEYS: &[&str] = &[
+    "name", "agent", "labels", "user", "run", "request", "use", "headers", "at", "expect", "rule",
+    "code",
+];
 
 /// When a case is asked that does not say: a Thursday noon, UTC.
 const SOME_TIME: i64 = 1_767_268_800;
@@ -332,6 +338,7 @@ pub(super) fn read_case<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<(
     let mut map = reader.map(node, CASE_KEYS)?;
     let name = given(&mut map, "name", Reader::text);
     let agent = map.required("agent", Reader::parsed::<Name>);
+    let labels = given(&mut map, "labels", read_labels);
     let user = given(&mut map, "user", Reader::parsed::<LabelText>);
     let run = given(&mut map, "run", Reader::parsed::<LabelText>);
     let text = map.node("request");
@@ -343,7 +350,10 @@ pub(super) fn read_case<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<(
     let context =
         Context { run: run?.map(|label| label.0), user: user?.map(|label| label.0), node: None };
     let inquiry = Inquiry {
-        who: supposed(UserName { agent: agent?, context })?,
+        who: Identity {
+            labels: labels?.unwrap_or_default(),
+            ..supposed(UserName { agent: agent?, context })?
+        },
         wish: wish?,
         refers: refers?,
         fields: fields?.unwrap_or_default(),
@@ -356,6 +366,23 @@ pub(super) fn read_case<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<(
     let name = name?.unwrap_or(asked).into();
     let place = Place { file: 0, at: node.at };
     Some((Case { name, place, inquiry, expected: expected? }, node))
+}
+
+fn read_labels<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Labels> {
+    let entries = reader.entries(node)?;
+    let mut labels = Vec::with_capacity(entries.len());
+    for (key, value) in entries {
+        let name = key.text.parse::<LabelName>();
+        if let Err(error) = &name {
+            reader.problem(key, error.to_string());
+        }
+        let value = reader.parsed_with(value, |text| text.parse().map_err(|_| LabelsError::Value));
+        labels.extend(name.ok().zip(value));
+    }
+    if labels.len() < entries.len() {
+        return None;
+    }
+    Labels::new(labels).map_err(|error| reader.problem(node, error.to_string())).ok()
 }
 
 /// A label, whose own error names the parts of a user name.

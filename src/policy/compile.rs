@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 use super::Policy;
 use super::cases::{Case, Given};
 use super::limits::Meter;
-use super::read::{Draft, Drafts, Fields, read_document};
+use super::read::{Draft, Drafts, Fields, Meant, Member, read_document};
 use super::rule::{Agents, Place, Rule};
 use crate::document::{Document, Limits, Node, Report, Source, Value, suggest};
 use crate::host::Scheme;
@@ -129,7 +129,7 @@ fn digest(sources: &[Source]) -> String {
 /// organisation names, and nothing else: a workspace cannot widen them by a group.
 #[derive(Default)]
 struct Names {
-    groups: HashMap<String, Vec<Name>>,
+    groups: HashMap<String, Vec<Member>>,
     parts: HashMap<String, Fields>,
 }
 
@@ -346,14 +346,16 @@ impl Linker<'_> {
         }
     }
 
-    fn agents(
-        &mut self,
-        document: &Document,
-        agents: &[(&str, &Node)],
-        organisation: bool,
-    ) -> Agents {
-        let mut names = HashSet::new();
-        for (text, node) in agents {
+    fn agents(&mut self, document: &Document, agents: &[Meant<'_>], organisation: bool) -> Agents {
+        let (mut names, mut labelled) = (HashSet::new(), Vec::new());
+        for meant in agents {
+            let (text, node) = match meant {
+                Meant::Named(text, node) => (text, node),
+                Meant::Labelled(choice) => {
+                    labelled.push(choice.clone());
+                    continue;
+                }
+            };
             if *text == "*" {
                 if agents.len() > 1 {
                     self.report.push(
@@ -364,7 +366,14 @@ impl Linker<'_> {
             }
             let group = self.visible(organisation).find_map(|names| names.groups.get(*text));
             match (group, text.parse::<Name>()) {
-                (Some(members), _) => names.extend(members.iter().cloned()),
+                (Some(members), _) => {
+                    for member in members {
+                        match member {
+                            Member::Named(name) => drop(names.insert(name.clone())),
+                            Member::Labelled(choice) => labelled.push(choice.clone()),
+                        }
+                    }
+                }
                 (None, Ok(name)) => {
                     names.insert(name);
                 }
@@ -373,7 +382,7 @@ impl Linker<'_> {
                 }
             }
         }
-        Agents::Named(names)
+        Agents::Some { names, labelled }
     }
 }
 

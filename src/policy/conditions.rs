@@ -46,7 +46,7 @@ pub(super) struct Wanted<N> {
 }
 
 impl<N> Wanted<N> {
-    fn takes(&self, value: &[u8]) -> bool {
+    pub(super) fn takes(&self, value: &[u8]) -> bool {
         self.values.iter().any(|pattern| pattern.matches(value))
     }
 }

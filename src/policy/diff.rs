@@ -17,7 +17,7 @@ pub struct Combination {
     pub organisation: bool,
     /// Whether it is only recorded.
     pub shadow: bool,
-    /// The agent; `*` for any.
+    /// The agent; `*` for any, and `labels team=ml` for those that have them.
     pub agent: String,
     /// The credential or set; `*` for any, none for requests as they are.
     pub credential: Option<String>,
@@ -77,7 +77,10 @@ impl Policy {
 fn agents(rule: &Rule) -> Vec<String> {
     match &rule.agents {
         Agents::Any => vec!["*".to_owned()],
-        Agents::Named(names) => names.iter().map(ToString::to_string).collect(),
+        Agents::Some { names, labelled } => {
+            let names = names.iter().map(ToString::to_string);
+            names.chain(labelled.iter().map(ToString::to_string)).collect()
+        }
     }
 }
 
@@ -189,6 +192,10 @@ mod tests {
             base.diff(&policy(&format!("  - {{{}}}\n", RULE.replace("name: r", "name: other")))),
             []
         );
+        let labelled = RULE.replace("[a]", "[a, {labels: {team: ml}}]");
+        let labelled = base.diff(&policy(&format!("  - {{{labelled}}}\n")));
+        let [more] = &labelled[..] else { panic!("{labelled:?}") };
+        assert_eq!(more.combination.agent, "labels team=ml");
         for more in [
             "methods: [GET]",
             "paths: [/v1]",

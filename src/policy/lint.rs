@@ -5,6 +5,7 @@ use http::Method;
 
 use super::Policy;
 use super::rule::{Agents, Rule, Uses};
+use crate::agent::Labels;
 use crate::credential::CredentialIndex;
 use crate::document::Position;
 use crate::host::{Authority, Destination, HostPattern, Origin};
@@ -113,7 +114,7 @@ impl Policy {
 
     /// Looks at the rules beside what the vault has.
     #[must_use]
-    pub fn lint_with(&self, index: &CredentialIndex, agents: &[Name]) -> Vec<Lint> {
+    pub fn lint_with(&self, index: &CredentialIndex, agents: &[(Name, Labels)]) -> Vec<Lint> {
         let mut lints = self.lint_destinations(index);
         let allowing = || self.rules.iter().filter(|rule| !rule.deny && !rule.shadow);
         let nowhere = |kind, message| Lint { kind, place: None, message };
@@ -126,8 +127,8 @@ impl Policy {
                 lints.push(nowhere(LintKind::UnusedCredential, message));
             }
         }
-        for agent in agents {
-            if !allowing().any(|rule| rule.agents.contain(agent)) {
+        for (agent, labels) in agents {
+            if !allowing().any(|rule| rule.agents.contain(agent, labels)) {
                 let message = format!("no rule allows the agent `{agent}` anything");
                 lints.push(nowhere(LintKind::AgentWithoutRules, message));
             }
@@ -191,7 +192,8 @@ impl Policy {
 
 fn without_effect(rule: &Rule, now: i64) -> Option<&'static str> {
     let sockets = rule.websocket == Some(!rule.deny);
-    if matches!(&rule.agents, Agents::Named(names) if names.is_empty()) {
+    if matches!(&rule.agents, Agents::Some { names, labelled } if names.is_empty() && labelled.is_empty())
+    {
         return Some("`agents` names nobody");
     }
     if rule.to.as_ref().is_some_and(Vec::is_empty) {
@@ -236,8 +238,11 @@ fn is_public_suffix(name: &str) -> bool {
 fn covers(a: &Rule, b: &Rule) -> bool {
     let agents = match (&a.agents, &b.agents) {
         (Agents::Any, _) => true,
-        (Agents::Named(_), Agents::Any) => false,
-        (Agents::Named(all), Agents::Named(few)) => few.is_subset(all),
+        (Agents::Some { .. }, Agents::Any) => false,
+        (
+            Agents::Some { names: all, labelled: choices },
+            Agents::Some { names: few, labelled: fewer },
+        ) => few.is_subset(all) && fewer.iter().all(|choice| choices.contains(choice)),
     };
     let places = match (&a.to, &b.to) {
         (Some(all), Some(few)) => few.iter().all(|d| all.iter().any(|other| contains(other, d))),
@@ -410,7 +415,7 @@ rules:
 given: {credentials: {used: ['https://api.test'], unused: ['https://api.test']}}
 ";
         let compiled = compile_all(vec![Source::new("p.yaml", text)]).unwrap();
-        let agents = ["a", "lonely"].map(|name| name.parse().unwrap());
+        let agents = ["a", "lonely"].map(|name| (name.parse().unwrap(), Labels::default()));
         let found = compiled.policy.lint_with(&compiled.given.index(), &agents);
         let shown: Vec<_> = found.iter().map(|l| (l.kind, l.message.as_str())).collect();
         assert_eq!(

@@ -163,6 +163,12 @@ impl Grant {
         &self.credential
     }
 
+    /// The same, for those who keep it.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Credential> {
+        &self.credential
+    }
+
     /// Which version of it.
     #[must_use]
     pub fn version(&self) -> u32 {
@@ -195,6 +201,12 @@ impl Permit {
     #[must_use]
     pub fn hidden(&self) -> &[Grant] {
         &self.hidden
+    }
+
+    /// Whether any of its values may have to be waited for.
+    #[must_use]
+    pub fn is_supplied(&self) -> bool {
+        self.grants.iter().chain(&self.hidden).any(|grant| grant.credential.is_supplied())
     }
 
     /// How long the origin may take, by the rule that decided.
@@ -367,7 +379,7 @@ impl Policy {
             rule: &rule.name,
             agents: match &rule.agents {
                 Agents::Any => Vec::new(),
-                Agents::Named(names) => sorted(names),
+                Agents::Some { names, .. } => sorted(names),
             },
             uses: match &rule.uses {
                 Uses::All => Vec::new(),
@@ -379,11 +391,11 @@ impl Policy {
     /// The rules that may match, in the order of the document.
     fn candidates<'p>(
         &'p self,
-        agent: &Name,
+        who: &Identity,
         origin: &Origin,
         index: &CredentialIndex,
     ) -> impl Iterator<Item = (u32, &'p Rule)> {
-        let found = self.candidates.find(agent, origin, index);
+        let found = self.candidates.find(who, origin, index);
         found.filter_map(|at| Some((at, self.rules.get(at as usize)?)))
     }
 
@@ -407,7 +419,7 @@ impl Policy {
                 return TunnelDecision::Intercept;
             }
             let asked = Asked { who, origin, kind, query: None, headers: &headers, at };
-            for (_, rule) in self.candidates(&who.agent, origin, index) {
+            for (_, rule) in self.candidates(who, origin, index) {
                 if rule.shadow || !rule.concerns(asked, index) {
                     continue;
                 }
@@ -519,7 +531,7 @@ impl Policy {
                 && paths.any(|path| rule.matches(asked, path, index))
                 && rule.uses.bound_to(origin, index).any(enters)
         };
-        self.candidates(&who.agent, origin, index).any(|(_, rule)| wants(rule))
+        self.candidates(who, origin, index).any(|(_, rule)| wants(rule))
     }
 
     /// Whether a permit holds for every reading of `path`, which is what its request's path becomes
@@ -637,9 +649,9 @@ impl Policy {
     ) -> Vec<Grant> {
         let mut hidden = Vec::new();
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
-        for (_, rule) in self.candidates(&who.agent, origin, index) {
+        for (_, rule) in self.candidates(who, origin, index) {
             // More rather than less: what a condition leaves out now may have been used a moment ago.
-            let may = !rule.deny && rule.agents.contain(&who.agent);
+            let may = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
@@ -661,7 +673,7 @@ impl Policy {
         let mut found = Found::new(credentials.len());
         let mut bounds = bounded.then(|| Found::new(credentials.len()));
         let (mut denying, mut bounding) = (Vec::new(), Vec::new());
-        for (at, rule) in self.candidates(&asked.who.agent, asked.origin, index) {
+        for (at, rule) in self.candidates(asked.who, asked.origin, index) {
             if (rule.shadow && !shadows) || !rule.matches(asked, path, index) {
                 continue;
             }
@@ -759,6 +771,9 @@ fn usable<'r>(
     for located in references.located() {
         let credential = located.credential();
         let refuse = |why| Err(Refusal::new(Code::CredentialRefused).because(why));
+        if credential.properties.honeytoken {
+            return refuse(reason::HONEYTOKEN);
+        }
         if !credential.is_bound_to(origin) {
             return refuse(reason::NOT_BOUND);
         }

@@ -12,10 +12,11 @@ use super::cases::{Case, Given, read_case, read_given};
 use super::conditions::{Conditions, Wanted, is_fit};
 use super::limits::{Limits, Per, Rate};
 use super::path::PathPattern;
-use super::rule::Uses;
+use super::rule::{Choice, Uses};
 use super::text::TextPattern;
 use super::when::{Days, EVERY_DAY, When, WhenError, moment, zone};
-use crate::document::{Key, Map, Node, Reader};
+use crate::agent::LabelName;
+use crate::document::{Key, Map, Node, Reader, Value};
 use crate::host::Destination;
 use crate::reference::Name;
 use crate::scrub::Undecodable;
@@ -77,7 +78,7 @@ const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
 pub(super) struct Drafts<'d> {
     /// The organisation's, and where it says so.
     pub(super) organisation: Option<&'d Node>,
-    pub(super) groups: Vec<(&'d Key, Vec<Name>)>,
+    pub(super) groups: Vec<(&'d Key, Vec<Member>)>,
     pub(super) parts: Vec<(&'d Key, Fields)>,
     pub(super) rules: Vec<Draft<'d>>,
     pub(super) given: Given,
@@ -89,11 +90,28 @@ pub(super) struct Draft<'d> {
     /// All of it, to find the places of its keys.
     pub(super) node: &'d Node,
     pub(super) name: (&'d str, &'d Node),
-    pub(super) agents: Vec<(&'d str, &'d Node)>,
+    pub(super) agents: Vec<Meant<'d>>,
     pub(super) with: Vec<(&'d str, &'d Node)>,
     pub(super) deny: bool,
     pub(super) shadow: bool,
     pub(super) fields: Fields,
+}
+
+/// An entry of `agents`.
+pub(super) enum Meant<'d> {
+    /// An agent, a group or `*`.
+    Named(&'d str, &'d Node),
+    /// Agents by their labels.
+    Labelled(Choice),
+}
+
+/// A member of a group.
+#[derive(Clone)]
+pub(super) enum Member {
+    /// An agent.
+    Named(Name),
+    /// Agents by their labels.
+    Labelled(Choice),
 }
 
 /// What a rule and a part have in common; none of what is not there.
@@ -184,13 +202,16 @@ pub(super) fn read_document<'d>(reader: &mut Reader<'d>, root: &'d Node) -> Opti
     Some(Drafts { organisation, groups, parts, rules, given, cases })
 }
 
-fn read_groups<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<(&'d Key, Vec<Name>)>> {
+fn read_groups<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<(&'d Key, Vec<Member>)>> {
     let mut groups = Vec::new();
     for (key, members) in reader.entries(node)? {
         if key.text.parse::<Name>().is_err() {
             reader.problem(key, "a group's name has 1 to 63 characters of a-z, 0-9 and `-`");
         }
-        let members = reader.list(members, Reader::parsed::<Name>);
+        let members = reader.list(members, |r, n| match n.value {
+            Value::Map(_) => read_choice(r, n).map(Member::Labelled),
+            _ => r.parsed(n).map(Member::Named),
+        });
         groups.extend(members.map(|names| (key, names)));
     }
     Some(groups)
@@ -213,7 +234,7 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
     let mut map = reader.map(node, RULE_KEYS)?;
     let named = |r: &mut Reader<'d>, n: &'d Node| r.list(n, |r, n| Some((r.text(n)?, n)));
     let name = map.required("name", |r, n| Some((r.text(n)?, n)));
-    let agents = map.required("agents", named);
+    let agents = map.required("agents", read_agents);
     let with = given(&mut map, "with", named);
     let deny = given(&mut map, "deny", deny_is_true);
     let modes = [("enforce", false), ("shadow", true)];
@@ -229,6 +250,27 @@ fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
         shadow: shadow.flatten().unwrap_or(false),
         fields,
     })
+}
+
+fn read_agents<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<Meant<'d>>> {
+    let one = |r: &mut Reader<'d>, n: &'d Node| match n.value {
+        Value::Map(_) => read_choice(r, n).map(Meant::Labelled),
+        _ => Some(Meant::Named(r.text(n)?, n)),
+    };
+    match node.value {
+        Value::Map(_) => one(reader, node).map(|meant| vec![meant]),
+        _ => reader.list(node, one),
+    }
+}
+
+/// `{labels: {team: ml, env: [prod, staging]}}`.
+fn read_choice<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Choice> {
+    let mut map = reader.map(node, &["labels"])?;
+    let name = |r: &mut Reader<'d>, key: &'d Key| {
+        let name = key.text.parse::<LabelName>();
+        name.map_err(|error| r.problem(key, error.to_string())).ok()
+    };
+    map.required("labels", |r, n| read_wanted(r, n, name)).map(|wanted| Choice(wanted.into()))
 }
 
 /// `deny: false` would be a rule that looks like the opposite of what it is.

@@ -1,17 +1,19 @@
 //! One rule, as it decides.
 
 use std::collections::HashSet;
+use std::fmt;
 use std::iter::once;
 use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
-use super::conditions::Conditions;
+use super::conditions::{Conditions, Wanted};
 use super::limits::{Meter, Meters};
 use super::path::PathPattern;
+use super::text::TextPattern;
 use super::when::When;
 use super::{Kind, Timeouts};
-use crate::agent::Identity;
+use crate::agent::{Identity, LabelName, Labels};
 use crate::credential::{Credential, CredentialIndex};
 use crate::document::Position;
 use crate::host::{Destination, Host, Origin};
@@ -60,7 +62,48 @@ pub(super) struct Place {
 #[derive(Debug)]
 pub(super) enum Agents {
     Any,
-    Named(HashSet<Name>),
+    /// Those with one of the names, and those with all labels of one of the choices.
+    Some {
+        names: HashSet<Name>,
+        labelled: Vec<Choice>,
+    },
+}
+
+/// Agents by their labels: each of these has to be there, with a value that is wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Choice(pub(super) Box<[Wanted<LabelName>]>);
+
+impl Choice {
+    pub(super) fn takes(&self, labels: &Labels) -> bool {
+        let has = |wanted: &Wanted<LabelName>| {
+            let value = labels.get(wanted.name.as_str());
+            value.is_some_and(|value| wanted.takes(value.as_str().as_bytes()))
+        };
+        self.0.iter().all(has)
+    }
+}
+
+impl fmt::Display for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("labels ")?;
+        for (at, wanted) in self.0.iter().enumerate() {
+            let comma = if at == 0 { "" } else { ", " };
+            write!(f, "{comma}{}={}", wanted.name, Patterns(&wanted.values))?;
+        }
+        Ok(())
+    }
+}
+
+/// Values of which one is enough.
+struct Patterns<'p>(&'p [TextPattern]);
+
+impl fmt::Display for Patterns<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, value) in self.0.iter().enumerate() {
+            write!(f, "{}{value}", if at == 0 { "" } else { "|" })?;
+        }
+        Ok(())
+    }
 }
 
 /// The credentials that a rule grants.
@@ -166,7 +209,7 @@ impl Rule {
     ) -> bool {
         let conditions = self.conditions.as_deref();
         match check {
-            Check::Agent => self.agents.contain(&asked.who.agent),
+            Check::Agent => self.agents.contain(&asked.who.agent, &asked.who.labels),
             Check::Destination => self.reaches(asked.origin, index),
             Check::Method => self.takes(asked.kind),
             Check::Path => {
@@ -220,10 +263,12 @@ impl Rule {
 }
 
 impl Agents {
-    pub(super) fn contain(&self, agent: &Name) -> bool {
+    pub(super) fn contain(&self, agent: &Name, labels: &Labels) -> bool {
         match self {
             Self::Any => true,
-            Self::Named(names) => names.contains(agent),
+            Self::Some { names, labelled } => {
+                names.contains(agent) || labelled.iter().any(|choice| choice.takes(labels))
+            }
         }
     }
 }

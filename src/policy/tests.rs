@@ -5,7 +5,8 @@ mod language;
 use std::collections::HashMap;
 
 use super::*;
-use crate::agent::{Context, Proof};
+use crate::agent::{Context, Labels, Proof};
+use crate::credential::Properties;
 use crate::document::Source;
 use crate::host::Destination;
 
@@ -17,6 +18,7 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        properties: Properties::default(),
     }
 }
 
@@ -52,6 +54,7 @@ fn who(agent: &str) -> Identity {
         token_id: "t".into(),
         context: Context::default(),
         proof: Proof::Token,
+        labels: Labels::default(),
     }
 }
 
@@ -381,8 +384,7 @@ fn a_rule_is_found_by_host_among_many() {
     }
     let rules = policy(&yaml);
     assert_eq!(&**decide(&rules, "a", "GET https://h1234.test/", &[]).unwrap().rule(), "r1234");
-    let agent = "a".parse().unwrap();
-    assert_eq!(rules.candidates(&agent, &origin("https://h1234.test"), &index()).count(), 1);
+    assert_eq!(rules.candidates(&who("a"), &origin("https://h1234.test"), &index()).count(), 1);
 }
 
 #[test]
@@ -390,8 +392,7 @@ fn a_rule_is_found_by_agent_among_many_at_one_host() {
     let rule = |i| format!("  - {{name: r{i}, agents: [a{i}], to: ['https://h.test']}}\n");
     let rules = policy(&(0..2000).map(rule).collect::<String>());
     assert_eq!(&**decide(&rules, "a1234", "GET https://h.test/", &[]).unwrap().rule(), "r1234");
-    let agent = "a1234".parse().unwrap();
-    assert_eq!(rules.candidates(&agent, &origin("https://h.test"), &index()).count(), 1);
+    assert_eq!(rules.candidates(&who("a1234"), &origin("https://h.test"), &index()).count(), 1);
 }
 
 /// Whichever list is shorter, the candidates are the rules that a look at all of them finds.
@@ -418,18 +419,19 @@ fn candidates_do_not_depend_on_the_list_they_were_found_in() {
         .collect::<String>();
     let rules = policy(&yaml);
     for agent in ["a", "b", "d200", "nobody"] {
-        let agent = agent.parse().unwrap();
+        let asks = who(agent);
         for place in ["https://x.test", "https://y.test", "https://h99.test", "https://x.test:8443"]
         {
             let origin = origin(place);
             let index = index();
             let all = rules.rules.iter().zip(0..);
-            let right = all
-                .filter(|(rule, _)| rule.agents.contain(&agent) && rule.reaches(&origin, &index));
+            let fits = |rule: &super::rule::Rule| {
+                rule.agents.contain(&asks.agent, &asks.labels) && rule.reaches(&origin, &index)
+            };
+            let right = all.filter(|(rule, _)| fits(rule));
             let right: Vec<u32> = right.map(|(_, at)| at).collect();
-            let found = rules
-                .candidates(&agent, &origin, &index)
-                .filter(|(_, rule)| rule.agents.contain(&agent) && rule.reaches(&origin, &index));
+            let found = rules.candidates(&asks, &origin, &index);
+            let found = found.filter(|(_, rule)| fits(rule));
             assert_eq!(found.map(|(at, _)| at).collect::<Vec<u32>>(), right, "{agent} {place}");
         }
     }

@@ -31,6 +31,15 @@ impl FromStr for TextPattern {
 }
 
 impl TextPattern {
+    /// The one text of the set, where no `*` makes it more.
+    #[must_use]
+    pub fn exact(&self) -> Option<&str> {
+        match &*self.0 {
+            [only] => Some(only),
+            _ => None,
+        }
+    }
+
     /// Whether `text` is in the set. Case counts.
     #[must_use]
     pub fn matches(&self, text: &[u8]) -> bool {

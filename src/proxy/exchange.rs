@@ -13,10 +13,11 @@ use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::stream::Cut;
+use super::supplied::resolve;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, OutboundRequest, Pending, References, Sighting, inject};
+use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
@@ -110,6 +111,9 @@ async fn authorized(
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
     ledger.misplaced(references.misplaced());
+    if let Some(bait) = references.honeytoken() {
+        ledger.baited(&bait.name);
+    }
     let question = Question {
         who: &who,
         request: &inbound,
@@ -136,7 +140,10 @@ async fn authorized(
         inbound.without_extensions();
         opening.read_messages(&permit);
     }
-    let mut outbound = filled(&state, (&who, at), inbound, &permit)
+    let resolved = resolve(gateway, &state, &permit)
+        .await
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    let mut outbound = filled(&state, (&who, at), inbound, (&permit, resolved))
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
     // Why here: the last step before a byte may leave. No record, no call.
@@ -251,9 +258,8 @@ fn filled(
     state: &State,
     (who, at): (&Identity, i64),
     inbound: InboundRequest,
-    permit: &Permit,
+    (permit, resolved): (&Permit, Resolved),
 ) -> Result<OutboundRequest, Refusal> {
-    let resolved = state.resolve(permit)?;
     if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
         state.policy.holds_for(who, &inbound, permit, &path, (&state.credentials, at))?;
     }
@@ -353,6 +359,9 @@ fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
         ledger.withhold_path();
     }
     let Sighting { credential, version, .. } = sighting;
+    if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
+        ledger.baited(&credential);
+    }
     let uses = [Use { credential, version: Some(version), slot: None }];
     refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }

@@ -12,8 +12,9 @@ use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
 use crate::record::{
-    Access, Decision, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
+    Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
 };
+use crate::reference::Name;
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
@@ -100,6 +101,28 @@ impl Ledger {
         if count > 0 {
             self.gateway.metrics.misplaced(count);
         }
+    }
+
+    /// Raises the alarm over a honeytoken: no program was given one.
+    pub(super) fn baited(&self, honeytoken: &Name) {
+        self.gateway.metrics.honeytoken();
+        tracing::warn!(
+            agent = self.agent(),
+            destination = self.destination,
+            request_id = %self.id,
+            %honeytoken,
+            "an agent sent a honeytoken"
+        );
+        let detail =
+            format!("agent {}, request {}, to {}", self.agent(), self.id, self.destination);
+        // What cannot be recorded is in the log and the metric all the same.
+        let _unrecorded = self.gateway.audit.event(&Event {
+            event: "honeytoken-used",
+            subject: Some(honeytoken.to_string()),
+            detail: Some(detail),
+            by: None,
+            vault_epoch: None,
+        });
     }
 
     /// Notes what rules that are only recorded would have changed.

@@ -8,6 +8,7 @@ mod body;
 mod copy;
 mod distrust;
 mod echo;
+mod errand;
 mod exchange;
 mod expect;
 mod http1;
@@ -22,6 +23,7 @@ mod socket;
 #[cfg(target_os = "linux")]
 mod splice;
 mod stream;
+mod supplied;
 mod tunnel;
 
 use std::cell::RefCell;
@@ -37,6 +39,7 @@ use tokio::sync::watch;
 
 pub use body::Body;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
+pub use errand::{Errand, Reply, run_errand};
 pub use listener::{Door, Entrance, Leave, Listener, serve};
 
 use listener::Doorkeeper;
@@ -44,12 +47,13 @@ use listener::Doorkeeper;
 use crate::agent::Identity;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
-use crate::inject::Resolved;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Policy, Ticket};
+use crate::policy::{Policy, Ticket};
 use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
+use crate::secret::Secret;
+use crate::supply::Supply;
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
 use crate::vault::Snapshot;
@@ -69,15 +73,16 @@ pub struct State {
 }
 
 impl State {
-    /// Opens the secrets that a permit grants.
-    fn resolve(&self, permit: &Permit) -> Result<Resolved, Refusal> {
-        Resolved::open(permit, |credential, version| {
-            let sealed = self.sealed.as_ref();
-            let sealed = sealed.ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
-            sealed.open(&credential.name, version).map_err(|error| {
-                tracing::error!(credential = %credential.name, version, %error, "a sealed secret does not open");
-                Refusal::new(Code::VaultCorrupt)
-            })
+    /// Opens one version of a credential.
+    ///
+    /// # Errors
+    /// `vault-unavailable`, `vault-corrupt`.
+    pub fn open(&self, credential: &Name, version: u32) -> Result<Secret, Refusal> {
+        let sealed = self.sealed.as_ref();
+        let sealed = sealed.ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
+        sealed.open(credential, version).map_err(|error| {
+            tracing::error!(%credential, version, %error, "a sealed secret does not open");
+            Refusal::new(Code::VaultCorrupt)
         })
     }
 }
@@ -133,6 +138,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     limits: Limits,
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
+    supply: std::sync::OnceLock<Arc<dyn Supply>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     distrust: distrust::Distrust,
@@ -162,6 +168,7 @@ impl Gateway {
             metrics,
             limits,
             refresh: std::sync::OnceLock::new(),
+            supply: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             distrust: distrust::Distrust::default(),
@@ -174,6 +181,11 @@ impl Gateway {
     /// Says who looks for changes on request. Only the first call counts.
     pub fn refresh_with(&self, refresh: Arc<dyn Refresh>) {
         let _already_set = self.refresh.set(refresh);
+    }
+
+    /// Says who makes values that are not in the vault. Only the first call counts.
+    pub fn supply_with(&self, supply: Arc<dyn Supply>) {
+        let _already_set = self.supply.set(supply);
     }
 
     /// The state of this moment.

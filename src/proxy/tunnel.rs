@@ -455,6 +455,7 @@ mod tests {
             token_id: "t".into(),
             context: Context::default(),
             proof: Proof::Token,
+            labels: crate::agent::Labels::default(),
         };
         let caller = Caller {
             peer: Peer::Unix(None),

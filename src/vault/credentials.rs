@@ -10,7 +10,7 @@ use super::crypto::{self, DoesNotOpen, Encoder};
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::{DataKey, VaultId};
 use super::{Action, Change, Vault, check};
-use crate::credential::{Credential, Slot};
+use crate::credential::{Credential, Properties, Slot};
 use crate::host::Destination;
 use crate::inject::Digest;
 use crate::reference::Name;
@@ -85,6 +85,8 @@ pub struct NewCredential {
     pub slots: Vec<Slot>,
     /// A reference in the shape of the provider's keys.
     pub stand_in: Option<String>,
+    /// What else there is to say of it.
+    pub properties: Properties,
 }
 
 /// A credential as lists show it.
@@ -104,6 +106,8 @@ pub struct CredentialInfo {
     pub slots: Vec<Slot>,
     /// What agents hold in place of a bare reference.
     pub stand_in: Option<String>,
+    /// What else there is to say of it.
+    pub properties: Properties,
     /// When it was added, in seconds since the Unix epoch.
     pub created: i64,
     /// Its versions, oldest first. Never empty.
@@ -212,6 +216,25 @@ impl Vault {
             row.insert_version(tx, change, version, secret)?;
             Ok(version)
         })
+    }
+
+    /// Changes what is said of a credential. All of its secrets are sealed anew, for what they are now.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], or [`Fault::Corrupt`] when a version does not open as it stands.
+    pub fn set_properties(
+        &mut self,
+        name: &Name,
+        edit: impl FnOnce(&mut Properties),
+    ) -> Result<(), VaultError> {
+        self.change(Action::CredentialChanged, name.as_str(), |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            let mut properties = row.properties()?;
+            edit(&mut properties);
+            row.set_properties(tx, change, &properties)
+        })?;
+        self.wipe_log();
+        Ok(())
     }
 
     /// Revokes all versions of a credential. Their ciphertext is erased; the name, the numbers and
@@ -357,11 +380,12 @@ pub(super) struct CredentialRow {
     destinations: Vec<String>,
     slots: Vec<String>,
     stand_in: Option<String>,
+    properties: Option<String>,
     created: i64,
 }
 
-const COLUMNS: &str =
-    "id, workspace, name, provider, tier, tags, destinations, slots, stand_in, created";
+const COLUMNS: &str = "id, workspace, name, provider, tier, tags, destinations, slots, stand_in, \
+                       created, properties";
 
 impl CredentialRow {
     fn insert(
@@ -371,8 +395,8 @@ impl CredentialRow {
     ) -> Result<Self, Fault> {
         tx.execute(
             "INSERT INTO credentials \
-             (workspace, name, provider, tier, tags, destinations, slots, stand_in, created) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+             (workspace, name, provider, tier, tags, destinations, slots, stand_in, properties, \
+             created) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             (
                 change.workspace.as_str(),
                 new.name.as_str(),
@@ -382,6 +406,7 @@ impl CredentialRow {
                 json_list(&new.destinations),
                 json_list(&new.slots),
                 &new.stand_in,
+                new.properties.to_text(),
                 change.now,
             ),
         )?;
@@ -454,13 +479,14 @@ impl CredentialRow {
             slots: list(7)?,
             stand_in: row.get(8)?,
             created: row.get(9)?,
+            properties: row.get(10)?,
             name,
         })
     }
 
     /// The place that a version's secret is sealed for. If any of this changes, it does not open.
     fn place(&self, vault_id: &VaultId, version: u32) -> Vec<u8> {
-        Encoder::new("locum/vault/1/secret")
+        let place = Encoder::new("locum/vault/1/secret")
             .bytes(vault_id)
             .text(&self.workspace)
             .int(self.id)
@@ -469,8 +495,13 @@ impl CredentialRow {
             .text(&self.tier)
             .list(&self.destinations)
             .list(&self.slots)
-            .option(self.stand_in.as_deref())
-            .finish()
+            .option(self.stand_in.as_deref());
+        // Without properties the place is what it was in format 1, whose seals stay as they are.
+        let place = match &self.properties {
+            Some(properties) => place.text(properties),
+            None => place,
+        };
+        place.finish()
     }
 
     fn next_version(&self, db: &Connection) -> Result<u32, Fault> {
@@ -485,9 +516,7 @@ impl CredentialRow {
         version: u32,
         secret: &Secret,
     ) -> Result<(), Fault> {
-        let key = change.key.record_key(self.id, version);
-        let place = self.place(change.key.vault_id(), version);
-        let sealed = secret.expose(|bytes| crypto::seal(&key, &place, bytes))?;
+        let sealed = self.seal(change, version, secret)?;
         tx.execute(
             "INSERT INTO versions (credential, version, state, created, fingerprint, sealed) \
              VALUES (?1, ?2, 'current', ?3, ?4, ?5)",
@@ -529,6 +558,7 @@ impl CredentialRow {
             destinations: self.parse_all(&self.destinations)?,
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.clone(),
+            properties: self.properties()?,
             created: self.created,
             versions: self.versions(db)?.into_iter().map(|version| version.info).collect(),
         })
@@ -536,14 +566,60 @@ impl CredentialRow {
 
     /// What a request sees of it.
     pub(super) fn credential(&self, version: Option<u32>) -> Result<Credential, Fault> {
+        let properties = self.properties()?;
         Ok(Credential {
             name: self.parse(&self.name)?,
             provider: self.provider.as_deref().map(Into::into),
             destinations: self.parse_all(&self.destinations)?,
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.as_deref().map(Into::into),
-            version,
+            // No request gets one, whatever any rule says.
+            version: version.filter(|_| !properties.honeytoken),
+            properties,
         })
+    }
+
+    fn properties(&self) -> Result<Properties, Fault> {
+        Properties::from_text(self.properties.as_deref())
+            .map_err(|_| Fault::Corrupt(Row::Credential(self.name.clone())))
+    }
+
+    /// Writes other properties, and seals every version anew in the place that this makes of it.
+    fn set_properties(
+        mut self,
+        tx: &Transaction<'_>,
+        change: &Change<'_>,
+        properties: &Properties,
+    ) -> Result<(), Fault> {
+        let mut opened = Vec::new();
+        for version in self.versions(tx)? {
+            if let Some(sealed) = self.sealed(change.key, version) {
+                opened.push((sealed.version, self.open(&sealed, change.key)?));
+            }
+        }
+        self.properties = properties.to_text();
+        tx.execute(
+            "UPDATE credentials SET properties = ?2 WHERE id = ?1",
+            (self.id, &self.properties),
+        )?;
+        for (version, secret) in opened {
+            tx.execute(
+                "UPDATE versions SET sealed = ?3 WHERE credential = ?1 AND version = ?2",
+                (self.id, version, self.seal(change, version, &secret)?),
+            )?;
+        }
+        Ok(())
+    }
+
+    fn open(&self, sealed: &Sealed, key: &DataKey) -> Result<Secret, Fault> {
+        let corrupt = |DoesNotOpen| Fault::Corrupt(Row::Version(self.name.clone(), sealed.version));
+        sealed.open(key).map_err(corrupt)
+    }
+
+    fn seal(&self, change: &Change<'_>, version: u32, secret: &Secret) -> Result<Vec<u8>, Fault> {
+        let key = change.key.record_key(self.id, version);
+        let place = self.place(change.key.vault_id(), version);
+        secret.expose(|bytes| crypto::seal(&key, &place, bytes))
     }
 
     /// All versions, oldest first.
@@ -631,9 +707,7 @@ pub(super) fn open_all(db: &Connection, workspace: &str, key: &DataKey) -> Resul
             let Some(sealed) = row.sealed(key, version) else {
                 continue;
             };
-            sealed.open(key).map_err(|DoesNotOpen| {
-                Fault::Corrupt(Row::Version(row.name.clone(), sealed.version))
-            })?;
+            row.open(&sealed, key)?;
         }
     }
     Ok(())

@@ -34,6 +34,8 @@ macro_rules! actions {
 actions! {
     /// The vault was made.
     VaultCreated "vault-created";
+    /// The file was brought to a newer format.
+    Upgraded "vault-upgraded";
     /// The data keys were wrapped with another master key.
     Rekeyed "vault-rekeyed";
     /// A state that was changed behind Locum's back was accepted.
@@ -44,6 +46,8 @@ actions! {
     CredentialAdded "credential-added";
     /// A credential got a new version.
     CredentialRotated "credential-rotated";
+    /// What is said of a credential was changed.
+    CredentialChanged "credential-changed";
     /// All versions of a credential were revoked.
     CredentialRevoked "credential-revoked";
     /// One version of a credential was revoked.

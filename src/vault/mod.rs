@@ -33,6 +33,7 @@ mod settle;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod upgrade;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -65,8 +66,8 @@ pub use snapshot::Snapshot;
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, VaultId, WrappingKey};
 
-/// The format that this version writes, and the only one that it reads.
-pub const FORMAT: i64 = 1;
+/// The format that this version writes. A vault of an older one is brought to it when it is opened.
+pub const FORMAT: i64 = 2;
 
 /// The scope of the data key that is not a workspace's.
 const VAULT_SCOPE: &str = "vault";
@@ -135,7 +136,8 @@ impl Vault {
     pub fn open(path: &Path, master: &MasterKey) -> Result<Self, VaultError> {
         let at: Arc<Path> = path.into();
         let open = || {
-            let vault = Self::open_unchecked(&at, master)?;
+            let mut vault = Self::open_unchecked(&at, master)?;
+            vault.upgrade(upgrade::State::Checked)?;
             // One transaction: another writer between two statements would look like an intruder.
             let tx = vault.db.unchecked_transaction()?;
             vault.check_state(&tx)?;
@@ -159,6 +161,7 @@ impl Vault {
             let entry = (Action::StateAccepted, "vault", by);
             journal::append(&tx, &vault.own_key, entry)?;
             tx.commit()?;
+            vault.upgrade(upgrade::State::Accepted)?;
             Ok(vault)
         };
         accept().map_err(|fault: Fault| fault.at(&at))
@@ -208,6 +211,10 @@ impl Vault {
             by: format!("uid {}", rustix::process::getuid().as_raw()),
             file,
         })
+    }
+
+    fn upgrade(&mut self, state: upgrade::State) -> Result<(), Fault> {
+        upgrade::upgrade(&mut self.db, &self.own_key, state, &self.by)
     }
 
     /// The same vault, with the journal saying that `by` did what follows. Without this it names

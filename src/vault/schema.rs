@@ -17,6 +17,9 @@ use crate::files::{self, FileError};
 /// `LCUM`: what `file` and SQLite's own tools show.
 pub(super) const APPLICATION_ID: i64 = 0x4c43_554d;
 
+/// The first format that there was. All from it on are read, and brought to this one.
+const OLDEST: i64 = 1;
+
 /// The tables.
 pub(super) const SCHEMA: &str = include_str!("schema.sql");
 
@@ -59,15 +62,20 @@ pub(super) fn initialise(db: &Connection) -> Result<(), Fault> {
 
 /// Whether it is a vault, of a format that is known here.
 pub(super) fn check_format(db: &Connection) -> Result<(), Fault> {
-    let pragma = |name| db.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-    if pragma("application_id")? != APPLICATION_ID {
+    let id: i64 = db.pragma_query_value(None, "application_id", |row| row.get(0))?;
+    if id != APPLICATION_ID {
         return Err(Fault::NotAVault);
     }
-    match pragma("user_version")? {
-        FORMAT => Ok(()),
+    match format(db)? {
+        OLDEST..=FORMAT => Ok(()),
         newer if newer > FORMAT => Err(Fault::NewerFormat(newer)),
         _ => Err(Fault::NotAVault),
     }
+}
+
+/// Which format the file says it has.
+pub(super) fn format(db: &Connection) -> Result<i64, Fault> {
+    Ok(db.pragma_query_value(None, "user_version", |row| row.get(0))?)
 }
 
 /// Turns the write-ahead log on. Says so in the file, so that it is done once.
@@ -138,11 +146,11 @@ pub(super) fn state_mac(db: &Connection, key: &DataKey, head: &Head) -> Result<[
     for (table, query) in STATE {
         mac.update(&Encoder::new(table).finish());
         let mut statement = db.prepare_cached(query)?;
-        let columns = statement.column_count();
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let mut line = Encoder::row();
-            for column in 0..columns {
+            // Of the row: a statement in the cache can be older than its table.
+            for column in 0..row.as_ref().column_count() {
                 line = line.value(row.get_ref(column)?);
             }
             mac.update(&line.finish());

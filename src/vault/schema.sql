@@ -1,4 +1,4 @@
--- Format 1. docs/VAULT_FORMAT.md says what the columns hold. Every row here is covered by state.mac,
+-- Format 2. docs/VAULT_FORMAT.md says what the columns hold. Every row here is covered by state.mac,
 -- but for the rows of journal (each has its own MAC) and audit_anchor (has its own seal).
 CREATE TABLE vault (
     one             INTEGER NOT NULL PRIMARY KEY CHECK (one = 1),
@@ -27,6 +27,7 @@ CREATE TABLE credentials (
     destinations    TEXT    NOT NULL,
     slots           TEXT    NOT NULL,
     stand_in        TEXT,
+    properties      TEXT,
     created         INTEGER NOT NULL,
     UNIQUE (workspace, name),
     UNIQUE (workspace, stand_in)

@@ -7,6 +7,7 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
 use crate::authn::{Agents, Authenticators, Shown};
+use crate::credential::Properties;
 use crate::files;
 use crate::record::Peer;
 
@@ -104,6 +105,7 @@ fn credential(named: &str) -> NewCredential {
         destinations: vec!["https://api.example.com".parse().unwrap()],
         slots: vec!["header authorization: Bearer {secret}".parse().unwrap()],
         stand_in: Some(format!("sk-proj-locum_{named}_AAAA")),
+        properties: Properties::default(),
     }
 }
 
@@ -1027,9 +1029,9 @@ fn what_is_no_vault_is_left_alone() {
     assert!(matches!(home.fault(), Fault::NotAVault));
 
     let home = Home::new();
-    home.intruder().pragma_update(None, "user_version", 2).unwrap();
-    assert!(matches!(home.fault(), Fault::NewerFormat(2)));
-    assert!(home.try_open().unwrap_err().to_string().contains("format 2"));
+    home.intruder().pragma_update(None, "user_version", 99).unwrap();
+    assert!(matches!(home.fault(), Fault::NewerFormat(99)));
+    assert!(home.try_open().unwrap_err().to_string().contains("format 99"));
 }
 
 #[test]
@@ -1110,4 +1112,106 @@ fn many_at_once_are_what_they_are_alone_or_nothing() {
     assert_eq!(vault.epoch().unwrap(), epoch);
     assert_eq!(vault.agents().unwrap().len(), 2);
     vault.verify().unwrap();
+}
+
+// Properties, and the format that had none.
+
+#[test]
+fn other_properties_leave_the_secrets_and_hold_them() {
+    let home = Home::furnished();
+    let before = [home.sealed("a", 1), home.sealed("a", 2)];
+    home.open().set_properties(&name("a"), |p| p.honeytoken = true).unwrap();
+    let vault = home.open();
+    vault.verify().unwrap();
+    assert!(vault.credential(&name("a")).unwrap().properties.honeytoken);
+    let snapshot = vault.snapshot().unwrap();
+    assert!(snapshot.credentials.get("a").unwrap().properties.honeytoken);
+    assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "second-value-of-a");
+    assert_ne!([home.sealed("a", 1), home.sealed("a", 2)], before);
+    drop(vault);
+
+    // Somebody who has the file takes the mark off, and gets it accepted: no secret opens.
+    home.sql("UPDATE credentials SET properties = NULL WHERE name = 'a'");
+    assert!(matches!(home.fault(), Fault::Corrupt(row) if row == version_of("a", 1)));
+    let accepted = home.accept();
+    let snapshot = accepted.snapshot().unwrap();
+    assert!(snapshot.open(&name("a"), 2).is_err());
+    assert!(snapshot.open(&name("b"), 1).is_ok());
+}
+
+#[test]
+fn properties_of_a_later_version_are_not_guessed_at() {
+    let home = Home::furnished();
+    home.sql("UPDATE credentials SET properties = '{\"later\":1}' WHERE name = 'a'");
+    let vault = home.accept();
+    let fault = vault.credentials().unwrap_err().fault;
+    assert!(matches!(fault, Fault::Corrupt(Row::Credential(of)) if of == "a"));
+}
+
+/// The vector of format 1, in a home of its own.
+fn of_format_1() -> Home {
+    let vector = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/vault-1");
+    let mut home = Home::without_vault();
+    home.master = {
+        let file = home.directory.path().join("master.key");
+        files::create_private(&file, &fs::read(vector.join("master.key")).unwrap()).unwrap();
+        MasterKey::load(&file).unwrap()
+    };
+    files::create_private(&home.path(), &fs::read(vector.join("vault.db")).unwrap()).unwrap();
+    home
+}
+
+#[test]
+fn a_vault_of_format_1_is_brought_to_this_one() {
+    let home = of_format_1();
+    let version = |home: &Home| -> i64 {
+        home.intruder().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap()
+    };
+    assert_eq!(version(&home), 1);
+    let sealed = home.sealed("openai", 2);
+    let mut vault = home.open();
+    assert_eq!(version(&home), FORMAT);
+    vault.verify().unwrap();
+    let anchor = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/vault-1/vault.head");
+    vault.check_anchor(&fs::read_to_string(anchor).unwrap()).unwrap();
+    assert_eq!(vault.journal_since(0).unwrap().last().unwrap().action, Action::Upgraded);
+    assert_eq!(home.sealed("openai", 2), sealed, "the seals of format 1 still hold");
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(text_of(&snapshot.open(&name("openai"), 2).unwrap()), "not-a-key-2-of-openai");
+    assert_eq!(text_of(&vault.open_item("ca-key").unwrap()), "not a private key");
+
+    // The number of a credential that was removed before is not given to another.
+    let used = |home: &Home| -> i64 {
+        let query = "SELECT max(seq) FROM sqlite_sequence WHERE name = 'credentials'";
+        home.intruder().query_row(query, [], |row| row.get(0)).unwrap()
+    };
+    let last = used(&home);
+    vault.add_credential(&credential("new"), &secret("value-of-the-new")).unwrap();
+    assert_eq!(used(&home), last + 1);
+    drop(vault);
+    assert_eq!(home.open().journal_since(0).unwrap().len(), home.open().epoch().unwrap() as usize);
+}
+
+#[test]
+fn an_upgrade_puts_no_seal_on_tampering() {
+    let home = of_format_1();
+    home.sql("DELETE FROM set_members");
+    assert!(matches!(home.fault(), Fault::Changed));
+    let version: i64 =
+        home.intruder().pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+    assert_eq!(version, 1);
+    home.accept().verify().unwrap();
+    home.open().verify().unwrap();
+}
+
+#[test]
+fn two_that_open_an_old_vault_at_once_upgrade_it_once() {
+    let home = of_format_1();
+    std::thread::scope(|threads| {
+        for _ in 0..4 {
+            threads.spawn(|| home.open().verify().unwrap());
+        }
+    });
+    let entries = home.open().journal_since(0).unwrap();
+    assert_eq!(entries.iter().filter(|e| e.action == Action::Upgraded).count(), 1);
 }

@@ -91,3 +91,76 @@ fn streams_of_http2_and_plain_http_are_watched_too() {
     assert_eq!(answer.problem(), "real-credential");
     assert_eq!(world.origin.connections(), 0);
 }
+
+/// A home with a honeytoken, and the value that is planted.
+fn baited() -> (World, String) {
+    let planted = std::cell::OnceCell::new();
+    let world = World::with(BEARER, canary(), |home, _| {
+        let said = home
+            .locum(&["credential", "add", "bait", "--provider", "openai", "--honeytoken", "--json"])
+            .ok();
+        let said: serde_json::Value = serde_json::from_str(&said.out).unwrap();
+        assert_eq!(said["honeytoken"], true);
+        planted.set(said["value"].as_str().unwrap().to_owned()).unwrap();
+    });
+    let value = planted.into_inner().unwrap();
+    (world, value)
+}
+
+fn alarms(world: &World) -> Vec<serde_json::Value> {
+    world.home.audit().into_iter().filter(|r| r["event"] == "honeytoken-used").collect()
+}
+
+#[test]
+fn a_honeytoken_raises_the_alarm_wherever_it_is_named_and_is_like_no_name_at_all() {
+    let (world, _) = baited();
+    let unknown = world.ask("GET", "/v1/x", &["Authorization: Bearer locum_nobody"], "");
+    assert!(alarms(&world).is_empty());
+    let bait = world.ask("GET", "/v1/x", &["Authorization: Bearer locum_bait"], "");
+    assert_eq!((bait.status, bait.problem()), (403, unknown.problem()));
+    let body = |answer: &Answer| {
+        let mut json = answer.json();
+        json["instance"].take();
+        json
+    };
+    assert_eq!(body(&bait), body(&unknown), "nothing tells the two apart");
+    let record = world.home.accesses_to("/v1/x").pop().unwrap();
+    assert_eq!(record["reason"], "the credential is a honeytoken");
+
+    // Outside of all slots the request passes, and the alarm is raised all the same.
+    let field = "X-Note: the key is sk-proj-locum_bait_000000";
+    for (target, fields) in [
+        ("/open/x?y=locum_bait", vec![AUTHORIZED]),
+        ("/open/locum_bait/x", vec![AUTHORIZED]),
+        ("/open/x", vec![AUTHORIZED, field]),
+    ] {
+        let before = alarms(&world).len();
+        assert_eq!(world.ask("GET", target, &fields, "").status, 200, "{target}");
+        let seen = alarms(&world);
+        assert_eq!(seen.len(), before + 1, "{target}");
+        let last = seen.last().unwrap();
+        assert_eq!(last["subject"], "bait");
+        assert!(last["detail"].as_str().unwrap().contains("agent "), "{last}");
+    }
+    assert_eq!(world.serve.metric("locum_honeytokens_total"), 4);
+    assert!(world.serve.log().contains("an agent sent a honeytoken"));
+}
+
+#[test]
+fn the_value_of_a_honeytoken_is_known_where_an_agent_sends_it() {
+    let (world, value) = baited();
+    let answer = world.ask("GET", "/v1/x", &[&format!("Authorization: Bearer {value}")], "");
+    refused(&world, &answer, "the planted value");
+    assert_eq!(alarms(&world).len(), 1);
+    assert_eq!(world.origin.connections(), 0);
+    world.never_leaks(&[]);
+}
+
+#[test]
+fn no_agent_is_handed_a_honeytoken() {
+    let (world, value) = baited();
+    let env = world.home.locum(&["env", "--agent", &world.agent.name]).ok().out;
+    assert!(!env.contains("bait") && !env.contains(&value), "{env}");
+    let shown = world.home.locum(&["credential", "list"]).ok().out;
+    assert!(shown.contains("honeytoken") && !shown.contains(&value), "{shown}");
+}

@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Value, json};
 
 use super::output;
+use crate::agent::Labels;
 use crate::app::{Exit, Failure, ReadPolicy};
 use crate::cli::output::counted;
 use crate::credential::CredentialIndex;
@@ -26,8 +27,11 @@ pub(super) enum Form {
 #[derive(Default)]
 pub(super) struct Beside {
     pub(super) warnings: Vec<String>,
-    pub(super) known: Option<(Arc<CredentialIndex>, Vec<Name>)>,
+    pub(super) known: Option<(Arc<CredentialIndex>, Labelled)>,
 }
+
+/// Agents and what they are labelled with.
+pub(super) type Labelled = Vec<(Name, Labels)>;
 
 pub(super) fn run(
     read: ReadPolicy,

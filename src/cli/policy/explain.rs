@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{output, rejected};
-use crate::agent::UserName;
+use crate::agent::{Identity, LabelPair, Labels, UserName};
 use crate::app::{Failure, Home, Opened, read_policies};
 use crate::audit::{Filter, query};
 use crate::config::Config;
@@ -29,6 +29,9 @@ pub(in crate::cli) struct Args {
     /// Who asks; may carry `+user=`, `+run=` and `+node=`
     #[arg(long, value_name = "AGENT", required_unless_present = "request", value_parser = user)]
     agent: Option<UserName>,
+    /// A label of the agent, as `NAME=VALUE`; may be given more than once
+    #[arg(long = "label", value_name = "LABEL")]
+    labels: Vec<LabelPair>,
     /// The credential that the request refers to
     #[arg(long = "use", value_name = "CREDENTIAL")]
     refers: Option<Name>,
@@ -39,7 +42,7 @@ pub(in crate::cli) struct Args {
     #[arg(long, value_name = "TIME")]
     at: Option<Timestamp>,
     /// A request of the audit log, by the `instance` of its refusal
-    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "agent", "refers", "fields", "at"])]
+    #[arg(long, value_name = "ID", conflicts_with_all = ["method", "agent", "labels", "refers", "fields", "at"])]
     request: Option<String>,
     /// Files and directories [default: the home's policies]
     #[arg(long = "policy", value_name = "PATH")]
@@ -106,8 +109,11 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
     let text = format!("{} {}", method.unwrap_or_default(), url.unwrap_or_default());
     let wish = text.parse::<Wish>().map_err(|error| Failure::new(error.to_string()))?;
     let who = args.agent.clone().and_then(supposed);
+    let who = who.ok_or_else(|| Failure::new("the agent is missing"))?;
+    let labels = args.labels.iter().map(|LabelPair(name, value)| (name.clone(), value.clone()));
+    let labels = Labels::new(labels).map_err(|error| Failure::new(error.to_string()))?;
     Ok(Inquiry {
-        who: who.ok_or_else(|| Failure::new("the agent is missing"))?,
+        who: Identity { labels, ..who },
         wish,
         refers: args.refers.clone(),
         fields: args.fields.clone(),
@@ -264,7 +270,13 @@ fn change(check: Check, inquiry: &Inquiry) -> String {
         label.map_or_else(|| "nothing".to_owned(), |label| format!("`{}`", label.as_str()))
     };
     match check {
-        Check::Agent => format!("agents: add `{}`", inquiry.who.agent),
+        Check::Agent if inquiry.who.labels.is_empty() => {
+            format!("agents: add `{}`", inquiry.who.agent)
+        }
+        Check::Agent => {
+            let Identity { agent, labels, .. } = &inquiry.who;
+            format!("agents: add `{agent}`, or labels that it has: {labels}")
+        }
         Check::Destination => format!("to: add {origin}, or bind a credential of `use` there"),
         Check::Method if method == "a WebSocket" => "websocket: allow".to_owned(),
         Check::Method => format!("methods: add {method}"),

@@ -36,14 +36,14 @@ pub(super) fn settle_order(
     map: &mut Map<'_, '_>,
     given: Option<Vec<Method>>,
     identity: &Identity,
-) -> Option<Vec<Method>> {
+) -> Vec<Method> {
     let configured = |method: Method| match method {
         Method::Tokens | Method::RunTokens => true,
         Method::UnixPeers => !identity.unix_peers.is_empty(),
     };
     let Some(given) = given else {
         let all = Method::ALL.iter().map(|(_, method)| *method);
-        return Some(all.filter(|method| configured(*method)).collect());
+        return all.filter(|method| configured(*method)).collect();
     };
     for (word, method) in Method::ALL {
         let key = word.replace('-', "_");
@@ -57,7 +57,7 @@ pub(super) fn settle_order(
             problem(map, "identity", &message, "add it to the list, or take the list out");
         }
     }
-    Some(given)
+    given
 }
 
 fn problem(map: &mut Map<'_, '_>, section: &'static str, message: &str, advice: &str) {
@@ -98,16 +98,14 @@ fn number_of<'d>(
     kind: &str,
     find: fn(&str) -> Option<u32>,
 ) -> Option<u32> {
-    let number = match &node.value {
-        Value::Int(_) => reader.integer(node, 0..=u32::MAX - 1)?,
-        _ => {
-            let name = reader.text(node)?;
-            let Some(number) = find(name) else {
-                reader.problem(node, format!("this machine knows no {kind} of this name"));
-                return None;
-            };
-            number
+    let number = if let Value::Int(_) = &node.value {
+        reader.integer(node, 0..=u32::MAX - 1)?
+    } else {
+        let found = find(reader.text(node)?);
+        if found.is_none() {
+            reader.problem(node, format!("this machine knows no {kind} of this name"));
         }
+        found?
     };
     if number == NOBODY {
         let message = format!("{NOBODY} stands for every {kind} that the kernel cannot name here");

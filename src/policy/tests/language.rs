@@ -406,3 +406,79 @@ rules:
     assert!(missed(part).contains("no part is called `twice`"), "a part of the workspace's");
     assert!(!missed("version: 2\n").contains("no part"));
 }
+
+#[test]
+fn agents_are_chosen_by_their_labels() {
+    let text = "version: 1
+groups: {production: [ops, {labels: {env: [prod, 'prod-*']}}]}
+rules:
+  - {name: team, agents: {labels: {team: ml}}, to: ['https://team.test']}
+  - {name: both, agents: [{labels: {team: ml, env: dev}}, b], to: ['https://both.test']}
+  - {name: group, agents: [production], to: ['https://group.test']}
+  - {name: any, agents: ['*'], to: ['https://any.test']}
+  - {name: not in dev, deny: true, agents: [{labels: {env: dev}}], to: ['https://any.test']}
+";
+    let policy = compile(vec![Source::new("p.yaml", text)]).unwrap_or_else(|r| panic!("{r}"));
+    let ask = |agent: &str, labels: &[&str], url: &str| {
+        let pairs = labels.iter().map(|text| text.parse().unwrap());
+        let pairs = pairs.map(|crate::agent::LabelPair(name, value)| (name, value));
+        let who = Identity { labels: Labels::new(pairs).unwrap(), ..who(agent) };
+        let (request, index) = (parsed(&format!("GET {url}/"), &[]).unwrap(), index());
+        let references = References::locate(&request, &index);
+        let decision = policy.authorize(&who, &request, &references, &index, 0);
+        decision.is_ok_and(|permit| !permit.rule().is_empty())
+    };
+    for (agent, labels, url, expected) in [
+        ("a", &["team=ml"][..], "https://team.test", true),
+        ("a", &["team=mlx"], "https://team.test", false),
+        ("a", &["team=ml", "env=x"], "https://team.test", true),
+        ("team", &[], "https://team.test", false),
+        ("a", &["team=ml", "env=dev"], "https://both.test", true),
+        ("a", &["team=ml"], "https://both.test", false),
+        ("a", &["env=dev"], "https://both.test", false),
+        ("b", &[], "https://both.test", true),
+        ("a", &["env=prod"], "https://group.test", true),
+        ("a", &["env=prod-eu"], "https://group.test", true),
+        ("a", &["env=preprod"], "https://group.test", false),
+        ("ops", &["env=dev"], "https://group.test", true),
+        ("a", &["env=prod"], "https://any.test", true),
+        ("a", &["env=dev"], "https://any.test", false),
+    ] {
+        assert_eq!(ask(agent, labels, url), expected, "{agent} {labels:?} {url}");
+    }
+}
+
+#[test]
+fn a_rule_is_found_by_label_among_many_at_one_host() {
+    let rule = |i| {
+        format!(
+            "  - {{name: r{i}, agents: {{labels: {{env: 'p*', team: t{i}}}}}, to: ['https://h.test']}}\n"
+        )
+    };
+    let rules = policy(&(0..2000).map(rule).collect::<String>());
+    let labels = ["team=t1234", "env=prod"].map(|text| text.parse().unwrap());
+    let labels = labels.map(|crate::agent::LabelPair(name, value)| (name, value));
+    let who = Identity { labels: Labels::new(labels).unwrap(), ..who("a") };
+    assert_eq!(rules.candidates(&who, &origin("https://h.test"), &index()).count(), 1);
+}
+
+#[test]
+fn labels_that_say_nothing_or_are_none_are_mistakes() {
+    for (agents, mistake) in [
+        ("{labels: {}}", "nothing is asked for"),
+        ("[{labels: {team: []}}]", "the list is empty"),
+        ("[{labels: {Team: ml}}]", "a label's name is"),
+        ("[{label: {team: ml}}]", "did you mean `labels`?"),
+        ("[{labels: team}]", "expected a mapping"),
+        ("[{labels: {team: 7}}]", "put it in quotes"),
+        ("[{}]", "the key `labels` is missing"),
+        ("['*', {labels: {team: ml}}]", "`*` stands for all agents"),
+        ("[{labels: {team: ml}}, '*']", "`*` stands for all agents"),
+    ] {
+        let text = format!(
+            "version: 1\nrules:\n  - {{name: r, agents: {agents}, to: ['https://x.test']}}\n"
+        );
+        let report = compile(vec![Source::new("p.yaml", &text)]).unwrap_err().to_string();
+        assert!(report.contains(mistake), "{agents}: {report}");
+    }
+}

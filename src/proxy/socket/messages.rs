@@ -9,6 +9,7 @@ use crate::inject::{References, fill_message};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
 use crate::proxy::ledger::Ledger;
+use crate::proxy::supplied::resolve;
 use crate::proxy::{Gateway, State, unix_now};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
@@ -103,6 +104,9 @@ impl Following {
             decided = self.decide(self.gateway.state(), &text);
         }
         let Decided { state, references, decision } = decided;
+        if let Some(bait) = references.honeytoken() {
+            self.ledger.baited(&bait.name);
+        }
         let named: Vec<Use> = references.located().iter().map(named).collect();
         let refused = |refusal| self.refused(&state, refusal, &named);
         let permit = decision.map_err(refused)?;
@@ -112,7 +116,7 @@ impl Following {
         if permit.grants().is_empty() {
             return Ok(None);
         }
-        let resolved = state.resolve(&permit).map_err(refused)?;
+        let resolved = resolve(&self.gateway, &state, &permit).await.map_err(refused)?;
         let (message, uses) = fill_message(&text, &permit, resolved).map_err(refused)?;
         // Why here: the last step before a byte may leave. No record, no message.
         let message = self.ledger.also(message, &state, permit.rule(), &uses)?;

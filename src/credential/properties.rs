@@ -1,0 +1,56 @@
+//! What a credential is beyond where it may go and how it enters a request. The vault seals this with
+//! each secret, so that a row in which it was edited does not open.
+
+use serde::{Deserialize, Serialize};
+
+use super::Kind;
+
+/// All that is not said of a credential is as it is by default, and takes no place in the vault.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Properties {
+    /// It exists only to be missed: whoever refers to it has what no agent was given, and gets the
+    /// answer to a name that does not exist.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub honeytoken: bool,
+    /// What is made of the secret; without it, it is sent as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<Kind>,
+}
+
+impl Properties {
+    /// As the vault keeps it; nothing when there is nothing to say.
+    ///
+    /// # Panics
+    /// Never: the fields are texts, numbers and lists of them.
+    #[must_use]
+    #[allow(clippy::missing_panics_doc)] // What is here has texts for its keys.
+    pub fn to_text(&self) -> Option<String> {
+        (*self != Self::default())
+            .then(|| serde_json::to_string(self).expect("texts and numbers are JSON"))
+    }
+
+    /// What [`Properties::to_text`] wrote.
+    ///
+    /// # Errors
+    /// When it is no JSON, or says what this version does not know.
+    pub fn from_text(text: Option<&str>) -> Result<Self, serde_json::Error> {
+        text.map_or_else(|| Ok(Self::default()), serde_json::from_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_as_by_default_is_not_written() {
+        assert_eq!(Properties::default().to_text(), None);
+        assert_eq!(Properties::from_text(None).unwrap(), Properties::default());
+        let odd = Properties { honeytoken: true, ..Properties::default() };
+        let text = odd.to_text().unwrap();
+        assert_eq!(text, r#"{"honeytoken":true}"#);
+        assert_eq!(Properties::from_text(Some(&text)).unwrap(), odd);
+        assert!(Properties::from_text(Some(r#"{"later":1}"#)).is_err());
+    }
+}
