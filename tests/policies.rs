@@ -132,7 +132,7 @@ fn the_command_asks_the_same() {
     let (code, out, _) = locum(&[wrong.to_str().unwrap(), "--json"]);
     let json: serde_json::Value = serde_json::from_str(&out).unwrap();
     assert_eq!((code, &json["ok"], &json["tests"]), (Some(1), &false.into(), &8.into()));
-    assert_eq!(json["failed"][0]["line"].as_u64(), Some(54), "{json}");
+    assert_eq!(json["failed"][0]["line"].as_u64(), Some(55), "{json}");
     let (code, _, err) = locum(&["policies/first.yaml"]);
     assert_eq!(code, Some(0));
     assert!(err.contains("there are no tests"), "{err}");

@@ -9,7 +9,7 @@ use super::{Failure, Home, authority};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
 use crate::files::{self, FileError};
-use crate::policy::{FIRST_POLICY, STRICT_POLICY};
+use crate::policy::{FIRST_POLICY, SCHEMA, STRICT_POLICY};
 use crate::vault::{MasterKey, PassphraseParams, Vault};
 
 /// What opens a new vault.
@@ -85,7 +85,9 @@ fn make_policies(made: &mut Vec<PathBuf>, home: &Home, strict: bool) -> Result<(
         return Ok(()); // Whoever emptied it meant to.
     }
     let text = if strict { STRICT_POLICY } else { FIRST_POLICY };
-    write_new(made, directory.join("first.yaml"), text.as_bytes())
+    write_new(made, directory.join("first.yaml"), text.as_bytes())?;
+    // For editors alone; the proxy does not read it.
+    write_new(made, directory.join("schema.json"), SCHEMA.as_bytes())
 }
 
 fn make_vault(made: &mut Vec<PathBuf>, config: &Config) -> Result<(), Failure> {

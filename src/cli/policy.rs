@@ -14,7 +14,7 @@ use crate::agent::Labels;
 use crate::app::{Failure, Home, Opened, read_policies};
 use crate::config::{self, Config};
 use crate::document::{Report, suggest};
-use crate::policy::Policy;
+use crate::policy::{Policy, SCHEMA};
 use crate::reference::Name;
 use crate::vault::{KeySource, Vault};
 use check::{Beside, Form};
@@ -57,6 +57,11 @@ pub(super) enum Command {
         after_help = "Example:\n  locum policy explain --agent researcher POST https://api.openai.com/v1/chat/completions --use openai\n  locum policy explain --request 019a3f0c5e7a…   # of the audit log\n\nExit code 0 for what is allowed, 1 for what is refused."
     )]
     Explain(Box<explain::Args>),
+    /// Print a JSON Schema of the policy document, by which editors complete and check
+    #[command(
+        after_help = "Example:\n  locum policy schema > policies/schema.json\n\nand as the first line of each file beside it:\n  # yaml-language-server: $schema=schema.json"
+    )]
+    Schema,
     /// Say what a change adds and takes away: which agent, with which credential, where and how
     #[command(
         after_help = "Example:\n  git worktree add /tmp/before main\n  locum policy diff /tmp/before/policies policies\n\nExit code 0 whether anything changes or not; 64 if a file has a mistake."
@@ -90,6 +95,10 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
         }
         Command::Test { paths, json } => return cases::run(&paths, json),
         Command::Explain(args) => return explain::run(home, &args),
+        Command::Schema => {
+            output::line(SCHEMA.trim_end())?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Diff { old, new, json } => return diff::run(&old, &new, json),
     };
     if !paths.is_empty() {

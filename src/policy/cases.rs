@@ -326,7 +326,7 @@ impl Given {
     }
 }
 
-const CASE_KEYS: &[&str] = &[
+pub(super) const CASE_KEYS: &[&str] = &[
     "name", "agent", "labels", "user", "run", "request", "use", "headers", "at", "expect", "rule",
     "code",
 ];
@@ -431,8 +431,10 @@ fn read_fields<'d>(
     Some(fields)
 }
 
+pub(super) const GIVEN_KEYS: &[&str] = &["credentials", "sets"];
+
 pub(super) fn read_given<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Given> {
-    let mut map = reader.map(node, &["credentials", "sets"])?;
+    let mut map = reader.map(node, GIVEN_KEYS)?;
     let credentials = given(&mut map, "credentials", |r, n| {
         named(r, n, |r, n| r.one_or_list(n, Reader::parsed::<Destination>))
     });

@@ -24,6 +24,9 @@ pub const FIRST_POLICY: &str = include_str!("../../policies/first.yaml");
 /// What `locum init --strict` writes: the same without the tunnel rule.
 pub const STRICT_POLICY: &str = include_str!("../../policies/strict.yaml");
 
+/// A JSON Schema (draft 2020-12) of a policy file, by which editors complete and check.
+pub const SCHEMA: &str = include_str!("../../policies/schema.json");
+
 /// The directory beside a workspace's policies whose files are the organisation's: one that others
 /// may read and not write.
 pub const ORGANISATION: &str = "org";

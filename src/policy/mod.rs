@@ -27,7 +27,9 @@ use std::time::Duration;
 use http::{HeaderMap, Method};
 
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
-pub use compile::{Compiled, FIRST_POLICY, ORGANISATION, STRICT_POLICY, compile, compile_all};
+pub use compile::{
+    Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
+};
 pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};

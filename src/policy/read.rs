@@ -21,11 +21,12 @@ use crate::host::Destination;
 use crate::reference::Name;
 use crate::scrub::Undecodable;
 
-const TOP_KEYS: &[&str] = &["version", "layer", "groups", "parts", "rules", "given", "tests"];
+pub(super) const TOP_KEYS: &[&str] =
+    &["version", "layer", "groups", "parts", "rules", "given", "tests"];
 
 /// The keys that a part may have: what a rule may be particular about, and what comes of it. Whom a
 /// rule is for, and that it denies, stands in the rule itself.
-const PART_KEYS: &[&str] = &[
+pub(super) const PART_KEYS: &[&str] = &[
     "to",
     "methods",
     "paths",
@@ -44,7 +45,7 @@ const PART_KEYS: &[&str] = &[
     "limits",
 ];
 
-const RULE_KEYS: &[&str] = &[
+pub(super) const RULE_KEYS: &[&str] = &[
     "name",
     "agents",
     "with",
@@ -67,6 +68,12 @@ const RULE_KEYS: &[&str] = &[
     "websocket",
     "limits",
 ];
+
+pub(super) const CHOICE_KEYS: &[&str] = &["labels"];
+pub(super) const WHEN_KEYS: &[&str] = &["days", "hours", "zone", "not_before", "not_after"];
+pub(super) const SCRUB_KEYS: &[&str] = &["undecodable"];
+pub(super) const TIMEOUT_KEYS: &[&str] = &["response", "idle"];
+pub(super) const LIMIT_KEYS: &[&str] = &["requests", "concurrent", "bytes", "per"];
 
 /// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
@@ -265,7 +272,7 @@ fn read_agents<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<Meant<
 
 /// `{labels: {team: ml, env: [prod, staging]}}`.
 fn read_choice<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Choice> {
-    let mut map = reader.map(node, &["labels"])?;
+    let mut map = reader.map(node, CHOICE_KEYS)?;
     let name = |r: &mut Reader<'d>, key: &'d Key| {
         let name = key.text.parse::<LabelName>();
         name.map_err(|error| r.problem(key, error.to_string())).ok()
@@ -378,7 +385,7 @@ fn field<'d>(reader: &mut Reader<'d>, key: &'d Key) -> Option<HeaderName> {
 }
 
 fn read_when<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<When> {
-    let mut map = reader.map(node, &["days", "hours", "zone", "not_before", "not_after"])?;
+    let mut map = reader.map(node, WHEN_KEYS)?;
     let days = given(&mut map, "days", |r, n| r.one_or_list(n, Reader::parsed::<Days>));
     let hours = given(&mut map, "hours", |r, n| r.one_or_list(n, Reader::parsed));
     let found = |name: &str| zone(name).ok_or(WhenError::Zone);
@@ -435,20 +442,20 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
 }
 
 fn read_scrub<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Undecodable> {
-    let mut map = reader.map(node, &["undecodable"])?;
+    let mut map = reader.map(node, SCRUB_KEYS)?;
     let words = [("refuse", Undecodable::Refuse), ("pass", Undecodable::Pass)];
     map.required("undecodable", |r, n| r.choice(n, &words))
 }
 
 fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {
-    let mut map = reader.map(node, &["response", "idle"])?;
+    let mut map = reader.map(node, TIMEOUT_KEYS)?;
     let response = given(&mut map, "response", |r, n| r.duration(n, WAIT));
     let idle = given(&mut map, "idle", |r, n| r.duration(n, WAIT));
     Some(Timeouts { response: response?, idle: idle? })
 }
 
 fn read_limits<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Limits> {
-    let mut map = reader.map(node, &["requests", "concurrent", "bytes", "per"])?;
+    let mut map = reader.map(node, LIMIT_KEYS)?;
     let requests = given(&mut map, "requests", |r, n| r.parsed_with(n, Rate::of_requests));
     let concurrent = given(&mut map, "concurrent", |r, n| r.integer(n, AT_ONCE));
     let bytes = given(&mut map, "bytes", |r, n| r.parsed_with(n, Rate::of_bytes));

@@ -1,6 +1,7 @@
 //! The decision, as tables. Requests go through the real request engine and the real locator.
 
 mod language;
+mod schema;
 
 use std::collections::HashMap;
 
