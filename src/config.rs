@@ -201,6 +201,9 @@ pub enum KeySource {
     File(PathBuf),
     /// `{passphrase: …}`: a passphrase, through Argon2id.
     Passphrase(Passphrase),
+    /// `{command: [PROGRAM, ARGUMENT, …]}`: what a program prints, for a key that a manager of
+    /// secrets keeps. Never through a shell.
+    Command(Vec<String>),
 }
 
 /// `vault.key.passphrase`: where the passphrase comes from. Never from this file.

@@ -17,6 +17,7 @@ mod login;
 mod master;
 mod open;
 mod policies;
+mod program;
 mod relay;
 mod restore;
 mod serve;

@@ -343,15 +343,29 @@ fn vault<'d>(
 
 fn key_source<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<KeySource> {
     if let Value::String(_) = node.value {
-        let advice = "write {file: PATH} or {passphrase: prompt}";
+        let advice = "write {file: PATH}, {passphrase: prompt} or {command: [PROGRAM, ARGUMENT]}";
         reader.problem_with_help(node, "expected where the key comes from", advice);
         return None;
     }
-    let mut map = reader.map(node, &["file", "passphrase"])?;
+    let mut map = reader.map(node, &["file", "passphrase", "command"])?;
     let file = map.optional("file", |r, n| paths.read(r, n)).map(KeySource::File);
     let phrase = map.optional("passphrase", |r, n| passphrase(r, n, paths));
-    one_of(&mut map, ["file", "passphrase"])?;
-    file.or(phrase.map(KeySource::Passphrase))
+    let command = map.optional("command", program).map(KeySource::Command);
+    one_of(&mut map, &["file", "passphrase", "command"])?;
+    file.or(phrase.map(KeySource::Passphrase)).or(command)
+}
+
+/// A program and its arguments. The program has its whole path: what a service finds along `PATH` is
+/// not what a person at a shell finds.
+fn program<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<String>> {
+    let argument = |r: &mut Reader<'d>, n| r.text(n).map(ToOwned::to_owned);
+    let words = reader.list(node, argument)?;
+    if words.first().is_some_and(|first| first.starts_with('/')) {
+        return Some(words);
+    }
+    let advice = "write its whole path, such as [/usr/bin/pass, show, locum]";
+    reader.problem_with_help(node, "expected a program and its arguments", advice);
+    None
 }
 
 fn passphrase<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<Passphrase> {
@@ -368,7 +382,7 @@ fn passphrase<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> 
     let mut map = reader.map(node, &["file", "credential"])?;
     let file = map.optional("file", |r, n| paths.read(r, n)).map(Passphrase::File);
     let credential = map.optional("credential", service_credential).map(Passphrase::Credential);
-    one_of(&mut map, ["file", "credential"])?;
+    one_of(&mut map, &["file", "credential"])?;
     file.or(credential)
 }
 
@@ -384,12 +398,13 @@ fn service_credential<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Str
     sound.then(|| text.to_owned())
 }
 
-/// Notes when not exactly one of two keys is there.
-fn one_of(map: &mut Map<'_, '_>, [a, b]: [&'static str; 2]) -> Option<()> {
-    if map.has(a) != map.has(b) {
+/// Notes when not exactly one of these keys is there.
+fn one_of(map: &mut Map<'_, '_>, keys: &[&'static str]) -> Option<()> {
+    if keys.iter().filter(|key| map.has(key)).count() == 1 {
         return Some(());
     }
-    let (node, message) = (map.whole(), format!("expected either `{a}` or `{b}`"));
+    let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    let (node, message) = (map.whole(), format!("expected either {}", names.join(" or ")));
     map.reader().problem(node, message);
     None
 }
