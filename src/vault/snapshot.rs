@@ -39,6 +39,8 @@ pub struct Snapshot {
     pub grace_ends: Option<i64>,
     /// The versions whose streams are to be broken off.
     pub cut: HashSet<(Name, u32)>,
+    /// The agents that were revoked, whoever else may vouch for them.
+    pub revoked_agents: Arc<HashSet<Name>>,
     sealed: HashMap<Name, Sealed>,
     /// Versions in their grace.
     older: HashMap<Name, Vec<Sealed>>,
@@ -88,6 +90,7 @@ impl Vault {
             runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
             grace_ends,
             cut,
+            revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
             sealed,
             older,
             key: Arc::clone(key),
