@@ -4,6 +4,7 @@
 //! A [`Config`] is what the file means: every default filled in, every path absolute, every value
 //! in its range. There is no other way to make one, so nothing later has to check again.
 
+mod identity;
 mod listen;
 mod read;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use identity::{Identity, Method, UnixPeer};
 pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
 use crate::document::{Document, Limits as ReadLimits, Report, Source};
@@ -28,6 +30,8 @@ pub const FILE: &str = "locum.yaml";
 pub struct Config {
     /// The port of the agents.
     pub proxy: Proxy,
+    /// Who the agents are, beside their tokens.
+    pub identity: Identity,
     /// The port of the operators.
     pub ops: Ops,
     /// The way to the origins.
@@ -197,6 +201,9 @@ pub enum KeySource {
     File(PathBuf),
     /// `{passphrase: …}`: a passphrase, through Argon2id.
     Passphrase(Passphrase),
+    /// `{command: [PROGRAM, ARGUMENT, …]}`: what a program prints, for a key that a manager of
+    /// secrets keeps. Never through a shell.
+    Command(Vec<String>),
 }
 
 /// `vault.key.passphrase`: where the passphrase comes from. Never from this file.
@@ -318,6 +325,7 @@ impl Config {
     pub fn defaults(home: &Path) -> Self {
         Self {
             proxy: Proxy::default(),
+            identity: Identity::default(),
             ops: Ops::default(),
             upstream: Upstream::default(),
             audit: Audit {

@@ -10,6 +10,7 @@ use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
@@ -355,6 +356,31 @@ impl Temporary {
     }
 }
 
+/// How old a [`Temporary`] is when whoever made it has been killed: none is used for as long.
+const ABANDONED: Duration = Duration::from_hours(1);
+
+/// Removes what [`Temporary`] files beside `path` were left by processes that were killed.
+pub fn sweep_temporaries(path: &Path) {
+    let mut start = OsString::from(".");
+    start.push(path.file_name().unwrap_or_default());
+    start.push(".");
+    let entries = fs::read_dir(directory_of(path)).into_iter().flatten().flatten();
+    for entry in entries {
+        let name = entry.file_name();
+        let rest = name.as_encoded_bytes().strip_prefix(start.as_encoded_bytes());
+        // A database among them has a log beside it.
+        let random = rest.and_then(|rest| rest.split_first_chunk::<16>());
+        let left = random.is_some_and(|(digits, end)| {
+            digits.iter().all(u8::is_ascii_hexdigit) && end.starts_with(b".tmp")
+        });
+        let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|at| at.elapsed().ok());
+        if left && age.is_some_and(|age| age > ABANDONED) {
+            // It is in nobody's way.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 impl Drop for Temporary {
     fn drop(&mut self) {
         // It is gone already when it was renamed; nothing to do about any other failure.
@@ -409,6 +435,30 @@ mod tests {
         ));
         assert_eq!(**read_private(&path, 3).unwrap(), *b"one");
         assert_eq!(names_in(home.path()), ["key"], "nothing left behind");
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_swept_away_after_an_hour() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("vault.db");
+        let names = [
+            ".vault.db.0123456789abcdef.tmp",
+            ".vault.db.0123456789abcdef.tmp-wal",
+            ".vault.db.notes.tmp",
+            "vault.db",
+        ];
+        for name in names {
+            create_private(&home.path().join(name), b"x").unwrap();
+        }
+        sweep_temporaries(&path);
+        assert_eq!(names_in(home.path()).len(), 4, "they are new");
+        let old = std::time::SystemTime::now() - ABANDONED * 2;
+        for name in names {
+            let file = fs::File::options().write(true).open(home.path().join(name)).unwrap();
+            file.set_modified(old).unwrap();
+        }
+        sweep_temporaries(&path);
+        assert_eq!(names_in(home.path()), [".vault.db.notes.tmp", "vault.db"]);
     }
 
     #[test]

@@ -146,6 +146,120 @@ fn commands_are_done_or_not_done() {
     eprintln!("{kills} kills, {done} of them too late");
 }
 
+/// A home with something in each table, and how long `command` takes in it.
+fn furnished(kinds: usize) -> Home {
+    let home = Home::new();
+    home.set("log.level: info");
+    for n in 0..kinds {
+        home.add(&format!("c{n}"), BEARER, &canary());
+        home.rotate(&format!("c{n}"), &canary());
+    }
+    home.agent("worker");
+    home
+}
+
+/// What is in the vault, each row of which opens.
+#[track_caller]
+fn contents(home: &Home, round: &str) -> Value {
+    let ran = home.locum(&["vault", "status", "--verify", "--json"]);
+    assert_eq!(ran.code, 0, "{round}: {}{}", ran.out, ran.err);
+    let mut status: Value = serde_json::from_str(&ran.out).unwrap();
+    let counts = ["credentials", "live_credentials", "agents", "tokens", "sets"];
+    Value::Object(counts.iter().map(|key| ((*key).to_owned(), status[*key].take())).collect())
+}
+
+fn took(command: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    command();
+    start.elapsed()
+}
+
+/// Kills `command` at points drawn over all of its time until the time is up; `check` is told the
+/// round, and whether it had succeeded by then.
+fn kill_again_and_again(
+    usual: Duration,
+    mut command: impl FnMut(u32) -> Command,
+    mut check: impl FnMut(u32, &str, bool),
+) {
+    let mut dice = Dice::new();
+    let (start, mut kills, mut done) = (Instant::now(), 0, 0);
+    while kills < 150 && start.elapsed() < TIME {
+        let round = format!("kill {kills} of seed {}", dice.seed);
+        // Most of them where files are written, and not while the program starts.
+        let from = if dice.roll(4) == 0 { Duration::ZERO } else { usual / 3 };
+        let after = from + dice.time((usual * 4 / 3).saturating_sub(from));
+        let acknowledged = killed(command(kills), "", after);
+        check(kills, &round, acknowledged);
+        kills += 1;
+        done += u32::from(acknowledged);
+    }
+    assert!(kills >= 20, "too slow a machine to say anything: {kills} kills");
+    assert!(done < kills, "all kills came too late: {done} of {kills}");
+    eprintln!("{kills} kills, {done} of them too late");
+}
+
+#[test]
+fn a_rekey_leaves_a_vault_that_opens() {
+    let home = furnished(3);
+    let whole = contents(&home, "before");
+    let usual = took(|| drop(home.locum(&["vault", "rekey"]).ok()));
+    let command = |_| home.command(&["vault", "rekey"]);
+    kill_again_and_again(usual, command, |_, round, _| {
+        assert_eq!(contents(&home, round), whole, "{round}");
+    });
+    sound(&home, "at the end");
+}
+
+#[test]
+fn a_backup_is_there_whole_or_not_at_all() {
+    let home = furnished(3);
+    let whole = contents(&home, "before");
+    let file = |n: u32| home.work().join(format!("copy-{n}"));
+    let path = |n: u32| file(n).to_str().unwrap().to_owned();
+    let usual = took(|| drop(home.locum(&["vault", "backup", &path(9999)]).ok()));
+    let command = |n| home.command(&["vault", "backup", &path(n)]);
+    kill_again_and_again(usual, command, |n, round, acknowledged| {
+        assert!(file(n).exists() || !acknowledged, "{round}: acknowledged, and lost");
+        if file(n).exists() {
+            // It is of the newest state, so that it takes no word.
+            home.locum(&["vault", "restore", &path(n)]).ok();
+        }
+        assert_eq!(contents(&home, round), whole, "{round}");
+    });
+    sound(&home, "at the end");
+}
+
+#[test]
+fn a_restore_brings_the_old_state_or_leaves_the_new() {
+    let home = furnished(2);
+    let copy = home.work().join("copy").to_str().unwrap().to_owned();
+    home.locum(&["vault", "backup", &copy]).ok();
+    let old = contents(&home, "the copy");
+    let restore = ["vault", "restore", &copy, "--accept-rollback"];
+    let usual = took(|| drop(home.locum(&restore).ok()));
+    let add = |n| home.add(&format!("late{n}"), BEARER, &canary());
+    add(9999);
+    let mut new = contents(&home, "with more");
+    let command = |_| home.command(&restore);
+    let mut seen = (0, 0);
+    kill_again_and_again(usual, command, |n, round, acknowledged| {
+        let now = contents(&home, round);
+        assert!(now == old || (now == new && !acknowledged), "{round}: neither: {now}");
+        if n % 8 == 0 {
+            sound(&home, round);
+        }
+        if now == old {
+            seen.0 += 1;
+            add(n);
+            new = contents(&home, round);
+        } else {
+            seen.1 += 1;
+        }
+    });
+    assert!(seen.0 > 0 && seen.1 > 0, "all kills came too late or too early: {seen:?}");
+    sound(&home, "at the end");
+}
+
 #[test]
 fn init_is_done_or_can_be_done_again() {
     let mut dice = Dice::new();

@@ -1,6 +1,6 @@
 """Opens a Locum vault. Written from docs/VAULT_FORMAT.md alone, and shares no code with Locum.
 
-usage: vault_format.py VAULT (KEYFILE | --passphrase-env NAME) [--token TOKEN] [--anchor FILE]
+usage: vault_format.py (VAULT | BACKUP) (KEYFILE | --passphrase-env NAME) [--token TOKEN] [--anchor FILE]
 
 Checks everything that the format lets a reader check, then prints what it opened as JSON.
 """
@@ -87,6 +87,27 @@ def stretch(passphrase, vault):
         type=Type.ID,
         version=0x13,
     )
+
+
+# 10. Backups
+
+
+def open_backup(path, master, to):
+    """Writes what a sealed backup holds, and returns what it says of itself."""
+    lines = b"".join(open(path, "rb").readlines()[:2])
+    header = json.loads(lines.split(b"\n")[1])
+    prk = extract(bytes.fromhex(header["vault_id"]), master)
+    must_equal("key check", expand(prk, T("locum/vault/1/key/check")).hex(), header["key_check"])
+    key = expand(prk, T("locum/backup/1/key") + B(bytes.fromhex(header["salt"])))
+    sealed = open(path, "rb").read()[len(lines) :]
+    size = 12 + 65536 + 16
+    pieces = [sealed[at : at + size] for at in range(0, len(sealed), size)]
+    with open(to, "wb") as out:
+        for i, piece in enumerate(pieces):
+            place = T("locum/backup/1/piece") + B(hashlib.sha256(lines).digest())
+            place += I(i) + I(1 if i == len(pieces) - 1 else 0)
+            out.write(unseal(key, place, piece))
+    return header
 
 
 # 8. The state
@@ -271,6 +292,10 @@ def main():
     arguments.add_argument("--anchor")
     given = arguments.parse_args()
 
+    backup = None
+    if open(given.vault, "rb").read(19) == b"locum vault backup ":
+        backup = open_backup(given.vault, read_key_file(given.keyfile), given.vault + ".opened")
+        given.vault += ".opened"
     vault = Vault(given.vault)
     if vault.row["kdf_salt"] is None:
         vault.unlock(read_key_file(given.keyfile))
@@ -285,6 +310,8 @@ def main():
         "audit_anchor": vault.audit_anchor(),
         "audit_key": vault.key("vault", "audit").hex(),
     }
+    if backup:
+        must_equal("epoch of the backup", backup["epoch"], vault.epoch)
     if given.token:
         result["token_agent"] = vault.check_token(given.token)
     if given.anchor:

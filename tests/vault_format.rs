@@ -32,6 +32,10 @@ fn another_program_opens_a_vault_from_its_document() {
         reader.arg(&key_file).args(["--token", &token]).arg("--anchor").arg(&anchor)
     });
     assert_eq!(without_trace(&opened), furnished(), "the vault is open elsewhere meanwhile");
+    let backup = home.path().join("backup");
+    vault.backup(&backup).unwrap();
+    let restored = python.open(&backup, |reader| reader.arg(&key_file));
+    assert_eq!(restored["credentials"], opened["credentials"], "the backup has all of it");
     drop(vault);
     let again = python.open(&path, |reader| reader.arg(&key_file));
     assert_eq!(again["credentials"], opened["credentials"]);

@@ -84,7 +84,7 @@ fuzz_target!(|data: &[u8]| {
         agent: "x".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: locum::agent::Proof::Token,
         labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);

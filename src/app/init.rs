@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::master::new_passphrase;
+use super::master::{by_command, new_passphrase};
 use super::open::{Opened, ca_certificate};
 use super::{Failure, Home, authority};
 use crate::config::{self, Config, Passphrase};
@@ -101,6 +101,7 @@ fn make_vault(made: &mut Vec<PathBuf>, config: &Config) -> Result<(), Failure> {
             let text = new_passphrase(source)?;
             MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?
         }
+        config::KeySource::Command(words) => by_command(words)?,
     };
     match Vault::create(store, &master) {
         Ok(_) => made.push(store.clone()),

@@ -15,12 +15,13 @@ use parking_lot::Mutex;
 
 use super::certificates::{self, Certificates};
 use super::far_side::far_side;
+use super::identity::authenticators;
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::{Failure, Home};
 use crate::audit::AuditLog;
-use crate::authn::{Authenticate, Authenticator};
+use crate::authn::Authenticators;
 use crate::config::Config;
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
@@ -181,15 +182,20 @@ impl Keeper {
         seen.looked = Some(Instant::now());
         let vault = self.look_at_vault(&mut seen);
         let policy = self.look_at_policies(&mut seen, thorough);
-        if (vault || policy)
-            && let Some(gateway) = self.gateway()
-        {
-            let old = gateway.set_state(seen.state());
-            seen.retired.push(old);
+        if vault || policy {
+            self.put_in_force(&mut seen);
         }
         // Taken apart here, and not by the last request that held it.
         seen.retired.retain(|old| Arc::strong_count(old) > 1);
         vault || policy
+    }
+
+    /// Has the next request decided on what was seen.
+    fn put_in_force(&self, seen: &mut Seen) {
+        if let Some(gateway) = self.gateway() {
+            let old = gateway.set_state(seen.state());
+            seen.retired.push(old);
+        }
     }
 
     fn look_at_vault(&self, seen: &mut Seen) -> bool {
@@ -308,6 +314,8 @@ impl Keeper {
                     seen.config_stamp = config_stamp(&self.home, &config);
                 }
                 (seen.config, seen.config_problem) = (config, None);
+                // Who is let in, and how, is part of what requests are decided on.
+                self.put_in_force(&mut seen);
                 self.metrics.reload("config", true);
             }
             Ok(None) => {
@@ -446,40 +454,18 @@ impl Seen {
                 policy,
                 generation,
                 credentials: Arc::clone(&snapshot.credentials),
-                authn: Arc::new(Authenticator::new(
-                    &snapshot.workspace,
-                    Arc::clone(&snapshot.tokens),
-                    Arc::clone(&snapshot.token_key),
-                    Arc::clone(&snapshot.runs),
-                )),
+                authn: authenticators(&self.config, snapshot),
                 sealed: Some(Arc::clone(snapshot)),
             },
             None => State {
                 policy,
                 generation,
                 credentials: Arc::default(),
-                authn: Arc::new(Nobody),
+                // Nobody, while nobody can be told from anybody.
+                authn: Authenticators::default(),
                 sealed: None,
             },
         }
-    }
-}
-
-/// Lets nobody in: for the time in which nobody can be told from anybody.
-struct Nobody;
-
-impl Authenticate for Nobody {
-    fn authenticate(
-        &self,
-        _: &crate::agent::UserName,
-        _: &str,
-        _: i64,
-    ) -> Result<crate::agent::Identity, crate::authn::Denied> {
-        Err(crate::authn::Denied::Unknown)
-    }
-
-    fn still_valid(&self, _: &crate::agent::Identity, _: i64) -> bool {
-        false
     }
 }
 

@@ -7,11 +7,12 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::FlockOperation;
 
 use super::open::{Opened, passphrase};
-use super::{Failure, Home};
+use super::{Failure, Home, program};
 use crate::config::{self, Config, Passphrase};
 use crate::files::{self, FileError};
 use crate::secret::Secret;
@@ -51,12 +52,27 @@ pub(super) fn unlock<T>(
     turn: Option<&Turn>,
     open: impl Fn(&MasterKey) -> Result<T, VaultError>,
 ) -> Result<(T, MasterKey), Failure> {
-    match Vault::key_source(vault)? {
+    unlock_from(home, config, (Vault::key_source(vault)?, vault), turn, open)
+}
+
+/// The same, for what is opened by the key of the vault that is at `vault` or is to be there.
+pub(super) fn unlock_from<T>(
+    home: &Home,
+    config: &Config,
+    (source, vault): (KeySource, &Path),
+    turn: Option<&Turn>,
+    open: impl Fn(&MasterKey) -> Result<T, VaultError>,
+) -> Result<(T, MasterKey), Failure> {
+    match source {
         KeySource::Passphrase(params) => {
             let master = by_passphrase(config, params)?;
             Ok((open(&master)?, master))
         }
         KeySource::File => {
+            if let config::KeySource::Command(words) = &config.vault.key {
+                let master = by_command(words)?;
+                return Ok((open(&master)?, master));
+            }
             let path = key_file(home, config);
             by_file(&path, &open).or_else(|first| {
                 if !first.may_be_a_change_cut_short() {
@@ -71,10 +87,20 @@ pub(super) fn unlock<T>(
 fn by_passphrase(config: &Config, params: PassphraseParams) -> Result<MasterKey, Failure> {
     let from = match &config.vault.key {
         config::KeySource::Passphrase(from) => from,
-        config::KeySource::File(_) => &Passphrase::Prompt,
+        config::KeySource::File(_) | config::KeySource::Command(_) => &Passphrase::Prompt,
     };
     let text = passphrase(from, "Passphrase of the vault: ")?;
     Ok(MasterKey::from_passphrase(&text, params)?)
+}
+
+/// How long a program may take that prints the master key: some ask a person, or a far server.
+const COMMAND_TIME: Duration = Duration::from_mins(1);
+
+/// The key that a program prints.
+pub(super) fn by_command(words: &[String]) -> Result<MasterKey, Failure> {
+    let printed = program::output(words, COMMAND_TIME)?;
+    let name = words.first().map(String::as_str).unwrap_or_default();
+    Ok(MasterKey::from_text(&printed, Path::new(name))?)
 }
 
 /// The key file's place: the config's, or the home's own for a vault that has a key file though the
@@ -82,7 +108,7 @@ fn by_passphrase(config: &Config, params: PassphraseParams) -> Result<MasterKey,
 fn key_file(home: &Home, config: &Config) -> PathBuf {
     match &config.vault.key {
         config::KeySource::File(path) => path.clone(),
-        config::KeySource::Passphrase(_) => home.master_key(),
+        config::KeySource::Passphrase(_) | config::KeySource::Command(_) => home.master_key(),
     }
 }
 
@@ -153,6 +179,8 @@ pub enum NewKey {
     File,
     /// A passphrase from there.
     Passphrase(Passphrase),
+    /// What this program prints, with these arguments.
+    Command(Vec<String>),
 }
 
 /// What a change of the key leaves to do.
@@ -177,27 +205,34 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
     home.require()?;
     let config = Config::load(&home.config(), home.path())?;
     let turn = Turn::require(&config.vault.store)?;
-    let was_file = matches!(Vault::key_source(&config.vault.store)?, KeySource::File);
+    let was_file = matches!(Vault::key_source(&config.vault.store)?, KeySource::File)
+        && !matches!(config.vault.key, config::KeySource::Command(_));
     let choice = match choice {
         Some(choice) => choice,
         None if was_file => NewKey::File,
         None => {
-            return Err(Failure::usage("this vault is opened by a passphrase").help(
-                "say by what from now on: --passphrase, --passphrase-file FILE or --key-file",
+            return Err(Failure::usage("this vault is not opened by a key file").help(
+                "say by what from now on: --passphrase, --passphrase-file FILE, --key-file, or -- PROGRAM",
             ));
         }
     };
     let mut opened = Opened::open_in_turn(home, Some(&turn))?;
     let path = key_file(home, &opened.config);
     let (mut key_path, mut left) = (None, None);
-    match &choice {
-        NewKey::File => {
+    let new = match &choice {
+        NewKey::File => None,
+        NewKey::Passphrase(from) => {
+            let text = new_passphrase(from)?;
+            Some(MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?)
+        }
+        NewKey::Command(words) => Some(by_command(words)?),
+    };
+    match new {
+        None => {
             to_key_file(&mut opened, &path, was_file)?;
             key_path = Some(path);
         }
-        NewKey::Passphrase(from) => {
-            let text = new_passphrase(from)?;
-            let master = MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?;
+        Some(master) => {
             opened.vault.rekey(&master)?;
             opened.master = master;
             if was_file {
@@ -254,7 +289,16 @@ fn config_change(says: &config::KeySource, now: &NewKey) -> Option<String> {
     match (says, now) {
         (config::KeySource::File(_), NewKey::File) => None,
         (config::KeySource::Passphrase(says), NewKey::Passphrase(now)) if says == now => None,
+        (config::KeySource::Command(says), NewKey::Command(now)) if says == now => None,
+        (config::KeySource::Command(_), NewKey::File) => {
+            Some("remove vault.key.command".to_owned())
+        }
         (_, NewKey::File) => Some("remove vault.key.passphrase".to_owned()),
+        (_, NewKey::Command(words)) => {
+            // JSON is YAML.
+            let words = serde_json::Value::from(words.as_slice());
+            Some(format!("set vault.key to {{command: {words}}}"))
+        }
         (_, NewKey::Passphrase(now)) => {
             Some(format!("set vault.key to {{passphrase: {}}}", super::init::yaml(now)))
         }

@@ -190,12 +190,15 @@ pub(super) fn open_vault(
 fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
     let anchor = anchor_file(config);
     match read_anchor(config)? {
-        Some(text) => vault.check_anchor(&text).map_err(|error| {
-            Failure::from(error).help(format!(
-                "put back the newest copy of the vault; the anchor is {}",
-                anchor.display()
-            ))
-        }),
+        Some(text) => match vault.check_anchor(&text) {
+            Err(_) if finish_restore(vault, config)? => Ok(()),
+            other => other.map_err(|error| {
+                Failure::from(error).help(format!(
+                    "put back the newest copy of the vault; the anchor is {}",
+                    anchor.display()
+                ))
+            }),
+        },
         // It is written before the first record is. Without it, an older vault could not be told.
         None if has_records(&config.audit.dir) => {
             let path = anchor.display();
@@ -204,6 +207,33 @@ fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
         }
         None => Ok(()),
     }
+}
+
+/// Notes which state of the vault is just being put in its place, so that who finds it there later knows
+/// that it was accepted.
+pub(super) fn announce_restore(config: &Config, anchor: &str) -> Result<(), Failure> {
+    files::create_directory(&config.audit.dir)?;
+    Ok(files::replace_private(&next_anchor_file(config), anchor.as_bytes())?)
+}
+
+/// Whether the vault is in the very state that was accepted by a `restore` which was cut short after
+/// it had put it in its place. If so, that is finished.
+fn finish_restore(vault: &Vault, config: &Config) -> Result<bool, Failure> {
+    let next = next_anchor_file(config);
+    let accepted = fs::read_to_string(&next).ok();
+    if accepted.is_none_or(|text| vault.anchor_text().ok() != Some(text)) {
+        return Ok(false);
+    }
+    match files::rename_private(&next, &anchor_file(config)) {
+        // Another process has just done it.
+        Ok(()) | Err(files::FileError::Missing(_)) => Ok(true),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a `restore` is about to bring.
+pub(super) fn next_anchor_file(config: &Config) -> PathBuf {
+    config.audit.dir.join("vault.head.next")
 }
 
 /// Whether there is anything of an audit log in the directory.

@@ -9,13 +9,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::master::{Turn, unlock};
-use super::open::{Opened, anchor_file, drained, operator, read_anchor, set_drained};
+use super::master::{Turn, unlock, unlock_from};
+use super::open::{
+    Opened, anchor_file, announce_restore, drained, next_anchor_file, operator, read_anchor,
+    set_drained,
+};
 use super::{Failure, Home};
 use crate::audit::AuditLog;
 use crate::config::Config;
 use crate::files::{self, FileError, Temporary};
-use crate::vault::{Fault, MasterKey, Vault, VaultError};
+use crate::vault::{Backup, Fault, MasterKey, Vault, VaultError};
 
 /// What is accepted of a copy, beyond one that is the newest state, as Locum left it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,21 +56,39 @@ pub fn restore(home: &Home, from: &Path, accept: Accept) -> Result<Restored, Fai
     let store = &config.vault.store;
     let turn = Turn::require(store)?;
     settle(store)?;
-    let copy = Temporary::copy_of(from, store)?;
-    let judge = Judge { home, config: &config, from, copy: copy.path(), turn: &turn };
+    files::sweep_temporaries(store);
+    let (copy, master) = copy_of(home, &config, from, &turn)?;
+    let judge = Judge { home, config: &config, from, copy: copy.path(), turn: &turn, master };
     let judged = judge.judge(accept)?;
     if drained(&config) > judged.epoch {
         // Or the audit log would take what happens from here on for what it has already.
         set_drained(&config, judged.epoch)?;
     }
     let kept = keep(store)?;
+    announce_restore(&config, &judged.anchor)?;
     copy.publish_over(store)?;
-    files::create_directory(&config.audit.dir)?;
-    files::replace_private(&anchor_file(&config), judged.anchor.as_bytes())?;
+    files::rename_private(&next_anchor_file(&config), &anchor_file(&config))?;
     let mut opened = Opened::open_in_turn(home, Some(&turn))?;
     opened.changed()?;
     opened.write_certificates()?;
     Ok(Restored { opened, kept, accepted: judged.accepted })
+}
+
+/// The copy as a database beside the vault, and the key that opened it if it was sealed as a whole.
+fn copy_of(
+    home: &Home,
+    config: &Config,
+    from: &Path,
+    turn: &Turn,
+) -> Result<(Temporary, Option<MasterKey>), Failure> {
+    let store = &config.vault.store;
+    let Some(backup) = Backup::at(from)? else {
+        return Ok((Temporary::copy_of(from, store)?, None));
+    };
+    let open = |master: &MasterKey| backup.unseal(master, store);
+    let unlocked = unlock_from(home, config, (backup.key_source()?, store), Some(turn), open);
+    let (copy, master) = unlocked.map_err(|failure| failure.within(UNUSABLE))?;
+    Ok((copy, Some(master)))
 }
 
 /// Empties the vault's write-ahead log, unless there is no vault, or none that can be read: that may
@@ -98,11 +119,13 @@ struct Judge<'a> {
     from: &'a Path,
     copy: &'a Path,
     turn: &'a Turn,
+    /// What opens it, if that is known.
+    master: Option<MasterKey>,
 }
 
 impl Judge<'_> {
     /// Opens the copy, and closes it again: its file is then the whole of it.
-    fn judge(&self, accept: Accept) -> Result<Judged, Failure> {
+    fn judge(mut self, accept: Accept) -> Result<Judged, Failure> {
         let (vault, accepted) = self.open(accept)?;
         let (epoch, anchor) = (vault.epoch()?, vault.anchor_text()?);
         drop(vault);
@@ -111,8 +134,9 @@ impl Judge<'_> {
         Ok(Judged { epoch: epoch - u64::from(accepted), anchor, accepted })
     }
 
-    fn open(&self, accept: Accept) -> Result<(Vault, bool), Failure> {
+    fn open(&mut self, accept: Accept) -> Result<(Vault, bool), Failure> {
         Vault::key_source(self.copy).map_err(|error| self.unusable(error))?;
+        let known = self.master.take();
         // What is wrong with the copy itself does not mean that the key does not fit.
         let open = |master: &MasterKey| match Vault::open(self.copy, master) {
             Err(error) if matches!(error.fault, Fault::WrongKey | Fault::OtherKeySource) => {
@@ -120,7 +144,10 @@ impl Judge<'_> {
             }
             other => Ok(other),
         };
-        let unlocked = unlock(self.home, self.config, self.copy, Some(self.turn), open);
+        let unlocked = match known {
+            Some(master) => open(&master).map(|opened| (opened, master)).map_err(Failure::from),
+            None => unlock(self.home, self.config, self.copy, Some(self.turn), open),
+        };
         let (opened, master) = unlocked.map_err(|failure| failure.within(UNUSABLE))?;
         match opened {
             Ok(vault) => self.compare(vault, &master, accept),
@@ -284,6 +311,27 @@ mod tests {
     }
 
     #[test]
+    fn a_restore_that_was_killed_before_the_anchor_followed_is_finished() {
+        let scratch = Scratch::new();
+        let copy = scratch.backup();
+        scratch.add_agent("late");
+        let config = Config::load(&scratch.home.config(), scratch.home.path()).unwrap();
+        let newest = fs::read(anchor_file(&config)).unwrap();
+        drop(scratch.restore(&copy, true).unwrap());
+        // As it was between the two renames.
+        let accepted = fs::read(anchor_file(&config)).unwrap();
+        fs::rename(anchor_file(&config), next_anchor_file(&config)).unwrap();
+        files::create_private(&anchor_file(&config), &newest).unwrap();
+        assert_eq!(scratch.agents(), 0);
+        assert_eq!(fs::read(anchor_file(&config)).unwrap(), accepted);
+        assert!(!next_anchor_file(&config).exists());
+        // An announcement of another state accepts nothing.
+        files::replace_private(&anchor_file(&config), &newest).unwrap();
+        files::create_private(&next_anchor_file(&config), &newest).unwrap();
+        assert!(Opened::open(&scratch.home).is_err());
+    }
+
+    #[test]
     fn a_missing_or_a_broken_vault_is_replaced() {
         let scratch = Scratch::new();
         let copy = scratch.backup();
@@ -319,7 +367,8 @@ mod tests {
     fn rows_that_were_changed_take_a_word_of_their_own() {
         let scratch = Scratch::new();
         scratch.add_agent("one");
-        let copy = scratch.backup();
+        let copy = scratch.directory.path().join("plain.db");
+        Opened::open(&scratch.home).unwrap().vault.backup_plain(&copy).unwrap();
         let db = rusqlite::Connection::open(&copy).unwrap();
         db.execute("UPDATE agents SET name = 'two'", []).unwrap();
         drop(db);

@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::output::{self, Table, counted};
 use crate::app::{Accept, Failure, Home, NewKey, Opened, rekey, restore};
-use crate::config::Passphrase;
+use crate::config::{self, Passphrase};
 use crate::vault::{FORMAT, KeySource, Vault};
 
 /// Subcommands of `locum vault`.
@@ -24,16 +24,19 @@ pub(super) enum Command {
     },
     /// Give the vault another master key; a running proxy goes on
     #[command(
-        after_help = "Example:\n  locum vault rekey\n  locum vault rekey --passphrase-file /run/secrets/passphrase\n\nThe old key file is gone afterwards. Backups made before open with the old key only: keep a copy of it with them."
+        after_help = "Example:\n  locum vault rekey\n  locum vault rekey --passphrase-file /run/secrets/passphrase\n  locum vault rekey -- /usr/bin/pass show locum/master-key\n\nThe old key file is gone afterwards. Backups made before open with the old key only: keep a copy of it with them."
     )]
     Rekey(Rekey),
-    /// Copy the vault to a new file, as it is at this moment
+    /// Copy the vault to a new file, as it is at this moment, sealed as a whole
     #[command(
-        after_help = "Example:\n  locum vault backup /mnt/backup/vault-$(date +%F).db\n\nSecrets are sealed in it as in the vault. It opens with the master key of today: keep that too, elsewhere."
+        after_help = "Example:\n  locum vault backup /mnt/backup/vault-$(date +%F).locum\n\nIt opens with the master key of today: keep that too, elsewhere. Every seal and MAC of the copy is checked before it gets its name."
     )]
     Backup {
         /// The new file
         file: PathBuf,
+        /// The database itself: secrets are sealed in it, names and destinations can be read
+        #[arg(long)]
+        plain: bool,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -69,6 +72,9 @@ pub(super) struct Rekey {
     /// A new key file, in the place that vault.key.file of locum.yaml names
     #[arg(long)]
     key_file: bool,
+    /// The key that this program prints: 64 hex digits, or a key file
+    #[arg(last = true, value_name = "PROGRAM", conflicts_with_all = ["passphrase", "passphrase_file", "key_file"])]
+    command: Vec<String>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -78,7 +84,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     match command {
         Command::Status { verify, json } => status(home, verify, json),
         Command::Rekey(args) => change_key(home, &args),
-        Command::Backup { file, json } => backup(home, &file, json),
+        Command::Backup { file, plain, json } => backup(home, &file, plain, json),
         Command::Restore { file, accept_rollback, accept_changes, json } => {
             let accept = Accept { rollback: accept_rollback, changes: accept_changes };
             put_back(home, &file, accept, json)
@@ -118,6 +124,9 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
     }
     let (counts, epoch) = (Counts::of(vault)?, vault.epoch()?);
     let source = match Vault::key_source(vault.path())? {
+        KeySource::File if matches!(opened.config.vault.key, config::KeySource::Command(_)) => {
+            "command"
+        }
         KeySource::File => "key file",
         KeySource::Passphrase(_) => "passphrase",
     };
@@ -175,6 +184,7 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
             Some(NewKey::Passphrase(Passphrase::File(path)))
         }
         None if args.passphrase => Some(NewKey::Passphrase(Passphrase::Prompt)),
+        None if !args.command.is_empty() => Some(NewKey::Command(whole_path(&args.command)?)),
         None => args.key_file.then_some(NewKey::File),
     };
     let done = rekey(home, choice)?;
@@ -188,6 +198,9 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
         Some(path) => {
             output::line(&format!("the vault opens with the new key in {}", path.display()))?;
         }
+        None if !args.command.is_empty() => {
+            output::line(&format!("the vault opens with the key that {} prints", args.command[0]))?;
+        }
         None => output::line("the vault opens with the new passphrase")?,
     }
     if let Some(config) = &done.config {
@@ -199,12 +212,25 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
     output::line("backups made before open with the old key only")
 }
 
-fn backup(home: &Home, file: &Path, json: bool) -> Result<(), Failure> {
+/// The command with its program's whole path, as locum.yaml wants it.
+fn whole_path(words: &[String]) -> Result<Vec<String>, Failure> {
+    if words.first().is_some_and(|program| program.starts_with('/')) {
+        return Ok(words.to_vec());
+    }
+    Err(Failure::usage("the program is not named by its whole path")
+        .help("write it so, such as `locum vault rekey -- /usr/bin/pass show locum`"))
+}
+
+fn backup(home: &Home, file: &Path, plain: bool, json: bool) -> Result<(), Failure> {
     let opened = Opened::open(home)?;
     let epoch = opened.vault.epoch()?;
-    opened.vault.backup(file)?;
+    if plain {
+        opened.vault.backup_plain(file)?;
+    } else {
+        opened.vault.backup(file)?;
+    }
     if json {
-        return output::json(&json!({"file": file, "epoch": epoch}));
+        return output::json(&json!({"file": file, "epoch": epoch, "sealed": !plain}));
     }
     output::line(&format!("copied the vault to {}", file.display()))?;
     output::line("it opens with the master key of today; keep that elsewhere")

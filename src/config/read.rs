@@ -1,5 +1,6 @@
 //! From `locum.yaml` to [`Config`]: one function for each section, each key in one line.
 
+mod identity;
 mod listen;
 
 use std::collections::HashMap;
@@ -17,9 +18,10 @@ use super::{
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
+use identity::{identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
-const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "log", "limits"];
+const KEYS: &[&str] = &["proxy", "identity", "ops", "upstream", "audit", "vault", "log", "limits"];
 
 /// The configuration, or `None` when the reader has noted why not.
 pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
@@ -27,7 +29,10 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let base = Config::defaults(home);
     let paths = Paths { home };
     // Every section is read before the first `?`, so that all mistakes are found.
-    let proxy = section(&mut map, "proxy", base.proxy, |r, n, base| proxy(r, n, base, paths));
+    let proxy =
+        section(&mut map, "proxy", (base.proxy, None), |r, n, base| proxy(r, n, base.0, paths));
+    let order = proxy.as_ref().and_then(|(_, order)| order.clone());
+    let who = section(&mut map, "identity", base.identity, identity);
     let ops = section(&mut map, "ops", base.ops, ops);
     let upstream =
         section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
@@ -35,8 +40,11 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
+    let (mut proxy, identity) = (proxy?.0, who?);
+    proxy.authenticate = settle_order(&mut map, order, &identity);
     let config = Config {
-        proxy: proxy?,
+        proxy,
+        identity,
         ops: ops?,
         upstream: upstream?,
         audit: audit?,
@@ -335,15 +343,29 @@ fn vault<'d>(
 
 fn key_source<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<KeySource> {
     if let Value::String(_) = node.value {
-        let advice = "write {file: PATH} or {passphrase: prompt}";
+        let advice = "write {file: PATH}, {passphrase: prompt} or {command: [PROGRAM, ARGUMENT]}";
         reader.problem_with_help(node, "expected where the key comes from", advice);
         return None;
     }
-    let mut map = reader.map(node, &["file", "passphrase"])?;
+    let mut map = reader.map(node, &["file", "passphrase", "command"])?;
     let file = map.optional("file", |r, n| paths.read(r, n)).map(KeySource::File);
     let phrase = map.optional("passphrase", |r, n| passphrase(r, n, paths));
-    one_of(&mut map, ["file", "passphrase"])?;
-    file.or(phrase.map(KeySource::Passphrase))
+    let command = map.optional("command", program).map(KeySource::Command);
+    one_of(&mut map, &["file", "passphrase", "command"])?;
+    file.or(phrase.map(KeySource::Passphrase)).or(command)
+}
+
+/// A program and its arguments. The program has its whole path: what a service finds along `PATH` is
+/// not what a person at a shell finds.
+fn program<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<String>> {
+    let argument = |r: &mut Reader<'d>, n| r.text(n).map(ToOwned::to_owned);
+    let words = reader.list(node, argument)?;
+    if words.first().is_some_and(|first| first.starts_with('/')) {
+        return Some(words);
+    }
+    let advice = "write its whole path, such as [/usr/bin/pass, show, locum]";
+    reader.problem_with_help(node, "expected a program and its arguments", advice);
+    None
 }
 
 fn passphrase<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<Passphrase> {
@@ -360,7 +382,7 @@ fn passphrase<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> 
     let mut map = reader.map(node, &["file", "credential"])?;
     let file = map.optional("file", |r, n| paths.read(r, n)).map(Passphrase::File);
     let credential = map.optional("credential", service_credential).map(Passphrase::Credential);
-    one_of(&mut map, ["file", "credential"])?;
+    one_of(&mut map, &["file", "credential"])?;
     file.or(credential)
 }
 
@@ -376,12 +398,13 @@ fn service_credential<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Str
     sound.then(|| text.to_owned())
 }
 
-/// Notes when not exactly one of two keys is there.
-fn one_of(map: &mut Map<'_, '_>, [a, b]: [&'static str; 2]) -> Option<()> {
-    if map.has(a) != map.has(b) {
+/// Notes when not exactly one of these keys is there.
+fn one_of(map: &mut Map<'_, '_>, keys: &[&'static str]) -> Option<()> {
+    if keys.iter().filter(|key| map.has(key)).count() == 1 {
         return Some(());
     }
-    let (node, message) = (map.whole(), format!("expected either `{a}` or `{b}`"));
+    let names: Vec<String> = keys.iter().map(|key| format!("`{key}`")).collect();
+    let (node, message) = (map.whole(), format!("expected either {}", names.join(" or ")));
     map.reader().problem(node, message);
     None
 }

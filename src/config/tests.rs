@@ -143,7 +143,7 @@ limits:
 fn every_setting_is_read() {
     let config = good(EVERYTHING);
     let home = |path: &str| Path::new(HOME).join(path);
-    assert_eq!(config.proxy, Proxy { listen: listen(), allow_remote: false });
+    assert_eq!(config.proxy, Proxy { listen: listen(), ..Proxy::default() });
     let listen = Some("0.0.0.0:9000".parse().unwrap());
     assert_eq!(config.ops, Ops { listen, allow_remote: true });
     let nets: Vec<String> =
@@ -258,6 +258,8 @@ fn each_form_of_a_setting_is_read() {
     assert_eq!(key("{passphrase: prompt}"), KeySource::Passphrase(Passphrase::Prompt));
     let file = KeySource::Passphrase(Passphrase::File("/home/locum/p".into()));
     assert_eq!(key("{passphrase: {file: p}}"), file);
+    let words = ["/usr/bin/pass", "show", "x y"].map(ToOwned::to_owned).to_vec();
+    assert_eq!(key("{command: [/usr/bin/pass, show, x y]}"), KeySource::Command(words));
 
     let fsync = |yaml: &str| good(&format!("audit: {{fsync: {yaml}}}")).audit.fsync;
     assert_eq!(fsync("never"), Fsync::Never);
@@ -312,6 +314,9 @@ fn every_mistake_is_reported_with_its_place_and_a_way_out() {
         "vault:\n  key: master.key\n",
         "vault:\n  key: {}\n",
         "vault:\n  key: {file: a, passphrase: prompt}\n",
+        "vault:\n  key: {command: []}\n",
+        "vault:\n  key: {command: [pass, show, locum]}\n",
+        "vault:\n  key: {command: /usr/bin/pass show locum}\n",
         "vault:\n  key:\n    passphrase: correct horse battery staple\n",
         "vault:\n  key:\n    passphrase: {credential: ../../etc/shadow}\n",
         "vault:\n  key:\n    passphrase: {file: a, credential: b}\n",

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity, Labels};
+use crate::agent::{Context, Identity, Labels, Proof};
 use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
@@ -72,7 +72,7 @@ fn send_with(
         agent: "a".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
         labels: Labels::default(),
     };
     let references = References::locate(&request, &index);

@@ -791,7 +791,7 @@ fn usable<'r>(
 
 /// Whether a caller's run token, if it came by one, leaves it this credential.
 fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
-    let claims = who.run_token.as_ref();
+    let claims = who.run_token();
     claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 

@@ -6,7 +6,7 @@ mod schema;
 use std::collections::HashMap;
 
 use super::*;
-use crate::agent::{Context, Labels};
+use crate::agent::{Context, Labels, Proof};
 use crate::credential::Properties;
 use crate::document::Source;
 use crate::host::Destination;
@@ -54,7 +54,7 @@ fn who(agent: &str) -> Identity {
         agent: agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
         labels: Labels::default(),
     }
 }

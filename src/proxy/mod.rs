@@ -45,7 +45,7 @@ pub use listener::{Door, Entrance, Leave, Listener, serve};
 use listener::Doorkeeper;
 
 use crate::agent::Identity;
-use crate::authn::Authenticate;
+use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
@@ -67,7 +67,7 @@ pub struct State {
     /// What requests may refer to.
     pub credentials: Arc<CredentialIndex>,
     /// Who is who.
-    pub authn: Arc<dyn Authenticate>,
+    pub authn: Authenticators,
     /// The sealed secrets; none when the vault cannot be used.
     pub sealed: Option<Arc<Snapshot>>,
 }

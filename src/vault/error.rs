@@ -53,6 +53,8 @@ pub enum Fault {
         /// The epoch that the anchor names.
         anchor: u64,
     },
+    /// A sealed backup was damaged, cut off or edited.
+    BadBackup,
     /// The text is not an anchor that this vault's key has made.
     BadAnchor,
     /// There is one of that name.
@@ -243,6 +245,10 @@ impl fmt::Display for Fault {
                 "this is an old copy that was changed since: its history differs from what was seen \
                  at epoch {anchor}; put back the other file, or accept this one with \
                  `locum vault restore`"
+            ),
+            Self::BadBackup => f.write_str(
+                "the backup is damaged, cut off or edited: a piece of it is not what was sealed; take \
+                 another",
             ),
             Self::BadAnchor => f.write_str(
                 "the anchor beside the audit log was not made by this vault, or was edited; if the \

@@ -65,6 +65,7 @@ impl fmt::Debug for LockedKey {
 /// What the master key is for: wrapping data keys, and knowing itself again.
 pub(super) struct WrappingKey {
     vault_id: VaultId,
+    prk: LockedKey,
     key: LockedKey,
     check: [u8; 32],
 }
@@ -75,7 +76,12 @@ impl WrappingKey {
         let prk = crypto::extract(&vault_id, master.bytes());
         let wrap = crypto::expand(&prk, &Encoder::new("locum/vault/1/key/wrap"));
         let check = crypto::expand(&prk, &Encoder::new("locum/vault/1/key/check"));
-        Self { vault_id, key: LockedKey::new(&wrap), check: *check }
+        Self { vault_id, prk: LockedKey::new(&prk), key: LockedKey::new(&wrap), check: *check }
+    }
+
+    /// What one backup is sealed with.
+    pub(super) fn backup_key(&self, salt: &[u8; 16]) -> Key {
+        crypto::expand(self.prk.bytes(), &Encoder::new("locum/backup/1/key").bytes(salt))
     }
 
     /// Stored in the clear, to tell a wrong master key from a damaged vault.

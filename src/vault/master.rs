@@ -89,6 +89,8 @@ pub enum KeyError {
     File(FileError),
     /// The file is not a key file.
     NotAKeyFile(PathBuf),
+    /// What a program printed is no key.
+    NotAKey(PathBuf),
     /// The file is cut off, or a character in it is wrong.
     Checksum(PathBuf),
     /// All zeros: a disk that lost the file's contents, or a placeholder.
@@ -118,6 +120,11 @@ impl fmt::Display for KeyError {
                 f,
                 "{} is not a master key of Locum; put back the file that `locum init` made",
                 path.display()
+            ),
+            Self::NotAKey(program) => write!(
+                f,
+                "{} printed no master key: 64 hex digits are one (`openssl rand -hex 32` makes them)",
+                program.display()
             ),
             Self::Checksum(path) => write!(
                 f,
@@ -207,6 +214,25 @@ impl MasterKey {
         let text = files::read_private(path, FILE_LIMIT)?;
         let key = parse_key_file(&text, path)?;
         Ok(Self::new(&key, None))
+    }
+
+    /// Reads the key from what a program printed: a key file's text, or 64 hex digits alone.
+    /// `origin` is what errors name.
+    ///
+    /// # Errors
+    /// [`KeyError`] when it is neither.
+    pub fn from_text(text: &[u8], origin: &Path) -> Result<Self, KeyError> {
+        if let Some(key) = decode_hex::<32>(Some(text.trim_ascii())) {
+            if key.iter().all(|b| *b == 0) {
+                return Err(KeyError::Zero(origin.to_owned()));
+            }
+            return Ok(Self::new(&key, None));
+        }
+        match parse_key_file(text, origin) {
+            Ok(key) => Ok(Self::new(&key, None)),
+            Err(KeyError::NotAKeyFile(origin)) => Err(KeyError::NotAKey(origin)),
+            Err(other) => Err(other),
+        }
     }
 
     /// Writes the key to a new file of mode 0600.
@@ -322,6 +348,24 @@ mod tests {
         }
         fs::write(&path, [text.as_slice(), b"more\n"].concat()).unwrap();
         assert!(matches!(MasterKey::load(&path), Err(KeyError::Checksum(_))));
+    }
+
+    #[test]
+    fn a_printed_key_is_a_key_file_or_its_digits() {
+        let (_home, path, master) = saved();
+        let (text, from) = (fs::read(&path).unwrap(), Path::new("/bin/print"));
+        let digits = HEXLOWER.encode(master.key.bytes());
+        for printed in [text.as_slice(), digits.as_bytes(), format!(" {digits}\n\n").as_bytes()] {
+            let read = MasterKey::from_text(printed, from).unwrap();
+            assert_eq!(read.key.bytes(), master.key.bytes());
+        }
+        for wrong in ["", "hello", &digits[1..], &format!("{digits}00")] {
+            let error = MasterKey::from_text(wrong.as_bytes(), from).unwrap_err();
+            assert!(error.to_string().contains("/bin/print printed no"), "{error}");
+            assert!(!error.to_string().contains(&digits[1..32]));
+        }
+        let zeros = "0".repeat(64);
+        assert!(matches!(MasterKey::from_text(zeros.as_bytes(), from), Err(KeyError::Zero(_))));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! lock. Commands of other processes change the database meanwhile; [`Vault::change_mark`] tells.
 
 mod agents;
+mod archive;
 mod bulk;
 mod check;
 mod credentials;
@@ -49,6 +50,7 @@ use crate::reference::Name;
 use crate::secret::Secret;
 
 pub use agents::{AgentInfo, TokenInfo};
+pub use archive::Backup;
 pub use check::{
     Invalid, MAX_SECRET, MIN_SECRET, SecretProblem, validate_secret, without_line_end,
 };
@@ -319,22 +321,6 @@ impl Vault {
     pub fn audit_key(&self) -> Secret {
         let key = self.own_key.derive(&Encoder::new("locum/vault/1/key/audit"));
         Secret::new(key.to_vec())
-    }
-
-    /// Copies the vault, as it is at this moment, to a new file of mode 0600.
-    ///
-    /// # Errors
-    /// [`FileError::Exists`] when there is a file; others when it cannot be written.
-    pub fn backup(&self, to: &Path) -> Result<(), VaultError> {
-        let copy = || {
-            let temporary = Temporary::beside(&schema::resolve(to)?)?;
-            let name = temporary.path().to_str().ok_or_else(|| {
-                FileError::Io(to.to_owned(), std::io::ErrorKind::InvalidFilename.into())
-            })?;
-            self.db.execute("VACUUM INTO ?1", [name])?;
-            Ok(temporary.publish_as_new(to)?)
-        };
-        copy().map_err(|fault: Fault| self.fault(fault))
     }
 
     /// What to compare with what it was a moment ago, to see whether the vault may have changed. If

@@ -1,7 +1,7 @@
 //! What the request path needs of the vault, at one epoch: descriptions, tokens, and secrets as
 //! ciphertext. Needs neither the database nor a lock, and is replaced as a whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ pub struct Snapshot {
     pub watch: Watch,
     /// What run tokens are checked with.
     pub runs: Arc<RunTokens>,
+    /// The agents that were revoked, whoever else may vouch for them.
+    pub revoked_agents: Arc<HashSet<Name>>,
     sealed: HashMap<Name, Sealed>,
     key: Arc<DataKey>,
     path: Arc<Path>,
@@ -73,6 +75,7 @@ impl Vault {
             token_key: Arc::new(key.token_key()),
             watch: Watch::new(key.digest_key(), credentials::digests(&tx, &self.workspace)?),
             runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
+            revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
             sealed,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),

@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
-use crate::authn::{Authenticate as _, Authenticator};
+use crate::authn::{Agents, Authenticators, Shown};
 use crate::credential::Properties;
 use crate::files;
+use crate::record::Peer;
 
 /// A directory of mode 0700 with a vault in it, and its key.
 struct Home {
@@ -306,8 +307,13 @@ fn sets_name_credentials_and_share_their_names() {
 fn authenticates(vault: &Vault, agent: &str, token: &str) -> bool {
     let snapshot = vault.snapshot().unwrap();
     let (tokens, key) = (snapshot.tokens, snapshot.token_key);
-    let by = Authenticator::new(&snapshot.workspace, tokens, key, snapshot.runs);
-    by.authenticate(&agent.parse().unwrap(), token, 1_000).is_ok()
+    let revoked = snapshot.revoked_agents;
+    let agents = Agents::new(&snapshot.workspace, tokens, key, snapshot.runs, revoked);
+    let header = data_encoding::BASE64.encode(format!("{agent}:{token}").as_bytes());
+    let header = format!("Basic {header}");
+    let credentials = crate::authn::parse_proxy_authorization(header.as_bytes());
+    let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+    Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, 1_000).is_ok()
 }
 
 #[test]

@@ -70,7 +70,9 @@ fn backup_and_restore() {
     fs::write(home.beside("text"), "text").unwrap();
     home.run(&["vault", "restore", "text"]).refused(1, &["text", "not a Locum vault"]);
     // An old copy put in the vault's place by hand is found, too.
-    fs::copy(home.beside("copy.db"), home.file("vault.db")).unwrap();
+    home.ok(&["vault", "backup", "plain.db", "--plain"]);
+    home.ok(&["agent", "add", "late"]);
+    fs::copy(home.beside("plain.db"), home.file("vault.db")).unwrap();
     home.run(&["credential", "list"]).refused(1, &["this is an old copy", "locum vault restore"]);
     home.ok(&["vault", "restore", home.file("vault.db").to_str().unwrap(), "--accept-rollback"]);
     home.ok(&["credential", "list"]);
@@ -103,13 +105,46 @@ fn to_a_passphrase_and_back() {
     home.run(&["credential", "list"]).refused(64, &["there is no terminal to ask on"]);
     home.write("locum.yaml", &format!("vault:\n  key:\n    passphrase: {{file: '{file}'}}\n"));
     assert_eq!(home.credentials(), ["a"]);
-    home.run(&["vault", "rekey"]).refused(64, &["--passphrase-file FILE or --key-file"]);
+    home.run(&["vault", "rekey"])
+        .refused(64, &["--passphrase-file FILE, --key-file, or -- PROGRAM"]);
     let text = home.ok(&["vault", "rekey", "--key-file"]);
     assert!(text.contains("remove vault.key.passphrase"), "{text}");
     assert_eq!(home.credentials(), ["a"]);
     home.write("passphrase", "short\n");
     home.run(&["vault", "rekey", "--passphrase-file", &file])
         .refused(1, &["at least 12 characters"]);
+    assert_eq!(home.credentials(), ["a"]);
+}
+
+#[test]
+fn a_key_that_a_program_prints() {
+    let home = Home::new();
+    home.add_credential("a", "a-secret-of-some-length");
+    home.write("digits", &format!("{}\n", "5a".repeat(32)));
+    let digits = home.file("digits").display().to_string();
+    home.run(&["vault", "rekey", "--", "cat", &digits]).refused(64, &["whole path"]);
+    home.run(&["vault", "rekey", "--", "/bin/echo", "no key"])
+        .refused(1, &["/bin/echo printed no master key"]);
+    let text = home.ok(&["vault", "rekey", "--", "/bin/cat", &digits]);
+    let says = format!("set vault.key to {{command: [\"/bin/cat\",\"{digits}\"]}}");
+    assert!(text.contains(&says), "{text}");
+    assert!(!home.file("master.key").exists());
+    home.run(&["credential", "list"]).refused(1, &["master.key does not exist"]);
+    home.write("locum.yaml", &format!("vault: {{key: {{command: [/bin/cat, '{digits}']}}}}\n"));
+    assert_eq!(home.credentials(), ["a"]);
+    assert_eq!(home.json(&["vault", "status", "--json"])["key_source"], "command");
+    home.ok(&["vault", "backup", "copy.db"]);
+    home.ok(&["vault", "restore", "copy.db"]);
+    home.run(&["vault", "rekey"]).refused(64, &["--key-file, or -- PROGRAM"]);
+    // Its trouble is named, and not what it printed.
+    home.write("locum.yaml", "vault: {key: {command: [/bin/sh, -c, 'echo 5a5a5a; exit 4']}}\n");
+    let ran = home.run(&["credential", "list"]);
+    assert!(ran.err.contains("/bin/sh: it failed (exit status: 4)"), "{ran:?}");
+    assert!(!ran.err.contains("5a5a"), "{ran:?}");
+    home.write("locum.yaml", &format!("vault: {{key: {{command: [/bin/cat, '{digits}']}}}}\n"));
+    let text = home.ok(&["vault", "rekey", "--key-file"]);
+    assert!(text.contains("remove vault.key.command"), "{text}");
+    home.write("locum.yaml", "");
     assert_eq!(home.credentials(), ["a"]);
 }
 

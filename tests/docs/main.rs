@@ -16,8 +16,12 @@ mod session;
 use std::collections::BTreeSet;
 
 /// The documents with blocks to run, and how many commands each has at least.
-const RUN: [(&str, usize); 3] =
-    [("README.md", 18), ("docs/OPERATIONS.md", 30), ("certs/README.md", 9)];
+const RUN: [(&str, usize); 4] = [
+    ("README.md", 18),
+    ("docs/OPERATIONS.md", 30),
+    ("certs/README.md", 9),
+    ("docs/IDENTITY.md", 2),
+];
 
 #[test]
 fn the_readme_runs() {
@@ -32,6 +36,11 @@ fn operations_run() {
 #[test]
 fn the_ca_can_be_checked_and_rotated_as_described() {
     session::run(RUN[2].0, RUN[2].1);
+}
+
+#[test]
+fn who_calls_runs() {
+    session::run(RUN[3].0, RUN[3].1);
 }
 
 #[test]

@@ -130,9 +130,16 @@ fn look_at_config(config: &Config, findings: &mut Findings) {
 /// False when the vault cannot be opened for want of its key.
 fn look_at_key(config: &Config, findings: &mut Findings) -> bool {
     const CHECK: &str = "master key";
-    let KeySource::File(path) = &config.vault.key else {
-        findings.ok(CHECK, "made from a passphrase");
-        return true;
+    let path = match &config.vault.key {
+        KeySource::File(path) => path,
+        KeySource::Passphrase(_) => {
+            findings.ok(CHECK, "made from a passphrase");
+            return true;
+        }
+        KeySource::Command(words) => {
+            findings.ok(CHECK, format!("printed by {}", words.first().map_or("", |w| w)));
+            return true;
+        }
     };
     match MasterKey::load(path) {
         Ok(key) if key.is_locked_in_memory() => findings.ok(CHECK, "a whole key file"),
