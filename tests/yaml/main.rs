@@ -6,7 +6,8 @@
     clippy::unwrap_used,
     clippy::too_many_lines,
     clippy::items_after_statements,
-    clippy::format_push_string
+    clippy::format_push_string,
+    clippy::format_collect
 )]
 
 #[path = "../support/mod.rs"]
@@ -174,7 +175,7 @@ fn the_public_suite_is_read_right_or_refused_with_a_place() {
 const MEMORY_KIB: u64 = 1024 * 1024;
 
 /// Long enough for a debug build on a busy machine; a release takes a tenth of it.
-const TIME: Duration = Duration::from_secs(60);
+const TIME: Duration = Duration::from_mins(1);
 
 /// `locum policy check` of these bytes: how it exits, what it says.
 fn check(directory: &Path, bytes: &[u8]) -> (Option<i32>, String) {
