@@ -36,6 +36,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod versions;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -66,6 +67,7 @@ pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
+pub use versions::Promotion;
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, VaultId, WrappingKey};
