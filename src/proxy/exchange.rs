@@ -89,7 +89,7 @@ async fn authorized(
         Ok(inbound) => inbound,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
     };
-    let who = identify(&route.caller.identity, &inbound);
+    let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
 
     // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.

@@ -62,6 +62,8 @@ actions! {
     SetRemoved "set-removed";
     /// An agent was added.
     AgentAdded "agent-added";
+    /// The labels of an agent were changed.
+    AgentLabelled "agent-labelled";
     /// An agent and all its tokens were revoked.
     AgentRevoked "agent-revoked";
     /// A token was added.

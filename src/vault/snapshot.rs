@@ -11,7 +11,7 @@ use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
 use super::{Vault, agents, credentials, journal, runs, sets};
-use crate::agent::TokenRecord;
+use crate::agent::{Labels, TokenRecord};
 use crate::credential::CredentialIndex;
 use crate::inject::Watch;
 use crate::reference::Name;
@@ -37,6 +37,8 @@ pub struct Snapshot {
     pub runs: Arc<RunTokens>,
     /// The agents that were revoked, whoever else may vouch for them.
     pub revoked_agents: Arc<HashSet<Name>>,
+    /// What the live agents are labelled with, as far as they are.
+    pub labels: Arc<HashMap<Name, Labels>>,
     sealed: HashMap<Name, Sealed>,
     key: Arc<DataKey>,
     path: Arc<Path>,
@@ -76,6 +78,7 @@ impl Vault {
             watch: Watch::new(key.digest_key(), credentials::digests(&tx, &self.workspace)?),
             runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
             revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
+            labels: Arc::new(agents::labels(&tx, &self.workspace)?),
             sealed,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),

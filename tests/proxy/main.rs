@@ -16,6 +16,7 @@ mod frames;
 mod framing;
 mod half_open;
 mod http2;
+mod labels;
 mod limit;
 mod listen;
 mod memory;
