@@ -92,6 +92,8 @@ fn credential(name: &str, to: &str) -> Credential {
         slots: [BEARER.parse().expect("a slot")].into(),
         stand_in: None,
         version: Some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     }
 }

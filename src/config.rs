@@ -40,6 +40,8 @@ pub struct Config {
     pub audit: Audit,
     /// The vault.
     pub vault: Vault,
+    /// How credentials live.
+    pub credentials: Credentials,
     /// What Locum says of itself.
     pub log: Log,
     /// What clients may take.
@@ -217,6 +219,25 @@ pub enum Passphrase {
     Credential(String),
 }
 
+/// `credentials`: how credentials live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// `grace`: how long what began with a version may still use it after a rotation, where the
+    /// command does not say. Default 1 h: nearly all runs of agents are over by then, and a key that
+    /// is rotated on schedule is not an urgent one. The provider has to accept the old key for so long.
+    pub grace: Duration,
+}
+
+/// The longest grace: what is not over after a month is no run any more, and the old key would stay in
+/// use without anybody having meant it.
+pub const MAX_GRACE: Duration = seconds(30 * 24 * 60 * 60);
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self { grace: seconds(60 * 60) }
+    }
+}
+
 /// `log`: what Locum says of itself, on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -338,6 +359,7 @@ impl Config {
                 store: home.join("vault.db"),
                 key: KeySource::File(home.join("master.key")),
             },
+            credentials: Credentials::default(),
             log: Log { level: Level::Info, format: LogFormat::Text },
             limits: Limits::default(),
         }

@@ -33,6 +33,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())

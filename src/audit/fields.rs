@@ -83,7 +83,7 @@ fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
     line.option(b",\"node\":", node.map(crate::agent::Label::as_str))?;
     line.option(b",\"user\":", user.map(crate::agent::Label::as_str))?;
     if let Some(labels) = labels {
-        line.value(b",\"labels\":", labels);
+        line.value(b",\"labels\":", labels)?;
     }
     Ok(())
 }

@@ -12,8 +12,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Audit, Config, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat, Ops,
-    Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault, seconds,
+    Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat,
+    MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy,
+    Vault, seconds,
 };
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
@@ -21,7 +22,8 @@ use crate::reference::Name;
 use identity::{identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
-const KEYS: &[&str] = &["proxy", "identity", "ops", "upstream", "audit", "vault", "log", "limits"];
+const KEYS: &[&str] =
+    &["proxy", "identity", "ops", "upstream", "audit", "vault", "credentials", "log", "limits"];
 
 /// The configuration, or `None` when the reader has noted why not.
 pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
@@ -38,6 +40,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
     let audit = section(&mut map, "audit", base.audit, |r, n, base| audit(r, n, base, paths));
     let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
+    let credentials = section(&mut map, "credentials", base.credentials, credentials);
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
     let (mut proxy, identity) = (proxy?.0, who?);
@@ -49,6 +52,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         upstream: upstream?,
         audit: audit?,
         vault: vault?,
+        credentials: credentials?,
         log: log?,
         limits: limits?,
     };
@@ -407,6 +411,17 @@ fn one_of(map: &mut Map<'_, '_>, keys: &[&'static str]) -> Option<()> {
     let (node, message) = (map.whole(), format!("expected either {}", names.join(" or ")));
     map.reader().problem(node, message);
     None
+}
+
+fn credentials<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut credentials: Credentials,
+) -> Option<Credentials> {
+    let mut map = reader.map(node, &["grace"])?;
+    let grace = Duration::ZERO..=MAX_GRACE;
+    set(&mut credentials.grace, map.optional("grace", |r, n| r.duration(n, grace)));
+    Some(credentials)
 }
 
 fn log<'d>(reader: &mut Reader<'d>, node: &'d Node, mut log: Log) -> Option<Log> {

@@ -19,6 +19,8 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: stand_in.map(Into::into),
         version: Some(3),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     }
 }

@@ -320,6 +320,8 @@ impl Given {
             slots: [slot.clone()].into(),
             stand_in: None,
             version: Some(1),
+            older: Box::default(),
+            revoked: Box::default(),
             properties: Properties::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())

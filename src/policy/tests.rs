@@ -19,6 +19,8 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     }
 }

@@ -58,6 +58,9 @@ impl Vault {
     ///
     /// # Errors
     /// [`Fault::Unknown`] or [`Fault::Revoked`] for the agent, [`Fault::Invalid`] for too many labels.
+    ///
+    /// # Panics
+    /// Never: names and texts are JSON.
     pub fn agent_label(
         &mut self,
         name: &Name,

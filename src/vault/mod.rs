@@ -35,6 +35,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod versions;
 
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
@@ -64,6 +65,7 @@ pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParam
 pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use snapshot::Snapshot;
+pub use versions::Promotion;
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, VaultId, WrappingKey};

@@ -1215,3 +1215,92 @@ fn two_that_open_an_old_vault_at_once_upgrade_it_once() {
     let entries = home.open().journal_since(0).unwrap();
     assert_eq!(entries.iter().filter(|e| e.action == Action::Upgraded).count(), 1);
 }
+
+/// With version 1 of the credential `a`.
+fn with_credential(home: &Home) -> Vault {
+    let mut vault = home.open();
+    vault.add_credential(&credential("a"), &secret("first-value-of-a")).unwrap();
+    vault
+}
+
+#[test]
+fn a_rotation_leaves_a_grace_and_shortens_those_before_it() {
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    let until = |vault: &Vault, version: usize| {
+        vault.credential(&name("a")).unwrap().versions[version - 1].grace_until
+    };
+    let before = now();
+    let first = vault.rotate_with_grace(&name("a"), &secret("second-value-of-a"), 3600).unwrap();
+    assert_eq!(first, Promotion { current: 2, before: Some(1) });
+    assert!(until(&vault, 1).unwrap() >= before + 3600);
+    let snapshot = vault.snapshot().unwrap();
+    let credential = snapshot.credentials.get("a").unwrap();
+    assert_eq!(credential.older.len(), 1);
+    assert!(credential.stands(1, now()) && credential.stands(2, now()));
+    assert!(!credential.stands(1, now() + 7200));
+    let opened = snapshot.open(&name("a"), 1).unwrap();
+    assert!(opened.expose(|bytes| bytes == b"first-value-of-a"));
+    assert_eq!(snapshot.grace_ends, until(&vault, 1));
+
+    vault.rotate_with_grace(&name("a"), &secret("third-value-of-a"), 60).unwrap();
+    assert!(until(&vault, 1).unwrap() <= now() + 60, "no longer than that of the newer one");
+    assert!(until(&vault, 2).unwrap() <= now() + 60);
+    vault.revoke_version(&name("a"), 1).unwrap();
+    let snapshot = vault.snapshot().unwrap();
+    let credential = snapshot.credentials.get("a").unwrap();
+    assert_eq!((&*credential.revoked, credential.older.len()), (&[1][..], 1));
+    assert!(matches!(snapshot.open(&name("a"), 1).unwrap_err().fault, Fault::NoSuchVersion(..)));
+    vault.rotate(&name("a"), &secret("fourth-value-of-a")).unwrap();
+    assert_eq!((until(&vault, 2), until(&vault, 3)), (None, None));
+    let snapshot = vault.snapshot().unwrap();
+    assert!(snapshot.credentials.get("a").unwrap().older.is_empty());
+    assert_eq!(snapshot.grace_ends, None);
+}
+
+#[test]
+fn a_staged_version_waits_for_its_promotion() {
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    let nothing = vault.promote(&name("a"), 0).unwrap_err().fault;
+    assert!(matches!(nothing, Fault::NothingStaged(_)));
+    assert_eq!(vault.stage(&name("a"), &secret("second-value-of-a")).unwrap(), 2);
+    assert_eq!(vault.stage(&name("a"), &secret("third-value-of-a")).unwrap(), 3);
+    let states = |vault: &Vault| {
+        let info = vault.credential(&name("a")).unwrap();
+        info.versions.iter().map(|version| version.state).collect::<Vec<_>>()
+    };
+    use VersionState::{Current, Retired, Staged};
+    assert_eq!(states(&vault), [Current, Retired, Staged]);
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(snapshot.credentials.get("a").unwrap().version, Some(1));
+    assert!(snapshot.open(&name("a"), 3).is_err(), "no request gets it");
+    let opened = vault.open_version(&name("a"), 3).unwrap();
+    assert!(opened.expose(|bytes| bytes == b"third-value-of-a"));
+    let promotion = vault.promote(&name("a"), 60).unwrap();
+    assert_eq!(promotion, Promotion { current: 3, before: Some(1) });
+    assert_eq!(states(&vault), [Retired, Retired, Current]);
+    assert!(vault.snapshot().unwrap().open(&name("a"), 3).is_ok());
+}
+
+#[test]
+fn what_is_cut_is_revoked_and_said_so() {
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    vault.rotate_with_grace(&name("a"), &secret("second-value-of-a"), 60).unwrap();
+    vault.cut(&name("a"), Some(1)).unwrap();
+    let cut = |vault: &Vault| {
+        let mut cut: Vec<u32> =
+            vault.snapshot().unwrap().cut.into_iter().map(|(_, version)| version).collect();
+        cut.sort_unstable();
+        cut
+    };
+    assert_eq!(cut(&vault), [1]);
+    let again = vault.cut(&name("a"), Some(1)).unwrap_err().fault;
+    assert!(matches!(again, Fault::NoSuchVersion(_, 1)));
+    // What was revoked without it can still be cut.
+    vault.revoke(&name("a")).unwrap();
+    assert_eq!(cut(&vault), [1]);
+    vault.cut(&name("a"), None).unwrap();
+    assert_eq!(cut(&vault), [1, 2]);
+}
