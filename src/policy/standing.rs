@@ -94,6 +94,7 @@ impl Policy {
             hidden: Vec::new(),
             timeouts: rule.timeouts,
             undecodable: rule.undecodable,
+            captures: Arc::default(),
             meters: Meters::default(),
         })
     }

@@ -54,6 +54,8 @@ actions! {
     VersionTried "credential-version-tried";
     /// What is said of a credential was changed.
     CredentialChanged "credential-changed";
+    /// A credential got a version that an origin minted for an agent.
+    CredentialCaptured "credential-captured";
     /// All versions of a credential were revoked.
     CredentialRevoked "credential-revoked";
     /// One version of a credential was revoked.

@@ -7,6 +7,7 @@ mod support;
 mod address;
 mod authority;
 mod body;
+mod capture;
 mod clear;
 mod distrust;
 mod door;
