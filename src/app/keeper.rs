@@ -26,13 +26,15 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
+use crate::outcome::{Code, Refusal};
 use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
 use crate::reference::Name;
 use crate::secret::Secret;
+use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
+use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault, VaultError};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -179,6 +181,7 @@ impl Keeper {
         self.recall_runs(gateway);
         self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
+        gateway.keep_with(Arc::<Self>::clone(self));
     }
 
     /// Looks at the vault and the policies, and puts what changed in force. True when anything did.
@@ -442,7 +445,7 @@ impl Keeper {
         secret: Secret,
     ) -> Result<(), Failure> {
         let write = move |keeper: &Self| {
-            keeper.seen.lock().renew(&name, version, &secret)?;
+            keeper.seen.lock().write(|vault| vault.renew(&name, version, &secret))?;
             keeper.look(false);
             Ok(())
         };
@@ -510,16 +513,19 @@ impl Seen {
         Ok(!same)
     }
 
-    /// Over the connection that also reads: which must look at once, because a connection does not see
-    /// by the mark what it has written itself.
-    fn renew(&mut self, name: &Name, version: u32, secret: &Secret) -> Result<(), Failure> {
+    /// Over the connection that also reads: it does not see by the mark what it has written itself, so
+    /// the next look reads all.
+    fn write<T>(
+        &mut self,
+        write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<T, Failure> {
         if self.vault.was_replaced() {
             let path = self.vault.path().to_owned();
             self.vault = open_vault(&path, &self.master, &self.config)?;
         }
-        self.vault.renew(name, version, secret)?;
+        let written = write(&mut self.vault)?;
         self.mark = None;
-        Ok(())
+        Ok(written)
     }
 
     fn state(&self) -> State {
@@ -578,6 +584,30 @@ impl Keeper {
     ) -> Option<R> {
         let keeper = Arc::clone(self);
         tokio::task::spawn_blocking(move || act(&keeper)).await.ok()
+    }
+}
+
+impl Keep for Keeper {
+    fn keep(self: Arc<Self>, credential: Name, token: Secret) -> Keeping<'static> {
+        let name = credential.clone();
+        let writing = tokio::spawn(async move {
+            let write = move |keeper: &Self| {
+                let version =
+                    keeper.seen.lock().write(|vault| vault.capture(&credential, &token))?;
+                keeper.look(false);
+                Ok::<u32, Failure>(version)
+            };
+            self.apart(write).await
+        });
+        Box::pin(async move {
+            let error = match writing.await {
+                Ok(Some(Ok(version))) => return Ok(version),
+                Ok(Some(Err(error))) => error.to_string(),
+                Ok(None) | Err(_) => "the thread that writes to the vault has failed".to_owned(),
+            };
+            tracing::error!(credential = %name, %error, "a token that an origin minted could not be kept");
+            Err(Refusal::new(Code::CaptureFailed).because("the vault did not take the token"))
+        })
     }
 }
 

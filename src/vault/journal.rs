@@ -56,6 +56,8 @@ actions! {
     CredentialChanged "credential-changed";
     /// A version got what its own use had made of its secret: a refresh token that was exchanged.
     CredentialRenewed "credential-renewed";
+    /// A credential got a version that an origin minted for an agent.
+    CredentialCaptured "credential-captured";
     /// All versions of a credential were revoked.
     CredentialRevoked "credential-revoked";
     /// One version of a credential was revoked.
@@ -70,6 +72,8 @@ actions! {
     SetRemoved "set-removed";
     /// An agent was added.
     AgentAdded "agent-added";
+    /// The labels of an agent were changed.
+    AgentLabelled "agent-labelled";
     /// An agent and all its tokens were revoked.
     AgentRevoked "agent-revoked";
     /// A token was added.
