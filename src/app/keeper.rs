@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use super::certificates::{self, Certificates};
 use super::far_side::far_side;
 use super::login::{VaultLogins, check_logins};
-use super::open::{Opened, drain_journal, open_vault, write_anchor};
+use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::{Failure, Home};
 use crate::audit::AuditLog;
@@ -28,13 +28,16 @@ use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
+use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How soon one look may follow another that a request asked for. Bounds what unknown names cost.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How soon a master key that could not be had is looked for again: it may take a program to print it.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// How often the vault notes where the audit log is.
 const ANCHOR_EVERY: Duration = Duration::from_secs(1);
@@ -83,6 +86,8 @@ struct Seen {
     retired: Vec<Arc<State>>,
     looked: Option<Instant>,
     anchored: (Instant, u64),
+    /// When the vault's new master key was last looked for in vain.
+    asked: Option<Instant>,
 }
 
 /// Tells whether a file may have changed.
@@ -132,6 +137,7 @@ impl Keeper {
             retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
+            asked: None,
         };
         let logins = Arc::new(VaultLogins::new(Arc::clone(&audit)));
         Ok(Self {
@@ -193,7 +199,7 @@ impl Keeper {
     }
 
     fn look_at_vault(&self, seen: &mut Seen) -> bool {
-        match seen.read_vault() {
+        match seen.read_vault(&self.home) {
             Ok(changed) => {
                 if seen.vault_problem.take().is_some() {
                     tracing::info!("the vault can be used again");
@@ -416,17 +422,28 @@ impl Keeper {
 
 impl Seen {
     /// Reads the vault if it changed; true when it did.
-    fn read_vault(&mut self) -> Result<bool, Failure> {
+    fn read_vault(&mut self, home: &Home) -> Result<bool, Failure> {
         if self.vault.was_replaced() {
             let path = self.vault.path().to_owned();
-            self.vault = open_vault(&path, &self.master, &self.config)?;
+            match open_vault(&path, &self.master, &self.config)? {
+                Some(vault) => self.vault = vault,
+                None => self.follow_master_key(home)?,
+            }
             self.mark = None;
         }
-        let mark = self.vault.change_mark()?;
+        let mut mark = self.vault.change_mark()?;
         if self.mark == Some(mark) {
             return Ok(false);
         }
-        let snapshot = self.vault.snapshot()?;
+        let snapshot = match self.vault.snapshot() {
+            Err(error) if matches!(error.fault, Fault::WrongKey) => {
+                self.follow_master_key(home)?;
+                // Each connection counts for itself.
+                mark = self.vault.change_mark()?;
+                self.vault.snapshot()?
+            }
+            other => other?,
+        };
         let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch);
         if snapshot.epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
@@ -436,6 +453,18 @@ impl Seen {
         self.newest = snapshot.epoch;
         self.snapshot = Some(Arc::new(snapshot));
         Ok(!same)
+    }
+
+    /// Opens the vault with the master key that it has now, from where the config says, unless a person
+    /// would have to be asked. What needs it is rare: new data keys after a new master key.
+    fn follow_master_key(&mut self, home: &Home) -> Result<(), Failure> {
+        if self.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return Err(Failure::new("the vault has another master key, which is not to be had"));
+        }
+        self.asked = Some(Instant::now());
+        let (vault, master) = open_unasked(home, &self.config)?;
+        (self.vault, self.master, self.asked) = (vault, master, None);
+        Ok(())
     }
 
     fn state(&self) -> State {

@@ -13,7 +13,7 @@ use crate::files;
 use crate::record::{AuditSink as _, Event};
 use crate::secret::Secret;
 use crate::tls::CertificateAuthority;
-use crate::vault::{MasterKey, Vault, VaultError, without_line_end};
+use crate::vault::{Fault, KeySource, MasterKey, Vault, VaultError, without_line_end};
 
 /// The sealed item that holds the CA's private key.
 pub const CA_KEY_ITEM: &str = "ca-key";
@@ -176,15 +176,38 @@ pub(super) fn audit_anchor(vault: &Vault) -> Result<Option<audit::Anchor>, Vault
     Ok(anchor.map(|a| audit::Anchor { seq: a.sequence, mac: a.mac }))
 }
 
-/// Opens the vault and checks that it is no older than the anchor beside the audit log.
+/// Opens the vault and checks that it is no older than the anchor beside the audit log. None when it
+/// has another master key.
 pub(super) fn open_vault(
     path: &Path,
     master: &MasterKey,
     config: &Config,
-) -> Result<Vault, Failure> {
-    let vault = Vault::open(path, master)?.acting_as(&operator());
+) -> Result<Option<Vault>, Failure> {
+    let vault = match Vault::open(path, master) {
+        Err(error) if matches!(error.fault, Fault::WrongKey | Fault::OtherKeySource) => {
+            return Ok(None);
+        }
+        other => other?.acting_as(&operator()),
+    };
     check_anchor(&vault, config)?;
-    Ok(vault)
+    Ok(Some(vault))
+}
+
+/// The same with the master key from where the config says, but never from a person.
+pub(super) fn open_unasked(home: &Home, config: &Config) -> Result<(Vault, MasterKey), Failure> {
+    let path = &config.vault.store;
+    let asks = match &config.vault.key {
+        config::KeySource::Passphrase(from) => matches!(from, Passphrase::Prompt),
+        _ => matches!(Vault::key_source(path)?, KeySource::Passphrase(_)),
+    };
+    if asks {
+        return Err(Failure::new("the vault is opened by another passphrase than at the start")
+            .help("start the proxy again; it asks for the new one"));
+    }
+    let (vault, master) = unlock(home, config, path, None, |master| Vault::open(path, master))?;
+    let vault = vault.acting_as(&operator());
+    check_anchor(&vault, config)?;
+    Ok((vault, master))
 }
 
 fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
