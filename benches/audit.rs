@@ -28,6 +28,7 @@ fn audit(c: &mut Criterion) {
         workspace: &workspace,
         agent: &agent,
         token_id: "tk_3f9a1c",
+        authenticated_by: "token",
         run: Some(&run),
         node: Some(&node),
         user: None,

@@ -18,7 +18,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use http::Request;
 use http::request::Parts;
 
-use locum::agent::{Context, Identity, Labels};
+use locum::agent::{Context, Identity, Labels, Proof};
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Destination, Origin};
@@ -92,6 +92,8 @@ fn credential(name: &str, to: &str) -> Credential {
         slots: [BEARER.parse().expect("a slot")].into(),
         stand_in: None,
         version: Some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     }
 }
@@ -108,7 +110,7 @@ fn who() -> Identity {
         agent: "agent-5".parse().expect("a name"),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
         labels: Labels::default(),
     }
 }

@@ -3,10 +3,12 @@
 #![allow(clippy::unwrap_used)] // A benchmark that cannot go on has failed.
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use locum::authn::{Authenticate as _, Authenticator};
+use locum::authn::{Agents, Authenticators, Shown, parse_proxy_authorization};
 use locum::credential::Properties;
+use locum::record::Peer;
 use locum::secret::Secret;
 use locum::vault::{MasterKey, NewCredential, Tier, Vault};
 
@@ -21,22 +23,33 @@ fn vault(c: &mut Criterion) {
     let token = vault.token_add(&agent, None, None).unwrap().into_text();
     let unknown = locum::token::Token::mint().unwrap().into_text();
     let snapshot = vault.snapshot().unwrap();
-    let authenticator = Authenticator::new(
+    let agents = Agents::new(
         &snapshot.workspace,
         snapshot.tokens.clone(),
         snapshot.token_key.clone(),
         snapshot.runs.clone(),
+        snapshot.revoked_agents.clone(),
     );
-    let user = "agent+run=42".parse().unwrap();
+    let authenticators = Authenticators::of_tokens(&Arc::new(agents));
+    let header = |token: &str| {
+        let pair = format!("agent+run=42:{token}");
+        format!("Basic {}", data_encoding::BASE64.encode(pair.as_bytes()))
+    };
+    let ask = |header: &str| {
+        let credentials = parse_proxy_authorization(header.as_bytes());
+        let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+        authenticators.authenticate(&shown, 0)
+    };
+    let (token, unknown) = (header(&token), header(&unknown));
 
     c.bench_function("vault/open a secret", |b| {
         b.iter(|| black_box(snapshot.open(&credential.name, 1).unwrap()));
     });
     c.bench_function("authn/right token", |b| {
-        b.iter(|| black_box(authenticator.authenticate(&user, &token, 0).unwrap()));
+        b.iter(|| black_box(ask(&token).unwrap()));
     });
     c.bench_function("authn/unknown token", |b| {
-        b.iter(|| black_box(authenticator.authenticate(&user, &unknown, 0).unwrap_err()));
+        b.iter(|| black_box(ask(&unknown).unwrap_err()));
     });
     c.bench_function("vault/notice a change", |b| {
         b.iter(|| black_box(vault.change_mark().unwrap()));

@@ -67,6 +67,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             workspace: &workspace,
             agent: &agent,
             token_id: "tk_3f9a1c",
+            authenticated_by: "token",
             run: Some(&run),
             node: Some(&node),
             user: None,

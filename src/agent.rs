@@ -17,25 +17,76 @@ pub struct Identity {
     pub workspace: Name,
     /// The agent.
     pub agent: Name,
-    /// Which of its tokens was used. Names the token, and is no part of its secret.
+    /// Names what it showed, for the records: the token's id, which is no part of its secret, or what
+    /// takes its place in another proof.
     pub token_id: Arc<str>,
-    /// What the starter said. Nobody vouches for it, but for what a run token fixes.
+    /// What the starter said. Nobody vouches for it, but for what the proof fixes.
     pub context: Context,
-    /// What the run token says by which the agent came; none for its own tokens.
-    pub run_token: Option<Arc<Claims>>,
+    /// How it showed who it is.
+    pub proof: Proof,
     /// What it is labelled with. The agent has no say in it.
     pub labels: Labels,
 }
 
+/// By what an agent was authenticated. Asked again for each request of a live tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proof {
+    /// One of its own tokens, which the identity's `token_id` names.
+    Token,
+    /// A run token, and what it says.
+    Run(Arc<Claims>),
+    /// The process at the other end of a Unix socket belongs to this user.
+    Peer(UnixUser),
+}
+
+impl Proof {
+    /// The word for it, as the audit record has it.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Run(_) => "run-token",
+            Self::Peer(_) => "unix-peer",
+        }
+    }
+
+    /// What it says of run, node and user, which the agent itself cannot say otherwise.
+    fn fixed(&self) -> Option<&Context> {
+        match self {
+            Self::Run(claims) => Some(&claims.context),
+            Self::Token | Self::Peer(_) => None,
+        }
+    }
+}
+
+/// The user and the group that a process runs as, as the kernel has them: the effective ones, at the
+/// moment at which it connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UnixUser {
+    /// The user's number.
+    pub uid: u32,
+    /// The number of its group; none of its further groups.
+    pub gid: u32,
+}
+
 impl Identity {
-    /// The same caller, of whom the request itself says more. What a run token fixes stays.
+    /// The same caller, of whom the request itself says more. What the proof fixes stays.
     #[must_use]
     pub fn saying(&self, said: &Context) -> Self {
         let mut context = self.context.overlaid(said);
-        if let Some(claims) = &self.run_token {
-            context = context.overlaid(&claims.context);
+        if let Some(fixed) = self.proof.fixed() {
+            context = context.overlaid(fixed);
         }
         Self { context, ..self.clone() }
+    }
+
+    /// What the run token says by which the agent came, if it came by one.
+    #[must_use]
+    pub fn run_token(&self) -> Option<&Claims> {
+        match &self.proof {
+            Proof::Run(claims) => Some(claims),
+            _ => None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! A [`Config`] is what the file means: every default filled in, every path absolute, every value
 //! in its range. There is no other way to make one, so nothing later has to check again.
 
+mod identity;
 mod listen;
 mod read;
 
@@ -14,6 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use identity::{Identity, Method, UnixPeer};
 pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
 use crate::document::{Document, Limits as ReadLimits, Report, Source};
@@ -28,6 +30,8 @@ pub const FILE: &str = "locum.yaml";
 pub struct Config {
     /// The port of the agents.
     pub proxy: Proxy,
+    /// Who the agents are, beside their tokens.
+    pub identity: Identity,
     /// The port of the operators.
     pub ops: Ops,
     /// The way to the origins.
@@ -36,6 +40,8 @@ pub struct Config {
     pub audit: Audit,
     /// The vault.
     pub vault: Vault,
+    /// How credentials live.
+    pub credentials: Credentials,
     /// What Locum says of itself.
     pub log: Log,
     /// What clients may take.
@@ -213,6 +219,25 @@ pub enum Passphrase {
     Credential(String),
 }
 
+/// `credentials`: how credentials live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Credentials {
+    /// `grace`: how long what began with a version may still use it after a rotation, where the
+    /// command does not say. Default 1 h: nearly all runs of agents are over by then, and a key that
+    /// is rotated on schedule is not an urgent one. The provider has to accept the old key for so long.
+    pub grace: Duration,
+}
+
+/// The longest grace: what is not over after a month is no run any more, and the old key would stay in
+/// use without anybody having meant it.
+pub const MAX_GRACE: Duration = seconds(30 * 24 * 60 * 60);
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self { grace: seconds(60 * 60) }
+    }
+}
+
 /// `log`: what Locum says of itself, on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -321,6 +346,7 @@ impl Config {
     pub fn defaults(home: &Path) -> Self {
         Self {
             proxy: Proxy::default(),
+            identity: Identity::default(),
             ops: Ops::default(),
             upstream: Upstream::default(),
             audit: Audit {
@@ -333,6 +359,7 @@ impl Config {
                 store: home.join("vault.db"),
                 key: KeySource::File(home.join("master.key")),
             },
+            credentials: Credentials::default(),
             log: Log { level: Level::Info, format: LogFormat::Text },
             limits: Limits::default(),
         }

@@ -45,11 +45,31 @@ pub struct Credential {
     /// The version that a request gets now, and `None` when the credential is revoked or a honeytoken:
     /// the name stays known, so that its destinations stay intercepted and its use stays refused.
     pub version: Option<u32>,
+    /// Versions before it that may still be used by what began with them. Empty but after a rotation.
+    pub older: Box<[Older]>,
+    /// Versions whose use was ended.
+    pub revoked: Box<[u32]>,
     /// What else there is to say of it.
     pub properties: Properties,
 }
 
+/// A version that another one took the place of, in its time of grace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Older {
+    /// Which.
+    pub version: u32,
+    /// The last second, since the Unix epoch, in which it may be used.
+    pub until: i64,
+}
+
 impl Credential {
+    /// Whether a version may be used at a second of Unix time: the current one, or one in its grace.
+    #[must_use]
+    pub fn stands(&self, version: u32, at: i64) -> bool {
+        let graced = |older: &Older| older.version == version && older.until >= at;
+        self.version.is_some_and(|current| current == version || self.older.iter().any(graced))
+    }
+
     /// Whether the credential may go to `origin` at all.
     #[must_use]
     pub fn is_bound_to(&self, origin: &Origin) -> bool {
@@ -661,6 +681,8 @@ pub(crate) mod tests {
             slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
             stand_in: None,
             version: Some(1),
+            older: Box::default(),
+            revoked: Box::default(),
             properties: Properties::default(),
         }
     }

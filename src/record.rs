@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::agent::{Identity, Label};
+use crate::agent::{Identity, Label, UnixUser};
 use crate::outcome::{Code, Ending};
 use crate::reference::Name;
 
@@ -46,14 +46,14 @@ pub enum Peer {
     Tcp(SocketAddr),
     /// Over a Unix socket: the user of the process that connected, `unix:uid=1000`; none when the
     /// system did not say.
-    Unix(Option<u32>),
+    Unix(Option<UnixUser>),
 }
 
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Tcp(address) => address.fmt(f),
-            Self::Unix(Some(uid)) => write!(f, "unix:uid={uid}"),
+            Self::Unix(Some(user)) => write!(f, "unix:uid={}", user.uid),
             Self::Unix(None) => f.write_str("unix"),
         }
     }
@@ -164,8 +164,10 @@ pub struct Who<'a> {
     pub workspace: &'a Name,
     /// The agent.
     pub agent: &'a Name,
-    /// Which of its tokens.
+    /// Which of its tokens, or what took a token's place.
     pub token_id: &'a str,
+    /// What it showed: [`Proof::as_str`](crate::agent::Proof::as_str).
+    pub authenticated_by: &'static str,
     /// As its starter said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<&'a Label>,
@@ -183,6 +185,7 @@ impl<'a> From<&'a Identity> for Who<'a> {
             workspace: &id.workspace,
             agent: &id.agent,
             token_id: &id.token_id,
+            authenticated_by: id.proof.as_str(),
             run: id.context.run.as_ref(),
             node: id.context.node.as_ref(),
             user: id.context.user.as_ref(),

@@ -146,6 +146,83 @@ fn commands_are_done_or_not_done() {
     eprintln!("{kills} kills, {done} of them too late");
 }
 
+/// The number and state of each version, and whether it has a grace.
+fn versions(home: &Home) -> Vec<(u64, String, bool)> {
+    let ran = home.locum(&["credential", "show", "main", "--json"]).ok();
+    let shown: Value = serde_json::from_str(&ran.out).unwrap();
+    let version = |v: &Value| {
+        let state = v["state"].as_str().unwrap().to_owned();
+        (v["version"].as_u64().unwrap(), state, v["grace_until"].is_i64())
+    };
+    shown["versions"].as_array().unwrap().iter().map(version).collect()
+}
+
+/// What a command makes of the versions when it is done.
+fn done(before: &[(u64, String, bool)], command: &str) -> Vec<(u64, String, bool)> {
+    let mut all = before.to_vec();
+    let next = before.len() as u64 + 1;
+    let mut set = |from: &str, to: &str, grace: bool| {
+        for version in all.iter_mut().filter(|version| version.1 == from) {
+            (version.1, version.2) = (to.to_owned(), grace);
+        }
+    };
+    match command {
+        "rotate" => set("current", "retired", true),
+        "stage" => set("staged", "retired", false),
+        "promote" => {
+            set("current", "retired", true);
+            set("staged", "current", false);
+        }
+        _ => ["staged", "current", "retired"]
+            .into_iter()
+            .for_each(|from| set(from, "revoked", false)),
+    }
+    match command {
+        "rotate" => all.push((next, "current".to_owned(), false)),
+        "stage" => all.push((next, "staged".to_owned(), false)),
+        _ => {}
+    }
+    all
+}
+
+#[test]
+fn a_version_is_rotated_staged_promoted_and_revoked_or_not() {
+    let home = Home::new();
+    let mut dice = Dice::new();
+    let most = usual(&home) * 9 / 8;
+    home.add("main", BEARER, &canary());
+    let (mut before, start) = (versions(&home), Instant::now());
+    let (mut kills, mut finished) = (0_u32, 0_u32);
+    while kills < 150 && start.elapsed() < TIME {
+        let round = format!("kill {kills} of seed {}", dice.seed);
+        let staged = before.iter().any(|version| version.1 == "staged");
+        let live = before.iter().any(|version| version.1 != "revoked");
+        let word = match dice.roll(8) {
+            3..5 => "stage",
+            5..7 if staged => "promote",
+            7 if live => "revoke",
+            _ => "rotate",
+        };
+        let arguments = match word {
+            "rotate" => vec!["credential", "rotate", "main", "--grace", "1h"],
+            "stage" => vec!["credential", "rotate", "main", "--stage"],
+            other => vec!["credential", other, "main"],
+        };
+        let from = if dice.roll(2) == 0 { Duration::ZERO } else { most / 2 };
+        let after = from + dice.time(most.saturating_sub(from));
+        let acknowledged = killed(home.command(&arguments), &canary(), after);
+        let (now, wanted) = (versions(&home), done(&before, word));
+        assert!(now == before || now == wanted, "{round}: {word}: neither old nor new: {now:?}");
+        assert!(now == wanted || !acknowledged, "{round}: {word}: acknowledged, and lost");
+        sound(&home, &round);
+        finished += u32::from(now == wanted);
+        (before, kills) = (now, kills + 1);
+    }
+    assert!(kills >= 30, "too slow a machine to say anything: {kills} kills");
+    assert!(finished > 0 && finished < kills, "all kills came too late or too early: {finished}");
+    eprintln!("{kills} kills, {finished} of them too late");
+}
+
 /// A home with something in each table, and how long `command` takes in it.
 fn furnished(kinds: usize) -> Home {
     let home = Home::new();

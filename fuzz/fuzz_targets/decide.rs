@@ -21,6 +21,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: Some(format!("sk-proj-locum_{name}_000000").into()),
         version: live.then_some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     };
     let bearer = "header authorization: Bearer {secret}";
@@ -51,7 +53,7 @@ fuzz_target!(|data: &[u8]| {
         agent: "x".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: locum::agent::Proof::Token,
         labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);

@@ -33,6 +33,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         slots: slots.iter().map(|slot| slot.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
@@ -84,7 +86,7 @@ fuzz_target!(|data: &[u8]| {
         agent: "x".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: locum::agent::Proof::Token,
         labels: Labels::default(),
     };
     let references = References::locate(&request, &INDEX);

@@ -6,9 +6,9 @@ use locum::agent::UserName;
 use locum::{authn, token};
 
 fuzz_target!(|data: &[u8]| {
-    if let Some((user, _)) = authn::parse_proxy_authorization(data) {
-        let text = user.to_string();
-        assert_eq!(text.parse::<UserName>().expect("it was read before"), user);
+    if let Some(credentials) = authn::parse_proxy_authorization(data) {
+        let text = credentials.user().to_string();
+        assert_eq!(&text.parse::<UserName>().expect("it was read before"), credentials.user());
     }
     if let Ok(text) = std::str::from_utf8(data) {
         let _ = token::parse(text);

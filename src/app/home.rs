@@ -128,6 +128,12 @@ impl Home {
         self.path.join("take-over.sock")
     }
 
+    /// Which versions the runs began with that the proxy has seen: kept over its restart.
+    #[must_use]
+    pub fn runs(&self) -> PathBuf {
+        self.path.join("runs.seen")
+    }
+
     fn serving_file(&self) -> PathBuf {
         self.path.join("serve.json")
     }

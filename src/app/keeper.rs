@@ -15,13 +15,15 @@ use parking_lot::Mutex;
 
 use super::certificates::{self, Certificates};
 use super::far_side::far_side;
+use super::identity::authenticators;
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::{Failure, Home};
 use crate::audit::AuditLog;
-use crate::authn::{Authenticate, Authenticator};
+use crate::authn::Authenticators;
 use crate::config::Config;
+use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
 use crate::policy::{self, Policy};
@@ -38,6 +40,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How soon a master key that could not be had is looked for again: it may take a program to print it.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The most bytes of a file of runs: somewhat more than all that are seen.
+const MAX_RUNS: usize = 1 << 20;
 
 /// How often the vault notes where the audit log is.
 const ANCHOR_EVERY: Duration = Duration::from_secs(1);
@@ -175,6 +180,7 @@ impl Keeper {
     /// Says whose state to keep.
     pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let _already_set = self.gateway.set(Arc::downgrade(gateway));
+        self.recall_runs(gateway);
         self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
     }
@@ -187,15 +193,30 @@ impl Keeper {
         seen.looked = Some(Instant::now());
         let vault = self.look_at_vault(&mut seen);
         let policy = self.look_at_policies(&mut seen, thorough);
-        if (vault || policy)
-            && let Some(gateway) = self.gateway()
-        {
-            let old = gateway.set_state(seen.state());
-            seen.retired.push(old);
+        if vault || policy {
+            self.put_in_force(&mut seen);
+        }
+        // Only now: the record of a change says that it is in force.
+        if vault || seen.unrecorded {
+            self.record_changes(&mut seen);
+        }
+        // With a version in its grace no further run begins: what is written now is good also after a
+        // crash.
+        let graced = |snapshot: &Arc<Snapshot>| snapshot.grace_ends.is_some();
+        if vault && seen.snapshot.as_ref().is_some_and(graced) {
+            self.save_runs();
         }
         // Taken apart here, and not by the last request that held it.
         seen.retired.retain(|old| Arc::strong_count(old) > 1);
         vault || policy
+    }
+
+    /// Has the next request decided on what was seen.
+    fn put_in_force(&self, seen: &mut Seen) {
+        if let Some(gateway) = self.gateway() {
+            let old = gateway.set_state(seen.state());
+            seen.retired.push(old);
+        }
     }
 
     fn look_at_vault(&self, seen: &mut Seen) -> bool {
@@ -203,9 +224,6 @@ impl Keeper {
             Ok(changed) => {
                 if seen.vault_problem.take().is_some() {
                     tracing::info!("the vault can be used again");
-                }
-                if changed || seen.unrecorded {
-                    self.record_changes(seen);
                 }
                 changed
             }
@@ -239,6 +257,33 @@ impl Keeper {
                 }
             }
         }
+    }
+
+    /// Writes down with which versions runs began, for a later process.
+    fn save_runs(&self) {
+        let Some(bytes) = self.gateway().and_then(|gateway| gateway.runs()) else { return };
+        if let Err(error) = files::replace_private(&self.home.runs(), &bytes) {
+            tracing::warn!(%error, "after a restart, runs will not be known by their versions");
+        }
+    }
+
+    /// Knows again the runs of the process before this one.
+    fn recall_runs(&self, gateway: &Gateway) {
+        let path = self.home.runs();
+        match files::read_private(&path, MAX_RUNS) {
+            Ok(bytes) if gateway.recall_runs(&bytes) => {}
+            Ok(_) => {
+                tracing::warn!(path = %path.display(), "these runs cannot be read; they begin anew");
+            }
+            Err(FileError::Missing(_)) => {}
+            Err(error) => tracing::warn!(%error, "runs that were seen before begin anew"),
+        }
+    }
+
+    /// The last word of a process that ends in order.
+    pub(super) fn end(&self) {
+        self.anchor(true);
+        self.save_runs();
     }
 
     fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> bool {
@@ -314,6 +359,8 @@ impl Keeper {
                     seen.config_stamp = config_stamp(&self.home, &config);
                 }
                 (seen.config, seen.config_problem) = (config, None);
+                // Who is let in, and how, is part of what requests are decided on.
+                self.put_in_force(&mut seen);
                 self.metrics.reload("config", true);
             }
             Ok(None) => {
@@ -420,6 +467,11 @@ impl Keeper {
     }
 }
 
+fn is_over(second: i64) -> bool {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).is_ok_and(|now| now > second)
+}
+
 impl Seen {
     /// Reads the vault if it changed; true when it did.
     fn read_vault(&mut self, home: &Home) -> Result<bool, Failure> {
@@ -432,7 +484,9 @@ impl Seen {
             self.mark = None;
         }
         let mut mark = self.vault.change_mark()?;
-        if self.mark == Some(mark) {
+        // A version whose grace is over need not be searched for in answers any more.
+        let over = self.snapshot.as_ref().and_then(|old| old.grace_ends).is_some_and(is_over);
+        if self.mark == Some(mark) && !over {
             return Ok(false);
         }
         let snapshot = match self.vault.snapshot() {
@@ -444,7 +498,7 @@ impl Seen {
             }
             other => other?,
         };
-        let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch);
+        let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch) && !over;
         if snapshot.epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
                 .help("put back the newest copy of the vault"));
@@ -475,40 +529,18 @@ impl Seen {
                 policy,
                 generation,
                 credentials: Arc::clone(&snapshot.credentials),
-                authn: Arc::new(Authenticator::new(
-                    &snapshot.workspace,
-                    Arc::clone(&snapshot.tokens),
-                    Arc::clone(&snapshot.token_key),
-                    Arc::clone(&snapshot.runs),
-                )),
+                authn: authenticators(&self.config, snapshot),
                 sealed: Some(Arc::clone(snapshot)),
             },
             None => State {
                 policy,
                 generation,
                 credentials: Arc::default(),
-                authn: Arc::new(Nobody),
+                // Nobody, while nobody can be told from anybody.
+                authn: Authenticators::default(),
                 sealed: None,
             },
         }
-    }
-}
-
-/// Lets nobody in: for the time in which nobody can be told from anybody.
-struct Nobody;
-
-impl Authenticate for Nobody {
-    fn authenticate(
-        &self,
-        _: &crate::agent::UserName,
-        _: &str,
-        _: i64,
-    ) -> Result<crate::agent::Identity, crate::authn::Denied> {
-        Err(crate::authn::Denied::Unknown)
-    }
-
-    fn still_valid(&self, _: &crate::agent::Identity, _: i64) -> bool {
-        false
     }
 }
 

@@ -9,6 +9,7 @@ mod failure;
 mod far_side;
 mod handover;
 mod home;
+mod identity;
 mod init;
 mod keeper;
 mod log;

@@ -235,7 +235,7 @@ impl Proxy {
         }
         let closed = self.audit.close()?;
         tracing::info!(records = closed.seq, "stopped");
-        self.keeper.anchor(true);
+        self.keeper.end();
         // The successor has waited for this.
         drop(taken);
         Ok(())

@@ -74,10 +74,11 @@ impl Fields for Access<'_> {
 }
 
 fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
-    let Who { workspace, agent, token_id, run, node, user } = who;
+    let Who { workspace, agent, token_id, authenticated_by, run, node, user } = who;
     line.text(b",\"workspace\":", workspace.as_str())?;
     line.text(b",\"agent\":", agent.as_str())?;
     line.text(b",\"token_id\":", token_id)?;
+    line.text(b",\"authenticated_by\":", authenticated_by)?;
     line.option(b",\"run\":", run.map(crate::agent::Label::as_str))?;
     line.option(b",\"node\":", node.map(crate::agent::Label::as_str))?;
     line.option(b",\"user\":", user.map(crate::agent::Label::as_str))
@@ -196,7 +197,9 @@ mod tests {
 
     fn peer() -> impl Strategy<Value = Peer> {
         let tcp = any::<SocketAddr>().prop_map(Peer::Tcp);
-        prop_oneof![tcp, any::<Option<u32>>().prop_map(Peer::Unix)]
+        let user = |(uid, gid)| crate::agent::UnixUser { uid, gid };
+        let unix = any::<Option<(u32, u32)>>();
+        prop_oneof![tcp, unix.prop_map(move |pair| Peer::Unix(pair.map(user)))]
     }
 
     fn uses() -> impl Strategy<Value = Vec<Use>> {
@@ -224,6 +227,7 @@ mod tests {
                 workspace: &names.0,
                 agent: &names.1,
                 token_id: &texts[0],
+                authenticated_by: "token",
                 run: given[0].then_some(&label),
                 node: given[1].then_some(&label),
                 user: given[2].then_some(&label),

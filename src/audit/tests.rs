@@ -56,6 +56,7 @@ fn access_of(
         workspace: &workspace,
         agent: &agent,
         token_id: "t1",
+        authenticated_by: "token",
         run: Some(&run),
         node: None,
         user: None,

@@ -28,6 +28,9 @@ pub(super) enum Command {
         /// What the token is for, as lists show it
         #[arg(long)]
         note: Option<String>,
+        /// Make no token: the agent shows who it is in another way that locum.yaml names
+        #[arg(long, conflicts_with_all = ["expires", "note"])]
+        no_token: bool,
         /// Print agent, `token_id` and token as JSON
         #[arg(long)]
         json: bool,
@@ -61,7 +64,8 @@ pub(super) enum Command {
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
-        Command::Add { name, expires, note, json } => {
+        Command::Add { name, no_token: true, json, .. } => add_alone(&mut opened, &name, json),
+        Command::Add { name, expires, note, json, .. } => {
             add(&mut opened, &name, expires, note.as_deref(), json)
         }
         Command::List { json } => list(&opened, json),
@@ -96,6 +100,19 @@ fn add(
     output::line(&text)?;
     output::note(&format!(
         "This is {name}'s token {id}; it is not shown again.\nSet HTTPS_PROXY=http://{name}:TOKEN@HOST:PORT, or use `locum run --agent {name}`."
+    ));
+    Ok(())
+}
+
+/// An agent without a token.
+fn add_alone(opened: &mut Opened, name: &Name, json: bool) -> Result<(), Failure> {
+    opened.vault.agent_add(name)?;
+    opened.changed()?;
+    if json {
+        return output::json(&serde_json::json!({ "agent": name }));
+    }
+    output::note(&format!(
+        "added {name}, without a token; `identity` in locum.yaml says by what it is known"
     ));
     Ok(())
 }

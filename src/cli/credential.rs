@@ -1,6 +1,7 @@
 //! `locum credential`: what the vault holds. No command shows a secret.
 
 mod bait;
+mod versions;
 
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
@@ -42,14 +43,15 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Give a credential a new secret; requests get it at once
-    #[command(after_help = "Example:\n  locum credential rotate openai < new-key.txt")]
-    Rotate {
-        /// The credential's name
-        name: Name,
-        #[command(flatten)]
-        value: Value,
-    },
+    /// Give a credential a new secret; new runs get it at once, and what began with the old one may
+    /// finish with it
+    #[command(after_help = versions::ROTATE_EXAMPLE)]
+    Rotate(versions::Rotate),
+    /// Make the staged version of a credential the one that requests get
+    #[command(
+        after_help = "Example:\n  locum credential rotate openai --stage < new-key.txt\n  locum credential promote openai"
+    )]
+    Promote(versions::Promote),
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = "Example:\n  locum credential revoke openai")]
     Revoke {
@@ -160,7 +162,8 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Add(args) => add(&mut opened, &args),
         Command::List { json } => list(&opened, json),
         Command::Show { name, json } => show(&opened, &name, json),
-        Command::Rotate { name, value } => rotate(&mut opened, &name, &value),
+        Command::Rotate(args) => versions::rotate(&mut opened, &args),
+        Command::Promote(args) => versions::promote(&mut opened, &args),
         Command::Revoke { name, version } => revoke(&mut opened, &name, version),
         Command::Remove { name } => {
             opened.vault.remove(&name)?;
@@ -386,15 +389,6 @@ fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Zeroizing<Vec<u8
     Ok(bytes)
 }
 
-fn rotate(opened: &mut Opened, name: &Name, value: &Value) -> Result<(), Failure> {
-    // Asked before the secret is: a wrong name should not cost a paste.
-    opened.vault.credential(name)?;
-    let secret = value.read(&format!("New secret of {name}: "))?;
-    let version = opened.vault.rotate(name, &secret)?;
-    opened.changed()?;
-    output::line(&format!("rotated {name}; requests get version {version} from now on"))
-}
-
 fn revoke(opened: &mut Opened, name: &Name, version: Option<u32>) -> Result<(), Failure> {
     let said = if let Some(version) = version {
         opened.vault.revoke_version(name, version)?;
@@ -430,6 +424,8 @@ struct ShownVersion {
     state: &'static str,
     created: i64,
     ended: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_until: Option<i64>,
     fingerprint: String,
 }
 
@@ -455,6 +451,7 @@ impl From<&CredentialInfo> for Shown {
                     state: v.state.as_str(),
                     created: v.created,
                     ended: v.ended,
+                    grace_until: v.grace_until,
                     fingerprint: v.fingerprint.to_string(),
                 })
                 .collect(),
@@ -504,9 +501,13 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         let fingerprint = &version.fingerprint;
         let state = version.state;
         let created = output::time(version.created);
+        let grace = version
+            .grace_until
+            .map(|until| format!(", for what began with it until {}", output::time(until)));
+        let grace = grace.unwrap_or_default();
         field(
             &format!("version {}", version.version),
-            format!("{state}, {created}, fingerprint {fingerprint}"),
+            format!("{state}, {created}, fingerprint {fingerprint}{grace}"),
         );
     }
     table.print()

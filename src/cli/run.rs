@@ -10,7 +10,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, runtime};
-use crate::agent::{Context, Identity, Label, UserName};
+use crate::agent::{Context, Identity, Label, Proof, UserName};
 use crate::app::{
     Failure, Home, Opened, Proxy, ProxyOptions, Relay, Session, SessionOptions, SessionToken,
     mint_session, plan_session, start_log,
@@ -156,7 +156,7 @@ async fn start_private(
         agent: user.agent.clone(),
         token_id: token_id.into(),
         context: user.context.clone(),
-        run_token: None,
+        proof: Proof::Token,
         labels: crate::agent::Labels::default(),
     });
     Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use super::Method;
+
 /// `proxy`: where agents connect.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Proxy {
@@ -13,6 +15,10 @@ pub struct Proxy {
     /// `allow_remote`: the explicit word for a listener beyond loopback without TLS, on a network
     /// that is trusted by other means (a pod, a VPN). Default `false`.
     pub allow_remote: bool,
+    /// `authenticate`: how agents show who they are, in the order in which it is asked; the first to
+    /// which something of its kind is shown decides. Default all that are configured: tokens and run
+    /// tokens always are, the others in `identity`.
+    pub authenticate: Vec<Method>,
 }
 
 /// One of `proxy.listen`: an address alone, or a mapping with `address`, `tls` and `mode`.
@@ -98,6 +104,7 @@ impl fmt::Display for ListenAt {
 impl Default for Proxy {
     fn default() -> Self {
         let listen = vec![Listen::plain(SocketAddr::from(([127, 0, 0, 1], 3128)))];
-        Self { listen, allow_remote: false }
+        let authenticate = vec![Method::Tokens, Method::RunTokens];
+        Self { listen, allow_remote: false, authenticate }
     }
 }

@@ -1,5 +1,6 @@
 //! From `locum.yaml` to [`Config`]: one function for each section, each key in one line.
 
+mod identity;
 mod listen;
 
 use std::collections::HashMap;
@@ -11,15 +12,18 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Audit, Config, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat, Ops,
-    Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy, Vault, seconds,
+    Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat,
+    MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy,
+    Vault, seconds,
 };
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
+use identity::{identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
-const KEYS: &[&str] = &["proxy", "ops", "upstream", "audit", "vault", "log", "limits"];
+const KEYS: &[&str] =
+    &["proxy", "identity", "ops", "upstream", "audit", "vault", "credentials", "log", "limits"];
 
 /// The configuration, or `None` when the reader has noted why not.
 pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
@@ -27,20 +31,28 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let base = Config::defaults(home);
     let paths = Paths { home };
     // Every section is read before the first `?`, so that all mistakes are found.
-    let proxy = section(&mut map, "proxy", base.proxy, |r, n, base| proxy(r, n, base, paths));
+    let proxy =
+        section(&mut map, "proxy", (base.proxy, None), |r, n, base| proxy(r, n, base.0, paths));
+    let order = proxy.as_ref().and_then(|(_, order)| order.clone());
+    let who = section(&mut map, "identity", base.identity, identity);
     let ops = section(&mut map, "ops", base.ops, ops);
     let upstream =
         section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
     let audit = section(&mut map, "audit", base.audit, |r, n, base| audit(r, n, base, paths));
     let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
+    let credentials = section(&mut map, "credentials", base.credentials, credentials);
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
+    let (mut proxy, identity) = (proxy?.0, who?);
+    proxy.authenticate = settle_order(&mut map, order, &identity);
     let config = Config {
-        proxy: proxy?,
+        proxy,
+        identity,
         ops: ops?,
         upstream: upstream?,
         audit: audit?,
         vault: vault?,
+        credentials: credentials?,
         log: log?,
         limits: limits?,
     };
@@ -399,6 +411,17 @@ fn one_of(map: &mut Map<'_, '_>, keys: &[&'static str]) -> Option<()> {
     let (node, message) = (map.whole(), format!("expected either {}", names.join(" or ")));
     map.reader().problem(node, message);
     None
+}
+
+fn credentials<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut credentials: Credentials,
+) -> Option<Credentials> {
+    let mut map = reader.map(node, &["grace"])?;
+    let grace = Duration::ZERO..=MAX_GRACE;
+    set(&mut credentials.grace, map.optional("grace", |r, n| r.duration(n, grace)));
+    Some(credentials)
 }
 
 fn log<'d>(reader: &mut Reader<'d>, node: &'d Node, mut log: Log) -> Option<Log> {

@@ -143,7 +143,7 @@ limits:
 fn every_setting_is_read() {
     let config = good(EVERYTHING);
     let home = |path: &str| Path::new(HOME).join(path);
-    assert_eq!(config.proxy, Proxy { listen: listen(), allow_remote: false });
+    assert_eq!(config.proxy, Proxy { listen: listen(), ..Proxy::default() });
     let listen = Some("0.0.0.0:9000".parse().unwrap());
     assert_eq!(config.ops, Ops { listen, allow_remote: true });
     let nets: Vec<String> =

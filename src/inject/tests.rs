@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity, Labels};
+use crate::agent::{Context, Identity, Labels, Proof};
 use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
@@ -19,6 +19,8 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: stand_in.map(Into::into),
         version: Some(3),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     }
 }
@@ -72,7 +74,7 @@ fn send_with(
         agent: "a".parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
         labels: Labels::default(),
     };
     let references = References::locate(&request, &index);

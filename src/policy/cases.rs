@@ -12,7 +12,7 @@ use super::rule::Place;
 use super::when::moment;
 use super::{Policy, Question, TunnelDecision};
 use crate::agent::{
-    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, UserName,
+    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, Proof, UserName,
 };
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
@@ -125,7 +125,7 @@ pub fn supposed(user: UserName) -> Option<Identity> {
         agent: user.agent,
         token_id: "none".into(),
         context: user.context,
-        run_token: None,
+        proof: Proof::Token,
         labels: Labels::default(),
     })
 }
@@ -320,6 +320,8 @@ impl Given {
             slots: [slot.clone()].into(),
             stand_in: None,
             version: Some(1),
+            older: Box::default(),
+            revoked: Box::default(),
             properties: Properties::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())

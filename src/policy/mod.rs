@@ -44,7 +44,7 @@ use limits::Meter;
 use rule::{Agents, Asked, Rule, Uses};
 
 use crate::agent::Identity;
-use crate::credential::{Credential, CredentialIndex};
+use crate::credential::{Credential, CredentialIndex, Older};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
 use crate::inject::{Located, References};
@@ -153,6 +153,16 @@ impl Grant {
         Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
     }
 
+    /// An older version of the same, in the same place.
+    fn of(&self, older: Older) -> Self {
+        Self {
+            credential: Arc::clone(&self.credential),
+            version: older.version,
+            slot: self.slot,
+            placeholder: Arc::clone(&self.placeholder),
+        }
+    }
+
     /// A live credential where a request needs no reference to say where it goes.
     fn alone(credential: &Arc<Credential>) -> Option<Self> {
         let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
@@ -236,6 +246,25 @@ impl Permit {
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         &self.grants
+    }
+
+    /// Has each grant inject the version that `choose` names, if that is one which may be used at the
+    /// second `at`: the current one, or an older one in its grace. The one that it would have been is
+    /// hidden like the others.
+    pub fn choose_versions(&mut self, at: i64, mut choose: impl FnMut(&Grant) -> Option<u32>) {
+        for grant in &mut self.grants {
+            let Some(version) = choose(grant) else { continue };
+            if version == grant.version || !grant.credential.stands(version, at) {
+                continue;
+            }
+            let same = |other: &&mut Grant| {
+                other.version == version && Arc::ptr_eq(&other.credential, &grant.credential)
+            };
+            if let Some(other) = self.hidden.iter_mut().find(same) {
+                other.version = grant.version;
+            }
+            grant.version = version;
+        }
     }
 }
 
@@ -660,6 +689,11 @@ impl Policy {
             let bound = rule.uses.bound_to(origin, index);
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
+        // What a run that began before a rotation still brings is shown to others as easily.
+        let all = grants.iter().chain(&hidden);
+        let older = all.flat_map(|grant| grant.credential.older.iter().map(|one| grant.of(*one)));
+        let older: Vec<Grant> = older.collect();
+        hidden.extend(older);
         hidden
     }
 
@@ -791,7 +825,7 @@ fn usable<'r>(
 
 /// Whether a caller's run token, if it came by one, leaves it this credential.
 fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
-    let claims = who.run_token.as_ref();
+    let claims = who.run_token();
     claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
 }
 
@@ -875,4 +909,4 @@ impl fmt::Display for TunnelDecision {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -15,6 +15,10 @@ enum Segment {
     Any,
 }
 
+/// The longest pattern, in bytes: the usual bound of servers on a whole request line, so that a longer
+/// one could match nothing. Comparing takes time by the pattern's length.
+pub(super) const MAX_PATTERN: usize = 8192;
+
 /// Why a text is not a path pattern.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PathError {
@@ -24,6 +28,8 @@ pub enum PathError {
     Stars,
     /// A query, a fragment, a space or a control character.
     Character,
+    /// More than [`MAX_PATTERN`].
+    Long,
 }
 
 impl fmt::Display for PathError {
@@ -32,6 +38,7 @@ impl fmt::Display for PathError {
             Self::Slash => "a path starts with `/`",
             Self::Stars => "`**` stands for whole segments, as in /v1/**",
             Self::Character => "a path has no query, fragment, space or control character",
+            Self::Long => "the pattern has more than 8192 characters",
         })
     }
 }
@@ -43,6 +50,9 @@ impl FromStr for PathPattern {
 
     fn from_str(text: &str) -> Result<Self, PathError> {
         let rest = text.strip_prefix('/').ok_or(PathError::Slash)?;
+        if text.len() > MAX_PATTERN {
+            return Err(PathError::Long);
+        }
         if text.bytes().any(|b| b <= b' ' || b == 0x7f || b"?#".contains(&b)) {
             return Err(PathError::Character);
         }

@@ -25,8 +25,8 @@ pub struct Standing {
     paths: Box<[String]>,
     query: Option<Box<str>>,
     headers: HeaderMap,
-    /// The credentials that the handshake carried.
-    credentials: Box<[Name]>,
+    /// The credentials that the handshake carried, and in which version.
+    credentials: Vec<(Name, u32)>,
 }
 
 impl Standing {
@@ -34,15 +34,21 @@ impl Standing {
     #[must_use]
     pub fn new(who: &Arc<Identity>, request: &InboundRequest, permit: &Permit) -> Self {
         let own = std::iter::once(request.path().to_owned());
-        let name = |grant: &super::Grant| grant.credential().name.clone();
+        let used = |grant: &super::Grant| (grant.credential().name.clone(), grant.version());
         Self {
             who: Arc::clone(who),
             origin: request.origin().clone(),
             paths: own.chain(request.other_readings().iter().cloned()).collect(),
             query: request.query().map(Into::into),
             headers: request.headers().clone(),
-            credentials: permit.grants().iter().map(name).collect(),
+            credentials: permit.grants().iter().map(used).collect(),
         }
+    }
+
+    /// Who opened it.
+    #[must_use]
+    pub fn who(&self) -> &Identity {
+        &self.who
     }
 
     /// Where the socket leads.
@@ -96,9 +102,11 @@ impl Policy {
     /// origin has accepted the one that it was shown. A revoked one is.
     #[must_use]
     pub fn withdrawn(&self, standing: &Standing, index: &CredentialIndex, at: i64) -> Option<Code> {
-        let live = |name: &Name| {
+        let live = |(name, version): &(Name, u32)| {
             let credential: &Credential = index.get(name.as_str())?;
-            let live = credential.version.is_some() && credential.is_bound_to(&standing.origin);
+            let live = credential.version.is_some()
+                && !credential.revoked.contains(version)
+                && credential.is_bound_to(&standing.origin);
             live.then_some(credential)
         };
         let credentials: Option<Vec<&Credential>> = standing.credentials.iter().map(live).collect();

@@ -6,7 +6,7 @@ mod schema;
 use std::collections::HashMap;
 
 use super::*;
-use crate::agent::{Context, Labels};
+use crate::agent::{Context, Labels, Proof};
 use crate::credential::Properties;
 use crate::document::Source;
 use crate::host::Destination;
@@ -19,6 +19,8 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         slots: slots.iter().map(|s| s.parse().unwrap()).collect(),
         stand_in: None,
         version: Some(1),
+        older: Box::default(),
+        revoked: Box::default(),
         properties: Properties::default(),
     }
 }
@@ -54,7 +56,7 @@ fn who(agent: &str) -> Identity {
         agent: agent.parse().unwrap(),
         token_id: "t".into(),
         context: Context::default(),
-        run_token: None,
+        proof: Proof::Token,
         labels: Labels::default(),
     }
 }

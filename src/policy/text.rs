@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::path::MAX_PATTERN;
+
 /// A set of texts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TextPattern(Box<[Box<str>]>);
@@ -13,7 +15,7 @@ pub struct TextError;
 
 impl fmt::Display for TextError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a pattern is not empty, and has no control character")
+        f.write_str("a pattern is not empty, has no control character, and at most 8192 characters")
     }
 }
 
@@ -23,7 +25,7 @@ impl FromStr for TextPattern {
     type Err = TextError;
 
     fn from_str(text: &str) -> Result<Self, TextError> {
-        if text.is_empty() || text.chars().any(char::is_control) {
+        if text.is_empty() || text.len() > MAX_PATTERN || text.chars().any(char::is_control) {
             return Err(TextError);
         }
         Ok(Self(text.split('*').map(Into::into).collect()))

@@ -123,10 +123,12 @@ async fn authorized(
     };
     let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
     ledger.shadowed(state.policy.shadow(question, outcome));
-    let permit = match decision {
+    let mut permit = match decision {
         Ok(permit) => permit,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
     };
+    // Why here: all that follows, the socket's own record of what it knows included, is of one version.
+    gateway.runs.settle(&who, &mut permit, at);
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
     let ticket = permit
         .admit(&who.agent, gateway.elapsed())

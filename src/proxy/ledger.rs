@@ -435,19 +435,16 @@ fn bounded(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::Authenticator;
+    use crate::authn::Authenticators;
     use crate::credential::CredentialIndex;
     use crate::metrics::Metrics;
     use crate::policy::Policy;
     use crate::proxy::Limits;
     use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
-    use crate::token::TokenKey;
-    use crate::token::run::RunTokens;
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;
     use std::time::SystemTime;
-    use zeroize::Zeroizing;
 
     #[derive(Default)]
     struct Kept(Mutex<Vec<Ending>>);
@@ -465,18 +462,11 @@ mod tests {
     }
 
     fn state() -> State {
-        let key = Arc::new(TokenKey::new(Zeroizing::new([0; 32])));
-        let workspace = "default".parse().unwrap();
         State {
             policy: Arc::new(Policy::default()),
             generation: 1,
             credentials: Arc::new(CredentialIndex::default()),
-            authn: Arc::new(Authenticator::new(
-                &workspace,
-                Arc::default(),
-                key,
-                Arc::new(RunTokens::none()),
-            )),
+            authn: Authenticators::default(),
             sealed: None,
         }
     }
@@ -510,7 +500,7 @@ mod tests {
     fn a_permitted_call_has_one_outcome_however_it_ends() {
         let sink = Arc::new(Kept::default());
         let gateway = gateway(Arc::clone(&sink));
-        let peer = Peer::Unix(Some(1000));
+        let peer = Peer::Unix(None);
         let open = || Ledger::anonymous(&gateway, peer, "https://api.test".to_owned());
         let permitted = || {
             let ledger = open();

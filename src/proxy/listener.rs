@@ -22,7 +22,7 @@ use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::tunnel::AgentEnd;
 use super::{Gateway, tunnel};
-use crate::agent::Identity;
+use crate::agent::{Identity, UnixUser};
 use crate::record::Peer;
 use crate::tls::ListenerTls;
 
@@ -55,8 +55,9 @@ impl Listener {
             }
             Self::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                let uid = stream.peer_cred().ok().map(|cred| cred.uid());
-                Ok((Accepted::Unix(stream), Peer::Unix(uid)))
+                let user = stream.peer_cred().ok();
+                let user = user.map(|cred| UnixUser { uid: cred.uid(), gid: cred.gid() });
+                Ok((Accepted::Unix(stream), Peer::Unix(user)))
             }
         }
     }

@@ -18,6 +18,7 @@ mod interim;
 mod ledger;
 mod listener;
 mod refusal;
+mod runs;
 mod signal;
 mod socket;
 #[cfg(target_os = "linux")]
@@ -45,7 +46,7 @@ pub use listener::{Door, Entrance, Leave, Listener, serve};
 use listener::Doorkeeper;
 
 use crate::agent::Identity;
-use crate::authn::Authenticate;
+use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
@@ -67,7 +68,7 @@ pub struct State {
     /// What requests may refer to.
     pub credentials: Arc<CredentialIndex>,
     /// Who is who.
-    pub authn: Arc<dyn Authenticate>,
+    pub authn: Authenticators,
     /// The sealed secrets; none when the vault cannot be used.
     pub sealed: Option<Arc<Snapshot>>,
 }
@@ -141,6 +142,7 @@ pub struct Gateway {
     supply: std::sync::OnceLock<Arc<dyn Supply>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    runs: runs::Runs,
     distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
@@ -171,6 +173,7 @@ impl Gateway {
             supply: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            runs: runs::Runs::default(),
             distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
@@ -201,6 +204,19 @@ impl Gateway {
         let old = self.state.swap(Arc::new(state));
         self.news.send_replace(());
         old
+    }
+
+    /// With which versions the runs began that were seen: for a later process, which recalls it. None
+    /// when there was no run.
+    #[must_use]
+    pub fn runs(&self) -> Option<Vec<u8>> {
+        self.runs.save()
+    }
+
+    /// Goes on with what an earlier process knew of its runs, before the first request. False for bytes
+    /// that are not of [`Gateway::runs`].
+    pub fn recall_runs(&self, bytes: &[u8]) -> bool {
+        self.runs.recall(bytes)
     }
 
     /// The far side.

@@ -21,7 +21,7 @@ use super::listener::{Door, Shutdown};
 use super::stream::{Cut, Stream};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
-use crate::authn;
+use crate::authn::{self, Credentials, Denied, Shown};
 use crate::host::{Authority, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
@@ -50,14 +50,14 @@ pub(super) async fn front(
         Ok(target) => target,
         Err(refusal) => return anonymous(gateway, peer, String::new(), &refusal),
     };
-    let identity = match authenticate(gateway, door, &request).await {
+    let identity = match authenticate(gateway, door, peer, &request).await {
         Ok(identity) => identity,
         // To all alike: without the vault nobody can be told from anybody.
         Err(_) if gateway.state().sealed.is_none() => {
             let refusal = Refusal::new(Code::VaultUnavailable);
             return anonymous(gateway, peer, target.destination(), &refusal);
         }
-        Err(bad) => return challenge(gateway, peer, &target, &bad),
+        Err(denied) => return challenge(gateway, peer, &target, denied),
     };
     // An orchestrator may say more of the run beside the credentials.
     let identity = match read_context(request.headers()) {
@@ -117,33 +117,35 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     })
 }
 
-/// Proxy credentials that were sent, and are wrong; or that were not sent.
-enum Unauthenticated {
-    Absent,
-    Bad,
-}
-
 async fn authenticate(
     gateway: &Arc<Gateway>,
     door: &Door,
+    peer: Peer,
     request: &Request<Incoming>,
-) -> Result<Arc<Identity>, Unauthenticated> {
+) -> Result<Arc<Identity>, Denied> {
     if let Door::Open(identity) = door {
         return Ok(Arc::clone(identity));
     }
-    let header = request.headers().get(header::PROXY_AUTHORIZATION);
-    let header = header.ok_or(Unauthenticated::Absent)?;
-    let parsed = authn::parse_proxy_authorization(header.as_bytes());
-    let (user, password) = parsed.ok_or(Unauthenticated::Bad)?;
+    let credentials = proxy_credentials(request)?;
     let check = |gateway: &Gateway| {
-        gateway.state().authn.authenticate(&user, &password, unix_now()).map(Arc::new)
+        let shown = Shown { credentials: credentials.as_ref(), peer };
+        gateway.state().authn.authenticate(&shown, unix_now()).map(Arc::new)
     };
     match check(gateway) {
         Ok(identity) => Ok(identity),
+        Err(Denied::Absent) => Err(Denied::Absent),
         // A token that was made a moment ago is as good as any.
-        Err(_) if gateway.look_again().await => check(gateway).map_err(|_| Unauthenticated::Bad),
-        Err(_) => Err(Unauthenticated::Bad),
+        Err(_) if gateway.look_again().await => check(gateway),
+        Err(denied) => Err(denied),
     }
+}
+
+/// What the request says of itself. Two of them could be read in two ways.
+fn proxy_credentials(request: &Request<Incoming>) -> Result<Option<Credentials>, Denied> {
+    let mut fields = request.headers().get_all(header::PROXY_AUTHORIZATION).iter();
+    let Some(field) = fields.next() else { return Ok(None) };
+    let read = authn::parse_proxy_authorization(field.as_bytes());
+    read.filter(|_| fields.next().is_none()).map(Some).ok_or(Denied::Malformed)
 }
 
 /// 407, the same for absent, unknown and revoked. The connection stays open: git, the JVM and .NET
@@ -152,21 +154,16 @@ fn challenge(
     gateway: &Arc<Gateway>,
     peer: Peer,
     target: &Target,
-    bad: &Unauthenticated,
+    denied: Denied,
 ) -> Response<Body> {
-    let refusal = Refusal::new(Code::ProxyAuthRequired);
-    match bad {
+    let refusal = Refusal::from(denied);
+    match denied {
         // Half of all clients ask before they tell: that is no event.
-        Unauthenticated::Absent => {
+        Denied::Absent => {
             gateway.metrics.refusal(Code::ProxyAuthRequired);
             refusal::respond(&refusal, super::request_id())
         }
-        Unauthenticated::Bad => anonymous(
-            gateway,
-            peer,
-            target.destination(),
-            &refusal.because("bad proxy credentials"),
-        ),
+        _ => anonymous(gateway, peer, target.destination(), &refusal),
     }
 }
 
@@ -419,7 +416,8 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::authn::{Authenticate, Denied};
+    use crate::agent::Proof;
+    use crate::authn::{Authenticate, Authenticators};
     use crate::credential::CredentialIndex;
     use crate::document::Source;
     use crate::policy;
@@ -427,17 +425,12 @@ mod tests {
     struct Clerk(bool);
 
     impl Authenticate for Clerk {
-        fn authenticate(
-            &self,
-            _: &crate::agent::UserName,
-            _: &str,
-            _: i64,
-        ) -> Result<Identity, Denied> {
-            Err(Denied::Unknown)
+        fn authenticate(&self, _: &Shown<'_>, _: i64) -> Option<Result<Identity, Denied>> {
+            None
         }
 
-        fn still_valid(&self, _: &Identity, _: i64) -> bool {
-            self.0
+        fn still_valid(&self, _: &Identity, _: i64) -> Option<bool> {
+            Some(self.0)
         }
     }
 
@@ -447,7 +440,7 @@ mod tests {
             policy: Arc::new(policy::compile(vec![Source::new("p.yaml", &text)]).unwrap()),
             generation: 1,
             credentials: Arc::new(CredentialIndex::default()),
-            authn: Arc::new(Clerk(valid)),
+            authn: Authenticators::new(vec![Arc::new(Clerk(valid))]),
             sealed: None,
         }
     }
@@ -461,7 +454,7 @@ mod tests {
             agent: "a".parse().unwrap(),
             token_id: "t".into(),
             context: Context::default(),
-            run_token: None,
+            proof: Proof::Token,
             labels: crate::agent::Labels::default(),
         };
         let caller = Caller {

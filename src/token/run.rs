@@ -282,6 +282,12 @@ impl RunTokens {
         Self::new(Arc::new(RunKey::new(Zeroizing::new([0; 32]))), [], Vec::new())
     }
 
+    /// Whether this is a live agent.
+    #[must_use]
+    pub fn knows(&self, agent: &Name) -> bool {
+        self.agents.contains_key(agent)
+    }
+
     /// What the token says, if it is good at the time `now`, in seconds since the Unix epoch.
     ///
     /// # Errors

@@ -1,7 +1,7 @@
 //! Agents and their tokens. A token is kept as a MAC over it and what it is good for, and a revoked
 //! one not even so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
@@ -251,15 +251,28 @@ pub(super) fn require_known(
 
 /// The names of the live agents.
 pub(super) fn live(db: &Connection, workspace: &Name) -> Result<Vec<Name>, Fault> {
-    let query = "SELECT name FROM agents WHERE workspace = ?1 AND revoked IS NULL";
+    names(db, workspace, "SELECT name FROM agents WHERE workspace = ?1 AND revoked IS NULL")
+}
+
+/// The names of the revoked ones.
+pub(super) fn revoked(db: &Connection, workspace: &Name) -> Result<HashSet<Name>, Fault> {
+    names(db, workspace, "SELECT name FROM agents WHERE workspace = ?1 AND revoked IS NOT NULL")
+}
+
+fn names<C: Default + Extend<Name>>(
+    db: &Connection,
+    workspace: &Name,
+    query: &str,
+) -> Result<C, Fault> {
     let mut statement = db.prepare_cached(query)?;
     let mut rows = statement.query([workspace.as_str()])?;
-    let mut live = Vec::new();
+    let mut names = C::default();
     while let Some(row) = rows.next()? {
         let name: String = row.get(0)?;
-        live.push(name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?);
+        let name = name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?;
+        names.extend([name]);
     }
-    Ok(live)
+    Ok(names)
 }
 
 fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {

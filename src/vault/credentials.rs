@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 use super::crypto::{self, DoesNotOpen, Encoder};
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::{DataKey, VaultId};
+use super::versions::Others;
 use super::{Action, Change, Vault, check};
 use crate::credential::{Credential, Properties, Slot};
 use crate::host::Destination;
@@ -139,6 +140,8 @@ pub struct VersionInfo {
     pub created: i64,
     /// When it was retired or revoked.
     pub ended: Option<i64>,
+    /// The last second in which what began with it may still use it, for one that was retired.
+    pub grace_until: Option<i64>,
     /// Tells secrets apart without showing them.
     pub fingerprint: Fingerprint,
 }
@@ -147,19 +150,23 @@ pub struct VersionInfo {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum VersionState {
+    /// It waits to be promoted, and no request gets it.
+    Staged,
     /// Requests get it.
     Current,
-    /// A newer one took its place. It is still sealed in the vault.
+    /// A newer one took its place. It is still sealed in the vault, and what began with it may use it
+    /// until its grace is over.
     Retired,
     /// Its ciphertext is gone.
     Revoked,
 }
 
 impl VersionState {
-    /// `current`, `retired` or `revoked`.
+    /// `staged`, `current`, `retired` or `revoked`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Staged => "staged",
             Self::Current => "current",
             Self::Retired => "retired",
             Self::Revoked => "revoked",
@@ -167,7 +174,7 @@ impl VersionState {
     }
 
     fn parse(text: &str) -> Option<Self> {
-        let all = [Self::Current, Self::Retired, Self::Revoked];
+        let all = [Self::Staged, Self::Current, Self::Retired, Self::Revoked];
         all.into_iter().find(|s| s.as_str() == text)
     }
 }
@@ -198,26 +205,6 @@ impl Vault {
         })
     }
 
-    /// Gives a credential a new secret, and returns the version. The one before is kept sealed, as
-    /// retired. A revoked credential is live again after this.
-    ///
-    /// # Errors
-    /// [`Fault::Unknown`] or [`Fault::Secret`].
-    pub fn rotate(&mut self, name: &Name, secret: &Secret) -> Result<u32, VaultError> {
-        check_secret(secret).map_err(|fault| self.fault(fault))?;
-        self.change(Action::CredentialRotated, name.as_str(), |tx, change| {
-            let row = CredentialRow::find(tx, change.workspace, name)?;
-            tx.execute(
-                "UPDATE versions SET state = 'retired', ended = ?2 \
-                 WHERE credential = ?1 AND state = 'current'",
-                (row.id, change.now),
-            )?;
-            let version = row.next_version(tx)?;
-            row.insert_version(tx, change, version, secret)?;
-            Ok(version)
-        })
-    }
-
     /// Changes what is said of a credential. All of its secrets are sealed anew, for what they are now.
     ///
     /// # Errors
@@ -232,34 +219,6 @@ impl Vault {
             let mut properties = row.properties()?;
             edit(&mut properties);
             row.set_properties(tx, change, &properties)
-        })?;
-        self.wipe_log();
-        Ok(())
-    }
-
-    /// Revokes all versions of a credential. Their ciphertext is erased; the name, the numbers and
-    /// the destinations stay, so that its use stays refused.
-    ///
-    /// # Errors
-    /// [`Fault::Unknown`], or [`Fault::Revoked`] when nothing is left to revoke.
-    pub fn revoke(&mut self, name: &Name) -> Result<(), VaultError> {
-        self.change(Action::CredentialRevoked, name.as_str(), |tx, change| {
-            let row = CredentialRow::find(tx, change.workspace, name)?;
-            row.revoke(tx, change.now, None)
-        })?;
-        self.wipe_log();
-        Ok(())
-    }
-
-    /// Revokes one version. When it is the current one, the credential has none until it is rotated.
-    ///
-    /// # Errors
-    /// [`Fault::Unknown`], or [`Fault::NoSuchVersion`] when it is not there or revoked already.
-    pub fn revoke_version(&mut self, name: &Name, version: u32) -> Result<(), VaultError> {
-        let subject = format!("{name} version {version}");
-        self.change(Action::VersionRevoked, &subject, |tx, change| {
-            let row = CredentialRow::find(tx, change.workspace, name)?;
-            row.revoke(tx, change.now, Some(version))
         })?;
         self.wipe_log();
         Ok(())
@@ -322,7 +281,7 @@ pub(super) fn insert_credential(
 ) -> Result<(), Fault> {
     refuse_taken_names(tx, change.workspace, new)?;
     let row = CredentialRow::insert(tx, change, new)?;
-    row.insert_version(tx, change, 1, secret)
+    row.insert_version(tx, change, (1, VersionState::Current), secret)
 }
 
 pub(super) fn check_new(new: &NewCredential, secret: &Secret) -> Result<(), Fault> {
@@ -342,7 +301,7 @@ pub(super) fn check_new(new: &NewCredential, secret: &Secret) -> Result<(), Faul
 }
 
 /// What no header can carry is never stored. Whether a short one is meant is the CLI's question.
-fn check_secret(secret: &Secret) -> Result<(), Fault> {
+pub(super) fn check_secret(secret: &Secret) -> Result<(), Fault> {
     Ok(secret.expose(|bytes| check::validate_secret(bytes, true))?)
 }
 
@@ -371,7 +330,7 @@ fn refuse_taken_names(db: &Connection, workspace: &Name, new: &NewCredential) ->
 
 /// A credential's row, read but for the meaning of its texts: the seal is over the texts.
 pub(super) struct CredentialRow {
-    id: i64,
+    pub(super) id: i64,
     workspace: String,
     pub(super) name: String,
     provider: Option<String>,
@@ -413,7 +372,7 @@ impl CredentialRow {
         Self::find(tx, change.workspace, &new.name)
     }
 
-    fn find(db: &Connection, workspace: &Name, name: &Name) -> Result<Self, Fault> {
+    pub(super) fn find(db: &Connection, workspace: &Name, name: &Name) -> Result<Self, Fault> {
         let query = format!("SELECT {COLUMNS} FROM credentials WHERE workspace = ?1 AND name = ?2");
         let row = db
             .prepare_cached(&query)?
@@ -434,13 +393,15 @@ impl CredentialRow {
         Ok(all)
     }
 
-    /// All of a workspace, each with its current version as a snapshot holds it, in one query.
+    /// All of a workspace, each with its current version as a snapshot holds it, in one query; and what
+    /// is to be known of its others.
     pub(super) fn all_current(
         db: &Connection,
         workspace: &str,
         key: &DataKey,
-        mut take: impl FnMut(Self, Option<Sealed>) -> Result<(), Fault>,
+        mut take: impl FnMut(Self, Option<Sealed>, Others) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
+        let mut others = Others::all(db, workspace)?;
         let query = format!(
             "SELECT {COLUMNS}, current.version, current.sealed FROM credentials \
              LEFT JOIN (SELECT credential, version, sealed FROM versions WHERE state = 'current') \
@@ -458,7 +419,8 @@ impl CredentialRow {
                 place: credential.place(key.vault_id(), version).into(),
                 ciphertext: ciphertext.into(),
             });
-            take(credential, sealed)?;
+            let others = others.remove(&credential.id).unwrap_or_default();
+            take(credential, sealed, others)?;
         }
         Ok(())
     }
@@ -485,7 +447,7 @@ impl CredentialRow {
     }
 
     /// The place that a version's secret is sealed for. If any of this changes, it does not open.
-    fn place(&self, vault_id: &VaultId, version: u32) -> Vec<u8> {
+    pub(super) fn place(&self, vault_id: &VaultId, version: u32) -> Vec<u8> {
         let place = Encoder::new("locum/vault/1/secret")
             .bytes(vault_id)
             .text(&self.workspace)
@@ -504,43 +466,29 @@ impl CredentialRow {
         place.finish()
     }
 
-    fn next_version(&self, db: &Connection) -> Result<u32, Fault> {
+    pub(super) fn next_version(&self, db: &Connection) -> Result<u32, Fault> {
         let query = "SELECT coalesce(max(version), 0) + 1 FROM versions WHERE credential = ?1";
         Ok(db.query_row(query, [self.id], |row| row.get(0))?)
     }
 
-    fn insert_version(
+    pub(super) fn insert_version(
         &self,
         tx: &Transaction<'_>,
         change: &Change<'_>,
-        version: u32,
+        (version, state): (u32, VersionState),
         secret: &Secret,
     ) -> Result<(), Fault> {
         let sealed = self.seal(change.key, version, secret)?;
         tx.execute(
             "INSERT INTO versions (credential, version, state, created, fingerprint, sealed) \
-             VALUES (?1, ?2, 'current', ?3, ?4, ?5)",
-            (self.id, version, change.now, change.key.fingerprint(secret), sealed),
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            (self.id, version, state.as_str(), change.now, change.key.fingerprint(secret), sealed),
         )?;
         Ok(())
     }
 
-    /// Erases the ciphertext of one version, or of all.
-    fn revoke(&self, tx: &Transaction<'_>, now: i64, version: Option<u32>) -> Result<(), Fault> {
-        let revoked = tx.execute(
-            "UPDATE versions SET state = 'revoked', ended = ?2, sealed = NULL \
-             WHERE credential = ?1 AND state <> 'revoked' AND (?3 IS NULL OR version = ?3)",
-            (self.id, now, version),
-        )?;
-        match (revoked, version) {
-            (0, None) => Err(Fault::Revoked(Kind::Credential, self.name.clone())),
-            (0, Some(version)) => Err(Fault::NoSuchVersion(self.parse(&self.name)?, version)),
-            _ => Ok(()),
-        }
-    }
-
     /// A column's text as what it means; one that means nothing was edited.
-    fn parse<T: FromStr>(&self, text: &str) -> Result<T, Fault> {
+    pub(super) fn parse<T: FromStr>(&self, text: &str) -> Result<T, Fault> {
         let corrupt = |_| Fault::Corrupt(Row::Credential(self.name.clone()));
         text.parse().map_err(corrupt)
     }
@@ -565,7 +513,11 @@ impl CredentialRow {
     }
 
     /// What a request sees of it.
-    pub(super) fn credential(&self, version: Option<u32>) -> Result<Credential, Fault> {
+    pub(super) fn credential(
+        &self,
+        version: Option<u32>,
+        others: &Others,
+    ) -> Result<Credential, Fault> {
         let properties = self.properties()?;
         Ok(Credential {
             name: self.parse(&self.name)?,
@@ -575,6 +527,8 @@ impl CredentialRow {
             stand_in: self.stand_in.as_deref().map(Into::into),
             // No request gets one, whatever any rule says.
             version: version.filter(|_| !properties.honeytoken),
+            older: others.older(),
+            revoked: others.revoked.as_slice().into(),
             properties,
         })
     }
@@ -625,7 +579,7 @@ impl CredentialRow {
     /// All versions, oldest first.
     fn versions(&self, db: &Connection) -> Result<Vec<Version>, Fault> {
         let mut statement = db.prepare_cached(
-            "SELECT version, state, created, ended, fingerprint, sealed FROM versions \
+            "SELECT version, state, created, ended, grace_until, fingerprint, sealed FROM versions \
              WHERE credential = ?1 ORDER BY version",
         )?;
         let mut rows = statement.query([self.id])?;
@@ -639,9 +593,10 @@ impl CredentialRow {
                 state: VersionState::parse(&state).ok_or_else(corrupt)?,
                 created: row.get(2)?,
                 ended: row.get(3)?,
-                fingerprint: Fingerprint(row.get(4)?),
+                grace_until: row.get(4)?,
+                fingerprint: Fingerprint(row.get(5)?),
             };
-            all.push(Version { info, sealed: row.get(5)? });
+            all.push(Version { info, sealed: row.get(6)? });
         }
         Ok(all)
     }
@@ -667,10 +622,10 @@ struct Version {
 /// The ciphertext of one version, with the place that it was sealed for.
 #[derive(Debug)]
 pub(super) struct Sealed {
-    credential: i64,
+    pub(super) credential: i64,
     pub(super) version: u32,
-    place: Box<[u8]>,
-    ciphertext: Box<[u8]>,
+    pub(super) place: Box<[u8]>,
+    pub(super) ciphertext: Box<[u8]>,
 }
 
 impl Sealed {

@@ -65,6 +65,8 @@ pub enum Fault {
     Revoked(Kind, String),
     /// The version is not the one that the snapshot holds.
     NoSuchVersion(Name, u32),
+    /// No version of the credential waits to be promoted.
+    NothingStaged(Name),
     /// What was given cannot be stored.
     Invalid(Invalid),
     /// The secret cannot be stored.
@@ -174,6 +176,7 @@ impl Fault {
                 | Self::Unknown(..)
                 | Self::Revoked(..)
                 | Self::NoSuchVersion(..)
+                | Self::NothingStaged(_)
                 | Self::Invalid(_)
                 | Self::Secret(_)
                 | Self::RunToken(_)
@@ -263,6 +266,13 @@ impl fmt::Display for Fault {
             }
             Self::NoSuchVersion(name, version) => {
                 write!(f, "the credential '{name}' has no live version {version}")
+            }
+            Self::NothingStaged(name) => {
+                write!(
+                    f,
+                    "no version of '{name}' waits to be promoted; add one with \
+                     `locum credential rotate {name} --stage`"
+                )
             }
             Self::Invalid(why) => why.fmt(f),
             Self::Secret(why) => why.fmt(f),

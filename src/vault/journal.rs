@@ -51,6 +51,12 @@ actions! {
     CredentialAdded "credential-added";
     /// A credential got a new version.
     CredentialRotated "credential-rotated";
+    /// A credential got a version that waits to be promoted.
+    VersionStaged "credential-version-staged";
+    /// The version that waited is the current one.
+    VersionPromoted "credential-version-promoted";
+    /// A version is tried at its provider, by a call of Locum's own.
+    VersionTried "credential-version-tried";
     /// What is said of a credential was changed.
     CredentialChanged "credential-changed";
     /// All versions of a credential were revoked.

@@ -37,6 +37,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod versions;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -68,6 +69,7 @@ pub use rotate::{OldRuns, Rotated};
 pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use snapshot::Snapshot;
+pub use versions::Promotion;
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, LockedKey, VaultId, WrappingKey};

@@ -37,14 +37,18 @@ CREATE TABLE credentials (
 CREATE TABLE versions (
     credential      INTEGER NOT NULL REFERENCES credentials (id) ON DELETE CASCADE,
     version         INTEGER NOT NULL CHECK (version BETWEEN 1 AND 4294967295),
-    state           TEXT    NOT NULL CHECK (state IN ('current', 'retired', 'revoked')),
+    state           TEXT    NOT NULL CHECK (state IN ('staged', 'current', 'retired', 'revoked')),
     created         INTEGER NOT NULL,
     ended           INTEGER,
+    grace_until     INTEGER,
+    cut             INTEGER NOT NULL DEFAULT 0 CHECK (cut IN (0, 1)),
     fingerprint     BLOB    NOT NULL CHECK (length(fingerprint) = 8),
     sealed          BLOB,
     PRIMARY KEY (credential, version),
     CHECK ((state = 'revoked') = (sealed IS NULL)),
-    CHECK ((state = 'current') = (ended IS NULL))
+    CHECK ((state IN ('staged', 'current')) = (ended IS NULL)),
+    CHECK (grace_until IS NULL OR state = 'retired'),
+    CHECK (cut = 0 OR state = 'revoked')
 ) STRICT, WITHOUT ROWID;
 
 CREATE UNIQUE INDEX one_current_version ON versions (credential) WHERE state = 'current';

@@ -1,7 +1,7 @@
 //! What the request path needs of the vault, at one epoch: descriptions, tokens, and secrets as
 //! ciphertext. Needs neither the database nor a lock, and is replaced as a whole.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::kept::{self, Purpose};
 use super::keys::{self, DataKey};
 use super::{Vault, agents, credentials, journal, runs, sets};
 use crate::agent::TokenRecord;
-use crate::credential::CredentialIndex;
+use crate::credential::{Credential, CredentialIndex};
 use crate::inject::Watch;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -36,7 +36,15 @@ pub struct Snapshot {
     pub watch: Watch,
     /// What run tokens are checked with.
     pub runs: Arc<RunTokens>,
+    /// When the first grace of a version is over; none when there is none.
+    pub grace_ends: Option<i64>,
+    /// The versions whose streams are to be broken off.
+    pub cut: HashSet<(Name, u32)>,
+    /// The agents that were revoked, whoever else may vouch for them.
+    pub revoked_agents: Arc<HashSet<Name>>,
     sealed: HashMap<Name, Sealed>,
+    /// Versions in their grace.
+    older: HashMap<Name, Vec<Sealed>>,
     key: Arc<DataKey>,
     path: Arc<Path>,
 }
@@ -57,18 +65,25 @@ impl Vault {
         let keys = self.check_state(&tx)?;
         let (key, scope) = (&keys.workspace, super::scope_of(&self.workspace));
         let kept = |purpose| kept::all(&tx, &keys.own, &scope, purpose);
-        let mut sealed = HashMap::new();
-        let mut credentials = Vec::new();
-        CredentialRow::all_current(&tx, self.workspace.as_str(), key, |row, current| {
-            let credential = row.credential(current.as_ref().map(|s| s.version))?;
-            sealed.extend(current.map(|s| (credential.name.clone(), s)));
+        let (mut sealed, mut older, mut cut) = (HashMap::new(), HashMap::new(), HashSet::new());
+        let (mut credentials, mut grace_ends) = (Vec::<Credential>::new(), None::<i64>);
+        CredentialRow::all_current(&tx, self.workspace.as_str(), key, |row, current, others| {
+            let credential = row.credential(current.as_ref().map(|s| s.version), &others)?;
+            let name = &credential.name;
+            sealed.extend(current.map(|s| (name.clone(), s)));
+            cut.extend(others.cut.iter().map(|version| (name.clone(), *version)));
+            if !credential.older.is_empty() {
+                let ends = credential.older.iter().map(|older| older.until);
+                grace_ends = ends.chain(grace_ends).min();
+                older.insert(name.clone(), others.sealed(&row, key));
+            }
             credentials.push(credential);
             Ok(())
         })?;
         credentials.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let mut digest_keys = vec![key.digest_key()];
-        let older = kept(Purpose::Fingerprint)?;
-        digest_keys.extend(older.iter().map(|kept| keys::digest_key(&kept.key)));
+        let revoked_before = kept(Purpose::Fingerprint)?;
+        digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
         let sets = sets::all(&tx, &self.workspace)?.into_iter().collect();
         Ok(Snapshot {
             epoch: journal::head(&tx)?.epoch.cast_unsigned(),
@@ -80,7 +95,11 @@ impl Vault {
             ),
             watch: Watch::new(digest_keys, credentials::digests(&tx, &self.workspace)?),
             runs: Arc::new(runs::all(&tx, &keys.own, (&self.workspace, key))?),
+            grace_ends,
+            cut,
+            revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
             sealed,
+            older,
             key: Arc::clone(key),
             path: Arc::clone(&self.path),
         })
@@ -88,11 +107,12 @@ impl Vault {
 }
 
 impl Snapshot {
-    /// Opens the secret of a credential's current version. A few microseconds, no I/O, no lock.
+    /// Opens the secret of a credential's current version, or of one in its grace. A few microseconds,
+    /// no I/O, no lock.
     ///
     /// # Errors
-    /// [`Fault::Unknown`], [`Fault::NoSuchVersion`] when `version` is not the one that is current
-    /// here, or [`Fault::Corrupt`].
+    /// [`Fault::Unknown`], [`Fault::NoSuchVersion`] when `version` is none that may be used here, or
+    /// [`Fault::Corrupt`].
     pub fn open(&self, name: &Name, version: u32) -> Result<Secret, VaultError> {
         self.open_sealed(name, version).map_err(|fault| fault.at(&self.path))
     }
@@ -104,12 +124,21 @@ impl Snapshot {
                 None => Fault::unknown(Kind::Credential, name),
             });
         };
-        if sealed.version != version {
-            return Err(Fault::NoSuchVersion(name.clone(), version));
+        if sealed.version == version {
+            return sealed.open_or_fault(name, &self.key);
         }
-        sealed
-            .open(&self.key)
-            .map_err(|DoesNotOpen| Fault::Corrupt(Row::Version(name.to_string(), version)))
+        let mut older = self.older.get(name).into_iter().flatten();
+        let sealed = older.find(|sealed| sealed.version == version);
+        let sealed = sealed.ok_or_else(|| Fault::NoSuchVersion(name.clone(), version))?;
+        sealed.open_or_fault(name, &self.key)
+    }
+}
+
+impl Sealed {
+    /// The secret; where it does not open, the fault of the row.
+    pub(super) fn open_or_fault(&self, name: &Name, key: &DataKey) -> Result<Secret, Fault> {
+        self.open(key)
+            .map_err(|DoesNotOpen| Fault::Corrupt(Row::Version(name.to_string(), self.version)))
     }
 }
 

@@ -6,9 +6,10 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::PathBuf;
 
-use crate::authn::{Authenticate as _, Authenticator};
+use crate::authn::{Agents, Authenticators, Shown};
 use crate::credential::Properties;
 use crate::files;
+use crate::record::Peer;
 
 /// A directory of mode 0700 with a vault in it, and its key.
 struct Home {
@@ -304,10 +305,7 @@ fn sets_name_credentials_and_share_their_names() {
 // Agents and tokens.
 
 fn authenticates(vault: &Vault, agent: &str, token: &str) -> bool {
-    let snapshot = vault.snapshot().unwrap();
-    let (tokens, key) = (snapshot.tokens, snapshot.token_key);
-    let by = Authenticator::new(&snapshot.workspace, tokens, key, snapshot.runs);
-    by.authenticate(&agent.parse().unwrap(), token, 1_000).is_ok()
+    lets_in(vault, agent, token, 1_000)
 }
 
 #[test]
@@ -1212,10 +1210,20 @@ fn two_that_open_an_old_vault_at_once_upgrade_it_once() {
 
 // New data keys.
 
-/// The authenticator of the vault as it is now.
-fn authenticator(vault: &Vault) -> Authenticator {
+/// Whether a token lets an agent in, with the vault as it is now.
+fn lets_in(vault: &Vault, agent: &str, token: &str, at: i64) -> bool {
     let now = vault.snapshot().unwrap();
-    Authenticator::new(&now.workspace, now.tokens.clone(), now.token_key.clone(), now.runs.clone())
+    let agents = Agents::new(
+        &now.workspace,
+        now.tokens.clone(),
+        now.token_key.clone(),
+        now.runs.clone(),
+        now.revoked_agents.clone(),
+    );
+    let pair = data_encoding::BASE64.encode(format!("{agent}:{token}").as_bytes());
+    let credentials = crate::authn::parse_proxy_authorization(format!("Basic {pair}").as_bytes());
+    let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+    Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, at).is_ok()
 }
 
 /// Every row as it stands in the file.
@@ -1257,8 +1265,7 @@ fn new_data_keys_seal_everything_anew_and_leave_tokens_good() {
         assert!(vault.audit_key().expose(|new| audit_key.expose(|old| new == old)));
         let snapshot = vault.snapshot().unwrap();
         assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "second-value-of-a");
-        let identity = authenticator(&vault).authenticate(&"agent".parse().unwrap(), &token, 0);
-        assert_eq!(identity.unwrap().agent, name("agent"));
+        assert!(lets_in(&vault, "agent", &token, 0));
     }
     // And once more, with tokens of three generations.
     let mut vault = home.open();
@@ -1267,10 +1274,8 @@ fn new_data_keys_seal_everything_anew_and_leave_tokens_good() {
     let third = vault.token_add(&name("agent"), None, None).unwrap().into_text();
     vault.verify().unwrap();
     vault.check_anchor(&anchor).unwrap();
-    let authn = authenticator(&vault);
     for token in [&token, &second, &third] {
-        authn.authenticate(&"agent".parse().unwrap(), token, 0).unwrap();
-        assert!(authn.authenticate(&"other".parse().unwrap(), token, 0).is_err());
+        assert!(lets_in(&vault, "agent", token, 0) && !lets_in(&vault, "other", token, 0));
     }
 }
 
@@ -1342,9 +1347,7 @@ fn run_tokens_stand_until_they_expire_or_end_at_once() {
         };
         let (_, token) = vault.run_token(new()).unwrap();
         vault.rotate_data_keys(runs).unwrap();
-        let check = |vault: &Vault, token: &str, at: i64| {
-            authenticator(vault).authenticate(&"agent".parse().unwrap(), token, at).is_ok()
-        };
+        let check = |vault: &Vault, token: &str, at| lets_in(vault, "agent", token, at);
         assert_eq!(check(&vault, &token, now()), good);
         assert!(!check(&vault, &token, now() + 3700));
         let (_, token) = vault.run_token(new()).unwrap();
@@ -1421,4 +1424,93 @@ fn no_generation_of_another_hand_is_followed() {
     let put = "UPDATE keys SET sealed = ?1, generation = 1 WHERE scope = 'vault'";
     home.intruder().execute(put, [old]).unwrap();
     assert!(home.try_open().is_err() && vault.snapshot().is_err());
+}
+
+/// With version 1 of the credential `a`.
+fn with_credential(home: &Home) -> Vault {
+    let mut vault = home.open();
+    vault.add_credential(&credential("a"), &secret("first-value-of-a")).unwrap();
+    vault
+}
+
+#[test]
+fn a_rotation_leaves_a_grace_and_shortens_those_before_it() {
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    let until = |vault: &Vault, version: usize| {
+        vault.credential(&name("a")).unwrap().versions[version - 1].grace_until
+    };
+    let before = now();
+    let first = vault.rotate_with_grace(&name("a"), &secret("second-value-of-a"), 3600).unwrap();
+    assert_eq!(first, Promotion { current: 2, before: Some(1) });
+    assert!(until(&vault, 1).unwrap() >= before + 3600);
+    let snapshot = vault.snapshot().unwrap();
+    let credential = snapshot.credentials.get("a").unwrap();
+    assert_eq!(credential.older.len(), 1);
+    assert!(credential.stands(1, now()) && credential.stands(2, now()));
+    assert!(!credential.stands(1, now() + 7200));
+    let opened = snapshot.open(&name("a"), 1).unwrap();
+    assert!(opened.expose(|bytes| bytes == b"first-value-of-a"));
+    assert_eq!(snapshot.grace_ends, until(&vault, 1));
+
+    vault.rotate_with_grace(&name("a"), &secret("third-value-of-a"), 60).unwrap();
+    assert!(until(&vault, 1).unwrap() <= now() + 60, "no longer than that of the newer one");
+    assert!(until(&vault, 2).unwrap() <= now() + 60);
+    vault.revoke_version(&name("a"), 1).unwrap();
+    let snapshot = vault.snapshot().unwrap();
+    let credential = snapshot.credentials.get("a").unwrap();
+    assert_eq!((&*credential.revoked, credential.older.len()), (&[1][..], 1));
+    assert!(matches!(snapshot.open(&name("a"), 1).unwrap_err().fault, Fault::NoSuchVersion(..)));
+    vault.rotate(&name("a"), &secret("fourth-value-of-a")).unwrap();
+    assert_eq!((until(&vault, 2), until(&vault, 3)), (None, None));
+    let snapshot = vault.snapshot().unwrap();
+    assert!(snapshot.credentials.get("a").unwrap().older.is_empty());
+    assert_eq!(snapshot.grace_ends, None);
+}
+
+#[test]
+fn a_staged_version_waits_for_its_promotion() {
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    let nothing = vault.promote(&name("a"), 0).unwrap_err().fault;
+    assert!(matches!(nothing, Fault::NothingStaged(_)));
+    assert_eq!(vault.stage(&name("a"), &secret("second-value-of-a")).unwrap(), 2);
+    assert_eq!(vault.stage(&name("a"), &secret("third-value-of-a")).unwrap(), 3);
+    let states = |vault: &Vault| {
+        let info = vault.credential(&name("a")).unwrap();
+        info.versions.iter().map(|version| version.state).collect::<Vec<_>>()
+    };
+    use VersionState::{Current, Retired, Staged};
+    assert_eq!(states(&vault), [Current, Retired, Staged]);
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(snapshot.credentials.get("a").unwrap().version, Some(1));
+    assert!(snapshot.open(&name("a"), 3).is_err(), "no request gets it");
+    let opened = vault.open_version(&name("a"), 3).unwrap();
+    assert!(opened.expose(|bytes| bytes == b"third-value-of-a"));
+    let promotion = vault.promote(&name("a"), 60).unwrap();
+    assert_eq!(promotion, Promotion { current: 3, before: Some(1) });
+    assert_eq!(states(&vault), [Retired, Retired, Current]);
+    assert!(vault.snapshot().unwrap().open(&name("a"), 3).is_ok());
+}
+
+#[test]
+fn what_is_cut_is_revoked_and_said_so() {
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    vault.rotate_with_grace(&name("a"), &secret("second-value-of-a"), 60).unwrap();
+    vault.cut(&name("a"), Some(1)).unwrap();
+    let cut = |vault: &Vault| {
+        let mut cut: Vec<u32> =
+            vault.snapshot().unwrap().cut.into_iter().map(|(_, version)| version).collect();
+        cut.sort_unstable();
+        cut
+    };
+    assert_eq!(cut(&vault), [1]);
+    let again = vault.cut(&name("a"), Some(1)).unwrap_err().fault;
+    assert!(matches!(again, Fault::NoSuchVersion(_, 1)));
+    // What was revoked without it can still be cut.
+    vault.revoke(&name("a")).unwrap();
+    assert_eq!(cut(&vault), [1]);
+    vault.cut(&name("a"), None).unwrap();
+    assert_eq!(cut(&vault), [1, 2]);
 }

@@ -16,8 +16,13 @@ mod session;
 use std::collections::BTreeSet;
 
 /// The documents with blocks to run, and how many commands each has at least.
-const RUN: [(&str, usize); 3] =
-    [("README.md", 18), ("docs/OPERATIONS.md", 30), ("certs/README.md", 9)];
+const RUN: [(&str, usize); 5] = [
+    ("README.md", 18),
+    ("docs/OPERATIONS.md", 30),
+    ("certs/README.md", 9),
+    ("docs/CREDENTIALS.md", 6),
+    ("docs/IDENTITY.md", 2),
+];
 
 #[test]
 fn the_readme_runs() {
@@ -32,6 +37,16 @@ fn operations_run() {
 #[test]
 fn the_ca_can_be_checked_and_rotated_as_described() {
     session::run(RUN[2].0, RUN[2].1);
+}
+
+#[test]
+fn who_calls_runs() {
+    session::run(RUN[4].0, RUN[4].1);
+}
+
+#[test]
+fn credentials_live_as_described() {
+    session::run(RUN[3].0, RUN[3].1);
 }
 
 #[test]

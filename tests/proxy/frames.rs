@@ -230,7 +230,7 @@ fn a_version_that_the_scrub_does_not_know_does_not_enter() {
     let scene = Scene::new(canary(), |_| {});
     let mut wire = scene.socket("/x");
     let next = canary();
-    scene.home.rotate("main", &next);
+    scene.home.locum_with(&["credential", "rotate", "main", "--grace", "0"], next.as_bytes()).ok();
     // A new socket has the new version, once the proxy has seen it.
     eventually("the new version", PATIENCE, || {
         let mut other = scene.socket("/y");
@@ -246,6 +246,33 @@ fn a_version_that_the_scrub_does_not_know_does_not_enter() {
     wire.send(text(&identify("locum_main")));
     wire.until_closed();
     assert_eq!(scene.home.accesses_to("/x")[1]["code"], "credential-refused");
+}
+
+#[test]
+fn a_socket_goes_on_with_the_version_that_it_was_opened_with() {
+    let key = canary();
+    let scene = Scene::new(key.clone(), |_| {});
+    let mut wire = scene.socket("/x");
+    let next = canary();
+    scene.home.locum_with(&["credential", "rotate", "main", "--grace", "1h"], next.as_bytes()).ok();
+    eventually("the new version", PATIENCE, || {
+        let mut other = scene.socket("/y");
+        other.send(text(&identify("locum_main")));
+        other.finish();
+        other.until_closed();
+        let raw = scene.origin.raw_bytes().pop()?;
+        let at = memchr::memmem::find(&raw, b"\r\n\r\n")? + 4;
+        let first = unmasked(&raw[at..]).into_iter().next()?;
+        (first.1 == identify(&next).as_bytes()).then_some(())
+    });
+    wire.send(text(&identify("locum_main")));
+    let sent = eventually("the message", PATIENCE, || {
+        let raw = scene.origin.raw_bytes().into_iter().next()?;
+        let at = memchr::memmem::find(&raw, b"\r\n\r\n")? + 4;
+        Some(unmasked(&raw[at..]).into_iter().next()?.1)
+    });
+    assert_eq!(String::from_utf8_lossy(&sent), identify(&key));
+    assert_eq!(scene.home.accesses_to("/x")[1]["version"], 1);
 }
 
 #[test]

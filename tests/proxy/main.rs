@@ -18,6 +18,7 @@ mod half_open;
 mod http2;
 mod limit;
 mod listen;
+mod memory;
 mod message;
 mod next;
 mod opaque;

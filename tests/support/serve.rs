@@ -89,6 +89,12 @@ impl Serve {
         self.child.wait().unwrap();
     }
 
+    /// The same, for one that is still to be put in another's place.
+    pub fn crash(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub fn ended(&mut self, within: Duration) -> ExitStatus {

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 
+use super::identity::order;
 use super::{Paths, set};
-use crate::config::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
+use crate::config::{ClientCertificates, Listen, ListenAt, ListenerTls, Method, Proxy};
 use crate::document::{Map, Node, Reader, Value};
 
 pub(super) fn proxy<'d>(
@@ -11,8 +12,8 @@ pub(super) fn proxy<'d>(
     node: &'d Node,
     mut proxy: Proxy,
     paths: Paths<'_>,
-) -> Option<Proxy> {
-    let mut map = reader.map(node, &["listen", "tls", "allow_remote"])?;
+) -> Option<(Proxy, Option<Vec<Method>>)> {
+    let mut map = reader.map(node, &["listen", "tls", "allow_remote", "authenticate"])?;
     set(&mut proxy.allow_remote, map.optional("allow_remote", Reader::boolean));
     // The words are judged as they stand, also when they are wrong: that is a mistake of its own.
     let has_tls = map.has("tls");
@@ -23,7 +24,9 @@ pub(super) fn proxy<'d>(
     } else {
         proxy.listen.iter_mut().for_each(|listen| listen.tls.clone_from(&common.tls));
     }
-    Some(proxy)
+    // Which of them there are, and so the default, is said elsewhere in the file.
+    let order = map.optional("authenticate", order);
+    Some((proxy, order))
 }
 
 /// What holds for each listener that does not say otherwise.

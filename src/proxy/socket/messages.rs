@@ -36,6 +36,17 @@ impl Messages {
         Following { messages: self, frames, gateway: Arc::clone(gateway), ledger }
     }
 
+    /// A socket goes on with the version that was there when it was opened, while that may be used.
+    fn settle(&self, permit: &mut Permit, at: i64) {
+        permit.choose_versions(at, |grant| {
+            let of_it = |known: &&Use| known.credential == grant.credential().name;
+            let mut known = self.known.iter().filter(of_it).filter_map(|known| known.version);
+            let first = known.next()?;
+            let is_known = first == grant.version() || known.any(|v| v == grant.version());
+            (!is_known).then_some(first)
+        });
+    }
+
     fn know(&self, permit: &Permit) -> bool {
         permit.grants().iter().all(|grant| {
             self.known.iter().any(|known| {
@@ -129,7 +140,12 @@ impl Following {
         let standing = &self.messages.standing;
         let index = &state.credentials;
         let references = References::locate_message(text, standing.origin(), index);
-        let decision = state.policy.authorize_message(standing, &references, index, unix_now());
+        let at = unix_now();
+        let mut decision = state.policy.authorize_message(standing, &references, index, at);
+        if let Ok(permit) = &mut decision {
+            self.gateway.runs.settle(standing.who(), permit, at);
+            self.messages.settle(permit, at);
+        }
         let decision = match decision {
             // The scrub of the answers would not know it.
             Ok(permit) if !self.messages.know(&permit) => {

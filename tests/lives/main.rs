@@ -1,0 +1,8 @@
+//! Credentials that live: rotated, staged, promoted and revoked under a proxy that serves.
+#![allow(missing_docs, unreachable_pub, dead_code)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod runs;
