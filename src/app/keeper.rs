@@ -26,9 +26,13 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
+use crate::outcome::{Code, Refusal};
 use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
 use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault};
 
@@ -183,6 +187,7 @@ impl Keeper {
         self.recall_runs(gateway);
         self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
+        gateway.keep_with(Arc::<Self>::clone(self));
     }
 
     /// Looks at the vault and the policies, and puts what changed in force. True when anything did.
@@ -475,12 +480,7 @@ fn is_over(second: i64) -> bool {
 impl Seen {
     /// Reads the vault if it changed; true when it did.
     fn read_vault(&mut self, home: &Home) -> Result<bool, Failure> {
-        if self.vault.was_replaced() {
-            let path = self.vault.path().to_owned();
-            match open_vault(&path, &self.master, &self.config)? {
-                Some(vault) => self.vault = vault,
-                None => self.follow_master_key(home)?,
-            }
+        if self.follow_file(home)? {
             self.mark = None;
         }
         let mut mark = self.vault.change_mark()?;
@@ -509,6 +509,19 @@ impl Seen {
         Ok(!same)
     }
 
+    /// Opens the file that has taken the vault's place, if one has.
+    fn follow_file(&mut self, home: &Home) -> Result<bool, Failure> {
+        if !self.vault.was_replaced() {
+            return Ok(false);
+        }
+        let path = self.vault.path().to_owned();
+        match open_vault(&path, &self.master, &self.config)? {
+            Some(vault) => self.vault = vault,
+            None => self.follow_master_key(home)?,
+        }
+        Ok(true)
+    }
+
     /// Opens the vault with the master key that it has now, from where the config says, unless a person
     /// would have to be asked. What needs it is rare: new data keys after a new master key.
     fn follow_master_key(&mut self, home: &Home) -> Result<(), Failure> {
@@ -519,6 +532,15 @@ impl Seen {
         let (vault, master) = open_unasked(home, &self.config)?;
         (self.vault, self.master, self.asked) = (vault, master, None);
         Ok(())
+    }
+
+    /// Over the connection that also reads: it does not see by the mark what it has written itself, so
+    /// the next look reads all.
+    fn capture(&mut self, home: &Home, name: &Name, token: &Secret) -> Result<u32, Failure> {
+        self.follow_file(home)?;
+        let version = self.vault.capture(name, token)?;
+        self.mark = None;
+        Ok(version)
     }
 
     fn state(&self) -> State {
@@ -577,6 +599,29 @@ impl Keeper {
     ) -> Option<R> {
         let keeper = Arc::clone(self);
         tokio::task::spawn_blocking(move || act(&keeper)).await.ok()
+    }
+}
+
+impl Keep for Keeper {
+    fn keep(self: Arc<Self>, credential: Name, token: Secret) -> Keeping<'static> {
+        let name = credential.clone();
+        let writing = tokio::spawn(async move {
+            let write = move |keeper: &Self| {
+                let version = keeper.seen.lock().capture(&keeper.home, &credential, &token)?;
+                keeper.look(false);
+                Ok::<u32, Failure>(version)
+            };
+            self.apart(write).await
+        });
+        Box::pin(async move {
+            let error = match writing.await {
+                Ok(Some(Ok(version))) => return Ok(version),
+                Ok(Some(Err(error))) => error.to_string(),
+                Ok(None) | Err(_) => "the thread that writes to the vault has failed".to_owned(),
+            };
+            tracing::error!(credential = %name, %error, "a token that an origin minted could not be kept");
+            Err(Refusal::new(Code::CaptureFailed).because("the vault did not take the token"))
+        })
     }
 }
 
