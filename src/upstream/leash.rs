@@ -17,8 +17,11 @@ use parking_lot::Mutex;
 #[derive(Default)]
 pub(super) struct Leashes {
     next: AtomicU64,
-    held: Mutex<HashMap<u64, (Arc<str>, Arc<End>)>>,
+    held: Mutex<HashMap<u64, Held>>,
 }
+
+/// A connection, by its principal.
+type Held = (Arc<str>, Arc<End>);
 
 /// What ends one.
 #[derive(Default)]

@@ -106,7 +106,7 @@ const IN_FORCE_WITHIN: Duration = Duration::from_secs(5);
 
 /// Whoever used a version longer ago than this is not said to be hit. A run that waits longer between
 /// two calls is found with `who-uses`.
-const HIT_SINCE: Duration = Duration::from_secs(60 * 60);
+const HIT_SINCE: Duration = Duration::from_hours(1);
 
 /// Arguments of `locum credential revoke`.
 #[derive(Debug, clap::Args)]
@@ -119,7 +119,7 @@ pub(in crate::cli) struct Revoke {
     /// Wait until it is in force, and say which runs it hits
     #[arg(long)]
     now: bool,
-    /// Also break off what carries it: requests under way, answers that stream, WebSockets
+    /// Also break off what carries it: requests under way, answers that stream, sockets
     #[arg(long)]
     cut: bool,
     /// Print the result as JSON
