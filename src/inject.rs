@@ -210,7 +210,7 @@ pub fn inject(
         needles.add_late(secret, &placeholder);
     }
     let needles = if needles.is_empty() { None } else { Some(needles) };
-    if needles.is_some() {
+    if needles.is_some() || !permit.captures().is_empty() {
         make_scrubbable(&mut parts.headers);
     }
     Ok(OutboundRequest { parts, origin, uses, needles, body, undecodable: permit.undecodable() })

@@ -312,6 +312,13 @@ def main():
     }
     if backup:
         must_equal("epoch of the backup", backup["epoch"], vault.epoch)
+    if vault.format >= 2:
+        rows = vault.db.execute("SELECT * FROM agents WHERE labels IS NOT NULL")
+        labels = {row["name"]: json.loads(row["labels"]) for row in rows}
+        for texts in labels.values():
+            must_equal("order of labels", list(texts), sorted(texts))
+        if labels:
+            result["labels"] = labels
     if given.token:
         result["token_agent"] = vault.check_token(given.token)
     if given.anchor:

@@ -32,6 +32,12 @@ fn another_program_opens_a_vault_from_its_document() {
         reader.arg(&key_file).args(["--token", &token]).arg("--anchor").arg(&anchor)
     });
     assert_eq!(without_trace(&opened), furnished(), "the vault is open elsewhere meanwhile");
+    let pair = |name: &str, value: &str| (name.parse().unwrap(), value.parse().unwrap());
+    let set = [pair("team", "ml"), pair("app/env", "prod=1")];
+    vault.use_workspace(&"default".parse().unwrap()).unwrap();
+    vault.agent_label(&"researcher".parse().unwrap(), &set, &[]).unwrap();
+    let labelled = python.open(&path, |reader| reader.arg(&key_file));
+    assert_eq!(labelled["labels"], json!({"researcher": {"app/env": "prod=1", "team": "ml"}}));
     let backup = home.path().join("backup");
     vault.backup(&backup).unwrap();
     let restored = python.open(&backup, |reader| reader.arg(&key_file));

@@ -27,10 +27,13 @@ use crate::config::Config;
 use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
+use crate::outcome::{Code, Refusal};
 use crate::policy::{self, Policy};
 use crate::proxy::{Gateway, Refresh, State};
 use crate::record::{AuditSink as _, Event};
 use crate::reference::Name;
+use crate::secret::Secret;
+use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
 use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
 
@@ -182,6 +185,7 @@ impl Keeper {
         self.recall_runs(gateway);
         self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
+        gateway.keep_with(Arc::<Self>::clone(self));
     }
 
     /// Looks at the vault and the policies, and puts what changed in force. True when anything did.
@@ -522,6 +526,18 @@ impl Seen {
         Ok(!same)
     }
 
+    /// Over the connection that also reads: it does not see by the mark what it has written itself, so
+    /// the next look reads all.
+    fn capture(&mut self, name: &Name, token: &Secret) -> Result<u32, Failure> {
+        if self.vault.was_replaced() {
+            let path = self.vault.path().to_owned();
+            self.vault = open_vault(&path, &self.master, &self.config)?;
+        }
+        let version = self.vault.capture(name, token)?;
+        self.mark = None;
+        Ok(version)
+    }
+
     fn state(&self) -> State {
         let policy = Arc::clone(&self.policy);
         let generation = self.generation;
@@ -578,6 +594,29 @@ impl Keeper {
     ) -> Option<R> {
         let keeper = Arc::clone(self);
         tokio::task::spawn_blocking(move || act(&keeper)).await.ok()
+    }
+}
+
+impl Keep for Keeper {
+    fn keep(self: Arc<Self>, credential: Name, token: Secret) -> Keeping<'static> {
+        let name = credential.clone();
+        let writing = tokio::spawn(async move {
+            let write = move |keeper: &Self| {
+                let version = keeper.seen.lock().capture(&credential, &token)?;
+                keeper.look(false);
+                Ok::<u32, Failure>(version)
+            };
+            self.apart(write).await
+        });
+        Box::pin(async move {
+            let error = match writing.await {
+                Ok(Some(Ok(version))) => return Ok(version),
+                Ok(Some(Err(error))) => error.to_string(),
+                Ok(None) | Err(_) => "the thread that writes to the vault has failed".to_owned(),
+            };
+            tracing::error!(credential = %name, %error, "a token that an origin minted could not be kept");
+            Err(Refusal::new(Code::CaptureFailed).because("the vault did not take the token"))
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod body;
+mod captured;
 mod copy;
 mod distrust;
 mod echo;
@@ -55,7 +56,7 @@ use crate::policy::{Policy, Ticket};
 use crate::record::{AuditSink, Peer, RequestId, Use};
 use crate::reference::Name;
 use crate::secret::Secret;
-use crate::supply::Supply;
+use crate::supply::{Keep, Supply};
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
 use crate::vault::Snapshot;
@@ -141,6 +142,7 @@ pub struct Gateway {
     limits: Limits,
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     supply: std::sync::OnceLock<Arc<dyn Supply>>,
+    keep: std::sync::OnceLock<Arc<dyn Keep>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     runs: runs::Runs,
@@ -172,6 +174,7 @@ impl Gateway {
             limits,
             refresh: std::sync::OnceLock::new(),
             supply: std::sync::OnceLock::new(),
+            keep: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             runs: runs::Runs::default(),
@@ -190,6 +193,11 @@ impl Gateway {
     /// Says who makes values that are not in the vault. Only the first call counts.
     pub fn supply_with(&self, supply: Arc<dyn Supply>) {
         let _already_set = self.supply.set(supply);
+    }
+
+    /// Says who keeps tokens that origins mint. Only the first call counts.
+    pub fn keep_with(&self, keep: Arc<dyn Keep>) {
+        let _already_set = self.keep.set(keep);
     }
 
     /// The state of this moment.

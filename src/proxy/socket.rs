@@ -194,7 +194,8 @@ fn no_longer(state: &State, caller: &Caller, standing: &Standing) -> Option<Code
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    state.policy.withdrawn(standing, &state.credentials, unix_now())
+    let who = state.authn.relabelled(standing.who());
+    state.policy.withdrawn((standing, &who), &state.credentials, unix_now())
 }
 
 /// How the way up ended.

@@ -533,7 +533,7 @@ impl CredentialRow {
         })
     }
 
-    fn properties(&self) -> Result<Properties, Fault> {
+    pub(super) fn properties(&self) -> Result<Properties, Fault> {
         Properties::from_text(self.properties.as_deref())
             .map_err(|_| Fault::Corrupt(Row::Credential(self.name.clone())))
     }

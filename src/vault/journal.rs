@@ -54,6 +54,8 @@ actions! {
     VersionTried "credential-version-tried";
     /// What is said of a credential was changed.
     CredentialChanged "credential-changed";
+    /// A credential got a version that an origin minted for an agent.
+    CredentialCaptured "credential-captured";
     /// All versions of a credential were revoked.
     CredentialRevoked "credential-revoked";
     /// One version of a credential was revoked.
@@ -68,6 +70,8 @@ actions! {
     SetRemoved "set-removed";
     /// An agent was added.
     AgentAdded "agent-added";
+    /// The labels of an agent were changed.
+    AgentLabelled "agent-labelled";
     /// An agent and all its tokens were revoked.
     AgentRevoked "agent-revoked";
     /// A token was added.

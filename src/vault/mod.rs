@@ -18,6 +18,7 @@
 mod agents;
 mod archive;
 mod bulk;
+mod capture;
 mod check;
 mod credentials;
 mod crypto;

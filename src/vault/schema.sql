@@ -71,6 +71,7 @@ CREATE TABLE set_members (
 CREATE TABLE agents (
     workspace       TEXT    NOT NULL,
     name            TEXT    NOT NULL,
+    labels          TEXT,
     created         INTEGER NOT NULL,
     revoked         INTEGER,
     PRIMARY KEY (workspace, name)

@@ -11,7 +11,7 @@ use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
 use super::{Vault, agents, credentials, journal, runs, sets};
-use crate::agent::TokenRecord;
+use crate::agent::{Labels, TokenRecord};
 use crate::credential::{Credential, CredentialIndex};
 use crate::inject::Watch;
 use crate::reference::Name;
@@ -41,6 +41,8 @@ pub struct Snapshot {
     pub cut: HashSet<(Name, u32)>,
     /// The agents that were revoked, whoever else may vouch for them.
     pub revoked_agents: Arc<HashSet<Name>>,
+    /// What the live agents are labelled with, as far as they are.
+    pub labels: Arc<HashMap<Name, Labels>>,
     sealed: HashMap<Name, Sealed>,
     /// Versions in their grace.
     older: HashMap<Name, Vec<Sealed>>,
@@ -91,6 +93,7 @@ impl Vault {
             grace_ends,
             cut,
             revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
+            labels: Arc::new(agents::labels(&tx, &self.workspace)?),
             sealed,
             older,
             key: Arc::clone(key),

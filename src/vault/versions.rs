@@ -190,8 +190,15 @@ impl CredentialRow {
         Ok(before)
     }
 
+    /// Deletes the rows of versions below `version`.
+    pub(super) fn forget_before(&self, tx: &Transaction<'_>, version: u32) -> Result<(), Fault> {
+        let query = "DELETE FROM versions WHERE credential = ?1 AND version < ?2";
+        tx.execute(query, (self.id, version))?;
+        Ok(())
+    }
+
     /// Erases the ciphertext of one version, or of all, and says of how many.
-    fn revoke(
+    pub(super) fn revoke(
         &self,
         tx: &Transaction<'_>,
         change: &Change<'_>,
