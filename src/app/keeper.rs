@@ -4,6 +4,7 @@
 //! editors and git on the policies), so that a change acts well within a second on any file system.
 //! What cannot be read leaves the last good state in force, and says so.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -80,6 +81,8 @@ struct Seen {
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
     snapshot: Option<Arc<Snapshot>>,
+    /// The versions that were cut, at the start or since.
+    cut: HashSet<(Name, u32)>,
     /// The highest epoch seen. Outlives a vault that cannot be used, so that an older copy is
     /// refused at every look and not only at the first.
     newest: u64,
@@ -136,6 +139,7 @@ impl Keeper {
             config_problem: None,
             mark: Some(mark),
             newest: snapshot.epoch,
+            cut: snapshot.cut.clone(),
             snapshot: Some(snapshot),
             vault_problem: None,
             unrecorded: false,
@@ -201,6 +205,9 @@ impl Keeper {
         if vault || policy {
             self.put_in_force(&mut seen);
         }
+        if vault {
+            self.cut(&mut seen);
+        }
         // Only now: the record of a change says that it is in force.
         if vault || seen.unrecorded {
             self.record_changes(&mut seen);
@@ -261,6 +268,28 @@ impl Keeper {
                     tracing::error!(%error, "a change of the vault was not recorded yet");
                 }
             }
+        }
+    }
+
+    /// Breaks off what carries a version that was revoked with that wish since the last look.
+    fn cut(&self, seen: &mut Seen) {
+        let Some(snapshot) = &seen.snapshot else { return };
+        let new: Vec<_> = snapshot.cut.difference(&seen.cut).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        seen.cut.clone_from(&snapshot.cut);
+        let connections = self.gateway().map_or(0, |gateway| gateway.cut(&new));
+        for (name, version) in new {
+            tracing::warn!(credential = %name, version, connections, "what carried it is broken off");
+            let event = Event {
+                event: "credential-cut",
+                subject: Some(format!("{name} version {version}")),
+                detail: Some(format!("connections to origins: {connections}")),
+                by: None,
+                vault_epoch: None,
+            };
+            let _unrecorded = self.audit.event(&event);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::master::{Turn, unlock};
 use super::{Failure, Home};
@@ -20,6 +20,16 @@ pub const CA_KEY_ITEM: &str = "ca-key";
 
 /// The sealed item that holds the CA's certificate, so that `ca.pem` can be put back.
 pub const CA_CERTIFICATE_ITEM: &str = "ca-certificate";
+
+/// How often it is looked whether a change is in force: far less than the time that it takes.
+const IN_FORCE_STEP: Duration = Duration::from_millis(5);
+
+/// A change is in force.
+#[derive(Clone, Copy, Debug)]
+pub struct InForce {
+    /// How long that took.
+    pub after: Duration,
+}
 
 /// The longest passphrase file or credential that is read, in bytes.
 const PASSPHRASE_LIMIT: usize = 4096;
@@ -90,6 +100,30 @@ impl Opened {
             // A proxy was faster, and will do it.
             Err(_) if AuditLog::is_locked(&self.config.audit.dir) => Ok(()),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// Waits until what was changed is in force: in the proxy that serves the home, if one does. That
+    /// records a change when it acts on it, and not before.
+    ///
+    /// # Errors
+    /// When it has not within `patience`.
+    pub fn in_force(&self, patience: Duration) -> Result<InForce, Failure> {
+        let (epoch, start) = (self.vault.epoch()?, Instant::now());
+        loop {
+            if drained(&self.config) >= epoch {
+                return Ok(InForce { after: start.elapsed() });
+            }
+            if start.elapsed() > patience {
+                let failure = Failure::new(format!(
+                    "the change is in the vault, and the proxy of this home has not said within \
+                     {patience:?} that it acts on it"
+                ));
+                return Err(failure.help(
+                    "look at its log and at /readyz; to be sure, stop it: what it has open ends with it",
+                ));
+            }
+            std::thread::sleep(IN_FORCE_STEP);
         }
     }
 
