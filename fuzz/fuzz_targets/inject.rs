@@ -2,12 +2,13 @@
 //!
 //! The first line of the input is the request's target, the second its `Content-Type`, the third its
 //! `Sec-WebSocket-Protocol`; the rest is its body.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::agent::{Context, Identity, Labels};
 use locum::credential::{Credential, CredentialIndex, Properties};
@@ -24,7 +25,13 @@ const SECRET: &str = "Zq7\"\\/+&=%;Zq7";
 
 static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
     let slots = [
-        "query key", "path /p/{secret}/**", "subprotocol k.{secret}", "json /a", "json /b/0/c", "form a", "multipart a",
+        "query key",
+        "path /p/{secret}/**",
+        "subprotocol k.{secret}",
+        "json /a",
+        "json /b/0/c",
+        "form a",
+        "multipart a",
     ];
     let credential = Credential {
         name: "a".parse().unwrap(),
@@ -145,7 +152,8 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn memchr(data: &[u8]) -> bool {
-    data.windows(3).any(|w| w == b"Zq7") || data.windows(2).any(|w| w == b"\\u" || w.starts_with(b"%5"))
+    data.windows(3).any(|w| w == b"Zq7")
+        || data.windows(2).any(|w| w == b"\\u" || w.starts_with(b"%5"))
 }
 
 /// What is before and behind the secret's place is the same; what is there is the secret, encoded.

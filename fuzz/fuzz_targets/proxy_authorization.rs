@@ -1,6 +1,7 @@
 //! Proxy credentials and tokens: no bytes panic, and what is read prints as it was written.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::agent::UserName;
 use locum::{authn, token};

@@ -69,3 +69,10 @@ pub fn scrubbed(head: &Response<()>, chunks: &[&[u8]]) -> (Vec<u8>, bool) {
 pub fn leaks(text: &[u8]) -> bool {
     text.windows(SECRET.len()).any(|window| window == SECRET)
 }
+
+/// Whether a line ends in `text`, in any notation. At the end of a line that comes by itself the first bytes
+/// of a secret may have been shown, so what a secret over lines becomes is then a matter of chunks.
+pub fn has_lines(text: &[u8]) -> bool {
+    let ends = |w: &[u8]| matches!(w, [b'\n' | b'\r', _] | [b'\\', b'n' | b'r']);
+    text.ends_with(b"\n") || text.ends_with(b"\r") || text.windows(2).any(ends)
+}
