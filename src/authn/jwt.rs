@@ -229,13 +229,11 @@ fn id(verified: &Verified, text: &str) -> Arc<str> {
     const ID: usize = 64;
     let own = ClaimPath::named("jti");
     let own = verified.claim(&own).and_then(Value::as_str).filter(|own| own.len() <= ID);
-    match own.and_then(|own| own.parse::<Label>().ok()) {
-        Some(own) => own.as_str().into(),
-        None => {
-            let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
-            format!("sha256:{}", data_encoding::HEXLOWER.encode(&digest[..8])).into()
-        }
+    if let Some(own) = own.and_then(|own| own.parse::<Label>().ok()) {
+        return own.as_str().into();
     }
+    let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+    format!("sha256:{}", data_encoding::HEXLOWER.encode(&digest[..8])).into()
 }
 
 /// A claim that has to be there, as a text.

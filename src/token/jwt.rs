@@ -251,9 +251,9 @@ impl Verified {
 
     /// A time in seconds (`NumericDate`, RFC 7519 section 2). Fractions of a second are left out.
     fn moment(&self, name: &str) -> Result<Option<i64>, Fault> {
-        let Some(value) = self.claims.get(name) else { return Ok(None) };
         // Whole numbers beyond that are not exact as the floating numbers that JSON means.
         const MOST: f64 = 9_007_199_254_740_992.0;
+        let Some(value) = self.claims.get(name) else { return Ok(None) };
         let seconds = value.as_f64().filter(|seconds| seconds.abs() <= MOST);
         seconds.map(|seconds| Some(seconds.floor() as i64)).ok_or(Fault::Claim)
     }
