@@ -98,6 +98,12 @@ pub trait Authenticate: Send + Sync {
     /// live tunnel, after which a revoked token must not be used. None when the identity is not of this
     /// authenticator's making.
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool>;
+
+    /// What an identity of this authenticator's making is labelled with now, where it is the vault that
+    /// says so. None where the labels came with what was shown, and for identities of others.
+    fn labels(&self, _: &Identity) -> Option<&Labels> {
+        None
+    }
 }
 
 /// The authenticators, in their order. The first to which something of its own kind is shown decides:
@@ -138,6 +144,19 @@ impl Authenticators {
     }
 }
 
+impl Authenticators {
+    /// The identity of a live tunnel, with the labels of now: they may have been changed since.
+    #[must_use]
+    pub fn relabelled(&self, identity: &Arc<Identity>) -> Arc<Identity> {
+        match self.0.iter().find_map(|one| one.labels(identity)) {
+            Some(labels) if *labels != identity.labels => {
+                Arc::new(Identity { labels: labels.clone(), ..(**identity).clone() })
+            }
+            _ => Arc::clone(identity),
+        }
+    }
+}
+
 /// The agents of a workspace as the vault has them, and what their tokens are checked with.
 #[derive(Debug)]
 pub struct Agents {
@@ -147,6 +166,9 @@ pub struct Agents {
     runs: Arc<RunTokens>,
     /// Those that are not to be let in by any means.
     revoked: Arc<HashSet<Name>>,
+    labels: Arc<HashMap<Name, Labels>>,
+    /// Of those that have none.
+    no_labels: Labels,
 }
 
 impl Agents {
@@ -159,7 +181,19 @@ impl Agents {
         runs: Arc<RunTokens>,
         revoked: Arc<HashSet<Name>>,
     ) -> Self {
-        Self { workspace: workspace.clone(), tokens, key, runs, revoked }
+        let (labels, no_labels) = (Arc::default(), Labels::default());
+        Self { workspace: workspace.clone(), tokens, key, runs, revoked, labels, no_labels }
+    }
+
+    /// The same, and what they are labelled with, as far as they are.
+    #[must_use]
+    pub fn labelled(self, labels: Arc<HashMap<Name, Labels>>) -> Self {
+        Self { labels, ..self }
+    }
+
+    /// What an agent is labelled with.
+    fn labels(&self, agent: &Name) -> &Labels {
+        self.labels.get(agent).unwrap_or(&self.no_labels)
     }
 
     /// Whether an agent may be let in whom somebody else vouches for.
@@ -177,7 +211,7 @@ impl Agents {
         context: Context,
         proof: Proof,
     ) -> Identity {
-        let labels = Labels::default();
+        let labels = self.labels(&agent).clone();
         Identity { workspace: self.workspace.clone(), agent, token_id, context, proof, labels }
     }
 }

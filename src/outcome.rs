@@ -73,6 +73,10 @@ codes! {
     CredentialRefused "credential-refused" 403 "http_request_denied"
         "The credential that this request refers to cannot be used here"
         "Check its name, that it is bound to this host, and that a rule lets this agent use it; the audit record of this id says which.";
+    /// The version of the credential that a request carries was revoked while it was under way.
+    CredentialRevoked "credential-revoked" 403 "http_request_denied"
+        "The credential was revoked while the request was under way"
+        "Send it again: it gets the credential's next version, or is refused where there is none.";
     /// What the agent sent holds a secret of the vault itself, in place of its placeholder.
     RealCredential "real-credential" 403 "http_request_denied"
         "The request carries a credential itself, where its placeholder belongs"
@@ -181,6 +185,10 @@ codes! {
     Unscrubbable "response-unscrubbable" 502 "http_response_content_coding_error"
         "The answer came in a form that cannot be searched for the credential"
         "The host used a coding that the proxy cannot undo; ask its operator, use it without a credential, or have a rule say `scrub: {undecodable: pass}`.";
+    /// A rule takes a token out of the answer, and it could not be taken or kept.
+    CaptureFailed "capture-failed" 502 "proxy_internal_error"
+        "The answer holds a token that the proxy keeps, and it could not be kept"
+        "Nothing of the answer was passed on. Show the id of this refusal to whoever runs the proxy; the audit record says what was missing.";
     /// Connecting took too long.
     ConnectTimeout "connect-timeout" 504 "connection_timeout"
         "The host did not accept the connection in time"

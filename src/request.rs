@@ -12,6 +12,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Uri, Version};
 
+pub(crate) use body::unescape;
 pub use body::{BodyKind, BodyText, Found, Malformed, Place, Show, Step, Value, is_coded, walk};
 pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;

@@ -4,6 +4,7 @@
 //! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
+mod capture;
 mod codings;
 mod deflate;
 mod engine;
@@ -24,6 +25,7 @@ use http::response::Parts;
 use http::{Method, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 
+pub use capture::{Minted, Whole};
 use codings::{Coding, Source, decoded_head};
 use deflate::Agreed;
 use engine::Engine;

@@ -10,10 +10,21 @@ use std::sync::Arc;
 
 use crate::credential::Credential;
 use crate::outcome::Refusal;
+use crate::reference::Name;
 use crate::secret::Secret;
 
 /// A value under way.
 pub type Supplying<'a> = Pin<Box<dyn Future<Output = Result<Secret, Refusal>> + Send + 'a>>;
+
+/// A token on its way into the vault.
+pub type Keeping<'a> = Pin<Box<dyn Future<Output = Result<u32, Refusal>> + Send + 'a>>;
+
+/// Takes in tokens that origins mint for agents.
+pub trait Keep: Send + Sync {
+    /// Makes `token` the next version of a credential that is for captured tokens, and returns when it
+    /// is written and in force. Dropping the future does not stop that.
+    fn keep(self: Arc<Self>, credential: Name, token: Secret) -> Keeping<'static>;
+}
 
 /// Makes or fetches values. Whoever implements it sees to it that one credential has one refresh in
 /// flight, that what is kept in memory is sealed there, and that no value is given out that has

@@ -13,13 +13,14 @@ use crate::vault::Snapshot;
 
 /// The ways in, in their order, for the agents of this vault.
 pub(super) fn authenticators(config: &Config, vault: &Snapshot, keys: &AllKeys) -> Authenticators {
-    let agents = Arc::new(Agents::new(
+    let agents = Agents::new(
         &vault.workspace,
         Arc::clone(&vault.tokens),
         Arc::clone(&vault.token_key),
         Arc::clone(&vault.runs),
         Arc::clone(&vault.revoked_agents),
-    ));
+    );
+    let agents = Arc::new(agents.labelled(Arc::clone(&vault.labels)));
     let one = |method: &Method| -> Arc<dyn Authenticate> {
         let agents = Arc::clone(&agents);
         match method {

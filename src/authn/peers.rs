@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Admit, Agents, Authenticate, Denied, Shown};
-use crate::agent::{Identity, Proof, UnixUser};
+use crate::agent::{Identity, Labels, Proof, UnixUser};
 use crate::record::Peer;
 use crate::reference::Name;
 
@@ -70,6 +70,11 @@ impl Authenticate for Peers {
         let Proof::Peer(user) = identity.proof else { return None };
         let same = self.rule(user).is_some_and(|rule| rule.agent == identity.agent);
         Some(same && self.agents.admit(&identity.agent, Admit::Known))
+    }
+
+    fn labels(&self, identity: &Identity) -> Option<&Labels> {
+        let Proof::Peer(_) = identity.proof else { return None };
+        Some(self.agents.labels(&identity.agent))
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::jwt::is_jwt;
 use super::{Agents, Authenticate, Denied, Shown};
-use crate::agent::{Identity, Proof, TokenRecord, UserName};
+use crate::agent::{Identity, Labels, Proof, TokenRecord, UserName};
 use crate::token::{self, run};
 
 /// Checks agents' tokens. Every password that is not plainly something else is one for it.
@@ -70,6 +70,11 @@ impl Authenticate for ByToken {
                 && record.agent == identity.agent
                 && !is_expired(record, now)
         }))
+    }
+
+    fn labels(&self, identity: &Identity) -> Option<&Labels> {
+        let Proof::Token = identity.proof else { return None };
+        Some(self.agents.labels(&identity.agent))
     }
 }
 

@@ -1,6 +1,7 @@
 //! `locum credential`: what the vault holds. No command shows a secret.
 
 mod bait;
+mod users;
 mod versions;
 
 use std::io::{IsTerminal as _, Read as _};
@@ -53,14 +54,13 @@ pub(super) enum Command {
     )]
     Promote(versions::Promote),
     /// End the use of a credential; its name stays known, and refused
-    #[command(after_help = "Example:\n  locum credential revoke openai")]
-    Revoke {
-        /// The credential's name
-        name: Name,
-        /// Only this version
-        #[arg(long, value_name = "N")]
-        version: Option<u32>,
-    },
+    #[command(after_help = versions::REVOKE_EXAMPLE)]
+    Revoke(versions::Revoke),
+    /// List the agents and runs that used a credential, from the audit log
+    #[command(
+        after_help = "Example:\n  locum credential who-uses openai\n  locum credential who-uses openai --version 3 --since 24h --json"
+    )]
+    WhoUses(users::WhoUses),
     /// Remove a credential with all its versions
     #[command(after_help = "Example:\n  locum credential remove openai")]
     Remove {
@@ -135,6 +135,10 @@ pub(super) struct Add {
     /// value of yours one is made up and printed, to be planted where only a thief looks
     #[arg(long)]
     honeytoken: bool,
+    /// Its values are tokens that an origin mints for the agent, as a rule's `capture` says; it has none
+    /// before the first
+    #[arg(long, conflicts_with_all = ["honeytoken", "from_env", "from_file"])]
+    captured: bool,
     #[command(flatten)]
     value: Value,
     /// Print the result as JSON
@@ -164,7 +168,8 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate(args) => versions::rotate(&mut opened, &args),
         Command::Promote(args) => versions::promote(&mut opened, &args),
-        Command::Revoke { name, version } => revoke(&mut opened, &name, version),
+        Command::Revoke(args) => versions::revoke(&mut opened, &args),
+        Command::WhoUses(args) => users::who_uses(&opened, &args),
         Command::Remove { name } => {
             opened.vault.remove(&name)?;
             opened.changed()?;
@@ -176,18 +181,27 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
 
 fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     let new = describe(args)?;
+    if args.captured {
+        opened.vault.add_captured(&new)?;
+        return added(opened, args, &new);
+    }
     if args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none() {
         return add_bait(opened, args, &new);
     }
     let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
-    let name = new.name.clone();
+    opened.vault.add_credential(&new, &secret)?;
+    added(opened, args, &new)
+}
+
+fn added(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Failure> {
+    opened.changed()?;
+    let name = &new.name;
     let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
     let to: Vec<String> = new.destinations.iter().map(ToString::to_string).collect();
-    opened.vault.add_credential(&new, &secret)?;
-    opened.changed()?;
     if args.json {
+        let version = (!args.captured).then_some(1);
         return output::json(&serde_json::json!({
-            "credential": name, "version": 1, "placeholder": placeholder, "to": to,
+            "credential": name, "version": version, "placeholder": placeholder, "to": to,
         }));
     }
     output::line(&format!("added {name}; agents use {placeholder}"))?;
@@ -232,7 +246,11 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         destinations: destinations(args, provider)?,
         slots,
         stand_in,
-        properties: Properties { honeytoken: args.honeytoken, ..Properties::default() },
+        properties: Properties {
+            honeytoken: args.honeytoken,
+            captured: args.captured,
+            ..Properties::default()
+        },
     })
 }
 
@@ -389,18 +407,6 @@ fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Zeroizing<Vec<u8
     Ok(bytes)
 }
 
-fn revoke(opened: &mut Opened, name: &Name, version: Option<u32>) -> Result<(), Failure> {
-    let said = if let Some(version) = version {
-        opened.vault.revoke_version(name, version)?;
-        format!("revoked version {version} of {name}")
-    } else {
-        opened.vault.revoke(name)?;
-        format!("revoked {name}; requests that refer to it are refused from now on")
-    };
-    opened.changed()?;
-    output::line(&said)
-}
-
 #[derive(Serialize)]
 struct Shown {
     name: Name,
@@ -415,6 +421,8 @@ struct Shown {
     version: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     honeytoken: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    captured: bool,
     versions: Vec<ShownVersion>,
 }
 
@@ -443,6 +451,7 @@ impl From<&CredentialInfo> for Shown {
             last_rotation: info.last_rotation(),
             version: info.current().map(|v| v.version),
             honeytoken: info.properties.honeytoken,
+            captured: info.properties.captured,
             versions: info
                 .versions
                 .iter()
@@ -471,6 +480,7 @@ fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
             credential.provider.unwrap_or_else(|| "-".to_owned()),
             match credential.version {
                 _ if credential.honeytoken => "honeytoken".to_owned(),
+                None if credential.captured => "none yet".to_owned(),
                 Some(version) => version.to_string(),
                 None => "revoked".to_owned(),
             },
@@ -492,6 +502,9 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     field("provider", shown.provider.clone().unwrap_or_else(|| "-".to_owned()));
     field("to", output::list(&shown.to));
     field("slots", output::list(&shown.slots));
+    if shown.captured {
+        field("captured", "its values are taken out of answers".to_owned());
+    }
     if shown.honeytoken {
         field("honeytoken", "no agent gets it; its use raises an alarm".to_owned());
     }

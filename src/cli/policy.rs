@@ -127,7 +127,7 @@ fn compare(policy: &Policy, home: &Home) -> Beside {
     let known = Opened::open(home).and_then(|opened| {
         let agents = opened.vault.agents()?.into_iter().filter(|agent| agent.revoked.is_none());
         let mut agents: Vec<(Name, Labels)> =
-            agents.map(|agent| (agent.name, Labels::default())).collect();
+            agents.map(|agent| (agent.name, agent.labels)).collect();
         agents.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         Ok((Known::of(&opened)?, opened.vault.snapshot()?.credentials, agents))
     });

@@ -13,6 +13,10 @@ pub struct Properties {
     /// answer to a name that does not exist.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub honeytoken: bool,
+    /// Its values are tokens that an origin mints for the agent, and that a rule takes out of answers.
+    /// Only into such a credential may a rule put anything.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub captured: bool,
     /// What is made of the secret; without it, it is sent as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,

@@ -247,6 +247,7 @@ impl Linker<'_> {
             inject_always: fields.always.unwrap_or(false),
             refuse_misplaced: fields.refuse_misplaced.unwrap_or(false),
             undecodable: fields.scrub.unwrap_or_default(),
+            captures: fields.captures.unwrap_or_default().into(),
             timeouts: fields.timeouts.unwrap_or_default(),
             websocket: fields.websocket,
             meter: fields.limits.map(Meter::new),
@@ -390,10 +391,11 @@ impl Linker<'_> {
 }
 
 /// What a rule that denies has no use for.
-const DENY_HAS_NO: [&str; 6] = ["tunnel", "inject", "misplaced", "scrub", "timeouts", "limits"];
+const DENY_HAS_NO: [&str; 7] =
+    ["tunnel", "inject", "misplaced", "scrub", "capture", "timeouts", "limits"];
 
 /// What cannot be seen, or done, from outside of a tunnel.
-const OPAQUE_HAS_NO: [&str; 10] = [
+const OPAQUE_HAS_NO: [&str; 11] = [
     "use",
     "methods",
     "paths",
@@ -402,6 +404,7 @@ const OPAQUE_HAS_NO: [&str; 10] = [
     "inject",
     "misplaced",
     "scrub",
+    "capture",
     "timeouts",
     "websocket",
 ];

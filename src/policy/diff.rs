@@ -143,6 +143,9 @@ fn how(rule: &Rule) -> String {
             text += word;
         }
     }
+    for capture in &*rule.captures {
+        let _ = write!(text, ", taken from answers: {capture}");
+    }
     for (word, time) in [("answer", rule.timeouts.response), ("pauses", rule.timeouts.idle)] {
         if let Some(time) = time {
             let _ = write!(text, ", {word} within {}", crate::document::show_duration(time));
@@ -212,6 +215,7 @@ mod tests {
             "inject: always",
             "misplaced: refuse",
             "scrub: {undecodable: pass}",
+            "capture: [{json: /t, as: s}]",
             "timeouts: {response: 1s}",
             "timeouts: {idle: 1s}",
             "limits: {requests: 1/s}",

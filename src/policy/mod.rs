@@ -4,6 +4,7 @@
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
 mod candidates;
+mod capture;
 mod cases;
 mod compile;
 mod conditions;
@@ -26,6 +27,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
+pub use capture::Capture;
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
@@ -134,6 +136,7 @@ pub struct Permit {
     hidden: Vec<Grant>,
     timeouts: Timeouts,
     undecodable: Undecodable,
+    captures: Arc<[Capture]>,
     meters: Meters,
 }
 
@@ -225,6 +228,12 @@ impl Permit {
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts
+    }
+
+    /// What is taken out of the answer, and kept.
+    #[must_use]
+    pub fn captures(&self) -> &Arc<[Capture]> {
+        &self.captures
     }
 
     /// What becomes of an answer that cannot be searched, by the rule that decided.
@@ -503,6 +512,7 @@ impl Policy {
                     rule.undecodable
                 }
             }),
+            captures: Arc::clone(&rule.captures),
             meters: rule.meters().and(bound),
         })
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use super::Timeouts;
+use super::capture::Capture;
 use super::cases::{Case, Given, read_case, read_given};
 use super::conditions::{Conditions, Wanted, is_fit};
 use super::limits::{Limits, Per, Rate};
@@ -16,10 +17,11 @@ use super::rule::{Choice, Uses};
 use super::text::TextPattern;
 use super::when::{Days, EVERY_DAY, When, WhenError, moment, zone};
 use crate::agent::LabelName;
+use crate::credential::Pointer;
 use crate::document::{Key, Map, Node, Reader, Value};
 use crate::host::Destination;
 use crate::reference::Name;
-use crate::scrub::Undecodable;
+use crate::scrub::{Minted, Undecodable};
 
 pub(super) const TOP_KEYS: &[&str] =
     &["version", "layer", "groups", "parts", "rules", "given", "tests"];
@@ -40,6 +42,7 @@ pub(super) const PART_KEYS: &[&str] = &[
     "inject",
     "misplaced",
     "scrub",
+    "capture",
     "timeouts",
     "websocket",
     "limits",
@@ -64,6 +67,7 @@ pub(super) const RULE_KEYS: &[&str] = &[
     "inject",
     "misplaced",
     "scrub",
+    "capture",
     "timeouts",
     "websocket",
     "limits",
@@ -71,6 +75,7 @@ pub(super) const RULE_KEYS: &[&str] = &[
 
 pub(super) const CHOICE_KEYS: &[&str] = &["labels"];
 pub(super) const WHEN_KEYS: &[&str] = &["days", "hours", "zone", "not_before", "not_after"];
+pub(super) const CAPTURE_KEYS: &[&str] = &["json", "form", "header", "as"];
 pub(super) const SCRUB_KEYS: &[&str] = &["undecodable"];
 pub(super) const TIMEOUT_KEYS: &[&str] = &["response", "idle"];
 pub(super) const LIMIT_KEYS: &[&str] = &["requests", "concurrent", "bytes", "per"];
@@ -137,6 +142,7 @@ pub(super) struct Fields {
     pub(super) always: Option<bool>,
     pub(super) refuse_misplaced: Option<bool>,
     pub(super) scrub: Option<Undecodable>,
+    pub(super) captures: Option<Vec<Capture>>,
     pub(super) timeouts: Option<Timeouts>,
     pub(super) websocket: Option<bool>,
     pub(super) limits: Option<Limits>,
@@ -158,7 +164,7 @@ impl Fields {
         take!(
             to "to", methods "methods", paths "paths", query "query", headers "headers",
             users "users", runs "runs", when "when", uses "use", opaque "tunnel", always "inject",
-            refuse_misplaced "misplaced", scrub "scrub", timeouts "timeouts", websocket "websocket", limits "limits"
+            refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts", websocket "websocket", limits "limits"
         );
         twice
     }
@@ -305,6 +311,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         given(map, "inject", |r, n| r.choice(n, &[("always", true), ("referenced", false)]));
     let refuse = given(map, "misplaced", |r, n| r.choice(n, &[("refuse", true), ("inert", false)]));
     let scrub = given(map, "scrub", read_scrub);
+    let captures = given(map, "capture", |r, n| r.list(n, read_capture));
     let timeouts = given(map, "timeouts", read_timeouts);
     let websocket =
         given(map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
@@ -324,6 +331,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         always: always.flatten(),
         refuse_misplaced: refuse.flatten(),
         scrub: scrub.flatten(),
+        captures: captures.flatten(),
         timeouts: timeouts.flatten(),
         websocket: websocket.flatten(),
         limits: limits.flatten(),
@@ -445,6 +453,32 @@ fn read_scrub<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Undecodable
     let mut map = reader.map(node, SCRUB_KEYS)?;
     let words = [("refuse", Undecodable::Refuse), ("pass", Undecodable::Pass)];
     map.required("undecodable", |r, n| r.choice(n, &words))
+}
+
+/// `{json: /access_token, as: session}`.
+fn read_capture<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Capture> {
+    let mut map = reader.map(node, CAPTURE_KEYS)?;
+    let credential = map.required("as", Reader::parsed::<Name>);
+    let json = given(&mut map, "json", Reader::parsed::<Pointer>);
+    let form = given(&mut map, "form", |r, n| r.text(n));
+    let header = given(&mut map, "header", Reader::parsed::<HeaderName>);
+    let mut from = [
+        json.flatten().map(Minted::Json),
+        form.flatten().map(|field| Minted::Form(field.into())),
+        header.flatten().map(Minted::Header),
+    ]
+    .into_iter()
+    .flatten();
+    let places = ["json", "form", "header"].iter().filter(|key| map.has(key)).count();
+    if places != 1 {
+        map.reader().problem_with_help(
+            node,
+            "`capture` takes a value from one place",
+            "name one of json, form and header, such as `json: /access_token`",
+        );
+        return None;
+    }
+    Some(Capture { from: from.next()?, credential: credential? })
 }
 
 fn read_timeouts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Timeouts> {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
+use super::capture::Capture;
 use super::conditions::{Conditions, Wanted};
 use super::limits::{Meter, Meters};
 use super::path::PathPattern;
@@ -45,6 +46,8 @@ pub(super) struct Rule {
     pub(super) inject_always: bool,
     pub(super) refuse_misplaced: bool,
     pub(super) undecodable: Undecodable,
+    /// What is taken out of its answers. Empty in nearly all.
+    pub(super) captures: Arc<[Capture]>,
     pub(super) timeouts: Timeouts,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     pub(super) websocket: Option<bool>,

@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
 use super::body::{Body, Unfinished, Ungathered, Upload};
+use super::captured::Captures;
 use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
@@ -23,7 +24,7 @@ use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
-use crate::upstream::{Call, Sent, Upgraded};
+use crate::upstream::{Call, LastLook, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
 pub(super) struct Route {
@@ -89,7 +90,7 @@ async fn authorized(
         Ok(inbound) => inbound,
         Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
     };
-    let who = identify(&route.caller.identity, &inbound);
+    let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
 
     // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.
@@ -134,6 +135,8 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
+    let captures = Captures::of(gateway, &state, &permit)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     if let Some(opening) = &mut opening
@@ -154,23 +157,26 @@ async fn authorized(
     let recorded = ledger
         .permit(outbound, &state, permit.rule(), &uses)
         .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
+    ledger.carries(uses);
 
     let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
     let heard = outlet.listens(version);
+    let still = || gateway.still(&state, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
         response_timeout: response,
         idle_timeout: idle,
         interims: heard.as_ref(),
+        last_look: Some(LastLook(&still)),
     };
     let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
         return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => answer(sent, pending, ledger, up, (version, cut)).await,
+            Ok(sent) => answer(sent, (pending, captures), ledger, up, (version, cut)).await,
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
@@ -178,7 +184,9 @@ async fn authorized(
         Ok(Upgraded::Switched(switched)) => {
             socket::open(gateway, opening, switched, pending, ledger).await
         }
-        Ok(Upgraded::Declined(sent)) => answer(sent, pending, ledger, up, (version, cut)).await,
+        Ok(Upgraded::Declined(sent)) => {
+            answer(sent, (pending, captures), ledger, up, (version, cut)).await
+        }
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
 }
@@ -271,16 +279,18 @@ fn filled(
 /// The way back of an answer that is HTTP to its end.
 async fn answer(
     sent: Sent,
-    pending: Pending,
+    (pending, captures): (Pending, Option<Captures>),
     ledger: Ledger,
     up: Uploaded,
     (version, cut): (Version, &Cut),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
-    let mut response = match scrub(pending.answered(sent.response)).await {
-        Ok(response) => response,
-        Err(refusal) => return Err(failed(&ledger, refusal, up.bytes())),
+    let scrubbed = scrub(pending.answered(sent.response)).await;
+    let taken = match (scrubbed, captures) {
+        (Ok(response), Some(captures)) => captures.take(response).await,
+        (scrubbed, _) => scrubbed,
     };
+    let mut response = taken.map_err(|refusal| failed(&ledger, refusal, up.bytes()))?;
     strip_answer(response.headers_mut());
     if version != Version::HTTP_2 {
         announce_trailers(response.headers_mut());
@@ -374,6 +384,7 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
 }
 
 pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
+    let refusal = ledger.true_cause(refusal);
     ledger.failed(&refusal, up);
     refusal
 }

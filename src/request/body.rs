@@ -14,6 +14,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use memchr::memmem;
 
+pub(crate) use json::unescape;
 pub use json::{Malformed, Show, Step, Value, walk};
 
 use crate::credential::{Pointer, Slot};

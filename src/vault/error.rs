@@ -67,6 +67,8 @@ pub enum Fault {
     NoSuchVersion(Name, u32),
     /// No version of the credential waits to be promoted.
     NothingStaged(Name),
+    /// The credential is not for captured tokens.
+    NotForCapture(Name),
     /// What was given cannot be stored.
     Invalid(Invalid),
     /// The secret cannot be stored.
@@ -176,6 +178,7 @@ impl Fault {
                 | Self::Unknown(..)
                 | Self::Revoked(..)
                 | Self::NoSuchVersion(..)
+                | Self::NotForCapture(_)
                 | Self::NothingStaged(_)
                 | Self::Invalid(_)
                 | Self::Secret(_)
@@ -264,6 +267,11 @@ impl fmt::Display for Fault {
             Self::Revoked(kind, name) => {
                 write!(f, "the {kind} '{}' is revoked", name.escape_debug())
             }
+            Self::NotForCapture(name) => write!(
+                f,
+                "`{name}` does not take tokens out of answers; add one that does with `locum credential \
+                 add NAME --captured`"
+            ),
             Self::NoSuchVersion(name, version) => {
                 write!(f, "the credential '{name}' has no live version {version}")
             }

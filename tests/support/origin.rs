@@ -186,6 +186,12 @@ impl Origin {
         self.directory.path().join(name)
     }
 
+    /// Answers a path with this from here on.
+    pub fn serve(&self, path: &str, kind: &str, body: &[u8]) {
+        let file = (kind.to_owned(), body.to_vec());
+        self.state.site.lock().insert(path.to_owned(), file);
+    }
+
     /// Takes this key from now on.
     pub fn accept(&self, key: &str) {
         self.state.keys.lock().insert(key.to_owned());

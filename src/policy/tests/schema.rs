@@ -12,7 +12,7 @@ fn schema() -> Value {
 }
 
 /// Each mapping that the reader knows, and where the schema has it.
-fn mappings() -> [(&'static str, &'static str, &'static [&'static str]); 10] {
+fn mappings() -> [(&'static str, &'static str, &'static [&'static str]); 11] {
     [
         ("TOP_KEYS", "", read::TOP_KEYS),
         ("RULE_KEYS", "/$defs/rule", read::RULE_KEYS),
@@ -20,6 +20,7 @@ fn mappings() -> [(&'static str, &'static str, &'static [&'static str]); 10] {
         ("CHOICE_KEYS", "/$defs/labelled", read::CHOICE_KEYS),
         ("WHEN_KEYS", "/$defs/when", read::WHEN_KEYS),
         ("SCRUB_KEYS", "/$defs/scrub", read::SCRUB_KEYS),
+        ("CAPTURE_KEYS", "/$defs/capture/items", read::CAPTURE_KEYS),
         ("TIMEOUT_KEYS", "/$defs/timeouts", read::TIMEOUT_KEYS),
         ("LIMIT_KEYS", "/$defs/limits", read::LIMIT_KEYS),
         ("CASE_KEYS", "/$defs/test", cases::CASE_KEYS),

@@ -239,7 +239,7 @@ impl Walker<'_> {
 
 /// A string of well-formed JSON, decoded. Half a surrogate pair is no character, and becomes the one
 /// that stands for such.
-pub(super) fn unescape(text: &[u8]) -> Vec<u8> {
+pub(crate) fn unescape(text: &[u8]) -> Vec<u8> {
     if !text.contains(&b'\\') {
         return text.to_vec();
     }
