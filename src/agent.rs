@@ -56,6 +56,8 @@ pub struct JwtProof {
     pub until: i64,
     /// What it says of run and user.
     pub fixed: Context,
+    /// What it says that the agent is labelled with.
+    pub labels: Labels,
 }
 
 impl Proof {

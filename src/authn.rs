@@ -9,6 +9,7 @@ mod peers;
 mod run_tokens;
 mod tokens;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -99,9 +100,9 @@ pub trait Authenticate: Send + Sync {
     /// authenticator's making.
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool>;
 
-    /// What an identity of this authenticator's making is labelled with now, where it is the vault that
-    /// says so. None where the labels came with what was shown, and for identities of others.
-    fn labels(&self, _: &Identity) -> Option<&Labels> {
+    /// What an identity of this authenticator's making is labelled with now: the vault may have been
+    /// changed since. None for identities of others.
+    fn labels(&self, _: &Identity) -> Option<Cow<'_, Labels>> {
         None
     }
 }
@@ -150,7 +151,7 @@ impl Authenticators {
     pub fn relabelled(&self, identity: &Arc<Identity>) -> Arc<Identity> {
         match self.0.iter().find_map(|one| one.labels(identity)) {
             Some(labels) if *labels != identity.labels => {
-                Arc::new(Identity { labels: labels.clone(), ..(**identity).clone() })
+                Arc::new(Identity { labels: labels.into_owned(), ..(**identity).clone() })
             }
             _ => Arc::clone(identity),
         }

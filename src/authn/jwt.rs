@@ -4,6 +4,7 @@
 //! speak, and by which claims, says the config. A signature is checked once, and its result kept for as
 //! long as the issuer's keys are the same: an agent opens many tunnels with one token.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +19,7 @@ use crate::agent::mapping::Mapping;
 use crate::agent::{
     Context, Identity, JwtProof, Label, LabelName, Labels, MAX_LABELS, Proof, UserName,
 };
+use crate::reference::Name;
 use crate::token::jwt::{
     Algorithm, ClaimPath, Expected, Fault, KeySet, Unverified, Verified, is_shaped,
 };
@@ -185,13 +187,19 @@ impl ByJwt {
             key: verified.key(),
             until,
             fixed: fixed.clone(),
+            labels,
         };
+        // Of both together there may be too many.
+        let labels = self.labelled(&agent, &proof.labels).ok_or(Fault::Claim)?;
         let proof = Proof::Jwt(Arc::new(proof));
-        let mut identity =
+        let identity =
             self.agents.identity(agent, id(&verified, text), said.overlaid(&fixed), proof);
-        // What the vault says of an agent goes over what an issuer says.
-        identity.labels = labels.overlaid(&identity.labels).map_err(|_| Fault::Claim)?;
-        Ok(identity)
+        Ok(Identity { labels, ..identity })
+    }
+
+    /// What an issuer says of an agent, with what the vault says put over it.
+    fn labelled(&self, agent: &Name, claimed: &Labels) -> Option<Labels> {
+        claimed.overlaid(self.agents.labels(agent)).ok()
     }
 
     fn stands(&self, identity: &Identity, proof: &JwtProof, now: i64) -> bool {
@@ -215,6 +223,11 @@ impl Authenticate for ByJwt {
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool> {
         let Proof::Jwt(proof) = &identity.proof else { return None };
         Some(self.stands(identity, proof, now))
+    }
+
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
+        let Proof::Jwt(proof) = &identity.proof else { return None };
+        self.labelled(&identity.agent, &proof.labels).map(Cow::Owned)
     }
 }
 

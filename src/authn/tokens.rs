@@ -1,5 +1,6 @@
 //! By an agent's own token, of which the vault keeps a MAC.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::jwt::is_jwt;
@@ -72,9 +73,9 @@ impl Authenticate for ByToken {
         }))
     }
 
-    fn labels(&self, identity: &Identity) -> Option<&Labels> {
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Token = identity.proof else { return None };
-        Some(self.agents.labels(&identity.agent))
+        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
     }
 }
 

@@ -126,7 +126,7 @@ fn an_issuer_may_be_let_speak_for_agents_that_the_vault_does_not_know() {
 
 #[test]
 fn labels_come_from_claims_and_those_of_the_vault_go_over_them() {
-    let (pair, set) = key();
+    let (signer, set) = key();
     let label = |name: &str, path: &str| (name.parse().unwrap(), path.parse().unwrap());
     let labels = [label("team", "team"), label("group", "groups"), label("none", "none")];
     let mut issuer = issuer(&keys(&set));
@@ -135,7 +135,7 @@ fn labels_come_from_claims_and_those_of_the_vault_go_over_them() {
     let with = |team: Value, groups: Value| {
         let mut all = claims();
         (all["team"], all["groups"]) = (team, groups);
-        bearer(&by, &sign(&pair, &all)).map(|identity| identity.labels.to_string())
+        bearer(&by, &sign(&signer, &all)).map(|identity| identity.labels.to_string())
     };
     let found = with(json!("ml"), json!(["ops", "Domain Users", "ops", 7]));
     assert_eq!(found, Ok("group/ops=yes,team=ml".to_owned()));
@@ -147,6 +147,12 @@ fn labels_come_from_claims_and_those_of_the_vault_go_over_them() {
     let own = Labels::new([pair("team=sec"), pair("x=y")]).unwrap();
     let claimed = Labels::new([pair("team=ml"), pair("z=z")]).unwrap();
     assert_eq!(claimed.overlaid(&own).unwrap().to_string(), "team=sec,x=y,z=z");
+    // The labels of now are those of the token with those that the vault has now.
+    let identity = bearer(&by, &sign(&signer, &claims())).unwrap();
+    let Proof::Jwt(proof) = &identity.proof else { panic!("{identity:?}") };
+    let proof = Proof::Jwt(Arc::new(JwtProof { labels: claimed, ..(**proof).clone() }));
+    let identity = Identity { proof, ..identity };
+    assert_eq!(by.labels(&identity).unwrap().to_string(), "team=ml,z=z");
 }
 
 #[test]
