@@ -4,6 +4,7 @@
 //! editors and git on the policies), so that a change acts well within a second on any file system.
 //! What cannot be read leaves the last good state in force, and says so.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,7 +18,7 @@ use super::certificates::{self, Certificates};
 use super::far_side::far_side;
 use super::identity::authenticators;
 use super::login::{VaultLogins, check_logins};
-use super::open::{Opened, drain_journal, open_vault, write_anchor};
+use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::{Failure, Home};
 use crate::audit::AuditLog;
@@ -34,13 +35,16 @@ use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
+use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How soon one look may follow another that a request asked for. Bounds what unknown names cost.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How soon a master key that could not be had is looked for again: it may take a program to print it.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The most bytes of a file of runs: somewhat more than all that are seen.
 const MAX_RUNS: usize = 1 << 20;
@@ -77,6 +81,8 @@ struct Seen {
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
     snapshot: Option<Arc<Snapshot>>,
+    /// The versions that were cut, at the start or since.
+    cut: HashSet<(Name, u32)>,
     /// The highest epoch seen. Outlives a vault that cannot be used, so that an older copy is
     /// refused at every look and not only at the first.
     newest: u64,
@@ -92,6 +98,8 @@ struct Seen {
     retired: Vec<Arc<State>>,
     looked: Option<Instant>,
     anchored: (Instant, u64),
+    /// When the vault's new master key was last looked for in vain.
+    asked: Option<Instant>,
 }
 
 /// Tells whether a file may have changed.
@@ -131,6 +139,7 @@ impl Keeper {
             config_problem: None,
             mark: Some(mark),
             newest: snapshot.epoch,
+            cut: snapshot.cut.clone(),
             snapshot: Some(snapshot),
             vault_problem: None,
             unrecorded: false,
@@ -141,6 +150,7 @@ impl Keeper {
             retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
+            asked: None,
         };
         let logins = Arc::new(VaultLogins::new(Arc::clone(&audit)));
         Ok(Self {
@@ -195,6 +205,9 @@ impl Keeper {
         if vault || policy {
             self.put_in_force(&mut seen);
         }
+        if vault {
+            self.cut(&mut seen);
+        }
         // Only now: the record of a change says that it is in force.
         if vault || seen.unrecorded {
             self.record_changes(&mut seen);
@@ -219,7 +232,7 @@ impl Keeper {
     }
 
     fn look_at_vault(&self, seen: &mut Seen) -> bool {
-        match seen.read_vault() {
+        match seen.read_vault(&self.home) {
             Ok(changed) => {
                 if seen.vault_problem.take().is_some() {
                     tracing::info!("the vault can be used again");
@@ -255,6 +268,28 @@ impl Keeper {
                     tracing::error!(%error, "a change of the vault was not recorded yet");
                 }
             }
+        }
+    }
+
+    /// Breaks off what carries a version that was revoked with that wish since the last look.
+    fn cut(&self, seen: &mut Seen) {
+        let Some(snapshot) = &seen.snapshot else { return };
+        let new: Vec<_> = snapshot.cut.difference(&seen.cut).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        seen.cut.clone_from(&snapshot.cut);
+        let connections = self.gateway().map_or(0, |gateway| gateway.cut(&new));
+        for (name, version) in new {
+            tracing::warn!(credential = %name, version, connections, "what carried it is broken off");
+            let event = Event {
+                event: "credential-cut",
+                subject: Some(format!("{name} version {version}")),
+                detail: Some(format!("connections to origins: {connections}")),
+                by: None,
+                vault_epoch: None,
+            };
+            let _unrecorded = self.audit.event(&event);
         }
     }
 
@@ -473,19 +508,25 @@ fn is_over(second: i64) -> bool {
 
 impl Seen {
     /// Reads the vault if it changed; true when it did.
-    fn read_vault(&mut self) -> Result<bool, Failure> {
-        if self.vault.was_replaced() {
-            let path = self.vault.path().to_owned();
-            self.vault = open_vault(&path, &self.master, &self.config)?;
+    fn read_vault(&mut self, home: &Home) -> Result<bool, Failure> {
+        if self.follow_file(home)? {
             self.mark = None;
         }
-        let mark = self.vault.change_mark()?;
+        let mut mark = self.vault.change_mark()?;
         // A version whose grace is over need not be searched for in answers any more.
         let over = self.snapshot.as_ref().and_then(|old| old.grace_ends).is_some_and(is_over);
         if self.mark == Some(mark) && !over {
             return Ok(false);
         }
-        let snapshot = self.vault.snapshot()?;
+        let snapshot = match self.vault.snapshot() {
+            Err(error) if matches!(error.fault, Fault::WrongKey) => {
+                self.follow_master_key(home)?;
+                // Each connection counts for itself.
+                mark = self.vault.change_mark()?;
+                self.vault.snapshot()?
+            }
+            other => other?,
+        };
         let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch) && !over;
         if snapshot.epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
@@ -497,13 +538,35 @@ impl Seen {
         Ok(!same)
     }
 
+    /// Opens the file that has taken the vault's place, if one has.
+    fn follow_file(&mut self, home: &Home) -> Result<bool, Failure> {
+        if !self.vault.was_replaced() {
+            return Ok(false);
+        }
+        let path = self.vault.path().to_owned();
+        match open_vault(&path, &self.master, &self.config)? {
+            Some(vault) => self.vault = vault,
+            None => self.follow_master_key(home)?,
+        }
+        Ok(true)
+    }
+
+    /// Opens the vault with the master key that it has now, from where the config says, unless a person
+    /// would have to be asked. What needs it is rare: new data keys after a new master key.
+    fn follow_master_key(&mut self, home: &Home) -> Result<(), Failure> {
+        if self.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return Err(Failure::new("the vault has another master key, which is not to be had"));
+        }
+        self.asked = Some(Instant::now());
+        let (vault, master) = open_unasked(home, &self.config)?;
+        (self.vault, self.master, self.asked) = (vault, master, None);
+        Ok(())
+    }
+
     /// Over the connection that also reads: it does not see by the mark what it has written itself, so
     /// the next look reads all.
-    fn capture(&mut self, name: &Name, token: &Secret) -> Result<u32, Failure> {
-        if self.vault.was_replaced() {
-            let path = self.vault.path().to_owned();
-            self.vault = open_vault(&path, &self.master, &self.config)?;
-        }
+    fn capture(&mut self, home: &Home, name: &Name, token: &Secret) -> Result<u32, Failure> {
+        self.follow_file(home)?;
         let version = self.vault.capture(name, token)?;
         self.mark = None;
         Ok(version)
@@ -573,7 +636,7 @@ impl Keep for Keeper {
         let name = credential.clone();
         let writing = tokio::spawn(async move {
             let write = move |keeper: &Self| {
-                let version = keeper.seen.lock().capture(&credential, &token)?;
+                let version = keeper.seen.lock().capture(&keeper.home, &credential, &token)?;
                 keeper.look(false);
                 Ok::<u32, Failure>(version)
             };

@@ -1,6 +1,7 @@
 //! `locum credential`: what the vault holds. No command shows a secret.
 
 mod bait;
+mod users;
 mod versions;
 
 use std::io::{IsTerminal as _, Read as _};
@@ -53,14 +54,13 @@ pub(super) enum Command {
     )]
     Promote(versions::Promote),
     /// End the use of a credential; its name stays known, and refused
-    #[command(after_help = "Example:\n  locum credential revoke openai")]
-    Revoke {
-        /// The credential's name
-        name: Name,
-        /// Only this version
-        #[arg(long, value_name = "N")]
-        version: Option<u32>,
-    },
+    #[command(after_help = versions::REVOKE_EXAMPLE)]
+    Revoke(versions::Revoke),
+    /// List the agents and runs that used a credential, from the audit log
+    #[command(
+        after_help = "Example:\n  locum credential who-uses openai\n  locum credential who-uses openai --version 3 --since 24h --json"
+    )]
+    WhoUses(users::WhoUses),
     /// Remove a credential with all its versions
     #[command(after_help = "Example:\n  locum credential remove openai")]
     Remove {
@@ -168,7 +168,8 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate(args) => versions::rotate(&mut opened, &args),
         Command::Promote(args) => versions::promote(&mut opened, &args),
-        Command::Revoke { name, version } => revoke(&mut opened, &name, version),
+        Command::Revoke(args) => versions::revoke(&mut opened, &args),
+        Command::WhoUses(args) => users::who_uses(&opened, &args),
         Command::Remove { name } => {
             opened.vault.remove(&name)?;
             opened.changed()?;
@@ -404,18 +405,6 @@ fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Zeroizing<Vec<u8
         return Err(Failure::usage(format!("{name} is empty")).help("the secret is expected there"));
     }
     Ok(bytes)
-}
-
-fn revoke(opened: &mut Opened, name: &Name, version: Option<u32>) -> Result<(), Failure> {
-    let said = if let Some(version) = version {
-        opened.vault.revoke_version(name, version)?;
-        format!("revoked version {version} of {name}")
-    } else {
-        opened.vault.revoke(name)?;
-        format!("revoked {name}; requests that refer to it are refused from now on")
-    };
-    opened.changed()?;
-    output::line(&said)
 }
 
 #[derive(Serialize)]

@@ -108,11 +108,15 @@ impl Policy {
         index: &CredentialIndex,
         at: i64,
     ) -> Option<Code> {
-        let live = |(name, version): &(Name, u32)| {
+        let revoked = |(name, version): &(Name, u32)| {
+            index.get(name.as_str()).is_some_and(|own| own.revoked.contains(version))
+        };
+        if standing.credentials.iter().any(revoked) {
+            return Some(Code::CredentialRevoked);
+        }
+        let live = |(name, _): &(Name, u32)| {
             let credential: &Credential = index.get(name.as_str())?;
-            let live = credential.version.is_some()
-                && !credential.revoked.contains(version)
-                && credential.is_bound_to(&standing.origin);
+            let live = credential.version.is_some() && credential.is_bound_to(&standing.origin);
             live.then_some(credential)
         };
         let credentials: Option<Vec<&Credential>> = standing.credentials.iter().map(live).collect();

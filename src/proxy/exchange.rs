@@ -24,7 +24,7 @@ use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
-use crate::upstream::{Call, Sent, Upgraded};
+use crate::upstream::{Call, LastLook, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
 pub(super) struct Route {
@@ -157,17 +157,20 @@ async fn authorized(
     let recorded = ledger
         .permit(outbound, &state, permit.rule(), &uses)
         .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
+    ledger.carries(uses);
 
     let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
     let heard = outlet.listens(version);
+    let still = || gateway.still(&state, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
         response_timeout: response,
         idle_timeout: idle,
         interims: heard.as_ref(),
+        last_look: Some(LastLook(&still)),
     };
     let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
@@ -381,6 +384,7 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
 }
 
 pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
+    let refusal = ledger.true_cause(refusal);
     ledger.failed(&refusal, up);
     refusal
 }

@@ -38,6 +38,8 @@ pub(super) struct Ledger {
     ticket: Option<Arc<Ticket>>,
     /// What rules that are only recorded would have changed.
     shadow: Option<Box<Shadow>>,
+    /// The credentials in the call that was permitted.
+    uses: Vec<Use>,
 }
 
 impl Ledger {
@@ -71,7 +73,26 @@ impl Ledger {
             pending: AtomicBool::new(false),
             ticket: None,
             shadow: None,
+            uses: Vec::new(),
         }
+    }
+
+    /// Notes with which credentials the call goes out.
+    pub(super) fn carries(&mut self, uses: Vec<Use>) {
+        self.uses = uses;
+    }
+
+    /// The credentials with which the call goes out.
+    pub(super) fn carried(&self) -> &[Use] {
+        &self.uses
+    }
+
+    /// What broke off because its credential was revoked says so, and not that the origin did it.
+    pub(super) fn true_cause(&self, refusal: Refusal) -> Refusal {
+        if refusal.code == Code::UpstreamFailed && self.gateway.is_cut(&self.uses) {
+            return Refusal::new(Code::CredentialRevoked);
+        }
+        refusal
     }
 
     /// Notes what was asked for, as it was sent. The query never comes here.
@@ -366,6 +387,10 @@ impl Tally {
     pub(super) fn close(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.closed, true) {
             return;
+        }
+        let broke_off = ending == Ending::UpstreamAborted && self.code.is_none();
+        if broke_off && self.ledger.gateway.is_cut(&self.ledger.uses) {
+            self.code = Some(Code::CredentialRevoked);
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 
 use super::check;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::{Action, Change, Vault, begin, journal, now, runs};
+use super::{Action, Change, Vault, journal, runs};
 use crate::agent::{Label, LabelName, Labels, LabelsError, TokenRecord};
 use crate::reference::Name;
 use crate::token::Token;
@@ -98,11 +98,10 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`] or [`Fault::Revoked`].
     pub fn agent_revoke(&mut self, name: &Name) -> Result<usize, VaultError> {
-        let own_key = Arc::clone(&self.own_key);
         let revoked = self.change(Action::AgentRevoked, name.as_str(), |tx, change| {
             require_live(tx, change.workspace, name)?;
             // Should the agent be taken back, its old run tokens stay revoked as the others do.
-            runs::revoke(tx, &own_key, change.workspace, (name, Which::All))?;
+            runs::revoke(tx, change.own, change.workspace, (name, Which::All))?;
             tx.execute(
                 "UPDATE agents SET revoked = ?3 WHERE workspace = ?1 AND name = ?2",
                 (change.workspace.as_str(), name.as_str(), change.now),
@@ -165,17 +164,17 @@ impl Vault {
         prepare: impl FnOnce(&Transaction<'_>, &Change<'_>, &Name) -> Result<Option<Action>, Fault>,
     ) -> Result<Token, Fault> {
         note.map_or(Ok(()), |note| check::text("a note", note))?;
-        let change = Change { now: now(), workspace: &self.workspace, key: &self.workspace_key };
-        let tx = begin(&mut self.db, &self.own_key)?;
+        let (tx, keys) = self.begin()?;
+        let change = self.change_with(&keys);
         let line = |action, subject: &str| {
-            journal::write_line(&tx, &self.own_key, (action, subject, &self.by))
+            journal::write_line(&tx, &keys.own, (action, subject, &self.by))
         };
         if let Some(action) = prepare(&tx, &change, agent)? {
             line(action, agent.as_str())?;
         }
         let token = insert_token(&tx, &change, agent, (expires, note))?;
         let head = line(Action::TokenAdded, &format!("{agent} token {}", token.id()))?;
-        journal::sign(&tx, &self.own_key, &head)?;
+        journal::sign(&tx, &keys.own, &head)?;
         tx.commit()?;
         Ok(token)
     }

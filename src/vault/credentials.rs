@@ -247,7 +247,7 @@ impl Vault {
     /// The fingerprint that the secret has, or would have, in this workspace.
     #[must_use]
     pub fn fingerprint(&self, secret: &Secret) -> Fingerprint {
-        Fingerprint(self.workspace_key.fingerprint(secret))
+        Fingerprint(self.keys.borrow().workspace.fingerprint(secret))
     }
 
     /// All credentials of the workspace, by name.
@@ -478,7 +478,7 @@ impl CredentialRow {
         (version, state): (u32, VersionState),
         secret: &Secret,
     ) -> Result<(), Fault> {
-        let sealed = self.seal(change, version, secret)?;
+        let sealed = self.seal(change.key, version, secret)?;
         tx.execute(
             "INSERT INTO versions (credential, version, state, created, fingerprint, sealed) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -559,7 +559,7 @@ impl CredentialRow {
         for (version, secret) in opened {
             tx.execute(
                 "UPDATE versions SET sealed = ?3 WHERE credential = ?1 AND version = ?2",
-                (self.id, version, self.seal(change, version, &secret)?),
+                (self.id, version, self.seal(change.key, version, &secret)?),
             )?;
         }
         Ok(())
@@ -570,9 +570,9 @@ impl CredentialRow {
         sealed.open(key).map_err(corrupt)
     }
 
-    fn seal(&self, change: &Change<'_>, version: u32, secret: &Secret) -> Result<Vec<u8>, Fault> {
-        let key = change.key.record_key(self.id, version);
-        let place = self.place(change.key.vault_id(), version);
+    fn seal(&self, key: &DataKey, version: u32, secret: &Secret) -> Result<Vec<u8>, Fault> {
+        let place = self.place(key.vault_id(), version);
+        let key = key.record_key(self.id, version);
         secret.expose(|bytes| crypto::seal(&key, &place, bytes))
     }
 
@@ -666,6 +666,29 @@ pub(super) fn open_all(db: &Connection, workspace: &str, key: &DataKey) -> Resul
         }
     }
     Ok(())
+}
+
+/// Seals every version of a workspace that has a ciphertext under another data key. Returns how many.
+pub(super) fn seal_all_anew(
+    tx: &Transaction<'_>,
+    workspace: &str,
+    before: &DataKey,
+    after: &DataKey,
+) -> Result<u64, Fault> {
+    let mut count = 0;
+    let mut update = tx.prepare_cached(
+        "UPDATE versions SET sealed = ?3, fingerprint = ?4 WHERE credential = ?1 AND version = ?2",
+    )?;
+    for row in CredentialRow::all(tx, workspace)? {
+        for version in row.versions(tx)? {
+            let Some(sealed) = row.sealed(before, version) else { continue };
+            let secret = row.open(&sealed, before)?;
+            let anew = row.seal(after, sealed.version, &secret)?;
+            update.execute((row.id, sealed.version, anew, after.fingerprint(&secret)))?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 fn json_list(items: &[impl ToString]) -> String {

@@ -14,7 +14,8 @@ CREATE TABLE vault (
 CREATE TABLE keys (
     scope           TEXT    NOT NULL PRIMARY KEY,
     sealed          BLOB    NOT NULL,
-    created         INTEGER NOT NULL
+    created         INTEGER NOT NULL,
+    generation      INTEGER NOT NULL DEFAULT 1
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE credentials (
