@@ -53,9 +53,9 @@ pub struct Learned {
     pub agents: Vec<Name>,
     /// Where.
     pub to: Vec<String>,
-    /// What; WebSockets are said apart.
+    /// What; sockets are said apart.
     pub methods: Vec<String>,
-    /// Whether WebSockets, too.
+    /// Whether sockets, too.
     pub websocket: bool,
     /// On which paths; empty for any.
     pub paths: Vec<String>,
@@ -610,7 +610,9 @@ mod tests {
 
     fn learn(all: &[Observed]) -> Lesson {
         let mut learner = Learner::default();
-        all.iter().for_each(|one| learner.add(one.clone()));
+        for one in all {
+            learner.add(one.clone());
+        }
         learner.finish()
     }
 
@@ -786,7 +788,9 @@ rules:
         #[test]
         fn each_request_is_permitted_by_what_was_learned(all in requests()) {
             let mut learner = Learner::default();
-            all.iter().for_each(|one| learner.add(one.clone()));
+            for one in &all {
+                learner.add(one.clone());
+            }
             let index = learner.given().index();
             let lesson = learner.finish();
             let text = lesson.to_yaml("Learned.");
@@ -803,7 +807,7 @@ rules:
                 for name in names {
                     let Some(inquiry) = inquiry(&group, &one.act, &one.path, name) else { continue };
                     // What cannot be read in one way is refused before any rule is asked.
-                    if !inquiry.request(&index).is_some_and(|request| request.is_ok()) {
+                    if inquiry.request(&index).is_none_or(|request| request.is_err()) {
                         continue;
                     }
                     let answer = inquiry.ask(&policy, &index);
