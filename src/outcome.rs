@@ -299,6 +299,8 @@ pub mod reason {
     pub const HONEYTOKEN: &str = "the credential is a honeytoken";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
+    /// A credential was to be shown where its own tokens come from.
+    pub const TO_ITS_SOURCE: &str = "the credential's own token endpoint gets it from Locum alone";
     /// The agent came by a run token that leaves it other credentials.
     pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }

@@ -36,7 +36,7 @@ use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault};
+use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -534,6 +534,23 @@ impl Keeper {
         Ok(Some(new))
     }
 
+    /// Writes to the vault what the use of a version has made of its secret, and puts it in force.
+    pub(super) async fn renew(
+        self: &Arc<Self>,
+        name: Name,
+        version: u32,
+        secret: Secret,
+    ) -> Result<(), Failure> {
+        let write = move |keeper: &Self| {
+            let renew = |vault: &mut Vault| vault.renew(&name, version, &secret);
+            keeper.seen.lock().write(&keeper.home, renew)?;
+            keeper.look(false);
+            Ok(())
+        };
+        let gone = || Failure::new("the thread that writes to the vault has failed");
+        self.apart(write).await.ok_or_else(gone)?
+    }
+
     fn note(&self, event: &'static str, detail: &str) {
         let event = Event {
             event,
@@ -627,11 +644,15 @@ impl Seen {
 
     /// Over the connection that also reads: it does not see by the mark what it has written itself, so
     /// the next look reads all.
-    fn capture(&mut self, home: &Home, name: &Name, token: &Secret) -> Result<u32, Failure> {
+    fn write<T>(
+        &mut self,
+        home: &Home,
+        write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<T, Failure> {
         self.follow_file(home)?;
-        let version = self.vault.capture(name, token)?;
+        let written = write(&mut self.vault)?;
         self.mark = None;
-        Ok(version)
+        Ok(written)
     }
 
     fn state(&self) -> State {
@@ -710,7 +731,8 @@ impl Keep for Keeper {
         let name = credential.clone();
         let writing = tokio::spawn(async move {
             let write = move |keeper: &Self| {
-                let version = keeper.seen.lock().capture(&keeper.home, &credential, &token)?;
+                let write = |vault: &mut Vault| vault.capture(&credential, &token);
+                let version = keeper.seen.lock().write(&keeper.home, write)?;
                 keeper.look(false);
                 Ok::<u32, Failure>(version)
             };

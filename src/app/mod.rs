@@ -24,6 +24,7 @@ mod restore;
 mod serve;
 mod service;
 mod session;
+mod supplier;
 
 pub use authority::is_published;
 pub use failure::{Exit, Failure};

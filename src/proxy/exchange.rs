@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Uri, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
@@ -14,7 +14,7 @@ use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::stream::Cut;
-use super::supplied::resolve;
+use super::supplied::{rejected, resolve};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -176,7 +176,12 @@ async fn authorized(
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
         return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => answer(sent, (pending, captures), ledger, up, (version, cut)).await,
+            Ok(sent) => {
+                if sent.response.status() == StatusCode::UNAUTHORIZED {
+                    rejected(gateway, &permit);
+                }
+                answer(sent, (pending, captures), ledger, up, (version, cut)).await
+            }
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
