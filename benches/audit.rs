@@ -32,6 +32,7 @@ fn audit(c: &mut Criterion) {
         run: Some(&run),
         node: Some(&node),
         user: None,
+        labels: None,
     };
     let access = || Access {
         request_id: RequestId([5; 16]),

@@ -71,6 +71,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             run: Some(&run),
             node: Some(&node),
             user: None,
+            labels: None,
         };
         let access = Access {
             request_id: RequestId(id),

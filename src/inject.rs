@@ -30,6 +30,7 @@ use crate::host::Origin;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
+use crate::reference::Name;
 use crate::request::{BodyText, InboundRequest};
 use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
@@ -464,6 +465,13 @@ pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
         let _ = write!(text, "+{}@{}", item.credential.as_str(), item.version.unwrap_or_default());
     }
     text.into()
+}
+
+/// Whether connections of this principal carry one version of a credential.
+#[must_use]
+pub fn carries(principal: &str, credential: &Name, version: u32) -> bool {
+    let mut uses = principal.split('+').skip(1).filter_map(|part| part.rsplit_once('@'));
+    uses.any(|(name, at)| name == credential.as_str() && at.parse() == Ok(version))
 }
 
 #[cfg(test)]

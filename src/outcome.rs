@@ -73,6 +73,10 @@ codes! {
     CredentialRefused "credential-refused" 403 "http_request_denied"
         "The credential that this request refers to cannot be used here"
         "Check its name, that it is bound to this host, and that a rule lets this agent use it; the audit record of this id says which.";
+    /// The version of the credential that a request carries was revoked while it was under way.
+    CredentialRevoked "credential-revoked" 403 "http_request_denied"
+        "The credential was revoked while the request was under way"
+        "Send it again: it gets the credential's next version, or is refused where there is none.";
     /// What the agent sent holds a secret of the vault itself, in place of its placeholder.
     RealCredential "real-credential" 403 "http_request_denied"
         "The request carries a credential itself, where its placeholder belongs"
@@ -295,6 +299,8 @@ pub mod reason {
     pub const HONEYTOKEN: &str = "the credential is a honeytoken";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
+    /// A credential was to be shown where its own tokens come from.
+    pub const TO_ITS_SOURCE: &str = "the credential's own token endpoint gets it from Locum alone";
     /// The agent came by a run token that leaves it other credentials.
     pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }

@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
-use crate::agent::{Identity, Label, UnixUser};
+use crate::agent::{Identity, Label, Labels, UnixUser};
 use crate::outcome::{Code, Ending};
 use crate::reference::Name;
 
@@ -177,6 +177,9 @@ pub struct Who<'a> {
     /// As its starter said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a Label>,
+    /// What it is labelled with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<&'a Labels>,
 }
 
 impl<'a> From<&'a Identity> for Who<'a> {
@@ -189,6 +192,7 @@ impl<'a> From<&'a Identity> for Who<'a> {
             run: id.context.run.as_ref(),
             node: id.context.node.as_ref(),
             user: id.context.user.as_ref(),
+            labels: Some(&id.labels).filter(|labels| !labels.is_empty()),
         }
     }
 }

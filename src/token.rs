@@ -5,6 +5,7 @@
 //! checksum tells a mistyped token from a revoked one without asking the vault, and lets secret
 //! scanners know one when they see it.
 
+pub mod jwt;
 pub mod run;
 
 use std::fmt;
@@ -13,7 +14,7 @@ use std::sync::LazyLock;
 use data_encoding::{Encoding, Specification};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
-use subtle::ConstantTimeEq as _;
+use subtle::{Choice, ConstantTimeEq as _};
 use zeroize::Zeroizing;
 
 use crate::agent::TokenRecord;
@@ -142,13 +143,23 @@ fn id_of(text: &str) -> &str {
     text.get(start..start + ID_LENGTH).unwrap_or_default()
 }
 
-/// The key under which a workspace's tokens are hashed.
-pub struct TokenKey(Zeroizing<[u8; 32]>);
+/// The key under which a workspace's tokens are hashed, and those before it of which some tokens are.
+pub struct TokenKey {
+    current: Zeroizing<[u8; 32]>,
+    older: Vec<Zeroizing<[u8; 32]>>,
+}
 
 impl TokenKey {
     /// Takes over the key's bytes.
     pub(crate) fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
-        Self(bytes)
+        Self { current: bytes, older: Vec::new() }
+    }
+
+    /// The same, which also knows tokens that were hashed with one of these.
+    #[must_use]
+    pub(crate) fn or_older(mut self, keys: impl IntoIterator<Item = Zeroizing<[u8; 32]>>) -> Self {
+        self.older.extend(keys);
+        self
     }
 
     /// `HMAC-SHA-256[key](mac_input(workspace, agent, id, expires) || token)`.
@@ -161,20 +172,28 @@ impl TokenKey {
         expires: Option<i64>,
         token: &str,
     ) -> [u8; 32] {
-        let mut mac =
-            Hmac::<Sha256>::new_from_slice(&*self.0).expect("HMAC takes a key of any length");
-        mac.update(TokenRecord::mac_input(workspace, agent, id, expires).as_bytes());
-        mac.update(token.as_bytes());
-        mac.finalize().into_bytes().into()
+        mac_with(&self.current, &TokenRecord::mac_input(workspace, agent, id, expires), token)
     }
 
     /// Whether `token`, shown by `agent`, is the one of `record`. Takes the same time whatever the
     /// answer.
     #[must_use]
     pub(crate) fn verifies(&self, record: &TokenRecord, agent: &Name, token: &str) -> bool {
-        let shown = self.mac(&record.workspace, agent, &record.id, record.expires, token);
-        shown.ct_eq(&record.mac).into()
+        let input = TokenRecord::mac_input(&record.workspace, agent, &record.id, record.expires);
+        let keys = std::iter::once(&self.current).chain(&self.older);
+        // All of them, whichever it is.
+        let verifies = keys.fold(Choice::from(0), |verifies, key| {
+            verifies | mac_with(key, &input, token).ct_eq(&record.mac)
+        });
+        verifies.into()
     }
+}
+
+fn mac_with(key: &[u8; 32], input: &str, token: &str) -> [u8; 32] {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes a key of any length");
+    mac.update(input.as_bytes());
+    mac.update(token.as_bytes());
+    mac.finalize().into_bytes().into()
 }
 
 impl fmt::Debug for TokenKey {

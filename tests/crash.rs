@@ -288,6 +288,40 @@ fn a_rekey_leaves_a_vault_that_opens() {
 }
 
 #[test]
+fn new_data_keys_are_all_there_or_none_while_a_proxy_serves() {
+    let home = furnished(20);
+    let origin = Origin::start(HOST);
+    home.reach(&origin);
+    let key = canary();
+    origin.accept(&key);
+    home.add("main", BEARER, &key);
+    let agent = home.agent("caller");
+    let whole = contents(&home, "before");
+    let serve = home.serve();
+    let usual = took(|| drop(home.locum(&["vault", "rotate"]).ok()));
+    let mut wire = serve.tunnel(&agent, HOST);
+    let command = |n| {
+        // After a new master key the proxy has to look for that first.
+        let what = if n % 5 == 4 { "rekey" } else { "rotate" };
+        home.command(&["vault", what])
+    };
+    kill_again_and_again(usual, command, |n, round, _| {
+        if n % 3 == 0 {
+            wire = serve.tunnel(&agent, HOST);
+        }
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        assert_eq!(answer.status, 200, "{round}: {}", answer.text());
+        assert_eq!(contents(&home, round), whole, "{round}");
+    });
+    serve.stop();
+    sound(&home, "at the end");
+    let status = home.locum(&["vault", "rotate", "--json"]).ok().out;
+    let status: Value = serde_json::from_str(&status).unwrap();
+    assert!(status["generation"].as_u64().unwrap() > 10, "hardly any was done: {status}");
+    home.never_leaks(&[&key], &[]);
+}
+
+#[test]
 fn a_backup_is_there_whole_or_not_at_all() {
     let home = furnished(3);
     let whole = contents(&home, "before");

@@ -48,6 +48,8 @@ mod frames;
 mod grpc;
 #[path = "../fuzz/fuzz_targets/inject.rs"]
 mod inject;
+#[path = "../fuzz/fuzz_targets/jwt.rs"]
+mod jwt;
 #[path = "../fuzz/fuzz_targets/policy.rs"]
 mod policy;
 #[path = "../fuzz/fuzz_targets/proxy_authorization.rs"]
@@ -61,8 +63,10 @@ mod vault_file;
 #[path = "../fuzz/fuzz_targets/websocket.rs"]
 mod websocket;
 
+type Target = (&'static str, u32, fn(&[u8]));
+
 /// Each target, and how many mutations it is given: about a second's worth without optimisation.
-const TARGETS: &[(&str, u32, fn(&[u8]))] = &[
+const TARGETS: &[Target] = &[
     ("audit_reader", 200, audit_reader::run),
     ("authority", 1500, authority::run),
     ("client_hello", 200, client_hello::run),
@@ -71,6 +75,7 @@ const TARGETS: &[(&str, u32, fn(&[u8]))] = &[
     ("frames", 1500, frames::run),
     ("grpc", 1500, grpc::run),
     ("inject", 1500, inject::run),
+    ("jwt", 1500, jwt::run),
     ("policy", 1500, policy::run),
     ("proxy_authorization", 1500, proxy_authorization::run),
     ("request", 1500, request::run),
@@ -107,7 +112,9 @@ fn short_run(name: &str, rounds: u32, run: fn(&[u8]), corpus: &Path) {
         let ran = catch_unwind(AssertUnwindSafe(|| run(input)));
         assert!(ran.is_ok(), "{name} fails on b\"{}\"", input.escape_ascii());
     };
-    seeds.iter().for_each(|seed| attempt(seed));
+    for seed in &seeds {
+        attempt(seed);
+    }
     let times = std::env::var("FUZZ_TIMES").map_or(1, |times| times.parse().unwrap());
     let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     for _ in 0..rounds * times {

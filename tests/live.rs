@@ -6,6 +6,7 @@ mod support;
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use support::*;
@@ -629,4 +630,86 @@ fn a_refusal_is_explained_by_the_id_that_the_agent_was_told() {
     assert!(!ran.out.contains("secret"), "{}", ran.out);
     let ran = world.home.locum(&["policy", "explain", "--request", &"0".repeat(32)]).failed(1);
     assert!(ran.err.contains("has no access record"), "{}", ran.err);
+}
+
+/// Asks on an open tunnel, and on a new one for every tenth call, until `stop`; how many calls there
+/// were. Each has to succeed.
+fn calls_until(world: &World, agent: &Agent, stop: &AtomicBool) -> usize {
+    let mut wire = world.serve.tunnel(agent, HOST);
+    for n in 1.. {
+        let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        assert_eq!(answer.status, 200, "call {n}: {}", answer.text());
+        if stop.load(Ordering::Relaxed) {
+            return n;
+        }
+        if n % 10 == 0 {
+            wire = world.serve.tunnel(agent, HOST);
+        }
+    }
+    0
+}
+
+#[test]
+fn new_data_keys_and_a_new_master_key_are_not_noticed_by_agents() {
+    let world = World::new();
+    let home = &world.home;
+    let stop = AtomicBool::new(false);
+    let calls: usize = std::thread::scope(|scope| {
+        let traffic: Vec<_> =
+            (0..3).map(|_| scope.spawn(|| calls_until(&world, &world.agent, &stop))).collect();
+        // Each in its turn, and the last ones with keys that this process has not opened the vault with.
+        for command in ["rotate", "rotate", "rekey", "rotate", "rekey", "rekey", "rotate"] {
+            home.locum(&["vault", command]).ok();
+        }
+        let generation: serde_json::Value =
+            serde_json::from_str(&home.locum(&["vault", "rotate", "--json"]).ok().out).unwrap();
+        assert_eq!(generation["generation"], 6);
+        stop.store(true, Ordering::Relaxed);
+        traffic.into_iter().map(|thread| thread.join().unwrap()).sum()
+    });
+    assert!(calls > 50, "hardly any traffic: {calls} calls");
+    // What is changed now acts, so the proxy has not lost sight of the vault.
+    let (newer, mut wire) = (canary(), open(&world));
+    world.origin.accept(&newer);
+    home.rotate("main", &newer);
+    let sent = || world.origin.last().header("authorization").unwrap().to_owned();
+    soon(&mut wire, |answer| answer.status == 200 && sent() == format!("Bearer {newer}"));
+    let late = home.agent("late");
+    assert_eq!(
+        world.serve.tunnel(&late, HOST).ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status,
+        200
+    );
+    world.serve.stop();
+    home.locum(&["vault", "status", "--verify"]).ok();
+    home.locum(&["audit", "verify"]).ok();
+    let rotations = home.audit().iter().filter(|r| r["event"] == "vault-data-keys-rotated").count();
+    assert_eq!(rotations, 5);
+    home.never_leaks(&[&newer], &[]);
+}
+
+#[test]
+fn run_tokens_of_the_old_data_keys_end_where_that_is_asked_for() {
+    let world = World::new();
+    let home = &world.home;
+    let run = || {
+        let made = home.locum(&["run-token", "--agent", "worker", "--json"]).ok().out;
+        let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+        Agent { token: made["token"].as_str().unwrap().to_owned(), ..world.agent.clone() }
+    };
+    let ask =
+        |agent: &Agent| world.serve.wire().ask(connect("api.test:443", &agent.authorization()));
+    home.agent("worker");
+    let (mut first, mut agent) = (run(), home.agent("worker"));
+    first.name = "worker".into();
+    agent.name = "worker".into();
+    assert_eq!(ask(&first).status, 200);
+    home.locum(&["vault", "rotate"]).ok();
+    let second = Agent { name: "worker".into(), ..run() };
+    eventually("the new keys", SOON, || (ask(&second).status == 200).then_some(()));
+    assert_eq!(ask(&first).status, 200);
+    home.locum(&["vault", "rotate", "--end-run-tokens"]).ok();
+    for run in [&first, &second] {
+        eventually("their end", SOON, || (ask(run).status == 407).then_some(()));
+    }
+    assert_eq!(ask(&agent).status, 200, "an agent's own token stays good");
 }

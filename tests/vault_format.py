@@ -172,6 +172,15 @@ class Vault:
     def key(self, scope, purpose, more=b""):
         return expand(self.scopes[scope], T("locum/vault/1/key/" + purpose) + more)
 
+    def kept(self, scope, purpose):
+        """Keys of earlier generations, by how far they reach."""
+        found, start = [], f"kept-key/{scope}/{purpose}/"
+        for row in self.all("SELECT * FROM items"):
+            if row["name"].startswith(start):
+                item = self.item(row)
+                found.append((struct.unpack(">q", item[:8])[0], item[8:]))
+        return sorted(found)
+
     # 5. Credentials
 
     def credentials(self):
@@ -223,7 +232,10 @@ class Vault:
         expires = "never" if row["expires"] is None else str(row["expires"])
         fields = ["locum/token/1", row["workspace"], row["agent"], row["id"], expires, token]
         key = self.key("workspace/" + row["workspace"], "token")
-        must_equal("MAC of the token", mac(key, "\n".join(fields).encode()), row["mac"])
+        scope = "workspace/" + row["workspace"]
+        keys = [key] + [kept for _, kept in self.kept(scope, "token")]
+        macs = [mac(key, "\n".join(fields).encode()) for key in keys]
+        must_equal("MAC of the token", row["mac"] in macs, True)
         return row["agent"]
 
     # 7. Items
@@ -231,22 +243,32 @@ class Vault:
     def items(self):
         opened = {}
         for row in self.all("SELECT * FROM items"):
-            aad = T("locum/vault/1/item") + B(self.id) + T(row["name"])
-            item = unseal(self.key("vault", "item", T(row["name"])), aad, row["sealed"])
-            opened[row["name"]] = item.decode("utf-8")
+            if not row["name"].startswith("kept-key/"):
+                opened[row["name"]] = self.item(row).decode("utf-8")
         return opened
+
+    def item(self, row):
+        aad = T("locum/vault/1/item") + B(self.id) + T(row["name"])
+        return unseal(self.key("vault", "item", T(row["name"])), aad, row["sealed"])
+
+    def audit_key(self):
+        for _, key in self.kept("vault", "audit"):
+            return key
+        return self.key("vault", "audit")
 
     # 8. The journal, the epoch and the state
 
     def check_journal(self):
-        key, before, self.epoch = self.key("vault", "journal"), bytes(32), 0
+        before, self.epoch = bytes(32), 0
+        kept, current = self.kept("vault", "journal"), self.key("vault", "journal")
         for row in self.all("SELECT * FROM journal ORDER BY epoch"):
             self.epoch += 1
             must_equal("epoch", row["epoch"], self.epoch)
             message = T("locum/vault/1/journal") + B(self.id) + B(before)
             message += I(row["epoch"]) + I(row["at"])
             message += T(row["action"]) + T(row["subject"]) + T(row["by"])
-            before = mac(key, message)
+            older = [key for until, key in kept if self.epoch <= until]
+            before = mac((older + [current])[0], message)
             must_equal(f"MAC of the journal at epoch {self.epoch}", before, row["mac"])
         self.trace["head"] = before.hex()
         return before
@@ -269,7 +291,9 @@ class Vault:
         head = bytes.fromhex(anchor["head"])
         message = T("locum/vault/1/anchor") + B(self.id) + I(anchor["epoch"]) + B(head)
         must_equal("vault of the anchor", anchor["vault_id"], self.id.hex())
-        must_equal("MAC of the anchor", anchor["mac"], mac(self.key("vault", "anchor"), message).hex())
+        older = [key for until, key in self.kept("vault", "anchor") if anchor["epoch"] <= until]
+        macs = [mac(key, message).hex() for key in [self.key("vault", "anchor")] + older]
+        must_equal("MAC of the anchor", anchor["mac"] in macs, True)
         row = self.one("SELECT mac FROM journal WHERE epoch = ?", anchor["epoch"])
         must_equal("head of the anchor", head, row["mac"])
         return anchor["epoch"]
@@ -308,10 +332,17 @@ def main():
         "credentials": vault.credentials(),
         "items": vault.items(),
         "audit_anchor": vault.audit_anchor(),
-        "audit_key": vault.key("vault", "audit").hex(),
+        "audit_key": vault.audit_key().hex(),
     }
     if backup:
         must_equal("epoch of the backup", backup["epoch"], vault.epoch)
+    if vault.format >= 2:
+        rows = vault.db.execute("SELECT * FROM agents WHERE labels IS NOT NULL")
+        labels = {row["name"]: json.loads(row["labels"]) for row in rows}
+        for texts in labels.values():
+            must_equal("order of labels", list(texts), sorted(texts))
+        if labels:
+            result["labels"] = labels
     if given.token:
         result["token_agent"] = vault.check_token(given.token)
     if given.anchor:

@@ -10,7 +10,7 @@ use std::process::Command;
 use locum::credential::Properties;
 use locum::files;
 use locum::secret::Secret;
-use locum::vault::{MasterKey, NewCredential, PassphraseParams, Tier, Vault};
+use locum::vault::{MasterKey, NewCredential, OldRuns, PassphraseParams, Tier, Vault};
 use serde_json::{Value, json};
 
 /// Made by [`write_the_vector`], once, and never again: format 1 stays what it is.
@@ -32,6 +32,21 @@ fn another_program_opens_a_vault_from_its_document() {
         reader.arg(&key_file).args(["--token", &token]).arg("--anchor").arg(&anchor)
     });
     assert_eq!(without_trace(&opened), furnished(), "the vault is open elsewhere meanwhile");
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    let mut rotated = python.open(&path, |reader| {
+        reader.arg(&key_file).args(["--token", &token]).arg("--anchor").arg(&anchor)
+    });
+    assert_eq!(rotated["epoch"].take(), 15);
+    assert_eq!(rotated["audit_key"], opened["audit_key"]);
+    let mut before = opened.clone();
+    before["epoch"].take();
+    assert_eq!(without_trace(&rotated), without_trace(&before), "the data keys are new");
+    let pair = |name: &str, value: &str| (name.parse().unwrap(), value.parse().unwrap());
+    let set = [pair("team", "ml"), pair("app/env", "prod=1")];
+    vault.use_workspace(&"default".parse().unwrap()).unwrap();
+    vault.agent_label(&"researcher".parse().unwrap(), &set, &[]).unwrap();
+    let labelled = python.open(&path, |reader| reader.arg(&key_file));
+    assert_eq!(labelled["labels"], json!({"researcher": {"app/env": "prod=1", "team": "ml"}}));
     let backup = home.path().join("backup");
     vault.backup(&backup).unwrap();
     let restored = python.open(&backup, |reader| reader.arg(&key_file));

@@ -15,7 +15,7 @@ use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
-use locum::policy::{Policy, compile};
+use locum::policy::{Grant, Policy, compile};
 use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::request::{BodyKind, BodyText, InboundRequest, Step, Value, walk};
 use locum::secret::Secret;
@@ -100,7 +100,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };
     let open = |_: &Credential, _| Ok(Secret::new(SECRET.as_bytes().to_vec()));
     let resolved = Resolved::open(&permit, open).unwrap();
-    let always = permit.grants().first().map(|grant| grant.slot());
+    let always = permit.grants().first().map(Grant::slot);
     let list = request.headers().get("sec-websocket-protocol").cloned();
     let Ok(outbound) = inject(request, &permit, resolved) else {
         // No list of subprotocols can hold this secret.

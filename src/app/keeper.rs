@@ -4,6 +4,7 @@
 //! editors and git on the policies), so that a change acts well within a second on any file system.
 //! What cannot be read leaves the last good state in force, and says so.
 
+use std::collections::HashSet;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,9 @@ use parking_lot::Mutex;
 use super::certificates::{self, Certificates};
 use super::far_side::far_side;
 use super::identity::authenticators;
+use super::issuer_keys::{AllKeys, News, Source};
 use super::login::{VaultLogins, check_logins};
-use super::open::{Opened, drain_journal, open_vault, write_anchor};
+use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::{Failure, Home};
 use crate::audit::AuditLog;
@@ -34,13 +36,16 @@ use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, MasterKey, Snapshot, Vault};
+use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How soon one look may follow another that a request asked for. Bounds what unknown names cost.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How soon a master key that could not be had is looked for again: it may take a program to print it.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The most bytes of a file of runs: somewhat more than all that are seen.
 const MAX_RUNS: usize = 1 << 20;
@@ -60,6 +65,8 @@ pub struct Keeper {
     /// Opens the credentials of proxies on the way.
     logins: Arc<VaultLogins>,
     seen: Mutex<Seen>,
+    /// The keys of issuers.
+    keys: Arc<AllKeys>,
     /// What the listeners show.
     certificates: Mutex<Vec<Certificates>>,
     /// Taken by the request that looks, or waits for the next look. The others wait without a thread
@@ -73,10 +80,13 @@ struct Seen {
     vault: Vault,
     master: MasterKey,
     config: Config,
+    keys: Arc<AllKeys>,
     config_stamp: Vec<FileStamp>,
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
     snapshot: Option<Arc<Snapshot>>,
+    /// The versions that were cut, at the start or since.
+    cut: HashSet<(Name, u32)>,
     /// The highest epoch seen. Outlives a vault that cannot be used, so that an older copy is
     /// refused at every look and not only at the first.
     newest: u64,
@@ -92,6 +102,8 @@ struct Seen {
     retired: Vec<Arc<State>>,
     looked: Option<Instant>,
     anchored: (Instant, u64),
+    /// When the vault's new master key was last looked for in vain.
+    asked: Option<Instant>,
 }
 
 /// Tells whether a file may have changed.
@@ -123,14 +135,24 @@ impl Keeper {
         metrics.reload("policy", true);
         metrics.reload("config", true);
         let config_stamp = config_stamp(&home, &config);
+        let keys = Arc::<AllKeys>::default();
+        keys.follow(&config);
+        for news in keys.look_at_files(true) {
+            if let News::Trouble { issuer, problem } = news {
+                return Err(Failure::usage(format!("the keys of {issuer}: {problem}"))
+                    .help("mend the file, or `keys` of identity.jwt in locum.yaml"));
+            }
+        }
         let seen = Seen {
             vault,
             master,
             config,
+            keys: Arc::clone(&keys),
             config_stamp,
             config_problem: None,
             mark: Some(mark),
             newest: snapshot.epoch,
+            cut: snapshot.cut.clone(),
             snapshot: Some(snapshot),
             vault_problem: None,
             unrecorded: false,
@@ -141,6 +163,7 @@ impl Keeper {
             retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
+            asked: None,
         };
         let logins = Arc::new(VaultLogins::new(Arc::clone(&audit)));
         Ok(Self {
@@ -150,6 +173,7 @@ impl Keeper {
             metrics,
             gateway: std::sync::OnceLock::new(),
             own,
+            keys,
             seen: Mutex::new(seen),
             certificates: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
@@ -192,8 +216,13 @@ impl Keeper {
         seen.looked = Some(Instant::now());
         let vault = self.look_at_vault(&mut seen);
         let policy = self.look_at_policies(&mut seen, thorough);
-        if vault || policy {
+        // What lives longer than one decision asks anew whether its key is still there.
+        let keys = self.tell_of_keys(self.keys.look_at_files(thorough));
+        if vault || policy || keys {
             self.put_in_force(&mut seen);
+        }
+        if vault {
+            self.cut(&mut seen);
         }
         // Only now: the record of a change says that it is in force.
         if vault || seen.unrecorded {
@@ -207,7 +236,51 @@ impl Keeper {
         }
         // Taken apart here, and not by the last request that held it.
         seen.retired.retain(|old| Arc::strong_count(old) > 1);
-        vault || policy
+        vault || policy || keys
+    }
+
+    /// Says what became of a look at issuers' keys. True when there are others than before.
+    fn tell_of_keys(&self, all: impl IntoIterator<Item = News>) -> bool {
+        let mut changed = false;
+        for news in all {
+            match news {
+                News::Changed { issuer, count } => {
+                    tracing::info!(issuer, keys = count, "the keys of an issuer were loaded");
+                    self.note("issuer-keys-loaded", &format!("{issuer}: {count} keys"));
+                    changed = true;
+                }
+                News::Trouble { issuer, problem } => {
+                    tracing::error!(
+                        issuer,
+                        problem,
+                        "the keys of an issuer cannot be had; the last good ones stay in force"
+                    );
+                    self.note("issuer-keys-rejected", &format!("{issuer}: {problem}"));
+                }
+            }
+        }
+        if let Some(sound) = self.keys.sound() {
+            self.metrics.reload("issuer-keys", sound);
+        }
+        changed
+    }
+
+    /// Fetches the keys that are due, beside everything else.
+    pub(super) fn fetch_due_keys(self: &Arc<Self>) {
+        for source in self.keys.due() {
+            tokio::spawn(Arc::clone(self).fetch_keys(source, Instant::now()));
+        }
+    }
+
+    async fn fetch_keys(self: Arc<Self>, source: Arc<Source>, asked: Instant) {
+        let Some(gateway) = self.gateway() else { return };
+        let news = source.fetch(&gateway, asked).await;
+        let told = self.apart(move |keeper| {
+            if keeper.tell_of_keys(news) {
+                keeper.put_in_force(&mut keeper.seen.lock());
+            }
+        });
+        let _done = told.await;
     }
 
     /// Has the next request decided on what was seen.
@@ -219,7 +292,7 @@ impl Keeper {
     }
 
     fn look_at_vault(&self, seen: &mut Seen) -> bool {
-        match seen.read_vault() {
+        match seen.read_vault(&self.home) {
             Ok(changed) => {
                 if seen.vault_problem.take().is_some() {
                     tracing::info!("the vault can be used again");
@@ -255,6 +328,28 @@ impl Keeper {
                     tracing::error!(%error, "a change of the vault was not recorded yet");
                 }
             }
+        }
+    }
+
+    /// Breaks off what carries a version that was revoked with that wish since the last look.
+    fn cut(&self, seen: &mut Seen) {
+        let Some(snapshot) = &seen.snapshot else { return };
+        let new: Vec<_> = snapshot.cut.difference(&seen.cut).cloned().collect();
+        if new.is_empty() {
+            return;
+        }
+        seen.cut.clone_from(&snapshot.cut);
+        let connections = self.gateway().map_or(0, |gateway| gateway.cut(&new));
+        for (name, version) in new {
+            tracing::warn!(credential = %name, version, connections, "what carried it is broken off");
+            let event = Event {
+                event: "credential-cut",
+                subject: Some(format!("{name} version {version}")),
+                detail: Some(format!("connections to origins: {connections}")),
+                by: None,
+                vault_epoch: None,
+            };
+            let _unrecorded = self.audit.event(&event);
         }
     }
 
@@ -358,6 +453,8 @@ impl Keeper {
                     seen.config_stamp = config_stamp(&self.home, &config);
                 }
                 (seen.config, seen.config_problem) = (config, None);
+                self.keys.follow(&seen.config);
+                self.tell_of_keys(self.keys.look_at_files(true));
                 // Who is let in, and how, is part of what requests are decided on.
                 self.put_in_force(&mut seen);
                 self.metrics.reload("config", true);
@@ -437,6 +534,23 @@ impl Keeper {
         Ok(Some(new))
     }
 
+    /// Writes to the vault what the use of a version has made of its secret, and puts it in force.
+    pub(super) async fn renew(
+        self: &Arc<Self>,
+        name: Name,
+        version: u32,
+        secret: Secret,
+    ) -> Result<(), Failure> {
+        let write = move |keeper: &Self| {
+            let renew = |vault: &mut Vault| vault.renew(&name, version, &secret);
+            keeper.seen.lock().write(&keeper.home, renew)?;
+            keeper.look(false);
+            Ok(())
+        };
+        let gone = || Failure::new("the thread that writes to the vault has failed");
+        self.apart(write).await.ok_or_else(gone)?
+    }
+
     fn note(&self, event: &'static str, detail: &str) {
         let event = Event {
             event,
@@ -473,19 +587,25 @@ fn is_over(second: i64) -> bool {
 
 impl Seen {
     /// Reads the vault if it changed; true when it did.
-    fn read_vault(&mut self) -> Result<bool, Failure> {
-        if self.vault.was_replaced() {
-            let path = self.vault.path().to_owned();
-            self.vault = open_vault(&path, &self.master, &self.config)?;
+    fn read_vault(&mut self, home: &Home) -> Result<bool, Failure> {
+        if self.follow_file(home)? {
             self.mark = None;
         }
-        let mark = self.vault.change_mark()?;
+        let mut mark = self.vault.change_mark()?;
         // A version whose grace is over need not be searched for in answers any more.
         let over = self.snapshot.as_ref().and_then(|old| old.grace_ends).is_some_and(is_over);
         if self.mark == Some(mark) && !over {
             return Ok(false);
         }
-        let snapshot = self.vault.snapshot()?;
+        let snapshot = match self.vault.snapshot() {
+            Err(error) if matches!(error.fault, Fault::WrongKey) => {
+                self.follow_master_key(home)?;
+                // Each connection counts for itself.
+                mark = self.vault.change_mark()?;
+                self.vault.snapshot()?
+            }
+            other => other?,
+        };
         let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch) && !over;
         if snapshot.epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
@@ -497,16 +617,42 @@ impl Seen {
         Ok(!same)
     }
 
+    /// Opens the file that has taken the vault's place, if one has.
+    fn follow_file(&mut self, home: &Home) -> Result<bool, Failure> {
+        if !self.vault.was_replaced() {
+            return Ok(false);
+        }
+        let path = self.vault.path().to_owned();
+        match open_vault(&path, &self.master, &self.config)? {
+            Some(vault) => self.vault = vault,
+            None => self.follow_master_key(home)?,
+        }
+        Ok(true)
+    }
+
+    /// Opens the vault with the master key that it has now, from where the config says, unless a person
+    /// would have to be asked. What needs it is rare: new data keys after a new master key.
+    fn follow_master_key(&mut self, home: &Home) -> Result<(), Failure> {
+        if self.asked.is_some_and(|at| at.elapsed() < ASK_AGAIN) {
+            return Err(Failure::new("the vault has another master key, which is not to be had"));
+        }
+        self.asked = Some(Instant::now());
+        let (vault, master) = open_unasked(home, &self.config)?;
+        (self.vault, self.master, self.asked) = (vault, master, None);
+        Ok(())
+    }
+
     /// Over the connection that also reads: it does not see by the mark what it has written itself, so
     /// the next look reads all.
-    fn capture(&mut self, name: &Name, token: &Secret) -> Result<u32, Failure> {
-        if self.vault.was_replaced() {
-            let path = self.vault.path().to_owned();
-            self.vault = open_vault(&path, &self.master, &self.config)?;
-        }
-        let version = self.vault.capture(name, token)?;
+    fn write<T>(
+        &mut self,
+        home: &Home,
+        write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<T, Failure> {
+        self.follow_file(home)?;
+        let written = write(&mut self.vault)?;
         self.mark = None;
-        Ok(version)
+        Ok(written)
     }
 
     fn state(&self) -> State {
@@ -517,7 +663,7 @@ impl Seen {
                 policy,
                 generation,
                 credentials: Arc::clone(&snapshot.credentials),
-                authn: authenticators(&self.config, snapshot),
+                authn: authenticators(&self.config, snapshot, &self.keys),
                 sealed: Some(Arc::clone(snapshot)),
             },
             None => State {
@@ -536,22 +682,34 @@ impl Refresh for Keeper {
     fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         Box::pin(async move {
             let asked = Instant::now();
-            let _turn = self.turn.lock().await;
-            // Another look may have begun since, and be worth as much as one of our own.
+            let looked = self.look_soon(asked).await;
+            for source in self.keys.wanted() {
+                // As a task of its own, so that it goes on when the one who asked goes away.
+                let _done = tokio::spawn(Arc::clone(&self).fetch_keys(source, asked)).await;
+            }
+            looked
+        })
+    }
+}
+
+impl Keeper {
+    /// Looks, or waits for a look that began after `asked`.
+    async fn look_soon(self: &Arc<Self>, asked: Instant) -> bool {
+        let _turn = self.turn.lock().await;
+        // Another look may have begun since, and be worth as much as one of our own.
+        let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
+        if last.is_some_and(|at| at > asked) {
+            return true;
+        }
+        if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
+            tokio::time::sleep(wait).await;
             let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
             if last.is_some_and(|at| at > asked) {
                 return true;
             }
-            if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
-                tokio::time::sleep(wait).await;
-                let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
-                if last.is_some_and(|at| at > asked) {
-                    return true;
-                }
-            }
-            // Also when it found nothing: a look that was under way when we came may have.
-            self.apart(|keeper| keeper.look(false)).await.is_some()
-        })
+        }
+        // Also when it found nothing: a look that was under way when we came may have.
+        self.apart(|keeper| keeper.look(false)).await.is_some()
     }
 }
 
@@ -573,7 +731,8 @@ impl Keep for Keeper {
         let name = credential.clone();
         let writing = tokio::spawn(async move {
             let write = move |keeper: &Self| {
-                let version = keeper.seen.lock().capture(&credential, &token)?;
+                let write = |vault: &mut Vault| vault.capture(&credential, &token);
+                let version = keeper.seen.lock().write(&keeper.home, write)?;
                 keeper.look(false);
                 Ok::<u32, Failure>(version)
             };

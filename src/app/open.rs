@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::master::{Turn, unlock};
 use super::{Failure, Home};
@@ -13,13 +13,23 @@ use crate::files;
 use crate::record::{AuditSink as _, Event};
 use crate::secret::Secret;
 use crate::tls::CertificateAuthority;
-use crate::vault::{MasterKey, Vault, VaultError, without_line_end};
+use crate::vault::{Fault, KeySource, MasterKey, Vault, VaultError, without_line_end};
 
 /// The sealed item that holds the CA's private key.
 pub const CA_KEY_ITEM: &str = "ca-key";
 
 /// The sealed item that holds the CA's certificate, so that `ca.pem` can be put back.
 pub const CA_CERTIFICATE_ITEM: &str = "ca-certificate";
+
+/// How often it is looked whether a change is in force: far less than the time that it takes.
+const IN_FORCE_STEP: Duration = Duration::from_millis(5);
+
+/// A change is in force.
+#[derive(Clone, Copy, Debug)]
+pub struct InForce {
+    /// How long that took.
+    pub after: Duration,
+}
 
 /// The longest passphrase file or credential that is read, in bytes.
 const PASSPHRASE_LIMIT: usize = 4096;
@@ -90,6 +100,30 @@ impl Opened {
             // A proxy was faster, and will do it.
             Err(_) if AuditLog::is_locked(&self.config.audit.dir) => Ok(()),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// Waits until what was changed is in force: in the proxy that serves the home, if one does. That
+    /// records a change when it acts on it, and not before.
+    ///
+    /// # Errors
+    /// When it has not within `patience`.
+    pub fn in_force(&self, patience: Duration) -> Result<InForce, Failure> {
+        let (epoch, start) = (self.vault.epoch()?, Instant::now());
+        loop {
+            if drained(&self.config) >= epoch {
+                return Ok(InForce { after: start.elapsed() });
+            }
+            if start.elapsed() > patience {
+                let failure = Failure::new(format!(
+                    "the change is in the vault, and the proxy of this home has not said within \
+                     {patience:?} that it acts on it"
+                ));
+                return Err(failure.help(
+                    "look at its log and at /readyz; to be sure, stop it: what it has open ends with it",
+                ));
+            }
+            std::thread::sleep(IN_FORCE_STEP);
         }
     }
 
@@ -176,15 +210,38 @@ pub(super) fn audit_anchor(vault: &Vault) -> Result<Option<audit::Anchor>, Vault
     Ok(anchor.map(|a| audit::Anchor { seq: a.sequence, mac: a.mac }))
 }
 
-/// Opens the vault and checks that it is no older than the anchor beside the audit log.
+/// Opens the vault and checks that it is no older than the anchor beside the audit log. None when it
+/// has another master key.
 pub(super) fn open_vault(
     path: &Path,
     master: &MasterKey,
     config: &Config,
-) -> Result<Vault, Failure> {
-    let vault = Vault::open(path, master)?.acting_as(&operator());
+) -> Result<Option<Vault>, Failure> {
+    let vault = match Vault::open(path, master) {
+        Err(error) if matches!(error.fault, Fault::WrongKey | Fault::OtherKeySource) => {
+            return Ok(None);
+        }
+        other => other?.acting_as(&operator()),
+    };
     check_anchor(&vault, config)?;
-    Ok(vault)
+    Ok(Some(vault))
+}
+
+/// The same with the master key from where the config says, but never from a person.
+pub(super) fn open_unasked(home: &Home, config: &Config) -> Result<(Vault, MasterKey), Failure> {
+    let path = &config.vault.store;
+    let asks = match &config.vault.key {
+        config::KeySource::Passphrase(from) => matches!(from, Passphrase::Prompt),
+        _ => matches!(Vault::key_source(path)?, KeySource::Passphrase(_)),
+    };
+    if asks {
+        return Err(Failure::new("the vault is opened by another passphrase than at the start")
+            .help("start the proxy again; it asks for the new one"));
+    }
+    let (vault, master) = unlock(home, config, path, None, |master| Vault::open(path, master))?;
+    let vault = vault.acting_as(&operator());
+    check_anchor(&vault, config)?;
+    Ok((vault, master))
 }
 
 fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {

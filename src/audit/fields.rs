@@ -74,14 +74,18 @@ impl Fields for Access<'_> {
 }
 
 fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
-    let Who { workspace, agent, token_id, authenticated_by, run, node, user } = who;
+    let Who { workspace, agent, token_id, authenticated_by, run, node, user, labels } = who;
     line.text(b",\"workspace\":", workspace.as_str())?;
     line.text(b",\"agent\":", agent.as_str())?;
     line.text(b",\"token_id\":", token_id)?;
     line.text(b",\"authenticated_by\":", authenticated_by)?;
     line.option(b",\"run\":", run.map(crate::agent::Label::as_str))?;
     line.option(b",\"node\":", node.map(crate::agent::Label::as_str))?;
-    line.option(b",\"user\":", user.map(crate::agent::Label::as_str))
+    line.option(b",\"user\":", user.map(crate::agent::Label::as_str))?;
+    if let Some(labels) = labels {
+        line.value(b",\"labels\":", labels)?;
+    }
+    Ok(())
 }
 
 fn write_use(line: &mut Line<'_>, used: &Use) -> serde_json::Result<()> {
@@ -221,7 +225,9 @@ mod tests {
             peer in prop::option::of(peer()),
             numbers in any::<(u64, usize, [u8; 16])>(),
         ) {
-            let label = label.parse().unwrap();
+            let label: crate::agent::Label = label.parse().unwrap();
+            let labels = [("team".parse().unwrap(), label.clone()), ("a/b".parse().unwrap(), label.clone())];
+            let labels = crate::agent::Labels::new(labels).unwrap();
             let some = |at: usize, text: usize| given[at].then(|| texts[text].as_str());
             let who = Who {
                 workspace: &names.0,
@@ -231,6 +237,7 @@ mod tests {
                 run: given[0].then_some(&label),
                 node: given[1].then_some(&label),
                 user: given[2].then_some(&label),
+                labels: given[4].then_some(&labels),
             };
             let record = Access {
                 request_id: RequestId(numbers.2),

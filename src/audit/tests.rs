@@ -60,6 +60,7 @@ fn access_of(
         run: Some(&run),
         node: None,
         user: None,
+        labels: None,
     };
     log.access(&Access {
         request_id: id(n),

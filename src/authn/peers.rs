@@ -1,9 +1,10 @@
 //! By the user behind a Unix socket: the kernel says who connected, and nobody else has a say in it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Admit, Agents, Authenticate, Denied, Shown};
-use crate::agent::{Identity, Proof, UnixUser};
+use crate::agent::{Identity, Labels, Proof, UnixUser};
 use crate::record::Peer;
 use crate::reference::Name;
 
@@ -70,6 +71,11 @@ impl Authenticate for Peers {
         let Proof::Peer(user) = identity.proof else { return None };
         let same = self.rule(user).is_some_and(|rule| rule.agent == identity.agent);
         Some(same && self.agents.admit(&identity.agent, Admit::Known))
+    }
+
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
+        let Proof::Peer(_) = identity.proof else { return None };
+        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
     }
 }
 

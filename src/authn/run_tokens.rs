@@ -1,9 +1,10 @@
 //! By a run token: signed here, good for one agent, and for a while.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Agents, Authenticate, Denied, Shown};
-use crate::agent::{Identity, Proof};
+use crate::agent::{Identity, Labels, Proof};
 use crate::token::run;
 
 /// Checks run tokens.
@@ -38,5 +39,10 @@ impl Authenticate for ByRunToken {
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool> {
         let claims = identity.run_token()?;
         Some(self.agents.runs.stands(claims, now).is_ok())
+    }
+
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
+        identity.run_token()?;
+        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
     }
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 
 use super::output::{self, Table, time_or_dash};
-use crate::agent::Label;
+use crate::agent::{Label, LabelName, LabelPair, Labels};
 use crate::app::{Failure, Home, Opened};
 use crate::document::parse_duration;
 use crate::reference::Name;
@@ -28,10 +28,30 @@ pub(super) enum Command {
         /// What the token is for, as lists show it
         #[arg(long)]
         note: Option<String>,
+        /// A label that rules can ask for, as `NAME=VALUE`; may be given more than once
+        #[arg(long = "label", value_name = "LABEL")]
+        labels: Vec<LabelPair>,
         /// Make no token: the agent shows who it is in another way that locum.yaml names
         #[arg(long, conflicts_with_all = ["expires", "note"])]
         no_token: bool,
         /// Print agent, `token_id` and token as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give an agent labels, or take them from it
+    #[command(
+        after_help = "Example:\n  locum agent label researcher team=ml env=prod\n  locum agent label researcher --remove env\n\nRules choose agents by labels: `agents: [{labels: {team: ml}}]`. A change acts within a second."
+    )]
+    Label {
+        /// The agent's name
+        name: Name,
+        /// `NAME=VALUE`: what it is labelled with from now on
+        #[arg(value_name = "LABEL", required_unless_present = "remove")]
+        labels: Vec<LabelPair>,
+        /// The name of a label to take away; may be given more than once
+        #[arg(long, value_name = "NAME")]
+        remove: Vec<LabelName>,
+        /// Print agent and labels as JSON
         #[arg(long)]
         json: bool,
     },
@@ -64,9 +84,15 @@ pub(super) enum Command {
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
-        Command::Add { name, no_token: true, json, .. } => add_alone(&mut opened, &name, json),
-        Command::Add { name, expires, note, json, .. } => {
-            add(&mut opened, &name, expires, note.as_deref(), json)
+        Command::Add { name, labels, no_token: true, json, .. } => {
+            add_alone(&mut opened, &name, &labels, json)
+        }
+        Command::Add { name, expires, note, labels, json, .. } => {
+            let note = note.as_deref();
+            add(&mut opened, &name, (expires, note, &labels), json)
+        }
+        Command::Label { name, labels, remove, json } => {
+            label(&mut opened, &name, (&labels, &remove), json)
         }
         Command::List { json } => list(&opened, json),
         Command::Revoke { name, token, run: None, run_token: None } => {
@@ -84,11 +110,15 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
 fn add(
     opened: &mut Opened,
     name: &Name,
-    expires: Option<Duration>,
-    note: Option<&str>,
+    (expires, note, labels): (Option<Duration>, Option<&str>, &[LabelPair]),
     json: bool,
 ) -> Result<(), Failure> {
+    let labels = pairs(labels)?;
     let token = opened.vault.agent_admit(name, expires.map(from_now), note)?;
+    // Nobody has the token yet: no request comes before the labels.
+    if !labels.is_empty() {
+        opened.vault.agent_label(name, &labels, &[])?;
+    }
     opened.changed()?;
     let id = token.id().to_owned();
     let text = token.into_text();
@@ -105,8 +135,17 @@ fn add(
 }
 
 /// An agent without a token.
-fn add_alone(opened: &mut Opened, name: &Name, json: bool) -> Result<(), Failure> {
+fn add_alone(
+    opened: &mut Opened,
+    name: &Name,
+    labels: &[LabelPair],
+    json: bool,
+) -> Result<(), Failure> {
+    let labels = pairs(labels)?;
     opened.vault.agent_add(name)?;
+    if !labels.is_empty() {
+        opened.vault.agent_label(name, &labels, &[])?;
+    }
     opened.changed()?;
     if json {
         return output::json(&serde_json::json!({ "agent": name }));
@@ -115,6 +154,31 @@ fn add_alone(opened: &mut Opened, name: &Name, json: bool) -> Result<(), Failure
         "added {name}, without a token; `identity` in locum.yaml says by what it is known"
     ));
     Ok(())
+}
+
+/// Labels of the command line, each name once.
+fn pairs(labels: &[LabelPair]) -> Result<Vec<(LabelName, Label)>, Failure> {
+    let pairs = labels.iter().map(|LabelPair(name, value)| (name.clone(), value.clone()));
+    let pairs: Vec<_> = pairs.collect();
+    Labels::new(pairs.clone()).map_err(|error| Failure::usage(error.to_string()))?;
+    Ok(pairs)
+}
+
+fn label(
+    opened: &mut Opened,
+    name: &Name,
+    (labels, remove): (&[LabelPair], &[LabelName]),
+    json: bool,
+) -> Result<(), Failure> {
+    let labels = opened.vault.agent_label(name, &pairs(labels)?, remove)?;
+    opened.changed()?;
+    if json {
+        return output::json(&serde_json::json!({ "agent": name, "labels": labels }));
+    }
+    if labels.is_empty() {
+        return output::line(&format!("{name} has no labels"));
+    }
+    output::line(&format!("{name}: {labels}"))
 }
 
 /// The Unix time that far from now, in seconds.
@@ -127,6 +191,7 @@ pub(super) fn from_now(duration: Duration) -> i64 {
 #[derive(Serialize)]
 struct Agent<'a> {
     agent: &'a Name,
+    labels: &'a Labels,
     created: i64,
     revoked: Option<i64>,
     tokens: Vec<Token<'a>>,
@@ -146,11 +211,13 @@ fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&agents.iter().map(Agent::from).collect::<Vec<_>>());
     }
-    let mut table = Table::new(&["AGENT", "TOKEN", "CREATED", "EXPIRES", "REVOKED", "NOTE"]);
+    let mut table =
+        Table::new(&["AGENT", "LABELS", "TOKEN", "CREATED", "EXPIRES", "REVOKED", "NOTE"]);
     for agent in &agents {
         for token in &agent.tokens {
             table.row(vec![
                 agent.name.to_string(),
+                shown(&agent.labels),
                 token.id.clone(),
                 output::time(token.created),
                 time_or_dash(token.expires),
@@ -161,10 +228,15 @@ fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
         if agent.tokens.is_empty() {
             let revoked = time_or_dash(agent.revoked);
             let dash = || "-".to_owned();
-            table.row(vec![agent.name.to_string(), dash(), dash(), dash(), revoked, dash()]);
+            let (name, labels) = (agent.name.to_string(), shown(&agent.labels));
+            table.row(vec![name, labels, dash(), dash(), dash(), revoked, dash()]);
         }
     }
     table.print()
+}
+
+fn shown(labels: &Labels) -> String {
+    if labels.is_empty() { "-".to_owned() } else { labels.to_string() }
 }
 
 fn revoke(opened: &mut Opened, name: &Name, token: Option<&str>) -> Result<(), Failure> {
@@ -204,6 +276,7 @@ impl<'a> From<&'a AgentInfo> for Agent<'a> {
     fn from(info: &'a AgentInfo) -> Self {
         Self {
             agent: &info.name,
+            labels: &info.labels,
             created: info.created,
             revoked: info.revoked,
             tokens: info.tokens.iter().map(Token::from).collect(),

@@ -171,7 +171,7 @@ fn directory(home: &Home) -> Result<PathBuf, Failure> {
 }
 
 /// A time in the past: RFC 3339, a date (its start, UTC), or how long ago.
-fn moment(text: &str) -> Result<SystemTime, String> {
+pub(super) fn moment(text: &str) -> Result<SystemTime, String> {
     if let Ok(time) = text.parse::<Timestamp>() {
         return Ok(time.into());
     }

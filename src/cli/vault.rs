@@ -7,7 +7,7 @@ use serde_json::json;
 use super::output::{self, Table, counted};
 use crate::app::{Accept, Failure, Home, NewKey, Opened, rekey, restore};
 use crate::config::{self, Passphrase};
-use crate::vault::{FORMAT, KeySource, Vault};
+use crate::vault::{FORMAT, KeySource, OldRuns, Vault};
 
 /// Subcommands of `locum vault`.
 #[derive(Debug, clap::Subcommand)]
@@ -27,6 +27,18 @@ pub(super) enum Command {
         after_help = "Example:\n  locum vault rekey\n  locum vault rekey --passphrase-file /run/secrets/passphrase\n  locum vault rekey -- /usr/bin/pass show locum/master-key\n\nThe old key file is gone afterwards. Backups made before open with the old key only: keep a copy of it with them."
     )]
     Rekey(Rekey),
+    /// Give the vault new data keys: every secret is sealed anew, while a running proxy goes on
+    #[command(
+        after_help = "Example:\n  locum vault rotate\n  locum vault rekey && locum vault rotate --end-run-tokens\n\nThe second is for a master key that somebody else may have: `rekey` alone leaves the data keys that it opened. Agents' tokens stay good; secrets that were seen are to be changed at their providers."
+    )]
+    Rotate {
+        /// End all run tokens that were signed before; without it they are good until they expire
+        #[arg(long)]
+        end_run_tokens: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Copy the vault to a new file, as it is at this moment, sealed as a whole
     #[command(
         after_help = "Example:\n  locum vault backup /mnt/backup/vault-$(date +%F).locum\n\nIt opens with the master key of today: keep that too, elsewhere. Every seal and MAC of the copy is checked before it gets its name."
@@ -84,6 +96,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     match command {
         Command::Status { verify, json } => status(home, verify, json),
         Command::Rekey(args) => change_key(home, &args),
+        Command::Rotate { end_run_tokens, json } => rotate(home, end_run_tokens, json),
         Command::Backup { file, plain, json } => backup(home, &file, plain, json),
         Command::Restore { file, accept_rollback, accept_changes, json } => {
             let accept = Accept { rollback: accept_rollback, changes: accept_changes };
@@ -210,6 +223,29 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
         output::line(&format!("remove the old key: {}", path.display()))?;
     }
     output::line("backups made before open with the old key only")
+}
+
+fn rotate(home: &Home, end_run_tokens: bool, json: bool) -> Result<(), Failure> {
+    let runs = if end_run_tokens { OldRuns::End } else { OldRuns::Stand };
+    let mut opened = Opened::open(home)?;
+    // What a killed command has left behind the vault is brought up before its key goes.
+    opened.changed()?;
+    let rotated = opened.vault.rotate_data_keys(runs)?;
+    opened.changed()?;
+    if json {
+        return output::json(&json!({
+            "epoch": opened.vault.epoch()?, "generation": rotated.generation,
+            "secrets": rotated.secrets, "items": rotated.items,
+            "run_tokens_ended": end_run_tokens,
+        }));
+    }
+    let (secrets, items) = (counted(rotated.secrets, "secret"), counted(rotated.items, "item"));
+    output::line(&format!("sealed {secrets} and {items} under new data keys"))?;
+    output::line(if end_run_tokens {
+        "agents' tokens stay good; run tokens that were made before are ended"
+    } else {
+        "agents' tokens stay good, and run tokens until they expire"
+    })
 }
 
 /// The command with its program's whole path, as locum.yaml wants it.

@@ -48,7 +48,8 @@ impl DigestKey {
 
 /// The digests of a workspace's secrets, current and past.
 pub struct Watch {
-    key: DigestKey,
+    /// More than one where some are of secrets that were revoked before the vault's keys changed.
+    keys: Vec<DigestKey>,
     known: HashMap<Digest, (Name, u32)>,
 }
 
@@ -78,10 +79,10 @@ const ORDINARY: [HeaderName; 10] = [
 ];
 
 impl Watch {
-    /// Of digests made with `key`.
+    /// Of digests made with any of `keys`.
     #[must_use]
-    pub fn new(key: DigestKey, known: HashMap<Digest, (Name, u32)>) -> Self {
-        Self { key, known }
+    pub fn new(keys: Vec<DigestKey>, known: HashMap<Digest, (Name, u32)>) -> Self {
+        Self { keys, known }
     }
 
     /// Looks through fields, query and path. Bodies are not looked at.
@@ -139,7 +140,7 @@ impl Watch {
         if text.len() < SHORTEST || reference::occurs(text) {
             return None;
         }
-        self.known.get(&self.key.digest(text))
+        self.keys.iter().find_map(|key| self.known.get(&key.digest(text)))
     }
 }
 
@@ -183,7 +184,7 @@ mod tests {
         let name = |name: &str| name.parse::<Name>().unwrap();
         let known = [(KEY, "openai"), (PASSWORD, "mail"), (BASE64, "blob")];
         let known = known.map(|(text, of)| (key.digest(text.as_bytes()), (name(of), 3)));
-        Watch::new(key, known.into())
+        Watch::new(vec![key], known.into())
     }
 
     fn seen(target: &str, fields: &[(&str, &str)]) -> Option<(String, bool)> {

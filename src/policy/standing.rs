@@ -45,9 +45,9 @@ impl Standing {
         }
     }
 
-    /// Who opened it.
+    /// Who opened it, as it was then.
     #[must_use]
-    pub fn who(&self) -> &Identity {
+    pub fn who(&self) -> &Arc<Identity> {
         &self.who
     }
 
@@ -74,7 +74,7 @@ impl Policy {
         let located = usable(&standing.who, references, &standing.origin, index)?;
         let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
         let verdict = self
-            .verdict_now(standing, &credentials, index, at)
+            .verdict_now((standing, &standing.who), &credentials, index, at)
             .ok_or_else(|| Refusal::new(Code::AmbiguousPath))?
             .map_err(|denied| self.refusal(denied, Kind::WebSocket, None))?;
         if located.iter().any(|l| l.slot().is_none()) {
@@ -99,20 +99,29 @@ impl Policy {
         })
     }
 
-    /// Why a socket may not go on, if it may not. A new version of a credential is no reason: the
-    /// origin has accepted the one that it was shown. A revoked one is.
+    /// Why the socket of an agent, as it is now, may not go on, if it may not. A new version of a
+    /// credential is no reason: the origin has accepted the one that it was shown. A revoked one is.
     #[must_use]
-    pub fn withdrawn(&self, standing: &Standing, index: &CredentialIndex, at: i64) -> Option<Code> {
-        let live = |(name, version): &(Name, u32)| {
+    pub fn withdrawn(
+        &self,
+        (standing, who): (&Standing, &Identity),
+        index: &CredentialIndex,
+        at: i64,
+    ) -> Option<Code> {
+        let revoked = |(name, version): &(Name, u32)| {
+            index.get(name.as_str()).is_some_and(|own| own.revoked.contains(version))
+        };
+        if standing.credentials.iter().any(revoked) {
+            return Some(Code::CredentialRevoked);
+        }
+        let live = |(name, _): &(Name, u32)| {
             let credential: &Credential = index.get(name.as_str())?;
-            let live = credential.version.is_some()
-                && !credential.revoked.contains(version)
-                && credential.is_bound_to(&standing.origin);
+            let live = credential.version.is_some() && credential.is_bound_to(&standing.origin);
             live.then_some(credential)
         };
         let credentials: Option<Vec<&Credential>> = standing.credentials.iter().map(live).collect();
         let Some(credentials) = credentials else { return Some(Code::CredentialRefused) };
-        match self.verdict_now(standing, &credentials, index, at) {
+        match self.verdict_now((standing, who), &credentials, index, at) {
             None => Some(Code::AmbiguousPath),
             Some(verdict) => {
                 verdict.err().map(|denied| self.refusal(denied, Kind::WebSocket, None).code)
@@ -123,13 +132,13 @@ impl Policy {
     /// What each reading of the socket's path leads to now; none when they differ.
     fn verdict_now(
         &self,
-        standing: &Standing,
+        (standing, who): (&Standing, &Identity),
         credentials: &[&Credential],
         index: &CredentialIndex,
         at: i64,
     ) -> Option<Result<Verdict, Denied>> {
         let asked = Asked {
-            who: &standing.who,
+            who,
             origin: &standing.origin,
             kind: Kind::WebSocket,
             query: standing.query.as_deref(),

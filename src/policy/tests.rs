@@ -670,7 +670,8 @@ fn an_open_socket_stands_as_long_as_it_would_be_opened() {
             Some(Code::AmbiguousPath),
         ),
     ] {
-        assert_eq!(policy(rules).withdrawn(&standing, &index, 0), expected, "{rules}");
+        let now = (&standing, &**standing.who());
+        assert_eq!(policy(rules).withdrawn(now, &index, 0), expected, "{rules}");
     }
 }
 

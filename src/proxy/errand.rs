@@ -180,6 +180,7 @@ async fn send(upstream: &Upstream, leaving: Recorded<Leaving>) -> Result<Reply, 
         response_timeout: None,
         idle_timeout: None,
         interims: None,
+        last_look: None,
     };
     let sent = upstream.send(request, call).await?;
     let (parts, body) = sent.response.into_parts();

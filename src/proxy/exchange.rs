@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Uri, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
@@ -14,7 +14,7 @@ use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::stream::Cut;
-use super::supplied::resolve;
+use super::supplied::{rejected, resolve};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -24,7 +24,7 @@ use crate::policy::{Permit, Question, Timeouts};
 use crate::record::Use;
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
-use crate::upstream::{Call, Sent, Upgraded};
+use crate::upstream::{Call, LastLook, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
 pub(super) struct Route {
@@ -86,11 +86,9 @@ async fn authorized(
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(gateway, &state, route, parts) {
-        Ok(inbound) => inbound,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
-    };
-    let who = identify(&route.caller.identity, &inbound);
+    let inbound = check(gateway, &state, route, parts)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &[]))?;
+    let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
 
     // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.
@@ -111,10 +109,7 @@ async fn authorized(
     }
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
-    ledger.misplaced(references.misplaced());
-    if let Some(bait) = references.honeytoken() {
-        ledger.baited(&bait.name);
-    }
+    ledger.refers(&references);
     let question = Question {
         who: &who,
         request: &inbound,
@@ -124,10 +119,8 @@ async fn authorized(
     };
     let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
     ledger.shadowed(state.policy.shadow(question, outcome));
-    let mut permit = match decision {
-        Ok(permit) => permit,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
-    };
+    let mut permit =
+        decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
@@ -157,23 +150,31 @@ async fn authorized(
     let recorded = ledger
         .permit(outbound, &state, permit.rule(), &uses)
         .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
+    ledger.carries(uses);
 
     let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
     let heard = outlet.listens(version);
+    let still = || gateway.still(&state, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
         response_timeout: response,
         idle_timeout: idle,
         interims: heard.as_ref(),
+        last_look: Some(LastLook(&still)),
     };
     let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
         return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => answer(sent, (pending, captures), ledger, up, (version, cut)).await,
+            Ok(sent) => {
+                if sent.response.status() == StatusCode::UNAUTHORIZED {
+                    rejected(gateway, &permit);
+                }
+                answer(sent, (pending, captures), ledger, up, (version, cut)).await
+            }
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
@@ -381,6 +382,7 @@ fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Re
 }
 
 pub(super) fn failed(ledger: &Ledger, refusal: Refusal, up: u64) -> Refusal {
+    let refusal = ledger.true_cause(refusal);
     ledger.failed(&refusal, up);
     refusal
 }

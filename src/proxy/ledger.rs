@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Caller, Gateway, State};
 use crate::agent::Identity;
 use crate::host::Origin;
+use crate::inject::References;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
@@ -38,6 +39,8 @@ pub(super) struct Ledger {
     ticket: Option<Arc<Ticket>>,
     /// What rules that are only recorded would have changed.
     shadow: Option<Box<Shadow>>,
+    /// The credentials in the call that was permitted.
+    uses: Vec<Use>,
 }
 
 impl Ledger {
@@ -71,7 +74,26 @@ impl Ledger {
             pending: AtomicBool::new(false),
             ticket: None,
             shadow: None,
+            uses: Vec::new(),
         }
+    }
+
+    /// Notes with which credentials the call goes out.
+    pub(super) fn carries(&mut self, uses: Vec<Use>) {
+        self.uses = uses;
+    }
+
+    /// The credentials with which the call goes out.
+    pub(super) fn carried(&self) -> &[Use] {
+        &self.uses
+    }
+
+    /// What broke off because its credential was revoked says so, and not that the origin did it.
+    pub(super) fn true_cause(&self, refusal: Refusal) -> Refusal {
+        if refusal.code == Code::UpstreamFailed && self.gateway.is_cut(&self.uses) {
+            return Refusal::new(Code::CredentialRevoked);
+        }
+        refusal
     }
 
     /// Notes what was asked for, as it was sent. The query never comes here.
@@ -95,11 +117,14 @@ impl Ledger {
         self.identity = Some(identity);
     }
 
-    /// Notes references outside the slots.
-    pub(super) fn misplaced(&mut self, count: usize) {
-        self.misplaced = count;
-        if count > 0 {
-            self.gateway.metrics.misplaced(count);
+    /// Notes references outside the slots, and what is an alarm wherever it stands.
+    pub(super) fn refers(&mut self, references: &References) {
+        self.misplaced = references.misplaced();
+        if self.misplaced > 0 {
+            self.gateway.metrics.misplaced(self.misplaced);
+        }
+        if let Some(bait) = references.honeytoken() {
+            self.baited(&bait.name);
         }
     }
 
@@ -366,6 +391,10 @@ impl Tally {
     pub(super) fn close(&mut self, ending: Ending) {
         if std::mem::replace(&mut self.closed, true) {
             return;
+        }
+        let broke_off = ending == Ending::UpstreamAborted && self.code.is_none();
+        if broke_off && self.ledger.gateway.is_cut(&self.ledger.uses) {
+            self.code = Some(Code::CredentialRevoked);
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);

@@ -49,10 +49,11 @@ use listener::Doorkeeper;
 use crate::agent::Identity;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
+use crate::inject;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Policy, Ticket};
-use crate::record::{AuditSink, Peer, RequestId};
+use crate::record::{AuditSink, Peer, RequestId, Use};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Supply};
@@ -234,8 +235,46 @@ impl Gateway {
     }
 
     /// Replaces the far side: new calls take the new one.
-    pub fn set_upstream(&self, upstream: Upstream) {
+    pub fn set_upstream(&self, mut upstream: Upstream) {
+        upstream.succeed(&self.upstream.load());
         self.upstream.store(Arc::new(upstream));
+    }
+
+    /// Breaks off what carries one of these versions of credentials, and says how many connections that
+    /// were. To be called when they are revoked in the state. Sockets end by themselves.
+    pub fn cut(&self, versions: &[(Name, u32)]) -> usize {
+        self.upstream().cut(|principal| {
+            versions.iter().any(|(name, version)| inject::carries(principal, name, *version))
+        })
+    }
+
+    /// Whether what was decided on `state` may still leave with these credentials. Nearly always the
+    /// state is the same still, and this is one comparison.
+    fn still(&self, state: &Arc<State>, uses: &[Use]) -> Result<(), Refusal> {
+        let now = self.state.load();
+        if Arc::ptr_eq(&now, state) || uses.is_empty() {
+            return Ok(());
+        }
+        if now.sealed.is_none() {
+            return Err(Refusal::new(Code::VaultUnavailable));
+        }
+        let stands = |used: &Use| {
+            let version = used.version.unwrap_or_default();
+            let credential = now.credentials.get(used.credential.as_str());
+            credential.is_some_and(|credential| !credential.revoked.contains(&version))
+        };
+        if uses.iter().all(stands) { Ok(()) } else { Err(Refusal::new(Code::CredentialRevoked)) }
+    }
+
+    /// Whether what carries one of these was broken off for it.
+    fn is_cut(&self, uses: &[Use]) -> bool {
+        let state = self.state.load();
+        let Some(sealed) = state.sealed.as_ref().filter(|sealed| !sealed.cut.is_empty()) else {
+            return false;
+        };
+        uses.iter().any(|used| {
+            used.version.is_some_and(|v| sealed.cut.contains(&(used.credential.clone(), v)))
+        })
     }
 
     /// The leaf certificates.

@@ -32,6 +32,7 @@ use crate::inject::Pending;
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Permit, Standing};
+use crate::record::Use;
 use crate::request::{Handshake, InboundRequest, ask_for_websocket};
 use crate::scrub::{ScrubError, ScrubbedBody, scrub};
 use crate::upstream::{Chunks, Downlink, Switched, Uplink};
@@ -61,6 +62,8 @@ pub(super) struct Opening {
     shutdown: Shutdown,
     /// Where a credential may enter the agent's messages.
     messages: Option<Messages>,
+    /// What may have entered them.
+    known: Box<[Use]>,
 }
 
 impl Opening {
@@ -91,12 +94,15 @@ impl Opening {
             place,
             shutdown: route.shutdown.clone(),
             messages: None,
+            known: Box::default(),
         }))
     }
 
     /// Has the agent's first messages read.
     pub(super) fn read_messages(&mut self, permit: &Permit) {
-        self.messages = Some(Messages::new(self.standing.clone(), permit));
+        let messages = Messages::new(self.standing.clone(), permit);
+        self.known = messages.known().into();
+        self.messages = Some(messages);
     }
 
     pub(super) fn handshake(&self) -> &Handshake {
@@ -153,7 +159,7 @@ struct Socket {
 impl Socket {
     async fn run(self, gateway: &Gateway, opening: Opening) {
         let _open = gateway.metrics.tunnel(TunnelKind::WebSocket);
-        let Opening { standing, caller, agent_side, place, .. } = opening;
+        let Opening { standing, caller, agent_side, place, known, .. } = opening;
         let Ok(agent) = agent_side.upgrade.await else { return };
         let Self { downlink, uplink, up, moved, mut tally, following } = self;
         let (ticket, sent) = (tally.ticket(), up.clone());
@@ -168,6 +174,7 @@ impl Socket {
             ending = ways => ending,
             () = moved.stalled() => (Ending::UpstreamAborted, None),
             code = gateway.until(|state| no_longer(state, &caller, &standing)
+                .or_else(|| gateway.is_cut(&known).then_some(Code::CredentialRevoked))
                 .or_else(|| gateway.over_limit(ticket.as_deref(), sent.bytes(), 0))) => {
                 (Ending::Failed, Some(code))
             }
@@ -187,7 +194,8 @@ fn no_longer(state: &State, caller: &Caller, standing: &Standing) -> Option<Code
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    state.policy.withdrawn(standing, &state.credentials, unix_now())
+    let who = state.authn.relabelled(standing.who());
+    state.policy.withdrawn((standing, &who), &state.credentials, unix_now())
 }
 
 /// How the way up ended.

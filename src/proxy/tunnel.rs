@@ -336,7 +336,8 @@ fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Co
     if !state.authn.still_valid(&caller.identity, unix_now()) {
         return Some(Code::AgentRevoked);
     }
-    match state.policy.tunnel(&caller.identity, authority, &state.credentials, unix_now()) {
+    let who = state.authn.relabelled(&caller.identity);
+    match state.policy.tunnel(&who, authority, &state.credentials, unix_now()) {
         TunnelDecision::Opaque { .. } => None,
         TunnelDecision::Intercept => Some(Code::NotAllowed),
     }

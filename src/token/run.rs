@@ -235,6 +235,8 @@ impl Revocation {
 #[derive(Debug)]
 pub struct RunTokens {
     key: Arc<RunKey>,
+    /// Keys before that one, each with the last second that its tokens may be good for.
+    older: Vec<(RunKey, i64)>,
     /// The live agents, each with what was revoked of its own.
     agents: HashMap<Name, Box<[Revocation]>>,
 }
@@ -264,7 +266,14 @@ impl RunTokens {
         }
         let own = |agent: &Name| by_agent.get(agent.as_str()).cloned().unwrap_or_default();
         let with = |agent: Name| (agent.clone(), own(&agent).into_boxed_slice());
-        Self { key, agents: live.into_iter().map(with).collect() }
+        Self { key, older: Vec::new(), agents: live.into_iter().map(with).collect() }
+    }
+
+    /// The same, which also knows tokens that were signed with one of these and end by that second.
+    #[must_use]
+    pub(crate) fn or_older(mut self, keys: impl IntoIterator<Item = (RunKey, i64)>) -> Self {
+        self.older.extend(keys);
+        self
     }
 
     /// None is good.
@@ -284,7 +293,11 @@ impl RunTokens {
     /// # Errors
     /// [`NotGood`].
     pub fn open(&self, text: &str, now: i64) -> Result<Claims, NotGood> {
-        let claims = self.key.open(text).ok_or(NotGood::Forged)?;
+        let by_older = || {
+            let mut older = self.older.iter();
+            older.find_map(|(key, until)| key.open(text).filter(|claims| claims.expires <= *until))
+        };
+        let claims = self.key.open(text).or_else(by_older).ok_or(NotGood::Forged)?;
         self.stands(&claims, now).map(|()| claims)
     }
 

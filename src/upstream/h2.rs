@@ -34,6 +34,7 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::body::{BodyError, RequestBody, Upload};
 use super::interim::Interims;
+use super::leash::Leash;
 use super::link::{Alarm, Failure, Patience, Stream, here};
 use crate::host::Authority;
 use crate::outcome::Refusal;
@@ -111,9 +112,10 @@ impl Multiplex {
         stream: Stream,
         target: &Authority,
         turn: Option<Turn>,
+        leash: Leash,
     ) -> Result<Arc<Self>, h2::Error> {
         let vitals = Arc::new(Vitals::new());
-        let metered = Metered { inner: stream, vitals: Arc::clone(&vitals) };
+        let metered = Metered { inner: stream, leash, vitals: Arc::clone(&vitals) };
         let (sender, connection) = settings().handshake(metered).await?;
         let (held, released) = oneshot::channel();
         let driver = Driver {
@@ -766,6 +768,7 @@ impl Pinger {
 /// Counts what passes, so that it is known whether anything was sent, and when something came.
 struct Metered {
     inner: Stream,
+    leash: Leash,
     vitals: Arc<Vitals>,
 }
 
@@ -775,8 +778,13 @@ impl AsyncRead for Metered {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.leash.check()?;
         let before = buf.filled().len();
-        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if read.is_pending() {
+            self.leash.wait(cx)?;
+        }
+        ready!(read)?;
         self.vitals.read.fetch_add((buf.filled().len() - before) as u64, Ordering::Relaxed);
         Poll::Ready(Ok(()))
     }
@@ -797,6 +805,7 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.leash.check()?;
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.note(written)
     }
@@ -814,6 +823,7 @@ impl AsyncWrite for Metered {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.leash.check()?;
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.note(written)
     }

@@ -30,6 +30,7 @@ use tokio_rustls::client::TlsStream;
 use super::body::{RequestBody, Upload};
 use super::gather::Gather;
 use super::hear::HeardOut;
+use super::leash::{End, Leash};
 use super::trust::{agreed_on_http2, refuses_our_certificate};
 use super::via::Transport;
 
@@ -78,11 +79,13 @@ impl Stream {
 pub(super) struct Movable {
     pub(super) stream: Stream,
     gather: Gather,
+    leash: Leash,
     move_here: Arc<AtomicBool>,
 }
 
 impl Movable {
     fn settle(&mut self) -> io::Result<()> {
+        self.leash.check()?;
         if self.move_here.load(Ordering::Relaxed) {
             self.move_here.store(false, Ordering::Relaxed);
             self.stream.enter_this_runtime()?;
@@ -162,6 +165,8 @@ pub(super) struct Link {
     /// What the origin said of our certificate, if that was the end.
     verdict: Option<hyper::Error>,
     alarm: Alarm,
+    /// What ends it from outside.
+    end: Arc<End>,
     opened: Instant,
     /// The runtime that waits for its socket.
     home: Option<runtime::Id>,
@@ -172,10 +177,11 @@ pub(super) struct Link {
 
 impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
-    pub(super) async fn new(stream: Stream) -> hyper::Result<Self> {
+    pub(super) async fn new(stream: Stream, leash: Leash) -> hyper::Result<Self> {
         let move_here = Arc::<AtomicBool>::default();
         let (gather, moves) = (Gather::default(), Arc::clone(&move_here));
-        let stream = Movable { stream, gather, move_here: moves };
+        let end = leash.end();
+        let stream = Movable { stream, gather, leash, move_here: moves };
         let (sender, driver) =
             Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
         let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
@@ -184,6 +190,7 @@ impl Link {
             driver: Some(driver),
             verdict: None,
             alarm,
+            end,
             opened,
             home,
             move_here,
@@ -258,6 +265,7 @@ impl Link {
         let settled = self.is_ready() || self.is_alive();
         if settled {
             self.alarm.forget_waker();
+            self.end.forget_waker();
         }
         settled
     }
@@ -429,7 +437,11 @@ impl AsyncRead for Movable {
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
         this.settle()?;
-        this.gather.poll_read(&mut this.stream, cx, buf)
+        let read = this.gather.poll_read(&mut this.stream, cx, buf);
+        if read.is_pending() {
+            this.leash.wait(cx)?;
+        }
+        read
     }
 }
 
@@ -517,7 +529,7 @@ mod tests {
 
     async fn link() -> (Link, DuplexStream) {
         let (near, far) = duplex(1024);
-        (Link::new(Stream::Memory(near)).await.unwrap(), far)
+        (Link::new(Stream::Memory(near), Leash::default()).await.unwrap(), far)
     }
 
     fn request() -> Request<RequestBody> {
@@ -580,7 +592,8 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
-            let mut link = Link::new(Stream::Plain(Transport::Tcp(stream))).await.unwrap();
+            let mut link =
+                Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default()).await.unwrap();
             assert_eq!(link.home(), here());
             link.exchange(request(), None, PATIENCE).await.ok().unwrap();
             assert!(link.is_settled());
@@ -609,7 +622,7 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
-            Link::new(Stream::Plain(Transport::Tcp(stream))).await.unwrap()
+            Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default()).await.unwrap()
         });
         drop(listener.accept().unwrap());
         second.block_on(async {

@@ -14,6 +14,7 @@ mod guard;
 mod h2;
 mod hear;
 mod interim;
+mod leash;
 mod link;
 mod pool;
 mod resolve;
@@ -47,6 +48,7 @@ pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transp
 use body::{Home, RequestBody, Upload};
 use dial::Dialer;
 use h2::{Multiplex, Turn};
+use leash::Leashes;
 use link::{Failure, Link, Patience, Stream};
 use pool::{Lane, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
@@ -131,6 +133,25 @@ pub struct Call<'a> {
     pub idle_timeout: Option<Duration>,
     /// Where the origin's interim answers go; none for a caller that does not understand them.
     pub interims: Option<&'a Interims>,
+    /// Asked once there is a connection, whose opening may have taken long, and before a byte of the
+    /// request leaves on it.
+    pub last_look: Option<LastLook<'a>>,
+}
+
+/// Says whether a request may still leave.
+#[derive(Clone, Copy)]
+pub struct LastLook<'a>(pub &'a (dyn Fn() -> Result<(), Refusal> + Sync));
+
+impl fmt::Debug for LastLook<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LastLook").finish_non_exhaustive()
+    }
+}
+
+impl Call<'_> {
+    fn look_again(&self) -> Result<(), Refusal> {
+        self.last_look.map_or(Ok(()), |look| look.0())
+    }
 }
 
 /// Where the time went.
@@ -168,6 +189,7 @@ pub struct Upstream {
     dialer: Dialer,
     logins: Arc<dyn Logins>,
     pool: Arc<Pool>,
+    leashes: Arc<Leashes>,
     timeouts: Timeouts,
 }
 
@@ -188,6 +210,7 @@ impl Upstream {
             },
             logins: settings.logins,
             pool: Arc::new(Pool::new(settings.pool)),
+            leashes: Arc::default(),
             timeouts: settings.timeouts,
         })
     }
@@ -225,6 +248,7 @@ impl Upstream {
         let mut stale = 0;
         loop {
             let (lane, mut timing) = self.lane(&key, route, stale).await?;
+            call.look_again()?;
             let start = Instant::now();
             let (failure, again) = match lane {
                 Lane::Own(mut link) => {
@@ -334,9 +358,11 @@ impl Upstream {
         let offer = if required { Offer::Http1 } else { Offer::Both };
         let (stream, timing) = self.stream(&key.origin, &key.principal, route, offer).await?;
         let target = &key.origin.authority;
+        let leash = self.leashes.hold(&key.principal);
         if stream.is_http2() {
             self.pool.spoke(key, Spoken::Http2);
-            let opened = Multiplex::open(stream, target, turn.and_then(Option::take)).await;
+            let turn = turn.and_then(Option::take);
+            let opened = Multiplex::open(stream, target, turn, leash).await;
             let connection = opened.map_err(|error| stream_broken(&error, target))?;
             // Before the others can take it.
             let seat = connection.queue();
@@ -346,7 +372,7 @@ impl Upstream {
         if offer == Offer::Both && key.origin.scheme == Scheme::Https {
             self.pool.spoke(key, Spoken::Http1);
         }
-        let link = Link::new(stream).await.map_err(|error| broken(&error, target))?;
+        let link = Link::new(stream, leash).await.map_err(|error| broken(&error, target))?;
         Ok((Lane::Own(Box::new(link)), timing))
     }
 
@@ -440,6 +466,17 @@ impl Upstream {
         let target = target.into_inner();
         let route = self.routes.find(&target.host);
         self.connect(&target, route).await
+    }
+
+    /// Also knows of the connections of the one before it, which live on until their last answer.
+    pub fn succeed(&mut self, old: &Self) {
+        self.leashes = Arc::clone(&old.leashes);
+    }
+
+    /// Ends the connections of the principals for which `whose` is true, with all that is under way on
+    /// them, and says how many they were. Not those that became sockets: whoever serves one ends it.
+    pub fn cut(&self, whose: impl Fn(&str) -> bool) -> usize {
+        self.leashes.end(whose)
     }
 
     /// Drops waiting connections that aged out or were closed by their origin. Call it every few

@@ -108,7 +108,9 @@ impl Upstream {
     async fn new_link(&self, asking: &Asking<'_>) -> Result<(Box<Link>, Timing), Refusal> {
         let Call { origin, principal, .. } = asking.call;
         let (stream, timing) = self.stream(origin, principal, asking.route, Offer::Http1).await?;
-        let link = Link::new(stream).await.map_err(|error| broken(&error, asking.target()))?;
+        let leash = self.leashes.hold(principal);
+        let link = Link::new(stream, leash).await;
+        let link = link.map_err(|error| broken(&error, asking.target()))?;
         Ok((Box::new(link), timing))
     }
 
@@ -138,6 +140,7 @@ impl Upstream {
         (mut link, mut timing): (Box<Link>, Timing),
     ) -> Result<Upgraded, Refusal> {
         let Asking { call, key, handshake, patience, .. } = asking;
+        call.look_again()?;
         let target = &call.origin.authority;
         let mut request = Request::from_parts(parts, RequestBody::Empty);
         *request.version_mut() = Version::HTTP_11;
@@ -168,6 +171,7 @@ async fn ask_shared(
 ) -> Result<Option<Upgraded>, Refusal> {
     let reused = timing.is_reused();
     let idle = asking.patience.idle;
+    asking.call.look_again()?;
     let start = Instant::now();
     let opened = match seat.open_socket(parts, asking.patience).await {
         Ok(opened) => opened,

@@ -1,15 +1,15 @@
 //! Agents and their tokens. A token is kept as a MAC over it and what it is good for, and a revoked
 //! one not even so.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
 
 use super::check;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::{Action, Change, Vault, begin, journal, now, runs};
-use crate::agent::TokenRecord;
+use super::{Action, Change, Vault, journal, runs};
+use crate::agent::{Label, LabelName, Labels, LabelsError, TokenRecord};
 use crate::reference::Name;
 use crate::token::Token;
 use crate::token::run::Which;
@@ -19,6 +19,8 @@ use crate::token::run::Which;
 pub struct AgentInfo {
     /// Its name.
     pub name: Name,
+    /// What it is labelled with.
+    pub labels: Labels,
     /// When it was first added, in seconds since the Unix epoch.
     pub created: i64,
     /// When it was revoked.
@@ -51,16 +53,55 @@ impl Vault {
         self.change(Action::AgentAdded, name.as_str(), |tx, change| insert_agent(tx, change, name))
     }
 
+    /// Changes the labels of an agent: those of `set` get their values, those of `remove` go. Returns
+    /// what it is labelled with then.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] or [`Fault::Revoked`] for the agent, [`Fault::Invalid`] for too many labels.
+    ///
+    /// # Panics
+    /// Never: names and texts are JSON.
+    pub fn agent_label(
+        &mut self,
+        name: &Name,
+        set: &[(LabelName, Label)],
+        remove: &[LabelName],
+    ) -> Result<Labels, VaultError> {
+        self.change(Action::AgentLabelled, name.as_str(), |tx, change| {
+            require_live(tx, change.workspace, name)?;
+            let place = (change.workspace.as_str(), name.as_str());
+            let text: Option<String> = tx.query_row(
+                "SELECT labels FROM agents WHERE workspace = ?1 AND name = ?2",
+                place,
+                |row| row.get(0),
+            )?;
+            let mut labels: BTreeMap<LabelName, Label> = read_labels(name.as_str(), text)?
+                .iter()
+                .map(|(name, value)| (name.clone(), value.clone()))
+                .collect();
+            labels.retain(|name, _| !remove.contains(name));
+            labels.extend(set.iter().cloned());
+            let labels = Labels::new(labels)
+                .map_err(|error| Fault::Invalid(check::Invalid::Labels(error)))?;
+            let text = (!labels.is_empty())
+                .then(|| serde_json::to_string(&labels).expect("names and texts are JSON"));
+            tx.execute(
+                "UPDATE agents SET labels = ?3 WHERE workspace = ?1 AND name = ?2",
+                (place.0, place.1, text),
+            )?;
+            Ok(labels)
+        })
+    }
+
     /// Revokes an agent and all its tokens. Returns how many there were.
     ///
     /// # Errors
     /// [`Fault::Unknown`] or [`Fault::Revoked`].
     pub fn agent_revoke(&mut self, name: &Name) -> Result<usize, VaultError> {
-        let own_key = Arc::clone(&self.own_key);
         let revoked = self.change(Action::AgentRevoked, name.as_str(), |tx, change| {
             require_live(tx, change.workspace, name)?;
             // Should the agent be taken back, its old run tokens stay revoked as the others do.
-            runs::revoke(tx, &own_key, change.workspace, (name, Which::All))?;
+            runs::revoke(tx, change.own, change.workspace, (name, Which::All))?;
             tx.execute(
                 "UPDATE agents SET revoked = ?3 WHERE workspace = ?1 AND name = ?2",
                 (change.workspace.as_str(), name.as_str(), change.now),
@@ -123,17 +164,17 @@ impl Vault {
         prepare: impl FnOnce(&Transaction<'_>, &Change<'_>, &Name) -> Result<Option<Action>, Fault>,
     ) -> Result<Token, Fault> {
         note.map_or(Ok(()), |note| check::text("a note", note))?;
-        let change = Change { now: now(), workspace: &self.workspace, key: &self.workspace_key };
-        let tx = begin(&mut self.db, &self.own_key)?;
+        let (tx, keys) = self.begin()?;
+        let change = self.change_with(&keys);
         let line = |action, subject: &str| {
-            journal::write_line(&tx, &self.own_key, (action, subject, &self.by))
+            journal::write_line(&tx, &keys.own, (action, subject, &self.by))
         };
         if let Some(action) = prepare(&tx, &change, agent)? {
             line(action, agent.as_str())?;
         }
         let token = insert_token(&tx, &change, agent, (expires, note))?;
         let head = line(Action::TokenAdded, &format!("{agent} token {}", token.id()))?;
-        journal::sign(&tx, &self.own_key, &head)?;
+        journal::sign(&tx, &keys.own, &head)?;
         tx.commit()?;
         Ok(token)
     }
@@ -250,6 +291,35 @@ pub(super) fn require_known(
     revoked.ok_or_else(|| Fault::unknown(Kind::Agent, name))
 }
 
+/// The labels of a row, as JSON; none for NULL.
+fn read_labels(agent: &str, text: Option<String>) -> Result<Labels, Fault> {
+    let Some(text) = text else { return Ok(Labels::default()) };
+    let pairs = || -> Result<Labels, LabelsError> {
+        let map: BTreeMap<String, String> =
+            serde_json::from_str(&text).map_err(|_| LabelsError::Pair)?;
+        let pairs = map.into_iter().map(|(name, value)| {
+            Ok((name.parse()?, value.parse().map_err(|_| LabelsError::Value)?))
+        });
+        Labels::new(pairs.collect::<Result<Vec<_>, LabelsError>>()?)
+    };
+    pairs().map_err(|_| Fault::Corrupt(Row::Agent(agent.to_owned())))
+}
+
+/// What the live agents are labelled with; those without a label are left out.
+pub(super) fn labels(db: &Connection, workspace: &Name) -> Result<HashMap<Name, Labels>, Fault> {
+    let query = "SELECT name, labels FROM agents \
+                 WHERE workspace = ?1 AND revoked IS NULL AND labels IS NOT NULL";
+    let mut statement = db.prepare_cached(query)?;
+    let mut rows = statement.query([workspace.as_str()])?;
+    let mut all = HashMap::new();
+    while let Some(row) = rows.next()? {
+        let name: String = row.get(0)?;
+        let labels = read_labels(&name, row.get(1)?)?;
+        all.insert(name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?, labels);
+    }
+    Ok(all)
+}
+
 /// The names of the live agents.
 pub(super) fn live(db: &Connection, workspace: &Name) -> Result<Vec<Name>, Fault> {
     names(db, workspace, "SELECT name FROM agents WHERE workspace = ?1 AND revoked IS NULL")
@@ -279,7 +349,7 @@ fn names<C: Default + Extend<Name>>(
 fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {
     let mut tokens = tokens(db, workspace)?;
     let mut statement = db.prepare_cached(
-        "SELECT name, created, revoked FROM agents WHERE workspace = ?1 ORDER BY name",
+        "SELECT name, created, revoked, labels FROM agents WHERE workspace = ?1 ORDER BY name",
     )?;
     let mut rows = statement.query([workspace.as_str()])?;
     let mut agents = Vec::new();
@@ -287,6 +357,7 @@ fn list(db: &Connection, workspace: &Name) -> Result<Vec<AgentInfo>, Fault> {
         let name: String = row.get(0)?;
         agents.push(AgentInfo {
             name: name.parse().map_err(|_| Fault::Corrupt(Row::Agent(name.clone())))?,
+            labels: read_labels(&name, row.get(3)?)?,
             created: row.get(1)?,
             revoked: row.get(2)?,
             tokens: tokens.remove(&name).unwrap_or_default(),

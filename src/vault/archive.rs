@@ -15,9 +15,7 @@ use sha2::{Digest as _, Sha256};
 use super::crypto::{self, DoesNotOpen, Encoder, Key, NONCE, TAG};
 use super::error::{Fault, VaultError};
 use super::keys::{VaultId, WrappingKey};
-use super::{
-    KeySource, MasterKey, PassphraseParams, Vault, VaultRow, check_state, journal, schema,
-};
+use super::{KeySource, MasterKey, PassphraseParams, Vault, VaultRow, journal, schema};
 use crate::files::{self, FileError, Temporary};
 
 /// The first line.
@@ -117,9 +115,9 @@ impl Vault {
     /// Whether all of a copy is whole: the state, every seal, and every line of the journal.
     fn check_copy(&self, copy: &Path) -> Result<(), Fault> {
         let db = schema::connect(copy)?;
-        check_state(&db, &self.own_key)?;
+        let keys = self.check_state(&db)?;
         self.find_corrupt_row(&db)?;
-        journal::verify(&db, &self.own_key)?;
+        journal::verify(&db, &keys.own)?;
         db.close().map_err(|(_, error)| error)?;
         Ok(())
     }
@@ -132,7 +130,7 @@ impl Vault {
         let salt = crypto::random::<16>()?;
         let hex = |bytes: &[u8]| HEXLOWER.encode(bytes);
         let header = Header {
-            vault_id: hex(self.own_key.vault_id()),
+            vault_id: hex(&row.vault_id),
             epoch,
             salt: hex(&*salt),
             key_check: hex(self.wrapping.check()),

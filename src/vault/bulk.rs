@@ -2,11 +2,11 @@
 //! alone, but the state is checked and signed once for all, so that their number adds up and does not
 //! multiply.
 
+use super::Vault;
 use super::agents::{insert_agent, insert_token};
 use super::credentials::{NewCredential, check_new, insert_credential};
 use super::error::{Fault, VaultError};
 use super::journal::{self, Action};
-use super::{Change, Vault, begin, now};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::Token;
@@ -31,10 +31,10 @@ impl Vault {
         agents: &[Name],
         credentials: &[(NewCredential, Secret)],
     ) -> Result<Vec<Token>, Fault> {
-        let change = Change { now: now(), workspace: &self.workspace, key: &self.workspace_key };
-        let tx = begin(&mut self.db, &self.own_key)?;
+        let (tx, keys) = self.begin()?;
+        let change = self.change_with(&keys);
         let line = |action, subject: &str| {
-            journal::write_line(&tx, &self.own_key, (action, subject, &self.by))
+            journal::write_line(&tx, &keys.own, (action, subject, &self.by))
         };
         let mut tokens = Vec::with_capacity(agents.len());
         for agent in agents {
@@ -49,7 +49,7 @@ impl Vault {
             insert_credential(&tx, &change, new, secret)?;
             line(Action::CredentialAdded, new.name.as_str())?;
         }
-        journal::sign(&tx, &self.own_key, &journal::head(&tx)?)?;
+        journal::sign(&tx, &keys.own, &journal::head(&tx)?)?;
         tx.commit()?;
         Ok(tokens)
     }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::agent::LabelsError;
 use crate::credential::{MIN_STAND_IN, Slot};
 use crate::host::{Destination, HostPattern, Scheme};
 use crate::reference::{self, Name};
@@ -138,6 +139,8 @@ pub enum Invalid {
     Text(&'static str),
     /// A set without members when it is made.
     NoMembers,
+    /// Labels that are none.
+    Labels(LabelsError),
 }
 
 impl fmt::Display for Invalid {
@@ -173,6 +176,7 @@ impl fmt::Display for Invalid {
             Self::Text(what) => {
                 write!(f, "{what} has 1 to {MAX_TEXT} characters, and no control characters")
             }
+            Self::Labels(error) => error.fmt(f),
             Self::NoMembers => f.write_str("a set needs at least one member"),
         }
     }

@@ -224,6 +224,28 @@ impl Vault {
         Ok(())
     }
 
+    /// Replaces the secret of one version by what its own use has made of it: a refresh token that the
+    /// authorization server has exchanged. The version keeps its number, because nobody decided
+    /// anything anew; it may be retired meanwhile, and keeps that too.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], or [`Fault::NoSuchVersion`] when it is not there or revoked.
+    pub fn renew(&mut self, name: &Name, version: u32, secret: &Secret) -> Result<(), VaultError> {
+        check_secret(secret).map_err(|fault| self.fault(fault))?;
+        self.change(Action::CredentialRenewed, name.as_str(), |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            let key = change.key.record_key(row.id, version);
+            let place = row.place(change.key.vault_id(), version);
+            let sealed = secret.expose(|bytes| crypto::seal(&key, &place, bytes))?;
+            let renewed = tx.execute(
+                "UPDATE versions SET sealed = ?3, fingerprint = ?4 \
+                 WHERE credential = ?1 AND version = ?2 AND state <> 'revoked'",
+                (row.id, version, sealed, change.key.fingerprint(secret)),
+            )?;
+            if renewed == 0 { Err(Fault::NoSuchVersion(name.clone(), version)) } else { Ok(()) }
+        })
+    }
+
     /// Removes a credential and all its versions, from its sets too. The journal keeps the name.
     ///
     /// # Errors
@@ -247,7 +269,7 @@ impl Vault {
     /// The fingerprint that the secret has, or would have, in this workspace.
     #[must_use]
     pub fn fingerprint(&self, secret: &Secret) -> Fingerprint {
-        Fingerprint(self.workspace_key.fingerprint(secret))
+        Fingerprint(self.keys.borrow().workspace.fingerprint(secret))
     }
 
     /// All credentials of the workspace, by name.
@@ -478,7 +500,7 @@ impl CredentialRow {
         (version, state): (u32, VersionState),
         secret: &Secret,
     ) -> Result<(), Fault> {
-        let sealed = self.seal(change, version, secret)?;
+        let sealed = self.seal(change.key, version, secret)?;
         tx.execute(
             "INSERT INTO versions (credential, version, state, created, fingerprint, sealed) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
@@ -559,7 +581,7 @@ impl CredentialRow {
         for (version, secret) in opened {
             tx.execute(
                 "UPDATE versions SET sealed = ?3 WHERE credential = ?1 AND version = ?2",
-                (self.id, version, self.seal(change, version, &secret)?),
+                (self.id, version, self.seal(change.key, version, &secret)?),
             )?;
         }
         Ok(())
@@ -570,9 +592,9 @@ impl CredentialRow {
         sealed.open(key).map_err(corrupt)
     }
 
-    fn seal(&self, change: &Change<'_>, version: u32, secret: &Secret) -> Result<Vec<u8>, Fault> {
-        let key = change.key.record_key(self.id, version);
-        let place = self.place(change.key.vault_id(), version);
+    fn seal(&self, key: &DataKey, version: u32, secret: &Secret) -> Result<Vec<u8>, Fault> {
+        let place = self.place(key.vault_id(), version);
+        let key = key.record_key(self.id, version);
         secret.expose(|bytes| crypto::seal(&key, &place, bytes))
     }
 
@@ -629,6 +651,11 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
+    /// The row of the credential, whose number is never used twice.
+    pub(super) fn identity(&self) -> i64 {
+        self.credential
+    }
+
     /// The secret, if this is what was sealed, and here.
     pub(super) fn open(&self, key: &DataKey) -> Result<Secret, DoesNotOpen> {
         let record_key = key.record_key(self.credential, self.version);
@@ -666,6 +693,29 @@ pub(super) fn open_all(db: &Connection, workspace: &str, key: &DataKey) -> Resul
         }
     }
     Ok(())
+}
+
+/// Seals every version of a workspace that has a ciphertext under another data key. Returns how many.
+pub(super) fn seal_all_anew(
+    tx: &Transaction<'_>,
+    workspace: &str,
+    before: &DataKey,
+    after: &DataKey,
+) -> Result<u64, Fault> {
+    let mut count = 0;
+    let mut update = tx.prepare_cached(
+        "UPDATE versions SET sealed = ?3, fingerprint = ?4 WHERE credential = ?1 AND version = ?2",
+    )?;
+    for row in CredentialRow::all(tx, workspace)? {
+        for version in row.versions(tx)? {
+            let Some(sealed) = row.sealed(before, version) else { continue };
+            let secret = row.open(&sealed, before)?;
+            let anew = row.seal(after, sealed.version, &secret)?;
+            update.execute((row.id, sealed.version, anew, after.fingerprint(&secret)))?;
+            count += 1;
+        }
+    }
+    Ok(count)
 }
 
 fn json_list(items: &[impl ToString]) -> String {

@@ -1,6 +1,6 @@
 //! Sealed items: what Locum itself must keep secret, such as the CA's private key.
 
-use rusqlite::{Connection, OptionalExtension as _};
+use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
 use super::check;
 use super::crypto::{self, DoesNotOpen, Encoder, Key};
@@ -23,13 +23,10 @@ impl Vault {
     /// # Errors
     /// As [`Vault::seal_item`].
     pub fn seal_items(&mut self, items: &[(&str, &Secret)]) -> Result<(), VaultError> {
-        let sealed = items.iter().map(|(name, item)| seal_one(&self.own_key, name, item));
-        let sealed: Vec<_> =
-            sealed.collect::<Result<_, Fault>>().map_err(|fault| self.fault(fault))?;
         let names: Vec<&str> = items.iter().map(|(name, _)| *name).collect();
         self.change(Action::ItemSealed, &names.join(", "), |tx, change| {
-            let mut all = names.iter().zip(&sealed);
-            all.try_for_each(|(name, sealed)| write(tx, name, sealed, change.now))
+            let mut all = items.iter();
+            all.try_for_each(|(name, item)| put(tx, change.own, name, item, change.now))
         })?;
         self.wipe_log();
         Ok(())
@@ -40,9 +37,12 @@ impl Vault {
     /// # Errors
     /// [`Fault::Unknown`], or [`Fault::Corrupt`] when it is not what was sealed.
     pub fn open_item(&self, name: &str) -> Result<Secret, VaultError> {
-        let item = get(&self.db, &self.own_key, name);
-        item.and_then(|item| item.ok_or_else(|| Fault::Unknown(Kind::Item, name.to_owned())))
-            .map_err(|fault| self.fault(fault))
+        let open = || {
+            let tx = self.db.unchecked_transaction()?;
+            let item = get(&tx, &self.keys(&tx)?.own, name)?;
+            item.ok_or_else(|| Fault::Unknown(Kind::Item, name.to_owned()))
+        };
+        open().map_err(|fault| self.fault(fault))
     }
 }
 
@@ -74,6 +74,42 @@ pub(super) fn get(db: &Connection, own_key: &DataKey, name: &str) -> Result<Opti
         .query_row([name], |row| row.get(0))
         .optional()?;
     sealed.map(|sealed| open_one(own_key, name, &sealed)).transpose()
+}
+
+/// Opens the items whose names start so.
+pub(super) fn starting_with(
+    db: &Connection,
+    own_key: &DataKey,
+    start: &str,
+) -> Result<Vec<(String, Secret)>, Fault> {
+    let query = "SELECT name, sealed FROM items WHERE substr(name, 1, length(?1)) = ?1 \
+                 AND name >= ?1 ORDER BY name";
+    let mut statement = db.prepare_cached(query)?;
+    let mut rows = statement.query([start])?;
+    let mut opened = Vec::new();
+    while let Some(row) = rows.next()? {
+        let (name, sealed): (String, Vec<u8>) = (row.get(0)?, row.get(1)?);
+        let item = open_one(own_key, &name, &sealed)?;
+        opened.push((name, item));
+    }
+    Ok(opened)
+}
+
+/// Seals every item under another data key. Returns how many.
+pub(super) fn seal_all_anew(
+    tx: &Transaction<'_>,
+    before: &DataKey,
+    after: &DataKey,
+) -> Result<u64, Fault> {
+    let mut count = 0;
+    for (name, item) in starting_with(tx, before, "")? {
+        tx.execute(
+            "UPDATE items SET sealed = ?2 WHERE name = ?1",
+            (&name, seal_one(after, &name, &item)?),
+        )?;
+        count += 1;
+    }
+    Ok(count)
 }
 
 /// An item is not what it should be.

@@ -5,15 +5,18 @@
 use std::fmt;
 
 use data_encoding::HEXLOWER;
-use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction};
+use rusqlite::{
+    Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::crypto::{self, Encoder};
+use super::crypto::{self, Encoder, Key};
 use super::error::{Fault, Row, VaultError};
-use super::keys::DataKey;
+use super::kept::{self, Purpose};
+use super::keys::{DataKey, VaultId};
 use super::schema::{self, Head};
-use super::{Vault, now};
+use super::{VAULT_SCOPE, Vault, now};
 
 macro_rules! actions {
     ($($(#[doc = $doc:literal])+ $variant:ident $text:literal;)+) => {
@@ -38,6 +41,8 @@ actions! {
     Upgraded "vault-upgraded";
     /// The data keys were wrapped with another master key.
     Rekeyed "vault-rekeyed";
+    /// New data keys took the place of the old, and everything was sealed anew.
+    DataKeysRotated "vault-data-keys-rotated";
     /// A state that was changed behind Locum's back was accepted.
     StateAccepted "vault-state-accepted";
     /// A workspace was added.
@@ -54,6 +59,8 @@ actions! {
     VersionTried "credential-version-tried";
     /// What is said of a credential was changed.
     CredentialChanged "credential-changed";
+    /// A version got what its own use had made of its secret: a refresh token that was exchanged.
+    CredentialRenewed "credential-renewed";
     /// A credential got a version that an origin minted for an agent.
     CredentialCaptured "credential-captured";
     /// All versions of a credential were revoked.
@@ -70,6 +77,8 @@ actions! {
     SetRemoved "set-removed";
     /// An agent was added.
     AgentAdded "agent-added";
+    /// The labels of an agent were changed.
+    AgentLabelled "agent-labelled";
     /// An agent and all its tokens were revoked.
     AgentRevoked "agent-revoked";
     /// A token was added.
@@ -145,7 +154,8 @@ impl Vault {
     }
 
     fn walk_journal(&self, since: u64, take: impl FnMut(JournalEntry)) -> Result<(), Fault> {
-        walk(&self.db, &self.own_key, since, take)
+        let tx = self.db.unchecked_transaction()?;
+        walk(&tx, &self.keys(&tx)?.own, since, take)
     }
 
     /// What to keep outside the vault, so that an old copy of the vault is known for one: written
@@ -154,14 +164,19 @@ impl Vault {
     /// # Errors
     /// [`VaultError`] when the database cannot be read.
     pub fn anchor_text(&self) -> Result<String, VaultError> {
-        let head = head(&self.db).map_err(|fault| self.fault(fault))?;
-        let anchor = Anchor {
-            vault_id: self.id(),
-            epoch: head.epoch.cast_unsigned(),
-            head: HEXLOWER.encode(&head.mac),
-            mac: HEXLOWER.encode(&self.anchor_mac(&head)),
+        let text = || {
+            let tx = self.db.unchecked_transaction()?;
+            let (head, keys) = (head(&tx)?, self.keys(&tx)?);
+            let key = Purpose::Anchor.derive(&keys.own);
+            let anchor = Anchor {
+                vault_id: self.id(),
+                epoch: head.epoch.cast_unsigned(),
+                head: HEXLOWER.encode(&head.mac),
+                mac: HEXLOWER.encode(&anchor_mac(&key, keys.own.vault_id(), &head)),
+            };
+            Ok(format!("{}\n", json!(anchor)))
         };
-        Ok(format!("{}\n", json!(anchor)))
+        text().map_err(|fault| self.fault(fault))
     }
 
     /// Whether the vault is what the anchor has seen, or came from that by changes of its own.
@@ -173,36 +188,33 @@ impl Vault {
     }
 
     fn compare_anchor(&self, text: &str) -> Result<(), Fault> {
-        let seen = self.parse_anchor(text).ok_or(Fault::BadAnchor)?;
-        let (vault, anchor) = (head(&self.db)?.epoch, seen.epoch);
+        let tx = self.db.unchecked_transaction()?;
+        let seen = self.parse_anchor(&tx, text)?.ok_or(Fault::BadAnchor)?;
+        let (vault, anchor) = (head(&tx)?.epoch, seen.epoch);
         if vault < anchor {
             let (vault, anchor) = (vault.cast_unsigned(), anchor.cast_unsigned());
             return Err(Fault::RolledBack { vault, anchor });
         }
-        match mac_at(&self.db, anchor)? {
+        match mac_at(&tx, anchor)? {
             Some(mac) if mac == seen.mac => Ok(()),
             _ => Err(Fault::Forked { anchor: anchor.cast_unsigned() }),
         }
     }
 
-    /// The anchor's head, if this vault's key made it.
-    fn parse_anchor(&self, text: &str) -> Option<Head> {
-        let anchor: Anchor = serde_json::from_str(text).ok()?;
-        let bytes = |hex: &str| -> Option<[u8; 32]> {
-            HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok()
+    /// The anchor's head, if this vault's key made it; or the key before, for an anchor that was
+    /// written before the data keys changed.
+    fn parse_anchor(&self, tx: &Connection, text: &str) -> Result<Option<Head>, Fault> {
+        let Some((anchor, head, mac)) = read_anchor(text).filter(|(a, ..)| a.vault_id == self.id())
+        else {
+            return Ok(None);
         };
-        let head = Head { epoch: anchor.epoch.try_into().ok()?, mac: bytes(&anchor.head)? };
-        let genuine = crypto::same(&self.anchor_mac(&head), &bytes(&anchor.mac)?);
-        (genuine && anchor.vault_id == self.id()).then_some(head)
-    }
-
-    fn anchor_mac(&self, head: &Head) -> [u8; 32] {
-        let key = self.own_key.derive(&Encoder::new("locum/vault/1/key/anchor"));
-        let message = Encoder::new("locum/vault/1/anchor")
-            .bytes(self.own_key.vault_id())
-            .int(head.epoch)
-            .bytes(&head.mac);
-        crypto::mac(&key, &message)
+        let own = self.keys(tx)?.own;
+        let made_by = |key: &Key| crypto::same(&anchor_mac(key, own.vault_id(), &head), &mac);
+        let genuine = made_by(&Purpose::Anchor.derive(&own))
+            || kept::all(tx, &own, VAULT_SCOPE, Purpose::Anchor)?
+                .iter()
+                .any(|kept| anchor.epoch <= kept.until.cast_unsigned() && made_by(&kept.key));
+        Ok(genuine.then_some(head))
     }
 
     /// Remembers where the audit log is, so that its tail cannot be cut off unseen. No change of the
@@ -214,8 +226,14 @@ impl Vault {
     pub fn set_audit_anchor(&mut self, sequence: u64, mac: &[u8; 32]) -> Result<(), VaultError> {
         let anchor = AuditAnchor { sequence, mac: *mac };
         let write = || {
+            // Of the keys that the vault has now, and not of those that it had at the last look.
+            let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+            write_audit_anchor(&tx, &self.keys(&tx)?.own, &anchor)?;
+            Ok(tx.commit()?)
+        };
+        let write = || {
             self.db.pragma_update(None, "synchronous", "NORMAL")?;
-            let written = write_audit_anchor(&self.db, &self.own_key, &anchor);
+            let written = write();
             self.db.pragma_update(None, "synchronous", "FULL")?;
             written
         };
@@ -227,20 +245,28 @@ impl Vault {
     /// # Errors
     /// [`Fault::Corrupt`] when somebody else wrote it, or took it away.
     pub fn audit_anchor(&self) -> Result<Option<AuditAnchor>, VaultError> {
-        let query = "SELECT sequence, mac, seal FROM audit_anchor WHERE one = 1";
-        let read = |row: &SqlRow<'_>| {
-            let sequence: i64 = row.get(0)?;
-            let anchor = AuditAnchor { sequence: sequence.cast_unsigned(), mac: row.get(1)? };
-            Ok((anchor, row.get::<_, [u8; 32]>(2)?))
+        let read = || {
+            let tx = self.db.unchecked_transaction()?;
+            read_audit_anchor(&tx, &self.keys(&tx)?.own)
         };
-        let row = self.db.query_row(query, [], read).optional();
-        match row.map_err(|error| self.fault(error.into()))? {
-            Some((anchor, seal)) if crypto::same(&seal, &anchor.seal(&self.own_key)) => {
-                Ok((anchor != AuditAnchor::NONE).then_some(anchor))
-            }
-            _ => Err(self.fault(Fault::Corrupt(Row::AuditAnchor))),
-        }
+        read().map_err(|fault| self.fault(fault))
     }
+}
+
+/// An anchor's text, its head and its MAC, whoever made it.
+fn read_anchor(text: &str) -> Option<(Anchor, Head, [u8; 32])> {
+    let anchor: Anchor = serde_json::from_str(text).ok()?;
+    let bytes =
+        |hex: &str| -> Option<[u8; 32]> { HEXLOWER.decode(hex.as_bytes()).ok()?.try_into().ok() };
+    let head = Head { epoch: anchor.epoch.try_into().ok()?, mac: bytes(&anchor.head)? };
+    let mac = bytes(&anchor.mac)?;
+    Some((anchor, head, mac))
+}
+
+fn anchor_mac(key: &Key, vault_id: &VaultId, head: &Head) -> [u8; 32] {
+    let message =
+        Encoder::new("locum/vault/1/anchor").bytes(vault_id).int(head.epoch).bytes(&head.mac);
+    crypto::mac(key, &message)
 }
 
 impl AuditAnchor {
@@ -270,6 +296,25 @@ pub(super) fn write_audit_anchor(
     )?
     .execute((anchor.sequence.cast_signed(), anchor.mac, anchor.seal(vault_key)))?;
     Ok(())
+}
+
+/// Where the audit log was; none before it was first anchored.
+pub(super) fn read_audit_anchor(
+    db: &Connection,
+    vault_key: &DataKey,
+) -> Result<Option<AuditAnchor>, Fault> {
+    let query = "SELECT sequence, mac, seal FROM audit_anchor WHERE one = 1";
+    let read = |row: &SqlRow<'_>| {
+        let sequence: i64 = row.get(0)?;
+        let anchor = AuditAnchor { sequence: sequence.cast_unsigned(), mac: row.get(1)? };
+        Ok((anchor, row.get::<_, [u8; 32]>(2)?))
+    };
+    match db.query_row(query, [], read).optional()? {
+        Some((anchor, seal)) if crypto::same(&seal, &anchor.seal(vault_key)) => {
+            Ok((anchor != AuditAnchor::NONE).then_some(anchor))
+        }
+        _ => Err(Fault::Corrupt(Row::AuditAnchor)),
+    }
 }
 
 /// The journal's last line.
@@ -304,7 +349,7 @@ pub(super) fn write_line(
         other => other?,
     };
     let line = Line { epoch: before.epoch + 1, at: now(), action: action.as_str(), subject, by };
-    let mac = line.mac(vault_key, &before.mac);
+    let mac = line.mac(&Purpose::Journal.derive(vault_key), vault_key.vault_id(), &before.mac);
     tx.prepare_cached(
         "INSERT INTO journal (epoch, at, action, subject, by, mac) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
@@ -340,13 +385,14 @@ fn walk(
         _ => mac_at(db, since)?.unwrap_or_default(),
     };
     let mut expected = since;
+    let keys = LineKeys::read(db, vault_key)?;
     let mut statement = db.prepare_cached(
         "SELECT epoch, at, action, subject, by, mac FROM journal WHERE epoch > ?1 ORDER BY epoch",
     )?;
     let mut rows = statement.query([since])?;
     while let Some(row) = rows.next()? {
         expected += 1;
-        let (entry, mac) = read_line(row, vault_key, &before, expected)?;
+        let (entry, mac) = read_line(row, &keys, &before, expected)?;
         take(entry);
         before = mac;
     }
@@ -356,7 +402,7 @@ fn walk(
 /// One line, if it is the one that was written there.
 fn read_line(
     row: &SqlRow<'_>,
-    vault_key: &DataKey,
+    keys: &LineKeys,
     before: &[u8; 32],
     expected: i64,
 ) -> Result<(JournalEntry, [u8; 32]), Fault> {
@@ -365,7 +411,9 @@ fn read_line(
     let mac: [u8; 32] = row.get(5)?;
     let line =
         Line { epoch: row.get(0)?, at: row.get(1)?, action: &action, subject: &subject, by: &by };
-    if line.epoch != expected || !crypto::same(&mac, &line.mac(vault_key, before)) {
+    if line.epoch != expected
+        || !crypto::same(&mac, &line.mac(keys.of(expected), &keys.vault_id, before))
+    {
         return Err(corrupt());
     }
     let known = Action::ALL.iter().find(|a| a.as_str() == action);
@@ -386,6 +434,30 @@ fn mac_at(db: &Connection, epoch: i64) -> Result<Option<[u8; 32]>, Fault> {
         .optional()?)
 }
 
+/// What the lines' MACs are made with.
+struct LineKeys {
+    vault_id: VaultId,
+    current: Key,
+    /// Those of earlier generations, with the last epoch of each.
+    kept: Vec<(i64, Key)>,
+}
+
+impl LineKeys {
+    fn read(db: &Connection, vault_key: &DataKey) -> Result<Self, Fault> {
+        let kept = kept::all(db, vault_key, VAULT_SCOPE, Purpose::Journal)?;
+        let mut kept: Vec<_> = kept.into_iter().map(|kept| (kept.until, kept.key)).collect();
+        kept.sort_unstable_by_key(|(until, _)| *until);
+        let current = Purpose::Journal.derive(vault_key);
+        Ok(Self { vault_id: *vault_key.vault_id(), current, kept })
+    }
+
+    /// The key of the generation in which the line was written.
+    fn of(&self, epoch: i64) -> &Key {
+        let kept = self.kept.iter().find(|(until, _)| epoch <= *until);
+        kept.map_or(&self.current, |(_, key)| key)
+    }
+}
+
 struct Line<'a> {
     epoch: i64,
     at: i64,
@@ -395,16 +467,15 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    fn mac(&self, vault_key: &DataKey, before: &[u8; 32]) -> [u8; 32] {
-        let key = vault_key.derive(&Encoder::new("locum/vault/1/key/journal"));
+    fn mac(&self, key: &Key, vault_id: &VaultId, before: &[u8; 32]) -> [u8; 32] {
         let message = Encoder::new("locum/vault/1/journal")
-            .bytes(vault_key.vault_id())
+            .bytes(vault_id)
             .bytes(before)
             .int(self.epoch)
             .int(self.at)
             .text(self.action)
             .text(self.subject)
             .text(self.by);
-        crypto::mac(&key, &message)
+        crypto::mac(key, &message)
     }
 }

@@ -163,7 +163,11 @@ impl DataKey {
 
     /// What fingerprints are made with.
     pub(super) fn digest_key(&self) -> DigestKey {
-        let key = self.derive(&Encoder::new("locum/vault/1/key/fingerprint"));
-        DigestKey::new(&key, &Encoder::new("locum/vault/1/fingerprint").finish())
+        digest_key(&self.derive(&Encoder::new("locum/vault/1/key/fingerprint")))
     }
+}
+
+/// What fingerprints are made with, by the key that is derived for them.
+pub(super) fn digest_key(key: &Key) -> DigestKey {
+    DigestKey::new(key, &Encoder::new("locum/vault/1/fingerprint").finish())
 }

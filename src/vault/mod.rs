@@ -26,18 +26,22 @@ mod error;
 mod harden;
 mod items;
 mod journal;
+mod kept;
 mod keys;
 mod master;
+mod rotate;
 mod runs;
 mod schema;
 mod sets;
 mod settle;
+mod shelf;
 mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
 mod versions;
 
+use std::cell::RefCell;
 use std::fmt;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
@@ -63,13 +67,15 @@ pub use error::{Fault, Kind, Row, VaultError};
 pub use harden::{Unhardened, harden_process};
 pub use journal::{Action, AuditAnchor, JournalEntry};
 pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParams};
+pub use rotate::{OldRuns, Rotated};
 pub use runs::NewRunToken;
 pub use sets::SetInfo;
+pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 pub use versions::Promotion;
 
 use crypto::{DoesNotOpen, Encoder};
-use keys::{DataKey, VaultId, WrappingKey};
+use keys::{DataKey, LockedKey, VaultId, WrappingKey};
 
 /// The format that this version writes. A vault of an older one is brought to it when it is opened.
 pub const FORMAT: i64 = 2;
@@ -82,12 +88,43 @@ pub struct Vault {
     path: Arc<Path>,
     db: Connection,
     wrapping: WrappingKey,
-    /// The data key that is not a workspace's.
-    own_key: Arc<DataKey>,
     workspace: Name,
-    workspace_key: Arc<DataKey>,
+    /// Those of the last look: another process may have put new ones in their place since.
+    keys: RefCell<Keys>,
     by: String,
     file: FileId,
+}
+
+/// The data keys of one generation.
+#[derive(Clone)]
+struct Keys {
+    /// Counts the changes of the data keys.
+    generation: i64,
+    /// The data key that is not a workspace's.
+    own: Arc<DataKey>,
+    /// The workspace's that is being worked in.
+    workspace: Arc<DataKey>,
+    /// What the audit log's MACs are made with, in every generation.
+    audit: Arc<LockedKey>,
+}
+
+impl Keys {
+    fn unwrap(
+        db: &Connection,
+        wrapping: &WrappingKey,
+        workspace: &Name,
+        generation: i64,
+    ) -> Result<Self, Fault> {
+        let own = unwrap_data_key(db, wrapping, VAULT_SCOPE)?;
+        let workspace = unwrap_data_key(db, wrapping, &scope_of(workspace))?;
+        let audit = LockedKey::new(&kept::audit_key(db, &own)?);
+        Ok(Self {
+            generation,
+            own: Arc::new(own),
+            workspace: Arc::new(workspace),
+            audit: Arc::new(audit),
+        })
+    }
 }
 
 /// Which file it is, whatever its name: a file that was replaced has another.
@@ -164,7 +201,7 @@ impl Vault {
             let mut vault = Self::open_unchecked(&at, master)?.acting_as(by);
             let tx = vault.db.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let entry = (Action::StateAccepted, "vault", by);
-            journal::append(&tx, &vault.own_key, entry)?;
+            journal::append(&tx, &vault.keys.get_mut().own, entry)?;
             tx.commit()?;
             vault.upgrade(upgrade::State::Accepted)?;
             Ok(vault)
@@ -199,27 +236,28 @@ impl Vault {
         }
         let wrapping = WrappingKey::derive(row.vault_id, &master.key);
         let key_fits = crypto::same(wrapping.check(), &row.key_check);
-        let own_key = match unwrap_data_key(&db, &wrapping, VAULT_SCOPE) {
+        match unwrap_data_key(&db, &wrapping, VAULT_SCOPE) {
             Ok(_) if !key_fits => return Err(Fault::Corrupt(Row::Vault)),
             Err(Fault::Corrupt(_)) if !key_fits => return Err(Fault::WrongKey),
-            other => other?,
-        };
+            other => drop(other?),
+        }
         let workspace: Name = default_workspace();
-        let workspace_key = unwrap_data_key(&db, &wrapping, &scope_of(&workspace))?;
+        let generation = generation(&db)?;
+        let keys = Keys::unwrap(&db, &wrapping, &workspace, generation)?;
         Ok(Self {
             path: Arc::clone(path),
             db,
             wrapping,
-            own_key: Arc::new(own_key),
             workspace,
-            workspace_key: Arc::new(workspace_key),
+            keys: RefCell::new(keys),
             by: format!("uid {}", rustix::process::getuid().as_raw()),
             file,
         })
     }
 
     fn upgrade(&mut self, state: upgrade::State) -> Result<(), Fault> {
-        upgrade::upgrade(&mut self.db, &self.own_key, state, &self.by)
+        let own = Arc::clone(&self.keys.get_mut().own);
+        upgrade::upgrade(&mut self.db, &own, state, &self.by)
     }
 
     /// The same vault, with the journal saying that `by` did what follows. Without this it names
@@ -240,7 +278,7 @@ impl Vault {
     /// The vault's id: 32 hex digits.
     #[must_use]
     pub fn id(&self) -> String {
-        data_encoding::HEXLOWER.encode(self.own_key.vault_id())
+        data_encoding::HEXLOWER.encode(self.keys.borrow().own.vault_id())
     }
 
     /// The workspace that is being worked in.
@@ -255,7 +293,7 @@ impl Vault {
     /// [`Fault::Unknown`] when there is none of that name.
     pub fn use_workspace(&mut self, workspace: &Name) -> Result<(), VaultError> {
         let key = self.workspace_key(workspace).map_err(|fault| self.fault(fault))?;
-        self.workspace_key = Arc::new(key);
+        self.keys.get_mut().workspace = Arc::new(key);
         self.workspace = workspace.clone();
         Ok(())
     }
@@ -277,20 +315,18 @@ impl Vault {
     /// another master key since it was opened here.
     pub fn workspace_add(&mut self, workspace: &Name) -> Result<(), VaultError> {
         let scope = scope_of(workspace);
-        let wrapping = &self.wrapping;
-        let what = (Action::WorkspaceAdded, workspace.as_str(), self.by.as_str());
-        let added = change(&mut self.db, &self.own_key, what, |tx, now| {
-            check_wrapping(tx, wrapping)?;
+        self.change(Action::WorkspaceAdded, workspace.as_str(), |tx, change| {
+            check_wrapping(tx, change.wrapping)?;
             let added = tx.execute(
-                "INSERT OR IGNORE INTO keys (scope, sealed, created) VALUES (?1, ?2, ?3)",
-                (&scope, wrapping.mint(&scope)?, now),
+                "INSERT OR IGNORE INTO keys (scope, sealed, created, generation) \
+                 VALUES (?1, ?2, ?3, ?4)",
+                (&scope, change.wrapping.mint(&scope)?, change.now, generation(tx)?),
             )?;
             match added {
                 0 => Err(Fault::Exists(Kind::Workspace, workspace.to_string())),
                 _ => Ok(()),
             }
-        });
-        added.map_err(|fault| fault.at(&self.path))
+        })
     }
 
     /// Wraps the data keys with another master key, in one transaction: after `kill -9` the vault
@@ -300,30 +336,27 @@ impl Vault {
     /// # Errors
     /// [`VaultError`] when the vault could not be written.
     pub fn rekey(&mut self, master: &MasterKey) -> Result<(), VaultError> {
-        let vault_id = *self.own_key.vault_id();
+        let vault_id = *self.keys.borrow().own.vault_id();
         let new = WrappingKey::derive(vault_id, &master.key);
-        let old = &self.wrapping;
-        let what = (Action::Rekeyed, "vault", self.by.as_str());
-        let changed = change(&mut self.db, &self.own_key, what, |tx, _| {
+        self.change(Action::Rekeyed, "vault", |tx, change| {
+            let old = change.wrapping;
             check_wrapping(tx, old)?;
             for (scope, sealed) in all_data_keys(tx)? {
                 let sealed = old.rewrap(&new, &scope, &sealed)?;
                 tx.execute("UPDATE keys SET sealed = ?2 WHERE scope = ?1", (&scope, &sealed))?;
             }
             VaultRow::write_key(tx, &new, master.passphrase.as_ref())
-        });
-        changed.map_err(|fault| fault.at(&self.path))?;
+        })?;
         self.wrapping = new;
         self.wipe_log();
         Ok(())
     }
 
-    /// The key of the audit log's MACs. It is derived from the vault's own data key, and so outlives
-    /// a change of the master key.
+    /// The key of the audit log's MACs. It is derived from the vault's first data key, and outlives
+    /// a change of the master key and of the data keys: one log has one key.
     #[must_use]
     pub fn audit_key(&self) -> Secret {
-        let key = self.own_key.derive(&Encoder::new("locum/vault/1/key/audit"));
-        Secret::new(key.to_vec())
+        Secret::new(self.keys.borrow().audit.bytes().to_vec())
     }
 
     /// What to compare with what it was a moment ago, to see whether the vault may have changed. If
@@ -348,7 +381,8 @@ impl Vault {
     /// Whether the operating system keeps the vault's keys out of the swap.
     #[must_use]
     pub fn is_locked_in_memory(&self) -> bool {
-        self.own_key.is_locked() && self.workspace_key.is_locked()
+        let keys = self.keys.borrow();
+        keys.own.is_locked() && keys.workspace.is_locked()
     }
 
     /// Opens every sealed row of every workspace, and checks the whole journal. Slow, and for
@@ -359,9 +393,9 @@ impl Vault {
     pub fn verify(&self) -> Result<(), VaultError> {
         let verify = || {
             let tx = self.db.unchecked_transaction()?;
-            self.check_state(&tx)?;
+            let keys = self.check_state(&tx)?;
             self.find_corrupt_row(&tx)?;
-            journal::verify(&self.db, &self.own_key)
+            journal::verify(&self.db, &keys.own)
         };
         verify().map_err(|fault| self.fault(fault))
     }
@@ -377,22 +411,55 @@ impl Vault {
         subject: &str,
         make: impl FnOnce(&Transaction<'_>, &Change<'_>) -> Result<T, Fault>,
     ) -> Result<T, VaultError> {
-        let what = (action, subject, self.by.as_str());
-        let (workspace, key) = (&self.workspace, &self.workspace_key);
-        let done = change(&mut self.db, &self.own_key, what, |tx, now| {
-            make(tx, &Change { now, workspace, key })
-        });
-        done.map_err(|fault| fault.at(&self.path))
+        let done = || {
+            let (tx, keys) = self.begin()?;
+            let result = make(&tx, &self.change_with(&keys))?;
+            journal::append(&tx, &keys.own, (action, subject, &self.by))?;
+            tx.commit()?;
+            Ok(result)
+        };
+        done().map_err(|fault: Fault| fault.at(&self.path))
+    }
+
+    fn change_with<'v>(&'v self, keys: &'v Keys) -> Change<'v> {
+        Change {
+            now: now(),
+            workspace: &self.workspace,
+            key: &keys.workspace,
+            own: &keys.own,
+            wrapping: &self.wrapping,
+        }
+    }
+
+    /// A transaction for a change, and the keys of it. A change on top of a tampered state would put
+    /// our MAC on the tampering.
+    fn begin(&self) -> Result<(Transaction<'_>, Keys), Fault> {
+        let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
+        let keys = self.keys(&tx)?;
+        check_state(&tx, &keys.own)?;
+        Ok((tx, keys))
+    }
+
+    /// The data keys as they are in this transaction.
+    fn keys(&self, tx: &Connection) -> Result<Keys, Fault> {
+        let mut keys = self.keys.borrow_mut();
+        let generation = generation(tx)?;
+        if generation != keys.generation {
+            check_wrapping(tx, &self.wrapping)?;
+            *keys = Keys::unwrap(tx, &self.wrapping, &self.workspace, generation)?;
+        }
+        Ok(keys.clone())
     }
 
     /// The state's MAC, or else the first row that is wrong by itself.
-    fn check_state(&self, db: &Connection) -> Result<(), Fault> {
-        match check_state(db, &self.own_key) {
+    fn check_state(&self, tx: &Connection) -> Result<Keys, Fault> {
+        let keys = self.keys(tx)?;
+        match check_state(tx, &keys.own) {
             Err(Fault::Changed) => {
-                self.find_corrupt_row(db)?;
+                self.find_corrupt_row(tx)?;
                 Err(Fault::Changed)
             }
-            other => other,
+            other => other.map(|()| keys),
         }
     }
 
@@ -408,7 +475,7 @@ impl Vault {
                 credentials::open_all(db, workspace, &key)?;
             }
         }
-        items::open_all(db, &self.own_key)
+        items::open_all(db, &self.keys(db)?.own)
     }
 
     /// Empties the write-ahead log, so that what was deleted is overwritten there too. A reader in
@@ -432,29 +499,11 @@ struct Change<'v> {
     /// Seconds since the Unix epoch.
     now: i64,
     workspace: &'v Name,
+    /// The workspace's data key.
     key: &'v DataKey,
-}
-
-/// Runs `make` in a transaction that starts from a sound state, and ends with a line in the journal
-/// and a new MAC over the whole.
-fn change<T>(
-    db: &mut Connection,
-    vault_key: &DataKey,
-    what: (Action, &str, &str),
-    make: impl FnOnce(&Transaction<'_>, i64) -> Result<T, Fault>,
-) -> Result<T, Fault> {
-    let tx = begin(db, vault_key)?;
-    let result = make(&tx, now())?;
-    journal::append(&tx, vault_key, what)?;
-    tx.commit()?;
-    Ok(result)
-}
-
-/// A transaction for a change. A change on top of a tampered state would put our MAC on the tampering.
-fn begin<'db>(db: &'db mut Connection, vault_key: &DataKey) -> Result<Transaction<'db>, Fault> {
-    let tx = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    check_state(&tx, vault_key)?;
-    Ok(tx)
+    /// The vault's own.
+    own: &'v DataKey,
+    wrapping: &'v WrappingKey,
 }
 
 fn check_state(db: &Connection, vault_key: &DataKey) -> Result<(), Fault> {
@@ -520,6 +569,16 @@ fn unwrap_data_key(db: &Connection, wrapping: &WrappingKey, scope: &str) -> Resu
     sealed
         .and_then(|sealed| wrapping.unwrap(scope, &sealed).ok())
         .ok_or_else(|| Fault::Corrupt(Row::DataKey(scope.to_owned())))
+}
+
+/// Which generation of data keys the vault has. They change together.
+fn generation(db: &Connection) -> Result<i64, Fault> {
+    if schema::format(db)? < FORMAT {
+        return Ok(1);
+    }
+    let query = "SELECT generation FROM keys WHERE scope = 'vault'";
+    let generation = db.prepare_cached(query)?.query_row([], |row| row.get(0)).optional()?;
+    generation.ok_or_else(|| Fault::Corrupt(Row::DataKey(VAULT_SCOPE.to_owned())))
 }
 
 fn all_data_keys(db: &Connection) -> Result<Vec<(String, Vec<u8>)>, Fault> {

@@ -8,12 +8,13 @@ use rusqlite::{Connection, Transaction};
 use zeroize::Zeroizing;
 
 use super::error::{Fault, Kind, VaultError};
+use super::kept::{self, Purpose};
 use super::keys::DataKey;
 use super::{Action, Vault, agents, items, now, sets};
 use crate::agent::Context;
 use crate::reference::Name;
 use crate::secret::Secret;
-use crate::token::run::{Claims, MAX_TTL, Revocation, RunTokens, Which};
+use crate::token::run::{Claims, MAX_TTL, Revocation, RunKey, RunTokens, Which};
 
 /// What a run token is to say.
 #[derive(Clone, Debug)]
@@ -39,9 +40,10 @@ impl Vault {
     }
 
     fn make_run_token(&self, new: NewRunToken) -> Result<(Claims, Zeroizing<String>), Fault> {
-        agents::require_live(&self.db, &self.workspace, &new.agent)?;
+        let tx = self.db.unchecked_transaction()?;
+        agents::require_live(&tx, &self.workspace, &new.agent)?;
         for name in new.uses.iter().flatten() {
-            if !sets::is_any(&self.db, &self.workspace, name)? {
+            if !sets::is_any(&tx, &self.workspace, name)? {
                 return Err(Fault::unknown(Kind::CredentialOrSet, name));
             }
         }
@@ -54,7 +56,7 @@ impl Vault {
             issued: now_ms(),
             expires: now() + new.ttl.clamp(1, MAX_TTL),
         };
-        let text = self.workspace_key.run_key().sign(&claims)?;
+        let text = self.keys(&tx)?.workspace.run_key().sign(&claims)?;
         Ok((claims, text))
     }
 
@@ -68,10 +70,9 @@ impl Vault {
             Which::Run(run) => format!("{agent} run={run}"),
             Which::Token(id) => format!("{agent} run token {id}"),
         };
-        let own_key = Arc::clone(&self.own_key);
         self.change(Action::RunsRevoked, &subject, |tx, change| {
             agents::require_known(tx, change.workspace, agent)?;
-            revoke(tx, &own_key, change.workspace, (agent, which))
+            revoke(tx, change.own, change.workspace, (agent, which))
         })
     }
 }
@@ -100,7 +101,9 @@ pub(super) fn all(
 ) -> Result<RunTokens, Fault> {
     let live = agents::live(db, workspace)?;
     let revoked = revocations(db, own_key, workspace)?;
-    Ok(RunTokens::new(Arc::new(key.run_key()), live, revoked))
+    let older = kept::all(db, own_key, &super::scope_of(workspace), Purpose::RunToken)?;
+    let older = older.into_iter().map(|kept| (RunKey::new(kept.key), kept.until));
+    Ok(RunTokens::new(Arc::new(key.run_key()), live, revoked).or_older(older))
 }
 
 fn revocations(

@@ -14,7 +14,8 @@ CREATE TABLE vault (
 CREATE TABLE keys (
     scope           TEXT    NOT NULL PRIMARY KEY,
     sealed          BLOB    NOT NULL,
-    created         INTEGER NOT NULL
+    created         INTEGER NOT NULL,
+    generation      INTEGER NOT NULL DEFAULT 1
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE credentials (
@@ -71,6 +72,7 @@ CREATE TABLE set_members (
 CREATE TABLE agents (
     workspace       TEXT    NOT NULL,
     name            TEXT    NOT NULL,
+    labels          TEXT,
     created         INTEGER NOT NULL,
     revoked         INTEGER,
     PRIMARY KEY (workspace, name)

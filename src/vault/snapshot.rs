@@ -9,9 +9,10 @@ use std::sync::Arc;
 use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
-use super::keys::DataKey;
+use super::kept::{self, Purpose};
+use super::keys::{self, DataKey};
 use super::{Vault, agents, credentials, journal, runs, sets};
-use crate::agent::TokenRecord;
+use crate::agent::{Labels, TokenRecord};
 use crate::credential::{Credential, CredentialIndex};
 use crate::inject::Watch;
 use crate::reference::Name;
@@ -41,6 +42,8 @@ pub struct Snapshot {
     pub cut: HashSet<(Name, u32)>,
     /// The agents that were revoked, whoever else may vouch for them.
     pub revoked_agents: Arc<HashSet<Name>>,
+    /// What the live agents are labelled with, as far as they are.
+    pub labels: Arc<HashMap<Name, Labels>>,
     sealed: HashMap<Name, Sealed>,
     /// Versions in their grace.
     older: HashMap<Name, Vec<Sealed>>,
@@ -61,8 +64,9 @@ impl Vault {
     fn read_snapshot(&self) -> Result<Snapshot, Fault> {
         // Rolled back on drop, which ends a read.
         let tx = self.db.unchecked_transaction()?;
-        self.check_state(&tx)?;
-        let key = &self.workspace_key;
+        let keys = self.check_state(&tx)?;
+        let (key, scope) = (&keys.workspace, super::scope_of(&self.workspace));
+        let kept = |purpose| kept::all(&tx, &keys.own, &scope, purpose);
         let (mut sealed, mut older, mut cut) = (HashMap::new(), HashMap::new(), HashSet::new());
         let (mut credentials, mut grace_ends) = (Vec::<Credential>::new(), None::<i64>);
         CredentialRow::all_current(&tx, self.workspace.as_str(), key, |row, current, others| {
@@ -79,18 +83,24 @@ impl Vault {
             Ok(())
         })?;
         credentials.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        let mut digest_keys = vec![key.digest_key()];
+        let revoked_before = kept(Purpose::Fingerprint)?;
+        digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
         let sets = sets::all(&tx, &self.workspace)?.into_iter().collect();
         Ok(Snapshot {
             epoch: journal::head(&tx)?.epoch.cast_unsigned(),
             workspace: self.workspace.clone(),
             credentials: Arc::new(CredentialIndex::new(credentials, sets)),
             tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
-            token_key: Arc::new(key.token_key()),
-            watch: Watch::new(key.digest_key(), credentials::digests(&tx, &self.workspace)?),
-            runs: Arc::new(runs::all(&tx, &self.own_key, (&self.workspace, key))?),
+            token_key: Arc::new(
+                key.token_key().or_older(kept(Purpose::Token)?.into_iter().map(|k| k.key)),
+            ),
+            watch: Watch::new(digest_keys, credentials::digests(&tx, &self.workspace)?),
+            runs: Arc::new(runs::all(&tx, &keys.own, (&self.workspace, key))?),
             grace_ends,
             cut,
             revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
+            labels: Arc::new(agents::labels(&tx, &self.workspace)?),
             sealed,
             older,
             key: Arc::clone(key),
@@ -108,6 +118,12 @@ impl Snapshot {
     /// [`Fault::Corrupt`].
     pub fn open(&self, name: &Name, version: u32) -> Result<Secret, VaultError> {
         self.open_sealed(name, version).map_err(|fault| fault.at(&self.path))
+    }
+
+    /// Tells a credential from another of the same name, before or after it: no two ever have the same.
+    #[must_use]
+    pub fn identity(&self, name: &Name) -> Option<i64> {
+        self.sealed.get(name).map(Sealed::identity)
     }
 
     fn open_sealed(&self, name: &Name, version: u32) -> Result<Secret, Fault> {

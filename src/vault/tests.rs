@@ -305,15 +305,7 @@ fn sets_name_credentials_and_share_their_names() {
 // Agents and tokens.
 
 fn authenticates(vault: &Vault, agent: &str, token: &str) -> bool {
-    let snapshot = vault.snapshot().unwrap();
-    let (tokens, key) = (snapshot.tokens, snapshot.token_key);
-    let revoked = snapshot.revoked_agents;
-    let agents = Agents::new(&snapshot.workspace, tokens, key, snapshot.runs, revoked);
-    let header = data_encoding::BASE64.encode(format!("{agent}:{token}").as_bytes());
-    let header = format!("Basic {header}");
-    let credentials = crate::authn::parse_proxy_authorization(header.as_bytes());
-    let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
-    Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, 1_000).is_ok()
+    lets_in(vault, agent, token, 1_000)
 }
 
 #[test]
@@ -797,7 +789,7 @@ fn an_old_copy_put_back_is_known_by_the_anchor() {
     let home = Home::furnished();
     let mut vault = home.open();
     let copy = home.directory.path().join("copy.db");
-    vault.backup(&copy).unwrap();
+    vault.backup_plain(&copy).unwrap();
     vault.revoke(&name("a")).unwrap();
     let anchor = vault.anchor_text().unwrap();
     vault.check_anchor(&anchor).unwrap();
@@ -1052,7 +1044,7 @@ fn creating_is_all_or_nothing() {
 fn a_backup_is_a_vault() {
     let home = Home::furnished();
     let copy = home.directory.path().join("copy.db");
-    home.open().backup(&copy).unwrap();
+    home.open().backup_plain(&copy).unwrap();
     files::check_private(&copy).unwrap();
     let vault = Vault::open(&copy, &home.master).unwrap();
     vault.verify().unwrap();
@@ -1060,7 +1052,7 @@ fn a_backup_is_a_vault() {
         text_of(&vault.snapshot().unwrap().open(&name("a"), 2).unwrap()),
         "second-value-of-a"
     );
-    let again = home.open().backup(&copy).unwrap_err().fault;
+    let again = home.open().backup_plain(&copy).unwrap_err().fault;
     assert!(matches!(again, Fault::File(FileError::Exists(_))));
 }
 
@@ -1111,6 +1103,27 @@ fn many_at_once_are_what_they_are_alone_or_nothing() {
     vault.add_all(&[name("three")], &again).unwrap_err();
     assert_eq!(vault.epoch().unwrap(), epoch);
     assert_eq!(vault.agents().unwrap().len(), 2);
+    vault.verify().unwrap();
+}
+
+#[test]
+fn a_version_whose_secret_was_exchanged_keeps_its_number() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    vault.renew(&name("a"), 2, &secret("what-came-in-exchange")).unwrap();
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(snapshot.credentials.get("a").unwrap().version, Some(2));
+    assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "what-came-in-exchange");
+    let own = vault.fingerprint(&secret("what-came-in-exchange"));
+    assert_eq!(vault.credential(&name("a")).unwrap().versions[1].fingerprint, own);
+    vault.verify().unwrap();
+    // Also when another took its place meanwhile; and never when it was revoked.
+    vault.rotate(&name("a"), &secret("the-third-value")).unwrap();
+    vault.renew(&name("a"), 2, &secret("exchanged-once-more")).unwrap();
+    assert_eq!(vault.credential(&name("a")).unwrap().current().unwrap().version, 3);
+    vault.revoke(&name("a")).unwrap();
+    let fault = vault.renew(&name("a"), 2, &secret("exchanged-too-late")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::NoSuchVersion(of, 2) if of == name("a")));
     vault.verify().unwrap();
 }
 
@@ -1214,6 +1227,224 @@ fn two_that_open_an_old_vault_at_once_upgrade_it_once() {
     });
     let entries = home.open().journal_since(0).unwrap();
     assert_eq!(entries.iter().filter(|e| e.action == Action::Upgraded).count(), 1);
+}
+
+// New data keys.
+
+/// Whether a token lets an agent in, with the vault as it is now.
+fn lets_in(vault: &Vault, agent: &str, token: &str, at: i64) -> bool {
+    let now = vault.snapshot().unwrap();
+    let agents = Agents::new(
+        &now.workspace,
+        now.tokens.clone(),
+        now.token_key.clone(),
+        now.runs.clone(),
+        now.revoked_agents.clone(),
+    );
+    let pair = data_encoding::BASE64.encode(format!("{agent}:{token}").as_bytes());
+    let credentials = crate::authn::parse_proxy_authorization(format!("Basic {pair}").as_bytes());
+    let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+    Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, at).is_ok()
+}
+
+/// Every row as it stands in the file.
+fn rows(home: &Home, query: &str) -> Vec<Vec<u8>> {
+    let db = home.intruder();
+    let mut statement = db.prepare(query).unwrap();
+    statement.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect()
+}
+
+#[test]
+fn new_data_keys_seal_everything_anew_and_leave_tokens_good() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let token = vault.token_add(&name("agent"), None, None).unwrap().into_text();
+    vault.workspace_add(&name("other")).unwrap();
+    vault.use_workspace(&name("other")).unwrap();
+    vault.add_credential(&credential("a"), &secret("value-of-another-a")).unwrap();
+    vault.use_workspace(&name("default")).unwrap();
+    vault.set_audit_anchor(7, &[1; 32]).unwrap();
+    let (anchor, audit_key) = (vault.anchor_text().unwrap(), vault.audit_key());
+    let queries = [
+        "SELECT sealed FROM versions",
+        "SELECT fingerprint FROM versions",
+        "SELECT sealed FROM items WHERE name = 'ca'",
+        "SELECT sealed FROM keys",
+        "SELECT seal FROM audit_anchor",
+    ];
+    let before = queries.map(|query| rows(&home, query));
+    let rotated = vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    assert_eq!(rotated, Rotated { generation: 2, secrets: 4, items: 1 });
+    for (query, old) in queries.iter().zip(&before) {
+        assert!(rows(&home, query).iter().all(|row| !old.contains(row)), "{query}");
+    }
+    for vault in [vault, home.open()] {
+        vault.verify().unwrap();
+        vault.check_anchor(&anchor).unwrap();
+        vault.check_anchor(&vault.anchor_text().unwrap()).unwrap();
+        assert_eq!(vault.audit_anchor().unwrap().unwrap().sequence, 7);
+        assert!(vault.audit_key().expose(|new| audit_key.expose(|old| new == old)));
+        let snapshot = vault.snapshot().unwrap();
+        assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "second-value-of-a");
+        assert!(lets_in(&vault, "agent", &token, 0));
+    }
+    // And once more, with tokens of three generations.
+    let mut vault = home.open();
+    let second = vault.token_add(&name("agent"), None, None).unwrap().into_text();
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    let third = vault.token_add(&name("agent"), None, None).unwrap().into_text();
+    vault.verify().unwrap();
+    vault.check_anchor(&anchor).unwrap();
+    for token in [&token, &second, &third] {
+        assert!(lets_in(&vault, "agent", token, 0) && !lets_in(&vault, "other", token, 0));
+    }
+}
+
+#[test]
+fn an_anchor_that_was_not_brought_up_is_known_for_some_generations() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let anchor = vault.anchor_text().unwrap();
+    for _ in 0..8 {
+        vault.rotate_data_keys(OldRuns::Stand).unwrap();
+        vault.check_anchor(&anchor).unwrap();
+    }
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    assert!(matches!(vault.check_anchor(&anchor).unwrap_err().fault, Fault::BadAnchor));
+    vault.verify().unwrap();
+}
+
+#[test]
+fn the_old_data_keys_open_nothing_that_is_there_after() {
+    let home = Home::furnished();
+    let old = home.open();
+    let (own, workspace) = (old.keys.borrow().own.clone(), old.keys.borrow().workspace.clone());
+    home.open().rotate_data_keys(OldRuns::Stand).unwrap();
+    let db = home.intruder();
+    assert!(matches!(check_state(&db, &own), Err(Fault::Changed)));
+    assert!(items::open_all(&db, &own).is_err());
+    assert!(credentials::open_all(&db, "default", &workspace).is_err());
+}
+
+#[test]
+fn an_open_vault_follows_new_data_keys_and_nothing_is_written_with_the_old() {
+    let home = Home::furnished();
+    let (mut one, mut two) = (home.open(), home.open());
+    let held = one.snapshot().unwrap();
+    two.rotate_data_keys(OldRuns::Stand).unwrap();
+    // What a request holds goes on; everything else takes the new keys.
+    assert_eq!(text_of(&held.open(&name("b"), 1).unwrap()), "only-value-of-b");
+    one.set_audit_anchor(3, &[2; 32]).unwrap();
+    one.verify().unwrap();
+    two.rotate_data_keys(OldRuns::Stand).unwrap();
+    one.agent_add(&name("late")).unwrap();
+    one.rotate(&name("b"), &secret("another-value-of-b")).unwrap();
+    two.rotate_data_keys(OldRuns::Stand).unwrap();
+    one.seal_item("ca", &secret("another private key")).unwrap();
+    assert_eq!(text_of(&two.open_item("ca").unwrap()), "another private key");
+    assert_eq!(one.journal_since(0).unwrap().len() as u64, two.epoch().unwrap());
+    assert_eq!(one.audit_anchor().unwrap().unwrap().sequence, 3);
+    home.open().verify().unwrap();
+    // With another master key besides, only who has it can follow.
+    two.rekey(&MasterKey::generate().unwrap()).unwrap();
+    one.agent_add(&name("later")).unwrap();
+    two.rotate_data_keys(OldRuns::Stand).unwrap();
+    let fault = one.snapshot().unwrap_err().fault;
+    assert!(matches!(fault, Fault::WrongKey), "{fault:?}");
+    assert!(one.rotate_data_keys(OldRuns::Stand).is_err() && one.agent_add(&name("x")).is_err());
+    two.verify().unwrap();
+}
+
+#[test]
+fn run_tokens_stand_until_they_expire_or_end_at_once() {
+    for (runs, good) in [(OldRuns::Stand, true), (OldRuns::End, false)] {
+        let home = Home::furnished();
+        let mut vault = home.open();
+        let new = || NewRunToken {
+            agent: name("agent"),
+            context: crate::agent::Context::default(),
+            uses: None,
+            ttl: 3600,
+        };
+        let (_, token) = vault.run_token(new()).unwrap();
+        vault.rotate_data_keys(runs).unwrap();
+        let check = |vault: &Vault, token: &str, at| lets_in(vault, "agent", token, at);
+        assert_eq!(check(&vault, &token, now()), good);
+        assert!(!check(&vault, &token, now() + 3700));
+        let (_, token) = vault.run_token(new()).unwrap();
+        assert!(check(&vault, &token, now()));
+        // One that was signed with the old key, but for longer than any was.
+        if good {
+            let db = home.intruder();
+            let kept = kept::all(
+                &db,
+                &vault.keys.borrow().own,
+                "workspace/default",
+                kept::Purpose::RunToken,
+            );
+            let kept = kept.unwrap().pop().unwrap();
+            let mut claims = vault.run_token(new()).unwrap().0;
+            claims.expires = kept.until + 1;
+            let forged = crate::token::run::RunKey::new(kept.key).sign(&claims).unwrap();
+            assert!(!check(&vault, &forged, now()));
+        }
+    }
+}
+
+#[test]
+fn what_was_revoked_before_is_still_recognised_and_keys_without_use_are_forgotten() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let gone = secret("first-value-of-a-that-was-long");
+    vault.rotate(&name("a"), &gone).unwrap();
+    vault.revoke(&name("a")).unwrap();
+    let token = vault.token_add(&name("agent"), None, None).unwrap();
+    let kept = |vault: &Vault| {
+        let db = home.intruder();
+        let own = vault.keys.borrow().own.clone();
+        [kept::Purpose::Token, kept::Purpose::Fingerprint, kept::Purpose::Journal].map(|purpose| {
+            let scope =
+                if purpose == kept::Purpose::Journal { "vault" } else { "workspace/default" };
+            kept::all(&db, &own, scope, purpose).unwrap().len()
+        })
+    };
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    assert_eq!(kept(&vault), [1, 1, 1]);
+    let request = {
+        use crate::host::{Authority, Host, Origin, Scheme};
+        let authority = Authority { host: Host::parse("evil.test").unwrap(), port: 443 };
+        let origin = Origin { scheme: Scheme::Https, authority };
+        let text = text_of(&gone);
+        let (parts, ()) = http::Request::get("/")
+            .header("host", "evil.test")
+            .header("x-any", text)
+            .body(())
+            .unwrap()
+            .into_parts();
+        crate::request::InboundRequest::parse(parts, &origin).unwrap()
+    };
+    let seen = vault.snapshot().unwrap().watch.find(&request).unwrap();
+    assert_eq!((seen.credential, seen.version), (name("a"), 3));
+    vault.token_revoke(token.id()).unwrap();
+    vault.remove(&name("a")).unwrap();
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    assert_eq!(kept(&vault), [0, 0, 2]);
+}
+
+#[test]
+fn no_generation_of_another_hand_is_followed() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    home.sql("UPDATE keys SET generation = 5");
+    assert!(matches!(vault.snapshot().unwrap_err().fault, Fault::Changed));
+    assert!(vault.agent_add(&name("x")).is_err());
+    home.sql("UPDATE keys SET generation = 1");
+    vault.agent_add(&name("x")).unwrap();
+    let old = rows(&home, "SELECT sealed FROM keys WHERE scope = 'vault'").pop().unwrap();
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    let put = "UPDATE keys SET sealed = ?1, generation = 1 WHERE scope = 'vault'";
+    home.intruder().execute(put, [old]).unwrap();
+    assert!(home.try_open().is_err() && vault.snapshot().is_err());
 }
 
 /// With version 1 of the credential `a`.

@@ -146,15 +146,17 @@ impl Vault {
     /// [`Fault::Unknown`], [`Fault::NoSuchVersion`] or [`Fault::Corrupt`].
     pub fn open_version(&self, name: &Name, version: u32) -> Result<Secret, VaultError> {
         let open = || {
-            let row = CredentialRow::find(&self.db, &self.workspace, name)?;
+            let tx = self.db.unchecked_transaction()?;
+            let key = self.keys(&tx)?.workspace;
+            let row = CredentialRow::find(&tx, &self.workspace, name)?;
             let query = "SELECT sealed FROM versions WHERE credential = ?1 AND version = ?2";
             let sealed: Option<Option<Vec<u8>>> =
-                self.db.query_row(query, (row.id, version), |row| row.get(0)).optional()?;
+                tx.query_row(query, (row.id, version), |row| row.get(0)).optional()?;
             let ciphertext = sealed.flatten();
             let ciphertext =
                 ciphertext.ok_or_else(|| Fault::NoSuchVersion(name.clone(), version))?;
-            let sealed = Other { version, until: 0, ciphertext }.seal(&row, &self.workspace_key);
-            sealed.open_or_fault(name, &self.workspace_key)
+            let sealed = Other { version, until: 0, ciphertext }.seal(&row, &key);
+            sealed.open_or_fault(name, &key)
         };
         open().map_err(|fault| self.fault(fault))
     }

@@ -17,6 +17,8 @@ mod frames;
 mod framing;
 mod half_open;
 mod http2;
+mod labels;
+mod learn;
 mod limit;
 mod listen;
 mod memory;

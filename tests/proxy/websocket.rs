@@ -515,7 +515,7 @@ fn a_socket_that_would_not_be_opened_any_more_is_ended() {
         home.locum(&["agent", "revoke", "worker", "--token", &scene.agent.token_id]).ok();
     });
     let scene = Scene::echo();
-    ends_soon(&scene, "/credential", "credential-refused", |home| {
+    ends_soon(&scene, "/credential", "credential-revoked", |home| {
         home.locum(&["credential", "revoke", "main"]).ok();
     });
 }

@@ -430,6 +430,7 @@ async fn an_answer_that_does_not_come_or_stops_coming_has_its_times() {
         response_timeout: soon,
         idle_timeout: None,
         interims: None,
+        last_look: None,
     };
     let late = upstream.send(recorded(get("/never")), call).await;
     assert_eq!(refused(late), Code::ResponseTimeout);
@@ -462,6 +463,7 @@ async fn what_an_origin_says_before_its_answer_is_heard_by_who_wants_to() {
             response_timeout: None,
             idle_timeout: None,
             interims: wanted,
+            last_look: None,
         };
         let sent = upstream.send(recorded(say("x")), call).await.unwrap();
         assert_eq!(text(sent).await.unwrap(), "x");

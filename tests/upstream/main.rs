@@ -125,6 +125,7 @@ where
         response_timeout: None,
         idle_timeout: None,
         interims: None,
+        last_look: None,
     };
     upstream.send(recorded(request), call).await
 }
@@ -595,6 +596,7 @@ mod times {
             response_timeout: Some(Duration::from_secs(20)),
             idle_timeout: None,
             interims: None,
+            last_look: None,
         };
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;

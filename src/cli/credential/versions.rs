@@ -1,8 +1,9 @@
-//! The versions of a credential: rotated, staged and promoted.
+//! The versions of a credential: rotated, staged, promoted and revoked.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use super::Value;
+use super::users::{User, users};
+use super::{Value, kind};
 use crate::app::{Failure, Opened};
 use crate::cli::output;
 use crate::config::MAX_GRACE;
@@ -53,8 +54,12 @@ fn grace(text: &str) -> Result<Duration, String> {
 pub(super) fn rotate(opened: &mut Opened, args: &Rotate) -> Result<(), Failure> {
     let name = &args.name;
     // Asked before the secret is: a wrong name should not cost a paste.
-    opened.vault.credential(name)?;
-    let secret = args.value.read(&format!("New secret of {name}: "))?;
+    let known = opened.vault.credential(name)?;
+    let prompt = format!("New secret of {name}: ");
+    let secret = match &known.properties.kind {
+        Some(kind) => kind::rotated(opened, name, kind, &args.value.read_any(&prompt)?)?,
+        None => args.value.read(&prompt)?,
+    };
     if args.stage {
         let version = opened.vault.stage(name, &secret)?;
         opened.changed()?;
@@ -89,5 +94,107 @@ fn say(did: &str, name: &Name, promotion: Promotion, grace: Duration) -> Result<
         )),
         Some(before) => output::line(&format!("version {before} is used no more")),
         None => Ok(()),
+    }
+}
+
+pub(super) const REVOKE_EXAMPLE: &str = "Example:
+  locum credential revoke openai
+  locum credential revoke openai --now --cut
+  locum credential revoke openai --version 2 --now
+
+With --now the command returns when the running proxy acts on it, and lists the runs that used what was
+revoked within the last hour.";
+
+/// How long a running proxy may take to act on a revocation: twenty times as long as it does.
+const IN_FORCE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Whoever used a version longer ago than this is not said to be hit. A run that waits longer between
+/// two calls is found with `who-uses`.
+const HIT_SINCE: Duration = Duration::from_hours(1);
+
+/// Arguments of `locum credential revoke`.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Revoke {
+    /// The credential's name
+    name: Name,
+    /// Only this version
+    #[arg(long, value_name = "N")]
+    version: Option<u32>,
+    /// Wait until it is in force, and say which runs it hits
+    #[arg(long)]
+    now: bool,
+    /// Also break off what carries it: requests under way, answers that stream, sockets
+    #[arg(long)]
+    cut: bool,
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// What a revocation has done.
+#[derive(serde::Serialize)]
+struct Revoked<'a> {
+    credential: &'a Name,
+    versions: &'a [u32],
+    cut: bool,
+    /// Milliseconds until it was in force; none when that was not waited for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_force_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    runs: Option<Vec<User>>,
+}
+
+pub(super) fn revoke(opened: &mut Opened, args: &Revoke) -> Result<(), Failure> {
+    let versions = revoked_by(opened, args)?;
+    match (args.cut, args.version) {
+        (true, version) => opened.vault.cut(&args.name, version)?,
+        (false, Some(version)) => opened.vault.revoke_version(&args.name, version)?,
+        (false, None) => opened.vault.revoke(&args.name)?,
+    }
+    opened.changed()?;
+    let mut revoked = Revoked {
+        credential: &args.name,
+        versions: &versions,
+        cut: args.cut,
+        in_force_ms: None,
+        runs: None,
+    };
+    if args.now {
+        let after = opened.in_force(IN_FORCE_WITHIN)?.after;
+        revoked.in_force_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+        let since = SystemTime::now().checked_sub(HIT_SINCE);
+        revoked.runs = Some(users(opened, &args.name, &versions, since)?);
+    }
+    if args.json { output::json(&revoked) } else { say_revoked(&revoked, args.version) }
+}
+
+/// The versions that are not revoked yet, or may be cut still.
+fn revoked_by(opened: &Opened, args: &Revoke) -> Result<Vec<u32>, Failure> {
+    use crate::vault::VersionState::Revoked;
+    let info = opened.vault.credential(&args.name)?;
+    let all = info.versions.iter().filter(|version| args.cut || version.state != Revoked);
+    let all = all.map(|version| version.version);
+    Ok(all.filter(|own| args.version.is_none_or(|version| version == *own)).collect())
+}
+
+fn say_revoked(revoked: &Revoked<'_>, version: Option<u32>) -> Result<(), Failure> {
+    let name = revoked.credential;
+    output::line(&match version {
+        Some(version) => format!("revoked version {version} of {name}"),
+        None => {
+            format!("revoked {name}; requests that refer to it are refused from now on")
+        }
+    })?;
+    if let Some(took) = revoked.in_force_ms {
+        let cut = if revoked.cut { ", and what carried it is broken off" } else { "" };
+        output::line(&format!("in force after {took} ms{cut}"))?;
+    }
+    match &revoked.runs {
+        None => Ok(()),
+        Some(runs) if runs.is_empty() => output::line("nobody used it within the last hour"),
+        Some(runs) => {
+            output::line("it was used within the last hour by")?;
+            User::table(runs).print()
+        }
     }
 }

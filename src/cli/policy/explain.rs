@@ -81,7 +81,11 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
         (Some(id), Some(home)) => from_record(home, id)?,
         _ => (inquiry(args)?, None),
     };
-    let index = known(home.as_ref(), &compiled, args)?;
+    let (index, labels) = known(home.as_ref(), &compiled, (args, &inquiry.who.agent))?;
+    let inquiry = match labels.filter(|_| args.request.is_none() && args.labels.is_empty()) {
+        Some(labels) => Inquiry { who: Identity { labels, ..inquiry.who }, ..inquiry },
+        None => inquiry,
+    };
     let explanation = compiled.policy.explain(&inquiry, &index);
     if args.json {
         output::json(&as_json(&explanation, recorded.as_ref()))?;
@@ -92,15 +96,20 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The credentials of the vault; with policies of elsewhere, what their tests suppose.
+/// The credentials of the vault, and the agent's labels there; with policies of elsewhere, what their
+/// tests suppose.
 fn known(
     home: Option<&Home>,
     compiled: &Compiled,
-    args: &Args,
-) -> Result<Arc<CredentialIndex>, Failure> {
+    (args, agent): (&Args, &Name),
+) -> Result<(Arc<CredentialIndex>, Option<Labels>), Failure> {
     match home.filter(|home| home.exists() && args.paths.is_empty()) {
-        Some(home) => Ok(Opened::open(home)?.vault.snapshot()?.credentials),
-        None => Ok(Arc::new(compiled.given.index())),
+        Some(home) => {
+            let snapshot = Opened::open(home)?.vault.snapshot()?;
+            let labels = snapshot.labels.get(agent).cloned();
+            Ok((Arc::clone(&snapshot.credentials), labels))
+        }
+        None => Ok((Arc::new(compiled.given.index()), None)),
     }
 }
 
@@ -146,15 +155,25 @@ fn from_record(home: &Home, id: &str) -> Result<(Inquiry, Option<Value>), Failur
         "CONNECT" => connect_target(destination),
         _ => format!("{destination}{}", text("path").unwrap_or("/")),
     };
+    let labels = recorded_labels(entry.value()).ok_or_else(incomplete)?;
     let at = entry.time().and_then(|time| time.parse::<Timestamp>().ok());
     let inquiry = Inquiry {
-        who: user(&who).ok().and_then(supposed).ok_or_else(incomplete)?,
+        who: Identity { labels, ..user(&who).ok().and_then(supposed).ok_or_else(incomplete)? },
         wish: format!("{method} {url}").parse::<Wish>().map_err(|e| Failure::new(e.to_string()))?,
         refers: text("credential").and_then(|name| name.parse().ok()),
         fields: Vec::new(),
         at: at.unwrap_or_else(Timestamp::now).as_second(),
     };
     Ok((inquiry, Some(entry.value().clone())))
+}
+
+/// What the agent was labelled with then.
+fn recorded_labels(record: &Value) -> Option<Labels> {
+    let Some(labels) = record["labels"].as_object() else { return Some(Labels::default()) };
+    let pair = |(name, value): (&String, &Value)| {
+        Some((name.parse().ok()?, value.as_str()?.parse().ok()?))
+    };
+    Labels::new(labels.iter().map(pair).collect::<Option<Vec<_>>>()?).ok()
 }
 
 fn connect_target(destination: &str) -> String {

@@ -31,6 +31,11 @@ impl Messages {
         Self { standing, known: known.collect() }
     }
 
+    /// What may enter the socket.
+    pub(super) fn known(&self) -> &[Use] {
+        &self.known
+    }
+
     pub(super) fn follow(self, gateway: &Arc<Gateway>, ledger: Ledger) -> Following {
         let frames = ClientFrames::new(gateway.limits.body_slot);
         Following { messages: self, frames, gateway: Arc::clone(gateway), ledger }
