@@ -1,5 +1,7 @@
 //! Who calls: the agent, the run it is part of, and how the proxy credentials say so.
 
+pub mod mapping;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -35,8 +37,27 @@ pub enum Proof {
     Token,
     /// A run token, and what it says.
     Run(Arc<Claims>),
+    /// A token that somebody else has issued.
+    Jwt(Arc<JwtProof>),
     /// The process at the other end of a Unix socket belongs to this user.
     Peer(UnixUser),
+}
+
+/// What is left of a token that an issuer has signed: by this it is known whether it still stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtProof {
+    /// Who has issued it.
+    pub issuer: Box<str>,
+    /// What it says of the caller, from which the agent follows.
+    pub subject: Box<str>,
+    /// The key that it was signed with.
+    pub key: [u8; 32],
+    /// From when it is good no more, in seconds since the Unix epoch.
+    pub until: i64,
+    /// What it says of run and user.
+    pub fixed: Context,
+    /// What it says that the agent is labelled with.
+    pub labels: Labels,
 }
 
 impl Proof {
@@ -46,6 +67,7 @@ impl Proof {
         match self {
             Self::Token => "token",
             Self::Run(_) => "run-token",
+            Self::Jwt(_) => "jwt",
             Self::Peer(_) => "unix-peer",
         }
     }
@@ -54,6 +76,7 @@ impl Proof {
     fn fixed(&self) -> Option<&Context> {
         match self {
             Self::Run(claims) => Some(&claims.context),
+            Self::Jwt(proof) => Some(&proof.fixed),
             Self::Token | Self::Peer(_) => None,
         }
     }
@@ -129,6 +152,18 @@ impl Labels {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// `self`, with what `other` says put over it.
+    ///
+    /// # Errors
+    /// [`LabelsError::TooMany`].
+    pub fn overlaid(&self, other: &Self) -> Result<Self, LabelsError> {
+        if self.is_empty() || other.is_empty() {
+            return Ok(if self.is_empty() { other.clone() } else { self.clone() });
+        }
+        let own = self.0.iter().filter(|(name, _)| other.get(name.as_str()).is_none());
+        Self::new(own.chain(other.0.iter()).cloned())
     }
 }
 

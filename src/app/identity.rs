@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use crate::authn::{Agents, Authenticate, Authenticators, ByRunToken, ByToken, PeerRule, Peers};
-use crate::config::{Config, Method, UnixPeer};
+use super::issuer_keys::AllKeys;
+use crate::authn::{
+    Admit, Agents, Authenticate, Authenticators, ByJwt, ByRunToken, ByToken, Claims, Issuer,
+    PeerRule, Peers,
+};
+use crate::config::{Config, JwtIssuer, Method, UnixPeer};
+use crate::token::jwt::Expected;
 use crate::vault::Snapshot;
 
 /// The ways in, in their order, for the agents of this vault.
-pub(super) fn authenticators(config: &Config, vault: &Snapshot) -> Authenticators {
+pub(super) fn authenticators(config: &Config, vault: &Snapshot, keys: &AllKeys) -> Authenticators {
     let agents = Agents::new(
         &vault.workspace,
         Arc::clone(&vault.tokens),
@@ -21,6 +26,10 @@ pub(super) fn authenticators(config: &Config, vault: &Snapshot) -> Authenticator
         match method {
             Method::Tokens => Arc::new(ByToken::new(agents)),
             Method::RunTokens => Arc::new(ByRunToken::new(agents)),
+            Method::Jwt => {
+                let issuers = config.identity.jwt.iter().map(|one| issuer(one, keys)).collect();
+                Arc::new(ByJwt::new(agents, issuers))
+            }
             Method::UnixPeers => {
                 let rules = config.identity.unix_peers.iter().map(peer_rule).collect();
                 Arc::new(Peers::new(agents, rules))
@@ -28,6 +37,28 @@ pub(super) fn authenticators(config: &Config, vault: &Snapshot) -> Authenticator
         }
     };
     Authenticators::new(config.proxy.authenticate.iter().map(one).collect())
+}
+
+fn issuer(jwt: &JwtIssuer, keys: &AllKeys) -> Issuer {
+    let texts = |all: &[String]| all.iter().map(|text| text.as_str().into()).collect();
+    Issuer {
+        expected: Expected {
+            issuer: jwt.issuer.as_str().into(),
+            audiences: texts(&jwt.audiences),
+            types: texts(&jwt.types),
+            leeway: i64::try_from(jwt.leeway.as_secs()).unwrap_or(i64::MAX),
+        },
+        algorithms: jwt.algorithms.clone().into(),
+        claims: Claims {
+            agent: jwt.agent.clone(),
+            user: jwt.user.clone(),
+            run: jwt.run.clone(),
+            labels: jwt.labels.clone().into(),
+        },
+        agents: jwt.map.clone(),
+        admit: if jwt.any_agent { Admit::Any } else { Admit::Known },
+        keys: keys.of(jwt),
+    }
 }
 
 fn peer_rule(peer: &UnixPeer) -> PeerRule {

@@ -1,5 +1,6 @@
 //! By the user behind a Unix socket: the kernel says who connected, and nobody else has a say in it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Admit, Agents, Authenticate, Denied, Shown};
@@ -72,9 +73,9 @@ impl Authenticate for Peers {
         Some(same && self.agents.admit(&identity.agent, Admit::Known))
     }
 
-    fn labels(&self, identity: &Identity) -> Option<&Labels> {
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Peer(_) = identity.proof else { return None };
-        Some(self.agents.labels(&identity.agent))
+        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
     }
 }
 

@@ -34,7 +34,8 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let proxy =
         section(&mut map, "proxy", (base.proxy, None), |r, n, base| proxy(r, n, base.0, paths));
     let order = proxy.as_ref().and_then(|(_, order)| order.clone());
-    let who = section(&mut map, "identity", base.identity, identity);
+    let who =
+        section(&mut map, "identity", base.identity, |r, n, base| identity(r, n, base, paths));
     let ops = section(&mut map, "ops", base.ops, ops);
     let upstream =
         section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
