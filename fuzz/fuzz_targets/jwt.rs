@@ -1,11 +1,12 @@
 //! Tokens of issuers: no bytes panic; nothing that was not signed verifies; and what is accepted says, to
 //! any other reader of JSON, what it was accepted for.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::sync::LazyLock;
 
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
 use data_encoding::BASE64URL_NOPAD;
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::agent::mapping::{Pattern, Template};
 use locum::token::jwt::{Algorithm, ClaimPath, Expected, KeySet, Unverified};

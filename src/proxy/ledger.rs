@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Caller, Gateway, Near, State};
 use crate::agent::Identity;
 use crate::host::Origin;
+use crate::inject::References;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
@@ -116,11 +117,14 @@ impl Ledger {
         self.identity = Some(identity);
     }
 
-    /// Notes references outside the slots.
-    pub(super) fn misplaced(&mut self, count: usize) {
-        self.misplaced = count;
-        if count > 0 {
-            self.gateway.metrics.misplaced(count);
+    /// Notes references outside the slots, and what is an alarm wherever it stands.
+    pub(super) fn refers(&mut self, references: &References) {
+        self.misplaced = references.misplaced();
+        if self.misplaced > 0 {
+            self.gateway.metrics.misplaced(self.misplaced);
+        }
+        if let Some(bait) = references.honeytoken() {
+            self.baited(&bait.name);
         }
     }
 
