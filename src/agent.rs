@@ -1,10 +1,13 @@
 //! Who calls: the agent, the run it is part of, and how the proxy credentials say so.
 
+pub mod certificate;
 pub mod mapping;
 
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use certificate::ClientCertificate;
 
 use crate::reference::{Name, NameError};
 use crate::token::run::Claims;
@@ -39,6 +42,8 @@ pub enum Proof {
     Run(Arc<Claims>),
     /// A token that somebody else has issued.
     Jwt(Arc<JwtProof>),
+    /// A certificate that was shown at the door.
+    Certificate(Arc<ClientCertificate>),
     /// The process at the other end of a Unix socket belongs to this user.
     Peer(UnixUser),
 }
@@ -68,6 +73,7 @@ impl Proof {
             Self::Token => "token",
             Self::Run(_) => "run-token",
             Self::Jwt(_) => "jwt",
+            Self::Certificate(_) => "client-certificate",
             Self::Peer(_) => "unix-peer",
         }
     }
@@ -77,7 +83,7 @@ impl Proof {
         match self {
             Self::Run(claims) => Some(&claims.context),
             Self::Jwt(proof) => Some(&proof.fixed),
-            Self::Token | Self::Peer(_) => None,
+            Self::Token | Self::Certificate(_) | Self::Peer(_) => None,
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Absent, unknown, revoked and expired credentials get one answer, after the same work. What was
 //! wrong is for the audit record alone.
 
+mod certificates;
 mod jwt;
 mod peers;
 mod run_tokens;
@@ -16,11 +17,13 @@ use std::sync::Arc;
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
+pub use certificates::{ByCertificate, NameIn};
 pub use jwt::{ByJwt, Claims, Issuer, IssuerKeys};
 pub use peers::{PeerRule, Peers};
 pub use run_tokens::ByRunToken;
 pub use tokens::ByToken;
 
+use crate::agent::certificate::ClientCertificate;
 use crate::agent::{Context, Identity, Labels, Proof, TokenRecord, UserName};
 use crate::outcome::{Code, Refusal};
 use crate::record::Peer;
@@ -36,6 +39,8 @@ pub struct Shown<'a> {
     pub credentials: Option<&'a Credentials>,
     /// The other end of its connection.
     pub peer: Peer,
+    /// The certificate that it showed at the door, which has verified.
+    pub certificate: Option<&'a Arc<ClientCertificate>>,
 }
 
 impl<'a> Shown<'a> {
@@ -361,7 +366,7 @@ mod fixture {
     }
 
     pub(super) fn shown(credentials: Option<&Credentials>) -> Shown<'_> {
-        Shown { credentials, peer: Peer::Unix(None) }
+        Shown { credentials, peer: Peer::Unix(None), certificate: None }
     }
 }
 

@@ -111,6 +111,7 @@ fuzz_target!(|data: &[u8]| {
         request_id: RequestId([0; 16]),
         agent: None,
         peer: None,
+        client_certificate: None,
         destination: "",
         method: None,
         path: None,

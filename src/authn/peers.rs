@@ -93,7 +93,8 @@ mod tests {
     }
 
     fn by(uid: u32, gid: u32) -> Shown<'static> {
-        Shown { credentials: None, peer: Peer::Unix(Some(UnixUser { uid, gid })) }
+        let peer = Peer::Unix(Some(UnixUser { uid, gid }));
+        Shown { credentials: None, peer, certificate: None }
     }
 
     #[test]
@@ -118,7 +119,7 @@ mod tests {
         let peers = peers(vec![rule(Some(7), None, "a"), rule(Some(8), None, "gone")]);
         let ask = |credentials, uid| {
             let Shown { peer, .. } = by(uid, 1);
-            peers.authenticate(&Shown { credentials, peer }, NOW).unwrap()
+            peers.authenticate(&Shown { credentials, peer, certificate: None }, NOW).unwrap()
         };
         let (own, other) = (pair("a+run=42", ""), pair("b", ""));
         assert_eq!(ask(Some(&own), 7).unwrap().context.run.unwrap().as_str(), "42");

@@ -18,6 +18,8 @@ pub enum Method {
     RunTokens,
     /// `jwt`: a token of an issuer, as the password or as `Bearer`.
     Jwt,
+    /// `client-certificates`: one that was shown at a door with TLS.
+    ClientCertificates,
     /// `unix-peers`: the user of the process behind a Unix socket.
     UnixPeers,
 }
@@ -25,10 +27,11 @@ pub enum Method {
 impl Method {
     /// All of them, with their words, in the order in which they are asked unless said otherwise: what
     /// an agent sends with its request comes before what its connection shows anyway.
-    pub const ALL: [(&'static str, Self); 4] = [
+    pub const ALL: [(&'static str, Self); 5] = [
         ("tokens", Self::Tokens),
         ("run-tokens", Self::RunTokens),
         ("jwt", Self::Jwt),
+        ("client-certificates", Self::ClientCertificates),
         ("unix-peers", Self::UnixPeers),
     ];
 }
@@ -38,6 +41,8 @@ impl Method {
 pub struct Identity {
     /// `jwt`: the issuers that are believed, each of a name of its own. Default none.
     pub jwt: Vec<JwtIssuer>,
+    /// `client_certificates`. Default none: a certificate opens a door, and is nobody's identity.
+    pub client_certificates: Option<ClientNames>,
     /// `unix_peers`, in the order of the file: the first that covers a process decides. Default none:
     /// the mode of a socket says who may open it, and not who that is.
     pub unix_peers: Vec<UnixPeer>,
@@ -84,6 +89,32 @@ pub enum Keys {
     File(PathBuf),
     /// `https://…`: fetched as agents' calls are.
     Url(Endpoint),
+}
+
+/// `identity.client_certificates`: who the client is that shows a certificate of `client_ca`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientNames {
+    /// `name`, and `trust_domain` for a SPIFFE id.
+    pub name: CertificateName,
+    /// `map`: from the name to the agent. Default the name is the agent's.
+    pub map: Mapping,
+    /// `agents`: `known`, or `any`. Default known: what the vault can revoke.
+    pub any_agent: bool,
+}
+
+/// Which of a certificate's names counts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CertificateName {
+    /// `spiffe`: its SPIFFE id, of this trust domain.
+    Spiffe(String),
+    /// `uri`: a URI of the subject alternative name.
+    Uri,
+    /// `dns`: the name of a host there.
+    Dns,
+    /// `email`: a mail address there.
+    Email,
+    /// `cn`: the common name of the subject.
+    CommonName,
 }
 
 /// One of `identity.unix_peers`: a user, a group, or both, and the agent that its processes are.

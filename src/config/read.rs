@@ -19,7 +19,7 @@ use super::{
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
-use identity::{identity, settle_order};
+use identity::{check_doors, identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
 const KEYS: &[&str] =
@@ -58,6 +58,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         limits: limits?,
     };
     check_ports(&mut map, &config);
+    check_doors(&mut map, &config);
     Some(config)
 }
 

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use super::{Paths, seconds, set};
+use crate::agent::certificate::is_trust_domain;
 use crate::agent::mapping::{Mapping, MappingRule};
-use crate::config::{Identity, JwtIssuer, Keys, Method, UnixPeer};
+use crate::config::{
+    CertificateName, ClientNames, Config, Identity, JwtIssuer, Keys, Listen, Method, UnixPeer,
+};
 use crate::document::{Map, Node, Reader, Value};
 use crate::token::jwt::{Algorithm, ClaimPath};
 
@@ -30,8 +33,11 @@ pub(super) fn identity<'d>(
     mut identity: Identity,
     paths: Paths<'_>,
 ) -> Option<Identity> {
-    let mut map = reader.map(node, &["jwt", "unix_peers"])?;
+    let mut map = reader.map(node, &["jwt", "client_certificates", "unix_peers"])?;
     set(&mut identity.jwt, map.optional("jwt", |r, n| issuers(r, n, paths)));
+    if let Some(names) = map.optional("client_certificates", client_names) {
+        identity.client_certificates = Some(names);
+    }
     set(&mut identity.unix_peers, map.optional("unix_peers", |r, n| r.list(n, unix_peer)));
     Some(identity)
 }
@@ -46,6 +52,7 @@ pub(super) fn settle_order(
     let configured = |method: Method| match method {
         Method::Tokens | Method::RunTokens => true,
         Method::Jwt => !identity.jwt.is_empty(),
+        Method::ClientCertificates => identity.client_certificates.is_some(),
         Method::UnixPeers => !identity.unix_peers.is_empty(),
     };
     let Some(given) = given else {
@@ -205,6 +212,71 @@ pub(super) fn mapping_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Optio
     let agent = map.required("agent", Reader::parsed);
     let rule = MappingRule::new(pattern?, agent?);
     rule.map_err(|error| reader.problem(node, error.to_string())).ok()
+}
+
+fn client_names<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<ClientNames> {
+    let mut map = reader.map(node, &["name", "trust_domain", "map", "agents"])?;
+    let words = [
+        ("spiffe", CertificateWord::Spiffe),
+        ("uri", CertificateWord::Uri),
+        ("dns", CertificateWord::Dns),
+        ("email", CertificateWord::Email),
+        ("cn", CertificateWord::CommonName),
+    ];
+    let name = map.required("name", |r, n| r.choice(n, &words));
+    let domain = map.optional("trust_domain", trust_domain);
+    let rules = map.optional("map", |r, n| non_empty(r, n, mapping_rule));
+    let words = [("known", false), ("any", true)];
+    let any_agent = map.optional("agents", |r, n| r.choice(n, &words)).unwrap_or(false);
+    let name = match name? {
+        CertificateWord::Spiffe => {
+            if !map.has("trust_domain") {
+                let (node, message) = (map.whole(), "a SPIFFE id needs its `trust_domain`");
+                map.reader().problem_with_help(node, message, "such as prod.example");
+            }
+            CertificateName::Spiffe(domain?)
+        }
+        CertificateWord::Uri => CertificateName::Uri,
+        CertificateWord::Dns => CertificateName::Dns,
+        CertificateWord::Email => CertificateName::Email,
+        CertificateWord::CommonName => CertificateName::CommonName,
+    };
+    if let (false, Some(node)) =
+        (matches!(name, CertificateName::Spiffe(_)), map.node("trust_domain"))
+    {
+        map.reader().problem(node, "only a SPIFFE id (`name: spiffe`) has a trust domain");
+    }
+    let map = Mapping::new(rules.unwrap_or_default());
+    Some(ClientNames { name, map, any_agent })
+}
+
+#[derive(Clone, Copy)]
+enum CertificateWord {
+    Spiffe,
+    Uri,
+    Dns,
+    Email,
+    CommonName,
+}
+
+fn trust_domain<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<String> {
+    let text = reader.text(node)?;
+    if !is_trust_domain(text) {
+        let advice = "write it without spiffe://, such as prod.example";
+        reader.problem_with_help(node, "expected the name of a trust domain", advice);
+        return None;
+    }
+    Some(text.to_owned())
+}
+
+/// A certificate says who an agent is only where one is asked for.
+pub(super) fn check_doors(map: &mut Map<'_, '_>, config: &Config) {
+    let asks = |listen: &Listen| listen.tls.as_ref().is_some_and(|tls| tls.clients.is_some());
+    let asked = config.proxy.listen.iter().any(asks);
+    if config.identity.client_certificates.is_some() && !asked {
+        let message = "`client_certificates` is set, and no listener asks for a certificate";
+        problem(map, "identity", message, "set `client_ca` in `proxy.tls`");
+    }
 }
 
 /// The number that the kernel gives for a user whom it cannot tell, in a container that does not map
