@@ -319,6 +319,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
             _ = ticks.tick() => false,
             () = hung_up(&mut hangup) => true,
         };
+        let due = Arc::clone(&keeper);
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
         if asked {
@@ -334,6 +335,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");
         }
+        due.fetch_due_keys();
         if asked {
             service::ready();
         }

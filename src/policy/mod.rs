@@ -10,6 +10,7 @@ mod compile;
 mod conditions;
 mod diff;
 mod explain;
+mod learn;
 mod limits;
 mod lint;
 mod path;
@@ -34,6 +35,7 @@ pub use compile::{
 };
 pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
+pub use learn::{Act, Learned, Learner, Lesson, Observed};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use lint::{Lint, LintKind};
 pub use path::{PathError, PathPattern};
@@ -399,6 +401,12 @@ impl Policy {
     #[must_use]
     pub fn place_of(&self, case: &Case) -> (&str, Position) {
         (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
+    }
+
+    /// Whether a rule, by its name, puts its credentials into requests that do not ask for them.
+    #[must_use]
+    pub fn injects_unasked(&self, rule: &str) -> bool {
+        self.rules.iter().any(|r| r.inject_always && *r.name == *rule)
     }
 
     /// How many rules there are.

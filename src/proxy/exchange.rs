@@ -70,6 +70,7 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 }
 
 /// The steps, in the one order in which they compile.
+#[allow(clippy::too_many_lines)] // A list of steps, of which each is a line or two.
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
@@ -86,10 +87,8 @@ async fn authorized(
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(gateway, &state, route, parts) {
-        Ok(inbound) => inbound,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
-    };
+    let inbound = check(gateway, &state, route, parts)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &[]))?;
     let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
 
@@ -111,10 +110,7 @@ async fn authorized(
     }
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
-    ledger.misplaced(references.misplaced());
-    if let Some(bait) = references.honeytoken() {
-        ledger.baited(&bait.name);
-    }
+    ledger.refers(&references);
     let question = Question {
         who: &who,
         request: &inbound,
@@ -124,10 +120,8 @@ async fn authorized(
     };
     let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
     ledger.shadowed(state.policy.shadow(question, outcome));
-    let mut permit = match decision {
-        Ok(permit) => permit,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
-    };
+    let mut permit =
+        decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
