@@ -1,7 +1,8 @@
 //! Signatures of AWS: a claim that is read is written back as one of the same meaning, and a body in signed
 //! chunks is, however it is cut, as long as it was, or refused as the whole is.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::sign::sigv4::{ChunkSigner, Claim, SigningKey};
 use locum_fuzz::cut;
