@@ -36,6 +36,8 @@ pub struct ChunkSigner {
     before: String,
     ahead: BytesMut,
     stage: Stage,
+    /// The size of the chunk at hand, as it was written.
+    size: Bytes,
     /// Whether trailers come.
     trailers: bool,
     /// The trailers so far, as they are signed.
@@ -70,6 +72,7 @@ impl ChunkSigner {
             before: signature,
             ahead: BytesMut::new(),
             stage: Stage::Size,
+            size: Bytes::new(),
             trailers,
             signed: String::new(),
             count: 0,
@@ -101,8 +104,13 @@ impl ChunkSigner {
             Stage::Size => {
                 let Some(line) = self.line()? else { return Ok(false) };
                 let at = line.windows(SIGNATURE.len()).position(|w| w == SIGNATURE);
-                let size = line.get(..at.ok_or(ChunkError::Malformed)?).unwrap_or_default();
-                let size = hex(size).ok_or(ChunkError::Malformed)?;
+                let at = at.ok_or(ChunkError::Malformed)?;
+                let size = hex(&line[..at]).ok_or(ChunkError::Malformed)?;
+                if !is_signature(&line[at + SIGNATURE.len()..]) {
+                    return Err(ChunkError::Malformed);
+                }
+                // As it is written, so that the length stays.
+                self.size = line.slice(..at);
                 if size > LONGEST {
                     return Err(ChunkError::TooLong);
                 }
@@ -134,7 +142,7 @@ impl ChunkSigner {
         let data = self.ahead.split_to(size);
         let digest = sha256(&data);
         self.before = self.sign("PAYLOAD", &format!("{OF_NOTHING}\n{digest}"));
-        out.extend_from_slice(format!("{size:x}").as_bytes());
+        out.extend_from_slice(&self.size);
         out.extend_from_slice(SIGNATURE);
         out.extend_from_slice(self.before.as_bytes());
         out.extend_from_slice(b"\r\n");
@@ -161,7 +169,10 @@ impl ChunkSigner {
         if line.is_empty() {
             out.extend_from_slice(b"\r\n");
             self.stage = Stage::Over;
-        } else if line.starts_with(TRAILER_SIGNATURE) {
+        } else if let Some(signature) = line.strip_prefix(TRAILER_SIGNATURE) {
+            if !is_signature(signature) {
+                return Err(ChunkError::Malformed);
+            }
             let signature = self.sign("TRAILER", &sha256(self.signed.as_bytes()));
             out.extend_from_slice(TRAILER_SIGNATURE);
             out.extend_from_slice(signature.as_bytes());
@@ -197,6 +208,10 @@ impl ChunkSigner {
             Ok(Some(line))
         })
     }
+}
+
+fn is_signature(text: &[u8]) -> bool {
+    text.len() == 64 && text.iter().all(u8::is_ascii_hexdigit)
 }
 
 /// 1 to 8 hex digits.
@@ -279,6 +294,8 @@ mod tests {
         fails("plain text of no chunk\r\n", false, Malformed);
         fails("5\r\nhello\r\n", false, Malformed);
         fails(&format!("zz;chunk-signature={ANY}\r\n"), false, Malformed);
+        fails(&format!("5;chunk-signature={ANY}0\r\nhello\r\n"), false, Malformed);
+        fails("0;chunk-signature=\r\n\r\n", false, Malformed);
         fails(&format!("+5;chunk-signature={ANY}\r\n"), false, Malformed);
         fails(&format!("5;chunk-signature={ANY}\nhello\r\n"), false, Malformed);
         fails(&format!("5;chunk-signature={ANY}\r\nhelloXX"), false, Malformed);
@@ -287,6 +304,7 @@ mod tests {
         fails(&chunk(5), false, Cut);
         fails(&(chunk(5) + &chunk(0) + "\r\nmore"), false, Malformed);
         fails(&(chunk(0) + "x-a\r\n"), true, Malformed);
+        fails(&(chunk(0) + "x-amz-trailer-signature:00\r\n"), true, Malformed);
         fails(&(chunk(0) + &"a:b\r\n".repeat(TRAILERS + 1)), true, TooLong);
     }
 }
