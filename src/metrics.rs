@@ -59,10 +59,11 @@ struct Gauges {
     policy_generation: IntGauge,
     policy_rules: IntGauge,
     reload_success: IntGaugeVec,
+    due: IntGaugeVec,
 }
 
 /// A reading of the values that are not counted here.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readings {
     /// Leaf certificates signed since the start.
     pub leaves_issued: u64,
@@ -90,6 +91,8 @@ pub struct Readings {
     pub policy_generation: u64,
     /// Rules in force.
     pub policy_rules: u64,
+    /// When each credential with a schedule is to be rotated, in seconds since the Unix epoch.
+    pub due: Vec<(String, i64)>,
 }
 
 /// The kind of a tunnel, as a label.
@@ -409,6 +412,12 @@ impl Gauges {
                 "Loads of the policy since the start.",
             )?,
             policy_rules: gauge(r, "locum_policy_rules", "Rules in force.")?,
+            due: gauge_vec(
+                r,
+                "locum_credential_due_timestamp_seconds",
+                "When a credential with a schedule is to be rotated.",
+                &["credential"],
+            )?,
             reload_success: gauge_vec(
                 r,
                 "locum_reload_success",
@@ -434,6 +443,11 @@ impl Gauges {
         set(&self.audit_failures, now.audit_failures);
         set(&self.policy_generation, now.policy_generation);
         set(&self.policy_rules, now.policy_rules);
+        // One that is gone or has no schedule any more is not due.
+        self.due.reset();
+        for (credential, at) in &now.due {
+            self.due.with_label_values(&[credential]).set(*at);
+        }
     }
 }
 

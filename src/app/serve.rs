@@ -329,6 +329,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
             keeper.look_at_config(asked);
             keeper.look_at_certificates(asked);
             keeper.look(asked);
+            keeper.remind();
             keeper.anchor(false);
             gateway.upstream().sweep();
         });
