@@ -51,7 +51,7 @@ fn named(text: &str) -> Vec<(String, String)> {
 }
 
 /// How many rows there are beside the list of attacks.
-const OWN: usize = 2;
+const OWN: usize = 3;
 
 #[test]
 fn every_attack_has_its_row() {
