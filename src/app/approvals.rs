@@ -73,7 +73,7 @@ impl Place {
             Err(error) => return Err(FileError::Io(self.open.clone(), error).into()),
         };
         let mut all: Vec<Question> = entries
-            .filter_map(|entry| entry.ok())
+            .filter_map(Result::ok)
             .filter(|entry| entry.path().extension().is_some_and(|e| e == "json"))
             .filter_map(|entry| read(&entry.path()))
             .collect();
@@ -160,9 +160,8 @@ impl Questions {
                 Some(decision) if decision.until < now => {
                     (Asking::Expired, Some("the approval was not used in time"))
                 }
-                Some(_) => continue,
                 None if question.until < now => (Asking::Expired, Some("nobody decided in time")),
-                None => continue,
+                Some(_) | None => continue,
             };
             if self.settle(&question) {
                 self.metrics.asking(what);

@@ -12,6 +12,7 @@ mod handover;
 mod home;
 mod identity;
 mod init;
+mod issuer_keys;
 mod keeper;
 mod log;
 mod login;

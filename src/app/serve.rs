@@ -332,6 +332,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questio
             _ = ticks.tick() => false,
             () = hung_up(&mut hangup) => true,
         };
+        let due = Arc::clone(&keeper);
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
         let questions = Arc::clone(&questions);
@@ -349,6 +350,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questio
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");
         }
+        due.fetch_due_keys();
         if asked {
             service::ready();
         }

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::body::Upload;
-use super::exchange::{Asked, Decided};
+use super::exchange::{Asked, Decided, refused};
+use super::ledger::Ledger;
 use super::{State, unix_now};
 use crate::approval::{Decision, Question, digest_of_fields, sha256};
 use crate::outcome::{Code, Refusal};
@@ -20,17 +21,18 @@ use crate::record::RequestId;
 const SHOWN: usize = 8 * 1024;
 
 /// Goes on at once where no rule asks for an approval. Else returns when a person has approved, with
-/// the decision of then; or refuses, and says on which state.
+/// the decision of then; or refuses.
 pub(super) async fn obtain(
     asked: &mut Asked<'_>,
     decided: Decided,
     body: &mut Upload,
-    id: RequestId,
-) -> Result<Decided, (Refusal, Arc<State>)> {
+    ledger: &Ledger,
+) -> Result<Decided, Refusal> {
     let permit = decided.decision.as_ref().ok();
     let Some(approval) = permit.and_then(Permit::approval) else { return Ok(decided) };
     // Boxed: no other request shall carry room for it.
-    Box::pin(held(asked, decided, (body, approval), id)).await
+    let held = Box::pin(held(asked, decided, (body, approval), ledger.id)).await;
+    held.map_err(|(refusal, state)| refused(ledger, &state, refusal, &[]))
 }
 
 async fn held(
@@ -110,10 +112,7 @@ async fn answer(asked: &Asked<'_>, open: &Question, digest: &str, wait: Duration
             return Some(Answer::Revoked);
         }
         let decision = state.sealed.as_ref()?.approvals.get(&open.id)?;
-        match good(decision, digest)? {
-            true => Some(Answer::Approved),
-            false => Some(Answer::Denied),
-        }
+        Some(if good(decision, digest)? { Answer::Approved } else { Answer::Denied })
     };
     if wait.is_zero() {
         return look(&asked.gateway.state()).unwrap_or(Answer::None);

@@ -88,10 +88,8 @@ async fn authorized(
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(gateway, &state, route, parts) {
-        Ok(inbound) => inbound,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
-    };
+    let inbound = check(gateway, &state, route, parts)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &[]))?;
     let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
 
@@ -113,15 +111,10 @@ async fn authorized(
     }
     // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
     // secret and reached nobody.
-    let decided = approval::obtain(&mut asked, decided, &mut body, ledger.id)
-        .await
-        .map_err(|(refusal, state)| refused(&ledger, &state, refusal, &[]))?;
+    let decided = approval::obtain(&mut asked, decided, &mut body, &ledger).await?;
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
-    ledger.misplaced(references.misplaced());
-    if let Some(bait) = references.honeytoken() {
-        ledger.baited(&bait.name);
-    }
+    ledger.refers(&references);
     let question = Question {
         who: &who,
         request: &inbound,
@@ -131,10 +124,8 @@ async fn authorized(
     };
     let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
     ledger.shadowed(state.policy.shadow(question, outcome));
-    let mut permit = match decision {
-        Ok(permit) => permit,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
-    };
+    let mut permit =
+        decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
@@ -409,7 +400,7 @@ fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
     refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }
 
-fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
+pub(super) fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
     ledger.refuse(state, &refusal, uses);
     refusal
 }

@@ -1243,7 +1243,8 @@ fn lets_in(vault: &Vault, agent: &str, token: &str, at: i64) -> bool {
     );
     let pair = data_encoding::BASE64.encode(format!("{agent}:{token}").as_bytes());
     let credentials = crate::authn::parse_proxy_authorization(format!("Basic {pair}").as_bytes());
-    let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+    let (credentials, peer) = (credentials.as_ref(), Peer::Unix(None));
+    let shown = Shown { credentials, peer, certificate: None };
     Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, at).is_ok()
 }
 

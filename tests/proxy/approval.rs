@@ -52,7 +52,7 @@ fn a_request_is_held_until_a_person_approves_it() {
     let world = World::ruled(HELD);
     assert_eq!(world.get("/free").status, 200);
     let mut wire = world.tunnel();
-    wire.send(&request("POST", "/mail/send?to=bob", &[AUTHORIZED, JSON], "{\"subject\": \"hi\"}"));
+    wire.send(request("POST", "/mail/send?to=bob", &[AUTHORIZED, JSON], "{\"subject\": \"hi\"}"));
     let asked = question(&world);
     assert_eq!(asked["agent"], "worker");
     assert_eq!(asked["rule"], "mail");
@@ -83,7 +83,7 @@ fn a_request_is_held_until_a_person_approves_it() {
     assert_eq!(world.serve.metric("locum_approvals_total{result=\"used\"}"), 1);
     // It was for once.
     let mut again = world.tunnel();
-    again.send(&request("POST", "/mail/send?to=bob", &[AUTHORIZED, JSON], "{\"subject\": \"hi\"}"));
+    again.send(request("POST", "/mail/send?to=bob", &[AUTHORIZED, JSON], "{\"subject\": \"hi\"}"));
     let second = question(&world);
     assert_ne!(second["id"], asked["id"]);
     assert_eq!(second["digest"], asked["digest"]);
@@ -94,7 +94,7 @@ fn a_request_is_held_until_a_person_approves_it() {
 fn a_person_can_refuse() {
     let world = World::ruled(HELD);
     let mut wire = world.tunnel();
-    wire.send(&request("DELETE", "/mail/all", &[AUTHORIZED], ""));
+    wire.send(request("DELETE", "/mail/all", &[AUTHORIZED], ""));
     let asked = question(&world);
     let said = world.home.locum(&["approvals", "deny", &id(&asked)[..20], "--json"]).ok().out;
     assert_eq!(serde_json::from_str::<Value>(&said).unwrap()[0]["approved"], false);
@@ -163,7 +163,7 @@ fn what_was_decided_outlives_a_kill() {
 fn what_changed_meanwhile_counts() {
     let world = World::ruled(HELD);
     let mut wire = world.tunnel();
-    wire.send(&request("POST", "/mail/x", &[AUTHORIZED, JSON], "{}"));
+    wire.send(request("POST", "/mail/x", &[AUTHORIZED, JSON], "{}"));
     let asked = question(&world);
     world.home.policy(&HELD.replace("/mail/**", "/elsewhere/**"));
     world.home.locum(&["approvals", "approve", id(&asked)]).ok();
