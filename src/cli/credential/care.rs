@@ -276,12 +276,12 @@ fn state(info: &CredentialInfo) -> &'static str {
 }
 
 /// A table as Markdown has it.
-fn markdown(rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
+fn markdown(mut rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
     let line = |cells: Vec<String>| {
         let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
         output::line(&format!("| {} |", cells.join(" | ")))
     };
     line(HEADINGS.map(str::to_lowercase).to_vec())?;
     line(HEADINGS.map(|_| "---".to_owned()).to_vec())?;
-    rows.map(line).collect()
+    rows.try_for_each(line)
 }
