@@ -55,7 +55,27 @@ function assertion(request, response) {
   });
 }
 
+// GitHub's way to a token of an installation, for an app whose key we know.
+function installation(request, response) {
+  let text = '';
+  request.on('data', (piece) => { text += piece; });
+  request.on('end', () => {
+    const [head, claims, signature] = request.headers.authorization.replace('Bearer ', '').split('.');
+    const key = { key: settings.key, dsaEncoding: 'ieee-p1363' };
+    const good = verify('sha256', Buffer.from(`${head}.${claims}`), key, Buffer.from(signature, 'base64url'));
+    seen.requests.push({ body: JSON.parse(text), claims: JSON.parse(Buffer.from(claims, 'base64url')), accept: request.headers.accept });
+    const token = 'ghs_' + randomUUID().replaceAll('-', '');
+    if (good) issued.set(token, Date.now() + 3600000);
+    response.writeHead(good ? 201 : 401, { 'content-type': 'application/json' });
+    response.end(JSON.stringify(good ? { token, expires_at: 'in an hour' } : { message: 'Bad credentials' }));
+  });
+}
+
 function tokens(request, response) {
+  if (request.url.startsWith('/app/installations/7/access_tokens')) {
+    seen.token += 1;
+    return installation(request, response);
+  }
   if (request.url.startsWith('/token')) seen.token += 1;
   if (settings.date !== 0) response.setHeader('Date', new Date(Date.now() + settings.date * 1000).toUTCString());
   const answer = (status, type, text) => { response.writeHead(status, { 'content-type': type }); response.end(text); };

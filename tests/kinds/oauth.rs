@@ -496,3 +496,78 @@ fn what_is_said_of_a_kind_is_checked_when_it_is_added() {
     let shown = home.locum(&["credential", "show", "google"]).ok().out;
     assert!(shown.contains("https://oauth2.googleapis.com/token"), "{shown}");
 }
+
+#[test]
+fn an_installation_of_a_github_app_has_tokens_for_what_is_named() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = key.serialize_pem();
+    let app = [
+        "--kind",
+        "github-app",
+        "--app-id",
+        "Iv1.abc",
+        "--installation",
+        "7",
+        "--github-api",
+        "https://as.test",
+        "--repository",
+        "one",
+        "--permission",
+        "contents=read",
+        "--to",
+        "https://api.test",
+    ];
+    let world = World::with(&app, pem.clone(), |_, servers| {
+        servers.set(&json!({"key": key.public_key_pem()}));
+    });
+    assert_eq!(world.get("/").status, 200);
+    assert_eq!(world.get("/").status, 200);
+    assert_eq!(world.servers.exchanges(), 1);
+    let request = &world.servers.seen()["requests"][0];
+    assert_eq!(
+        request["body"],
+        json!({"repositories": ["one"], "permissions": {"contents": "read"}})
+    );
+    assert_eq!(request["claims"]["iss"], "Iv1.abc");
+    assert_eq!(request["accept"], "application/vnd.github+json");
+    let middle = pem.lines().nth(2).unwrap();
+    world.home.never_leaks(&[middle], &[]);
+    // Another key than the app's.
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    world.home.rotate("main", &other);
+    eventually("a refusal", PATIENCE, || {
+        let answer = world.get("/");
+        (answer.status == 502).then(|| refused(&answer, 502, "credential-expired"))
+    });
+}
+
+#[test]
+fn a_one_time_password_is_that_of_the_moment() {
+    let seed = "JBSW Y3DP ehpk 3pxp jbsw y3dp";
+    let slots = ["--kind", "totp", "--to", "https://api.test", "--header", "X-Otp: {secret}"];
+    let address = "otpauth://totp/GitHub:me?secret=JBSWY3DPEHPK3PXPJBSWY3DP&digits=6&issuer=GitHub";
+    for given in [seed, address] {
+        let home = Home::new();
+        let origin = Origin::start("api.test");
+        home.reach(&origin);
+        home.add("otp", &slots, given);
+        let agent = home.agent("worker");
+        let serve = home.serve();
+        let request = "GET /open HTTP/1.1\r\nHost: api.test\r\nX-Otp: locum_otp\r\n\r\n";
+        let before = expected_password();
+        assert_eq!(serve.tunnel(&agent, "api.test").ask(request).status, 200);
+        let sent = origin.seen()[0].header("x-otp").unwrap().to_owned();
+        assert!([before, expected_password()].contains(&sent), "{sent}");
+        home.never_leaks(&["JBSWY3DPEHPK3PXPJBSWY3DP"], &[]);
+    }
+    let home = Home::new();
+    let all = [&["credential", "add", "otp"], &slots[..]].concat();
+    let ran = home.locum_with(&all, b"not base 32!").failed(64);
+    assert!(ran.err.contains("base32"), "{}", ran.err);
+}
+
+/// By Python's own library, as the RFC has it.
+fn expected_password() -> String {
+    let program = "import base64,hmac,struct,time\nm=hmac.new(base64.b32decode('JBSWY3DPEHPK3PXPJBSWY3DP'),struct.pack('>Q',int(time.time())//30),'sha1').digest()\no=m[-1]&15\nprint('%06d'%((struct.unpack('>I',m[o:o+4])[0]&0x7fffffff)%10**6))";
+    command_output(Command::new("python3").args(["-c", program])).trim().to_owned()
+}

@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::{Value, from_env, from_file};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
-use crate::credential::{Aws, ClientAuth, Endpoint, Kind, Oauth, OauthGrant, Role, Slot};
+use crate::credential::{
+    Aws, ClientAuth, Endpoint, GithubApp, Kind, Oauth, OauthGrant, Role, Slot, Totp, TotpHash,
+};
 use crate::mint::Material;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -27,6 +29,10 @@ pub(super) enum KindName {
     GoogleServiceAccount,
     /// Signatures of AWS, in the place of those that a program makes with a placeholder
     Aws,
+    /// Tokens of an installation of a GitHub App
+    GithubApp,
+    /// One-time passwords of the moment (RFC 6238)
+    Totp,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -109,6 +115,22 @@ pub(super) struct KindArgs {
     /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
     #[arg(long, value_name = "SERVICE", requires = "kind")]
     service: Vec<String>,
+    /// The GitHub App's id, or its client id
+    #[arg(long, value_name = "ID", requires = "kind")]
+    app_id: Option<String>,
+    /// The installation of the GitHub App
+    #[arg(long, value_name = "ID", requires = "app_id")]
+    installation: Option<u64>,
+    /// A repository that the token shall be good for, by its name without the owner; by default all.
+    /// Repeatable
+    #[arg(long, value_name = "NAME", requires = "app_id")]
+    repository: Vec<String>,
+    /// What the token shall be good for, such as contents=read; by default all. Repeatable
+    #[arg(long, value_name = "NAME=LEVEL", requires = "app_id", value_parser = parameter)]
+    permission: Vec<(String, String)>,
+    /// The API, of a GitHub of one's own; by default <https://api.github.com>
+    #[arg(long, value_name = "URL", requires = "app_id")]
+    github_api: Option<Endpoint>,
 }
 
 fn client_auth(text: &str) -> Result<ClientAuth, String> {
@@ -161,6 +183,14 @@ impl KindArgs {
         if self.kind == Some(KindName::Aws) {
             return vec![Slot::Aws];
         }
+        // Nothing is usual for a second factor.
+        if self.kind == Some(KindName::Totp) {
+            return typed;
+        }
+        // A token of an installation goes wherever a personal one does, git included.
+        if self.kind == Some(KindName::GithubApp) && typed.is_empty() && !provider.is_empty() {
+            return provider;
+        }
         token_slots(typed, provider)
     }
 
@@ -176,6 +206,8 @@ impl KindArgs {
         let (kind, material) = match kind {
             KindName::GoogleServiceAccount => self.service_account(&secret)?,
             KindName::Aws => self.aws(&secret)?,
+            KindName::GithubApp => self.github_app(&secret)?,
+            KindName::Totp => totp(&secret)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &secret)?,
             KindName::OauthClientCredentials => {
                 self.oauth(OauthGrant::ClientCredentials, provider, &secret)?
@@ -236,6 +268,26 @@ impl KindArgs {
             services: self.service.clone(),
         };
         let kind = Kind::Aws(Box::new(aws));
+        let material = read(secret, &kind)?;
+        Ok((kind, material))
+    }
+
+    fn github_app(&self, secret: &Secret) -> Result<(Kind, Material), Failure> {
+        let (Some(app_id), Some(installation)) = (&self.app_id, self.installation) else {
+            return Err(Failure::usage("nothing says which app, and which installation of it")
+                .help("name them with --app-id and --installation"));
+        };
+        let api = self.github_api.clone();
+        let api = api.map_or_else(|| "https://api.github.com/".parse(), Ok);
+        let api: Endpoint = api.map_err(|e| Failure::new(format!("the API of GitHub: {e}")))?;
+        let base = api.target().trim_end_matches('/');
+        let endpoint = api.at(&format!("{base}/app/installations/{installation}/access_tokens"));
+        let kind = Kind::GithubApp(Box::new(GithubApp {
+            endpoint,
+            app_id: app_id.clone(),
+            repositories: self.repository.clone(),
+            permissions: self.permission.iter().cloned().collect(),
+        }));
         let material = read(secret, &kind)?;
         Ok((kind, material))
     }
@@ -308,6 +360,47 @@ impl KindArgs {
             .map_err(|_| Failure::usage("the client secret is no text"))?;
         Ok(Some(text.to_owned()))
     }
+}
+
+/// A seed by itself, or in the address that a QR code holds, which says the rest.
+fn totp(secret: &Secret) -> Result<(Kind, Material), Failure> {
+    let mut totp = Totp { digits: 6, period: 30, hash: TotpHash::Sha1 };
+    let text = secret.expose(|bytes| String::from_utf8(bytes.to_vec()));
+    let text = text.map_err(|_| Failure::usage("the seed is no text"))?;
+    let mut seed = text.clone();
+    if let Some(address) = text.strip_prefix("otpauth://") {
+        let unknown = || {
+            Failure::usage("the otpauth address asks for what is not known")
+                .help("known are totp, 6 to 8 digits, and SHA1, SHA256 and SHA512")
+        };
+        if !address.starts_with("totp/") {
+            return Err(unknown());
+        }
+        seed.clear();
+        for pair in address.split_once('?').map_or("", |(_, query)| query).split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "secret" => value.clone_into(&mut seed),
+                "digits" => totp.digits = value.parse().map_err(|_| unknown())?,
+                "period" => totp.period = value.parse().map_err(|_| unknown())?,
+                "algorithm" => {
+                    totp.hash = match &*value.to_ascii_uppercase() {
+                        "SHA1" => TotpHash::Sha1,
+                        "SHA256" => TotpHash::Sha256,
+                        "SHA512" => TotpHash::Sha512,
+                        _ => return Err(unknown()),
+                    };
+                }
+                _ => {}
+            }
+        }
+        if !(6..=8).contains(&totp.digits) || !(1..=3600).contains(&totp.period) {
+            return Err(unknown());
+        }
+    }
+    let kind = Kind::Totp(totp);
+    let material = read(&Secret::new(seed.into_bytes()), &kind)?;
+    Ok((kind, material))
 }
 
 /// Fills in the customer's part of an address of the catalogue.
