@@ -95,6 +95,8 @@ fn credential(name: &str, to: &str) -> Credential {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        role: locum::credential::Role::default(),
+        tier: locum::credential::Tier::default(),
     }
 }
 

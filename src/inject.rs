@@ -197,6 +197,7 @@ pub fn inject(
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
+            why: grant.why(),
         });
     }
     let Filling { mut parts, body, edits, mut needles } = filling;
@@ -250,6 +251,7 @@ pub fn fill_message(
             credential: credential.name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
+            why: grant.why(),
         });
     }
     Ok((edits.apply(message.bytes()).ok_or_else(nowhere)?, uses))

@@ -33,6 +33,7 @@ pub struct Metrics {
     unbound: Counter,
     honeytokens: Counter,
     shadow: CounterVec,
+    credential_failures: CounterVec,
     untrusted_ca: CounterVec,
     bytes_up: Counter,
     bytes_down: Counter,
@@ -195,6 +196,12 @@ impl Metrics {
                 "Requests on which rules with `mode: shadow` would have decided, by decision.",
                 &["decision"],
             )?,
+            credential_failures: counter_vec(
+                r,
+                "locum_credential_failures_total",
+                "Answers by which an origin said that a credential does not work, where another was used in its place, by credential and cause.",
+                &["credential", "cause"],
+            )?,
             untrusted_ca: counter_vec(
                 r,
                 "locum_untrusted_ca_total",
@@ -268,6 +275,11 @@ impl Metrics {
     pub fn shadow(&self, refused: bool) {
         let decision = if refused { "refuse" } else { "permit" };
         self.shadow.with_label_values(&[decision]).inc();
+    }
+
+    /// Counts an answer after which another credential was used: `invalid` or `rate-limited`.
+    pub fn credential_failure(&self, credential: &str, cause: &str) {
+        self.credential_failures.with_label_values(&[credential, cause]).inc();
     }
 
     /// Counts a handshake of a client that does not trust the CA.

@@ -24,6 +24,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        role: locum::credential::Role::default(),
+        tier: locum::credential::Tier::default(),
     };
     let bearer = "header authorization: Bearer {secret}";
     let all = vec![

@@ -36,6 +36,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        role: locum::credential::Role::default(),
+        tier: locum::credential::Tier::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
 });

@@ -269,6 +269,32 @@ impl Upload {
         Ok(whole)
     }
 
+    /// Whether it can be sent more than once, after it has been read if need be: when it is in memory, or
+    /// announces that it has no more than `most` bytes.
+    ///
+    /// # Errors
+    /// When it was to be read, and could not be.
+    pub(super) async fn keep(&mut self, most: usize, idle: Duration) -> Result<bool, Ungathered> {
+        if self.is_empty() || matches!(self.inner, Source::Gathered { .. }) {
+            return Ok(true);
+        }
+        let announced = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        if announced.is_none_or(|bytes| bytes > most) {
+            return Ok(false);
+        }
+        self.gather(most, idle).await.map(|_kept| true)
+    }
+
+    /// The same once more, of one that can be sent more than once.
+    pub(super) fn again(&self) -> Self {
+        let (data, trailers) = match &self.inner {
+            Source::Gathered { data, trailers } => (data.clone(), trailers.clone()),
+            Source::Agent(_) => (None, None),
+        };
+        let inner = Source::Gathered { data, trailers };
+        Self { inner, told: false, count: self.count.clone(), reading: None, gate: None }
+    }
+
     /// Sends `filled` in place of what was gathered, if there is anything to put in its place.
     pub(super) fn filled(mut self, filled: Option<Bytes>) -> Self {
         if let (Source::Gathered { data, .. }, Some(filled)) = (&mut self.inner, filled) {

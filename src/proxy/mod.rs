@@ -22,6 +22,7 @@ mod refusal;
 mod runs;
 mod signal;
 mod socket;
+mod spares;
 #[cfg(target_os = "linux")]
 mod splice;
 mod stream;
@@ -146,6 +147,7 @@ pub struct Gateway {
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     runs: runs::Runs,
+    spares: spares::Spares,
     distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
@@ -178,6 +180,7 @@ impl Gateway {
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             runs: runs::Runs::default(),
+            spares: spares::Spares::default(),
             distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
