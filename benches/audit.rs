@@ -39,6 +39,7 @@ fn audit(c: &mut Criterion) {
         request_id: RequestId([5; 16]),
         agent: Some(who()),
         peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
+        client_certificate: None,
         destination: "https://api.openai.com",
         method: Some("POST"),
         path: Some("/v1/chat/completions"),

@@ -37,7 +37,8 @@ fn vault(c: &mut Criterion) {
     };
     let ask = |header: &str| {
         let credentials = parse_proxy_authorization(header.as_bytes());
-        let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+        let (credentials, peer) = (credentials.as_ref(), Peer::Unix(None));
+        let shown = Shown { credentials, peer, certificate: None };
         authenticators.authenticate(&shown, 0)
     };
     let (token, unknown) = (header(&token), header(&unknown));

@@ -78,6 +78,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             request_id: RequestId(id),
             agent: Some(who),
             peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
+            client_certificate: None,
             destination: "https://api.openai.com",
             method: Some("POST"),
             path: Some("/v1/chat/completions"),

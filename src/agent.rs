@@ -1,8 +1,13 @@
 //! Who calls: the agent, the run it is part of, and how the proxy credentials say so.
 
+pub mod certificate;
+pub mod mapping;
+
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+
+use certificate::ClientCertificate;
 
 use crate::reference::{Name, NameError};
 use crate::token::run::Claims;
@@ -35,8 +40,29 @@ pub enum Proof {
     Token,
     /// A run token, and what it says.
     Run(Arc<Claims>),
+    /// A token that somebody else has issued.
+    Jwt(Arc<JwtProof>),
+    /// A certificate that was shown at the door.
+    Certificate(Arc<ClientCertificate>),
     /// The process at the other end of a Unix socket belongs to this user.
     Peer(UnixUser),
+}
+
+/// What is left of a token that an issuer has signed: by this it is known whether it still stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtProof {
+    /// Who has issued it.
+    pub issuer: Box<str>,
+    /// What it says of the caller, from which the agent follows.
+    pub subject: Box<str>,
+    /// The key that it was signed with.
+    pub key: [u8; 32],
+    /// From when it is good no more, in seconds since the Unix epoch.
+    pub until: i64,
+    /// What it says of run and user.
+    pub fixed: Context,
+    /// What it says that the agent is labelled with.
+    pub labels: Labels,
 }
 
 impl Proof {
@@ -46,6 +72,8 @@ impl Proof {
         match self {
             Self::Token => "token",
             Self::Run(_) => "run-token",
+            Self::Jwt(_) => "jwt",
+            Self::Certificate(_) => "client-certificate",
             Self::Peer(_) => "unix-peer",
         }
     }
@@ -54,7 +82,8 @@ impl Proof {
     fn fixed(&self) -> Option<&Context> {
         match self {
             Self::Run(claims) => Some(&claims.context),
-            Self::Token | Self::Peer(_) => None,
+            Self::Jwt(proof) => Some(&proof.fixed),
+            Self::Token | Self::Certificate(_) | Self::Peer(_) => None,
         }
     }
 }
@@ -136,6 +165,18 @@ impl Labels {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
+    }
+
+    /// `self`, with what `other` says put over it.
+    ///
+    /// # Errors
+    /// [`LabelsError::TooMany`].
+    pub fn overlaid(&self, other: &Self) -> Result<Self, LabelsError> {
+        if self.is_empty() || other.is_empty() {
+            return Ok(if self.is_empty() { other.clone() } else { self.clone() });
+        }
+        let own = self.0.iter().filter(|(name, _)| other.get(name.as_str()).is_none());
+        Self::new(own.chain(other.0.iter()).cloned())
     }
 }
 

@@ -4,26 +4,33 @@
 //! Absent, unknown, revoked and expired credentials get one answer, after the same work. What was
 //! wrong is for the audit record alone.
 
+mod certificates;
+mod jwt;
 mod peers;
 mod run_tokens;
 mod tokens;
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use data_encoding::BASE64;
 use zeroize::Zeroizing;
 
+pub use certificates::{ByCertificate, NameIn};
+pub use jwt::{ByJwt, Claims, Issuer, IssuerKeys};
 pub use peers::{PeerRule, Peers};
 pub use run_tokens::ByRunToken;
 pub use tokens::ByToken;
 
+use crate::agent::certificate::ClientCertificate;
 use crate::agent::{Context, Identity, Labels, Proof, TokenRecord, UserName};
 use crate::outcome::{Code, Refusal};
 use crate::record::Peer;
 use crate::reference::Name;
-use crate::token::TokenKey;
+use crate::token::jwt::Fault;
 use crate::token::run::{NotGood, RunTokens};
+use crate::token::{self, TokenKey};
 
 /// What a caller shows of itself.
 #[derive(Clone, Copy)]
@@ -32,13 +39,17 @@ pub struct Shown<'a> {
     pub credentials: Option<&'a Credentials>,
     /// The other end of its connection.
     pub peer: Peer,
+    /// The certificate that it showed at the door, which has verified.
+    pub certificate: Option<&'a Arc<ClientCertificate>>,
 }
 
 impl<'a> Shown<'a> {
     /// The user name and the password, where there are both.
     fn pair(&self) -> Option<(&'a UserName, &'a str)> {
         match self.credentials {
-            Some(Credentials { user, password }) if !password.is_empty() => Some((user, password)),
+            Some(Credentials::Basic { user, password }) if !password.is_empty() => {
+                Some((user, password))
+            }
             _ => None,
         }
     }
@@ -47,24 +58,36 @@ impl<'a> Shown<'a> {
     /// nothing, and it may not say that it is another.
     fn said_by(&self, agent: &Name) -> Result<Context, Denied> {
         match self.credentials {
-            None => Ok(Context::default()),
-            Some(Credentials { user, .. }) if user.agent == *agent => Ok(user.context.clone()),
-            Some(_) => Err(Denied::Wrong),
+            None | Some(Credentials::Bearer(_)) => Ok(Context::default()),
+            Some(Credentials::Basic { user, .. }) if user.agent == *agent => {
+                Ok(user.context.clone())
+            }
+            Some(Credentials::Basic { .. }) => Err(Denied::Wrong),
         }
     }
 }
 
-/// The user name and the password of proxy credentials.
-pub struct Credentials {
-    user: UserName,
-    password: Zeroizing<String>,
+/// Proxy credentials.
+pub enum Credentials {
+    /// A user name and a password.
+    Basic {
+        /// Who the caller says it is.
+        user: UserName,
+        /// What is to prove it.
+        password: Zeroizing<String>,
+    },
+    /// A token alone, which says itself who the caller is.
+    Bearer(Zeroizing<String>),
 }
 
 impl Credentials {
-    /// Who the caller says it is.
+    /// Who the caller says it is, if it does.
     #[must_use]
-    pub fn user(&self) -> &UserName {
-        &self.user
+    pub fn user(&self) -> Option<&UserName> {
+        match self {
+            Self::Basic { user, .. } => Some(user),
+            Self::Bearer(_) => None,
+        }
     }
 }
 
@@ -82,9 +105,9 @@ pub trait Authenticate: Send + Sync {
     /// authenticator's making.
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool>;
 
-    /// What an identity of this authenticator's making is labelled with now, where it is the vault that
-    /// says so. None where the labels came with what was shown, and for identities of others.
-    fn labels(&self, _: &Identity) -> Option<&Labels> {
+    /// What an identity of this authenticator's making is labelled with now: the vault may have been
+    /// changed since. None for identities of others.
+    fn labels(&self, _: &Identity) -> Option<Cow<'_, Labels>> {
         None
     }
 }
@@ -133,7 +156,7 @@ impl Authenticators {
     pub fn relabelled(&self, identity: &Arc<Identity>) -> Arc<Identity> {
         match self.0.iter().find_map(|one| one.labels(identity)) {
             Some(labels) if *labels != identity.labels => {
-                Arc::new(Identity { labels: labels.clone(), ..(**identity).clone() })
+                Arc::new(Identity { labels: labels.into_owned(), ..(**identity).clone() })
             }
             _ => Arc::clone(identity),
         }
@@ -221,6 +244,8 @@ pub enum Denied {
     Wrong,
     /// It was good once.
     Expired,
+    /// A token of an issuer, and what is wrong with it.
+    Jwt(Fault),
 }
 
 impl Denied {
@@ -233,6 +258,7 @@ impl Denied {
             Self::Unknown => "unknown or revoked token or agent",
             Self::Wrong => "wrong token, or another agent's",
             Self::Expired => "expired token",
+            Self::Jwt(fault) => fault.reason(),
         }
     }
 }
@@ -240,6 +266,12 @@ impl Denied {
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         Self::new(Code::ProxyAuthRequired).because(denied.reason())
+    }
+}
+
+impl From<Fault> for Denied {
+    fn from(fault: Fault) -> Self {
+        Self::Jwt(fault)
     }
 }
 
@@ -253,23 +285,35 @@ impl From<NotGood> for Denied {
     }
 }
 
-/// The longest `Proxy-Authorization` that is read. User name, context and token have room in it.
-const MAX_HEADER: usize = 2048;
+/// The longest `Proxy-Authorization` that is read: the longest token of an issuer, with user name and
+/// context before it, in base64.
+const MAX_HEADER: usize = (token::jwt::MAX_LENGTH + 1024) / 3 * 4;
 
-/// Reads `Basic` proxy credentials (RFC 7617). `None` for anything else: the caller cannot tell us
-/// who it is, and why does not matter.
+/// Reads `Basic` (RFC 7617) and `Bearer` (RFC 6750) proxy credentials. `None` for anything else: the
+/// caller cannot tell us who it is, and why does not matter.
 #[must_use]
 pub fn parse_proxy_authorization(header: &[u8]) -> Option<Credentials> {
-    let (scheme, rest) = header.split_at_checked("Basic ".len())?;
-    if header.len() > MAX_HEADER || !scheme.eq_ignore_ascii_case(b"Basic ") {
+    if header.len() > MAX_HEADER {
         return None;
     }
+    let (scheme, rest) = header.split_at_checked("Basic ".len())?;
+    if scheme.eq_ignore_ascii_case(b"Basic ") {
+        return parse_basic(rest);
+    }
+    let (scheme, rest) = header.split_at_checked("Bearer ".len())?;
+    let bearer = scheme.eq_ignore_ascii_case(b"Bearer ").then(|| rest.trim_ascii())?;
+    let token = std::str::from_utf8(bearer).ok().filter(|token| !token.is_empty())?;
+    Some(Credentials::Bearer(Zeroizing::new(token.to_owned())))
+}
+
+fn parse_basic(rest: &[u8]) -> Option<Credentials> {
     let pair = decode_base64(rest.trim_ascii())?;
     let pair = std::str::from_utf8(&pair).ok()?;
     // RFC 7617 splits at the first colon, as a user name cannot have one. Ours can, in its context
     // (`run=a:b`), and a token cannot: the last colon is the same one, or the right one.
     let (user, password) = pair.rsplit_once(':')?;
-    Some(Credentials { user: user.parse().ok()?, password: Zeroizing::new(password.to_owned()) })
+    let password = Zeroizing::new(password.to_owned());
+    Some(Credentials::Basic { user: user.parse().ok()?, password })
 }
 
 fn decode_base64(text: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
@@ -318,11 +362,11 @@ mod fixture {
 
     pub(super) fn pair(user: &str, password: &str) -> Credentials {
         let password = Zeroizing::new(password.to_owned());
-        Credentials { user: user.parse().unwrap(), password }
+        Credentials::Basic { user: user.parse().unwrap(), password }
     }
 
     pub(super) fn shown(credentials: Option<&Credentials>) -> Shown<'_> {
-        Shown { credentials, peer: Peer::Unix(None) }
+        Shown { credentials, peer: Peer::Unix(None), certificate: None }
     }
 }
 
@@ -336,7 +380,7 @@ mod tests {
 
     impl Authenticate for Clerk {
         fn authenticate(&self, shown: &Shown<'_>, _: i64) -> Option<Result<Identity, Denied>> {
-            let user = shown.credentials?.user();
+            let user = shown.credentials?.user()?;
             let (agents, _) = agents(None);
             let id = Arc::from(self.0);
             let identity =
@@ -382,26 +426,33 @@ mod tests {
     #[test]
     fn basic_credentials_are_read() {
         let header = |pair: &str| format!("Basic {}", BASE64.encode(pair.as_bytes()));
-        let read = |header: &str| {
-            let read = parse_proxy_authorization(header.as_bytes())?;
-            Some((read.user.agent.to_string(), read.password.to_string()))
+        let read = |header: &str| match parse_proxy_authorization(header.as_bytes())? {
+            Credentials::Basic { user, password } => {
+                Some((user.agent.to_string(), password.to_string()))
+            }
+            Credentials::Bearer(token) => Some(("bearer".to_owned(), token.to_string())),
         };
         let pair = Some(("a".to_owned(), "lct_x".to_owned()));
         assert_eq!(read(&header("a:lct_x")), pair);
         assert_eq!(read(&header("a:lct_x").replace("Basic ", "bAsIc  ")), pair);
         assert_eq!(read(&header("a+run=x:y:lct_x")), pair, "a colon in the context");
+        let bearer = Some(("bearer".to_owned(), "a.b.c".to_owned()));
+        assert_eq!(read("bEARER  a.b.c "), bearer);
         assert_eq!(read(&header("a:")), Some(("a".to_owned(), String::new())));
         for bad in [
             String::new(),
             "Basic".to_owned(),
             "Basic ".to_owned(),
             "Basic !!!!".to_owned(),
-            "Bearer bGN0X3g=".to_owned(),
+            "Bearer".to_owned(),
+            "Bearer  ".to_owned(),
+            "Digest a.b.c".to_owned(),
             header("a"),
             header("Not A Name:lct_x"),
             header("a+team=x:lct_x"),
             header("a:lct_x").replace('=', ""),
-            header(&format!("a:{}", "x".repeat(3000))),
+            header(&format!("a:{}", "x".repeat(10_000))),
+            format!("Bearer {}", "x".repeat(13_000)),
             format!("Basic {}", BASE64.encode(b"a:\xff")),
         ] {
             assert_eq!(read(&bad), None, "{bad}");

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-pub use identity::{Identity, Method, UnixPeer};
+pub use identity::{CertificateName, ClientNames, Identity, JwtIssuer, Keys, Method, UnixPeer};
 pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
 use crate::document::{Document, Limits as ReadLimits, Report, Source};

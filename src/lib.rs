@@ -24,6 +24,7 @@ pub mod files;
 pub mod host;
 pub mod inject;
 pub mod metrics;
+pub mod mint;
 pub mod ops;
 pub mod outcome;
 pub mod policy;

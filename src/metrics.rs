@@ -28,6 +28,7 @@ pub struct Metrics {
     requests: CounterVec,
     refusals: CounterVec,
     injections: CounterVec,
+    minted: CounterVec,
     scrubbed: Counter,
     misplaced: Counter,
     unbound: Counter,
@@ -113,6 +114,27 @@ impl TunnelKind {
     }
 }
 
+/// How getting a token went, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Minting {
+    /// There is one.
+    Made,
+    /// What it is made from is not accepted any more.
+    Refused,
+    /// It went wrong, and is tried again.
+    Failed,
+}
+
+impl Minting {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Made => "made",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// How a request ended, as a label.
 #[derive(Clone, Copy, Debug)]
 pub enum Result {
@@ -163,6 +185,12 @@ impl Metrics {
                 "locum_refusals_total",
                 "Answers that Locum made itself, by code.",
                 &["code"],
+            )?,
+            minted: counter_vec(
+                r,
+                "locum_minted_total",
+                "Tokens that were got for a credential, or were not: made, refused, failed.",
+                &["credential", "result"],
             )?,
             injections: counter_vec(
                 r,
@@ -249,6 +277,11 @@ impl Metrics {
     /// Counts a credential that entered a request.
     pub fn injection(&self, credential: &str) {
         self.injections.with_label_values(&[credential]).inc();
+    }
+
+    /// Counts a token that was got for a credential, or was not.
+    pub fn minted(&self, credential: &str, result: Minting) {
+        self.minted.with_label_values(&[credential, result.as_str()]).inc();
     }
 
     /// Counts echoes that were removed.

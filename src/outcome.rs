@@ -314,6 +314,8 @@ pub mod reason {
     pub const UNKNOWN: &str = "no credential has this name";
     /// A reference names a credential of another user, or for other steps of a run.
     pub const NOT_FOR_THEM: &str = "the credential is another user's, or for other nodes";
+    /// A credential was to be shown where its own tokens come from.
+    pub const TO_ITS_SOURCE: &str = "the credential's own token endpoint gets it from Locum alone";
     /// The agent came by a run token that leaves it other credentials.
     pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 
 use serde::Serialize;
 
+use crate::agent::certificate::ClientCertificate;
 use crate::agent::{Identity, Label, Labels, UnixUser};
 use crate::credential::Tier;
 use crate::outcome::{Code, Ending};
@@ -151,6 +152,9 @@ pub struct Access<'a> {
     pub agent: Option<Who<'a>>,
     /// From where.
     pub peer: Option<Peer>,
+    /// What was shown at the door, whoever the agent was by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_certificate: Option<&'a ClientCertificate>,
     /// `https://host` or `https://host:port`.
     pub destination: &'a str,
     /// `CONNECT` for an opaque tunnel.

@@ -404,7 +404,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 whole.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
             }
             Inner::Searching { body, engine, ready, .. } => {
-                ready.is_empty() && engine.scrubber().is_idle() && body.is_end_stream()
+                ready.is_empty() && engine.scrubber().unshown() == 0 && body.is_end_stream()
             }
         }
     }

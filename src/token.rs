@@ -5,6 +5,7 @@
 //! checksum tells a mistyped token from a revoked one without asking the vault, and lets secret
 //! scanners know one when they see it.
 
+pub mod jwt;
 pub mod run;
 
 use std::fmt;

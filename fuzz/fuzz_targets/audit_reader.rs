@@ -1,13 +1,15 @@
 //! The audit reader: whatever stands in the files, verify and query end, and nobody's log verifies
 //! under a key that did not write it.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::audit::{Filter, query, tail, verify};
 use locum::secret::Secret;
 
 fuzz_target!(|data: &[u8]| {
-    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
+    let dir =
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
     let split = data.len() / 2;
     let log = dir.path().join("audit-00000000000000000001.jsonl");
     std::fs::write(log, &data[..split]).expect("a file");

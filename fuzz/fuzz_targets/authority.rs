@@ -1,7 +1,8 @@
 //! Hosts, authorities and destinations: what is accepted has one canonical form, and reading that
 //! form again changes nothing.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::host::{Authority, Destination, Host, HostPattern};
 

@@ -1,10 +1,11 @@
 //! The agent's side of TLS: whatever comes after the CONNECT, the first byte is judged and the
 //! handshake ends with an error, in time.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, SystemTime};
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::host::Host;
 use locum::tls::{self, Alpn, CertificateAuthority, LeafCache};
@@ -12,7 +13,8 @@ use tokio::io::AsyncWriteExt as _;
 
 static CACHE: LazyLock<LeafCache> = LazyLock::new(|| {
     let made = CertificateAuthority::generate(SystemTime::now()).unwrap();
-    let ca = CertificateAuthority::load(&made.certificate_pem, &made.key, SystemTime::now()).unwrap();
+    let ca =
+        CertificateAuthority::load(&made.certificate_pem, &made.key, SystemTime::now()).unwrap();
     LeafCache::new(Arc::new(ca), 16, &[Alpn::Http11]).unwrap()
 });
 

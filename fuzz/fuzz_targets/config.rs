@@ -1,8 +1,9 @@
 //! locum.yaml: no text panics, and a refusal says why.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::path::Path;
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::config::Config;
 use locum::document::Source;

@@ -1,9 +1,10 @@
 //! Locator and policy: no input panics, and a permit only ever grants what is bound and allowed.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::agent::{Context, Identity, Labels};
 use locum::credential::{Credential, CredentialIndex, Properties};

@@ -2,9 +2,10 @@
 //! reference in its place is filled there and nowhere else.
 //!
 //! The first byte of the input is the size of the chunks.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use bytes::Bytes;
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::request::{BodyKind, BodyText, ClientFrames, Piece, text_frame};
 

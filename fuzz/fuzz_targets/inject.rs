@@ -2,19 +2,20 @@
 //!
 //! The first line of the input is the request's target, the second its `Content-Type`, the third its
 //! `Sec-WebSocket-Protocol`; the rest is its body.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
 use bytes::Bytes;
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::agent::{Context, Identity, Labels};
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
-use locum::policy::{Policy, compile};
+use locum::policy::{Grant, Policy, compile};
 use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::request::{BodyKind, BodyText, InboundRequest, Step, Value, walk};
 use locum::secret::Secret;
@@ -24,7 +25,13 @@ const SECRET: &str = "Zq7\"\\/+&=%;Zq7";
 
 static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
     let slots = [
-        "query key", "path /p/{secret}/**", "subprotocol k.{secret}", "json /a", "json /b/0/c", "form a", "multipart a",
+        "query key",
+        "path /p/{secret}/**",
+        "subprotocol k.{secret}",
+        "json /a",
+        "json /b/0/c",
+        "form a",
+        "multipart a",
     ];
     let credential = Credential {
         name: "a".parse().unwrap(),
@@ -95,7 +102,7 @@ fuzz_target!(|data: &[u8]| {
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };
     let open = |_: &Credential, _| Ok(Secret::new(SECRET.as_bytes().to_vec()));
     let resolved = Resolved::open(&permit, open).unwrap();
-    let always = permit.grants().first().map(|grant| grant.slot());
+    let always = permit.grants().first().map(Grant::slot);
     let list = request.headers().get("sec-websocket-protocol").cloned();
     let Ok(outbound) = inject(request, &permit, resolved) else {
         // No list of subprotocols can hold this secret.
@@ -106,6 +113,7 @@ fuzz_target!(|data: &[u8]| {
         request_id: RequestId([0; 16]),
         agent: None,
         peer: None,
+        client_certificate: None,
         destination: "",
         method: None,
         path: None,
@@ -147,7 +155,8 @@ fuzz_target!(|data: &[u8]| {
 });
 
 fn memchr(data: &[u8]) -> bool {
-    data.windows(3).any(|w| w == b"Zq7") || data.windows(2).any(|w| w == b"\\u" || w.starts_with(b"%5"))
+    data.windows(3).any(|w| w == b"Zq7")
+        || data.windows(2).any(|w| w == b"\\u" || w.starts_with(b"%5"))
 }
 
 /// What is before and behind the secret's place is the same; what is there is the secret, encoded.

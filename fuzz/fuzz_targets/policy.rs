@@ -1,6 +1,7 @@
 //! Policy files: no text panics, and what compiles compiles to the same digest again.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::document::Source;
 use locum::policy::compile;

@@ -1,6 +1,7 @@
 //! The request engine: no input panics, and what passes has one authority and no field of ours.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::host::{Authority, Origin, Scheme};
 use locum::request::InboundRequest;

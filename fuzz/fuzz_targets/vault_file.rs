@@ -1,10 +1,11 @@
 //! The vault file: the frozen vault of the tests with bytes changed. It opens whole, or not at all.
-#![no_main]
+#![cfg_attr(fuzzing, no_main)]
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
+#[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::vault::{MasterKey, Vault};
 
@@ -18,7 +19,8 @@ fn private(path: &Path, bytes: &[u8]) {
 
 // Each five bytes are a place and what to put there.
 fuzz_target!(|data: &[u8]| {
-    let dir = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
+    let dir =
+        tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a directory");
     let mut bytes = VAULT.to_vec();
     for change in data.chunks_exact(5).take(16) {
         let at = u32::from_be_bytes([change[0], change[1], change[2], change[3]]) as usize;

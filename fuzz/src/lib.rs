@@ -30,6 +30,7 @@ impl Body for Chunks {
 }
 
 /// Cuts `text` into chunks of sizes that `sizes` says, again and again.
+#[must_use]
 pub fn cut<'t>(mut text: &'t [u8], sizes: &[u8]) -> Vec<&'t [u8]> {
     let mut chunks = Vec::new();
     let mut sizes = sizes.iter().cycle();
@@ -43,6 +44,7 @@ pub fn cut<'t>(mut text: &'t [u8], sizes: &[u8]) -> Vec<&'t [u8]> {
 }
 
 /// What an agent gets of an answer with this head, and whether it is whole.
+#[must_use]
 pub fn scrubbed(head: &Response<()>, chunks: &[&[u8]]) -> (Vec<u8>, bool) {
     let mut needles = Needles::default();
     needles.add(&Secret::new(SECRET.to_vec()), "_");
@@ -66,6 +68,15 @@ pub fn scrubbed(head: &Response<()>, chunks: &[&[u8]]) -> (Vec<u8>, bool) {
 }
 
 /// Whether the secret stands in `text`.
+#[must_use]
 pub fn leaks(text: &[u8]) -> bool {
     text.windows(SECRET.len()).any(|window| window == SECRET)
+}
+
+/// Whether a line ends in `text`, in any notation. At the end of a line that comes by itself the first bytes
+/// of a secret may have been shown, so what a secret over lines becomes is then a matter of chunks.
+#[must_use]
+pub fn has_lines(text: &[u8]) -> bool {
+    let ends = |w: &[u8]| matches!(w, [b'\n' | b'\r', _] | [b'\\', b'n' | b'r']);
+    text.ends_with(b"\n") || text.ends_with(b"\r") || text.windows(2).any(ends)
 }

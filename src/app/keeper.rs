@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 use super::certificates::{self, Certificates};
 use super::far_side::far_side;
 use super::identity::authenticators;
+use super::issuer_keys::{AllKeys, News, Source};
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
@@ -35,7 +36,7 @@ use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault};
+use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -64,6 +65,8 @@ pub struct Keeper {
     /// Opens the credentials of proxies on the way.
     logins: Arc<VaultLogins>,
     seen: Mutex<Seen>,
+    /// The keys of issuers.
+    keys: Arc<AllKeys>,
     /// What the listeners show.
     certificates: Mutex<Vec<Certificates>>,
     /// Taken by the request that looks, or waits for the next look. The others wait without a thread
@@ -77,6 +80,7 @@ struct Seen {
     vault: Vault,
     master: MasterKey,
     config: Config,
+    keys: Arc<AllKeys>,
     config_stamp: Vec<FileStamp>,
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
@@ -131,10 +135,19 @@ impl Keeper {
         metrics.reload("policy", true);
         metrics.reload("config", true);
         let config_stamp = config_stamp(&home, &config);
+        let keys = Arc::<AllKeys>::default();
+        keys.follow(&config);
+        for news in keys.look_at_files(true) {
+            if let News::Trouble { issuer, problem } = news {
+                return Err(Failure::usage(format!("the keys of {issuer}: {problem}"))
+                    .help("mend the file, or `keys` of identity.jwt in locum.yaml"));
+            }
+        }
         let seen = Seen {
             vault,
             master,
             config,
+            keys: Arc::clone(&keys),
             config_stamp,
             config_problem: None,
             mark: Some(mark),
@@ -160,6 +173,7 @@ impl Keeper {
             metrics,
             gateway: std::sync::OnceLock::new(),
             own,
+            keys,
             seen: Mutex::new(seen),
             certificates: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
@@ -202,7 +216,9 @@ impl Keeper {
         seen.looked = Some(Instant::now());
         let vault = self.look_at_vault(&mut seen);
         let policy = self.look_at_policies(&mut seen, thorough);
-        if vault || policy {
+        // What lives longer than one decision asks anew whether its key is still there.
+        let keys = self.tell_of_keys(self.keys.look_at_files(thorough));
+        if vault || policy || keys {
             self.put_in_force(&mut seen);
         }
         if vault {
@@ -220,7 +236,51 @@ impl Keeper {
         }
         // Taken apart here, and not by the last request that held it.
         seen.retired.retain(|old| Arc::strong_count(old) > 1);
-        vault || policy
+        vault || policy || keys
+    }
+
+    /// Says what became of a look at issuers' keys. True when there are others than before.
+    fn tell_of_keys(&self, all: impl IntoIterator<Item = News>) -> bool {
+        let mut changed = false;
+        for news in all {
+            match news {
+                News::Changed { issuer, count } => {
+                    tracing::info!(issuer, keys = count, "the keys of an issuer were loaded");
+                    self.note("issuer-keys-loaded", &format!("{issuer}: {count} keys"));
+                    changed = true;
+                }
+                News::Trouble { issuer, problem } => {
+                    tracing::error!(
+                        issuer,
+                        problem,
+                        "the keys of an issuer cannot be had; the last good ones stay in force"
+                    );
+                    self.note("issuer-keys-rejected", &format!("{issuer}: {problem}"));
+                }
+            }
+        }
+        if let Some(sound) = self.keys.sound() {
+            self.metrics.reload("issuer-keys", sound);
+        }
+        changed
+    }
+
+    /// Fetches the keys that are due, beside everything else.
+    pub(super) fn fetch_due_keys(self: &Arc<Self>) {
+        for source in self.keys.due() {
+            tokio::spawn(Arc::clone(self).fetch_keys(source, Instant::now()));
+        }
+    }
+
+    async fn fetch_keys(self: Arc<Self>, source: Arc<Source>, asked: Instant) {
+        let Some(gateway) = self.gateway() else { return };
+        let news = source.fetch(&gateway, asked).await;
+        let told = self.apart(move |keeper| {
+            if keeper.tell_of_keys(news) {
+                keeper.put_in_force(&mut keeper.seen.lock());
+            }
+        });
+        let _done = told.await;
     }
 
     /// Has the next request decided on what was seen.
@@ -393,6 +453,8 @@ impl Keeper {
                     seen.config_stamp = config_stamp(&self.home, &config);
                 }
                 (seen.config, seen.config_problem) = (config, None);
+                self.keys.follow(&seen.config);
+                self.tell_of_keys(self.keys.look_at_files(true));
                 // Who is let in, and how, is part of what requests are decided on.
                 self.put_in_force(&mut seen);
                 self.metrics.reload("config", true);
@@ -470,6 +532,23 @@ impl Keeper {
             gateway.set_upstream(upstream);
         }
         Ok(Some(new))
+    }
+
+    /// Writes to the vault what the use of a version has made of its secret, and puts it in force.
+    pub(super) async fn renew(
+        self: &Arc<Self>,
+        name: Name,
+        version: u32,
+        secret: Secret,
+    ) -> Result<(), Failure> {
+        let write = move |keeper: &Self| {
+            let renew = |vault: &mut Vault| vault.renew(&name, version, &secret);
+            keeper.seen.lock().write(&keeper.home, renew)?;
+            keeper.look(false);
+            Ok(())
+        };
+        let gone = || Failure::new("the thread that writes to the vault has failed");
+        self.apart(write).await.ok_or_else(gone)?
     }
 
     fn note(&self, event: &'static str, detail: &str) {
@@ -579,11 +658,15 @@ impl Seen {
 
     /// Over the connection that also reads: it does not see by the mark what it has written itself, so
     /// the next look reads all.
-    fn capture(&mut self, home: &Home, name: &Name, token: &Secret) -> Result<u32, Failure> {
+    fn write<T>(
+        &mut self,
+        home: &Home,
+        write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<T, Failure> {
         self.follow_file(home)?;
-        let version = self.vault.capture(name, token)?;
+        let written = write(&mut self.vault)?;
         self.mark = None;
-        Ok(version)
+        Ok(written)
     }
 
     fn state(&self) -> State {
@@ -594,7 +677,7 @@ impl Seen {
                 policy,
                 generation,
                 credentials: Arc::clone(&snapshot.credentials),
-                authn: authenticators(&self.config, snapshot),
+                authn: authenticators(&self.config, snapshot, &self.keys),
                 sealed: Some(Arc::clone(snapshot)),
             },
             None => State {
@@ -613,22 +696,34 @@ impl Refresh for Keeper {
     fn refresh(self: Arc<Self>) -> Pin<Box<dyn Future<Output = bool> + Send>> {
         Box::pin(async move {
             let asked = Instant::now();
-            let _turn = self.turn.lock().await;
-            // Another look may have begun since, and be worth as much as one of our own.
+            let looked = self.look_soon(asked).await;
+            for source in self.keys.wanted() {
+                // As a task of its own, so that it goes on when the one who asked goes away.
+                let _done = tokio::spawn(Arc::clone(&self).fetch_keys(source, asked)).await;
+            }
+            looked
+        })
+    }
+}
+
+impl Keeper {
+    /// Looks, or waits for a look that began after `asked`.
+    async fn look_soon(self: &Arc<Self>, asked: Instant) -> bool {
+        let _turn = self.turn.lock().await;
+        // Another look may have begun since, and be worth as much as one of our own.
+        let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
+        if last.is_some_and(|at| at > asked) {
+            return true;
+        }
+        if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
+            tokio::time::sleep(wait).await;
             let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
             if last.is_some_and(|at| at > asked) {
                 return true;
             }
-            if let Some(wait) = last.and_then(|at| LOOK_AGAIN.checked_sub(at.elapsed())) {
-                tokio::time::sleep(wait).await;
-                let last = self.apart(|keeper| keeper.seen.lock().looked).await.flatten();
-                if last.is_some_and(|at| at > asked) {
-                    return true;
-                }
-            }
-            // Also when it found nothing: a look that was under way when we came may have.
-            self.apart(|keeper| keeper.look(false)).await.is_some()
-        })
+        }
+        // Also when it found nothing: a look that was under way when we came may have.
+        self.apart(|keeper| keeper.look(false)).await.is_some()
     }
 }
 
@@ -650,7 +745,8 @@ impl Keep for Keeper {
         let name = credential.clone();
         let writing = tokio::spawn(async move {
             let write = move |keeper: &Self| {
-                let version = keeper.seen.lock().capture(&keeper.home, &credential, &token)?;
+                let write = |vault: &mut Vault| vault.capture(&credential, &token);
+                let version = keeper.seen.lock().write(&keeper.home, write)?;
                 keeper.look(false);
                 Ok::<u32, Failure>(version)
             };

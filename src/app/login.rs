@@ -50,6 +50,7 @@ impl VaultLogins {
             request_id: id,
             agent: None,
             peer: None,
+            client_certificate: None,
             destination: &asked.proxy.to_string(),
             method: Some("CONNECT"),
             path: Some(&asked.target.to_string()),

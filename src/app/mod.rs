@@ -11,6 +11,7 @@ mod handover;
 mod home;
 mod identity;
 mod init;
+mod issuer_keys;
 mod keeper;
 mod log;
 mod login;
@@ -23,6 +24,7 @@ mod restore;
 mod serve;
 mod service;
 mod session;
+mod supplier;
 
 pub use authority::is_published;
 pub use failure::{Exit, Failure};

@@ -17,6 +17,7 @@ use super::login::check_logins;
 use super::open::{Opened, drain_journal, write_anchor};
 use super::policies::load_policy;
 use super::service::{self, Activation};
+use super::supplier::Supplier;
 use super::{Failure, Home, Serving};
 use crate::agent::Identity;
 use crate::audit::AuditLog;
@@ -60,6 +61,7 @@ pub struct Proxy {
     home: Home,
     keeper: Arc<Keeper>,
     gateway: Arc<Gateway>,
+    supplier: Arc<Supplier>,
     audit: Arc<AuditLog>,
     gates: Vec<Gate>,
     ops: Option<std::net::TcpListener>,
@@ -128,6 +130,8 @@ impl Proxy {
         let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));
         let gateway = Arc::new(gateway);
         keeper.watch_over(&gateway);
+        let supplier = Supplier::new(&gateway, &keeper)?;
+        gateway.supply_with(Arc::<Supplier>::clone(&supplier));
         if !private {
             home.announce(&serving)?;
         }
@@ -138,6 +142,7 @@ impl Proxy {
             home,
             keeper,
             gateway,
+            supplier,
             audit,
             gates,
             ops,
@@ -203,6 +208,7 @@ impl Proxy {
         // The threads have the sockets too, until each has taken its last connection.
         drop(gates);
         cores.stop(leave).await;
+        self.supplier.settle().await;
         let _nobody_listens = begin.send(true);
         looking.abort();
         if let Some(ops) = ops {
@@ -313,6 +319,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
             _ = ticks.tick() => false,
             () = hung_up(&mut hangup) => true,
         };
+        let due = Arc::clone(&keeper);
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
         if asked {
@@ -328,6 +335,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");
         }
+        due.fetch_due_keys();
         if asked {
             service::ready();
         }

@@ -26,6 +26,7 @@ impl Fields for Access<'_> {
             request_id,
             agent,
             peer,
+            client_certificate,
             destination,
             method,
             path,
@@ -45,6 +46,9 @@ impl Fields for Access<'_> {
             write_who(line, agent)?;
         }
         write_peer(line, *peer);
+        if let Some(certificate) = client_certificate {
+            line.value(b",\"client_certificate\":", certificate)?;
+        }
         line.text(b",\"destination\":", destination)?;
         line.option(b",\"method\":", *method)?;
         line.option(b",\"path\":", *path)?;
@@ -248,10 +252,20 @@ mod tests {
                 user: given[2].then_some(&label),
                 labels: given[4].then_some(&labels),
             };
+            let certificate = crate::agent::certificate::ClientCertificate {
+                serial: "0a".into(),
+                subject: texts[2].as_str().into(),
+                common_names: [].into(),
+                dns: [texts[3].as_str().into()].into(),
+                uris: [].into(),
+                emails: [].into(),
+                not_after: 0,
+            };
             let record = Access {
                 request_id: RequestId(numbers.2),
                 agent: given[3].then_some(who),
                 peer,
+                client_certificate: given[6].then_some(&certificate),
                 destination: &texts[1],
                 method: some(4, 2),
                 path: some(5, 3),

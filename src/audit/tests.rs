@@ -71,6 +71,7 @@ fn access_of(
         request_id: id(n),
         agent: Some(who),
         peer: None,
+        client_certificate: None,
         destination: "https://api.example.com:8443",
         method: Some("POST"),
         path: Some("/v1/chat"),

@@ -1,5 +1,6 @@
 //! By the user behind a Unix socket: the kernel says who connected, and nobody else has a say in it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Admit, Agents, Authenticate, Denied, Shown};
@@ -72,9 +73,9 @@ impl Authenticate for Peers {
         Some(same && self.agents.admit(&identity.agent, Admit::Known))
     }
 
-    fn labels(&self, identity: &Identity) -> Option<&Labels> {
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Peer(_) = identity.proof else { return None };
-        Some(self.agents.labels(&identity.agent))
+        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
     }
 }
 
@@ -92,7 +93,8 @@ mod tests {
     }
 
     fn by(uid: u32, gid: u32) -> Shown<'static> {
-        Shown { credentials: None, peer: Peer::Unix(Some(UnixUser { uid, gid })) }
+        let peer = Peer::Unix(Some(UnixUser { uid, gid }));
+        Shown { credentials: None, peer, certificate: None }
     }
 
     #[test]
@@ -117,7 +119,7 @@ mod tests {
         let peers = peers(vec![rule(Some(7), None, "a"), rule(Some(8), None, "gone")]);
         let ask = |credentials, uid| {
             let Shown { peer, .. } = by(uid, 1);
-            peers.authenticate(&Shown { credentials, peer }, NOW).unwrap()
+            peers.authenticate(&Shown { credentials, peer, certificate: None }, NOW).unwrap()
         };
         let (own, other) = (pair("a+run=42", ""), pair("b", ""));
         assert_eq!(ask(Some(&own), 7).unwrap().context.run.unwrap().as_str(), "42");

@@ -1,5 +1,6 @@
 //! By a run token: signed here, good for one agent, and for a while.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Agents, Authenticate, Denied, Shown};
@@ -40,8 +41,8 @@ impl Authenticate for ByRunToken {
         Some(self.agents.runs.stands(claims, now).is_ok())
     }
 
-    fn labels(&self, identity: &Identity) -> Option<&Labels> {
+    fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         identity.run_token()?;
-        Some(self.agents.labels(&identity.agent))
+        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
     }
 }

@@ -1,6 +1,7 @@
 //! `locum credential`: what the vault holds. No command shows a secret.
 
 mod bait;
+mod kind;
 mod users;
 mod versions;
 
@@ -10,12 +11,14 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
+use kind::KindArgs;
+
 use super::import;
 use super::output::{self, Table};
 use crate::agent::Label;
 use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
-use crate::credential::{MAX_WEIGHT, Properties, Slot, stand_in_for};
+use crate::credential::{Kind, MAX_WEIGHT, Properties, Slot, stand_in_for};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -78,7 +81,8 @@ pub(super) enum Command {
 const ADD_EXAMPLE: &str = "Example:
   locum credential add openai --provider openai < key.txt
   locum credential add billing --to https://api.internal:8443 --header 'X-Api-Key: {secret}' --from-env BILLING_KEY
-  locum credential add git --to https://git.internal --basic x-access-token --from-file token.txt";
+  locum credential add git --to https://git.internal --basic x-access-token --from-file token.txt
+  locum credential add gmail --provider google-workspace --kind oauth-refresh --client-id ID --client-secret-from-env GOOGLE_SECRET < refresh-token.txt";
 
 /// Arguments of `locum credential add`.
 #[derive(Debug, clap::Args)]
@@ -157,6 +161,8 @@ pub(super) struct Add {
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    kind: KindArgs,
 }
 
 /// Where a secret comes from. Never the command line, which others can read.
@@ -193,7 +199,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
 }
 
 fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
-    let new = describe(args)?;
+    let mut new = describe(args)?;
     if args.captured {
         opened.vault.add_captured(&new)?;
         return added(opened, args, &new);
@@ -201,7 +207,14 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     if args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none() {
         return add_bait(opened, args, &new);
     }
-    let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
+    let provider = args.provider.as_deref().map(provider).transpose()?;
+    let secret = match args.kind.read(&args.name, provider, &args.value)? {
+        Some((kind, secret)) => {
+            new.properties.kind = Some(kind);
+            secret
+        }
+        None => args.value.read(&format!("Secret of {}: ", args.name))?,
+    };
     opened.vault.add_credential(&new, &secret)?;
     added(opened, args, &new)
 }
@@ -252,7 +265,10 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     check_owner(args)?;
     let provider = args.provider.as_deref().map(provider).transpose()?;
     let mut slots = typed_slots(args)?;
-    if let Some(provider) = provider.filter(|_| slots.is_empty()) {
+    if !args.kind.is_plain() {
+        let own = provider.and_then(|p| provider_slots(p).ok());
+        slots = kind::slots(slots, own.unwrap_or_default());
+    } else if let Some(provider) = provider.filter(|_| slots.is_empty()) {
         slots = provider_slots(provider)?;
     }
     if slots.is_empty() {
@@ -397,16 +413,22 @@ pub(super) fn provider_to(provider: &Provider) -> Result<Vec<Destination>, Failu
 impl Value {
     /// Reads the secret, and refuses what could not be used.
     pub(super) fn read(&self, prompt: &str) -> Result<Secret, Failure> {
+        let secret = self.read_any(prompt)?;
+        secret
+            .expose(|bytes| validate_secret(bytes, self.force_short))
+            .map_err(|problem| Failure::usage(format!("the secret cannot be stored: {problem}")))?;
+        Ok(secret)
+    }
+
+    /// Reads what need not fit into a header: a key of several lines, or JSON.
+    fn read_any(&self, prompt: &str) -> Result<Secret, Failure> {
         let bytes = match (&self.from_env, &self.from_file) {
             (Some(name), _) => from_env(name)?,
             (None, Some(path)) => from_file(path)?,
             (None, None) if std::io::stdin().is_terminal() => from_prompt(prompt)?,
             (None, None) => from_stdin()?,
         };
-        let bytes = without_line_end(&bytes);
-        validate_secret(bytes, self.force_short)
-            .map_err(|problem| Failure::usage(format!("the secret cannot be stored: {problem}")))?;
-        Ok(Secret::new(bytes.to_vec()))
+        Ok(Secret::new(without_line_end(&bytes).to_vec()))
     }
 }
 
@@ -458,6 +480,8 @@ struct Shown {
     to: Vec<String>,
     slots: Vec<String>,
     placeholder: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<Kind>,
     created: i64,
     last_rotation: i64,
     version: Option<u32>,
@@ -500,6 +524,7 @@ impl From<&CredentialInfo> for Shown {
                 (&info.name, info.stand_in.as_deref()),
                 info.properties.serves.as_ref(),
             ),
+            kind: info.properties.kind.clone(),
             created: info.created,
             last_rotation: info.last_rotation(),
             version: info.current().map(|v| v.version),
@@ -559,6 +584,12 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     field("provider", shown.provider.clone().unwrap_or_else(|| "-".to_owned()));
     field("to", output::list(&shown.to));
     field("slots", output::list(&shown.slots));
+    if let Some(kind) = &shown.kind {
+        field("kind", kind.name().to_owned());
+        if let Some(endpoint) = kind.endpoint() {
+            field("tokens come from", endpoint.to_string());
+        }
+    }
     if shown.captured {
         field("captured", "its values are taken out of answers".to_owned());
     }

@@ -4,6 +4,7 @@ mod cases;
 mod check;
 mod diff;
 mod explain;
+mod learn;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -57,6 +58,11 @@ pub(super) enum Command {
         after_help = "Example:\n  locum policy explain --agent researcher POST https://api.openai.com/v1/chat/completions --use openai\n  locum policy explain --request 019a3f0c5e7a…   # of the audit log\n\nExit code 0 for what is allowed, 1 for what is refused."
     )]
     Explain(Box<explain::Args>),
+    /// Propose rules that would have allowed what the audit log has: the least that do
+    #[command(
+        after_help = "Example:\n  locum policy learn --since 7d > /tmp/learned.yaml\n  locum policy learn --agent researcher --json\n\nThe result is a policy for a person to read: it says what was done, not what should be."
+    )]
+    Learn(learn::Args),
     /// Print a JSON Schema of the policy document, by which editors complete and check
     #[command(
         after_help = "Example:\n  locum policy schema > policies/schema.json\n\nand as the first line of each file beside it:\n  # yaml-language-server: $schema=schema.json"
@@ -95,6 +101,7 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
         }
         Command::Test { paths, json } => return cases::run(&paths, json),
         Command::Explain(args) => return explain::run(home, &args),
+        Command::Learn(args) => return learn::run(&home?, &args),
         Command::Schema => {
             output::line(SCHEMA.trim_end())?;
             return Ok(ExitCode::SUCCESS);

@@ -19,7 +19,7 @@ use super::{
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
-use identity::{identity, settle_order};
+use identity::{check_doors, identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
 const KEYS: &[&str] =
@@ -34,7 +34,8 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let proxy =
         section(&mut map, "proxy", (base.proxy, None), |r, n, base| proxy(r, n, base.0, paths));
     let order = proxy.as_ref().and_then(|(_, order)| order.clone());
-    let who = section(&mut map, "identity", base.identity, identity);
+    let who =
+        section(&mut map, "identity", base.identity, |r, n, base| identity(r, n, base, paths));
     let ops = section(&mut map, "ops", base.ops, ops);
     let upstream =
         section(&mut map, "upstream", base.upstream, |r, n, base| upstream(r, n, base, paths));
@@ -57,6 +58,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         limits: limits?,
     };
     check_ports(&mut map, &config);
+    check_doors(&mut map, &config);
     Some(config)
 }
 

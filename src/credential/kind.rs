@@ -34,6 +34,24 @@ impl Kind {
         }
     }
 
+    /// Whether what is sent for a value says what time it is.
+    #[must_use]
+    pub fn minds_the_clock(&self) -> bool {
+        match self {
+            Self::Oauth(oauth) => {
+                oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
+            }
+        }
+    }
+
+    /// Where no agent may send what is made of the secret: those who make it would make more of it.
+    #[must_use]
+    pub fn token_endpoint(&self) -> Option<&Endpoint> {
+        match self {
+            Self::Oauth(oauth) => Some(&oauth.token_endpoint),
+        }
+    }
+
     /// Where Locum itself sends the secret, or what it signs with it, to get a value.
     #[must_use]
     pub fn endpoint(&self) -> Option<&Endpoint> {

@@ -11,6 +11,7 @@ mod compile;
 mod conditions;
 mod diff;
 mod explain;
+mod learn;
 mod limits;
 mod lint;
 mod path;
@@ -36,6 +37,7 @@ pub use compile::{
 };
 pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
+pub use learn::{Act, Learned, Learner, Lesson, Observed};
 pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
 pub use lint::{Lint, LintKind};
 pub use path::{PathError, PathPattern};
@@ -49,7 +51,7 @@ use limits::Meter;
 use rule::{Agents, Asked, Rule, Uses};
 
 use crate::agent::Identity;
-use crate::credential::{Credential, CredentialIndex, Older};
+use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
 use crate::inject::References;
@@ -393,6 +395,12 @@ impl Policy {
         (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
     }
 
+    /// Whether a rule, by its name, puts its credentials into requests that do not ask for them.
+    #[must_use]
+    pub fn injects_unasked(&self, rule: &str) -> bool {
+        self.rules.iter().any(|r| r.inject_always && *r.name == *rule)
+    }
+
     /// How many rules there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -625,13 +633,17 @@ impl Policy {
         let asked = Asked::of(who, request, at);
         for one in &mut picked {
             let path = request.path();
-            let allows = |c: &Credential| self.verdict(asked, path, &[c], index, shadows).is_ok();
+            let allows = |c: &Credential| {
+                self.verdict(asked, path, &[c], index, shadows).is_ok() && !leads_back(c, request)
+            };
             problem = problem.or(one.choose((who, index), origin, allows).err());
         }
         if problem.is_some() {
             picked.clear();
         }
         let credentials: Vec<&Credential> = picked.iter().map(|one| &**one.credential).collect();
+        let back = credentials.iter().any(|credential| leads_back(credential, request));
+        let problem = problem.or_else(|| back.then(to_its_source));
         let decide = |path: &str| self.verdict(asked, path, &credentials, index, shadows);
         let verdict = decide(request.path());
         for method in request.other_methods() {
@@ -672,6 +684,9 @@ impl Policy {
             grants = self.unreferenced(always, asked, index);
             if grants.iter().any(|grant| !within(who, &grant.credential, index)) {
                 return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
+            }
+            if grants.iter().any(|grant| leads_back(&grant.credential, request)) {
+                return Err(to_its_source());
             }
             if !grants.is_empty() && origin.scheme != Scheme::Https {
                 return Err(Refusal::new(Code::Plaintext));
@@ -850,6 +865,25 @@ fn usable<'r>(
         }
     }
     Ok(references.located().iter().map(Picked::of).collect())
+}
+
+/// Whether a request goes where the credential's own tokens come from. Nobody but Locum asks there
+/// with it: who shows a token there may be given another, and have it.
+fn leads_back(credential: &Credential, request: &InboundRequest) -> bool {
+    let source = credential.properties.kind.as_ref().and_then(CredentialKind::token_endpoint);
+    let Some(source) = source.filter(|source| source.origin() == request.origin()) else {
+        return false;
+    };
+    let bare = |path: &str| {
+        path.split('?').next().unwrap_or_default().trim_end_matches('/').to_ascii_lowercase()
+    };
+    let own = bare(source.target());
+    let readings = request.other_readings().iter().map(String::as_str);
+    once(request.path()).chain(readings).any(|path| bare(path) == own)
+}
+
+fn to_its_source() -> Refusal {
+    Refusal::new(Code::CredentialRefused).because(reason::TO_ITS_SOURCE)
 }
 
 /// Whether a caller's run token, if it came by one, leaves it this credential.

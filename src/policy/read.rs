@@ -460,7 +460,7 @@ fn read_capture<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Capture> 
     let mut map = reader.map(node, CAPTURE_KEYS)?;
     let credential = map.required("as", Reader::parsed::<Name>);
     let json = given(&mut map, "json", Reader::parsed::<Pointer>);
-    let form = given(&mut map, "form", |r, n| r.text(n));
+    let form = given(&mut map, "form", Reader::text);
     let header = given(&mut map, "header", Reader::parsed::<HeaderName>);
     let mut from = [
         json.flatten().map(Minted::Json),

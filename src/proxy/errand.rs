@@ -117,6 +117,7 @@ fn recorded(
         request_id: id,
         agent: None,
         peer: None,
+        client_certificate: None,
         destination: &endpoint.origin().to_string(),
         method: Some(method.as_str()),
         path,

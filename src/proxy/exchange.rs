@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, Request, Response, Uri, Version, header};
+use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
@@ -15,7 +15,7 @@ use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
-use super::supplied::resolve;
+use super::supplied::{rejected, resolve};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -87,10 +87,8 @@ async fn authorized(
     ledger.uploads(up.clone());
 
     // Why here: everything after this line works on one reading of one request.
-    let inbound = match check(gateway, &state, route, parts) {
-        Ok(inbound) => inbound,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &[])),
-    };
+    let inbound = check(gateway, &state, route, parts)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &[]))?;
     let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
 
@@ -112,10 +110,7 @@ async fn authorized(
     }
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
-    ledger.misplaced(references.misplaced());
-    if let Some(bait) = references.honeytoken() {
-        ledger.baited(&bait.name);
-    }
+    ledger.refers(&references);
     let question = Question {
         who: &who,
         request: &inbound,
@@ -125,10 +120,8 @@ async fn authorized(
     };
     let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
     ledger.shadowed(state.policy.shadow(question, outcome));
-    let mut permit = match decision {
-        Ok(permit) => permit,
-        Err(refusal) => return Err(refused(&ledger, &state, refusal, &named(&references))),
-    };
+    let mut permit =
+        decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
     gateway
@@ -287,6 +280,9 @@ impl Calling<'_> {
         let sending = upstream.send(request, call);
         let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
         let sent = sent.map_err(Unanswered::Failed)?;
+        if sent.response.status() == StatusCode::UNAUTHORIZED {
+            rejected(self.gateway, permit);
+        }
         self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
         Ok((sent, pending))
     }

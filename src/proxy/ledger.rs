@@ -5,14 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use super::{Caller, Gateway, State};
+use super::{Caller, Gateway, Near, State};
 use crate::agent::Identity;
 use crate::host::Origin;
+use crate::inject::References;
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
 use crate::record::{
-    Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
+    Access, Decision, Event, Outcome, Recorded, RequestId, ShadowDecision, Use, Who,
 };
 use crate::reference::Name;
 
@@ -25,7 +26,7 @@ pub(super) struct Ledger {
     pub(super) start: Instant,
     gateway: Arc<Gateway>,
     identity: Option<Arc<Identity>>,
-    peer: Peer,
+    near: Near,
     destination: String,
     method: String,
     path: Option<String>,
@@ -45,18 +46,18 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(gateway: &Arc<Gateway>, caller: &Caller, destination: &Origin) -> Self {
         let identity = Some(Arc::clone(&caller.identity));
-        Self::open(gateway, identity, caller.peer, destination.to_string())
+        Self::open(gateway, identity, caller.near.clone(), destination.to_string())
     }
 
     /// For a request whose sender is not known.
-    pub(super) fn anonymous(gateway: &Arc<Gateway>, peer: Peer, destination: String) -> Self {
-        Self::open(gateway, None, peer, destination)
+    pub(super) fn anonymous(gateway: &Arc<Gateway>, near: &Near, destination: String) -> Self {
+        Self::open(gateway, None, near.clone(), destination)
     }
 
     fn open(
         gateway: &Arc<Gateway>,
         identity: Option<Arc<Identity>>,
-        peer: Peer,
+        near: Near,
         destination: String,
     ) -> Self {
         Self {
@@ -64,7 +65,7 @@ impl Ledger {
             start: Instant::now(),
             gateway: Arc::clone(gateway),
             identity,
-            peer,
+            near,
             destination,
             method: String::new(),
             path: None,
@@ -116,11 +117,14 @@ impl Ledger {
         self.identity = Some(identity);
     }
 
-    /// Notes references outside the slots.
-    pub(super) fn misplaced(&mut self, count: usize) {
-        self.misplaced = count;
-        if count > 0 {
-            self.gateway.metrics.misplaced(count);
+    /// Notes references outside the slots, and what is an alarm wherever it stands.
+    pub(super) fn refers(&mut self, references: &References) {
+        self.misplaced = references.misplaced();
+        if self.misplaced > 0 {
+            self.gateway.metrics.misplaced(self.misplaced);
+        }
+        if let Some(bait) = references.honeytoken() {
+            self.baited(&bait.name);
         }
     }
 
@@ -177,7 +181,8 @@ impl Ledger {
         Access {
             request_id: self.id,
             agent: self.identity.as_deref().map(Who::from),
-            peer: Some(self.peer),
+            peer: Some(self.near.peer),
+            client_certificate: self.near.certificate.as_deref(),
             destination: &self.destination,
             method: Some(&self.method),
             path: self.path.as_deref(),
@@ -213,8 +218,12 @@ impl Ledger {
 
     /// Another account of the same request, for what is sent in the socket that it opened.
     pub(super) fn for_messages(&self) -> Self {
-        let mut same =
-            Self::open(&self.gateway, self.identity.clone(), self.peer, self.destination.clone());
+        let mut same = Self::open(
+            &self.gateway,
+            self.identity.clone(),
+            self.near.clone(),
+            self.destination.clone(),
+        );
         (same.id, same.start) = (self.id, self.start);
         (same.method, same.path) = (self.method.clone(), self.path.clone());
         same
@@ -465,7 +474,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::policy::Policy;
     use crate::proxy::Limits;
-    use crate::record::{AuditSink, Event, Unrecorded};
+    use crate::record::{AuditSink, Event, Peer, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;
@@ -525,8 +534,8 @@ mod tests {
     fn a_permitted_call_has_one_outcome_however_it_ends() {
         let sink = Arc::new(Kept::default());
         let gateway = gateway(Arc::clone(&sink));
-        let peer = Peer::Unix(None);
-        let open = || Ledger::anonymous(&gateway, peer, "https://api.test".to_owned());
+        let near = Near { peer: Peer::Unix(None), certificate: None };
+        let open = || Ledger::anonymous(&gateway, &near, "https://api.test".to_owned());
         let permitted = || {
             let ledger = open();
             let _recorded = ledger.permit((), &state(), "rule", &[]).unwrap();

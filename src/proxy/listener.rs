@@ -21,7 +21,7 @@ use super::interim::Outlet;
 use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::tunnel::AgentEnd;
-use super::{Gateway, tunnel};
+use super::{Gateway, Near, tunnel};
 use crate::agent::{Identity, UnixUser};
 use crate::record::Peer;
 use crate::tls::ListenerTls;
@@ -338,7 +338,10 @@ async fn connection(
     shutdown: Shutdown,
 ) {
     match enter(&gateway, &entrance, accepted).await {
-        Ok(io) => serve_front(gateway, entrance, Stream::new(io, place), peer, shutdown).await,
+        Ok(io) => {
+            let near = Near { peer, certificate: io.certificate().map(Arc::new) };
+            serve_front(gateway, entrance, Stream::new(io, place), near, shutdown).await;
+        }
         Err(error) => tracing::debug!(%peer, %error, "no TLS with the agent at the door"),
     }
 }
@@ -362,28 +365,30 @@ async fn serve_front(
     gateway: Arc<Gateway>,
     entrance: Arc<Entrance>,
     stream: Stream,
-    peer: Peer,
+    near: Near,
     shutdown: Shutdown,
 ) {
     let since = Instant::now();
+    let peer = near.peer;
     let limits = gateway.limits;
     let progress = Arc::<Progress>::default();
     let refuse: Refuse = {
-        let gateway = Arc::clone(&gateway);
-        Arc::new(move |code| tunnel::unreadable(&gateway, peer, code))
+        let (gateway, near) = (Arc::clone(&gateway), near.clone());
+        Arc::new(move |code| tunnel::unreadable(&gateway, &near, code))
     };
     let cut = stream.cut();
     let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
     let service = {
-        let shutdown = shutdown.clone();
+        let (near, shutdown) = (near, shutdown.clone());
         service_fn(move |request| {
             let (gateway, entrance, shutdown) =
                 (Arc::clone(&gateway), Arc::clone(&entrance), shutdown.clone());
+            let near = near.clone();
             let (answering, request) = progress.begin(request);
             let end = AgentEnd { outlet: Outlet::of(&progress), cut: cut.clone() };
             async move {
                 let door = &entrance.door;
-                let answer = tunnel::front(&gateway, door, peer, &shutdown, request, &end).await;
+                let answer = tunnel::front(&gateway, door, &near, &shutdown, request, &end).await;
                 Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })

@@ -48,6 +48,7 @@ pub use listener::{Door, Entrance, Leave, Listener, serve};
 use listener::Doorkeeper;
 
 use crate::agent::Identity;
+use crate::agent::certificate::ClientCertificate;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
 use crate::inject;
@@ -410,11 +411,20 @@ pub(crate) fn request_id() -> RequestId {
     RequestId(id)
 }
 
+/// The agent's end of a connection, as it was before anything was said on it.
+#[derive(Clone, Debug)]
+pub struct Near {
+    /// Where it is.
+    pub peer: Peer,
+    /// The certificate that it showed at the door.
+    pub certificate: Option<Arc<ClientCertificate>>,
+}
+
 /// Who is at the other end of a connection, and how we know.
 #[derive(Clone, Debug)]
 pub struct Caller {
     /// Where the connection came from.
-    pub peer: Peer,
+    pub near: Near,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
     /// What program it seems to be.

@@ -10,7 +10,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::tls::ListenerStream;
+use crate::agent::certificate::ClientCertificate;
+use crate::tls::{ListenerStream, client_certificate};
 
 /// A connection, with its place among `limits.connections`: the place is free again when the socket
 /// is closed, be it by the HTTP layer or by the tunnel that took it over.
@@ -40,6 +41,16 @@ pub(super) enum Io {
     Unix(UnixStream),
     /// TLS to the proxy itself. Boxed: its state is a kilobyte, and the other two are a few words.
     Tls(Box<ListenerStream<TcpStream>>),
+}
+
+impl Io {
+    /// The certificate that the agent showed at the door, if it has TLS.
+    pub(super) fn certificate(&self) -> Option<ClientCertificate> {
+        match self {
+            Self::Tls(tls) => client_certificate(tls),
+            Self::Tcp(_) | Self::Unix(_) => None,
+        }
+    }
 }
 
 impl Stream {

@@ -54,3 +54,11 @@ async fn value(supply: &Arc<dyn Supply>, state: &State, grant: &Grant) -> Result
         None => supply.supply(credential, version).await,
     }
 }
+
+/// Tells those who make values that an origin did not take one.
+pub(super) fn rejected(gateway: &Gateway, permit: &Permit) {
+    let Some(supply) = gateway.supply.get() else { return };
+    for grant in permit.grants().iter().filter(|grant| grant.credential().is_supplied()) {
+        supply.rejected(grant.shared(), grant.version());
+    }
+}

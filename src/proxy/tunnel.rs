@@ -19,14 +19,13 @@ use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::stream::{Cut, Stream};
-use super::{Caller, Gateway, Place, State, refusal, unix_now};
+use super::{Caller, Gateway, Near, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn::{self, Credentials, Denied, Shown};
 use crate::host::{Authority, Origin, Scheme};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Meters, TunnelDecision};
-use crate::record::Peer;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
 use crate::upstream::Transport;
@@ -41,32 +40,32 @@ pub(super) struct AgentEnd {
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
     door: &Door,
-    peer: Peer,
+    near: &Near,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
     end: &AgentEnd,
 ) -> Response<Body> {
     let target = match target(&request) {
         Ok(target) => target,
-        Err(refusal) => return anonymous(gateway, peer, String::new(), &refusal),
+        Err(refusal) => return anonymous(gateway, near, String::new(), &refusal),
     };
-    let identity = match authenticate(gateway, door, peer, &request).await {
+    let identity = match authenticate(gateway, door, near, &request).await {
         Ok(identity) => identity,
         // To all alike: without the vault nobody can be told from anybody.
         Err(_) if gateway.state().sealed.is_none() => {
             let refusal = Refusal::new(Code::VaultUnavailable);
-            return anonymous(gateway, peer, target.destination(), &refusal);
+            return anonymous(gateway, near, target.destination(), &refusal);
         }
-        Err(denied) => return challenge(gateway, peer, &target, denied),
+        Err(denied) => return challenge(gateway, near, &target, denied),
     };
     // An orchestrator may say more of the run beside the credentials.
     let identity = match read_context(request.headers()) {
         Ok(context) if context == Context::default() => identity,
         Ok(context) => Arc::new(identity.saying(&context)),
-        Err(refusal) => return anonymous(gateway, peer, target.destination(), &refusal),
+        Err(refusal) => return anonymous(gateway, near, target.destination(), &refusal),
     };
     let client = Client::of(request.version(), request.headers());
-    let caller = Caller { peer, identity, client, cut: end.cut.clone() };
+    let caller = Caller { near: near.clone(), identity, client, cut: end.cut.clone() };
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -120,7 +119,7 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
 async fn authenticate(
     gateway: &Arc<Gateway>,
     door: &Door,
-    peer: Peer,
+    near: &Near,
     request: &Request<Incoming>,
 ) -> Result<Arc<Identity>, Denied> {
     if let Door::Open(identity) = door {
@@ -128,7 +127,8 @@ async fn authenticate(
     }
     let credentials = proxy_credentials(request)?;
     let check = |gateway: &Gateway| {
-        let shown = Shown { credentials: credentials.as_ref(), peer };
+        let certificate = near.certificate.as_ref();
+        let shown = Shown { credentials: credentials.as_ref(), peer: near.peer, certificate };
         gateway.state().authn.authenticate(&shown, unix_now()).map(Arc::new)
     };
     match check(gateway) {
@@ -152,7 +152,7 @@ fn proxy_credentials(request: &Request<Incoming>) -> Result<Option<Credentials>,
 /// send their credentials only after it.
 fn challenge(
     gateway: &Arc<Gateway>,
-    peer: Peer,
+    near: &Near,
     target: &Target,
     denied: Denied,
 ) -> Response<Body> {
@@ -163,17 +163,17 @@ fn challenge(
             gateway.metrics.refusal(Code::ProxyAuthRequired);
             refusal::respond(&refusal, super::request_id())
         }
-        _ => anonymous(gateway, peer, target.destination(), &refusal),
+        _ => anonymous(gateway, near, target.destination(), &refusal),
     }
 }
 
 fn anonymous(
     gateway: &Arc<Gateway>,
-    peer: Peer,
+    near: &Near,
     destination: String,
     refused: &Refusal,
 ) -> Response<Body> {
-    let ledger = Ledger::anonymous(gateway, peer, destination);
+    let ledger = Ledger::anonymous(gateway, near, destination);
     // Whoever can reach the port could fill the disk with these; what is over the bound is counted.
     if gateway.strangers.admits() {
         ledger.refuse(&gateway.state(), refused, &[]);
@@ -181,13 +181,13 @@ fn anonymous(
         gateway.metrics.refusal(refused.code);
         return refusal::respond(refused, ledger.id);
     }
-    tracing::info!(request_id = %ledger.id, %peer, code = %refused.code, "refused at the door");
+    tracing::info!(request_id = %ledger.id, peer = %near.peer, code = %refused.code, "refused at the door");
     refusal::respond(refused, ledger.id)
 }
 
 /// The answer to a request on the proxy port that could not be read.
-pub(super) fn unreadable(gateway: &Arc<Gateway>, peer: Peer, code: Code) -> Response<Body> {
-    anonymous(gateway, peer, String::new(), &Refusal::new(code))
+pub(super) fn unreadable(gateway: &Arc<Gateway>, near: &Near, code: Code) -> Response<Body> {
+    anonymous(gateway, near, String::new(), &Refusal::new(code))
 }
 
 async fn connect(
@@ -422,6 +422,7 @@ mod tests {
     use crate::credential::CredentialIndex;
     use crate::document::Source;
     use crate::policy;
+    use crate::record::Peer;
 
     struct Clerk(bool);
 
@@ -459,7 +460,7 @@ mod tests {
             labels: crate::agent::Labels::default(),
         };
         let caller = Caller {
-            peer: Peer::Unix(None),
+            near: Near { peer: Peer::Unix(None), certificate: None },
             identity: Arc::new(identity),
             client: Client::Unknown,
             cut: Cut::default(),

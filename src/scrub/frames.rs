@@ -87,7 +87,7 @@ impl FrameScrubber {
             self.scrubber.push(chunk, out);
             return Ok(());
         }
-        let mut whole = Vec::with_capacity(chunk.len() + self.scrubber.held());
+        let mut whole = Vec::with_capacity(chunk.len() + self.scrubber.unshown());
         let mut result = Ok(());
         while !chunk.is_empty() && result.is_ok() {
             result = self.step(&mut chunk, &mut whole);
@@ -160,12 +160,13 @@ impl FrameScrubber {
         if matches!(opcode, 1 | 2) {
             self.compressed = header[0] & 0x40 != 0 && self.deflate.is_some();
         }
-        if self.scrubber.is_idle() {
-            whole.extend_from_slice(&header);
-        } else if let Some(deflate) = self.compressed(frame) {
+        let idle = self.scrubber.is_idle();
+        if let Some(deflate) = self.compressed(frame).filter(|_| !idle) {
             deflate.hold(&header)?;
+        } else if idle || self.scrubber.unshown() == 0 && self.gaps.is_empty() {
+            whole.extend_from_slice(&header);
         } else {
-            self.gaps.add(header, self.scrubber.held())?;
+            self.gaps.add(header, self.scrubber.unshown())?;
         }
         Ok(frame)
     }

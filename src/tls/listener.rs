@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use data_encoding::HEXLOWER;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
@@ -13,9 +14,12 @@ use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{RootCertStore, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroize;
 
 use super::{Alpn, TlsError, provider};
+use crate::agent::certificate::ClientCertificate;
 use crate::secret::Secret;
 
 /// An agent's connection to the proxy itself, in the clear.
@@ -71,6 +75,37 @@ impl ListenerTls {
             Err(io::Error::new(io::ErrorKind::TimedOut, what))
         })
     }
+}
+
+/// What the client's certificate says, if it showed one. It has verified; one that cannot be read says
+/// nothing all the same.
+#[must_use]
+pub fn client_certificate<S>(stream: &ListenerStream<S>) -> Option<ClientCertificate> {
+    read_certificate(stream.get_ref().1.peer_certificates()?.first()?)
+}
+
+fn read_certificate(der: &[u8]) -> Option<ClientCertificate> {
+    let (_, read) = X509Certificate::from_der(der).ok()?;
+    let (mut dns, mut uris, mut emails) = (Vec::new(), Vec::new(), Vec::new());
+    let names = read.subject_alternative_name().ok()?.map(|names| &names.value.general_names);
+    for name in names.into_iter().flatten() {
+        match name {
+            GeneralName::DNSName(name) => dns.push((*name).into()),
+            GeneralName::URI(uri) => uris.push((*uri).into()),
+            GeneralName::RFC822Name(name) => emails.push((*name).into()),
+            _ => {}
+        }
+    }
+    let common = read.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    Some(ClientCertificate {
+        serial: HEXLOWER.encode(read.raw_serial()).into(),
+        subject: read.subject().to_string().into(),
+        common_names: common.map(Into::into).collect(),
+        dns: dns.into(),
+        uris: uris.into(),
+        emails: emails.into(),
+        not_after: read.validity().not_after.timestamp(),
+    })
 }
 
 /// HTTP/1.1 is offered only: a proxy's clients speak nothing else to it by default, and what they

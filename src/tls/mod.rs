@@ -25,7 +25,7 @@ pub use accept::{AcceptError, Accepted, CaAlert, SniMatch, accept, ca_alert};
 pub use ca::{CaInfo, CaMaterial, CertificateAuthority};
 pub use first_byte::{FirstByte, Prefixed, first_byte};
 pub use leaf::LeafCache;
-pub use listener::{ListenerPem, ListenerStream, ListenerTls};
+pub use listener::{ListenerPem, ListenerStream, ListenerTls, client_certificate};
 
 /// The one provider of cryptography. Named here and passed explicitly, so that no process-wide
 /// default decides.

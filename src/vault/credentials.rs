@@ -173,6 +173,28 @@ impl Vault {
         Ok(())
     }
 
+    /// Replaces the secret of one version by what its own use has made of it: a refresh token that the
+    /// authorization server has exchanged. The version keeps its number, because nobody decided
+    /// anything anew; it may be retired meanwhile, and keeps that too.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], or [`Fault::NoSuchVersion`] when it is not there or revoked.
+    pub fn renew(&mut self, name: &Name, version: u32, secret: &Secret) -> Result<(), VaultError> {
+        check_secret(secret).map_err(|fault| self.fault(fault))?;
+        self.change(Action::CredentialRenewed, name.as_str(), |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            let key = change.key.record_key(row.id, version);
+            let place = row.place(change.key.vault_id(), version);
+            let sealed = secret.expose(|bytes| crypto::seal(&key, &place, bytes))?;
+            let renewed = tx.execute(
+                "UPDATE versions SET sealed = ?3, fingerprint = ?4 \
+                 WHERE credential = ?1 AND version = ?2 AND state <> 'revoked'",
+                (row.id, version, sealed, change.key.fingerprint(secret)),
+            )?;
+            if renewed == 0 { Err(Fault::NoSuchVersion(name.clone(), version)) } else { Ok(()) }
+        })
+    }
+
     /// Removes a credential and all its versions, from its sets too. The journal keeps the name.
     ///
     /// # Errors
@@ -580,6 +602,11 @@ pub(super) struct Sealed {
 }
 
 impl Sealed {
+    /// The row of the credential, whose number is never used twice.
+    pub(super) fn identity(&self) -> i64 {
+        self.credential
+    }
+
     /// The secret, if this is what was sealed, and here.
     pub(super) fn open(&self, key: &DataKey) -> Result<Secret, DoesNotOpen> {
         let record_key = key.record_key(self.credential, self.version);

@@ -59,6 +59,8 @@ actions! {
     VersionTried "credential-version-tried";
     /// What is said of a credential was changed.
     CredentialChanged "credential-changed";
+    /// A version got what its own use had made of its secret: a refresh token that was exchanged.
+    CredentialRenewed "credential-renewed";
     /// A credential got a version that an origin minted for an agent.
     CredentialCaptured "credential-captured";
     /// All versions of a credential were revoked.

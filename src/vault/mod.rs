@@ -34,6 +34,7 @@ mod runs;
 mod schema;
 mod sets;
 mod settle;
+mod shelf;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -69,6 +70,7 @@ pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParam
 pub use rotate::{OldRuns, Rotated};
 pub use runs::NewRunToken;
 pub use sets::SetInfo;
+pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 pub use versions::Promotion;
 

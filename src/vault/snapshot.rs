@@ -120,6 +120,12 @@ impl Snapshot {
         self.open_sealed(name, version).map_err(|fault| fault.at(&self.path))
     }
 
+    /// Tells a credential from another of the same name, before or after it: no two ever have the same.
+    #[must_use]
+    pub fn identity(&self, name: &Name) -> Option<i64> {
+        self.sealed.get(name).map(Sealed::identity)
+    }
+
     fn open_sealed(&self, name: &Name, version: u32) -> Result<Secret, Fault> {
         let Some(sealed) = self.sealed.get(name) else {
             return Err(match self.credentials.get(name.as_str()) {

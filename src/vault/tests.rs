@@ -1106,6 +1106,27 @@ fn many_at_once_are_what_they_are_alone_or_nothing() {
     vault.verify().unwrap();
 }
 
+#[test]
+fn a_version_whose_secret_was_exchanged_keeps_its_number() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    vault.renew(&name("a"), 2, &secret("what-came-in-exchange")).unwrap();
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(snapshot.credentials.get("a").unwrap().version, Some(2));
+    assert_eq!(text_of(&snapshot.open(&name("a"), 2).unwrap()), "what-came-in-exchange");
+    let own = vault.fingerprint(&secret("what-came-in-exchange"));
+    assert_eq!(vault.credential(&name("a")).unwrap().versions[1].fingerprint, own);
+    vault.verify().unwrap();
+    // Also when another took its place meanwhile; and never when it was revoked.
+    vault.rotate(&name("a"), &secret("the-third-value")).unwrap();
+    vault.renew(&name("a"), 2, &secret("exchanged-once-more")).unwrap();
+    assert_eq!(vault.credential(&name("a")).unwrap().current().unwrap().version, 3);
+    vault.revoke(&name("a")).unwrap();
+    let fault = vault.renew(&name("a"), 2, &secret("exchanged-too-late")).unwrap_err().fault;
+    assert!(matches!(fault, Fault::NoSuchVersion(of, 2) if of == name("a")));
+    vault.verify().unwrap();
+}
+
 // Properties, and the format that had none.
 
 #[test]
@@ -1222,7 +1243,8 @@ fn lets_in(vault: &Vault, agent: &str, token: &str, at: i64) -> bool {
     );
     let pair = data_encoding::BASE64.encode(format!("{agent}:{token}").as_bytes());
     let credentials = crate::authn::parse_proxy_authorization(format!("Basic {pair}").as_bytes());
-    let shown = Shown { credentials: credentials.as_ref(), peer: Peer::Unix(None) };
+    let (credentials, peer) = (credentials.as_ref(), Peer::Unix(None));
+    let shown = Shown { credentials, peer, certificate: None };
     Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, at).is_ok()
 }
 

@@ -20,7 +20,7 @@ const RUN: [(&str, usize); 5] = [
     ("README.md", 18),
     ("docs/OPERATIONS.md", 30),
     ("certs/README.md", 9),
-    ("docs/CREDENTIALS.md", 12),
+    ("docs/CREDENTIALS.md", 15),
     ("docs/IDENTITY.md", 2),
 ];
 

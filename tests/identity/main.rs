@@ -6,5 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificates;
+mod jwt;
 mod order;
 mod peers;

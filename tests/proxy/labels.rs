@@ -49,7 +49,7 @@ fn a_tunnel_and_a_run_token_have_the_labels_of_their_agent() {
     let mut wire = eventually("the label acts", PATIENCE, || {
         world.serve.open_tunnel(&run, "free.test:443").tls("free.test", &free.ca_file()).ok()
     });
-    assert_eq!(wire.ask("GET / HTTP/1.1\r\nHost: free.test\r\n\r\n").status, 200);
+    assert_eq!(wire.ask("GET /open/x HTTP/1.1\r\nHost: free.test\r\n\r\n").status, 200);
     world.home.locum(&["agent", "label", "worker", "--remove", "team"]).ok();
     wire.until_closed();
 }

@@ -18,6 +18,7 @@ mod framing;
 mod half_open;
 mod http2;
 mod labels;
+mod learn;
 mod limit;
 mod listen;
 mod memory;

@@ -41,6 +41,11 @@ impl Authority {
     /// Issues a certificate for 127.0.0.1, good for servers and for clients, and replaces one that
     /// has the name.
     pub fn issue(&self, name: &str) -> Issued {
+        self.issue_with(name, |_| {})
+    }
+
+    /// The same, with what `edit` makes of it.
+    pub fn issue_with(&self, name: &str, edit: impl FnOnce(&mut CertificateParams)) -> Issued {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
@@ -49,6 +54,7 @@ impl Authority {
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
+        edit(&mut params);
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let file = |kind: &str| self.directory.join(format!("{name}.{kind}"));
         let issued = Issued { certificate: file("crt"), key: file("key") };

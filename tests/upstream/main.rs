@@ -64,6 +64,7 @@ fn recorded<T>(value: T) -> Recorded<T> {
         request_id: RequestId([0; 16]),
         agent: None,
         peer: None,
+        client_certificate: None,
         destination: "https://origin.test",
         method: None,
         path: None,

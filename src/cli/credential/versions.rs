@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::Value;
 use super::users::{User, users};
+use super::{Value, kind};
 use crate::app::{Failure, Opened};
 use crate::cli::output;
 use crate::config::MAX_GRACE;
@@ -54,8 +54,12 @@ fn grace(text: &str) -> Result<Duration, String> {
 pub(super) fn rotate(opened: &mut Opened, args: &Rotate) -> Result<(), Failure> {
     let name = &args.name;
     // Asked before the secret is: a wrong name should not cost a paste.
-    opened.vault.credential(name)?;
-    let secret = args.value.read(&format!("New secret of {name}: "))?;
+    let known = opened.vault.credential(name)?;
+    let prompt = format!("New secret of {name}: ");
+    let secret = match &known.properties.kind {
+        Some(kind) => kind::rotated(opened, name, kind, &args.value.read_any(&prompt)?)?,
+        None => args.value.read(&prompt)?,
+    };
     if args.stage {
         let version = opened.vault.stage(name, &secret)?;
         opened.changed()?;

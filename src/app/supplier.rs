@@ -1,0 +1,346 @@
+//! Values that are made of what lies in the vault, for requests that wait for them.
+//!
+//! Of each version of each credential one renewal is in flight at most, whoever asks; it goes on when
+//! they have all gone, because what an authorization server has given in exchange must be written
+//! down. A value is renewed before it runs out, while requests go on with the one that is good; one
+//! that has run out is never given. What is kept is sealed ([`Shelf`]).
+
+mod entry;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use entry::{Entry, Lifetime, Moment};
+
+use super::Failure;
+use super::keeper::Keeper;
+use crate::credential::{Credential, Kind};
+use crate::metrics::Minting;
+use crate::mint::{self, Material, MintError};
+use crate::outcome::{Code, Refusal};
+use crate::proxy::{Errand, Gateway};
+use crate::record::{Use, Why};
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::supply::{Supply, Supplying};
+use crate::vault::Shelf;
+
+/// What errands for tokens are called in records.
+const PURPOSE: &str = "token";
+
+/// How long the end of the process waits for renewals that are under way: as long as one may take,
+/// nearly. A refresh token that was exchanged and not written down is lost.
+const AT_THE_END: Duration = Duration::from_secs(10);
+
+/// Which version of which credential: by its row, which no other credential of its name ever has.
+type Key = (i64, u32);
+
+/// Makes values over the gateway's own far side, and keeps them.
+pub(super) struct Supplier {
+    /// Weak, because the gateway holds this.
+    gateway: Weak<Gateway>,
+    keeper: Arc<Keeper>,
+    shelf: Shelf,
+    entries: Mutex<HashMap<Key, Arc<Mutex<Entry>>>>,
+    /// Where renewals run: not on the thread of the request that was first, which may be busy.
+    runtime: Handle,
+    /// How many renewals are under way.
+    flights: watch::Sender<usize>,
+    /// This itself, for those renewals.
+    own: Weak<Self>,
+}
+
+impl Supplier {
+    /// Makes one for a gateway. To be called on the runtime that is to run the renewals.
+    pub(super) fn new(gateway: &Arc<Gateway>, keeper: &Arc<Keeper>) -> Result<Arc<Self>, Failure> {
+        let shelf = Shelf::new().map_err(|e| Failure::new(e.to_string()))?;
+        Ok(Arc::new_cyclic(|own| Self {
+            gateway: Arc::downgrade(gateway),
+            keeper: Arc::clone(keeper),
+            shelf,
+            entries: Mutex::default(),
+            runtime: Handle::current(),
+            flights: watch::Sender::new(0),
+            own: own.clone(),
+        }))
+    }
+
+    /// Returns when no renewal is under way any more, or when that takes too long.
+    pub(super) async fn settle(&self) {
+        let mut flights = self.flights.subscribe();
+        let _late = tokio::time::timeout(AT_THE_END, flights.wait_for(|count| *count == 0)).await;
+    }
+
+    fn entry(&self, name: &Name, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
+        let gone = || Refusal::new(Code::VaultUnavailable);
+        let state = self.gateway.upgrade().ok_or_else(gone)?.state();
+        let identity = state.sealed.as_ref().ok_or_else(gone)?.identity(name).ok_or_else(gone)?;
+        let mut entries = self.entries.lock();
+        if !entries.contains_key(&(identity, version)) {
+            // Those of credentials and versions that are gone go with the first that is new.
+            let now = Moment::now();
+            entries.retain(|_, entry| !entry.lock().is_over(now));
+        }
+        Ok(Arc::clone(entries.entry((identity, version)).or_default()))
+    }
+
+    /// Begins a renewal, unless one is under way.
+    fn begin(
+        &self,
+        credential: &Arc<Credential>,
+        version: u32,
+        entry: &Arc<Mutex<Entry>>,
+        held: &mut Entry,
+    ) -> watch::Receiver<bool> {
+        if let Some(flight) = held.flight() {
+            return flight;
+        }
+        let (landed, flight) = watch::channel(false);
+        held.flies(flight.clone());
+        let Some(own) = self.own.upgrade() else { return flight };
+        self.flights.send_modify(|count| *count += 1);
+        let (credential, entry) = (Arc::clone(credential), Arc::clone(entry));
+        self.runtime.spawn(async move {
+            let _counted = Counted(Arc::clone(&own));
+            let kind = credential.properties.kind.clone();
+            let minted = own.mint(&credential, version, &entry).await;
+            own.count(&credential, &minted);
+            let mut held = entry.lock();
+            match minted {
+                Ok((value, lifetime)) => held.has(value, lifetime, kind),
+                Err(refusal) => held.failed(refusal, Moment::now()),
+            }
+            drop(held);
+            let _nobody_waits = landed.send(true);
+        });
+        flight
+    }
+
+    fn count(&self, credential: &Credential, minted: &Result<Made, Refusal>) {
+        let Some(gateway) = self.gateway.upgrade() else { return };
+        let result = match minted {
+            Ok(_) => Minting::Made,
+            Err(refusal) if refusal.code == Code::CredentialExpired => Minting::Refused,
+            Err(_) => Minting::Failed,
+        };
+        gateway.metrics().minted(credential.name.as_str(), result);
+        if let Err(refusal) = minted {
+            let why = refusal.reason.unwrap_or_default();
+            tracing::warn!(
+                credential = %credential.name, code = %refusal.code, why, detail = %refusal.detail,
+                "a value could not be made"
+            );
+        }
+    }
+
+    /// Gets a value. What replaces the secret in the vault is there before this returns.
+    async fn mint(
+        &self,
+        credential: &Credential,
+        version: u32,
+        entry: &Mutex<Entry>,
+    ) -> Result<Made, Refusal> {
+        let kind = credential.properties.kind.as_ref();
+        let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
+        self.write_back(credential, version, entry).await?;
+        let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
+        let secret = gateway.state().open(&credential.name, version)?;
+        let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;
+        drop(secret);
+        let (minted, sent) = self.call(&gateway, (credential, version), kind, &material).await?;
+        if let Some(replacement) = &minted.replacement {
+            entry.lock().owes(self.shelf.put(credential.name.as_str(), replacement)?);
+            self.write_back(credential, version, entry).await?;
+        }
+        let value = self.shelf.put(credential.name.as_str(), &minted.value)?;
+        Ok((value, Lifetime::from(sent, minted.lifetime)))
+    }
+
+    /// Makes the call; a second time where the first shows that our clocks differ.
+    async fn call(
+        &self,
+        gateway: &Gateway,
+        (credential, version): (&Credential, u32),
+        kind: &Kind,
+        material: &Material,
+    ) -> Result<(mint::Minted, Moment), Refusal> {
+        let mut skew = 0;
+        loop {
+            let sent = Moment::now();
+            let call = mint::call(kind, material, unix_now() + skew).map_err(refused)?;
+            let uses = Use {
+                credential: credential.name.clone(),
+                version: Some(version),
+                slot: Some(format!("mint:{}", kind.name())),
+                why: Why::default(),
+            };
+            let errand = Errand {
+                purpose: PURPOSE,
+                uses: Some(uses),
+                endpoint: &call.endpoint,
+                method: call.method,
+                headers: call.headers,
+                body: call.body,
+                within: None,
+            };
+            let reply = gateway.errand(errand).await.map_err(failed)?;
+            match mint::answer(kind, material, reply.status, &reply.body) {
+                Ok(minted) => return Ok((minted, sent)),
+                Err(error) => {
+                    let other = skew_of(&reply.headers);
+                    if skew != 0 || !kind.minds_the_clock() || other.abs() < SKEW {
+                        return Err(refused(error));
+                    }
+                    tracing::warn!(
+                        credential = %credential.name, seconds = other,
+                        "the clock of the host that tokens come from differs from ours; its time is used"
+                    );
+                    skew = other;
+                }
+            }
+        }
+    }
+
+    /// Writes to the vault what an earlier exchange has given, if anything is owed.
+    async fn write_back(
+        &self,
+        credential: &Credential,
+        version: u32,
+        entry: &Mutex<Entry>,
+    ) -> Result<(), Refusal> {
+        let owed = entry.lock().owed().map(|owed| self.shelf.open(owed)).transpose()?;
+        let Some(secret) = owed else { return Ok(()) };
+        let name = credential.name.clone();
+        let written = self.keeper.renew(name, version, secret).await;
+        written.map_err(|error| {
+            tracing::error!(
+                credential = %credential.name, version, %error,
+                "the refresh token that was given in exchange could not be written to the vault; it is kept in memory, and no token is used before it is written"
+            );
+            Refusal::new(Code::RefreshFailed)
+                .because("the new refresh token could not be written to the vault")
+        })?;
+        entry.lock().is_settled();
+        Ok(())
+    }
+}
+
+/// A value on the shelf, and how long it is good for.
+type Made = (crate::vault::Shelved, Lifetime);
+
+impl Supply for Supplier {
+    fn at_hand(
+        &self,
+        credential: &Arc<Credential>,
+        version: u32,
+    ) -> Result<Option<Secret>, Refusal> {
+        let entry = self.entry(&credential.name, version)?;
+        let mut held = entry.lock();
+        let now = Moment::now();
+        let Some(value) = held.good(now, credential.properties.kind.as_ref()) else {
+            return Ok(None);
+        };
+        let value = self.shelf.open(value)?;
+        if held.is_due(now) {
+            let _goes_on_alone = self.begin(credential, version, &entry, &mut held);
+        }
+        Ok(Some(value))
+    }
+
+    fn supply<'a>(&'a self, credential: &'a Arc<Credential>, version: u32) -> Supplying<'a> {
+        Box::pin(async move {
+            let entry = self.entry(&credential.name, version)?;
+            let mut flight = {
+                let mut held = entry.lock();
+                let now = Moment::now();
+                if let Some(value) = held.good(now, credential.properties.kind.as_ref()) {
+                    return self.shelf.open(value);
+                }
+                // Not each request asks a host that has just refused.
+                if let Some(refusal) = held.refusal(now) {
+                    return Err(refusal);
+                }
+                self.begin(credential, version, &entry, &mut held)
+            };
+            let landed = flight.wait_for(|landed| *landed).await.is_ok();
+            let held = entry.lock();
+            match held.good(Moment::now(), credential.properties.kind.as_ref()) {
+                Some(value) => self.shelf.open(value),
+                None if landed => Err(held.refusal(Moment::now()).unwrap_or_else(|| {
+                    Refusal::new(Code::RefreshFailed)
+                        .because("the token ran out while it was waited for")
+                })),
+                None => Err(Refusal::new(Code::Internal)),
+            }
+        })
+    }
+
+    fn known(&self, credential: &Credential, version: u32) -> Vec<Secret> {
+        let Ok(entry) = self.entry(&credential.name, version) else { return Vec::new() };
+        let held = entry.lock();
+        held.known(Moment::now()).filter_map(|shelved| self.shelf.open(shelved).ok()).collect()
+    }
+
+    fn rejected(&self, credential: &Arc<Credential>, version: u32) {
+        let Ok(entry) = self.entry(&credential.name, version) else { return };
+        entry.lock().rejected(Moment::now());
+    }
+}
+
+/// A renewal under way, until it is dropped.
+struct Counted(Arc<Supplier>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.flights.send_modify(|count| *count = count.saturating_sub(1));
+    }
+}
+
+/// How far clocks may differ, in seconds, before it is thought of as a cause: assertions are made to
+/// be good for minutes.
+const SKEW: i64 = 30;
+
+/// How far the other's clock is before ours, by the `Date` of its answer.
+fn skew_of(headers: &http::HeaderMap) -> i64 {
+    let date = headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
+    let date = date.and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
+    date.map_or(0, |date| date.timestamp().as_second() - unix_now())
+}
+
+fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// The refusal of a mint that came to nothing.
+fn refused(error: MintError) -> Refusal {
+    match error {
+        MintError::Refused(why) => Refusal::new(Code::CredentialExpired).because(why),
+        MintError::Failed(why) => Refusal::new(Code::RefreshFailed).because(why),
+        MintError::Material(_) => Refusal::new(Code::RefreshFailed)
+            .because("what lies in the vault cannot be used for the credential's kind"),
+    }
+}
+
+/// The refusal of an errand that did not come back. The agent hears nothing of where it went; the
+/// errand's own record says it.
+fn failed(refusal: Refusal) -> Refusal {
+    tracing::warn!(code = %refusal.code, detail = %refusal.detail, "an errand failed");
+    let why = match refusal.code {
+        Code::ResponseTimeout => "the token endpoint did not answer in time",
+        Code::ConnectTimeout => "the token endpoint could not be connected to in time",
+        Code::ConnectFailed => "the token endpoint does not accept a connection",
+        Code::DnsError => "the name of the token endpoint does not resolve",
+        Code::CertificateInvalid => "the certificate of the token endpoint does not verify",
+        Code::TlsFailed => "TLS with the token endpoint failed",
+        Code::AddressForbidden => "the address of the token endpoint is closed to the proxy",
+        Code::AuditUnavailable => return refusal,
+        _ => "the token endpoint broke off",
+    };
+    Refusal::new(Code::RefreshFailed).because(why)
+}

@@ -1,0 +1,304 @@
+//! What is said of a kind on the command line, and what it comes to.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use super::{Value, from_env, from_file};
+use crate::app::{Failure, Opened};
+use crate::catalog::Provider;
+use crate::credential::{ClientAuth, Endpoint, Kind, Oauth, OauthGrant, Slot};
+use crate::mint::Material;
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::vault::without_line_end;
+
+/// `--kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum KindName {
+    /// Access tokens for a refresh token
+    OauthRefresh,
+    /// Access tokens for a client's own secret or key
+    OauthClientCredentials,
+    /// Access tokens for another token (RFC 8693)
+    OauthTokenExchange,
+    /// Access tokens for a signed assertion (RFC 7523)
+    OauthJwtBearer,
+    /// Access tokens for the key of a Google service account, as it is downloaded
+    GoogleServiceAccount,
+}
+
+/// How the value is made of the secret; without --kind it is sent as it is.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Kinds")]
+pub(super) struct KindArgs {
+    /// What is made of the secret before it is sent; docs/CREDENTIALS.md has all about each
+    #[arg(long, value_enum, value_name = "KIND")]
+    kind: Option<KindName>,
+    /// Where tokens come from; by default the provider's own
+    #[arg(long, value_name = "URL", requires = "kind")]
+    token_endpoint: Option<Endpoint>,
+    /// What stands for {tenant}, or another {word}, in the provider's token endpoint
+    #[arg(long, value_name = "TEXT", requires = "kind")]
+    tenant: Option<String>,
+    /// Who we are to the authorization server
+    #[arg(long, value_name = "ID", requires = "kind")]
+    client_id: Option<String>,
+    /// How we show it: `none`, `basic`, `post` or `jwt`; by default `basic` where there is a client
+    /// secret, else `none`
+    #[arg(long, value_name = "METHOD", requires = "kind", value_parser = client_auth)]
+    client_auth: Option<ClientAuth>,
+    /// Take the client secret, where the secret itself is another, from this environment variable
+    #[arg(long, value_name = "NAME", conflicts_with = "client_secret_from_file")]
+    client_secret_from_env: Option<String>,
+    /// Take the client secret from this file
+    #[arg(long, value_name = "FILE")]
+    client_secret_from_file: Option<PathBuf>,
+    /// What the token shall be good for. Repeatable
+    #[arg(long, value_name = "SCOPE", requires = "kind")]
+    scope: Vec<String>,
+    /// Whom the token shall be good for
+    #[arg(long, value_name = "TEXT", requires = "kind")]
+    audience: Option<String>,
+    /// The same as an address (RFC 8707)
+    #[arg(long, value_name = "URL", requires = "kind")]
+    resource: Option<String>,
+    /// A further parameter of the token request. Repeatable
+    #[arg(long, value_name = "NAME=VALUE", requires = "kind", value_parser = parameter)]
+    parameter: Vec<(String, String)>,
+    /// The `kid` of assertions
+    #[arg(long, value_name = "TEXT", requires = "kind")]
+    key_id: Option<String>,
+    /// The `iss` of the assertion; by default the client id
+    #[arg(long, value_name = "TEXT", requires = "kind")]
+    issuer: Option<String>,
+    /// The `sub` of the assertion: whom the token speaks for; by default the issuer
+    #[arg(long, value_name = "TEXT", requires = "kind")]
+    subject: Option<String>,
+    /// The `aud` of assertions; by default the token endpoint
+    #[arg(long, value_name = "TEXT", requires = "kind")]
+    assertion_audience: Option<String>,
+    /// What is exchanged; by default an access token
+    #[arg(long, value_name = "URN", requires = "kind")]
+    subject_token_type: Option<String>,
+    /// What it is exchanged for
+    #[arg(long, value_name = "URN", requires = "kind")]
+    requested_token_type: Option<String>,
+    /// How many seconds a token is good for, where the server does not say; by default 300
+    #[arg(long, value_name = "SECONDS", requires = "kind")]
+    lifetime: Option<u32>,
+}
+
+fn client_auth(text: &str) -> Result<ClientAuth, String> {
+    let all = [
+        ("none", ClientAuth::None),
+        ("basic", ClientAuth::ClientSecretBasic),
+        ("post", ClientAuth::ClientSecretPost),
+        ("jwt", ClientAuth::PrivateKeyJwt),
+    ];
+    let found = all.into_iter().find(|(short, auth)| *short == text || auth.name() == text);
+    found.map(|(_, auth)| auth).ok_or_else(|| "it is none, basic, post or jwt".to_owned())
+}
+
+fn parameter(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("it is written NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// A Google service account's key, as it is downloaded.
+#[derive(serde::Deserialize)]
+struct ServiceAccount {
+    client_email: String,
+    private_key: String,
+    private_key_id: Option<String>,
+    token_uri: String,
+}
+
+impl KindArgs {
+    /// Whether the secret is sent as it is.
+    pub(super) fn is_plain(&self) -> bool {
+        self.kind.is_none()
+    }
+
+    /// The kind, and what of the secret the vault keeps for it.
+    pub(super) fn read(
+        &self,
+        name: &Name,
+        provider: Option<&Provider>,
+        value: &Value,
+    ) -> Result<Option<(Kind, Secret)>, Failure> {
+        let Some(kind) = self.kind else { return Ok(None) };
+        let secret = value.read_any(&format!("Secret of {name}: "))?;
+        let (kind, material) = match kind {
+            KindName::GoogleServiceAccount => self.service_account(&secret)?,
+            KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &secret)?,
+            KindName::OauthClientCredentials => {
+                self.oauth(OauthGrant::ClientCredentials, provider, &secret)?
+            }
+            KindName::OauthTokenExchange => {
+                self.oauth(OauthGrant::TokenExchange, provider, &secret)?
+            }
+            KindName::OauthJwtBearer => self.oauth(OauthGrant::JwtBearer, provider, &secret)?,
+        };
+        check(&kind, &material)?;
+        Ok(Some((kind, material.to_secret())))
+    }
+
+    fn oauth(
+        &self,
+        grant: OauthGrant,
+        provider: Option<&Provider>,
+        secret: &Secret,
+    ) -> Result<(Kind, Material), Failure> {
+        let endpoint = self.endpoint(provider)?;
+        let client_secret = self.client_secret()?;
+        let has_secret = client_secret.is_some() || grant == OauthGrant::ClientCredentials;
+        let usual = if has_secret { ClientAuth::ClientSecretBasic } else { ClientAuth::None };
+        let oauth = Oauth {
+            client_auth: self.client_auth.unwrap_or(usual),
+            ..self.described(grant, endpoint)
+        };
+        let needs_client = oauth.client_auth != ClientAuth::None || grant == OauthGrant::Refresh;
+        if needs_client && oauth.client_id.is_none() {
+            return Err(Failure::usage("nothing says who asks for the token")
+                .help("name the client with --client-id"));
+        }
+        let kind = Kind::Oauth(Box::new(oauth));
+        let material = read(secret, &kind)?;
+        let more = Material { client_secret, ..Material::default() };
+        Ok((kind, more.merged(&material)))
+    }
+
+    fn described(&self, grant: OauthGrant, token_endpoint: Endpoint) -> Oauth {
+        Oauth {
+            grant,
+            token_endpoint,
+            client_id: self.client_id.clone(),
+            client_auth: ClientAuth::None,
+            scope: (!self.scope.is_empty()).then(|| self.scope.join(" ")),
+            audience: self.audience.clone(),
+            resource: self.resource.clone(),
+            parameters: self.parameter.iter().cloned().collect::<BTreeMap<_, _>>(),
+            key_id: self.key_id.clone(),
+            issuer: self.issuer.clone(),
+            subject: self.subject.clone(),
+            assertion_audience: self.assertion_audience.clone(),
+            subject_token_type: self.subject_token_type.clone(),
+            requested_token_type: self.requested_token_type.clone(),
+            lifetime: self.lifetime,
+        }
+    }
+
+    fn service_account(&self, secret: &Secret) -> Result<(Kind, Material), Failure> {
+        let account: ServiceAccount =
+            secret.expose(|bytes| serde_json::from_slice(bytes)).map_err(|_| {
+                Failure::usage("the secret is not the key file of a service account").help(
+                    "give the JSON as the console or `gcloud iam service-accounts keys create` wrote it",
+                )
+            })?;
+        if self.scope.is_empty() {
+            return Err(Failure::usage("nothing says what the token shall be good for")
+                .help("name it with --scope https://www.googleapis.com/auth/cloud-platform"));
+        }
+        let endpoint = match &self.token_endpoint {
+            Some(endpoint) => endpoint.clone(),
+            None => account
+                .token_uri
+                .parse()
+                .map_err(|e| Failure::usage(format!("the key's token_uri: {e}")))?,
+        };
+        let mut oauth = self.described(OauthGrant::JwtBearer, endpoint);
+        oauth.issuer = oauth.issuer.or(Some(account.client_email));
+        oauth.key_id = oauth.key_id.or(account.private_key_id);
+        let material = Material { private_key: Some(account.private_key), ..Material::default() };
+        Ok((Kind::Oauth(Box::new(oauth)), material))
+    }
+
+    /// Where tokens come from: as it is said here, else as the catalogue has it.
+    fn endpoint(&self, provider: Option<&Provider>) -> Result<Endpoint, Failure> {
+        if let Some(endpoint) = &self.token_endpoint {
+            return Ok(endpoint.clone());
+        }
+        let known = provider.and_then(|p| p.oauth()).and_then(|oauth| oauth.token.as_deref());
+        let Some(text) = known else {
+            return Err(Failure::usage("nothing says where tokens come from")
+                .help("name the endpoint with --token-endpoint https://HOST/PATH"));
+        };
+        fill_in(text, self.tenant.as_deref())
+    }
+
+    fn client_secret(&self) -> Result<Option<String>, Failure> {
+        let bytes = match (&self.client_secret_from_env, &self.client_secret_from_file) {
+            (Some(name), _) => from_env(name)?,
+            (None, Some(path)) => from_file(path)?,
+            (None, None) => return Ok(None),
+        };
+        let text = std::str::from_utf8(without_line_end(&bytes))
+            .map_err(|_| Failure::usage("the client secret is no text"))?;
+        Ok(Some(text.to_owned()))
+    }
+}
+
+/// Fills in the customer's part of an address of the catalogue.
+pub(super) fn fill_in(text: &str, tenant: Option<&str>) -> Result<Endpoint, Failure> {
+    let wrong = |e| Failure::new(format!("the catalogue's {text}: {e}"));
+    let Some((head, rest)) = text.split_once('{') else { return text.parse().map_err(wrong) };
+    let (word, tail) = rest.split_once('}').unwrap_or((rest, ""));
+    let Some(tenant) = tenant else {
+        return Err(Failure::usage(format!("this provider's token endpoint is {text}"))
+            .help(format!("say what stands for {{{word}}} with --tenant")));
+    };
+    // A part of a name or of a path, and nothing that could lead elsewhere.
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._".contains(&b);
+    if tenant.is_empty() || !tenant.bytes().all(plain) || tenant.starts_with('.') {
+        return Err(Failure::usage("--tenant may have letters, digits, `-`, `.` and `_` in it"));
+    }
+    format!("{head}{tenant}{tail}").parse().map_err(wrong)
+}
+
+/// The slots of a credential whose token is made: where bearer tokens go, unless something else was
+/// said.
+pub(super) fn slots(typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
+    if !typed.is_empty() {
+        return typed;
+    }
+    let bearer = Slot::header("Authorization: Bearer {secret}").ok();
+    let own: Vec<Slot> =
+        provider.into_iter().filter(|slot| Some(slot) == bearer.as_ref()).collect();
+    if own.is_empty() { bearer.into_iter().collect() } else { own }
+}
+
+/// What is kept when a credential of a kind gets a new secret: the new one, and what it leaves unsaid.
+pub(super) fn rotated(
+    opened: &Opened,
+    name: &Name,
+    kind: &Kind,
+    secret: &Secret,
+) -> Result<Secret, Failure> {
+    let new = read(secret, kind)?;
+    let snapshot = opened.vault.snapshot()?;
+    let version = snapshot.credentials.get(name.as_str()).and_then(|c| c.version);
+    let old = version.map(|version| snapshot.open(name, version)).transpose()?;
+    let material = match old.map(|old| Material::read(&old, kind)) {
+        Some(Ok(old)) => new.merged(&old),
+        _ => new,
+    };
+    check(kind, &material)?;
+    Ok(material.to_secret())
+}
+
+fn read(secret: &Secret, kind: &Kind) -> Result<Material, Failure> {
+    Material::read(secret, kind).map_err(|e| Failure::usage(e.to_string()))
+}
+
+fn check(kind: &Kind, material: &Material) -> Result<(), Failure> {
+    material.check(kind).map_err(|e| {
+        let failure = Failure::usage(e.to_string());
+        let natural = crate::mint::NATURAL.iter().find(|(name, _)| *name == kind.name());
+        match natural {
+            Some((name, what)) => failure.help(format!(
+                "{name} takes {what}, or a JSON object with each secret by its name; a client secret beside it comes by --client-secret-from-file or --client-secret-from-env"
+            )),
+            None => failure,
+        }
+    })
+}

@@ -1,0 +1,162 @@
+//! What lies in the vault for a kind: one JSON object of named secrets, on one line, so that whatever
+//! can be stored for a header can be stored for a kind.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::credential::{ClientAuth, Kind, OauthGrant};
+use crate::secret::Secret;
+
+/// The secrets of a kind. Their memory is wiped when it is freed, as all of the process's is.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Material {
+    /// A refresh token (RFC 6749 section 1.5).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refresh_token: Option<String>,
+    /// A client's secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub client_secret: Option<String>,
+    /// A token that is exchanged.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub subject_token: Option<String>,
+    /// A private key, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub private_key: Option<String>,
+}
+
+/// Why what lies in the vault cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MaterialError {
+    /// It is no text.
+    NotText,
+    /// It begins like JSON and is none.
+    NotJson,
+    /// A secret is not there.
+    Missing(&'static str),
+    /// The key is none that is known.
+    Key,
+}
+
+impl fmt::Display for MaterialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotText => f.write_str("the secret is no text"),
+            Self::NotJson => f.write_str("the secret begins like JSON, and is none"),
+            Self::Missing(what) => write!(f, "the secret has no `{what}`"),
+            Self::Key => f.write_str(
+                "the private key cannot be read: it has to be RSA, P-256, P-384 or Ed25519, in PEM (PKCS #8, PKCS #1 or SEC 1), and without a passphrase",
+            ),
+        }
+    }
+}
+
+impl std::error::Error for MaterialError {}
+
+/// What a secret that is not JSON is taken for, by the kind's name: for help texts.
+pub const NATURAL: &[(&str, &str)] = &[
+    ("oauth-refresh", "the refresh token"),
+    ("oauth-client-credentials", "the client secret, or the private key for private_key_jwt"),
+    ("oauth-token-exchange", "the token that is exchanged"),
+    ("oauth-jwt-bearer", "the private key, in PEM"),
+];
+
+impl Material {
+    /// Reads what lies in the vault, or what another vault has: JSON with these names, or the one
+    /// secret that the kind cannot do without.
+    ///
+    /// # Errors
+    /// [`MaterialError`] when it is neither. What is missing is found by [`Material::check`].
+    pub fn read(secret: &Secret, kind: &Kind) -> Result<Self, MaterialError> {
+        secret.expose(|bytes| {
+            let text = std::str::from_utf8(bytes).map_err(|_| MaterialError::NotText)?.trim();
+            if text.starts_with('{') {
+                return serde_json::from_str(text).map_err(|_| MaterialError::NotJson);
+            }
+            let mut material = Self::default();
+            *material.natural(kind) = Some(text.to_owned());
+            Ok(material)
+        })
+    }
+
+    /// Where the one secret goes that is given by itself.
+    fn natural(&mut self, kind: &Kind) -> &mut Option<String> {
+        match kind {
+            Kind::Oauth(oauth) => match (oauth.grant, oauth.client_auth) {
+                (OauthGrant::Refresh, _) => &mut self.refresh_token,
+                (OauthGrant::ClientCredentials, ClientAuth::PrivateKeyJwt)
+                | (OauthGrant::JwtBearer, _) => &mut self.private_key,
+                (OauthGrant::ClientCredentials, _) => &mut self.client_secret,
+                (OauthGrant::TokenExchange, _) => &mut self.subject_token,
+            },
+        }
+    }
+
+    /// The same, and what `old` says besides.
+    #[must_use]
+    pub fn merged(mut self, old: &Self) -> Self {
+        let keep = |new: &mut Option<String>, old: &Option<String>| {
+            if new.is_none() {
+                new.clone_from(old);
+            }
+        };
+        keep(&mut self.refresh_token, &old.refresh_token);
+        keep(&mut self.client_secret, &old.client_secret);
+        keep(&mut self.subject_token, &old.subject_token);
+        keep(&mut self.private_key, &old.private_key);
+        self
+    }
+
+    /// As the vault keeps it.
+    #[must_use]
+    #[allow(clippy::missing_panics_doc)] // Names and texts are JSON.
+    pub fn to_secret(&self) -> Secret {
+        Secret::new(serde_json::to_vec(self).expect("names and texts are JSON"))
+    }
+
+    /// Whether all is there that the kind needs, and can be used.
+    ///
+    /// # Errors
+    /// The first that is not.
+    pub fn check(&self, kind: &Kind) -> Result<(), MaterialError> {
+        match kind {
+            Kind::Oauth(oauth) => {
+                match oauth.grant {
+                    OauthGrant::Refresh => self.refresh_token().map(drop)?,
+                    OauthGrant::ClientCredentials => {}
+                    OauthGrant::TokenExchange => self.subject_token().map(drop)?,
+                    OauthGrant::JwtBearer => self.signing_key().map(drop)?,
+                }
+                match oauth.client_auth {
+                    ClientAuth::ClientSecretBasic | ClientAuth::ClientSecretPost => {
+                        self.client_secret().map(drop)
+                    }
+                    ClientAuth::PrivateKeyJwt => self.signing_key().map(drop),
+                    ClientAuth::None | ClientAuth::TlsClientAuth => Ok(()),
+                }
+            }
+        }
+    }
+
+    pub(super) fn refresh_token(&self) -> Result<&str, MaterialError> {
+        present(self.refresh_token.as_deref(), "refresh_token")
+    }
+
+    pub(super) fn client_secret(&self) -> Result<&str, MaterialError> {
+        present(self.client_secret.as_deref(), "client_secret")
+    }
+
+    pub(super) fn subject_token(&self) -> Result<&str, MaterialError> {
+        present(self.subject_token.as_deref(), "subject_token")
+    }
+
+    pub(super) fn signing_key(&self) -> Result<super::jwt::SigningKey, MaterialError> {
+        let pem = present(self.private_key.as_deref(), "private_key")?;
+        super::jwt::SigningKey::read(pem).ok_or(MaterialError::Key)
+    }
+}
+
+fn present<'a>(value: Option<&'a str>, what: &'static str) -> Result<&'a str, MaterialError> {
+    value.filter(|text| !text.is_empty()).ok_or(MaterialError::Missing(what))
+}

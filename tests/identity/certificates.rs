@@ -1,0 +1,176 @@
+//! Clients that show at the door who they are.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rcgen::{CertificateParams, SanType};
+use serde_json::Value;
+
+use crate::support::*;
+
+/// A world whose door asks for certificates of `clients`, and knows who shows one by this setting.
+fn world(setting: &str) -> (World, Authority, PathBuf) {
+    let mut made = None;
+    let world = World::with(BEARER, canary(), |home, _| {
+        let ca = Authority::new(&home.work(), "listener");
+        let clients = Authority::new(&home.work(), "clients");
+        let issued = ca.issue("proxy");
+        home.set(&format!(
+            "proxy.tls: {{certificate: '{}', key: '{}', client_ca: '{}', client_auth: optional}}",
+            issued.certificate.display(),
+            issued.key.display(),
+            clients.file.display(),
+        ));
+        home.set(&format!("identity.client_certificates: {setting}"));
+        home.locum(&["agent", "add", "writer", "--no-token"]).ok();
+        made = Some((clients, ca.file));
+    });
+    let (clients, ca) = made.unwrap();
+    (world, clients, ca)
+}
+
+const SPIFFE: &str = "{name: spiffe, trust_domain: prod.example, \
+                      map: [{match: 'spiffe://prod.example/ns/agents/sa/*', agent: '{1}'}]}";
+
+fn uris(all: &[&str]) -> impl FnOnce(&mut CertificateParams) {
+    let all = all.iter().map(|uri| SanType::URI((*uri).try_into().unwrap())).collect();
+    |params| params.subject_alt_names = all
+}
+
+fn ask(field: &str) -> String {
+    format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n{field}\r\n")
+}
+
+fn credentials(authorization: &str) -> String {
+    ask(&format!("Proxy-Authorization: {authorization}\r\n"))
+}
+
+#[track_caller]
+fn door(world: &World, config: &rustls::ClientConfig) -> Wire {
+    world.serve.wire().tls_with("127.0.0.1", config.clone()).unwrap()
+}
+
+#[track_caller]
+fn through(world: &World, mut wire: Wire, connect: String) -> Wire {
+    let answer = wire.ask(connect);
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    wire.tls(HOST, &world.home.ca()).unwrap()
+}
+
+#[test]
+fn a_spiffe_id_says_who_calls_and_no_password_is_needed() {
+    let (world, clients, ca) = world(SPIFFE);
+    let writer = "spiffe://prod.example/ns/agents/sa/writer";
+    let config = clients.issue_with("writer", uris(&[writer])).client(&ca);
+    let get = |path: &str, config: &rustls::ClientConfig, connect: String| -> Value {
+        let mut wire = through(&world, door(&world, config), connect);
+        assert_eq!(wire.ask(request("GET", path, &[AUTHORIZED], "")).status, 200);
+        world.home.accesses_to(path).remove(0)
+    };
+    let record = get("/bare", &config, ask(""));
+    assert_eq!(record["agent"], "writer");
+    assert_eq!(record["authenticated_by"], "client-certificate");
+    assert_eq!(record["client_certificate"]["subject"], writer);
+    let serial = record["client_certificate"]["serial"].as_str().unwrap();
+    assert_eq!(record["token_id"], format!("serial:{serial}"));
+    // The second time the TLS session may be resumed, and the certificate not sent again.
+    let record = get("/run", &config, credentials(&basic("writer+run=42", "")));
+    assert_eq!((&record["agent"], &record["run"]), (&"writer".into(), &"42".into()));
+    assert_eq!(record["client_certificate"]["serial"], serial);
+    let status =
+        |config: &rustls::ClientConfig, connect: String| door(&world, config).ask(connect).status;
+    assert_eq!(status(&config, credentials(&basic("worker", ""))), 407, "another agent's name");
+    assert_eq!(status(&config, credentials(&basic("writer", "wrong"))), 407, "a wrong password");
+    // A token goes before it, as the order says, and the record has both.
+    let record = get("/token", &config, credentials(&world.agent.authorization()));
+    assert_eq!(record["authenticated_by"], "token");
+    assert_eq!(record["client_certificate"]["subject"], writer);
+    // What is nobody's opens the door, and no more.
+    for (name, uris_of) in [
+        ("other-domain", &["spiffe://test.example/ns/agents/sa/writer"][..]),
+        ("other-path", &["spiffe://prod.example/ns/other/sa/writer"]),
+        ("two", &[writer, "spiffe://prod.example/ns/agents/sa/worker"]),
+        ("spelled", &["spiffe://prod.example/ns/agents/sa/x/../writer"]),
+        ("stranger", &["spiffe://prod.example/ns/agents/sa/stranger"]),
+    ] {
+        let config = clients.issue_with(name, uris(uris_of)).client(&ca);
+        assert_eq!(status(&config, ask("")), 407, "{name}");
+        let by_token = credentials(&world.agent.authorization());
+        assert_eq!(status(&config, by_token), 200, "{name}");
+    }
+    // A certificate of another CA does not even do that.
+    let strangers = Authority::new(&world.home.work(), "strangers");
+    let config = strangers.issue_with("forged", uris(&[writer])).client(&ca);
+    let entered = world.serve.wire().tls_with("127.0.0.1", config).is_ok_and(|mut wire| {
+        wire.try_send(ask("").as_bytes()).is_ok() && wire.try_answer("CONNECT").is_ok()
+    });
+    assert!(!entered);
+    assert_eq!(status(&client_config(&ca), ask("")), 407, "without a certificate");
+    // The refusal, too, has what was shown.
+    let refused = world.home.audit();
+    let refused = refused.iter().filter(|record| record["code"] == "proxy-auth-required");
+    assert!(refused.into_iter().any(|r| r["client_certificate"]["subject"] == writer));
+}
+
+#[test]
+fn a_certificate_that_has_ended_ends_live_use() {
+    let (world, clients, ca) = world(SPIFFE);
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let end = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs() + 3);
+    let writer = clients.issue_with("writer", |params| {
+        uris(&["spiffe://prod.example/ns/agents/sa/writer"])(params);
+        params.not_after = end;
+    });
+    let config = writer.client(&ca);
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    assert_eq!(wire.ask(request("GET", "/", &[AUTHORIZED], "")).status, 200);
+    let problem = eventually("the certificate's end", PATIENCE, || {
+        let answer = wire.ask(request("GET", "/", &[AUTHORIZED], ""));
+        (answer.status != 200).then(|| answer.problem())
+    });
+    assert_eq!(problem, "agent-revoked");
+    // A resumed session shows no certificate anew: it has ended all the same.
+    let resumed = world.serve.wire().tls_with("127.0.0.1", config);
+    assert!(!resumed.is_ok_and(|mut wire| wire.ask(ask("")).status == 200));
+}
+
+#[test]
+fn a_revoked_agent_is_none_by_its_certificate_and_a_mapping_may_be_changed() {
+    let (world, clients, ca) = world("{name: cn}");
+    let config = clients.issue("writer").client(&ca);
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    let ended = |wire: &mut Wire| {
+        eventually("the end", PATIENCE, || {
+            let answer = wire.ask(request("GET", "/", &[AUTHORIZED], ""));
+            (answer.status == 403).then_some(())
+        });
+    };
+    world.home.locum(&["agent", "revoke", "writer"]).ok();
+    ended(&mut wire);
+    assert_eq!(door(&world, &config).ask(ask("")).status, 407);
+    world.home.locum(&["agent", "add", "writer", "--no-token"]).ok();
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    world.home.set("identity.client_certificates: {name: dns}");
+    ended(&mut wire);
+}
+
+#[test]
+fn settings_that_cannot_be_meant_are_refused_with_their_place() {
+    let home = Home::new();
+    for (setting, what) in [
+        ("{name: spiffe}", "needs its `trust_domain`"),
+        ("{name: spiffe, trust_domain: 'spiffe://x'}", "without spiffe://"),
+        ("{name: cn, trust_domain: x}", "only a SPIFFE id"),
+        ("{name: san}", "`san` is not one of"),
+        ("{map: []}", "the key `name` is missing"),
+        ("{name: cn}", "no listener asks for a certificate"),
+    ] {
+        home.set(&format!("identity.client_certificates: {setting}"));
+        let ran = home.locum(&["agent", "list"]).failed(64);
+        assert!(
+            ran.err.contains(what) && ran.err.contains("locum.yaml:"),
+            "{setting}: {}",
+            ran.err
+        );
+    }
+}

@@ -1,0 +1,50 @@
+//! Rules that are learned from the audit log allow what was done, and nothing else.
+
+use serde_json::Value;
+
+use crate::support::*;
+
+#[test]
+fn what_was_done_is_allowed_by_what_was_learned() {
+    let free = Origin::start("free.test");
+    let world = World::with(BEARER, canary(), |home, _| home.reach(&free));
+    for path in ["/v1/chat", "/v1/jobs/17", "/v1/jobs/18?page=2", "/open/@scope%2Fname"] {
+        assert_eq!(world.get(path).status, 200, "{path}");
+    }
+    assert_eq!(world.ask("DELETE", "/v1/jobs/17", &[AUTHORIZED], "").status, 200);
+    drop(world.serve.open_tunnel(&world.agent, "free.test:443"));
+    // Refused, and by no want of a rule.
+    assert_eq!(
+        world.ask("GET", "/v1/chat", &["Authorization: Bearer locum_nobody"], "").status,
+        403
+    );
+    let other = world.home.agent("other");
+    let learned = |arguments: &[&str]| {
+        let ran = world.home.locum(&[&["policy", "learn"], arguments].concat()).ok();
+        (ran.out, ran.err)
+    };
+    eventually("the records", PATIENCE, || {
+        let json: Value = serde_json::from_str(&learned(&["--json"]).0).unwrap();
+        (json["requests"] == 6 && json["left_out"]["credential-refused"] == 1).then_some(())
+    });
+    let (text, notes) = learned(&[]);
+    assert!(notes.contains("left out: 1 request refused with credential-refused"), "{notes}");
+    assert!(text.contains("from 6 requests"), "{text}");
+    assert!(!text.contains(&world.key) && text.contains("use: [main]"), "{text}");
+    assert!(learned(&["--agent", "other"]).0.contains("rules: []"));
+    // In force, it allows all of that again.
+    world.home.policy(&text);
+    world.home.locum(&["policy", "check"]).ok();
+    eventually("the policy is in force", PATIENCE, || {
+        (world.ask("GET", "/v1/else", &[AUTHORIZED], "").status == 403).then_some(())
+    });
+    for path in ["/v1/chat", "/v1/jobs/99", "/open/@scope%2Fname"] {
+        assert_eq!(world.get(path).status, 200, "{path}");
+    }
+    assert_eq!(world.ask("DELETE", "/v1/jobs/99", &[AUTHORIZED], "").status, 200);
+    assert_eq!(world.ask("DELETE", "/v1/chat", &[AUTHORIZED], "").status, 403);
+    assert_eq!(world.ask("POST", "/v1/chat", &[AUTHORIZED], "").status, 403);
+    let mut theirs = world.serve.tunnel(&other, HOST);
+    assert_eq!(theirs.ask(request("GET", "/v1/chat", &[AUTHORIZED], "")).status, 403);
+    world.never_leaks(&[("learned", text.as_bytes())]);
+}
