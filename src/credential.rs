@@ -548,6 +548,7 @@ impl FromStr for Slot {
 }
 
 /// All credentials of a workspace, found by what a request shows of them.
+#[allow(clippy::struct_excessive_bools)] // Each says of what there is any, or what is believed.
 #[derive(Debug, Default)]
 pub struct CredentialIndex {
     by_name: HashMap<Name, Arc<Credential>>,

@@ -213,6 +213,7 @@ impl Source {
 }
 
 /// Why a body could not be gathered.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Ungathered {
     /// It is longer than it may be.
     TooLarge,

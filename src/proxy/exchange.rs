@@ -124,10 +124,8 @@ async fn authorized(
         decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
-    gateway
-        .spares
-        .settle(&mut permit, at)
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    let settled = gateway.spares.settle(&mut permit, at);
+    settled.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
     let ticket = permit
         .admit(&who.agent, gateway.elapsed())
@@ -147,14 +145,18 @@ async fn authorized(
         Calling { gateway, state: &state, who: &who, at, outlet, version, references: &references };
     let cut = &route.caller.cut;
     let Some(opening) = opening else {
-        // Why here: whether it can be sent again is known before it is sent.
-        let again = calling
-            .again(&permit, &inbound, &mut body)
-            .await
-            .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+        // Why here: whether it can be sent again is known before it is sent. In a box, as what follows from
+        // it: few need it, and all would have to have room for it.
+        let again = if spares::has_spare(&permit, at) {
+            Box::pin(calling.again(&permit, &inbound, &mut body))
+                .await
+                .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?
+        } else {
+            None
+        };
         let called = match again {
             None => calling.once((inbound, body), &permit, &mut ledger, true).await,
-            Some(again) => calling.until_answered(again, &mut permit, &mut ledger).await,
+            Some(again) => Box::pin(calling.until_answered(again, &mut permit, &mut ledger)).await,
         };
         return match called {
             Ok((sent, pending)) => {
@@ -217,17 +219,13 @@ struct Again {
 }
 
 impl Calling<'_> {
-    /// The request as it is sent as often as need be, if there is a need: another credential that could
-    /// be used in the place of the first.
+    /// The request as it is sent as often as need be, if all of it can be had.
     async fn again(
         &self,
         permit: &Permit,
         inbound: &InboundRequest,
         body: &mut Upload,
     ) -> Result<Option<Again>, Refusal> {
-        if !spares::has_spare(permit, self.at) {
-            return Ok(None);
-        }
         let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
         let kept = body.keep(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
         Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
@@ -296,9 +294,12 @@ impl Calling<'_> {
         first: bool,
     ) -> Result<(Recorded<OutboundRequest>, Arc<str>), Unanswered> {
         // A request that was sent before has a record, and gets its outcome.
-        let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| match first {
-            true => Unanswered::Refused(refused(ledger, self.state, refusal, uses)),
-            false => Unanswered::Failed(refusal),
+        let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
+            if first {
+                Unanswered::Refused(refused(ledger, self.state, refusal, uses))
+            } else {
+                Unanswered::Failed(refusal)
+            }
         };
         let named = || named(self.references);
         let resolved = resolve(self.gateway, self.state, permit)
