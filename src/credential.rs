@@ -7,6 +7,7 @@ mod kind;
 mod path;
 mod pointer;
 mod properties;
+mod source;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,6 +22,7 @@ pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
+pub use source::{Beside, ELSEWHERE, Place, Source, SourceError, VaultLogin};
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -133,7 +135,8 @@ impl Credential {
     /// Whether what a request gets does not lie in the vault, so that it may have to be waited for.
     #[must_use]
     pub fn is_supplied(&self) -> bool {
-        self.properties.kind.as_ref().is_some_and(Kind::is_minted)
+        let properties = &self.properties;
+        properties.source.is_some() || properties.kind.as_ref().is_some_and(Kind::is_minted)
     }
 
     /// Who serves it, where it is a face.

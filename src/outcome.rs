@@ -161,6 +161,10 @@ codes! {
     RefreshFailed "refresh-failed" 502 "proxy_internal_error"
         "The credential's token could not be renewed, and none is left that is valid"
         "Try again; if it stays, look at the host that the tokens come from: the audit record of this id says what it did.";
+    /// Where the credential's secret lies does not give it out.
+    SourceUnavailable "source-unavailable" 503 "proxy_internal_error"
+        "The credential's secret lies elsewhere, and could not be had from there"
+        "Try again; if it stays, look at the credential's source: the audit record of this id says why, and docs/SOURCES.md what to do.";
     /// The name does not resolve.
     DnsError "dns-error" 502 "dns_error"
         "The host's name does not resolve"

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::{Exit, Failure, Home};
+use crate::app::{Exit, Failure, Home, Opened};
 
 /// A forward proxy that holds the keys, so that agents need not.
 #[derive(Debug, Parser)]
@@ -132,7 +132,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
-        Command::Scan(args) => scan::run(&args),
+        Command::Scan(args) => scan::run(&args, || Opened::open(&locate()?)),
         Command::Demo(args) => demo::run(&args),
         Command::DemoAgent(args) => demo::act(&args),
     }

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::Kind;
+use super::{Kind, Source};
 use crate::agent::Label;
 use crate::reference::Name;
 
@@ -34,6 +34,9 @@ pub struct Properties {
     /// How often it is taken from a pool, beside the others in it; 1 where nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<u32>,
+    /// Where the secret lies, if not in our own vault.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
 }
 
 impl Properties {
