@@ -1,6 +1,7 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
+mod care;
 mod chain;
 mod endpoint;
 mod kind;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use chain::{Chain, Group, MAX_WEIGHT, Tier, TierError, by_weight, stand_in_for};
 pub use endpoint::{Endpoint, EndpointError};
 pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
