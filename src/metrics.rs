@@ -34,6 +34,8 @@ pub struct Metrics {
     unbound: Counter,
     honeytokens: Counter,
     shadow: CounterVec,
+    approvals: CounterVec,
+    approvals_open: IntGauge,
     untrusted_ca: CounterVec,
     bytes_up: Counter,
     bytes_down: Counter,
@@ -59,10 +61,11 @@ struct Gauges {
     policy_generation: IntGauge,
     policy_rules: IntGauge,
     reload_success: IntGaugeVec,
+    due: IntGaugeVec,
 }
 
 /// A reading of the values that are not counted here.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readings {
     /// Leaf certificates signed since the start.
     pub leaves_issued: u64,
@@ -90,6 +93,8 @@ pub struct Readings {
     pub policy_generation: u64,
     /// Rules in force.
     pub policy_rules: u64,
+    /// When each credential with a schedule is to be rotated, in seconds since the Unix epoch.
+    pub due: Vec<(String, i64)>,
 }
 
 /// The kind of a tunnel, as a label.
@@ -134,6 +139,30 @@ impl Minting {
     }
 }
 
+/// What becomes of a question to a person, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Asking {
+    /// It was asked.
+    Asked,
+    /// The person refused.
+    Denied,
+    /// Nobody decided, or used the approval, in time.
+    Expired,
+    /// It was approved, and the request sent.
+    Used,
+}
+
+impl Asking {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Used => "used",
+        }
+    }
+}
+
 /// How a request ended, as a label.
 #[derive(Clone, Copy, Debug)]
 pub enum Result {
@@ -160,6 +189,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is registered twice, which is a mistake in this file.
+    #[allow(clippy::too_many_lines)] // A list: one entry for each of them.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
@@ -222,6 +252,17 @@ impl Metrics {
                 "locum_shadow_decisions_total",
                 "Requests on which rules with `mode: shadow` would have decided, by decision.",
                 &["decision"],
+            )?,
+            approvals: counter_vec(
+                r,
+                "locum_approvals_total",
+                "Requests that a person has to approve, by what became of the question.",
+                &["result"],
+            )?,
+            approvals_open: gauge(
+                r,
+                "locum_approvals_open",
+                "Requests that wait for a person now.",
             )?,
             untrusted_ca: counter_vec(
                 r,
@@ -301,6 +342,16 @@ impl Metrics {
     pub fn shadow(&self, refused: bool) {
         let decision = if refused { "refuse" } else { "permit" };
         self.shadow.with_label_values(&[decision]).inc();
+    }
+
+    /// Counts what became of a question to a person.
+    pub fn asking(&self, what: Asking) {
+        self.approvals.with_label_values(&[what.as_str()]).inc();
+    }
+
+    /// Says how many questions are open.
+    pub fn asking_open(&self, count: usize) {
+        self.approvals_open.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a handshake of a client that does not trust the CA.
@@ -409,6 +460,12 @@ impl Gauges {
                 "Loads of the policy since the start.",
             )?,
             policy_rules: gauge(r, "locum_policy_rules", "Rules in force.")?,
+            due: gauge_vec(
+                r,
+                "locum_credential_due_timestamp_seconds",
+                "When a credential with a schedule is to be rotated.",
+                &["credential"],
+            )?,
             reload_success: gauge_vec(
                 r,
                 "locum_reload_success",
@@ -434,6 +491,11 @@ impl Gauges {
         set(&self.audit_failures, now.audit_failures);
         set(&self.policy_generation, now.policy_generation);
         set(&self.policy_rules, now.policy_rules);
+        // One that is gone or has no schedule any more is not due.
+        self.due.reset();
+        for (credential, at) in &now.due {
+            self.due.with_label_values(&[credential]).set(*at);
+        }
     }
 }
 

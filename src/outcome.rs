@@ -69,6 +69,14 @@ codes! {
     NotAllowed "not-allowed" 403 "http_request_denied"
         "No policy rule allows this request"
         "Ask for a rule that allows this agent, host, method and path; `locum policy check` shows the rules in force.";
+    /// A rule allows it once a person has approved it.
+    ApprovalRequired "approval-required" 403 "http_request_denied"
+        "A person has to approve this request"
+        "Ask whoever runs the proxy to look at `locum approvals list`, and send the same request again once it is approved.";
+    /// A person was asked, and said no.
+    ApprovalDenied "approval-denied" 403 "http_request_denied"
+        "A person refused to approve this request"
+        "Do not send it again as it is; ask whoever runs the proxy why.";
     /// A reference that cannot be resolved here: unknown, forbidden and wrong destination look alike.
     CredentialRefused "credential-refused" 403 "http_request_denied"
         "The credential that this request refers to cannot be used here"

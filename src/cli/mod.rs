@@ -5,6 +5,7 @@
 //! an environment variable that is named.
 
 mod agent;
+mod approvals;
 mod audit;
 mod ca;
 mod credential;
@@ -70,6 +71,9 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Approve or refuse requests that a rule holds for a person
+    #[command(subcommand, visible_alias = "approval")]
+    Approvals(approvals::Command),
     /// Search and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -128,6 +132,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),
+        Command::Approvals(command) => done(approvals::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),

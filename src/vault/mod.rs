@@ -16,9 +16,11 @@
 //! lock. Commands of other processes change the database meanwhile; [`Vault::change_mark`] tells.
 
 mod agents;
+mod approvals;
 mod archive;
 mod bulk;
 mod capture;
+mod care;
 mod check;
 mod credentials;
 mod crypto;
@@ -57,6 +59,7 @@ use crate::secret::Secret;
 
 pub use agents::{AgentInfo, TokenInfo};
 pub use archive::Backup;
+pub use care::Scheduled;
 pub use check::{
     Invalid, MAX_SECRET, MIN_SECRET, SecretProblem, validate_secret, without_line_end,
 };
