@@ -20,7 +20,7 @@ use http::HeaderName;
 pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use chain::{Chain, Group, MAX_WEIGHT, Tier, TierError, by_weight, stand_in_for};
 pub use endpoint::{Endpoint, EndpointError};
-pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
+pub use kind::{Aws, ClientAuth, Grant as OauthGrant, Kind, Oauth, Role};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
@@ -277,6 +277,8 @@ pub enum Slot {
         /// Which.
         pointer: Pointer,
     },
+    /// The signature of AWS in `Authorization`, or in the query. The secret itself enters nowhere.
+    Aws,
 }
 
 /// Why a text is not a slot.
@@ -316,7 +318,7 @@ impl fmt::Display for SlotError {
                 "a JSON pointer begins with '/', such as '/auth/token'; `~1` is a slash in a name, and `~0` a tilde"
             }
             Self::Kind => {
-                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart and websocket"
+                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart, websocket and aws"
             }
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
@@ -487,7 +489,9 @@ impl Slot {
             | Self::Json { .. }
             | Self::Form { .. }
             | Self::Multipart { .. }
-            | Self::WebSocket { .. } => false,
+            | Self::WebSocket { .. }
+            // What is signed is what the client says of its signature.
+            | Self::Aws => false,
         }
     }
 
@@ -505,6 +509,7 @@ impl Slot {
             Self::Form { field } => format!("form:{field}"),
             Self::Multipart { field } => format!("multipart:{field}"),
             Self::WebSocket { pointer } => format!("websocket:{pointer}"),
+            Self::Aws => "signature:aws".to_owned(),
         }
     }
 }
@@ -529,6 +534,7 @@ impl fmt::Display for Slot {
             Self::Form { field } => write!(f, "form {field}"),
             Self::Multipart { field } => write!(f, "multipart {field}"),
             Self::WebSocket { pointer } => write!(f, "websocket {pointer}"),
+            Self::Aws => f.write_str("aws"),
         }
     }
 }
@@ -547,6 +553,7 @@ impl FromStr for Slot {
             ("form", rest) => Self::form(rest),
             ("multipart", rest) => Self::multipart(rest),
             ("websocket", rest) => Self::websocket(rest),
+            ("aws", "") => Ok(Self::Aws),
             _ => Err(SlotError::Kind),
         }
     }
@@ -684,7 +691,7 @@ impl CredentialIndex {
                 self.body_slots = true;
             }
             Slot::WebSocket { .. } => self.message_slots = true,
-            Slot::Basic { .. } | Slot::Subprotocol { .. } => {}
+            Slot::Basic { .. } | Slot::Subprotocol { .. } | Slot::Aws => {}
         }
     }
 

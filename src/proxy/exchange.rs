@@ -21,7 +21,9 @@ use super::supplied::{rejected, resolve};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
+use crate::inject::{
+    self, ChunkSigner, OutboundRequest, Pending, References, Resolved, Sighting, inject,
+};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Question, Timeouts};
 use crate::record::{Recorded, Use, Why};
@@ -73,6 +75,7 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 }
 
 /// The steps, in the one order in which they compile.
+#[allow(clippy::too_many_lines)] // A list of steps, of which each is a line or two.
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
@@ -171,11 +174,12 @@ async fn authorized(
             Err(Unanswered::Failed(refusal)) => Err(failed(&ledger, refusal, up.bytes())),
         };
     };
-    let (recorded, principal) = match calling.recorded(inbound, &permit, &mut ledger, true).await {
-        Ok(recorded) => recorded,
-        Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
-    };
-    let (request, pending) = recorded.into_wire(|filled| body.filled(filled));
+    let (recorded, principal, chunks) =
+        match calling.recorded(inbound, &permit, &mut ledger, true).await {
+            Ok(recorded) => recorded,
+            Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
+        };
+    let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
     let still = || gateway.still(&state, ledger.carried());
@@ -216,6 +220,9 @@ enum Unanswered {
     /// The call was made, and came to nothing.
     Failed(Refusal),
 }
+
+/// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
+type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>);
 
 /// A request that can be sent again.
 struct Again {
@@ -265,8 +272,9 @@ impl Calling<'_> {
         ledger: &mut Ledger,
         first: bool,
     ) -> Result<(Sent, Pending), Unanswered> {
-        let (recorded, principal) = self.recorded(inbound, permit, ledger, first).await?;
-        let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
+        let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
+        let (request, mut pending) =
+            recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
         let Timeouts { response, idle } = permit.timeouts();
         let heard = self.outlet.listens(self.version);
@@ -297,7 +305,7 @@ impl Calling<'_> {
         permit: &Permit,
         ledger: &mut Ledger,
         first: bool,
-    ) -> Result<(Recorded<OutboundRequest>, Arc<str>), Unanswered> {
+    ) -> Result<Leaving, Unanswered> {
         // A request that was sent before has a record, and gets its outcome.
         let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
             if first {
@@ -315,6 +323,7 @@ impl Calling<'_> {
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
         // Why here: the last step before a byte may leave. No record, no call.
         let uses = outbound.take_uses();
+        let chunks = outbound.take_chunks();
         let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
         let principal = inject::principal(workspace, agent, &uses);
         let recorded = if first {
@@ -324,7 +333,7 @@ impl Calling<'_> {
         };
         let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
         ledger.carries(uses);
-        Ok((recorded, principal))
+        Ok((recorded, principal, chunks))
     }
 }
 
@@ -368,17 +377,22 @@ impl Asked<'_> {
         let permit = decided.decision.as_ref().ok()?;
         let Decided { state, references, at, .. } = decided;
         let moment = (&*state.credentials, *at);
-        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment)?;
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment);
+        // What a signature is over, where its client does not say it.
+        let digested = || references.wants_digest(&self.inbound).then_some(BodyKind::Whole);
+        let kind = kind.or_else(digested)?;
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }
 
     /// Reads the body, or says why it cannot be.
     async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
-        if is_coded(self.inbound.headers()) {
+        let digested = wanted.kind == BodyKind::Whole;
+        if is_coded(self.inbound.headers()) && !digested {
             let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
             return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
         }
-        let bytes = self.gathered(body, wanted.idle).await?;
+        let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
+        let bytes = self.gathered(body, most, wanted.idle).await?;
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
         Ok(())
     }
@@ -388,13 +402,18 @@ impl Asked<'_> {
         match body.gathered() {
             Some(bytes) => Ok(bytes),
             None if body.is_empty() => Ok(Bytes::new()),
-            None => self.gathered(body, None).await,
+            None => self.gathered(body, self.gateway.limits.body_slot, None).await,
         }
     }
 
-    async fn gathered(&self, body: &mut Upload, idle: Option<Duration>) -> Result<Bytes, Refusal> {
+    async fn gathered(
+        &self,
+        body: &mut Upload,
+        most: usize,
+        idle: Option<Duration>,
+    ) -> Result<Bytes, Refusal> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let bytes = body.gather(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
+        let bytes = body.gather(most, idle).await.map_err(unread)?;
         // That may have taken long.
         if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
@@ -415,6 +434,10 @@ fn unread(why: Ungathered) -> Refusal {
         Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }
 }
+
+/// The most bytes of a body that is read to be signed, unless `limits.body_slot` is more. What AWS takes
+/// in one request without a digest of its own: a model's input on Bedrock is the longest, with 25 MB.
+const SIGNED: usize = 32 << 20;
 
 /// A body that has to be read.
 struct Wanted {
