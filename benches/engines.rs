@@ -95,7 +95,7 @@ fn credential(name: &str, to: &str) -> Credential {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
-        role: locum::credential::Role::default(),
+        part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),
     }
 }

@@ -60,12 +60,12 @@ pub struct Credential {
     /// What else there is to say of it.
     pub properties: Properties,
     /// Whether it stands for itself alone.
-    pub role: Role,
+    pub part: Part,
 }
 
 /// What a credential of the index stands for.
 #[derive(Debug, Default)]
-pub enum Role {
+pub enum Part {
     /// Itself, under its own name.
     #[default]
     Plain,
@@ -121,7 +121,7 @@ impl Credential {
             older: Box::default(),
             revoked: Box::default(),
             properties: Properties::default(),
-            role: Role::Face(Chain::of(members)),
+            part: Part::Face(Chain::of(members)),
         }
     }
 
@@ -130,7 +130,7 @@ impl Credential {
     pub fn is_named_by(&self, text: &[u8]) -> bool {
         let named = reference::whole(text);
         named == Some(self.name.as_str())
-            || matches!(&self.role, Role::Server(texts) if texts.iter().any(|own| own.as_bytes() == text))
+            || matches!(&self.part, Part::Server(texts) if texts.iter().any(|own| own.as_bytes() == text))
             || self.stand_in.as_deref().is_some_and(|own| own.as_bytes() == text)
     }
 
@@ -144,9 +144,9 @@ impl Credential {
     /// Who serves it, where it is a face.
     #[must_use]
     pub fn chain(&self) -> Option<&Chain> {
-        match &self.role {
-            Role::Face(chain) => Some(chain),
-            Role::Plain | Role::Server(_) => None,
+        match &self.part {
+            Part::Face(chain) => Some(chain),
+            Part::Plain | Part::Server(_) => None,
         }
     }
 
@@ -590,7 +590,7 @@ pub struct CredentialIndex {
 }
 
 /// Tells those that serve another's reference what that may look like.
-fn with_roles(mut credentials: Vec<Credential>) -> Vec<Credential> {
+fn with_parts(mut credentials: Vec<Credential>) -> Vec<Credential> {
     let serves = |credential: &Credential| *credential.serves() != credential.name;
     let served: HashSet<Name> =
         credentials.iter().filter(|c| serves(c)).map(|c| c.serves().clone()).collect();
@@ -605,7 +605,7 @@ fn with_roles(mut credentials: Vec<Credential>) -> Vec<Credential> {
     }
     for credential in credentials.iter_mut().filter(|c| serves(c)) {
         let texts = texts.get(credential.serves()).into_iter().flatten();
-        credential.role = Role::Server(texts.cloned().collect());
+        credential.part = Part::Server(texts.cloned().collect());
     }
     credentials
 }
@@ -620,7 +620,7 @@ impl CredentialIndex {
                 index.sets_with.entry(member.clone()).or_default().push(set.clone());
             }
         }
-        for credential in with_roles(credentials) {
+        for credential in with_parts(credentials) {
             index.insert(Arc::new(credential));
         }
         index.insert_faces();
@@ -825,7 +825,7 @@ pub(crate) mod tests {
             older: Box::default(),
             revoked: Box::default(),
             properties: Properties::default(),
-            role: Role::default(),
+            part: Part::default(),
             tier: Tier::default(),
         }
     }

@@ -25,7 +25,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
-        role: locum::credential::Role::default(),
+        part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),
     };
     let bearer = "header authorization: Bearer {secret}";

@@ -43,7 +43,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
-        role: locum::credential::Role::default(),
+        part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())

@@ -22,7 +22,7 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
-        role: crate::credential::Role::default(),
+        part: crate::credential::Part::default(),
         tier: crate::credential::Tier::default(),
     }
 }

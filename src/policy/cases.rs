@@ -323,7 +323,7 @@ impl Given {
             older: Box::default(),
             revoked: Box::default(),
             properties: Properties::default(),
-            role: crate::credential::Role::default(),
+            part: crate::credential::Part::default(),
             tier: crate::credential::Tier::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())

@@ -22,7 +22,7 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
-        role: crate::credential::Role::default(),
+        part: crate::credential::Part::default(),
         tier: crate::credential::Tier::default(),
     }
 }

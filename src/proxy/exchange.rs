@@ -21,14 +21,13 @@ use super::supplied::{rejected, resolve};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{
-    self, ChunkSigner, OutboundRequest, Pending, References, Resolved, Sighting, inject,
-};
+use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Question, Timeouts};
 use crate::record::{Recorded, Use, Why};
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
+use crate::sign::sigv4::ChunkSigner;
 use crate::upstream::{Call, LastLook, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.

@@ -502,7 +502,7 @@ impl CredentialRow {
             older: others.older(),
             revoked: others.revoked.as_slice().into(),
             properties,
-            role: crate::credential::Role::default(),
+            part: crate::credential::Part::default(),
         })
     }
 
