@@ -4,6 +4,7 @@
 //! Pure: the call is made by whoever asks, who also brings the time. What an endpoint says is never
 //! repeated, because it may quote what it was sent; errors come from a closed list.
 
+pub mod authorize;
 mod github;
 mod jwt;
 mod material;

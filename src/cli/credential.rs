@@ -2,6 +2,7 @@
 
 mod bait;
 mod care;
+mod connect;
 mod kind;
 mod source;
 mod users;
@@ -35,6 +36,9 @@ pub(super) enum Command {
     /// Add a credential; its value comes from standard input, a prompt, a file or a variable
     #[command(after_help = ADD_EXAMPLE)]
     Add(Box<Add>),
+    /// Get a refresh token from a person at a browser, and add it as a credential
+    #[command(after_help = connect::EXAMPLE)]
+    Connect(Box<connect::Connect>),
     /// List credentials, with their age and when they are due
     #[command(
         after_help = "Example:\n  locum credential list --json\n  locum credential list --unused-for 30d"
@@ -206,6 +210,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
         Command::Add(args) => add(&mut opened, &args),
+        Command::Connect(args) => connect::run(&mut opened, *args),
         Command::List { unused_for, json } => list(&opened, unused_for, json),
         Command::Schedule(args) => care::schedule(&mut opened, &args),
         Command::Register(args) => care::register(&opened, &args),

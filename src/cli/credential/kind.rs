@@ -43,17 +43,17 @@ pub(super) struct KindArgs {
     #[arg(long, value_enum, value_name = "KIND")]
     kind: Option<KindName>,
     /// Where tokens come from; by default the provider's own
-    #[arg(long, value_name = "URL", requires = "kind")]
+    #[arg(long, value_name = "URL")]
     token_endpoint: Option<Endpoint>,
     /// What stands for {tenant}, or another {word}, in the provider's token endpoint
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     tenant: Option<String>,
     /// Who we are to the authorization server
-    #[arg(long, value_name = "ID", requires = "kind")]
+    #[arg(long, value_name = "ID")]
     client_id: Option<String>,
     /// How we show it: `none`, `basic`, `post` or `jwt`; by default `basic` where there is a client
     /// secret, else `none`
-    #[arg(long, value_name = "METHOD", requires = "kind", value_parser = client_auth)]
+    #[arg(long, value_name = "METHOD", value_parser = client_auth)]
     client_auth: Option<ClientAuth>,
     /// Take the client secret, where the secret itself is another, from this environment variable
     #[arg(long, value_name = "NAME", conflicts_with = "client_secret_from_file")]
@@ -62,40 +62,40 @@ pub(super) struct KindArgs {
     #[arg(long, value_name = "FILE")]
     client_secret_from_file: Option<PathBuf>,
     /// What the token shall be good for. Repeatable
-    #[arg(long, value_name = "SCOPE", requires = "kind")]
+    #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
     /// Whom the token shall be good for
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
     /// The same as an address (RFC 8707)
-    #[arg(long, value_name = "URL", requires = "kind")]
+    #[arg(long, value_name = "URL")]
     resource: Option<String>,
     /// A further parameter of the token request. Repeatable
-    #[arg(long, value_name = "NAME=VALUE", requires = "kind", value_parser = parameter)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     parameter: Vec<(String, String)>,
     /// The `kid` of assertions
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     key_id: Option<String>,
     /// The `iss` of the assertion; by default the client id
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     issuer: Option<String>,
     /// The `sub` of the assertion: whom the token speaks for; by default the issuer
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
     /// The `aud` of assertions; by default the token endpoint
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     assertion_audience: Option<String>,
     /// What is exchanged; by default an access token
-    #[arg(long, value_name = "URN", requires = "kind")]
+    #[arg(long, value_name = "URN")]
     subject_token_type: Option<String>,
     /// What it is exchanged for
-    #[arg(long, value_name = "URN", requires = "kind")]
+    #[arg(long, value_name = "URN")]
     requested_token_type: Option<String>,
     /// How many seconds a token is good for, where the server does not say; by default 300
-    #[arg(long, value_name = "SECONDS", requires = "kind")]
+    #[arg(long, value_name = "SECONDS")]
     lifetime: Option<u32>,
     /// The role of AWS that is assumed with the key
-    #[arg(long, value_name = "ARN", requires = "kind")]
+    #[arg(long, value_name = "ARN")]
     role: Option<String>,
     /// What the role's owner wants to hear
     #[arg(long, value_name = "TEXT", requires = "role")]
@@ -110,13 +110,13 @@ pub(super) struct KindArgs {
     #[arg(long, value_name = "URL", requires = "role")]
     sts_endpoint: Option<Endpoint>,
     /// A region that may be signed for; by default all. Repeatable
-    #[arg(long, value_name = "REGION", requires = "kind")]
+    #[arg(long, value_name = "REGION")]
     region: Vec<String>,
     /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
-    #[arg(long, value_name = "SERVICE", requires = "kind")]
+    #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
     /// The GitHub App's id, or its client id
-    #[arg(long, value_name = "ID", requires = "kind")]
+    #[arg(long, value_name = "ID")]
     app_id: Option<String>,
     /// The installation of the GitHub App
     #[arg(long, value_name = "ID", requires = "app_id")]
@@ -144,7 +144,7 @@ fn client_auth(text: &str) -> Result<ClientAuth, String> {
     found.map(|(_, auth)| auth).ok_or_else(|| "it is none, basic, post or jwt".to_owned())
 }
 
-fn parameter(text: &str) -> Result<(String, String), String> {
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it is written NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -201,7 +201,18 @@ impl KindArgs {
         provider: Option<&Provider>,
         value: &Value,
     ) -> Result<Option<(Kind, Secret)>, Failure> {
-        let Some(kind) = self.kind else { return Ok(None) };
+        let Some(kind) = self.kind else {
+            let said = self.client_id.is_some()
+                || self.token_endpoint.is_some()
+                || self.role.is_some()
+                || self.app_id.is_some();
+            return if said {
+                Err(Failure::usage("nothing says what is made of the secret")
+                    .help("name it with --kind"))
+            } else {
+                Ok(None)
+            };
+        };
         let secret = value.read_any(&format!("Secret of {name}: "))?;
         let (kind, material) = match kind {
             KindName::GoogleServiceAccount => self.service_account(&secret)?,
@@ -219,6 +230,25 @@ impl KindArgs {
         };
         check(&kind, &material)?;
         Ok(Some((kind, material.to_secret())))
+    }
+
+    /// Has the kind be that of a refresh token, which a person is about to give.
+    pub(super) fn connects(&mut self) {
+        self.kind = Some(KindName::OauthRefresh);
+    }
+
+    /// What stands for a {word} of the provider's endpoints.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    /// Who asks for a refresh token, and what shows it.
+    pub(super) fn client(&self, provider: Option<&Provider>) -> Result<(Oauth, Material), Failure> {
+        let nothing = Secret::new(b"{}".to_vec());
+        match self.oauth(OauthGrant::Refresh, provider, &nothing)? {
+            (Kind::Oauth(oauth), material) => Ok((*oauth, material)),
+            _ => Err(Failure::new("a refresh token is of OAuth")),
+        }
     }
 
     fn oauth(
