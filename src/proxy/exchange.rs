@@ -17,6 +17,7 @@ use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::stream::Cut;
 use super::supplied::{rejected, resolve};
+use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -143,6 +144,7 @@ async fn authorized(
         inbound.without_extensions();
         opening.read_messages(&permit);
     }
+    let mut watch = Watch::of(gateway, (&route.caller.identity, &who), &inbound, &permit);
     let resolved = resolve(gateway, &state, &permit)
         .await
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
@@ -173,12 +175,13 @@ async fn authorized(
     let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
-        return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
+        let passing = passing(sending, heard.as_ref(), outlet, &mut pending);
+        return match watch.over(passing).await {
             Ok(sent) => {
                 if sent.response.status() == StatusCode::UNAUTHORIZED {
                     rejected(gateway, &permit);
                 }
-                answer(sent, (pending, captures), ledger, up, (version, cut)).await
+                answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
             }
             Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
         };
@@ -188,7 +191,7 @@ async fn authorized(
             socket::open(gateway, opening, switched, pending, ledger).await
         }
         Ok(Upgraded::Declined(sent)) => {
-            answer(sent, (pending, captures), ledger, up, (version, cut)).await
+            answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
         }
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
@@ -304,7 +307,7 @@ async fn answer(
     (pending, captures): (Pending, Option<Captures>),
     ledger: Ledger,
     up: Uploaded,
-    (version, cut): (Version, &Cut),
+    (version, cut, watch): (Version, &Cut, Watch),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let scrubbed = scrub(pending.answered(sent.response)).await;
@@ -321,7 +324,8 @@ async fn answer(
     // the agent's connection.
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
-    let tally = ledger.answered(Some(status), up, sent.timing.head);
+    let mut tally = ledger.answered(Some(status), up, sent.timing.head);
+    tally.watch = watch;
     let unfinished = match version {
         // Its agent knows neither chunks nor, where there is none, a length.
         Version::HTTP_10 => Unfinished::Reset(cut.clone()),

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -334,6 +335,7 @@ impl Ledger {
             unsearched: false,
             upstream,
             closed: false,
+            watch: Watch::none(),
         }
     }
 }
@@ -379,6 +381,8 @@ pub(super) struct Tally {
     pub(super) unsearched: bool,
     upstream: Option<u64>,
     closed: bool,
+    /// Waits for a reason to cut the answer.
+    pub(super) watch: Watch,
 }
 
 impl Tally {
