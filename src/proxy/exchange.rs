@@ -1,5 +1,6 @@
 //! The life of one request, from its parse to its scrubbed answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -160,9 +161,8 @@ async fn authorized(
     ledger.carries(uses);
 
     let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
-    let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let heard = outlet.listens(version);
+    let (origin, heard) = (pending.origin().clone(), outlet.listens(version));
     let still = || gateway.still(&state, ledger.carried());
     let call = Call {
         origin: &origin,
@@ -175,8 +175,8 @@ async fn authorized(
     let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
     let Some(opening) = opening else {
         let sending = upstream.send(request, call);
-        let passing = passing(sending, heard.as_ref(), outlet, &mut pending);
-        return match watch.over(passing).await {
+        let sent = watch.over(pin!(passing(sending, heard.as_ref(), outlet, &mut pending))).await;
+        return match sent {
             Ok(sent) => {
                 if sent.response.status() == StatusCode::UNAUTHORIZED {
                     rejected(gateway, &permit);

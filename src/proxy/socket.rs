@@ -143,7 +143,8 @@ pub(super) async fn open(
     let socket = Socket { downlink, uplink, up, moved: Moved::new(idle), tally, following };
     let shutdown = opening.shutdown.clone();
     let gateway = Arc::clone(gateway);
-    shutdown.spawn(async move { socket.run(&gateway, opening).await });
+    // Boxed: it is as long-lived as the task, and the task is moved about before it begins.
+    shutdown.spawn(async move { Box::pin(socket.run(&gateway, opening)).await });
     Ok(Response::from_parts(head, Body::empty()))
 }
 

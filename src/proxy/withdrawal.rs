@@ -64,17 +64,16 @@ impl Watch {
         cut
     }
 
-    /// What `sending` leads to, unless it is cut before.
+    /// What `sending` leads to, unless it is cut before. Pinned by the caller, in whose future there is
+    /// room for it once.
     pub(super) async fn over<T>(
         &mut self,
-        sending: impl Future<Output = Result<T, Refusal>>,
+        mut sending: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
     ) -> Result<T, Refusal> {
-        if self.0.is_none() {
-            return sending.await;
-        }
-        tokio::select! {
-            sent = sending => sent,
-            code = poll_fn(|cx| self.poll(cx)) => Err(Refusal::new(code)),
-        }
+        poll_fn(|cx| match sending.as_mut().poll(cx) {
+            Poll::Pending => self.poll(cx).map(|code| Err(Refusal::new(code))),
+            sent @ Poll::Ready(_) => sent,
+        })
+        .await
     }
 }
