@@ -217,6 +217,11 @@ impl Ledger {
         Ok(recorded)
     }
 
+    /// Whether a call was permitted that has no outcome yet.
+    pub(super) fn is_permitted(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
     /// Another account of the same request, for what is sent in the socket that it opened.
     pub(super) fn for_messages(&self) -> Self {
         let mut same = Self::open(

@@ -68,11 +68,11 @@ impl Watch {
     /// room for it once.
     pub(super) async fn over<T>(
         &mut self,
-        mut sending: Pin<&mut impl Future<Output = Result<T, Refusal>>>,
+        mut sending: Pin<&mut impl Future<Output = T>>,
     ) -> Result<T, Refusal> {
         poll_fn(|cx| match sending.as_mut().poll(cx) {
             Poll::Pending => self.poll(cx).map(|code| Err(Refusal::new(code))),
-            sent @ Poll::Ready(_) => sent,
+            Poll::Ready(sent) => Poll::Ready(Ok(sent)),
         })
         .await
     }
