@@ -43,6 +43,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        part: locum::credential::Part::default(),
+        tier: locum::credential::Tier::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
 });
@@ -184,5 +186,6 @@ fn body_changed_once(sent: &[u8], filled: &[u8], kind: &BodyKind) {
         }
         BodyKind::Form => assert!(!value.iter().any(|b| b"&=+;".contains(b))),
         BodyKind::Multipart { .. } => assert_eq!(value, SECRET.as_bytes()),
+        BodyKind::Whole => unreachable!("no slot is in it"),
     }
 }

@@ -25,7 +25,7 @@ use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
 use crate::proxy::{Errand, Gateway};
-use crate::record::Use;
+use crate::record::{Use, Why};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Supply, Supplying};
@@ -148,7 +148,7 @@ impl Supplier {
     ) -> Result<Made, Refusal> {
         self.write_back(credential, version, entry).await?;
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
-        let kind = credential.properties.kind.as_ref();
+        let kind = credential.properties.kind.as_ref().filter(|kind| kind.is_minted());
         let secret = match (&credential.properties.source, kind) {
             (Some(source), None) => {
                 return self.copy(&gateway, (credential, version), source, entry).await;
@@ -222,6 +222,7 @@ impl Supplier {
                 credential: credential.name.clone(),
                 version: Some(version),
                 slot: Some(format!("mint:{}", kind.name())),
+                why: Why::default(),
             };
             let errand = Errand {
                 purpose: PURPOSE,

@@ -15,6 +15,7 @@ use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
+use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
 use super::supplied::{rejected, resolve};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
@@ -23,9 +24,10 @@ use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Question, Timeouts};
-use crate::record::Use;
+use crate::record::{Recorded, Use, Why};
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
+use crate::sign::sigv4::ChunkSigner;
 use crate::upstream::{Call, LastLook, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
@@ -72,6 +74,7 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 }
 
 /// The steps, in the one order in which they compile.
+#[allow(clippy::too_many_lines)] // A list of steps, of which each is a line or two.
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
@@ -128,6 +131,8 @@ async fn authorized(
         decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
+    let settled = gateway.spares.settle(&mut permit, at);
+    settled.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
     let ticket = permit
         .admit(&who.agent, gateway.elapsed())
@@ -143,47 +148,49 @@ async fn authorized(
         inbound.without_extensions();
         opening.read_messages(&permit);
     }
-    let resolved = resolve(gateway, &state, &permit)
-        .await
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = filled(&state, (&who, at), inbound, (&permit, resolved))
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-
-    // Why here: the last step before a byte may leave. No record, no call.
-    let uses = outbound.take_uses();
-    let principal = inject::principal(who.workspace.as_str(), who.agent.as_str(), &uses);
-    let recorded = ledger
-        .permit(outbound, &state, permit.rule(), &uses)
-        .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
-    ledger.carries(uses);
-
-    let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
+    let calling =
+        Calling { gateway, state: &state, who: &who, at, outlet, version, references: &references };
+    let cut = &route.caller.cut;
+    let Some(opening) = opening else {
+        // Why here: whether it can be sent again is known before it is sent. In a box, as what follows from
+        // it: few need it, and all would have to have room for it.
+        let again = if spares::has_spare(&permit, at) {
+            Box::pin(calling.again(&permit, &inbound, &mut body))
+                .await
+                .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?
+        } else {
+            None
+        };
+        let called = match again {
+            None => calling.once((inbound, body), &permit, &mut ledger, true).await,
+            Some(again) => Box::pin(calling.until_answered(again, &mut permit, &mut ledger)).await,
+        };
+        return match called {
+            Ok((sent, pending)) => {
+                answer(sent, (pending, captures), ledger, up, (version, cut)).await
+            }
+            Err(Unanswered::Refused(refusal)) => Err(refusal),
+            Err(Unanswered::Failed(refusal)) => Err(failed(&ledger, refusal, up.bytes())),
+        };
+    };
+    let (recorded, principal, chunks) =
+        match calling.recorded(inbound, &permit, &mut ledger, true).await {
+            Ok(recorded) => recorded,
+            Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
+        };
+    let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let heard = outlet.listens(version);
     let still = || gateway.still(&state, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
         response_timeout: response,
         idle_timeout: idle,
-        interims: heard.as_ref(),
+        interims: None,
         last_look: Some(LastLook(&still)),
     };
-    let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
-    let Some(opening) = opening else {
-        let sending = upstream.send(request, call);
-        return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => {
-                if sent.response.status() == StatusCode::UNAUTHORIZED {
-                    rejected(gateway, &permit);
-                }
-                answer(sent, (pending, captures), ledger, up, (version, cut)).await
-            }
-            Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
-        };
-    };
-    match upstream.upgrade(request, call, opening.handshake()).await {
+    match gateway.upstream().upgrade(request, call, opening.handshake()).await {
         Ok(Upgraded::Switched(switched)) => {
             socket::open(gateway, opening, switched, pending, ledger).await
         }
@@ -191,6 +198,141 @@ async fn authorized(
             answer(sent, (pending, captures), ledger, up, (version, cut)).await
         }
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+    }
+}
+
+/// A permitted request on its way.
+struct Calling<'a> {
+    gateway: &'a Arc<Gateway>,
+    state: &'a Arc<State>,
+    who: &'a Arc<Identity>,
+    at: i64,
+    outlet: &'a Outlet,
+    version: Version,
+    references: &'a References,
+}
+
+/// Why there is no answer of the origin.
+enum Unanswered {
+    /// The call was not made. It is recorded.
+    Refused(Refusal),
+    /// The call was made, and came to nothing.
+    Failed(Refusal),
+}
+
+/// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
+type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>);
+
+/// A request that can be sent again.
+struct Again {
+    inbound: InboundRequest,
+    body: Upload,
+}
+
+impl Calling<'_> {
+    /// The request as it is sent as often as need be, if all of it can be had.
+    async fn again(
+        &self,
+        permit: &Permit,
+        inbound: &InboundRequest,
+        body: &mut Upload,
+    ) -> Result<Option<Again>, Refusal> {
+        let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
+        let kept = body.keep(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
+        Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
+    }
+
+    /// Sends a request, and again with another credential as long as the origin does not accept the one
+    /// that it had. Nothing of an answer has been handed on by then.
+    async fn until_answered(
+        &self,
+        again: Again,
+        permit: &mut Permit,
+        ledger: &mut Ledger,
+    ) -> Result<(Sent, Pending), Unanswered> {
+        let mut tried = Tried::default();
+        loop {
+            let request = (again.inbound.clone(), again.body.again());
+            let (sent, pending) = self.once(request, permit, ledger, tried.is_empty()).await?;
+            let status = sent.response.status();
+            match self.gateway.judge(permit, &mut tried, status, self.at) {
+                Verdict::Take => return Ok((sent, pending)),
+                Verdict::Again => {}
+                Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
+            }
+        }
+    }
+
+    /// Sends a request once.
+    async fn once(
+        &self,
+        (inbound, body): (InboundRequest, Upload),
+        permit: &Permit,
+        ledger: &mut Ledger,
+        first: bool,
+    ) -> Result<(Sent, Pending), Unanswered> {
+        let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
+        let (request, mut pending) =
+            recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+        let origin = pending.origin().clone();
+        let Timeouts { response, idle } = permit.timeouts();
+        let heard = self.outlet.listens(self.version);
+        let still = || self.gateway.still(self.state, ledger.carried());
+        let call = Call {
+            origin: &origin,
+            principal: &principal,
+            response_timeout: response,
+            idle_timeout: idle,
+            interims: heard.as_ref(),
+            last_look: Some(LastLook(&still)),
+        };
+        let upstream = self.gateway.upstream();
+        let sending = upstream.send(request, call);
+        let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
+        let sent = sent.map_err(Unanswered::Failed)?;
+        if sent.response.status() == StatusCode::UNAUTHORIZED {
+            rejected(self.gateway, permit);
+        }
+        self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
+        Ok((sent, pending))
+    }
+
+    /// The request with its secrets in it, of which a record was written.
+    async fn recorded(
+        &self,
+        inbound: InboundRequest,
+        permit: &Permit,
+        ledger: &mut Ledger,
+        first: bool,
+    ) -> Result<Leaving, Unanswered> {
+        // A request that was sent before has a record, and gets its outcome.
+        let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
+            if first {
+                Unanswered::Refused(refused(ledger, self.state, refusal, uses))
+            } else {
+                Unanswered::Failed(refusal)
+            }
+        };
+        let named = || named(self.references);
+        let resolved = resolve(self.gateway, self.state, permit)
+            .await
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        let who = (&**self.who, self.at);
+        let mut outbound = filled(self.state, who, inbound, (permit, resolved))
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        // Why here: the last step before a byte may leave. No record, no call.
+        let uses = outbound.take_uses();
+        let chunks = outbound.take_chunks();
+        let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
+        let principal = inject::principal(workspace, agent, &uses);
+        let recorded = if first {
+            ledger.permit(outbound, self.state, permit.rule(), &uses)
+        } else {
+            ledger.also(outbound, self.state, permit.rule(), &uses)
+        };
+        let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
+        ledger.carries(uses);
+        Ok((recorded, principal, chunks))
     }
 }
 
@@ -234,17 +376,22 @@ impl Asked<'_> {
         let permit = decided.decision.as_ref().ok()?;
         let Decided { state, references, at, .. } = decided;
         let moment = (&*state.credentials, *at);
-        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment)?;
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment);
+        // What a signature is over, where its client does not say it.
+        let digested = || references.wants_digest(&self.inbound).then_some(BodyKind::Whole);
+        let kind = kind.or_else(digested)?;
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }
 
     /// Reads the body, or says why it cannot be.
     async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
-        if is_coded(self.inbound.headers()) {
+        let digested = wanted.kind == BodyKind::Whole;
+        if is_coded(self.inbound.headers()) && !digested {
             let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
             return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
         }
-        let bytes = self.gathered(body, wanted.idle).await?;
+        let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
+        let bytes = self.gathered(body, most, wanted.idle).await?;
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
         Ok(())
     }
@@ -254,18 +401,18 @@ impl Asked<'_> {
         match body.gathered() {
             Some(bytes) => Ok(bytes),
             None if body.is_empty() => Ok(Bytes::new()),
-            None => self.gathered(body, None).await,
+            None => self.gathered(body, self.gateway.limits.body_slot, None).await,
         }
     }
 
-    async fn gathered(&self, body: &mut Upload, idle: Option<Duration>) -> Result<Bytes, Refusal> {
+    async fn gathered(
+        &self,
+        body: &mut Upload,
+        most: usize,
+        idle: Option<Duration>,
+    ) -> Result<Bytes, Refusal> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let bytes =
-            body.gather(self.gateway.limits.body_slot, idle).await.map_err(|why| match why {
-                Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
-                Ungathered::Late => Refusal::new(Code::RequestTimeout),
-                Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
-            })?;
+        let bytes = body.gather(most, idle).await.map_err(unread)?;
         // That may have taken long.
         if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
@@ -278,6 +425,18 @@ impl Asked<'_> {
         self.who = state.authn.relabelled(&self.who);
     }
 }
+
+fn unread(why: Ungathered) -> Refusal {
+    match why {
+        Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
+        Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
+    }
+}
+
+/// The most bytes of a body that is read to be signed, unless `limits.body_slot` is more. What AWS takes
+/// in one request without a digest of its own: a model's input on Bedrock is the longest, with 25 MB.
+const SIGNED: usize = 32 << 20;
 
 /// A body that has to be read.
 struct Wanted {
@@ -383,6 +542,7 @@ fn named(references: &References) -> Vec<Use> {
         credential: located.credential().name.clone(),
         version: None,
         slot: None,
+        why: Why::default(),
     };
     references.located().iter().map(name).collect()
 }
@@ -396,7 +556,7 @@ fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
     if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
         ledger.baited(&credential);
     }
-    let uses = [Use { credential, version: Some(version), slot: None }];
+    let uses = [Use { credential, version: Some(version), slot: None, why: Why::default() }];
     refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }
 
