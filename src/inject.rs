@@ -19,6 +19,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use body::Edits;
@@ -78,6 +79,25 @@ impl Resolved {
         }
         Ok(Self { granted, hidden })
     }
+}
+
+impl Resolved {
+    /// What its values can be known by without being kept.
+    #[must_use]
+    pub fn digests(&self) -> Box<[[u8; 32]]> {
+        let hidden = self.hidden.iter().map(|(_, secret)| secret);
+        self.granted.iter().chain(hidden).map(digest).collect()
+    }
+
+    /// Whether nothing enters but what one of these digests is of.
+    #[must_use]
+    pub fn is_among(&self, digests: &[[u8; 32]]) -> bool {
+        self.granted.iter().all(|secret| digests.contains(&digest(secret)))
+    }
+}
+
+fn digest(secret: &Secret) -> [u8; 32] {
+    secret.expose(|bytes| Sha256::digest(bytes).into())
 }
 
 /// A request as it will go on the wire. Only [`inject`] makes one.
@@ -209,10 +229,12 @@ pub fn inject(
     for (placeholder, secret) in resolved.hidden {
         needles.add_late(secret, &placeholder);
     }
-    let needles = if needles.is_empty() { None } else { Some(needles) };
-    if needles.is_some() || !permit.captures().is_empty() {
+    // An answer of which a value is taken has to be read, whether a secret went up or not.
+    let reads = !needles.is_empty() || !permit.captures().is_empty();
+    if reads {
         make_scrubbable(&mut parts.headers);
     }
+    let needles = reads.then_some(needles);
     Ok(OutboundRequest { parts, origin, uses, needles, body, undecodable: permit.undecodable() })
 }
 

@@ -14,7 +14,7 @@ use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::stream::Cut;
-use super::supplied::{rejected, resolve};
+use super::supplied::{make_ready, rejected, resolve, still_allowed};
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -103,7 +103,10 @@ async fn authorized(
     // that may hold one is read before, and only for an agent that may send the request at all.
     if let Some(wanted) = asked.wants_body(&decided).filter(|_| !body.is_empty()) {
         decided = match asked.read(&mut body, wanted).await {
-            Ok(()) => asked.decide(gateway.state()).await,
+            Ok(()) => {
+                ledger.identify(Arc::clone(&asked.who));
+                asked.decide(gateway.state()).await
+            }
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
     }
@@ -132,15 +135,30 @@ async fn authorized(
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    if captures.is_some() && opening.is_some() {
+        let detail =
+            "The rule takes a token out of the answer, and a WebSocket has none to take it of";
+        let refusal = Refusal::with_detail(Code::UpgradeRefused, detail).by(permit.rule());
+        return Err(refused(&ledger, &state, refusal, &named(&references)));
+    }
     if let Some(opening) = &mut opening
         && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
     {
         inbound.without_extensions();
         opening.read_messages(&permit);
+        if permit.is_supplied() {
+            Box::pin(make_ready(gateway, &state, &permit)).await;
+        }
     }
     let resolved = resolve(gateway, &state, &permit)
         .await
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    // Why here: a value may have been long in coming.
+    still_allowed(gateway, &state, (&who, &inbound), &permit)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    if let Some(opening) = &mut opening {
+        opening.knows(&permit, &resolved);
+    }
     let mut outbound = filled(&state, (&who, at), inbound, (&permit, resolved))
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
@@ -155,8 +173,9 @@ async fn authorized(
     let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let heard = outlet.listens(version);
-    let still = || gateway.still(&state, ledger.carried());
+    // What comes before an answer of which a token is taken could have it too, and nobody needs it.
+    let heard = if captures.is_some() { None } else { outlet.listens(version) };
+    let still = || gateway.still(&state, &route.caller.identity, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
@@ -246,10 +265,12 @@ impl Asked<'_> {
                 Ungathered::Late => Refusal::new(Code::RequestTimeout),
                 Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
             })?;
-        // That may have taken long.
-        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
+        // That may have taken long: the agent may be none any more, or be labelled otherwise.
+        let authn = &self.gateway.state().authn;
+        if !authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
         }
+        self.who = identify(&authn.relabelled(&self.caller.identity), &self.inbound);
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
         Ok(())
     }

@@ -28,7 +28,7 @@ use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
 use super::{Caller, Gateway, Place, State, unix_now};
 use crate::agent::Identity;
-use crate::inject::Pending;
+use crate::inject::{Pending, Resolved};
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Permit, Standing};
@@ -103,6 +103,13 @@ impl Opening {
         let messages = Messages::new(self.standing.clone(), permit);
         self.known = messages.known().into();
         self.messages = Some(messages);
+    }
+
+    /// Notes the values that the scrub of the socket knows.
+    pub(super) fn knows(&mut self, permit: &Permit, resolved: &Resolved) {
+        if let Some(messages) = self.messages.as_mut().filter(|_| permit.is_supplied()) {
+            messages.knows(resolved);
+        }
     }
 
     pub(super) fn handshake(&self) -> &Handshake {
