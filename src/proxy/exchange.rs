@@ -135,30 +135,10 @@ async fn authorized(
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    if captures.is_some() && opening.is_some() {
-        let detail =
-            "The rule takes a token out of the answer, and a WebSocket has none to take it of";
-        let refusal = Refusal::with_detail(Code::UpgradeRefused, detail).by(permit.rule());
-        return Err(refused(&ledger, &state, refusal, &named(&references)));
-    }
-    if let Some(opening) = &mut opening
-        && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
-    {
-        inbound.without_extensions();
-        opening.read_messages(&permit);
-        if permit.is_supplied() {
-            Box::pin(make_ready(gateway, &state, &permit)).await;
-        }
-    }
-    let resolved = resolve(gateway, &state, &permit)
+    let inward = (&mut inbound, &references);
+    let resolved = ready(gateway, &state, (&who, at), inward, (&permit, &mut opening))
         .await
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    // Why here: a value may have been long in coming.
-    still_allowed(gateway, &state, (&who, &inbound), &permit)
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    if let Some(opening) = &mut opening {
-        opening.knows(&permit, &resolved);
-    }
     let mut outbound = filled(&state, (&who, at), inbound, (&permit, resolved))
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
 
@@ -280,6 +260,32 @@ impl Asked<'_> {
 struct Wanted {
     kind: BodyKind,
     idle: Option<Duration>,
+}
+
+/// The secrets of a request, and what a socket has to know of them.
+async fn ready(
+    gateway: &Arc<Gateway>,
+    state: &Arc<State>,
+    (who, at): (&Arc<Identity>, i64),
+    (inbound, references): (&mut InboundRequest, &References),
+    (permit, opening): (&Permit, &mut Option<Opening>),
+) -> Result<Resolved, Refusal> {
+    if let Some(opening) = opening {
+        if state.policy.wants_messages(who, inbound, references, (&state.credentials, at)) {
+            inbound.without_extensions();
+            opening.read_messages(permit);
+            if permit.is_supplied() {
+                Box::pin(make_ready(gateway, state, permit)).await;
+            }
+        }
+    }
+    let resolved = resolve(gateway, state, permit).await?;
+    // Why here: a value may have been long in coming.
+    still_allowed(gateway, state, (who, inbound), permit)?;
+    if let Some(opening) = opening {
+        opening.knows(permit, &resolved);
+    }
+    Ok(resolved)
 }
 
 /// The request with its secrets in it.

@@ -684,6 +684,7 @@ fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines)] // A table.
 fn heads_that_http_1_would_read_otherwise_reach_no_origin() {
     type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
     let key: (&[u8], &[u8]) = (b"authorization", b"Bearer locum_main");

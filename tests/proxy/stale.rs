@@ -153,7 +153,7 @@ fn a_token_that_is_minted_for_a_message_does_not_come_back() {
     assert_eq!(wire.ask(request("GET", "/socket", &crate::frames::HANDSHAKE, "")).status, 101);
     wire.send(crate::frames::text(r#"{"d":{"token":"locum_main"}}"#));
     wire.send(crate::frames::text("op-9"));
-    wire.until("op-9");
+    let _all = wire.until("op-9");
     let heard = String::from_utf8_lossy(&wire.transcript).into_owned();
     assert!(leaks(&scene.token, heard.as_bytes()).is_empty(), "{heard}");
     assert!(heard.contains("locum_main*"), "{heard}");
