@@ -18,6 +18,7 @@ use ipnet::IpNet;
 pub use identity::{CertificateName, ClientNames, Identity, JwtIssuer, Keys, Method, UnixPeer};
 pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
+use crate::credential::Endpoint;
 use crate::document::{Document, Limits as ReadLimits, Report, Source};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
@@ -42,6 +43,8 @@ pub struct Config {
     pub vault: Vault,
     /// How credentials live.
     pub credentials: Credentials,
+    /// Requests that a person has to approve.
+    pub approvals: Approvals,
     /// What Locum says of itself.
     pub log: Log,
     /// What clients may take.
@@ -90,6 +93,23 @@ pub struct UpstreamHost {
     pub proxy: Option<UpstreamProxy>,
     /// `http1_only`: never offer HTTP/2. Default `false`.
     pub http1_only: bool,
+}
+
+/// `approvals`: requests that a person has to approve.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Approvals {
+    /// `webhook` and `key`: where word of each goes. Default none; `locum approvals list` shows them.
+    pub webhook: Option<Webhook>,
+}
+
+/// Whom to tell of a request that waits for an approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Webhook {
+    /// `webhook`: an `https` URL, which is sent a POST.
+    pub url: Endpoint,
+    /// `key`: the credential whose secret signs what is sent. It is bound to that host, and is itself
+    /// sent nowhere.
+    pub key: Name,
 }
 
 /// A certificate with its key.
@@ -359,6 +379,7 @@ impl Config {
                 store: home.join("vault.db"),
                 key: KeySource::File(home.join("master.key")),
             },
+            approvals: Approvals::default(),
             credentials: Credentials::default(),
             log: Log { level: Level::Info, format: LogFormat::Text },
             limits: Limits::default(),
@@ -409,6 +430,8 @@ impl Config {
             ("vault", self.vault == new.vault),
             // The log's writer is global to the process.
             ("log.format", self.log.format == new.log.format),
+            // Whom to tell is known from the start.
+            ("approvals", self.approvals == new.approvals),
             // A live connection keeps the limits it began with; two sets at once would add up.
             ("limits", self.limits == new.limits),
         ];

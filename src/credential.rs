@@ -6,6 +6,7 @@ mod kind;
 mod path;
 mod pointer;
 mod properties;
+mod source;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -19,6 +20,7 @@ pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
+pub use source::{Beside, ELSEWHERE, Place, Source, SourceError, VaultLogin};
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
@@ -86,7 +88,8 @@ impl Credential {
     /// Whether what a request gets does not lie in the vault, so that it may have to be waited for.
     #[must_use]
     pub fn is_supplied(&self) -> bool {
-        self.properties.kind.as_ref().is_some_and(Kind::is_minted)
+        let properties = &self.properties;
+        properties.source.is_some() || properties.kind.as_ref().is_some_and(Kind::is_minted)
     }
 
     /// What an agent holds: the stand-in where there is one, else the reference.

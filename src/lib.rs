@@ -12,6 +12,7 @@
 
 pub mod agent;
 pub mod app;
+pub mod approval;
 pub mod audit;
 pub mod authn;
 pub mod catalog;

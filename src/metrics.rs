@@ -34,6 +34,8 @@ pub struct Metrics {
     unbound: Counter,
     honeytokens: Counter,
     shadow: CounterVec,
+    approvals: CounterVec,
+    approvals_open: IntGauge,
     untrusted_ca: CounterVec,
     bytes_up: Counter,
     bytes_down: Counter,
@@ -134,6 +136,30 @@ impl Minting {
     }
 }
 
+/// What becomes of a question to a person, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Asking {
+    /// It was asked.
+    Asked,
+    /// The person refused.
+    Denied,
+    /// Nobody decided, or used the approval, in time.
+    Expired,
+    /// It was approved, and the request sent.
+    Used,
+}
+
+impl Asking {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Denied => "denied",
+            Self::Expired => "expired",
+            Self::Used => "used",
+        }
+    }
+}
+
 /// How a request ended, as a label.
 #[derive(Clone, Copy, Debug)]
 pub enum Result {
@@ -160,6 +186,7 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is registered twice, which is a mistake in this file.
+    #[allow(clippy::too_many_lines)] // A list: one entry for each of them.
     pub fn new() -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
@@ -222,6 +249,17 @@ impl Metrics {
                 "locum_shadow_decisions_total",
                 "Requests on which rules with `mode: shadow` would have decided, by decision.",
                 &["decision"],
+            )?,
+            approvals: counter_vec(
+                r,
+                "locum_approvals_total",
+                "Requests that a person has to approve, by what became of the question.",
+                &["result"],
+            )?,
+            approvals_open: gauge(
+                r,
+                "locum_approvals_open",
+                "Requests that wait for a person now.",
             )?,
             untrusted_ca: counter_vec(
                 r,
@@ -301,6 +339,16 @@ impl Metrics {
     pub fn shadow(&self, refused: bool) {
         let decision = if refused { "refuse" } else { "permit" };
         self.shadow.with_label_values(&[decision]).inc();
+    }
+
+    /// Counts what became of a question to a person.
+    pub fn asking(&self, what: Asking) {
+        self.approvals.with_label_values(&[what.as_str()]).inc();
+    }
+
+    /// Says how many questions are open.
+    pub fn asking_open(&self, count: usize) {
+        self.approvals_open.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts a handshake of a client that does not trust the CA.

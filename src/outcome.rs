@@ -69,6 +69,14 @@ codes! {
     NotAllowed "not-allowed" 403 "http_request_denied"
         "No policy rule allows this request"
         "Ask for a rule that allows this agent, host, method and path; `locum policy check` shows the rules in force.";
+    /// A rule allows it once a person has approved it.
+    ApprovalRequired "approval-required" 403 "http_request_denied"
+        "A person has to approve this request"
+        "Ask whoever runs the proxy to look at `locum approvals list`, and send the same request again once it is approved.";
+    /// A person was asked, and said no.
+    ApprovalDenied "approval-denied" 403 "http_request_denied"
+        "A person refused to approve this request"
+        "Do not send it again as it is; ask whoever runs the proxy why.";
     /// A reference that cannot be resolved here: unknown, forbidden and wrong destination look alike.
     CredentialRefused "credential-refused" 403 "http_request_denied"
         "The credential that this request refers to cannot be used here"
@@ -157,6 +165,10 @@ codes! {
     RefreshFailed "refresh-failed" 502 "proxy_internal_error"
         "The credential's token could not be renewed, and none is left that is valid"
         "Try again; if it stays, look at the host that the tokens come from: the audit record of this id says what it did.";
+    /// Where the credential's secret lies does not give it out.
+    SourceUnavailable "source-unavailable" 503 "proxy_internal_error"
+        "The credential's secret lies elsewhere, and could not be had from there"
+        "Try again; if it stays, look at the credential's source: the audit record of this id says why, and docs/SOURCES.md what to do.";
     /// The name does not resolve.
     DnsError "dns-error" 502 "dns_error"
         "The host's name does not resolve"

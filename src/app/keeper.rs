@@ -551,6 +551,19 @@ impl Keeper {
         self.apart(write).await.ok_or_else(gone)?
     }
 
+    /// Records an event about something that has a name.
+    pub(super) fn note_about(&self, event: &'static str, subject: &str, detail: &str) {
+        let event = Event {
+            event,
+            subject: Some(subject.to_owned()),
+            detail: Some(detail.to_owned()),
+            by: None,
+            vault_epoch: None,
+        };
+        // An unwritable audit log shows in its own metric and in the readiness.
+        let _unrecorded = self.audit.event(&event);
+    }
+
     fn note(&self, event: &'static str, detail: &str) {
         let event = Event {
             event,

@@ -1,6 +1,7 @@
 //! Composition: a home is opened, its parts are put together, and kept in step with what changes
 //! on disk. The only place that picks adapters.
 
+mod approvals;
 mod authority;
 mod certificates;
 mod cores;
@@ -26,6 +27,7 @@ mod service;
 mod session;
 mod supplier;
 
+pub(crate) use approvals::Place;
 pub use authority::is_published;
 pub use failure::{Exit, Failure};
 pub use far_side::far_side;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
+use super::approvals::Questions;
 use super::cores::Cores;
 use super::doors::{Doors, Gate, Giver, Inherited, SocketFile};
 use super::far_side::far_side;
@@ -62,6 +63,7 @@ pub struct Proxy {
     keeper: Arc<Keeper>,
     gateway: Arc<Gateway>,
     supplier: Arc<Supplier>,
+    questions: Arc<Questions>,
     audit: Arc<AuditLog>,
     gates: Vec<Gate>,
     ops: Option<std::net::TcpListener>,
@@ -130,6 +132,12 @@ impl Proxy {
         let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));
         let gateway = Arc::new(gateway);
         keeper.watch_over(&gateway);
+        let sink = Arc::<AuditLog>::clone(&audit);
+        let webhook = config.approvals.webhook.clone();
+        let questions = Questions::open(&home, sink, Arc::clone(gateway.metrics()), webhook)?;
+        let questions = Arc::new(questions);
+        questions.serves(&gateway);
+        gateway.ask_with(Arc::<Questions>::clone(&questions));
         let supplier = Supplier::new(&gateway, &keeper)?;
         gateway.supply_with(Arc::<Supplier>::clone(&supplier));
         if !private {
@@ -143,6 +151,7 @@ impl Proxy {
             keeper,
             gateway,
             supplier,
+            questions,
             audit,
             gates,
             ops,
@@ -184,7 +193,11 @@ impl Proxy {
         let until = |mut signal: tokio::sync::watch::Receiver<bool>| async move {
             let _gone = signal.wait_for(|on| *on).await;
         };
-        let looking = tokio::spawn(look(Arc::clone(&self.keeper), Arc::clone(&self.gateway)));
+        let looking = tokio::spawn(look(
+            Arc::clone(&self.keeper),
+            Arc::clone(&self.gateway),
+            Arc::clone(&self.questions),
+        ));
         let ops = self.ops.take().map(TcpListener::from_std).transpose();
         let ops = ops.map_err(|e| Failure::new(format!("ops.listen cannot be served: {e}")))?;
         let ops = ops.map(|listener| {
@@ -310,7 +323,7 @@ impl std::fmt::Debug for Proxy {
 }
 
 /// Keeps the proxy in step with its home, until it is stopped.
-async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
+async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questions>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
@@ -322,6 +335,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
         let due = Arc::clone(&keeper);
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
+        let questions = Arc::clone(&questions);
         if asked {
             service::reloading();
         }
@@ -331,6 +345,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
             keeper.look(asked);
             keeper.anchor(false);
             gateway.upstream().sweep();
+            questions.sweep(gateway.state().sealed.as_deref());
         });
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");

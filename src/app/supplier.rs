@@ -6,6 +6,7 @@
 //! that has run out is never given. What is kept is sealed ([`Shelf`]).
 
 mod entry;
+mod source;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
@@ -19,7 +20,7 @@ use entry::{Entry, Lifetime, Moment};
 
 use super::Failure;
 use super::keeper::Keeper;
-use crate::credential::{Credential, Kind};
+use crate::credential::{Credential, Kind, Source};
 use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
@@ -145,11 +146,20 @@ impl Supplier {
         version: u32,
         entry: &Mutex<Entry>,
     ) -> Result<Made, Refusal> {
-        let kind = credential.properties.kind.as_ref();
-        let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
         self.write_back(credential, version, entry).await?;
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
-        let secret = gateway.state().open(&credential.name, version)?;
+        let kind = credential.properties.kind.as_ref();
+        let secret = match (&credential.properties.source, kind) {
+            (Some(source), None) => {
+                return self.copy(&gateway, (credential, version), source, entry).await;
+            }
+            // What lies elsewhere is what a kind makes its value of.
+            (Some(source), Some(_)) => {
+                source::fetch(&gateway, (credential, version), source, true).await?.secret
+            }
+            (None, _) => gateway.state().open(&credential.name, version)?,
+        };
+        let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
         let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;
         drop(secret);
         let (minted, sent) = self.call(&gateway, (credential, version), kind, &material).await?;
@@ -159,6 +169,41 @@ impl Supplier {
         }
         let value = self.shelf.put(credential.name.as_str(), &minted.value)?;
         Ok((value, Lifetime::from(sent, minted.lifetime)))
+    }
+
+    /// Takes a copy of what lies elsewhere.
+    async fn copy(
+        &self,
+        gateway: &Gateway,
+        used: (&Credential, u32),
+        source: &Source,
+        entry: &Mutex<Entry>,
+    ) -> Result<Made, Refusal> {
+        let sent = Moment::now();
+        let name = used.0.name.as_str();
+        match source::fetch(gateway, used, source, false).await {
+            Ok(fetched) => {
+                if entry.lock().is_fresh_again() {
+                    self.keeper.note_about("source-recovered", name, &source.to_string());
+                }
+                let lifetime = match fetched.lease {
+                    Some(lease) => Lifetime::from(sent, lease),
+                    None => Lifetime::of_copy(sent, source.refresh(), source.stale()),
+                };
+                Ok((self.shelf.put(name, &fetched.secret)?, lifetime))
+            }
+            Err(failed) => {
+                let left = entry.lock().goes_stale(Moment::now(), failed.gone);
+                if let Some(left) = left {
+                    let (why, left) = (failed.why, left.as_secs());
+                    let detail = format!(
+                        "{source}: {why}; the last value is used for {left} s more at most"
+                    );
+                    self.keeper.note_about("source-stale", name, &detail);
+                }
+                Err(failed.into())
+            }
+        }
     }
 
     /// Makes the call; a second time where the first shows that our clocks differ.

@@ -2,6 +2,7 @@
 
 mod bait;
 mod kind;
+mod source;
 mod users;
 mod versions;
 
@@ -12,6 +13,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use kind::KindArgs;
+use source::SourceArgs;
 
 use super::import;
 use super::output::{self, Table};
@@ -150,6 +152,8 @@ pub(super) struct Add {
     json: bool,
     #[command(flatten)]
     kind: KindArgs,
+    #[command(flatten)]
+    source: SourceArgs,
 }
 
 /// Where a secret comes from. Never the command line, which others can read.
@@ -193,6 +197,12 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     }
     if args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none() {
         return add_bait(opened, args, &new);
+    }
+    if let Some(source) = args.source.read()? {
+        let secret = SourceArgs::login(&source, &args.value, &args.name)?;
+        new.properties.source = Some(source);
+        opened.vault.add_credential(&new, &secret)?;
+        return added(opened, args, &new);
     }
     let provider = args.provider.as_deref().map(provider).transpose()?;
     let secret = match args.kind.read(&args.name, provider, &args.value)? {
@@ -440,6 +450,8 @@ struct Shown {
     placeholder: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<Kind>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<crate::credential::Source>,
     created: i64,
     last_rotation: i64,
     version: Option<u32>,
@@ -472,6 +484,7 @@ impl From<&CredentialInfo> for Shown {
             slots: info.slots.iter().map(ToString::to_string).collect(),
             placeholder: info.stand_in.clone().unwrap_or_else(|| info.name.reference()),
             kind: info.properties.kind.clone(),
+            source: info.properties.source.clone(),
             created: info.created,
             last_rotation: info.last_rotation(),
             version: info.current().map(|v| v.version),
@@ -532,6 +545,9 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         if let Some(endpoint) = kind.endpoint() {
             field("tokens come from", endpoint.to_string());
         }
+    }
+    if let Some(source) = &shown.source {
+        field("source", source.to_string());
     }
     if shown.captured {
         field("captured", "its values are taken out of answers".to_owned());

@@ -28,6 +28,7 @@ use crate::vault::{
     CredentialInfo, Fingerprint, NewCredential, Tier, Vault, VersionState, validate_secret,
 };
 use dotenv::Assignment;
+pub(super) use dotenv::replace;
 
 /// Arguments of `locum credential import`.
 #[derive(Debug, clap::Args)]
@@ -183,14 +184,14 @@ impl Plan {
                 self.imports.push(Import { variable, line, span, credential });
                 continue;
             }
-            let planned = match found(&there, &candidate) {
+            let id = candidate.provider.id();
+            let planned = match found(&there, id, candidate.fingerprint) {
                 Found::Current(info) => Planned::there(info, candidate),
                 Found::Ended(why) => {
                     self.left.push(Left { variable, line, why });
                     continue;
                 }
                 Found::None => {
-                    let id = candidate.provider.id();
                     let name = free_name(id, &taken)?;
                     taken.insert(name.to_string());
                     let named = several.contains(id) || name.as_str() != id;
@@ -357,7 +358,7 @@ fn look(vault: &Vault, assignment: Assignment, value: &[u8], args: &Args) -> Loo
     if reference::occurs(value) {
         return Look::Left("a placeholder already".to_owned());
     }
-    if let Some(why) = cannot_be_used(provider, &assignment.name) {
+    if let Some(why) = cannot_be_used(provider, Some(&assignment.name)) {
         return if asked { Look::Problem(why) } else { Look::Left(why) };
     }
     if let Some(doubt) = assignment.doubt {
@@ -372,14 +373,15 @@ fn look(vault: &Vault, assignment: Assignment, value: &[u8], args: &Args) -> Loo
 }
 
 /// Why a provider's keys cannot be taken in without more to go by.
-fn cannot_be_used(provider: &Provider, variable: &str) -> Option<String> {
+pub(super) fn cannot_be_used(provider: &Provider, variable: Option<&str>) -> Option<String> {
     if provider_slots(provider).is_err() {
         return Some("its provider wants it in a form that this version cannot fill in".to_owned());
     }
     let id = provider.id();
+    let variable = variable.map_or_else(String::new, |name| format!(" --env {name}"));
     provider.to().is_empty().then(|| {
         format!(
-            "its provider gives each customer a host; use `locum credential add {id} --provider {id} --to https://HOST --env {variable}`"
+            "its provider gives each customer a host; use `locum credential add {id} --provider {id} --to https://HOST{variable}`"
         )
     })
 }
@@ -409,18 +411,21 @@ fn several(candidates: &[Candidate]) -> HashSet<&'static str> {
 }
 
 /// What the vault has of a value.
-enum Found<'a> {
+pub(super) enum Found<'a> {
     Current(&'a CredentialInfo),
     /// It was taken out of use, which is not undone in passing.
     Ended(String),
     None,
 }
 
-fn found<'a>(there: &'a [CredentialInfo], candidate: &Candidate) -> Found<'a> {
+pub(super) fn found<'a>(
+    there: &'a [CredentialInfo],
+    id: &str,
+    fingerprint: Fingerprint,
+) -> Found<'a> {
     let mut ended = Found::None;
-    let id = candidate.provider.id();
     for info in there.iter().filter(|info| info.provider.as_deref() == Some(id)) {
-        let versions = info.versions.iter().filter(|v| v.fingerprint == candidate.fingerprint);
+        let versions = info.versions.iter().filter(|v| v.fingerprint == fingerprint);
         for version in versions {
             if version.state == VersionState::Current {
                 return Found::Current(info);
@@ -437,7 +442,7 @@ fn found<'a>(there: &'a [CredentialInfo], candidate: &Candidate) -> Found<'a> {
 }
 
 /// The provider's id, or with `-2`, `-3` and so on.
-fn free_name(id: &str, taken: &HashSet<String>) -> Result<Name, Failure> {
+pub(super) fn free_name(id: &str, taken: &HashSet<String>) -> Result<Name, Failure> {
     let numbered = (2..).map(|n: u32| format!("{id}-{n}"));
     let mut names = std::iter::once(id.to_owned()).chain(numbered);
     let free = names.find(|name| !taken.contains(name)).unwrap_or_default();
@@ -455,20 +460,29 @@ impl Planned {
     fn new(name: Name, candidate: Candidate, named: bool) -> Result<Self, Failure> {
         let Candidate { assignment, provider, value, fingerprint } = candidate;
         let variable = named.then_some(assignment.name);
-        let stand_in = provider.stand_in(&name.reference());
-        let placeholder = stand_in.clone().unwrap_or_else(|| name.reference());
-        let new = NewCredential {
-            name: name.clone(),
-            provider: Some(provider.id().to_owned()),
-            tier: Tier::default(),
-            tags: variable.map(|name| format!("{VARIABLE_TAG}{name}")).into_iter().collect(),
-            destinations: provider_to(provider)?,
-            slots: provider_slots(provider)?,
-            stand_in,
-            properties: Properties::default(),
-        };
+        let new = new_credential(name.clone(), provider, variable)?;
+        let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
         Ok(Self { name, provider, placeholder, value, fingerprint, new: Some(new) })
     }
+}
+
+/// A credential as the catalogue has it. `variable` is where its programs look for it, if the provider
+/// does not say.
+pub(super) fn new_credential(
+    name: Name,
+    provider: &Provider,
+    variable: Option<String>,
+) -> Result<NewCredential, Failure> {
+    Ok(NewCredential {
+        provider: Some(provider.id().to_owned()),
+        tier: Tier::default(),
+        tags: variable.map(|name| format!("{VARIABLE_TAG}{name}")).into_iter().collect(),
+        destinations: provider_to(provider)?,
+        slots: provider_slots(provider)?,
+        stand_in: provider.stand_in(&name.reference()),
+        properties: Properties::default(),
+        name,
+    })
 }
 
 /// Whether it starts as the provider's keys do, where they have a start in common.

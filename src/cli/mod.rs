@@ -5,6 +5,7 @@
 //! an environment variable that is named.
 
 mod agent;
+mod approvals;
 mod audit;
 mod ca;
 mod credential;
@@ -27,7 +28,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::app::{Exit, Failure, Home};
+use crate::app::{Exit, Failure, Home, Opened};
 
 /// A forward proxy that holds the keys, so that agents need not.
 #[derive(Debug, Parser)]
@@ -70,6 +71,9 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Approve or refuse requests that a rule holds for a person
+    #[command(subcommand, visible_alias = "approval")]
+    Approvals(approvals::Command),
     /// Search and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -128,11 +132,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),
+        Command::Approvals(command) => done(approvals::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
-        Command::Scan(args) => scan::run(&args),
+        Command::Scan(args) => scan::run(&args, || Opened::open(&locate()?)),
         Command::Demo(args) => demo::run(&args),
         Command::DemoAgent(args) => demo::act(&args),
     }

@@ -4,6 +4,7 @@
 //! and its length.
 
 mod history;
+mod moving;
 mod shapes;
 mod tree;
 
@@ -14,14 +15,14 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::output::{self, Table};
-use crate::app::{Exit, Failure};
+use crate::app::{Exit, Failure, Opened};
 use shapes::{Hit, Shapes};
 
 /// Arguments of `locum scan`.
 #[derive(Debug, clap::Args)]
 #[allow(clippy::struct_excessive_bools)] // Each is a flag of its own.
 #[command(
-    after_help = "Exit code 0: nothing found; 1: found; 64: it could not be looked at.\n\nExample:\n  locum scan\n  locum scan --history --sarif . > keys.sarif\n  printf '#!/bin/sh\\nexec locum scan --staged\\n' > .git/hooks/pre-commit && chmod +x .git/hooks/pre-commit"
+    after_help = "Exit code 0: nothing found; 1: found; 64: it could not be looked at.\n\nExample:\n  locum scan\n  locum scan --move src\n  locum scan --history --sarif . > keys.sarif\n  printf '#!/bin/sh\\nexec locum scan --staged\\n' > .git/hooks/pre-commit && chmod +x .git/hooks/pre-commit"
 )]
 pub(super) struct Args {
     /// The directory, or file
@@ -36,6 +37,12 @@ pub(super) struct Args {
     /// Also what .gitignore leaves out
     #[arg(long, conflicts_with = "staged")]
     no_ignore: bool,
+    /// Move each key of a provider into the vault, and write its placeholder into the file; asks for each
+    #[arg(long = "move", conflicts_with_all = ["history", "staged", "sarif"])]
+    moving: bool,
+    /// Ask nothing
+    #[arg(long, requires = "moving")]
+    yes: bool,
     /// Print JSON
     #[arg(long, conflicts_with = "sarif")]
     json: bool,
@@ -66,7 +73,11 @@ struct Finding {
     commit: Option<String>,
 }
 
-pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
+/// `open` opens the home, which only moving keys needs.
+pub(super) fn run(
+    args: &Args,
+    open: impl FnOnce() -> Result<Opened, Failure>,
+) -> Result<ExitCode, Failure> {
     let mut findings = Vec::new();
     let mut left = Vec::new();
     if args.staged {
@@ -81,12 +92,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     findings.sort_by(|a, b| {
         (&a.commit, &a.path, a.line, a.column).cmp(&(&b.commit, &b.path, b.line, b.column))
     });
-    report(args, &findings)?;
+    let clean = if args.moving && !findings.is_empty() {
+        let moved = moving::all(&mut open()?, &args.directory, &findings, args.yes)?;
+        if args.json {
+            output::json(&moved)?
+        } else {
+            moving::report(&moved)?
+        }
+        moved.iter().all(|one| one.credential.is_some())
+    } else {
+        report(args, &findings)?;
+        findings.is_empty()
+    };
     for what in &left {
         output::note(&format!("warning: not looked at: {what}"));
     }
-    let found = ExitCode::from(Exit::Failure as u8);
-    Ok(if findings.is_empty() { ExitCode::SUCCESS } else { found })
+    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(Exit::Failure as u8) })
 }
 
 fn report(args: &Args, findings: &[Finding]) -> Result<(), Failure> {
@@ -111,7 +132,7 @@ fn report(args: &Args, findings: &[Finding]) -> Result<(), Failure> {
     }
     table.print()?;
     output::note(&format!(
-        "{} found. Put each into the vault (`locum credential add NAME --provider KIND`; for a .env file `locum credential import FILE --replace`), write its placeholder in its place, and change the key at its provider: whoever could read the files has it.",
+        "{} found. `locum scan --move` puts them into the vault, where it knows their provider, and writes placeholders in their places (for a .env file also `locum credential import FILE --replace`); others take `locum credential add`. Then change each key at its provider: whoever could read the files has it.",
         findings.len()
     ));
     Ok(())

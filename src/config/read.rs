@@ -12,18 +12,29 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log, LogFormat,
-    MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost, UpstreamProxy,
-    Vault, seconds,
+    Approvals, Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits, Listen, Log,
+    LogFormat, MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream, UpstreamHost,
+    UpstreamProxy, Vault, Webhook, seconds,
 };
+use crate::credential::Endpoint;
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
 use identity::{check_doors, identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
-const KEYS: &[&str] =
-    &["proxy", "identity", "ops", "upstream", "audit", "vault", "credentials", "log", "limits"];
+const KEYS: &[&str] = &[
+    "proxy",
+    "identity",
+    "ops",
+    "upstream",
+    "audit",
+    "vault",
+    "credentials",
+    "approvals",
+    "log",
+    "limits",
+];
 
 /// The configuration, or `None` when the reader has noted why not.
 pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -> Option<Config> {
@@ -42,6 +53,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let audit = section(&mut map, "audit", base.audit, |r, n, base| audit(r, n, base, paths));
     let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
     let credentials = section(&mut map, "credentials", base.credentials, credentials);
+    let approvals = section(&mut map, "approvals", base.approvals, |r, n, _| approvals(r, n));
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
     let (mut proxy, identity) = (proxy?.0, who?);
@@ -54,6 +66,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         audit: audit?,
         vault: vault?,
         credentials: credentials?,
+        approvals: approvals?,
         log: log?,
         limits: limits?,
     };
@@ -424,6 +437,21 @@ fn credentials<'d>(
     let grace = Duration::ZERO..=MAX_GRACE;
     set(&mut credentials.grace, map.optional("grace", |r, n| r.duration(n, grace)));
     Some(credentials)
+}
+
+fn approvals<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Approvals> {
+    let mut map = reader.map(node, &["webhook", "key"])?;
+    let url = map.optional("webhook", Reader::parsed::<Endpoint>);
+    let key = map.optional("key", Reader::parsed::<Name>);
+    if map.has("webhook") != map.has("key") {
+        map.reader().problem_with_help(
+            node,
+            "`webhook` and `key` go together: what is sent is signed",
+            "name the credential whose secret signs it, such as `key: approval-hook`",
+        );
+        return None;
+    }
+    Some(Approvals { webhook: url.zip(key).map(|(url, key)| Webhook { url, key }) })
 }
 
 fn log<'d>(reader: &mut Reader<'d>, node: &'d Node, mut log: Log) -> Option<Log> {

@@ -105,6 +105,12 @@ impl Watch {
         })
     }
 
+    /// Whether there is a secret in a text.
+    #[must_use]
+    pub fn knows(&self, text: &[u8]) -> bool {
+        !self.known.is_empty() && self.in_text(text).is_some()
+    }
+
     fn in_basic(&self, request: &InboundRequest) -> Option<&(Name, u32)> {
         let pair = locate::basic_pair(request.headers())?;
         self.in_text(pair.half(BasicPart::Password))

@@ -251,6 +251,7 @@ impl Linker<'_> {
             timeouts: fields.timeouts.unwrap_or_default(),
             websocket: fields.websocket,
             meter: fields.limits.map(Meter::new),
+            approval: fields.approval,
         }
     }
 
@@ -395,11 +396,11 @@ impl Linker<'_> {
 }
 
 /// What a rule that denies has no use for.
-const DENY_HAS_NO: [&str; 7] =
-    ["tunnel", "inject", "misplaced", "scrub", "capture", "timeouts", "limits"];
+const DENY_HAS_NO: [&str; 8] =
+    ["tunnel", "inject", "misplaced", "scrub", "capture", "timeouts", "limits", "approval"];
 
 /// What cannot be seen, or done, from outside of a tunnel.
-const OPAQUE_HAS_NO: [&str; 11] = [
+const OPAQUE_HAS_NO: [&str; 12] = [
     "use",
     "methods",
     "paths",
@@ -411,6 +412,7 @@ const OPAQUE_HAS_NO: [&str; 11] = [
     "capture",
     "timeouts",
     "websocket",
+    "approval",
 ];
 
 /// The value of a key in a mapping, to point at.

@@ -172,6 +172,12 @@ fn add_times(text: &mut String, rule: &Rule) {
     if let Some(when) = &rule.when {
         let _ = write!(text, ", {when}");
     }
+    if let Some(approval) = rule.approval {
+        *text += ", once a person approves";
+        if approval.wait.is_none() {
+            *text += ", refused until then";
+        }
+    }
     let Some(limits) = rule.meter.as_ref().map(|meter| meter.limits()) else { return };
     let _ = write!(text, ", {limits}");
 }
@@ -222,6 +228,8 @@ mod tests {
             "limits: {concurrent: 1}",
             "limits: {bytes: 1KiB/s}",
             "limits: {bytes: 1KiB/s, per: rule}",
+            "approval: required",
+            "approval: {answer: refuse}",
             "mode: shadow",
             "deny: true",
         ] {

@@ -3,6 +3,7 @@
 //! Everything is decided on what goes on the wire, per request. What no rule allows is refused. A
 //! [`Permit`] is the only way on, and [`Policy::authorize`] the only way to one.
 
+mod approval;
 mod candidates;
 mod capture;
 mod cases;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use http::{HeaderMap, Method};
 
+pub use approval::Approval;
 pub use capture::Capture;
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
 pub use compile::{
@@ -140,6 +142,7 @@ pub struct Permit {
     undecodable: Undecodable,
     captures: Arc<[Capture]>,
     meters: Meters,
+    approval: Option<Approval>,
 }
 
 /// One credential that may enter the request, and where.
@@ -242,6 +245,12 @@ impl Permit {
     #[must_use]
     pub fn undecodable(&self) -> Undecodable {
         self.undecodable
+    }
+
+    /// Whether a person has to approve the request first.
+    #[must_use]
+    pub fn approval(&self) -> Option<Approval> {
+        self.approval
     }
 
     /// Lets the request in by the limits of the rule that decided, if it has any.
@@ -522,7 +531,17 @@ impl Policy {
             }),
             captures: Arc::clone(&rule.captures),
             meters: rule.meters().and(bound),
+            approval: self.approval(&verdict),
         })
+    }
+
+    /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
+    /// ones that grant its credentials, and the organisation's.
+    fn approval(&self, verdict: &Verdict) -> Option<Approval> {
+        let Verdict { rule, granted, always, bound } = verdict;
+        let rules = once(*rule).chain(granted.iter().copied()).chain(*always).chain(*bound);
+        let mut approvals = rules.filter_map(|at| self.rules.get(at as usize)?.approval);
+        approvals.next()
     }
 
     /// How the body is written, if it has to be read before the request is decided on: when a

@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{HeaderName, Method};
 
 use super::Timeouts;
+use super::approval::{Approval, read_approval};
 use super::capture::Capture;
 use super::cases::{Case, Given, read_case, read_given};
 use super::conditions::{Conditions, Wanted, is_fit};
@@ -46,6 +47,7 @@ pub(super) const PART_KEYS: &[&str] = &[
     "timeouts",
     "websocket",
     "limits",
+    "approval",
 ];
 
 pub(super) const RULE_KEYS: &[&str] = &[
@@ -71,6 +73,7 @@ pub(super) const RULE_KEYS: &[&str] = &[
     "timeouts",
     "websocket",
     "limits",
+    "approval",
 ];
 
 pub(super) const CHOICE_KEYS: &[&str] = &["labels"];
@@ -146,6 +149,7 @@ pub(super) struct Fields {
     pub(super) timeouts: Option<Timeouts>,
     pub(super) websocket: Option<bool>,
     pub(super) limits: Option<Limits>,
+    pub(super) approval: Option<Approval>,
 }
 
 impl Fields {
@@ -164,7 +168,8 @@ impl Fields {
         take!(
             to "to", methods "methods", paths "paths", query "query", headers "headers",
             users "users", runs "runs", when "when", uses "use", opaque "tunnel", always "inject",
-            refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts", websocket "websocket", limits "limits"
+            refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts", websocket "websocket", limits "limits",
+            approval "approval"
         );
         twice
     }
@@ -316,6 +321,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
     let websocket =
         given(map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     let limits = given(map, "limits", read_limits);
+    let approval = given(map, "approval", read_approval);
     // What is wrong is noted, and no policy comes of it; the rest is looked at further.
     Fields {
         to: to.flatten(),
@@ -335,6 +341,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         timeouts: timeouts.flatten(),
         websocket: websocket.flatten(),
         limits: limits.flatten(),
+        approval: approval.flatten(),
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
+use super::approval::Approval;
 use super::capture::Capture;
 use super::conditions::{Conditions, Wanted};
 use super::limits::{Meter, Meters};
@@ -52,6 +53,8 @@ pub(super) struct Rule {
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     pub(super) websocket: Option<bool>,
     pub(super) meter: Option<Arc<Meter>>,
+    /// Whether a person is asked first.
+    pub(super) approval: Option<Approval>,
 }
 
 /// Where a rule stands.

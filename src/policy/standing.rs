@@ -83,6 +83,10 @@ impl Policy {
         if let Some(fault) = references.fault() {
             return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
         }
+        if self.approval(&verdict).is_some() {
+            let detail = "A message in a socket cannot wait for an approval";
+            return Err(Refusal::with_detail(Code::ApprovalRequired, detail));
+        }
         let rule = &self.rules[verdict.rule as usize];
         if rule.refuse_misplaced && references.misplaced() > 0 {
             return Err(Refusal::new(Code::Misplaced));
@@ -96,6 +100,7 @@ impl Policy {
             undecodable: rule.undecodable,
             captures: Arc::default(),
             meters: Meters::default(),
+            approval: None,
         })
     }
 

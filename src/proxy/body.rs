@@ -269,6 +269,14 @@ impl Upload {
         Ok(whole)
     }
 
+    /// All of it, if it was read before.
+    pub(super) fn gathered(&self) -> Option<Bytes> {
+        match &self.inner {
+            Source::Gathered { data, .. } => Some(data.clone().unwrap_or_default()),
+            Source::Agent(_) => None,
+        }
+    }
+
     /// Sends `filled` in place of what was gathered, if there is anything to put in its place.
     pub(super) fn filled(mut self, filled: Option<Bytes>) -> Self {
         if let (Source::Gathered { data, .. }, Some(filled)) = (&mut self.inner, filled) {

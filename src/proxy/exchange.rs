@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
+use super::approval;
 use super::body::{Body, Unfinished, Ungathered, Upload};
 use super::captured::Captures;
 use super::interim::{Outlet, passing};
@@ -110,6 +112,9 @@ async fn authorized(
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
     }
+    // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
+    // secret and reached nobody.
+    let decided = approval::obtain(&mut asked, decided, &mut body, &ledger).await?;
     let Asked { who, mut inbound, .. } = asked;
     let Decided { state, references, decision, at } = decided;
     ledger.refers(&references);
@@ -189,18 +194,18 @@ async fn authorized(
 }
 
 /// A request that waits for its decision.
-struct Asked<'a> {
-    gateway: &'a Arc<Gateway>,
-    caller: &'a Caller,
-    who: Arc<Identity>,
-    inbound: InboundRequest,
+pub(super) struct Asked<'a> {
+    pub(super) gateway: &'a Arc<Gateway>,
+    pub(super) caller: &'a Caller,
+    pub(super) who: Arc<Identity>,
+    pub(super) inbound: InboundRequest,
 }
 
 /// What was decided, and on which state.
-struct Decided {
-    state: Arc<State>,
+pub(super) struct Decided {
+    pub(super) state: Arc<State>,
     references: References,
-    decision: Result<Permit, Refusal>,
+    pub(super) decision: Result<Permit, Refusal>,
     /// In which second of Unix time.
     at: i64,
 }
@@ -208,7 +213,7 @@ struct Decided {
 impl Asked<'_> {
     /// Decides. What was given a moment ago is no reason to refuse. Asked for whatever stands in the
     /// way, so that the time of the answer does not tell a reference to nothing from a forbidden one.
-    async fn decide(&self, state: Arc<State>) -> Decided {
+    pub(super) async fn decide(&self, state: Arc<State>) -> Decided {
         let decided = self.decide_on(state);
         let refers = decided.references.any();
         if decided.decision.is_err() && refers && self.gateway.look_again().await {
@@ -238,21 +243,41 @@ impl Asked<'_> {
             let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
             return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
         }
-        let idle = wanted.idle.unwrap_or_else(|| self.gateway.upstream().idle());
+        let bytes = self.gathered(body, wanted.idle).await?;
+        self.inbound.take_body(BodyText::read(bytes, wanted.kind));
+        // Whoever sends slowly has the labels of then no longer.
+        let state = self.gateway.state();
+        self.renew(&state);
+        Ok(())
+    }
+
+    /// All of the body, which is sent from memory then.
+    pub(super) async fn whole(&self, body: &mut Upload) -> Result<Bytes, Refusal> {
+        match body.gathered() {
+            Some(bytes) => Ok(bytes),
+            None if body.is_empty() => Ok(Bytes::new()),
+            None => self.gathered(body, None).await,
+        }
+    }
+
+    async fn gathered(&self, body: &mut Upload, idle: Option<Duration>) -> Result<Bytes, Refusal> {
+        let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
         let bytes =
             body.gather(self.gateway.limits.body_slot, idle).await.map_err(|why| match why {
                 Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
                 Ungathered::Late => Refusal::new(Code::RequestTimeout),
                 Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
             })?;
-        // That may have taken long: the agent may be none any more, or be labelled otherwise.
-        let authn = &self.gateway.state().authn;
-        if !authn.still_valid(&self.caller.identity, unix_now()) {
+        // That may have taken long.
+        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
         }
-        self.who = identify(&authn.relabelled(&self.caller.identity), &self.inbound);
-        self.inbound.take_body(BodyText::read(bytes, wanted.kind));
-        Ok(())
+        Ok(bytes)
+    }
+
+    /// The labels of the agent as they are now.
+    pub(super) fn renew(&mut self, state: &State) {
+        self.who = state.authn.relabelled(&self.who);
     }
 }
 
@@ -403,7 +428,7 @@ fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
     refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }
 
-fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
+pub(super) fn refused(ledger: &Ledger, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
     ledger.refuse(state, &refusal, uses);
     refusal
 }

@@ -4,6 +4,7 @@
 //! each request in it ([`inside`]) taken through the steps of [`exchange`]. All of it works on one immutable
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
+mod approval;
 mod body;
 mod captured;
 mod copy;
@@ -48,6 +49,7 @@ use listener::Doorkeeper;
 
 use crate::agent::Identity;
 use crate::agent::certificate::ClientCertificate;
+use crate::approval::Approvals;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
 use crate::inject;
@@ -144,6 +146,7 @@ pub struct Gateway {
     refresh: std::sync::OnceLock<Arc<dyn Refresh>>,
     supply: std::sync::OnceLock<Arc<dyn Supply>>,
     keep: std::sync::OnceLock<Arc<dyn Keep>>,
+    approvals: std::sync::OnceLock<Arc<dyn Approvals>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     runs: runs::Runs,
@@ -176,6 +179,7 @@ impl Gateway {
             refresh: std::sync::OnceLock::new(),
             supply: std::sync::OnceLock::new(),
             keep: std::sync::OnceLock::new(),
+            approvals: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             runs: runs::Runs::default(),
@@ -199,6 +203,11 @@ impl Gateway {
     /// Says who keeps tokens that origins mint. Only the first call counts.
     pub fn keep_with(&self, keep: Arc<dyn Keep>) {
         let _already_set = self.keep.set(keep);
+    }
+
+    /// Says where questions to people are kept. Only the first call counts.
+    pub fn ask_with(&self, approvals: Arc<dyn Approvals>) {
+        let _already_set = self.approvals.set(approvals);
     }
 
     /// The state of this moment.
@@ -322,11 +331,11 @@ impl Gateway {
 
     /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,
     /// and now and then.
-    async fn until(&self, mut reason: impl FnMut(&State) -> Option<Code>) -> Code {
+    async fn until<T>(&self, mut reason: impl FnMut(&State) -> Option<T>) -> T {
         let mut news = self.news.subscribe();
         loop {
-            if let Some(code) = reason(&self.state()) {
-                return code;
+            if let Some(found) = reason(&self.state()) {
+                return found;
             }
             let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
         }

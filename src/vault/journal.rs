@@ -89,6 +89,10 @@ actions! {
     RunsRevoked "runs-revoked";
     /// Expired tokens were deleted.
     TokensPurged "tokens-purged";
+    /// A person approved a request.
+    ApprovalGranted "approval-granted";
+    /// A person refused one.
+    ApprovalDenied "approval-denied";
     /// An item, such as the CA's key, was stored.
     ItemSealed "item-sealed";
 }

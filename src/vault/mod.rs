@@ -16,6 +16,7 @@
 //! lock. Commands of other processes change the database meanwhile; [`Vault::change_mark`] tells.
 
 mod agents;
+mod approvals;
 mod archive;
 mod bulk;
 mod capture;

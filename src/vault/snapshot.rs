@@ -11,8 +11,9 @@ use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::{self, DataKey};
-use super::{Vault, agents, credentials, journal, runs, sets};
+use super::{Vault, agents, approvals, credentials, journal, runs, sets};
 use crate::agent::{Labels, TokenRecord};
+use crate::approval::Decision;
 use crate::credential::{Credential, CredentialIndex};
 use crate::inject::Watch;
 use crate::reference::Name;
@@ -42,6 +43,8 @@ pub struct Snapshot {
     pub cut: HashSet<(Name, u32)>,
     /// The agents that were revoked, whoever else may vouch for them.
     pub revoked_agents: Arc<HashSet<Name>>,
+    /// What people decided on requests, by question.
+    pub approvals: Arc<HashMap<String, Decision>>,
     /// What the live agents are labelled with, as far as they are.
     pub labels: Arc<HashMap<Name, Labels>>,
     sealed: HashMap<Name, Sealed>,
@@ -100,6 +103,7 @@ impl Vault {
             grace_ends,
             cut,
             revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
+            approvals: Arc::new(approvals::all(&tx, &keys.own, &self.workspace)?),
             labels: Arc::new(agents::labels(&tx, &self.workspace)?),
             sealed,
             older,

@@ -1,10 +1,12 @@
 //! `locum scan`: what it finds, and that it prints none of it.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+
+use crate::home::Home;
 
 const GITHUB: &str = "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";
 const STRIPE: &str = "sk_live_4eC39HqLyjWDarjtT1zdp7dcQ2";
@@ -157,4 +159,88 @@ fn as_a_hook_it_keeps_a_key_out_of_a_commit() {
     assert!(format!("{}{}", refused.out, refused.err).contains("a.py:2:8"), "{refused:?}");
     git(at, &["add", "-A"]).ok();
     git(at, &["commit", "--allow-empty", "-m", "none"]).ok();
+}
+
+/// A home with a tree beside it that has keys in it.
+fn littered() -> (Home, PathBuf) {
+    let home = Home::new();
+    let at = home.beside("tree");
+    fs::create_dir(&at).unwrap();
+    let code = format!("import os\ntoken = '{GITHUB}'\nagain = \"{GITHUB}\"  # the same\n");
+    fs::write(at.join("client.py"), code).unwrap();
+    fs::write(at.join("pay.yaml"), format!("stripe:\n  key: {STRIPE}\n")).unwrap();
+    fs::write(at.join("db.yaml"), format!("db:\n  password: \"{PLAIN}\"\n")).unwrap();
+    (home, at)
+}
+
+#[test]
+fn keys_are_moved_into_the_vault_and_placeholders_take_their_place() {
+    let (home, at) = littered();
+    let moving = |more: &[&str]| {
+        let tree = at.to_str().unwrap();
+        home.run(&[&["scan", "--move", tree], more].concat())
+    };
+    let before = fs::read(at.join("client.py")).unwrap();
+    let refused = moving(&[]);
+    assert_eq!(refused.code, 64, "nobody is there to be asked: {refused:?}");
+    assert_eq!(fs::read(at.join("client.py")).unwrap(), before);
+    assert!(home.credentials().is_empty());
+
+    let ran = moving(&["--yes", "--json"]);
+    assert_eq!(ran.code, 1, "one stays: {ran:?}");
+    let moved: Value = serde_json::from_str(&ran.out).unwrap();
+    let moved = moved.as_array().unwrap();
+    assert_eq!(moved.len(), 4, "{moved:?}");
+    let names = home.credentials();
+    assert_eq!(names.len(), 2, "a key that stands twice is one credential: {names:?}");
+    let code = fs::read_to_string(at.join("client.py")).unwrap();
+    let github = moved.iter().find(|m| m["path"] == "client.py").unwrap();
+    let placeholder = github["placeholder"].as_str().unwrap();
+    let expected =
+        format!("import os\ntoken = '{placeholder}'\nagain = \"{placeholder}\"  # the same\n");
+    assert_eq!(code, expected);
+    let stays = moved.iter().find(|m| m["path"] == "db.yaml").unwrap();
+    assert!(stays.get("credential").is_none() && stays["why"].is_string(), "{stays}");
+    assert!(fs::read_to_string(at.join("db.yaml")).unwrap().contains(PLAIN));
+    for secret in [GITHUB, STRIPE] {
+        assert!(!ran.out.contains(secret) && !ran.err.contains(secret));
+        home.assert_nowhere(secret);
+    }
+
+    // The same key in another place is known by then.
+    fs::write(at.join("more.py"), format!("t = '{GITHUB}'\n")).unwrap();
+    moving(&["--yes"]);
+    assert_eq!(home.credentials(), names);
+    assert_eq!(fs::read_to_string(at.join("more.py")).unwrap(), format!("t = '{placeholder}'\n"));
+}
+
+/// At a terminal each key is asked for.
+#[test]
+fn at_a_terminal_each_key_is_asked_for() {
+    let (home, at) = littered();
+    let script = "import os, pty, sys\n\
+        answers = [b'n\\n', b'y\\n', b'y\\n']\n\
+        def read(fd):\n    data = os.read(fd, 1024)\n    if b'[y/N]' in data: os.write(fd, answers.pop(0))\n    return data\n\
+        sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:], read)))";
+    let command = home.command(&["scan", "--move", at.to_str().unwrap()]);
+    let locum: Vec<_> = [command.get_program()].into_iter().chain(command.get_args()).collect();
+    let mut python = Command::new("python3");
+    python
+        .arg("-c")
+        .arg(script)
+        .args(locum)
+        .env_clear()
+        .env("PATH", "/usr/local/bin:/usr/bin:/bin");
+    if let Some(path) = std::env::var_os("PATH") {
+        python.env("PATH", path);
+    }
+    python.env("LOCUM_HOME", home.path()).stdin(std::process::Stdio::null());
+    let output = python.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(output.status.code(), Some(1), "{text}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(text.contains("client.py:2: move the"), "{text}");
+    assert!(!text.contains(GITHUB) && !text.contains(STRIPE), "{text}");
+    let code = fs::read_to_string(at.join("client.py")).unwrap();
+    assert_eq!(code.matches(GITHUB).count(), 1, "the first was refused: {code}");
+    assert!(!fs::read_to_string(at.join("pay.yaml")).unwrap().contains(STRIPE));
 }

@@ -16,12 +16,13 @@ mod session;
 use std::collections::BTreeSet;
 
 /// The documents with blocks to run, and how many commands each has at least.
-const RUN: [(&str, usize); 5] = [
+const RUN: [(&str, usize); 6] = [
     ("README.md", 18),
     ("docs/OPERATIONS.md", 30),
     ("certs/README.md", 9),
     ("docs/CREDENTIALS.md", 9),
     ("docs/IDENTITY.md", 2),
+    ("docs/SOURCES.md", 4),
 ];
 
 #[test]
@@ -47,6 +48,11 @@ fn who_calls_runs() {
 #[test]
 fn credentials_live_as_described() {
     session::run(RUN[3].0, RUN[3].1);
+}
+
+#[test]
+fn sources_are_as_described() {
+    session::run(RUN[5].0, RUN[5].1);
 }
 
 #[test]

@@ -317,7 +317,7 @@ fn strictly(name: &str, mut bytes: &[u8]) -> Vec<String> {
             assert!(field.to_ascii_lowercase().bytes().all(of_name), "{name}: {line:?}");
             match &*field.to_ascii_lowercase() {
                 "content-length" => {
-                    assert!(length.replace(value.parse::<usize>().unwrap()).is_none())
+                    assert!(length.replace(value.parse::<usize>().unwrap()).is_none());
                 }
                 "transfer-encoding" => {
                     assert!(value == "chunked" && !chunked, "{name}: {line:?}");

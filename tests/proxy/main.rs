@@ -5,6 +5,7 @@
 mod support;
 
 mod address;
+mod approval;
 mod authority;
 mod body;
 mod capture;

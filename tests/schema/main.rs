@@ -112,7 +112,7 @@ fn the_command_prints_the_schema_and_the_files_name_it() {
 }
 
 /// What a rule may say beside `name`, `agents` and `to`: all of it fits both.
-const RIGHT: [&str; 40] = [
+const RIGHT: [&str; 43] = [
     "methods: [GET, M-SEARCH]",
     "methods: []",
     "paths: [/, /v1/*, '/**']",
@@ -145,6 +145,9 @@ const RIGHT: [&str; 40] = [
     "limits: {requests: 60/min}",
     "limits: {concurrent: 8, per: rule}",
     "limits: {bytes: 1GiB/day, requests: 10/s, per: credential}",
+    "approval: required",
+    "approval: {wait: 10m, valid: 1h}",
+    "approval: {answer: refuse}",
     "mode: shadow",
     "mode: enforce",
     "deny: true",
@@ -156,7 +159,7 @@ const RIGHT: [&str; 40] = [
 ];
 
 /// Both refuse each of these.
-const WRONG: [&str; 52] = [
+const WRONG: [&str; 57] = [
     "method: [GET]",
     "methods: GET",
     "methods: [get]",
@@ -206,6 +209,11 @@ const WRONG: [&str; 52] = [
     "limits: {requests: 60/month}",
     "limits: {concurrent: 0}",
     "limits: {bytes: 1GB/day}",
+    "approval: true",
+    "approval: {wait: 5}",
+    "approval: {who: me}",
+    "deny: true, approval: required",
+    "tunnel: opaque, approval: required",
     "deny: false",
     "deny: true, limits: {requests: 1/s}",
     "deny: true, users: [alice]",

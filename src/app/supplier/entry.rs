@@ -76,6 +76,16 @@ impl Lifetime {
     }
 }
 
+impl Lifetime {
+    /// Of a copy of what lies elsewhere: looked for again after `refresh`, and used for as long as
+    /// `stale` after that when it cannot be had.
+    pub(super) fn of_copy(sent: Moment, refresh: Duration, stale: Duration) -> Self {
+        let jitter = (refresh / 10).min(JITTER).mul_f64(chance());
+        let end = sent.after(refresh + stale);
+        Self { born: sent, due: sent.after(refresh.saturating_sub(jitter)), last: end, end }
+    }
+}
+
 /// Anything from 0 to 1.
 fn chance() -> f64 {
     let mut bytes = [0; 2];
@@ -108,6 +118,8 @@ pub(super) struct Entry {
     failure: Option<Failed>,
     /// What has to be written to the vault before anything else.
     owed: Option<Shelved>,
+    /// Whether the last look at a source has failed.
+    failing: bool,
 }
 
 impl Entry {
@@ -150,6 +162,23 @@ impl Entry {
         let again = now.after(wait.mul_f64(0.75 + chance() / 4.0));
         self.failure = Some(Failed { refusal, again, wait });
         self.flight = None;
+    }
+
+    /// A renewal has failed, for the first time since one succeeded: how long the value is used all the
+    /// same, if there is one. One that is `gone` where it came from is given out no more.
+    pub(super) fn goes_stale(&mut self, now: Moment, gone: bool) -> Option<Duration> {
+        let first = !std::mem::replace(&mut self.failing, true);
+        let value = self.value.as_mut()?;
+        if gone {
+            value.lifetime.last = now;
+        }
+        let good = !value.lifetime.last.is_past(now);
+        (good && first).then(|| value.lifetime.last.steady.duration_since(now.steady))
+    }
+
+    /// A renewal has succeeded: whether others had failed before it.
+    pub(super) fn is_fresh_again(&mut self) -> bool {
+        std::mem::take(&mut self.failing)
     }
 
     /// What may still mean something to an origin.

@@ -65,7 +65,7 @@ pub(super) fn parse(text: &[u8]) -> Vec<Assignment> {
 }
 
 /// The same file with some spans replaced. Spans that do not follow one another are left out.
-pub(super) fn replace(text: &[u8], spans: &[(Range<usize>, &str)]) -> Zeroizing<Vec<u8>> {
+pub(in crate::cli) fn replace(text: &[u8], spans: &[(Range<usize>, &str)]) -> Zeroizing<Vec<u8>> {
     let more: usize = spans.iter().map(|(_, new)| new.len()).sum();
     // Never outgrown, so that no copy of what is in it stays behind.
     let mut out = Zeroizing::new(Vec::with_capacity(text.len() + more));

@@ -92,7 +92,7 @@ fn file(root: &Path, path: &Path) -> Done {
 }
 
 /// The text of a file, in memory that is wiped; none for what is no text.
-fn read(path: &Path) -> std::io::Result<Option<Zeroizing<Vec<u8>>>> {
+pub(super) fn read(path: &Path) -> std::io::Result<Option<Zeroizing<Vec<u8>>>> {
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
     let mut text =

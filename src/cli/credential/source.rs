@@ -1,0 +1,73 @@
+//! What is said of a source on the command line.
+
+use super::Value;
+use crate::app::Failure;
+use crate::credential::{Beside, ELSEWHERE, Endpoint, Source, VaultLogin};
+use crate::document::parse_duration;
+use crate::reference::Name;
+use crate::secret::Secret;
+
+/// Where the secret lies, if not in Locum's own vault.
+#[derive(Debug, Default, clap::Args)]
+#[command(next_help_heading = "Sources")]
+pub(super) struct SourceArgs {
+    /// Where the secret lies: `vault:PATH#FIELD`, `file:PATH`, `env:NAME`, `systemd:NAME` or
+    /// `command:LIST`; docs/SOURCES.md has all about each
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["kind", "captured", "honeytoken"])]
+    source: Option<String>,
+    /// Where the other vault listens
+    #[arg(long, value_name = "URL", requires = "source")]
+    source_url: Option<Endpoint>,
+    /// How it knows us: token (the default) or `approle:ROLE_ID`, whose secret half is given as a secret
+    /// is; token-file:PATH; kubernetes:ROLE
+    #[arg(long, value_name = "LOGIN", requires = "source")]
+    source_login: Option<VaultLogin>,
+    /// The other vault's namespace
+    #[arg(long, value_name = "NAME", requires = "source")]
+    source_namespace: Option<String>,
+    /// After what time it is looked for again [default: 5m, of files and variables 10s]
+    #[arg(long, value_name = "DURATION", requires = "source", value_parser = seconds)]
+    source_refresh: Option<u32>,
+    /// For what time more the last value is used when it cannot be had [default: 1h]
+    #[arg(long, value_name = "DURATION", requires = "source", value_parser = seconds)]
+    source_stale: Option<u32>,
+}
+
+/// A day: what is older is not a copy any more.
+const LONGEST: u32 = 24 * 60 * 60;
+
+fn seconds(text: &str) -> Result<u32, String> {
+    let duration = parse_duration(text).map_err(|error| error.to_string())?;
+    let seconds = u32::try_from(duration.as_secs()).ok().filter(|seconds| *seconds <= LONGEST);
+    seconds.ok_or_else(|| "it is a day at most".to_owned())
+}
+
+impl SourceArgs {
+    /// The source, if one is named.
+    pub(super) fn read(&self) -> Result<Option<Source>, Failure> {
+        let Some(text) = &self.source else { return Ok(None) };
+        let beside = Beside {
+            url: self.source_url.clone(),
+            login: self.source_login.clone(),
+            namespace: self.source_namespace.clone(),
+        };
+        let mut source = Source::parse(text, beside)
+            .map_err(|error| Failure::usage(format!("--source '{text}': {error}")))?;
+        // Not at each call, whatever is said.
+        source.refresh = self.source_refresh.map(|seconds| seconds.max(1));
+        source.stale = self.source_stale;
+        Ok(Some(source))
+    }
+
+    /// What our own vault keeps for it: what the source asks its callers for.
+    pub(super) fn login(source: &Source, value: &Value, name: &Name) -> Result<Secret, Failure> {
+        if source.wants_login() {
+            return value.read(&format!("Login of {name} at its source: "));
+        }
+        if value.from_env.is_some() || value.from_file.is_some() {
+            return Err(Failure::usage("a source that asks for no login takes no secret")
+                .help("leave --from-env and --from-file out"));
+        }
+        Ok(Secret::new(ELSEWHERE.to_vec()))
+    }
+}

@@ -1,0 +1,64 @@
+//! What people approved and refused: a sealed item, so that nobody without the master key decides, and
+//! a line of the journal for each, so that the record has who it was.
+
+use std::collections::HashMap;
+
+use rusqlite::Connection;
+
+use super::error::{Fault, VaultError};
+use super::keys::DataKey;
+use super::{Action, Vault, items};
+use crate::approval::Decision;
+use crate::reference::Name;
+use crate::secret::Secret;
+
+/// How long a decision is kept after it is good for nothing, in seconds: a day, for whoever looks.
+const KEPT: i64 = 24 * 60 * 60;
+
+/// The most decisions that are kept. What is older goes first.
+const MOST: usize = 10_000;
+
+impl Vault {
+    /// Writes a decision down, in the place of an earlier one on the same question.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be written.
+    ///
+    /// # Panics
+    /// Never: texts and numbers are JSON.
+    pub fn decide(&mut self, decision: Decision) -> Result<(), VaultError> {
+        let action =
+            if decision.approved { Action::ApprovalGranted } else { Action::ApprovalDenied };
+        let subject = decision.id.clone();
+        self.change(action, &subject, |tx, change| {
+            let name = item(change.workspace);
+            let mut all = read(tx, change.own, &name)?;
+            all.retain(|one| one.until > change.now - KEPT && one.id != decision.id);
+            all.push(decision);
+            let surplus = all.len().saturating_sub(MOST);
+            all.drain(..surplus);
+            let json = serde_json::to_vec(&all).expect("texts and numbers are JSON");
+            items::put(tx, change.own, &name, &Secret::new(json), change.now)
+        })
+    }
+}
+
+/// All decisions, by question.
+pub(super) fn all(
+    db: &Connection,
+    own_key: &DataKey,
+    workspace: &Name,
+) -> Result<HashMap<String, Decision>, Fault> {
+    let all = read(db, own_key, &item(workspace))?;
+    Ok(all.into_iter().map(|decision| (decision.id.clone(), decision)).collect())
+}
+
+fn read(db: &Connection, own_key: &DataKey, name: &str) -> Result<Vec<Decision>, Fault> {
+    let Some(item) = items::get(db, own_key, name)? else { return Ok(Vec::new()) };
+    let list = item.expose(|json| serde_json::from_slice(json).ok());
+    list.ok_or_else(|| items::corrupt(name))
+}
+
+fn item(workspace: &Name) -> String {
+    format!("approvals/{workspace}")
+}
