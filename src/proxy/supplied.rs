@@ -80,6 +80,10 @@ pub(super) fn still_allowed(
     let index = &now.credentials;
     let references = References::locate(inbound, index);
     let again = now.policy.authorize(&who, inbound, &references, index, unix_now())?;
+    if again.approval().is_some() && permit.approval().is_none() {
+        return Err(Refusal::new(Code::ApprovalRequired)
+            .because("the rules have changed while the value was waited for"));
+    }
     let names = |permit: &Permit| -> Vec<Name> {
         permit.grants().iter().map(|grant| grant.credential().name.clone()).collect()
     };
