@@ -1,6 +1,7 @@
 //! Credentials without their secrets: where each may go, how it enters a request, and the index by
 //! which a request finds them.
 
+mod care;
 mod endpoint;
 mod kind;
 mod path;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 
 use http::HeaderName;
 
+pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use endpoint::{Endpoint, EndpointError};
 pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
 pub use path::{PathTemplate, segments};

@@ -37,6 +37,8 @@ pub struct Metrics {
     approvals: CounterVec,
     approvals_open: IntGauge,
     untrusted_ca: CounterVec,
+    authentication_failures: CounterVec,
+    authentication_slowed: Counter,
     bytes_up: Counter,
     bytes_down: Counter,
     upstream_seconds: Histogram,
@@ -61,10 +63,11 @@ struct Gauges {
     policy_generation: IntGauge,
     policy_rules: IntGauge,
     reload_success: IntGaugeVec,
+    due: IntGaugeVec,
 }
 
 /// A reading of the values that are not counted here.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Readings {
     /// Leaf certificates signed since the start.
     pub leaves_issued: u64,
@@ -92,6 +95,8 @@ pub struct Readings {
     pub policy_generation: u64,
     /// Rules in force.
     pub policy_rules: u64,
+    /// When each credential with a schedule is to be rotated, in seconds since the Unix epoch.
+    pub due: Vec<(String, i64)>,
 }
 
 /// The kind of a tunnel, as a label.
@@ -132,6 +137,35 @@ impl Minting {
             Self::Made => "made",
             Self::Refused => "refused",
             Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a caller is not let in, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Failure {
+    /// Its credentials are of no known kind.
+    Malformed,
+    /// Its token or its agent is unknown, or revoked.
+    Unknown,
+    /// What it showed is wrong.
+    Wrong,
+    /// What it showed was good once.
+    Expired,
+    /// A token of an issuer is not good.
+    Jwt,
+}
+
+impl Failure {
+    const ALL: [Self; 5] = [Self::Malformed, Self::Unknown, Self::Wrong, Self::Expired, Self::Jwt];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Wrong => "wrong",
+            Self::Expired => "expired",
+            Self::Jwt => "jwt",
         }
     }
 }
@@ -267,6 +301,17 @@ impl Metrics {
                 "TLS handshakes in which the client did not trust the CA, by agent and kind of client.",
                 &["agent", "client"],
             )?,
+            authentication_failures: counter_vec(
+                r,
+                "locum_authentication_failures_total",
+                "Callers that failed to show who they are, by what was wrong.",
+                &["reason"],
+            )?,
+            authentication_slowed: counter(
+                r,
+                "locum_authentication_slowed_total",
+                "Of those, how many answers waited.",
+            )?,
             bytes_up: bytes.with_label_values(&["up"]),
             bytes_down: bytes.with_label_values(&["down"]),
             upstream_seconds: histogram(
@@ -291,6 +336,9 @@ impl Metrics {
         }
         for kind in [TunnelKind::Intercepted, TunnelKind::Opaque, TunnelKind::WebSocket] {
             metrics.tunnels.with_label_values(&[kind.as_str()]);
+        }
+        for reason in Failure::ALL.map(Failure::as_str) {
+            metrics.authentication_failures.with_label_values(&[reason]);
         }
         Ok(metrics)
     }
@@ -354,6 +402,12 @@ impl Metrics {
     /// Counts a handshake of a client that does not trust the CA.
     pub fn untrusted_ca(&self, agent: &str, client: &str) {
         self.untrusted_ca.with_label_values(&[agent, client]).inc();
+    }
+
+    /// Counts a caller that failed to show who it is, and whether its answer waited.
+    pub fn authentication_failed(&self, why: Failure, slowed: bool) {
+        self.authentication_failures.with_label_values(&[why.as_str()]).inc();
+        self.authentication_slowed.inc_by(u64::from(slowed));
     }
 
     /// Counts bytes from (`up`) and to the agent.
@@ -457,6 +511,12 @@ impl Gauges {
                 "Loads of the policy since the start.",
             )?,
             policy_rules: gauge(r, "locum_policy_rules", "Rules in force.")?,
+            due: gauge_vec(
+                r,
+                "locum_credential_due_timestamp_seconds",
+                "When a credential with a schedule is to be rotated.",
+                &["credential"],
+            )?,
             reload_success: gauge_vec(
                 r,
                 "locum_reload_success",
@@ -482,6 +542,11 @@ impl Gauges {
         set(&self.audit_failures, now.audit_failures);
         set(&self.policy_generation, now.policy_generation);
         set(&self.policy_rules, now.policy_rules);
+        // One that is gone or has no schedule any more is not due.
+        self.due.reset();
+        for (credential, at) in &now.due {
+            self.due.with_label_values(&[credential]).set(*at);
+        }
     }
 }
 

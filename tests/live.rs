@@ -713,3 +713,61 @@ fn run_tokens_of_the_old_data_keys_end_where_that_is_asked_for() {
     }
     assert_eq!(ask(&agent).status, 200, "an agent's own token stays good");
 }
+
+#[test]
+fn schedules_are_reminded_of_and_the_register_knows_who_used_what() {
+    let world = World::new();
+    let home = &world.home;
+    home.add("idle", BEARER, &canary());
+    let say = |arguments: &[&str]| home.locum(&[&["credential"], arguments].concat()).ok().out;
+    assert!(say(&["list"]).contains("DUE") && !say(&["list"]).contains("OVERDUE"));
+    let due = || -> Vec<_> {
+        let records = home.audit_now();
+        records.into_iter().filter(|r| r["event"] == "rotation-due").collect()
+    };
+    assert!(due().is_empty());
+    home.locum(&["credential", "schedule", "main"]).failed(64);
+    let text = say(&["schedule", "main", "--sensitivity", "normal"]);
+    assert!(text.contains("every 90 days (normal)"), "{text}");
+    let metric = |line: &str| world.serve.metrics().contains(line);
+    eventually("its date is known", SOON, || {
+        metric("locum_credential_due_timestamp_seconds{credential=\"main\"}").then_some(())
+    });
+    assert!(due().is_empty(), "90 days are far");
+    // As short as a schedule is: its day is near at once.
+    say(&["schedule", "main", "--rotate-every", "1d"]);
+    let told = eventually("it is on record", SOON, || due().pop());
+    assert_eq!((&told["subject"], due().len()), (&"main".into(), 1));
+    assert_eq!(told["detail"], "due in 0 days; its secret is 0 days old");
+    say(&["schedule", "main", "--none"]);
+    eventually("it is not due any more", SOON, || {
+        (!metric("locum_credential_due_timestamp_seconds{")).then_some(())
+    });
+    // The secret opens as before: what is said of a credential is sealed with it.
+    assert_eq!(world.get("/v1/x").status, 200);
+    let register: serde_json::Value = serde_json::from_str(&say(&["register", "--json"])).unwrap();
+    let of = |name: &str| {
+        let lines = register.as_array().unwrap();
+        lines.iter().find(|line| line["credential"] == name).unwrap().clone()
+    };
+    assert_eq!(of("main")["used"]["agents"], serde_json::json!(["worker"]));
+    assert_eq!(
+        (&of("main")["used"]["requests"], &of("idle")["used"]["requests"]),
+        (&1.into(), &0.into())
+    );
+    let may: Vec<_> = of("idle")["may_use"].as_object().unwrap().values().cloned().collect();
+    assert_eq!(may, [serde_json::json!(["any agent"])], "as the first policy has it");
+    let markdown = say(&["register", "--markdown"]);
+    assert!(
+        markdown.starts_with("| credential | what |") && markdown.contains("| worker |"),
+        "{markdown}"
+    );
+    // Both are new; neither has been unused for as long.
+    assert!(!say(&["list", "--unused-for", "1h"]).contains("idle"));
+    eventually("they are a second old", SOON * 3, || {
+        let unused = say(&["list", "--unused-for", "1s", "--json"]);
+        unused.contains("\"idle\"").then_some(())
+    });
+    assert!(!say(&["list", "--unused-for", "1h", "--json"]).contains("main"));
+    world.never_leaks(&[("register", markdown.as_bytes())]);
+}

@@ -4,7 +4,7 @@
 //! The server is installed once under `target/`; where that fails, these tests fail.
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
-#![allow(clippy::doc_markdown, clippy::unnecessary_debug_formatting)]
+#![allow(clippy::doc_markdown, clippy::unnecessary_debug_formatting, clippy::assigning_clones)]
 
 mod support;
 

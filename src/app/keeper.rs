@@ -21,10 +21,12 @@ use super::issuer_keys::{AllKeys, News, Source};
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
+use super::reminders::{self, Reminders};
 use super::{Failure, Home};
 use crate::audit::AuditLog;
 use crate::authn::Authenticators;
 use crate::config::Config;
+use crate::credential::Stage;
 use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
@@ -49,6 +51,9 @@ const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// The most bytes of a file of runs: somewhat more than all that are seen.
 const MAX_RUNS: usize = 1 << 20;
+
+/// How often it is looked for credentials that are due, when nothing has changed.
+const REMIND_EVERY: Duration = Duration::from_mins(1);
 
 /// How often the vault notes where the audit log is.
 const ANCHOR_EVERY: Duration = Duration::from_secs(1);
@@ -102,6 +107,9 @@ struct Seen {
     retired: Vec<Arc<State>>,
     looked: Option<Instant>,
     anchored: (Instant, u64),
+    reminders: Reminders,
+    /// When it was last looked for what is due; none after a change of the vault.
+    reminded: Option<Instant>,
     /// When the vault's new master key was last looked for in vain.
     asked: Option<Instant>,
 }
@@ -163,6 +171,8 @@ impl Keeper {
             retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
+            reminders: Reminders::default(),
+            reminded: None,
             asked: None,
         };
         let logins = Arc::new(VaultLogins::new(Arc::clone(&audit)));
@@ -297,6 +307,9 @@ impl Keeper {
                 if seen.vault_problem.take().is_some() {
                     tracing::info!("the vault can be used again");
                 }
+                if changed {
+                    seen.reminded = None;
+                }
                 changed
             }
             Err(error) => {
@@ -422,6 +435,33 @@ impl Keeper {
                 seen.policy_problem = Some(text);
                 self.metrics.reload("policy", false);
                 false
+            }
+        }
+    }
+
+    /// Says which credentials are to be rotated, as their dates come near.
+    pub(super) fn remind(&self) {
+        let mut seen = self.seen.lock();
+        if seen.reminded.is_some_and(|at| at.elapsed() < REMIND_EVERY) {
+            return;
+        }
+        if seen.reminded.is_none() {
+            match seen.vault.scheduled() {
+                Ok(scheduled) => seen.reminders.follow(scheduled),
+                // It is said where the vault itself is looked at.
+                Err(error) => return tracing::debug!(%error, "dates could not be read"),
+            }
+        }
+        seen.reminded = Some(Instant::now());
+        let due = seen.reminders.due(reminders::now());
+        drop(seen);
+        for reminder in due {
+            let (credential, text) = (&reminder.credential, &reminder.text);
+            self.note_about(reminder.event(), credential.as_str(), text);
+            match reminder.stage {
+                Stage::Over => tracing::error!(%credential, "to be rotated: {text}"),
+                Stage::Near => tracing::warn!(%credential, "to be rotated: {text}"),
+                Stage::Soon | Stage::Far => tracing::info!(%credential, "to be rotated: {text}"),
             }
         }
     }
@@ -783,6 +823,7 @@ impl Observe for Keeper {
             audit_failures: audit.refused_accesses + audit.lost_outcomes + audit.lost_events,
             policy_generation: seen.generation,
             policy_rules: seen.policy.len() as u64,
+            due: seen.reminders.dates(),
         }
     }
 

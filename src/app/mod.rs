@@ -21,6 +21,7 @@ mod open;
 mod policies;
 mod program;
 mod relay;
+mod reminders;
 mod restore;
 mod serve;
 mod service;

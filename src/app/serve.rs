@@ -343,6 +343,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questio
             keeper.look_at_config(asked);
             keeper.look_at_certificates(asked);
             keeper.look(asked);
+            keeper.remind();
             keeper.anchor(false);
             gateway.upstream().sweep();
             questions.sweep(gateway.state().sealed.as_deref());
@@ -378,6 +379,7 @@ fn limits(config: &Config) -> Limits {
         streams: limits.streams,
         head_time: limits.head_time,
         handshake: limits.handshake,
+        failure_delay: limits.failure_delay,
         idle_tunnel: limits.idle_tunnel,
         idle_reader: limits.idle_reader,
         ping_after: limits.ping_after,

@@ -1,6 +1,7 @@
 //! `locum credential`: what the vault holds. No command shows a secret.
 
 mod bait;
+mod care;
 mod kind;
 mod source;
 mod users;
@@ -33,9 +34,14 @@ pub(super) enum Command {
     /// Add a credential; its value comes from standard input, a prompt, a file or a variable
     #[command(after_help = ADD_EXAMPLE)]
     Add(Box<Add>),
-    /// List credentials
-    #[command(after_help = "Example:\n  locum credential list --json")]
+    /// List credentials, with their age and when they are due
+    #[command(
+        after_help = "Example:\n  locum credential list --json\n  locum credential list --unused-for 30d"
+    )]
     List {
+        /// Only those that the audit log has no use of for so long
+        #[arg(long, value_name = "DURATION", value_parser = crate::document::parse_duration)]
+        unused_for: Option<std::time::Duration>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -61,6 +67,17 @@ pub(super) enum Command {
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = versions::REVOKE_EXAMPLE)]
     Revoke(versions::Revoke),
+    /// Say how often a credential is to be rotated; reminders come 14 days ahead
+    #[command(
+        after_help = "Example:\n  locum credential schedule openai --rotate-every 30d\n  locum credential schedule billing --sensitivity high"
+    )]
+    Schedule(care::ScheduleCommand),
+    /// Print the credential register: what there is, where it goes, who may use it, who did, when it was
+    /// rotated and when it is due
+    #[command(
+        after_help = "Example:\n  locum credential register --markdown > register.md\n  locum credential register --since 30d --json"
+    )]
+    Register(care::Register),
     /// List the agents and runs that used a credential, from the audit log
     #[command(
         after_help = "Example:\n  locum credential who-uses openai\n  locum credential who-uses openai --version 3 --since 24h --json"
@@ -154,6 +171,8 @@ pub(super) struct Add {
     kind: KindArgs,
     #[command(flatten)]
     source: SourceArgs,
+    #[command(flatten)]
+    schedule: care::ScheduleArgs,
 }
 
 /// Where a secret comes from. Never the command line, which others can read.
@@ -174,7 +193,9 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
         Command::Add(args) => add(&mut opened, &args),
-        Command::List { json } => list(&opened, json),
+        Command::List { unused_for, json } => list(&opened, unused_for, json),
+        Command::Schedule(args) => care::schedule(&mut opened, &args),
+        Command::Register(args) => care::register(&opened, &args),
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate(args) => versions::rotate(&mut opened, &args),
         Command::Promote(args) => versions::promote(&mut opened, &args),
@@ -275,6 +296,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         properties: Properties {
             honeytoken: args.honeytoken,
             captured: args.captured,
+            rotate: args.schedule.read(),
             ..Properties::default()
         },
     })
@@ -454,6 +476,11 @@ struct Shown {
     source: Option<crate::credential::Source>,
     created: i64,
     last_rotation: i64,
+    age_days: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    due: Option<i64>,
     version: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     honeytoken: bool,
@@ -487,6 +514,9 @@ impl From<&CredentialInfo> for Shown {
             source: info.properties.source.clone(),
             created: info.created,
             last_rotation: info.last_rotation(),
+            age_days: care::age_days(info),
+            schedule: info.properties.rotate.map(|schedule| schedule.to_string()),
+            due: care::due(info),
             version: info.current().map(|v| v.version),
             honeytoken: info.properties.honeytoken,
             captured: info.properties.captured,
@@ -506,12 +536,21 @@ impl From<&CredentialInfo> for Shown {
     }
 }
 
-fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
-    let shown: Vec<Shown> = opened.vault.credentials()?.iter().map(Shown::from).collect();
+fn list(
+    opened: &Opened,
+    unused_for: Option<std::time::Duration>,
+    json: bool,
+) -> Result<(), Failure> {
+    let mut all = opened.vault.credentials()?;
+    if let Some(time) = unused_for {
+        let unused = care::unused(opened, &all, time)?;
+        all.retain(|info| unused.contains(info.name.as_str()));
+    }
+    let shown: Vec<Shown> = all.iter().map(Shown::from).collect();
     if json {
         return output::json(&shown);
     }
-    let mut table = Table::new(&["NAME", "PROVIDER", "VERSION", "ROTATED", "TO"]);
+    let mut table = Table::new(&["NAME", "PROVIDER", "VERSION", "ROTATED", "AGE", "DUE", "TO"]);
     for credential in shown {
         table.row(vec![
             credential.name.to_string(),
@@ -523,6 +562,8 @@ fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
                 None => "revoked".to_owned(),
             },
             output::time(credential.last_rotation),
+            format!("{} d", credential.age_days),
+            care::due_text(credential.due),
             output::list(credential.to),
         ]);
     }
@@ -554,6 +595,9 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     }
     if shown.honeytoken {
         field("honeytoken", "no agent gets it; its use raises an alarm".to_owned());
+    }
+    if let Some(schedule) = &shown.schedule {
+        field("rotate", format!("{schedule}; due {}", care::due_text(shown.due)));
     }
     field("tier", shown.tier.to_owned());
     field("tags", output::list(&shown.tags));

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, Source};
+use super::{Kind, Schedule, Source};
 
 /// All that is not said of a credential is as it is by default, and takes no place in the vault.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct Properties {
     /// Where the secret lies, if not in our own vault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// How often it is to be rotated.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rotate: Option<Schedule>,
 }
 
 impl Properties {

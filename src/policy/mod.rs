@@ -445,6 +445,27 @@ impl Policy {
         })
     }
 
+    /// The rules that allow and have one of these names in them, or name no credential: each with its
+    /// agents as it names them.
+    #[must_use]
+    pub fn users_of(&self, names: &[&Name]) -> Vec<(&str, Vec<String>)> {
+        let allows =
+            |rule: &&Rule| !rule.deny && !rule.shadow && !rule.organisation && !rule.opaque;
+        let named = |rule: &&Rule| match &rule.uses {
+            Uses::All => true,
+            Uses::Named(uses) => names.iter().any(|name| uses.contains(*name)),
+        };
+        let agents = |rule: &Rule| match &rule.agents {
+            Agents::Any => vec!["any agent".to_owned()],
+            Agents::Some { names, labelled } => {
+                let names = sorted(names).into_iter().map(ToString::to_string);
+                names.chain((!labelled.is_empty()).then(|| "agents by label".to_owned())).collect()
+            }
+        };
+        let rules = self.rules.iter().filter(allows).filter(named);
+        rules.map(|rule| (&*rule.name, agents(rule))).collect()
+    }
+
     /// The rules that may match, in the order of the document.
     fn candidates<'p>(
         &'p self,

@@ -20,6 +20,7 @@ mod approvals;
 mod archive;
 mod bulk;
 mod capture;
+mod care;
 mod check;
 mod credentials;
 mod crypto;
@@ -58,6 +59,7 @@ use crate::secret::Secret;
 
 pub use agents::{AgentInfo, TokenInfo};
 pub use archive::Backup;
+pub use care::Scheduled;
 pub use check::{
     Invalid, MAX_SECRET, MIN_SECRET, SecretProblem, validate_secret, without_line_end,
 };
