@@ -105,13 +105,6 @@ impl Resolved {
         Ok(Self { granted, hidden })
     }
 
-    /// What its values can be known by without being kept.
-    #[must_use]
-    pub fn digests(&self) -> Box<[[u8; 32]]> {
-        let hidden = self.hidden.sent.iter().map(|(_, secret)| secret);
-        self.granted.iter().chain(hidden).map(digest).collect()
-    }
-
     /// Whether nothing enters but what one of these digests is of.
     #[must_use]
     pub fn is_among(&self, digests: &[[u8; 32]]) -> bool {
@@ -119,7 +112,9 @@ impl Resolved {
     }
 }
 
-fn digest(secret: &Secret) -> [u8; 32] {
+/// What a secret can be known by without being kept.
+#[must_use]
+pub fn digest(secret: &Secret) -> [u8; 32] {
     secret.expose(|bytes| Sha256::digest(bytes).into())
 }
 
@@ -253,6 +248,7 @@ pub fn inject(
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
+            why: grant.why(),
         });
     }
     let Filling { mut parts, body: sent, edits, mut needles } = filling;
@@ -322,6 +318,7 @@ pub fn fill_message(
             credential: credential.name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
+            why: grant.why(),
         });
     }
     Ok((edits.apply(message.bytes()).ok_or_else(nowhere)?, uses))

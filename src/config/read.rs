@@ -433,9 +433,10 @@ fn credentials<'d>(
     node: &'d Node,
     mut credentials: Credentials,
 ) -> Option<Credentials> {
-    let mut map = reader.map(node, &["grace"])?;
+    let mut map = reader.map(node, &["grace", "trust_claims"])?;
     let grace = Duration::ZERO..=MAX_GRACE;
     set(&mut credentials.grace, map.optional("grace", |r, n| r.duration(n, grace)));
+    set(&mut credentials.trust_claims, map.optional("trust_claims", Reader::boolean));
     Some(credentials)
 }
 

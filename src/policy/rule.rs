@@ -297,7 +297,10 @@ impl Uses {
         };
         let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
         let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
-        let named = names.filter_map(|name| index.get(name.as_str()));
+        // A name grants the credential, and what serves its reference.
+        let named = names.flat_map(|name| {
+            index.get(name.as_str()).into_iter().chain(index.servers(name.as_str()))
+        });
         all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
     }
 
@@ -306,8 +309,12 @@ impl Uses {
         match self {
             Self::All => true,
             Self::Named(names) => {
-                names.contains(&credential.name)
-                    || index.sets_with(&credential.name).iter().any(|set| names.contains(set))
+                let granted = |name: &Name| {
+                    names.contains(name)
+                        || index.sets_with(name).iter().any(|set| names.contains(set))
+                };
+                let serves = credential.properties.serves.as_ref();
+                granted(&credential.name) || serves.is_some_and(granted)
             }
         }
     }

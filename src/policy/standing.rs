@@ -71,13 +71,20 @@ impl Policy {
         index: &CredentialIndex,
         at: i64,
     ) -> Result<Permit, Refusal> {
-        let located = usable(who, references, &standing.origin, index)?;
-        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        let mut picked = usable(who, references, &standing.origin, index)?;
+        for one in &mut picked {
+            let allows = |c: &Credential| {
+                let verdict = self.verdict_now((standing, who), &[c], index, at);
+                verdict.is_some_and(|verdict| verdict.is_ok())
+            };
+            one.choose((who, index), &standing.origin, allows)?;
+        }
+        let credentials: Vec<&Credential> = picked.iter().map(|one| &**one.credential).collect();
         let verdict = self
             .verdict_now((standing, who), &credentials, index, at)
             .ok_or_else(|| Refusal::new(Code::AmbiguousPath))?
             .map_err(|denied| self.refusal(denied, Kind::WebSocket, None))?;
-        if located.iter().any(|l| l.slot().is_none()) {
+        if picked.iter().any(|one| !one.has_slot()) {
             return Err(Refusal::new(Code::SlotMismatch));
         }
         if let Some(fault) = references.fault() {
@@ -93,7 +100,7 @@ impl Policy {
         }
         Ok(Permit {
             rule: Arc::clone(&rule.name),
-            grants: located.iter().filter_map(|l| l.grant()).collect(),
+            grants: picked.iter().filter_map(super::Picked::grant).collect(),
             // What the socket's answers must not contain was settled when it was opened.
             hidden: Vec::new(),
             timeouts: rule.timeouts,

@@ -216,6 +216,7 @@ impl Source {
 }
 
 /// Why a body could not be gathered.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Ungathered {
     /// It is longer than it may be.
     TooLarge,
@@ -271,6 +272,33 @@ impl Upload {
         let whole = whole.freeze();
         self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
         Ok(whole)
+    }
+
+    /// Whether it can be sent more than once, after it has been read if need be: when it is in memory, or
+    /// announces that it has no more than `most` bytes.
+    ///
+    /// # Errors
+    /// When it was to be read, and could not be.
+    pub(super) async fn keep(&mut self, most: usize, idle: Duration) -> Result<bool, Ungathered> {
+        if self.is_empty() || matches!(self.inner, Source::Gathered { .. }) {
+            return Ok(true);
+        }
+        let announced = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        if announced.is_none_or(|bytes| bytes > most) {
+            return Ok(false);
+        }
+        self.gather(most, idle).await.map(|_kept| true)
+    }
+
+    /// The same once more, of one that can be sent more than once.
+    pub(super) fn again(&self) -> Self {
+        let (data, trailers) = match &self.inner {
+            Source::Gathered { data, trailers } => (data.clone(), trailers.clone()),
+            Source::Agent(_) => (None, None),
+        };
+        let inner = Source::Gathered { data, trailers };
+        let count = self.count.clone();
+        Self { inner, told: false, count, reading: None, gate: None, chunks: None }
     }
 
     /// All of it, if it was read before.

@@ -28,7 +28,7 @@ use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
 use super::{Caller, Gateway, Place, State, unix_now};
 use crate::agent::Identity;
-use crate::inject::{Pending, Resolved};
+use crate::inject::Pending;
 use crate::metrics::TunnelKind;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Permit, Standing};
@@ -111,10 +111,10 @@ impl Opening {
         self.messages = Some(messages);
     }
 
-    /// Notes the values that the scrub of the socket knows.
-    pub(super) fn knows(&mut self, permit: &Permit, resolved: &Resolved) {
-        if let Some(messages) = self.messages.as_mut().filter(|_| permit.is_supplied()) {
-            messages.knows(resolved);
+    /// Notes digests of the values that the scrub of the socket knows.
+    pub(super) fn knows(&mut self, values: Box<[[u8; 32]]>) {
+        if let Some(messages) = &mut self.messages {
+            messages.knows(values);
         }
     }
 

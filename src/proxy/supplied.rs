@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Gateway, State, unix_now};
 use crate::agent::Identity;
 use crate::credential::Slot;
-use crate::inject::{References, Resolved};
+use crate::inject::{self, References, Resolved};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::reference::Name;
@@ -49,17 +49,24 @@ async fn supplied(gateway: &Gateway, state: &State, permit: &Permit) -> Result<R
 }
 
 /// Has what may enter the messages of a socket made before it is opened: what the origin says in it is
-/// searched for what is known then, and nothing else may enter.
-pub(super) async fn make_ready(gateway: &Gateway, state: &State, permit: &Permit) {
-    let Some(supply) = gateway.supply.get() else { return };
+/// searched for what is known then, and nothing else may enter than what these are the digests of.
+pub(super) async fn make_ready(
+    gateway: &Gateway,
+    state: &State,
+    permit: &Permit,
+) -> Box<[[u8; 32]]> {
+    let Some(supply) = gateway.supply.get() else { return Box::default() };
+    let mut known = Vec::new();
     let enters = |grant: &&Grant| {
         let mut slots = grant.credential().slots.iter();
         grant.credential().is_supplied() && slots.any(|slot| matches!(slot, Slot::WebSocket { .. }))
     };
-    for grant in permit.hidden().iter().filter(enters) {
+    for grant in permit.grants().iter().chain(permit.hidden()).filter(enters) {
         // Where there is none, a message that refers to it is refused, and says why.
         let _made = value(supply, state, grant).await;
+        known.extend(supply.known(grant.credential(), grant.version()).iter().map(inject::digest));
     }
+    known.into()
 }
 
 /// Asks the rules again when they have changed while a value was waited for.

@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::inject::{References, Resolved, fill_message};
+use crate::inject::{References, fill_message};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
 use crate::proxy::ledger::Ledger;
 use crate::proxy::supplied::resolve;
 use crate::proxy::{Gateway, State, unix_now};
-use crate::record::Use;
+use crate::record::{Use, Why};
 use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
 
 /// What is needed to decide on a message.
@@ -29,13 +29,14 @@ impl Messages {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: None,
+            why: Why::default(),
         });
         Self { standing, known: known.collect(), values: Box::default() }
     }
 
-    /// Notes the values that the scrub knows.
-    pub(super) fn knows(&mut self, resolved: &Resolved) {
-        self.values = resolved.digests();
+    /// Notes digests of the values that the scrub knows.
+    pub(super) fn knows(&mut self, values: Box<[[u8; 32]]>) {
+        self.values = values;
     }
 
     /// What may enter the socket.
@@ -184,5 +185,10 @@ impl Following {
 }
 
 fn named(located: &crate::inject::Located) -> Use {
-    Use { credential: located.credential().name.clone(), version: None, slot: None }
+    Use {
+        credential: located.credential().name.clone(),
+        version: None,
+        slot: None,
+        why: Why::default(),
+    }
 }
