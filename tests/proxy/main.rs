@@ -40,3 +40,4 @@ mod upstream;
 mod watch;
 mod weak;
 mod websocket;
+mod withdrawal;
