@@ -147,6 +147,7 @@ pub struct Permit {
     captures: Arc<[Capture]>,
     meters: Meters,
     approval: Option<Approval>,
+    cut_when_withdrawn: bool,
 }
 
 /// One credential that may enter the request, and where.
@@ -256,6 +257,12 @@ impl Permit {
     #[must_use]
     pub fn undecodable(&self) -> Undecodable {
         self.undecodable
+    }
+
+    /// Whether the request is cut when its rule is withdrawn before it is over.
+    #[must_use]
+    pub fn is_cut_when_withdrawn(&self) -> bool {
+        self.cut_when_withdrawn
     }
 
     /// Whether a person has to approve the request first.
@@ -545,6 +552,8 @@ impl Policy {
             captures: Arc::clone(&rule.captures),
             meters: rule.meters().and(bound),
             approval: self.approval(&verdict),
+            cut_when_withdrawn: rule.cut_when_withdrawn
+                || bound.is_some_and(|bound| bound.cut_when_withdrawn),
         })
     }
 

@@ -55,6 +55,8 @@ pub(super) struct Rule {
     pub(super) meter: Option<Arc<Meter>>,
     /// Whether a person is asked first.
     pub(super) approval: Option<Approval>,
+    /// Whether requests are cut when it is withdrawn, and not finished.
+    pub(super) cut_when_withdrawn: bool,
 }
 
 /// Where a rule stands.

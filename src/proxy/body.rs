@@ -17,7 +17,7 @@ use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
-use super::refusal::{GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
+use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::request::{strip_hop_by_hop, strip_own};
@@ -106,7 +106,22 @@ impl Streamed {
         self.tally.close(ending);
     }
 
+    /// Cuts an answer of whose rule, token or credential nothing is left.
+    fn cut(&mut self, code: Code) -> Result<Frame<Bytes>, BoxError> {
+        self.tally.code = Some(code);
+        self.close(Ending::Failed);
+        match self.unfinished {
+            Unfinished::GrpcStatus => {
+                Ok(Frame::trailers(grpc_trailers(GRPC_DENIED, &code.title())))
+            }
+            Unfinished::Error | Unfinished::Reset(_) => Err(code.title().into()),
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(code) = self.tally.watch.poll(cx) {
+            return Poll::Ready(Some(self.cut(code)));
+        }
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.tally.passed(frame.data_ref().map_or(0, Bytes::len));

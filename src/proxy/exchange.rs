@@ -1,5 +1,6 @@
 //! The life of one request, from its parse to its scrubbed answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
 use super::supplied::{rejected, resolve};
+use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -148,6 +150,7 @@ async fn authorized(
         inbound.without_extensions();
         opening.read_messages(&permit);
     }
+    let mut watch = Watch::of(gateway, (&route.caller.identity, &who), &inbound, &permit);
     let calling =
         Calling { gateway, state: &state, who: &who, at, outlet, version, references: &references };
     let cut = &route.caller.cut;
@@ -162,12 +165,18 @@ async fn authorized(
             None
         };
         let called = match again {
-            None => calling.once((inbound, body), &permit, &mut ledger, true).await,
-            Some(again) => Box::pin(calling.until_answered(again, &mut permit, &mut ledger)).await,
+            None => {
+                let call = (inbound, body);
+                watch.over(pin!(calling.once(call, &permit, &mut ledger, true))).await
+            }
+            Some(again) => {
+                let until = calling.until_answered(again, &mut permit, &mut ledger);
+                watch.over(Box::pin(until).as_mut()).await
+            }
         };
-        return match called {
+        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, &state, refusal))) {
             Ok((sent, pending)) => {
-                answer(sent, (pending, captures), ledger, up, (version, cut)).await
+                answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
             }
             Err(Unanswered::Refused(refusal)) => Err(refusal),
             Err(Unanswered::Failed(refusal)) => Err(failed(&ledger, refusal, up.bytes())),
@@ -195,7 +204,7 @@ async fn authorized(
             socket::open(gateway, opening, switched, pending, ledger).await
         }
         Ok(Upgraded::Declined(sent)) => {
-            answer(sent, (pending, captures), ledger, up, (version, cut)).await
+            answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
         }
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
     }
@@ -218,6 +227,14 @@ enum Unanswered {
     Refused(Refusal),
     /// The call was made, and came to nothing.
     Failed(Refusal),
+}
+
+/// A call that was cut short because nothing allows it any more: before it was made, or after.
+fn cut_off(ledger: &Ledger, state: &State, refusal: Refusal) -> Unanswered {
+    if ledger.is_permitted() {
+        return Unanswered::Failed(refusal);
+    }
+    Unanswered::Refused(refused(ledger, state, refusal, &[]))
 }
 
 /// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
@@ -463,7 +480,7 @@ async fn answer(
     (pending, captures): (Pending, Option<Captures>),
     ledger: Ledger,
     up: Uploaded,
-    (version, cut): (Version, &Cut),
+    (version, cut, watch): (Version, &Cut, Watch),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let scrubbed = scrub(pending.answered(sent.response)).await;
@@ -480,7 +497,8 @@ async fn answer(
     // the agent's connection.
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
-    let tally = ledger.answered(Some(status), up, sent.timing.head);
+    let mut tally = ledger.answered(Some(status), up, sent.timing.head);
+    tally.watch = watch;
     let unfinished = match version {
         // Its agent knows neither chunks nor, where there is none, a length.
         Version::HTTP_10 => Unfinished::Reset(cut.clone()),

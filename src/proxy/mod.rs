@@ -30,6 +30,7 @@ mod splice;
 mod stream;
 mod supplied;
 mod tunnel;
+mod withdrawal;
 
 use std::cell::RefCell;
 use std::future::Future;

@@ -149,6 +149,9 @@ pub(super) fn grpc_trailers(status: u16, message: &impl fmt::Display) -> HeaderM
     trailers
 }
 
+/// `PERMISSION_DENIED`.
+pub(super) const GRPC_DENIED: u16 = 7;
+
 /// INTERNAL.
 pub(super) const GRPC_INTERNAL: u16 = 13;
 
