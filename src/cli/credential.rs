@@ -69,6 +69,11 @@ pub(super) enum Command {
         after_help = "Example:\n  locum credential rotate openai --stage < new-key.txt\n  locum credential promote openai"
     )]
     Promote(versions::Promote),
+    /// Try a credential at its provider, by a cheap call that changes nothing
+    #[command(
+        after_help = "Example:\n  locum credential verify openai\n  locum credential verify openai --version 3 --json\n\nTries the staged version where there is one, else the current one. Exit code 1 unless the provider\naccepts it."
+    )]
+    Verify(versions::Verify),
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = versions::REVOKE_EXAMPLE)]
     Revoke(versions::Revoke),
@@ -217,6 +222,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate(args) => versions::rotate(&mut opened, &args),
         Command::Promote(args) => versions::promote(&mut opened, &args),
+        Command::Verify(args) => versions::verify(&mut opened, &args),
         Command::Revoke(args) => versions::revoke(&mut opened, &args),
         Command::WhoUses(args) => users::who_uses(&opened, &args),
         Command::Remove { name } => {
