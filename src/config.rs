@@ -341,6 +341,10 @@ pub struct Limits {
     pub streams: u32,
     /// `handshake`: TLS with the agent. Default 10 s.
     pub handshake: Duration,
+    /// `failure_delay`: how long the answer to a caller that fails to show who it is waits at most, after
+    /// several failures from its source or for its agent. Default 2 s: a client that retries at once for
+    /// ever asks 30 times a minute and not 30,000 times; `0s` lets none wait.
+    pub failure_delay: Duration,
     /// `head_time`: from the first byte of a head to its end. Default 15 s: a head fits into ten
     /// packets; what takes longer is slow on purpose.
     pub head_time: Duration,
@@ -478,6 +482,7 @@ impl Default for Limits {
             headers: 100,
             streams: 128,
             handshake: seconds(10),
+            failure_delay: seconds(2),
             head_time: seconds(15),
             idle_tunnel: seconds(10 * 60),
             idle_reader: seconds(5 * 60),

@@ -18,7 +18,7 @@ use http::HeaderName;
 
 pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use endpoint::{Endpoint, EndpointError};
-pub use kind::{ClientAuth, Grant as OauthGrant, Kind, Oauth};
+pub use kind::{Aws, ClientAuth, Grant as OauthGrant, Kind, Oauth, Role};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
@@ -221,6 +221,8 @@ pub enum Slot {
         /// Which.
         pointer: Pointer,
     },
+    /// The signature of AWS in `Authorization`, or in the query. The secret itself enters nowhere.
+    Aws,
 }
 
 /// Why a text is not a slot.
@@ -260,7 +262,7 @@ impl fmt::Display for SlotError {
                 "a JSON pointer begins with '/', such as '/auth/token'; `~1` is a slash in a name, and `~0` a tilde"
             }
             Self::Kind => {
-                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart and websocket"
+                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart, websocket and aws"
             }
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
@@ -431,7 +433,9 @@ impl Slot {
             | Self::Json { .. }
             | Self::Form { .. }
             | Self::Multipart { .. }
-            | Self::WebSocket { .. } => false,
+            | Self::WebSocket { .. }
+            // What is signed is what the client says of its signature.
+            | Self::Aws => false,
         }
     }
 
@@ -449,6 +453,7 @@ impl Slot {
             Self::Form { field } => format!("form:{field}"),
             Self::Multipart { field } => format!("multipart:{field}"),
             Self::WebSocket { pointer } => format!("websocket:{pointer}"),
+            Self::Aws => "signature:aws".to_owned(),
         }
     }
 }
@@ -473,6 +478,7 @@ impl fmt::Display for Slot {
             Self::Form { field } => write!(f, "form {field}"),
             Self::Multipart { field } => write!(f, "multipart {field}"),
             Self::WebSocket { pointer } => write!(f, "websocket {pointer}"),
+            Self::Aws => f.write_str("aws"),
         }
     }
 }
@@ -491,6 +497,7 @@ impl FromStr for Slot {
             ("form", rest) => Self::form(rest),
             ("multipart", rest) => Self::multipart(rest),
             ("websocket", rest) => Self::websocket(rest),
+            ("aws", "") => Ok(Self::Aws),
             _ => Err(SlotError::Kind),
         }
     }
@@ -570,7 +577,7 @@ impl CredentialIndex {
                 self.body_slots = true;
             }
             Slot::WebSocket { .. } => self.message_slots = true,
-            Slot::Basic { .. } | Slot::Subprotocol { .. } => {}
+            Slot::Basic { .. } | Slot::Subprotocol { .. } | Slot::Aws => {}
         }
     }
 

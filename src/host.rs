@@ -239,6 +239,18 @@ pub struct Origin {
     pub authority: Authority,
 }
 
+impl Origin {
+    /// What stands in `Host`: without the port that the scheme has anyway.
+    #[must_use]
+    pub fn host_field(&self) -> String {
+        if self.authority.port == self.scheme.default_port() {
+            self.authority.host.to_string()
+        } else {
+            self.authority.to_string()
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", self.scheme, self.authority.host)?;

@@ -3,6 +3,7 @@
 //! Strip, then set: a credential owns its slots, so whatever the client sent in any of them in the
 //! head is taken out, and exactly one copy of the secret goes in.
 
+mod aws;
 mod body;
 mod locate;
 mod path;
@@ -25,8 +26,9 @@ use body::Edits;
 pub use locate::{Located, References};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
-use crate::credential::{BasicPart, Credential, PathTemplate, Slot};
+use crate::credential::{BasicPart, Credential, Kind, PathTemplate, Slot};
 use crate::host::Origin;
+use crate::mint::Material;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
@@ -34,13 +36,34 @@ use crate::reference::Name;
 use crate::request::{BodyText, InboundRequest};
 use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
+use crate::sign::sigv4::ChunkSigner;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
 #[must_use]
 pub struct Resolved {
     granted: Vec<Secret>,
-    /// Each with what stands for it in what the agent sees.
-    hidden: Vec<(Arc<str>, Secret)>,
+    hidden: HiddenSecrets,
+}
+
+/// What an answer must not contain, each with what stands for it in what the agent sees.
+#[derive(Default)]
+struct HiddenSecrets {
+    sent: Vec<(Arc<str>, Secret)>,
+    /// Keys that sign and are never sent, so that no origin can show them. They are searched for all
+    /// the same, as far as that changes nothing of a request.
+    unsent: Vec<(Arc<str>, Secret)>,
+}
+
+impl HiddenSecrets {
+    fn add(&mut self, grant: &Grant, secret: Secret) {
+        let placeholder = grant.placeholder();
+        let Some(kind @ Kind::Aws(_)) = &grant.credential().properties.kind else {
+            self.sent.push((Arc::clone(placeholder), secret));
+            return;
+        };
+        let parts = Material::read(&secret, kind).map(Material::parts).unwrap_or_default();
+        self.unsent.extend(parts.into_iter().map(|part| (Arc::clone(placeholder), part)));
+    }
 }
 
 impl Resolved {
@@ -54,8 +77,10 @@ impl Resolved {
     ) -> Result<Self, Refusal> {
         let mut one = |grant: &Grant| open(grant.credential(), grant.version());
         let granted = permit.grants().iter().map(&mut one).collect::<Result<_, Refusal>>()?;
-        let hide = |grant: &Grant| Ok((Arc::clone(grant.placeholder()), one(grant)?));
-        let hidden = permit.hidden().iter().map(hide).collect::<Result<_, Refusal>>()?;
+        let mut hidden = HiddenSecrets::default();
+        for grant in permit.hidden() {
+            hidden.add(grant, one(grant)?);
+        }
         Ok(Self { granted, hidden })
     }
 
@@ -70,11 +95,11 @@ impl Resolved {
         mut known: impl FnMut(&Grant) -> Result<Vec<Secret>, Refusal>,
     ) -> Result<Self, Refusal> {
         let granted = permit.grants().iter().map(granted).collect::<Result<_, Refusal>>()?;
-        let mut hidden = Vec::new();
+        let mut hidden = HiddenSecrets::default();
         for grant in permit.grants().iter().chain(permit.hidden()) {
-            let known = known(grant)?;
-            hidden
-                .extend(known.into_iter().map(|secret| (Arc::clone(grant.placeholder()), secret)));
+            for secret in known(grant)? {
+                hidden.add(grant, secret);
+            }
         }
         Ok(Self { granted, hidden })
     }
@@ -88,6 +113,7 @@ pub struct OutboundRequest {
     uses: Vec<Use>,
     needles: Option<Needles>,
     body: Option<Bytes>,
+    chunks: Option<ChunkSigner>,
     undecodable: Undecodable,
 }
 
@@ -107,6 +133,11 @@ impl OutboundRequest {
     /// The same, handed over: nothing after the record asks for it.
     pub(crate) fn take_uses(&mut self) -> Vec<Use> {
         std::mem::take(&mut self.uses)
+    }
+
+    /// What signs the chunks of the body as it streams, where each has a signature.
+    pub(crate) fn take_chunks(&mut self) -> Option<ChunkSigner> {
+        self.chunks.take()
     }
 
     #[cfg(test)]
@@ -188,32 +219,53 @@ pub fn inject(
     let (parts, origin, body) = request.into_parts();
     let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
+    let mut signature = None;
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let slot = grant.credential().slots.get(grant.slot());
         let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
-        filling.fill(grant, slot, &secret)?;
-        filling.needles.add_late(secret, grant.placeholder());
+        if *slot == Slot::Aws {
+            if signature.replace((grant, secret)).is_some() {
+                return Err(Refusal::new(Code::SlotMismatch));
+            }
+        } else {
+            filling.fill(grant, slot, &secret)?;
+            filling.needles.add_late(secret, grant.placeholder());
+        }
         uses.push(Use {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
         });
     }
-    let Filling { mut parts, body, edits, mut needles } = filling;
-    let body = body.and_then(|body| edits.apply(body.bytes()));
+    let Filling { mut parts, body: sent, edits, mut needles } = filling;
+    let body = sent.as_ref().and_then(|sent| edits.apply(sent.bytes()));
     if let Some(body) = &body
         && parts.headers.contains_key(header::CONTENT_LENGTH)
     {
         parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
     }
-    for (placeholder, secret) in resolved.hidden {
+    for (placeholder, secret) in resolved.hidden.sent {
         needles.add_late(secret, &placeholder);
     }
-    let needles = if needles.is_empty() { None } else { Some(needles) };
-    if needles.is_some() || !permit.captures().is_empty() {
+    if !needles.is_empty() || !permit.captures().is_empty() {
         make_scrubbable(&mut parts.headers);
     }
-    Ok(OutboundRequest { parts, origin, uses, needles, body, undecodable: permit.undecodable() })
+    // Why here: what is signed is what goes out. A range of an answer has nothing of a secret that
+    // never left, so that one stays.
+    let mut chunks = None;
+    if let Some((grant, secret)) = &signature {
+        let signer = aws::Signer { grant, secret, origin: &origin };
+        let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes));
+        chunks = signer.sign(&mut parts, whole, &mut needles)?;
+    }
+    if !needles.is_empty() {
+        for (placeholder, secret) in resolved.hidden.unsent {
+            needles.add_late(secret, &placeholder);
+        }
+    }
+    let needles = if needles.is_empty() { None } else { Some(needles) };
+    let undecodable = permit.undecodable();
+    Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, undecodable })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry
@@ -279,7 +331,7 @@ impl Filling {
             Slot::Path { template } => {
                 fill_path(parts, grant, template.as_ref(), secret, needles)?;
             }
-            Slot::Subprotocol { .. } => {}
+            Slot::Subprotocol { .. } | Slot::Aws => {}
             Slot::Json { .. }
             | Slot::Form { .. }
             | Slot::Multipart { .. }

@@ -35,6 +35,7 @@ pub mod reference;
 pub mod request;
 pub mod scrub;
 pub mod secret;
+pub mod sign;
 pub mod supply;
 pub mod tls;
 pub mod token;

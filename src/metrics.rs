@@ -37,6 +37,8 @@ pub struct Metrics {
     approvals: CounterVec,
     approvals_open: IntGauge,
     untrusted_ca: CounterVec,
+    authentication_failures: CounterVec,
+    authentication_slowed: Counter,
     bytes_up: Counter,
     bytes_down: Counter,
     upstream_seconds: Histogram,
@@ -138,6 +140,35 @@ impl Minting {
             Self::Made => "made",
             Self::Refused => "refused",
             Self::Failed => "failed",
+        }
+    }
+}
+
+/// Why a caller is not let in, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Failure {
+    /// Its credentials are of no known kind.
+    Malformed,
+    /// Its token or its agent is unknown, or revoked.
+    Unknown,
+    /// What it showed is wrong.
+    Wrong,
+    /// What it showed was good once.
+    Expired,
+    /// A token of an issuer is not good.
+    Jwt,
+}
+
+impl Failure {
+    const ALL: [Self; 5] = [Self::Malformed, Self::Unknown, Self::Wrong, Self::Expired, Self::Jwt];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unknown => "unknown",
+            Self::Wrong => "wrong",
+            Self::Expired => "expired",
+            Self::Jwt => "jwt",
         }
     }
 }
@@ -273,6 +304,17 @@ impl Metrics {
                 "TLS handshakes in which the client did not trust the CA, by agent and kind of client.",
                 &["agent", "client"],
             )?,
+            authentication_failures: counter_vec(
+                r,
+                "locum_authentication_failures_total",
+                "Callers that failed to show who they are, by what was wrong.",
+                &["reason"],
+            )?,
+            authentication_slowed: counter(
+                r,
+                "locum_authentication_slowed_total",
+                "Of those, how many answers waited.",
+            )?,
             bytes_up: bytes.with_label_values(&["up"]),
             bytes_down: bytes.with_label_values(&["down"]),
             upstream_seconds: histogram(
@@ -297,6 +339,9 @@ impl Metrics {
         }
         for kind in [TunnelKind::Intercepted, TunnelKind::Opaque, TunnelKind::WebSocket] {
             metrics.tunnels.with_label_values(&[kind.as_str()]);
+        }
+        for reason in Failure::ALL.map(Failure::as_str) {
+            metrics.authentication_failures.with_label_values(&[reason]);
         }
         Ok(metrics)
     }
@@ -360,6 +405,12 @@ impl Metrics {
     /// Counts a handshake of a client that does not trust the CA.
     pub fn untrusted_ca(&self, agent: &str, client: &str) {
         self.untrusted_ca.with_label_values(&[agent, client]).inc();
+    }
+
+    /// Counts a caller that failed to show who it is, and whether its answer waited.
+    pub fn authentication_failed(&self, why: Failure, slowed: bool) {
+        self.authentication_failures.with_label_values(&[why.as_str()]).inc();
+        self.authentication_slowed.inc_by(u64::from(slowed));
     }
 
     /// Counts bytes from (`up`) and to the agent.

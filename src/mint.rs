@@ -7,6 +7,7 @@
 mod jwt;
 mod material;
 mod oauth;
+mod sts;
 
 use std::fmt;
 use std::time::Duration;
@@ -87,6 +88,7 @@ impl From<MaterialError> for MintError {
 pub fn call(kind: &Kind, material: &Material, now: i64) -> Result<Call, MintError> {
     match kind {
         Kind::Oauth(oauth) => oauth::call(oauth, material, now),
+        Kind::Aws(aws) => sts::call(aws.role.as_ref().ok_or(NOT_MINTED)?, material, now),
     }
 }
 
@@ -102,8 +104,11 @@ pub fn answer(
 ) -> Result<Minted, MintError> {
     match kind {
         Kind::Oauth(oauth) => oauth::answer(oauth, material, status, body),
+        Kind::Aws(aws) => sts::answer(aws.role.as_ref().ok_or(NOT_MINTED)?, status, body),
     }
 }
+
+const NOT_MINTED: MintError = MintError::Failed("nothing is made of this credential");
 
 /// A token that can stand in a header.
 fn token(text: &str) -> Result<Secret, MintError> {

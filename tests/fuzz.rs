@@ -58,6 +58,8 @@ mod proxy_authorization;
 mod request;
 #[path = "../fuzz/fuzz_targets/scrub.rs"]
 mod scrub;
+#[path = "../fuzz/fuzz_targets/sigv4.rs"]
+mod sigv4;
 #[path = "../fuzz/fuzz_targets/vault_file.rs"]
 mod vault_file;
 #[path = "../fuzz/fuzz_targets/websocket.rs"]
@@ -80,6 +82,7 @@ const TARGETS: &[Target] = &[
     ("proxy_authorization", 1500, proxy_authorization::run),
     ("request", 1500, request::run),
     ("scrub", 1500, scrub::run),
+    ("sigv4", 1500, sigv4::run),
     ("vault_file", 150, vault_file::run),
     ("websocket", 1500, websocket::run),
 ];

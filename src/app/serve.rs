@@ -383,6 +383,7 @@ fn limits(config: &Config) -> Limits {
         streams: limits.streams,
         head_time: limits.head_time,
         handshake: limits.handshake,
+        failure_delay: limits.failure_delay,
         idle_tunnel: limits.idle_tunnel,
         idle_reader: limits.idle_reader,
         ping_after: limits.ping_after,

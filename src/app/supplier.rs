@@ -148,7 +148,7 @@ impl Supplier {
     ) -> Result<Made, Refusal> {
         self.write_back(credential, version, entry).await?;
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
-        let kind = credential.properties.kind.as_ref();
+        let kind = credential.properties.kind.as_ref().filter(|kind| kind.is_minted());
         let secret = match (&credential.properties.source, kind) {
             (Some(source), None) => {
                 return self.copy(&gateway, (credential, version), source, entry).await;

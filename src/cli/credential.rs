@@ -282,7 +282,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     let mut slots = typed_slots(args)?;
     if !args.kind.is_plain() {
         let own = provider.and_then(|p| provider_slots(p).ok());
-        slots = kind::slots(slots, own.unwrap_or_default());
+        slots = args.kind.slots(slots, own.unwrap_or_default());
     } else if let Some(provider) = provider.filter(|_| slots.is_empty()) {
         slots = provider_slots(provider)?;
     }
@@ -290,8 +290,11 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         return Err(Failure::usage("nothing says how the secret enters a request")
             .help("name a --provider, or give a slot: --header 'X-Api-Key: {secret}', --basic USER, --query NAME, --path"));
     }
-    let stand_in =
-        args.stand_in.clone().or_else(|| provider.and_then(|p| p.stand_in(&args.name.reference())));
+    let stand_in = {
+        let reference = args.name.reference();
+        let own = args.stand_in.clone().or_else(|| args.kind.stand_in(&reference));
+        own.or_else(|| provider.and_then(|p| p.stand_in(&reference)))
+    };
     Ok(NewCredential {
         name: args.name.clone(),
         provider: provider.map(|p| p.id().to_owned()),
@@ -313,7 +316,9 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
 fn tags(args: &Add) -> Vec<String> {
     let implied =
         args.value.from_env.iter().filter(|_| args.env.is_empty() && args.provider.is_none());
-    let variables = args.env.iter().chain(implied).map(|name| format!("{VARIABLE_TAG}{name}"));
+    let own = args.kind.variables().iter().filter(|_| args.env.is_empty());
+    let named = args.env.iter().chain(implied).map(String::as_str);
+    let variables = named.chain(own.copied()).map(|name| format!("{VARIABLE_TAG}{name}"));
     args.tag.iter().cloned().chain(variables).collect()
 }
 

@@ -95,9 +95,9 @@ pub(super) fn run(
     let clean = if args.moving && !findings.is_empty() {
         let moved = moving::all(&mut open()?, &args.directory, &findings, args.yes)?;
         if args.json {
-            output::json(&moved)?
+            output::json(&moved)?;
         } else {
-            moving::report(&moved)?
+            moving::report(&moved)?;
         }
         moved.iter().all(|one| one.credential.is_some())
     } else {

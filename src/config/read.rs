@@ -478,6 +478,7 @@ const LIMITS: &[&str] = &[
     "headers",
     "streams",
     "handshake",
+    "failure_delay",
     "head_time",
     "idle_tunnel",
     "idle_reader",
@@ -502,6 +503,10 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
     set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));
+    // Over half a minute clients have given up, and the place that they hold is held for nothing.
+    let failure_delay = Duration::ZERO..=seconds(30);
+    let failure_delay = map.optional("failure_delay", |r, n| r.duration(n, failure_delay));
+    set(&mut limits.failure_delay, failure_delay);
     set(&mut limits.head_time, map.optional("head_time", |r, n| r.duration(n, STEP)));
     set(&mut limits.idle_tunnel, map.optional("idle_tunnel", |r, n| r.duration(n, WAIT)));
     set(&mut limits.idle_reader, map.optional("idle_reader", |r, n| r.duration(n, WAIT)));

@@ -135,6 +135,7 @@ limits:
   head_time: 250ms
   idle_tunnel: 1h
   idle_reader: 2m
+  failure_delay: 3s
   ping_after: 30s
   drain: 0s
 ";
@@ -184,6 +185,7 @@ fn every_setting_is_read() {
         head_time: Duration::from_millis(250),
         idle_tunnel: seconds(3600),
         idle_reader: seconds(120),
+        failure_delay: seconds(3),
         ping_after: seconds(30),
         drain: Duration::ZERO,
     };

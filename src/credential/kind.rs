@@ -15,6 +15,9 @@ use super::Endpoint;
 pub enum Kind {
     /// An access token, by an OAuth 2.0 grant.
     Oauth(Box<Oauth>),
+    /// A signature of AWS (Signature Version 4), in the place of that which the client made with a
+    /// placeholder.
+    Aws(Box<Aws>),
 }
 
 impl Kind {
@@ -23,6 +26,7 @@ impl Kind {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Oauth(oauth) => oauth.grant.name(),
+            Self::Aws(_) => "aws",
         }
     }
 
@@ -31,6 +35,7 @@ impl Kind {
     pub fn is_minted(&self) -> bool {
         match self {
             Self::Oauth(_) => true,
+            Self::Aws(aws) => aws.role.is_some(),
         }
     }
 
@@ -41,6 +46,7 @@ impl Kind {
             Self::Oauth(oauth) => {
                 oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
             }
+            Self::Aws(_) => true,
         }
     }
 
@@ -49,6 +55,8 @@ impl Kind {
     pub fn token_endpoint(&self) -> Option<&Endpoint> {
         match self {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
+            // Programs ask it for much else.
+            Self::Aws(_) => None,
         }
     }
 
@@ -57,6 +65,7 @@ impl Kind {
     pub fn endpoint(&self) -> Option<&Endpoint> {
         match self {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
+            Self::Aws(aws) => aws.role.as_ref().map(|role| &role.endpoint),
         }
     }
 }
@@ -167,6 +176,43 @@ impl ClientAuth {
             Self::TlsClientAuth => "tls_client_auth",
         }
     }
+}
+
+/// How requests to AWS are signed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Aws {
+    /// The role that Locum assumes with the key; the session's key then signs. Without one, the key
+    /// itself does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// The regions that may be signed for. Empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<String>,
+    /// The services that may be signed for, by their signing names. Empty for that which the host's
+    /// name says.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub services: Vec<String>,
+}
+
+/// A role of AWS (STS, `AssumeRole`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Role {
+    /// Its name: `arn:aws:iam::123456789012:role/reader`.
+    pub arn: String,
+    /// STS: its endpoint, of one region.
+    pub endpoint: Endpoint,
+    /// The region of that.
+    pub region: String,
+    /// How the session is called in the log of AWS.
+    pub session: String,
+    /// What the role's owner wants to hear from us.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external_id: Option<String>,
+    /// How many seconds a session lasts. Without it, an hour.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub duration: Option<u32>,
 }
 
 fn is_default<T: Default + PartialEq>(value: &T) -> bool {

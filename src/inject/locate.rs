@@ -11,6 +11,7 @@ use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Sl
 use crate::host::Origin;
 use crate::reference;
 use crate::request::{BodyText, InboundRequest};
+use crate::sign::sigv4;
 
 /// One credential that the request refers to in a slot.
 #[derive(Clone, Debug)]
@@ -118,6 +119,17 @@ impl References {
         self.fault
     }
 
+    /// Whether the body has to be read for a signature that is over it, because the head does not say
+    /// its digest.
+    #[must_use]
+    pub fn wants_digest(&self, request: &InboundRequest) -> bool {
+        let signs =
+            |l: &Located| l.slot.is_some_and(|at| l.credential.slots.get(at) == Some(&Slot::Aws));
+        request.body().is_none()
+            && self.located.iter().any(signs)
+            && sigv4::Payload::of(request.headers()) == Some(sigv4::Payload::Unsaid)
+    }
+
     /// Whether a slot refers to the credential.
     #[must_use]
     pub fn refer_to(&self, credential: &Credential) -> bool {
@@ -146,6 +158,12 @@ impl References {
 
     fn in_header(&mut self, name: &HeaderName, value: &HeaderValue, index: &CredentialIndex) {
         let text = value.as_bytes();
+        if name == header::AUTHORIZATION
+            && let Some(key_id) = sigv4::key_id(text)
+        {
+            let whole = sigv4::Claim::of_header(text).is_some();
+            return self.in_signature(key_id, whole, index);
+        }
         for template in index.templates(name) {
             let Some(inner) = template.unwrap(text) else { continue };
             if let Some(credential) = index.named_by(inner) {
@@ -169,6 +187,17 @@ impl References {
                 self.unresolved = true;
             }
             _ => self.outside(text, 1, index),
+        }
+    }
+
+    /// The key id of a request to AWS. What is signed beside it cannot be read in every form.
+    fn in_signature(&mut self, key_id: &str, whole: bool, index: &CredentialIndex) {
+        match index.named_by(key_id.as_bytes()) {
+            Some(credential) => {
+                let slot = credential.slots.iter().position(|slot| *slot == Slot::Aws);
+                self.add(credential, slot.filter(|_| whole), key_id.as_bytes());
+            }
+            None => self.unresolved = true,
         }
     }
 
@@ -197,6 +226,11 @@ impl References {
                 continue;
             }
             let name = query::decode(pair.name);
+            if name == b"X-Amz-Credential" {
+                let key_id = value.split(|b| *b == b'/').next().unwrap_or_default();
+                self.in_signature(&String::from_utf8_lossy(key_id), true, index);
+                continue;
+            }
             let same = |s: &Slot| matches!(s, Slot::Query { name: n } if n.as_bytes() == name);
             match index.named_by(&value) {
                 Some(credential) if credential.slots.iter().any(same) => {

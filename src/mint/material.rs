@@ -24,6 +24,15 @@ pub struct Material {
     /// A private key, in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub private_key: Option<String>,
+    /// Who signs, to AWS.
+    #[serde(alias = "AccessKeyId", skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<String>,
+    /// What signs.
+    #[serde(alias = "SecretAccessKey", skip_serializing_if = "Option::is_none")]
+    pub secret_access_key: Option<String>,
+    /// What belongs to a key that is good for a session only.
+    #[serde(alias = "SessionToken", skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<String>,
 }
 
 /// Why what lies in the vault cannot be used.
@@ -60,6 +69,10 @@ pub const NATURAL: &[(&str, &str)] = &[
     ("oauth-client-credentials", "the client secret, or the private key for private_key_jwt"),
     ("oauth-token-exchange", "the token that is exchanged"),
     ("oauth-jwt-bearer", "the private key, in PEM"),
+    (
+        "aws",
+        "ID:SECRET, a section of ~/.aws/credentials, or the JSON that `aws iam create-access-key` prints",
+    ),
 ];
 
 impl Material {
@@ -72,17 +85,52 @@ impl Material {
         secret.expose(|bytes| {
             let text = std::str::from_utf8(bytes).map_err(|_| MaterialError::NotText)?.trim();
             if text.starts_with('{') {
-                return serde_json::from_str(text).map_err(|_| MaterialError::NotJson);
+                return Self::of_json(text);
             }
             let mut material = Self::default();
-            *material.natural(kind) = Some(text.to_owned());
+            match material.natural(kind) {
+                Some(place) => *place = Some(text.to_owned()),
+                None => material.of_aws(text),
+            }
             Ok(material)
         })
     }
 
-    /// Where the one secret goes that is given by itself.
-    fn natural(&mut self, kind: &Kind) -> &mut Option<String> {
-        match kind {
+    /// The object itself, or the one in which the tools of AWS wrap it.
+    fn of_json(text: &str) -> Result<Self, MaterialError> {
+        let not = |_| MaterialError::NotJson;
+        let mut object: serde_json::Value = serde_json::from_str(text).map_err(not)?;
+        for wrapper in ["AccessKey", "Credentials"] {
+            if object.get(wrapper).is_some_and(serde_json::Value::is_object) {
+                object = object[wrapper].take();
+            }
+        }
+        serde_json::from_value(object).map_err(not)
+    }
+
+    /// `ID:SECRET`, or lines as in `~/.aws/credentials`.
+    fn of_aws(&mut self, text: &str) {
+        if !text.contains('=') || !text.contains("aws_") {
+            let pair = text.split_once(':');
+            self.access_key_id = pair.map(|(id, _)| id.to_owned());
+            self.secret_access_key = pair.map(|(_, secret)| secret.to_owned());
+            return;
+        }
+        for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            let place = match name.trim() {
+                "aws_access_key_id" => &mut self.access_key_id,
+                "aws_secret_access_key" => &mut self.secret_access_key,
+                "aws_session_token" => &mut self.session_token,
+                _ => continue,
+            };
+            *place = Some(value.trim().to_owned());
+        }
+    }
+
+    /// Where the one secret goes that is given by itself; none where there are two.
+    fn natural(&mut self, kind: &Kind) -> Option<&mut Option<String>> {
+        Some(match kind {
+            Kind::Aws(_) => return None,
             Kind::Oauth(oauth) => match (oauth.grant, oauth.client_auth) {
                 (OauthGrant::Refresh, _) => &mut self.refresh_token,
                 (OauthGrant::ClientCredentials, ClientAuth::PrivateKeyJwt)
@@ -90,7 +138,7 @@ impl Material {
                 (OauthGrant::ClientCredentials, _) => &mut self.client_secret,
                 (OauthGrant::TokenExchange, _) => &mut self.subject_token,
             },
-        }
+        })
     }
 
     /// The same, and what `old` says besides.
@@ -105,6 +153,12 @@ impl Material {
         keep(&mut self.client_secret, &old.client_secret);
         keep(&mut self.subject_token, &old.subject_token);
         keep(&mut self.private_key, &old.private_key);
+        // A key and its session belong together.
+        if self.access_key_id.is_none() {
+            keep(&mut self.access_key_id, &old.access_key_id);
+            keep(&mut self.secret_access_key, &old.secret_access_key);
+            keep(&mut self.session_token, &old.session_token);
+        }
         self
     }
 
@@ -136,7 +190,42 @@ impl Material {
                     ClientAuth::None | ClientAuth::TlsClientAuth => Ok(()),
                 }
             }
+            Kind::Aws(_) => self.aws_key().map(drop),
         }
+    }
+
+    /// Key id and key of AWS.
+    ///
+    /// # Errors
+    /// [`MaterialError::Missing`].
+    pub fn aws_key(&self) -> Result<(&str, &str), MaterialError> {
+        Ok((
+            present(self.access_key_id.as_deref(), "access_key_id")?,
+            present(self.secret_access_key.as_deref(), "secret_access_key")?,
+        ))
+    }
+
+    /// What an answer must not contain of what lies in the vault: each secret by itself.
+    #[must_use]
+    pub fn parts(self) -> Vec<Secret> {
+        let Self {
+            refresh_token,
+            client_secret,
+            subject_token,
+            private_key,
+            access_key_id: _,
+            secret_access_key,
+            session_token,
+        } = self;
+        let all = [
+            refresh_token,
+            client_secret,
+            subject_token,
+            private_key,
+            secret_access_key,
+            session_token,
+        ];
+        all.into_iter().flatten().map(|text| Secret::new(text.into_bytes())).collect()
     }
 
     pub(super) fn refresh_token(&self) -> Result<&str, MaterialError> {

@@ -173,7 +173,7 @@ fn sign(oauth: &Oauth, material: &Material, claims: &Value) -> Result<String, Mi
 }
 
 /// As in a form (WHATWG URL, section 5.2).
-fn encode(out: &mut String, text: &str) {
+pub(super) fn encode(out: &mut String, text: &str) {
     for byte in text.bytes() {
         match byte {
             b' ' => out.push('+'),

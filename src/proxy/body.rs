@@ -19,9 +19,10 @@ use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use super::refusal::{GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
-use crate::outcome::{Code, Ending};
+use crate::outcome::{Code, Ending, Refusal};
 use crate::request::{strip_hop_by_hop, strip_own};
 use crate::scrub::{ScrubError, ScrubbedBody};
+use crate::sign::sigv4::{ChunkError, ChunkSigner};
 use crate::upstream::{BodyError, UpstreamBody};
 
 /// What is set aside for a body before any of it has come: more than nearly all that are searched.
@@ -193,6 +194,8 @@ pub(super) struct Upload {
     count: Uploaded,
     reading: Option<Reading>,
     gate: Option<Gate>,
+    /// What signs its chunks anew on their way.
+    chunks: Option<Box<ChunkSigner>>,
 }
 
 /// Where a body comes from.
@@ -231,7 +234,8 @@ impl Upload {
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
         let inner = Source::Agent(inner);
-        (parts, Self { inner, told, count: count.clone(), reading, gate }, count)
+        let own = Self { inner, told, count: count.clone(), reading, gate, chunks: None };
+        (parts, own, count)
     }
 
     /// Whether there is nothing in it.
@@ -285,6 +289,12 @@ impl Upload {
         self
     }
 
+    /// Signs its chunks on their way.
+    pub(super) fn signed(mut self, chunks: Option<ChunkSigner>) -> Self {
+        self.chunks = chunks.map(Box::new);
+        self
+    }
+
     /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
     /// end, and Node's `close()` sends that in the middle of an upload.
     fn was_cut(&self) -> bool {
@@ -292,14 +302,9 @@ impl Upload {
     }
 }
 
-impl HttpBody for Upload {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+impl Upload {
+    /// The next piece as it comes.
+    fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Some(gate) = &mut self.gate {
             ready!(gate.poll(cx));
             self.gate = None;
@@ -332,6 +337,59 @@ impl HttpBody for Upload {
             reading.done();
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+    }
+
+    /// The next whole chunk with its new signature.
+    fn poll_signed(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        loop {
+            let frame = ready!(self.poll_own(cx));
+            let over = frame.is_none() || self.inner.is_end_stream();
+            let Some(chunks) = &mut self.chunks else { return Poll::Ready(frame) };
+            let data = match frame {
+                None => Bytes::new(),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+            };
+            let signed = chunks.push(&data).and_then(|signed| {
+                if over { chunks.finish().map(|()| signed) } else { Ok(signed) }
+            });
+            match signed {
+                Ok(signed) if !signed.is_empty() => {
+                    return Poll::Ready(Some(Ok(Frame::data(signed))));
+                }
+                Ok(_) if over => return Poll::Ready(None),
+                Ok(_) => {}
+                Err(why) => return Poll::Ready(Some(Err(unsignable(why).into()))),
+            }
+        }
+    }
+}
+
+fn unsignable(why: ChunkError) -> Refusal {
+    match why {
+        ChunkError::TooLong => Refusal::new(Code::BodyTooLarge),
+        ChunkError::Malformed | ChunkError::Cut => Refusal::with_detail(
+            Code::BodyUnreadable,
+            "The body is not in the signed chunks that its head announces",
+        ),
+    }
+}
+
+impl HttpBody for Upload {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if self.chunks.is_none() { self.poll_own(cx) } else { self.poll_signed(cx) }
     }
 
     fn is_end_stream(&self) -> bool {

@@ -149,14 +149,8 @@ fn recorded(
 
 /// The fields that every errand has.
 fn settle(headers: &mut HeaderMap, endpoint: &Endpoint) -> Result<(), Refusal> {
-    let origin = endpoint.origin();
-    let authority = &origin.authority;
-    let host = if authority.port == origin.scheme.default_port() {
-        authority.host.to_string()
-    } else {
-        authority.to_string()
-    };
-    let host = HeaderValue::try_from(host).map_err(|_| Refusal::new(Code::Internal))?;
+    let host = HeaderValue::try_from(endpoint.origin().host_field())
+        .map_err(|_| Refusal::new(Code::Internal))?;
     headers.insert(header::HOST, host);
     headers.entry(header::ACCEPT).or_insert(HeaderValue::from_static("application/json"));
     // Read as it comes; no answer of this size is worth decoding.

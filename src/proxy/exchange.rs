@@ -72,6 +72,7 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 }
 
 /// The steps, in the one order in which they compile.
+#[allow(clippy::too_many_lines)] // A list of steps, of which each is a line or two.
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
@@ -151,13 +152,14 @@ async fn authorized(
 
     // Why here: the last step before a byte may leave. No record, no call.
     let uses = outbound.take_uses();
+    let chunks = outbound.take_chunks();
     let principal = inject::principal(who.workspace.as_str(), who.agent.as_str(), &uses);
     let recorded = ledger
         .permit(outbound, &state, permit.rule(), &uses)
         .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
     ledger.carries(uses);
 
-    let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled));
+    let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
     let heard = outlet.listens(version);
@@ -234,17 +236,22 @@ impl Asked<'_> {
         let permit = decided.decision.as_ref().ok()?;
         let Decided { state, references, at, .. } = decided;
         let moment = (&*state.credentials, *at);
-        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment)?;
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment);
+        // What a signature is over, where its client does not say it.
+        let digested = || references.wants_digest(&self.inbound).then_some(BodyKind::Whole);
+        let kind = kind.or_else(digested)?;
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }
 
     /// Reads the body, or says why it cannot be.
     async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
-        if is_coded(self.inbound.headers()) {
+        let digested = wanted.kind == BodyKind::Whole;
+        if is_coded(self.inbound.headers()) && !digested {
             let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
             return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
         }
-        let bytes = self.gathered(body, wanted.idle).await?;
+        let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
+        let bytes = self.gathered(body, most, wanted.idle).await?;
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
         Ok(())
     }
@@ -254,18 +261,22 @@ impl Asked<'_> {
         match body.gathered() {
             Some(bytes) => Ok(bytes),
             None if body.is_empty() => Ok(Bytes::new()),
-            None => self.gathered(body, None).await,
+            None => self.gathered(body, self.gateway.limits.body_slot, None).await,
         }
     }
 
-    async fn gathered(&self, body: &mut Upload, idle: Option<Duration>) -> Result<Bytes, Refusal> {
+    async fn gathered(
+        &self,
+        body: &mut Upload,
+        most: usize,
+        idle: Option<Duration>,
+    ) -> Result<Bytes, Refusal> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let bytes =
-            body.gather(self.gateway.limits.body_slot, idle).await.map_err(|why| match why {
-                Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
-                Ungathered::Late => Refusal::new(Code::RequestTimeout),
-                Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
-            })?;
+        let bytes = body.gather(most, idle).await.map_err(|why| match why {
+            Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
+            Ungathered::Late => Refusal::new(Code::RequestTimeout),
+            Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
+        })?;
         // That may have taken long.
         if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
@@ -278,6 +289,10 @@ impl Asked<'_> {
         self.who = state.authn.relabelled(&self.who);
     }
 }
+
+/// The most bytes of a body that is read to be signed, unless `limits.body_slot` is more. What AWS takes
+/// in one request without a digest of its own: a model's input on Bedrock is the longest, with 25 MB.
+const SIGNED: usize = 32 << 20;
 
 /// A body that has to be read.
 struct Wanted {

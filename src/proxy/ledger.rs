@@ -525,6 +525,7 @@ mod tests {
             idle_tunnel: second,
             idle_reader: second,
             ping_after: second,
+            failure_delay: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
         Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))

@@ -13,6 +13,7 @@ mod echo;
 mod errand;
 mod exchange;
 mod expect;
+mod failures;
 mod http1;
 mod inlet;
 mod inside;
@@ -45,6 +46,7 @@ pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
 pub use listener::{Door, Entrance, Leave, Listener, serve};
 
+use failures::Failures;
 use listener::Doorkeeper;
 
 use crate::agent::Identity;
@@ -121,6 +123,8 @@ pub struct Limits {
     pub head_time: Duration,
     /// For the TLS handshake with the agent.
     pub handshake: Duration,
+    /// How long the answer to a caller that fails to show who it is waits at most.
+    pub failure_delay: Duration,
     /// How long an intercepted tunnel may say nothing between two requests.
     pub idle_tunnel: Duration,
     /// How long an agent may take nothing of an answer.
@@ -149,6 +153,7 @@ pub struct Gateway {
     approvals: std::sync::OnceLock<Arc<dyn Approvals>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
+    failures: Failures,
     runs: runs::Runs,
     distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
@@ -182,6 +187,7 @@ impl Gateway {
             approvals: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
+            failures: Failures::new(limits.failure_delay),
             runs: runs::Runs::default(),
             distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),

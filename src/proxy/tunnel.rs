@@ -13,6 +13,7 @@ use super::body::Body;
 use super::copy::copy;
 use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
+use super::failures::{Noted, Source};
 use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::interim::Outlet;
@@ -23,9 +24,11 @@ use super::{Caller, Gateway, Near, Place, State, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn::{self, Credentials, Denied, Shown};
 use crate::host::{Authority, Origin, Scheme};
-use crate::metrics::TunnelKind;
+use crate::metrics::{Failure, TunnelKind};
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Meters, TunnelDecision};
+use crate::record::Event;
+use crate::reference::Name;
 use crate::request::{absolute_origin, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
 use crate::upstream::Transport;
@@ -56,7 +59,7 @@ pub(super) async fn front(
             let refusal = Refusal::new(Code::VaultUnavailable);
             return anonymous(gateway, near, target.destination(), &refusal);
         }
-        Err(denied) => return challenge(gateway, near, &target, denied),
+        Err(failed) => return challenge(gateway, near, (&target, shutdown), failed).await,
     };
     // An orchestrator may say more of the run beside the credentials.
     let identity = match read_context(request.headers()) {
@@ -116,28 +119,29 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     })
 }
 
+/// Who calls; or why nobody is let in, and who it says that it is.
 async fn authenticate(
     gateway: &Arc<Gateway>,
     door: &Door,
     near: &Near,
     request: &Request<Incoming>,
-) -> Result<Arc<Identity>, Denied> {
+) -> Result<Arc<Identity>, (Denied, Option<Name>)> {
     if let Door::Open(identity) = door {
         return Ok(Arc::clone(identity));
     }
-    let credentials = proxy_credentials(request)?;
+    let credentials = proxy_credentials(request).map_err(|denied| (denied, None))?;
+    let claimed = || credentials.as_ref().and_then(Credentials::user).map(|u| u.agent.clone());
     let check = |gateway: &Gateway| {
         let certificate = near.certificate.as_ref();
         let shown = Shown { credentials: credentials.as_ref(), peer: near.peer, certificate };
         gateway.state().authn.authenticate(&shown, unix_now()).map(Arc::new)
     };
-    match check(gateway) {
-        Ok(identity) => Ok(identity),
-        Err(Denied::Absent) => Err(Denied::Absent),
+    let checked = match check(gateway) {
         // A token that was made a moment ago is as good as any.
-        Err(_) if gateway.look_again().await => check(gateway),
-        Err(denied) => Err(denied),
-    }
+        Err(denied) if denied != Denied::Absent && gateway.look_again().await => check(gateway),
+        checked => checked,
+    };
+    checked.map_err(|denied| (denied, claimed()))
 }
 
 /// What the request says of itself. Two of them could be read in two ways.
@@ -150,20 +154,68 @@ fn proxy_credentials(request: &Request<Incoming>) -> Result<Option<Credentials>,
 
 /// 407, the same for absent, unknown and revoked. The connection stays open: git, the JVM and .NET
 /// send their credentials only after it.
-fn challenge(
+async fn challenge(
     gateway: &Arc<Gateway>,
     near: &Near,
-    target: &Target,
-    denied: Denied,
+    (target, shutdown): (&Target, &Shutdown),
+    (denied, claimed): (Denied, Option<Name>),
 ) -> Response<Body> {
     let refusal = Refusal::from(denied);
-    match denied {
+    let Some(why) = failure(denied) else {
         // Half of all clients ask before they tell: that is no event.
-        Denied::Absent => {
-            gateway.metrics.refusal(Code::ProxyAuthRequired);
-            refusal::respond(&refusal, super::request_id())
+        gateway.metrics.refusal(Code::ProxyAuthRequired);
+        return refusal::respond(&refusal, super::request_id());
+    };
+    let source = Source::from(near.peer);
+    let noted = gateway.failures.note(source, claimed.as_ref(), gateway.elapsed());
+    gateway.metrics.authentication_failed(why, !noted.wait.is_zero());
+    if noted.tell {
+        tell_of_failures(gateway, source, claimed.as_ref(), (denied, noted));
+    }
+    let answer = anonymous(gateway, near, target.destination(), &refusal);
+    if !noted.wait.is_zero() {
+        tokio::select! {
+            () = tokio::time::sleep(noted.wait) => {}
+            () = shutdown.begun() => {}
         }
-        _ => anonymous(gateway, near, target.destination(), &refusal),
+    }
+    answer
+}
+
+/// As the metric has it; none for a caller that showed nothing, which is no failure.
+fn failure(denied: Denied) -> Option<Failure> {
+    match denied {
+        Denied::Absent => None,
+        Denied::Malformed => Some(Failure::Malformed),
+        Denied::Unknown => Some(Failure::Unknown),
+        Denied::Wrong => Some(Failure::Wrong),
+        Denied::Expired => Some(Failure::Expired),
+        Denied::Jwt(_) => Some(Failure::Jwt),
+    }
+}
+
+/// Says who fails again and again: once when the answers begin to wait, and then ever more seldom.
+fn tell_of_failures(
+    gateway: &Gateway,
+    source: Source,
+    claimed: Option<&Name>,
+    (denied, noted): (Denied, Noted),
+) {
+    let (failures, reason) = (noted.from_source, denied.reason());
+    let agent = claimed.map_or("-", Name::as_str);
+    tracing::warn!(%source, agent, failures, reason, "a source fails again and again to show who it is");
+    // Bounded as records of strangers are: of these, too, there may be one for each address.
+    if gateway.strangers.admits() {
+        let detail = format!("{failures} failures; it said last that it is {agent}: {reason}");
+        let event = Event {
+            event: "authentication-failures",
+            subject: Some(source.to_string()),
+            detail: Some(detail),
+            by: None,
+            vault_epoch: None,
+        };
+        // An unwritable audit log shows in its own metric and in the readiness.
+        let _unrecorded = gateway.audit.event(&event);
     }
 }
 

@@ -34,6 +34,8 @@ pub enum BodyKind {
     },
     /// JSON in a text message of a WebSocket: no body, but read like one.
     Message,
+    /// Anything, read to be digested: no slot is in it.
+    Whole,
 }
 
 impl BodyKind {
@@ -152,6 +154,7 @@ impl BodyText {
             BodyKind::Message => json::find(&text.bytes).map(in_message),
             BodyKind::Form => Ok(form::find(&text.bytes)),
             BodyKind::Multipart { boundary } => multipart::find(&text.bytes, boundary),
+            BodyKind::Whole => Ok(Vec::new()),
         };
         match found {
             Ok(found) => text.found = found,
@@ -167,6 +170,7 @@ impl BodyText {
             BodyKind::Json | BodyKind::Message => b"\\u00",
             BodyKind::Form => b"%",
             BodyKind::Multipart { .. } => return reference::occurs(&self.bytes),
+            BodyKind::Whole => return false,
         };
         reference::occurs(&self.bytes) || memmem::find(&self.bytes, escape).is_some()
     }

@@ -15,6 +15,10 @@ const NESTED: usize = 4;
 /// The longest that a character is written, in bytes: `%252525252573`, or `&amp;amp;amp;amp;#x0073;`.
 const LONGEST_UNIT: usize = 26;
 
+/// How many NULs and ends of lines may stand between two characters: as many as in UTF-32, or around the end
+/// of a line in UTF-16.
+const GAP: usize = 3;
+
 /// What may stand before a line break at the end of what came, and be shown for it: fewer bytes than any
 /// secret has. Who follows lines as they come would else see some without their ends. Should the next
 /// line go on with a needle, that is found and replaced; what was shown of it is then all that shows.
@@ -147,7 +151,7 @@ impl Spelling {
 
     /// Whether a needle has `byte` and behind it what `rest` says next.
     fn may_go_on(&self, byte: u8, mut rest: &[u8]) -> bool {
-        for _ in 0..NESTED {
+        for _ in 0..=GAP {
             let (unit, length) = Self::unit(rest);
             match unit {
                 Unit::Byte(next) => return self.has_pair(byte, next),
@@ -235,12 +239,15 @@ impl Spelling {
     /// begins before `past`, and as much behind it as a needle is long; or the last of all.
     fn read(&self, text: &[u8], mut at: usize, past: Option<usize>) -> Said {
         let mut said = Said::default();
+        let mut gap = 0;
         while at < text.len() {
             if past.is_some_and(|past| at > past + LONGEST_UNIT * self.longest) {
                 break;
             }
             let (unit, length) = Self::unit(&text[at..]);
+            gap = if matches!(unit, Unit::Break | Unit::Nul) { gap + 1 } else { 0 };
             let ends = match unit {
+                _ if gap > GAP => true,
                 Unit::Byte(byte) if self.has(byte) => {
                     said.bytes.push(byte);
                     said.places.push(at..at + length);

@@ -74,6 +74,7 @@ fn world(issuer: &Issuer, more: &str) -> (World, PathBuf) {
     let world = World::with(BEARER, canary(), |home, _| {
         let file = home.work().join("jwks.json");
         publish(&file, &[issuer]);
+        home.set("limits.failure_delay: 0s");
         home.set(&format!(
             "identity.jwt: [{{issuer: 'https://issuer.test', audience: locum, leeway: 0s, \
              keys: '{}'{more}}}]",
@@ -448,6 +449,7 @@ fn an_issuer_that_is_down_keeps_nobody_else_out_and_may_come_later() {
     let origin = Origin::start("issuer.test");
     let world = World::with(BEARER, canary(), |home, _| {
         home.reach(&origin);
+        home.set("limits.failure_delay: 0s");
         home.set(
             "identity.jwt: [{issuer: 'https://issuer.test', audience: locum, \
              keys: 'https://issuer.test/nothing'}]",
@@ -480,6 +482,7 @@ fn strangers_make_it_ask_for_keys_no_more_often_than_its_floor() {
     let origin = Origin::start("issuer.test");
     let world = World::with(BEARER, canary(), |home, _| {
         home.reach(&origin);
+        home.set("limits.failure_delay: 0s");
         home.set(
             "identity.jwt: [{issuer: 'https://issuer.test', audience: locum, \
              keys: 'https://issuer.test/nothing'}]",

@@ -10,3 +10,4 @@ mod certificates;
 mod jwt;
 mod order;
 mod peers;
+mod slow;

@@ -15,7 +15,7 @@ fn anonymous(answer: &Answer) -> (u16, Vec<(String, String)>, Value) {
 
 #[test]
 fn absent_unknown_and_revoked_hear_the_same_and_may_try_again_on_the_connection() {
-    let world = World::new();
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.failure_delay: 0s"));
     let other = world.home.agent("other");
     let revoked = world.home.agent("gone");
     world.home.locum(&["agent", "revoke", "gone"]).ok();

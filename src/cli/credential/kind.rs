@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use super::{Value, from_env, from_file};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
-use crate::credential::{ClientAuth, Endpoint, Kind, Oauth, OauthGrant, Slot};
+use crate::credential::{Aws, ClientAuth, Endpoint, Kind, Oauth, OauthGrant, Role, Slot};
 use crate::mint::Material;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -25,6 +25,8 @@ pub(super) enum KindName {
     OauthJwtBearer,
     /// Access tokens for the key of a Google service account, as it is downloaded
     GoogleServiceAccount,
+    /// Signatures of AWS, in the place of those that a program makes with a placeholder
+    Aws,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -86,6 +88,27 @@ pub(super) struct KindArgs {
     /// How many seconds a token is good for, where the server does not say; by default 300
     #[arg(long, value_name = "SECONDS", requires = "kind")]
     lifetime: Option<u32>,
+    /// The role of AWS that is assumed with the key
+    #[arg(long, value_name = "ARN", requires = "kind")]
+    role: Option<String>,
+    /// What the role's owner wants to hear
+    #[arg(long, value_name = "TEXT", requires = "role")]
+    external_id: Option<String>,
+    /// How the session is called in the log of AWS; by default `locum`
+    #[arg(long, value_name = "NAME", requires = "role")]
+    session_name: Option<String>,
+    /// How many seconds the session lasts; by default 3600
+    #[arg(long, value_name = "SECONDS", requires = "role", value_parser = clap::value_parser!(u32).range(900..=43200))]
+    session_duration: Option<u32>,
+    /// STS, of the first --region; by default <https://sts.REGION.amazonaws.com>
+    #[arg(long, value_name = "URL", requires = "role")]
+    sts_endpoint: Option<Endpoint>,
+    /// A region that may be signed for; by default all. Repeatable
+    #[arg(long, value_name = "REGION", requires = "kind")]
+    region: Vec<String>,
+    /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
+    #[arg(long, value_name = "SERVICE", requires = "kind")]
+    service: Vec<String>,
 }
 
 fn client_auth(text: &str) -> Result<ClientAuth, String> {
@@ -119,6 +142,28 @@ impl KindArgs {
         self.kind.is_none()
     }
 
+    /// A stand-in, where programs want the key in a shape of its kind.
+    pub(super) fn stand_in(&self, reference: &str) -> Option<String> {
+        // As long as a key id is, and told from a longer name by what is no part of one.
+        (self.kind == Some(KindName::Aws)).then(|| format!("{:0<20}", format!("AKIA{reference}_")))
+    }
+
+    /// The variables in which programs look for what stands for a key of the kind.
+    pub(super) fn variables(&self) -> &'static [&'static str] {
+        match self.kind {
+            Some(KindName::Aws) => &["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"],
+            _ => &[],
+        }
+    }
+
+    /// The slots of the kind: where bearer tokens go, unless something else was said.
+    pub(super) fn slots(&self, typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
+        if self.kind == Some(KindName::Aws) {
+            return vec![Slot::Aws];
+        }
+        token_slots(typed, provider)
+    }
+
     /// The kind, and what of the secret the vault keeps for it.
     pub(super) fn read(
         &self,
@@ -130,6 +175,7 @@ impl KindArgs {
         let secret = value.read_any(&format!("Secret of {name}: "))?;
         let (kind, material) = match kind {
             KindName::GoogleServiceAccount => self.service_account(&secret)?,
+            KindName::Aws => self.aws(&secret)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &secret)?,
             KindName::OauthClientCredentials => {
                 self.oauth(OauthGrant::ClientCredentials, provider, &secret)?
@@ -166,6 +212,32 @@ impl KindArgs {
         let material = read(secret, &kind)?;
         let more = Material { client_secret, ..Material::default() };
         Ok((kind, more.merged(&material)))
+    }
+
+    fn aws(&self, secret: &Secret) -> Result<(Kind, Material), Failure> {
+        let role = self.role.clone().map(|arn| {
+            let region = self.region.first().map_or("us-east-1", String::as_str);
+            let usual = || {
+                let text = format!("https://sts.{region}.amazonaws.com/");
+                text.parse().map_err(|e| Failure::usage(format!("--region {region}: {e}")))
+            };
+            Ok::<Role, Failure>(Role {
+                arn,
+                endpoint: self.sts_endpoint.clone().map_or_else(usual, Ok)?,
+                region: region.to_owned(),
+                session: self.session_name.clone().unwrap_or_else(|| "locum".to_owned()),
+                external_id: self.external_id.clone(),
+                duration: self.session_duration,
+            })
+        });
+        let aws = Aws {
+            role: role.transpose()?,
+            regions: self.region.clone(),
+            services: self.service.clone(),
+        };
+        let kind = Kind::Aws(Box::new(aws));
+        let material = read(secret, &kind)?;
+        Ok((kind, material))
     }
 
     fn described(&self, grant: OauthGrant, token_endpoint: Endpoint) -> Oauth {
@@ -255,9 +327,8 @@ pub(super) fn fill_in(text: &str, tenant: Option<&str>) -> Result<Endpoint, Fail
     format!("{head}{tenant}{tail}").parse().map_err(wrong)
 }
 
-/// The slots of a credential whose token is made: where bearer tokens go, unless something else was
-/// said.
-pub(super) fn slots(typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
+/// The slots of a credential whose token is made.
+fn token_slots(typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
     if !typed.is_empty() {
         return typed;
     }
