@@ -148,19 +148,14 @@ impl Probe {
 
 /// Where the call goes: to a host that the credential is bound to, and to no other.
 fn endpoint(health: &Health, bound: &[Destination]) -> Result<Endpoint, &'static str> {
-    let origin = match &health.host {
-        Some(host) => {
-            let host = Host::parse(host).map_err(|_| "the catalogue's host is none")?;
-            let port = Scheme::Https.default_port();
-            Origin { scheme: Scheme::Https, authority: Authority { host, port } }
-        }
-        None => {
-            let exact = |to: &Destination| Some((to.host.exact()?.clone(), to.port));
-            let (host, port) =
-                bound.iter().find_map(exact).ok_or("none of its destinations is one host")?;
-            Origin { scheme: Scheme::Https, authority: Authority { host, port } }
-        }
+    let exact = |to: &Destination| Some((to.host.exact()?.clone(), to.port));
+    let (host, port) = if let Some(host) = &health.host {
+        let host = Host::parse(host).map_err(|_| "the catalogue's host is none")?;
+        (host, Scheme::Https.default_port())
+    } else {
+        bound.iter().find_map(exact).ok_or("none of its destinations is one host")?
     };
+    let origin = Origin { scheme: Scheme::Https, authority: Authority { host, port } };
     if !bound.iter().any(|to| to.matches(&origin)) {
         return Err("its provider's check is at a host that it is not bound to");
     }
