@@ -6,7 +6,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use locum::audit::{AuditLog, Options};
 use locum::outcome::Ending;
-use locum::record::{Access, AuditSink as _, Decision, Outcome, RequestId, Use, Who};
+use locum::record::{Access, AuditSink as _, Decision, Outcome, RequestId, Use, Who, Why};
 use locum::reference::Name;
 use locum::secret::Secret;
 
@@ -23,6 +23,7 @@ fn audit(c: &mut Criterion) {
         credential: name("openai"),
         version: Some(3),
         slot: Some("header:authorization".to_owned()),
+        why: Why::default(),
     };
     let who = || Who {
         workspace: &workspace,

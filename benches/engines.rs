@@ -95,6 +95,8 @@ fn credential(name: &str, to: &str) -> Credential {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        part: locum::credential::Part::default(),
+        tier: locum::credential::Tier::default(),
     }
 }
 

@@ -58,6 +58,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
         credential: name("openai"),
         version: Some(3),
         slot: Some("header:authorization".to_owned()),
+        why: locum::record::Why::default(),
     };
     for n in 0..pairs {
         let mut id = [0; 16];

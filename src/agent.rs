@@ -99,6 +99,13 @@ pub struct UnixUser {
 }
 
 impl Identity {
+    /// The user for whom it runs, where somebody else than the agent says so: what it showed of itself
+    /// has it.
+    #[must_use]
+    pub fn vouched_user(&self) -> Option<&Label> {
+        self.proof.fixed()?.user.as_ref()
+    }
+
     /// The same caller, of whom the request itself says more. What the proof fixes stays.
     #[must_use]
     pub fn saying(&self, said: &Context) -> Self {
@@ -327,6 +334,13 @@ impl FromStr for Label {
         let legal = |b: u8| b.is_ascii_alphanumeric() || b"._:@/=-".contains(&b);
         let fits = (1..=128).contains(&text.len()) && text.bytes().all(legal);
         if fits { Ok(Self(text.into())) } else { Err(UserNameError::Label) }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Label {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

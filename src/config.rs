@@ -250,6 +250,10 @@ pub struct Credentials {
     /// catalogue has for it. Default `off`: a call with every key that nobody has asked for is seen by
     /// providers, counts with some, and is for the operator to want.
     pub health: Option<Duration>,
+    /// `trust_claims`: whether the user that an agent names is believed where nobody vouches for it, so
+    /// that it gets this user's own credentials. Default `false`: an agent that is talked into it would
+    /// name another user.
+    pub trust_claims: bool,
 }
 
 /// The longest grace: what is not over after a month is no run any more, and the old key would stay in
@@ -258,7 +262,7 @@ pub const MAX_GRACE: Duration = seconds(30 * 24 * 60 * 60);
 
 impl Default for Credentials {
     fn default() -> Self {
-        Self { grace: seconds(60 * 60), health: None }
+        Self { grace: seconds(60 * 60), trust_claims: false, health: None }
     }
 }
 

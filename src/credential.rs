@@ -2,6 +2,7 @@
 //! which a request finds them.
 
 mod care;
+mod chain;
 mod endpoint;
 mod kind;
 mod path;
@@ -17,6 +18,7 @@ use std::sync::Arc;
 use http::HeaderName;
 
 pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
+pub use chain::{Chain, Group, MAX_WEIGHT, Tier, TierError, by_weight, stand_in_for};
 pub use endpoint::{Endpoint, EndpointError};
 pub use kind::{Aws, ClientAuth, Grant as OauthGrant, Kind, Oauth, Role};
 pub use path::{PathTemplate, segments};
@@ -40,6 +42,8 @@ pub struct Credential {
     pub name: Name,
     /// The catalogue's id, when it came from there.
     pub provider: Option<Arc<str>>,
+    /// Whose it is.
+    pub tier: Tier,
     /// Where it may go. Never empty, and never in the clear.
     pub destinations: Box<[Destination]>,
     /// How it enters a request, in order of preference. Never empty.
@@ -55,6 +59,20 @@ pub struct Credential {
     pub revoked: Box<[u32]>,
     /// What else there is to say of it.
     pub properties: Properties,
+    /// Whether it stands for itself alone.
+    pub part: Part,
+}
+
+/// What a credential of the index stands for.
+#[derive(Debug, Default)]
+pub enum Part {
+    /// Itself, under its own name.
+    #[default]
+    Plain,
+    /// Itself, under another's name too: what that may look like.
+    Server(Box<[Arc<str>]>),
+    /// No credential of the vault, but what is common to all that serve a reference.
+    Face(Chain),
 }
 
 /// A version that another one took the place of, in its time of grace.
@@ -80,10 +98,39 @@ impl Credential {
         self.destinations.iter().any(|d| d.matches(origin))
     }
 
-    /// Whether `text` is its reference or its stand-in, with nothing around it.
+    /// What stands for all `members` that serve a reference, where they are looked for and before one of
+    /// them is chosen.
+    fn face(reference: &Name, members: &[Arc<Self>]) -> Self {
+        let mut slots: Vec<Slot> = Vec::new();
+        for slot in members.iter().flat_map(|member| &member.slots) {
+            if !slots.contains(slot) {
+                slots.push(slot.clone());
+            }
+        }
+        let own = members.iter().find(|member| member.name == *reference);
+        let stand_in = own.and_then(|own| own.stand_in.clone());
+        let derived = || members.iter().find_map(|member| member.stand_in_for(reference));
+        Self {
+            name: reference.clone(),
+            provider: members.first().and_then(|first| first.provider.clone()),
+            tier: Tier::default(),
+            destinations: members.iter().flat_map(|m| m.destinations.iter().cloned()).collect(),
+            slots: slots.into(),
+            stand_in: stand_in.or_else(|| derived().map(Into::into)),
+            version: members.iter().find_map(|member| member.version),
+            older: Box::default(),
+            revoked: Box::default(),
+            properties: Properties::default(),
+            part: Part::Face(Chain::of(members)),
+        }
+    }
+
+    /// Whether `text` is a reference to what it serves, or a stand-in, with nothing around it.
     #[must_use]
     pub fn is_named_by(&self, text: &[u8]) -> bool {
-        reference::whole(text) == Some(self.name.as_str())
+        let named = reference::whole(text);
+        named == Some(self.name.as_str())
+            || matches!(&self.part, Part::Server(texts) if texts.iter().any(|own| own.as_bytes() == text))
             || self.stand_in.as_deref().is_some_and(|own| own.as_bytes() == text)
     }
 
@@ -92,6 +139,15 @@ impl Credential {
     pub fn is_supplied(&self) -> bool {
         let properties = &self.properties;
         properties.source.is_some() || properties.kind.as_ref().is_some_and(Kind::is_minted)
+    }
+
+    /// Who serves it, where it is a face.
+    #[must_use]
+    pub fn chain(&self) -> Option<&Chain> {
+        match &self.part {
+            Part::Face(chain) => Some(chain),
+            Part::Plain | Part::Server(_) => None,
+        }
     }
 
     /// What an agent holds: the stand-in where there is one, else the reference.
@@ -504,12 +560,19 @@ impl FromStr for Slot {
 }
 
 /// All credentials of a workspace, found by what a request shows of them.
+#[allow(clippy::struct_excessive_bools)] // Each says of what there is any, or what is believed.
 #[derive(Debug, Default)]
 pub struct CredentialIndex {
     by_name: HashMap<Name, Arc<Credential>>,
     by_stand_in: HashMap<Arc<str>, Arc<Credential>>,
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
     by_pattern: Vec<Arc<Credential>>,
+    /// References that other credentials serve than the one of that name, or not that one alone.
+    faces: HashMap<Name, Arc<Credential>>,
+    /// Those other credentials.
+    servers: HashMap<Name, Vec<Arc<Credential>>>,
+    /// Whether what an agent says of its user is believed where nobody vouches for it.
+    trusts_claims: bool,
     sets: HashMap<Name, Vec<Name>>,
     /// The sets that each credential is in.
     sets_with: HashMap<Name, Vec<Name>>,
@@ -526,6 +589,27 @@ pub struct CredentialIndex {
     message_slots: bool,
 }
 
+/// Tells those that serve another's reference what that may look like.
+fn with_parts(mut credentials: Vec<Credential>) -> Vec<Credential> {
+    let serves = |credential: &Credential| *credential.serves() != credential.name;
+    let served: HashSet<Name> =
+        credentials.iter().filter(|c| serves(c)).map(|c| c.serves().clone()).collect();
+    if served.is_empty() {
+        return credentials;
+    }
+    let mut texts: HashMap<Name, HashSet<Arc<str>>> = HashMap::new();
+    for credential in credentials.iter().filter(|c| served.contains(c.serves())) {
+        let of_it = texts.entry(credential.serves().clone()).or_default();
+        of_it.insert(credential.serves().reference().into());
+        of_it.extend(credential.stand_in_for(credential.serves()).map(Into::into));
+    }
+    for credential in credentials.iter_mut().filter(|c| serves(c)) {
+        let texts = texts.get(credential.serves()).into_iter().flatten();
+        credential.part = Part::Server(texts.cloned().collect());
+    }
+    credentials
+}
+
 impl CredentialIndex {
     /// Indexes `credentials`, and the sets that group them.
     #[must_use]
@@ -536,10 +620,36 @@ impl CredentialIndex {
                 index.sets_with.entry(member.clone()).or_default().push(set.clone());
             }
         }
-        for credential in credentials {
+        for credential in with_parts(credentials) {
             index.insert(Arc::new(credential));
         }
+        index.insert_faces();
         index
+    }
+
+    /// Says whether what an agent says of its user is believed where nobody vouches for it.
+    pub fn trust_claims(&mut self, trusts: bool) {
+        self.trusts_claims = trusts;
+    }
+
+    /// Whether what an agent says of its user is believed where nobody vouches for it.
+    #[must_use]
+    pub fn trusts_claims(&self) -> bool {
+        self.trusts_claims
+    }
+
+    fn insert_faces(&mut self) {
+        for (reference, servers) in &mut self.servers {
+            servers.sort_by(|a, b| a.name.cmp(&b.name));
+            let own = self.by_name.get(reference).filter(|own| own.serves() == reference);
+            let members: Vec<Arc<Credential>> = own.into_iter().chain(&*servers).cloned().collect();
+            let face = Arc::new(Credential::face(reference, &members));
+            let stand_ins = members.iter().filter_map(|member| member.stand_in_for(reference));
+            for stand_in in stand_ins {
+                self.by_stand_in.insert(stand_in.into(), Arc::clone(&face));
+            }
+            self.faces.insert(reference.clone(), face);
+        }
     }
 
     fn insert(&mut self, credential: Arc<Credential>) {
@@ -558,6 +668,10 @@ impl CredentialIndex {
             self.by_stand_in.insert(Arc::clone(stand_in), Arc::clone(&credential));
         }
         credential.slots.iter().for_each(|slot| self.insert_slot(slot));
+        if *credential.serves() != credential.name {
+            let servers = self.servers.entry(credential.serves().clone()).or_default();
+            servers.push(Arc::clone(&credential));
+        }
         self.by_name.insert(credential.name.clone(), credential);
     }
 
@@ -587,11 +701,26 @@ impl CredentialIndex {
         self.by_name.get(name)
     }
 
-    /// The credential that `text` stands for: its reference or its stand-in, and nothing around it.
+    /// What a reference of that name leads to: the credential, or the face of all that serve it.
+    #[must_use]
+    pub fn referred(&self, name: &str) -> Option<&Arc<Credential>> {
+        if self.faces.is_empty() {
+            return self.by_name.get(name);
+        }
+        self.faces.get(name).or_else(|| self.by_name.get(name))
+    }
+
+    /// The credentials that serve a reference beside the one of that name.
+    #[must_use]
+    pub fn servers(&self, reference: &str) -> &[Arc<Credential>] {
+        self.servers.get(reference).map_or(&[], Vec::as_slice)
+    }
+
+    /// What `text` stands for: a reference or a stand-in, and nothing around it.
     #[must_use]
     pub fn named_by(&self, text: &[u8]) -> Option<&Arc<Credential>> {
         match reference::whole(text) {
-            Some(name) => self.by_name.get(name),
+            Some(name) => self.referred(name),
             None => std::str::from_utf8(text).ok().and_then(|t| self.by_stand_in.get(t)),
         }
     }
@@ -696,6 +825,8 @@ pub(crate) mod tests {
             older: Box::default(),
             revoked: Box::default(),
             properties: Properties::default(),
+            part: Part::default(),
+            tier: Tier::default(),
         }
     }
 

@@ -235,6 +235,7 @@ pub fn inject(
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
+            why: grant.why(),
         });
     }
     let Filling { mut parts, body: sent, edits, mut needles } = filling;
@@ -302,6 +303,7 @@ pub fn fill_message(
             credential: credential.name.clone(),
             version: Some(grant.version()),
             slot: Some(slot.label()),
+            why: grant.why(),
         });
     }
     Ok((edits.apply(message.bytes()).ok_or_else(nowhere)?, uses))

@@ -34,6 +34,7 @@ pub struct Metrics {
     unbound: Counter,
     honeytokens: Counter,
     shadow: CounterVec,
+    credential_failures: CounterVec,
     approvals: CounterVec,
     approvals_open: IntGauge,
     untrusted_ca: CounterVec,
@@ -287,6 +288,12 @@ impl Metrics {
                 "Requests on which rules with `mode: shadow` would have decided, by decision.",
                 &["decision"],
             )?,
+            credential_failures: counter_vec(
+                r,
+                "locum_credential_failures_total",
+                "Answers by which an origin said that a credential does not work, where another was used in its place, by credential and cause.",
+                &["credential", "cause"],
+            )?,
             approvals: counter_vec(
                 r,
                 "locum_approvals_total",
@@ -390,6 +397,11 @@ impl Metrics {
     pub fn shadow(&self, refused: bool) {
         let decision = if refused { "refuse" } else { "permit" };
         self.shadow.with_label_values(&[decision]).inc();
+    }
+
+    /// Counts an answer after which another credential was used: `invalid` or `rate-limited`.
+    pub fn credential_failure(&self, credential: &str, cause: &str) {
+        self.credential_failures.with_label_values(&[credential, cause]).inc();
     }
 
     /// Counts what became of a question to a person.

@@ -85,6 +85,10 @@ codes! {
     CredentialRevoked "credential-revoked" 403 "http_request_denied"
         "The credential was revoked while the request was under way"
         "Send it again: it gets the credential's next version, or is refused where there is none.";
+    /// All credentials of a pool are at their limit.
+    CredentialExhausted "credential-exhausted" 429 "http_request_denied"
+        "All credentials that serve this reference are at their provider's limit"
+        "Wait as long as Retry-After says; or ask for more credentials in the pool.";
     /// What the agent sent holds a secret of the vault itself, in place of its placeholder.
     RealCredential "real-credential" 403 "http_request_denied"
         "The request carries a credential itself, where its placeholder belongs"
@@ -241,6 +245,8 @@ pub struct Refusal {
     pub rule: Option<Arc<str>>,
     /// The limit that is used up, where one is.
     pub quota: Option<Box<Quota>>,
+    /// When it is worth to ask again, where no limit of ours says so.
+    pub retry_after: Option<Duration>,
 }
 
 /// A limit of a rule, as an agent that met it is told of it.
@@ -277,7 +283,14 @@ impl Refusal {
     /// A refusal that says more to the agent.
     #[must_use]
     pub fn with_detail(code: Code, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { code, detail: detail.into(), reason: None, rule: None, quota: None }
+        Self {
+            code,
+            detail: detail.into(),
+            reason: None,
+            rule: None,
+            quota: None,
+            retry_after: None,
+        }
     }
 
     /// The same, with the rule that only the audit record shows.
@@ -311,6 +324,8 @@ pub mod reason {
     pub const HONEYTOKEN: &str = "the credential is a honeytoken";
     /// A reference names nothing.
     pub const UNKNOWN: &str = "no credential has this name";
+    /// A reference names a credential of another user, or for other steps of a run.
+    pub const NOT_FOR_THEM: &str = "the credential is another user's, or for other nodes";
     /// A credential was to be shown where its own tokens come from.
     pub const TO_ITS_SOURCE: &str = "the credential's own token endpoint gets it from Locum alone";
     /// The agent came by a run token that leaves it other credentials.

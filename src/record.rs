@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use crate::agent::certificate::ClientCertificate;
 use crate::agent::{Identity, Label, Labels, UnixUser};
+use crate::credential::Tier;
 use crate::outcome::{Code, Ending};
 use crate::reference::Name;
 
@@ -80,6 +81,49 @@ pub enum Decision {
     Refuse,
 }
 
+/// Why one credential, or one version of it, and not another. Nothing where there was only the one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Why {
+    /// Several serve the reference, and this tier was the first to have one.
+    pub tier: Option<Tier>,
+    /// It is for the step of the run.
+    pub node: bool,
+    /// It was its turn in a pool.
+    pub pool: bool,
+    /// The run began with this version.
+    pub run: bool,
+    /// Another was tried before, and the origin answered so.
+    pub after: Option<u16>,
+}
+
+impl Why {
+    /// Whether there was nothing to choose.
+    #[must_use]
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// `user`, `platform,node,pool`, `run`, `after-401`.
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [(self.node, "node"), (self.pool, "pool"), (self.run, "run")];
+        let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word);
+        let mut comma = "";
+        for word in self.tier.map(Tier::as_str).into_iter().chain(words) {
+            write!(f, "{comma}{word}")?;
+            comma = ",";
+        }
+        self.after.map_or(Ok(()), |status| write!(f, "{comma}after-{status}"))
+    }
+}
+
+impl Serialize for Why {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
+
 /// One credential that enters, or would have entered, the request.
 #[derive(Clone, Debug, Serialize)]
 pub struct Use {
@@ -91,6 +135,9 @@ pub struct Use {
     /// Where it enters: `header:authorization`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<String>,
+    /// Why this one.
+    #[serde(rename = "chosen_by", skip_serializing_if = "Why::is_plain")]
+    pub why: Why,
 }
 
 /// The record before the call. Holds what the agent sent, never a query value, a header value or

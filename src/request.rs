@@ -22,7 +22,7 @@ use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
 
 /// A request whose framing, authority and path have one meaning.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 #[must_use]
 pub struct InboundRequest {
     parts: Parts,

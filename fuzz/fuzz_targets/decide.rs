@@ -25,6 +25,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        part: locum::credential::Part::default(),
+        tier: locum::credential::Tier::default(),
     };
     let bearer = "header authorization: Bearer {secret}";
     let all = vec![

@@ -43,6 +43,8 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        part: locum::credential::Part::default(),
+        tier: locum::credential::Tier::default(),
     };
     CredentialIndex::new(vec![credential], HashMap::new())
 });

@@ -256,7 +256,12 @@ async fn deliver(gateway: &Arc<Gateway>, webhook: &Webhook, body: &Bytes) -> Res
     headers.insert("locum-signature", signature.map_err(|error| error.to_string())?);
     let errand = Errand {
         purpose: "approval-webhook",
-        uses: Some(Use { credential: webhook.key.clone(), version: Some(version), slot: None }),
+        uses: Some(Use {
+            credential: webhook.key.clone(),
+            version: Some(version),
+            slot: None,
+            why: crate::record::Why::default(),
+        }),
         endpoint: &webhook.url,
         method: Method::POST,
         headers,

@@ -124,6 +124,7 @@ impl Probe {
             credential: subject.name.clone(),
             version: Some(subject.version),
             slot: Some(PURPOSE.to_owned()),
+            why: crate::record::Why::default(),
         };
         Errand {
             purpose: PURPOSE,

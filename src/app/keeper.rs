@@ -139,7 +139,7 @@ impl Keeper {
     ) -> Result<Self, Failure> {
         let Opened { home, config, vault, master } = opened;
         let mark = vault.change_mark()?;
-        let snapshot = Arc::new(vault.snapshot()?);
+        let snapshot = Arc::new(as_configured(vault.snapshot()?, &config));
         // What is not settled is read once more at the first look.
         let stamp = Some(stamp(&home.policies())).filter(|s| s.iter().all(FileStamp::is_settled));
         let policy = Arc::new(load_policy(&home.policies())?);
@@ -663,6 +663,15 @@ fn verdicts(health: &BTreeMap<String, Health>) -> Vec<(String, bool)> {
     known.map(|(name, health)| (name.clone(), health.verdict == "good")).collect()
 }
 
+/// The vault as the config says that it is to be used.
+fn as_configured(mut snapshot: Snapshot, config: &Config) -> Snapshot {
+    // Nobody else has it yet.
+    if let Some(index) = Arc::get_mut(&mut snapshot.credentials) {
+        index.trust_claims(config.credentials.trust_claims);
+    }
+    snapshot
+}
+
 fn is_over(second: i64) -> bool {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_secs()).is_ok_and(|now| now > second)
@@ -677,7 +686,10 @@ impl Seen {
         let mut mark = self.vault.change_mark()?;
         // A version whose grace is over need not be searched for in answers any more.
         let over = self.snapshot.as_ref().and_then(|old| old.grace_ends).is_some_and(is_over);
-        if self.mark == Some(mark) && !over {
+        let trusts = self.config.credentials.trust_claims;
+        let trusted = self.snapshot.as_ref().map(|old| old.credentials.trusts_claims());
+        let as_it_was = !over && trusted.is_none_or(|trusted| trusted == trusts);
+        if self.mark == Some(mark) && as_it_was {
             return Ok(false);
         }
         let snapshot = match self.vault.snapshot() {
@@ -689,7 +701,9 @@ impl Seen {
             }
             other => other?,
         };
-        let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch) && !over;
+        let snapshot = as_configured(snapshot, &self.config);
+        let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch);
+        let same = same && as_it_was;
         if snapshot.epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
                 .help("put back the newest copy of the vault"));

@@ -14,7 +14,7 @@ use crate::credential::{BasicPart, Credential, CredentialIndex, Slot};
 use crate::host::{Origin, Scheme};
 use crate::outcome::{Code, Ending, Refusal};
 use crate::proxy::{Gateway, State, request_id};
-use crate::record::{Access, AuditSink as _, Decision, Outcome, Recorded, RequestId, Use};
+use crate::record::{Access, AuditSink as _, Decision, Outcome, Recorded, RequestId, Use, Why};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::upstream::{Login, LoginAccount, LoginFor, Logins};
@@ -89,6 +89,7 @@ impl Logins for VaultLogins {
             credential: name.clone(),
             version: Some(version),
             slot: Some("header:proxy-authorization".to_owned()),
+            why: Why::default(),
         };
         let id = request_id();
         let pair = self.record(id, asked, &state, &used, usable.pair(&secret))?;

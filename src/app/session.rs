@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use super::{Failure, Opened};
 use crate::agent::UserName;
 use crate::catalog::Catalog;
+use crate::credential::stand_in_for;
 use crate::environment::{self, Bundle, Inputs, Placeholder, Plan};
 use crate::reference::Name;
 use crate::vault::CredentialInfo;
@@ -141,11 +142,30 @@ fn placeholders(credentials: &[CredentialInfo]) -> Vec<Placeholder> {
     // A honeytoken is given to nobody, so that whoever sends it has it from where it lies.
     let given = credentials.iter().filter(|c| !c.properties.honeytoken);
     let live = given.filter(|c| c.current().is_some());
-    let each = live.map(|credential| Placeholder {
-        variables: variables(credential),
-        value: credential.stand_in.clone().unwrap_or_else(|| credential.name.reference()),
+    let all: Vec<(&Name, &CredentialInfo)> = live.map(|c| (serves(c), c)).collect();
+    // Of all that serve one reference, the one that it is named after; else the first.
+    let mut speakers: BTreeMap<&Name, &CredentialInfo> = BTreeMap::new();
+    for (reference, one) in &all {
+        let speaker = speakers.entry(reference).or_insert(one);
+        if one.name == **reference {
+            *speaker = one;
+        }
+    }
+    let each = all.iter().filter(|(reference, one)| speakers[reference].name == one.name);
+    let each = each.map(|(reference, credential)| {
+        let own = credential.stand_in.as_deref();
+        let stand_in = own.and_then(|own| stand_in_for((&credential.name, own), reference));
+        Placeholder {
+            variables: variables(credential),
+            value: stand_in.unwrap_or_else(|| reference.reference()),
+        }
     });
     each.filter(|placeholder| !placeholder.variables.is_empty()).collect()
+}
+
+/// The reference by which agents get it.
+fn serves(credential: &CredentialInfo) -> &Name {
+    credential.properties.serves.as_ref().unwrap_or(&credential.name)
 }
 
 /// A credential's own variables go before its provider's.

@@ -25,7 +25,7 @@ use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
 use crate::proxy::{Errand, Gateway};
-use crate::record::Use;
+use crate::record::{Use, Why};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Supply, Supplying};
@@ -222,6 +222,7 @@ impl Supplier {
                 credential: credential.name.clone(),
                 version: Some(version),
                 slot: Some(format!("mint:{}", kind.name())),
+                why: Why::default(),
             };
             let errand = Errand {
                 purpose: PURPOSE,

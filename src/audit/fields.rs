@@ -93,12 +93,16 @@ fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
 }
 
 fn write_use(line: &mut Line<'_>, used: &Use) -> serde_json::Result<()> {
-    let Use { credential, version, slot } = used;
+    let Use { credential, version, slot, why } = used;
     line.text(b",\"credential\":", credential.as_str())?;
     if let Some(version) = version {
         line.number(b",\"version\":", u64::from(*version));
     }
-    line.option(b",\"slot\":", slot.as_deref())
+    line.option(b",\"slot\":", slot.as_deref())?;
+    if !why.is_plain() {
+        line.text(b",\"chosen_by\":", &why.to_string())?;
+    }
+    Ok(())
 }
 
 fn write_peer(line: &mut Line<'_>, peer: Option<Peer>) {
@@ -168,7 +172,7 @@ mod tests {
     use crate::audit::line::{Kind, body};
     use crate::outcome::{Code, Ending};
     use crate::record::RequestId;
-    use crate::record::ShadowDecision;
+    use crate::record::{ShadowDecision, Why};
 
     /// The same record through serde.
     struct BySerde<'a, T>(&'a T);
@@ -211,8 +215,13 @@ mod tests {
     }
 
     fn uses() -> impl Strategy<Value = Vec<Use>> {
-        let one = (name(), any::<Option<u32>>(), prop::option::of(text()));
-        let one = one.prop_map(|(credential, version, slot)| Use { credential, version, slot });
+        let why = any::<(bool, bool, bool, Option<u16>)>().prop_map(|(tier, pool, run, after)| {
+            let tier = tier.then_some(crate::credential::Tier::Builder);
+            Why { tier, node: pool, pool, run, after }
+        });
+        let one = (name(), any::<Option<u32>>(), prop::option::of(text()), why);
+        let one =
+            one.prop_map(|(credential, version, slot, why)| Use { credential, version, slot, why });
         prop::collection::vec(one, 0..4)
     }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::writer::tests::Fault;
 use super::*;
 use crate::outcome::Ending;
-use crate::record::{Decision, RequestId, Use, Who};
+use crate::record::{Decision, RequestId, Use, Who, Why};
 use crate::reference::Name;
 
 const NEVER: Options =
@@ -50,7 +50,12 @@ fn access_of(
     decision: Decision,
 ) -> Result<(), Unrecorded> {
     let (workspace, agent): (Name, Name) = ("default".parse().unwrap(), agent.parse().unwrap());
-    let credential = Use { credential: credential.parse().unwrap(), version: Some(1), slot: None };
+    let credential = Use {
+        credential: credential.parse().unwrap(),
+        version: Some(1),
+        slot: None,
+        why: Why::default(),
+    };
     let run = format!("run-{n}").parse().unwrap();
     let who = Who {
         workspace: &workspace,

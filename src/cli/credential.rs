@@ -19,9 +19,10 @@ use source::SourceArgs;
 
 use super::import;
 use super::output::{self, Table};
+use crate::agent::Label;
 use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
-use crate::credential::{Kind, Properties, Slot};
+use crate::credential::{Kind, MAX_WEIGHT, Properties, Slot, stand_in_for};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -157,6 +158,18 @@ pub(super) struct Add {
     /// Whose it is: user, builder or platform
     #[arg(long, default_value = "platform")]
     tier: Tier,
+    /// The reference that it serves beside its own: agents then get the first that there is for them
+    #[arg(long, value_name = "NAME")]
+    serves: Option<Name>,
+    /// The user whose it is, and for whom alone it is used
+    #[arg(long, value_name = "USER")]
+    owner: Option<Label>,
+    /// The step of runs for which alone it is used. Repeatable
+    #[arg(long, value_name = "NODE")]
+    node: Vec<Label>,
+    /// How often it is taken, beside others of the same tier, owner and steps: 1 to 100
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_WEIGHT)))]
+    weight: Option<u32>,
     /// A word to find it by. Repeatable
     #[arg(long, value_name = "WORD")]
     tag: Vec<String>,
@@ -247,7 +260,9 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
 fn added(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Failure> {
     opened.changed()?;
     let name = &new.name;
-    let placeholder = new.stand_in.clone().unwrap_or_else(|| name.reference());
+    let serves = new.properties.serves.as_ref();
+    let own = (name, new.stand_in.as_deref());
+    let placeholder = placeholder(own, serves);
     let to: Vec<String> = new.destinations.iter().map(ToString::to_string).collect();
     if args.json {
         let version = (!args.captured).then_some(1);
@@ -257,6 +272,13 @@ fn added(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Fai
     }
     output::line(&format!("added {name}; agents use {placeholder}"))?;
     output::line(&format!("it goes to {} only", to.join(", ")))
+}
+
+/// What agents use: the placeholder of what it serves, where that is another's reference.
+fn placeholder((name, stand_in): (&Name, Option<&str>), serves: Option<&Name>) -> String {
+    let name_of_it = serves.unwrap_or(name);
+    let stand_in = stand_in.and_then(|own| stand_in_for((name, own), name_of_it));
+    stand_in.unwrap_or_else(|| name_of_it.reference())
 }
 
 /// Adds a honeytoken whose value is made up here. It opens nothing, and is of use only where it is
@@ -278,6 +300,7 @@ fn add_bait(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), 
 
 /// What is to be added, from the catalogue and the command line; the command line wins.
 fn describe(args: &Add) -> Result<NewCredential, Failure> {
+    check_owner(args)?;
     let provider = args.provider.as_deref().map(provider).transpose()?;
     let mut slots = typed_slots(args)?;
     if !args.kind.is_plain() {
@@ -306,10 +329,29 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         properties: Properties {
             honeytoken: args.honeytoken,
             captured: args.captured,
+            serves: args.serves.clone().filter(|serves| *serves != args.name),
+            owner: args.owner.clone(),
+            nodes: args.node.clone(),
+            weight: args.weight.filter(|weight| *weight != 1),
             rotate: args.schedule.read(),
             ..Properties::default()
         },
     })
+}
+
+/// A user's credential is that of one user, and only a user's has an owner.
+fn check_owner(args: &Add) -> Result<(), Failure> {
+    match (args.tier, &args.owner) {
+        (Tier::User, None) if args.serves.is_some() => Err(Failure::usage(
+            "a credential of the tier `user` serves others' references for one user",
+        )
+        .help("say for whom with --owner USER")),
+        (Tier::Builder | Tier::Platform, Some(_)) => {
+            Err(Failure::usage("only a credential of the tier `user` has an owner")
+                .help("add --tier user"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The tags, with the variables in which programs look for the credential.
@@ -500,6 +542,14 @@ struct Shown {
     honeytoken: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     captured: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serves: Option<Name>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    owner: Option<Label>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    nodes: Vec<Label>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    weight: Option<u32>,
     versions: Vec<ShownVersion>,
 }
 
@@ -523,7 +573,10 @@ impl From<&CredentialInfo> for Shown {
             tags: info.tags.clone(),
             to: info.destinations.iter().map(ToString::to_string).collect(),
             slots: info.slots.iter().map(ToString::to_string).collect(),
-            placeholder: info.stand_in.clone().unwrap_or_else(|| info.name.reference()),
+            placeholder: placeholder(
+                (&info.name, info.stand_in.as_deref()),
+                info.properties.serves.as_ref(),
+            ),
             kind: info.properties.kind.clone(),
             source: info.properties.source.clone(),
             created: info.created,
@@ -535,6 +588,10 @@ impl From<&CredentialInfo> for Shown {
             version: info.current().map(|v| v.version),
             honeytoken: info.properties.honeytoken,
             captured: info.properties.captured,
+            serves: info.properties.serves.clone(),
+            owner: info.properties.owner.clone(),
+            nodes: info.properties.nodes.clone(),
+            weight: info.properties.weight,
             versions: info
                 .versions
                 .iter()
@@ -623,6 +680,19 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         field("rotate", format!("{schedule}; due {}", care::due_text(shown.due)));
     }
     field("tier", shown.tier.to_owned());
+    let labels = |labels: &[Label]| output::list(labels.iter().map(Label::as_str));
+    if let Some(serves) = &shown.serves {
+        field("serves", serves.to_string());
+    }
+    if let Some(owner) = &shown.owner {
+        field("owner", owner.as_str().to_owned());
+    }
+    if !shown.nodes.is_empty() {
+        field("nodes", labels(&shown.nodes));
+    }
+    if let Some(weight) = shown.weight {
+        field("weight", weight.to_string());
+    }
     field("tags", output::list(&shown.tags));
     for version in &shown.versions {
         let fingerprint = &version.fingerprint;

@@ -4,6 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Kind, Schedule, Source};
+use crate::agent::Label;
+use crate::reference::Name;
 
 /// All that is not said of a credential is as it is by default, and takes no place in the vault.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +22,18 @@ pub struct Properties {
     /// What is made of the secret; without it, it is sent as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,
+    /// The reference that it serves, beside its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub serves: Option<Name>,
+    /// The user whose it is, and for whom alone it is used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<Label>,
+    /// The steps of runs for which alone it is used; all where there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<Label>,
+    /// How often it is taken from a pool, beside the others in it; 1 where nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
     /// Where the secret lies, if not in our own vault.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,

@@ -248,7 +248,7 @@ impl References {
     fn in_path(&mut self, request: &InboundRequest, index: &CredentialIndex) {
         let path = request.path();
         let decoded = path::text(path);
-        let named = reference::names_in(&decoded).filter_map(|name| index.get(name));
+        let named = reference::names_in(&decoded).filter_map(|name| index.referred(name));
         let bound = || index.bound_to(request.origin());
         let mut found = 0;
         for credential in named.chain(bound()) {
@@ -269,7 +269,7 @@ impl References {
 
     fn in_subprotocols(&mut self, value: &HeaderValue, index: &CredentialIndex) {
         for entry in subprotocol::entries(value.as_bytes()) {
-            let named = reference::names_in(entry).find_map(|name| index.get(name));
+            let named = reference::names_in(entry).find_map(|name| index.referred(name));
             match named {
                 Some(credential) => match subprotocol::slot(entry, credential) {
                     Some((slot, sent)) => self.add(credential, Some(slot), sent),
@@ -302,7 +302,8 @@ impl References {
                     self.fault = Some("The field that the credential enters is no string");
                 }
             }
-            let mut named = reference::names_in(&found.text).filter_map(|name| index.get(name));
+            let mut named =
+                reference::names_in(&found.text).filter_map(|name| index.referred(name));
             match named.find(|credential| credential.slots.iter().any(is)) {
                 // With other text around it.
                 Some(credential) => self.add(credential, None, &found.text),

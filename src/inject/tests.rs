@@ -22,6 +22,8 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        part: crate::credential::Part::default(),
+        tier: crate::credential::Tier::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which rules may match at all, found without a look at the others.
 
 use std::collections::HashMap;
+use std::iter::once;
 
 use super::conditions::Wanted;
 use super::rule::{Agents, Choice, Rule, Uses};
@@ -125,9 +126,11 @@ impl Candidates {
         }
         if !self.by_use.is_empty() {
             for credential in index.bound_to(origin) {
-                there.add(self.by_use.get(&credential.name));
-                for set in index.sets_with(&credential.name) {
-                    there.add(self.by_use.get(set));
+                for name in once(&credential.name).chain(&credential.properties.serves) {
+                    there.add(self.by_use.get(name));
+                    for set in index.sets_with(name) {
+                        there.add(self.by_use.get(set));
+                    }
                 }
             }
         }

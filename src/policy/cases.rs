@@ -323,6 +323,8 @@ impl Given {
             older: Box::default(),
             revoked: Box::default(),
             properties: Properties::default(),
+            part: crate::credential::Part::default(),
+            tier: crate::credential::Tier::default(),
         });
         CredentialIndex::new(credentials.collect(), self.sets.clone())
     }

@@ -252,6 +252,7 @@ impl Linker<'_> {
             websocket: fields.websocket,
             meter: fields.limits.map(Meter::new),
             approval: fields.approval,
+            cut_when_withdrawn: fields.cut.unwrap_or(false),
         }
     }
 
@@ -392,11 +393,20 @@ impl Linker<'_> {
 }
 
 /// What a rule that denies has no use for.
-const DENY_HAS_NO: [&str; 8] =
-    ["tunnel", "inject", "misplaced", "scrub", "capture", "timeouts", "limits", "approval"];
+const DENY_HAS_NO: [&str; 9] = [
+    "tunnel",
+    "inject",
+    "misplaced",
+    "scrub",
+    "capture",
+    "timeouts",
+    "limits",
+    "approval",
+    "on_withdrawal",
+];
 
 /// What cannot be seen, or done, from outside of a tunnel.
-const OPAQUE_HAS_NO: [&str; 12] = [
+const OPAQUE_HAS_NO: [&str; 13] = [
     "use",
     "methods",
     "paths",
@@ -409,6 +419,7 @@ const OPAQUE_HAS_NO: [&str; 12] = [
     "timeouts",
     "websocket",
     "approval",
+    "on_withdrawal",
 ];
 
 /// The value of a key in a mapping, to point at.

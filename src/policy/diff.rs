@@ -133,6 +133,7 @@ fn how(rule: &Rule) -> String {
     for (is, word) in [
         (rule.inject_always, "injected unasked"),
         (rule.refuse_misplaced, "misplaced references refused"),
+        (rule.cut_when_withdrawn, "cut when it is withdrawn"),
         (
             rule.undecodable == crate::scrub::Undecodable::Pass,
             "answers that cannot be searched pass",
@@ -228,6 +229,7 @@ mod tests {
             "limits: {concurrent: 1}",
             "limits: {bytes: 1KiB/s}",
             "limits: {bytes: 1KiB/s, per: rule}",
+            "on_withdrawal: cut",
             "approval: required",
             "approval: {answer: refuse}",
             "mode: shadow",

@@ -83,7 +83,7 @@ impl Policy {
         index: &CredentialIndex,
     ) -> Verdict<'p> {
         let misses = |check: &Check| !rule.passes(*check, asked, path, index);
-        let credential = |name| index.get(crate::reference::Name::as_str(name));
+        let credential = |name| index.referred(crate::reference::Name::as_str(name));
         Verdict {
             rule: &rule.name,
             file: self.files.get(rule.place.file as usize).map_or("", |file| file),

@@ -143,7 +143,7 @@ impl Policy {
         for rule in self.rules.iter().filter(|rule| !rule.deny && !rule.uses.is_empty()) {
             let Uses::Named(names) = &rule.uses else { continue };
             let known = |name: &Name| {
-                index.get(name.as_str()).is_some() || index.set(name.as_str()).is_some()
+                index.referred(name.as_str()).is_some() || index.set(name.as_str()).is_some()
             };
             if !names.iter().all(known) {
                 continue;

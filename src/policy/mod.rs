@@ -7,6 +7,7 @@ mod approval;
 mod candidates;
 mod capture;
 mod cases;
+mod choice;
 mod compile;
 mod conditions;
 mod diff;
@@ -32,6 +33,7 @@ use http::{HeaderMap, Method};
 pub use approval::Approval;
 pub use capture::Capture;
 pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use choice::Alternative;
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
 };
@@ -46,6 +48,7 @@ pub use standing::Standing;
 pub use text::{TextError, TextPattern};
 
 use candidates::Candidates;
+use choice::{Picked, is_for};
 use limits::Meter;
 use rule::{Agents, Asked, Rule, Uses};
 
@@ -53,8 +56,9 @@ use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
-use crate::inject::{Located, References};
+use crate::inject::References;
 use crate::outcome::{Code, Refusal, reason};
+use crate::record::Why;
 use crate::reference::Name;
 use crate::request::{BodyKind, InboundRequest};
 use crate::scrub::Undecodable;
@@ -143,6 +147,7 @@ pub struct Permit {
     captures: Arc<[Capture]>,
     meters: Meters,
     approval: Option<Approval>,
+    cut_when_withdrawn: bool,
 }
 
 /// One credential that may enter the request, and where.
@@ -152,13 +157,18 @@ pub struct Grant {
     version: u32,
     slot: usize,
     placeholder: Arc<str>,
+    why: Why,
+    /// What could be injected in its place, where several are equal.
+    pool: Box<[Alternative]>,
 }
 
 impl Grant {
     /// A live credential in its first slot, with its own placeholder.
     fn whole(credential: &Arc<Credential>) -> Option<Self> {
         let (version, placeholder) = (credential.version?, credential.placeholder().into());
-        Some(Self { credential: Arc::clone(credential), version, slot: 0, placeholder })
+        let credential = Arc::clone(credential);
+        let why = Why::default();
+        Some(Self { credential, version, slot: 0, placeholder, why, pool: Box::default() })
     }
 
     /// An older version of the same, in the same place.
@@ -168,6 +178,8 @@ impl Grant {
             version: older.version,
             slot: self.slot,
             placeholder: Arc::clone(&self.placeholder),
+            why: Why::default(),
+            pool: Box::default(),
         }
     }
 
@@ -247,6 +259,12 @@ impl Permit {
         self.undecodable
     }
 
+    /// Whether the request is cut when its rule is withdrawn before it is over.
+    #[must_use]
+    pub fn is_cut_when_withdrawn(&self) -> bool {
+        self.cut_when_withdrawn
+    }
+
     /// Whether a person has to approve the request first.
     #[must_use]
     pub fn approval(&self) -> Option<Approval> {
@@ -266,25 +284,6 @@ impl Permit {
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         &self.grants
-    }
-
-    /// Has each grant inject the version that `choose` names, if that is one which may be used at the
-    /// second `at`: the current one, or an older one in its grace. The one that it would have been is
-    /// hidden like the others.
-    pub fn choose_versions(&mut self, at: i64, mut choose: impl FnMut(&Grant) -> Option<u32>) {
-        for grant in &mut self.grants {
-            let Some(version) = choose(grant) else { continue };
-            if version == grant.version || !grant.credential.stands(version, at) {
-                continue;
-            }
-            let same = |other: &&mut Grant| {
-                other.version == version && Arc::ptr_eq(&other.credential, &grant.credential)
-            };
-            if let Some(other) = self.hidden.iter_mut().find(same) {
-                other.version = grant.version;
-            }
-            grant.version = version;
-        }
     }
 }
 
@@ -553,6 +552,8 @@ impl Policy {
             captures: Arc::clone(&rule.captures),
             meters: rule.meters().and(bound),
             approval: self.approval(&verdict),
+            cut_when_withdrawn: rule.cut_when_withdrawn
+                || bound.is_some_and(|bound| bound.cut_when_withdrawn),
         })
     }
 
@@ -674,12 +675,22 @@ impl Policy {
     ) -> Result<(Verdict, Vec<Grant>), Refusal> {
         let Question { who, request, references, index, at } = question;
         let origin = request.origin();
-        let (located, problem) = match usable(who, references, origin, index) {
-            Ok(located) => (located, None),
+        let (mut picked, mut problem) = match usable(who, references, origin, index) {
+            Ok(picked) => (picked, None),
             Err(refusal) => (Vec::new(), Some(refusal)),
         };
         let asked = Asked::of(who, request, at);
-        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        for one in &mut picked {
+            let path = request.path();
+            let allows = |c: &Credential| {
+                self.verdict(asked, path, &[c], index, shadows).is_ok() && !leads_back(c, request)
+            };
+            problem = problem.or(one.choose((who, index), origin, allows).err());
+        }
+        if problem.is_some() {
+            picked.clear();
+        }
+        let credentials: Vec<&Credential> = picked.iter().map(|one| &**one.credential).collect();
         let back = credentials.iter().any(|credential| leads_back(credential, request));
         let problem = problem.or_else(|| back.then(to_its_source));
         let decide = |path: &str| self.verdict(asked, path, &credentials, index, shadows);
@@ -706,7 +717,7 @@ impl Policy {
             return Err(refusal);
         }
         // Said only now: to an agent that may not use the credential, it does not exist.
-        if located.iter().any(|l| l.slot().is_none()) {
+        if picked.iter().any(|one| !one.has_slot()) {
             return Err(Refusal::new(Code::SlotMismatch));
         }
         if let Some(fault) = references.fault() {
@@ -717,10 +728,10 @@ impl Policy {
         if references.misplaced() > 0 && deciding.any(|rule| rule.refuse_misplaced) {
             return Err(Refusal::new(Code::Misplaced));
         }
-        let mut grants: Vec<Grant> = located.iter().filter_map(|l| l.grant()).collect();
+        let mut grants: Vec<Grant> = picked.iter().filter_map(Picked::grant).collect();
         if let Some(always) = verdict.always {
-            grants = self.unreferenced(always, origin, index);
-            if grants.iter().any(|grant| !within(who, &grant.credential.name, index)) {
+            grants = self.unreferenced(always, asked, index);
+            if grants.iter().any(|grant| !within(who, &grant.credential, index)) {
                 return Err(Refusal::new(Code::CredentialRefused).because(reason::NOT_OF_THE_RUN));
             }
             if grants.iter().any(|grant| leads_back(&grant.credential, request)) {
@@ -749,7 +760,11 @@ impl Policy {
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
-            let bound = rule.uses.bound_to(origin, index);
+            // Not those of other users: of thousands, all would have to be opened for each request.
+            let theirs = |c: &&Arc<Credential>| {
+                c.properties.owner.as_ref().is_none_or(|owner| is_for(who, owner, index))
+            };
+            let bound = rule.uses.bound_to(origin, index).filter(theirs);
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
         // What a run that began before a rotation still brings is shown to others as easily.
@@ -797,7 +812,7 @@ impl Policy {
         let granted = granted.ok_or(Denied::NoGrant)?;
         let always = found.always;
         if bounds.is_some() || !denying.is_empty() {
-            let entering = self.entering(always, asked.origin, credentials, index);
+            let entering = self.entering(always, asked, credentials, index);
             for (at, rule) in denying {
                 if entering.iter().any(|credential| rule.uses.contain(credential, index)) {
                     return Err(Denied::Use(at));
@@ -819,22 +834,33 @@ impl Policy {
     fn entering<'c>(
         &self,
         always: Option<u32>,
-        origin: &Origin,
+        asked: Asked<'_>,
         credentials: &[&'c Credential],
         index: &'c CredentialIndex,
     ) -> Vec<&'c Credential> {
         let Some(always) = always else { return credentials.to_vec() };
-        let grants = self.unreferenced(always, origin, index);
+        let grants = self.unreferenced(always, asked, index);
         grants.iter().filter_map(|g| index.get(g.credential.name.as_str()).map(|c| &**c)).collect()
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
     /// that rule that are bound here, each in the first slot of its own that says where it is.
-    fn unreferenced(&self, rule: u32, origin: &Origin, index: &CredentialIndex) -> Vec<Grant> {
+    ///
+    /// Where several serve one reference, the first by its tier that is for the caller; of a pool the
+    /// first by name, because nothing here says which request is the same one.
+    fn unreferenced(&self, rule: u32, asked: Asked<'_>, index: &CredentialIndex) -> Vec<Grant> {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
-        let bound = rule.uses.bound_to(origin, index);
+        let (who, node) = (asked.who, asked.who.context.node.as_ref());
+        let theirs = |c: &&Arc<Credential>| c.is_for(node, |owner| is_for(who, owner, index));
+        let bound = rule.uses.bound_to(asked.origin, index).filter(theirs);
         let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
-        grants.sort_by(|a, b| a.credential.name.cmp(&b.credential.name));
+        grants.sort_by_key(|grant| {
+            let Credential { name, tier, properties, .. } = &*grant.credential;
+            // Those that stand alone by name, as ever; others behind what they serve.
+            let order = (*tier, properties.owner.is_none(), properties.nodes.is_empty());
+            (grant.credential.serves().clone(), order, name.clone())
+        });
+        grants.dedup_by(|later, first| later.credential.serves() == first.credential.serves());
         // Two credentials cannot share a place: the first by name takes it.
         let mut taken: Vec<String> = Vec::new();
         grants.retain(|grant| {
@@ -859,7 +885,7 @@ fn usable<'r>(
     references: &'r References,
     origin: &Origin,
     index: &CredentialIndex,
-) -> Result<Vec<&'r Located>, Refusal> {
+) -> Result<Vec<Picked<'r>>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
         return Err(Refusal::new(Code::Plaintext));
@@ -879,11 +905,15 @@ fn usable<'r>(
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }
-        if !within(who, &credential.name, index) {
+        let node = who.context.node.as_ref();
+        if !credential.is_for(node, |owner| is_for(who, owner, index)) {
+            return refuse(reason::NOT_FOR_THEM);
+        }
+        if credential.chain().is_none() && !within(who, credential, index) {
             return refuse(reason::NOT_OF_THE_RUN);
         }
     }
-    Ok(references.located().iter().collect())
+    Ok(references.located().iter().map(Picked::of).collect())
 }
 
 /// Whether a request goes where the credential's own tokens come from. Nobody but Locum asks there
@@ -906,17 +936,10 @@ fn to_its_source() -> Refusal {
 }
 
 /// Whether a caller's run token, if it came by one, leaves it this credential.
-fn within(who: &Identity, credential: &Name, index: &CredentialIndex) -> bool {
+fn within(who: &Identity, credential: &Credential, index: &CredentialIndex) -> bool {
     let claims = who.run_token();
-    claims.is_none_or(|claims| claims.may_use(credential, |set| index.set(set)))
-}
-
-impl Located {
-    fn grant(&self) -> Option<Grant> {
-        let credential = Arc::clone(self.credential());
-        let placeholder = Arc::clone(self.sent());
-        Some(Grant { version: credential.version?, slot: self.slot()?, placeholder, credential })
-    }
+    let may = |name: &Name| claims.is_none_or(|claims| claims.may_use(name, |set| index.set(set)));
+    may(&credential.name) || may(credential.serves())
 }
 
 /// Why a reading is not allowed.

@@ -48,6 +48,7 @@ pub(super) const PART_KEYS: &[&str] = &[
     "websocket",
     "limits",
     "approval",
+    "on_withdrawal",
 ];
 
 pub(super) const RULE_KEYS: &[&str] = &[
@@ -74,6 +75,7 @@ pub(super) const RULE_KEYS: &[&str] = &[
     "websocket",
     "limits",
     "approval",
+    "on_withdrawal",
 ];
 
 pub(super) const CHOICE_KEYS: &[&str] = &["labels"];
@@ -150,6 +152,7 @@ pub(super) struct Fields {
     pub(super) websocket: Option<bool>,
     pub(super) limits: Option<Limits>,
     pub(super) approval: Option<Approval>,
+    pub(super) cut: Option<bool>,
 }
 
 impl Fields {
@@ -169,7 +172,7 @@ impl Fields {
             to "to", methods "methods", paths "paths", query "query", headers "headers",
             users "users", runs "runs", when "when", uses "use", opaque "tunnel", always "inject",
             refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts", websocket "websocket", limits "limits",
-            approval "approval"
+            approval "approval", cut "on_withdrawal"
         );
         twice
     }
@@ -322,6 +325,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         given(map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     let limits = given(map, "limits", read_limits);
     let approval = given(map, "approval", read_approval);
+    let cut = given(map, "on_withdrawal", |r, n| r.choice(n, &[("cut", true), ("finish", false)]));
     // What is wrong is noted, and no policy comes of it; the rest is looked at further.
     Fields {
         to: to.flatten(),
@@ -342,6 +346,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         websocket: websocket.flatten(),
         limits: limits.flatten(),
         approval: approval.flatten(),
+        cut: cut.flatten(),
     }
 }
 

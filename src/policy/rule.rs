@@ -55,6 +55,8 @@ pub(super) struct Rule {
     pub(super) meter: Option<Arc<Meter>>,
     /// Whether a person is asked first.
     pub(super) approval: Option<Approval>,
+    /// Whether requests are cut when it is withdrawn, and not finished.
+    pub(super) cut_when_withdrawn: bool,
 }
 
 /// Where a rule stands.
@@ -297,7 +299,10 @@ impl Uses {
         };
         let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
         let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
-        let named = names.filter_map(|name| index.get(name.as_str()));
+        // A name grants the credential, and what serves its reference.
+        let named = names.flat_map(|name| {
+            index.get(name.as_str()).into_iter().chain(index.servers(name.as_str()))
+        });
         all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
     }
 
@@ -306,8 +311,12 @@ impl Uses {
         match self {
             Self::All => true,
             Self::Named(names) => {
-                names.contains(&credential.name)
-                    || index.sets_with(&credential.name).iter().any(|set| names.contains(set))
+                let granted = |name: &Name| {
+                    names.contains(name)
+                        || index.sets_with(name).iter().any(|set| names.contains(set))
+                };
+                let serves = credential.properties.serves.as_ref();
+                granted(&credential.name) || serves.is_some_and(granted)
             }
         }
     }

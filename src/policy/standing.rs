@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::HeaderMap;
+use http::{HeaderMap, Method};
 
 use super::{Asked, Denied, Kind, Meters, Permit, Policy, Verdict, usable};
 use crate::agent::Identity;
@@ -16,7 +16,8 @@ use crate::outcome::{Code, Refusal};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 
-/// An open WebSocket, as the policy saw its handshake.
+/// What was permitted and is not over, as the policy saw it when it began: a WebSocket, or a request
+/// whose rule wants to be asked again.
 #[derive(Clone, Debug)]
 pub struct Standing {
     who: Arc<Identity>,
@@ -25,12 +26,14 @@ pub struct Standing {
     paths: Box<[String]>,
     query: Option<Box<str>>,
     headers: HeaderMap,
+    /// None for a socket.
+    method: Option<Method>,
     /// The credentials that the handshake carried, and in which version.
     credentials: Vec<(Name, u32)>,
 }
 
 impl Standing {
-    /// What is to be asked again of the socket that `request` opens.
+    /// What is to be asked again of `request`, or of the socket that it opens.
     #[must_use]
     pub fn new(who: &Arc<Identity>, request: &InboundRequest, permit: &Permit) -> Self {
         let own = std::iter::once(request.path().to_owned());
@@ -41,8 +44,13 @@ impl Standing {
             paths: own.chain(request.other_readings().iter().cloned()).collect(),
             query: request.query().map(Into::into),
             headers: request.headers().clone(),
+            method: request.websocket().is_none().then(|| request.method().clone()),
             credentials: permit.grants().iter().map(used).collect(),
         }
+    }
+
+    fn kind(&self) -> Kind<'_> {
+        self.method.as_ref().map_or(Kind::WebSocket, Kind::Request)
     }
 
     /// Who opened it, as it was then.
@@ -71,13 +79,21 @@ impl Policy {
         index: &CredentialIndex,
         at: i64,
     ) -> Result<Permit, Refusal> {
-        let located = usable(&standing.who, references, &standing.origin, index)?;
-        let credentials: Vec<&Credential> = located.iter().map(|l| &**l.credential()).collect();
+        let mut picked = usable(&standing.who, references, &standing.origin, index)?;
+        let who = &*standing.who;
+        for one in &mut picked {
+            let allows = |c: &Credential| {
+                let verdict = self.verdict_now((standing, who), &[c], index, at);
+                verdict.is_some_and(|verdict| verdict.is_ok())
+            };
+            one.choose((who, index), &standing.origin, allows)?;
+        }
+        let credentials: Vec<&Credential> = picked.iter().map(|one| &**one.credential).collect();
         let verdict = self
             .verdict_now((standing, &standing.who), &credentials, index, at)
             .ok_or_else(|| Refusal::new(Code::AmbiguousPath))?
             .map_err(|denied| self.refusal(denied, Kind::WebSocket, None))?;
-        if located.iter().any(|l| l.slot().is_none()) {
+        if picked.iter().any(|one| !one.has_slot()) {
             return Err(Refusal::new(Code::SlotMismatch));
         }
         if let Some(fault) = references.fault() {
@@ -93,7 +109,7 @@ impl Policy {
         }
         Ok(Permit {
             rule: Arc::clone(&rule.name),
-            grants: located.iter().filter_map(|l| l.grant()).collect(),
+            grants: picked.iter().filter_map(super::Picked::grant).collect(),
             // What the socket's answers must not contain was settled when it was opened.
             hidden: Vec::new(),
             timeouts: rule.timeouts,
@@ -101,6 +117,7 @@ impl Policy {
             captures: Arc::default(),
             meters: Meters::default(),
             approval: None,
+            cut_when_withdrawn: false,
         })
     }
 
@@ -129,7 +146,7 @@ impl Policy {
         match self.verdict_now((standing, who), &credentials, index, at) {
             None => Some(Code::AmbiguousPath),
             Some(verdict) => {
-                verdict.err().map(|denied| self.refusal(denied, Kind::WebSocket, None).code)
+                verdict.err().map(|denied| self.refusal(denied, standing.kind(), None).code)
             }
         }
     }
@@ -145,7 +162,7 @@ impl Policy {
         let asked = Asked {
             who,
             origin: &standing.origin,
-            kind: Kind::WebSocket,
+            kind: standing.kind(),
             query: standing.query.as_deref(),
             headers: &standing.headers,
             at,

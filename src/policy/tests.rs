@@ -22,6 +22,8 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         older: Box::default(),
         revoked: Box::default(),
         properties: Properties::default(),
+        part: crate::credential::Part::default(),
+        tier: crate::credential::Tier::default(),
     }
 }
 

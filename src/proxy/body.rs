@@ -17,7 +17,7 @@ use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
-use super::refusal::{GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
+use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::request::{strip_hop_by_hop, strip_own};
@@ -106,7 +106,22 @@ impl Streamed {
         self.tally.close(ending);
     }
 
+    /// Cuts an answer of whose rule, token or credential nothing is left.
+    fn cut(&mut self, code: Code) -> Result<Frame<Bytes>, BoxError> {
+        self.tally.code = Some(code);
+        self.close(Ending::Failed);
+        match self.unfinished {
+            Unfinished::GrpcStatus => {
+                Ok(Frame::trailers(grpc_trailers(GRPC_DENIED, &code.title())))
+            }
+            Unfinished::Error | Unfinished::Reset(_) => Err(code.title().into()),
+        }
+    }
+
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        if let Poll::Ready(code) = self.tally.watch.poll(cx) {
+            return Poll::Ready(Some(self.cut(code)));
+        }
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
                 self.tally.passed(frame.data_ref().map_or(0, Bytes::len));
@@ -216,6 +231,7 @@ impl Source {
 }
 
 /// Why a body could not be gathered.
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Ungathered {
     /// It is longer than it may be.
     TooLarge,
@@ -271,6 +287,33 @@ impl Upload {
         let whole = whole.freeze();
         self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
         Ok(whole)
+    }
+
+    /// Whether it can be sent more than once, after it has been read if need be: when it is in memory, or
+    /// announces that it has no more than `most` bytes.
+    ///
+    /// # Errors
+    /// When it was to be read, and could not be.
+    pub(super) async fn keep(&mut self, most: usize, idle: Duration) -> Result<bool, Ungathered> {
+        if self.is_empty() || matches!(self.inner, Source::Gathered { .. }) {
+            return Ok(true);
+        }
+        let announced = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
+        if announced.is_none_or(|bytes| bytes > most) {
+            return Ok(false);
+        }
+        self.gather(most, idle).await.map(|_kept| true)
+    }
+
+    /// The same once more, of one that can be sent more than once.
+    pub(super) fn again(&self) -> Self {
+        let (data, trailers) = match &self.inner {
+            Source::Gathered { data, trailers } => (data.clone(), trailers.clone()),
+            Source::Agent(_) => (None, None),
+        };
+        let inner = Source::Gathered { data, trailers };
+        let count = self.count.clone();
+        Self { inner, told: false, count, reading: None, gate: None, chunks: None }
     }
 
     /// All of it, if it was read before.

@@ -1,5 +1,6 @@
 //! The life of one request, from its parse to its scrubbed answer.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,17 +16,20 @@ use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
+use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
 use super::supplied::{rejected, resolve};
+use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Question, Timeouts};
-use crate::record::Use;
+use crate::record::{Recorded, Use, Why};
 use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
 use crate::scrub::scrub;
+use crate::sign::sigv4::ChunkSigner;
 use crate::upstream::{Call, LastLook, Sent, Upgraded};
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
@@ -129,6 +133,8 @@ async fn authorized(
         decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
+    let settled = gateway.spares.settle(&mut permit, at);
+    settled.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
     let ticket = permit
         .admit(&who.agent, gateway.elapsed())
@@ -144,55 +150,206 @@ async fn authorized(
         inbound.without_extensions();
         opening.read_messages(&permit);
     }
-    let resolved = resolve(gateway, &state, &permit)
-        .await
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut outbound = filled(&state, (&who, at), inbound, (&permit, resolved))
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-
-    // Why here: the last step before a byte may leave. No record, no call.
-    let uses = outbound.take_uses();
-    let chunks = outbound.take_chunks();
-    let principal = inject::principal(who.workspace.as_str(), who.agent.as_str(), &uses);
-    let recorded = ledger
-        .permit(outbound, &state, permit.rule(), &uses)
-        .map_err(|refusal| refused(&ledger, &state, refusal, &uses))?;
-    ledger.carries(uses);
-
-    let (request, mut pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+    let mut watch = Watch::of(gateway, (&route.caller.identity, &who), &inbound, &permit);
+    let calling =
+        Calling { gateway, state: &state, who: &who, at, outlet, version, references: &references };
+    let cut = &route.caller.cut;
+    let Some(opening) = opening else {
+        // Why here: whether it can be sent again is known before it is sent. In a box, as what follows from
+        // it: few need it, and all would have to have room for it.
+        let again = if spares::has_spare(&permit, at) {
+            Box::pin(calling.again(&permit, &inbound, &mut body))
+                .await
+                .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?
+        } else {
+            None
+        };
+        let called = match again {
+            None => {
+                let call = (inbound, body);
+                watch.over(pin!(calling.once(call, &permit, &mut ledger, true))).await
+            }
+            Some(again) => {
+                let until = calling.until_answered(again, &mut permit, &mut ledger);
+                watch.over(Box::pin(until).as_mut()).await
+            }
+        };
+        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, &state, refusal))) {
+            Ok((sent, pending)) => {
+                answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
+            }
+            Err(Unanswered::Refused(refusal)) => Err(refusal),
+            Err(Unanswered::Failed(refusal)) => Err(failed(&ledger, refusal, up.bytes())),
+        };
+    };
+    let (recorded, principal, chunks) =
+        match calling.recorded(inbound, &permit, &mut ledger, true).await {
+            Ok(recorded) => recorded,
+            Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
+        };
+    let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let heard = outlet.listens(version);
     let still = || gateway.still(&state, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
         response_timeout: response,
         idle_timeout: idle,
-        interims: heard.as_ref(),
+        interims: None,
         last_look: Some(LastLook(&still)),
     };
-    let (upstream, cut) = (gateway.upstream(), &route.caller.cut);
-    let Some(opening) = opening else {
-        let sending = upstream.send(request, call);
-        return match passing(sending, heard.as_ref(), outlet, &mut pending).await {
-            Ok(sent) => {
-                if sent.response.status() == StatusCode::UNAUTHORIZED {
-                    rejected(gateway, &permit);
-                }
-                answer(sent, (pending, captures), ledger, up, (version, cut)).await
-            }
-            Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
-        };
-    };
-    match upstream.upgrade(request, call, opening.handshake()).await {
+    match gateway.upstream().upgrade(request, call, opening.handshake()).await {
         Ok(Upgraded::Switched(switched)) => {
             socket::open(gateway, opening, switched, pending, ledger).await
         }
         Ok(Upgraded::Declined(sent)) => {
-            answer(sent, (pending, captures), ledger, up, (version, cut)).await
+            answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
         }
         Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+    }
+}
+
+/// A permitted request on its way.
+struct Calling<'a> {
+    gateway: &'a Arc<Gateway>,
+    state: &'a Arc<State>,
+    who: &'a Arc<Identity>,
+    at: i64,
+    outlet: &'a Outlet,
+    version: Version,
+    references: &'a References,
+}
+
+/// Why there is no answer of the origin.
+enum Unanswered {
+    /// The call was not made. It is recorded.
+    Refused(Refusal),
+    /// The call was made, and came to nothing.
+    Failed(Refusal),
+}
+
+/// A call that was cut short because nothing allows it any more: before it was made, or after.
+fn cut_off(ledger: &Ledger, state: &State, refusal: Refusal) -> Unanswered {
+    if ledger.is_permitted() {
+        return Unanswered::Failed(refusal);
+    }
+    Unanswered::Refused(refused(ledger, state, refusal, &[]))
+}
+
+/// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
+type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>);
+
+/// A request that can be sent again.
+struct Again {
+    inbound: InboundRequest,
+    body: Upload,
+}
+
+impl Calling<'_> {
+    /// The request as it is sent as often as need be, if all of it can be had.
+    async fn again(
+        &self,
+        permit: &Permit,
+        inbound: &InboundRequest,
+        body: &mut Upload,
+    ) -> Result<Option<Again>, Refusal> {
+        let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
+        let kept = body.keep(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
+        Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
+    }
+
+    /// Sends a request, and again with another credential as long as the origin does not accept the one
+    /// that it had. Nothing of an answer has been handed on by then.
+    async fn until_answered(
+        &self,
+        again: Again,
+        permit: &mut Permit,
+        ledger: &mut Ledger,
+    ) -> Result<(Sent, Pending), Unanswered> {
+        let mut tried = Tried::default();
+        loop {
+            let request = (again.inbound.clone(), again.body.again());
+            let (sent, pending) = self.once(request, permit, ledger, tried.is_empty()).await?;
+            let status = sent.response.status();
+            match self.gateway.judge(permit, &mut tried, status, self.at) {
+                Verdict::Take => return Ok((sent, pending)),
+                Verdict::Again => {}
+                Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
+            }
+        }
+    }
+
+    /// Sends a request once.
+    async fn once(
+        &self,
+        (inbound, body): (InboundRequest, Upload),
+        permit: &Permit,
+        ledger: &mut Ledger,
+        first: bool,
+    ) -> Result<(Sent, Pending), Unanswered> {
+        let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
+        let (request, mut pending) =
+            recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+        let origin = pending.origin().clone();
+        let Timeouts { response, idle } = permit.timeouts();
+        let heard = self.outlet.listens(self.version);
+        let still = || self.gateway.still(self.state, ledger.carried());
+        let call = Call {
+            origin: &origin,
+            principal: &principal,
+            response_timeout: response,
+            idle_timeout: idle,
+            interims: heard.as_ref(),
+            last_look: Some(LastLook(&still)),
+        };
+        let upstream = self.gateway.upstream();
+        let sending = upstream.send(request, call);
+        let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
+        let sent = sent.map_err(Unanswered::Failed)?;
+        if sent.response.status() == StatusCode::UNAUTHORIZED {
+            rejected(self.gateway, permit);
+        }
+        self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
+        Ok((sent, pending))
+    }
+
+    /// The request with its secrets in it, of which a record was written.
+    async fn recorded(
+        &self,
+        inbound: InboundRequest,
+        permit: &Permit,
+        ledger: &mut Ledger,
+        first: bool,
+    ) -> Result<Leaving, Unanswered> {
+        // A request that was sent before has a record, and gets its outcome.
+        let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
+            if first {
+                Unanswered::Refused(refused(ledger, self.state, refusal, uses))
+            } else {
+                Unanswered::Failed(refusal)
+            }
+        };
+        let named = || named(self.references);
+        let resolved = resolve(self.gateway, self.state, permit)
+            .await
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        let who = (&**self.who, self.at);
+        let mut outbound = filled(self.state, who, inbound, (permit, resolved))
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        // Why here: the last step before a byte may leave. No record, no call.
+        let uses = outbound.take_uses();
+        let chunks = outbound.take_chunks();
+        let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
+        let principal = inject::principal(workspace, agent, &uses);
+        let recorded = if first {
+            ledger.permit(outbound, self.state, permit.rule(), &uses)
+        } else {
+            ledger.also(outbound, self.state, permit.rule(), &uses)
+        };
+        let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
+        ledger.carries(uses);
+        Ok((recorded, principal, chunks))
     }
 }
 
@@ -272,11 +429,7 @@ impl Asked<'_> {
         idle: Option<Duration>,
     ) -> Result<Bytes, Refusal> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let bytes = body.gather(most, idle).await.map_err(|why| match why {
-            Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
-            Ungathered::Late => Refusal::new(Code::RequestTimeout),
-            Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
-        })?;
+        let bytes = body.gather(most, idle).await.map_err(unread)?;
         // That may have taken long.
         if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
@@ -287,6 +440,14 @@ impl Asked<'_> {
     /// The labels of the agent as they are now.
     pub(super) fn renew(&mut self, state: &State) {
         self.who = state.authn.relabelled(&self.who);
+    }
+}
+
+fn unread(why: Ungathered) -> Refusal {
+    match why {
+        Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
+        Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }
 }
 
@@ -319,7 +480,7 @@ async fn answer(
     (pending, captures): (Pending, Option<Captures>),
     ledger: Ledger,
     up: Uploaded,
-    (version, cut): (Version, &Cut),
+    (version, cut, watch): (Version, &Cut, Watch),
 ) -> Result<Response<Body>, Refusal> {
     // Why here: the answer cannot be read before it is scrubbed.
     let scrubbed = scrub(pending.answered(sent.response)).await;
@@ -336,7 +497,8 @@ async fn answer(
     // the agent's connection.
     *response.version_mut() = Version::HTTP_11;
     let status = response.status().as_u16();
-    let tally = ledger.answered(Some(status), up, sent.timing.head);
+    let mut tally = ledger.answered(Some(status), up, sent.timing.head);
+    tally.watch = watch;
     let unfinished = match version {
         // Its agent knows neither chunks nor, where there is none, a length.
         Version::HTTP_10 => Unfinished::Reset(cut.clone()),
@@ -398,6 +560,7 @@ fn named(references: &References) -> Vec<Use> {
         credential: located.credential().name.clone(),
         version: None,
         slot: None,
+        why: Why::default(),
     };
     references.located().iter().map(name).collect()
 }
@@ -411,7 +574,7 @@ fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
     if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
         ledger.baited(&credential);
     }
-    let uses = [Use { credential, version: Some(version), slot: None }];
+    let uses = [Use { credential, version: Some(version), slot: None, why: Why::default() }];
     refused(ledger, state, Refusal::new(Code::RealCredential), &uses)
 }
 

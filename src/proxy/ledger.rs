@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State};
 use crate::agent::Identity;
 use crate::host::Origin;
@@ -216,6 +217,11 @@ impl Ledger {
         Ok(recorded)
     }
 
+    /// Whether a call was permitted that has no outcome yet.
+    pub(super) fn is_permitted(&self) -> bool {
+        self.pending.load(Ordering::Relaxed)
+    }
+
     /// Another account of the same request, for what is sent in the socket that it opened.
     pub(super) fn for_messages(&self) -> Self {
         let mut same = Self::open(
@@ -334,6 +340,7 @@ impl Ledger {
             unsearched: false,
             upstream,
             closed: false,
+            watch: Watch::none(),
         }
     }
 }
@@ -379,6 +386,8 @@ pub(super) struct Tally {
     pub(super) unsearched: bool,
     upstream: Option<u64>,
     closed: bool,
+    /// Waits for a reason to cut the answer.
+    pub(super) watch: Watch,
 }
 
 impl Tally {

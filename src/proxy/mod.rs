@@ -24,11 +24,13 @@ mod refusal;
 mod runs;
 mod signal;
 mod socket;
+mod spares;
 #[cfg(target_os = "linux")]
 mod splice;
 mod stream;
 mod supplied;
 mod tunnel;
+mod withdrawal;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -155,6 +157,7 @@ pub struct Gateway {
     strangers: Bound,
     failures: Failures,
     runs: runs::Runs,
+    spares: spares::Spares,
     distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
@@ -189,6 +192,7 @@ impl Gateway {
             strangers: Bound::default(),
             failures: Failures::new(limits.failure_delay),
             runs: runs::Runs::default(),
+            spares: spares::Spares::default(),
             distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),

@@ -2,6 +2,7 @@
 //! (RFC 9209), so that an SDK can tell Locum's answers from the origin's.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -45,6 +46,9 @@ pub(super) fn respond(refusal: &Refusal, id: RequestId) -> Response<Body> {
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
     mark(headers, code);
+    if let Some(wait) = refusal.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
+    }
     if let Some(quota) = &refusal.quota {
         say_limit(headers, quota);
     }
@@ -75,12 +79,16 @@ fn mark(headers: &mut HeaderMap, code: Code) {
     }
 }
 
+/// In whole seconds, rounded up: whoever comes back after so many is let in.
+fn seconds(wait: Duration) -> u64 {
+    (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 /// When to ask again (RFC 9110 section 10.2.3), and the limit that was met
 /// (draft-ietf-httpapi-ratelimit-headers-10). Not the rule: its name is the operator's.
 fn say_limit(headers: &mut HeaderMap, quota: &Quota) {
-    // Rounded up: whoever comes back after so many whole seconds is let in.
-    let wait = quota.wait.as_secs() + u64::from(quota.wait.subsec_nanos() > 0);
-    headers.insert(header::RETRY_AFTER, HeaderValue::from(wait.max(1)));
+    let wait = seconds(quota.wait);
+    headers.insert(header::RETRY_AFTER, HeaderValue::from(wait));
     let (name, unit) = match quota.what {
         Measure::Requests => ("requests", ""),
         Measure::Concurrent => ("concurrent", ";qu=\"concurrent-requests\""),
@@ -88,7 +96,7 @@ fn say_limit(headers: &mut HeaderMap, quota: &Quota) {
     };
     let window = quota.window.map(|window| format!(";w={}", window.as_secs()));
     let policy = format!("\"{name}\";q={}{unit}{}", quota.limit, window.unwrap_or_default());
-    let left = format!("\"{name}\";r=0;t={}", wait.max(1));
+    let left = format!("\"{name}\";r=0;t={wait}");
     for (field, value) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, left)] {
         if let Ok(value) = HeaderValue::try_from(value) {
             headers.insert(field, value);
@@ -121,6 +129,9 @@ pub(super) fn respond_grpc(refusal: &Refusal, id: RequestId) -> Response<Body> {
     let text = format!("{} ({code}, request {id}): {}", refusal.detail, code.hint());
     headers.extend(grpc_trailers(grpc_status(code), &text));
     mark(headers, code);
+    if let Some(wait) = refusal.retry_after {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds(wait)));
+    }
     if let Some(quota) = &refusal.quota {
         say_limit(headers, quota);
     }
@@ -137,6 +148,9 @@ pub(super) fn grpc_trailers(status: u16, message: &impl fmt::Display) -> HeaderM
     }
     trailers
 }
+
+/// `PERMISSION_DENIED`.
+pub(super) const GRPC_DENIED: u16 = 7;
 
 /// INTERNAL.
 pub(super) const GRPC_INTERNAL: u16 = 13;

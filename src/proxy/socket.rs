@@ -26,7 +26,8 @@ use super::exchange::{Route, failed, strip_answer};
 use super::inside::Stay;
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
-use super::{Caller, Gateway, Place, State, unix_now};
+use super::withdrawal::no_longer;
+use super::{Caller, Gateway, Place};
 use crate::agent::Identity;
 use crate::inject::Pending;
 use crate::metrics::TunnelKind;
@@ -142,7 +143,8 @@ pub(super) async fn open(
     let socket = Socket { downlink, uplink, up, moved: Moved::new(idle), tally, following };
     let shutdown = opening.shutdown.clone();
     let gateway = Arc::clone(gateway);
-    shutdown.spawn(async move { socket.run(&gateway, opening).await });
+    // Boxed: it is as long-lived as the task, and the task is moved about before it begins.
+    shutdown.spawn(async move { Box::pin(socket.run(&gateway, opening)).await });
     Ok(Response::from_parts(head, Body::empty()))
 }
 
@@ -173,7 +175,7 @@ impl Socket {
         let (ending, withdrawn) = tokio::select! {
             ending = ways => ending,
             () = moved.stalled() => (Ending::UpstreamAborted, None),
-            code = gateway.until(|state| no_longer(state, &caller, &standing)
+            code = gateway.until(|state| no_longer(state, &caller.identity, &standing)
                 .or_else(|| gateway.is_cut(&known).then_some(Code::CredentialRevoked))
                 .or_else(|| gateway.over_limit(ticket.as_deref(), sent.bytes(), 0))) => {
                 (Ending::Failed, Some(code))
@@ -187,15 +189,6 @@ impl Socket {
         tally.close(ending);
         drop((place, agent_side.stay));
     }
-}
-
-/// Why a socket may not go on, if it may not.
-fn no_longer(state: &State, caller: &Caller, standing: &Standing) -> Option<Code> {
-    if !state.authn.still_valid(&caller.identity, unix_now()) {
-        return Some(Code::AgentRevoked);
-    }
-    let who = state.authn.relabelled(standing.who());
-    state.policy.withdrawn((standing, &who), &state.credentials, unix_now())
 }
 
 /// How the way up ended.

@@ -77,7 +77,8 @@ pub(super) async fn front(
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
             let route = Route { caller, origin, other_name: false, place: None, shutdown };
-            exchange(gateway, &route, request, &end.outlet).await
+            // Boxed: most of these connections become tunnels, and would carry the room for it.
+            Box::pin(exchange(gateway, &route, request, &end.outlet)).await
         }
     }
 }

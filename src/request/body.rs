@@ -132,7 +132,7 @@ pub struct Found {
 }
 
 /// A body that was read, with all texts in it that hold references.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct BodyText {
     bytes: Bytes,
     kind: BodyKind,

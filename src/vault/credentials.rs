@@ -11,63 +11,12 @@ use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::{DataKey, VaultId};
 use super::versions::Others;
 use super::{Action, Change, Vault, check};
+pub use crate::credential::Tier;
 use crate::credential::{Credential, Properties, Slot};
 use crate::host::Destination;
 use crate::inject::Digest;
 use crate::reference::Name;
 use crate::secret::Secret;
-
-/// Whose credential it is. Where several could serve, the order here is the order of asking.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Tier {
-    /// The person's on whose behalf an agent runs.
-    User,
-    /// The one's who built the agent.
-    Builder,
-    /// The platform's.
-    #[default]
-    Platform,
-}
-
-impl Tier {
-    /// `user`, `builder` or `platform`.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Builder => "builder",
-            Self::Platform => "platform",
-        }
-    }
-}
-
-impl fmt::Display for Tier {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// A text is not a [`Tier`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TierError;
-
-impl fmt::Display for TierError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a tier is user, builder or platform")
-    }
-}
-
-impl std::error::Error for TierError {}
-
-impl FromStr for Tier {
-    type Err = TierError;
-
-    fn from_str(text: &str) -> Result<Self, TierError> {
-        let all = [Self::User, Self::Builder, Self::Platform];
-        all.into_iter().find(|t| t.as_str() == text).ok_or(TierError)
-    }
-}
 
 /// A credential to be added.
 #[derive(Clone, Debug)]
@@ -544,6 +493,7 @@ impl CredentialRow {
         Ok(Credential {
             name: self.parse(&self.name)?,
             provider: self.provider.as_deref().map(Into::into),
+            tier: self.parse(&self.tier)?,
             destinations: self.parse_all(&self.destinations)?,
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.as_deref().map(Into::into),
@@ -552,6 +502,7 @@ impl CredentialRow {
             older: others.older(),
             revoked: others.revoked.as_slice().into(),
             properties,
+            part: crate::credential::Part::default(),
         })
     }
 

@@ -20,7 +20,7 @@ const RUN: [(&str, usize); 6] = [
     ("README.md", 18),
     ("docs/OPERATIONS.md", 30),
     ("certs/README.md", 9),
-    ("docs/CREDENTIALS.md", 11),
+    ("docs/CREDENTIALS.md", 17),
     ("docs/IDENTITY.md", 2),
     ("docs/SOURCES.md", 4),
 ];

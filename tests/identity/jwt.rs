@@ -22,13 +22,13 @@ fn encode(bytes: &[u8]) -> String {
 }
 
 /// An issuer that is a file: its private key, and the name of it.
-struct Issuer {
+pub struct Issuer {
     pair: Ed25519KeyPair,
     id: &'static str,
 }
 
 impl Issuer {
-    fn new(id: &'static str) -> Self {
+    pub fn new(id: &'static str) -> Self {
         Self { pair: Ed25519KeyPair::generate().unwrap(), id }
     }
 
@@ -43,7 +43,7 @@ impl Issuer {
         format!("{signed}.{}", encode(signature.as_ref()))
     }
 
-    fn token(&self, claims: &Value) -> String {
+    pub fn token(&self, claims: &Value) -> String {
         let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": self.id });
         self.seal(&header.to_string(), &claims.to_string())
     }
@@ -57,7 +57,7 @@ fn publish(file: &Path, issuers: &[&Issuer]) {
 }
 
 /// What a token of agent `worker` says.
-fn claims() -> Value {
+pub fn claims() -> Value {
     json!({ "iss": "https://issuer.test", "aud": "locum", "sub": "worker", "exp": now() + 600,
         "iat": now(), "jti": "id-1" })
 }
@@ -69,7 +69,7 @@ fn with(name: &str, value: impl Into<Value>) -> Value {
 }
 
 /// A world that believes an issuer whose keys are in a file.
-fn world(issuer: &Issuer, more: &str) -> (World, PathBuf) {
+pub fn world(issuer: &Issuer, more: &str) -> (World, PathBuf) {
     let mut made = None;
     let world = World::with(BEARER, canary(), |home, _| {
         let file = home.work().join("jwks.json");

@@ -7,3 +7,5 @@ mod support;
 
 mod emergency;
 mod runs;
+mod spares;
+mod tiers;

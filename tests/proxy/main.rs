@@ -38,3 +38,4 @@ mod trace;
 mod upstream;
 mod watch;
 mod websocket;
+mod withdrawal;

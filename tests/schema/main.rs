@@ -112,7 +112,7 @@ fn the_command_prints_the_schema_and_the_files_name_it() {
 }
 
 /// What a rule may say beside `name`, `agents` and `to`: all of it fits both.
-const RIGHT: [&str; 43] = [
+const RIGHT: [&str; 44] = [
     "methods: [GET, M-SEARCH]",
     "methods: []",
     "paths: [/, /v1/*, '/**']",
@@ -145,6 +145,7 @@ const RIGHT: [&str; 43] = [
     "limits: {requests: 60/min}",
     "limits: {concurrent: 8, per: rule}",
     "limits: {bytes: 1GiB/day, requests: 10/s, per: credential}",
+    "on_withdrawal: cut",
     "approval: required",
     "approval: {wait: 10m, valid: 1h}",
     "approval: {answer: refuse}",
@@ -159,7 +160,7 @@ const RIGHT: [&str; 43] = [
 ];
 
 /// Both refuse each of these.
-const WRONG: [&str; 57] = [
+const WRONG: [&str; 59] = [
     "method: [GET]",
     "methods: GET",
     "methods: [get]",
@@ -212,6 +213,8 @@ const WRONG: [&str; 57] = [
     "approval: true",
     "approval: {wait: 5}",
     "approval: {who: me}",
+    "on_withdrawal: true",
+    "deny: true, on_withdrawal: cut",
     "deny: true, approval: required",
     "tunnel: opaque, approval: required",
     "deny: false",

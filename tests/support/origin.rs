@@ -42,6 +42,8 @@ pub struct Origin {
 pub struct State {
     /// The keys it takes. Under `/open` it asks for none.
     pub keys: Mutex<HashSet<String>>,
+    /// What it answers to some keys in place of everything else: a status, and `Retry-After`.
+    pub answers: Mutex<BTreeMap<String, (u16, Option<String>)>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     raw: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
@@ -237,6 +239,17 @@ impl Origin {
         self.raw().pop().expect("somebody connected")
     }
 
+    /// Answers all requests with this key so.
+    pub fn answer(&self, key: &str, status: u16, retry_after: Option<&str>) {
+        let answer = (status, retry_after.map(str::to_owned));
+        self.state.answers.lock().insert(key.to_owned(), answer);
+    }
+
+    /// Answers them as ever.
+    pub fn answer_as_ever(&self, key: &str) {
+        self.state.answers.lock().remove(key);
+    }
+
     /// Has streams wait for [`Origin::release`] before each event but the first.
     pub fn hold(&self) {
         self.state.gated.store(true, Ordering::SeqCst);
@@ -266,6 +279,7 @@ impl Default for State {
     fn default() -> Self {
         Self {
             keys: Mutex::default(),
+            answers: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             raw: Mutex::default(),

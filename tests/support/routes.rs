@@ -52,6 +52,14 @@ pub async fn answer(
         return text(StatusCode::OK, "early");
     }
     let body = receive(state, number, body).await;
+    let answer = key.as_ref().and_then(|key| state.answers.lock().get(key).cloned());
+    if let Some((status, retry_after)) = answer {
+        let mut response = empty(StatusCode::from_u16(status).unwrap());
+        if let Some(wait) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, wait.parse().unwrap());
+        }
+        return response;
+    }
     let file = state.site.lock().get(parts.uri.path()).cloned();
     if let Some((kind, bytes)) = file {
         let mut response = whole(StatusCode::OK, bytes);

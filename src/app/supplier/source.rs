@@ -278,6 +278,7 @@ impl Caller<'_> {
             credential: credential.name.clone(),
             version: Some(version),
             slot: Some("source".to_owned()),
+            why: crate::record::Why::default(),
         };
         let errand = Errand {
             purpose: PURPOSE,

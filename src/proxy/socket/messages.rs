@@ -11,7 +11,7 @@ use crate::policy::{Permit, Standing};
 use crate::proxy::ledger::Ledger;
 use crate::proxy::supplied::resolve;
 use crate::proxy::{Gateway, State, unix_now};
-use crate::record::Use;
+use crate::record::{Use, Why};
 use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
 
 /// What is needed to decide on a message.
@@ -27,6 +27,7 @@ impl Messages {
             credential: grant.credential().name.clone(),
             version: Some(grant.version()),
             slot: None,
+            why: Why::default(),
         });
         Self { standing, known: known.collect() }
     }
@@ -169,5 +170,10 @@ impl Following {
 }
 
 fn named(located: &crate::inject::Located) -> Use {
-    Use { credential: located.credential().name.clone(), version: None, slot: None }
+    Use {
+        credential: located.credential().name.clone(),
+        version: None,
+        slot: None,
+        why: Why::default(),
+    }
 }

@@ -1,0 +1,210 @@
+//! What opens the proxy opens nothing else: an agent's token, a run token and a token of an issuer,
+//! tried on everything that administers, change nothing.
+
+use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::Value;
+use sha2::Digest as _;
+
+use crate::jwt::{Issuer, claims, world};
+use crate::support::*;
+
+/// All that administration could change, as the operator sees it.
+struct State {
+    lists: Vec<String>,
+    /// Digests: what is in some of them is nobody's business.
+    files: BTreeMap<String, String>,
+    events: Vec<String>,
+}
+
+fn state(world: &World) -> State {
+    let commands: [&[&str]; 4] = [
+        &["agent", "list", "--json"],
+        &["credential", "list", "--json"],
+        &["set", "list", "--json"],
+        &["vault", "status", "--json"],
+    ];
+    let lists = commands.iter().map(|command| world.home.locum(command).ok().out).collect();
+    let mut files = BTreeMap::new();
+    let home = world.home.path();
+    for name in ["locum.yaml", "master.key", "ca.pem", "ca-bundle.pem", "policies/first.yaml"] {
+        let bytes = std::fs::read(home.join(name)).unwrap();
+        let digest = data_encoding::HEXLOWER.encode(&sha2::Sha256::digest(&bytes));
+        files.insert(name.to_owned(), digest);
+    }
+    let count = std::fs::read_dir(home.join("policies")).unwrap().count();
+    files.insert("policies".to_owned(), count.to_string());
+    let records = world.home.audit();
+    // Failed attempts to get in are told; they change nothing.
+    let events = records.iter().filter_map(|record| record["event"].as_str());
+    let events = events.filter(|event| *event != "authentication-failures");
+    State { lists, files, events: events.map(str::to_owned).collect() }
+}
+
+/// Piece by piece, so that a difference can be read.
+#[track_caller]
+fn same(after: &State, before: &State) {
+    for (after, before) in after.lists.iter().zip(&before.lists) {
+        assert_eq!(after, before);
+    }
+    assert_eq!(after.files, before.files);
+    assert_eq!(after.events, before.events);
+}
+
+/// Three ways in, each with how it is written as proxy credentials, and the bare token.
+fn proofs(world: &World, issuer: &Issuer) -> Vec<(String, String)> {
+    let made = world.home.locum(&["run-token", "--agent", "worker", "--json"]).ok().out;
+    let made: Value = serde_json::from_str(&made).unwrap();
+    let tokens = [
+        world.agent.token.clone(),
+        made["token"].as_str().unwrap().to_owned(),
+        issuer.token(&claims()),
+    ];
+    tokens.map(|token| (basic("worker", &token), token)).into()
+}
+
+const PATHS: &[&str] = &[
+    "/",
+    "/admin",
+    "/admin/agents",
+    "/api/v1/agents",
+    "/v1/credentials",
+    "/agents/worker",
+    "/credentials/main",
+    "/policies/first.yaml",
+    "/policy",
+    "/config",
+    "/locum.yaml",
+    "/vault",
+    "/master.key",
+    "/reload",
+    "/-/reload",
+    "/-/quit",
+    "/shutdown",
+    "/debug/pprof/",
+    "/approvals",
+    "/metrics",
+    "/healthz",
+    "/readyz",
+];
+
+const METHODS: &[&str] = &["POST", "PUT", "PATCH", "DELETE", "OPTIONS", "GET"];
+
+#[test]
+fn what_opens_the_proxy_administers_nothing_over_the_network() {
+    let issuer = Issuer::new("one");
+    let (world, _) = world(&issuer, "");
+    let proofs = proofs(&world, &issuer);
+    let before = state(&world);
+    let (ops, proxy) = (world.serve.ops, world.serve.proxy);
+    for (pair, token) in &proofs {
+        let fields = format!(
+            "Authorization: {pair}\r\nProxy-Authorization: {pair}\r\nX-Api-Key: {token}\r\n\
+             Cookie: token={token}\r\nContent-Length: 2\r\n\r\n{{}}"
+        );
+        for path in PATHS {
+            for method in METHODS {
+                // The operations port answers reads alone, and to everybody the same.
+                let mut wire = Wire::plain(ops);
+                wire.send(format!("{method} {path} HTTP/1.1\r\nHost: {ops}\r\n{fields}"));
+                let status = wire.try_answer(method).map_or(0, |answer| answer.status);
+                let plain = *method == "GET" && ["/metrics", "/healthz", "/readyz"].contains(path);
+                assert_eq!(status == 200, plain, "ops: {method} {path}: {status}");
+                // The proxy port is no server.
+                let mut wire = Wire::plain(proxy);
+                wire.send(format!("{method} {path} HTTP/1.1\r\nHost: {proxy}\r\n{fields}"));
+                let status = wire.try_answer(method).map_or(0, |answer| answer.status);
+                assert_eq!(status, 400, "proxy: {method} {path}");
+            }
+            // Nor does the proxy lead to either.
+            for own in [ops, proxy] {
+                let mut wire = Wire::plain(proxy);
+                wire.send(format!("GET http://{own}{path} HTTP/1.1\r\nHost: {own}\r\n{fields}"));
+                let answer = wire.try_answer("GET").unwrap();
+                assert!(answer.status >= 400, "http://{own}{path}: {}", answer.status);
+                assert_ne!(answer.problem(), "");
+            }
+        }
+        for own in [ops, proxy] {
+            let mut wire = Wire::plain(proxy);
+            let answer = wire.ask(connect(&own.to_string(), pair));
+            if answer.status == 200 {
+                let mut inside = wire.tls(&own.ip().to_string(), &world.home.ca()).unwrap();
+                let status = inside.ask(request("POST", "/admin", &[], "")).status;
+                assert!(status >= 400, "inside {own}: {status}");
+            }
+        }
+        // Inside a tunnel our own words are taken out, and mean nothing.
+        let mut wire = world.serve.wire();
+        assert_eq!(wire.ask(connect(&format!("{HOST}:443"), pair)).status, 200);
+        let mut wire = wire.tls(HOST, &world.home.ca()).unwrap();
+        let words = [AUTHORIZED, "Locum-Agent: admin", "Locum-Role: owner", "Locum-Approve: all"];
+        assert_eq!(wire.ask(request("POST", "/locum/admin", &words, "")).status, 200);
+    }
+    for raw in world.origin.raw() {
+        assert!(!raw.contains("Locum-"), "{raw}");
+    }
+    same(&state(&world), &before);
+}
+
+/// Commands that change something, or would tell what an agent must not know.
+const COMMANDS: &[&[&str]] = &[
+    &["agent", "add", "mallory"],
+    &["agent", "revoke", "worker"],
+    &["agent", "list"],
+    &["credential", "list"],
+    &["credential", "revoke", "main"],
+    &["credential", "remove", "main"],
+    &["set", "add", "all", "main"],
+    &["run-token", "--agent", "worker"],
+    &["ca", "rotate"],
+    &["vault", "status"],
+    &["vault", "rekey", "--key-file", "new.key"],
+    &["audit", "query"],
+    &["policy", "explain", "--agent", "worker", "https://api.test/"],
+    &["serve", "--take-over"],
+];
+
+#[test]
+fn what_opens_the_proxy_administers_nothing_on_the_command_line() {
+    let issuer = Issuer::new("one");
+    let (world, _) = world(&issuer, "");
+    let proofs = proofs(&world, &issuer);
+    let before = state(&world);
+    let own = tempfile::tempdir().unwrap();
+    let real = world.home.path();
+    for (_, token) in &proofs {
+        for arguments in COMMANDS {
+            // Where the agent is: its own home, and whatever it was given.
+            let failed = |home: &Path, as_nobody: bool| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_locum"));
+                world.home.clean(&mut command);
+                command.arg("--home").arg(home).args(*arguments).current_dir("/");
+                command
+                    .env("HOME", own.path())
+                    .env("LOCUM_TOKEN", token)
+                    .env("LOCUM_AGENT", "worker");
+                let url = format!("http://worker:{token}@{}", world.serve.proxy);
+                for name in ["HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy"] {
+                    command.env(name, &url);
+                }
+                if as_nobody {
+                    command.uid(65_534).gid(65_534);
+                }
+                let ran = run(&mut command, b"");
+                assert_ne!(ran.code, 0, "{arguments:?}: {}", ran.out);
+                assert!(!ran.out.contains("lct_") && !ran.out.contains("api.test"), "{}", ran.out);
+            };
+            failed(own.path(), false);
+            // As another user of the machine, on the very home. Only root can become one.
+            if rustix::process::geteuid().is_root() {
+                failed(&real, true);
+            }
+        }
+    }
+    same(&state(&world), &before);
+    assert_eq!(world.get("/after").status, 200);
+}
