@@ -242,7 +242,10 @@ pub fn inject(
             }
         } else {
             filling.fill(grant, slot, &secret)?;
-            filling.needles.add_late(secret, grant.placeholder());
+            // Six digits turn up by chance, and are worth nothing once they were used.
+            if !grant.credential().properties.kind.as_ref().is_some_and(Kind::is_of_the_moment) {
+                filling.needles.add_late(secret, grant.placeholder());
+            }
         }
         uses.push(Use {
             credential: grant.credential().name.clone(),

@@ -13,6 +13,7 @@ mod clear;
 mod distrust;
 mod door;
 mod echo;
+mod explained;
 mod fields;
 mod frames;
 mod framing;
