@@ -20,7 +20,9 @@ use http::HeaderName;
 pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use chain::{Chain, Group, MAX_WEIGHT, Tier, TierError, by_weight, stand_in_for};
 pub use endpoint::{Endpoint, EndpointError};
-pub use kind::{Aws, ClientAuth, Grant as OauthGrant, Kind, Oauth, Role};
+pub use kind::{
+    Aws, ClientAuth, GithubApp, Grant as OauthGrant, Kind, Oauth, Role, Totp, TotpHash,
+};
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;

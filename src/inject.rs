@@ -20,6 +20,7 @@ use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
+use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use body::Edits;
@@ -103,6 +104,18 @@ impl Resolved {
         }
         Ok(Self { granted, hidden })
     }
+
+    /// Whether nothing enters but what one of these digests is of.
+    #[must_use]
+    pub fn is_among(&self, digests: &[[u8; 32]]) -> bool {
+        self.granted.iter().all(|secret| digests.contains(&digest(secret)))
+    }
+}
+
+/// What a secret can be known by without being kept.
+#[must_use]
+pub fn digest(secret: &Secret) -> [u8; 32] {
+    secret.expose(|bytes| Sha256::digest(bytes).into())
 }
 
 /// A request as it will go on the wire. Only [`inject`] makes one.
@@ -229,7 +242,10 @@ pub fn inject(
             }
         } else {
             filling.fill(grant, slot, &secret)?;
-            filling.needles.add_late(secret, grant.placeholder());
+            // Six digits turn up by chance, and are worth nothing once they were used.
+            if !grant.credential().properties.kind.as_ref().is_some_and(Kind::is_of_the_moment) {
+                filling.needles.add_late(secret, grant.placeholder());
+            }
         }
         uses.push(Use {
             credential: grant.credential().name.clone(),
@@ -248,7 +264,9 @@ pub fn inject(
     for (placeholder, secret) in resolved.hidden.sent {
         needles.add_late(secret, &placeholder);
     }
-    if !needles.is_empty() || !permit.captures().is_empty() {
+    // An answer of which a value is taken has to be read, whether a secret went up or not.
+    let taken = !permit.captures().is_empty();
+    if taken || !needles.is_empty() {
         make_scrubbable(&mut parts.headers);
     }
     // Why here: what is signed is what goes out. A range of an answer has nothing of a secret that
@@ -264,7 +282,7 @@ pub fn inject(
             needles.add_late(secret, &placeholder);
         }
     }
-    let needles = if needles.is_empty() { None } else { Some(needles) };
+    let needles = (taken || !needles.is_empty()).then_some(needles);
     let undecodable = permit.undecodable();
     Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, undecodable })
 }

@@ -4,10 +4,13 @@
 //! Pure: the call is made by whoever asks, who also brings the time. What an endpoint says is never
 //! repeated, because it may quote what it was sent; errors come from a closed list.
 
+pub mod authorize;
+mod github;
 mod jwt;
 mod material;
 mod oauth;
 mod sts;
+mod totp;
 
 use std::fmt;
 use std::time::Duration;
@@ -89,6 +92,8 @@ pub fn call(kind: &Kind, material: &Material, now: i64) -> Result<Call, MintErro
     match kind {
         Kind::Oauth(oauth) => oauth::call(oauth, material, now),
         Kind::Aws(aws) => sts::call(aws.role.as_ref().ok_or(NOT_MINTED)?, material, now),
+        Kind::GithubApp(app) => github::call(app, material, now),
+        Kind::Totp(_) => Err(NOT_MINTED),
     }
 }
 
@@ -105,6 +110,19 @@ pub fn answer(
     match kind {
         Kind::Oauth(oauth) => oauth::answer(oauth, material, status, body),
         Kind::Aws(aws) => sts::answer(aws.role.as_ref().ok_or(NOT_MINTED)?, status, body),
+        Kind::GithubApp(_) => github::answer(status, body),
+        Kind::Totp(_) => Err(NOT_MINTED),
+    }
+}
+
+/// The value of this moment, for a kind that asks nobody for it.
+///
+/// # Errors
+/// [`MintError::Material`] when the secret is not what the kind needs.
+pub fn of_the_moment(kind: &Kind, material: &Material, now: i64) -> Result<Secret, MintError> {
+    match kind {
+        Kind::Totp(totp) => Ok(totp::password(*totp, &material.seed()?, now)),
+        Kind::Oauth(_) | Kind::Aws(_) | Kind::GithubApp(_) => Err(NOT_MINTED),
     }
 }
 

@@ -139,6 +139,16 @@ impl Supplier {
         }
     }
 
+    /// Makes a value for which nobody is asked.
+    fn of_the_moment(&self, credential: &Credential, version: u32) -> Result<Secret, Refusal> {
+        let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
+        let kind = credential.properties.kind.as_ref();
+        let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
+        let secret = gateway.state().open(&credential.name, version)?;
+        let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;
+        mint::of_the_moment(kind, &material, unix_now()).map_err(refused)
+    }
+
     /// Gets a value. What replaces the secret in the vault is there before this returns.
     async fn mint(
         &self,
@@ -284,6 +294,11 @@ impl Supply for Supplier {
         credential: &Arc<Credential>,
         version: u32,
     ) -> Result<Option<Secret>, Refusal> {
+        if credential.properties.kind.as_ref().is_some_and(Kind::is_of_the_moment)
+            && credential.properties.source.is_none()
+        {
+            return self.of_the_moment(credential, version).map(Some);
+        }
         let entry = self.entry(&credential.name, version)?;
         let mut held = entry.lock();
         let now = Moment::now();

@@ -3,6 +3,7 @@
 mod bait;
 mod care;
 mod check;
+mod connect;
 mod kind;
 mod source;
 mod users;
@@ -36,6 +37,9 @@ pub(super) enum Command {
     /// Add a credential; its value comes from standard input, a prompt, a file or a variable
     #[command(after_help = ADD_EXAMPLE)]
     Add(Box<Add>),
+    /// Get a refresh token from a person at a browser, and add it as a credential
+    #[command(after_help = connect::EXAMPLE)]
+    Connect(Box<connect::Connect>),
     /// List credentials, with their age and when they are due
     #[command(
         after_help = "Example:\n  locum credential list --json\n  locum credential list --unused-for 30d"
@@ -66,6 +70,11 @@ pub(super) enum Command {
         after_help = "Example:\n  locum credential rotate openai --stage < new-key.txt\n  locum credential promote openai"
     )]
     Promote(versions::Promote),
+    /// Try a credential at its provider, by a cheap call that changes nothing
+    #[command(
+        after_help = "Example:\n  locum credential verify openai\n  locum credential verify openai --version 3 --json\n\nTries the staged version where there is one, else the current one. Exit code 1 unless the provider\naccepts it."
+    )]
+    Verify(versions::Verify),
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = versions::REVOKE_EXAMPLE)]
     Revoke(versions::Revoke),
@@ -212,6 +221,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
         Command::Add(args) => add(&mut opened, &args),
+        Command::Connect(args) => connect::run(&mut opened, *args),
         Command::List { unused_for, json } => list(&opened, unused_for, json),
         Command::Check(args) => check::check(&mut opened, &args),
         Command::Schedule(args) => care::schedule(&mut opened, &args),
@@ -219,6 +229,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate(args) => versions::rotate(&mut opened, &args),
         Command::Promote(args) => versions::promote(&mut opened, &args),
+        Command::Verify(args) => versions::verify(&mut opened, &args),
         Command::Revoke(args) => versions::revoke(&mut opened, &args),
         Command::WhoUses(args) => users::who_uses(&opened, &args),
         Command::Remove { name } => {

@@ -144,7 +144,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 /// The runtime of the commands that serve. Panics of a task end that task's connection only.
-fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
         // Connections have runtimes of their own; this one keeps the home and waits for signals.
         .worker_threads(1)

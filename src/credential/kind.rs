@@ -18,6 +18,10 @@ pub enum Kind {
     /// A signature of AWS (Signature Version 4), in the place of that which the client made with a
     /// placeholder.
     Aws(Box<Aws>),
+    /// A token of an installation of a GitHub App.
+    GithubApp(Box<GithubApp>),
+    /// The one-time password of the moment (RFC 6238).
+    Totp(Totp),
 }
 
 impl Kind {
@@ -27,6 +31,8 @@ impl Kind {
         match self {
             Self::Oauth(oauth) => oauth.grant.name(),
             Self::Aws(_) => "aws",
+            Self::GithubApp(_) => "github-app",
+            Self::Totp(_) => "totp",
         }
     }
 
@@ -34,9 +40,15 @@ impl Kind {
     #[must_use]
     pub fn is_minted(&self) -> bool {
         match self {
-            Self::Oauth(_) => true,
+            Self::Oauth(_) | Self::GithubApp(_) | Self::Totp(_) => true,
             Self::Aws(aws) => aws.role.is_some(),
         }
+    }
+
+    /// Whether the value is made at once, of the secret and the time, and is good for one use.
+    #[must_use]
+    pub fn is_of_the_moment(&self) -> bool {
+        matches!(self, Self::Totp(_))
     }
 
     /// Whether what is sent for a value says what time it is.
@@ -46,7 +58,8 @@ impl Kind {
             Self::Oauth(oauth) => {
                 oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
             }
-            Self::Aws(_) => true,
+            Self::Aws(_) | Self::GithubApp(_) => true,
+            Self::Totp(_) => false,
         }
     }
 
@@ -55,8 +68,9 @@ impl Kind {
     pub fn token_endpoint(&self) -> Option<&Endpoint> {
         match self {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
-            // Programs ask it for much else.
-            Self::Aws(_) => None,
+            Self::GithubApp(app) => Some(&app.endpoint),
+            // Programs ask AWS for much else there; a one-time password is made here.
+            Self::Aws(_) | Self::Totp(_) => None,
         }
     }
 
@@ -66,6 +80,8 @@ impl Kind {
         match self {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::Aws(aws) => aws.role.as_ref().map(|role| &role.endpoint),
+            Self::GithubApp(app) => Some(&app.endpoint),
+            Self::Totp(_) => None,
         }
     }
 }
@@ -176,6 +192,46 @@ impl ClientAuth {
             Self::TlsClientAuth => "tls_client_auth",
         }
     }
+}
+
+/// Which tokens of a GitHub App are got: of one installation, and good for what is named here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct GithubApp {
+    /// Where: `https://api.github.com/app/installations/ID/access_tokens`.
+    pub endpoint: Endpoint,
+    /// The app's id, or its client id.
+    pub app_id: String,
+    /// The names of the repositories. Empty for all of the installation's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub repositories: Vec<String>,
+    /// What may be done: `contents: read`. Empty for all that the installation may.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub permissions: BTreeMap<String, String>,
+}
+
+/// How one-time passwords are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Totp {
+    /// How many digits: 6 to 8.
+    pub digits: u8,
+    /// How many seconds each is good for.
+    pub period: u32,
+    /// By which hash.
+    pub hash: TotpHash,
+}
+
+/// The hash of one-time passwords (RFC 6238 section 1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TotpHash {
+    /// What nearly all have.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-512.
+    Sha512,
 }
 
 /// How requests to AWS are signed.

@@ -3,7 +3,9 @@
 
 use std::fmt;
 
+use data_encoding::BASE32_NOPAD;
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 use crate::credential::{ClientAuth, Kind, OauthGrant};
 use crate::secret::Secret;
@@ -33,6 +35,9 @@ pub struct Material {
     /// What belongs to a key that is good for a session only.
     #[serde(alias = "SessionToken", skip_serializing_if = "Option::is_none")]
     pub session_token: Option<String>,
+    /// What one-time passwords are made of, in base32.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<String>,
 }
 
 /// Why what lies in the vault cannot be used.
@@ -46,12 +51,15 @@ pub enum MaterialError {
     Missing(&'static str),
     /// The key is none that is known.
     Key,
+    /// The seed is no base32.
+    Seed,
 }
 
 impl fmt::Display for MaterialError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NotText => f.write_str("the secret is no text"),
+            Self::Seed => f.write_str("the seed is no base32, as apps for one-time passwords show it"),
             Self::NotJson => f.write_str("the secret begins like JSON, and is none"),
             Self::Missing(what) => write!(f, "the secret has no `{what}`"),
             Self::Key => f.write_str(
@@ -69,6 +77,8 @@ pub const NATURAL: &[(&str, &str)] = &[
     ("oauth-client-credentials", "the client secret, or the private key for private_key_jwt"),
     ("oauth-token-exchange", "the token that is exchanged"),
     ("oauth-jwt-bearer", "the private key, in PEM"),
+    ("github-app", "the app's private key, in PEM"),
+    ("totp", "the seed in base32, or the otpauth:// address of the QR code"),
     (
         "aws",
         "ID:SECRET, a section of ~/.aws/credentials, or the JSON that `aws iam create-access-key` prints",
@@ -131,6 +141,8 @@ impl Material {
     fn natural(&mut self, kind: &Kind) -> Option<&mut Option<String>> {
         Some(match kind {
             Kind::Aws(_) => return None,
+            Kind::GithubApp(_) => &mut self.private_key,
+            Kind::Totp(_) => &mut self.seed,
             Kind::Oauth(oauth) => match (oauth.grant, oauth.client_auth) {
                 (OauthGrant::Refresh, _) => &mut self.refresh_token,
                 (OauthGrant::ClientCredentials, ClientAuth::PrivateKeyJwt)
@@ -153,6 +165,7 @@ impl Material {
         keep(&mut self.client_secret, &old.client_secret);
         keep(&mut self.subject_token, &old.subject_token);
         keep(&mut self.private_key, &old.private_key);
+        keep(&mut self.seed, &old.seed);
         // A key and its session belong together.
         if self.access_key_id.is_none() {
             keep(&mut self.access_key_id, &old.access_key_id);
@@ -191,6 +204,8 @@ impl Material {
                 }
             }
             Kind::Aws(_) => self.aws_key().map(drop),
+            Kind::GithubApp(_) => self.signing_key().map(drop),
+            Kind::Totp(_) => self.seed().map(drop),
         }
     }
 
@@ -216,6 +231,7 @@ impl Material {
             access_key_id: _,
             secret_access_key,
             session_token,
+            seed,
         } = self;
         let all = [
             refresh_token,
@@ -224,6 +240,7 @@ impl Material {
             private_key,
             secret_access_key,
             session_token,
+            seed,
         ];
         all.into_iter().flatten().map(|text| Secret::new(text.into_bytes())).collect()
     }
@@ -238,6 +255,16 @@ impl Material {
 
     pub(super) fn subject_token(&self) -> Result<&str, MaterialError> {
         present(self.subject_token.as_deref(), "subject_token")
+    }
+
+    /// The seed's bytes; written in groups, in lower case or with padding, as apps show it.
+    pub(super) fn seed(&self) -> Result<Zeroizing<Vec<u8>>, MaterialError> {
+        let text = present(self.seed.as_deref(), "seed")?;
+        let plain = text.chars().filter(|c| !c.is_whitespace() && !"-=".contains(*c));
+        let plain: Zeroizing<String> =
+            Zeroizing::new(plain.map(|c| c.to_ascii_uppercase()).collect());
+        let bytes = BASE32_NOPAD.decode(plain.as_bytes()).map_err(|_| MaterialError::Seed)?;
+        Ok(Zeroizing::new(bytes))
     }
 
     pub(super) fn signing_key(&self) -> Result<super::jwt::SigningKey, MaterialError> {

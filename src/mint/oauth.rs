@@ -25,6 +25,25 @@ const BEFORE: i64 = 10;
 pub(super) fn call(oauth: &Oauth, material: &Material, now: i64) -> Result<Call, MintError> {
     let mut form = Form { oauth, text: Zeroizing::new(String::with_capacity(1024)) };
     form.grant(material, now)?;
+    finished(form, material, now)
+}
+
+/// The same with a grant of its own.
+pub(super) fn call_with(
+    oauth: &Oauth,
+    material: &Material,
+    grant: &[(&str, &str)],
+    now: i64,
+) -> Result<Call, MintError> {
+    let mut form = Form { oauth, text: Zeroizing::new(String::with_capacity(1024)) };
+    for (name, value) in grant {
+        form.push(name, value);
+    }
+    finished(form, material, now)
+}
+
+fn finished(mut form: Form<'_>, material: &Material, now: i64) -> Result<Call, MintError> {
+    let oauth = form.oauth;
     let mut headers = HeaderMap::new();
     headers.insert(
         header::CONTENT_TYPE,

@@ -330,6 +330,10 @@ impl Linker<'_> {
                 "a rule of the organisation bounds what others allow, and injects nothing";
             problem("inject", message.to_owned(), "remove `inject`");
         }
+        if organisation && !draft.deny && has("capture") {
+            let message = "only the rule that decides takes tokens out of answers, and one of the organisation decides nothing";
+            problem("capture", message.to_owned(), "say it in the rule of the workspace");
+        }
         if fields.opaque == Some(true) {
             for key in OPAQUE_HAS_NO.into_iter().filter(|key| has(key)) {
                 let message =

@@ -67,20 +67,19 @@ impl Standing {
 }
 
 impl Policy {
-    /// Decides on a message that is sent in a socket: as on a request that refers to the same
-    /// credentials, and that would open the socket now.
+    /// Decides on a message that the agent, as it is now, sends in a socket: as on a request that
+    /// refers to the same credentials, and that would open the socket now.
     ///
     /// # Errors
     /// As [`Policy::authorize`].
     pub fn authorize_message(
         &self,
-        standing: &Standing,
+        (standing, who): (&Standing, &Identity),
         references: &References,
         index: &CredentialIndex,
         at: i64,
     ) -> Result<Permit, Refusal> {
-        let mut picked = usable(&standing.who, references, &standing.origin, index)?;
-        let who = &*standing.who;
+        let mut picked = usable(who, references, &standing.origin, index)?;
         for one in &mut picked {
             let allows = |c: &Credential| {
                 let verdict = self.verdict_now((standing, who), &[c], index, at);
@@ -90,7 +89,7 @@ impl Policy {
         }
         let credentials: Vec<&Credential> = picked.iter().map(|one| &**one.credential).collect();
         let verdict = self
-            .verdict_now((standing, &standing.who), &credentials, index, at)
+            .verdict_now((standing, who), &credentials, index, at)
             .ok_or_else(|| Refusal::new(Code::AmbiguousPath))?
             .map_err(|denied| self.refusal(denied, Kind::WebSocket, None))?;
         if picked.iter().any(|one| !one.has_slot()) {

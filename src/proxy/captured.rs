@@ -46,7 +46,7 @@ impl Captures {
         Ok(Some(Self { keep: Arc::clone(keep), all }))
     }
 
-    /// Takes the values out of an answer that went well. One that did not has none, and passes.
+    /// Takes the values out of an answer. One that did not go well may be without.
     ///
     /// # Errors
     /// `capture-failed` when a value is not there or was not kept. Nothing of the answer may go on
@@ -55,9 +55,6 @@ impl Captures {
         self,
         response: Response<ScrubbedBody<UpstreamBody>>,
     ) -> Result<Response<ScrubbedBody<UpstreamBody>>, Refusal> {
-        if !response.status().is_success() {
-            return Ok(response);
-        }
         let whole = Whole::read(response).await?;
         if whole.is_unsearched() {
             return Err(Refusal::new(Code::CaptureFailed).because("the answer cannot be decoded"));
@@ -66,7 +63,7 @@ impl Captures {
         let mut values = Vec::with_capacity(self.all.len());
         let mut needles = Needles::default();
         for (capture, credential) in self.all {
-            let value = whole.value(&capture.from)?;
+            let Some(value) = whole.value(&capture.from)? else { continue };
             needles.add(&value, &credential.placeholder());
             values.push((credential, value));
         }

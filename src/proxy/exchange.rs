@@ -18,7 +18,7 @@ use super::listener::Shutdown;
 use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
-use super::supplied::{rejected, resolve};
+use super::supplied::{make_ready, rejected, resolve, still_allowed};
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
@@ -110,7 +110,10 @@ async fn authorized(
     // that may hold one is read before, and only for an agent that may send the request at all.
     if let Some(wanted) = asked.wants_body(&decided).filter(|_| !body.is_empty()) {
         decided = match asked.read(&mut body, wanted).await {
-            Ok(()) => asked.decide(gateway.state()).await,
+            Ok(()) => {
+                ledger.identify(Arc::clone(&asked.who));
+                asked.decide(gateway.state()).await
+            }
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
     }
@@ -149,6 +152,9 @@ async fn authorized(
     {
         inbound.without_extensions();
         opening.read_messages(&permit);
+        if permit.is_supplied() {
+            opening.knows(Box::pin(make_ready(gateway, &state, &permit)).await);
+        }
     }
     let mut watch = Watch::of(gateway, (&route.caller.identity, &who), &inbound, &permit);
     let calling =
@@ -190,7 +196,7 @@ async fn authorized(
     let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let still = || gateway.still(&state, ledger.carried());
+    let still = || gateway.still(&state, &who, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
@@ -293,8 +299,10 @@ impl Calling<'_> {
             recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
         let Timeouts { response, idle } = permit.timeouts();
-        let heard = self.outlet.listens(self.version);
-        let still = || self.gateway.still(self.state, ledger.carried());
+        // What comes before an answer of which a token is taken could have it too.
+        let takes = !permit.captures().is_empty();
+        let heard = if takes { None } else { self.outlet.listens(self.version) };
+        let still = || self.gateway.still(self.state, self.who, ledger.carried());
         let call = Call {
             origin: &origin,
             principal: &principal,
@@ -333,6 +341,9 @@ impl Calling<'_> {
         let named = || named(self.references);
         let resolved = resolve(self.gateway, self.state, permit)
             .await
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        // Why here: a value may have been long in coming.
+        still_allowed(self.gateway, self.state, (self.who, &inbound), permit)
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
         let who = (&**self.who, self.at);
         let mut outbound = filled(self.state, who, inbound, (permit, resolved))
@@ -410,6 +421,9 @@ impl Asked<'_> {
         let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
         let bytes = self.gathered(body, most, wanted.idle).await?;
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
+        // Whoever sends slowly has the labels of then no longer.
+        let state = self.gateway.state();
+        self.renew(&state);
         Ok(())
     }
 

@@ -388,6 +388,8 @@ async fn serve_front(
             let end = AgentEnd { outlet: Outlet::of(&progress), cut: cut.clone() };
             async move {
                 let door = &entrance.door;
+                // It is a part of the connection's task, which has its own place on the heap.
+                #[allow(clippy::large_futures)]
                 let answer = tunnel::front(&gateway, door, &near, &shutdown, request, &end).await;
                 Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }

@@ -268,15 +268,18 @@ impl Gateway {
         })
     }
 
-    /// Whether what was decided on `state` may still leave with these credentials. Nearly always the
-    /// state is the same still, and this is one comparison.
-    fn still(&self, state: &Arc<State>, uses: &[Use]) -> Result<(), Refusal> {
+    /// Whether what was decided on `state` may still leave for this agent, with these credentials.
+    /// Nearly always the state is the same still, and this is one comparison.
+    fn still(&self, state: &Arc<State>, who: &Identity, uses: &[Use]) -> Result<(), Refusal> {
         let now = self.state.load();
-        if Arc::ptr_eq(&now, state) || uses.is_empty() {
+        if Arc::ptr_eq(&now, state) {
             return Ok(());
         }
         if now.sealed.is_none() {
             return Err(Refusal::new(Code::VaultUnavailable));
+        }
+        if !now.authn.still_valid(who, unix_now()) {
+            return Err(Refusal::new(Code::AgentRevoked));
         }
         let stands = |used: &Use| {
             let version = used.version.unwrap_or_default();

@@ -71,7 +71,8 @@ impl Opening {
     /// None for a request that asks for no WebSocket.
     ///
     /// # Errors
-    /// `overloaded` outside of a tunnel, for an agent that has as many open as it may.
+    /// `upgrade-refused` where a token is to be taken out of the answer; `overloaded` outside of a
+    /// tunnel, for an agent that has as many open as it may.
     pub(super) fn new(
         gateway: &Arc<Gateway>,
         route: &Route,
@@ -81,6 +82,11 @@ impl Opening {
         agent_side: Option<AgentSide>,
     ) -> Result<Option<Self>, Refusal> {
         let Some(handshake) = inbound.websocket().cloned() else { return Ok(None) };
+        if !permit.captures().is_empty() {
+            let detail =
+                "The rule takes a token out of the answer, and a WebSocket has none to take it of";
+            return Err(Refusal::with_detail(Code::UpgradeRefused, detail));
+        }
         let caller = route.caller.clone();
         let place = match &route.place {
             Some(place) => Arc::clone(place),
@@ -104,6 +110,13 @@ impl Opening {
         let messages = Messages::new(self.standing.clone(), permit);
         self.known = messages.known().into();
         self.messages = Some(messages);
+    }
+
+    /// Notes digests of the values that the scrub of the socket knows.
+    pub(super) fn knows(&mut self, values: Box<[[u8; 32]]>) {
+        if let Some(messages) = &mut self.messages {
+            messages.knows(values);
+        }
     }
 
     pub(super) fn handshake(&self) -> &Handshake {

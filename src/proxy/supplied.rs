@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
-use super::{Gateway, State};
-use crate::inject::Resolved;
+use super::{Gateway, State, unix_now};
+use crate::agent::Identity;
+use crate::credential::Slot;
+use crate::inject::{self, References, Resolved};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
+use crate::reference::Name;
+use crate::request::InboundRequest;
 use crate::secret::Secret;
 use crate::supply::Supply;
 
@@ -42,6 +46,59 @@ async fn supplied(gateway: &Gateway, state: &State, permit: &Permit) -> Result<R
         Ok(secret.transpose()?.into_iter().collect())
     };
     Resolved::gather(permit, granted, known)
+}
+
+/// Has what may enter the messages of a socket made before it is opened: what the origin says in it is
+/// searched for what is known then, and nothing else may enter than what these are the digests of.
+pub(super) async fn make_ready(
+    gateway: &Gateway,
+    state: &State,
+    permit: &Permit,
+) -> Box<[[u8; 32]]> {
+    let Some(supply) = gateway.supply.get() else { return Box::default() };
+    let mut known = Vec::new();
+    let enters = |grant: &&Grant| {
+        let mut slots = grant.credential().slots.iter();
+        grant.credential().is_supplied() && slots.any(|slot| matches!(slot, Slot::WebSocket { .. }))
+    };
+    for grant in permit.grants().iter().chain(permit.hidden()).filter(enters) {
+        // Where there is none, a message that refers to it is refused, and says why.
+        let _made = value(supply, state, grant).await;
+        known.extend(supply.known(grant.credential(), grant.version()).iter().map(inject::digest));
+    }
+    known.into()
+}
+
+/// Asks the rules again when they have changed while a value was waited for.
+///
+/// # Errors
+/// What they say now.
+pub(super) fn still_allowed(
+    gateway: &Gateway,
+    state: &Arc<State>,
+    (who, inbound): (&Arc<Identity>, &InboundRequest),
+    permit: &Permit,
+) -> Result<(), Refusal> {
+    let now = gateway.state();
+    if !permit.is_supplied() || Arc::ptr_eq(&now, state) {
+        return Ok(());
+    }
+    let who = now.authn.relabelled(who);
+    let index = &now.credentials;
+    let references = References::locate(inbound, index);
+    let again = now.policy.authorize(&who, inbound, &references, index, unix_now())?;
+    if again.approval().is_some() && permit.approval().is_none() {
+        return Err(Refusal::new(Code::ApprovalRequired)
+            .because("the rules have changed while the value was waited for"));
+    }
+    let names = |permit: &Permit| -> Vec<Name> {
+        permit.grants().iter().map(|grant| grant.credential().name.clone()).collect()
+    };
+    if names(&again) == names(permit) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::CredentialRefused)
+        .because("the rules have changed while the value was waited for"))
 }
 
 async fn value(supply: &Arc<dyn Supply>, state: &State, grant: &Grant) -> Result<Secret, Refusal> {

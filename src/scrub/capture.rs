@@ -65,13 +65,17 @@ impl Whole {
         Ok(Self { parts, body: read.into(), trailers, replaced, unsearched })
     }
 
-    /// The value that stands there.
+    /// The value that stands there. Only an answer that did not go well may be without one.
     ///
     /// # Errors
     /// `capture-failed` when there is none, or more than one.
-    pub fn value(&self, from: &Minted) -> Result<Secret, Refusal> {
+    pub fn value(&self, from: &Minted) -> Result<Option<Secret>, Refusal> {
+        let may_lack = !self.parts.status.is_success();
         let mut values = match from {
-            Minted::Json(pointer) => self.in_json(pointer)?,
+            Minted::Json(pointer) => match self.in_json(pointer) {
+                Err(_) if may_lack => return Ok(None),
+                values => values?,
+            },
             Minted::Form(name) => self.in_form(name),
             Minted::Header(name) => {
                 let values = self.parts.headers.get_all(name).iter();
@@ -79,7 +83,8 @@ impl Whole {
             }
         };
         match (values.pop(), values.is_empty()) {
-            (Some(value), true) => Ok(value),
+            (Some(value), true) => Ok(Some(value)),
+            (None, _) if may_lack => Ok(None),
             (Some(_), false) => Err(missing("the answer has the value twice")),
             (None, _) => Err(missing("the answer does not have the value where the rule says")),
         }
@@ -123,7 +128,10 @@ impl Whole {
             replaced += scrub_fields(trailers, &search);
         }
         parts.headers.remove(header::TRANSFER_ENCODING);
-        parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        // The length of what is not there, as an answer to a HEAD says it, stays as it is.
+        if !body.is_empty() {
+            parts.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        }
         let inner = Inner::Gathered { whole: Some(body), trailers };
         Response::from_parts(parts, ScrubbedBody { inner, replaced })
     }
@@ -165,7 +173,7 @@ mod tests {
     fn taken(from: &Minted, body: &str) -> Result<String, &'static str> {
         let whole = pollster(Whole::read(answered("application/json", body))).unwrap();
         let value = whole.value(from).map_err(|refusal| refusal.reason.unwrap_or_default())?;
-        Ok(value.expose(|bytes| String::from_utf8(bytes.to_vec()).unwrap()))
+        Ok(value.unwrap().expose(|bytes| String::from_utf8(bytes.to_vec()).unwrap()))
     }
 
     #[test]
@@ -203,7 +211,7 @@ mod tests {
     fn every_copy_becomes_the_placeholder() {
         let body = format!(r#"{{"access_token":"{TOKEN}","again":"tok\/en+0123456789==","n":1}}"#);
         let whole = pollster(Whole::read(answered("application/json", &body))).unwrap();
-        let value = whole.value(&Minted::Json("/access_token".parse().unwrap())).unwrap();
+        let value = whole.value(&Minted::Json("/access_token".parse().unwrap())).unwrap().unwrap();
         let mut needles = Needles::default();
         needles.add(&value, "locum_session");
         let answer = whole.without::<Full<Bytes>>(needles);

@@ -13,7 +13,7 @@ const issuer = new OAuth2Issuer();
 await issuer.keys.generate('RS256');
 const service = new OAuth2Service(issuer);
 
-const settings = { mode: 'ok', life: 3600, rotate: false, date: 0, refresh: null, before: null, leeway: false, delay: 0, key: null };
+const settings = { mode: 'ok', life: 3600, rotate: false, date: 0, refresh: null, before: null, leeway: false, delay: 0, key: null, device: null };
 const issued = new Map(); // token -> when it runs out, in milliseconds
 const seen = { token: 0, requests: [], api: 0, expired: 0, unknown: 0, refreshed: [] };
 
@@ -28,6 +28,12 @@ service.on('beforeResponse', (response, request) => {
       && body.refresh_token !== settings.refresh
       && !(settings.leeway && body.refresh_token === settings.before)) return refuse(400, 'invalid_grant');
   response.body.expires_in = settings.life;
+  if (body.grant_type === 'authorization_code') {
+    settings.refresh = 'rt-' + randomUUID();
+    seen.refreshed.push(settings.refresh);
+    response.body.refresh_token = settings.refresh;
+    return;
+  }
   delete response.body.refresh_token;
   if (settings.rotate && body.grant_type === 'refresh_token') {
     settings.before = body.refresh_token;
@@ -55,10 +61,41 @@ function assertion(request, response) {
   });
 }
 
+// GitHub's way to a token of an installation, for an app whose key we know.
+function installation(request, response) {
+  let text = '';
+  request.on('data', (piece) => { text += piece; });
+  request.on('end', () => {
+    const [head, claims, signature] = request.headers.authorization.replace('Bearer ', '').split('.');
+    const key = { key: settings.key, dsaEncoding: 'ieee-p1363' };
+    const good = verify('sha256', Buffer.from(`${head}.${claims}`), key, Buffer.from(signature, 'base64url'));
+    seen.requests.push({ body: JSON.parse(text), claims: JSON.parse(Buffer.from(claims, 'base64url')), accept: request.headers.accept });
+    const token = 'ghs_' + randomUUID().replaceAll('-', '');
+    if (good) issued.set(token, Date.now() + 3600000);
+    response.writeHead(good ? 201 : 401, { 'content-type': 'application/json' });
+    response.end(JSON.stringify(good ? { token, expires_at: 'in an hour' } : { message: 'Bad credentials' }));
+  });
+}
+
 function tokens(request, response) {
+  if (request.url.startsWith('/app/installations/7/access_tokens')) {
+    seen.token += 1;
+    return installation(request, response);
+  }
   if (request.url.startsWith('/token')) seen.token += 1;
   if (settings.date !== 0) response.setHeader('Date', new Date(Date.now() + settings.date * 1000).toUTCString());
   const answer = (status, type, text) => { response.writeHead(status, { 'content-type': type }); response.end(text); };
+  if (request.url.startsWith('/device')) {
+    return answer(200, 'application/json', JSON.stringify({
+      device_code: 'dc-1', user_code: 'WDJB-MJHT', verification_uri: 'https://as.test/go', interval: 1, expires_in: 60 }));
+  }
+  if (settings.device !== null) {
+    request.resume();
+    const next = settings.device.shift() ?? 'expired_token';
+    const done = next === 'token';
+    return answer(done ? 200 : 400, 'application/json', JSON.stringify(
+      done ? { access_token: 'at', refresh_token: settings.refresh } : { error: next }));
+  }
   switch (settings.mode) {
     case 'error500': return answer(500, 'text/plain', 'a fault');
     case 'garbage': return answer(200, 'application/json', '{"access_token": ');

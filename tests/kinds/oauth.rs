@@ -496,3 +496,174 @@ fn what_is_said_of_a_kind_is_checked_when_it_is_added() {
     let shown = home.locum(&["credential", "show", "google"]).ok().out;
     assert!(shown.contains("https://oauth2.googleapis.com/token"), "{shown}");
 }
+
+#[test]
+fn an_installation_of_a_github_app_has_tokens_for_what_is_named() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = key.serialize_pem();
+    let app = [
+        "--kind",
+        "github-app",
+        "--app-id",
+        "Iv1.abc",
+        "--installation",
+        "7",
+        "--github-api",
+        "https://as.test",
+        "--repository",
+        "one",
+        "--permission",
+        "contents=read",
+        "--to",
+        "https://api.test",
+    ];
+    let world = World::with(&app, pem.clone(), |_, servers| {
+        servers.set(&json!({"key": key.public_key_pem()}));
+    });
+    assert_eq!(world.get("/").status, 200);
+    assert_eq!(world.get("/").status, 200);
+    assert_eq!(world.servers.exchanges(), 1);
+    let request = &world.servers.seen()["requests"][0];
+    assert_eq!(
+        request["body"],
+        json!({"repositories": ["one"], "permissions": {"contents": "read"}})
+    );
+    assert_eq!(request["claims"]["iss"], "Iv1.abc");
+    assert_eq!(request["accept"], "application/vnd.github+json");
+    let middle = pem.lines().nth(2).unwrap();
+    world.home.never_leaks(&[middle], &[]);
+    // Another key than the app's.
+    let other = rcgen::KeyPair::generate().unwrap().serialize_pem();
+    world.home.rotate("main", &other);
+    eventually("a refusal", PATIENCE, || {
+        let answer = world.get("/");
+        (answer.status == 502).then(|| refused(&answer, 502, "credential-expired"))
+    });
+}
+
+#[test]
+fn a_one_time_password_is_that_of_the_moment() {
+    let seed = "JBSW Y3DP ehpk 3pxp jbsw y3dp";
+    let slots = ["--kind", "totp", "--to", "https://api.test", "--header", "X-Otp: {secret}"];
+    let address = "otpauth://totp/GitHub:me?secret=JBSWY3DPEHPK3PXPJBSWY3DP&digits=6&issuer=GitHub";
+    for given in [seed, address] {
+        let home = Home::new();
+        let origin = Origin::start("api.test");
+        home.reach(&origin);
+        home.add("otp", &slots, given);
+        let agent = home.agent("worker");
+        let serve = home.serve();
+        let request = "GET /open HTTP/1.1\r\nHost: api.test\r\nX-Otp: locum_otp\r\n\r\n";
+        let before = expected_password();
+        assert_eq!(serve.tunnel(&agent, "api.test").ask(request).status, 200);
+        let sent = origin.seen()[0].header("x-otp").unwrap().to_owned();
+        assert!([before, expected_password()].contains(&sent), "{sent}");
+        home.never_leaks(&["JBSWY3DPEHPK3PXPJBSWY3DP"], &[]);
+    }
+    let home = Home::new();
+    let all = [&["credential", "add", "otp"], &slots[..]].concat();
+    let ran = home.locum_with(&all, b"not base 32!").failed(64);
+    assert!(ran.err.contains("base32"), "{}", ran.err);
+}
+
+/// By Python's own library, as the RFC has it.
+fn expected_password() -> String {
+    let program = "import base64,hmac,struct,time\nm=hmac.new(base64.b32decode('JBSWY3DPEHPK3PXPJBSWY3DP'),struct.pack('>Q',int(time.time())//30),'sha1').digest()\no=m[-1]&15\nprint('%06d'%((struct.unpack('>I',m[o:o+4])[0]&0x7fffffff)%10**6))";
+    command_output(Command::new("python3").args(["-c", program])).trim().to_owned()
+}
+
+/// Runs `connect`, and gives what it prints to `person` line by line.
+fn connect(home: &Home, arguments: &[&str], person: impl Fn(&str)) -> Ran {
+    let all = [&["credential", "connect", "main", "--client-id", "us"], arguments].concat();
+    let mut command = home.command(&all);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut out = String::new();
+    let mut lines = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    while lines.read_line(&mut line).unwrap() > 0 {
+        person(line.trim());
+        out.push_str(&line);
+        line.clear();
+    }
+    let mut err = String::new();
+    std::io::Read::read_to_string(&mut child.stderr.take().unwrap(), &mut err).unwrap();
+    let ran = Ran { code: child.wait().unwrap().code().unwrap(), out, err };
+    home.said(&ran);
+    ran
+}
+
+/// A GET of a browser; the head of the answer, and its body.
+fn browse(url: &str, home: &Home) -> String {
+    let Some(rest) = url.strip_prefix("https://as.test") else {
+        let (address, target) = url.strip_prefix("http://").unwrap().split_once('/').unwrap();
+        let mut wire = Wire::plain(address.parse().unwrap());
+        return wire.ask(format!("GET /{target} HTTP/1.1\r\nHost: {address}\r\n\r\n")).text();
+    };
+    let config = std::fs::read_to_string(home.path().join("locum.yaml")).unwrap();
+    let line = config.lines().find(|line| line.contains("'as.test'")).unwrap();
+    let address = line.split('\'').nth(3).unwrap().parse().unwrap();
+    let ca = home.work().join("identities/as/ca.pem");
+    let mut wire = Wire::plain(address).tls("as.test", &ca).unwrap();
+    let answer = wire.ask(format!("GET {rest} HTTP/1.1\r\nHost: as.test\r\n\r\n"));
+    answer.header("location").unwrap_or_default().to_owned()
+}
+
+const CONNECT: &[&str] = &[
+    "--token-endpoint",
+    ENDPOINT,
+    "--authorize-endpoint",
+    "https://as.test/authorize",
+    "--to",
+    "https://api.test",
+    "--scope",
+    "openid",
+];
+
+#[test]
+fn a_person_at_a_browser_connects_a_credential() {
+    let home = Home::new();
+    let servers = Servers::start(&home);
+    let ran = connect(&home, CONNECT, |line| {
+        let Some(address) = line.strip_prefix("https://as.test/authorize?") else { return };
+        assert!(address.contains("code_challenge_method=S256"), "{address}");
+        let redirect = browse(line, &home);
+        assert!(redirect.starts_with("http://127.0.0.1:"), "{redirect}");
+        // Somebody else knocks first, with a code of their own.
+        let (at, _) = redirect.split_once('?').unwrap();
+        assert!(browse(&format!("{at}?code=theirs&state=guessed"), &home).contains("not what"));
+        assert!(browse(&redirect, &home).contains("is connected"));
+    });
+    let ran = ran.ok();
+    assert!(ran.out.contains("added main"), "{}", ran.out);
+    let seen = servers.seen();
+    let body = &seen["requests"][0]["body"];
+    assert_eq!(body["grant_type"], "authorization_code");
+    assert!(body["code_verifier"].as_str().unwrap().len() >= 43);
+    // What was got is what tokens are made of.
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let answer = serve.tunnel(&agent, "api.test").ask(get("/"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = servers.seen();
+    let refresh = seen["refreshed"][0].as_str().unwrap();
+    assert_eq!(seen["requests"][1]["body"]["refresh_token"], refresh);
+    home.never_leaks(&[refresh], &[]);
+}
+
+#[test]
+fn a_device_without_a_browser_is_connected_by_a_code() {
+    let home = Home::new();
+    let servers = Servers::start(&home);
+    let secret = canary();
+    let device = ["--device", "--device-endpoint", "https://as.test/device"];
+    let arguments = [CONNECT, &device].concat();
+    servers.set(&json!({"refresh": secret, "device": ["authorization_pending", "token"]}));
+    let ran = connect(&home, &arguments, |_| {}).ok();
+    assert!(ran.out.contains("https://as.test/go") && ran.out.contains("WDJB-MJHT"), "{}", ran.out);
+    servers.set(&json!({"device": ["access_denied"]}));
+    home.locum(&["credential", "remove", "main"]).ok();
+    let ran = connect(&home, &arguments, |_| {}).failed(1);
+    assert!(ran.err.contains("the person has refused"), "{}", ran.err);
+    home.never_leaks(&[&secret], &[]);
+}

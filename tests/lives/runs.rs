@@ -249,3 +249,45 @@ fn a_staged_version_is_used_when_it_is_promoted_and_not_before() {
         assert!(events.iter().any(|r| r["event"] == event && r["subject"] == "main"), "{event}");
     }
 }
+
+#[test]
+fn a_version_is_tried_at_its_provider_before_it_is_promoted() {
+    const PROVIDER: &str = "api.openai.com";
+    let (old, new) = (canary(), canary());
+    let home = Home::new();
+    let origin = Origin::start(PROVIDER);
+    origin.accept(&old);
+    home.reach(&origin);
+    home.add("openai", &["--provider", "openai"], &old);
+    let verify = |more: &[&str]| home.locum(&[&["credential", "verify", "openai"], more].concat());
+    let ran = verify(&[]).ok();
+    let said = "version 1 of openai is valid: https://api.openai.com/v1/models answered 200\n";
+    assert_eq!(ran.out, said);
+    assert_eq!(origin.last().header("authorization"), Some(&*format!("Bearer {old}")));
+    home.locum_with(&["credential", "rotate", "openai", "--stage"], new.as_bytes()).ok();
+    // Beside a running proxy, which writes the record.
+    let _serve = home.serve();
+    let ran = verify(&["--json"]).failed(1);
+    let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!((&json["version"], &json["status"]), (&2.into(), &401.into()));
+    assert_eq!(json["valid"], false);
+    origin.accept(&new);
+    verify(&[]).ok();
+    verify(&["--version", "1"]).ok();
+    assert!(verify(&["--version", "7"]).failed(1).err.contains("no live version 7"));
+    // A call that says nothing of the key.
+    origin.answer(&new, 500, None);
+    assert!(verify(&[]).failed(1).err.contains("says nothing"));
+    eventually("the records", PATIENCE, || {
+        let tried = home.audit().into_iter().filter(|r| r["event"] == "credential-version-tried");
+        (tried.count() == 5).then_some(())
+    });
+    // What has no such call, and what may not go where it is.
+    home.add("own", BEARER, &canary());
+    assert!(home.locum(&["credential", "verify", "own"]).failed(64).err.contains("no call"));
+    home.add("narrow", &["--provider", "openai", "--to", "https://eu.api.openai.com"], &canary());
+    let before = origin.seen().len();
+    home.locum(&["credential", "verify", "narrow"]);
+    assert_eq!(origin.seen().len(), before);
+    home.never_leaks(&[&old, &new], &[]);
+}

@@ -1,5 +1,6 @@
 //! Requests that a person has to approve: held or refused, bound to what will be sent, once.
 
+use hmac::{KeyInit as _, Mac as _};
 use serde_json::{Value, json};
 
 use crate::support::*;
@@ -252,7 +253,6 @@ fn word_is_sent_signed_and_without_a_secret() {
     assert!(!text.contains("secret=query") && !text.contains("in the body"), "{text}");
     let signature = word.header("locum-signature").unwrap();
     let (at, given) = signature.strip_prefix("t=").unwrap().split_once(",v1=").unwrap();
-    use hmac::{KeyInit as _, Mac as _};
     let mut mac = hmac::Hmac::<sha2::Sha256>::new_from_slice(signing.as_bytes()).unwrap();
     mac.update(format!("{at}.{text}").as_bytes());
     assert_eq!(data_encoding::HEXLOWER.encode(&mac.finalize().into_bytes()), given);

@@ -160,3 +160,117 @@ fn a_vault_that_takes_nothing_lets_no_token_through() {
     assert_eq!(scene.log_in().status, 200);
     scene.never_leaks();
 }
+
+/// A rule that takes a field of the head, for a login without any credential.
+const FIELD: &str = "version: 1
+rules:
+  - name: log in
+    agents: [worker]
+    to: [https://api.test]
+    paths: [/login]
+    capture:
+      - {header: X-Subject-Token, as: session}
+      - {json: /access_token, as: renewal}
+";
+
+/// What an agent hears of an origin that answers a login with these bytes.
+#[track_caller]
+fn heard(answer: &[u8], policy: &str, ask: &str) -> (String, Home) {
+    let home = Home::new();
+    let script = vec![Script::Read, Script::Send(answer.to_vec()), Script::Goodbye];
+    let origin = Origin::scripted(HOST, script);
+    home.reach(&origin);
+    for name in ["session", "renewal"] {
+        home.locum(&[&["credential", "add", name], SESSION].concat()).ok();
+    }
+    home.policy(policy);
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let mut wire = serve.tunnel(&agent, HOST);
+    wire.send(ask);
+    let _answer = wire.try_answer(ask.split(' ').next().unwrap());
+    let heard = String::from_utf8_lossy(&wire.transcript).into_owned();
+    (heard, home)
+}
+
+#[test]
+fn a_token_is_taken_out_whatever_the_status() {
+    let token = canary();
+    let field = format!("X-Subject-Token: {token}");
+    let json = format!(r#"{{"access_token":"{token}"}}"#);
+    let length = json.len();
+    for (status, answer) in [
+        (
+            "302",
+            format!(
+                "HTTP/1.1 302 Found\r\nLocation: /home\r\n{field}\r\nContent-Length: 0\r\n\r\n"
+            ),
+        ),
+        ("401", format!("HTTP/1.1 401 No\r\n{field}\r\nContent-Length: 0\r\n\r\n")),
+        ("400", format!("HTTP/1.1 400 No\r\nContent-Length: {length}\r\n\r\n{json}")),
+        (
+            "303",
+            format!("HTTP/1.1 303 There\r\nLocation: /\r\nContent-Length: {length}\r\n\r\n{json}"),
+        ),
+    ] {
+        let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+        let (heard, home) = heard(answer.as_bytes(), FIELD, &ask);
+        assert!(leaks(&token, heard.as_bytes()).is_empty(), "{status}: {heard}");
+        assert!(heard.contains(&format!("HTTP/1.1 {status}")), "{heard}");
+        assert!(heard.contains("locum_session") || heard.contains("locum_renewal"), "{heard}");
+        home.never_leaks(&[&token], &[]);
+    }
+    // Without a token in it, what did not go well is the agent's to read.
+    let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+    let (heard, _home) = heard(b"HTTP/1.1 401 No\r\nContent-Length: 5\r\n\r\nwrong", FIELD, &ask);
+    assert!(heard.contains("HTTP/1.1 401") && heard.ends_with("wrong"), "{heard}");
+}
+
+#[test]
+fn a_token_is_taken_out_of_a_coded_answer_to_a_login_without_a_credential() {
+    use std::io::Write as _;
+    let token = canary();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    write!(gzip, r#"{{"access_token":"{token}","other":"{token}"}}"#).unwrap();
+    let body = gzip.finish().unwrap();
+    let head = format!(
+        "HTTP/1.1 200 OK\r\nX-Subject-Token: {token}\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    let only_the_field = FIELD.replace("      - {json: /access_token, as: renewal}\n", "");
+    for policy in [FIELD, &only_the_field] {
+        let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+        let (heard, home) = heard(&[head.as_bytes(), &body].concat(), policy, &ask);
+        assert!(heard.contains("HTTP/1.1 200"), "{heard}");
+        assert!(heard.contains(r#""other":"locum_"#), "the body is readable: {heard}");
+        assert!(leaks(&token, heard.as_bytes()).is_empty(), "{heard}");
+        home.never_leaks(&[&token], &[]);
+    }
+}
+
+#[test]
+fn no_token_passes_ahead_of_the_answer_or_in_place_of_one() {
+    let token = canary();
+    let field = format!("X-Subject-Token: {token}");
+    let only_the_field = FIELD.replace("      - {json: /access_token, as: renewal}\n", "");
+    let early = format!(
+        "HTTP/1.1 103 Early Hints\r\n{field}\r\n\r\nHTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 0\r\n\r\n"
+    );
+    let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+    let (early, _home) = heard(early.as_bytes(), &only_the_field, &ask);
+    assert!(leaks(&token, early.as_bytes()).is_empty(), "{early}");
+    // The key of RFC 6455 section 1.3, and its answer.
+    let switch = format!(
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{field}\r\n\r\n"
+    );
+    let handshake = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ];
+    let ask = request("GET", "/login", &handshake, "");
+    let (switched, _home) = heard(switch.as_bytes(), &only_the_field, &ask);
+    assert!(leaks(&token, switched.as_bytes()).is_empty(), "{switched}");
+    assert!(switched.contains("upgrade-refused"), "{switched}");
+}

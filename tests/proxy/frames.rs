@@ -2,7 +2,7 @@
 
 use crate::support::*;
 
-const HANDSHAKE: [&str; 5] = [
+pub(crate) const HANDSHAKE: [&str; 5] = [
     "Upgrade: websocket",
     "Connection: Upgrade",
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
@@ -30,7 +30,7 @@ fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-fn text(payload: &str) -> Vec<u8> {
+pub(crate) fn text(payload: &str) -> Vec<u8> {
     masked(0x81, payload.as_bytes())
 }
 

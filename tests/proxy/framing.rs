@@ -294,3 +294,319 @@ fn a_path_that_can_be_read_in_two_ways_is_refused_where_it_matters() {
         assert_eq!(world.origin.last().target, path);
     }
 }
+
+/// Reads what an origin was sent on one connection as the strictest reader would: the first line of
+/// each request. What it does not take is a failure, but for a body that breaks off at the end.
+#[track_caller]
+fn strictly(name: &str, mut bytes: &[u8]) -> Vec<String> {
+    let mut requests = Vec::new();
+    while let Some(end) = memchr::memmem::find(bytes, b"\r\n\r\n") {
+        let head = std::str::from_utf8(&bytes[..end]).expect(name);
+        let mut lines = head.split("\r\n");
+        let first = lines.next().unwrap();
+        let parts: Vec<&str> = first.split(' ').collect();
+        assert!(parts.len() == 3 && parts[2] == "HTTP/1.1", "{name}: {first:?}");
+        let (mut length, mut chunked) = (None, false);
+        for line in std::iter::once(first).chain(lines.clone()) {
+            assert!(!line.bytes().any(|b| b < b' ' && b != b'\t'), "{name}: {line:?}");
+        }
+        for line in lines {
+            let (field, value) = line.split_once(": ").expect(name);
+            let of_name =
+                |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-_".contains(&b);
+            assert!(field.to_ascii_lowercase().bytes().all(of_name), "{name}: {line:?}");
+            match &*field.to_ascii_lowercase() {
+                "content-length" => {
+                    assert!(length.replace(value.parse::<usize>().unwrap()).is_none());
+                }
+                "transfer-encoding" => {
+                    assert!(value == "chunked" && !chunked, "{name}: {line:?}");
+                    chunked = true;
+                }
+                _ => {}
+            }
+        }
+        assert!(!(chunked && length.is_some()), "{name}: {head}");
+        requests.push(first.to_owned());
+        bytes = &bytes[end + 4..];
+        if let Some(length) = length {
+            bytes = bytes.get(length..).unwrap_or_default();
+        }
+        while chunked && !bytes.is_empty() {
+            let Some(end) = memchr::memmem::find(bytes, b"\r\n") else { return requests };
+            let digits = std::str::from_utf8(&bytes[..end]).unwrap();
+            assert!(digits.bytes().all(|b| b.is_ascii_hexdigit()), "{name}: chunk {digits:?}");
+            let size = usize::from_str_radix(digits, 16).expect(name);
+            if size == 0 {
+                let Some(end) = memchr::memmem::find(&bytes[end..], b"\r\n\r\n").map(|at| end + at)
+                else {
+                    return requests;
+                };
+                bytes = &bytes[end + 4..];
+                break;
+            }
+            let Some(rest) = bytes.get(end + 2 + size..) else { return requests };
+            assert!(
+                rest.is_empty() || rest.starts_with(b"\r\n"),
+                "{name}: {}",
+                rest.escape_ascii()
+            );
+            bytes = rest.get(2..).unwrap_or_default();
+        }
+    }
+    assert!(bytes.is_empty(), "{name}: {}", bytes.escape_ascii());
+    requests
+}
+
+/// Sends bytes that some reader takes for two requests. Whatever is made of them: the origin is sent
+/// so many requests as were decided on and recorded, each in one strict form, and the key once in each
+/// that it was recorded for.
+#[track_caller]
+fn accounted(world: &World, name: &str, bytes: &[u8]) {
+    let mut wire = world.tunnel();
+    let _may_be_refused_early = wire.try_send(bytes);
+    wire.finish();
+    wire.until_closed();
+    let tries = || {
+        let raw = world.origin.raw_bytes();
+        let sent: usize = raw.iter().map(|bytes| strictly(name, bytes).len()).sum();
+        let mut records = world.home.audit();
+        records.retain(|r| r["kind"] == "access" && r["decision"] == "permit");
+        let with_key = records.iter().filter(|r| !r["credential"].is_null()).count();
+        let keys: usize = raw
+            .iter()
+            .map(|raw| memchr::memmem::find_iter(raw, world.key.as_bytes()).count())
+            .sum();
+        (sent, records.len(), keys, with_key)
+    };
+    let (sent, permitted, keys, with_key) = tries();
+    assert!(sent <= permitted, "{name}: {sent} requests went up, {permitted} were permitted");
+    assert!(keys <= with_key, "{name}: {keys} keys went up, {with_key} were recorded");
+    world.never_leaks(&[("the wire", &wire.transcript)]);
+}
+
+#[test]
+#[allow(clippy::too_many_lines)] // A table.
+fn whatever_is_made_of_odd_bytes_each_request_is_decided_on_and_recorded() {
+    let world = World::new();
+    let second = format!("GET /v1/smuggled HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n");
+    let post = |fields: &str, body: &str| {
+        format!(
+            "POST /v1/x HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n{fields}\r\n\r\n{body}{second}"
+        )
+    };
+    let chunked = |body: &str| post("Transfer-Encoding: chunked", body);
+    let length = second.len();
+    let cases: Vec<(&str, String)> = vec![
+        ("bare line feeds", post("Content-Length: 0", "").replace("\r\n", "\n")),
+        ("a bare line feed after a field", post("X: y\nContent-Length: 9\r\nY: z", "")),
+        (
+            "a bare line feed ends the head",
+            post("X: y\n\nGET /v1/smuggled HTTP/1.1\r\nHost: api.test", ""),
+        ),
+        ("line feed, carriage return", post("X: y\n\rContent-Length: 9", "")),
+        ("a carriage return alone", post("X: y\r\rContent-Length: 9", "")),
+        ("blank lines before", format!("\r\n\r\n{second}\r\n\n{second}")),
+        (
+            "a folded coding",
+            post("Transfer-Encoding:\r\n chunked\r\nContent-Length: 4", "0\r\n\r\n"),
+        ),
+        (
+            "a folded coding after another",
+            post("X: y\r\n\tTransfer-Encoding: chunked\r\nContent-Length: 5", "0\r\n\r\n"),
+        ),
+        ("a folded first line", format!("GET /v1/x HTTP/1.1\r\n Host: api.test\r\n\r\n{second}")),
+        ("a coding with blanks after", post("Transfer-Encoding: chunked \t", "0\r\n\r\n")),
+        ("a coding in capitals", post("TRANSFER-ENCODING: CHUNKED", "0\r\n\r\n")),
+        ("chunked twice in a list", post("Transfer-Encoding: chunked, chunked", "0\r\n\r\n")),
+        ("chunked with a parameter", post("Transfer-Encoding: chunked;q=1", "0\r\n\r\n")),
+        ("chunked in quotes", post("Transfer-Encoding: \"chunked\"", "0\r\n\r\n")),
+        ("a comma before chunked", post("Transfer-Encoding: ,chunked", "0\r\n\r\n")),
+        ("an empty coding", post(&format!("Transfer-Encoding:\r\nContent-Length: {length}"), "")),
+        (
+            "identity and a length",
+            post(&format!("Transfer-Encoding: identity\r\nContent-Length: {length}"), ""),
+        ),
+        (
+            "a coding in the name of another",
+            post(&format!("Transfer_Encoding: chunked\r\nContent-Length: {length}"), "0\r\n\r\n"),
+        ),
+        ("a coding with NUL", post("Transfer-Encoding: chunked\0", "0\r\n\r\n")),
+        ("a coding with a form feed", post("Transfer-Encoding: \x0cchunked", "0\r\n\r\n")),
+        ("CL.TE", post("Content-Length: 6\r\nTransfer-Encoding: chunked", "0\r\n\r\nG")),
+        (
+            "TE.CL",
+            post(
+                "Transfer-Encoding: chunked\r\nContent-Length: 4",
+                &format!("{length:x}\r\n{second}\r\n0\r\n\r\n"),
+            ),
+        ),
+        ("TE.TE", post("Transfer-Encoding: chunked\r\nTransfer-Encoding: x", "0\r\n\r\n")),
+        (
+            "TE.TE the other way",
+            post("Transfer-Encoding: x\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+        ),
+        ("an empty length", post("Content-Length:", "")),
+        ("a length with a comma", post("Content-Length: 0,", "")),
+        (
+            "lengths that differ",
+            post(&format!("Content-Length: {length}\r\nContent-Length: 0"), ""),
+        ),
+        (
+            "lengths that are the same",
+            post(&format!("Content-Length: {length}\r\nContent-Length: {length}"), ""),
+        ),
+        ("a list of the same length", post(&format!("Content-Length: {length}, {length}"), "")),
+        ("a length with zeros before", post(&format!("Content-Length: 000000{length}"), "")),
+        ("a length in other digits", post("Content-Length: \u{661}", "")),
+        ("a length with a blank within", post("Content-Length: 1 0", "")),
+        ("a length with an underscore", post("Content-Length: 1_0", "")),
+        ("a length beyond 64 bits", post("Content-Length: 18446744073709551616", "")),
+        ("a length of 2^64 - 1", post("Content-Length: 18446744073709551615", "")),
+        ("a length as a float", post("Content-Length: 0.0", "")),
+        ("a length after a tab", post("Content-Length:\t0\t", "")),
+        ("a length before a blank", post("Content-Length : 0", "")),
+        ("a length with an underscore in its name", post(&format!("Content_Length: {length}"), "")),
+        (
+            "a length taken away by Connection",
+            post(&format!("Connection: content-length\r\nContent-Length: {length}"), ""),
+        ),
+        (
+            "a coding taken away by Connection",
+            post("Connection: transfer-encoding\r\nTransfer-Encoding: chunked", "0\r\n\r\n"),
+        ),
+        ("the host taken away by Connection", post("Connection: host\r\nContent-Length: 0", "")),
+        (
+            "a GET with a body",
+            format!(
+                "GET /v1/x HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\nContent-Length: {length}\r\n\r\n{second}"
+            ),
+        ),
+        (
+            "a GET in chunks",
+            format!(
+                "GET /v1/x HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\nTransfer-Encoding: chunked\r\n\r\n{length:x}\r\n{second}\r\n0\r\n\r\n{second}"
+            ),
+        ),
+        (
+            "a HEAD with a body",
+            format!(
+                "HEAD /v1/x HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\nContent-Length: {length}\r\n\r\n{second}{second}"
+            ),
+        ),
+        (
+            "an OPTIONS with a body",
+            format!(
+                "OPTIONS * HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\nContent-Length: {length}\r\n\r\n{second}{second}"
+            ),
+        ),
+        (
+            "an expectation and no wait",
+            post(&format!("Expect: 100-continue\r\nContent-Length: {length}"), ""),
+        ),
+        ("another expectation", post(&format!("Expect: 200-ok\r\nContent-Length: {length}"), "")),
+        (
+            "an upgrade with a body",
+            post(
+                &format!(
+                    "Connection: upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\nContent-Length: {length}"
+                ),
+                "",
+            ),
+        ),
+        (
+            "an offer of h2c with a body",
+            post(
+                &format!(
+                    "Connection: upgrade, http2-settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQAAP__\r\nContent-Length: {length}"
+                ),
+                "",
+            ),
+        ),
+        ("an extension of a chunk", chunked("3;a=b\r\nabc\r\n0\r\n\r\n")),
+        ("an extension with a line feed", chunked("3;a=\n5\r\nabc\r\n0\r\n\r\n")),
+        ("an extension with a quoted end", chunked("3;a=\"\r\nabc\r\n0\r\n\r\n\"")),
+        ("an extension with a carriage return", chunked("3;a=\rx\r\nabc\r\n0\r\n\r\n")),
+        ("a long extension", chunked(&format!("3;{}\r\nabc\r\n0\r\n\r\n", "a".repeat(100_000)))),
+        ("a size with blanks after", chunked("3  \r\nabc\r\n0\r\n\r\n")),
+        ("a size with a blank before", chunked(" 3\r\nabc\r\n0\r\n\r\n")),
+        ("a size with many zeros", chunked(&format!("{}3\r\nabc\r\n0\r\n\r\n", "0".repeat(500)))),
+        ("a size with zeros and more", chunked("00000000000000003\r\nabc\r\n0\r\n\r\n")),
+        ("a size in capitals", chunked("A\r\n0123456789\r\n0\r\n\r\n")),
+        ("a size that is none", chunked("\r\nabc\r\n0\r\n\r\n")),
+        ("a size with an underscore", chunked("1_0\r\nabc\r\n0\r\n\r\n")),
+        ("a size that wraps", chunked("10000000000000003\r\nabc\r\n0\r\n\r\n")),
+        ("a negative size", chunked("-1\r\nabc\r\n0\r\n\r\n")),
+        ("a size ended by a line feed", chunked("3\nabc\r\n0\r\n\r\n")),
+        ("a chunk ended by a line feed", chunked("3\r\nabc\n0\r\n\r\n")),
+        ("a last chunk ended by line feeds", chunked("0\n\n")),
+        ("a last chunk with a size in words", chunked("0;x\r\n\r\n")),
+        ("many zeros for a last chunk", chunked("0000\r\n\r\n")),
+        ("no end of a last chunk", chunked("0\r\n")),
+        ("a chunk too long for its size", chunked("3\r\nabcd\r\n0\r\n\r\n")),
+        ("a chunk too short for its size", chunked("5\r\nabc\r\n0\r\n\r\n")),
+        (
+            "trailers that frame",
+            chunked(
+                "0\r\nContent-Length: 9\r\nTransfer-Encoding: chunked\r\nHost: evil.test\r\nAuthorization: Bearer locum_main\r\n\r\n",
+            ),
+        ),
+        (
+            "trailers that are a request",
+            chunked("0\r\nGET /v1/smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n"),
+        ),
+        ("a folded trailer", chunked("0\r\nX: y\r\n z\r\n\r\n")),
+        ("a trailer with a line feed", chunked("0\r\nX: y\nZ: w\r\n\r\n")),
+        (
+            "a target with a fragment",
+            format!("GET /v1/x#y HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "a target with a tab",
+            format!("GET /v1/x\ty HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "a target of another host",
+            format!(
+                "GET http://evil.test/ HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"
+            ),
+        ),
+        (
+            "a target with an authority alone",
+            format!("GET api.test:443 HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "a target without a slash",
+            format!("GET ?x HTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "tabs in the first line",
+            format!("GET\t/v1/x\tHTTP/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "a version with more",
+            format!("GET /v1/x HTTP/1.10\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "a version in small letters",
+            format!("GET /v1/x http/1.1\r\nHost: api.test\r\n{AUTHORIZED}\r\n\r\n{second}"),
+        ),
+        (
+            "HTTP/1.0 that goes on",
+            format!(
+                "GET /v1/x HTTP/1.0\r\nHost: api.test\r\nConnection: keep-alive\r\n{AUTHORIZED}\r\n\r\n{second}"
+            ),
+        ),
+        (
+            "an end by Connection",
+            format!(
+                "GET /v1/x HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n{AUTHORIZED}\r\n\r\n{second}"
+            ),
+        ),
+        ("a request in a tunnel's request", post(&format!("Content-Length: {length}"), "")),
+    ];
+    for (name, bytes) in &cases {
+        accounted(&world, name, bytes.as_bytes());
+    }
+    assert_eq!(world.get("/after").status, 200);
+}

@@ -662,3 +662,199 @@ fn grpc_clients_are_refused_in_their_own_words() {
     let record = audit.iter().find(|r| r["request_id"].as_str() == id).expect("its record");
     assert_eq!(record["code"], "credential-refused");
 }
+
+/// HPACK without any table: a literal of any length.
+fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
+    let text = |t: &[u8]| {
+        let mut out = Vec::new();
+        if t.len() < 127 {
+            out.push(u8::try_from(t.len()).unwrap());
+        } else {
+            out.push(127);
+            let mut rest = t.len() - 127;
+            while rest >= 128 {
+                out.push(u8::try_from(rest % 128).unwrap() | 128);
+                rest /= 128;
+            }
+            out.push(u8::try_from(rest).unwrap());
+        }
+        [&out, t].concat()
+    };
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[test]
+#[allow(clippy::too_many_lines)] // A table.
+fn heads_that_http_1_would_read_otherwise_reach_no_origin() {
+    type Fields<'a> = Vec<(&'a [u8], &'a [u8])>;
+    let key: (&[u8], &[u8]) = (b"authorization", b"Bearer locum_main");
+    let usual: Fields<'_> = vec![
+        (b":method", b"POST"),
+        (b":scheme", b"https"),
+        (b":path", b"/v1/x"),
+        (b":authority", b"api.test"),
+        key,
+    ];
+    let with = |more: &[(&'static [u8], &'static [u8])]| [&usual[..], more].concat();
+    let instead = |name: &'static [u8], value: &'static [u8]| {
+        let mut fields = usual.clone();
+        fields.iter_mut().find(|field| field.0 == name).unwrap().1 = value;
+        fields
+    };
+    let second = b"/v1/x HTTP/1.1\r\nHost: api.test\r\n\r\nGET /smuggled";
+    let cases: Vec<(&str, Fields<'_>)> = vec![
+        ("two authorities", with(&[(b":authority", b"api.test")])),
+        (
+            "two other authorities",
+            [&[(&b":authority"[..], &b"evil.test"[..])], &usual[..]].concat(),
+        ),
+        ("two paths", [&[(&b":path"[..], &b"/other"[..])], &usual[..]].concat()),
+        ("two methods", [&[(&b":method"[..], &b"GET"[..])], &usual[..]].concat()),
+        ("two schemes", [&[(&b":scheme"[..], &b"http"[..])], &usual[..]].concat()),
+        ("an empty path", instead(b":path", b"")),
+        ("a path with a blank", instead(b":path", b"/v1/x y")),
+        ("a path with a request in it", instead(b":path", second)),
+        ("a path with a line feed", instead(b":path", b"/v1/x\nX: y")),
+        ("a path with NUL", instead(b":path", b"/v1/x\0")),
+        ("a path with a version", instead(b":path", b"/v1/x HTTP/1.1")),
+        ("a path that is a URL", instead(b":path", b"https://evil.test/v1/x")),
+        ("a path without a slash", instead(b":path", b"v1/x")),
+        ("a path that is a star", instead(b":path", b"*")),
+        ("another scheme", instead(b":scheme", b"http")),
+        ("an unknown scheme", instead(b":scheme", b"ftp")),
+        ("a scheme with a host", instead(b":scheme", b"https://evil.test/?")),
+        ("a scheme with a line", instead(b":scheme", b"https\r\nX: y")),
+        ("another authority", instead(b":authority", b"evil.test")),
+        ("an authority with a user", instead(b":authority", b"evil.test@api.test")),
+        ("an authority with a path", instead(b":authority", b"api.test/evil")),
+        ("an authority with another port", instead(b":authority", b"api.test:8443")),
+        ("an authority with a line", instead(b":authority", b"api.test\r\nX: y")),
+        ("an authority with a blank", instead(b":authority", b"api.test evil.test")),
+        ("two names in an authority", instead(b":authority", b"api.test,evil.test")),
+        ("an empty authority", instead(b":authority", b"")),
+        ("another host", with(&[(b"host", b"evil.test")])),
+        ("two hosts", with(&[(b"host", b"api.test"), (b"host", b"evil.test")])),
+        ("a host with a line", with(&[(b"host", b"api.test\r\nX: y")])),
+        (
+            "a method with a request in it",
+            instead(b":method", b"GET /smuggled HTTP/1.1\r\nHost: api.test\r\n\r\nPOST"),
+        ),
+        ("a method with a blank", instead(b":method", b"GET /smuggled")),
+        ("an empty method", instead(b":method", b"")),
+        ("a method of TRACE", instead(b":method", b"TRACE")),
+        ("a method of CONNECT", instead(b":method", b"CONNECT")),
+        ("a value with a line", with(&[(b"x-a", b"1\r\nX-B: 2")])),
+        ("a value with a line feed", with(&[(b"x-a", b"1\nX-B: 2")])),
+        ("a value with a carriage return", with(&[(b"x-a", b"1\rX-B: 2")])),
+        ("a value with NUL", with(&[(b"x-a", b"1\x002")])),
+        (
+            "a value with a request in it",
+            with(&[(b"x-a", b"1\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n")]),
+        ),
+        ("a name with a line", with(&[(b"x-a: 1\r\nx-b", b"2")])),
+        ("a name with a colon", with(&[(b"x-a: 1", b"2")])),
+        ("a name with a blank", with(&[(b"x a", b"2")])),
+        ("an empty name", with(&[(b"", b"2")])),
+        ("a name in capitals", with(&[(b"X-A", b"2")])),
+        ("a coding", with(&[(b"transfer-encoding", b"chunked")])),
+        (
+            "a coding and a length",
+            with(&[(b"transfer-encoding", b"chunked"), (b"content-length", b"0")]),
+        ),
+        ("a connection", with(&[(b"connection", b"keep-alive")])),
+        ("a connection that names the key", with(&[(b"connection", b"authorization")])),
+        ("a kept connection", with(&[(b"keep-alive", b"timeout=5")])),
+        ("a proxy's connection", with(&[(b"proxy-connection", b"keep-alive")])),
+        ("an upgrade", with(&[(b"upgrade", b"websocket")])),
+        ("a TE that is not trailers", with(&[(b"te", b"trailers, chunked")])),
+        ("two lengths", with(&[(b"content-length", b"0"), (b"content-length", b"5")])),
+        ("a list of lengths", with(&[(b"content-length", b"0, 5")])),
+        ("a signed length", with(&[(b"content-length", b"+0")])),
+        ("a length in words", with(&[(b"content-length", b"none")])),
+        ("a length and no body", with(&[(b"content-length", b"5")])),
+        ("a pseudo-field behind the others", with(&[(b"x-a", b"1"), (b":path", b"/smuggled")])),
+        ("a pseudo-field of answers", with(&[(b":status", b"200")])),
+        ("an unknown pseudo-field", with(&[(b":sudo", b"1")])),
+        ("a protocol without CONNECT", with(&[(b":protocol", b"websocket")])),
+    ];
+    for two in [false, true] {
+        let world = if two { World::http2() } else { World::new() };
+        for (name, fields) in &cases {
+            let head: Vec<u8> =
+                fields.iter().flat_map(|(name, value)| field(name, value)).collect();
+            let mut wire = world.serve.raw_http2(&world.agent);
+            wire.send(frame(1, 0x5, 1, &head));
+            let heard = answered_until(&mut wire, |kind, _, stream| {
+                kind == 7 || (stream == 1 && (kind == 1 || kind == 3))
+            });
+            let good = heard.iter().any(|(kind, .., p)| *kind == 1 && p.first() == Some(&0x88));
+            assert!(!heard.is_empty() && !good, "{name}: {heard:?}");
+        }
+        assert_eq!(world.origin.seen().len(), 0, "{:?}", world.origin.seen());
+        assert_eq!(world.origin.connections(), 0, "not even a part of one");
+        assert_eq!(world.get("/after").status, 200);
+    }
+}
+
+#[test]
+fn a_body_that_is_not_as_long_as_it_says_is_not_whole_for_an_origin_of_http_1() {
+    let world = World::new();
+    let head = |length: &str| {
+        [GET_OPEN, &literal(":authority", HOST), &literal("content-length", length)].concat()
+    };
+    let second = b"GET /open/smuggled HTTP/1.1\r\nHost: api.test\r\n\r\n";
+    for (name, length, body) in [
+        ("longer than it says", "1", &[b"x", &second[..]].concat()[..]),
+        ("none where some is said", "5", b""),
+        ("shorter than it says", "500", b"x"),
+        ("longer than nothing", "0", second),
+    ] {
+        let mut wire = world.serve.raw_http2(&world.agent);
+        wire.send(frame(1, 0x4, 1, &head(length)));
+        wire.send(frame(0, 0x1, 1, body));
+        let heard = answered_until(&mut wire, |kind, _, stream| {
+            kind == 7 || (stream == 1 && (kind == 1 || kind == 3))
+        });
+        let good = heard.iter().any(|(kind, .., p)| *kind == 1 && p.first() == Some(&0x88));
+        assert!(!good, "{name}: {heard:?}");
+    }
+    eventually("what was begun is over", PATIENCE, || {
+        let audit = world.home.audit();
+        let count = |kind: &str| audit.iter().filter(|r| r["kind"] == kind).count();
+        (count("outcome") >= audit.iter().filter(|r| r["decision"] == "permit").count())
+            .then_some(())
+    });
+    assert!(world.origin.seen().iter().all(|seen| !seen.complete), "{:?}", world.origin.seen());
+    assert!(!world.origin.raw().concat().contains("smuggled"));
+}
+
+/// `:method POST`, `:scheme https`, `:path /open/x`.
+const GET_OPEN: &[u8] = b"\x83\x87\x04\x07/open/x";
+
+#[test]
+fn a_head_in_ever_more_pieces_ends_the_connection() {
+    let world = World::new();
+    let mut wire = world.serve.raw_http2(&world.agent);
+    let first = [GET, &literal(":authority", HOST)].concat();
+    let mut ended = wire.try_send(&frame(1, 0x1, 1, &first)).is_err();
+    // 64 MiB of fields, or as many empty pieces.
+    let piece = field(b"x-more", &[b'a'; 16_000]);
+    let before = world.serve.resident();
+    for _ in 0..4096 {
+        ended = ended || wire.try_send(&frame(9, 0, 1, &piece)).is_err();
+    }
+    let heard = answered_until(&mut wire, |kind, _, _| kind == 7 || kind == 3 || kind == 1);
+    assert!(ended || !heard.is_empty());
+    assert!(world.serve.resident() < before + (24 << 20), "it was kept");
+    let mut wire = world.serve.raw_http2(&world.agent);
+    let _may_be_gone = wire.try_send(&frame(1, 0x1, 1, &first));
+    let empty = frame(9, 0, 1, b"").repeat(100_000);
+    let _may_be_gone = wire.try_send(&empty);
+    let heard = answered_until(&mut wire, |kind, _, _| kind == 7 || kind == 3 || kind == 1);
+    assert!(
+        heard.iter().any(|(kind, ..)| *kind == 7) || wire.try_send(&empty).is_err(),
+        "{heard:?}"
+    );
+    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(world.get("/after").status, 200);
+}

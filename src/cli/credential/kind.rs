@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::{Value, from_env, from_file};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
-use crate::credential::{Aws, ClientAuth, Endpoint, Kind, Oauth, OauthGrant, Role, Slot};
+use crate::credential::{
+    Aws, ClientAuth, Endpoint, GithubApp, Kind, Oauth, OauthGrant, Role, Slot, Totp, TotpHash,
+};
 use crate::mint::Material;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -27,6 +29,10 @@ pub(super) enum KindName {
     GoogleServiceAccount,
     /// Signatures of AWS, in the place of those that a program makes with a placeholder
     Aws,
+    /// Tokens of an installation of a GitHub App
+    GithubApp,
+    /// One-time passwords of the moment (RFC 6238)
+    Totp,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -37,17 +43,17 @@ pub(super) struct KindArgs {
     #[arg(long, value_enum, value_name = "KIND")]
     kind: Option<KindName>,
     /// Where tokens come from; by default the provider's own
-    #[arg(long, value_name = "URL", requires = "kind")]
+    #[arg(long, value_name = "URL")]
     token_endpoint: Option<Endpoint>,
     /// What stands for {tenant}, or another {word}, in the provider's token endpoint
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     tenant: Option<String>,
     /// Who we are to the authorization server
-    #[arg(long, value_name = "ID", requires = "kind")]
+    #[arg(long, value_name = "ID")]
     client_id: Option<String>,
     /// How we show it: `none`, `basic`, `post` or `jwt`; by default `basic` where there is a client
     /// secret, else `none`
-    #[arg(long, value_name = "METHOD", requires = "kind", value_parser = client_auth)]
+    #[arg(long, value_name = "METHOD", value_parser = client_auth)]
     client_auth: Option<ClientAuth>,
     /// Take the client secret, where the secret itself is another, from this environment variable
     #[arg(long, value_name = "NAME", conflicts_with = "client_secret_from_file")]
@@ -56,40 +62,40 @@ pub(super) struct KindArgs {
     #[arg(long, value_name = "FILE")]
     client_secret_from_file: Option<PathBuf>,
     /// What the token shall be good for. Repeatable
-    #[arg(long, value_name = "SCOPE", requires = "kind")]
+    #[arg(long, value_name = "SCOPE")]
     scope: Vec<String>,
     /// Whom the token shall be good for
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     audience: Option<String>,
     /// The same as an address (RFC 8707)
-    #[arg(long, value_name = "URL", requires = "kind")]
+    #[arg(long, value_name = "URL")]
     resource: Option<String>,
     /// A further parameter of the token request. Repeatable
-    #[arg(long, value_name = "NAME=VALUE", requires = "kind", value_parser = parameter)]
+    #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     parameter: Vec<(String, String)>,
     /// The `kid` of assertions
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     key_id: Option<String>,
     /// The `iss` of the assertion; by default the client id
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     issuer: Option<String>,
     /// The `sub` of the assertion: whom the token speaks for; by default the issuer
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     subject: Option<String>,
     /// The `aud` of assertions; by default the token endpoint
-    #[arg(long, value_name = "TEXT", requires = "kind")]
+    #[arg(long, value_name = "TEXT")]
     assertion_audience: Option<String>,
     /// What is exchanged; by default an access token
-    #[arg(long, value_name = "URN", requires = "kind")]
+    #[arg(long, value_name = "URN")]
     subject_token_type: Option<String>,
     /// What it is exchanged for
-    #[arg(long, value_name = "URN", requires = "kind")]
+    #[arg(long, value_name = "URN")]
     requested_token_type: Option<String>,
     /// How many seconds a token is good for, where the server does not say; by default 300
-    #[arg(long, value_name = "SECONDS", requires = "kind")]
+    #[arg(long, value_name = "SECONDS")]
     lifetime: Option<u32>,
     /// The role of AWS that is assumed with the key
-    #[arg(long, value_name = "ARN", requires = "kind")]
+    #[arg(long, value_name = "ARN")]
     role: Option<String>,
     /// What the role's owner wants to hear
     #[arg(long, value_name = "TEXT", requires = "role")]
@@ -104,11 +110,27 @@ pub(super) struct KindArgs {
     #[arg(long, value_name = "URL", requires = "role")]
     sts_endpoint: Option<Endpoint>,
     /// A region that may be signed for; by default all. Repeatable
-    #[arg(long, value_name = "REGION", requires = "kind")]
+    #[arg(long, value_name = "REGION")]
     region: Vec<String>,
     /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
-    #[arg(long, value_name = "SERVICE", requires = "kind")]
+    #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
+    /// The GitHub App's id, or its client id
+    #[arg(long, value_name = "ID")]
+    app_id: Option<String>,
+    /// The installation of the GitHub App
+    #[arg(long, value_name = "ID", requires = "app_id")]
+    installation: Option<u64>,
+    /// A repository that the token shall be good for, by its name without the owner; by default all.
+    /// Repeatable
+    #[arg(long, value_name = "NAME", requires = "app_id")]
+    repository: Vec<String>,
+    /// What the token shall be good for, such as contents=read; by default all. Repeatable
+    #[arg(long, value_name = "NAME=LEVEL", requires = "app_id", value_parser = parameter)]
+    permission: Vec<(String, String)>,
+    /// The API, of a GitHub of one's own; by default <https://api.github.com>
+    #[arg(long, value_name = "URL", requires = "app_id")]
+    github_api: Option<Endpoint>,
 }
 
 fn client_auth(text: &str) -> Result<ClientAuth, String> {
@@ -122,7 +144,7 @@ fn client_auth(text: &str) -> Result<ClientAuth, String> {
     found.map(|(_, auth)| auth).ok_or_else(|| "it is none, basic, post or jwt".to_owned())
 }
 
-fn parameter(text: &str) -> Result<(String, String), String> {
+pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once('=').ok_or("it is written NAME=VALUE")?;
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -161,6 +183,14 @@ impl KindArgs {
         if self.kind == Some(KindName::Aws) {
             return vec![Slot::Aws];
         }
+        // Nothing is usual for a second factor.
+        if self.kind == Some(KindName::Totp) {
+            return typed;
+        }
+        // A token of an installation goes wherever a personal one does, git included.
+        if self.kind == Some(KindName::GithubApp) && typed.is_empty() && !provider.is_empty() {
+            return provider;
+        }
         token_slots(typed, provider)
     }
 
@@ -171,11 +201,24 @@ impl KindArgs {
         provider: Option<&Provider>,
         value: &Value,
     ) -> Result<Option<(Kind, Secret)>, Failure> {
-        let Some(kind) = self.kind else { return Ok(None) };
+        let Some(kind) = self.kind else {
+            let said = self.client_id.is_some()
+                || self.token_endpoint.is_some()
+                || self.role.is_some()
+                || self.app_id.is_some();
+            return if said {
+                Err(Failure::usage("nothing says what is made of the secret")
+                    .help("name it with --kind"))
+            } else {
+                Ok(None)
+            };
+        };
         let secret = value.read_any(&format!("Secret of {name}: "))?;
         let (kind, material) = match kind {
             KindName::GoogleServiceAccount => self.service_account(&secret)?,
             KindName::Aws => self.aws(&secret)?,
+            KindName::GithubApp => self.github_app(&secret)?,
+            KindName::Totp => totp(&secret)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &secret)?,
             KindName::OauthClientCredentials => {
                 self.oauth(OauthGrant::ClientCredentials, provider, &secret)?
@@ -187,6 +230,25 @@ impl KindArgs {
         };
         check(&kind, &material)?;
         Ok(Some((kind, material.to_secret())))
+    }
+
+    /// Has the kind be that of a refresh token, which a person is about to give.
+    pub(super) fn connects(&mut self) {
+        self.kind = Some(KindName::OauthRefresh);
+    }
+
+    /// What stands for a {word} of the provider's endpoints.
+    pub(super) fn tenant(&self) -> Option<&str> {
+        self.tenant.as_deref()
+    }
+
+    /// Who asks for a refresh token, and what shows it.
+    pub(super) fn client(&self, provider: Option<&Provider>) -> Result<(Oauth, Material), Failure> {
+        let nothing = Secret::new(b"{}".to_vec());
+        match self.oauth(OauthGrant::Refresh, provider, &nothing)? {
+            (Kind::Oauth(oauth), material) => Ok((*oauth, material)),
+            _ => Err(Failure::new("a refresh token is of OAuth")),
+        }
     }
 
     fn oauth(
@@ -236,6 +298,26 @@ impl KindArgs {
             services: self.service.clone(),
         };
         let kind = Kind::Aws(Box::new(aws));
+        let material = read(secret, &kind)?;
+        Ok((kind, material))
+    }
+
+    fn github_app(&self, secret: &Secret) -> Result<(Kind, Material), Failure> {
+        let (Some(app_id), Some(installation)) = (&self.app_id, self.installation) else {
+            return Err(Failure::usage("nothing says which app, and which installation of it")
+                .help("name them with --app-id and --installation"));
+        };
+        let api = self.github_api.clone();
+        let api = api.map_or_else(|| "https://api.github.com/".parse(), Ok);
+        let api: Endpoint = api.map_err(|e| Failure::new(format!("the API of GitHub: {e}")))?;
+        let base = api.target().trim_end_matches('/');
+        let endpoint = api.at(&format!("{base}/app/installations/{installation}/access_tokens"));
+        let kind = Kind::GithubApp(Box::new(GithubApp {
+            endpoint,
+            app_id: app_id.clone(),
+            repositories: self.repository.clone(),
+            permissions: self.permission.iter().cloned().collect(),
+        }));
         let material = read(secret, &kind)?;
         Ok((kind, material))
     }
@@ -308,6 +390,47 @@ impl KindArgs {
             .map_err(|_| Failure::usage("the client secret is no text"))?;
         Ok(Some(text.to_owned()))
     }
+}
+
+/// A seed by itself, or in the address that a QR code holds, which says the rest.
+fn totp(secret: &Secret) -> Result<(Kind, Material), Failure> {
+    let mut totp = Totp { digits: 6, period: 30, hash: TotpHash::Sha1 };
+    let text = secret.expose(|bytes| String::from_utf8(bytes.to_vec()));
+    let text = text.map_err(|_| Failure::usage("the seed is no text"))?;
+    let mut seed = text.clone();
+    if let Some(address) = text.strip_prefix("otpauth://") {
+        let unknown = || {
+            Failure::usage("the otpauth address asks for what is not known")
+                .help("known are totp, 6 to 8 digits, and SHA1, SHA256 and SHA512")
+        };
+        if !address.starts_with("totp/") {
+            return Err(unknown());
+        }
+        seed.clear();
+        for pair in address.split_once('?').map_or("", |(_, query)| query).split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            match name {
+                "secret" => value.clone_into(&mut seed),
+                "digits" => totp.digits = value.parse().map_err(|_| unknown())?,
+                "period" => totp.period = value.parse().map_err(|_| unknown())?,
+                "algorithm" => {
+                    totp.hash = match &*value.to_ascii_uppercase() {
+                        "SHA1" => TotpHash::Sha1,
+                        "SHA256" => TotpHash::Sha256,
+                        "SHA512" => TotpHash::Sha512,
+                        _ => return Err(unknown()),
+                    };
+                }
+                _ => {}
+            }
+        }
+        if !(6..=8).contains(&totp.digits) || !(1..=3600).contains(&totp.period) {
+            return Err(unknown());
+        }
+    }
+    let kind = Kind::Totp(totp);
+    let material = read(&Secret::new(seed.into_bytes()), &kind)?;
+    Ok((kind, material))
 }
 
 /// Fills in the customer's part of an address of the catalogue.

@@ -14,6 +14,7 @@ use crate::app::{Failure, Home, Opened, read_policies};
 use crate::audit::{Filter, query};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
+use crate::outcome::Code;
 use crate::policy::{Answer, Check, Compiled, Explanation, Inquiry, RuleVerdict, Wish, supposed};
 use crate::reference::Name;
 
@@ -236,6 +237,10 @@ fn show(
         let code = word("code").map(|code| format!(", with {code}")).unwrap_or_default();
         let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
         output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
+        let known = Code::ALL.iter().find(|known| record["code"] == known.as_str());
+        if let Some(known) = known {
+            output::line(&format!("          {}. {}", known.title(), known.hint()))?;
+        }
         output::line(
             "          (a record has neither query nor fields: rules that ask for them do not match here)",
         )?;

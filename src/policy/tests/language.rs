@@ -358,6 +358,7 @@ rules:
     let floor = "version: 1\nlayer: organisation\nrules:
   - {name: floor, agents: [a], use: [x], inject: always}
   - {name: borrowed, agents: [a], with: [twice]}
+  - {name: taker, agents: [a], to: ['https://a.test'], capture: [{json: /t, as: x}]}
 ";
     let sources = vec![
         Source::new("policies/own.yaml", own),
@@ -388,6 +389,7 @@ rules:
         "did you mean `agent`?",
         "`limits` says nothing of how much",
         "injects nothing",
+        "one of the organisation decides nothing",
         "misplaced.yaml:2:8: layer: the organisation's rules stand in a directory of their own",
         "org/unsaid.yaml:1:1: the file stands among the organisation's",
     ] {

@@ -19,6 +19,8 @@ pub(super) struct Messages {
     standing: Standing,
     /// The versions that the scrub of this socket knows: no others may enter it.
     known: Box<[Use]>,
+    /// Digests of the values that it knows, where some of them are made and may be made anew.
+    values: Box<[[u8; 32]]>,
 }
 
 impl Messages {
@@ -29,7 +31,12 @@ impl Messages {
             slot: None,
             why: Why::default(),
         });
-        Self { standing, known: known.collect() }
+        Self { standing, known: known.collect(), values: Box::default() }
+    }
+
+    /// Notes digests of the values that the scrub knows.
+    pub(super) fn knows(&mut self, values: Box<[[u8; 32]]>) {
+        self.values = values;
     }
 
     /// What may enter the socket.
@@ -134,6 +141,13 @@ impl Following {
             return Ok(None);
         }
         let resolved = resolve(&self.gateway, &state, &permit).await.map_err(refused)?;
+        // The scrub of the answers would not know it.
+        if permit.is_supplied() && !resolved.is_among(&self.messages.values) {
+            let refusal = Refusal::new(Code::CredentialRefused);
+            return Err(refused(
+                refusal.because("another token was made since the socket was opened"),
+            ));
+        }
         let (message, uses) = fill_message(&text, &permit, resolved).map_err(refused)?;
         // Why here: the last step before a byte may leave. No record, no message.
         let message = self.ledger.also(message, &state, permit.rule(), &uses)?;
@@ -147,9 +161,10 @@ impl Following {
         let index = &state.credentials;
         let references = References::locate_message(text, standing.origin(), index);
         let at = unix_now();
-        let mut decision = state.policy.authorize_message(standing, &references, index, at);
+        let who = state.authn.relabelled(standing.who());
+        let mut decision = state.policy.authorize_message((standing, &who), &references, index, at);
         if let Ok(permit) = &mut decision {
-            self.gateway.runs.settle(standing.who(), permit, at);
+            self.gateway.runs.settle(&who, permit, at);
             self.messages.settle(permit, at);
         }
         let decision = match decision {
