@@ -246,6 +246,10 @@ pub struct Credentials {
     /// command does not say. Default 1 h: nearly all runs of agents are over by then, and a key that
     /// is rotated on schedule is not an urgent one. The provider has to accept the old key for so long.
     pub grace: Duration,
+    /// `health`: how often each credential is tried at its provider, by the cheap call that the
+    /// catalogue has for it. Default `off`: a call with every key that nobody has asked for is seen by
+    /// providers, counts with some, and is for the operator to want.
+    pub health: Option<Duration>,
     /// `trust_claims`: whether the user that an agent names is believed where nobody vouches for it, so
     /// that it gets this user's own credentials. Default `false`: an agent that is talked into it would
     /// name another user.
@@ -258,7 +262,7 @@ pub const MAX_GRACE: Duration = seconds(30 * 24 * 60 * 60);
 
 impl Default for Credentials {
     fn default() -> Self {
-        Self { grace: seconds(60 * 60), trust_claims: false }
+        Self { grace: seconds(60 * 60), trust_claims: false, health: None }
     }
 }
 

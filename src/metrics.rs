@@ -65,6 +65,7 @@ struct Gauges {
     policy_rules: IntGauge,
     reload_success: IntGaugeVec,
     due: IntGaugeVec,
+    healthy: IntGaugeVec,
 }
 
 /// A reading of the values that are not counted here.
@@ -98,6 +99,8 @@ pub struct Readings {
     pub policy_rules: u64,
     /// When each credential with a schedule is to be rotated, in seconds since the Unix epoch.
     pub due: Vec<(String, i64)>,
+    /// Whether the provider of each credential that was tried there took it.
+    pub healthy: Vec<(String, bool)>,
 }
 
 /// The kind of a tunnel, as a label.
@@ -523,6 +526,12 @@ impl Gauges {
                 "Loads of the policy since the start.",
             )?,
             policy_rules: gauge(r, "locum_policy_rules", "Rules in force.")?,
+            healthy: gauge_vec(
+                r,
+                "locum_credential_healthy",
+                "Whether a credential's provider took it when it was last tried there.",
+                &["credential"],
+            )?,
             due: gauge_vec(
                 r,
                 "locum_credential_due_timestamp_seconds",
@@ -558,6 +567,10 @@ impl Gauges {
         self.due.reset();
         for (credential, at) in &now.due {
             self.due.with_label_values(&[credential]).set(*at);
+        }
+        self.healthy.reset();
+        for (credential, good) in &now.healthy {
+            self.healthy.with_label_values(&[credential]).set(i64::from(*good));
         }
     }
 }

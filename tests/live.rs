@@ -771,3 +771,52 @@ fn schedules_are_reminded_of_and_the_register_knows_who_used_what() {
     assert!(!say(&["list", "--unused-for", "1h", "--json"]).contains("main"));
     world.never_leaks(&[("register", markdown.as_bytes())]);
 }
+
+#[test]
+fn a_key_that_its_provider_does_not_take_any_more_is_noticed() {
+    let home = Home::new();
+    home.set("credentials.health: 1s");
+    let origin = Origin::start("api.openai.com");
+    home.reach(&origin);
+    let (good, bad) = (canary(), canary());
+    origin.accept(&good);
+    home.locum_with(&["credential", "add", "openai", "--provider", "openai"], good.as_bytes()).ok();
+    home.add("own", BEARER, &canary());
+    // By hand, without a proxy and with one.
+    let check =
+        |version: &[&str]| home.locum(&[&["credential", "check", "openai"], version].concat());
+    assert!(check(&[]).ok().out.contains("is good"));
+    home.locum(&["credential", "check", "own"]).failed(1);
+    assert_eq!(origin.last().header("authorization").unwrap(), format!("Bearer {good}"));
+    let serve = home.serve();
+    assert!(check(&[]).ok().out.contains("is good"));
+    let healthy = |verdict: u8| {
+        let line = format!("locum_credential_healthy{{credential=\"openai\"}} {verdict}");
+        eventually(&line, PATIENCE, || serve.metrics().contains(&line).then_some(()));
+    };
+    healthy(1);
+    // A staged version that is no good is found out before anybody gets it.
+    home.locum_with(&["credential", "rotate", "openai", "--stage"], bad.as_bytes()).ok();
+    assert!(check(&["--version", "2"]).failed(1).err.contains("does not take it"));
+    assert!(check(&[]).ok().out.contains("is good"));
+    home.locum(&["credential", "promote", "openai"]).ok();
+    healthy(0);
+    let events = |event: &str| {
+        let records = home.audit_now();
+        records.iter().filter(|r| r["event"] == event && r["subject"] == "openai").count()
+    };
+    eventually("it is told", PATIENCE, || (events("credential-unhealthy") == 1).then_some(()));
+    assert!(home.locum(&["credential", "list"]).ok().out.contains("bad"));
+    let list = home.locum(&["credential", "list", "--json"]).ok().out;
+    assert!(
+        list.contains("\"verdict\":\"bad\"") || list.contains("\"verdict\": \"bad\""),
+        "{list}"
+    );
+    home.rotate("openai", &good);
+    healthy(1);
+    eventually("it is told", PATIENCE, || (events("credential-healthy") == 1).then_some(()));
+    let calls = home.audit_now();
+    assert!(calls.iter().filter(|r| r["rule"] == "health" && r["kind"] == "access").count() > 2);
+    assert!(calls.iter().any(|r| r["event"] == "credential-version-tried"));
+    home.never_leaks(&[&good, &bad], &[("log", serve.log().as_bytes())]);
+}

@@ -407,7 +407,7 @@ fn a_dynamic_lease_is_renewed_before_it_ends() {
     let serve = scene.home.serve();
     let mut values = std::collections::BTreeMap::new();
     let start = std::time::Instant::now();
-    eventually("three leases", Duration::from_secs(60), || {
+    eventually("three leases", PATIENCE * 2, || {
         let answer = scene.ask(&serve);
         assert_eq!(answer.status, 200, "{}", answer.text());
         let times = values.entry(scene.shown()).or_insert((start.elapsed(), Duration::ZERO));
@@ -415,7 +415,7 @@ fn a_dynamic_lease_is_renewed_before_it_ends() {
         (values.len() >= 3).then_some(())
     });
     for (first, last) in values.values() {
-        let used = *last - *first;
+        let used = last.saturating_sub(*first);
         assert!(used < Duration::from_secs(4), "used after its end: {used:?}");
     }
     let values: Vec<&str> = values.keys().map(String::as_str).collect();

@@ -1,5 +1,6 @@
 //! The one directory that everything is in, and the names in it.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -7,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::Failure;
+use super::checkup::Health;
 use crate::files::{self, FileError};
 
 /// A home: one directory of mode 0700.
@@ -132,6 +134,24 @@ impl Home {
     #[must_use]
     pub fn runs(&self) -> PathBuf {
         self.path.join("runs.seen")
+    }
+
+    fn health_file(&self) -> PathBuf {
+        self.path.join("health.json")
+    }
+
+    /// Notes the last verdict on each credential that a running proxy has tried at its provider.
+    pub(super) fn write_health(&self, all: &BTreeMap<String, Health>) -> Result<(), FileError> {
+        // Plain strings and numbers always serialise.
+        let text = serde_json::to_vec_pretty(all).unwrap_or_default();
+        files::replace_private(&self.health_file(), &text)
+    }
+
+    /// The last verdicts, by credential; none without health checks.
+    #[must_use]
+    pub fn health(&self) -> BTreeMap<String, Health> {
+        let text = files::read_private(&self.health_file(), 16 * 1024 * 1024).ok();
+        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
     fn serving_file(&self) -> PathBuf {

@@ -4,7 +4,7 @@
 //! editors and git on the policies), so that a change acts well within a second on any file system.
 //! What cannot be read leaves the last good state in force, and says so.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant, SystemTime};
 use parking_lot::Mutex;
 
 use super::certificates::{self, Certificates};
+use super::checkup::Health;
 use super::far_side::far_side;
 use super::identity::authenticators;
 use super::issuer_keys::{AllKeys, News, Source};
@@ -108,6 +109,8 @@ struct Seen {
     looked: Option<Instant>,
     anchored: (Instant, u64),
     reminders: Reminders,
+    /// The last verdict on each credential that was tried at its provider.
+    health: BTreeMap<String, Health>,
     /// When it was last looked for what is due; none after a change of the vault.
     reminded: Option<Instant>,
     /// When the vault's new master key was last looked for in vain.
@@ -172,6 +175,7 @@ impl Keeper {
             looked: None,
             anchored: (Instant::now(), 0),
             reminders: Reminders::default(),
+            health: BTreeMap::new(),
             reminded: None,
             asked: None,
         };
@@ -439,6 +443,26 @@ impl Keeper {
         }
     }
 
+    /// How often credentials are to be tried at their providers, if at all.
+    pub(super) fn health_every(&self) -> Option<Duration> {
+        self.seen.lock().config.credentials.health
+    }
+
+    /// Keeps a verdict, for metrics and for lists. Returns the one before.
+    pub(super) fn keep_health(&self, name: &Name, health: Health) -> Option<String> {
+        let mut seen = self.seen.lock();
+        let before = seen.health.insert(name.to_string(), health).map(|before| before.verdict);
+        let live = seen.snapshot.clone();
+        // What is gone is not healthy or ill.
+        seen.health.retain(|name, _| {
+            live.as_ref().is_none_or(|live| live.credentials.get(name).is_some())
+        });
+        if let Err(error) = self.home.write_health(&seen.health) {
+            tracing::warn!(%error, "what is known of the credentials' health could not be written");
+        }
+        before
+    }
+
     /// Says which credentials are to be rotated, as their dates come near.
     pub(super) fn remind(&self) {
         let mut seen = self.seen.lock();
@@ -631,6 +655,12 @@ impl Keeper {
             }
         }
     }
+}
+
+/// Those that are known to be good or bad.
+fn verdicts(health: &BTreeMap<String, Health>) -> Vec<(String, bool)> {
+    let known = health.iter().filter(|(_, health)| health.verdict != "unknown");
+    known.map(|(name, health)| (name.clone(), health.verdict == "good")).collect()
 }
 
 /// The vault as the config says that it is to be used.
@@ -838,6 +868,7 @@ impl Observe for Keeper {
             policy_generation: seen.generation,
             policy_rules: seen.policy.len() as u64,
             due: seen.reminders.dates(),
+            healthy: verdicts(&seen.health),
         }
     }
 

@@ -4,11 +4,13 @@
 mod approvals;
 mod authority;
 mod certificates;
+mod checkup;
 mod cores;
 mod doors;
 mod failure;
 mod far_side;
 mod handover;
+mod health;
 mod home;
 mod identity;
 mod init;
@@ -31,8 +33,10 @@ mod supplier;
 
 pub(crate) use approvals::Place;
 pub use authority::is_published;
+pub use checkup::Health;
 pub use failure::{Exit, Failure};
 pub use far_side::far_side;
+pub use health::{Checked, Probe, Subject, Verdict};
 pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 
 use super::approvals::Questions;
+use super::checkup;
 use super::cores::Cores;
 use super::doors::{Doors, Gate, Giver, Inherited, SocketFile};
 use super::far_side::far_side;
@@ -193,6 +194,8 @@ impl Proxy {
         let until = |mut signal: tokio::sync::watch::Receiver<bool>| async move {
             let _gone = signal.wait_for(|on| *on).await;
         };
+        let checking =
+            tokio::spawn(checkup::watch(Arc::clone(&self.keeper), Arc::clone(&self.gateway)));
         let looking = tokio::spawn(look(
             Arc::clone(&self.keeper),
             Arc::clone(&self.gateway),
@@ -223,6 +226,7 @@ impl Proxy {
         cores.stop(leave).await;
         self.supplier.settle().await;
         let _nobody_listens = begin.send(true);
+        checking.abort();
         looking.abort();
         if let Some(ops) = ops {
             let _ended = ops.await;

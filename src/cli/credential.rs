@@ -2,6 +2,7 @@
 
 mod bait;
 mod care;
+mod check;
 mod connect;
 mod kind;
 mod source;
@@ -77,6 +78,11 @@ pub(super) enum Command {
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = versions::REVOKE_EXAMPLE)]
     Revoke(versions::Revoke),
+    /// Ask the provider whether a credential's key is good, by the cheap call that the catalogue has
+    #[command(
+        after_help = "Example:\n  locum credential check openai\n  locum credential rotate openai --stage < new-key.txt && locum credential check openai --version 2"
+    )]
+    Check(check::Check),
     /// Say how often a credential is to be rotated; reminders come 14 days ahead
     #[command(
         after_help = "Example:\n  locum credential schedule openai --rotate-every 30d\n  locum credential schedule billing --sensitivity high"
@@ -217,6 +223,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Add(args) => add(&mut opened, &args),
         Command::Connect(args) => connect::run(&mut opened, *args),
         Command::List { unused_for, json } => list(&opened, unused_for, json),
+        Command::Check(args) => check::check(&mut opened, &args),
         Command::Schedule(args) => care::schedule(&mut opened, &args),
         Command::Register(args) => care::register(&opened, &args),
         Command::Show { name, json } => show(&opened, &name, json),
@@ -539,6 +546,8 @@ struct Shown {
     schedule: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     due: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<crate::app::Health>,
     version: Option<u32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     honeytoken: bool,
@@ -586,6 +595,7 @@ impl From<&CredentialInfo> for Shown {
             age_days: care::age_days(info),
             schedule: info.properties.rotate.map(|schedule| schedule.to_string()),
             due: care::due(info),
+            health: None,
             version: info.current().map(|v| v.version),
             honeytoken: info.properties.honeytoken,
             captured: info.properties.captured,
@@ -619,11 +629,18 @@ fn list(
         let unused = care::unused(opened, &all, time)?;
         all.retain(|info| unused.contains(info.name.as_str()));
     }
-    let shown: Vec<Shown> = all.iter().map(Shown::from).collect();
+    let mut shown: Vec<Shown> = all.iter().map(Shown::from).collect();
+    let mut health = opened.home.health();
+    for one in &mut shown {
+        // Of another version it says nothing.
+        let last = health.remove(one.name.as_str());
+        one.health = last.filter(|last| Some(last.version) == one.version);
+    }
     if json {
         return output::json(&shown);
     }
-    let mut table = Table::new(&["NAME", "PROVIDER", "VERSION", "ROTATED", "AGE", "DUE", "TO"]);
+    let mut table =
+        Table::new(&["NAME", "PROVIDER", "VERSION", "ROTATED", "AGE", "DUE", "HEALTH", "TO"]);
     for credential in shown {
         table.row(vec![
             credential.name.to_string(),
@@ -637,6 +654,7 @@ fn list(
             output::time(credential.last_rotation),
             format!("{} d", credential.age_days),
             care::due_text(credential.due),
+            credential.health.map_or_else(|| "-".to_owned(), |health| health.verdict),
             output::list(credential.to),
         ]);
     }

@@ -433,7 +433,12 @@ fn credentials<'d>(
     node: &'d Node,
     mut credentials: Credentials,
 ) -> Option<Credentials> {
-    let mut map = reader.map(node, &["grace", "trust_claims"])?;
+    let mut map = reader.map(node, &["grace", "trust_claims", "health"])?;
+    let health = map.optional("health", |r, n| {
+        let every = Duration::from_secs(1)..=Duration::from_hours(24);
+        word_or_duration(r, n, &[("off", None)], every, Some)
+    });
+    set(&mut credentials.health, health);
     let grace = Duration::ZERO..=MAX_GRACE;
     set(&mut credentials.grace, map.optional("grace", |r, n| r.duration(n, grace)));
     set(&mut credentials.trust_claims, map.optional("trust_claims", Reader::boolean));

@@ -1,0 +1,118 @@
+//! Health checks of a running proxy: each credential that the catalogue has a call for is tried at its
+//! provider once in a while, if `credentials.health` says so.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use super::health::{Probe, Subject, Verdict};
+use super::keeper::Keeper;
+use super::reminders::now;
+use crate::catalog::Catalog;
+use crate::credential::Credential;
+use crate::proxy::Gateway;
+use crate::reference::Name;
+
+/// How often it is looked whose turn it is.
+const TICK: Duration = Duration::from_secs(1);
+
+/// The last verdict on a credential, as the home keeps it for lists.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// Which version was tried.
+    pub version: u32,
+    /// `good`, `bad` or `unknown`.
+    pub verdict: String,
+    /// The answer's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// When, in seconds since the Unix epoch.
+    pub at: i64,
+}
+
+/// Looks after the credentials of a gateway until it is dropped.
+pub(super) async fn watch(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
+    let mut turns: HashMap<(Name, u32), Instant> = HashMap::new();
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let Some(every) = keeper.health_every() else {
+            turns.clear();
+            continue;
+        };
+        let all = Arc::clone(&gateway.state().credentials);
+        let candidates: Vec<_> = all.iter().filter(|one| can_be_checked(one)).collect();
+        turns.retain(|(name, _), _| candidates.iter().any(|one| one.name == *name));
+        for credential in candidates {
+            let Some(version) = credential.version else { continue };
+            let key = (credential.name.clone(), version);
+            // The first time at any moment of the interval, so that not all go out at the start.
+            let turn =
+                *turns.entry(key.clone()).or_insert_with(|| Instant::now() + part_of(every, 0.0));
+            if turn <= Instant::now() {
+                turns.insert(key, Instant::now() + part_of(every, 0.9));
+                check(&keeper, &gateway, credential, version).await;
+            }
+        }
+    }
+}
+
+/// From `least` of the time to a tenth more than all of it, by chance.
+fn part_of(time: Duration, least: f64) -> Duration {
+    let mut bytes = [0; 2];
+    // Without randomness all go out together, which is no fault.
+    let _zeros = getrandom::fill(&mut bytes);
+    let chance = f64::from(u16::from_le_bytes(bytes)) / f64::from(u16::MAX);
+    time.mul_f64(least + (1.1 - least) * chance)
+}
+
+/// Whether there is a call for it. One whose value is made or fetched shows its trouble there.
+fn can_be_checked(credential: &Credential) -> bool {
+    let health =
+        credential.provider.as_deref().and_then(|id| Catalog::embedded().get(id)?.health());
+    health.is_some() && !credential.is_supplied() && credential.version.is_some()
+}
+
+async fn check(keeper: &Keeper, gateway: &Gateway, credential: &Credential, version: u32) {
+    let subject = Subject {
+        name: &credential.name,
+        version,
+        provider: credential.provider.as_deref(),
+        destinations: &credential.destinations,
+        slots: &credential.slots,
+    };
+    let Ok(secret) = gateway.state().open(&credential.name, version) else { return };
+    let Ok(probe) = Probe::new(subject, &secret) else { return };
+    drop(secret);
+    let checked = probe.verdict(gateway.errand(probe.errand(subject)).await);
+    let health =
+        Health { version, verdict: checked.verdict.to_string(), status: checked.status, at: now() };
+    keeper.is_healthy(&credential.name, health, checked.verdict, checked.why.as_deref());
+}
+
+impl Keeper {
+    /// Takes note of a verdict, and tells of one that is another than the last.
+    fn is_healthy(&self, name: &Name, health: Health, verdict: Verdict, why: Option<&str>) {
+        let version = health.version;
+        let before = self.keep_health(name, health);
+        let was_bad = before.is_some_and(|before| before == "bad");
+        match verdict {
+            Verdict::Bad if !was_bad => {
+                tracing::error!(credential = %name, version, "its provider does not take the key any more");
+                let detail = format!("version {version}: its provider does not take it");
+                self.note_about("credential-unhealthy", name.as_str(), &detail);
+            }
+            Verdict::Good if was_bad => {
+                tracing::info!(credential = %name, version, "its provider takes the key again");
+                self.note_about("credential-healthy", name.as_str(), &format!("version {version}"));
+            }
+            Verdict::Unknown => {
+                tracing::debug!(credential = %name, version, why, "a check said nothing");
+            }
+            Verdict::Good | Verdict::Bad => {}
+        }
+    }
+}
