@@ -4,6 +4,7 @@
 
 use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -13,8 +14,13 @@ use locum::secret::Secret;
 use locum::vault::{MasterKey, NewCredential, OldRuns, PassphraseParams, Tier, Vault};
 use serde_json::{Value, json};
 
-/// Made by [`write_the_vector`], once, and never again: format 1 stays what it is.
-const VECTOR: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/vault-1");
+/// One for each format, the newest last. Made by [`write_the_vector`], once, and never again: a format
+/// stays what it is.
+const VECTORS: [&str; 2] = ["vault-1", "vault-2"];
+
+fn vector(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name)
+}
 
 #[test]
 fn another_program_opens_a_vault_from_its_document() {
@@ -73,12 +79,17 @@ fn another_program_opens_a_vault_by_its_passphrase() {
 }
 
 #[test]
-fn the_vector_stays_openable() {
-    let home = copy_of_the_vector();
+fn the_vectors_stay_openable() {
+    VECTORS.iter().for_each(|name| stays_openable(name));
+}
+
+fn stays_openable(name: &str) {
+    let home = copy_of(name);
     let master = MasterKey::load(&home.path().join("master.key")).unwrap();
     let vault = Vault::open(&home.path().join("vault.db"), &master).unwrap();
     vault.verify().unwrap();
-    vault.check_anchor(&fs::read_to_string(format!("{VECTOR}/vault.head")).unwrap()).unwrap();
+    let anchor = fs::read_to_string(vector(name).join("vault.head")).unwrap();
+    vault.check_anchor(&anchor).unwrap();
     let snapshot = vault.snapshot().unwrap();
     for (name, version) in [("openai", 2), ("billing", 1)] {
         snapshot.open(&name.parse().unwrap(), version).unwrap();
@@ -87,22 +98,32 @@ fn the_vector_stays_openable() {
 }
 
 #[test]
-fn another_program_opens_the_vector_and_the_document_shows_its_values() {
+fn another_program_opens_the_vectors_and_the_document_shows_the_newest() {
     let Some(python) = python() else { return };
-    let home = copy_of_the_vector();
-    let token = fs::read_to_string(format!("{VECTOR}/token")).unwrap();
-    let opened = python.open(&home.path().join("vault.db"), |reader| {
-        reader
-            .arg(home.path().join("master.key"))
-            .args(["--token", token.trim()])
-            .args(["--anchor", &format!("{VECTOR}/vault.head")])
-    });
-    assert_eq!(without_trace(&opened), furnished());
+    let opened = VECTORS.map(|name| read_by(&python, name));
+    for opened in &opened {
+        for key in ["credentials", "items", "audit_anchor", "token_agent"] {
+            assert_eq!(opened[key], furnished()[key], "{key}");
+        }
+    }
+    let [.., newest] = opened;
     let document = include_str!("../docs/VAULT_FORMAT.md").replace(char::is_whitespace, "");
-    for (what, value) in opened["trace"].as_object().unwrap() {
+    for (what, value) in newest["trace"].as_object().unwrap() {
         let value = value.as_str().unwrap();
         assert!(document.contains(value), "docs/VAULT_FORMAT.md lacks {what}: {value}");
     }
+}
+
+fn read_by(python: &Python, name: &str) -> Value {
+    let home = copy_of(name);
+    let token = fs::read_to_string(vector(name).join("token")).unwrap();
+    python.open(&home.path().join("vault.db"), |reader| {
+        reader
+            .arg(home.path().join("master.key"))
+            .args(["--token", token.trim()])
+            .arg("--anchor")
+            .arg(vector(name).join("vault.head"))
+    })
 }
 
 /// `cargo test --test vault_format -- --ignored` writes the vector and prints its trace. For a new
@@ -110,13 +131,18 @@ fn another_program_opens_the_vector_and_the_document_shows_its_values() {
 #[test]
 #[ignore = "writes into the source tree"]
 fn write_the_vector() {
-    let home = Path::new(VECTOR);
+    let home = vector(VECTORS[VECTORS.len() - 1]);
     assert!(!home.join("vault.db").exists(), "a vector is written once");
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(&home).unwrap();
     let master = MasterKey::generate().unwrap();
     master.save_new(&home.join("master.key")).unwrap();
     let path = home.join("vault.db");
     let mut vault = Vault::create(&path, &master).unwrap().acting_as("tester");
     let token = furnish(&mut vault);
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    vault.use_workspace(&"default".parse().unwrap()).unwrap();
+    let label = ("team".parse().unwrap(), "ml".parse().unwrap());
+    vault.agent_label(&"researcher".parse().unwrap(), &[label], &[]).unwrap();
     fs::write(home.join("token"), token + "\n").unwrap();
     fs::write(home.join("vault.head"), vault.anchor_text().unwrap()).unwrap();
 }
@@ -212,11 +238,11 @@ fn secret(text: &str) -> Secret {
     Secret::new(text.as_bytes().to_vec())
 }
 
-/// The vector with the modes that a checkout does not keep.
-fn copy_of_the_vector() -> tempfile::TempDir {
+/// A vector with the modes that a checkout does not keep.
+fn copy_of(name: &str) -> tempfile::TempDir {
     let home = tempfile::tempdir().unwrap();
     for file in ["vault.db", "master.key"] {
-        let bytes = fs::read(Path::new(VECTOR).join(file)).unwrap();
+        let bytes = fs::read(vector(name).join(file)).unwrap();
         files::create_private(&home.path().join(file), &bytes).unwrap();
     }
     home

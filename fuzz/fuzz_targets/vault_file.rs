@@ -9,8 +9,8 @@ use std::path::Path;
 use libfuzzer_sys::fuzz_target;
 use locum::vault::{MasterKey, Vault};
 
-const VAULT: &[u8] = include_bytes!("../../tests/vectors/vault-1/vault.db");
-const KEY: &[u8] = include_bytes!("../../tests/vectors/vault-1/master.key");
+const VAULT: &[u8] = include_bytes!("../../tests/vectors/vault-2/vault.db");
+const KEY: &[u8] = include_bytes!("../../tests/vectors/vault-2/master.key");
 
 fn private(path: &Path, bytes: &[u8]) {
     fs::write(path, bytes).expect("a file");
