@@ -59,6 +59,8 @@ pub struct JwtProof {
     pub key: [u8; 32],
     /// From when it is good no more, in seconds since the Unix epoch.
     pub until: i64,
+    /// On which terms it was taken: a hash of what the config says of its issuer.
+    pub terms: u64,
     /// What it says of run and user.
     pub fixed: Context,
     /// What it says that the agent is labelled with.

@@ -167,7 +167,16 @@ impl Supplier {
             (Some(source), Some(_)) => {
                 source::fetch(&gateway, (credential, version), source, true).await?.secret
             }
-            (None, _) => gateway.state().open(&credential.name, version)?,
+            (None, _) => {
+                let state = gateway.state();
+                // Removed and added anew under its name meanwhile: the new secret is for other endpoints.
+                let now = state.credentials.get(credential.name.as_str());
+                if now.is_none_or(|now| now.properties != credential.properties) {
+                    return Err(Refusal::new(Code::CredentialRefused)
+                        .because("the credential has changed since the request was decided on"));
+                }
+                state.open(&credential.name, version)?
+            }
         };
         let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
         let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;

@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -44,6 +45,15 @@ pub struct Issuer {
     pub admit: Admit,
     /// Its keys.
     pub keys: Arc<IssuerKeys>,
+}
+
+impl Issuer {
+    /// Tells whether what is asked of its tokens has changed. Within one process: nobody keeps it longer.
+    fn terms(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.expected, &self.algorithms).hash(&mut hasher);
+        hasher.finish()
+    }
 }
 
 /// Which claims say what.
@@ -128,6 +138,8 @@ impl Loaded {
         algorithms: &[Algorithm],
         now: i64,
     ) -> Result<Arc<Verified>, Fault> {
+        // It may have been verified when more ways to sign were allowed.
+        token.signed_by(algorithms)?;
         let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         if let Some(known) = self.verified.lock().get(&digest) {
             return Ok(Arc::clone(known));
@@ -186,6 +198,7 @@ impl ByJwt {
             subject: subject.into(),
             key: verified.key(),
             until,
+            terms: issuer.terms(),
             fixed: fixed.clone(),
             labels,
         };
@@ -206,7 +219,8 @@ impl ByJwt {
         let Some(issuer) = self.issuer(&proof.issuer) else { return false };
         let loaded = issuer.keys.loaded.load();
         let has_key = loaded.as_ref().is_some_and(|loaded| loaded.keys.has(proof.key));
-        let same = issuer.agents.agent(&proof.subject).as_ref() == Some(&identity.agent);
+        let same = issuer.agents.agent(&proof.subject).as_ref() == Some(&identity.agent)
+            && issuer.terms() == proof.terms;
         now < proof.until && has_key && same && self.agents.admit(&identity.agent, issuer.admit)
     }
 }

@@ -182,13 +182,23 @@ impl Permit {
         if Arc::ptr_eq(&credential, &grant.credential) {
             return false;
         }
-        // What is not injected is hidden.
+        // What is not injected is hidden: the one that was tried before, too.
         let same = |other: &&mut Grant| {
             other.version == version && Arc::ptr_eq(&other.credential, &credential)
         };
-        if let Some(other) = self.hidden.iter_mut().find(same) {
-            other.credential = Arc::clone(&grant.credential);
-            other.version = grant.version;
+        match self.hidden.iter_mut().find(same) {
+            Some(other) => {
+                other.credential = Arc::clone(&grant.credential);
+                other.version = grant.version;
+            }
+            None => self.hidden.push(Grant {
+                credential: Arc::clone(&grant.credential),
+                version: grant.version,
+                slot: grant.slot,
+                placeholder: Arc::clone(&grant.placeholder),
+                why: Why::default(),
+                pool: Box::default(),
+            }),
         }
         grant.credential = credential;
         (grant.version, grant.slot, grant.why) = (version, slot, why);

@@ -32,7 +32,7 @@ pub fn is_shaped(text: &str) -> bool {
 
 /// A way to sign (RFC 7518 section 3.1, RFC 8037). There is none without a key, and none with a key
 /// that the verifier could sign with too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)] // They are called as in the RFC.
 pub enum Algorithm {
     Rs256,
@@ -165,15 +165,21 @@ impl<'t> Unverified<'t> {
         self.claims.get("iss").and_then(Value::as_str)
     }
 
+    /// Whether it says that it is signed in one of these ways.
+    ///
+    /// # Errors
+    /// [`Fault::Algorithm`].
+    pub fn signed_by(&self, allowed: &[Algorithm]) -> Result<(), Fault> {
+        if allowed.contains(&self.algorithm) { Ok(()) } else { Err(Fault::Algorithm) }
+    }
+
     /// What it claims, if its issuer has signed it: with an algorithm of `allowed`, and with a key of
     /// its own that is for this algorithm.
     ///
     /// # Errors
     /// [`Fault::Algorithm`], [`Fault::UnknownKey`] or [`Fault::Signature`].
     pub fn verify(self, keys: &KeySet, allowed: &[Algorithm]) -> Result<Verified, Fault> {
-        if !allowed.contains(&self.algorithm) {
-            return Err(Fault::Algorithm);
-        }
+        self.signed_by(allowed)?;
         let key = keys.find(self.key_id.as_deref(), self.algorithm).ok_or(Fault::UnknownKey)?;
         if !key.verifies(self.algorithm, self.signed.as_bytes(), &self.signature) {
             // Without a name the issuer may mean a key that it has made since.
@@ -192,7 +198,7 @@ pub struct Verified {
 }
 
 /// What is expected of a token, whoever it is about.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 pub struct Expected {
     /// Its issuer, to the letter.
     pub issuer: Box<str>,

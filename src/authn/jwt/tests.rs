@@ -243,3 +243,20 @@ fn what_is_no_token_of_an_issuer_is_left_to_others() {
     }
     assert!(by.authenticate(&shown(None), NOW).is_none());
 }
+
+/// The keys, and what was verified with them, outlive a change of the config.
+#[test]
+fn what_was_verified_on_wider_terms_is_not_good_on_narrower_ones() {
+    let (pair, set) = key();
+    let kept = keys(&set);
+    let text = sign(&pair, &claims());
+    let identity = bearer(&by(issuer(&kept)), &text).unwrap();
+    let narrower = by(Issuer { algorithms: [Algorithm::Rs256].into(), ..issuer(&kept) });
+    assert_eq!(bearer(&narrower, &text).unwrap_err(), Denied::Jwt(Fault::Algorithm));
+    assert_eq!(narrower.still_valid(&identity, NOW), Some(false));
+    let audiences = Expected { audiences: ["other".into()].into(), ..issuer(&kept).expected };
+    let elsewhere = by(Issuer { expected: audiences, ..issuer(&kept) });
+    assert!(bearer(&elsewhere, &text).is_err());
+    assert_eq!(elsewhere.still_valid(&identity, NOW), Some(false));
+    assert_eq!(by(issuer(&kept)).still_valid(&identity, NOW), Some(true));
+}
