@@ -917,12 +917,14 @@ fn config_stamp(home: &Home, config: &Config) -> Vec<FileStamp> {
     std::iter::once(home.config()).chain(files.cloned()).map(FileStamp::of).collect()
 }
 
-/// The state of all files of the policies' directory, and of the organisation's in it.
+/// The state of all that may be policies in their directory, and in the organisation's in it. What else
+/// lies there, such as the schema for editors, is not read.
 fn stamp(directory: &Path) -> Vec<FileStamp> {
     let organisation = directory.join(policy::ORGANISATION);
     let entries = [directory, &organisation].map(std::fs::read_dir);
-    let entries = entries.into_iter().flatten().flatten().flatten();
-    let mut stamps: Vec<FileStamp> = entries.map(|entry| FileStamp::of(entry.path())).collect();
+    let paths = entries.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
+    let paths = paths.filter(|path| path.extension().is_none_or(|kind| kind != "json"));
+    let mut stamps: Vec<FileStamp> = paths.map(FileStamp::of).collect();
     stamps.sort_by(|a, b| a.path.cmp(&b.path));
     stamps
 }

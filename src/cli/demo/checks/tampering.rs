@@ -159,7 +159,7 @@ pub(super) fn swapped_rows(stage: &Stage) -> Outcome {
     let mut facts = Facts::default();
     let opened = stage.open()?;
     let copy = stage.scratch.path().join("swapped.db");
-    opened.vault.backup(&copy)?;
+    opened.vault.backup_plain(&copy)?;
     let master = MasterKey::load(&stage.home.master_key())?;
     let opens = |credential: &str| -> Result<bool, Failure> {
         let name: Name = credential.parse().map_err(|_| Failure::new("no name"))?;
