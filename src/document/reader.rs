@@ -26,6 +26,12 @@ impl<'d> Reader<'d> {
         Self { document, report: document.report.clone() }
     }
 
+    /// Whether there are more problems than are kept: what is found from now on, nobody hears of.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.report.is_full()
+    }
+
     /// The value, if neither the document nor any reader had a problem.
     ///
     /// # Errors

@@ -101,6 +101,12 @@ impl Report {
         self.problems.is_empty()
     }
 
+    /// Whether further problems are only counted.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.problems.len() >= MOST
+    }
+
     /// How many problems there are, with those that were only counted.
     #[must_use]
     pub fn len(&self) -> usize {

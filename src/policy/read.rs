@@ -204,8 +204,11 @@ pub(super) fn read_document<'d>(reader: &mut Reader<'d>, root: &'d Node) -> Opti
     let mut rules = Vec::new();
     map.optional("rules", |r, n| {
         r.list(n, |r, n| {
-            // Those that can be read are looked at further, whatever is wrong with the others.
-            rules.extend(read_rule(r, n));
+            // Those that can be read are looked at further, whatever is wrong with the others; behind
+            // more mistakes than are told, nothing is.
+            if !r.is_full() {
+                rules.extend(read_rule(r, n));
+            }
             Some(())
         })
     });
