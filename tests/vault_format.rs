@@ -80,7 +80,9 @@ fn another_program_opens_a_vault_by_its_passphrase() {
 
 #[test]
 fn the_vectors_stay_openable() {
-    VECTORS.iter().for_each(|name| stays_openable(name));
+    for name in VECTORS {
+        stays_openable(name);
+    }
 }
 
 fn stays_openable(name: &str) {
