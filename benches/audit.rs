@@ -37,6 +37,7 @@ fn audit(c: &mut Criterion) {
     };
     let access = || Access {
         request_id: RequestId([5; 16]),
+        workspace: None,
         agent: Some(who()),
         peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
         client_certificate: None,

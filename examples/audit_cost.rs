@@ -76,6 +76,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
         };
         let access = Access {
             request_id: RequestId(id),
+            workspace: None,
             agent: Some(who),
             peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
             client_certificate: None,

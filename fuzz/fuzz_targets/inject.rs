@@ -34,6 +34,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         "multipart a",
     ];
     let credential = Credential {
+        workspace: "default".parse().unwrap(),
         name: "a".parse().unwrap(),
         provider: None,
         destinations: ["https://api.test".parse().unwrap()].into(),
@@ -111,6 +112,7 @@ fuzz_target!(|data: &[u8]| {
     };
     let access = Access {
         request_id: RequestId([0; 16]),
+        workspace: None,
         agent: None,
         peer: None,
         client_certificate: None,

@@ -29,7 +29,9 @@ mod restore;
 mod serve;
 mod service;
 mod session;
+mod space;
 mod supplier;
+mod workspaces;
 
 pub(crate) use approvals::Place;
 pub use authority::is_published;
@@ -45,7 +47,7 @@ pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
-pub(crate) use policies::{ReadPolicy, read_policies};
+pub(crate) use policies::{ReadPolicy, policies_of, read_policies};
 pub use probe::{Probed, probe};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
@@ -54,3 +56,4 @@ pub use service::Activation;
 pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,
 };
+pub use workspaces::{PolicyFile, make_workspace, policy_files, remove_workspace_files};

@@ -66,6 +66,7 @@ pub async fn probe(
         Use { credential: name.clone(), version: Some(version), slot: None, why: Why::default() };
     let errand = Errand {
         purpose: "verify",
+        workspace: None,
         uses: Some(uses),
         endpoint: &endpoint,
         method: if health.method == "POST" { Method::POST } else { Method::GET },

@@ -8,6 +8,7 @@
 mod entry;
 mod source;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,13 +21,13 @@ use entry::{Entry, Lifetime, Moment};
 
 use super::Failure;
 use super::keeper::Keeper;
+use crate::agent::qualified;
 use crate::credential::{Credential, Kind, Source};
 use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
-use crate::proxy::{Errand, Gateway};
+use crate::proxy::{Errand, Gateway, State};
 use crate::record::{Use, Why};
-use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Supply, Supplying};
 use crate::vault::Shelf;
@@ -77,10 +78,11 @@ impl Supplier {
         let _late = tokio::time::timeout(AT_THE_END, flights.wait_for(|count| *count == 0)).await;
     }
 
-    fn entry(&self, name: &Name, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
+    fn entry(&self, of: &Credential, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
         let gone = || Refusal::new(Code::VaultUnavailable);
-        let state = self.gateway.upgrade().ok_or_else(gone)?.state();
-        let identity = state.sealed.as_ref().ok_or_else(gone)?.identity(name).ok_or_else(gone)?;
+        let state = state_of(&*self.gateway.upgrade().ok_or_else(gone)?, of)?;
+        let sealed = state.sealed.as_ref().ok_or_else(gone)?;
+        let identity = sealed.identity(&of.name).ok_or_else(gone)?;
         let mut entries = self.entries.lock();
         if !entries.contains_key(&(identity, version)) {
             // Those of credentials and versions that are gone go with the first that is new.
@@ -129,7 +131,7 @@ impl Supplier {
             Err(refusal) if refusal.code == Code::CredentialExpired => Minting::Refused,
             Err(_) => Minting::Failed,
         };
-        gateway.metrics().minted(credential.name.as_str(), result);
+        gateway.metrics().minted(&owner(credential), result);
         if let Err(refusal) = minted {
             let why = refusal.reason.unwrap_or_default();
             tracing::warn!(
@@ -144,7 +146,7 @@ impl Supplier {
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
         let kind = credential.properties.kind.as_ref();
         let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
-        let secret = gateway.state().open(&credential.name, version)?;
+        let secret = state_of(&gateway, credential)?.open(&credential.name, version)?;
         let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;
         mint::of_the_moment(kind, &material, unix_now()).map_err(refused)
     }
@@ -168,7 +170,7 @@ impl Supplier {
                 source::fetch(&gateway, (credential, version), source, true).await?.secret
             }
             (None, _) => {
-                let state = gateway.state();
+                let state = state_of(&gateway, credential)?;
                 // Removed and added anew under its name meanwhile: the new secret is for other endpoints.
                 let now = state.credentials.get(credential.name.as_str());
                 if now.is_none_or(|now| now.properties != credential.properties) {
@@ -183,10 +185,10 @@ impl Supplier {
         drop(secret);
         let (minted, sent) = self.call(&gateway, (credential, version), kind, &material).await?;
         if let Some(replacement) = &minted.replacement {
-            entry.lock().owes(self.shelf.put(credential.name.as_str(), replacement)?);
+            entry.lock().owes(self.shelf.put(&owner(credential), replacement)?);
             self.write_back(credential, version, entry).await?;
         }
-        let value = self.shelf.put(credential.name.as_str(), &minted.value)?;
+        let value = self.shelf.put(&owner(credential), &minted.value)?;
         Ok((value, Lifetime::from(sent, minted.lifetime)))
     }
 
@@ -199,17 +201,17 @@ impl Supplier {
         entry: &Mutex<Entry>,
     ) -> Result<Made, Refusal> {
         let sent = Moment::now();
-        let name = used.0.name.as_str();
+        let credential = used.0;
         match source::fetch(gateway, used, source, false).await {
             Ok(fetched) => {
                 if entry.lock().is_fresh_again() {
-                    self.keeper.note_about("source-recovered", name, &source.to_string());
+                    self.keeper.note_about("source-recovered", credential, &source.to_string());
                 }
                 let lifetime = match fetched.lease {
                     Some(lease) => Lifetime::from(sent, lease),
                     None => Lifetime::of_copy(sent, source.refresh(), source.stale()),
                 };
-                Ok((self.shelf.put(name, &fetched.secret)?, lifetime))
+                Ok((self.shelf.put(&owner(credential), &fetched.secret)?, lifetime))
             }
             Err(failed) => {
                 let left = entry.lock().goes_stale(Moment::now(), failed.gone);
@@ -218,7 +220,7 @@ impl Supplier {
                     let detail = format!(
                         "{source}: {why}; the last value is used for {left} s more at most"
                     );
-                    self.keeper.note_about("source-stale", name, &detail);
+                    self.keeper.note_about("source-stale", credential, &detail);
                 }
                 Err(failed.into())
             }
@@ -245,6 +247,7 @@ impl Supplier {
             };
             let errand = Errand {
                 purpose: PURPOSE,
+                workspace: Some(&credential.workspace),
                 uses: Some(uses),
                 endpoint: &call.endpoint,
                 method: call.method,
@@ -279,8 +282,8 @@ impl Supplier {
     ) -> Result<(), Refusal> {
         let owed = entry.lock().owed().map(|owed| self.shelf.open(owed)).transpose()?;
         let Some(secret) = owed else { return Ok(()) };
-        let name = credential.name.clone();
-        let written = self.keeper.renew(name, version, secret).await;
+        let of = (credential.workspace.clone(), credential.name.clone());
+        let written = self.keeper.renew(of, version, secret).await;
         written.map_err(|error| {
             tracing::error!(
                 credential = %credential.name, version, %error,
@@ -292,6 +295,18 @@ impl Supplier {
         entry.lock().is_settled();
         Ok(())
     }
+}
+
+/// The state of a credential's own workspace: its name means another one elsewhere.
+fn state_of(gateway: &Gateway, credential: &Credential) -> Result<Arc<State>, Refusal> {
+    let workspace = gateway.workspace(&credential.workspace);
+    let state = workspace.map(|workspace| workspace.state());
+    state.ok_or_else(|| Refusal::new(Code::VaultUnavailable))
+}
+
+/// Whose a value is, on the shelf and in metrics.
+fn owner(credential: &Credential) -> Cow<'_, str> {
+    qualified(credential.workspace.as_str(), credential.name.as_str())
 }
 
 /// A value on the shelf, and how long it is good for.
@@ -308,7 +323,7 @@ impl Supply for Supplier {
         {
             return self.of_the_moment(credential, version).map(Some);
         }
-        let entry = self.entry(&credential.name, version)?;
+        let entry = self.entry(credential, version)?;
         let mut held = entry.lock();
         let now = Moment::now();
         let Some(value) = held.good(now, credential.properties.kind.as_ref()) else {
@@ -323,7 +338,7 @@ impl Supply for Supplier {
 
     fn supply<'a>(&'a self, credential: &'a Arc<Credential>, version: u32) -> Supplying<'a> {
         Box::pin(async move {
-            let entry = self.entry(&credential.name, version)?;
+            let entry = self.entry(credential, version)?;
             let mut flight = {
                 let mut held = entry.lock();
                 let now = Moment::now();
@@ -350,13 +365,13 @@ impl Supply for Supplier {
     }
 
     fn known(&self, credential: &Credential, version: u32) -> Vec<Secret> {
-        let Ok(entry) = self.entry(&credential.name, version) else { return Vec::new() };
+        let Ok(entry) = self.entry(credential, version) else { return Vec::new() };
         let held = entry.lock();
         held.known(Moment::now()).filter_map(|shelved| self.shelf.open(shelved).ok()).collect()
     }
 
     fn rejected(&self, credential: &Arc<Credential>, version: u32) {
-        let Ok(entry) = self.entry(&credential.name, version) else { return };
+        let Ok(entry) = self.entry(credential, version) else { return };
         entry.lock().rejected(Moment::now());
     }
 }

@@ -12,7 +12,7 @@ use super::rule::Place;
 use super::when::moment;
 use super::{Policy, Question, TunnelDecision};
 use crate::agent::{
-    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, Proof, UserName,
+    Context, Identity, Label, LabelName, Labels, LabelsError, Proof, UserName, default_workspace,
 };
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
@@ -121,7 +121,7 @@ impl fmt::Display for Answer {
 #[must_use]
 pub fn supposed(user: UserName) -> Option<Identity> {
     Some(Identity {
-        workspace: DEFAULT_WORKSPACE.parse().ok()?,
+        workspace: default_workspace(),
         agent: user.agent,
         token_id: "none".into(),
         context: user.context,
@@ -314,6 +314,7 @@ impl Given {
             all.entry(name).or_default().extend(destinations.iter().cloned());
         }
         let credentials = all.into_iter().map(|(name, destinations)| Credential {
+            workspace: default_workspace(),
             name: name.clone(),
             provider: None,
             destinations: destinations.into(),

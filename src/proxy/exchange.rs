@@ -20,7 +20,7 @@ use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
 use super::supplied::{make_ready, rejected, resolve, still_allowed};
 use super::withdrawal::Watch;
-use super::{Caller, Gateway, Place, State, refusal, unix_now};
+use super::{Caller, Gateway, Place, State, Workspace, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
@@ -70,7 +70,7 @@ pub(super) async fn exchange(
 pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> Response<Body> {
     let ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let refusal = Refusal::new(code);
-    ledger.refuse(&gateway.state(), &refusal, &[]);
+    ledger.refuse(&route.caller.state(), &refusal, &[]);
     tracing::info!(request_id = %ledger.id, %code, "refused unread");
     refusal::respond(&refusal, ledger.id)
 }
@@ -84,7 +84,7 @@ async fn authorized(
     outlet: &Outlet,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
-    let state = gateway.state();
+    let state = route.caller.state();
     // From here on the request is its head and, untouched, its body.
     let version = request.version();
     let mut request = request;
@@ -112,7 +112,7 @@ async fn authorized(
         decided = match asked.read(&mut body, wanted).await {
             Ok(()) => {
                 ledger.identify(Arc::clone(&asked.who));
-                asked.decide(gateway.state()).await
+                asked.decide(route.caller.state()).await
             }
             Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
         };
@@ -136,7 +136,7 @@ async fn authorized(
         decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: all that follows, the socket's own record of what it knows included, is of one version.
     gateway.runs.settle(&who, &mut permit, at);
-    let settled = gateway.spares.settle(&mut permit, at);
+    let settled = route.caller.workspace.spares.settle(&mut permit, at);
     settled.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
     let ticket = permit
@@ -156,9 +156,10 @@ async fn authorized(
             opening.knows(Box::pin(make_ready(gateway, &state, &permit)).await);
         }
     }
-    let mut watch = Watch::of(gateway, (&route.caller.identity, &who), &inbound, &permit);
-    let calling =
-        Calling { gateway, state: &state, who: &who, at, outlet, version, references: &references };
+    let mut watch = Watch::of(&route.caller, &who, &inbound, &permit);
+    let workspace = &*route.caller.workspace;
+    let (state, who, references) = (&state, &who, &references);
+    let calling = Calling { gateway, workspace, state, who, at, outlet, version, references };
     let cut = &route.caller.cut;
     let Some(opening) = opening else {
         // Why here: whether it can be sent again is known before it is sent. In a box, as what follows from
@@ -166,7 +167,7 @@ async fn authorized(
         let again = if spares::has_spare(&permit, at) {
             Box::pin(calling.again(&permit, &inbound, &mut body))
                 .await
-                .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?
+                .map_err(|refusal| refused(&ledger, state, refusal, &named(references)))?
         } else {
             None
         };
@@ -180,7 +181,7 @@ async fn authorized(
                 watch.over(Box::pin(until).as_mut()).await
             }
         };
-        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, &state, refusal))) {
+        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, state, refusal))) {
             Ok((sent, pending)) => {
                 answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
             }
@@ -196,7 +197,7 @@ async fn authorized(
     let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let still = || gateway.still(&state, &who, ledger.carried());
+    let still = || workspace.still(state, who, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
@@ -219,6 +220,7 @@ async fn authorized(
 /// A permitted request on its way.
 struct Calling<'a> {
     gateway: &'a Arc<Gateway>,
+    workspace: &'a Workspace,
     state: &'a Arc<State>,
     who: &'a Arc<Identity>,
     at: i64,
@@ -278,7 +280,7 @@ impl Calling<'_> {
             let request = (again.inbound.clone(), again.body.again());
             let (sent, pending) = self.once(request, permit, ledger, tried.is_empty()).await?;
             let status = sent.response.status();
-            match self.gateway.judge(permit, &mut tried, status, self.at) {
+            match self.gateway.judge(self.workspace, permit, &mut tried, (status, self.at)) {
                 Verdict::Take => return Ok((sent, pending)),
                 Verdict::Again => {}
                 Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
@@ -302,7 +304,7 @@ impl Calling<'_> {
         // What comes before an answer of which a token is taken could have it too.
         let takes = !permit.captures().is_empty();
         let heard = if takes { None } else { self.outlet.listens(self.version) };
-        let still = || self.gateway.still(self.state, self.who, ledger.carried());
+        let still = || self.workspace.still(self.state, self.who, ledger.carried());
         let call = Call {
             origin: &origin,
             principal: &principal,
@@ -318,7 +320,7 @@ impl Calling<'_> {
         if sent.response.status() == StatusCode::UNAUTHORIZED {
             rejected(self.gateway, permit);
         }
-        self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
+        self.workspace.spares.note(permit, sent.response.status(), sent.response.headers());
         Ok((sent, pending))
     }
 
@@ -388,7 +390,7 @@ impl Asked<'_> {
         let decided = self.decide_on(state);
         let refers = decided.references.any();
         if decided.decision.is_err() && refers && self.gateway.look_again().await {
-            return self.decide_on(self.gateway.state());
+            return self.decide_on(self.caller.state());
         }
         decided
     }
@@ -422,7 +424,7 @@ impl Asked<'_> {
         let bytes = self.gathered(body, most, wanted.idle).await?;
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
         // Whoever sends slowly has the labels of then no longer.
-        let state = self.gateway.state();
+        let state = self.caller.state();
         self.renew(&state);
         Ok(())
     }
@@ -445,7 +447,7 @@ impl Asked<'_> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
         let bytes = body.gather(most, idle).await.map_err(unread)?;
         // That may have taken long.
-        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
+        if !self.caller.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
         }
         Ok(bytes)

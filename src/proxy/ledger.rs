@@ -1,13 +1,14 @@
 //! What one request leaves in the audit log and the metrics: an access record before the call, an
 //! outcome record when all is over, however it ends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State};
-use crate::agent::Identity;
+use crate::agent::{Identity, qualified};
 use crate::host::Origin;
 use crate::inject::References;
 use crate::metrics;
@@ -89,9 +90,16 @@ impl Ledger {
         &self.uses
     }
 
+    /// Whether what carries its credentials was broken off for it.
+    fn is_cut(&self) -> bool {
+        let workspace = self.identity.as_ref().map(|identity| &identity.workspace);
+        let workspace = workspace.and_then(|name| self.gateway.workspace(name));
+        workspace.is_some_and(|workspace| workspace.is_cut(&self.uses))
+    }
+
     /// What broke off because its credential was revoked says so, and not that the origin did it.
     pub(super) fn true_cause(&self, refusal: Refusal) -> Refusal {
-        if refusal.code == Code::UpstreamFailed && self.gateway.is_cut(&self.uses) {
+        if refusal.code == Code::UpstreamFailed && self.is_cut() {
             return Refusal::new(Code::CredentialRevoked);
         }
         refusal
@@ -133,7 +141,7 @@ impl Ledger {
     pub(super) fn baited(&self, honeytoken: &Name) {
         self.gateway.metrics.honeytoken();
         tracing::warn!(
-            agent = self.agent(),
+            agent = &*self.agent(),
             destination = self.destination,
             request_id = %self.id,
             %honeytoken,
@@ -144,6 +152,7 @@ impl Ledger {
         // What cannot be recorded is in the log and the metric all the same.
         let _unrecorded = self.gateway.audit.event(&Event {
             event: "honeytoken-used",
+            workspace: self.identity.as_ref().map(|identity| identity.workspace.clone()),
             subject: Some(honeytoken.to_string()),
             detail: Some(detail),
             by: None,
@@ -174,13 +183,22 @@ impl Ledger {
         }
     }
 
-    fn agent(&self) -> &str {
-        self.identity.as_ref().map_or("", |identity| identity.agent.as_str())
+    /// A name of the agent's workspace, as metrics and the log have it.
+    fn label<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match &self.identity {
+            Some(identity) => qualified(identity.workspace.as_str(), name),
+            None => Cow::Borrowed(name),
+        }
+    }
+
+    fn agent(&self) -> Cow<'_, str> {
+        self.label(self.identity.as_ref().map_or("", |identity| identity.agent.as_str()))
     }
 
     fn access<'a>(&'a self, state: &'a State, uses: &'a [Use]) -> Access<'a> {
         Access {
             request_id: self.id,
+            workspace: None,
             agent: self.identity.as_deref().map(Who::from),
             peer: Some(self.near.peer),
             client_certificate: self.near.certificate.as_deref(),
@@ -250,7 +268,7 @@ impl Ledger {
         let recorded = Recorded::new(value, &*self.gateway.audit, &record)
             .map_err(|_| Refusal::new(Code::AuditUnavailable))?;
         for item in uses {
-            self.gateway.metrics.injection(item.credential.as_str());
+            self.gateway.metrics.injection(&self.label(item.credential.as_str()));
         }
         Ok(recorded)
     }
@@ -277,14 +295,14 @@ impl Ledger {
         }
         let _unrecorded = self.gateway.audit.access(&record);
         self.count_refusal(refusal);
-        self.gateway.metrics.request(self.agent(), metrics::Result::Refused);
+        self.gateway.metrics.request(&self.agent(), metrics::Result::Refused);
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
         self.gateway.metrics.refusal(refusal.code);
         if refusal.code == Code::RealCredential {
             tracing::warn!(
-                agent = self.agent(),
+                agent = &*self.agent(),
                 destination = self.destination,
                 request_id = %self.id,
                 "an agent sent a secret of the vault, in place of its placeholder"
@@ -293,7 +311,7 @@ impl Ledger {
         if refusal.reason == Some(reason::NOT_BOUND) {
             self.gateway.metrics.unbound();
             tracing::warn!(
-                agent = self.agent(),
+                agent = &*self.agent(),
                 destination = self.destination,
                 request_id = %self.id,
                 "a reference was sent to a host that its credential is not bound to"
@@ -318,7 +336,7 @@ impl Ledger {
             total_us: micros(self.start.elapsed()),
         });
         self.count_refusal(refusal);
-        self.gateway.metrics.request(self.agent(), metrics::Result::Failed);
+        self.gateway.metrics.request(&self.agent(), metrics::Result::Failed);
     }
 
     /// Counts on until the answer, or the tunnel, is over.
@@ -366,7 +384,7 @@ impl Drop for Ledger {
             total_us: micros(self.start.elapsed()),
         });
         self.gateway.metrics.bytes(up, 0);
-        self.gateway.metrics.request(self.agent(), metrics::Result::Permitted);
+        self.gateway.metrics.request(&self.agent(), metrics::Result::Permitted);
     }
 }
 
@@ -407,7 +425,7 @@ impl Tally {
             return;
         }
         let broke_off = ending == Ending::UpstreamAborted && self.code.is_none();
-        if broke_off && self.ledger.gateway.is_cut(&self.ledger.uses) {
+        if broke_off && self.ledger.is_cut() {
             self.code = Some(Code::CredentialRevoked);
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
@@ -433,7 +451,7 @@ impl Tally {
             Ending::Complete | Ending::DownstreamAborted => metrics::Result::Permitted,
             Ending::UpstreamAborted | Ending::Failed => metrics::Result::Failed,
         };
-        gateway.metrics.request(self.ledger.agent(), result);
+        gateway.metrics.request(&self.ledger.agent(), result);
     }
 }
 
@@ -482,7 +500,7 @@ mod tests {
     use crate::credential::CredentialIndex;
     use crate::metrics::Metrics;
     use crate::policy::Policy;
-    use crate::proxy::Limits;
+    use crate::proxy::{Limits, Workspaces};
     use crate::record::{AuditSink, Event, Peer, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::upstream::{Settings, Upstream};
@@ -537,7 +555,7 @@ mod tests {
             failure_delay: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))
+        Arc::new(Gateway::new(Workspaces::one(state()), leaves, upstream, sink, metrics, limits))
     }
 
     #[test]

@@ -1245,7 +1245,7 @@ fn lets_in(vault: &Vault, agent: &str, token: &str, at: i64) -> bool {
     let credentials = crate::authn::parse_proxy_authorization(format!("Basic {pair}").as_bytes());
     let (credentials, peer) = (credentials.as_ref(), Peer::Unix(None));
     let shown = Shown { credentials, peer, certificate: None };
-    Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, at).is_ok()
+    Authenticators::of_tokens(&Arc::new(agents).into()).authenticate(&shown, at).is_ok()
 }
 
 /// Every row as it stands in the file.

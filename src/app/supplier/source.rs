@@ -262,7 +262,8 @@ impl Caller<'_> {
     /// What lies in our own vault: what the source asks its callers for.
     fn own_secret(&self) -> Result<Secret, Failed> {
         let (credential, version) = self.used;
-        let opened = self.gateway.state().open(&credential.name, version);
+        let state = super::state_of(self.gateway, credential);
+        let opened = state.and_then(|state| state.open(&credential.name, version));
         opened.map_err(|refusal| Failed { own: Some(refusal), ..Failed::from("") })
     }
 
@@ -282,6 +283,7 @@ impl Caller<'_> {
         };
         let errand = Errand {
             purpose: PURPOSE,
+            workspace: Some(&credential.workspace),
             uses: Some(uses),
             endpoint,
             method,

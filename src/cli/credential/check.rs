@@ -55,6 +55,7 @@ pub(super) fn check(opened: &mut Opened, args: &Check) -> Result<(), Failure> {
             .help("name one with --version, or rotate it")
     })?;
     let subject = Subject {
+        workspace: None,
         name: &info.name,
         version,
         provider: info.provider.as_deref(),

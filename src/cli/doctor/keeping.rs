@@ -159,7 +159,7 @@ fn look_at_key(config: &Config, findings: &mut Findings) -> bool {
 
 fn look_at_policies(home: &Home, findings: &mut Findings) {
     const CHECK: &str = "policies";
-    match load_policy(&home.policies()) {
+    match load_policy(home) {
         Ok(policy) if policy.is_empty() => findings.warning(
             CHECK,
             "there is no rule, and what no rule allows is refused",
