@@ -153,7 +153,7 @@ fn what_goes(contents: Contents, files: &[crate::app::PolicyFile]) -> String {
         counted(sets, "set"),
         counted(agents, "agent"),
         counted(tokens, "live token"),
-        counted(files.len() as u64, "file of policies"),
+        counted(files.len() as u64, "policy file"),
     ];
     counts.join(", ")
 }

@@ -1,5 +1,7 @@
 //! What the proxy keeps between requests: fetched values, captured tokens, credentials that rest.
 
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::support::*;
 use crate::two::*;
 
@@ -10,6 +12,7 @@ fn a_fetched_value_is_its_own_workspaces() {
         let key = canary();
         let file = two.home.work().join(format!("{workspace}.key"));
         std::fs::write(&file, &key).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
         two.origin.accept(&key);
         let source = format!("file:{}", file.display());
         let arguments =
@@ -81,13 +84,14 @@ fn what_is_cut_in_one_workspace_goes_on_in_the_other() {
     two.origin.hold();
     let mut waiting = [&two.a, &two.b].map(|agent| {
         let mut wire = two.serve.tunnel(agent, HOST);
-        wire.send(request("GET", "/gated", &[AUTHORIZED], ""));
+        wire.send(request("GET", "/hold", &[AUTHORIZED], ""));
         wire
     });
     two.origin.until_seen(2);
-    two.home.locum(&in_b(&["credential", "revoke", "main", "--cut"])).ok();
+    two.home.locum(&in_b(&["credential", "revoke", "main", "--now", "--cut"])).ok();
     let [a, b] = &mut waiting;
-    assert_eq!(b.answer().status, 403, "what carried the revoked one is broken off");
+    let answer = b.answer();
+    assert_eq!((answer.status, &*answer.problem()), (403, "credential-revoked"));
     two.origin.release();
     assert_eq!(a.answer().status, 200);
     let cut = two.home.audit().into_iter().find(|r| r["event"] == "credential-cut").unwrap();

@@ -14,7 +14,11 @@ fn workspaces_are_added_listed_and_removed() {
     let list = || json(&home, &["workspace", "list", "--json"]);
     let names = || -> Vec<String> {
         let all = list();
-        all.as_array().unwrap().iter().map(|w| w["workspace"].as_str().unwrap().to_owned()).collect()
+        all.as_array()
+            .unwrap()
+            .iter()
+            .map(|w| w["workspace"].as_str().unwrap().to_owned())
+            .collect()
     };
     assert_eq!(names(), ["default"]);
     home.locum(&["workspace", "add", "b"]).ok();
@@ -51,7 +55,7 @@ fn rules_that_were_left_do_not_come_back_with_the_name() {
     home.locum(&["workspace", "add", "b"]).ok();
     policy_of(&home, "b", OPEN);
     let said = home.locum(&["workspace", "remove", "b"]).failed(64).err;
-    assert!(said.contains("file of policies"), "{said}");
+    assert!(said.contains("policy file"), "{said}");
     // As a removal leaves it that was cut short after the vault.
     let (from, to) = (home.path().join("workspaces/b"), home.path().join("workspaces/c"));
     std::fs::rename(from, to).unwrap();
@@ -145,12 +149,10 @@ fn adding_and_removing_are_done_or_not_done() {
     let most = usual(&home) * 9 / 8;
     let mut there = false;
     for kill in 0..KILLS {
-        let command: &[&str] = if there {
-            &["workspace", "remove", "w", "--yes"]
-        } else {
-            &["workspace", "add", "w"]
-        };
-        let mut child = home.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let command: &[&str] =
+            if there { &["workspace", "remove", "w", "--yes"] } else { &["workspace", "add", "w"] };
+        let mut child =
+            home.command(command).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(most * kill / KILLS);
         let _ = child.kill();
         let done = child.wait().unwrap().success();

@@ -55,6 +55,7 @@ layer: organisation
 rules:
   - name: not there
     agents: ['*']
+    to: [https://api.test]
     paths: [/secret/**]
     deny: true
 ";
@@ -84,7 +85,7 @@ fn the_organisation_bounds_every_workspace() {
     });
     policy_of(&two.home, "b", OPEN);
     std::fs::create_dir(own.join("org")).unwrap();
-    std::fs::write(own.join("org/mine.yaml"), BOUND.replace("deny: true", "use: ['*']")).unwrap();
+    std::fs::write(own.join("org/mine.yaml"), BOUND.replace("    deny: true\n", "")).unwrap();
     let said = two.home.locum(&in_b(&["policy", "check"])).failed(64).err;
     assert!(said.contains("one organisation"), "{said}");
     eventually("it is told again", PATIENCE, || {
@@ -105,7 +106,8 @@ fn the_organisation_bounds_every_workspace() {
 fn commands_read_the_policy_of_their_workspace() {
     let two = Two::new();
     policy_of(&two.home, "b", NONE);
-    let explain = ["policy", "explain", "--agent", "worker", "--use", "main", "GET", "https://api.test/x"];
+    let explain =
+        ["policy", "explain", "--agent", "worker", "--use", "main", "GET", "https://api.test/x"];
     two.home.locum(&explain).ok();
     two.home.locum(&in_b(&explain)).failed(1);
     let listed = |arguments: &[&str]| two.home.locum(arguments).ok().out;

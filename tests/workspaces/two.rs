@@ -34,8 +34,11 @@ impl Two {
         home.add("main", BEARER, &key_a);
         let a = home.agent("worker");
         add(&home, "b");
-        home.locum_with(&in_b(&[&["credential", "add", "main"], BEARER].concat()), key_b.as_bytes())
-            .ok();
+        home.locum_with(
+            &in_b(&[&["credential", "add", "main"], BEARER].concat()),
+            key_b.as_bytes(),
+        )
+        .ok();
         let b = agent_of(&home, "b", "worker");
         for key in [&key_a, &key_b] {
             origin.accept(key);
