@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::certificates::{self, Certificates};
 use super::checkup::Health;
-use super::far_side::far_side;
+use super::far_side::{breaker, far_side};
 use super::issuer_keys::{AllKeys, News, Source};
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
@@ -185,9 +185,9 @@ impl Keeper {
             certificates: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
         };
-        closed
-            .iter()
-            .for_each(|(workspace, problem)| keeper.tell_of_bad_policy(workspace, problem));
+        for (workspace, problem) in &closed {
+            keeper.tell_of_bad_policy(workspace, problem);
+        }
         Ok(keeper)
     }
 
@@ -213,6 +213,7 @@ impl Keeper {
     /// Says whose state to keep.
     pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let _already_set = self.gateway.set(Arc::downgrade(gateway));
+        gateway.break_by(breaker(&self.seen.lock().config));
         self.recall_runs(gateway);
         self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
@@ -608,6 +609,7 @@ impl Keeper {
         }
         if let Some(gateway) = self.gateway() {
             gateway.set_upstream(upstream);
+            gateway.break_by(breaker(&new));
         }
         Ok(Some(new))
     }

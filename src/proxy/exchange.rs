@@ -11,10 +11,13 @@ use hyper::ext::Protocol;
 
 use super::approval;
 use super::body::{Body, Unfinished, Ungathered, Upload};
+use super::breaker::Pass;
 use super::captured::Captures;
 use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
+use super::queue::{self, still_stands};
+use super::retry::Plan;
 use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
 use super::stream::Cut;
@@ -139,9 +142,10 @@ async fn authorized(
     let settled = route.caller.workspace.spares.settle(&mut permit, at);
     settled.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
-    let ticket = permit
-        .admit(&who.agent, gateway.elapsed())
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
+    let ticket =
+        queue::admitted((gateway, &route.caller.workspace), &state, (&who, &inbound), &permit)
+            .await
+            .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
     let captures = Captures::of(gateway, &state, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
@@ -157,17 +161,24 @@ async fn authorized(
         }
     }
     let mut watch = Watch::of(&route.caller, &who, &inbound, &permit);
-    let workspace = &*route.caller.workspace;
-    let (state, who, references) = (&state, &who, &references);
-    let calling = Calling { gateway, workspace, state, who, at, outlet, version, references };
-    let cut = &route.caller.cut;
+    let calling = Calling {
+        gateway,
+        workspace: &route.caller.workspace,
+        state: &state,
+        who: &who,
+        at,
+        outlet,
+        version,
+        references: &references,
+    };
     let Some(opening) = opening else {
         // Why here: whether it can be sent again is known before it is sent. In a box, as what follows from
         // it: few need it, and all would have to have room for it.
-        let again = if spares::has_spare(&permit, at) {
+        let plan = Plan::of(gateway, &who, &inbound, &permit);
+        let again = if plan.is_some() || spares::has_spare(&permit, at) {
             Box::pin(calling.again(&permit, &inbound, &mut body))
                 .await
-                .map_err(|refusal| refused(&ledger, state, refusal, &named(references)))?
+                .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?
         } else {
             None
         };
@@ -177,17 +188,22 @@ async fn authorized(
                 watch.over(pin!(calling.once(call, &permit, &mut ledger, true))).await
             }
             Some(again) => {
-                let until = calling.until_answered(again, &mut permit, &mut ledger);
+                let until = calling.until_answered((again, plan), &mut permit, &mut ledger);
                 watch.over(Box::pin(until).as_mut()).await
             }
         };
-        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, state, refusal))) {
+        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, &state, refusal))) {
             Ok((sent, pending)) => {
-                answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
+                answer(sent, (pending, captures), ledger, up, (version, &route.caller.cut, watch))
+                    .await
             }
             Err(Unanswered::Refused(refusal)) => Err(refusal),
             Err(Unanswered::Failed(refusal)) => Err(failed(&ledger, refusal, up.bytes())),
         };
+    };
+    let pass = match calling.pass(&inbound, &ledger, true) {
+        Ok(pass) => pass,
+        Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
     };
     let (recorded, principal, chunks) =
         match calling.recorded(inbound, &permit, &mut ledger, true).await {
@@ -197,7 +213,7 @@ async fn authorized(
     let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
     let origin = pending.origin().clone();
     let Timeouts { response, idle } = permit.timeouts();
-    let still = || workspace.still(state, who, ledger.carried());
+    let still = || calling.workspace.still(&state, &who, ledger.carried());
     let call = Call {
         origin: &origin,
         principal: &principal,
@@ -208,12 +224,17 @@ async fn authorized(
     };
     match gateway.upstream().upgrade(request, call, opening.handshake()).await {
         Ok(Upgraded::Switched(switched)) => {
+            pass.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
             socket::open(gateway, opening, switched, pending, ledger).await
         }
         Ok(Upgraded::Declined(sent)) => {
-            answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
+            pass.answered(sent.response.status().as_u16());
+            answer(sent, (pending, captures), ledger, up, (version, &route.caller.cut, watch)).await
         }
-        Err(refusal) => Err(failed(&ledger, refusal, up.bytes())),
+        Err(refusal) => {
+            pass.failed(refusal.code);
+            Err(failed(&ledger, refusal, up.bytes()))
+        }
     }
 }
 
@@ -268,23 +289,59 @@ impl Calling<'_> {
     }
 
     /// Sends a request, and again with another credential as long as the origin does not accept the one
-    /// that it had. Nothing of an answer has been handed on by then.
+    /// that it had, or as its rule has it sent again when the origin fails. Nothing of an answer has been
+    /// handed on by then.
     async fn until_answered(
         &self,
-        again: Again,
+        (again, mut plan): (Again, Option<Box<Plan>>),
         permit: &mut Permit,
         ledger: &mut Ledger,
     ) -> Result<(Sent, Pending), Unanswered> {
-        let mut tried = Tried::default();
+        let (mut tried, mut first) = (Tried::default(), true);
         loop {
             let request = (again.inbound.clone(), again.body.again());
-            let (sent, pending) = self.once(request, permit, ledger, tried.is_empty()).await?;
-            let status = sent.response.status();
-            match self.gateway.judge(self.workspace, permit, &mut tried, (status, self.at)) {
-                Verdict::Take => return Ok((sent, pending)),
-                Verdict::Again => {}
-                Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
-            }
+            let sent = self.once(request, permit, ledger, std::mem::take(&mut first)).await;
+            let end = match &sent {
+                Ok((sent, _)) => {
+                    let status = sent.response.status();
+                    match self.gateway.judge(self.workspace, permit, &mut tried, (status, self.at))
+                    {
+                        Verdict::Take => Ok((status.as_u16(), sent.response.headers())),
+                        Verdict::Again => continue,
+                        Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
+                    }
+                }
+                Err(Unanswered::Failed(refusal)) => Err(refusal),
+                Err(Unanswered::Refused(_)) => return sent,
+            };
+            let Some(wait) = plan.as_mut().and_then(|plan| plan.next(self.gateway, end)) else {
+                return sent;
+            };
+            drop(sent);
+            tokio::time::sleep(wait).await;
+            // Why here: what was permitted before the wait may not be any more.
+            still_stands(self.workspace, self.state, (self.who, &again.inbound), permit)
+                .map_err(Unanswered::Failed)?;
+        }
+    }
+
+    /// Whether the request may go to its destination now: not to one that has failed again and again.
+    fn pass(
+        &self,
+        inbound: &InboundRequest,
+        ledger: &Ledger,
+        first: bool,
+    ) -> Result<Pass<'_>, Unanswered> {
+        let pass = Pass::ask(self.gateway, self.who, inbound.origin());
+        pass.map_err(|refusal| self.refused(ledger, refusal, &named(self.references), first))
+    }
+
+    /// A request that was sent before has a record, and gets its outcome.
+    fn refused(&self, ledger: &Ledger, refusal: Refusal, uses: &[Use], first: bool) -> Unanswered {
+        if first {
+            Unanswered::Refused(refused(ledger, self.state, refusal, uses))
+        } else {
+            Unanswered::Failed(refusal)
         }
     }
 
@@ -296,6 +353,7 @@ impl Calling<'_> {
         ledger: &mut Ledger,
         first: bool,
     ) -> Result<(Sent, Pending), Unanswered> {
+        let pass = self.pass(&inbound, ledger, first)?;
         let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
         let (request, mut pending) =
             recorded.into_wire(|filled| body.filled(filled).signed(chunks));
@@ -316,7 +374,14 @@ impl Calling<'_> {
         let upstream = self.gateway.upstream();
         let sending = upstream.send(request, call);
         let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
-        let sent = sent.map_err(Unanswered::Failed)?;
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(refusal) => {
+                pass.failed(refusal.code);
+                return Err(Unanswered::Failed(refusal));
+            }
+        };
+        pass.answered(sent.response.status().as_u16());
         if sent.response.status() == StatusCode::UNAUTHORIZED {
             rejected(self.gateway, permit);
         }
@@ -332,13 +397,8 @@ impl Calling<'_> {
         ledger: &mut Ledger,
         first: bool,
     ) -> Result<Leaving, Unanswered> {
-        // A request that was sent before has a record, and gets its outcome.
         let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
-            if first {
-                Unanswered::Refused(refused(ledger, self.state, refusal, uses))
-            } else {
-                Unanswered::Failed(refusal)
-            }
+            self.refused(ledger, refusal, uses, first)
         };
         let named = || named(self.references);
         let resolved = resolve(self.gateway, self.state, permit)

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
+use super::complaint::Listening;
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State};
 use crate::agent::{Identity, qualified};
@@ -32,7 +35,7 @@ pub(super) struct Ledger {
     destination: String,
     method: String,
     path: Option<String>,
-    misplaced: usize,
+    misplaced: u32,
     /// What was sent so far of the request's body.
     up: Uploaded,
     /// Whether a call was permitted that has no outcome yet.
@@ -128,9 +131,10 @@ impl Ledger {
 
     /// Notes references outside the slots, and what is an alarm wherever it stands.
     pub(super) fn refers(&mut self, references: &References) {
-        self.misplaced = references.misplaced();
-        if self.misplaced > 0 {
-            self.gateway.metrics.misplaced(self.misplaced);
+        let misplaced = references.misplaced();
+        self.misplaced = u32::try_from(misplaced).unwrap_or(u32::MAX);
+        if misplaced > 0 {
+            self.gateway.metrics.misplaced(misplaced);
         }
         if let Some(bait) = references.honeytoken() {
             self.baited(&bait.name);
@@ -210,7 +214,7 @@ impl Ledger {
             policy_digest: state.policy.digest(),
             credential: uses.first(),
             more_credentials: uses.get(1..).unwrap_or_default(),
-            misplaced: self.misplaced,
+            misplaced: self.misplaced as usize,
             decision: Decision::Refuse,
             code: None,
             reason: None,
@@ -328,6 +332,7 @@ impl Ledger {
             ending: Ending::Failed,
             code: Some(refusal.code),
             status: Some(refusal.code.status().as_u16()),
+            complaint: None,
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
@@ -346,6 +351,9 @@ impl Ledger {
             self.gateway.metrics.upstream_time(upstream);
         }
         let upstream = status.map(|_| micros(upstream));
+        let said = status.filter(|_| !self.uses.is_empty());
+        let said = said.and_then(|status| StatusCode::from_u16(status).ok());
+        let listening = said.and_then(Listening::to);
         let copied = Uploaded::default();
         Tally {
             ledger: self,
@@ -359,6 +367,7 @@ impl Ledger {
             upstream,
             closed: false,
             watch: Watch::none(),
+            listening,
         }
     }
 }
@@ -376,6 +385,7 @@ impl Drop for Ledger {
             ending: Ending::DownstreamAborted,
             code: None,
             status: None,
+            complaint: None,
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
@@ -406,12 +416,17 @@ pub(super) struct Tally {
     closed: bool,
     /// Waits for a reason to cut the answer.
     pub(super) watch: Watch,
+    /// What the origin says of the credential, for an answer that may.
+    listening: Option<Box<Listening>>,
 }
 
 impl Tally {
     /// Counts bytes that were handed on to the agent.
-    pub(super) fn passed(&mut self, bytes: usize) {
-        self.down += bytes as u64;
+    pub(super) fn passed(&mut self, data: &[u8]) {
+        if let Some(listening) = &mut self.listening {
+            listening.hear(data);
+        }
+        self.down += data.len() as u64;
         self.ledger.charge(self.up.bytes(), self.down);
     }
 
@@ -430,12 +445,20 @@ impl Tally {
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
+        let complaint = self.listening.as_ref().and_then(|listening| listening.complaint());
         let gateway = &self.ledger.gateway;
+        if let Some(complaint) = complaint {
+            for used in &self.ledger.uses {
+                let credential = self.ledger.label(used.credential.as_str());
+                gateway.metrics.credential_answer(&credential, complaint);
+            }
+        }
         gateway.audit.outcome(&Outcome {
             request_id: self.ledger.id,
             ending,
             code: self.code,
             status: self.status,
+            complaint,
             bytes_up: up,
             bytes_down: down,
             scrubbed: self.scrubbed,

@@ -7,7 +7,9 @@
 
 mod approval;
 mod body;
+mod breaker;
 mod captured;
+mod complaint;
 mod copy;
 mod distrust;
 mod echo;
@@ -21,7 +23,9 @@ mod inside;
 mod interim;
 mod ledger;
 mod listener;
+mod queue;
 mod refusal;
+mod retry;
 mod runs;
 mod signal;
 mod socket;
@@ -44,6 +48,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwap;
 
 pub use body::Body;
+pub use breaker::BreakerRule;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
 pub use listener::{Door, Entrance, Leave, Listener, serve};
@@ -158,6 +163,8 @@ pub struct Gateway {
     strangers: Bound,
     failures: Failures,
     runs: runs::Runs,
+    budgets: retry::Budgets,
+    breakers: breaker::Breakers,
     doorkeeper: Doorkeeper,
     /// Where the time of limits begins.
     start: Instant,
@@ -193,6 +200,8 @@ impl Gateway {
             strangers: Bound::default(),
             failures: Failures::new(limits.failure_delay),
             runs: runs::Runs::default(),
+            budgets: retry::Budgets::default(),
+            breakers: breaker::Breakers::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             start: Instant::now(),
         }
@@ -241,6 +250,11 @@ impl Gateway {
     pub fn set_upstream(&self, mut upstream: Upstream) {
         upstream.succeed(&self.upstream.load());
         self.upstream.store(Arc::new(upstream));
+    }
+
+    /// Says when destinations that fail are left alone from now on; without a rule, never.
+    pub fn break_by(&self, rule: Option<BreakerRule>) {
+        self.breakers.set(rule);
     }
 
     /// The leaf certificates.

@@ -88,12 +88,11 @@ impl Opening {
             return Err(Refusal::with_detail(Code::UpgradeRefused, detail));
         }
         let caller = route.caller.clone();
-        let place = match &route.place {
-            Some(place) => Arc::clone(place),
-            None => {
-                let limit = gateway.limits.connections_per_agent;
-                Arc::new(caller.workspace.place(&caller.identity.agent, limit)?)
-            }
+        let place = if let Some(place) = &route.place {
+            Arc::clone(place)
+        } else {
+            let limit = gateway.limits.connections_per_agent;
+            Arc::new(caller.workspace.place(&caller.identity.agent, limit)?)
         };
         Ok(Some(Self {
             handshake,
@@ -313,7 +312,7 @@ where
         if pass(&mut to, &chunk).await.is_err() {
             return Ending::DownstreamAborted;
         }
-        tally.passed(chunk.len());
+        tally.passed(&chunk);
     }
 }
 

@@ -203,6 +203,7 @@ impl Fault {
 }
 
 impl fmt::Display for Fault {
+    #[allow(clippy::too_many_lines)] // A list: one entry for each of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) => error.fmt(f),
