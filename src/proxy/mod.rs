@@ -5,7 +5,9 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod approval;
+mod asked;
 mod body;
+mod calling;
 mod captured;
 mod copy;
 mod distrust;
