@@ -9,6 +9,7 @@ use super::approval;
 use super::body::{Ungathered, Upload};
 use super::exchange::{named, refused};
 use super::ledger::Ledger;
+use super::queue;
 use super::{Caller, Gateway, State, unix_now};
 use crate::agent::Identity;
 use crate::inject::References;
@@ -148,7 +149,7 @@ impl Decided {
     ///
     /// # Errors
     /// Why there is none. It is recorded.
-    pub(super) fn admitted(
+    pub(super) async fn admitted(
         self,
         asked: &Asked<'_>,
         ledger: &mut Ledger,
@@ -164,25 +165,29 @@ impl Decided {
             at,
         };
         ledger.shadowed(state.policy.shadow(question, outcome));
-        match decision.and_then(|permit| admit(asked, permit, at, ledger)) {
+        let admitted = match decision {
+            Ok(permit) => admit(asked, &state, permit, (at, ledger)).await,
+            Err(refusal) => Err(refusal),
+        };
+        match admitted {
             Ok(permit) => Ok(Admitted { state, references, permit, at }),
             Err(refusal) => Err(refused(ledger, &state, refusal, &named(&references))),
         }
     }
 }
 
-fn admit(
+async fn admit(
     asked: &Asked<'_>,
+    state: &Arc<State>,
     mut permit: Permit,
-    at: i64,
-    ledger: &mut Ledger,
+    (at, ledger): (i64, &mut Ledger),
 ) -> Result<Permit, Refusal> {
-    let Asked { gateway, who, .. } = asked;
+    let Asked { gateway, who, inbound, .. } = asked;
     // Why here: all that follows, a socket's own record of what it knows included, is of one version.
     gateway.runs.settle(who, &mut permit, at);
     gateway.spares.settle(&mut permit, at)?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
-    ledger.hold(permit.admit(&who.agent, gateway.elapsed())?);
+    ledger.hold(queue::admitted(gateway, state, (who, inbound), &permit).await?);
     Ok(permit)
 }
 

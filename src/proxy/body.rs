@@ -124,7 +124,7 @@ impl Streamed {
         }
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
-                self.tally.passed(frame.data_ref().map_or(0, Bytes::len));
+                self.tally.passed(frame.data_ref().map_or(&[], |data| data));
                 // Nothing follows trailers, and hyper does not ask again.
                 if frame.is_trailers() {
                     self.close(Ending::Complete);

@@ -7,10 +7,13 @@ use http::{Response, StatusCode, Version};
 
 use super::asked::{Admitted, unread};
 use super::body::{Body, Upload};
+use super::breaker::Pass;
 use super::captured::Captures;
 use super::exchange::{Route, Way, answer, failed, named, refused};
 use super::interim::{Outlet, passing};
 use super::ledger::Ledger;
+use super::queue::still_stands;
+use super::retry::Plan;
 use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
 use super::supplied::{make_ready, rejected, resolve, still_allowed};
@@ -44,6 +47,14 @@ enum Unanswered {
     Refused(Refusal),
     /// The call was made, and came to nothing.
     Failed(Refusal),
+}
+
+impl Unanswered {
+    /// What the agent is told. Of a call that was made, its failure is still to be recorded.
+    fn refusal(self) -> Refusal {
+        let (Self::Refused(refusal) | Self::Failed(refusal)) = self;
+        refusal
+    }
 }
 
 /// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
@@ -102,7 +113,8 @@ impl<'a> Calling<'a> {
     ) -> Result<(Sent, Pending), Refusal> {
         // Why here: whether it can be sent again is known before it is sent. In a box, as what follows
         // from it: few need it, and all would have to have room for it.
-        let again = if spares::has_spare(permit, self.at) {
+        let plan = Plan::of(self.gateway, &self.who, &inbound, permit);
+        let again = if plan.is_some() || spares::has_spare(permit, self.at) {
             let again = Box::pin(self.again(permit, &inbound, &mut body)).await;
             again.map_err(|refusal| self.refused(ledger, refusal))?
         } else {
@@ -114,7 +126,7 @@ impl<'a> Calling<'a> {
                 way.watch.over(pin!(once)).await
             }
             Some(again) => {
-                let until = self.until_answered(again, permit, ledger);
+                let until = self.until_answered((again, plan), permit, ledger);
                 way.watch.over(Box::pin(until).as_mut()).await
             }
         };
@@ -145,23 +157,26 @@ impl<'a> Calling<'a> {
                 opening.knows(make_ready(self.gateway, &self.state, &permit).await);
             }
         }
-        let (recorded, principal, chunks) =
-            match self.recorded(inbound, &permit, &mut ledger, true).await {
-                Ok(recorded) => recorded,
-                Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => {
-                    return Err(refusal);
-                }
-            };
+        let pass = self.pass(&inbound, &ledger, true).map_err(Unanswered::refusal)?;
+        let recorded = self.recorded(inbound, &permit, &mut ledger, true).await;
+        let (recorded, principal, chunks) = recorded.map_err(Unanswered::refusal)?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
         let still = || self.gateway.still(&self.state, &self.who, ledger.carried());
         let call = call(&permit, (&origin, &principal), LastLook(&still));
         match self.gateway.upstream().upgrade(request, call, opening.handshake()).await {
             Ok(Upgraded::Switched(switched)) => {
+                pass.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
                 socket::open(self.gateway, opening, switched, pending, ledger).await
             }
-            Ok(Upgraded::Declined(sent)) => answer((sent, pending), ledger, way).await,
-            Err(refusal) => Err(failed(&ledger, refusal, way.up.bytes())),
+            Ok(Upgraded::Declined(sent)) => {
+                pass.answered(sent.response.status().as_u16());
+                answer((sent, pending), ledger, way).await
+            }
+            Err(refusal) => {
+                pass.failed(refusal.code);
+                Err(failed(&ledger, refusal, way.up.bytes()))
+            }
         }
     }
 
@@ -178,24 +193,50 @@ impl<'a> Calling<'a> {
     }
 
     /// Sends a request, and again with another credential as long as the origin does not accept the one
-    /// that it had. Nothing of an answer has been handed on by then.
+    /// that it had, or as its rule has it sent again when the origin fails. Nothing of an answer has been
+    /// handed on by then.
     async fn until_answered(
         &self,
-        again: Again,
+        (again, mut plan): (Again, Option<Box<Plan>>),
         permit: &mut Permit,
         ledger: &mut Ledger,
     ) -> Result<(Sent, Pending), Unanswered> {
-        let mut tried = Tried::default();
+        let (mut tried, mut first) = (Tried::default(), true);
         loop {
             let request = (again.inbound.clone(), again.body.again());
-            let (sent, pending) = self.once(request, permit, ledger, tried.is_empty()).await?;
-            let status = sent.response.status();
-            match self.gateway.judge(permit, &mut tried, status, self.at) {
-                Verdict::Take => return Ok((sent, pending)),
-                Verdict::Again => {}
-                Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
-            }
+            let sent = self.once(request, permit, ledger, std::mem::take(&mut first)).await;
+            let end = match &sent {
+                Ok((sent, _)) => {
+                    let status = sent.response.status();
+                    match self.gateway.judge(permit, &mut tried, status, self.at) {
+                        Verdict::Take => Ok((status.as_u16(), sent.response.headers())),
+                        Verdict::Again => continue,
+                        Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
+                    }
+                }
+                Err(Unanswered::Failed(refusal)) => Err(refusal),
+                Err(Unanswered::Refused(_)) => return sent,
+            };
+            let Some(wait) = plan.as_mut().and_then(|plan| plan.next(self.gateway, end)) else {
+                return sent;
+            };
+            drop(sent);
+            tokio::time::sleep(wait).await;
+            // Why here: what was permitted before the wait may not be any more.
+            still_stands(self.gateway, &self.state, (&self.who, &again.inbound), permit)
+                .map_err(Unanswered::Failed)?;
         }
+    }
+
+    /// Whether the request may go to its destination now: not to one that has failed again and again.
+    fn pass(
+        &self,
+        inbound: &InboundRequest,
+        ledger: &Ledger,
+        first: bool,
+    ) -> Result<Pass<'_>, Unanswered> {
+        let pass = Pass::ask(self.gateway, &self.who, inbound.origin());
+        pass.map_err(|refusal| self.unsent(ledger, refusal, &named(&self.references), first))
     }
 
     /// Sends a request once.
@@ -206,6 +247,7 @@ impl<'a> Calling<'a> {
         ledger: &mut Ledger,
         first: bool,
     ) -> Result<(Sent, Pending), Unanswered> {
+        let pass = self.pass(&inbound, ledger, first)?;
         let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
         let (request, mut pending) =
             recorded.into_wire(|filled| body.filled(filled).signed(chunks));
@@ -221,7 +263,14 @@ impl<'a> Calling<'a> {
         let upstream = self.gateway.upstream();
         let sending = upstream.send(request, call);
         let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
-        let sent = sent.map_err(Unanswered::Failed)?;
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(refusal) => {
+                pass.failed(refusal.code);
+                return Err(Unanswered::Failed(refusal));
+            }
+        };
+        pass.answered(sent.response.status().as_u16());
         if sent.response.status() == StatusCode::UNAUTHORIZED {
             rejected(self.gateway, permit);
         }
@@ -237,13 +286,8 @@ impl<'a> Calling<'a> {
         ledger: &mut Ledger,
         first: bool,
     ) -> Result<Leaving, Unanswered> {
-        // A request that was sent before has a record, and gets its outcome.
         let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
-            if first {
-                Unanswered::Refused(refused(ledger, &self.state, refusal, uses))
-            } else {
-                Unanswered::Failed(refusal)
-            }
+            self.unsent(ledger, refusal, uses, first)
         };
         let named = || named(&self.references);
         let resolved = resolve(self.gateway, &self.state, permit)
@@ -287,6 +331,16 @@ impl<'a> Calling<'a> {
     /// Refuses before a call was made.
     fn refused(&self, ledger: &Ledger, refusal: Refusal) -> Refusal {
         refused(ledger, &self.state, refusal, &named(&self.references))
+    }
+
+    /// The end of a request that does not leave. One that was sent before has a record, and gets its
+    /// outcome.
+    fn unsent(&self, ledger: &Ledger, refusal: Refusal, uses: &[Use], first: bool) -> Unanswered {
+        if first {
+            Unanswered::Refused(refused(ledger, &self.state, refusal, uses))
+        } else {
+            Unanswered::Failed(refusal)
+        }
     }
 
     /// A call that was cut short because nothing allows it any more: before it was made, or after.

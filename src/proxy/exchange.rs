@@ -95,7 +95,7 @@ async fn authorized(
     // Why here: what follows can only be done with a permit, and only this makes one.
     let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
     let decided = asked.decided(state, &mut body, &mut ledger).await?;
-    let admitted = decided.admitted(&asked, &mut ledger)?;
+    let admitted = decided.admitted(&asked, &mut ledger).await?;
     let Asked { who, inbound, .. } = asked;
     let (calling, mut permit) = Calling::new(gateway, (route, outlet, version), who, admitted);
     let (mut way, opening) = calling.prepared((&inbound, &body), &permit, &ledger, agent_side)?;
