@@ -31,6 +31,7 @@ mod serve;
 mod service;
 mod session;
 mod supplier;
+mod wrapping;
 
 pub(crate) use approvals::Place;
 pub use authority::is_published;
@@ -43,7 +44,7 @@ pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
 pub use login::check_logins;
-pub use master::{NewKey, Rekeyed, rekey};
+pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
 pub(crate) use policies::{ReadPolicy, read_policies};

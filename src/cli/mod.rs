@@ -22,6 +22,7 @@ mod scan;
 mod serve;
 mod set;
 mod vault;
+mod wrapped;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -43,6 +43,7 @@ mod snapshot;
 mod tests;
 mod upgrade;
 mod versions;
+mod wrapped;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -77,6 +78,7 @@ pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 pub use versions::Promotion;
+pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, LockedKey, VaultId, WrappingKey};
