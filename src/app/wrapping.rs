@@ -70,9 +70,8 @@ fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Zeroizing<V
             Act::Wrap(_) => "wrapped",
             Act::Unwrap(_) => "unwrapped",
         };
-        Failure::new(format!("the master key cannot be {did} by {wrapper}: {}", failed.why)).help(
-            "mend that and try again; `locum serve --locked` waits for it, and answers 503 meanwhile",
-        )
+        Failure::new(format!("the master key cannot be {did} by {wrapper}: {}", failed.why))
+            .help("mend that and try again")
     })
 }
 

@@ -7,6 +7,7 @@ use crate::vault::{KmsLogin, Wrapper};
 /// A new key in the key file, wrapped by a key that stays where it is.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Wrapped")]
+#[expect(clippy::doc_markdown, reason = "these are help texts, and names in them are plain")]
 pub(super) struct WrappedArgs {
     /// Where OpenBao or HashiCorp Vault listens, with a transit key
     #[arg(long, value_name = "URL", requires = "transit_key", conflicts_with_all = ["passphrase", "passphrase_file", "key_file", "command"])]
