@@ -8,6 +8,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::anomaly;
 use crate::outcome::Code;
 
 type Counter = GenericCounter<AtomicU64>;
@@ -37,6 +38,7 @@ pub struct Metrics {
     credential_failures: CounterVec,
     approvals: CounterVec,
     approvals_open: IntGauge,
+    anomalies: CounterVec,
     untrusted_ca: CounterVec,
     authentication_failures: CounterVec,
     authentication_slowed: Counter,
@@ -305,6 +307,12 @@ impl Metrics {
                 "locum_approvals_open",
                 "Requests that wait for a person now.",
             )?,
+            anomalies: counter_vec(
+                r,
+                "locum_anomalies_total",
+                "What was not as usual for an agent, by respect. Alert on any.",
+                &["kind"],
+            )?,
             untrusted_ca: counter_vec(
                 r,
                 "locum_untrusted_ca_total",
@@ -346,6 +354,9 @@ impl Metrics {
         }
         for kind in [TunnelKind::Intercepted, TunnelKind::Opaque, TunnelKind::WebSocket] {
             metrics.tunnels.with_label_values(&[kind.as_str()]);
+        }
+        for kind in anomaly::Kind::ALL {
+            metrics.anomalies.with_label_values(&[kind.as_str()]);
         }
         for reason in Failure::ALL.map(Failure::as_str) {
             metrics.authentication_failures.with_label_values(&[reason]);
@@ -412,6 +423,11 @@ impl Metrics {
     /// Says how many questions are open.
     pub fn asking_open(&self, count: usize) {
         self.approvals_open.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts something that was not as usual for an agent, by respect.
+    pub fn anomaly(&self, kind: anomaly::Kind) {
+        self.anomalies.with_label_values(&[kind.as_str()]).inc();
     }
 
     /// Counts a handshake of a client that does not trust the CA.

@@ -134,6 +134,7 @@ fn how(rule: &Rule) -> String {
         (rule.inject_always, "injected unasked"),
         (rule.refuse_misplaced, "misplaced references refused"),
         (rule.cut_when_withdrawn, "cut when it is withdrawn"),
+        (rule.refuse_unusual, "refused when it is unusual"),
         (
             rule.undecodable == crate::scrub::Undecodable::Pass,
             "answers that cannot be searched pass",
@@ -230,6 +231,7 @@ mod tests {
             "limits: {bytes: 1KiB/s}",
             "limits: {bytes: 1KiB/s, per: rule}",
             "on_withdrawal: cut",
+            "anomalies: refuse",
             "approval: required",
             "approval: {answer: refuse}",
             "mode: shadow",

@@ -117,6 +117,7 @@ impl Policy {
             meters: Meters::default(),
             approval: None,
             cut_when_withdrawn: false,
+            refuse_unusual: self.refuses_unusual(&verdict),
         })
     }
 

@@ -12,6 +12,7 @@ use hyper::ext::Protocol;
 use super::approval;
 use super::body::{Body, Unfinished, Ungathered, Upload};
 use super::captured::Captures;
+use super::habits;
 use super::interim::{Outlet, passing};
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
@@ -143,6 +144,9 @@ async fn authorized(
         .admit(&who.agent, gateway.elapsed())
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     ledger.hold(ticket);
+    // Why here: what met a limit is no habit.
+    habits::look(&route.caller, &permit, &mut ledger, at)
+        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let captures = Captures::of(gateway, &state, &permit)
         .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
     let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
