@@ -59,6 +59,7 @@ fn audit(c: &mut Criterion) {
         ending: Ending::Complete,
         code: None,
         status: Some(200),
+        complaint: None,
         bytes_up: 1200,
         bytes_down: 5300,
         scrubbed: 0,

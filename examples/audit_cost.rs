@@ -99,6 +99,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             ending: Ending::Complete,
             code: None,
             status: Some(200),
+            complaint: None,
             bytes_up: 1200,
             bytes_down: 5300,
             scrubbed: 0,

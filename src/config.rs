@@ -76,6 +76,28 @@ pub struct Upstream {
     pub timeouts: Timeouts,
     /// `pool`.
     pub pool: Pool,
+    /// `breaker`: when hosts that fail are left alone. Default `off`: an answer of ours in the place of
+    /// the host's own is for the operator to want.
+    pub breaker: Option<Breaker>,
+}
+
+/// `upstream.breaker`: a host that fails again and again is left alone for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// `failures`: so many in a row, none of them good. Default 10: a deployment that restarts fails less
+    /// often than that, and one that is down is known in a second or two.
+    pub failures: u32,
+    /// `window`: from the first of them to the last. Default 30 s: what fails less often than that costs
+    /// nobody much.
+    pub window: Duration,
+    /// `open`: how long the host is left alone. Default 30 s: as long as most need to come back.
+    pub open: Duration,
+}
+
+impl Default for Breaker {
+    fn default() -> Self {
+        Self { failures: 10, window: seconds(30), open: seconds(30) }
+    }
 }
 
 /// `upstream.hosts.<pattern>`: how some hosts are reached.

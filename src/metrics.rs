@@ -9,7 +9,7 @@ use prometheus::{
 };
 
 use crate::anomaly;
-use crate::outcome::Code;
+use crate::outcome::{Code, Complaint};
 
 type Counter = GenericCounter<AtomicU64>;
 type CounterVec = GenericCounterVec<AtomicU64>;
@@ -36,6 +36,11 @@ pub struct Metrics {
     honeytokens: Counter,
     shadow: CounterVec,
     credential_failures: CounterVec,
+    credential_answers: CounterVec,
+    retries: CounterVec,
+    queue_waiting: IntGauge,
+    queued: CounterVec,
+    circuits: IntGaugeVec,
     approvals: CounterVec,
     approvals_open: IntGauge,
     anomalies: CounterVec,
@@ -200,6 +205,70 @@ impl Asking {
     }
 }
 
+/// Whether a request was sent again, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Again {
+    /// It was.
+    Sent,
+    /// As many were as may be of those of this agent to this destination.
+    NoBudget,
+    /// It would have been after the time that its rule sets.
+    TooLate,
+}
+
+impl Again {
+    const ALL: [Self; 3] = [Self::Sent, Self::NoBudget, Self::TooLate];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sent => "sent",
+            Self::NoBudget => "no-budget",
+            Self::TooLate => "too-late",
+        }
+    }
+}
+
+/// What became of a request that waited for a limit, as a label.
+#[derive(Clone, Copy, Debug)]
+pub enum Queued {
+    /// It was let in.
+    Admitted,
+    /// It waited in vain, or there was no room to wait.
+    Refused,
+    /// Its agent went away.
+    Gone,
+}
+
+impl Queued {
+    const ALL: [Self; 3] = [Self::Admitted, Self::Refused, Self::Gone];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Admitted => "admitted",
+            Self::Refused => "refused",
+            Self::Gone => "gone",
+        }
+    }
+}
+
+/// To whom a destination is closed, as a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Circle {
+    /// To all agents.
+    All,
+    /// To the one whose requests failed there.
+    Agent,
+}
+
+impl Circle {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::All => "all",
+            Self::Agent => "agent",
+        }
+    }
+}
+
 /// How a request ended, as a label.
 #[derive(Clone, Copy, Debug)]
 pub enum Result {
@@ -296,6 +365,35 @@ impl Metrics {
                 "Answers by which an origin said that a credential does not work, where another was used in its place, by credential and cause.",
                 &["credential", "cause"],
             )?,
+            credential_answers: counter_vec(
+                r,
+                "locum_credential_answers_total",
+                "Answers by which an origin said of a credential that it is not accepted, out of quota or rate-limited, and that were handed on.",
+                &["credential", "says"],
+            )?,
+            retries: counter_vec(
+                r,
+                "locum_retries_total",
+                "Requests whose origin failed and whose rule has them sent again, by what came of it.",
+                &["result"],
+            )?,
+            queue_waiting: gauge(
+                r,
+                "locum_queue_waiting",
+                "Requests that wait for a limit of their rule now.",
+            )?,
+            queued: counter_vec(
+                r,
+                "locum_queued_total",
+                "Requests that waited for a limit of their rule, by what came of it.",
+                &["result"],
+            )?,
+            circuits: gauge_vec(
+                r,
+                "locum_circuits_open",
+                "Destinations that are left alone because they failed, by whom they are closed to.",
+                &["closed_to"],
+            )?,
             approvals: counter_vec(
                 r,
                 "locum_approvals_total",
@@ -358,6 +456,15 @@ impl Metrics {
         for kind in anomaly::Kind::ALL {
             metrics.anomalies.with_label_values(&[kind.as_str()]);
         }
+        for result in Again::ALL {
+            metrics.retries.with_label_values(&[result.as_str()]);
+        }
+        for result in Queued::ALL {
+            metrics.queued.with_label_values(&[result.as_str()]);
+        }
+        for circle in [Circle::All, Circle::Agent] {
+            metrics.circuits.with_label_values(&[circle.as_str()]);
+        }
         for reason in Failure::ALL.map(Failure::as_str) {
             metrics.authentication_failures.with_label_values(&[reason]);
         }
@@ -413,6 +520,32 @@ impl Metrics {
     /// Counts an answer after which another credential was used: `invalid` or `rate-limited`.
     pub fn credential_failure(&self, credential: &str, cause: &str) {
         self.credential_failures.with_label_values(&[credential, cause]).inc();
+    }
+
+    /// Counts an answer that says something of a credential.
+    pub fn credential_answer(&self, credential: &str, complaint: Complaint) {
+        self.credential_answers.with_label_values(&[credential, complaint.as_str()]).inc();
+    }
+
+    /// Counts a request that was sent again, or was not.
+    pub fn retry(&self, what: Again) {
+        self.retries.with_label_values(&[what.as_str()]).inc();
+    }
+
+    /// One more waits.
+    pub fn queue_joined(&self) {
+        self.queue_waiting.inc();
+    }
+
+    /// One waits no more.
+    pub fn queue_left(&self, how: Queued) {
+        self.queue_waiting.dec();
+        self.queued.with_label_values(&[how.as_str()]).inc();
+    }
+
+    /// So many more destinations are closed, or fewer.
+    pub fn circuit(&self, circle: Circle, change: i64) {
+        self.circuits.with_label_values(&[circle.as_str()]).add(change);
     }
 
     /// Counts what became of a question to a person.

@@ -217,6 +217,10 @@ codes! {
     ResponseTimeout "response-timeout" 504 "http_response_timeout"
         "The host did not answer in time"
         "upstream.timeouts.response sets the time.";
+    /// The destination has failed again and again, and is left alone for a while.
+    CircuitOpen "circuit-open" 503 "destination_unavailable"
+        "The host has failed again and again, and is not asked for a while"
+        "Wait as long as Retry-After says; upstream.breaker in locum.yaml sets when a host is left alone, and the audit log has what failed.";
     /// A fault of Locum.
     Internal "internal-error" 500 "proxy_internal_error"
         "The proxy failed"
@@ -337,6 +341,41 @@ pub mod reason {
         "it is not as usual for this agent; the event `anomaly` of the same request says how";
     /// The agent came by a run token that leaves it other credentials.
     pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
+}
+
+/// What an origin says of a credential by an answer that it gave, and that is the agent's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Complaint {
+    /// It does not accept it: it ran out, was withdrawn there, or may not do what was asked.
+    NotAccepted,
+    /// What was paid for is used up.
+    OutOfQuota,
+    /// It was used too often in too short a time.
+    RateLimited,
+}
+
+impl Complaint {
+    /// What the status of an answer says.
+    #[must_use]
+    pub fn of(status: StatusCode) -> Option<Self> {
+        match status {
+            StatusCode::UNAUTHORIZED => Some(Self::NotAccepted),
+            StatusCode::PAYMENT_REQUIRED => Some(Self::OutOfQuota),
+            StatusCode::TOO_MANY_REQUESTS => Some(Self::RateLimited),
+            _ => None,
+        }
+    }
+
+    /// The stable text: label of a metric, field of the audit log.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NotAccepted => "not-accepted",
+            Self::OutOfQuota => "out-of-quota",
+            Self::RateLimited => "rate-limited",
+        }
+    }
 }
 
 /// How a permitted request ended.

@@ -11,7 +11,7 @@ use serde::Serialize;
 use crate::agent::certificate::ClientCertificate;
 use crate::agent::{Identity, Label, Labels, UnixUser};
 use crate::credential::Tier;
-use crate::outcome::{Code, Ending};
+use crate::outcome::{Code, Complaint, Ending};
 use crate::reference::Name;
 
 /// Names one request in the audit log, in the log and in the `instance` of a refusal. 32 hex
@@ -261,6 +261,9 @@ pub struct Outcome {
     /// The status that the agent got.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
+    /// What the origin said of the credential by its answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub complaint: Option<Complaint>,
     /// Bytes of body (or tunnel) from the agent to the upstream.
     pub bytes_up: u64,
     /// Bytes of body (or tunnel) that were handed on to the agent.

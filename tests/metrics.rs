@@ -25,6 +25,9 @@ fn one_of_each(world: &World, n: usize) {
     assert_eq!(world.ask("POST", &format!("/{n}"), &[AUTHORIZED, fields[1]], "body").status, 200);
     assert_eq!(world.ask(&format!("M{n}"), "/", &[AUTHORIZED], "").status, 200);
     assert_eq!(world.get(&format!("/status/{}", 400 + n % 100)).status, 400 + n as u16 % 100);
+    for status in [401, 402, 429] {
+        assert_eq!(world.get(&format!("/status/{status}")).status, status);
+    }
     let host = format!("h{n}.invalid");
     let connected =
         world.serve.wire().ask(connect(&format!("{host}:443"), &world.agent.authorization()));

@@ -4,8 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::Failure;
-use crate::config::{Config, UpstreamHost};
+use crate::config::{Breaker, Config, UpstreamHost};
 use crate::host::Origin;
+use crate::proxy::BreakerRule;
 use crate::upstream::{
     AddressGuard, ClientCertificate, HostRule, Logins, PoolLimits, ProxyRule, SelfAddresses,
     Settings, SystemResolver, Timeouts, Upstream,
@@ -42,6 +43,13 @@ pub fn far_side(
         logins,
     };
     Ok(Upstream::new(settings)?)
+}
+
+/// When hosts that fail are left alone, as the config wants it.
+pub(super) fn breaker(config: &Config) -> Option<BreakerRule> {
+    let breaker = config.upstream.breaker?;
+    let Breaker { failures, window, open } = breaker;
+    Some(BreakerRule { failures, window, open })
 }
 
 fn host_rule(host: &UpstreamHost) -> HostRule {

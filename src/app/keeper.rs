@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 
 use super::certificates::{self, Certificates};
 use super::checkup::Health;
-use super::far_side::far_side;
+use super::far_side::{breaker, far_side};
 use super::identity::authenticators;
 use super::issuer_keys::{AllKeys, News, Source};
 use super::login::{VaultLogins, check_logins};
@@ -216,6 +216,7 @@ impl Keeper {
     /// Says whose state to keep.
     pub(super) fn watch_over(self: &Arc<Self>, gateway: &Arc<Gateway>) {
         let _already_set = self.gateway.set(Arc::downgrade(gateway));
+        gateway.break_by(breaker(&self.seen.lock().config));
         self.recall_runs(gateway);
         self.logins.open_for(gateway);
         gateway.refresh_with(Arc::<Self>::clone(self));
@@ -594,6 +595,7 @@ impl Keeper {
         }
         if let Some(gateway) = self.gateway() {
             gateway.set_upstream(upstream);
+            gateway.break_by(breaker(&new));
         }
         Ok(Some(new))
     }

@@ -132,6 +132,7 @@ impl Drop for Account {
             ending: self.ending,
             code: self.code,
             status: self.status,
+            complaint: None,
             bytes_up: 0,
             bytes_down: 0,
             scrubbed: 0,

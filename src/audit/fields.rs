@@ -132,6 +132,7 @@ impl Fields for Outcome {
             ending,
             code,
             status,
+            complaint,
             bytes_up,
             bytes_down,
             scrubbed,
@@ -145,6 +146,7 @@ impl Fields for Outcome {
         if let Some(status) = status {
             line.number(b",\"status\":", u64::from(*status));
         }
+        line.option(b",\"complaint\":", complaint.map(crate::outcome::Complaint::as_str))?;
         line.number(b",\"bytes_up\":", *bytes_up);
         line.number(b",\"bytes_down\":", *bytes_down);
         if *scrubbed > 0 {
@@ -170,7 +172,7 @@ mod tests {
 
     use super::*;
     use crate::audit::line::{Kind, body};
-    use crate::outcome::{Code, Ending};
+    use crate::outcome::{Code, Complaint, Ending};
     use crate::record::RequestId;
     use crate::record::{ShadowDecision, Why};
 
@@ -305,6 +307,12 @@ mod tests {
                 ending: endings[ending],
                 code: refused.then_some(Code::UpstreamFailed),
                 status,
+                complaint: [
+                    None,
+                    Some(Complaint::NotAccepted),
+                    Some(Complaint::OutOfQuota),
+                    Some(Complaint::RateLimited),
+                ][usize::from(id[0] % 4)],
                 bytes_up,
                 bytes_down,
                 scrubbed: scrubbed % 2,

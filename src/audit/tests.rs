@@ -102,6 +102,7 @@ fn outcome_later(log: &AuditLog, n: u64) {
         ending: Ending::Complete,
         code: None,
         status: Some(200),
+        complaint: None,
         bytes_up: 1,
         bytes_down: 2,
         scrubbed: 0,

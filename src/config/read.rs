@@ -12,8 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Anomalies, Approvals, Audit, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits,
-    Listen, Log, LogFormat, MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream,
+    Anomalies, Approvals, Audit, Breaker, Config, Credentials, Fsync, KeyPair, KeySource, Level,
+    Limits, Listen, Log, LogFormat, MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream,
     UpstreamHost, UpstreamProxy, Vault, Webhook, seconds,
 };
 use crate::credential::Endpoint;
@@ -140,13 +140,32 @@ fn upstream<'d>(
     mut upstream: Upstream,
     paths: Paths<'_>,
 ) -> Option<Upstream> {
-    let mut map = reader.map(node, &["allow_addresses", "hosts", "timeouts", "pool"])?;
+    let mut map = reader.map(node, &["allow_addresses", "hosts", "timeouts", "pool", "breaker"])?;
     let addresses = map.optional("allow_addresses", |r, n| r.list(n, network));
     set(&mut upstream.allow_addresses, addresses);
     set(&mut upstream.hosts, map.optional("hosts", |r, n| hosts(r, n, paths)));
     set(&mut upstream.timeouts, map.optional("timeouts", timeouts));
     set(&mut upstream.pool, map.optional("pool", pool));
+    set(&mut upstream.breaker, map.optional("breaker", breaker));
     Some(upstream)
+}
+
+/// Fewer would open for one lost packet; more never.
+const FAILURES: RangeInclusive<u32> = 2..=1000;
+
+/// `off`, `on`, or how.
+#[allow(clippy::option_option)] // Wrong, off, or on, as each key of a section may be.
+fn breaker<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Option<Breaker>> {
+    if !matches!(node.value, Value::Map(_)) {
+        let words = [("off", None), ("on", Some(Breaker::default()))];
+        return reader.choice(node, &words);
+    }
+    let mut map = reader.map(node, &["failures", "window", "open"])?;
+    let mut breaker = Breaker::default();
+    set(&mut breaker.failures, map.optional("failures", |r, n| r.integer(n, FAILURES)));
+    set(&mut breaker.window, map.optional("window", |r, n| r.duration(n, STEP)));
+    set(&mut breaker.open, map.optional("open", |r, n| r.duration(n, STEP)));
+    Some(Some(breaker))
 }
 
 /// A network, or one address.

@@ -249,6 +249,7 @@ impl Linker<'_> {
             undecodable: fields.scrub.unwrap_or_default(),
             captures: fields.captures.unwrap_or_default().into(),
             timeouts: fields.timeouts.unwrap_or_default(),
+            retry: fields.retry,
             websocket: fields.websocket,
             meter: fields.limits.map(Meter::new),
             approval: fields.approval,
@@ -335,6 +336,16 @@ impl Linker<'_> {
             let message = "only the rule that decides takes tokens out of answers, and one of the organisation decides nothing";
             problem("capture", message.to_owned(), "say it in the rule of the workspace");
         }
+        if organisation && !draft.deny && has("retry") {
+            let message = "only the rule that decides has a request sent again, and one of the organisation decides nothing";
+            problem("retry", message.to_owned(), "say it in the rule of the workspace");
+        }
+        if fields.opaque == Some(true) && fields.limits.is_some_and(|limits| limits.queue.is_some())
+        {
+            let message =
+                "a CONNECT does not wait: its client gives up on the proxy, and not on the host";
+            problem("limits", message.to_owned(), "remove `queue`, or `tunnel: opaque`");
+        }
         if fields.opaque == Some(true) {
             for key in OPAQUE_HAS_NO.into_iter().filter(|key| has(key)) {
                 let message =
@@ -398,13 +409,14 @@ impl Linker<'_> {
 }
 
 /// What a rule that denies has no use for.
-const DENY_HAS_NO: [&str; 10] = [
+const DENY_HAS_NO: [&str; 11] = [
     "tunnel",
     "inject",
     "misplaced",
     "scrub",
     "capture",
     "timeouts",
+    "retry",
     "limits",
     "approval",
     "on_withdrawal",
@@ -412,7 +424,7 @@ const DENY_HAS_NO: [&str; 10] = [
 ];
 
 /// What cannot be seen, or done, from outside of a tunnel.
-const OPAQUE_HAS_NO: [&str; 13] = [
+const OPAQUE_HAS_NO: [&str; 14] = [
     "use",
     "methods",
     "paths",
@@ -423,6 +435,7 @@ const OPAQUE_HAS_NO: [&str; 13] = [
     "scrub",
     "capture",
     "timeouts",
+    "retry",
     "websocket",
     "approval",
     "on_withdrawal",

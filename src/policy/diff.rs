@@ -153,6 +153,9 @@ fn how(rule: &Rule) -> String {
             let _ = write!(text, ", {word} within {}", crate::document::show_duration(time));
         }
     }
+    if let Some(retry) = rule.retry {
+        let _ = write!(text, ", {retry}");
+    }
     text
 }
 
@@ -230,6 +233,10 @@ mod tests {
             "limits: {concurrent: 1}",
             "limits: {bytes: 1KiB/s}",
             "limits: {bytes: 1KiB/s, per: rule}",
+            "limits: {concurrent: 1, queue: {size: 1, wait: 1s}}",
+            "retry: {attempts: 2}",
+            "retry: {attempts: 2, on: [broken]}",
+            "retry: {attempts: 2, idempotency_key: true}",
             "on_withdrawal: cut",
             "anomalies: refuse",
             "approval: required",

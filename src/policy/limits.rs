@@ -9,12 +9,14 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use dashmap::DashMap;
 
+use super::line::Line;
 use super::rule::Rule;
-use crate::document::{UnitError, parse_size, show_size};
+use crate::document::{UnitError, parse_size, show_duration, show_size};
 use crate::outcome::{Code, Measure, Quota, Refusal};
 use crate::reference::Name;
 
@@ -145,6 +147,17 @@ pub struct Limits {
     pub bytes: Option<Rate>,
     /// Whose are counted together.
     pub per: Per,
+    /// Whether what meets one of them waits for it.
+    pub queue: Option<Queue>,
+}
+
+/// Requests that wait until a limit lets them in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// How many of one agent.
+    pub size: u32,
+    /// How long each of them, at most.
+    pub wait: Duration,
 }
 
 impl fmt::Display for Limits {
@@ -168,7 +181,13 @@ impl fmt::Display for Limits {
             Per::Credential => "credential",
             Per::Rule => "rule",
         };
-        write!(f, " per {per}")
+        write!(f, " per {per}")?;
+        match self.queue {
+            Some(Queue { size, wait }) => {
+                write!(f, ", {size} more wait up to {}", show_duration(wait))
+            }
+            None => Ok(()),
+        }
     }
 }
 
@@ -212,11 +231,15 @@ struct Counter {
     requests: Bucket,
     bytes: Bucket,
     open: AtomicU32,
+    line: Line,
 }
 
 impl Counter {
-    /// Lets one request in, or names the limit that it meets.
-    fn enter(&self, limits: &Limits, now: u64) -> Result<(), Quota> {
+    /// Lets one request in, or names the limit that it meets. Nobody passes those who wait.
+    fn enter(&self, limits: &Limits, now: u64, is_first: bool) -> Result<(), Quota> {
+        if !is_first && !self.line.is_empty() {
+            return Err(Quota::behind(limits));
+        }
         if let Some(quota) = self.spent(limits, now) {
             return Err(quota);
         }
@@ -231,7 +254,10 @@ impl Counter {
         let Some(rate) = limits.requests else { return Ok(()) };
         let cost = rate.cost(1);
         self.requests.take(cost, cost.saturating_mul(rate.count), now).map_err(|wait| {
-            self.leave(limits);
+            // Told to nobody: who is first and asks would be told by its own asking.
+            if limits.concurrent.is_some() {
+                self.open.fetch_sub(1, Ordering::Relaxed);
+            }
             Quota::of(Measure::Requests, rate, wait)
         })
     }
@@ -239,6 +265,14 @@ impl Counter {
     fn leave(&self, limits: &Limits) {
         if limits.concurrent.is_some() {
             self.open.fetch_sub(1, Ordering::Relaxed);
+            self.line.tell();
+        }
+    }
+
+    fn give_back(&self, limits: &Limits) {
+        if let Some(rate) = limits.requests {
+            self.requests.give_back(rate.cost(1));
+            self.line.tell();
         }
     }
 
@@ -252,7 +286,7 @@ impl Counter {
 
     fn is_idle(&self, now: u64) -> bool {
         let used = [&self.requests, &self.bytes].iter().any(|bucket| bucket.ahead(now) > 0);
-        !used && self.open.load(Ordering::Relaxed) == 0
+        !used && self.open.load(Ordering::Relaxed) == 0 && self.line.is_empty()
     }
 }
 
@@ -260,6 +294,23 @@ impl Quota {
     fn of(what: Measure, rate: Rate, wait: u64) -> Self {
         let wait = Duration::from_nanos(wait);
         Self { what, limit: rate.count, window: Some(rate.window), wait }
+    }
+
+    /// Of one that others wait for.
+    fn behind(limits: &Limits) -> Self {
+        let second = 1_000_000_000;
+        let concurrent = limits.concurrent.map(|most| {
+            let wait = Duration::from_nanos(second);
+            Self { what: Measure::Concurrent, limit: most.into(), window: None, wait }
+        });
+        let requests = limits.requests.map(|rate| Self::of(Measure::Requests, rate, second));
+        let bytes = limits.bytes.map(|rate| Self::of(Measure::Bytes, rate, second));
+        requests.or(concurrent).or(bytes).unwrap_or(Self {
+            what: Measure::Requests,
+            limit: 0,
+            window: None,
+            wait: Duration::from_nanos(second),
+        })
     }
 }
 
@@ -335,6 +386,20 @@ impl Meters {
         credentials: &(impl Iterator<Item = &'a Name> + Clone),
         now: Duration,
     ) -> Result<Option<Arc<Ticket>>, Refusal> {
+        self.enter(agent, credentials, now, None).map_err(|met| met.refusal)
+    }
+
+    /// The same for one that may be `waiting` for it.
+    ///
+    /// # Errors
+    /// The limit that is used up, which can perhaps be waited for.
+    pub fn enter<'a>(
+        &self,
+        agent: &Name,
+        credentials: &(impl Iterator<Item = &'a Name> + Clone),
+        now: Duration,
+        waiting: Option<&Waiting>,
+    ) -> Result<Option<Arc<Ticket>>, Box<Met>> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -343,14 +408,91 @@ impl Meters {
         for meter in &self.0 {
             for key in meter.keys(agent, credentials.clone()) {
                 let counter = meter.counter(key, now);
-                if let Err(quota) = counter.enter(&meter.limits, now) {
+                let is_first = waiting.is_some_and(|one| one.is_first_of(&counter));
+                if let Err(quota) = counter.enter(&meter.limits, now, is_first) {
                     ticket.give_back();
-                    return Err(refusal(quota));
+                    let queue = meter.limits.queue;
+                    return Err(Box::new(Met { refusal: refusal(quota), queue, counter }));
                 }
                 ticket.held.push((counter, meter.limits));
             }
         }
         Ok(Some(Arc::new(ticket)))
+    }
+}
+
+/// A limit that a request has met.
+#[derive(Debug)]
+pub struct Met {
+    /// What it is refused with, if it is.
+    pub refusal: Refusal,
+    queue: Option<Queue>,
+    counter: Arc<Counter>,
+}
+
+impl Met {
+    /// Whether the rule lets requests wait for it, and how.
+    #[must_use]
+    pub fn queue(&self) -> Option<Queue> {
+        self.queue
+    }
+
+    /// Waits behind the others; none where as many of the agent's wait as may. Who waits for this limit
+    /// already keeps its place.
+    #[must_use]
+    pub fn wait(&self, agent: &Name, before: Option<Waiting>) -> Option<Waiting> {
+        if let Some(before) = before.filter(|before| Arc::ptr_eq(&before.counter, &self.counter)) {
+            return Some(before);
+        }
+        let most = self.queue?.size as usize;
+        let id = self.counter.line.join(agent, most)?;
+        let counter = Arc::clone(&self.counter);
+        Some(Waiting { counter, agent: agent.clone(), id, seen: None })
+    }
+}
+
+/// A place among those who wait for a limit. Given up when it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct Waiting {
+    counter: Arc<Counter>,
+    agent: Name,
+    id: u64,
+    /// How often something had been given back when it last looked.
+    seen: Option<u64>,
+}
+
+impl Waiting {
+    fn is_first_of(&self, counter: &Arc<Counter>) -> bool {
+        Arc::ptr_eq(&self.counter, counter) && self.is_first()
+    }
+
+    /// Whether it is its turn.
+    #[must_use]
+    pub fn is_first(&self) -> bool {
+        self.counter.line.is_first(self.id)
+    }
+
+    /// Whether it was its turn before, and there was nothing.
+    #[must_use]
+    pub fn has_looked(&self) -> bool {
+        self.seen.is_some()
+    }
+
+    /// Notes what was given back so far, before it is looked for: what is given back afterwards is news.
+    pub fn looks(&mut self) {
+        self.seen = Some(self.counter.line.news());
+    }
+
+    /// Ready when it is this one's turn, and there is news for one that has looked.
+    pub fn poll_turn(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.counter.line.poll(self.id, self.seen, cx)
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.counter.line.leave(&self.agent, self.id);
     }
 }
 
@@ -424,9 +566,7 @@ impl Ticket {
             return;
         }
         for (counter, limits) in &self.held {
-            if let Some(rate) = limits.requests {
-                counter.requests.give_back(rate.cost(1));
-            }
+            counter.give_back(limits);
         }
     }
 }

@@ -14,9 +14,11 @@ mod diff;
 mod explain;
 mod learn;
 mod limits;
+mod line;
 mod lint;
 mod path;
 mod read;
+mod retry;
 mod rule;
 mod standing;
 mod text;
@@ -40,9 +42,10 @@ pub use compile::{
 pub use diff::{Change, Combination};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use learn::{Act, Learned, Learner, Lesson, Observed};
-pub use limits::{Limits, Meters, Per, Rate, RateError, Ticket};
+pub use limits::{Limits, Met, Meters, Per, Queue, Rate, RateError, Ticket, Waiting};
 pub use lint::{Lint, LintKind};
 pub use path::{PathError, PathPattern};
+pub use retry::{Cause, Causes, Retry};
 pub use rule::Check;
 pub use standing::Standing;
 pub use text::{TextError, TextPattern};
@@ -145,6 +148,7 @@ pub struct Permit {
     grants: Vec<Grant>,
     hidden: Vec<Grant>,
     timeouts: Timeouts,
+    retry: Option<Retry>,
     undecodable: Undecodable,
     captures: Arc<[Capture]>,
     meters: Meters,
@@ -250,6 +254,12 @@ impl Permit {
         self.timeouts
     }
 
+    /// Whether the request is sent again when its origin fails, by the rule that decided.
+    #[must_use]
+    pub fn retry(&self) -> Option<Retry> {
+        self.retry
+    }
+
     /// What is taken out of the answer, and kept.
     #[must_use]
     pub fn captures(&self) -> &Arc<[Capture]> {
@@ -280,13 +290,22 @@ impl Permit {
         self.approval
     }
 
-    /// Lets the request in by the limits of the rule that decided, if it has any.
+    /// Lets the request in by the limits of the rule that decided, if it has any: one that has just come,
+    /// or one that is `waiting`.
     ///
     /// # Errors
-    /// `rate-limited`.
-    pub fn admit(&self, agent: &Name, now: Duration) -> Result<Option<Arc<Ticket>>, Refusal> {
+    /// `rate-limited`, by a limit that can perhaps be waited for.
+    pub fn admit(
+        &self,
+        agent: &Name,
+        now: Duration,
+        waiting: Option<&Waiting>,
+    ) -> Result<Option<Arc<Ticket>>, Box<Met>> {
         let credentials = self.grants.iter().map(|grant| &grant.credential.name);
-        self.meters.admit(agent, &credentials, now).map_err(|refusal| refusal.by(&self.rule))
+        self.meters.enter(agent, &credentials, now, waiting).map_err(|mut met| {
+            met.refusal.rule = Some(Arc::clone(&self.rule));
+            met
+        })
     }
 
     /// What may be injected. Empty for a request that needs no credential.
@@ -551,6 +570,7 @@ impl Policy {
             grants,
             hidden,
             timeouts: rule.timeouts.within(bound.map(|bound| bound.timeouts)),
+            retry: rule.retry,
             undecodable: bound.map_or(rule.undecodable, |bound| {
                 // Passes only what both let pass.
                 if bound.undecodable == Undecodable::Refuse {

@@ -12,8 +12,9 @@ use super::approval::{Approval, read_approval};
 use super::capture::Capture;
 use super::cases::{Case, Given, read_case, read_given};
 use super::conditions::{Conditions, Wanted, is_fit};
-use super::limits::{Limits, Per, Rate};
+use super::limits::{Limits, Per, Queue, Rate};
 use super::path::PathPattern;
+use super::retry::{Retry, read_retry};
 use super::rule::{Choice, Uses};
 use super::text::TextPattern;
 use super::when::{Days, EVERY_DAY, When, WhenError, moment, zone};
@@ -45,6 +46,7 @@ pub(super) const PART_KEYS: &[&str] = &[
     "scrub",
     "capture",
     "timeouts",
+    "retry",
     "websocket",
     "limits",
     "approval",
@@ -73,6 +75,7 @@ pub(super) const RULE_KEYS: &[&str] = &[
     "scrub",
     "capture",
     "timeouts",
+    "retry",
     "websocket",
     "limits",
     "approval",
@@ -85,13 +88,20 @@ pub(super) const WHEN_KEYS: &[&str] = &["days", "hours", "zone", "not_before", "
 pub(super) const CAPTURE_KEYS: &[&str] = &["json", "form", "header", "as"];
 pub(super) const SCRUB_KEYS: &[&str] = &["undecodable"];
 pub(super) const TIMEOUT_KEYS: &[&str] = &["response", "idle"];
-pub(super) const LIMIT_KEYS: &[&str] = &["requests", "concurrent", "bytes", "per"];
+pub(super) const LIMIT_KEYS: &[&str] = &["requests", "concurrent", "bytes", "per", "queue"];
+pub(super) const QUEUE_KEYS: &[&str] = &["size", "wait"];
 
 /// The range of `upstream.timeouts` in `locum.yaml`: shorter is no network, longer is forgotten.
 const WAIT: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_hours(24);
 
 /// Requests at once: more is none, for a process has not as many files.
 const AT_ONCE: RangeInclusive<u32> = 1..=1_000_000;
+
+/// Requests of one agent that wait: each holds its connection and its head, 20 KiB or so.
+const QUEUED: RangeInclusive<u32> = 1..=10_000;
+
+/// How long one waits: shorter is not at all, longer no client bears.
+const QUEUES: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_mins(10);
 
 /// One file.
 pub(super) struct Drafts<'d> {
@@ -151,6 +161,7 @@ pub(super) struct Fields {
     pub(super) scrub: Option<Undecodable>,
     pub(super) captures: Option<Vec<Capture>>,
     pub(super) timeouts: Option<Timeouts>,
+    pub(super) retry: Option<Retry>,
     pub(super) websocket: Option<bool>,
     pub(super) limits: Option<Limits>,
     pub(super) approval: Option<Approval>,
@@ -174,8 +185,9 @@ impl Fields {
         take!(
             to "to", methods "methods", paths "paths", query "query", headers "headers",
             users "users", runs "runs", when "when", uses "use", opaque "tunnel", always "inject",
-            refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts", websocket "websocket", limits "limits",
-            approval "approval", cut "on_withdrawal", refuse_unusual "anomalies"
+            refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts",
+            retry "retry", websocket "websocket", limits "limits", approval "approval", cut "on_withdrawal",
+            refuse_unusual "anomalies"
         );
         twice
     }
@@ -327,6 +339,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
     let scrub = given(map, "scrub", read_scrub);
     let captures = given(map, "capture", |r, n| r.list(n, read_capture));
     let timeouts = given(map, "timeouts", read_timeouts);
+    let retry = given(map, "retry", read_retry);
     let websocket =
         given(map, "websocket", |r, n| r.choice(n, &[("allow", true), ("refuse", false)]));
     let limits = given(map, "limits", read_limits);
@@ -350,6 +363,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         scrub: scrub.flatten(),
         captures: captures.flatten(),
         timeouts: timeouts.flatten(),
+        retry: retry.flatten(),
         websocket: websocket.flatten(),
         limits: limits.flatten(),
         approval: approval.flatten(),
@@ -515,6 +529,7 @@ fn read_limits<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Limits> {
     let bytes = given(&mut map, "bytes", |r, n| r.parsed_with(n, Rate::of_bytes));
     let words = [("agent", Per::Agent), ("credential", Per::Credential), ("rule", Per::Rule)];
     let per = given(&mut map, "per", |r, n| r.choice(n, &words));
+    let queue = given(&mut map, "queue", read_queue);
     if ["requests", "concurrent", "bytes"].iter().all(|key| !map.has(key)) {
         map.reader().problem_with_help(
             node,
@@ -528,7 +543,16 @@ fn read_limits<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Limits> {
         concurrent: concurrent?,
         bytes: bytes?,
         per: per?.unwrap_or_default(),
+        queue: queue?,
     })
+}
+
+/// `{size: 32, wait: 30s}`.
+fn read_queue<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Queue> {
+    let mut map = reader.map(node, QUEUE_KEYS)?;
+    let size = map.required("size", |r, n| r.integer(n, QUEUED));
+    let wait = map.required("wait", |r, n| r.duration(n, QUEUES));
+    Some(Queue { size: size?, wait: wait? })
 }
 
 fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {

@@ -12,6 +12,7 @@ use super::capture::Capture;
 use super::conditions::{Conditions, Wanted};
 use super::limits::{Meter, Meters};
 use super::path::PathPattern;
+use super::retry::Retry;
 use super::text::TextPattern;
 use super::when::When;
 use super::{Kind, Timeouts};
@@ -50,6 +51,8 @@ pub(super) struct Rule {
     /// What is taken out of its answers. Empty in nearly all.
     pub(super) captures: Arc<[Capture]>,
     pub(super) timeouts: Timeouts,
+    /// Whether a request is sent again when its origin fails.
+    pub(super) retry: Option<Retry>,
     /// Whether sockets may be opened, where the rule says so; else its methods do.
     pub(super) websocket: Option<bool>,
     pub(super) meter: Option<Arc<Meter>>,

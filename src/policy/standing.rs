@@ -112,6 +112,7 @@ impl Policy {
             // What the socket's answers must not contain was settled when it was opened.
             hidden: Vec::new(),
             timeouts: rule.timeouts,
+            retry: None,
             undecodable: rule.undecodable,
             captures: Arc::default(),
             meters: Meters::default(),

@@ -231,6 +231,7 @@ impl Drop for Account<'_> {
             ending,
             code,
             status,
+            complaint: None,
             bytes_up: self.up as u64,
             bytes_down: down as u64,
             scrubbed: 0,

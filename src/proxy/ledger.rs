@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+
+use super::complaint::Listening;
 use super::habits::Habit;
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State, unix_now};
@@ -343,6 +346,7 @@ impl Ledger {
             ending: Ending::Failed,
             code: Some(refusal.code),
             status: Some(refusal.code.status().as_u16()),
+            complaint: None,
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
@@ -361,6 +365,9 @@ impl Ledger {
             self.gateway.metrics.upstream_time(upstream);
         }
         let upstream = status.map(|_| micros(upstream));
+        let said = status.filter(|_| !self.uses.is_empty());
+        let said = said.and_then(|status| StatusCode::from_u16(status).ok());
+        let listening = said.and_then(Listening::to);
         let copied = Uploaded::default();
         Tally {
             ledger: self,
@@ -374,6 +381,7 @@ impl Ledger {
             upstream,
             closed: false,
             watch: Watch::none(),
+            listening,
         }
     }
 }
@@ -392,6 +400,7 @@ impl Drop for Ledger {
             ending: Ending::DownstreamAborted,
             code: None,
             status: None,
+            complaint: None,
             bytes_up: up,
             bytes_down: 0,
             scrubbed: 0,
@@ -422,12 +431,17 @@ pub(super) struct Tally {
     closed: bool,
     /// Waits for a reason to cut the answer.
     pub(super) watch: Watch,
+    /// What the origin says of the credential, for an answer that may.
+    listening: Option<Box<Listening>>,
 }
 
 impl Tally {
     /// Counts bytes that were handed on to the agent.
-    pub(super) fn passed(&mut self, bytes: usize) {
-        self.down += bytes as u64;
+    pub(super) fn passed(&mut self, data: &[u8]) {
+        if let Some(listening) = &mut self.listening {
+            listening.hear(data);
+        }
+        self.down += data.len() as u64;
         self.ledger.charge(self.up.bytes(), self.down);
     }
 
@@ -447,12 +461,19 @@ impl Tally {
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
         self.ledger.weigh(up.saturating_add(down));
+        let complaint = self.listening.as_ref().and_then(|listening| listening.complaint());
         let gateway = &self.ledger.gateway;
+        if let Some(complaint) = complaint {
+            for used in &self.ledger.uses {
+                gateway.metrics.credential_answer(used.credential.as_str(), complaint);
+            }
+        }
         gateway.audit.outcome(&Outcome {
             request_id: self.ledger.id,
             ending,
             code: self.code,
             status: self.status,
+            complaint,
             bytes_up: up,
             bytes_down: down,
             scrubbed: self.scrubbed,

@@ -5,8 +5,12 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod approval;
+mod asked;
 mod body;
+mod breaker;
+mod calling;
 mod captured;
+mod complaint;
 mod copy;
 mod distrust;
 mod echo;
@@ -21,7 +25,9 @@ mod inside;
 mod interim;
 mod ledger;
 mod listener;
+mod queue;
 mod refusal;
+mod retry;
 mod runs;
 mod signal;
 mod socket;
@@ -45,6 +51,7 @@ use dashmap::DashMap;
 use tokio::sync::watch;
 
 pub use body::Body;
+pub use breaker::BreakerRule;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
 pub use habits::EVENT as ANOMALY_EVENT;
@@ -162,6 +169,8 @@ pub struct Gateway {
     failures: Failures,
     runs: runs::Runs,
     spares: spares::Spares,
+    budgets: retry::Budgets,
+    breakers: breaker::Breakers,
     distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
     /// Tells what lives longer than one decision that there is a new state.
@@ -198,6 +207,8 @@ impl Gateway {
             failures: Failures::new(limits.failure_delay),
             runs: runs::Runs::default(),
             spares: spares::Spares::default(),
+            budgets: retry::Budgets::default(),
+            breakers: breaker::Breakers::default(),
             distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
             news: watch::Sender::new(()),
@@ -268,6 +279,11 @@ impl Gateway {
     pub fn set_upstream(&self, mut upstream: Upstream) {
         upstream.succeed(&self.upstream.load());
         self.upstream.store(Arc::new(upstream));
+    }
+
+    /// Says when destinations that fail are left alone from now on; without a rule, never.
+    pub fn break_by(&self, rule: Option<BreakerRule>) {
+        self.breakers.set(rule);
     }
 
     /// Breaks off what carries one of these versions of credentials, and says how many connections that

@@ -308,7 +308,7 @@ where
         if pass(&mut to, &chunk).await.is_err() {
             return Ending::DownstreamAborted;
         }
-        tally.passed(chunk.len());
+        tally.passed(&chunk);
     }
 }
 

@@ -62,10 +62,6 @@ impl Tried {
     fn has(&self, name: &Name, version: u32) -> bool {
         self.0.iter().any(|one| one.name == *name && one.version == version)
     }
-
-    pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
 }
 
 /// Whether there is anything to use in the place of what the permit injects.
@@ -238,7 +234,7 @@ impl Gateway {
 }
 
 /// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));

@@ -382,7 +382,7 @@ mod tests {
     fn what_was_made_before_a_revocation_is_said_by_no_clock() {
         let (before, after) = ((Some(7), 9_000_000), (Some(8), 1));
         let ended = |(epoch, issued), which| {
-            let claims = Claims { epoch, issued, ..claims() };
+            let claims = Claims { issued, epoch, ..claims() };
             let revoked =
                 Revocation { agent: "researcher".into(), which, at_ms: 1_000_000, epoch: Some(8) };
             let tokens = RunTokens::new(Arc::new(key(1)), [name("researcher")], vec![revoked]);

@@ -5,7 +5,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod degrade;
 mod emergency;
+mod queue;
 mod runs;
 mod spares;
 mod tiers;

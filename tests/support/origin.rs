@@ -1,6 +1,6 @@
 //! Origins on loopback with real TLS: they refuse a wrong key, and keep all that arrives.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -44,6 +44,9 @@ pub struct State {
     pub keys: Mutex<HashSet<String>>,
     /// What it answers to some keys in place of everything else: a status, and `Retry-After`.
     pub answers: Mutex<BTreeMap<String, (u16, Option<String>)>>,
+    /// What it answers to the next requests with a key it takes, one after the other, in place of
+    /// everything else: a status, `Retry-After`, and a body.
+    pub next: Mutex<VecDeque<(u16, Option<String>, String)>>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     raw: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
@@ -250,6 +253,12 @@ impl Origin {
         self.state.answers.lock().remove(key);
     }
 
+    /// Answers the next request so, after those of which this was said before.
+    pub fn answer_next(&self, status: u16, retry_after: Option<&str>, body: &str) {
+        let answer = (status, retry_after.map(str::to_owned), body.to_owned());
+        self.state.next.lock().push_back(answer);
+    }
+
     /// Has streams wait for [`Origin::release`] before each event but the first.
     pub fn hold(&self) {
         self.state.gated.store(true, Ordering::SeqCst);
@@ -280,6 +289,7 @@ impl Default for State {
         Self {
             keys: Mutex::default(),
             answers: Mutex::default(),
+            next: Mutex::default(),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             raw: Mutex::default(),

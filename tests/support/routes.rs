@@ -60,6 +60,14 @@ pub async fn answer(
         }
         return response;
     }
+    let next = key.as_ref().and_then(|_| state.next.lock().pop_front());
+    if let Some((status, retry_after, body)) = next {
+        let mut response = text(StatusCode::from_u16(status).unwrap(), &body);
+        if let Some(wait) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, wait.parse().unwrap());
+        }
+        return response;
+    }
     let file = state.site.lock().get(parts.uri.path()).cloned();
     if let Some((kind, bytes)) = file {
         let mut response = whole(StatusCode::OK, bytes);

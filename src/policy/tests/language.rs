@@ -262,7 +262,7 @@ rules:
     let admit = || {
         let request = "GET https://api.openai.com/";
         let permit = decide_at(&rules, "a", request, &[OPENAI], NOON).0.unwrap();
-        permit.admit(&"a".parse().unwrap(), Duration::ZERO).is_ok()
+        permit.admit(&"a".parse().unwrap(), Duration::ZERO, None).is_ok()
     };
     assert!(admit() && !admit());
     let opaque = |host: &str| {

@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::policy::{approval, cases, read};
+use crate::policy::{approval, cases, read, retry};
 
 fn schema() -> Value {
     serde_json::from_str(SCHEMA).unwrap()
 }
 
 /// Each mapping that the reader knows, and where the schema has it.
-fn mappings() -> [(&'static str, &'static str, &'static [&'static str]); 12] {
+fn mappings() -> [(&'static str, &'static str, &'static [&'static str]); 14] {
     [
         ("TOP_KEYS", "", read::TOP_KEYS),
         ("RULE_KEYS", "/$defs/rule", read::RULE_KEYS),
@@ -22,7 +22,9 @@ fn mappings() -> [(&'static str, &'static str, &'static [&'static str]); 12] {
         ("SCRUB_KEYS", "/$defs/scrub", read::SCRUB_KEYS),
         ("CAPTURE_KEYS", "/$defs/capture/items", read::CAPTURE_KEYS),
         ("TIMEOUT_KEYS", "/$defs/timeouts", read::TIMEOUT_KEYS),
+        ("RETRY_KEYS", "/$defs/retry", retry::RETRY_KEYS),
         ("LIMIT_KEYS", "/$defs/limits", read::LIMIT_KEYS),
+        ("QUEUE_KEYS", "/$defs/limits/properties/queue", read::QUEUE_KEYS),
         ("APPROVAL_KEYS", "/$defs/approval/anyOf/1", approval::APPROVAL_KEYS),
         ("CASE_KEYS", "/$defs/test", cases::CASE_KEYS),
         ("GIVEN_KEYS", "/$defs/given", cases::GIVEN_KEYS),
@@ -55,6 +57,7 @@ fn every_mapping_of_the_reader_is_compared() {
         ("read", include_str!("../read.rs"), 6),
         ("cases", include_str!("../cases.rs"), 2),
         ("approval", include_str!("../approval.rs"), 1),
+        ("retry", include_str!("../retry.rs"), 1),
     ] {
         let calls = text.split(".map(").skip(1).map(|rest| rest.split(')').next().unwrap());
         let reads = calls.filter(|call| {
@@ -99,6 +102,7 @@ fn the_schema_has_the_words_of_the_reader() {
         ("/$defs/anomalies/enum", rule("anomalies: zzzz")),
         ("/$defs/approval/anyOf/0/enum", rule("approval: zzzz")),
         ("/$defs/approval/anyOf/1/properties/answer/enum", rule("approval: {answer: zzzz}")),
+        ("/$defs/retry/properties/on/items/anyOf/0/enum", rule("retry: {attempts: 2, on: [zzzz]}")),
         ("/$defs/limits/properties/per/enum", rule("limits: {requests: 1/s, per: zzzz}")),
         (
             "/$defs/test/properties/expect/enum",
@@ -110,7 +114,9 @@ fn the_schema_has_the_words_of_the_reader() {
     }
     let text = SCHEMA.matches("\"enum\"").count();
     assert_eq!(
-        text, 14,
-        "a new list of words: compare it here (methods that are never sent are one)"
+        text, 16,
+        "a new list of words: compare it here (methods that are never sent are one, and statuses that are none)"
     );
+    let statuses = schema.pointer("/$defs/retry/properties/on/items/anyOf/1/enum").unwrap();
+    assert_eq!(*statuses, json!(retry::STATUSES));
 }
