@@ -9,6 +9,7 @@
 
 mod authority;
 mod aws;
+mod clock;
 mod forwarder;
 mod git;
 mod home;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Issued};
 pub use aws::Aws;
+pub use clock::Clock;
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
