@@ -5,6 +5,7 @@
 //! an environment variable that is named.
 
 mod agent;
+mod anomalies;
 mod approvals;
 mod audit;
 mod ca;
@@ -74,6 +75,9 @@ enum Command {
     /// Approve or refuse requests that a rule holds for a person
     #[command(subcommand, visible_alias = "approval")]
     Approvals(approvals::Command),
+    /// See what agents do that they usually do not
+    #[command(subcommand)]
+    Anomalies(anomalies::Command),
     /// Search and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -133,6 +137,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&locate()?, command)),
+        Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),

@@ -97,7 +97,7 @@ fn the_command_prints_the_schema_and_the_files_name_it() {
 }
 
 /// What a rule may say beside `name`, `agents` and `to`: all of it fits both.
-const RIGHT: [&str; 44] = [
+const RIGHT: [&str; 47] = [
     "methods: [GET, M-SEARCH]",
     "methods: []",
     "paths: [/, /v1/*, '/**']",
@@ -131,6 +131,9 @@ const RIGHT: [&str; 44] = [
     "limits: {concurrent: 8, per: rule}",
     "limits: {bytes: 1GiB/day, requests: 10/s, per: credential}",
     "on_withdrawal: cut",
+    "anomalies: tell",
+    "anomalies: refuse",
+    "tunnel: opaque, anomalies: refuse",
     "approval: required",
     "approval: {wait: 10m, valid: 1h}",
     "approval: {answer: refuse}",
@@ -145,7 +148,7 @@ const RIGHT: [&str; 44] = [
 ];
 
 /// Both refuse each of these.
-const WRONG: [&str; 59] = [
+const WRONG: [&str; 61] = [
     "method: [GET]",
     "methods: GET",
     "methods: [get]",
@@ -199,6 +202,8 @@ const WRONG: [&str; 59] = [
     "approval: {wait: 5}",
     "approval: {who: me}",
     "on_withdrawal: true",
+    "anomalies: block",
+    "deny: true, anomalies: refuse",
     "deny: true, on_withdrawal: cut",
     "deny: true, approval: required",
     "tunnel: opaque, approval: required",

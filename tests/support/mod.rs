@@ -8,6 +8,8 @@
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
 mod authority;
+mod aws;
+mod clock;
 mod forwarder;
 mod git;
 mod home;
@@ -27,6 +29,8 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Issued};
+pub use aws::Aws;
+pub use clock::Clock;
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
