@@ -23,6 +23,7 @@ mod running;
 mod search;
 mod serve;
 mod tools;
+mod tree;
 mod wire;
 mod world;
 
@@ -44,6 +45,7 @@ pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
 pub use tools::{Debian, Tools, basic, command_output, percent};
+pub use tree::tree;
 pub use wire::{Answer, Broken, Wire, client_config};
 pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 
