@@ -523,6 +523,7 @@ mod tests {
             agent: name("a"),
             context: Context::default(),
             uses: None,
+            epoch: None,
             issued: 0,
             expires: NOW + 10,
         };

@@ -18,16 +18,19 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use entry::{Entry, Lifetime, Moment};
+use source::Fetch;
 
 use super::Failure;
 use super::keeper::Keeper;
+use super::remote::Fetched;
 use crate::agent::qualified;
-use crate::credential::{Credential, Kind, Source};
+use crate::credential::{Credential, Kind};
 use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
 use crate::proxy::{Errand, Gateway, State};
 use crate::record::{Use, Why};
+use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Supply, Supplying};
 use crate::vault::Shelf;
@@ -80,7 +83,7 @@ impl Supplier {
 
     fn entry(&self, of: &Credential, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
         let gone = || Refusal::new(Code::VaultUnavailable);
-        let state = state_of(&*self.gateway.upgrade().ok_or_else(gone)?, of)?;
+        let state = state_of(&*self.gateway.upgrade().ok_or_else(gone)?, &of.workspace)?;
         let sealed = state.sealed.as_ref().ok_or_else(gone)?;
         let identity = sealed.identity(&of.name).ok_or_else(gone)?;
         let mut entries = self.entries.lock();
@@ -146,7 +149,8 @@ impl Supplier {
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
         let kind = credential.properties.kind.as_ref();
         let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
-        let secret = state_of(&gateway, credential)?.open(&credential.name, version)?;
+        let state = state_of(&gateway, &credential.workspace)?;
+        let secret = state.open(&credential.name, version)?;
         let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;
         mint::of_the_moment(kind, &material, unix_now()).map_err(refused)
     }
@@ -161,23 +165,29 @@ impl Supplier {
         self.write_back(credential, version, entry).await?;
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
         let kind = credential.properties.kind.as_ref().filter(|kind| kind.is_minted());
-        let secret = match (&credential.properties.source, kind) {
-            (Some(source), None) => {
-                return self.copy(&gateway, (credential, version), source, entry).await;
-            }
+        let fetch = credential.properties.source.as_ref().map(|source| Fetch {
+            supplier: self,
+            gateway: &gateway,
+            credential,
+            version,
+            source,
+        });
+        let (secret, lent) = match (fetch, kind) {
+            (Some(fetch), None) => return self.copy(fetch, entry).await,
             // What lies elsewhere is what a kind makes its value of.
-            (Some(source), Some(_)) => {
-                source::fetch(&gateway, (credential, version), source, true).await?.secret
-            }
+            (Some(fetch), Some(_)) => match self.lent(&fetch, entry).await? {
+                (lent, Some(given)) => (given, Some(lent)),
+                (lent, None) => (again(&lent), Some(lent)),
+            },
             (None, _) => {
-                let state = state_of(&gateway, credential)?;
+                let state = state_of(&gateway, &credential.workspace)?;
                 // Removed and added anew under its name meanwhile: the new secret is for other endpoints.
                 let now = state.credentials.get(credential.name.as_str());
                 if now.is_none_or(|now| now.properties != credential.properties) {
                     return Err(Refusal::new(Code::CredentialRefused)
                         .because("the credential has changed since the request was decided on"));
                 }
-                state.open(&credential.name, version)?
+                (state.open(&credential.name, version)?, None)
             }
         };
         let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
@@ -185,7 +195,9 @@ impl Supplier {
         drop(secret);
         let (minted, sent) = self.call(&gateway, (credential, version), kind, &material).await?;
         if let Some(replacement) = &minted.replacement {
-            entry.lock().owes(self.shelf.put(&owner(credential), replacement)?);
+            let put = |secret: &Secret| self.shelf.put(&owner(credential), secret);
+            let lent = lent.as_ref().map(put).transpose()?;
+            entry.lock().owes(put(replacement)?, lent);
             self.write_back(credential, version, entry).await?;
         }
         let value = self.shelf.put(&owner(credential), &minted.value)?;
@@ -193,25 +205,29 @@ impl Supplier {
     }
 
     /// Takes a copy of what lies elsewhere.
-    async fn copy(
-        &self,
-        gateway: &Gateway,
-        used: (&Credential, u32),
-        source: &Source,
-        entry: &Mutex<Entry>,
-    ) -> Result<Made, Refusal> {
+    async fn copy(&self, fetch: Fetch<'_>, entry: &Mutex<Entry>) -> Result<Made, Refusal> {
         let sent = Moment::now();
-        let credential = used.0;
-        match source::fetch(gateway, used, source, false).await {
+        let fetched = self.fetched(&fetch, entry).await?;
+        let lifetime = match fetched.lease {
+            Some(lease) => Lifetime::from(sent, lease),
+            None => Lifetime::of_copy(sent, fetch.source.refresh(), fetch.source.stale()),
+        };
+        Ok((self.shelf.put(&owner(fetch.credential), &fetched.secret)?, lifetime))
+    }
+
+    /// What lies elsewhere, and that it could not be had is on record once.
+    async fn fetched(&self, fetch: &Fetch<'_>, entry: &Mutex<Entry>) -> Result<Fetched, Refusal> {
+        let (credential, source) = (fetch.credential, fetch.source);
+        let fetched = match fetch.credential.properties.kind {
+            None => fetch.for_requests().await,
+            Some(_) => fetch.raw().await,
+        };
+        match fetched {
             Ok(fetched) => {
                 if entry.lock().is_fresh_again() {
                     self.keeper.note_about("source-recovered", credential, &source.to_string());
                 }
-                let lifetime = match fetched.lease {
-                    Some(lease) => Lifetime::from(sent, lease),
-                    None => Lifetime::of_copy(sent, source.refresh(), source.stale()),
-                };
-                Ok((self.shelf.put(&owner(credential), &fetched.secret)?, lifetime))
+                Ok(fetched)
             }
             Err(failed) => {
                 let left = entry.lock().goes_stale(Moment::now(), failed.gone);
@@ -225,6 +241,21 @@ impl Supplier {
                 Err(failed.into())
             }
         }
+    }
+
+    /// What lies elsewhere for a kind to make its value of; or what an authorization server has given
+    /// in exchange for it since.
+    async fn lent(
+        &self,
+        fetch: &Fetch<'_>,
+        entry: &Mutex<Entry>,
+    ) -> Result<(Secret, Option<Secret>), Refusal> {
+        let lent = self.fetched(fetch, entry).await?.secret;
+        let of = full_name(fetch.credential);
+        self.keeper.exchanged(of, lent).await.map_err(|error| {
+            tracing::error!(credential = %fetch.credential.name, %error, "what was given in exchange cannot be read");
+            Refusal::new(Code::VaultUnavailable)
+        })
     }
 
     /// Makes the call; a second time where the first shows that our clocks differ.
@@ -280,10 +311,16 @@ impl Supplier {
         version: u32,
         entry: &Mutex<Entry>,
     ) -> Result<(), Refusal> {
-        let owed = entry.lock().owed().map(|owed| self.shelf.open(owed)).transpose()?;
-        let Some(secret) = owed else { return Ok(()) };
-        let of = (credential.workspace.clone(), credential.name.clone());
-        let written = self.keeper.renew(of, version, secret).await;
+        let owed = entry.lock().owed().map(|(owed, lent)| {
+            let lent = lent.map(|lent| self.shelf.open(lent)).transpose()?;
+            Ok::<_, Refusal>((self.shelf.open(owed)?, lent))
+        });
+        let Some((secret, lent)) = owed.transpose()? else { return Ok(()) };
+        let of = full_name(credential);
+        let written = match lent {
+            None => self.keeper.renew(of, version, secret).await,
+            Some(lent) => self.keeper.keep_exchanged(of, lent, secret).await,
+        };
         written.map_err(|error| {
             tracing::error!(
                 credential = %credential.name, version, %error,
@@ -297,11 +334,20 @@ impl Supplier {
     }
 }
 
-/// The state of a credential's own workspace: its name means another one elsewhere.
-fn state_of(gateway: &Gateway, credential: &Credential) -> Result<Arc<State>, Refusal> {
-    let workspace = gateway.workspace(&credential.workspace);
-    let state = workspace.map(|workspace| workspace.state());
+/// Another copy of a secret, which is wiped too.
+fn again(secret: &Secret) -> Secret {
+    secret.expose(|bytes| Secret::new(bytes.to_vec()))
+}
+
+/// The state of a workspace: a credential's name means another one elsewhere.
+fn state_of(gateway: &Gateway, workspace: &Name) -> Result<Arc<State>, Refusal> {
+    let state = gateway.workspace(workspace).map(|workspace| workspace.state());
     state.ok_or_else(|| Refusal::new(Code::VaultUnavailable))
+}
+
+/// A credential, whichever workspace is worked in.
+fn full_name(credential: &Credential) -> (Name, Name) {
+    (credential.workspace.clone(), credential.name.clone())
 }
 
 /// Whose a value is, on the shelf and in metrics.

@@ -20,7 +20,7 @@ use crate::agent::DEFAULT_WORKSPACE;
 use crate::credential::Endpoint;
 use crate::inject;
 use crate::outcome::{Code, Ending, Refusal};
-use crate::record::{Access, AuditSink, Decision, Outcome, Recorded, RequestId, Use};
+use crate::record::{Access, AuditSink, Outcome, Recorded, RequestId, Use};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::upstream::{Call, Upstream, UpstreamBody};
@@ -119,25 +119,16 @@ fn recorded(
 ) -> Result<Recorded<Leaving>, Refusal> {
     let Errand { purpose, workspace, uses, endpoint, method, headers, body, .. } = errand;
     let path = endpoint.target().split('?').next();
+    let destination = endpoint.origin().to_string();
     let record = Access {
-        request_id: id,
         workspace,
-        agent: None,
-        peer: None,
-        client_certificate: None,
-        destination: &endpoint.origin().to_string(),
         method: Some(method.as_str()),
         path,
         rule: Some(purpose),
         policy_generation: generation,
         policy_digest: digest,
         credential: uses.as_ref(),
-        more_credentials: &[],
-        misplaced: 0,
-        decision: Decision::Permit,
-        code: None,
-        reason: None,
-        shadow: None,
+        ..Access::new(id, &destination)
     };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method.clone();

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::complaint::Listening;
+use super::habits::Habit;
 use super::withdrawal::Watch;
-use super::{Caller, Gateway, Near, State};
+use super::{Caller, Gateway, Near, State, unix_now};
 use crate::agent::{Identity, qualified};
 use crate::host::Origin;
 use crate::inject::References;
@@ -18,7 +19,7 @@ use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
 use crate::record::{
-    Access, Decision, Event, Outcome, Recorded, RequestId, ShadowDecision, Use, Who,
+    Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
 };
 use crate::reference::Name;
 
@@ -46,6 +47,8 @@ pub(super) struct Ledger {
     shadow: Option<Box<Shadow>>,
     /// The credentials in the call that was permitted.
     uses: Vec<Use>,
+    /// What it is counted for when it is over.
+    habit: Option<Habit>,
 }
 
 impl Ledger {
@@ -80,6 +83,7 @@ impl Ledger {
             ticket: None,
             shadow: None,
             uses: Vec::new(),
+            habit: None,
         }
     }
 
@@ -95,8 +99,7 @@ impl Ledger {
 
     /// Whether what carries its credentials was broken off for it.
     fn is_cut(&self) -> bool {
-        let workspace = self.identity.as_ref().map(|identity| &identity.workspace);
-        let workspace = workspace.and_then(|name| self.gateway.workspace(name));
+        let workspace = self.workspace().and_then(|name| self.gateway.workspace(name));
         workspace.is_some_and(|workspace| workspace.is_cut(&self.uses))
     }
 
@@ -156,7 +159,7 @@ impl Ledger {
         // What cannot be recorded is in the log and the metric all the same.
         let _unrecorded = self.gateway.audit.event(&Event {
             event: "honeytoken-used",
-            workspace: self.identity.as_ref().map(|identity| identity.workspace.clone()),
+            workspace: self.workspace().cloned(),
             subject: Some(honeytoken.to_string()),
             detail: Some(detail),
             by: None,
@@ -181,6 +184,33 @@ impl Ledger {
         self.ticket.clone()
     }
 
+    /// Notes what it is counted for when it is over.
+    pub(super) fn counts_for(&mut self, habit: Habit) {
+        self.habit = Some(habit);
+    }
+
+    pub(super) fn habit(&self) -> Option<&Habit> {
+        self.habit.as_ref()
+    }
+
+    fn weigh(&self, moved: u64) {
+        if let Some(habit) = &self.habit {
+            habit.weigh(self, moved, unix_now());
+        }
+    }
+
+    pub(super) fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    pub(super) fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        self.near.peer
+    }
+
     fn charge(&self, up: u64, down: u64) {
         if let Some(ticket) = &self.ticket {
             ticket.charge(up, down, self.gateway.elapsed());
@@ -195,8 +225,19 @@ impl Ledger {
         }
     }
 
-    fn agent(&self) -> Cow<'_, str> {
-        self.label(self.identity.as_ref().map_or("", |identity| identity.agent.as_str()))
+    /// The agent as metrics and the log have it.
+    pub(super) fn agent(&self) -> Cow<'_, str> {
+        self.label(self.agent_name())
+    }
+
+    /// The agent by its own name.
+    pub(super) fn agent_name(&self) -> &str {
+        self.identity.as_ref().map_or("", |identity| identity.agent.as_str())
+    }
+
+    /// The agent's workspace.
+    pub(super) fn workspace(&self) -> Option<&Name> {
+        self.identity.as_ref().map(|identity| &identity.workspace)
     }
 
     fn access<'a>(&'a self, state: &'a State, uses: &'a [Use]) -> Access<'a> {
@@ -254,6 +295,7 @@ impl Ledger {
         );
         (same.id, same.start) = (self.id, self.start);
         (same.method, same.path) = (self.method.clone(), self.path.clone());
+        same.habit.clone_from(&self.habit);
         same
     }
 
@@ -326,6 +368,7 @@ impl Ledger {
     /// Writes the outcome of a permitted request that got no answer from the origin.
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
         self.charge(up, 0);
+        self.weigh(up);
         self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
@@ -380,6 +423,7 @@ impl Drop for Ledger {
         }
         let up = self.up.bytes();
         self.charge(up, 0);
+        self.weigh(up);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::DownstreamAborted,
@@ -445,6 +489,7 @@ impl Tally {
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
+        self.ledger.weigh(up.saturating_add(down));
         let complaint = self.listening.as_ref().and_then(|listening| listening.complaint());
         let gateway = &self.ledger.gateway;
         if let Some(complaint) = complaint {
@@ -524,7 +569,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::policy::Policy;
     use crate::proxy::{Limits, Workspaces};
-    use crate::record::{AuditSink, Event, Peer, Unrecorded};
+    use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;

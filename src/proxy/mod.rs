@@ -6,8 +6,10 @@
 //! within one.
 
 mod approval;
+mod asked;
 mod body;
 mod breaker;
+mod calling;
 mod captured;
 mod complaint;
 mod copy;
@@ -17,6 +19,7 @@ mod errand;
 mod exchange;
 mod expect;
 mod failures;
+mod habits;
 mod http1;
 mod inlet;
 mod inside;
@@ -51,6 +54,7 @@ pub use body::Body;
 pub use breaker::BreakerRule;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
+pub use habits::EVENT as ANOMALY_EVENT;
 pub use listener::{Door, Entrance, Leave, Listener, serve};
 pub use workspace::{Workspace, Workspaces};
 
@@ -60,6 +64,7 @@ use workspace::Place;
 
 use crate::agent::Identity;
 use crate::agent::certificate::ClientCertificate;
+use crate::anomaly::{Baseline, Baselines};
 use crate::approval::Approvals;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
@@ -160,6 +165,7 @@ pub struct Gateway {
     supply: std::sync::OnceLock<Arc<dyn Supply>>,
     keep: std::sync::OnceLock<Arc<dyn Keep>>,
     approvals: std::sync::OnceLock<Arc<dyn Approvals>>,
+    baselines: std::sync::OnceLock<Arc<Baselines>>,
     strangers: Bound,
     failures: Failures,
     runs: runs::Runs,
@@ -197,6 +203,7 @@ impl Gateway {
             supply: std::sync::OnceLock::new(),
             keep: std::sync::OnceLock::new(),
             approvals: std::sync::OnceLock::new(),
+            baselines: std::sync::OnceLock::new(),
             strangers: Bound::default(),
             failures: Failures::new(limits.failure_delay),
             runs: runs::Runs::default(),
@@ -225,6 +232,11 @@ impl Gateway {
     /// Says where questions to people are kept. Only the first call counts.
     pub fn ask_with(&self, approvals: Arc<dyn Approvals>) {
         let _already_set = self.approvals.set(approvals);
+    }
+
+    /// Says what agents usually do, to tell what they do not. Only the first call counts.
+    pub fn compare_with(&self, baselines: Arc<Baselines>) {
+        let _already_set = self.baselines.set(baselines);
     }
 
     /// With which versions the runs began that were seen: for a later process, which recalls it. None
@@ -362,6 +374,8 @@ pub struct Caller {
     pub client: Client,
     /// What ends its connection with a reset.
     cut: stream::Cut,
+    /// What it usually does, once that was asked.
+    baseline: std::sync::OnceLock<Arc<Baseline>>,
 }
 
 impl Caller {

@@ -25,6 +25,7 @@ mod check;
 mod credentials;
 mod crypto;
 mod error;
+mod exchanged;
 mod harden;
 mod items;
 mod journal;
@@ -43,6 +44,7 @@ mod tests;
 mod upgrade;
 mod versions;
 mod workspaces;
+mod wrapped;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -78,6 +80,7 @@ pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 pub use versions::Promotion;
 pub use workspaces::{Contents, WorkspaceInfo};
+pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, LockedKey, VaultId, WrappingKey};

@@ -8,10 +8,13 @@
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
 mod authority;
+mod aws;
+mod clock;
 mod forwarder;
 mod git;
 mod home;
 mod http2;
+mod kills;
 mod next_proxy;
 mod origin;
 mod peer;
@@ -20,16 +23,20 @@ mod running;
 mod search;
 mod serve;
 mod tools;
+mod tree;
 mod wire;
 mod world;
 
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Issued};
+pub use aws::Aws;
+pub use clock::Clock;
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, request2};
+pub use kills::{Dice, KILLING_TIME, kill_again_and_again, killed, took};
 pub use next_proxy::NextProxy;
 pub use origin::{Identity, Masks, Origin, Script, Seen, identity_files};
 pub use peer::{Peer, Scene};
@@ -38,6 +45,7 @@ pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
 pub use tools::{Debian, Tools, basic, command_output, percent};
+pub use tree::tree;
 pub use wire::{Answer, Broken, Wire, client_config};
 pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 
