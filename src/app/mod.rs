@@ -52,5 +52,6 @@ pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
 pub use service::Activation;
 pub use session::{
-    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,
+    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
+    plan as plan_session, settings,
 };

@@ -41,6 +41,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod values;
 mod versions;
 
 use std::cell::RefCell;
@@ -75,6 +76,7 @@ pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
+pub use values::{Held, Value, Values, usual_variable};
 pub use versions::Promotion;
 
 use crypto::{DoesNotOpen, Encoder};

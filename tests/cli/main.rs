@@ -10,4 +10,5 @@ mod mistakes;
 mod policy;
 mod scan;
 mod secrets;
+mod value;
 mod vault;
