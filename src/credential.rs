@@ -26,7 +26,9 @@ pub use kind::{
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
-pub use source::{Beside, ELSEWHERE, Place, Source, SourceError, VaultLogin};
+pub use source::{
+    AwsVersion, Beside, CloudLogin, ELSEWHERE, Place, Source, SourceError, VaultLogin, aws_endpoint,
+};
 
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};

@@ -19,6 +19,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 
 pub use material::{Material, MaterialError, NATURAL};
+pub use sts::{session_keys, with_web_identity};
 
 use crate::credential::{Endpoint, Kind};
 use crate::secret::Secret;

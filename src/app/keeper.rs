@@ -337,8 +337,10 @@ impl Keeper {
 
     /// Writes what was done to the vault to the audit log; what fails is tried at every look.
     fn record_changes(&self, seen: &mut Seen) {
+        // The record of a change says that it is in force, and what came after the look is not yet.
+        let in_force = seen.snapshot.as_ref().map_or(u64::MAX, |snapshot| snapshot.epoch);
         let recorded = write_anchor(&seen.vault, &seen.config)
-            .and_then(|()| drain_journal(&seen.vault, &seen.config, &self.audit));
+            .and_then(|()| drain_journal(&seen.vault, &seen.config, &self.audit, in_force));
         match recorded {
             Ok(()) => seen.unrecorded = false,
             Err(error) => {
@@ -615,6 +617,39 @@ impl Keeper {
         };
         let gone = || Failure::new("the thread that writes to the vault has failed");
         self.apart(write).await.ok_or_else(gone)?
+    }
+
+    /// Writes down what was given in exchange for a refresh token that lies elsewhere.
+    pub(super) async fn keep_exchanged(
+        self: &Arc<Self>,
+        name: Name,
+        lent: Secret,
+        given: Secret,
+    ) -> Result<(), Failure> {
+        let write = move |keeper: &Self| {
+            let keep = |vault: &mut Vault| vault.keep_exchanged(&name, &lent, &given);
+            keeper.seen.lock().write(&keeper.home, keep)?;
+            keeper.look(false);
+            Ok(())
+        };
+        let gone = || Failure::new("the thread that writes to the vault has failed");
+        self.apart(write).await.ok_or_else(gone)?
+    }
+
+    /// What was given in exchange for it, if anything was.
+    pub(super) async fn exchanged(
+        self: &Arc<Self>,
+        name: Name,
+        lent: Secret,
+    ) -> Result<(Secret, Option<Secret>), Failure> {
+        let read = move |keeper: &Self| {
+            let mut seen = keeper.seen.lock();
+            seen.follow_file(&keeper.home)?;
+            let given = seen.vault.exchanged(&name, &lent)?;
+            Ok((lent, given))
+        };
+        let gone = || Failure::new("the thread that reads the vault has failed");
+        self.apart(read).await.ok_or_else(gone)?
     }
 
     /// Records an event about something that has a name.

@@ -25,6 +25,7 @@ mod probe;
 mod program;
 mod relay;
 mod reminders;
+mod remote;
 mod restore;
 mod serve;
 mod service;

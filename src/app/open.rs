@@ -93,7 +93,7 @@ impl Opened {
         }
         match self.audit() {
             Ok(log) => {
-                drain_journal(&self.vault, &self.config, &log)?;
+                drain_journal(&self.vault, &self.config, &log, u64::MAX)?;
                 let end = log.close()?;
                 Ok(self.vault.set_audit_anchor(end.seq, &end.mac)?)
             }
@@ -334,10 +334,16 @@ fn drained_file(config: &Config) -> PathBuf {
     config.audit.dir.join("vault.drained")
 }
 
-/// Writes the vault's changes that the audit log does not have yet. A crash between the record and
-/// the note of it writes a change twice, and never loses one.
-pub(super) fn drain_journal(vault: &Vault, config: &Config, log: &AuditLog) -> Result<(), Failure> {
-    let entries = vault.journal_since(drained(config))?;
+/// Writes the vault's changes that the audit log does not have yet, up to an epoch. A crash between the
+/// record and the note of it writes a change twice, and never loses one.
+pub(super) fn drain_journal(
+    vault: &Vault,
+    config: &Config,
+    log: &AuditLog,
+    up_to: u64,
+) -> Result<(), Failure> {
+    let mut entries = vault.journal_since(drained(config))?;
+    entries.retain(|entry| entry.epoch <= up_to);
     let Some(last) = entries.last().map(|entry| entry.epoch) else { return Ok(()) };
     for entry in entries {
         let event = Event {

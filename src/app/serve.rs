@@ -108,7 +108,7 @@ impl Proxy {
         // Before the log: where there are records, there is an anchor.
         write_anchor(&opened.vault, &config)?;
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
-        drain_journal(&opened.vault, &config, &audit)?;
+        drain_journal(&opened.vault, &config, &audit, u64::MAX)?;
         let bundle = write_certificates(&opened)?;
         let leaves =
             LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http2, Alpn::Http11])?;

@@ -181,8 +181,10 @@ fn proxy_url(user: &UserName, token: &str, proxy: SocketAddr) -> String {
 
 /// The variables in which programs look for each live credential.
 fn placeholders(credentials: &[CredentialInfo]) -> Vec<Placeholder> {
-    // A honeytoken is given to nobody, so that whoever sends it has it from where it lies.
-    let given = credentials.iter().filter(|c| !c.properties.honeytoken);
+    // A honeytoken is given to nobody, so that whoever sends it has it from where it lies; and what
+    // sources log in with is Locum's own.
+    let given =
+        credentials.iter().filter(|c| !c.properties.honeytoken && !c.properties.for_sources);
     let live = given.filter(|c| c.current().is_some());
     let all: Vec<(&Name, &CredentialInfo)> = live.map(|c| (serves(c), c)).collect();
     // Of all that serve one reference, the one that it is named after; else the first.

@@ -17,10 +17,12 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use entry::{Entry, Lifetime, Moment};
+use source::Fetch;
 
 use super::Failure;
 use super::keeper::Keeper;
-use crate::credential::{Credential, Kind, Source};
+use super::remote::Fetched;
+use crate::credential::{Credential, Kind};
 use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
@@ -159,14 +161,20 @@ impl Supplier {
         self.write_back(credential, version, entry).await?;
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
         let kind = credential.properties.kind.as_ref().filter(|kind| kind.is_minted());
-        let secret = match (&credential.properties.source, kind) {
-            (Some(source), None) => {
-                return self.copy(&gateway, (credential, version), source, entry).await;
-            }
+        let fetch = credential.properties.source.as_ref().map(|source| Fetch {
+            supplier: self,
+            gateway: &gateway,
+            credential,
+            version,
+            source,
+        });
+        let (secret, lent) = match (fetch, kind) {
+            (Some(fetch), None) => return self.copy(fetch, entry).await,
             // What lies elsewhere is what a kind makes its value of.
-            (Some(source), Some(_)) => {
-                source::fetch(&gateway, (credential, version), source, true).await?.secret
-            }
+            (Some(fetch), Some(_)) => match self.lent(&fetch, entry).await? {
+                (lent, Some(given)) => (given, Some(lent)),
+                (lent, None) => (again(&lent), Some(lent)),
+            },
             (None, _) => {
                 let state = gateway.state();
                 // Removed and added anew under its name meanwhile: the new secret is for other endpoints.
@@ -175,7 +183,7 @@ impl Supplier {
                     return Err(Refusal::new(Code::CredentialRefused)
                         .because("the credential has changed since the request was decided on"));
                 }
-                state.open(&credential.name, version)?
+                (state.open(&credential.name, version)?, None)
             }
         };
         let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
@@ -183,7 +191,9 @@ impl Supplier {
         drop(secret);
         let (minted, sent) = self.call(&gateway, (credential, version), kind, &material).await?;
         if let Some(replacement) = &minted.replacement {
-            entry.lock().owes(self.shelf.put(credential.name.as_str(), replacement)?);
+            let put = |secret: &Secret| self.shelf.put(credential.name.as_str(), secret);
+            let lent = lent.as_ref().map(put).transpose()?;
+            entry.lock().owes(put(replacement)?, lent);
             self.write_back(credential, version, entry).await?;
         }
         let value = self.shelf.put(credential.name.as_str(), &minted.value)?;
@@ -191,25 +201,29 @@ impl Supplier {
     }
 
     /// Takes a copy of what lies elsewhere.
-    async fn copy(
-        &self,
-        gateway: &Gateway,
-        used: (&Credential, u32),
-        source: &Source,
-        entry: &Mutex<Entry>,
-    ) -> Result<Made, Refusal> {
+    async fn copy(&self, fetch: Fetch<'_>, entry: &Mutex<Entry>) -> Result<Made, Refusal> {
         let sent = Moment::now();
-        let name = used.0.name.as_str();
-        match source::fetch(gateway, used, source, false).await {
+        let fetched = self.fetched(&fetch, entry).await?;
+        let lifetime = match fetched.lease {
+            Some(lease) => Lifetime::from(sent, lease),
+            None => Lifetime::of_copy(sent, fetch.source.refresh(), fetch.source.stale()),
+        };
+        Ok((self.shelf.put(fetch.credential.name.as_str(), &fetched.secret)?, lifetime))
+    }
+
+    /// What lies elsewhere, and that it could not be had is on record once.
+    async fn fetched(&self, fetch: &Fetch<'_>, entry: &Mutex<Entry>) -> Result<Fetched, Refusal> {
+        let (name, source) = (fetch.credential.name.as_str(), fetch.source);
+        let fetched = match fetch.credential.properties.kind {
+            None => fetch.for_requests().await,
+            Some(_) => fetch.raw().await,
+        };
+        match fetched {
             Ok(fetched) => {
                 if entry.lock().is_fresh_again() {
                     self.keeper.note_about("source-recovered", name, &source.to_string());
                 }
-                let lifetime = match fetched.lease {
-                    Some(lease) => Lifetime::from(sent, lease),
-                    None => Lifetime::of_copy(sent, source.refresh(), source.stale()),
-                };
-                Ok((self.shelf.put(name, &fetched.secret)?, lifetime))
+                Ok(fetched)
             }
             Err(failed) => {
                 let left = entry.lock().goes_stale(Moment::now(), failed.gone);
@@ -223,6 +237,21 @@ impl Supplier {
                 Err(failed.into())
             }
         }
+    }
+
+    /// What lies elsewhere for a kind to make its value of; or what an authorization server has given
+    /// in exchange for it since.
+    async fn lent(
+        &self,
+        fetch: &Fetch<'_>,
+        entry: &Mutex<Entry>,
+    ) -> Result<(Secret, Option<Secret>), Refusal> {
+        let lent = self.fetched(fetch, entry).await?.secret;
+        let name = fetch.credential.name.clone();
+        self.keeper.exchanged(name, lent).await.map_err(|error| {
+            tracing::error!(credential = %fetch.credential.name, %error, "what was given in exchange cannot be read");
+            Refusal::new(Code::VaultUnavailable)
+        })
     }
 
     /// Makes the call; a second time where the first shows that our clocks differ.
@@ -277,10 +306,16 @@ impl Supplier {
         version: u32,
         entry: &Mutex<Entry>,
     ) -> Result<(), Refusal> {
-        let owed = entry.lock().owed().map(|owed| self.shelf.open(owed)).transpose()?;
-        let Some(secret) = owed else { return Ok(()) };
+        let owed = entry.lock().owed().map(|(owed, lent)| {
+            let lent = lent.map(|lent| self.shelf.open(lent)).transpose()?;
+            Ok::<_, Refusal>((self.shelf.open(owed)?, lent))
+        });
+        let Some((secret, lent)) = owed.transpose()? else { return Ok(()) };
         let name = credential.name.clone();
-        let written = self.keeper.renew(name, version, secret).await;
+        let written = match lent {
+            None => self.keeper.renew(name, version, secret).await,
+            Some(lent) => self.keeper.keep_exchanged(name, lent, secret).await,
+        };
         written.map_err(|error| {
             tracing::error!(
                 credential = %credential.name, version, %error,
@@ -292,6 +327,11 @@ impl Supplier {
         entry.lock().is_settled();
         Ok(())
     }
+}
+
+/// Another copy of a secret, which is wiped too.
+fn again(secret: &Secret) -> Secret {
+    secret.expose(|bytes| Secret::new(bytes.to_vec()))
 }
 
 /// A value on the shelf, and how long it is good for.

@@ -23,7 +23,7 @@ use super::output::{self, Table};
 use crate::agent::Label;
 use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
 use crate::catalog::{Catalog, Provider, SlotText};
-use crate::credential::{Kind, MAX_WEIGHT, Properties, Slot, stand_in_for};
+use crate::credential::{CloudLogin, Kind, MAX_WEIGHT, Properties, Slot, Source, stand_in_for};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -120,6 +120,7 @@ const ADD_EXAMPLE: &str = "Example:
 
 /// Arguments of `locum credential add`.
 #[derive(Debug, clap::Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct Add {
     /// The credential's name; agents refer to it as `locum_NAME`
     name: Name,
@@ -186,6 +187,9 @@ pub(super) struct Add {
     /// value of yours one is made up and printed, to be planted where only a thief looks
     #[arg(long)]
     honeytoken: bool,
+    /// Sources of other credentials log in with it (--source-login credential:NAME), and no agent gets it
+    #[arg(long, conflicts_with_all = ["honeytoken", "captured", "serves"])]
+    for_sources: bool,
     /// Its values are tokens that an origin mints for the agent, as a rule's `capture` says; it has none
     /// before the first
     #[arg(long, conflicts_with_all = ["honeytoken", "from_env", "from_file"])]
@@ -250,13 +254,15 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     if args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none() {
         return add_bait(opened, args, &new);
     }
+    let provider = args.provider.as_deref().map(provider).transpose()?;
     if let Some(source) = args.source.read()? {
+        check_login(opened, &source)?;
+        new.properties.kind = args.kind.of_what_lies_elsewhere(provider)?;
         let secret = SourceArgs::login(&source, &args.value, &args.name)?;
         new.properties.source = Some(source);
         opened.vault.add_credential(&new, &secret)?;
         return added(opened, args, &new);
     }
-    let provider = args.provider.as_deref().map(provider).transpose()?;
     let secret = match args.kind.read(&args.name, provider, &args.value)? {
         Some((kind, secret)) => {
             new.properties.kind = Some(kind);
@@ -268,9 +274,41 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
     added(opened, args, &new)
 }
 
+/// What a source logs in with is there, is for that, and may go there.
+fn check_login(opened: &Opened, source: &Source) -> Result<(), Failure> {
+    let (Some(CloudLogin::Credential { name }), Some(url)) = (source.cloud_login(), source.url())
+    else {
+        return Ok(());
+    };
+    let login = opened.vault.credential(name)?;
+    if !login.properties.for_sources {
+        return Err(Failure::usage(format!("{name} is a credential that agents may get"))
+            .help("add one for this with --for-sources"));
+    }
+    let own = login.properties.source.as_ref().and_then(Source::cloud_login);
+    if matches!(own, Some(CloudLogin::Credential { .. })) {
+        return Err(Failure::usage(format!("{name} is itself got by logging in with another"))
+            .help(
+                "give the key of the cloud to this vault, or have it come from a file or a vault",
+            ));
+    }
+    if !login.destinations.iter().any(|to| to.matches(url.origin())) {
+        return Err(Failure::usage(format!("{name} may not go to {}", url.origin()))
+            .help(format!("add it with --to {}", url.origin())));
+    }
+    Ok(())
+}
+
 fn added(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Failure> {
     opened.changed()?;
     let name = &new.name;
+    if new.properties.for_sources && !args.json {
+        output::line(&format!(
+            "added {name}; sources log in with credential:{name}, and no agent gets it"
+        ))?;
+        let to: Vec<String> = new.destinations.iter().map(ToString::to_string).collect();
+        return output::line(&format!("it goes to {} only", to.join(", ")));
+    }
     let serves = new.properties.serves.as_ref();
     let own = (name, new.stand_in.as_deref());
     let placeholder = placeholder(own, serves);
@@ -340,6 +378,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
         properties: Properties {
             honeytoken: args.honeytoken,
             captured: args.captured,
+            for_sources: args.for_sources,
             serves: args.serves.clone().filter(|serves| *serves != args.name),
             owner: args.owner.clone(),
             nodes: args.node.clone(),
@@ -538,7 +577,7 @@ struct Shown {
     #[serde(skip_serializing_if = "Option::is_none")]
     kind: Option<Kind>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<crate::credential::Source>,
+    source: Option<Source>,
     created: i64,
     last_rotation: i64,
     age_days: i64,
@@ -553,6 +592,8 @@ struct Shown {
     honeytoken: bool,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     captured: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    for_sources: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     serves: Option<Name>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -599,6 +640,7 @@ impl From<&CredentialInfo> for Shown {
             version: info.current().map(|v| v.version),
             honeytoken: info.properties.honeytoken,
             captured: info.properties.captured,
+            for_sources: info.properties.for_sources,
             serves: info.properties.serves.clone(),
             owner: info.properties.owner.clone(),
             nodes: info.properties.nodes.clone(),
@@ -680,6 +722,9 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     }
     if let Some(source) = &shown.source {
         field("source", source.to_string());
+    }
+    if shown.for_sources {
+        field("for sources", "they log in with it, and no agent gets it".to_owned());
     }
     if shown.captured {
         field("captured", "its values are taken out of answers".to_owned());

@@ -57,6 +57,19 @@ impl Endpoint {
         &self.target
     }
 
+    /// A cloud's metadata service, which has no TLS: it is on the machine's own link, and its address
+    /// is closed to the proxy unless the config opens it.
+    ///
+    /// # Panics
+    /// When the host is none, which is Locum's own text.
+    #[must_use]
+    #[allow(clippy::missing_panics_doc)]
+    pub fn metadata_service(host: &str, target: &str) -> Self {
+        let authority = Authority::parse(host, Some(Scheme::Http.default_port()));
+        let authority = authority.expect("the host is one of a few constants");
+        Self { origin: Origin { scheme: Scheme::Http, authority }, target: target.into() }
+    }
+
     /// The same origin with another target. Both are Locum's own texts.
     #[must_use]
     pub fn at(&self, target: &str) -> Self {

@@ -19,6 +19,9 @@ pub struct Properties {
     /// Only into such a credential may a rule put anything.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub captured: bool,
+    /// Sources of other credentials log in with it, and no request gets it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub for_sources: bool,
     /// What is made of the secret; without it, it is sent as it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<Kind>,

@@ -4,10 +4,14 @@
 //! have a login sent elsewhere. What the source asks of its callers, a token or the secret half of a
 //! login, is the credential's secret in our vault.
 
+mod cloud;
+
 use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+pub use cloud::{AwsVersion, CloudLogin, aws_endpoint};
 
 use super::Endpoint;
 
@@ -68,6 +72,41 @@ pub enum Place {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         namespace: Option<String>,
     },
+    /// AWS Secrets Manager.
+    Aws {
+        /// Where it listens.
+        url: Endpoint,
+        /// The region that calls are signed for.
+        region: String,
+        /// The secret's name or ARN.
+        secret: String,
+        /// Which of its versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<AwsVersion>,
+        /// How it knows us.
+        login: CloudLogin,
+    },
+    /// Google Secret Manager.
+    Gcp {
+        /// Where it listens.
+        url: Endpoint,
+        /// The version's whole name: `projects/P/secrets/S/versions/V`.
+        name: String,
+        /// How it knows us.
+        login: CloudLogin,
+    },
+    /// Azure Key Vault.
+    Azure {
+        /// The vault: `https://NAME.vault.azure.net`.
+        url: Endpoint,
+        /// The secret's name.
+        name: String,
+        /// Its version; the current one where none is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        version: Option<String>,
+        /// How it knows us.
+        login: CloudLogin,
+    },
 }
 
 /// How a vault knows its callers.
@@ -94,6 +133,9 @@ pub enum VaultLogin {
         role: String,
         /// Where the method is mounted.
         mount: String,
+        /// The file with its token; where Kubernetes puts it, if nothing is said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        token_file: Option<String>,
     },
 }
 
@@ -118,10 +160,22 @@ fn wrong<T>(text: impl Into<String>) -> Result<T, SourceError> {
 pub struct Beside {
     /// Where the other vault listens.
     pub url: Option<Endpoint>,
-    /// How it knows us.
-    pub login: Option<VaultLogin>,
+    /// How it knows us: a [`VaultLogin`] or a [`CloudLogin`].
+    pub login: Option<String>,
     /// Its namespace.
     pub namespace: Option<String>,
+    /// Its region.
+    pub region: Option<String>,
+    /// Which version of the secret.
+    pub version: Option<String>,
+}
+
+impl Beside {
+    fn is_empty(&self) -> bool {
+        let Self { url, login, namespace, region, version } = self;
+        let texts = [login, namespace, region, version];
+        url.is_none() && texts.iter().all(|text| text.is_none())
+    }
 }
 
 /// What is looked for on this machine costs nothing to look for again.
@@ -148,10 +202,9 @@ impl Source {
             }
             _ => (rest, None),
         };
-        let is_far = matches!(kind, "vault" | "openbao");
-        if !is_far && (beside.url.is_some() || beside.login.is_some() || beside.namespace.is_some())
-        {
-            return wrong(format!("a source of kind `{kind}` has no URL, login or namespace"));
+        let is_far = matches!(kind, "vault" | "openbao" | "aws" | "gcp" | "azure");
+        if !is_far && !beside.is_empty() {
+            return wrong(format!("a source of kind `{kind}` is at no URL, and asks for no login"));
         }
         let place = match kind {
             "file" => Place::File { path: whole_path(rest)? },
@@ -164,9 +217,12 @@ impl Source {
                 return Ok(source);
             }
             "vault" | "openbao" => vault(rest, beside)?,
+            "aws" => cloud::aws(rest, &beside)?,
+            "gcp" => cloud::gcp(rest, &beside)?,
+            "azure" => cloud::azure(rest, &beside)?,
             other => {
                 return wrong(format!(
-                    "there is no kind of source `{other}`; there are file, env, systemd, command, vault and openbao"
+                    "there is no kind of source `{other}`; there are file, env, systemd, command, vault, openbao, aws, gcp and azure"
                 ));
             }
         };
@@ -182,6 +238,35 @@ impl Source {
             Place::Systemd { .. } => "systemd",
             Place::Command { .. } => "command",
             Place::Vault { .. } => "vault",
+            Place::Aws { .. } => "aws",
+            Place::Gcp { .. } => "gcp",
+            Place::Azure { .. } => "azure",
+        }
+    }
+
+    /// How a cloud that has it knows us.
+    #[must_use]
+    pub fn cloud_login(&self) -> Option<&CloudLogin> {
+        match &self.place {
+            Place::Aws { login, .. } | Place::Gcp { login, .. } | Place::Azure { login, .. } => {
+                Some(login)
+            }
+            _ => None,
+        }
+    }
+
+    /// Where it is asked, if it lies elsewhere.
+    #[must_use]
+    pub fn url(&self) -> Option<&Endpoint> {
+        match &self.place {
+            Place::Vault { url, .. }
+            | Place::Aws { url, .. }
+            | Place::Gcp { url, .. }
+            | Place::Azure { url, .. } => Some(url),
+            Place::File { .. }
+            | Place::Env { .. }
+            | Place::Systemd { .. }
+            | Place::Command { .. } => None,
         }
     }
 
@@ -202,7 +287,7 @@ impl Source {
     pub fn refresh(&self) -> Duration {
         let default = match &self.place {
             Place::File { .. } | Place::Env { .. } | Place::Systemd { .. } => NEAR,
-            Place::Command { .. } | Place::Vault { .. } => FAR,
+            _ => FAR,
         };
         self.refresh.map_or(default, |seconds| Duration::from_secs(seconds.into()))
     }
@@ -219,6 +304,11 @@ impl fmt::Display for Source {
         write!(f, "{}:", self.kind())?;
         match &self.place {
             Place::File { path } | Place::Vault { path, .. } => f.write_str(path)?,
+            Place::Aws { secret, .. } => f.write_str(secret)?,
+            Place::Gcp { name, .. } | Place::Azure { name, version: None, .. } => {
+                f.write_str(name)?;
+            }
+            Place::Azure { name, version: Some(version), .. } => write!(f, "{name}/{version}")?,
             Place::Env { variable } => f.write_str(variable)?,
             Place::Systemd { credential } => f.write_str(credential)?,
             Place::Command { words } => {
@@ -228,10 +318,15 @@ impl fmt::Display for Source {
         if let Some(field) = &self.field {
             write!(f, "#{field}")?;
         }
-        if let Place::Vault { url, .. } = &self.place {
-            write!(f, " at {}", url.origin())?;
+        match &self.place {
+            Place::Aws { version: Some(AwsVersion::Stage(stage)), .. } => write!(f, " ({stage})")?,
+            Place::Aws { version: Some(AwsVersion::Id(id)), .. } => write!(f, " (version {id})")?,
+            _ => {}
         }
-        Ok(())
+        match self.url() {
+            Some(url) => write!(f, " at {}", url.origin()),
+            None => Ok(()),
+        }
     }
 }
 
@@ -276,8 +371,11 @@ fn vault(path: &str, beside: Beside) -> Result<Place, SourceError> {
     let Some(url) = beside.url.filter(|url| url.target() == "/") else {
         return wrong("say where the vault listens, with --source-url https://HOST:PORT");
     };
+    if beside.region.is_some() || beside.version.is_some() {
+        return wrong("a vault has no region, and its path says which version");
+    }
     let namespace = beside.namespace.map(|text| plain_header(&text)).transpose()?;
-    let login = beside.login.unwrap_or(VaultLogin::Token);
+    let login = beside.login.map_or(Ok(VaultLogin::Token), |text| text.parse())?;
     Ok(Place::Vault { url, path: path.to_owned(), login, namespace })
 }
 
@@ -292,7 +390,7 @@ impl std::str::FromStr for VaultLogin {
     type Err = SourceError;
 
     /// `token`, `token-file:PATH`, `approle:ROLE_ID` or `kubernetes:ROLE`, with `@MOUNT` after a role
-    /// whose method is mounted elsewhere.
+    /// whose method is mounted elsewhere, and `,FILE` after all where a pod's token lies elsewhere.
     fn from_str(text: &str) -> Result<Self, SourceError> {
         let mounted = |rest: &str, usual: &str| -> Result<(String, String), SourceError> {
             let (role, mount) = rest.split_once('@').unwrap_or((rest, usual));
@@ -311,11 +409,13 @@ impl std::str::FromStr for VaultLogin {
                 Ok(Self::Approle { role, mount })
             }
             Some(("kubernetes", rest)) => {
+                let (rest, file) = rest.split_once(',').map_or((rest, None), |(r, f)| (r, Some(f)));
                 let (role, mount) = mounted(rest, "kubernetes")?;
-                Ok(Self::Kubernetes { role, mount })
+                let token_file = file.map(whole_path).transpose()?;
+                Ok(Self::Kubernetes { role, mount, token_file })
             }
             _ => wrong(
-                "a login is token, token-file:PATH, approle:ROLE_ID or kubernetes:ROLE, with @MOUNT after a role",
+                "a login is token, token-file:PATH, approle:ROLE_ID or kubernetes:ROLE, with @MOUNT after a role and ,FILE after that of a pod",
             ),
         }
     }
@@ -387,9 +487,20 @@ mod tests {
         let (name, mount) = role("locum", "k8s/prod");
         assert_eq!(
             read("kubernetes:locum@k8s/prod"),
-            Ok(VaultLogin::Kubernetes { role: name, mount })
+            Ok(VaultLogin::Kubernetes { role: name, mount, token_file: None })
         );
-        for text in ["", "approle", "approle:", "token-file:x", "kubernetes:a@", "ldap:me"] {
+        let elsewhere = read("kubernetes:locum@jwt,/run/token").unwrap();
+        let VaultLogin::Kubernetes { mount, token_file, .. } = elsewhere else { panic!() };
+        assert_eq!((&*mount, token_file.as_deref()), ("jwt", Some("/run/token")));
+        for text in [
+            "",
+            "approle",
+            "approle:",
+            "token-file:x",
+            "kubernetes:a@",
+            "kubernetes:a,x",
+            "ldap:me",
+        ] {
             assert!(read(text).is_err(), "{text}");
         }
     }

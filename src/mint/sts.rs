@@ -8,33 +8,26 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use super::material::Material;
 use super::oauth::encode;
 use super::{Call, MintError, Minted};
-use crate::credential::Role;
+use crate::credential::{Endpoint, Role};
 use crate::secret::Secret;
-use crate::sign::sigv4::{Canonical, Claim, SigningKey, sha256};
+use crate::sign::sigv4::{OwnCall, OwnKey, sign_own};
 
 /// How long a session lasts where nothing is said: STS's own default.
 const SESSION: u32 = 3600;
 
+const FORM: &str = "application/x-www-form-urlencoded; charset=utf-8";
+
 pub(super) fn call(role: &Role, material: &Material, now: i64) -> Result<Call, MintError> {
     let (key_id, secret) = material.aws_key()?;
-    let mut form = String::new();
     let duration = role.duration.unwrap_or(SESSION).to_string();
-    let pairs = [
+    let form = form(&[
         ("Action", Some("AssumeRole")),
         ("Version", Some("2011-06-15")),
         ("RoleArn", Some(&*role.arn)),
         ("RoleSessionName", Some(&*role.session)),
         ("DurationSeconds", Some(&*duration)),
         ("ExternalId", role.external_id.as_deref()),
-    ];
-    for (name, value) in pairs.into_iter().filter_map(|(name, value)| Some((name, value?))) {
-        if !form.is_empty() {
-            form.push('&');
-        }
-        form.push_str(name);
-        form.push('=');
-        encode(&mut form, value);
-    }
+    ]);
     let headers = signed(role, (key_id, secret), material.session_token.as_deref(), &form, now)?;
     Ok(Call {
         endpoint: role.endpoint.clone(),
@@ -44,40 +37,75 @@ pub(super) fn call(role: &Role, material: &Material, now: i64) -> Result<Call, M
     })
 }
 
+/// Pairs as a form, without those that have no value.
+fn form(pairs: &[(&str, Option<&str>)]) -> String {
+    let mut form = String::new();
+    for (name, value) in pairs.iter().filter_map(|(name, value)| Some((name, (*value)?))) {
+        if !form.is_empty() {
+            form.push('&');
+        }
+        form.push_str(name);
+        form.push('=');
+        encode(&mut form, value);
+    }
+    form
+}
+
 fn signed(
     role: &Role,
-    (key_id, secret): (&str, &str),
+    (id, secret): (&str, &str),
     session: Option<&str>,
     form: &str,
     now: i64,
 ) -> Result<HeaderMap, MintError> {
-    let unfit = || MintError::Failed("the key cannot stand in a header");
-    let time = jiff::Timestamp::from_second(now).map_err(|_| unfit())?;
-    let time = time.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let date = time.get(..8).unwrap_or_default();
-    let text = |text: &str| HeaderValue::try_from(text).map_err(|_| unfit());
     let mut headers = HeaderMap::new();
-    let kind = "application/x-www-form-urlencoded; charset=utf-8";
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::HOST, text(&role.endpoint.origin().host_field())?);
-    headers.insert("x-amz-date", text(&time)?);
-    if let Some(session) = session {
-        let mut session = text(session)?;
-        session.set_sensitive(true);
-        headers.insert("x-amz-security-token", session);
-    }
-    let scope = format!("{key_id}/{date}/{}/sts/aws4_request", role.region);
-    let names = "content-type;host;x-amz-date;x-amz-security-token";
-    let claim = Claim::of(&scope, names, &sha256(b"")).ok_or_else(unfit)?;
-    let (path, query) =
-        role.endpoint.target().split_once('?').unwrap_or((role.endpoint.target(), ""));
-    let canonical = Canonical { method: "POST", path, query, headers: &headers };
-    let (names, canonical) = canonical.text(&claim, &sha256(form.as_bytes()));
-    let signature = SigningKey::derive(secret, &claim).sign(&time, &canonical);
-    let mut authorization = text(&claim.header(key_id, &names, &signature))?;
-    authorization.set_sensitive(true);
-    headers.insert(header::AUTHORIZATION, authorization);
-    Ok(headers)
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+    let call = OwnCall {
+        region: &role.region,
+        service: "sts",
+        method: "POST",
+        host: &role.endpoint.origin().host_field(),
+        target: role.endpoint.target(),
+        body: form.as_bytes(),
+    };
+    sign_own(headers, &OwnKey { id, secret, session }, &call, now)
+        .ok_or(MintError::Failed("the key cannot stand in a header"))
+}
+
+/// The call that has a token of a workload's own exchanged for the keys of a session
+/// (`AssumeRoleWithWebIdentity`). The token shows who calls; nothing is signed.
+#[must_use]
+pub fn with_web_identity(endpoint: Endpoint, role: &str, session: &str, token: &str) -> Call {
+    let form = form(&[
+        ("Action", Some("AssumeRoleWithWebIdentity")),
+        ("Version", Some("2011-06-15")),
+        ("RoleArn", Some(role)),
+        ("RoleSessionName", Some(session)),
+        ("WebIdentityToken", Some(token)),
+    ]);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(FORM));
+    let body = Bytes::from_owner(zeroize::Zeroizing::new(form.into_bytes()));
+    Call { endpoint, method: Method::POST, headers, body }
+}
+
+/// The keys of a session, out of an answer of STS.
+#[must_use]
+pub fn session_keys(body: &Secret) -> Option<Material> {
+    body.expose(|bytes| keys(std::str::from_utf8(bytes).ok()?))
+}
+
+fn keys(text: &str) -> Option<Material> {
+    let credentials = element(text, "Credentials")?;
+    let part = |name| element(credentials, name).map(str::to_owned);
+    let material = Material {
+        access_key_id: part("AccessKeyId"),
+        secret_access_key: part("SecretAccessKey"),
+        session_token: part("SessionToken"),
+        ..Material::default()
+    };
+    let whole = material.aws_key().is_ok() && material.session_token.is_some();
+    whole.then_some(material)
 }
 
 pub(super) fn answer(role: &Role, status: StatusCode, body: &Secret) -> Result<Minted, MintError> {
@@ -86,17 +114,8 @@ pub(super) fn answer(role: &Role, status: StatusCode, body: &Secret) -> Result<M
         if !status.is_success() {
             return Err(refused(status, element(text, "Code").unwrap_or_default()));
         }
-        let credentials = element(text, "Credentials").unwrap_or_default();
-        let part = |name| element(credentials, name).map(str::to_owned);
-        let material = Material {
-            access_key_id: part("AccessKeyId"),
-            secret_access_key: part("SecretAccessKey"),
-            session_token: part("SessionToken"),
-            ..Material::default()
-        };
-        if material.aws_key().is_err() || material.session_token.is_none() {
-            return Err(MintError::Failed("it answered without the keys of a session"));
-        }
+        let material =
+            keys(text).ok_or(MintError::Failed("it answered without the keys of a session"))?;
         let lifetime = Duration::from_secs(role.duration.unwrap_or(SESSION).into());
         Ok(Minted { value: material.to_secret(), lifetime, replacement: None })
     })
@@ -129,6 +148,7 @@ fn element<'t>(text: &'t str, name: &str) -> Option<&'t str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sign::sigv4::Claim;
 
     fn role() -> Role {
         serde_json::from_str(r#"{"arn":"arn:aws:iam::1:role/r","endpoint":"https://sts.eu-west-1.amazonaws.com/","region":"eu-west-1","session":"locum","external-id":"x y"}"#).unwrap()

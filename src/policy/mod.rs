@@ -922,6 +922,9 @@ fn usable<'r>(
         if !credential.is_bound_to(origin) {
             return refuse(reason::NOT_BOUND);
         }
+        if credential.properties.for_sources {
+            return refuse("the credential is for sources alone");
+        }
         if credential.version.is_none() {
             return refuse("the credential is revoked");
         }

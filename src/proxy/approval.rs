@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::asked::{Asked, Decided};
 use super::body::Upload;
-use super::exchange::{Asked, Decided, refused};
+use super::exchange::refused;
 use super::ledger::Ledger;
 use super::{State, unix_now};
 use crate::approval::{Decision, Question, digest_of_fields, sha256};

@@ -243,15 +243,19 @@ pub(super) enum Ungathered {
 
 impl Upload {
     /// The head of a request, and its body, of which nothing is read before it is wanted.
-    pub(super) fn of(mut request: Request<Incoming>) -> (Parts, Self, Uploaded) {
+    pub(super) fn of(mut request: Request<Incoming>) -> (Parts, Self) {
         let gate = Gate::of(&mut request);
         let reading = request.extensions_mut().remove();
         let (parts, inner) = request.into_parts();
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
         let inner = Source::Agent(inner);
-        let own = Self { inner, told, count: count.clone(), reading, gate, chunks: None };
-        (parts, own, count)
+        (parts, Self { inner, told, count, reading, gate, chunks: None })
+    }
+
+    /// How much of it was sent, for as long as it is.
+    pub(super) fn uploaded(&self) -> Uploaded {
+        self.count.clone()
     }
 
     /// Whether there is nothing in it.

@@ -1,39 +1,30 @@
 //! The life of one request, from its parse to its scrubbed answer.
 
-use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode, Uri, Version, header};
+use http::{HeaderMap, Request, Response, Uri, Version, header};
 use hyper::body::Incoming;
 use hyper::ext::Protocol;
 
-use super::approval;
-use super::body::{Body, Unfinished, Ungathered, Upload};
-use super::breaker::Pass;
+use super::asked::Asked;
+use super::body::{Body, Unfinished, Upload};
+use super::calling::Calling;
 use super::captured::Captures;
-use super::interim::{Outlet, passing};
+use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
-use super::queue::{self, still_stands};
-use super::retry::Plan;
-use super::socket::{self, AgentSide, Opening};
-use super::spares::{self, Tried, Verdict};
+use super::socket::AgentSide;
 use super::stream::Cut;
-use super::supplied::{make_ready, rejected, resolve, still_allowed};
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
-use crate::inject::{self, OutboundRequest, Pending, References, Resolved, Sighting, inject};
+use crate::inject::{self, Pending, References, Sighting};
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Question, Timeouts};
-use crate::record::{Recorded, Use, Why};
-use crate::request::{BodyKind, BodyText, InboundRequest, is_coded, strip_hop_by_hop};
+use crate::record::{Use, Why};
+use crate::request::{InboundRequest, strip_hop_by_hop};
 use crate::scrub::scrub;
-use crate::sign::sigv4::ChunkSigner;
-use crate::upstream::{Call, LastLook, Sent, Upgraded};
+use crate::upstream::Sent;
 
 /// Where a request came from: a connection of `caller` that leads to `origin`.
 pub(super) struct Route {
@@ -79,475 +70,66 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> R
 }
 
 /// The steps, in the one order in which they compile.
-#[allow(clippy::too_many_lines)] // A list of steps, of which each is a line or two.
 async fn authorized(
     gateway: &Arc<Gateway>,
     route: &Route,
-    request: Request<Incoming>,
+    mut request: Request<Incoming>,
     outlet: &Outlet,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
     let state = gateway.state();
     // From here on the request is its head and, untouched, its body.
     let version = request.version();
-    let mut request = request;
     let agent_side = AgentSide::take(request.extensions_mut());
-    let (parts, mut body, up) = Upload::of(request);
-    ledger.uploads(up.clone());
-
+    let (parts, mut body) = Upload::of(request);
+    ledger.uploads(body.uploaded());
     // Why here: everything after this line works on one reading of one request.
     let inbound = check(gateway, &state, route, parts)
         .map_err(|refusal| refused(&ledger, &state, refusal, &[]))?;
     let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
     ledger.identify(Arc::clone(&who));
-
     // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.
     if let Some(sighting) = state.sealed.as_ref().and_then(|s| s.watch.find(&inbound)) {
         return Err(sighted(&mut ledger, &state, sighting));
     }
-
     // Why here: what follows can only be done with a permit, and only this makes one.
     let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
-    let mut decided = asked.decide(state).await;
-    // Why here: a reference in the body is decided on and recorded like those in the head, so a body
-    // that may hold one is read before, and only for an agent that may send the request at all.
-    if let Some(wanted) = asked.wants_body(&decided).filter(|_| !body.is_empty()) {
-        decided = match asked.read(&mut body, wanted).await {
-            Ok(()) => {
-                ledger.identify(Arc::clone(&asked.who));
-                asked.decide(gateway.state()).await
-            }
-            Err(refusal) => return Err(refused(&ledger, &decided.state, refusal, &[])),
-        };
+    let decided = asked.decided(state, &mut body, &mut ledger).await?;
+    let admitted = decided.admitted(&asked, &mut ledger).await?;
+    let Asked { who, inbound, .. } = asked;
+    let (calling, mut permit) = Calling::new(gateway, (route, outlet, version), who, admitted);
+    let (mut way, opening) = calling.prepared((&inbound, &body), &permit, &ledger, agent_side)?;
+    let call = (inbound, body);
+    if let Some(opening) = opening {
+        // In a box: few requests open a socket, and all would have to have room for it.
+        return Box::pin(calling.over_socket(opening, call, permit, ledger, way)).await;
     }
-    // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
-    // secret and reached nobody.
-    let decided = approval::obtain(&mut asked, decided, &mut body, &ledger).await?;
-    let Asked { who, mut inbound, .. } = asked;
-    let Decided { state, references, decision, at } = decided;
-    ledger.refers(&references);
-    let question = Question {
-        who: &who,
-        request: &inbound,
-        references: &references,
-        index: &state.credentials,
-        at,
-    };
-    let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
-    ledger.shadowed(state.policy.shadow(question, outcome));
-    let mut permit =
-        decision.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    // Why here: all that follows, the socket's own record of what it knows included, is of one version.
-    gateway.runs.settle(&who, &mut permit, at);
-    let settled = gateway.spares.settle(&mut permit, at);
-    settled.map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
-    let ticket = queue::admitted(gateway, &state, (&who, &inbound), &permit)
-        .await
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    ledger.hold(ticket);
-    let captures = Captures::of(gateway, &state, &permit)
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    let mut opening = Opening::new(gateway, route, &who, &inbound, &permit, agent_side)
-        .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?;
-    if let Some(opening) = &mut opening
-        && state.policy.wants_messages(&who, &inbound, &references, (&state.credentials, at))
-    {
-        inbound.without_extensions();
-        opening.read_messages(&permit);
-        if permit.is_supplied() {
-            opening.knows(Box::pin(make_ready(gateway, &state, &permit)).await);
-        }
-    }
-    let mut watch = Watch::of(gateway, (&route.caller.identity, &who), &inbound, &permit);
-    let calling =
-        Calling { gateway, state: &state, who: &who, at, outlet, version, references: &references };
-    let cut = &route.caller.cut;
-    let Some(opening) = opening else {
-        // Why here: whether it can be sent again is known before it is sent. In a box, as what follows from
-        // it: few need it, and all would have to have room for it.
-        let plan = Plan::of(gateway, &who, &inbound, &permit);
-        let again = if plan.is_some() || spares::has_spare(&permit, at) {
-            Box::pin(calling.again(&permit, &inbound, &mut body))
-                .await
-                .map_err(|refusal| refused(&ledger, &state, refusal, &named(&references)))?
-        } else {
-            None
-        };
-        let called = match again {
-            None => {
-                let call = (inbound, body);
-                watch.over(pin!(calling.once(call, &permit, &mut ledger, true))).await
-            }
-            Some(again) => {
-                let until = calling.until_answered((again, plan), &mut permit, &mut ledger);
-                watch.over(Box::pin(until).as_mut()).await
-            }
-        };
-        return match called.unwrap_or_else(|refusal| Err(cut_off(&ledger, &state, refusal))) {
-            Ok((sent, pending)) => {
-                answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
-            }
-            Err(Unanswered::Refused(refusal)) => Err(refusal),
-            Err(Unanswered::Failed(refusal)) => Err(failed(&ledger, refusal, up.bytes())),
-        };
-    };
-    let pass = match calling.pass(&inbound, &ledger, true) {
-        Ok(pass) => pass,
-        Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
-    };
-    let (recorded, principal, chunks) =
-        match calling.recorded(inbound, &permit, &mut ledger, true).await {
-            Ok(recorded) => recorded,
-            Err(Unanswered::Refused(refusal) | Unanswered::Failed(refusal)) => return Err(refusal),
-        };
-    let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
-    let origin = pending.origin().clone();
-    let Timeouts { response, idle } = permit.timeouts();
-    let still = || gateway.still(&state, &who, ledger.carried());
-    let call = Call {
-        origin: &origin,
-        principal: &principal,
-        response_timeout: response,
-        idle_timeout: idle,
-        interims: None,
-        last_look: Some(LastLook(&still)),
-    };
-    match gateway.upstream().upgrade(request, call, opening.handshake()).await {
-        Ok(Upgraded::Switched(switched)) => {
-            pass.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
-            socket::open(gateway, opening, switched, pending, ledger).await
-        }
-        Ok(Upgraded::Declined(sent)) => {
-            pass.answered(sent.response.status().as_u16());
-            answer(sent, (pending, captures), ledger, up, (version, cut, watch)).await
-        }
-        Err(refusal) => {
-            pass.failed(refusal.code);
-            Err(failed(&ledger, refusal, up.bytes()))
-        }
-    }
+    // Why here: secrets are opened, recorded and sent in one step, which only a permit leads to...
+    let answered = calling.sent(call, &mut permit, &mut ledger, &mut way).await?;
+    // ... and what comes back cannot be read before it is scrubbed.
+    answer(answered, ledger, way).await
 }
 
-/// A permitted request on its way.
-struct Calling<'a> {
-    gateway: &'a Arc<Gateway>,
-    state: &'a Arc<State>,
-    who: &'a Arc<Identity>,
-    at: i64,
-    outlet: &'a Outlet,
-    version: Version,
-    references: &'a References,
+/// The way back of an answer.
+pub(super) struct Way<'a> {
+    pub(super) captures: Option<Captures>,
+    pub(super) up: Uploaded,
+    /// That the agent speaks.
+    pub(super) version: Version,
+    pub(super) cut: &'a Cut,
+    pub(super) watch: Watch,
 }
 
-/// Why there is no answer of the origin.
-enum Unanswered {
-    /// The call was not made. It is recorded.
-    Refused(Refusal),
-    /// The call was made, and came to nothing.
-    Failed(Refusal),
-}
-
-/// A call that was cut short because nothing allows it any more: before it was made, or after.
-fn cut_off(ledger: &Ledger, state: &State, refusal: Refusal) -> Unanswered {
-    if ledger.is_permitted() {
-        return Unanswered::Failed(refusal);
-    }
-    Unanswered::Refused(refused(ledger, state, refusal, &[]))
-}
-
-/// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
-type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>);
-
-/// A request that can be sent again.
-struct Again {
-    inbound: InboundRequest,
-    body: Upload,
-}
-
-impl Calling<'_> {
-    /// The request as it is sent as often as need be, if all of it can be had.
-    async fn again(
-        &self,
-        permit: &Permit,
-        inbound: &InboundRequest,
-        body: &mut Upload,
-    ) -> Result<Option<Again>, Refusal> {
-        let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let kept = body.keep(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
-        Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
-    }
-
-    /// Sends a request, and again with another credential as long as the origin does not accept the one
-    /// that it had, or as its rule has it sent again when the origin fails. Nothing of an answer has been
-    /// handed on by then.
-    async fn until_answered(
-        &self,
-        (again, mut plan): (Again, Option<Box<Plan>>),
-        permit: &mut Permit,
-        ledger: &mut Ledger,
-    ) -> Result<(Sent, Pending), Unanswered> {
-        let (mut tried, mut first) = (Tried::default(), true);
-        loop {
-            let request = (again.inbound.clone(), again.body.again());
-            let sent = self.once(request, permit, ledger, std::mem::take(&mut first)).await;
-            let end = match &sent {
-                Ok((sent, _)) => {
-                    let status = sent.response.status();
-                    match self.gateway.judge(permit, &mut tried, status, self.at) {
-                        Verdict::Take => Ok((status.as_u16(), sent.response.headers())),
-                        Verdict::Again => continue,
-                        Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
-                    }
-                }
-                Err(Unanswered::Failed(refusal)) => Err(refusal),
-                Err(Unanswered::Refused(_)) => return sent,
-            };
-            let Some(wait) = plan.as_mut().and_then(|plan| plan.next(self.gateway, end)) else {
-                return sent;
-            };
-            drop(sent);
-            tokio::time::sleep(wait).await;
-            // Why here: what was permitted before the wait may not be any more.
-            still_stands(self.gateway, self.state, (self.who, &again.inbound), permit)
-                .map_err(Unanswered::Failed)?;
-        }
-    }
-
-    /// Whether the request may go to its destination now: not to one that has failed again and again.
-    fn pass(
-        &self,
-        inbound: &InboundRequest,
-        ledger: &Ledger,
-        first: bool,
-    ) -> Result<Pass<'_>, Unanswered> {
-        let pass = Pass::ask(self.gateway, self.who, inbound.origin());
-        pass.map_err(|refusal| self.refused(ledger, refusal, &named(self.references), first))
-    }
-
-    /// A request that was sent before has a record, and gets its outcome.
-    fn refused(&self, ledger: &Ledger, refusal: Refusal, uses: &[Use], first: bool) -> Unanswered {
-        if first {
-            Unanswered::Refused(refused(ledger, self.state, refusal, uses))
-        } else {
-            Unanswered::Failed(refusal)
-        }
-    }
-
-    /// Sends a request once.
-    async fn once(
-        &self,
-        (inbound, body): (InboundRequest, Upload),
-        permit: &Permit,
-        ledger: &mut Ledger,
-        first: bool,
-    ) -> Result<(Sent, Pending), Unanswered> {
-        let pass = self.pass(&inbound, ledger, first)?;
-        let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
-        let (request, mut pending) =
-            recorded.into_wire(|filled| body.filled(filled).signed(chunks));
-        let origin = pending.origin().clone();
-        let Timeouts { response, idle } = permit.timeouts();
-        // What comes before an answer of which a token is taken could have it too.
-        let takes = !permit.captures().is_empty();
-        let heard = if takes { None } else { self.outlet.listens(self.version) };
-        let still = || self.gateway.still(self.state, self.who, ledger.carried());
-        let call = Call {
-            origin: &origin,
-            principal: &principal,
-            response_timeout: response,
-            idle_timeout: idle,
-            interims: heard.as_ref(),
-            last_look: Some(LastLook(&still)),
-        };
-        let upstream = self.gateway.upstream();
-        let sending = upstream.send(request, call);
-        let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
-        let sent = match sent {
-            Ok(sent) => sent,
-            Err(refusal) => {
-                pass.failed(refusal.code);
-                return Err(Unanswered::Failed(refusal));
-            }
-        };
-        pass.answered(sent.response.status().as_u16());
-        if sent.response.status() == StatusCode::UNAUTHORIZED {
-            rejected(self.gateway, permit);
-        }
-        self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
-        Ok((sent, pending))
-    }
-
-    /// The request with its secrets in it, of which a record was written.
-    async fn recorded(
-        &self,
-        inbound: InboundRequest,
-        permit: &Permit,
-        ledger: &mut Ledger,
-        first: bool,
-    ) -> Result<Leaving, Unanswered> {
-        let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
-            self.refused(ledger, refusal, uses, first)
-        };
-        let named = || named(self.references);
-        let resolved = resolve(self.gateway, self.state, permit)
-            .await
-            .map_err(|refusal| refused(ledger, refusal, &named()))?;
-        // Why here: a value may have been long in coming.
-        still_allowed(self.gateway, self.state, (self.who, &inbound), permit)
-            .map_err(|refusal| refused(ledger, refusal, &named()))?;
-        let who = (&**self.who, self.at);
-        let mut outbound = filled(self.state, who, inbound, (permit, resolved))
-            .map_err(|refusal| refused(ledger, refusal, &named()))?;
-        // Why here: the last step before a byte may leave. No record, no call.
-        let uses = outbound.take_uses();
-        let chunks = outbound.take_chunks();
-        let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
-        let principal = inject::principal(workspace, agent, &uses);
-        let recorded = if first {
-            ledger.permit(outbound, self.state, permit.rule(), &uses)
-        } else {
-            ledger.also(outbound, self.state, permit.rule(), &uses)
-        };
-        let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
-        ledger.carries(uses);
-        Ok((recorded, principal, chunks))
-    }
-}
-
-/// A request that waits for its decision.
-pub(super) struct Asked<'a> {
-    pub(super) gateway: &'a Arc<Gateway>,
-    pub(super) caller: &'a Caller,
-    pub(super) who: Arc<Identity>,
-    pub(super) inbound: InboundRequest,
-}
-
-/// What was decided, and on which state.
-pub(super) struct Decided {
-    pub(super) state: Arc<State>,
-    references: References,
-    pub(super) decision: Result<Permit, Refusal>,
-    /// In which second of Unix time.
-    at: i64,
-}
-
-impl Asked<'_> {
-    /// Decides. What was given a moment ago is no reason to refuse. Asked for whatever stands in the
-    /// way, so that the time of the answer does not tell a reference to nothing from a forbidden one.
-    pub(super) async fn decide(&self, state: Arc<State>) -> Decided {
-        let decided = self.decide_on(state);
-        let refers = decided.references.any();
-        if decided.decision.is_err() && refers && self.gateway.look_again().await {
-            return self.decide_on(self.gateway.state());
-        }
-        decided
-    }
-
-    fn decide_on(&self, state: Arc<State>) -> Decided {
-        let references = References::locate(&self.inbound, &state.credentials);
-        let (index, at) = (&state.credentials, unix_now());
-        let decision = state.policy.authorize(&self.who, &self.inbound, &references, index, at);
-        Decided { state, references, decision, at }
-    }
-
-    fn wants_body(&self, decided: &Decided) -> Option<Wanted> {
-        let permit = decided.decision.as_ref().ok()?;
-        let Decided { state, references, at, .. } = decided;
-        let moment = (&*state.credentials, *at);
-        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment);
-        // What a signature is over, where its client does not say it.
-        let digested = || references.wants_digest(&self.inbound).then_some(BodyKind::Whole);
-        let kind = kind.or_else(digested)?;
-        Some(Wanted { kind, idle: permit.timeouts().idle })
-    }
-
-    /// Reads the body, or says why it cannot be.
-    async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
-        let digested = wanted.kind == BodyKind::Whole;
-        if is_coded(self.inbound.headers()) && !digested {
-            let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
-            return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
-        }
-        let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
-        let bytes = self.gathered(body, most, wanted.idle).await?;
-        self.inbound.take_body(BodyText::read(bytes, wanted.kind));
-        // Whoever sends slowly has the labels of then no longer.
-        let state = self.gateway.state();
-        self.renew(&state);
-        Ok(())
-    }
-
-    /// All of the body, which is sent from memory then.
-    pub(super) async fn whole(&self, body: &mut Upload) -> Result<Bytes, Refusal> {
-        match body.gathered() {
-            Some(bytes) => Ok(bytes),
-            None if body.is_empty() => Ok(Bytes::new()),
-            None => self.gathered(body, self.gateway.limits.body_slot, None).await,
-        }
-    }
-
-    async fn gathered(
-        &self,
-        body: &mut Upload,
-        most: usize,
-        idle: Option<Duration>,
-    ) -> Result<Bytes, Refusal> {
-        let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let bytes = body.gather(most, idle).await.map_err(unread)?;
-        // That may have taken long.
-        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
-            return Err(Refusal::new(Code::AgentRevoked));
-        }
-        Ok(bytes)
-    }
-
-    /// The labels of the agent as they are now.
-    pub(super) fn renew(&mut self, state: &State) {
-        self.who = state.authn.relabelled(&self.who);
-    }
-}
-
-fn unread(why: Ungathered) -> Refusal {
-    match why {
-        Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
-        Ungathered::Late => Refusal::new(Code::RequestTimeout),
-        Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
-    }
-}
-
-/// The most bytes of a body that is read to be signed, unless `limits.body_slot` is more. What AWS takes
-/// in one request without a digest of its own: a model's input on Bedrock is the longest, with 25 MB.
-const SIGNED: usize = 32 << 20;
-
-/// A body that has to be read.
-struct Wanted {
-    kind: BodyKind,
-    idle: Option<Duration>,
-}
-
-/// The request with its secrets in it.
-fn filled(
-    state: &State,
-    (who, at): (&Identity, i64),
-    inbound: InboundRequest,
-    (permit, resolved): (&Permit, Resolved),
-) -> Result<OutboundRequest, Refusal> {
-    if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
-        state.policy.holds_for(who, &inbound, permit, &path, (&state.credentials, at))?;
-    }
-    inject(inbound, permit, resolved)
-}
-
-/// The way back of an answer that is HTTP to its end.
-async fn answer(
-    sent: Sent,
-    (pending, captures): (Pending, Option<Captures>),
+/// What the agent gets of an answer that is HTTP to its end.
+///
+/// # Errors
+/// An answer that cannot be searched, or whose tokens cannot be kept. It is recorded.
+pub(super) async fn answer(
+    (sent, pending): (Sent, Pending),
     ledger: Ledger,
-    up: Uploaded,
-    (version, cut, watch): (Version, &Cut, Watch),
+    way: Way<'_>,
 ) -> Result<Response<Body>, Refusal> {
-    // Why here: the answer cannot be read before it is scrubbed.
+    let Way { captures, up, version, cut, watch } = way;
     let scrubbed = scrub(pending.answered(sent.response)).await;
     let taken = match (scrubbed, captures) {
         (Ok(response), Some(captures)) => captures.take(response).await,
@@ -620,7 +202,7 @@ fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
 }
 
 /// The credentials that a refused request asked for.
-fn named(references: &References) -> Vec<Use> {
+pub(super) fn named(references: &References) -> Vec<Use> {
     let name = |located: &inject::Located| Use {
         credential: located.credential().name.clone(),
         version: None,

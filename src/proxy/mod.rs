@@ -5,8 +5,10 @@
 //! [`State`] per request, so a reload acts on the next request and never within one.
 
 mod approval;
+mod asked;
 mod body;
 mod breaker;
+mod calling;
 mod captured;
 mod complaint;
 mod copy;

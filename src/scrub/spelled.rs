@@ -24,6 +24,10 @@ const GAP: usize = 3;
 /// line go on with a needle, that is found and replaced; what was shown of it is then all that shows.
 const SHORT: usize = 8;
 
+/// What is looked through for escapes in one go, once all bytes of a window could be a needle's: in an
+/// encoded text they go on to be, and need not be looked at one by one.
+const STRETCH: usize = 4096;
+
 /// Slots of the set of pairs, a power of two: of a usual secret's 600 pairs each seventh slot is taken.
 const PAIRS: usize = 4096;
 
@@ -35,7 +39,8 @@ pub(super) struct Spelling {
     written: [bool; 256],
     /// Which bytes follow each other in a needle, hashed.
     pairs: Box<[u64; PAIRS / 64]>,
-    /// The longest needle.
+    /// The shortest needle and the longest.
+    shortest: usize,
     longest: usize,
 }
 
@@ -77,9 +82,11 @@ impl Spelling {
             alphabet: [false; 256],
             written: [false; 256],
             pairs: Box::new([0; PAIRS / 64]),
+            shortest: usize::MAX,
             longest: 1,
         };
         for needle in needles.iter() {
+            new.shortest = new.shortest.min(needle.bytes.len());
             new.longest = new.longest.max(needle.bytes.len());
             for byte in needle.bytes {
                 new.alphabet[usize::from(*byte)] = true;
@@ -105,32 +112,55 @@ impl Spelling {
         from: usize,
         until: usize,
     ) -> Option<Spelled<'n>> {
-        let here = &text[from..until];
-        let some = memchr::memchr3_iter(b'%', b'\\', b'&', here);
-        let others = memchr::memchr3_iter(b'\n', b'=', b'\0', here);
-        let (mut some, mut others) = (some.peekable(), others.peekable());
         // What was read is not read again for each escape in it.
-        let mut known = from;
+        let (mut at, mut known) = (from, from);
         loop {
-            let next = match (some.peek(), others.peek()) {
-                (Some(a), Some(b)) if a < b => some.next(),
-                (Some(_), None) => some.next(),
-                _ => others.next(),
-            };
-            let at = from + next?;
-            if at < known || !self.may_be_part(text, from, at) {
-                continue;
+            at = self.skip(text, at);
+            if at >= until {
+                return None;
             }
-            match self.around(needles, text, from, at) {
-                Ok(found) => return Some(found),
-                Err(until) => known = until.max(at + 1),
+            let end = until.min(at + STRETCH);
+            for escape in escapes(&text[at..end]).map(|escape| at + escape) {
+                if escape < known || !self.may_be_part(text, from, escape) {
+                    continue;
+                }
+                match self.around(needles, text, from, escape) {
+                    Ok(found) => return Some(found),
+                    Err(until) => known = until.max(escape + 1),
+                }
             }
+            at = end;
         }
+    }
+
+    /// Moves on from `at` to where as many bytes as the shortest needle has are all ones that a needle is
+    /// written with. In prose and JSON there is a blank or a quote in between, which ends all windows
+    /// over it, the last of them first.
+    fn skip(&self, text: &[u8], mut at: usize) -> usize {
+        while let Some(window) = text.get(at..).and_then(|rest| rest.get(..self.shortest)) {
+            let Some(last) = window.iter().rposition(|b| !self.written[usize::from(*b)]) else {
+                return at;
+            };
+            at += last + 1;
+        }
+        text.len()
     }
 
     /// Whether the escape at `at` may be part of a needle, by its neighbours.
     fn may_be_part(&self, text: &[u8], from: usize, at: usize) -> bool {
         let before = |at: usize| at.checked_sub(1).filter(|at| *at >= from).map(|at| text[at]);
+        // Of most that look like one, the byte beside says that it is none, or not in a needle.
+        let beside = text.get(at + 1).copied();
+        let may_be = match text[at] {
+            b'%' => beside.is_some_and(|b| b.is_ascii_hexdigit()),
+            b'&' => beside.is_some_and(|b| b.is_ascii_alphanumeric() || b == b'#'),
+            b'=' => beside.is_some_and(|b| b.is_ascii_hexdigit() || matches!(b, b'\r' | b'\n')),
+            b'\n' | 0 => before(at).is_some_and(|b| b == b'\r' || self.has(b)),
+            _ => true,
+        };
+        if !may_be {
+            return false;
+        }
         let (unit, length) = Self::unit(&text[at..]);
         match unit {
             Unit::Byte(_) if length == 1 => false,
@@ -289,8 +319,16 @@ impl Spelling {
     }
 
     /// The character that a text begins with, and how long it is written.
+    #[inline]
     fn unit(text: &[u8]) -> (Unit, usize) {
-        let Some(first) = text.first().copied() else { return (Unit::Cut, 0) };
+        match text.first().copied() {
+            None => (Unit::Cut, 0),
+            Some(first) if is_escape(first) => Self::escape(first, text),
+            Some(first) => (Unit::Byte(first), 1),
+        }
+    }
+
+    fn escape(first: u8, text: &[u8]) -> (Unit, usize) {
         let read = match first {
             b'%' => percent(text),
             b'\\' => backslash(text),
@@ -304,6 +342,17 @@ impl Spelling {
         };
         read.unwrap_or((Unit::Byte(first), 1))
     }
+}
+
+/// Where in a text an escape may begin. A line break's CR is looked at with its LF.
+fn escapes(text: &[u8]) -> impl Iterator<Item = usize> + '_ {
+    let mut some = memchr::memchr3_iter(b'%', b'\\', b'&', text).peekable();
+    let mut others = memchr::memchr3_iter(b'\n', b'=', b'\0', text).peekable();
+    std::iter::from_fn(move || match (some.peek(), others.peek()) {
+        (Some(a), Some(b)) if a < b => some.next(),
+        (Some(_), None) => some.next(),
+        _ => others.next(),
+    })
 }
 
 fn slot(first: u8, second: u8) -> usize {

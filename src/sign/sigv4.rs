@@ -6,6 +6,7 @@
 
 mod canonical;
 mod chunks;
+mod own;
 
 use data_encoding::HEXLOWER;
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -14,6 +15,7 @@ use zeroize::Zeroizing;
 
 pub use canonical::{Canonical, Payload};
 pub use chunks::{ChunkError, ChunkSigner};
+pub use own::{OwnCall, OwnKey, sign as sign_own};
 
 /// The one algorithm. The other, which signs with elliptic curves for several regions at once, has
 /// keys of its own that a secret key is only the seed of.

@@ -10,7 +10,7 @@ use super::crypto::{self, DoesNotOpen, Encoder};
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::{DataKey, VaultId};
 use super::versions::Others;
-use super::{Action, Change, Vault, check};
+use super::{Action, Change, Vault, check, exchanged};
 pub use crate::credential::Tier;
 use crate::credential::{Credential, Properties, Slot};
 use crate::host::Destination;
@@ -201,6 +201,7 @@ impl Vault {
     /// [`Fault::Unknown`].
     pub fn remove(&mut self, name: &Name) -> Result<(), VaultError> {
         self.change(Action::CredentialRemoved, name.as_str(), |tx, change| {
+            exchanged::forget(tx, change.workspace, name)?;
             // Without reading the row: one that cannot be read can still be removed.
             let removed = tx.execute(
                 "DELETE FROM credentials WHERE workspace = ?1 AND name = ?2",
@@ -498,7 +499,7 @@ impl CredentialRow {
             slots: self.parse_all(&self.slots)?,
             stand_in: self.stand_in.as_deref().map(Into::into),
             // No request gets one, whatever any rule says.
-            version: version.filter(|_| !properties.honeytoken),
+            version: version.filter(|_| !properties.honeytoken && !properties.for_sources),
             older: others.older(),
             revoked: others.revoked.as_slice().into(),
             properties,

@@ -25,6 +25,7 @@ mod check;
 mod credentials;
 mod crypto;
 mod error;
+mod exchanged;
 mod harden;
 mod items;
 mod journal;

@@ -130,6 +130,12 @@ impl Snapshot {
         self.sealed.get(name).map(Sealed::identity)
     }
 
+    /// The current version, also of what no request gets.
+    #[must_use]
+    pub fn current(&self, name: &Name) -> Option<u32> {
+        self.sealed.get(name).map(|sealed| sealed.version)
+    }
+
     fn open_sealed(&self, name: &Name, version: u32) -> Result<Secret, Fault> {
         let Some(sealed) = self.sealed.get(name) else {
             return Err(match self.credentials.get(name.as_str()) {

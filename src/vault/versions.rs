@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction};
 use super::credentials::{CredentialRow, Sealed, VersionState, check_secret};
 use super::error::{Fault, Kind, VaultError};
 use super::keys::DataKey;
-use super::{Action, Change, Vault, now};
+use super::{Action, Change, Vault, exchanged, now};
 use crate::credential::Older;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -129,6 +129,9 @@ impl Vault {
         self.change(action, &subject, |tx, change| {
             let row = CredentialRow::find(tx, change.workspace, name)?;
             let revoked = row.revoke(tx, change, version)?;
+            if version.is_none() {
+                exchanged::forget(tx, change.workspace, name)?;
+            }
             let marked = if cut { row.mark_to_cut(tx, version)? } else { 0 };
             match version {
                 _ if revoked + marked > 0 => Ok(()),

@@ -1,22 +1,11 @@
 //! Requests to AWS that boto3 and the AWS CLI sign with placeholders, at moto with its signature checks
 //! on; what moto does not check is checked before it, by the documentation.
 
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-use parking_lot::Mutex;
 use serde_json::Value;
 
 use crate::support::*;
-
-/// Versions are fixed, so that a failure is ours.
-const PYTHON: &[&str] = &[
-    "moto[server,s3,dynamodb,secretsmanager,sts,iam]==5.2.5",
-    "boto3==1.44.5",
-    "botocore==1.44.5",
-    "awscli==1.46.3",
-];
 
 const HOSTS: &[&str] = &[
     "sts.us-east-1.amazonaws.com",
@@ -29,68 +18,8 @@ const HOSTS: &[&str] = &[
     "secretsmanager.us-east-1.amazonaws.com",
 ];
 
-fn python() -> PathBuf {
-    Tools::python_as("python-aws", PYTHON).path
-}
-
 fn script(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/kinds").join(name)
-}
-
-/// AWS, in a process of its own.
-struct Aws {
-    child: Child,
-    pipes: Mutex<(ChildStdin, BufReader<ChildStdout>)>,
-    /// Of a user who may do all.
-    id: String,
-    secret: String,
-    role: String,
-}
-
-impl Aws {
-    fn start(home: &Home) -> Self {
-        let identities = home.work().join("identities");
-        for host in HOSTS {
-            let directory = identities.join(host);
-            std::fs::create_dir_all(&directory).unwrap();
-            identity_files(host, &directory);
-        }
-        let mut server = Command::new(python().join("bin/python"));
-        server.arg(script("aws_server.py")).arg(&identities);
-        let log = std::fs::File::create(home.work().join("aws.log")).unwrap();
-        server.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(log);
-        let mut child = server.spawn().unwrap();
-        let stdin = child.stdin.take().unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let said: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
-            panic!("{}", std::fs::read_to_string(home.work().join("aws.log")).unwrap())
-        });
-        let port = u16::try_from(said["port"].as_u64().unwrap()).unwrap();
-        for host in HOSTS {
-            let ca = identities.join(host).join("ca.pem");
-            home.reach_as(host, ([127, 0, 0, 1], port).into(), Some(ca));
-        }
-        let text = |key: &str| said[key].as_str().unwrap().to_owned();
-        let (id, secret, role) = (text("id"), text("secret"), text("role"));
-        Self { child, pipes: Mutex::new((stdin, stdout)), id, secret, role }
-    }
-
-    fn seen(&self) -> Value {
-        let mut pipes = self.pipes.lock();
-        writeln!(pipes.0).unwrap();
-        let mut line = String::new();
-        pipes.1.read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-}
-
-impl Drop for Aws {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
 }
 
 /// A proxy whose credential `aws` may go to all of the hosts.
@@ -103,7 +32,7 @@ struct World {
 impl World {
     fn new(more: impl Fn(&Aws) -> Vec<String>, secret: impl Fn(&Aws) -> String) -> Self {
         let home = Home::new();
-        let aws = Aws::start(&home);
+        let aws = Aws::start(&home, HOSTS);
         let mut arguments: Vec<String> = vec!["--kind".into(), "aws".into()];
         for host in HOSTS {
             arguments.extend(["--to".to_owned(), format!("https://{host}")]);
@@ -118,7 +47,7 @@ impl World {
 
     fn run(&self, program: &[&str]) -> Ran {
         let mut command = self.home.command(&["run", "--agent", "worker", "--"]);
-        command.arg(python().join("bin/python"));
+        command.arg(Aws::python().join("bin/python"));
         command.args(program).env("AWS_EC2_METADATA_DISABLED", "true");
         // What is lying about in the environment of whoever starts it is not what the program gets.
         command.env("AWS_SECRET_ACCESS_KEY", &self.aws.secret);
@@ -139,7 +68,7 @@ impl World {
 }
 
 fn pair(aws: &Aws) -> String {
-    format!("{}:{}", aws.id, aws.secret)
+    aws.pair()
 }
 
 #[test]
@@ -162,7 +91,7 @@ fn boto3_with_placeholder_keys_does_its_work() {
 #[test]
 fn the_command_line_with_placeholder_keys_does_its_work() {
     let world = World::new(|_| Vec::new(), pair);
-    let cli = python().join("bin/aws");
+    let cli = Aws::python().join("bin/aws");
     let aws = |arguments: &[&str]| {
         let all = [&[cli.to_str().unwrap(), "--region", "us-east-1"], arguments].concat();
         world.run(&all).ok().out

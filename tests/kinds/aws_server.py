@@ -17,7 +17,7 @@ import urllib.parse
 os.environ["INITIAL_NO_AUTH_ACTION_COUNT"] = "100000"
 
 import boto3
-from botocore.auth import S3SigV4Auth
+from botocore.auth import S3SigV4Auth, SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from moto import settings
@@ -27,8 +27,10 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from werkzeug.serving import make_server
 
 REGION = "us-east-1"
-seen = {"presigned": 0, "chunks": 0, "trailers": 0, "ids": [], "ranges": 0, "bad": []}
+seen = {"targets": [], "tokens": [], "presigned": 0, "chunks": 0, "trailers": 0, "ids": [], "ranges": 0, "bad": []}
 secrets = {}
+# What becomes of calls of Secrets Manager and KMS: ok, throttle, error, hang.
+mode = {"is": "ok", "over": threading.Event()}
 
 
 def secret_of(key_id):
@@ -119,12 +121,28 @@ class Checked:
         start("403 Forbidden", [("Content-Type", "application/xml")])
         return [b"<Error><Code>SignatureDoesNotMatch</Code></Error>"]
 
+    def fail(self, start, status, kind):
+        """As the JSON services of AWS say it."""
+        start(status, [("Content-Type", "application/x-amz-json-1.1")])
+        return [json.dumps({"__type": kind, "message": "Rate exceeded"}).encode()]
+
     def __call__(self, environ, start):
         if "HTTP_RANGE" in environ:
             seen["ranges"] += 1
         authorization = environ.get("HTTP_AUTHORIZATION", "")
         if "Credential=" in authorization:
             seen["ids"].append(authorization.split("Credential=")[1].split("/")[0])
+        target = environ.get("HTTP_X_AMZ_TARGET", "")
+        if target and target.split(".")[1] in ("GetSecretValue", "Decrypt", "Encrypt"):
+            seen["targets"].append([target, seen["ids"][-1] if authorization else None])
+            if mode["is"] == "throttle":
+                return self.fail(start, "400 Bad Request", "ThrottlingException")
+            if mode["is"] == "error":
+                return self.fail(start, "500 Internal Server Error", "InternalServiceError")
+            if mode["is"] == "hang":
+                mode["over"].wait(60)
+        if environ["HTTP_HOST"].startswith("sts.") and not authorization:
+            self.exchange(environ)
         if "X-Amz-Signature=" in environ["QUERY_STRING"]:
             good, key_id = presigned(environ)
             seen["ids"].append(key_id)
@@ -143,6 +161,23 @@ class Checked:
                 return self.refuse(start, "chunks")
             environ["wsgi.input"] = io.BytesIO(body)
         return self.app(environ, start)
+
+    def exchange(self, environ):
+        """moto asks for a signature of AssumeRoleWithWebIdentity, where AWS asks for none."""
+        body = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+        environ["wsgi.input"] = io.BytesIO(body)
+        asked = urllib.parse.parse_qs(body.decode())
+        seen["tokens"].append(asked.get("WebIdentityToken", [""])[0])
+        if asked["Action"] != ["AssumeRoleWithWebIdentity"]:
+            return
+        key_id = next(iter(secrets))
+        kind = environ["CONTENT_TYPE"]
+        request = AWSRequest(method="POST", url=f"https://{environ['HTTP_HOST']}/", data=body,
+                             headers={"Host": environ["HTTP_HOST"], "Content-Type": kind})
+        SigV4Auth(Credentials(key_id, secrets[key_id]), "sts", REGION).add_auth(request)
+        for name, value in request.headers.items():
+            if name != "Content-Type":
+                environ["HTTP_" + name.upper().replace("-", "_")] = value
 
     def sign(self, environ, key_id):
         """moto knows no presigned URLs where it checks signatures."""
@@ -171,13 +206,36 @@ def certificates(directory):
     return first
 
 
-def user(iam, name):
+def user(iam, name, effect):
     iam.create_user(UserName=name)
-    allow = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+    allow = {"Version": "2012-10-17", "Statement": [{"Effect": effect, "Action": "*", "Resource": "*"}]}
     iam.put_user_policy(UserName=name, PolicyName="all", PolicyDocument=json.dumps(allow))
     key = iam.create_access_key(UserName=name)["AccessKey"]
     secrets[key["AccessKeyId"]] = key["SecretAccessKey"]
     return {"id": key["AccessKeyId"], "secret": key["SecretAccessKey"]}
+
+
+def obey(command, port, keys):
+    """Sets the mode, or calls a method of boto3 as the user who may do all."""
+    if "mode" in command:
+        mode["is"] = command["mode"]
+        mode["over"].set()
+        mode["over"] = threading.Event()
+    if "call" not in command:
+        return seen
+    service, method = command["call"]
+    client = boto3.client(service, region_name=REGION, endpoint_url=f"http://127.0.0.1:{port}",
+                          aws_access_key_id=keys["id"], aws_secret_access_key=keys["secret"])
+    before = mode["is"]
+    mode["is"] = "ok"
+    try:
+        said = getattr(client, method)(**command["with"])
+        said.pop("ResponseMetadata", None)
+        return said
+    except Exception as error:
+        return {"error": str(error)}
+    finally:
+        mode["is"] = before
 
 
 def main():
@@ -188,7 +246,8 @@ def main():
         threading.Thread(target=one.serve_forever, daemon=True).start()
     iam = boto3.client("iam", region_name=REGION, endpoint_url=f"http://127.0.0.1:{plain.port}",
                        aws_access_key_id="AKIAMAKER", aws_secret_access_key="maker")
-    keys = user(iam, "worker")
+    keys = user(iam, "worker", "Allow")
+    stranger = user(iam, "stranger", "Deny")
     trust = {"Version": "2012-10-17", "Statement": [{
         "Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}]}
     role = iam.create_role(RoleName="reader", AssumeRolePolicyDocument=json.dumps(trust))["Role"]
@@ -197,9 +256,10 @@ def main():
     ActionAuthenticatorMixin.request_count = 0
     settings.INITIAL_NO_AUTH_ACTION_COUNT = 0
     seen["ids"].clear()
-    print(json.dumps({"port": server.port, "role": role["Arn"], **keys}), flush=True)
-    for _ in sys.stdin:
-        print(json.dumps(seen), flush=True)
+    stranger = stranger["id"] + ":" + stranger["secret"]
+    print(json.dumps({"port": server.port, "role": role["Arn"], "stranger": stranger, **keys}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(obey(json.loads(line), plain.port, keys), default=str), flush=True)
 
 
 main()

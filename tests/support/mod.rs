@@ -8,6 +8,7 @@
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
 mod authority;
+mod aws;
 mod forwarder;
 mod git;
 mod home;
@@ -26,6 +27,7 @@ mod world;
 use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Issued};
+pub use aws::Aws;
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};

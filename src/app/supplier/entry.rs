@@ -116,8 +116,9 @@ pub(super) struct Entry {
     before: Option<Value>,
     flight: Option<watch::Receiver<bool>>,
     failure: Option<Failed>,
-    /// What has to be written to the vault before anything else.
-    owed: Option<Shelved>,
+    /// What has to be written to the vault before anything else, and what it was given in exchange for
+    /// where that lies elsewhere.
+    owed: Option<(Shelved, Option<Shelved>)>,
     /// Whether the last look at a source has failed.
     failing: bool,
 }
@@ -196,12 +197,12 @@ impl Entry {
         }
     }
 
-    pub(super) fn owes(&mut self, shelved: Shelved) {
-        self.owed = Some(shelved);
+    pub(super) fn owes(&mut self, shelved: Shelved, lent: Option<Shelved>) {
+        self.owed = Some((shelved, lent));
     }
 
-    pub(super) fn owed(&self) -> Option<&Shelved> {
-        self.owed.as_ref()
+    pub(super) fn owed(&self) -> Option<(&Shelved, Option<&Shelved>)> {
+        self.owed.as_ref().map(|(shelved, lent)| (shelved, lent.as_ref()))
     }
 
     pub(super) fn is_settled(&mut self) {

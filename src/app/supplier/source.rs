@@ -1,83 +1,175 @@
 //! Secrets that lie elsewhere: fetched over the gateway's own far side where another vault has them,
 //! and read where they are on this machine.
-//!
-//! What another vault says of an error is never repeated, because it may quote what it was asked; the
-//! causes are a closed list.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::super::program;
-use crate::credential::{Credential, Endpoint, Place, Source, VaultLogin};
-use crate::files;
+use super::super::remote::{self, Caller, Failed, Fetched, Via, aws, azure, gcp, text_of, vault};
+use super::Supplier;
+use crate::credential::{Aws, CloudLogin, Credential, Endpoint, Kind, Place, Source};
+use crate::mint::Material;
 use crate::outcome::{Code, Refusal};
-use crate::proxy::{Errand, Gateway, Reply};
-use crate::record::Use;
+use crate::proxy::Gateway;
+use crate::record::{Use, Why};
+use crate::reference::Name;
 use crate::secret::Secret;
 use crate::vault::{validate_secret, without_line_end};
 
 /// What errands to other vaults are called in records.
 const PURPOSE: &str = "source";
 
-/// How long one call to another vault may take. Requests wait for it where no value is at hand.
-const WITHIN: Duration = Duration::from_secs(10);
-
 /// How long a program may take.
 const COMMAND_TIME: Duration = Duration::from_secs(20);
 
-/// The most bytes of a file: a document with many secrets in it.
-const FILE_LIMIT: usize = 256 * 1024;
+/// One fetch: for which version of which credential, and from where.
+pub(super) struct Fetch<'a> {
+    pub(super) supplier: &'a Supplier,
+    pub(super) gateway: &'a Gateway,
+    pub(super) credential: &'a Credential,
+    pub(super) version: u32,
+    pub(super) source: &'a Source,
+}
 
-/// Where Kubernetes keeps the token of a pod's service account.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+impl Fetch<'_> {
+    /// What is to be sent in a request.
+    pub(super) async fn for_requests(&self) -> Result<Fetched, Failed> {
+        let fetched = self.raw().await?;
+        let sound = fetched.secret.expose(|bytes| validate_secret(bytes, true).is_ok());
+        if sound { Ok(fetched) } else { Err("what lies there cannot be sent in a request".into()) }
+    }
 
-/// What was fetched.
-pub(super) struct Fetched {
+    /// What lies there: a kind makes something else of it, so that it need not fit into a header.
+    pub(super) async fn raw(&self) -> Result<Fetched, Failed> {
+        let field = self.source.field.as_deref();
+        match &self.source.place {
+            Place::Vault { url, path, login, namespace } => {
+                let server = vault::Server { url, login, namespace: namespace.as_deref() };
+                let caller = self.caller((&self.credential.name, self.version), "source".into());
+                server.read(&caller, || self.own_secret(), (path, field)).await
+            }
+            Place::Aws { url, login, .. }
+            | Place::Gcp { url, login, .. }
+            | Place::Azure { url, login, .. } => self.cloud(url, login, field).await,
+            place => near(place.clone(), self.source.field.clone()).await,
+        }
+    }
+
+    async fn cloud(
+        &self,
+        url: &Endpoint,
+        login: &CloudLogin,
+        field: Option<&str>,
+    ) -> Result<Fetched, Failed> {
+        let CloudLogin::Credential { name } = login else {
+            let caller = self.caller((&self.credential.name, self.version), "source".into());
+            return self.ask(&caller, self.by_itself(&caller, login).await?, field).await;
+        };
+        let key = self.supplier.login(self.gateway, name, url).await?;
+        let caller = self.caller((name, key.version), format!("source:{}", self.credential.name));
+        let asked = self.ask(&caller, key.secret, field).await;
+        if asked.as_ref().is_err_and(|failed| failed.login) {
+            self.supplier.login_failed(self.gateway, name);
+        }
+        asked
+    }
+
+    /// The key or token of a login that no credential of ours is for.
+    async fn by_itself(&self, caller: &Caller<'_>, login: &CloudLogin) -> Result<Secret, Failed> {
+        match &self.source.place {
+            Place::Aws { region, .. } => Ok(aws::keys(caller, login, region).await?.to_secret()),
+            Place::Gcp { .. } => gcp::of_instance(caller).await,
+            _ => azure::of_instance(caller).await,
+        }
+    }
+
+    /// Asks the cloud, with a key of AWS or a token.
+    async fn ask(
+        &self,
+        caller: &Caller<'_>,
+        key: Secret,
+        field: Option<&str>,
+    ) -> Result<Fetched, Failed> {
+        match &self.source.place {
+            Place::Aws { url, region, secret, version, .. } => {
+                let keys = Material::read(&key, &Kind::Aws(Box::<Aws>::default()));
+                let keys = keys.map_err(|_| "the login is no key of AWS")?;
+                let service = aws::Service { url, region, name: "secretsmanager" };
+                service.secret(caller, &keys, (secret, version.as_ref()), field).await
+            }
+            Place::Gcp { url, name, .. } => gcp::secret(caller, &key, (url, name), field).await,
+            Place::Azure { url, name, version, .. } => {
+                azure::secret(caller, &key, (url, name, version.as_deref()), field).await
+            }
+            _ => Err("it is no cloud".into()),
+        }
+    }
+
+    fn caller(&self, (name, version): (&Name, u32), slot: String) -> Caller<'_> {
+        let uses = Use {
+            credential: name.clone(),
+            version: Some(version),
+            slot: Some(slot),
+            why: Why::default(),
+        };
+        Caller { via: Via::Gateway(self.gateway), purpose: PURPOSE, uses: Some(uses) }
+    }
+
+    /// What lies in our own vault: what the source asks its callers for.
+    fn own_secret(&self) -> Result<Secret, Failed> {
+        Ok(self.gateway.state().open(&self.credential.name, self.version)?)
+    }
+}
+
+/// What a source logs in with.
+pub(super) struct Key {
     pub(super) secret: Secret,
-    /// How long it is good for, if its source has said so.
-    pub(super) lease: Option<Duration>,
+    pub(super) version: u32,
 }
 
-/// Why nothing was.
-#[derive(Debug)]
-pub(super) struct Failed {
-    pub(super) why: &'static str,
-    /// It is not there any more: what was fetched before is not to be used either.
-    pub(super) gone: bool,
-    /// A refusal that is not about the source.
-    pub(super) own: Option<Refusal>,
-}
-
-impl From<&'static str> for Failed {
-    fn from(why: &'static str) -> Self {
-        Self { why, gone: false, own: None }
+impl Supplier {
+    /// The value of a credential that is for sources, and that may go there.
+    async fn login(&self, gateway: &Gateway, name: &Name, to: &Endpoint) -> Result<Key, Failed> {
+        let state = gateway.state();
+        let sealed = state.sealed.as_ref().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
+        let missing = "the credential that the source logs in with is not there, or is revoked";
+        let credential = state.credentials.get(name.as_str()).ok_or(missing)?;
+        let version = sealed.current(name).ok_or(missing)?;
+        if !credential.properties.for_sources {
+            return Err("the credential that the source logs in with is not for sources".into());
+        }
+        if !credential.is_bound_to(to.origin()) {
+            return Err("the credential that the source logs in with may not go there".into());
+        }
+        // One that logs in with another, and that with it, would wait for itself.
+        let own = credential.properties.source.as_ref().and_then(Source::cloud_login);
+        if matches!(own, Some(CloudLogin::Credential { .. })) {
+            return Err("the credential that the source logs in with is itself got by one".into());
+        }
+        let secret = if credential.is_supplied() {
+            use crate::supply::Supply as _;
+            self.supply(credential, version).await.map_err(|refusal| {
+                let why = refusal.reason.unwrap_or_default();
+                tracing::warn!(login = %name, code = %refusal.code, why, "a source's login cannot be had");
+                Failed::from("the value of the credential that the source logs in with cannot be had")
+            })?
+        } else {
+            state.open(name, version)?
+        };
+        Ok(Key { secret, version })
     }
-}
 
-impl From<Failed> for Refusal {
-    fn from(failed: Failed) -> Self {
-        failed.own.unwrap_or_else(|| Self::new(Code::SourceUnavailable).because(failed.why))
+    /// The cloud does not take it any more: another is made, where it is made.
+    fn login_failed(&self, gateway: &Gateway, name: &Name) {
+        use crate::supply::Supply as _;
+        let state = gateway.state();
+        let version = state.sealed.as_ref().and_then(|sealed| sealed.current(name));
+        if let (Some(credential), Some(version)) = (state.credentials.get(name.as_str()), version) {
+            self.rejected(credential, version);
+        }
     }
-}
-
-/// Fetches the secret of a credential from its source. `raw`: a kind makes something else of it, so
-/// that it need not fit into a header.
-pub(super) async fn fetch(
-    gateway: &Gateway,
-    used: (&Credential, u32),
-    source: &Source,
-    raw: bool,
-) -> Result<Fetched, Failed> {
-    let fetched = match &source.place {
-        Place::Vault { .. } => Caller { gateway, used }.vault(source).await?,
-        place => near(place.clone(), source.field.clone()).await?,
-    };
-    let sound = raw || fetched.secret.expose(|bytes| validate_secret(bytes, true).is_ok());
-    if sound { Ok(fetched) } else { Err("what lies there cannot be sent in a request".into()) }
 }
 
 /// What is on this machine. Files and programs may block.
@@ -88,17 +180,15 @@ async fn near(place: Place, field: Option<String>) -> Result<Fetched, Failed> {
 
 fn read_near(place: &Place, field: Option<&str>) -> Result<Fetched, Failed> {
     let bytes = match place {
-        Place::File { path } => file(Path::new(path))?,
+        Place::File { path } => remote::file(Path::new(path))?,
         Place::Systemd { credential } => {
             let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
                 .ok_or("there is no CREDENTIALS_DIRECTORY in the proxy's environment")?;
-            file(&PathBuf::from(directory).join(credential))?
+            remote::file(&PathBuf::from(directory).join(credential))?
         }
         Place::Env { variable } => {
-            let value = std::env::var_os(variable).ok_or_else(|| Failed {
-                gone: true,
-                ..Failed::from("the variable is not in the proxy's environment")
-            })?;
+            let value = std::env::var_os(variable)
+                .ok_or_else(|| Failed::gone("the variable is not in the proxy's environment"))?;
             Secret::new(value.into_encoded_bytes())
         }
         Place::Command { words } => {
@@ -108,33 +198,9 @@ fn read_near(place: &Place, field: Option<&str>) -> Result<Fetched, Failed> {
             })?;
             Secret::new(std::mem::take(&mut *printed))
         }
-        Place::Vault { .. } => return Err("it is not on this machine".into()),
+        _ => return Err("it is not on this machine".into()),
     };
     bytes.expose(|bytes| pick(bytes, field))
-}
-
-fn file(path: &Path) -> Result<Secret, Failed> {
-    let read = files::read_lent(path, FILE_LIMIT).or_else(|error| match error {
-        // As Kubernetes and others show secrets: a link into a directory of its own.
-        files::FileError::NotPlain(_) => files::read_lent(
-            &path.canonicalize().map_err(|e| files::FileError::Io(path.to_owned(), e))?,
-            FILE_LIMIT,
-        ),
-        other => Err(other),
-    });
-    let mut bytes = read.map_err(|error| {
-        tracing::warn!(%error, "a source's file cannot be read");
-        match error {
-            files::FileError::Missing(_) => {
-                Failed { gone: true, ..Failed::from("the file is gone") }
-            }
-            files::FileError::Loose(..) | files::FileError::Owner(..) => {
-                "the file is open to others, or somebody else's".into()
-            }
-            _ => Failed::from("the file cannot be read"),
-        }
-    })?;
-    Ok(Secret::new(std::mem::take(&mut *bytes)))
 }
 
 /// One field of a document, or all of a text, and how long it says that it is good for.
@@ -170,189 +236,6 @@ fn expiry(document: &Value) -> Option<Result<Duration, Failed>> {
         Some(_) => Err("what it gave has expired already".into()),
         None => Err("what it says of its expiry cannot be read".into()),
     })
-}
-
-/// A field by its name, or by a JSON pointer.
-fn text_of(document: &Value, field: &str) -> Result<Secret, Failed> {
-    let found = if field.starts_with('/') { document.pointer(field) } else { document.get(field) };
-    match found {
-        Some(Value::String(text)) => Ok(Secret::new(text.as_bytes().to_vec())),
-        Some(Value::Number(number)) => Ok(Secret::new(number.to_string().into_bytes())),
-        Some(_) => Err("the field is no text".into()),
-        None => Err("the field is not there".into()),
-    }
-}
-
-/// Who calls, and for which credential.
-struct Caller<'a> {
-    gateway: &'a Gateway,
-    used: (&'a Credential, u32),
-}
-
-impl Caller<'_> {
-    async fn vault(&self, source: &Source) -> Result<Fetched, Failed> {
-        let Place::Vault { url, path, login, namespace } = &source.place else {
-            return Err("it is no vault".into());
-        };
-        let mut headers = HeaderMap::new();
-        headers.insert("x-vault-request", HeaderValue::from_static("true"));
-        if let Some(namespace) = namespace {
-            let value = HeaderValue::try_from(namespace).map_err(|_| "its namespace is none")?;
-            headers.insert("x-vault-namespace", value);
-        }
-        let (token, session) = self.log_in(url, login, &headers).await?;
-        headers.insert(HeaderName::from_static("x-vault-token"), sensitive(&token)?);
-        let endpoint = url.at(&format!("/v1/{path}"));
-        let reply = self.call(Method::GET, &endpoint, headers, Bytes::new()).await?;
-        let answer =
-            document(&reply, "the vault refuses the token: it has expired, or may not read this")?;
-        let data = answer.get("data").ok_or("the vault's answer has no data")?;
-        // KV version 2 has the secret one level further down, beside what it says of its versions.
-        let inner = data.get("data").filter(|_| data.get("metadata").is_some());
-        let secret = match &source.field {
-            Some(field) => text_of(inner.unwrap_or(data), field)?,
-            None => only_field(inner.unwrap_or(data))?,
-        };
-        let leased =
-            answer.get("lease_id").and_then(Value::as_str).is_some_and(|id| !id.is_empty());
-        let lease = seconds(&answer, "lease_duration").filter(|_| leased);
-        // A lease ends with the token that it was given to.
-        let lease = lease.map(|lease| session.map_or(lease, |session| lease.min(session)));
-        Ok(Fetched { secret, lease })
-    }
-
-    /// A token, and how long it is good for where that is known.
-    async fn log_in(
-        &self,
-        url: &Endpoint,
-        login: &VaultLogin,
-        headers: &HeaderMap,
-    ) -> Result<(Secret, Option<Duration>), Failed> {
-        let (mount, body) = match login {
-            VaultLogin::Token => return Ok((self.own_secret()?, None)),
-            VaultLogin::TokenFile { path } => return Ok((trimmed(&read_apart(path).await?), None)),
-            VaultLogin::Approle { role, mount } => {
-                let secret = self.own_secret()?;
-                let body = secret.expose(|id| {
-                    json!({"role_id": role, "secret_id": String::from_utf8_lossy(id)}).to_string()
-                });
-                (mount, body)
-            }
-            VaultLogin::Kubernetes { role, mount } => {
-                let jwt = trimmed(&read_apart(SERVICE_ACCOUNT).await?);
-                let body = jwt.expose(|jwt| {
-                    json!({"role": role, "jwt": String::from_utf8_lossy(jwt)}).to_string()
-                });
-                (mount, body)
-            }
-        };
-        let endpoint = url.at(&format!("/v1/auth/{mount}/login"));
-        let body = Bytes::from_owner(zeroize::Zeroizing::new(body.into_bytes()));
-        let reply = self.call(Method::POST, &endpoint, headers.clone(), body).await?;
-        let answer = match reply.status {
-            StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
-                return Err("the vault refuses the login".into());
-            }
-            _ => document(&reply, "the vault refuses the login")?,
-        };
-        let auth = answer.get("auth").ok_or("the vault's answer to the login has no token")?;
-        Ok((text_of(auth, "client_token")?, seconds(auth, "lease_duration")))
-    }
-
-    /// What lies in our own vault: what the source asks its callers for.
-    fn own_secret(&self) -> Result<Secret, Failed> {
-        let (credential, version) = self.used;
-        let opened = self.gateway.state().open(&credential.name, version);
-        opened.map_err(|refusal| Failed { own: Some(refusal), ..Failed::from("") })
-    }
-
-    async fn call(
-        &self,
-        method: Method,
-        endpoint: &Endpoint,
-        headers: HeaderMap,
-        body: Bytes,
-    ) -> Result<Reply, Failed> {
-        let (credential, version) = self.used;
-        let uses = Use {
-            credential: credential.name.clone(),
-            version: Some(version),
-            slot: Some("source".to_owned()),
-            why: crate::record::Why::default(),
-        };
-        let errand = Errand {
-            purpose: PURPOSE,
-            uses: Some(uses),
-            endpoint,
-            method,
-            headers,
-            body,
-            within: Some(WITHIN),
-        };
-        self.gateway.errand(errand).await.map_err(|refusal| no_answer(&refusal))
-    }
-}
-
-async fn read_apart(path: &str) -> Result<Secret, Failed> {
-    let path = PathBuf::from(path);
-    let read = tokio::task::spawn_blocking(move || file(&path)).await;
-    // That a login is gone says nothing of the secret.
-    let read = read.unwrap_or_else(|_| Err("it could not be read".into()));
-    read.map_err(|failed| Failed { gone: false, ..failed })
-}
-
-fn trimmed(secret: &Secret) -> Secret {
-    secret.expose(|bytes| Secret::new(bytes.trim_ascii().to_vec()))
-}
-
-fn sensitive(secret: &Secret) -> Result<HeaderValue, Failed> {
-    let value = secret.expose(HeaderValue::from_bytes);
-    let mut value = value.map_err(|_| "the login cannot be sent")?;
-    value.set_sensitive(true);
-    Ok(value)
-}
-
-fn seconds(value: &Value, name: &str) -> Option<Duration> {
-    value.get(name)?.as_u64().filter(|seconds| *seconds > 0).map(Duration::from_secs)
-}
-
-fn only_field(data: &Value) -> Result<Secret, Failed> {
-    match data.as_object().map(|fields| fields.keys().collect::<Vec<_>>()).as_deref() {
-        Some([one]) => text_of(data, one),
-        _ => Err("there is more than one field, and none is named".into()),
-    }
-}
-
-/// The answer's document; `forbidden` is what a 403 means here.
-fn document(reply: &Reply, forbidden: &'static str) -> Result<Value, Failed> {
-    let read = || reply.body.expose(|body| serde_json::from_slice::<Value>(body).ok());
-    match reply.status.as_u16() {
-        200 => read().ok_or_else(|| "the vault's answer is no JSON".into()),
-        401 | 403 => Err(forbidden.into()),
-        404 => Err(Failed { gone: true, ..Failed::from("there is no such secret in the vault") }),
-        429 | 472 | 473 => Err("the vault is a standby, or asks for fewer calls".into()),
-        503 => {
-            let sealed = read().is_some_and(|body| body.to_string().contains("sealed"));
-            Err(if sealed { "the vault is sealed" } else { "the vault is not available" }.into())
-        }
-        _ => Err("the vault failed".into()),
-    }
-}
-
-/// The agent hears nothing of where the call went; its own record says it.
-fn no_answer(refusal: &Refusal) -> Failed {
-    tracing::warn!(code = %refusal.code, detail = %refusal.detail, "a source could not be asked");
-    match refusal.code {
-        Code::ResponseTimeout => "the vault did not answer in time".into(),
-        Code::ConnectTimeout => "the vault could not be connected to in time".into(),
-        Code::ConnectFailed => "the vault does not accept a connection".into(),
-        Code::DnsError => "the vault's name does not resolve".into(),
-        Code::CertificateInvalid => "the vault's certificate does not verify".into(),
-        Code::TlsFailed => "TLS with the vault failed".into(),
-        Code::AddressForbidden => "the vault's address is closed to the proxy".into(),
-        Code::AuditUnavailable => Failed { own: Some(refusal.clone()), ..Failed::from("") },
-        _ => "the vault broke off".into(),
-    }
 }
 
 #[cfg(test)]

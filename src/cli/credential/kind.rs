@@ -232,6 +232,50 @@ impl KindArgs {
         Ok(Some((kind, material.to_secret())))
     }
 
+    /// The kind of what lies elsewhere, whatever that is.
+    pub(super) fn of_what_lies_elsewhere(
+        &self,
+        provider: Option<&Provider>,
+    ) -> Result<Option<Kind>, Failure> {
+        let Some(kind) = self.kind else { return Ok(None) };
+        if self.client_secret_from_env.is_some() || self.client_secret_from_file.is_some() {
+            return Err(Failure::usage("with --source, the client secret lies there too").help(
+                "have a JSON object there with each secret by its name: refresh_token, client_secret",
+            ));
+        }
+        let nothing = Secret::new(b"{}".to_vec());
+        let (kind, _) = match kind {
+            KindName::Totp => {
+                return Err(Failure::usage("a one-time password cannot be made of a source")
+                    .help("keep the seed in this vault"));
+            }
+            KindName::GoogleServiceAccount => {
+                let issuer = self.issuer.clone();
+                let issuer = issuer.ok_or_else(|| {
+                    Failure::usage("nothing says whose key lies there")
+                        .help("name its client_email with --issuer")
+                })?;
+                let known = || "https://oauth2.googleapis.com/token".parse();
+                let endpoint = self.token_endpoint.clone().map_or_else(known, Ok);
+                let endpoint = endpoint.map_err(|e| Failure::new(format!("Google: {e}")))?;
+                let mut oauth = self.described(OauthGrant::JwtBearer, endpoint);
+                oauth.issuer = Some(issuer);
+                (Kind::Oauth(Box::new(oauth)), Material::default())
+            }
+            KindName::Aws => self.aws(&nothing)?,
+            KindName::GithubApp => self.github_app(&nothing)?,
+            KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &nothing)?,
+            KindName::OauthClientCredentials => {
+                self.oauth(OauthGrant::ClientCredentials, provider, &nothing)?
+            }
+            KindName::OauthTokenExchange => {
+                self.oauth(OauthGrant::TokenExchange, provider, &nothing)?
+            }
+            KindName::OauthJwtBearer => self.oauth(OauthGrant::JwtBearer, provider, &nothing)?,
+        };
+        Ok(Some(kind))
+    }
+
     /// Has the kind be that of a refresh token, which a person is about to give.
     pub(super) fn connects(&mut self) {
         self.kind = Some(KindName::OauthRefresh);

@@ -2,7 +2,7 @@
 
 use super::Value;
 use crate::app::Failure;
-use crate::credential::{Beside, ELSEWHERE, Endpoint, Source, VaultLogin};
+use crate::credential::{Beside, ELSEWHERE, Endpoint, Source};
 use crate::document::parse_duration;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -11,17 +11,24 @@ use crate::secret::Secret;
 #[derive(Debug, Default, clap::Args)]
 #[command(next_help_heading = "Sources")]
 pub(super) struct SourceArgs {
-    /// Where the secret lies: `vault:PATH#FIELD`, `file:PATH`, `env:NAME`, `systemd:NAME` or
-    /// `command:LIST`; docs/SOURCES.md has all about each
-    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["kind", "captured", "honeytoken"])]
+    /// Where the secret lies: `vault:PATH#FIELD`, `aws:SECRET#FIELD`, `gcp:NAME`, `azure:NAME`,
+    /// `file:PATH`, `env:NAME`, `systemd:NAME` or `command:LIST`; docs/SOURCES.md has all about each
+    #[arg(long, value_name = "SOURCE", conflicts_with_all = ["captured", "honeytoken"])]
     source: Option<String>,
-    /// Where the other vault listens
+    /// Where the other vault listens; AWS and Google are known
     #[arg(long, value_name = "URL", requires = "source")]
     source_url: Option<Endpoint>,
-    /// How it knows us: token (the default) or `approle:ROLE_ID`, whose secret half is given as a secret
-    /// is; token-file:PATH; kubernetes:ROLE
+    /// How it knows us. A vault: token (the default) or `approle:ROLE_ID`, whose secret half is given
+    /// as a secret is; token-file:PATH; kubernetes:ROLE. A cloud: credential:NAME; instance;
+    /// environment; web-identity
     #[arg(long, value_name = "LOGIN", requires = "source")]
-    source_login: Option<VaultLogin>,
+    source_login: Option<String>,
+    /// The region of AWS, where the secret's ARN does not say it
+    #[arg(long, value_name = "REGION", requires = "source")]
+    source_region: Option<String>,
+    /// Which version: of AWS a label such as AWSPREVIOUS, or id:ID; by default the current one
+    #[arg(long, value_name = "VERSION", requires = "source")]
+    source_version: Option<String>,
     /// The other vault's namespace
     #[arg(long, value_name = "NAME", requires = "source")]
     source_namespace: Option<String>,
@@ -50,6 +57,8 @@ impl SourceArgs {
             url: self.source_url.clone(),
             login: self.source_login.clone(),
             namespace: self.source_namespace.clone(),
+            region: self.source_region.clone(),
+            version: self.source_version.clone(),
         };
         let mut source = Source::parse(text, beside)
             .map_err(|error| Failure::usage(format!("--source '{text}': {error}")))?;

@@ -7,6 +7,7 @@ use super::{Value, kind};
 use crate::app::{Failure, Opened, Probed, probe};
 use crate::cli::{output, runtime};
 use crate::config::MAX_GRACE;
+use crate::credential::Source;
 use crate::document::{parse_duration, show_duration};
 use crate::reference::Name;
 use crate::vault::Promotion;
@@ -56,9 +57,12 @@ pub(super) fn rotate(opened: &mut Opened, args: &Rotate) -> Result<(), Failure> 
     // Asked before the secret is: a wrong name should not cost a paste.
     let known = opened.vault.credential(name)?;
     let prompt = format!("New secret of {name}: ");
-    let secret = match &known.properties.kind {
-        Some(kind) => kind::rotated(opened, name, kind, &args.value.read_any(&prompt)?)?,
-        None => args.value.read(&prompt)?,
+    let secret = match (&known.properties.kind, &known.properties.source) {
+        // What a kind makes its value of lies elsewhere; what lies here is the login there.
+        (_, Some(source)) if source.wants_login() => args.value.read(&prompt)?,
+        (_, Some(source)) => return Err(nothing_here(name, source)),
+        (Some(kind), None) => kind::rotated(opened, name, kind, &args.value.read_any(&prompt)?)?,
+        (None, None) => args.value.read(&prompt)?,
     };
     if args.stage {
         let version = opened.vault.stage(name, &secret)?;
@@ -71,6 +75,11 @@ pub(super) fn rotate(opened: &mut Opened, args: &Rotate) -> Result<(), Failure> 
     let promotion = opened.vault.rotate_with_grace(name, &secret, seconds(grace))?;
     opened.changed()?;
     say("rotated", name, promotion, grace)
+}
+
+fn nothing_here(name: &Name, source: &Source) -> Failure {
+    Failure::usage(format!("{name} has no secret in this vault: it comes from {source}"))
+        .help("change it there; it is followed by itself")
 }
 
 pub(super) fn promote(opened: &mut Opened, args: &Promote) -> Result<(), Failure> {

@@ -1,12 +1,18 @@
 //! Credentials whose secrets lie elsewhere: in a real OpenBao server that is sealed, stopped, slow and
-//! shut to us, in files, and in what programs print.
+//! shut to us, in AWS as moto plays it, in origins that answer as Google and Azure document it, in
+//! files, and in what programs print.
 //!
 //! The server is installed once under `target/`; where that fails, these tests fail.
 #![allow(missing_docs, unreachable_pub, dead_code)]
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
 #![allow(clippy::doc_markdown, clippy::unnecessary_debug_formatting, clippy::assigning_clones)]
 
+#[path = "../support/mod.rs"]
 mod support;
+
+mod aws;
+mod clouds;
+mod kinds;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -180,6 +186,17 @@ impl Stage {
         self.home.locum_with(&arguments, login.as_bytes()).ok();
     }
 
+    /// The same in the place of what is there, in a proxy that runs.
+    #[track_caller]
+    fn add_instead(&self, source: &[&str]) {
+        let added = || self.events("credential-added").len();
+        let before = added();
+        self.home.locum(&["credential", "remove", "main"]).ok();
+        self.add(source, "");
+        // It is recorded when it is in force.
+        eventually("it is in force", SOON, || (added() > before).then_some(()));
+    }
+
     fn ask(&self, serve: &Serve) -> Answer {
         serve.tunnel(&self.agent, HOST).ask(request("GET", "/open/x", &[AUTHORIZED], ""))
     }
@@ -192,10 +209,16 @@ impl Stage {
     /// Asks until the origin is shown this.
     #[track_caller]
     fn until_shown(&self, serve: &Serve, value: &str) {
-        eventually("it is shown", SOON, || {
+        let start = std::time::Instant::now();
+        loop {
             let answer = self.ask(serve);
-            (answer.status == 200 && self.shown() == value).then_some(())
-        });
+            if answer.status == 200 && self.shown() == value {
+                return;
+            }
+            let reason = || if answer.status == 503 { self.reason() } else { answer.text() };
+            assert!(start.elapsed() < SOON, "not shown within {SOON:?}: {}", reason());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     /// Asks until it is refused for want of a source; how often the last value went out before.
@@ -422,6 +445,80 @@ fn a_dynamic_lease_is_renewed_before_it_ends() {
     scene.home.never_leaks(&values, &[("log", serve.log().as_bytes())]);
 }
 
+/// A pod's token, as Kubernetes signs it; the vault's JWT method checks the same, and reads the same call.
+fn pod_token(key: &rcgen::KeyPair, audience: &str) -> String {
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key.serialize_der());
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap().as_secs();
+    let part = |value: Value| data_encoding::BASE64URL_NOPAD.encode(value.to_string().as_bytes());
+    let claims = serde_json::json!({
+        "iss": "https://kubernetes.default.svc", "sub": "system:serviceaccount:prod:locum",
+        "aud": [audience], "iat": now, "nbf": now - 5, "exp": now + 600,
+    });
+    let signed = format!("{}.{}", part(serde_json::json!({"alg": "ES256"})), part(claims));
+    let random = aws_lc_rs::rand::SystemRandom::new();
+    let signature = pair.unwrap().sign(&random, signed.as_bytes()).unwrap();
+    format!("{signed}.{}", data_encoding::BASE64URL_NOPAD.encode(signature.as_ref()))
+}
+
+#[test]
+fn the_token_of_a_pod_is_read_anew_at_each_login() {
+    let scene = Stage::new();
+    let bao = Bao::start();
+    bao.let_in(&scene.home);
+    let value = canary();
+    bao.put(&value);
+    let key = rcgen::KeyPair::generate().unwrap();
+    let public = bao.directory.path().join("pods.pem");
+    fs::write(&public, key.public_key_pem()).unwrap();
+    bao.bao(&["auth", "enable", "jwt"]);
+    let keys = format!("jwt_validation_pubkeys=@{}", public.display());
+    bao.bao(&["write", "auth/jwt/config", &keys]);
+    let role = ["role_type=jwt", "user_claim=sub", "bound_audiences=vault", "token_policies=locum"];
+    bao.bao(&[&["write", "auth/jwt/role/locum"][..], &role].concat());
+    let pod = tempfile::tempdir().unwrap();
+    let file = pod.path().join("token");
+    private(&file, &pod_token(&key, "vault"));
+    let (url, login) = (bao.url(), format!("kubernetes:locum@jwt,{}", file.display()));
+    let times = ["--source-refresh", "1s", "--source-stale", "3s"];
+    let source =
+        ["--source", "vault:kv/data/billing", "--source-url", &url, "--source-login", &login];
+    scene.add(&[&source[..], &times].concat(), "");
+    let serve = scene.home.serve();
+    scene.until_shown(&serve, &value);
+    // That of another pod, and then its own, renewed.
+    private(&file, &pod_token(&key, "another"));
+    scene.until_refused(&serve, &value);
+    assert_eq!(scene.reason(), "the vault refuses the login");
+    let renewed = pod_token(&key, "vault");
+    private(&file, &renewed);
+    scene.until_shown(&serve, &value);
+    // That the login is gone says nothing of the secret: the last value is used for a while.
+    fs::remove_file(&file).unwrap();
+    assert!(scene.until_refused(&serve, &value) > 0);
+    assert_eq!(scene.reason(), "the file is gone");
+    scene.home.never_leaks(&[&value, &renewed], &[("log", serve.log().as_bytes())]);
+}
+
+/// Bitwarden's own client, which has no server here to log in at: what it says then is what one finds.
+#[test]
+fn a_client_that_is_locked_says_so_in_the_log() {
+    let client = Tools::node_as("node-bitwarden", &["@bitwarden/cli@2026.6.0"]);
+    let scene = Stage::new();
+    let program = client.path.join("node_modules/.bin/bw");
+    let source = format!(
+        "command:[\"{}\",\"get\",\"password\",\"billing\",\"--nointeraction\"]",
+        program.display()
+    );
+    scene.add(&["--source", &source], "");
+    let mut command = scene.home.command(&["serve"]);
+    command.env("BITWARDENCLI_APPDATA_DIR", scene.home.work().join("bitwarden"));
+    let serve = Serve::start_as(&scene.home, command.stdin(Stdio::null()));
+    scene.until_refused(&serve, "");
+    assert_eq!(scene.reason(), "its program failed, or took too long");
+    assert!(serve.log().contains("You are not logged in"), "{}", serve.log());
+}
+
 fn private(path: &Path, text: &str) {
     let new = path.with_extension("new");
     fs::write(&new, text).unwrap();
@@ -458,9 +555,8 @@ fn files_and_what_programs_print() {
     // A program, which says when what it prints ends.
     let end = jiff_like(3600);
     private(&file, &format!("{{\"Version\":1,\"Expiration\":\"{end}\",\"token\":\"{second}\"}}"));
-    scene.home.locum(&["credential", "remove", "main"]).ok();
     let source = format!("command:[\"/bin/cat\",\"{path}\"]#token");
-    scene.add(&[&["--source", &source], &short[..]].concat(), "");
+    scene.add_instead(&[&["--source", &source], &short[..]].concat());
     scene.until_shown(&serve, &second);
     scene.home.never_leaks(&[&first, &second], &[("log", serve.log().as_bytes())]);
 }

@@ -1,0 +1,211 @@
+//! A request from its head to its permit: read, known by its agent, decided on, admitted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::approval;
+use super::body::{Ungathered, Upload};
+use super::exchange::{named, refused};
+use super::ledger::Ledger;
+use super::queue;
+use super::{Caller, Gateway, State, unix_now};
+use crate::agent::Identity;
+use crate::inject::References;
+use crate::outcome::{Code, Refusal};
+use crate::policy::{Permit, Question};
+use crate::request::{BodyKind, BodyText, InboundRequest, is_coded};
+
+/// A request that waits for its decision.
+pub(super) struct Asked<'a> {
+    pub(super) gateway: &'a Arc<Gateway>,
+    pub(super) caller: &'a Caller,
+    pub(super) who: Arc<Identity>,
+    pub(super) inbound: InboundRequest,
+}
+
+/// What was decided, and on which state.
+pub(super) struct Decided {
+    pub(super) state: Arc<State>,
+    references: References,
+    pub(super) decision: Result<Permit, Refusal>,
+    /// In which second of Unix time.
+    at: i64,
+}
+
+/// A request that may be sent, within its limits, and the state that says so.
+pub(super) struct Admitted {
+    pub(super) state: Arc<State>,
+    pub(super) references: References,
+    pub(super) permit: Permit,
+    /// In which second of Unix time.
+    pub(super) at: i64,
+}
+
+impl Asked<'_> {
+    /// Decides, on all of the request that has a say: its head, its body where a reference may be in
+    /// it, and a person where a rule wants one.
+    ///
+    /// # Errors
+    /// What a body or a person stands in the way with. It is recorded.
+    pub(super) async fn decided(
+        &mut self,
+        state: Arc<State>,
+        body: &mut Upload,
+        ledger: &mut Ledger,
+    ) -> Result<Decided, Refusal> {
+        let mut decided = self.decide(state).await;
+        // Why here: a reference in the body is decided on and recorded like those in the head, so a body
+        // that may hold one is read before, and only for an agent that may send the request at all.
+        if let Some(wanted) = self.wants_body(&decided).filter(|_| !body.is_empty()) {
+            let read = self.read(body, wanted).await;
+            read.map_err(|refusal| refused(ledger, &decided.state, refusal, &[]))?;
+            ledger.identify(Arc::clone(&self.who));
+            decided = self.decide(self.gateway.state()).await;
+        }
+        // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
+        // secret and reached nobody.
+        approval::obtain(self, decided, body, ledger).await
+    }
+
+    /// Decides. What was given a moment ago is no reason to refuse. Asked for whatever stands in the
+    /// way, so that the time of the answer does not tell a reference to nothing from a forbidden one.
+    pub(super) async fn decide(&self, state: Arc<State>) -> Decided {
+        let decided = self.decide_on(state);
+        let refers = decided.references.any();
+        if decided.decision.is_err() && refers && self.gateway.look_again().await {
+            return self.decide_on(self.gateway.state());
+        }
+        decided
+    }
+
+    fn decide_on(&self, state: Arc<State>) -> Decided {
+        let references = References::locate(&self.inbound, &state.credentials);
+        let (index, at) = (&state.credentials, unix_now());
+        let decision = state.policy.authorize(&self.who, &self.inbound, &references, index, at);
+        Decided { state, references, decision, at }
+    }
+
+    fn wants_body(&self, decided: &Decided) -> Option<Wanted> {
+        let permit = decided.decision.as_ref().ok()?;
+        let Decided { state, references, at, .. } = decided;
+        let moment = (&*state.credentials, *at);
+        let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment);
+        // What a signature is over, where its client does not say it.
+        let digested = || references.wants_digest(&self.inbound).then_some(BodyKind::Whole);
+        let kind = kind.or_else(digested)?;
+        Some(Wanted { kind, idle: permit.timeouts().idle })
+    }
+
+    /// Reads the body, or says why it cannot be.
+    async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
+        let digested = wanted.kind == BodyKind::Whole;
+        if is_coded(self.inbound.headers()) && !digested {
+            let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
+            return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
+        }
+        let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
+        let bytes = self.gathered(body, most, wanted.idle).await?;
+        self.inbound.take_body(BodyText::read(bytes, wanted.kind));
+        // Whoever sends slowly has the labels of then no longer.
+        let state = self.gateway.state();
+        self.renew(&state);
+        Ok(())
+    }
+
+    /// All of the body, which is sent from memory then.
+    pub(super) async fn whole(&self, body: &mut Upload) -> Result<Bytes, Refusal> {
+        match body.gathered() {
+            Some(bytes) => Ok(bytes),
+            None if body.is_empty() => Ok(Bytes::new()),
+            None => self.gathered(body, self.gateway.limits.body_slot, None).await,
+        }
+    }
+
+    async fn gathered(
+        &self,
+        body: &mut Upload,
+        most: usize,
+        idle: Option<Duration>,
+    ) -> Result<Bytes, Refusal> {
+        let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
+        let bytes = body.gather(most, idle).await.map_err(unread)?;
+        // That may have taken long.
+        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
+            return Err(Refusal::new(Code::AgentRevoked));
+        }
+        Ok(bytes)
+    }
+
+    /// The labels of the agent as they are now.
+    pub(super) fn renew(&mut self, state: &State) {
+        self.who = state.authn.relabelled(&self.who);
+    }
+}
+
+impl Decided {
+    /// The permit, within its limits and settled on the versions that it is about.
+    ///
+    /// # Errors
+    /// Why there is none. It is recorded.
+    pub(super) async fn admitted(
+        self,
+        asked: &Asked<'_>,
+        ledger: &mut Ledger,
+    ) -> Result<Admitted, Refusal> {
+        let Self { state, references, decision, at } = self;
+        ledger.refers(&references);
+        let outcome = decision.as_ref().map(drop).map_err(|refusal| refusal.code);
+        let question = Question {
+            who: &asked.who,
+            request: &asked.inbound,
+            references: &references,
+            index: &state.credentials,
+            at,
+        };
+        ledger.shadowed(state.policy.shadow(question, outcome));
+        let admitted = match decision {
+            Ok(permit) => admit(asked, &state, permit, (at, ledger)).await,
+            Err(refusal) => Err(refusal),
+        };
+        match admitted {
+            Ok(permit) => Ok(Admitted { state, references, permit, at }),
+            Err(refusal) => Err(refused(ledger, &state, refusal, &named(&references))),
+        }
+    }
+}
+
+async fn admit(
+    asked: &Asked<'_>,
+    state: &Arc<State>,
+    mut permit: Permit,
+    (at, ledger): (i64, &mut Ledger),
+) -> Result<Permit, Refusal> {
+    let Asked { gateway, who, inbound, .. } = asked;
+    // Why here: all that follows, a socket's own record of what it knows included, is of one version.
+    gateway.runs.settle(who, &mut permit, at);
+    gateway.spares.settle(&mut permit, at)?;
+    // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
+    ledger.hold(queue::admitted(gateway, state, (who, inbound), &permit).await?);
+    Ok(permit)
+}
+
+/// Why a body that is wanted whole is not to be had.
+pub(super) fn unread(why: Ungathered) -> Refusal {
+    match why {
+        Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
+        Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
+    }
+}
+
+/// The most bytes of a body that is read to be signed, unless `limits.body_slot` is more. What AWS takes
+/// in one request without a digest of its own: a model's input on Bedrock is the longest, with 25 MB.
+const SIGNED: usize = 32 << 20;
+
+/// A body that has to be read.
+struct Wanted {
+    kind: BodyKind,
+    idle: Option<Duration>,
+}

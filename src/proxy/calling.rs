@@ -1,0 +1,370 @@
+//! A permitted request on its way: filled, recorded, sent, and its answer on the way back.
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::{Response, StatusCode, Version};
+
+use super::asked::{Admitted, unread};
+use super::body::{Body, Upload};
+use super::breaker::Pass;
+use super::captured::Captures;
+use super::exchange::{Route, Way, answer, failed, named, refused};
+use super::interim::{Outlet, passing};
+use super::ledger::Ledger;
+use super::queue::still_stands;
+use super::retry::Plan;
+use super::socket::{self, AgentSide, Opening};
+use super::spares::{self, Tried, Verdict};
+use super::supplied::{make_ready, rejected, resolve, still_allowed};
+use super::withdrawal::Watch;
+use super::{Gateway, State};
+use crate::agent::Identity;
+use crate::host::Origin;
+use crate::inject::{self, OutboundRequest, Pending, References, Resolved, inject};
+use crate::outcome::Refusal;
+use crate::policy::{Permit, Timeouts};
+use crate::record::{Recorded, Use};
+use crate::request::InboundRequest;
+use crate::sign::sigv4::ChunkSigner;
+use crate::upstream::{Call, LastLook, Sent, Upgraded};
+
+/// The circumstances of a call, which are the same however often it is made.
+pub(super) struct Calling<'a> {
+    gateway: &'a Arc<Gateway>,
+    route: &'a Route,
+    state: Arc<State>,
+    who: Arc<Identity>,
+    references: References,
+    at: i64,
+    outlet: &'a Outlet,
+    version: Version,
+}
+
+/// Why there is no answer of the origin.
+enum Unanswered {
+    /// The call was not made. It is recorded.
+    Refused(Refusal),
+    /// The call was made, and came to nothing.
+    Failed(Refusal),
+}
+
+impl Unanswered {
+    /// What the agent is told. Of a call that was made, its failure is still to be recorded.
+    fn refusal(self) -> Refusal {
+        let (Self::Refused(refusal) | Self::Failed(refusal)) = self;
+        refusal
+    }
+}
+
+/// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
+type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>);
+
+/// A request that can be sent again.
+struct Again {
+    inbound: InboundRequest,
+    body: Upload,
+}
+
+impl<'a> Calling<'a> {
+    /// The call that was admitted, and by whose leave it is made.
+    pub(super) fn new(
+        gateway: &'a Arc<Gateway>,
+        (route, outlet, version): (&'a Route, &'a Outlet, Version),
+        who: Arc<Identity>,
+        admitted: Admitted,
+    ) -> (Self, Permit) {
+        let Admitted { state, references, permit, at } = admitted;
+        (Self { gateway, route, state, who, references, at, outlet, version }, permit)
+    }
+
+    /// The way back of the answer, and what is needed should it open a socket.
+    ///
+    /// # Errors
+    /// Why the request is not to be sent. It is recorded.
+    pub(super) fn prepared(
+        &self,
+        (inbound, body): (&InboundRequest, &Upload),
+        permit: &Permit,
+        ledger: &Ledger,
+        agent_side: Option<AgentSide>,
+    ) -> Result<(Way<'a>, Option<Opening>), Refusal> {
+        let refused = |refusal| self.refused(ledger, refusal);
+        let captures = Captures::of(self.gateway, &self.state, permit).map_err(refused)?;
+        let opening =
+            Opening::new(self.gateway, self.route, &self.who, inbound, permit, agent_side)
+                .map_err(refused)?;
+        let identities = (&self.route.caller.identity, &self.who);
+        let watch = Watch::of(self.gateway, identities, inbound, permit);
+        let (up, cut) = (body.uploaded(), &self.route.caller.cut);
+        Ok((Way { captures, up, version: self.version, cut, watch }, opening))
+    }
+
+    /// What the origin says to a request that is HTTP to its end.
+    ///
+    /// # Errors
+    /// Why it says nothing. It is recorded.
+    pub(super) async fn sent(
+        &self,
+        (inbound, mut body): (InboundRequest, Upload),
+        permit: &mut Permit,
+        ledger: &mut Ledger,
+        way: &mut Way<'_>,
+    ) -> Result<(Sent, Pending), Refusal> {
+        // Why here: whether it can be sent again is known before it is sent. In a box, as what follows
+        // from it: few need it, and all would have to have room for it.
+        let plan = Plan::of(self.gateway, &self.who, &inbound, permit);
+        let again = if plan.is_some() || spares::has_spare(permit, self.at) {
+            let again = Box::pin(self.again(permit, &inbound, &mut body)).await;
+            again.map_err(|refusal| self.refused(ledger, refusal))?
+        } else {
+            None
+        };
+        let called = match again {
+            None => {
+                let once = self.once((inbound, body), permit, ledger, true);
+                way.watch.over(pin!(once)).await
+            }
+            Some(again) => {
+                let until = self.until_answered((again, plan), permit, ledger);
+                way.watch.over(Box::pin(until).as_mut()).await
+            }
+        };
+        called.unwrap_or_else(|refusal| Err(self.cut_off(ledger, refusal))).map_err(|why| match why
+        {
+            Unanswered::Refused(refusal) => refusal,
+            Unanswered::Failed(refusal) => failed(ledger, refusal, way.up.bytes()),
+        })
+    }
+
+    /// The answer to the handshake of a socket, which the origin may decline.
+    ///
+    /// # Errors
+    /// Why there is none. It is recorded.
+    pub(super) async fn over_socket(
+        &self,
+        mut opening: Opening,
+        (mut inbound, body): (InboundRequest, Upload),
+        permit: Permit,
+        mut ledger: Ledger,
+        way: Way<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        let moment = (&*self.state.credentials, self.at);
+        if self.state.policy.wants_messages(&self.who, &inbound, &self.references, moment) {
+            inbound.without_extensions();
+            opening.read_messages(&permit);
+            if permit.is_supplied() {
+                opening.knows(make_ready(self.gateway, &self.state, &permit).await);
+            }
+        }
+        let pass = self.pass(&inbound, &ledger, true).map_err(Unanswered::refusal)?;
+        let recorded = self.recorded(inbound, &permit, &mut ledger, true).await;
+        let (recorded, principal, chunks) = recorded.map_err(Unanswered::refusal)?;
+        let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+        let origin = pending.origin().clone();
+        let still = || self.gateway.still(&self.state, &self.who, ledger.carried());
+        let call = call(&permit, (&origin, &principal), LastLook(&still));
+        match self.gateway.upstream().upgrade(request, call, opening.handshake()).await {
+            Ok(Upgraded::Switched(switched)) => {
+                pass.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
+                socket::open(self.gateway, opening, switched, pending, ledger).await
+            }
+            Ok(Upgraded::Declined(sent)) => {
+                pass.answered(sent.response.status().as_u16());
+                answer((sent, pending), ledger, way).await
+            }
+            Err(refusal) => {
+                pass.failed(refusal.code);
+                Err(failed(&ledger, refusal, way.up.bytes()))
+            }
+        }
+    }
+
+    /// The request as it is sent as often as need be, if all of it can be had.
+    async fn again(
+        &self,
+        permit: &Permit,
+        inbound: &InboundRequest,
+        body: &mut Upload,
+    ) -> Result<Option<Again>, Refusal> {
+        let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
+        let kept = body.keep(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
+        Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
+    }
+
+    /// Sends a request, and again with another credential as long as the origin does not accept the one
+    /// that it had, or as its rule has it sent again when the origin fails. Nothing of an answer has been
+    /// handed on by then.
+    async fn until_answered(
+        &self,
+        (again, mut plan): (Again, Option<Box<Plan>>),
+        permit: &mut Permit,
+        ledger: &mut Ledger,
+    ) -> Result<(Sent, Pending), Unanswered> {
+        let (mut tried, mut first) = (Tried::default(), true);
+        loop {
+            let request = (again.inbound.clone(), again.body.again());
+            let sent = self.once(request, permit, ledger, std::mem::take(&mut first)).await;
+            let end = match &sent {
+                Ok((sent, _)) => {
+                    let status = sent.response.status();
+                    match self.gateway.judge(permit, &mut tried, status, self.at) {
+                        Verdict::Take => Ok((status.as_u16(), sent.response.headers())),
+                        Verdict::Again => continue,
+                        Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
+                    }
+                }
+                Err(Unanswered::Failed(refusal)) => Err(refusal),
+                Err(Unanswered::Refused(_)) => return sent,
+            };
+            let Some(wait) = plan.as_mut().and_then(|plan| plan.next(self.gateway, end)) else {
+                return sent;
+            };
+            drop(sent);
+            tokio::time::sleep(wait).await;
+            // Why here: what was permitted before the wait may not be any more.
+            still_stands(self.gateway, &self.state, (&self.who, &again.inbound), permit)
+                .map_err(Unanswered::Failed)?;
+        }
+    }
+
+    /// Whether the request may go to its destination now: not to one that has failed again and again.
+    fn pass(
+        &self,
+        inbound: &InboundRequest,
+        ledger: &Ledger,
+        first: bool,
+    ) -> Result<Pass<'_>, Unanswered> {
+        let pass = Pass::ask(self.gateway, &self.who, inbound.origin());
+        pass.map_err(|refusal| self.unsent(ledger, refusal, &named(&self.references), first))
+    }
+
+    /// Sends a request once.
+    async fn once(
+        &self,
+        (inbound, body): (InboundRequest, Upload),
+        permit: &Permit,
+        ledger: &mut Ledger,
+        first: bool,
+    ) -> Result<(Sent, Pending), Unanswered> {
+        let pass = self.pass(&inbound, ledger, first)?;
+        let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
+        let (request, mut pending) =
+            recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+        let origin = pending.origin().clone();
+        // What comes before an answer of which a token is taken could have it too.
+        let takes = !permit.captures().is_empty();
+        let heard = if takes { None } else { self.outlet.listens(self.version) };
+        let still = || self.gateway.still(&self.state, &self.who, ledger.carried());
+        let call = Call {
+            interims: heard.as_ref(),
+            ..call(permit, (&origin, &principal), LastLook(&still))
+        };
+        let upstream = self.gateway.upstream();
+        let sending = upstream.send(request, call);
+        let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
+        let sent = match sent {
+            Ok(sent) => sent,
+            Err(refusal) => {
+                pass.failed(refusal.code);
+                return Err(Unanswered::Failed(refusal));
+            }
+        };
+        pass.answered(sent.response.status().as_u16());
+        if sent.response.status() == StatusCode::UNAUTHORIZED {
+            rejected(self.gateway, permit);
+        }
+        self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
+        Ok((sent, pending))
+    }
+
+    /// The request with its secrets in it, of which a record was written.
+    async fn recorded(
+        &self,
+        inbound: InboundRequest,
+        permit: &Permit,
+        ledger: &mut Ledger,
+        first: bool,
+    ) -> Result<Leaving, Unanswered> {
+        let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
+            self.unsent(ledger, refusal, uses, first)
+        };
+        let named = || named(&self.references);
+        let resolved = resolve(self.gateway, &self.state, permit)
+            .await
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        // Why here: a value may have been long in coming.
+        still_allowed(self.gateway, &self.state, (&self.who, &inbound), permit)
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        let mut outbound = self
+            .filled(inbound, permit, resolved)
+            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        // Why here: the last step before a byte may leave. No record, no call.
+        let uses = outbound.take_uses();
+        let chunks = outbound.take_chunks();
+        let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
+        let principal = inject::principal(workspace, agent, &uses);
+        let recorded = if first {
+            ledger.permit(outbound, &self.state, permit.rule(), &uses)
+        } else {
+            ledger.also(outbound, &self.state, permit.rule(), &uses)
+        };
+        let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
+        ledger.carries(uses);
+        Ok((recorded, principal, chunks))
+    }
+
+    /// The request with its secrets in it.
+    fn filled(
+        &self,
+        inbound: InboundRequest,
+        permit: &Permit,
+        resolved: Resolved,
+    ) -> Result<OutboundRequest, Refusal> {
+        if let Some(path) = inject::masked_path(&inbound, permit, &resolved) {
+            let moment = (&*self.state.credentials, self.at);
+            self.state.policy.holds_for(&self.who, &inbound, permit, &path, moment)?;
+        }
+        inject(inbound, permit, resolved)
+    }
+
+    /// Refuses before a call was made.
+    fn refused(&self, ledger: &Ledger, refusal: Refusal) -> Refusal {
+        refused(ledger, &self.state, refusal, &named(&self.references))
+    }
+
+    /// The end of a request that does not leave. One that was sent before has a record, and gets its
+    /// outcome.
+    fn unsent(&self, ledger: &Ledger, refusal: Refusal, uses: &[Use], first: bool) -> Unanswered {
+        if first {
+            Unanswered::Refused(refused(ledger, &self.state, refusal, uses))
+        } else {
+            Unanswered::Failed(refusal)
+        }
+    }
+
+    /// A call that was cut short because nothing allows it any more: before it was made, or after.
+    fn cut_off(&self, ledger: &Ledger, refusal: Refusal) -> Unanswered {
+        if ledger.is_permitted() {
+            return Unanswered::Failed(refusal);
+        }
+        Unanswered::Refused(refused(ledger, &self.state, refusal, &[]))
+    }
+}
+
+/// Where a call goes, and within which times.
+fn call<'c>(
+    permit: &Permit,
+    (origin, principal): (&'c Origin, &'c Arc<str>),
+    last_look: LastLook<'c>,
+) -> Call<'c> {
+    let Timeouts { response, idle } = permit.timeouts();
+    Call {
+        origin,
+        principal,
+        response_timeout: response,
+        idle_timeout: idle,
+        interims: None,
+        last_look: Some(last_look),
+    }
+}
