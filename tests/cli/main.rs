@@ -10,5 +10,4 @@ mod mistakes;
 mod policy;
 mod scan;
 mod secrets;
-mod value;
 mod vault;

@@ -87,7 +87,9 @@ fn values_are_listed_shown_and_removed_and_the_vault_keeps_them_through_everythi
 #[test]
 fn a_value_is_no_place_for_a_secret_or_for_what_leads_to_the_proxy() {
     let home = Home::new();
-    let key = format!("ghp_{}", "aB3".repeat(12));
+    let mut random = [0; 18];
+    getrandom::fill(&mut random).unwrap();
+    let key = format!("ghp_{}", data_encoding::HEXLOWER.encode(&random));
     let ran = home.locum(&["value", "set", "token", &key]);
     assert_eq!(ran.code, 64, "{}", ran.err);
     assert!(ran.err.contains("locum credential add") && !ran.err.contains(&key), "{}", ran.err);
