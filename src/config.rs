@@ -45,6 +45,8 @@ pub struct Config {
     pub credentials: Credentials,
     /// Requests that a person has to approve.
     pub approvals: Approvals,
+    /// What agents usually do.
+    pub anomalies: Anomalies,
     /// What Locum says of itself.
     pub log: Log,
     /// What clients may take.
@@ -288,6 +290,23 @@ impl Default for Credentials {
     }
 }
 
+/// `anomalies`: what agents usually do is learned, and what they do otherwise is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Anomalies {
+    /// `learn`: for how long, from when an agent is first seen with a credential. Default 7 d: a week has
+    /// all that most work has, the weekend included. `off` for nobody to look.
+    pub learn: Option<Duration>,
+    /// `volume`: how many times the requests and bytes of the busiest hour are told of. Default 4: days
+    /// differ by two or three times, and a key that is misused is used far more.
+    pub volume: u32,
+}
+
+impl Default for Anomalies {
+    fn default() -> Self {
+        Self { learn: Some(Duration::from_hours(7 * 24)), volume: 4 }
+    }
+}
+
 /// `log`: what Locum says of itself, on standard error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Log {
@@ -414,6 +433,7 @@ impl Config {
                 key: KeySource::File(home.join("master.key")),
             },
             approvals: Approvals::default(),
+            anomalies: Anomalies::default(),
             credentials: Credentials::default(),
             log: Log { level: Level::Info, format: LogFormat::Text },
             limits: Limits::default(),
@@ -466,6 +486,8 @@ impl Config {
             ("log.format", self.log.format == new.log.format),
             // Whom to tell is known from the start.
             ("approvals", self.approvals == new.approvals),
+            // What is learned is learned by one measure.
+            ("anomalies", self.anomalies == new.anomalies),
             // A live connection keeps the limits it began with; two sets at once would add up.
             ("limits", self.limits == new.limits),
         ];

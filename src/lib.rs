@@ -11,6 +11,7 @@
 )]
 
 pub mod agent;
+pub mod anomaly;
 pub mod app;
 pub mod approval;
 pub mod audit;

@@ -8,6 +8,7 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::anomaly;
 use crate::outcome::{Code, Complaint};
 
 type Counter = GenericCounter<AtomicU64>;
@@ -42,6 +43,7 @@ pub struct Metrics {
     circuits: IntGaugeVec,
     approvals: CounterVec,
     approvals_open: IntGauge,
+    anomalies: CounterVec,
     untrusted_ca: CounterVec,
     authentication_failures: CounterVec,
     authentication_slowed: Counter,
@@ -403,6 +405,12 @@ impl Metrics {
                 "locum_approvals_open",
                 "Requests that wait for a person now.",
             )?,
+            anomalies: counter_vec(
+                r,
+                "locum_anomalies_total",
+                "What was not as usual for an agent, by respect. Alert on any.",
+                &["kind"],
+            )?,
             untrusted_ca: counter_vec(
                 r,
                 "locum_untrusted_ca_total",
@@ -444,6 +452,9 @@ impl Metrics {
         }
         for kind in [TunnelKind::Intercepted, TunnelKind::Opaque, TunnelKind::WebSocket] {
             metrics.tunnels.with_label_values(&[kind.as_str()]);
+        }
+        for kind in anomaly::Kind::ALL {
+            metrics.anomalies.with_label_values(&[kind.as_str()]);
         }
         for result in Again::ALL {
             metrics.retries.with_label_values(&[result.as_str()]);
@@ -545,6 +556,11 @@ impl Metrics {
     /// Says how many questions are open.
     pub fn asking_open(&self, count: usize) {
         self.approvals_open.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    /// Counts something that was not as usual for an agent, by respect.
+    pub fn anomaly(&self, kind: anomaly::Kind) {
+        self.anomalies.with_label_values(&[kind.as_str()]).inc();
     }
 
     /// Counts a handshake of a client that does not trust the CA.

@@ -77,6 +77,10 @@ codes! {
     ApprovalDenied "approval-denied" 403 "http_request_denied"
         "A person refused to approve this request"
         "Do not send it again as it is; ask whoever runs the proxy why.";
+    /// A rule wants what is not as usual for the agent to be refused.
+    Unusual "unusual-request" 403 "http_request_denied"
+        "The request is not what this agent usually does"
+        "Send what the agent is made for, from where and when it usually runs; or ask whoever runs the proxy to accept what is new: `locum anomalies list` shows it.";
     /// A reference that cannot be resolved here: unknown, forbidden and wrong destination look alike.
     CredentialRefused "credential-refused" 403 "http_request_denied"
         "The credential that this request refers to cannot be used here"
@@ -332,6 +336,9 @@ pub mod reason {
     pub const NOT_FOR_THEM: &str = "the credential is another user's, or for other nodes";
     /// A credential was to be shown where its own tokens come from.
     pub const TO_ITS_SOURCE: &str = "the credential's own token endpoint gets it from Locum alone";
+    /// A rule refuses what is not as usual.
+    pub const UNUSUAL: &str =
+        "it is not as usual for this agent; the event `anomaly` of the same request says how";
     /// The agent came by a run token that leaves it other credentials.
     pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
 }

@@ -12,6 +12,7 @@ use super::checkup;
 use super::cores::Cores;
 use super::doors::{Doors, Gate, Giver, Inherited, SocketFile};
 use super::far_side::far_side;
+use super::habits::Habits;
 use super::handover::{Desk, HandedOver, Taken};
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
@@ -65,6 +66,7 @@ pub struct Proxy {
     gateway: Arc<Gateway>,
     supplier: Arc<Supplier>,
     questions: Arc<Questions>,
+    habits: Option<Arc<Habits>>,
     audit: Arc<AuditLog>,
     gates: Vec<Gate>,
     ops: Option<std::net::TcpListener>,
@@ -124,6 +126,7 @@ impl Proxy {
         let serving = serving(&config, &gates, ops.as_ref(), private);
         let own: Vec<SocketAddr> =
             gates.iter().filter_map(Gate::address).chain(serving.ops).collect();
+        let habits = Habits::open(&opened, &audit)?.map(Arc::new);
         let keeper = Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?;
         keeper.keep_certificates(certificates);
         let keeper = Arc::new(keeper);
@@ -139,6 +142,9 @@ impl Proxy {
         let questions = Arc::new(questions);
         questions.serves(&gateway);
         gateway.ask_with(Arc::<Questions>::clone(&questions));
+        if let Some(habits) = &habits {
+            habits.serve(&gateway);
+        }
         let supplier = Supplier::new(&gateway, &keeper)?;
         gateway.supply_with(Arc::<Supplier>::clone(&supplier));
         if !private {
@@ -153,6 +159,7 @@ impl Proxy {
             gateway,
             supplier,
             questions,
+            habits,
             audit,
             gates,
             ops,
@@ -200,6 +207,7 @@ impl Proxy {
             Arc::clone(&self.keeper),
             Arc::clone(&self.gateway),
             Arc::clone(&self.questions),
+            self.habits.clone(),
         ));
         let ops = self.ops.take().map(TcpListener::from_std).transpose();
         let ops = ops.map_err(|e| Failure::new(format!("ops.listen cannot be served: {e}")))?;
@@ -255,6 +263,9 @@ impl Proxy {
         }
         if taken.is_none() {
             self.files.iter().for_each(SocketFile::remove);
+        }
+        if let Some(habits) = &self.habits {
+            habits.save();
         }
         let closed = self.audit.close()?;
         tracing::info!(records = closed.seq, "stopped");
@@ -327,7 +338,12 @@ impl std::fmt::Debug for Proxy {
 }
 
 /// Keeps the proxy in step with its home, until it is stopped.
-async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questions>) {
+async fn look(
+    keeper: Arc<Keeper>,
+    gateway: Arc<Gateway>,
+    questions: Arc<Questions>,
+    habits: Option<Arc<Habits>>,
+) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
@@ -340,6 +356,7 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questio
         let keeper = Arc::clone(&keeper);
         let gateway = Arc::clone(&gateway);
         let questions = Arc::clone(&questions);
+        let habits = habits.clone();
         if asked {
             service::reloading();
         }
@@ -351,6 +368,9 @@ async fn look(keeper: Arc<Keeper>, gateway: Arc<Gateway>, questions: Arc<Questio
             keeper.anchor(false);
             gateway.upstream().sweep();
             questions.sweep(gateway.state().sealed.as_deref());
+            if let Some(habits) = habits {
+                habits.tend();
+            }
         });
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");

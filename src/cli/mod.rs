@@ -5,6 +5,7 @@
 //! an environment variable that is named.
 
 mod agent;
+mod anomalies;
 mod approvals;
 mod audit;
 mod ca;
@@ -23,6 +24,7 @@ mod serve;
 mod set;
 mod value;
 mod vault;
+mod wrapped;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -78,6 +80,9 @@ enum Command {
     /// Approve or refuse requests that a rule holds for a person
     #[command(subcommand, visible_alias = "approval")]
     Approvals(approvals::Command),
+    /// See what agents do that they usually do not
+    #[command(subcommand)]
+    Anomalies(anomalies::Command),
     /// Search and verify the audit log
     #[command(subcommand)]
     Audit(audit::Command),
@@ -138,6 +143,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&locate()?, command)),
+        Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, command)),

@@ -11,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, runtime};
-use crate::agent::{Context, Identity, Label, Proof, UserName};
+use crate::agent::{Context, Identity, Label, UserName};
 use crate::app::{
     Failure, Home, Opened, Proxy, ProxyOptions, Relay, Session, SessionOptions, SessionToken,
     mint_session, plan_session, start_log,
@@ -158,12 +158,8 @@ async fn start_private(
     opened.config.log.level = Level::Warn;
     start_log(&opened.config.log);
     let open_for = args.open_port.then(|| Identity {
-        workspace: opened.vault.workspace().clone(),
-        agent: user.agent.clone(),
-        token_id: token_id.into(),
         context: user.context.clone(),
-        proof: Proof::Token,
-        labels: crate::agent::Labels::default(),
+        ..Identity::new(opened.vault.workspace().clone(), user.agent.clone(), token_id)
     });
     Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
         .await

@@ -12,8 +12,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::{
-    Approvals, Audit, Breaker, Config, Credentials, Fsync, KeyPair, KeySource, Level, Limits,
-    Listen, Log, LogFormat, MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream,
+    Anomalies, Approvals, Audit, Breaker, Config, Credentials, Fsync, KeyPair, KeySource, Level,
+    Limits, Listen, Log, LogFormat, MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream,
     UpstreamHost, UpstreamProxy, Vault, Webhook, seconds,
 };
 use crate::credential::Endpoint;
@@ -32,6 +32,7 @@ const KEYS: &[&str] = &[
     "vault",
     "credentials",
     "approvals",
+    "anomalies",
     "log",
     "limits",
 ];
@@ -54,6 +55,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let vault = section(&mut map, "vault", base.vault, |r, n, base| vault(r, n, base, paths));
     let credentials = section(&mut map, "credentials", base.credentials, credentials);
     let approvals = section(&mut map, "approvals", base.approvals, |r, n, _| approvals(r, n));
+    let anomalies = section(&mut map, "anomalies", base.anomalies, anomalies);
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
     let (mut proxy, identity) = (proxy?.0, who?);
@@ -67,6 +69,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         vault: vault?,
         credentials: credentials?,
         approvals: approvals?,
+        anomalies: anomalies?,
         log: log?,
         limits: limits?,
     };
@@ -477,6 +480,21 @@ fn approvals<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Approvals> {
         return None;
     }
     Some(Approvals { webhook: url.zip(key).map(|(url, key)| Webhook { url, key }) })
+}
+
+fn anomalies<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    mut anomalies: Anomalies,
+) -> Option<Anomalies> {
+    let mut map = reader.map(node, &["learn", "volume"])?;
+    // In less than an hour nothing is learned; a year is forgotten.
+    let times = seconds(3600)..=seconds(365 * 24 * 3600);
+    let learn = map.optional("learn", |r, n| word_or_duration(r, n, &[("off", None)], times, Some));
+    set(&mut anomalies.learn, learn);
+    // The busiest hour itself is none that is remarkable.
+    set(&mut anomalies.volume, map.optional("volume", |r, n| r.integer(n, 2..=1000)));
+    Some(anomalies)
 }
 
 fn log<'d>(reader: &mut Reader<'d>, node: &'d Node, mut log: Log) -> Option<Log> {

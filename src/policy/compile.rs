@@ -254,6 +254,7 @@ impl Linker<'_> {
             meter: fields.limits.map(Meter::new),
             approval: fields.approval,
             cut_when_withdrawn: fields.cut.unwrap_or(false),
+            refuse_unusual: fields.refuse_unusual.unwrap_or(false),
         }
     }
 
@@ -408,7 +409,7 @@ impl Linker<'_> {
 }
 
 /// What a rule that denies has no use for.
-const DENY_HAS_NO: [&str; 10] = [
+const DENY_HAS_NO: [&str; 11] = [
     "tunnel",
     "inject",
     "misplaced",
@@ -419,6 +420,7 @@ const DENY_HAS_NO: [&str; 10] = [
     "limits",
     "approval",
     "on_withdrawal",
+    "anomalies",
 ];
 
 /// What cannot be seen, or done, from outside of a tunnel.

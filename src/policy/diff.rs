@@ -134,6 +134,7 @@ fn how(rule: &Rule) -> String {
         (rule.inject_always, "injected unasked"),
         (rule.refuse_misplaced, "misplaced references refused"),
         (rule.cut_when_withdrawn, "cut when it is withdrawn"),
+        (rule.refuse_unusual, "refused when it is unusual"),
         (
             rule.undecodable == crate::scrub::Undecodable::Pass,
             "answers that cannot be searched pass",
@@ -237,6 +238,7 @@ mod tests {
             "retry: {attempts: 2, on: [broken]}",
             "retry: {attempts: 2, idempotency_key: true}",
             "on_withdrawal: cut",
+            "anomalies: refuse",
             "approval: required",
             "approval: {answer: refuse}",
             "mode: shadow",

@@ -130,6 +130,8 @@ pub enum TunnelDecision {
         rule: Arc<str>,
         /// What the tunnel has to be let in by.
         meters: Meters,
+        /// Whether it is refused when it is not as usual for its agent.
+        refuse_unusual: bool,
     },
 }
 
@@ -152,6 +154,7 @@ pub struct Permit {
     meters: Meters,
     approval: Option<Approval>,
     cut_when_withdrawn: bool,
+    refuse_unusual: bool,
 }
 
 /// One credential that may enter the request, and where.
@@ -287,6 +290,12 @@ impl Permit {
     #[must_use]
     pub fn is_cut_when_withdrawn(&self) -> bool {
         self.cut_when_withdrawn
+    }
+
+    /// Whether the request is refused when it is not as usual for its agent.
+    #[must_use]
+    pub fn refuses_unusual(&self) -> bool {
+        self.refuse_unusual
     }
 
     /// Whether a person has to approve the request first.
@@ -547,6 +556,7 @@ impl Policy {
         opaque.map_or(TunnelDecision::Intercept, |rule: &Rule| TunnelDecision::Opaque {
             rule: Arc::clone(&rule.name),
             meters: rule.meters().and(bound),
+            refuse_unusual: rule.refuse_unusual || bound.is_some_and(|bound| bound.refuse_unusual),
         })
     }
 
@@ -588,16 +598,25 @@ impl Policy {
             approval: self.approval(&verdict),
             cut_when_withdrawn: rule.cut_when_withdrawn
                 || bound.is_some_and(|bound| bound.cut_when_withdrawn),
+            refuse_unusual: self.refuses_unusual(&verdict),
         })
     }
 
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
     /// ones that grant its credentials, and the organisation's.
     fn approval(&self, verdict: &Verdict) -> Option<Approval> {
+        self.standing_on(verdict).find_map(|rule| rule.approval)
+    }
+
+    /// Whether one of them wants what is not as usual to be refused.
+    fn refuses_unusual(&self, verdict: &Verdict) -> bool {
+        self.standing_on(verdict).any(|rule| rule.refuse_unusual)
+    }
+
+    fn standing_on<'p>(&'p self, verdict: &'p Verdict) -> impl Iterator<Item = &'p Rule> {
         let Verdict { rule, granted, always, bound } = verdict;
         let rules = once(*rule).chain(granted.iter().copied()).chain(*always).chain(*bound);
-        let mut approvals = rules.filter_map(|at| self.rules.get(at as usize)?.approval);
-        approvals.next()
+        rules.filter_map(|at| self.rules.get(at as usize))
     }
 
     /// How the body is written, if it has to be read before the request is decided on: when a

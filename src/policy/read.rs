@@ -51,6 +51,7 @@ pub(super) const PART_KEYS: &[&str] = &[
     "limits",
     "approval",
     "on_withdrawal",
+    "anomalies",
 ];
 
 pub(super) const RULE_KEYS: &[&str] = &[
@@ -79,6 +80,7 @@ pub(super) const RULE_KEYS: &[&str] = &[
     "limits",
     "approval",
     "on_withdrawal",
+    "anomalies",
 ];
 
 pub(super) const CHOICE_KEYS: &[&str] = &["labels"];
@@ -164,6 +166,7 @@ pub(super) struct Fields {
     pub(super) limits: Option<Limits>,
     pub(super) approval: Option<Approval>,
     pub(super) cut: Option<bool>,
+    pub(super) refuse_unusual: Option<bool>,
 }
 
 impl Fields {
@@ -183,7 +186,8 @@ impl Fields {
             to "to", methods "methods", paths "paths", query "query", headers "headers",
             users "users", runs "runs", when "when", uses "use", opaque "tunnel", always "inject",
             refuse_misplaced "misplaced", scrub "scrub", captures "capture", timeouts "timeouts",
-            retry "retry", websocket "websocket", limits "limits", approval "approval", cut "on_withdrawal"
+            retry "retry", websocket "websocket", limits "limits", approval "approval", cut "on_withdrawal",
+            refuse_unusual "anomalies"
         );
         twice
     }
@@ -341,6 +345,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
     let limits = given(map, "limits", read_limits);
     let approval = given(map, "approval", read_approval);
     let cut = given(map, "on_withdrawal", |r, n| r.choice(n, &[("cut", true), ("finish", false)]));
+    let unusual = given(map, "anomalies", |r, n| r.choice(n, &[("refuse", true), ("tell", false)]));
     // What is wrong is noted, and no policy comes of it; the rest is looked at further.
     Fields {
         to: to.flatten(),
@@ -363,6 +368,7 @@ fn read_fields(map: &mut Map<'_, '_>) -> Fields {
         limits: limits.flatten(),
         approval: approval.flatten(),
         cut: cut.flatten(),
+        refuse_unusual: unusual.flatten(),
     }
 }
 

@@ -60,6 +60,8 @@ pub(super) struct Rule {
     pub(super) approval: Option<Approval>,
     /// Whether requests are cut when it is withdrawn, and not finished.
     pub(super) cut_when_withdrawn: bool,
+    /// Whether what is not as usual for the agent is refused, and not only told of.
+    pub(super) refuse_unusual: bool,
 }
 
 /// Where a rule stands.

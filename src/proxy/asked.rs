@@ -8,6 +8,7 @@ use bytes::Bytes;
 use super::approval;
 use super::body::{Ungathered, Upload};
 use super::exchange::{named, refused};
+use super::habits;
 use super::ledger::Ledger;
 use super::queue;
 use super::{Caller, Gateway, State, unix_now};
@@ -190,6 +191,8 @@ async fn admit(
     gateway.spares.settle(&mut permit, at)?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
     ledger.hold(queue::admitted(gateway, state, (who, inbound), &permit).await?);
+    // Why here: what met a limit is no habit.
+    habits::look(asked.caller, &permit, ledger, at)?;
     Ok(permit)
 }
 

@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use http::StatusCode;
 
 use super::complaint::Listening;
+use super::habits::Habit;
 use super::withdrawal::Watch;
-use super::{Caller, Gateway, Near, State};
+use super::{Caller, Gateway, Near, State, unix_now};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::References;
@@ -17,7 +18,7 @@ use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
 use crate::record::{
-    Access, Decision, Event, Outcome, Recorded, RequestId, ShadowDecision, Use, Who,
+    Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
 };
 use crate::reference::Name;
 
@@ -45,6 +46,8 @@ pub(super) struct Ledger {
     shadow: Option<Box<Shadow>>,
     /// The credentials in the call that was permitted.
     uses: Vec<Use>,
+    /// What it is counted for when it is over.
+    habit: Option<Habit>,
 }
 
 impl Ledger {
@@ -79,6 +82,7 @@ impl Ledger {
             ticket: None,
             shadow: None,
             uses: Vec::new(),
+            habit: None,
         }
     }
 
@@ -171,13 +175,40 @@ impl Ledger {
         self.ticket.clone()
     }
 
+    /// Notes what it is counted for when it is over.
+    pub(super) fn counts_for(&mut self, habit: Habit) {
+        self.habit = Some(habit);
+    }
+
+    pub(super) fn habit(&self) -> Option<&Habit> {
+        self.habit.as_ref()
+    }
+
+    fn weigh(&self, moved: u64) {
+        if let Some(habit) = &self.habit {
+            habit.weigh(self, moved, unix_now());
+        }
+    }
+
+    pub(super) fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    pub(super) fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    pub(super) fn peer(&self) -> Peer {
+        self.near.peer
+    }
+
     fn charge(&self, up: u64, down: u64) {
         if let Some(ticket) = &self.ticket {
             ticket.charge(up, down, self.gateway.elapsed());
         }
     }
 
-    fn agent(&self) -> &str {
+    pub(super) fn agent(&self) -> &str {
         self.identity.as_ref().map_or("", |identity| identity.agent.as_str())
     }
 
@@ -235,6 +266,7 @@ impl Ledger {
         );
         (same.id, same.start) = (self.id, self.start);
         (same.method, same.path) = (self.method.clone(), self.path.clone());
+        same.habit.clone_from(&self.habit);
         same
     }
 
@@ -307,6 +339,7 @@ impl Ledger {
     /// Writes the outcome of a permitted request that got no answer from the origin.
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
         self.charge(up, 0);
+        self.weigh(up);
         self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
@@ -361,6 +394,7 @@ impl Drop for Ledger {
         }
         let up = self.up.bytes();
         self.charge(up, 0);
+        self.weigh(up);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::DownstreamAborted,
@@ -426,6 +460,7 @@ impl Tally {
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
+        self.ledger.weigh(up.saturating_add(down));
         let complaint = self.listening.as_ref().and_then(|listening| listening.complaint());
         let gateway = &self.ledger.gateway;
         if let Some(complaint) = complaint {
@@ -504,7 +539,7 @@ mod tests {
     use crate::metrics::Metrics;
     use crate::policy::Policy;
     use crate::proxy::Limits;
-    use crate::record::{AuditSink, Event, Peer, Unrecorded};
+    use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::upstream::{Settings, Upstream};
     use parking_lot::Mutex;

@@ -18,6 +18,7 @@ mod errand;
 mod exchange;
 mod expect;
 mod failures;
+mod habits;
 mod http1;
 mod inlet;
 mod inside;
@@ -53,6 +54,7 @@ pub use body::Body;
 pub use breaker::BreakerRule;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
+pub use habits::EVENT as ANOMALY_EVENT;
 pub use listener::{Door, Entrance, Leave, Listener, serve};
 
 use failures::Failures;
@@ -60,6 +62,7 @@ use listener::Doorkeeper;
 
 use crate::agent::Identity;
 use crate::agent::certificate::ClientCertificate;
+use crate::anomaly::{Baseline, Baselines};
 use crate::approval::Approvals;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
@@ -160,6 +163,7 @@ pub struct Gateway {
     supply: std::sync::OnceLock<Arc<dyn Supply>>,
     keep: std::sync::OnceLock<Arc<dyn Keep>>,
     approvals: std::sync::OnceLock<Arc<dyn Approvals>>,
+    baselines: std::sync::OnceLock<Arc<Baselines>>,
     tunnels: DashMap<Name, usize>,
     strangers: Bound,
     failures: Failures,
@@ -197,6 +201,7 @@ impl Gateway {
             supply: std::sync::OnceLock::new(),
             keep: std::sync::OnceLock::new(),
             approvals: std::sync::OnceLock::new(),
+            baselines: std::sync::OnceLock::new(),
             tunnels: DashMap::new(),
             strangers: Bound::default(),
             failures: Failures::new(limits.failure_delay),
@@ -229,6 +234,11 @@ impl Gateway {
     /// Says where questions to people are kept. Only the first call counts.
     pub fn ask_with(&self, approvals: Arc<dyn Approvals>) {
         let _already_set = self.approvals.set(approvals);
+    }
+
+    /// Says what agents usually do, to tell what they do not. Only the first call counts.
+    pub fn compare_with(&self, baselines: Arc<Baselines>) {
+        let _already_set = self.baselines.set(baselines);
     }
 
     /// The state of this moment.
@@ -466,6 +476,8 @@ pub struct Caller {
     pub client: Client,
     /// What ends its connection with a reset.
     cut: stream::Cut,
+    /// What it usually does, once that was asked.
+    baseline: std::sync::OnceLock<Arc<Baseline>>,
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! From a request on the proxy port to a tunnel: who asks, for which host, and what becomes of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, header};
@@ -14,6 +14,7 @@ use super::copy::copy;
 use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
 use super::failures::{Noted, Source};
+use super::habits;
 use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::interim::Outlet;
@@ -68,7 +69,8 @@ pub(super) async fn front(
         Err(refusal) => return anonymous(gateway, near, target.destination(), &refusal),
     };
     let client = Client::of(request.version(), request.headers());
-    let caller = Caller { near: near.clone(), identity, client, cut: end.cut.clone() };
+    let (near, cut, baseline) = (near.clone(), end.cut.clone(), OnceLock::new());
+    let caller = Caller { near, identity, client, cut, baseline };
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -263,8 +265,9 @@ async fn connect(
         }
     };
     match state.policy.tunnel(&caller.identity, &authority, &state.credentials, unix_now()) {
-        TunnelDecision::Opaque { rule, meters } => {
-            match open_opaque(gateway, &caller, authority.clone(), (&rule, &meters)).await {
+        TunnelDecision::Opaque { rule, meters, refuse_unusual } => {
+            let by = (&rule, &meters, refuse_unusual);
+            match open_opaque(gateway, &caller, authority.clone(), by).await {
                 Ok((upstream, ledger)) => {
                     let gateway = Arc::clone(gateway);
                     let inner = shutdown.clone();
@@ -292,7 +295,7 @@ async fn open_opaque(
     gateway: &Arc<Gateway>,
     caller: &Caller,
     authority: Authority,
-    (rule, meters): (&Arc<str>, &Meters),
+    (rule, meters, refuse_unusual): (&Arc<str>, &Meters, bool),
 ) -> Result<(Transport, Ledger), (Refusal, crate::record::RequestId)> {
     let state = gateway.state();
     let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
@@ -307,6 +310,8 @@ async fn open_opaque(
         .admit(&caller.identity.agent, &std::iter::empty(), gateway.elapsed())
         .map_err(|refusal| refused(&ledger, refusal.by(rule)))?;
     ledger.hold(ticket);
+    habits::look_at_tunnel(caller, refuse_unusual, &mut ledger, unix_now())
+        .map_err(|refusal| refused(&ledger, refusal.by(rule)))?;
     let recorded =
         ledger.permit(authority, &state, rule, &[]).map_err(|refusal| refused(&ledger, refusal))?;
     match gateway.upstream().tunnel(recorded).await {
@@ -470,7 +475,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Proof;
     use crate::authn::{Authenticate, Authenticators};
     use crate::credential::CredentialIndex;
     use crate::document::Source;
@@ -504,19 +508,13 @@ mod tests {
     fn an_opaque_tunnel_stands_no_longer_than_its_token_and_its_rule() {
         const OPAQUE: &str = "  - {name: web, agents: [a], to: ['https://*'], tunnel: opaque}\n";
         const NONE: &str = "  - {name: other, agents: [b], to: ['https://*'], tunnel: opaque}\n";
-        let identity = Identity {
-            workspace: "default".parse().unwrap(),
-            agent: "a".parse().unwrap(),
-            token_id: "t".into(),
-            context: Context::default(),
-            proof: Proof::Token,
-            labels: crate::agent::Labels::default(),
-        };
+        let identity = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
         let caller = Caller {
             near: Near { peer: Peer::Unix(None), certificate: None },
             identity: Arc::new(identity),
             client: Client::Unknown,
             cut: Cut::default(),
+            baseline: OnceLock::new(),
         };
         let authority = Authority::parse("web.test:443", None).unwrap();
         let now = |valid, rules| no_longer(&state(valid, rules), &caller, &authority);

@@ -42,6 +42,9 @@ pub struct Claims {
     pub uses: Option<Box<[Name]>>,
     /// When it was made, in milliseconds since the Unix epoch.
     pub issued: i64,
+    /// The vault's epoch at which it was made: what comes before a revocation and what after, no clock
+    /// says reliably. None in those of earlier versions.
+    pub epoch: Option<u64>,
     /// The last second, since the Unix epoch, in which it is good.
     pub expires: i64,
 }
@@ -62,6 +65,8 @@ struct Payload {
     #[serde(rename = "use", skip_serializing_if = "Option::is_none", default)]
     uses: Option<Vec<String>>,
     iat_ms: i64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    epoch: Option<u64>,
     exp: i64,
 }
 
@@ -102,6 +107,7 @@ impl Claims {
             user: label(&self.context.user),
             uses: self.uses.as_ref().map(|uses| uses.iter().map(ToString::to_string).collect()),
             iat_ms: self.issued,
+            epoch: self.epoch,
             exp: self.expires,
         }
     }
@@ -121,6 +127,7 @@ impl Claims {
             },
             uses: uses.transpose().ok()?,
             issued: payload.iat_ms,
+            epoch: payload.epoch,
             expires: payload.exp,
         })
     }
@@ -218,6 +225,9 @@ pub struct Revocation {
     pub which: Which,
     /// Those that were made up to then, in milliseconds since the Unix epoch.
     pub at_ms: i64,
+    /// And those that were made before the vault had this epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub epoch: Option<u64>,
 }
 
 impl Revocation {
@@ -227,7 +237,12 @@ impl Revocation {
             Which::Run(run) => claims.context.run.as_ref().is_some_and(|own| own.as_str() == run),
             Which::Token(id) => *claims.id == **id,
         };
-        meant && claims.issued <= self.at_ms
+        let before = match (claims.epoch, self.epoch) {
+            (Some(made), Some(ended)) => made < ended,
+            _ => claims.issued <= self.at_ms,
+        };
+        // There is one of an id, whenever it was made.
+        meant && (before || matches!(self.which, Which::Token(_)))
     }
 }
 
@@ -334,6 +349,7 @@ mod tests {
             context: "a+run=42+user=alice".parse::<crate::agent::UserName>().unwrap().context,
             uses: Some([name("openai"), name("crm")].into()),
             issued: 1_000_000,
+            epoch: None,
             expires: 2_000,
         }
     }
@@ -363,6 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn what_was_made_before_a_revocation_is_said_by_no_clock() {
+        let (before, after) = ((Some(7), 9_000_000), (Some(8), 1));
+        let ended = |(epoch, issued), which| {
+            let claims = Claims { issued, epoch, ..claims() };
+            let revoked =
+                Revocation { agent: "researcher".into(), which, at_ms: 1_000_000, epoch: Some(8) };
+            let tokens = RunTokens::new(Arc::new(key(1)), [name("researcher")], vec![revoked]);
+            tokens.stands(&claims, 2_000).is_err()
+        };
+        for which in [Which::All, Which::Run("42".into())] {
+            assert!(ended(before, which.clone()), "made on a clock that was ahead");
+            assert!(!ended(after, which), "made on a clock that was behind");
+        }
+        let this = || Which::Token("aaaabbbb".into());
+        assert!(ended(before, this()) && ended((None, 9_000_000), this()));
+    }
+
+    #[test]
     fn it_is_good_for_its_time_its_agent_and_until_it_is_revoked() {
         let good = |revoked: Vec<Revocation>, agent: &str, now| {
             RunTokens::new(Arc::new(key(1)), [name(agent)], revoked).stands(&claims(), now)
@@ -370,7 +404,9 @@ mod tests {
         assert_eq!(good(vec![], "researcher", 2_000), Ok(()));
         assert_eq!(good(vec![], "researcher", 2_001), Err(NotGood::Expired));
         assert_eq!(good(vec![], "other", 2_000), Err(NotGood::Revoked));
-        let one = |which, at_ms| vec![Revocation { agent: "researcher".into(), which, at_ms }];
+        let one = |which, at_ms| {
+            vec![Revocation { agent: "researcher".into(), which, at_ms, epoch: None }]
+        };
         for (which, at, stands) in [
             (Which::All, 1_000_000, false),
             (Which::All, 999_999, true),

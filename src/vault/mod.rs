@@ -44,6 +44,7 @@ mod tests;
 mod upgrade;
 mod values;
 mod versions;
+mod wrapped;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -79,6 +80,7 @@ pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 pub use values::{Held, Value, Values, usual_variable};
 pub use versions::Promotion;
+pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, LockedKey, VaultId, WrappingKey};

@@ -10,11 +10,15 @@ use zeroize::Zeroizing;
 use super::error::{Fault, Kind, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::DataKey;
-use super::{Action, Vault, agents, items, now, sets};
+use super::{Action, Vault, agents, items, journal, now, sets};
 use crate::agent::Context;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::run::{Claims, MAX_TTL, Revocation, RunKey, RunTokens, Which};
+
+/// Revocations beyond which those are forgotten whose tokens have run out by themselves. Not before: by
+/// a clock that is far ahead, none of them is needed, and when it is set right, all are.
+const PLENTY: usize = 1000;
 
 /// What a run token is to say.
 #[derive(Clone, Debug)]
@@ -54,6 +58,7 @@ impl Vault {
             context: new.context,
             uses: new.uses.map(Vec::into_boxed_slice),
             issued: now_ms(),
+            epoch: Some(journal::head(&tx)?.epoch.cast_unsigned()),
             expires: now() + new.ttl.clamp(1, MAX_TTL),
         };
         let text = self.keys(&tx)?.workspace.run_key().sign(&claims)?;
@@ -85,10 +90,14 @@ pub(super) fn revoke(
     (agent, which): (&Name, Which),
 ) -> Result<(), Fault> {
     let at_ms = now_ms();
+    // The one of the change that this is part of.
+    let epoch = Some(journal::head(tx)?.epoch.cast_unsigned() + 1);
     let mut all = revocations(tx, own_key, workspace)?;
-    all.retain(|one| one.at_ms > at_ms - MAX_TTL * 1000);
+    if all.len() >= PLENTY {
+        all.retain(|one| one.at_ms > at_ms - MAX_TTL * 1000);
+    }
     all.retain(|one| one.agent != agent.as_str() || one.which != which);
-    all.push(Revocation { agent: agent.to_string(), which, at_ms });
+    all.push(Revocation { agent: agent.to_string(), which, at_ms, epoch });
     let json = serde_json::to_vec(&all).expect("strings and numbers are JSON");
     items::put(tx, own_key, &item(workspace), &Secret::new(json), now())
 }

@@ -18,30 +18,15 @@ use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use locum::document::{Document, Limits, Node, Source, Value as Yaml};
+use locum::document::{Document, Limits, Source};
 use locum::policy::{SCHEMA, compile_all};
-use serde_json::{Map, Value, json};
-use support::Tools;
+use serde_json::{Value, json};
+use support::{Tools, tree};
 
 /// A file as the reader sees it.
 fn as_json(text: &str) -> Value {
     let document = Document::parse(Source::new("p.yaml", text), &Limits::POLICY);
     tree(document.unwrap_or_else(|report| panic!("{report}")).root())
-}
-
-fn tree(node: &Node) -> Value {
-    match &node.value {
-        Yaml::Null | Yaml::Refused => Value::Null,
-        Yaml::Bool(value) => json!(value),
-        Yaml::Int(value) => json!(value),
-        Yaml::Float(value) => json!(value),
-        Yaml::String(text) => json!(text),
-        Yaml::Seq(items) => items.iter().map(tree).collect(),
-        Yaml::Map(entries) => {
-            let entries = entries.iter().map(|(key, value)| (key.text.to_string(), tree(value)));
-            Value::Object(entries.collect::<Map<_, _>>())
-        }
-    }
 }
 
 /// What the validator has against each document, if anything.
@@ -112,7 +97,7 @@ fn the_command_prints_the_schema_and_the_files_name_it() {
 }
 
 /// What a rule may say beside `name`, `agents` and `to`: all of it fits both.
-const RIGHT: [&str; 44] = [
+const RIGHT: [&str; 47] = [
     "methods: [GET, M-SEARCH]",
     "methods: []",
     "paths: [/, /v1/*, '/**']",
@@ -146,6 +131,9 @@ const RIGHT: [&str; 44] = [
     "limits: {concurrent: 8, per: rule}",
     "limits: {bytes: 1GiB/day, requests: 10/s, per: credential}",
     "on_withdrawal: cut",
+    "anomalies: tell",
+    "anomalies: refuse",
+    "tunnel: opaque, anomalies: refuse",
     "approval: required",
     "approval: {wait: 10m, valid: 1h}",
     "approval: {answer: refuse}",
@@ -160,7 +148,7 @@ const RIGHT: [&str; 44] = [
 ];
 
 /// Both refuse each of these.
-const WRONG: [&str; 59] = [
+const WRONG: [&str; 61] = [
     "method: [GET]",
     "methods: GET",
     "methods: [get]",
@@ -214,6 +202,8 @@ const WRONG: [&str; 59] = [
     "approval: {wait: 5}",
     "approval: {who: me}",
     "on_withdrawal: true",
+    "anomalies: block",
+    "deny: true, anomalies: refuse",
     "deny: true, on_withdrawal: cut",
     "deny: true, approval: required",
     "tunnel: opaque, approval: required",

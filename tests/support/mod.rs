@@ -9,10 +9,12 @@
 
 mod authority;
 mod aws;
+mod clock;
 mod forwarder;
 mod git;
 mod home;
 mod http2;
+mod kills;
 mod next_proxy;
 mod origin;
 mod peer;
@@ -21,6 +23,7 @@ mod running;
 mod search;
 mod serve;
 mod tools;
+mod tree;
 mod wire;
 mod world;
 
@@ -28,10 +31,12 @@ use std::time::{Duration, Instant};
 
 pub use authority::{Authority, Issued};
 pub use aws::Aws;
+pub use clock::Clock;
 pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, request2};
+pub use kills::{Dice, KILLING_TIME, kill_again_and_again, killed, took};
 pub use next_proxy::NextProxy;
 pub use origin::{Identity, Masks, Origin, Script, Seen, identity_files};
 pub use peer::{Peer, Scene};
@@ -40,6 +45,7 @@ pub use running::Running;
 pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
 pub use tools::{Debian, Tools, basic, command_output, percent};
+pub use tree::tree;
 pub use wire::{Answer, Broken, Wire, client_config};
 pub use world::{AUTHORIZED, BEARER, HOST, World, request};
 

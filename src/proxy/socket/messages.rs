@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::inject::{References, fill_message};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
+use crate::proxy::habits;
 use crate::proxy::ledger::Ledger;
 use crate::proxy::supplied::resolve;
 use crate::proxy::{Gateway, State, unix_now};
@@ -140,6 +141,7 @@ impl Following {
         if permit.grants().is_empty() {
             return Ok(None);
         }
+        habits::look_at_message(&permit, &self.ledger, unix_now()).map_err(refused)?;
         let resolved = resolve(&self.gateway, &state, &permit).await.map_err(refused)?;
         // The scrub of the answers would not know it.
         if permit.is_supplied() && !resolved.is_among(&self.messages.values) {
