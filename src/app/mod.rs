@@ -57,6 +57,7 @@ pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
 pub use service::Activation;
 pub use session::{
-    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,
+    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
+    plan as plan_session, settings,
 };
 pub use workspaces::{PolicyFile, make_workspace, policy_files, remove_workspace_files};

@@ -42,6 +42,7 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod values;
 mod versions;
 mod workspaces;
 mod wrapped;
@@ -78,6 +79,7 @@ pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
+pub use values::{Held, Value, Values, usual_variable};
 pub use versions::Promotion;
 pub use workspaces::{Contents, WorkspaceInfo};
 pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};

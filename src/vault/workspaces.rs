@@ -208,13 +208,14 @@ fn delete_all(tx: &Transaction<'_>, workspace: &Name) -> Result<(), Fault> {
     // What is kept of it among the vault's own items.
     let scope = scope_of(workspace);
     tx.execute(
-        "DELETE FROM items WHERE name IN (?1, ?2) OR substr(name, 1, length(?3)) = ?3 \
+        "DELETE FROM items WHERE name IN (?1, ?2, ?5) OR substr(name, 1, length(?3)) = ?3 \
          OR substr(name, 1, length(?4)) = ?4",
         (
             format!("run-revocations/{workspace}"),
             format!("approvals/{workspace}"),
             format!("kept-key/{scope}/"),
             format!("exchanged/{workspace}/"),
+            format!("values/{workspace}"),
         ),
     )?;
     Ok(())
