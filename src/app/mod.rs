@@ -30,7 +30,9 @@ mod restore;
 mod serve;
 mod service;
 mod session;
+mod space;
 mod supplier;
+mod workspaces;
 mod wrapping;
 
 pub use crate::anomaly::Kept as Usual;
@@ -49,7 +51,7 @@ pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
-pub(crate) use policies::{ReadPolicy, read_policies};
+pub(crate) use policies::{ReadPolicy, policies_of, read_policies};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
@@ -58,3 +60,4 @@ pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
     plan as plan_session, settings,
 };
+pub use workspaces::{PolicyFile, make_workspace, policy_files, remove_workspace_files};
