@@ -172,6 +172,7 @@ impl Source {
         self.keys.take_wanted();
         let errand = Errand {
             purpose: PURPOSE,
+            workspace: None,
             uses: None,
             endpoint,
             method: Method::GET,

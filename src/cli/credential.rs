@@ -348,7 +348,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     let mut slots = typed_slots(args)?;
     if !args.kind.is_plain() {
         let own = provider.and_then(|p| provider_slots(p).ok());
-        slots = args.kind.slots(slots, own.unwrap_or_default());
+        slots = args.kind.slots(slots, own.unwrap_or_default())?;
     } else if let Some(provider) = provider.filter(|_| slots.is_empty()) {
         slots = provider_slots(provider)?;
     }
@@ -712,6 +712,11 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         field("kind", kind.name().to_owned());
         if let Some(endpoint) = kind.endpoint() {
             field("tokens come from", endpoint.to_string());
+        }
+        if let Kind::Hmac(signing) = kind {
+            field("signs", signing.message.to_string());
+            let outputs = signing.headers.iter().chain(&signing.parameters);
+            field("sends", output::list(outputs.map(|(name, text)| format!("{name}: {text}"))));
         }
     }
     if let Some(source) = &shown.source {

@@ -23,7 +23,9 @@ mod scan;
 mod serve;
 mod set;
 mod unlock;
+mod value;
 mod vault;
+mod workspace;
 mod wrapped;
 
 use std::path::PathBuf;
@@ -32,6 +34,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::{Exit, Failure, Home, Opened};
+use crate::reference::Name;
 
 /// A forward proxy that holds the keys, so that agents need not.
 #[derive(Debug, Parser)]
@@ -45,6 +48,10 @@ struct Cli {
     /// The home directory [env: `LOCUM_HOME`; default: the platform's data directory]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
+
+    /// The workspace to work in [env: `LOCUM_WORKSPACE`; default: `default`]
+    #[arg(long, global = true, value_name = "NAME")]
+    workspace: Option<Name>,
 
     #[command(subcommand)]
     command: Command,
@@ -60,6 +67,9 @@ enum Command {
     /// Group credentials under one name
     #[command(subcommand)]
     Set(set::Command),
+    /// Set values that programs get by their environment: regions, addresses, names of models
+    #[command(subcommand, visible_alias = "values")]
+    Value(value::Command),
     /// Add, list and revoke agents and their tokens
     #[command(subcommand, visible_alias = "agents")]
     Agent(agent::Command),
@@ -91,6 +101,9 @@ enum Command {
     /// Show the CA that agents trust
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Add, list and remove workspaces: each has its own agents, credentials and policies
+    #[command(subcommand, visible_alias = "workspaces")]
+    Workspace(workspace::Command),
     /// Look after the vault
     #[command(subcommand)]
     Vault(vault::Command),
@@ -130,13 +143,17 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let home = cli.home;
-    let locate = || Home::locate(home.as_deref());
+    let (home, workspace) = (cli.home, named_workspace(cli.workspace)?);
+    let locate = || {
+        let home = Home::locate(home.as_deref())?;
+        Ok(workspace.as_ref().map_or(home.clone(), |name| home.in_workspace(name)))
+    };
     let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
     match cli.command {
         Command::Init(args) => done(init::run(&locate()?, &args)),
         Command::Credential(command) => done(credential::run(&locate()?, command)),
         Command::Set(command) => done(set::run(&locate()?, command)),
+        Command::Value(command) => done(value::run(&locate()?, command)),
         Command::Agent(command) => done(agent::run(&locate()?, command)),
         Command::RunToken(args) => done(run_token::run(&locate()?, args)),
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
@@ -147,14 +164,31 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&locate()?, command)),
         Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
-        Command::Audit(command) => audit::run(&locate()?, command),
+        Command::Audit(command) => audit::run(&locate()?, workspace.as_ref(), command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
-        Command::Vault(command) => done(vault::run(&locate()?, command)),
+        Command::Workspace(command) => done(workspace::run(&locate()?, command)),
+        Command::Vault(command) => done(vault::run(&locate()?, workspace.is_some(), command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
         Command::Scan(args) => scan::run(&args, || Opened::open(&locate()?)),
         Command::Demo(args) => demo::run(&args),
         Command::DemoAgent(args) => demo::act(&args),
     }
+}
+
+/// The workspace that was named, by the flag or in the environment; none where neither does.
+fn named_workspace(flag: Option<Name>) -> Result<Option<Name>, Failure> {
+    const VARIABLE: &str = "LOCUM_WORKSPACE";
+    if flag.is_some() {
+        return Ok(flag);
+    }
+    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let name = text.to_str().and_then(|text| text.parse().ok());
+    name.map(Some).ok_or_else(|| {
+        Failure::usage(format!("{VARIABLE} is no workspace's name"))
+            .help("set it to one that `locum workspace list` shows, or unset it")
+    })
 }
 
 /// The runtime of the commands that serve. Panics of a task end that task's connection only.
