@@ -251,20 +251,19 @@ pub async fn serve_lockable(
     let mut sockets: Option<Vec<Socket>> = None;
     let mut first = true;
     loop {
-        let now = match opened.take() {
-            Some(opened) => opened,
-            None => {
-                let closed = Closed::open(home, sockets.take(), &mut options)?;
-                if std::mem::take(&mut first) {
-                    said(&closed.serving);
-                }
-                let counter = counter_of(home, &mut counter)?;
-                let Some((opened, kept)) = closed.wait(counter, &mut stop).await? else {
-                    return Ok(());
-                };
-                sockets = Some(kept);
-                opened
+        let now = if let Some(opened) = opened.take() {
+            opened
+        } else {
+            let closed = Closed::open(home, sockets.take(), &mut options)?;
+            if std::mem::take(&mut first) {
+                said(&closed.serving);
             }
+            let counter = counter_of(home, &mut counter)?;
+            let Some((opened, kept)) = closed.wait(counter, &mut stop).await? else {
+                return Ok(());
+            };
+            sockets = Some(kept);
+            opened
         };
         let drain = now.config.limits.drain;
         let inherited = sockets.take().map(|sockets| Inherited::new(sockets, Giver::Ourselves));
@@ -369,12 +368,11 @@ impl Closed {
         home.require()?;
         let config = Config::load(&home.config(), home.path())?;
         let again = sockets.is_some();
-        let inherited = match sockets {
-            Some(sockets) => Inherited::new(sockets, Giver::Ourselves),
-            None => {
-                let passed = std::mem::take(&mut options.activation);
-                Inherited::new(passed.0, Giver::Service)
-            }
+        let inherited = if let Some(sockets) = sockets {
+            Inherited::new(sockets, Giver::Ourselves)
+        } else {
+            let passed = std::mem::take(&mut options.activation);
+            Inherited::new(passed.0, Giver::Service)
         };
         let from_service = inherited.giver() == Giver::Service;
         let doors = Doors::open(&config, Doors::certificates(&config)?, inherited)?;

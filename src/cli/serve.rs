@@ -32,10 +32,8 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     // Also the sockets that a service manager passes are taken before there are threads.
     let activation = Activation::take()?;
     // A passphrase is asked for before there are threads.
-    let opened = match args.locked || nobody_to_ask(home)? {
-        true => None,
-        false => Some(Opened::open(home)?),
-    };
+    let locked = args.locked || nobody_to_ask(home)?;
+    let opened = if locked { None } else { Some(Opened::open(home)?) };
     match &opened {
         Some(opened) => start_log(&opened.config.log),
         None => start_log(&Config::load(&home.config(), home.path())?.log),
