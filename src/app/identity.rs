@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::issuer_keys::AllKeys;
+use crate::agent::certificate::RevocationList;
 use crate::authn::{
     Admit, Agents, Authenticate, Authenticators, ByCertificate, ByJwt, ByRunToken, ByToken, Claims,
     Issuer, NameIn, PeerRule, Peers,
@@ -12,7 +13,12 @@ use crate::token::jwt::Expected;
 use crate::vault::Snapshot;
 
 /// The ways in, in their order, for the agents of this vault.
-pub(super) fn authenticators(config: &Config, vault: &Snapshot, keys: &AllKeys) -> Authenticators {
+pub(super) fn authenticators(
+    config: &Config,
+    vault: &Snapshot,
+    keys: &AllKeys,
+    revoked: &Arc<[RevocationList]>,
+) -> Authenticators {
     let agents = Agents::new(
         &vault.workspace,
         Arc::clone(&vault.tokens),
@@ -32,7 +38,7 @@ pub(super) fn authenticators(config: &Config, vault: &Snapshot, keys: &AllKeys) 
             }
             Method::ClientCertificates => {
                 let names = config.identity.client_certificates.as_ref()?;
-                Arc::new(by_certificate(names, agents))
+                Arc::new(by_certificate(names, agents).without(Arc::clone(revoked)))
             }
             Method::UnixPeers => {
                 let rules = config.identity.unix_peers.iter().map(peer_rule).collect();

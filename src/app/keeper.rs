@@ -24,6 +24,7 @@ use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor}
 use super::policies::load_policy;
 use super::reminders::{self, Reminders};
 use super::{Failure, Home};
+use crate::agent::certificate::RevocationList;
 use crate::audit::AuditLog;
 use crate::authn::Authenticators;
 use crate::config::Config;
@@ -87,6 +88,8 @@ struct Seen {
     master: MasterKey,
     config: Config,
     keys: Arc<AllKeys>,
+    /// What the CAs of clients have revoked.
+    revoked: Arc<[RevocationList]>,
     config_stamp: Vec<FileStamp>,
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
@@ -159,6 +162,7 @@ impl Keeper {
             master,
             config,
             keys: Arc::clone(&keys),
+            revoked: Arc::default(),
             config_stamp,
             config_problem: None,
             mark: Some(mark),
@@ -550,6 +554,7 @@ impl Keeper {
         if !all.is_empty() {
             self.metrics.reload("certificate", true);
         }
+        self.seen.lock().revoked = all.iter().flat_map(Certificates::lists).cloned().collect();
         *self.certificates.lock() = all;
     }
 
@@ -560,12 +565,21 @@ impl Keeper {
             return;
         }
         let config = self.seen.lock().config.clone();
+        let mut changed = false;
         for one in all.iter_mut() {
             match one.look(&config, asked) {
                 certificates::Look::Same | certificates::Look::Rejected { news: None } => {}
                 certificates::Look::Reloaded => {
+                    changed = true;
                     tracing::info!(listener = %one.at(), "certificate reloaded");
                     self.note("certificate-reloaded", &one.at().to_string());
+                }
+                certificates::Look::RunOut(file) => {
+                    tracing::error!(
+                        listener = %one.at(), file,
+                        "the revocation list has run out: no certificate of its CA is let in until there is a new one"
+                    );
+                    self.note("revocation-list-run-out", &file);
                 }
                 certificates::Look::Rejected { news: Some(error) } => {
                     tracing::error!(
@@ -577,6 +591,12 @@ impl Keeper {
             }
         }
         self.metrics.reload("certificate", all.iter().all(Certificates::sound));
+        if changed {
+            // What is revoked now ends what is open.
+            let mut seen = self.seen.lock();
+            seen.revoked = all.iter().flat_map(Certificates::lists).cloned().collect();
+            self.put_in_force(&mut seen);
+        }
     }
 
     /// The new config, put in force; none when it says what the old one did, and the `files` that it
@@ -797,7 +817,7 @@ impl Seen {
                 policy,
                 generation,
                 credentials: Arc::clone(&snapshot.credentials),
-                authn: authenticators(&self.config, snapshot, &self.keys),
+                authn: authenticators(&self.config, snapshot, &self.keys, &self.revoked),
                 sealed: Some(Arc::clone(snapshot)),
             },
             None => State {

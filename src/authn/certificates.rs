@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Admit, Agents, Authenticate, Denied, Shown};
-use crate::agent::certificate::ClientCertificate;
+use crate::agent::certificate::{ClientCertificate, RevocationList};
 use crate::agent::mapping::Mapping;
 use crate::agent::{Identity, Labels, Proof};
 use crate::reference::Name;
@@ -31,6 +31,8 @@ pub struct ByCertificate {
     name: NameIn,
     map: Mapping,
     admit: Admit,
+    /// What the CAs have taken back. The handshake looks at it, too; a connection outlives that.
+    revoked: Arc<[RevocationList]>,
 }
 
 /// What a certificate's names come to.
@@ -48,7 +50,13 @@ impl ByCertificate {
     /// By this name, through this mapping.
     #[must_use]
     pub fn new(agents: Arc<Agents>, name: NameIn, map: Mapping, admit: Admit) -> Self {
-        Self { agents, name, map, admit }
+        Self { agents, name, map, admit, revoked: Arc::default() }
+    }
+
+    /// The same, without what these lists take back.
+    #[must_use]
+    pub fn without(self, revoked: Arc<[RevocationList]>) -> Self {
+        Self { revoked, ..self }
     }
 
     fn find(&self, certificate: &ClientCertificate) -> Found {
@@ -66,6 +74,17 @@ impl ByCertificate {
         let mut agents = names.iter().filter_map(|name| self.map.agent(name));
         let Some(agent) = agents.next() else { return Found::Nobody };
         if agents.all(|other| other == agent) { Found::One(agent) } else { Found::Several }
+    }
+
+    /// By its CA, or by whoever keeps this home.
+    fn is_revoked(
+        &self,
+        agent: &Name,
+        id: &str,
+        certificate: &ClientCertificate,
+        now: i64,
+    ) -> bool {
+        self.agents.has_ended(agent, id) || !RevocationList::allow(&self.revoked, certificate, now)
     }
 
     fn check(
@@ -87,7 +106,10 @@ impl ByCertificate {
         if !self.agents.admit(&agent, self.admit) {
             return Some(Err(Denied::Unknown));
         }
-        let id = format!("serial:{}", certificate.serial).into();
+        let id: Arc<str> = format!("serial:{}", certificate.serial).into();
+        if self.is_revoked(&agent, &id, certificate, now) {
+            return Some(Err(Denied::Unknown));
+        }
         let proof = Proof::Certificate(Arc::clone(certificate));
         let said = shown.said_by(&agent);
         Some(said.map(|said| self.agents.identity(agent, id, said, proof)))
@@ -103,7 +125,8 @@ impl Authenticate for ByCertificate {
         let Proof::Certificate(certificate) = &identity.proof else { return None };
         let same = self.find(certificate) == Found::One(identity.agent.clone());
         let admitted = self.agents.admit(&identity.agent, self.admit);
-        Some(same && admitted && now <= certificate.not_after)
+        let revoked = self.is_revoked(&identity.agent, &identity.token_id, certificate, now);
+        Some(same && admitted && !revoked && now <= certificate.not_after)
     }
 
     fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
@@ -123,6 +146,7 @@ mod tests {
         Arc::new(ClientCertificate {
             serial: "0a".into(),
             subject: "CN=a".into(),
+            issuer: [1].into(),
             common_names: texts(&["a"]),
             dns: texts(dns),
             uris: texts(uris),
@@ -188,6 +212,29 @@ mod tests {
         assert_eq!(other.still_valid(&identity, NOW), Some(false));
         let moved = by(NameIn::Spiffe("prod".into()), &[("spiffe://prod/sa/a", "b")]);
         assert_eq!(moved.still_valid(&identity, NOW), Some(false));
+    }
+
+    #[test]
+    fn what_its_ca_has_taken_back_is_none_and_a_list_that_has_run_out_lets_nobody_in() {
+        let one = certificate(&["spiffe://prod/sa/a"], &[]);
+        let list = |serial: &str, until: i64| RevocationList {
+            issuer: [1].into(),
+            serials: [serial.into()].into(),
+            until: Some(until),
+        };
+        let with = |lists: Vec<RevocationList>| {
+            by(NameIn::Spiffe("prod".into()), RULES).without(lists.into())
+        };
+        let identity = ask(&with(vec![]), &one, NOW).unwrap().unwrap();
+        for (lists, good) in [
+            (vec![list("0b", NOW)], true),
+            (vec![list("0a", NOW)], false),
+            (vec![list("0b", NOW - 1)], false),
+        ] {
+            let by = with(lists);
+            assert_eq!(ask(&by, &one, NOW).unwrap().is_ok(), good);
+            assert_eq!(by.still_valid(&identity, NOW), Some(good));
+        }
     }
 
     #[test]

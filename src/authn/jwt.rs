@@ -204,9 +204,12 @@ impl ByJwt {
         };
         // Of both together there may be too many.
         let labels = self.labelled(&agent, &proof.labels).ok_or(Fault::Claim)?;
+        let id = id(&verified, text);
+        if self.agents.has_ended(&agent, &id) {
+            return Err(Denied::Unknown);
+        }
         let proof = Proof::Jwt(Arc::new(proof));
-        let identity =
-            self.agents.identity(agent, id(&verified, text), said.overlaid(&fixed), proof);
+        let identity = self.agents.identity(agent, id, said.overlaid(&fixed), proof);
         Ok(Identity { labels, ..identity })
     }
 
@@ -221,7 +224,9 @@ impl ByJwt {
         let has_key = loaded.as_ref().is_some_and(|loaded| loaded.keys.has(proof.key));
         let same = issuer.agents.agent(&proof.subject).as_ref() == Some(&identity.agent)
             && issuer.terms() == proof.terms;
-        now < proof.until && has_key && same && self.agents.admit(&identity.agent, issuer.admit)
+        let ended = self.agents.has_ended(&identity.agent, &identity.token_id);
+        let admitted = self.agents.admit(&identity.agent, issuer.admit);
+        now < proof.until && has_key && same && !ended && admitted
     }
 }
 
