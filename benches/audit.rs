@@ -6,7 +6,7 @@
 use criterion::{Criterion, criterion_group, criterion_main};
 use locum::audit::{AuditLog, Options};
 use locum::outcome::Ending;
-use locum::record::{Access, AuditSink as _, Decision, Outcome, RequestId, Use, Who, Why};
+use locum::record::{Access, AuditSink as _, Outcome, RequestId, Use, Who, Why};
 use locum::reference::Name;
 use locum::secret::Secret;
 
@@ -36,23 +36,15 @@ fn audit(c: &mut Criterion) {
         labels: None,
     };
     let access = || Access {
-        request_id: RequestId([5; 16]),
         agent: Some(who()),
         peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
-        client_certificate: None,
-        destination: "https://api.openai.com",
         method: Some("POST"),
         path: Some("/v1/chat/completions"),
         rule: Some("chat for research"),
         policy_generation: 4,
         policy_digest: "3a7bd3e2360a3d29",
         credential: Some(&credential),
-        more_credentials: &[],
-        misplaced: 0,
-        decision: Decision::Permit,
-        code: None,
-        reason: None,
-        shadow: None,
+        ..Access::new(RequestId([5; 16]), "https://api.openai.com")
     };
     let outcome = || Outcome {
         request_id: RequestId([5; 16]),

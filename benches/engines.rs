@@ -18,7 +18,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use http::Request;
 use http::request::Parts;
 
-use locum::agent::{Context, Identity, Labels, Proof};
+use locum::agent::Identity;
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Destination, Origin};
@@ -107,14 +107,7 @@ fn index() -> CredentialIndex {
 }
 
 fn who() -> Identity {
-    Identity {
-        workspace: "default".parse().expect("a name"),
-        agent: "agent-5".parse().expect("a name"),
-        token_id: "t".into(),
-        context: Context::default(),
-        proof: Proof::Token,
-        labels: Labels::default(),
-    }
+    Identity::new("default".parse().expect("a name"), "agent-5".parse().expect("a name"), "t")
 }
 
 fn origin() -> Origin {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use locum::audit::{AuditLog, Fsync, Options};
 use locum::outcome::Ending;
-use locum::record::{Access, AuditSink, Decision, Outcome, RequestId, Use, Who};
+use locum::record::{Access, AuditSink, Outcome, RequestId, Use, Who};
 use locum::reference::Name;
 use locum::secret::Secret;
 
@@ -75,23 +75,15 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             labels: None,
         };
         let access = Access {
-            request_id: RequestId(id),
             agent: Some(who),
             peer: Some(locum::record::Peer::Tcp(([127, 0, 0, 1], 40_000).into())),
-            client_certificate: None,
-            destination: "https://api.openai.com",
             method: Some("POST"),
             path: Some("/v1/chat/completions"),
             rule: Some("chat for research"),
             policy_generation: 4,
             policy_digest: "3a7bd3e2360a3d29",
             credential: Some(&credential),
-            more_credentials: &[],
-            misplaced: 0,
-            decision: Decision::Permit,
-            code: None,
-            reason: None,
-            shadow: None,
+            ..Access::new(RequestId(id), "https://api.openai.com")
         };
         log.access(&access).expect("recorded");
         log.outcome(&Outcome {

@@ -33,6 +33,21 @@ pub struct Identity {
     pub labels: Labels,
 }
 
+impl Identity {
+    /// An agent by one of its own tokens, of which its starter said nothing.
+    #[must_use]
+    pub fn new(workspace: Name, agent: Name, token_id: impl Into<Arc<str>>) -> Self {
+        Self {
+            workspace,
+            agent,
+            token_id: token_id.into(),
+            context: Context::default(),
+            proof: Proof::Token,
+            labels: Labels::default(),
+        }
+    }
+}
+
 /// By what an agent was authenticated. Asked again for each request of a live tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Proof {

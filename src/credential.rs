@@ -8,6 +8,7 @@ mod kind;
 mod path;
 mod pointer;
 mod properties;
+mod signing;
 mod source;
 
 use std::collections::{HashMap, HashSet};
@@ -26,6 +27,10 @@ pub use kind::{
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
+pub use signing::{
+    Encoding, HmacHash, KeyForm, Pattern, Piece, Signing, SigningError, Timestamp, UnknownWord,
+    Word,
+};
 pub use source::{
     AwsVersion, Beside, CloudLogin, ELSEWHERE, Place, Source, SourceError, VaultLogin, aws_endpoint,
 };

@@ -46,6 +46,8 @@ pub struct Inputs {
     pub state_dir: PathBuf,
     /// The placeholders to hand out. Where two claim one variable, the first has it.
     pub placeholders: Vec<Placeholder>,
+    /// Settings that are no secrets, by their variables. They go before placeholders.
+    pub settings: BTreeMap<String, String>,
     /// Variables that would point an SDK away from its provider, such as `OPENAI_BASE_URL`.
     pub base_url_variables: Vec<String>,
     /// The environment of the parent.
@@ -107,6 +109,8 @@ pub fn plan(inputs: &Inputs) -> Result<Plan, EnvironmentError> {
     plan.set_wget(inputs)?;
     plan.set_php(inputs)?;
     plan.set_java(inputs)?;
+    let settings = inputs.settings.iter();
+    plan.set.extend(settings.map(|(name, text)| (name.clone(), OsString::from(text))));
     plan.hand_out_placeholders(inputs);
     plan.remove_ways_around(inputs);
     Ok(plan)
@@ -279,6 +283,9 @@ impl Inputs {
                 return Err(EnvironmentError::Reserved { name: name.to_owned() });
             }
         }
+        if let Some((name, _)) = self.settings.iter().find(|(_, text)| !is_one_line(text)) {
+            return Err(EnvironmentError::Value { name: name.clone() });
+        }
         let mut unfit = self.placeholders.iter().filter(|one| !is_plain(&one.value));
         if let Some(name) = unfit.find_map(|one| one.variables.first()) {
             return Err(EnvironmentError::Value { name: name.clone() });
@@ -289,7 +296,8 @@ impl Inputs {
     /// The variables that the configuration, not this module, chose.
     fn claimed_variables(&self) -> impl Iterator<Item = &str> {
         let of_placeholders = self.placeholders.iter().flat_map(|one| &one.variables);
-        of_placeholders.chain(&self.base_url_variables).map(String::as_str)
+        let of_settings = self.settings.keys();
+        of_placeholders.chain(of_settings).chain(&self.base_url_variables).map(String::as_str)
     }
 
     fn inherited(&self, name: &str) -> Option<&OsStr> {
@@ -415,7 +423,9 @@ impl Plan {
 
     fn hand_out_placeholders(&mut self, inputs: &Inputs) {
         for placeholder in &inputs.placeholders {
-            for name in &placeholder.variables {
+            // What somebody has set by name is meant.
+            let free = |name: &&String| !inputs.settings.contains_key(*name);
+            for name in placeholder.variables.iter().filter(free) {
                 let value = OsStr::new(&placeholder.value);
                 let holder = self.set.entry(name.clone()).or_insert_with(|| value.to_owned());
                 if holder != value {
@@ -532,6 +542,17 @@ fn is_identifier(name: &str) -> bool {
 /// Placeholders and URLs go into HTTP headers: visible ASCII, and not empty.
 fn is_plain(value: &str) -> bool {
     !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// What a variable of an operator's own may be: any text of one line.
+fn is_one_line(value: &str) -> bool {
+    !value.is_empty() && !value.chars().any(char::is_control)
+}
+
+/// Whether a variable of that name can be set, and is none of those that this module decides about.
+#[must_use]
+pub fn is_variable(name: &str) -> bool {
+    is_identifier(name) && !is_reserved(name)
 }
 
 // ------------------------------------------------------------------------------------------------
@@ -1015,6 +1036,7 @@ mod tests {
             bundle: bundle(&ROOTS, &OWN_CA).unwrap(),
             state_dir: "/home/me/locum/run".into(),
             placeholders: vec![placeholder("OPENAI_API_KEY", "sk-proj-locum_openai")],
+            settings: BTreeMap::new(),
             base_url_variables: vec!["OPENAI_BASE_URL".into()],
             inherited: snapshot(inherited),
             wgetrc: None,

@@ -8,6 +8,7 @@ mod body;
 mod locate;
 mod path;
 mod query;
+mod signed;
 mod subprotocol;
 mod watch;
 
@@ -37,6 +38,7 @@ use crate::reference::Name;
 use crate::request::{BodyText, InboundRequest};
 use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
+use crate::sign::hmac::Stamp;
 use crate::sign::sigv4::ChunkSigner;
 
 /// The secrets that a permit grants, opened. Can only be made by going through a [`Permit`].
@@ -44,6 +46,8 @@ use crate::sign::sigv4::ChunkSigner;
 pub struct Resolved {
     granted: Vec<Secret>,
     hidden: HiddenSecrets,
+    /// What signatures of ours have in them that is of this request alone.
+    stamp: Option<Stamp>,
 }
 
 /// What an answer must not contain, each with what stands for it in what the agent sees.
@@ -58,12 +62,16 @@ struct HiddenSecrets {
 impl HiddenSecrets {
     fn add(&mut self, grant: &Grant, secret: Secret) {
         let placeholder = grant.placeholder();
-        let Some(kind @ Kind::Aws(_)) = &grant.credential().properties.kind else {
+        let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = &grant.credential().properties.kind
+        else {
             self.sent.push((Arc::clone(placeholder), secret));
             return;
         };
+        // A passphrase beside a signature is sent.
+        let signs_alone = !matches!(kind, Kind::Hmac(signing) if signing.wants_passphrase());
+        let place = if signs_alone { &mut self.unsent } else { &mut self.sent };
         let parts = Material::read(&secret, kind).map(Material::parts).unwrap_or_default();
-        self.unsent.extend(parts.into_iter().map(|part| (Arc::clone(placeholder), part)));
+        place.extend(parts.into_iter().map(|part| (Arc::clone(placeholder), part)));
     }
 }
 
@@ -82,7 +90,7 @@ impl Resolved {
         for grant in permit.hidden() {
             hidden.add(grant, one(grant)?);
         }
-        Ok(Self { granted, hidden })
+        Ok(Self { granted, hidden, stamp: None })
     }
 
     /// The same for a permit of which values come from elsewhere: `granted` gives the one that is
@@ -102,7 +110,12 @@ impl Resolved {
                 hidden.add(grant, secret);
             }
         }
-        Ok(Self { granted, hidden })
+        Ok(Self { granted, hidden, stamp: None })
+    }
+
+    /// The same, with the time and the nonce for what is signed with a shared key.
+    pub fn stamped(self, stamp: Stamp) -> Self {
+        Self { stamp: Some(stamp), ..self }
     }
 
     /// Whether nothing enters but what one of these digests is of.
@@ -232,7 +245,7 @@ pub fn inject(
     let (parts, origin, body) = request.into_parts();
     let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
-    let mut signature = None;
+    let (mut signature, mut signed) = (None, Vec::new());
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let slot = grant.credential().slots.get(grant.slot());
         let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
@@ -240,6 +253,9 @@ pub fn inject(
             if signature.replace((grant, secret)).is_some() {
                 return Err(Refusal::new(Code::SlotMismatch));
             }
+        } else if signed::signs(grant) {
+            strip(&mut filling.parts, grant.credential(), slot, &secret)?;
+            signed.push((grant, secret));
         } else {
             filling.fill(grant, slot, &secret)?;
             // Six digits turn up by chance, and are worth nothing once they were used.
@@ -264,6 +280,14 @@ pub fn inject(
     for (placeholder, secret) in resolved.hidden.sent {
         needles.add_late(secret, &placeholder);
     }
+    // Why here: what is signed is what goes out, but for what makes the answer readable, which no
+    // pattern may ask for; and a secret that is sent beside a signature has to be looked for.
+    let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes));
+    for (grant, secret) in &signed {
+        let stamp = resolved.stamp.ok_or_else(|| Refusal::new(Code::Internal))?;
+        let signer = signed::Signer { grant, secret, origin: &origin, stamp };
+        signer.sign(&mut parts, whole, &mut needles)?;
+    }
     // An answer of which a value is taken has to be read, whether a secret went up or not.
     let taken = !permit.captures().is_empty();
     if taken || !needles.is_empty() {
@@ -274,7 +298,6 @@ pub fn inject(
     let mut chunks = None;
     if let Some((grant, secret)) = &signature {
         let signer = aws::Signer { grant, secret, origin: &origin };
-        let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes));
         chunks = signer.sign(&mut parts, whole, &mut needles)?;
     }
     if !needles.is_empty() {

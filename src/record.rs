@@ -192,6 +192,32 @@ pub struct Access<'a> {
     pub shadow: Option<ShadowDecision<'a>>,
 }
 
+impl<'a> Access<'a> {
+    /// A permitted call to `destination`, of which nothing else is known yet.
+    #[must_use]
+    pub fn new(request_id: RequestId, destination: &'a str) -> Self {
+        Self {
+            request_id,
+            agent: None,
+            peer: None,
+            client_certificate: None,
+            destination,
+            method: None,
+            path: None,
+            rule: None,
+            policy_generation: 0,
+            policy_digest: "",
+            credential: None,
+            more_credentials: &[],
+            misplaced: 0,
+            decision: Decision::Permit,
+            code: None,
+            reason: None,
+            shadow: None,
+        }
+    }
+}
+
 /// A decision that was recorded and not enforced: a permit, unless there is a code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct ShadowDecision<'a> {

@@ -8,61 +8,11 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Write as _;
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use support::*;
-
-/// How long one of these tests may go on, however slow the machine.
-const TIME: Duration = Duration::from_secs(30);
-
-/// A small generator (xorshift64*), so that a seed says all.
-struct Dice {
-    seed: u64,
-    state: u64,
-}
-
-impl Dice {
-    fn new() -> Self {
-        let given = std::env::var("LOCUM_TEST_SEED").ok().map(|s| s.parse().unwrap());
-        let seed = given.unwrap_or_else(|| {
-            let mut bytes = [0; 8];
-            getrandom::fill(&mut bytes).unwrap();
-            u64::from_ne_bytes(bytes) | 1
-        });
-        Self { seed, state: seed }
-    }
-
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.state ^= self.state >> 12;
-        self.state ^= self.state << 25;
-        self.state ^= self.state >> 27;
-        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D) % sides
-    }
-
-    fn time(&mut self, most: Duration) -> Duration {
-        Duration::from_micros(self.roll(u64::try_from(most.as_micros()).unwrap().max(1)))
-    }
-}
-
-/// Starts a command and kills it after so long; whether it had succeeded by then.
-fn killed(mut command: Command, input: &str, after: Duration) -> bool {
-    command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let start = Instant::now();
-    let mut child = command.spawn().unwrap();
-    // One that is killed early does not read its input.
-    let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
-    std::thread::sleep(after.saturating_sub(start.elapsed()));
-    let _ = child.kill();
-    let output = child.wait_with_output().unwrap();
-    let err = String::from_utf8_lossy(&output.stderr);
-    let by_itself = output.status.code().is_some();
-    assert!(output.status.success() || !by_itself, "it failed by itself: {err}");
-    output.status.success()
-}
 
 /// How long a command takes when nobody kills it.
 fn usual(home: &Home) -> Duration {
@@ -106,7 +56,7 @@ fn commands_are_done_or_not_done() {
     let (mut credentials, mut agents) = state(&home);
     let start = Instant::now();
     let (mut kills, mut done) = (0_u32, 0_u32);
-    while kills < 150 && start.elapsed() < TIME {
+    while kills < 150 && start.elapsed() < KILLING_TIME {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let (mut wanted, mut wanted_agents) = (credentials.clone(), agents.clone());
         let names: Vec<&String> = credentials.keys().collect();
@@ -193,7 +143,7 @@ fn a_version_is_rotated_staged_promoted_and_revoked_or_not() {
     home.add("main", BEARER, &canary());
     let (mut before, start) = (versions(&home), Instant::now());
     let (mut kills, mut finished) = (0_u32, 0_u32);
-    while kills < 150 && start.elapsed() < TIME {
+    while kills < 150 && start.elapsed() < KILLING_TIME {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let staged = before.iter().any(|version| version.1 == "staged");
         let live = before.iter().any(|version| version.1 != "revoked");
@@ -243,36 +193,6 @@ fn contents(home: &Home, round: &str) -> Value {
     let mut status: Value = serde_json::from_str(&ran.out).unwrap();
     let counts = ["credentials", "live_credentials", "agents", "tokens", "sets"];
     Value::Object(counts.iter().map(|key| ((*key).to_owned(), status[*key].take())).collect())
-}
-
-fn took(command: impl FnOnce()) -> Duration {
-    let start = Instant::now();
-    command();
-    start.elapsed()
-}
-
-/// Kills `command` at points drawn over all of its time until the time is up; `check` is told the
-/// round, and whether it had succeeded by then.
-fn kill_again_and_again(
-    usual: Duration,
-    mut command: impl FnMut(u32) -> Command,
-    mut check: impl FnMut(u32, &str, bool),
-) {
-    let mut dice = Dice::new();
-    let (start, mut kills, mut done) = (Instant::now(), 0, 0);
-    while kills < 150 && start.elapsed() < TIME {
-        let round = format!("kill {kills} of seed {}", dice.seed);
-        // Most of them where files are written, and not while the program starts.
-        let from = if dice.roll(4) == 0 { Duration::ZERO } else { usual / 3 };
-        let after = from + dice.time((usual * 4 / 3).saturating_sub(from));
-        let acknowledged = killed(command(kills), "", after);
-        check(kills, &round, acknowledged);
-        kills += 1;
-        done += u32::from(acknowledged);
-    }
-    assert!(kills >= 20, "too slow a machine to say anything: {kills} kills");
-    assert!(done < kills, "all kills came too late: {done} of {kills}");
-    eprintln!("{kills} kills, {done} of them too late");
 }
 
 #[test]
@@ -379,7 +299,7 @@ fn init_is_done_or_can_be_done_again() {
     let _ = Home::new();
     let most = whole.elapsed();
     let mut kills = 0;
-    while kills < 40 && start.elapsed() < TIME {
+    while kills < 40 && start.elapsed() < KILLING_TIME {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let home = Home::bare();
         killed(home.command(&["init"]), "", dice.time(most));
@@ -406,7 +326,7 @@ fn every_call_that_was_made_has_its_record() {
     let mut dice = Dice::new();
     let start = Instant::now();
     let (mut kills, mut answered) = (0, 0);
-    while kills < 60 && start.elapsed() < TIME {
+    while kills < 60 && start.elapsed() < KILLING_TIME {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let serve = home.serve();
         // After a crash the key is the last that was acknowledged, or the one that was on its way.

@@ -783,13 +783,13 @@ fn a_key_that_its_provider_does_not_take_any_more_is_noticed() {
     home.locum_with(&["credential", "add", "openai", "--provider", "openai"], good.as_bytes()).ok();
     home.add("own", BEARER, &canary());
     // By hand, without a proxy and with one.
-    let check =
-        |version: &[&str]| home.locum(&[&["credential", "check", "openai"], version].concat());
-    assert!(check(&[]).ok().out.contains("is good"));
-    home.locum(&["credential", "check", "own"]).failed(1);
+    let verify =
+        |version: &[&str]| home.locum(&[&["credential", "verify", "openai"], version].concat());
+    assert!(verify(&[]).ok().out.contains("is good"));
+    home.locum(&["credential", "verify", "own"]).failed(64);
     assert_eq!(origin.last().header("authorization").unwrap(), format!("Bearer {good}"));
     let serve = home.serve();
-    assert!(check(&[]).ok().out.contains("is good"));
+    assert!(verify(&[]).ok().out.contains("is good"));
     let healthy = |verdict: u8| {
         let line = format!("locum_credential_healthy{{credential=\"openai\"}} {verdict}");
         eventually(&line, PATIENCE, || serve.metrics().contains(&line).then_some(()));
@@ -797,8 +797,8 @@ fn a_key_that_its_provider_does_not_take_any_more_is_noticed() {
     healthy(1);
     // A staged version that is no good is found out before anybody gets it.
     home.locum_with(&["credential", "rotate", "openai", "--stage"], bad.as_bytes()).ok();
-    assert!(check(&["--version", "2"]).failed(1).err.contains("does not take it"));
-    assert!(check(&[]).ok().out.contains("is good"));
+    assert!(verify(&[]).failed(1).err.contains("does not take it"));
+    assert!(verify(&["--version", "1"]).ok().out.contains("is good"));
     home.locum(&["credential", "promote", "openai"]).ok();
     healthy(0);
     let events = |event: &str| {

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 
 #[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
-use locum::agent::{Context, Identity, Labels};
+use locum::agent::Identity;
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
@@ -51,14 +51,7 @@ fuzz_target!(|data: &[u8]| {
     let authority = Authority::parse("api.test:443", None).unwrap();
     let origin = Origin { scheme: Scheme::Https, authority };
     let Ok(request) = InboundRequest::parse(parts, &origin) else { return };
-    let who = Identity {
-        workspace: "default".parse().unwrap(),
-        agent: "x".parse().unwrap(),
-        token_id: "t".into(),
-        context: Context::default(),
-        proof: locum::agent::Proof::Token,
-        labels: Labels::default(),
-    };
+    let who = Identity::new("default".parse().unwrap(), "x".parse().unwrap(), "t");
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };
     assert!(request.path().starts_with("/v1") || request.path().starts_with("/pub/"));

@@ -10,13 +10,13 @@ use std::sync::LazyLock;
 use bytes::Bytes;
 #[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
-use locum::agent::{Context, Identity, Labels};
+use locum::agent::Identity;
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
 use locum::policy::{Grant, Policy, compile};
-use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
+use locum::record::{Access, AuditSink, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::request::{BodyKind, BodyText, InboundRequest, Step, Value, walk};
 use locum::secret::Secret;
 
@@ -90,14 +90,7 @@ fuzz_target!(|data: &[u8]| {
     if let Some(kind) = kind.clone() {
         request.take_body(BodyText::read(sent.clone(), kind));
     }
-    let who = Identity {
-        workspace: "default".parse().unwrap(),
-        agent: "x".parse().unwrap(),
-        token_id: "t".into(),
-        context: Context::default(),
-        proof: locum::agent::Proof::Token,
-        labels: Labels::default(),
-    };
+    let who = Identity::new("default".parse().unwrap(), "x".parse().unwrap(), "t");
     let references = References::locate(&request, &INDEX);
     let Ok(permit) = POLICY.authorize(&who, &request, &references, &INDEX, 0) else { return };
     let open = |_: &Credential, _| Ok(Secret::new(SECRET.as_bytes().to_vec()));
@@ -109,25 +102,7 @@ fuzz_target!(|data: &[u8]| {
         assert!(always.is_none_or(|slot| slot == 2));
         return;
     };
-    let access = Access {
-        request_id: RequestId([0; 16]),
-        agent: None,
-        peer: None,
-        client_certificate: None,
-        destination: "",
-        method: None,
-        path: None,
-        rule: None,
-        policy_generation: 1,
-        policy_digest: "",
-        credential: None,
-        more_credentials: &[],
-        misplaced: 0,
-        decision: Decision::Permit,
-        code: None,
-        reason: None,
-        shadow: None,
-    };
+    let access = Access::new(RequestId([0; 16]), "");
     let Ok(recorded) = Recorded::new(outbound, &Nowhere, &access) else { unreachable!() };
     let (wire, _) = recorded.into_wire(|filled| filled);
     let wire = wire.into_inner();

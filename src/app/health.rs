@@ -48,16 +48,12 @@ impl fmt::Display for Verdict {
 pub struct Checked {
     /// The verdict.
     pub verdict: Verdict,
+    /// Where it was tried, without what the call asked for.
+    pub at: String,
     /// The answer's status, if there was one.
     pub status: Option<u16>,
     /// Why there is no verdict.
     pub why: Option<String>,
-}
-
-impl Checked {
-    fn unknown(why: impl Into<String>) -> Self {
-        Self { verdict: Verdict::Unknown, status: None, why: Some(why.into()) }
-    }
 }
 
 /// A credential as a check needs it.
@@ -140,10 +136,20 @@ impl Probe {
     /// What came of it.
     #[must_use]
     pub fn verdict(&self, sent: Result<Reply, Refusal>) -> Checked {
-        match sent {
-            Ok(reply) => judge(self.health, &reply),
-            Err(refusal) => Checked::unknown(format!("{}: {}", refusal.code, refusal.detail)),
-        }
+        let path = self.endpoint.target().split('?').next().unwrap_or_default();
+        let at = format!("{}{path}", self.endpoint.origin());
+        let reply = match sent {
+            Ok(reply) => reply,
+            Err(Refusal { code, detail, .. }) => {
+                let why = Some(format!("{at} could not be asked: {code}: {detail}"));
+                return Checked { verdict: Verdict::Unknown, at, status: None, why };
+            }
+        };
+        let verdict = judge(self.health, &reply);
+        let status = reply.status.as_u16();
+        let why = (verdict == Verdict::Unknown)
+            .then(|| format!("{at} answered {status}, which says nothing of the key"));
+        Checked { verdict, at, status: Some(status), why }
     }
 }
 
@@ -197,28 +203,21 @@ fn field(slot: &Slot, secret: &Secret) -> Option<(HeaderName, HeaderValue)> {
     Some((name, value))
 }
 
-/// What the answer says.
-fn judge(health: &Health, reply: &Reply) -> Checked {
-    let status = reply.status.as_u16();
+/// What the answer says: its body before its status, because some answer 200 with an error in it.
+fn judge(health: &Health, reply: &Reply) -> Verdict {
     let has = |text: &Option<String>| {
         text.as_deref().is_some_and(|text| {
             reply.body.expose(|body| memchr::memmem::find(body, text.as_bytes()).is_some())
         })
     };
-    let verdict = if has(&health.valid_body) {
-        Verdict::Good
-    } else if has(&health.invalid_body) {
-        Verdict::Bad
-    } else if health.valid.contains(&status) {
-        Verdict::Good
-    } else if health.invalid.contains(&status) {
-        Verdict::Bad
-    } else {
-        Verdict::Unknown
-    };
-    let why =
-        (verdict == Verdict::Unknown).then(|| format!("status {status} says nothing of the key"));
-    Checked { verdict, status: Some(status), why }
+    let status = reply.status.as_u16();
+    match () {
+        () if has(&health.invalid_body) => Verdict::Bad,
+        () if has(&health.valid_body) => Verdict::Good,
+        () if health.invalid.contains(&status) => Verdict::Bad,
+        () if health.valid.contains(&status) => Verdict::Good,
+        () => Verdict::Unknown,
+    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use crate::credential::{BasicPart, Credential, CredentialIndex, Slot};
 use crate::host::{Origin, Scheme};
 use crate::outcome::{Code, Ending, Refusal};
 use crate::proxy::{Gateway, State, request_id};
-use crate::record::{Access, AuditSink as _, Decision, Outcome, Recorded, RequestId, Use, Why};
+use crate::record::{Access, AuditSink as _, Outcome, Recorded, RequestId, Use, Why};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::upstream::{Login, LoginAccount, LoginFor, Logins};
@@ -46,24 +46,15 @@ impl VaultLogins {
         used: &Use,
         pair: Secret,
     ) -> Result<Recorded<Secret>, Refusal> {
+        let proxy = asked.proxy.to_string();
         let record = Access {
-            request_id: id,
-            agent: None,
-            peer: None,
-            client_certificate: None,
-            destination: &asked.proxy.to_string(),
             method: Some("CONNECT"),
             path: Some(&asked.target.to_string()),
             rule: Some(asked.rule),
             policy_generation: state.generation,
             policy_digest: state.policy.digest(),
             credential: Some(used),
-            more_credentials: &[],
-            misplaced: 0,
-            decision: Decision::Permit,
-            code: None,
-            reason: None,
-            shadow: None,
+            ..Access::new(id, &proxy)
         };
         Recorded::new(pair, &*self.audit, &record).map_err(|_| Refusal::new(Code::AuditUnavailable))
     }

@@ -12,11 +12,13 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 
 use super::open::{Opened, passphrase};
-use super::{Failure, Home, program};
+use super::{Failure, Home, program, wrapping};
 use crate::config::{self, Config, Passphrase};
 use crate::files::{self, FileError};
 use crate::secret::Secret;
-use crate::vault::{Fault, KeyError, KeySource, MasterKey, PassphraseParams, Vault, VaultError};
+use crate::vault::{
+    Fault, KeyError, KeyFile, KeySource, MasterKey, PassphraseParams, Vault, VaultError, Wrapper,
+};
 
 /// The right to change which key opens a vault, or which file the vault is: one process at a time.
 /// It is the system's lock on the vault's directory, and ends with the process.
@@ -74,11 +76,11 @@ pub(super) fn unlock_from<T>(
                 return Ok((open(&master)?, master));
             }
             let path = key_file(home, config);
-            by_file(&path, &open).or_else(|first| {
-                if !first.may_be_a_change_cut_short() {
+            by_file(config, &path, &open).or_else(|first| {
+                if !first.may_be_a_change_cut_short(&path) {
                     return Err(first.into());
                 }
-                finish_change(vault, &path, turn, &open)?.ok_or_else(|| first.into())
+                finish_change(config, (vault, &path), turn, &open)?.ok_or_else(|| first.into())
             })
         }
     }
@@ -122,13 +124,17 @@ fn successor(path: &Path) -> PathBuf {
 /// Why a key file does not open a vault.
 enum Unopened {
     Key(KeyError),
+    /// Whoever has wrapped the key does not unwrap it.
+    Wrapped(Failure),
     Vault(VaultError),
 }
 
 impl Unopened {
-    fn may_be_a_change_cut_short(&self) -> bool {
+    fn may_be_a_change_cut_short(&self, path: &Path) -> bool {
         match self {
             Self::Key(error) => matches!(error, KeyError::File(FileError::Missing(_))),
+            // The one that was to follow it may be another's to unwrap, or nobody's.
+            Self::Wrapped(_) => successor(path).exists(),
             Self::Vault(error) => matches!(error.fault, Fault::WrongKey),
         }
     }
@@ -138,16 +144,23 @@ impl From<Unopened> for Failure {
     fn from(why: Unopened) -> Self {
         match why {
             Unopened::Key(error) => error.into(),
+            Unopened::Wrapped(failure) => failure,
             Unopened::Vault(error) => error.into(),
         }
     }
 }
 
 fn by_file<T>(
+    config: &Config,
     path: &Path,
     open: impl Fn(&MasterKey) -> Result<T, VaultError>,
 ) -> Result<(T, MasterKey), Unopened> {
-    let master = MasterKey::load(path).map_err(Unopened::Key)?;
+    let master = match KeyFile::load(path).map_err(Unopened::Key)? {
+        KeyFile::Plain(master) => master,
+        KeyFile::Wrapped(wrapped) => {
+            wrapping::unwrap(config, &wrapped).map_err(Unopened::Wrapped)?
+        }
+    };
     let opened = open(&master).map_err(Unopened::Vault)?;
     Ok((opened, master))
 }
@@ -155,21 +168,41 @@ fn by_file<T>(
 /// Tries the key that was to take the place of `path`. If it is the vault's, it takes that place now;
 /// unless another process is just doing it.
 fn finish_change<T>(
-    vault: &Path,
-    path: &Path,
+    config: &Config,
+    (vault, path): (&Path, &Path),
     turn: Option<&Turn>,
     open: impl Fn(&MasterKey) -> Result<T, VaultError>,
 ) -> Result<Option<(T, MasterKey)>, Failure> {
     let taken = if turn.is_none() { Turn::take(vault)? } else { None };
     let new = successor(path);
-    let Ok(found) = by_file(&new, &open) else {
+    let found = match by_file(config, &new, &open) {
+        Ok(found) => found,
+        // It may be the one, and cannot be tried.
+        Err(Unopened::Wrapped(failure)) => return Err(failure),
         // It may have got its place since the first look.
-        return Ok(by_file(path, &open).ok());
+        Err(_) => return Ok(by_file(config, path, &open).ok()),
     };
     if turn.is_some() || taken.is_some() {
         files::rename_private(&new, path)?;
     }
     Ok(Some(found))
+}
+
+/// Who opens the vault, as people call it.
+///
+/// # Errors
+/// When the vault cannot be read.
+pub fn key_described(home: &Home, config: &Config, vault: &Path) -> Result<String, Failure> {
+    Ok(match Vault::key_source(vault)? {
+        KeySource::Passphrase(_) => "passphrase".to_owned(),
+        KeySource::File if matches!(config.vault.key, config::KeySource::Command(_)) => {
+            "command".to_owned()
+        }
+        KeySource::File => match KeyFile::load(&key_file(home, config)) {
+            Ok(KeyFile::Wrapped(wrapped)) => wrapped.wrapper.to_string(),
+            Ok(KeyFile::Plain(_)) | Err(_) => "key file".to_owned(),
+        },
+    })
 }
 
 /// What is to open a vault from now on.
@@ -181,6 +214,8 @@ pub enum NewKey {
     Passphrase(Passphrase),
     /// What this program prints, with these arguments.
     Command(Vec<String>),
+    /// A new key in the key file, wrapped by somebody else's.
+    Wrapped(Box<Wrapper>),
 }
 
 /// What a change of the key leaves to do.
@@ -209,10 +244,10 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
         && !matches!(config.vault.key, config::KeySource::Command(_));
     let choice = match choice {
         Some(choice) => choice,
-        None if was_file => NewKey::File,
+        None if was_file => like(&key_file(home, &config)),
         None => {
             return Err(Failure::usage("this vault is not opened by a key file").help(
-                "say by what from now on: --passphrase, --passphrase-file FILE, --key-file, or -- PROGRAM",
+                "say by what from now on: --passphrase, --passphrase-file FILE, --key-file, --transit URL, --kms KEY, or -- PROGRAM",
             ));
         }
     };
@@ -220,7 +255,7 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
     let path = key_file(home, &opened.config);
     let (mut key_path, mut left) = (None, None);
     let new = match &choice {
-        NewKey::File => None,
+        NewKey::File | NewKey::Wrapped(_) => None,
         NewKey::Passphrase(from) => {
             let text = new_passphrase(from)?;
             Some(MasterKey::from_passphrase(&text, PassphraseParams::generate()?)?)
@@ -229,7 +264,7 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
     };
     match new {
         None => {
-            to_key_file(&mut opened, &path, was_file)?;
+            to_key_file(&mut opened, &path, was_file, &choice)?;
             key_path = Some(path);
         }
         Some(master) => {
@@ -245,7 +280,20 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
     Ok(Rekeyed { epoch: opened.vault.epoch()?, key_file: key_path, config, left })
 }
 
-fn to_key_file(opened: &mut Opened, path: &Path, was_file: bool) -> Result<(), Failure> {
+/// What is there, anew: a wrapped key is followed by one that is wrapped by the same.
+fn like(path: &Path) -> NewKey {
+    match KeyFile::load(path) {
+        Ok(KeyFile::Wrapped(wrapped)) => NewKey::Wrapped(Box::new(wrapped.wrapper)),
+        Ok(KeyFile::Plain(_)) | Err(_) => NewKey::File,
+    }
+}
+
+fn to_key_file(
+    opened: &mut Opened,
+    path: &Path,
+    was_file: bool,
+    choice: &NewKey,
+) -> Result<(), Failure> {
     if !was_file && path.symlink_metadata().is_ok() {
         return Err(Failure::new(format!("{} is there, and not this vault's key", path.display()))
             .help("move it away, or set vault.key in locum.yaml to another file"));
@@ -255,7 +303,20 @@ fn to_key_file(opened: &mut Opened, path: &Path, was_file: bool) -> Result<(), F
     // by another.
     remove(&new)?;
     let master = MasterKey::generate()?;
-    master.save_new(&new)?;
+    match choice {
+        NewKey::Wrapped(wrapper) => {
+            let wrapped = wrapping::wrap(&opened.config, (**wrapper).clone(), &master)?;
+            // Whoever wraps and does not unwrap would lose the vault.
+            wrapping::unwrap(&opened.config, &wrapped)?
+                .expose(|back| master.expose(|key| back == key))
+                .then_some(())
+                .ok_or_else(|| {
+                    Failure::new(format!("{wrapper} unwraps another key than it wrapped"))
+                })?;
+            wrapped.save_new(&new)?;
+        }
+        _ => master.save_new(&new)?,
+    }
     opened.vault.rekey(&master)?;
     files::rename_private(&new, path)?;
     opened.master = master;
@@ -287,13 +348,13 @@ pub(super) fn new_passphrase(source: &Passphrase) -> Result<Secret, Failure> {
 /// What the config says, as against what is the case now.
 fn config_change(says: &config::KeySource, now: &NewKey) -> Option<String> {
     match (says, now) {
-        (config::KeySource::File(_), NewKey::File) => None,
+        (config::KeySource::File(_), NewKey::File | NewKey::Wrapped(_)) => None,
         (config::KeySource::Passphrase(says), NewKey::Passphrase(now)) if says == now => None,
         (config::KeySource::Command(says), NewKey::Command(now)) if says == now => None,
-        (config::KeySource::Command(_), NewKey::File) => {
+        (config::KeySource::Command(_), NewKey::File | NewKey::Wrapped(_)) => {
             Some("remove vault.key.command".to_owned())
         }
-        (_, NewKey::File) => Some("remove vault.key.passphrase".to_owned()),
+        (_, NewKey::File | NewKey::Wrapped(_)) => Some("remove vault.key.passphrase".to_owned()),
         (_, NewKey::Command(words)) => {
             // JSON is YAML.
             let words = serde_json::Value::from(words.as_slice());

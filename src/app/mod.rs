@@ -23,7 +23,6 @@ mod login;
 mod master;
 mod open;
 mod policies;
-mod probe;
 mod program;
 mod relay;
 mod reminders;
@@ -33,6 +32,7 @@ mod serve;
 mod service;
 mod session;
 mod supplier;
+mod wrapping;
 
 pub use crate::anomaly::Kept as Usual;
 pub(crate) use approvals::Place;
@@ -47,15 +47,15 @@ pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub use log::start as start_log;
 pub use login::check_logins;
-pub use master::{NewKey, Rekeyed, rekey};
+pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
 pub(crate) use policies::{ReadPolicy, read_policies};
-pub use probe::{Probed, probe};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
 pub use service::Activation;
 pub use session::{
-    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session, plan as plan_session,
+    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
+    plan as plan_session, settings,
 };

@@ -12,7 +12,7 @@ use crate::catalog::Catalog;
 use crate::credential::stand_in_for;
 use crate::environment::{self, Bundle, Inputs, Placeholder, Plan};
 use crate::reference::Name;
-use crate::vault::CredentialInfo;
+use crate::vault::{CredentialInfo, Held, Values};
 
 /// Marks a tag that names the environment variable where programs look for the credential.
 pub const VARIABLE_TAG: &str = "env:";
@@ -41,6 +41,8 @@ pub struct SessionOptions<'a> {
     pub open_port: Option<SocketAddr>,
     /// Where the files of its clients go; Locum's own.
     pub state: PathBuf,
+    /// Settings, by their variables.
+    pub settings: BTreeMap<String, String>,
 }
 
 /// A token that was made for a session.
@@ -88,6 +90,7 @@ pub fn plan(
         bundle,
         state_dir: options.state.clone(),
         placeholders: placeholders(credentials),
+        settings: options.settings.clone(),
         base_url_variables: base_urls(credentials),
         inherited: inherited.clone(),
         wgetrc,
@@ -113,6 +116,45 @@ impl Session {
     pub fn environment(&self) -> BTreeMap<OsString, OsString> {
         self.plan.child_environment(&self.inherited)
     }
+}
+
+/// What programs find in an environment, by its variables.
+///
+/// # Errors
+/// When a value names a credential that cannot be used any more.
+pub fn settings(
+    values: &Values,
+    environment: Option<&Name>,
+    credentials: &[CredentialInfo],
+) -> Result<BTreeMap<String, String>, Failure> {
+    let mut settings = BTreeMap::new();
+    for (name, value) in values {
+        let text = match value.within(environment) {
+            None => continue,
+            Some(Held::Text(text)) => text.clone(),
+            Some(Held::Credential(reference)) => {
+                let text = placeholder_of(reference, credentials);
+                text.ok_or_else(|| {
+                    Failure::new(format!(
+                        "the value {name} stands for {reference}, which cannot be used any more"
+                    ))
+                    .help(format!("set it anew, or `locum value remove {name}`"))
+                })?
+            }
+        };
+        settings.insert(value.variable.clone(), text);
+    }
+    Ok(settings)
+}
+
+/// What stands for a live credential, or for those that serve a reference.
+fn placeholder_of(reference: &Name, credentials: &[CredentialInfo]) -> Option<String> {
+    let live = |one: &&CredentialInfo| !one.properties.honeytoken && one.current().is_some();
+    let mut live = credentials.iter().filter(live);
+    let one = live.find(|one| one.name == *reference || serves(one) == reference)?;
+    let own = one.stand_in.as_deref();
+    let stand_in = own.and_then(|own| stand_in_for((&one.name, own), reference));
+    Some(stand_in.unwrap_or_else(|| reference.reference()))
 }
 
 /// What a URL's userinfo may hold bare, as far as user names have it.

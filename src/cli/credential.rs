@@ -2,11 +2,11 @@
 
 mod bait;
 mod care;
-mod check;
 mod connect;
 mod kind;
 mod source;
 mod users;
+mod verify;
 mod versions;
 
 use std::io::{IsTerminal as _, Read as _};
@@ -74,15 +74,10 @@ pub(super) enum Command {
     #[command(
         after_help = "Example:\n  locum credential verify openai\n  locum credential verify openai --version 3 --json\n\nTries the staged version where there is one, else the current one. Exit code 1 unless the provider\naccepts it."
     )]
-    Verify(versions::Verify),
+    Verify(verify::Verify),
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = versions::REVOKE_EXAMPLE)]
     Revoke(versions::Revoke),
-    /// Ask the provider whether a credential's key is good, by the cheap call that the catalogue has
-    #[command(
-        after_help = "Example:\n  locum credential check openai\n  locum credential rotate openai --stage < new-key.txt && locum credential check openai --version 2"
-    )]
-    Check(check::Check),
     /// Say how often a credential is to be rotated; reminders come 14 days ahead
     #[command(
         after_help = "Example:\n  locum credential schedule openai --rotate-every 30d\n  locum credential schedule billing --sensitivity high"
@@ -227,13 +222,12 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Add(args) => add(&mut opened, &args),
         Command::Connect(args) => connect::run(&mut opened, *args),
         Command::List { unused_for, json } => list(&opened, unused_for, json),
-        Command::Check(args) => check::check(&mut opened, &args),
         Command::Schedule(args) => care::schedule(&mut opened, &args),
         Command::Register(args) => care::register(&opened, &args),
         Command::Show { name, json } => show(&opened, &name, json),
         Command::Rotate(args) => versions::rotate(&mut opened, &args),
         Command::Promote(args) => versions::promote(&mut opened, &args),
-        Command::Verify(args) => versions::verify(&mut opened, &args),
+        Command::Verify(args) => verify::verify(&mut opened, &args),
         Command::Revoke(args) => versions::revoke(&mut opened, &args),
         Command::WhoUses(args) => users::who_uses(&opened, &args),
         Command::Remove { name } => {
@@ -354,7 +348,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     let mut slots = typed_slots(args)?;
     if !args.kind.is_plain() {
         let own = provider.and_then(|p| provider_slots(p).ok());
-        slots = args.kind.slots(slots, own.unwrap_or_default());
+        slots = args.kind.slots(slots, own.unwrap_or_default())?;
     } else if let Some(provider) = provider.filter(|_| slots.is_empty()) {
         slots = provider_slots(provider)?;
     }
@@ -718,6 +712,11 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         field("kind", kind.name().to_owned());
         if let Some(endpoint) = kind.endpoint() {
             field("tokens come from", endpoint.to_string());
+        }
+        if let Kind::Hmac(signing) = kind {
+            field("signs", signing.message.to_string());
+            let outputs = signing.headers.iter().chain(&signing.parameters);
+            field("sends", output::list(outputs.map(|(name, text)| format!("{name}: {text}"))));
         }
     }
     if let Some(source) = &shown.source {

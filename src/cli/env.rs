@@ -26,6 +26,9 @@ pub(super) struct Args {
     /// The person on whose behalf it runs
     #[arg(long, value_name = "NAME")]
     user: Option<Label>,
+    /// The environment whose values it gets (`locum value`); by default those of none
+    #[arg(long, value_name = "NAME")]
+    environment: Option<Name>,
     /// When the token ends
     #[arg(long, value_name = "DURATION", value_parser = parse_duration, default_value = "24h")]
     expires: Duration,
@@ -50,6 +53,7 @@ enum ShellName {
 pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     let proxy = proxy_address(&opened)?;
+    let settings = super::value::settings(&opened, args.environment.as_ref())?;
     let context = Context { run: args.run.clone(), node: None, user: args.user.clone() };
     let user = UserName { agent: args.agent.clone(), context };
     let expires = Some(super::agent::from_now(args.expires));
@@ -57,7 +61,7 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     let bundle = opened.write_certificates()?;
     let credentials = opened.vault.credentials()?;
     let state = home.clients().join("env");
-    let options = SessionOptions { user: &user, proxy, open_port: None, state };
+    let options = SessionOptions { user: &user, proxy, open_port: None, state, settings };
     let session = plan_session(&credentials, home, bundle, &token, &options)?;
     session.write_files()?;
     if args.json {

@@ -22,7 +22,9 @@ mod run_token;
 mod scan;
 mod serve;
 mod set;
+mod value;
 mod vault;
+mod wrapped;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -58,6 +60,9 @@ enum Command {
     /// Group credentials under one name
     #[command(subcommand)]
     Set(set::Command),
+    /// Set values that programs get by their environment: regions, addresses, names of models
+    #[command(subcommand, visible_alias = "values")]
+    Value(value::Command),
     /// Add, list and revoke agents and their tokens
     #[command(subcommand, visible_alias = "agents")]
     Agent(agent::Command),
@@ -130,6 +135,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Init(args) => done(init::run(&locate()?, &args)),
         Command::Credential(command) => done(credential::run(&locate()?, command)),
         Command::Set(command) => done(set::run(&locate()?, command)),
+        Command::Value(command) => done(value::run(&locate()?, command)),
         Command::Agent(command) => done(agent::run(&locate()?, command)),
         Command::RunToken(args) => done(run_token::run(&locate()?, args)),
         Command::Serve(args) => done(serve::run(&locate()?, &args)),

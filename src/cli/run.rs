@@ -1,5 +1,6 @@
 //! `locum run -- COMMAND`: a program as an agent, with no change to it.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::os::unix::process::ExitStatusExt as _;
@@ -10,7 +11,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, runtime};
-use crate::agent::{Context, Identity, Label, Proof, UserName};
+use crate::agent::{Context, Identity, Label, UserName};
 use crate::app::{
     Failure, Home, Opened, Proxy, ProxyOptions, Relay, Session, SessionOptions, SessionToken,
     mint_session, plan_session, start_log,
@@ -36,6 +37,9 @@ pub(super) struct Args {
     /// The person on whose behalf it runs
     #[arg(long, value_name = "NAME")]
     user: Option<Label>,
+    /// The environment whose values it gets (`locum value`); by default those of none
+    #[arg(long, value_name = "NAME")]
+    environment: Option<Name>,
     /// Also open a loopback port without authentication, for clients that never send proxy
     /// credentials (the JVM, Chromium); its identity is this run alone. The JVM is told of it, others
     /// find it in `LOCUM_OPEN_PROXY`
@@ -54,12 +58,14 @@ const DRAIN: Duration = Duration::from_secs(2);
 
 pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     let mut opened = Opened::open(home)?;
+    let settings = super::value::settings(&opened, args.environment.as_ref())?;
     let user = user_name(args)?;
     let expires = Some(super::agent::from_now(TOKEN_LIFE));
     let note = format!("run {}", user.context.run.as_ref().map_or("", Label::as_str));
     let token = mint_session(&mut opened, &args.agent, expires, &note)?;
-    let result =
-        runtime().and_then(|runtime| runtime.block_on(serve_and_run(opened, args, &user, &token)));
+    let result = runtime().and_then(|runtime| {
+        runtime.block_on(serve_and_run(opened, args, (&user, settings), &token))
+    });
     end_token(home, &token.0);
     result
 }
@@ -94,7 +100,7 @@ fn end_token(home: &Home, id: &str) {
 async fn serve_and_run(
     opened: Opened,
     args: &Args,
-    user: &UserName,
+    (user, settings): (&UserName, BTreeMap<String, String>),
     token: &SessionToken,
 ) -> Result<ExitCode, Failure> {
     let home = opened.home.clone();
@@ -122,7 +128,7 @@ async fn serve_and_run(
         (address, open_port, bundle, Some(serving))
     };
     let state = home.clients().join(&token.0);
-    let options = SessionOptions { user, proxy, open_port, state: state.clone() };
+    let options = SessionOptions { user, proxy, open_port, state: state.clone(), settings };
     let session = plan_session(&credentials, &home, bundle, token, &options)?;
     warn_contested(&session);
     session.write_files()?;
@@ -152,12 +158,8 @@ async fn start_private(
     opened.config.log.level = Level::Warn;
     start_log(&opened.config.log);
     let open_for = args.open_port.then(|| Identity {
-        workspace: opened.vault.workspace().clone(),
-        agent: user.agent.clone(),
-        token_id: token_id.into(),
         context: user.context.clone(),
-        proof: Proof::Token,
-        labels: crate::agent::Labels::default(),
+        ..Identity::new(opened.vault.workspace().clone(), user.agent.clone(), token_id)
     });
     Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
         .await

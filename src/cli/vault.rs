@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use serde_json::json;
 
 use super::output::{self, Table, counted};
-use crate::app::{Accept, Failure, Home, NewKey, Opened, rekey, restore};
-use crate::config::{self, Passphrase};
-use crate::vault::{FORMAT, KeySource, OldRuns, Vault};
+use crate::app::{Accept, Failure, Home, NewKey, Opened, key_described, rekey, restore};
+use crate::config::Passphrase;
+use crate::vault::{FORMAT, OldRuns, Vault};
 
 /// Subcommands of `locum vault`.
 #[derive(Debug, clap::Subcommand)]
@@ -24,7 +24,7 @@ pub(super) enum Command {
     },
     /// Give the vault another master key; a running proxy goes on
     #[command(
-        after_help = "Example:\n  locum vault rekey\n  locum vault rekey --passphrase-file /run/secrets/passphrase\n  locum vault rekey -- /usr/bin/pass show locum/master-key\n\nThe old key file is gone afterwards. Backups made before open with the old key only: keep a copy of it with them."
+        after_help = "Example:\n  locum vault rekey\n  locum vault rekey --passphrase-file /run/secrets/passphrase\n  locum vault rekey -- /usr/bin/pass show locum/master-key\n  locum vault rekey --transit https://bao.internal:8200 --transit-key locum --transit-login token-file:/run/bao/token\n  locum vault rekey --kms alias/locum --kms-region eu-west-1 --kms-login instance\n\nThe old key file is gone afterwards. Backups made before open with the old key only: keep a copy of it with them."
     )]
     Rekey(Rekey),
     /// Give the vault new data keys: every secret is sealed anew, while a running proxy goes on
@@ -84,6 +84,8 @@ pub(super) struct Rekey {
     /// A new key file, in the place that vault.key.file of locum.yaml names
     #[arg(long)]
     key_file: bool,
+    #[command(flatten)]
+    wrapped: super::wrapped::WrappedArgs,
     /// The key that this program prints: 64 hex digits, or a key file
     #[arg(last = true, value_name = "PROGRAM", conflicts_with_all = ["passphrase", "passphrase_file", "key_file"])]
     command: Vec<String>,
@@ -136,18 +138,12 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
         vault.verify()?;
     }
     let (counts, epoch) = (Counts::of(vault)?, vault.epoch()?);
-    let source = match Vault::key_source(vault.path())? {
-        KeySource::File if matches!(opened.config.vault.key, config::KeySource::Command(_)) => {
-            "command"
-        }
-        KeySource::File => "key file",
-        KeySource::Passphrase(_) => "passphrase",
-    };
+    let source = key_described(home, &opened.config, vault.path())?;
     let (locked, anchored) = (opened.is_locked_in_memory(), opened.is_anchored());
     if json {
         return output::json(&json!({
             "path": vault.path(), "id": vault.id(), "format": FORMAT, "epoch": epoch,
-            "key_source": source.replace(' ', "-"), "locked_in_memory": locked,
+            "key_source": if source == "key file" { "key-file" } else { &*source }, "locked_in_memory": locked,
             "anchored": anchored, "verified": verify,
             "credentials": counts.credentials, "live_credentials": counts.live_credentials,
             "sets": counts.sets, "agents": counts.agents, "tokens": counts.tokens,
@@ -159,7 +155,7 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
     field("id", vault.id());
     field("format", FORMAT.to_string());
     field("epoch", epoch.to_string());
-    field("opened by", source.to_owned());
+    field("opened by", source);
     field("keys in memory", locked_text(locked).to_owned());
     field("anchor", anchored_text(anchored).to_owned());
     field("credentials", format!("{}, {} live", counts.credentials, counts.live_credentials));
@@ -198,7 +194,12 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
         }
         None if args.passphrase => Some(NewKey::Passphrase(Passphrase::Prompt)),
         None if !args.command.is_empty() => Some(NewKey::Command(whole_path(&args.command)?)),
+        None if args.wrapped.is_said() => Some(NewKey::Wrapped(Box::new(args.wrapped.read()?))),
         None => args.key_file.then_some(NewKey::File),
+    };
+    let by = match &choice {
+        Some(NewKey::Wrapped(wrapper)) => Some(wrapper.to_string()),
+        _ => None,
     };
     let done = rekey(home, choice)?;
     if args.json {
@@ -208,6 +209,13 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
         }));
     }
     match &done.key_file {
+        Some(path) if by.is_some() => {
+            let by = by.unwrap_or_default();
+            output::line(&format!(
+                "the vault opens with the new key in {}, which is wrapped by {by}",
+                path.display()
+            ))?;
+        }
         Some(path) => {
             output::line(&format!("the vault opens with the new key in {}", path.display()))?;
         }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::Endpoint;
+use super::{Endpoint, Signing};
 
 /// What is made of the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +22,8 @@ pub enum Kind {
     GithubApp(Box<GithubApp>),
     /// The one-time password of the moment (RFC 6238).
     Totp(Totp),
+    /// A signature with a shared key, as the provider describes it.
+    Hmac(Box<Signing>),
 }
 
 impl Kind {
@@ -33,6 +35,7 @@ impl Kind {
             Self::Aws(_) => "aws",
             Self::GithubApp(_) => "github-app",
             Self::Totp(_) => "totp",
+            Self::Hmac(_) => "hmac",
         }
     }
 
@@ -42,6 +45,7 @@ impl Kind {
         match self {
             Self::Oauth(_) | Self::GithubApp(_) | Self::Totp(_) => true,
             Self::Aws(aws) => aws.role.is_some(),
+            Self::Hmac(_) => false,
         }
     }
 
@@ -49,6 +53,12 @@ impl Kind {
     #[must_use]
     pub fn is_of_the_moment(&self) -> bool {
         matches!(self, Self::Totp(_))
+    }
+
+    /// Whether the body has to be read before the request can be filled.
+    #[must_use]
+    pub fn reads_body(&self) -> bool {
+        matches!(self, Self::Hmac(signing) if signing.reads_body())
     }
 
     /// Whether what is sent for a value says what time it is.
@@ -59,7 +69,7 @@ impl Kind {
                 oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
             }
             Self::Aws(_) | Self::GithubApp(_) => true,
-            Self::Totp(_) => false,
+            Self::Totp(_) | Self::Hmac(_) => false,
         }
     }
 
@@ -70,7 +80,7 @@ impl Kind {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::GithubApp(app) => Some(&app.endpoint),
             // Programs ask AWS for much else there; a one-time password is made here.
-            Self::Aws(_) | Self::Totp(_) => None,
+            Self::Aws(_) | Self::Totp(_) | Self::Hmac(_) => None,
         }
     }
 
@@ -81,7 +91,7 @@ impl Kind {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::Aws(aws) => aws.role.as_ref().map(|role| &role.endpoint),
             Self::GithubApp(app) => Some(&app.endpoint),
-            Self::Totp(_) => None,
+            Self::Totp(_) | Self::Hmac(_) => None,
         }
     }
 }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use http::Request;
 
 use super::*;
-use crate::agent::{Context, Identity, Labels, Proof};
+use crate::agent::Identity;
 use crate::credential::{CredentialIndex, Properties};
 use crate::document::Source;
 use crate::host::{Authority, Scheme};
@@ -71,14 +71,7 @@ fn send_with(
     }
     let text = "version: 1\nrules:\n  - {name: all, agents: ['*'], use: ['*']}\n";
     let policy = policy::compile(vec![Source::new("p.yaml", text)]).unwrap();
-    let who = Identity {
-        workspace: "default".parse().unwrap(),
-        agent: "a".parse().unwrap(),
-        token_id: "t".into(),
-        context: Context::default(),
-        proof: Proof::Token,
-        labels: Labels::default(),
-    };
+    let who = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index, 0)?;
     let open = |_: &Credential, version| {

@@ -38,6 +38,12 @@ pub struct Material {
     /// What one-time passwords are made of, in base32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<String>,
+    /// A shared key that signs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// What is sent beside a signature, and is secret too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub passphrase: Option<String>,
 }
 
 /// Why what lies in the vault cannot be used.
@@ -53,6 +59,8 @@ pub enum MaterialError {
     Key,
     /// The seed is no base32.
     Seed,
+    /// The shared key is not written as the kind says.
+    SharedKey,
 }
 
 impl fmt::Display for MaterialError {
@@ -60,6 +68,7 @@ impl fmt::Display for MaterialError {
         match self {
             Self::NotText => f.write_str("the secret is no text"),
             Self::Seed => f.write_str("the seed is no base32, as apps for one-time passwords show it"),
+            Self::SharedKey => f.write_str("the key is not written as `--key-form` says"),
             Self::NotJson => f.write_str("the secret begins like JSON, and is none"),
             Self::Missing(what) => write!(f, "the secret has no `{what}`"),
             Self::Key => f.write_str(
@@ -79,6 +88,7 @@ pub const NATURAL: &[(&str, &str)] = &[
     ("oauth-jwt-bearer", "the private key, in PEM"),
     ("github-app", "the app's private key, in PEM"),
     ("totp", "the seed in base32, or the otpauth:// address of the QR code"),
+    ("hmac", "the key that signs"),
     (
         "aws",
         "ID:SECRET, a section of ~/.aws/credentials, or the JSON that `aws iam create-access-key` prints",
@@ -143,6 +153,7 @@ impl Material {
             Kind::Aws(_) => return None,
             Kind::GithubApp(_) => &mut self.private_key,
             Kind::Totp(_) => &mut self.seed,
+            Kind::Hmac(_) => &mut self.key,
             Kind::Oauth(oauth) => match (oauth.grant, oauth.client_auth) {
                 (OauthGrant::Refresh, _) => &mut self.refresh_token,
                 (OauthGrant::ClientCredentials, ClientAuth::PrivateKeyJwt)
@@ -166,6 +177,8 @@ impl Material {
         keep(&mut self.subject_token, &old.subject_token);
         keep(&mut self.private_key, &old.private_key);
         keep(&mut self.seed, &old.seed);
+        keep(&mut self.key, &old.key);
+        keep(&mut self.passphrase, &old.passphrase);
         // A key and its session belong together.
         if self.access_key_id.is_none() {
             keep(&mut self.access_key_id, &old.access_key_id);
@@ -206,6 +219,14 @@ impl Material {
             Kind::Aws(_) => self.aws_key().map(drop),
             Kind::GithubApp(_) => self.signing_key().map(drop),
             Kind::Totp(_) => self.seed().map(drop),
+            Kind::Hmac(signing) => {
+                let text = present(self.key.as_deref(), "key")?;
+                crate::sign::hmac::key(signing.key, text).ok_or(MaterialError::SharedKey)?;
+                if signing.wants_passphrase() {
+                    present(self.passphrase.as_deref(), "passphrase")?;
+                }
+                Ok(())
+            }
         }
     }
 
@@ -232,6 +253,8 @@ impl Material {
             secret_access_key,
             session_token,
             seed,
+            key,
+            passphrase,
         } = self;
         let all = [
             refresh_token,
@@ -241,6 +264,8 @@ impl Material {
             secret_access_key,
             session_token,
             seed,
+            key,
+            passphrase,
         ];
         all.into_iter().flatten().map(|text| Secret::new(text.into_bytes())).collect()
     }

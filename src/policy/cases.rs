@@ -12,7 +12,7 @@ use super::rule::Place;
 use super::when::moment;
 use super::{Policy, Question, TunnelDecision};
 use crate::agent::{
-    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, Proof, UserName,
+    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, UserName,
 };
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
@@ -120,14 +120,8 @@ impl fmt::Display for Answer {
 /// An identity that no token vouches for: for questions, never for requests.
 #[must_use]
 pub fn supposed(user: UserName) -> Option<Identity> {
-    Some(Identity {
-        workspace: DEFAULT_WORKSPACE.parse().ok()?,
-        agent: user.agent,
-        token_id: "none".into(),
-        context: user.context,
-        proof: Proof::Token,
-        labels: Labels::default(),
-    })
+    let identity = Identity::new(DEFAULT_WORKSPACE.parse().ok()?, user.agent, "none");
+    Some(Identity { context: user.context, ..identity })
 }
 
 impl Inquiry {

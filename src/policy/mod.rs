@@ -248,6 +248,20 @@ impl Permit {
         self.grants.iter().chain(&self.hidden).any(|grant| grant.credential.is_supplied())
     }
 
+    /// Whether any of its credentials signs with a shared key, and so needs the time and a nonce.
+    #[must_use]
+    pub fn is_stamped(&self) -> bool {
+        let kinds = self.grants.iter().map(|grant| &grant.credential.properties.kind);
+        kinds.flatten().any(|kind| matches!(kind, CredentialKind::Hmac(_)))
+    }
+
+    /// Whether any of its credentials cannot enter before all of the body is there.
+    #[must_use]
+    pub fn reads_body(&self) -> bool {
+        let kinds = self.grants.iter().map(|grant| &grant.credential.properties.kind);
+        kinds.flatten().any(CredentialKind::reads_body)
+    }
+
     /// How long the origin may take, by the rule that decided.
     #[must_use]
     pub fn timeouts(&self) -> Timeouts {

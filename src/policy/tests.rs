@@ -6,7 +6,7 @@ mod schema;
 use std::collections::HashMap;
 
 use super::*;
-use crate::agent::{Context, Labels, Proof};
+use crate::agent::Labels;
 use crate::credential::Properties;
 use crate::document::Source;
 use crate::host::Destination;
@@ -53,14 +53,7 @@ fn policy(yaml: &str) -> Policy {
 }
 
 fn who(agent: &str) -> Identity {
-    Identity {
-        workspace: "default".parse().unwrap(),
-        agent: agent.parse().unwrap(),
-        token_id: "t".into(),
-        context: Context::default(),
-        proof: Proof::Token,
-        labels: Labels::default(),
-    }
+    Identity::new("default".parse().unwrap(), agent.parse().unwrap(), "t")
 }
 
 fn origin(text: &str) -> Origin {

@@ -94,7 +94,9 @@ impl Asked<'_> {
         let moment = (&*state.credentials, *at);
         let kind = state.policy.wants_body(&self.who, &self.inbound, references, moment);
         // What a signature is over, where its client does not say it.
-        let digested = || references.wants_digest(&self.inbound).then_some(BodyKind::Whole);
+        let signed = permit.reads_body() && self.inbound.body().is_none();
+        let digested =
+            || (signed || references.wants_digest(&self.inbound)).then_some(BodyKind::Whole);
         let kind = kind.or_else(digested)?;
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::{Gateway, request_id};
 use crate::credential::Endpoint;
 use crate::outcome::{Code, Ending, Refusal};
-use crate::record::{Access, AuditSink, Decision, Outcome, Recorded, RequestId, Use};
+use crate::record::{Access, AuditSink, Outcome, Recorded, RequestId, Use};
 use crate::secret::Secret;
 use crate::upstream::{Call, Upstream, UpstreamBody};
 
@@ -113,24 +113,15 @@ fn recorded(
 ) -> Result<Recorded<Leaving>, Refusal> {
     let Errand { purpose, uses, endpoint, method, headers, body, .. } = errand;
     let path = endpoint.target().split('?').next();
+    let destination = endpoint.origin().to_string();
     let record = Access {
-        request_id: id,
-        agent: None,
-        peer: None,
-        client_certificate: None,
-        destination: &endpoint.origin().to_string(),
         method: Some(method.as_str()),
         path,
         rule: Some(purpose),
         policy_generation: generation,
         policy_digest: digest,
         credential: uses.as_ref(),
-        more_credentials: &[],
-        misplaced: 0,
-        decision: Decision::Permit,
-        code: None,
-        reason: None,
-        shadow: None,
+        ..Access::new(id, &destination)
     };
     let mut request = Request::new(Full::new(body));
     *request.method_mut() = method.clone();

@@ -2,6 +2,7 @@
 //! says so.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Gateway, State, unix_now};
 use crate::agent::Identity;
@@ -12,6 +13,7 @@ use crate::policy::{Grant, Permit};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 use crate::secret::Secret;
+use crate::sign::hmac::Stamp;
 use crate::supply::Supply;
 
 /// The secrets that a permit grants. Waits for nothing where all of them are in the vault.
@@ -20,11 +22,21 @@ pub(super) async fn resolve(
     state: &State,
     permit: &Permit,
 ) -> Result<Resolved, Refusal> {
-    if !permit.is_supplied() {
-        return Resolved::open(permit, |credential, version| state.open(&credential.name, version));
-    }
-    // Boxed: no other request shall carry room for it.
-    Box::pin(supplied(gateway, state, permit)).await
+    let resolved = if permit.is_supplied() {
+        // Boxed: no other request shall carry room for it.
+        Box::pin(supplied(gateway, state, permit)).await?
+    } else {
+        Resolved::open(permit, |credential, version| state.open(&credential.name, version))?
+    };
+    // Why here: a value may have been long in coming, and a signature is of its time.
+    if permit.is_stamped() { Ok(resolved.stamped(stamp()?)) } else { Ok(resolved) }
+}
+
+fn stamp() -> Result<Stamp, Refusal> {
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let mut nonce = [0; 16];
+    getrandom::fill(&mut nonce).map_err(|_| Refusal::new(Code::Internal))?;
+    Ok(Stamp { time, nonce })
 }
 
 async fn supplied(gateway: &Gateway, state: &State, permit: &Permit) -> Result<Resolved, Refusal> {

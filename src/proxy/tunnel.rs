@@ -475,7 +475,6 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::agent::Proof;
     use crate::authn::{Authenticate, Authenticators};
     use crate::credential::CredentialIndex;
     use crate::document::Source;
@@ -509,14 +508,7 @@ mod tests {
     fn an_opaque_tunnel_stands_no_longer_than_its_token_and_its_rule() {
         const OPAQUE: &str = "  - {name: web, agents: [a], to: ['https://*'], tunnel: opaque}\n";
         const NONE: &str = "  - {name: other, agents: [b], to: ['https://*'], tunnel: opaque}\n";
-        let identity = Identity {
-            workspace: "default".parse().unwrap(),
-            agent: "a".parse().unwrap(),
-            token_id: "t".into(),
-            context: Context::default(),
-            proof: Proof::Token,
-            labels: crate::agent::Labels::default(),
-        };
+        let identity = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
         let caller = Caller {
             near: Near { peer: Peer::Unix(None), certificate: None },
             identity: Arc::new(identity),

@@ -96,6 +96,8 @@ pub enum Kind {
     Item,
     /// A workspace.
     Workspace,
+    /// An environment value.
+    Value,
     /// A stand-in.
     StandIn,
 }
@@ -135,6 +137,7 @@ impl fmt::Display for Kind {
             Self::Token => "token",
             Self::Item => "item",
             Self::Workspace => "workspace",
+            Self::Value => "value",
             Self::StandIn => "stand-in",
         })
     }

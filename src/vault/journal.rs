@@ -95,6 +95,10 @@ actions! {
     ApprovalGranted "approval-granted";
     /// A person refused one.
     ApprovalDenied "approval-denied";
+    /// An environment value was set.
+    ValueSet "value-set";
+    /// An environment value was removed.
+    ValueRemoved "value-removed";
     /// An item, such as the CA's key, was stored.
     ItemSealed "item-sealed";
 }

@@ -93,6 +93,8 @@ pub enum KeyError {
     NotAKey(PathBuf),
     /// The file is cut off, or a character in it is wrong.
     Checksum(PathBuf),
+    /// Who is to unwrap the key is said in a way that this version does not know.
+    Wrapper(PathBuf),
     /// All zeros: a disk that lost the file's contents, or a placeholder.
     Zero(PathBuf),
     /// Under [`MIN_PASSPHRASE`] characters, or one character over and over.
@@ -129,6 +131,11 @@ impl fmt::Display for KeyError {
             Self::Checksum(path) => write!(
                 f,
                 "{} is damaged: its checksum is wrong; put back your copy of it",
+                path.display()
+            ),
+            Self::Wrapper(path) => write!(
+                f,
+                "{} is unwrapped by somebody that this version does not know; use the version that wrote it",
                 path.display()
             ),
             Self::Zero(path) => write!(
@@ -216,6 +223,27 @@ impl MasterKey {
         Ok(Self::new(&key, None))
     }
 
+    /// The key of a key file.
+    pub(super) fn of_file(key: &Key) -> Self {
+        Self::new(key, None)
+    }
+
+    /// The key that somebody has unwrapped; none for what is no key.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let mut key = Key::default();
+        if bytes.len() != key.len() || bytes.iter().all(|byte| *byte == 0) {
+            return None;
+        }
+        key.copy_from_slice(bytes);
+        Some(Self::new(&key, None))
+    }
+
+    /// Shows the key to whoever wraps it.
+    pub(crate) fn expose<R>(&self, show: impl FnOnce(&[u8; 32]) -> R) -> R {
+        show(self.key.bytes())
+    }
+
     /// Reads the key from what a program printed: a key file's text, or 64 hex digits alone.
     /// `origin` is what errors name.
     ///
@@ -275,7 +303,7 @@ fn checksum(key: &[u8; 32]) -> [u8; 4] {
     crc32fast::hash(key).to_be_bytes()
 }
 
-fn parse_key_file(text: &[u8], path: &Path) -> Result<Key, KeyError> {
+pub(super) fn parse_key_file(text: &[u8], path: &Path) -> Result<Key, KeyError> {
     let mut lines = text.split(|b| *b == b'\n').map(<[u8]>::trim_ascii);
     if lines.next() != Some(HEADER.as_bytes()) {
         return Err(KeyError::NotAKeyFile(path.to_owned()));

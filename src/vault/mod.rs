@@ -42,7 +42,9 @@ mod snapshot;
 #[cfg(test)]
 mod tests;
 mod upgrade;
+mod values;
 mod versions;
+mod wrapped;
 
 use std::cell::RefCell;
 use std::fmt;
@@ -76,7 +78,9 @@ pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
+pub use values::{Held, Value, Values, usual_variable};
 pub use versions::Promotion;
+pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};
 
 use crypto::{DoesNotOpen, Encoder};
 use keys::{DataKey, LockedKey, VaultId, WrappingKey};

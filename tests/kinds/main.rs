@@ -15,4 +15,5 @@
 mod support;
 
 mod aws;
+mod hmac;
 mod oauth;

@@ -11,3 +11,4 @@ mod queue;
 mod runs;
 mod spares;
 mod tiers;
+mod values;

@@ -261,7 +261,7 @@ fn a_version_is_tried_at_its_provider_before_it_is_promoted() {
     home.add("openai", &["--provider", "openai"], &old);
     let verify = |more: &[&str]| home.locum(&[&["credential", "verify", "openai"], more].concat());
     let ran = verify(&[]).ok();
-    let said = "version 1 of openai is valid: https://api.openai.com/v1/models answered 200\n";
+    let said = "version 1 of openai is good: https://api.openai.com/v1/models takes it\n";
     assert_eq!(ran.out, said);
     assert_eq!(origin.last().header("authorization"), Some(&*format!("Bearer {old}")));
     home.locum_with(&["credential", "rotate", "openai", "--stage"], new.as_bytes()).ok();
@@ -270,7 +270,7 @@ fn a_version_is_tried_at_its_provider_before_it_is_promoted() {
     let ran = verify(&["--json"]).failed(1);
     let json: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!((&json["version"], &json["status"]), (&2.into(), &401.into()));
-    assert_eq!(json["valid"], false);
+    assert_eq!(json["verdict"], "bad");
     origin.accept(&new);
     verify(&[]).ok();
     verify(&["--version", "1"]).ok();

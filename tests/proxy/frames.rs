@@ -225,24 +225,28 @@ fn what_may_not_be_sent_ends_the_socket_and_does_not_go_up() {
     }
 }
 
+/// Waits until a new socket has this version. What is opened before the change and written to after it is
+/// ended.
+fn uses(scene: &Scene, version: &str) {
+    eventually("the new version", PATIENCE, || {
+        let mut other = scene.socket("/y");
+        other.send(text(&identify("locum_main")));
+        other.finish();
+        other.until_closed();
+        let raw = scene.origin.raw_bytes().pop()?;
+        let at = memchr::memmem::find(&raw, b"\r\n\r\n")? + 4;
+        let first = unmasked(&raw[at..]).into_iter().next()?;
+        (first.1 == identify(version).as_bytes()).then_some(())
+    });
+}
+
 #[test]
 fn a_version_that_the_scrub_does_not_know_does_not_enter() {
     let scene = Scene::new(canary(), |_| {});
     let mut wire = scene.socket("/x");
     let next = canary();
     scene.home.locum_with(&["credential", "rotate", "main", "--grace", "0"], next.as_bytes()).ok();
-    // A new socket has the new version, once the proxy has seen it.
-    eventually("the new version", PATIENCE, || {
-        let mut other = scene.socket("/y");
-        other.send(text(&identify("locum_main")));
-        // Opened before the change and written to after it, it is ended like the one above.
-        other.finish();
-        other.until_closed();
-        let raw = scene.origin.raw_bytes().pop()?;
-        let at = memchr::memmem::find(&raw, b"\r\n\r\n")? + 4;
-        let first = unmasked(&raw[at..]).into_iter().next()?;
-        (first.1 == identify(&next).as_bytes()).then_some(())
-    });
+    uses(&scene, &next);
     wire.send(text(&identify("locum_main")));
     wire.until_closed();
     assert_eq!(scene.home.accesses_to("/x")[1]["code"], "credential-refused");
@@ -255,16 +259,7 @@ fn a_socket_goes_on_with_the_version_that_it_was_opened_with() {
     let mut wire = scene.socket("/x");
     let next = canary();
     scene.home.locum_with(&["credential", "rotate", "main", "--grace", "1h"], next.as_bytes()).ok();
-    eventually("the new version", PATIENCE, || {
-        let mut other = scene.socket("/y");
-        other.send(text(&identify("locum_main")));
-        other.finish();
-        other.until_closed();
-        let raw = scene.origin.raw_bytes().pop()?;
-        let at = memchr::memmem::find(&raw, b"\r\n\r\n")? + 4;
-        let first = unmasked(&raw[at..]).into_iter().next()?;
-        (first.1 == identify(&next).as_bytes()).then_some(())
-    });
+    uses(&scene, &next);
     wire.send(text(&identify("locum_main")));
     let sent = eventually("the message", PATIENCE, || {
         let raw = scene.origin.raw_bytes().into_iter().next()?;

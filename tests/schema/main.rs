@@ -18,30 +18,15 @@ use std::fs;
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use locum::document::{Document, Limits, Node, Source, Value as Yaml};
+use locum::document::{Document, Limits, Source};
 use locum::policy::{SCHEMA, compile_all};
-use serde_json::{Map, Value, json};
-use support::Tools;
+use serde_json::{Value, json};
+use support::{Tools, tree};
 
 /// A file as the reader sees it.
 fn as_json(text: &str) -> Value {
     let document = Document::parse(Source::new("p.yaml", text), &Limits::POLICY);
     tree(document.unwrap_or_else(|report| panic!("{report}")).root())
-}
-
-fn tree(node: &Node) -> Value {
-    match &node.value {
-        Yaml::Null | Yaml::Refused => Value::Null,
-        Yaml::Bool(value) => json!(value),
-        Yaml::Int(value) => json!(value),
-        Yaml::Float(value) => json!(value),
-        Yaml::String(text) => json!(text),
-        Yaml::Seq(items) => items.iter().map(tree).collect(),
-        Yaml::Map(entries) => {
-            let entries = entries.iter().map(|(key, value)| (key.text.to_string(), tree(value)));
-            Value::Object(entries.collect::<Map<_, _>>())
-        }
-    }
 }
 
 /// What the validator has against each document, if anything.

@@ -13,6 +13,7 @@ mod support;
 mod aws;
 mod clouds;
 mod kinds;
+mod master;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

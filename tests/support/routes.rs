@@ -152,7 +152,8 @@ fn presented(parts: &Parts) -> Vec<String> {
             None => keys.push(value),
         }
     }
-    for name in ["x-api-key", "x-key", "private-token"] {
+    let exchanges = ["ok-access-key", "key", "x-mbx-apikey"];
+    for name in ["x-api-key", "x-key", "private-token"].into_iter().chain(exchanges) {
         let values = parts.headers.get_all(name).iter();
         keys.extend(values.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()));
     }

@@ -17,9 +17,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use locum::document::{Document, Limits, Node, Report, Source, Value as Yaml};
-use serde_json::{Map, Value, json};
-use support::{Tools, command_output};
+use locum::document::{Document, Limits, Report, Source};
+use serde_json::{Value, json};
+use support::{Tools, command_output, tree};
 
 /// A case of the suite.
 #[derive(Debug)]
@@ -89,21 +89,6 @@ fn read(text: &str) -> Result<Value, Report> {
     let document = Document::parse(Source::new("t.yaml", text), &Limits::POLICY)?;
     document.reader().finish(Some(()))?;
     Ok(tree(document.root()))
-}
-
-fn tree(node: &Node) -> Value {
-    match &node.value {
-        Yaml::Null | Yaml::Refused => Value::Null,
-        Yaml::Bool(value) => json!(value),
-        Yaml::Int(value) => json!(value),
-        Yaml::Float(value) => json!(value),
-        Yaml::String(text) => json!(text),
-        Yaml::Seq(items) => items.iter().map(tree).collect(),
-        Yaml::Map(entries) => {
-            let entries = entries.iter().map(|(key, value)| (key.text.to_string(), tree(value)));
-            Value::Object(entries.collect::<Map<_, _>>())
-        }
-    }
 }
 
 /// Valid, and refused all the same: what two readers of YAML take for two things.

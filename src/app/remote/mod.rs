@@ -20,9 +20,10 @@ use serde_json::Value;
 use crate::credential::Endpoint;
 use crate::files;
 use crate::outcome::{Code, Refusal};
-use crate::proxy::{Errand, Gateway, Reply};
-use crate::record::Use;
+use crate::proxy::{Errand, Gateway, Reply, run_errand};
+use crate::record::{AuditSink, Use};
 use crate::secret::Secret;
+use crate::upstream::Upstream;
 use crate::vault::without_line_end;
 
 /// How long one call may take. Requests wait for it where no value is at hand.
@@ -91,6 +92,8 @@ pub(super) struct Caller<'a> {
 pub(super) enum Via<'a> {
     /// A running proxy's own far side.
     Gateway(&'a Gateway),
+    /// One of its own, before there is a vault.
+    Alone(&'a Upstream, &'a dyn AuditSink),
 }
 
 impl Caller<'_> {
@@ -112,6 +115,7 @@ impl Caller<'_> {
         };
         let sent = match self.via {
             Via::Gateway(gateway) => gateway.errand(errand).await,
+            Via::Alone(upstream, audit) => run_errand(upstream, audit, (0, ""), errand).await,
         };
         sent.map_err(|refusal| no_answer(&refusal))
     }
@@ -163,7 +167,7 @@ pub(super) fn file(path: &Path) -> Result<Secret, Failed> {
 }
 
 /// A login that lies in a file, read anew each time: what keeps it there renews it.
-async fn login_file(path: &str) -> Result<Secret, Failed> {
+pub(super) async fn login_file(path: &str) -> Result<Secret, Failed> {
     let path = PathBuf::from(path);
     let read = tokio::task::spawn_blocking(move || file(&path)).await;
     let read = read.unwrap_or_else(|_| Err("it could not be read".into()));

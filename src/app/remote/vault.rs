@@ -51,6 +51,27 @@ impl Server<'_> {
         Ok(Fetched { secret, lease })
     }
 
+    /// Has something done with a key of the vault's own.
+    pub(in crate::app) async fn write(
+        &self,
+        caller: &Caller<'_>,
+        own: impl FnOnce() -> Result<Secret, Failed>,
+        path: &str,
+        body: &Value,
+    ) -> Result<Value, Failed> {
+        let (headers, _) = self.log_in(caller, own).await?;
+        let endpoint = self.url.at(&format!("/v1/{path}"));
+        let body = Bytes::from_owner(zeroize::Zeroizing::new(body.to_string().into_bytes()));
+        let reply = caller.call(Method::POST, &endpoint, headers, body).await?;
+        match reply.status.as_u16() {
+            400 | 404 => Err("the vault has no such key, or it has not wrapped this".into()),
+            _ => document(
+                &reply,
+                "the vault refuses the token: it has expired, or may not use the key",
+            ),
+        }
+    }
+
     /// Fields with a token in them, and how long it is good for where that is known.
     async fn log_in(
         &self,

@@ -7,7 +7,8 @@ use super::{Value, from_env, from_file};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
 use crate::credential::{
-    Aws, ClientAuth, Endpoint, GithubApp, Kind, Oauth, OauthGrant, Role, Slot, Totp, TotpHash,
+    Aws, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Oauth, OauthGrant,
+    Pattern, Role, Signing, SigningError, Slot, Timestamp, Totp, TotpHash,
 };
 use crate::mint::Material;
 use crate::reference::Name;
@@ -33,6 +34,8 @@ pub(super) enum KindName {
     GithubApp,
     /// One-time passwords of the moment (RFC 6238)
     Totp,
+    /// Signatures with a shared key (HMAC), as the provider describes them
+    Hmac,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -73,7 +76,7 @@ pub(super) struct KindArgs {
     /// A further parameter of the token request. Repeatable
     #[arg(long, value_name = "NAME=VALUE", value_parser = parameter)]
     parameter: Vec<(String, String)>,
-    /// The `kid` of assertions
+    /// The `kid` of assertions; for --kind hmac, who signs
     #[arg(long, value_name = "TEXT")]
     key_id: Option<String>,
     /// The `iss` of the assertion; by default the client id
@@ -115,6 +118,27 @@ pub(super) struct KindArgs {
     /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
     #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
+    /// What is signed, with words in braces: '{timestamp}{method}{target}{body}'
+    #[arg(long, value_name = "PATTERN")]
+    sign: Option<Pattern>,
+    /// A field that goes out with it: 'X-Signature: sha256={signature}'. Repeatable
+    #[arg(long, value_name = "NAME: PATTERN", value_parser = signed_header)]
+    signed_header: Vec<(String, Pattern)>,
+    /// A parameter of the query that goes out with it: 'signature={signature}'. Repeatable
+    #[arg(long, value_name = "NAME=PATTERN", value_parser = signed_query)]
+    signed_query: Vec<(String, Pattern)>,
+    /// By which hash: sha1, sha256, sha384 or sha512; by default sha256
+    #[arg(long, value_name = "HASH")]
+    hash: Option<HmacHash>,
+    /// How the signature is written: hex, base64 or base64url; by default hex
+    #[arg(long, value_name = "ENCODING")]
+    encoding: Option<Encoding>,
+    /// How the key is written: text, hex or base64; by default text
+    #[arg(long, value_name = "FORM")]
+    key_form: Option<KeyForm>,
+    /// How the time is written: seconds, millis or iso; by default seconds
+    #[arg(long, value_name = "FORM")]
+    timestamp: Option<Timestamp>,
     /// The GitHub App's id, or its client id
     #[arg(long, value_name = "ID")]
     app_id: Option<String>,
@@ -142,6 +166,17 @@ fn client_auth(text: &str) -> Result<ClientAuth, String> {
     ];
     let found = all.into_iter().find(|(short, auth)| *short == text || auth.name() == text);
     found.map(|(_, auth)| auth).ok_or_else(|| "it is none, basic, post or jwt".to_owned())
+}
+
+fn signed_header(text: &str) -> Result<(String, Pattern), String> {
+    let (name, pattern) = text.split_once(':').ok_or("it is written 'NAME: PATTERN'")?;
+    let name = name.trim().to_ascii_lowercase();
+    Ok((name, pattern.trim().parse().map_err(|e: SigningError| e.to_string())?))
+}
+
+fn signed_query(text: &str) -> Result<(String, Pattern), String> {
+    let (name, pattern) = text.split_once('=').ok_or("it is written NAME=PATTERN")?;
+    Ok((name.to_owned(), pattern.parse().map_err(|e: SigningError| e.to_string())?))
 }
 
 pub(super) fn parameter(text: &str) -> Result<(String, String), String> {
@@ -179,19 +214,27 @@ impl KindArgs {
     }
 
     /// The slots of the kind: where bearer tokens go, unless something else was said.
-    pub(super) fn slots(&self, typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
+    pub(super) fn slots(
+        &self,
+        typed: Vec<Slot>,
+        provider: Vec<Slot>,
+    ) -> Result<Vec<Slot>, Failure> {
         if self.kind == Some(KindName::Aws) {
-            return vec![Slot::Aws];
+            return Ok(vec![Slot::Aws]);
+        }
+        // A signature goes where its fields say.
+        if self.kind == Some(KindName::Hmac) {
+            return Ok(self.signing()?.slots());
         }
         // Nothing is usual for a second factor.
         if self.kind == Some(KindName::Totp) {
-            return typed;
+            return Ok(typed);
         }
         // A token of an installation goes wherever a personal one does, git included.
         if self.kind == Some(KindName::GithubApp) && typed.is_empty() && !provider.is_empty() {
-            return provider;
+            return Ok(provider);
         }
-        token_slots(typed, provider)
+        Ok(token_slots(typed, provider))
     }
 
     /// The kind, and what of the secret the vault keeps for it.
@@ -205,6 +248,7 @@ impl KindArgs {
             let said = self.client_id.is_some()
                 || self.token_endpoint.is_some()
                 || self.role.is_some()
+                || self.sign.is_some()
                 || self.app_id.is_some();
             return if said {
                 Err(Failure::usage("nothing says what is made of the secret")
@@ -219,6 +263,11 @@ impl KindArgs {
             KindName::Aws => self.aws(&secret)?,
             KindName::GithubApp => self.github_app(&secret)?,
             KindName::Totp => totp(&secret)?,
+            KindName::Hmac => {
+                let kind = Kind::Hmac(Box::new(self.signing()?));
+                let material = read(&secret, &kind)?;
+                (kind, material)
+            }
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &secret)?,
             KindName::OauthClientCredentials => {
                 self.oauth(OauthGrant::ClientCredentials, provider, &secret)?
@@ -263,6 +312,7 @@ impl KindArgs {
                 (Kind::Oauth(Box::new(oauth)), Material::default())
             }
             KindName::Aws => self.aws(&nothing)?,
+            KindName::Hmac => (Kind::Hmac(Box::new(self.signing()?)), Material::default()),
             KindName::GithubApp => self.github_app(&nothing)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &nothing)?,
             KindName::OauthClientCredentials => {
@@ -364,6 +414,25 @@ impl KindArgs {
         }));
         let material = read(secret, &kind)?;
         Ok((kind, material))
+    }
+
+    fn signing(&self) -> Result<Signing, Failure> {
+        let Some(message) = self.sign.clone() else {
+            return Err(Failure::usage("nothing says what is signed")
+                .help("say it with --sign '{timestamp}{method}{target}{body}', and where it goes with --signed-header 'NAME: {signature}'"));
+        };
+        let signing = Signing {
+            hash: self.hash.unwrap_or(HmacHash::Sha256),
+            encoding: self.encoding.unwrap_or(Encoding::Hex),
+            key: self.key_form.unwrap_or_default(),
+            message,
+            timestamp: self.timestamp.unwrap_or_default(),
+            key_id: self.key_id.clone(),
+            headers: self.signed_header.clone(),
+            parameters: self.signed_query.clone(),
+        };
+        signing.check().map_err(|e| Failure::usage(e.to_string()))?;
+        Ok(signing)
     }
 
     fn described(&self, grant: OauthGrant, token_endpoint: Endpoint) -> Oauth {

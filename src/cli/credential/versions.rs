@@ -4,8 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use super::users::{User, users};
 use super::{Value, kind};
-use crate::app::{Failure, Opened, Probed, probe};
-use crate::cli::{output, runtime};
+use crate::app::{Failure, Opened};
+use crate::cli::output;
 use crate::config::MAX_GRACE;
 use crate::credential::Source;
 use crate::document::{parse_duration, show_duration};
@@ -205,40 +205,5 @@ fn say_revoked(revoked: &Revoked<'_>, version: Option<u32>) -> Result<(), Failur
             output::line("it was used within the last hour by")?;
             User::table(runs).print()
         }
-    }
-}
-
-/// Arguments of `locum credential verify`.
-#[derive(Debug, clap::Args)]
-pub(in crate::cli) struct Verify {
-    /// The credential's name
-    name: Name,
-    /// This version
-    #[arg(long, value_name = "N")]
-    version: Option<u32>,
-    /// Print the result as JSON
-    #[arg(long)]
-    json: bool,
-}
-
-pub(super) fn verify(opened: &mut Opened, args: &Verify) -> Result<(), Failure> {
-    let name = &args.name;
-    let probed = runtime()?.block_on(probe(opened, name, args.version))?;
-    let Probed { version, at, status, good } = probed;
-    if args.json {
-        output::json(&serde_json::json!({
-            "credential": name, "version": version, "at": at, "status": status, "valid": good,
-        }))?;
-    } else if good == Some(true) {
-        output::line(&format!("version {version} of {name} is valid: {at} answered {status}"))?;
-    }
-    match good {
-        Some(true) => Ok(()),
-        Some(false) => Err(Failure::new(format!(
-            "version {version} of {name} is not valid: {at} answered {status}"
-        ))),
-        None => Err(Failure::new(format!(
-            "{at} answered {status}, which says nothing of version {version} of {name}"
-        ))),
     }
 }

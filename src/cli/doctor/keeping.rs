@@ -13,7 +13,7 @@ use crate::config::{Config, KeySource};
 use crate::environment;
 use crate::files;
 use crate::upstream::NoLogins;
-use crate::vault::MasterKey;
+use crate::vault::KeyFile;
 
 /// Looks at all of it, and returns the home opened if that is possible.
 pub(super) fn look(home: &Home, findings: &mut Findings) -> Option<Opened> {
@@ -141,9 +141,14 @@ fn look_at_key(config: &Config, findings: &mut Findings) -> bool {
             return true;
         }
     };
-    match MasterKey::load(path) {
-        Ok(key) if key.is_locked_in_memory() => findings.ok(CHECK, "a whole key file"),
-        Ok(_) => findings.warning(
+    match KeyFile::load(path) {
+        Ok(KeyFile::Wrapped(wrapped)) => {
+            findings.ok(CHECK, format!("a whole key file, wrapped by {}", wrapped.wrapper));
+        }
+        Ok(KeyFile::Plain(key)) if key.is_locked_in_memory() => {
+            findings.ok(CHECK, "a whole key file");
+        }
+        Ok(KeyFile::Plain(_)) => findings.warning(
             CHECK,
             "the system lets it be swapped to the disk",
             "raise the limit of locked memory (`ulimit -l`, or LimitMEMLOCK= of systemd)",

@@ -1,0 +1,222 @@
+//! `locum value`: settings by environment, which `locum run` and `locum env` hand to programs beside the
+//! placeholders.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::output::{self, Table};
+use super::scan;
+use crate::app::{self, Failure, Home, Opened};
+use crate::environment::is_variable;
+use crate::reference::Name;
+use crate::vault::{Held, Value, Values, usual_variable};
+
+/// Subcommands of `locum value`.
+#[derive(Debug, clap::Subcommand)]
+pub(super) enum Command {
+    /// Set a value, in one environment or where nothing else is said
+    #[command(
+        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod"
+    )]
+    Set {
+        /// The value's name
+        name: Name,
+        /// The text; not for secrets, which are credentials
+        #[arg(value_name = "TEXT", required_unless_present = "credential")]
+        text: Option<String>,
+        /// Hand out what stands for this credential
+        #[arg(long, value_name = "NAME", conflicts_with = "text")]
+        credential: Option<Name>,
+        /// The environment in which it is this; by default all that have none of their own
+        #[arg(long, value_name = "NAME")]
+        environment: Option<Name>,
+        /// The variable in which programs find it; by default the name in capitals
+        #[arg(long, value_name = "NAME")]
+        variable: Option<String>,
+    },
+    /// List values
+    #[command(after_help = "Example:\n  locum value list --environment prod")]
+    List {
+        /// As programs in this environment find them
+        #[arg(long, value_name = "NAME")]
+        environment: Option<Name>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show one value in all environments
+    #[command(after_help = "Example:\n  locum value show region --json")]
+    Show {
+        /// The value's name
+        name: Name,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a value, or what it is in one environment
+    #[command(after_help = "Example:\n  locum value remove region --environment prod")]
+    Remove {
+        /// The value's name
+        name: Name,
+        /// Only what it is there
+        #[arg(long, value_name = "NAME")]
+        environment: Option<Name>,
+    },
+}
+
+pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
+    let mut opened = Opened::open(home)?;
+    match command {
+        Command::Set { name, text, credential, environment, variable } => {
+            let held = held(&opened, &name, text, credential)?;
+            check_variable(&variable.clone().unwrap_or_else(|| usual_variable(&name)))?;
+            let shown = shown(&held);
+            let place = (held, variable.as_deref());
+            opened.vault.value_set(&name, environment.as_ref(), place)?;
+            opened.changed()?;
+            output::line(&format!("{name} is {shown}{}", whereabouts(environment.as_ref())))
+        }
+        Command::List { environment, json } => list(&opened, environment.as_ref(), json),
+        Command::Show { name, json } => show(&opened, &name, json),
+        Command::Remove { name, environment } => {
+            opened.vault.value_remove(&name, environment.as_ref())?;
+            opened.changed()?;
+            output::line(&format!("removed {name}{}", whereabouts(environment.as_ref())))
+        }
+    }
+}
+
+/// The longest text: what is longer is a file.
+const LONGEST: usize = 4096;
+
+fn held(
+    opened: &Opened,
+    name: &Name,
+    text: Option<String>,
+    credential: Option<Name>,
+) -> Result<Held, Failure> {
+    if let Some(credential) = credential {
+        let all = opened.vault.credentials()?;
+        let known = all.iter().any(|one| {
+            one.name == credential || one.properties.serves.as_ref() == Some(&credential)
+        });
+        return if known {
+            Ok(Held::Credential(credential))
+        } else {
+            Err(Failure::usage(format!("there is no credential `{credential}`"))
+                .help("`locum credential list` shows them"))
+        };
+    }
+    let text = text.unwrap_or_default();
+    if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
+        return Err(Failure::usage(format!("{name}: a value is one line of 1 to {LONGEST} bytes")));
+    }
+    if let Some(kind) = scan::looks_like_a_key(&text) {
+        return Err(Failure::usage(format!("what {name} is to be looks like a secret: {kind}"))
+            .help("make it a credential with `locum credential add`, and name that with --credential; the text is in your shell's history now"));
+    }
+    Ok(Held::Text(text))
+}
+
+fn check_variable(variable: &str) -> Result<(), Failure> {
+    if is_variable(variable) {
+        return Ok(());
+    }
+    Err(Failure::usage(format!("`{variable}` cannot be set"))
+        .help("a variable's name has letters, digits and `_`, and is none that leads programs to the proxy"))
+}
+
+fn shown(held: &Held) -> String {
+    match held {
+        Held::Text(text) => output::plain(text),
+        Held::Credential(name) => format!("the placeholder of {name}"),
+    }
+}
+
+fn whereabouts(environment: Option<&Name>) -> String {
+    environment.map_or_else(String::new, |environment| format!(" in {environment}"))
+}
+
+#[derive(Serialize)]
+struct Row<'v> {
+    name: &'v Name,
+    #[serde(flatten)]
+    value: &'v Value,
+}
+
+fn list(opened: &Opened, environment: Option<&Name>, json: bool) -> Result<(), Failure> {
+    let values = opened.vault.values()?;
+    check_environment(&values, environment)?;
+    if json {
+        let rows = values.iter().map(|(name, value)| Row { name, value });
+        return output::json(&rows.collect::<Vec<_>>());
+    }
+    let mut table = Table::new(&["VALUE", "VARIABLE", "ENVIRONMENT", "IS"]);
+    for (name, value) in &values {
+        for (place, held) in places(value) {
+            let counts = environment.is_none() || value.within(environment) == Some(held);
+            if counts {
+                let place = place.map_or_else(|| "-".to_owned(), ToString::to_string);
+                table.row(vec![name.to_string(), value.variable.clone(), place, shown(held)]);
+            }
+        }
+    }
+    table.print()
+}
+
+fn places(value: &Value) -> impl Iterator<Item = (Option<&Name>, &Held)> {
+    let own = value.environments.iter().map(|(name, held)| (Some(name), held));
+    value.default.iter().map(|held| (None, held)).chain(own)
+}
+
+fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
+    let values = opened.vault.values()?;
+    let value = values.get(name).ok_or_else(|| {
+        Failure::new(format!("there is no value `{name}`")).help("`locum value list` shows them")
+    })?;
+    if json {
+        return output::json(&Row { name, value });
+    }
+    let mut table = Table::new(&["ENVIRONMENT", "IS"]);
+    for (place, held) in places(value) {
+        let place = place.map_or_else(|| "-".to_owned(), ToString::to_string);
+        table.row(vec![place, shown(held)]);
+    }
+    output::line(&format!("{name}, in {}", value.variable))?;
+    table.print()
+}
+
+/// What programs find in an environment, by its variables.
+///
+/// # Errors
+/// For an environment that there is none of, and a value whose credential is gone.
+pub(super) fn settings(
+    opened: &Opened,
+    environment: Option<&Name>,
+) -> Result<BTreeMap<String, String>, Failure> {
+    let values = opened.vault.values()?;
+    check_environment(&values, environment)?;
+    if values.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    app::settings(&values, environment, &opened.vault.credentials()?)
+}
+
+/// An environment that no value knows is a slip, and would silently be the default.
+fn check_environment(values: &Values, environment: Option<&Name>) -> Result<(), Failure> {
+    let Some(environment) = environment else { return Ok(()) };
+    let mut known: Vec<&Name> =
+        values.values().flat_map(|value| value.environments.keys()).collect();
+    known.sort_unstable();
+    known.dedup();
+    if known.contains(&environment) {
+        return Ok(());
+    }
+    let help = if known.is_empty() {
+        "`locum value set NAME TEXT --environment ENVIRONMENT` makes one".to_owned()
+    } else {
+        format!("there are: {}", output::list(known))
+    };
+    Err(Failure::usage(format!("no value is set for the environment `{environment}`")).help(help))
+}

@@ -1,0 +1,488 @@
+//! How a provider has requests signed with a shared key: what is signed, and where the signature goes.
+//!
+//! All of it is read once, when it is added or loaded, and nothing of a request is ever read as a template.
+
+use std::fmt;
+use std::str::FromStr;
+
+use http::HeaderName;
+use serde::{Deserialize, Serialize};
+
+use super::{Slot, SlotError};
+
+/// Requests that are signed with a shared key (HMAC, RFC 2104).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Signing {
+    /// By which hash.
+    pub hash: HmacHash,
+    /// How the signature is written.
+    pub encoding: Encoding,
+    /// How the key is written in the vault.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub key: KeyForm,
+    /// What is signed.
+    pub message: Pattern,
+    /// How the time is written.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub timestamp: Timestamp,
+    /// Who signs, where the provider wants to hear it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_id: Option<String>,
+    /// Fields that go out, with what stands in each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub headers: Vec<(String, Pattern)>,
+    /// Parameters of the query that go out, after all others.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parameters: Vec<(String, Pattern)>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// The hash of a signature or a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HmacHash {
+    /// SHA-1, which HMAC does not suffer from.
+    Sha1,
+    /// SHA-256.
+    Sha256,
+    /// SHA-384.
+    Sha384,
+    /// SHA-512.
+    Sha512,
+}
+
+/// How bytes are written as text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Encoding {
+    /// In lower case.
+    Hex,
+    /// With padding.
+    Base64,
+    /// For URLs, without padding.
+    Base64url,
+}
+
+/// How a key is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KeyForm {
+    /// Its bytes are the key.
+    #[default]
+    Text,
+    /// In hex.
+    Hex,
+    /// In base64, with padding or without.
+    Base64,
+}
+
+/// How a time is written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Timestamp {
+    /// Seconds of Unix time.
+    #[default]
+    Seconds,
+    /// Milliseconds of Unix time.
+    Millis,
+    /// `2026-01-05T12:00:00.000Z`.
+    Iso,
+}
+
+/// A text with words in braces: `{timestamp}{method}{target}{body}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pattern {
+    typed: Box<str>,
+    pieces: Box<[Piece]>,
+}
+
+/// A part of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Piece {
+    /// This text.
+    Text(Box<str>),
+    /// What a word stands for.
+    Word(Word),
+}
+
+/// What of a request, or of its signature, stands in a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Word {
+    /// The method.
+    Method,
+    /// The path as it is sent, without the query.
+    Path,
+    /// The query as it is sent, without its `?`.
+    Query,
+    /// Path and query as they are sent.
+    Target,
+    /// What stands in `Host`.
+    Host,
+    /// A field of the head, as it is sent; nothing where it is not there.
+    Header(HeaderName),
+    /// The body.
+    Body,
+    /// A digest of the body.
+    BodyDigest(HmacHash, Encoding),
+    /// The time.
+    Timestamp,
+    /// 32 random hex digits, of which no two requests have the same.
+    Nonce,
+    /// Who signs.
+    KeyId,
+    /// A second secret, which is sent as it is.
+    Passphrase,
+    /// The signature.
+    Signature,
+}
+
+/// Why a text is no pattern, or a signature cannot be made so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SigningError {
+    /// A word in braces that there is none of.
+    Word(String),
+    /// A brace that is not closed, or not opened.
+    Brace,
+    /// A character that cannot stand in a field.
+    Character,
+    /// A word that has no place there.
+    Misplaced(&'static str),
+    /// The signature goes nowhere.
+    NoSignature,
+    /// What is signed is the same for all requests.
+    Constant,
+    /// A field that cannot be set.
+    Header(SlotError),
+    /// Nothing says who signs.
+    NoKeyId,
+}
+
+impl fmt::Display for SigningError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Word(word) => write!(
+                f,
+                "`{{{word}}}` is none of: {{method}}, {{path}}, {{query}}, {{target}}, {{host}}, {{header:NAME}}, {{body}}, {{body:HASH:ENCODING}}, {{timestamp}}, {{nonce}}, {{key-id}}, {{passphrase}}, {{signature}}"
+            ),
+            Self::Brace => f.write_str("a brace is not closed, or not opened"),
+            Self::Character => f.write_str("only printable ASCII, and \\n, can stand there"),
+            Self::Misplaced(word) => write!(f, "{{{word}}} has no place there"),
+            Self::NoSignature => f.write_str("no field and no parameter has the {signature} in it"),
+            Self::Constant => f.write_str("what is signed would be the same for all requests"),
+            Self::Header(error) => error.fmt(f),
+            Self::NoKeyId => f.write_str("{key-id} is wanted, and nothing says who signs"),
+        }
+    }
+}
+
+impl std::error::Error for SigningError {}
+
+impl Pattern {
+    /// Its parts.
+    #[must_use]
+    pub fn pieces(&self) -> &[Piece] {
+        &self.pieces
+    }
+
+    fn words(&self) -> impl Iterator<Item = &Word> {
+        self.pieces.iter().filter_map(|piece| match piece {
+            Piece::Word(word) => Some(word),
+            Piece::Text(_) => None,
+        })
+    }
+
+    /// Whether the word stands in it.
+    #[must_use]
+    pub fn has(&self, word: &Word) -> bool {
+        self.words().any(|one| one == word)
+    }
+
+    /// The texts around its only word, if it has just one.
+    fn around(&self) -> Option<(&str, &str)> {
+        match &*self.pieces {
+            [Piece::Word(_)] => Some(("", "")),
+            [Piece::Text(before), Piece::Word(_)] => Some((before, "")),
+            [Piece::Word(_), Piece::Text(after)] => Some(("", after)),
+            [Piece::Text(before), Piece::Word(_), Piece::Text(after)] => Some((before, after)),
+            _ => None,
+        }
+    }
+}
+
+impl FromStr for Pattern {
+    type Err = SigningError;
+
+    fn from_str(typed: &str) -> Result<Self, SigningError> {
+        let text = typed.replace("\\n", "\n");
+        if !text.bytes().all(|b| (0x20..0x7f).contains(&b) || b == b'\n') {
+            return Err(SigningError::Character);
+        }
+        let mut pieces = Vec::new();
+        let mut rest = &*text;
+        while !rest.is_empty() {
+            let end = rest.find(['{', '}']).unwrap_or(rest.len());
+            let (before, from) = rest.split_at(end);
+            if !before.is_empty() {
+                pieces.push(Piece::Text(before.into()));
+            }
+            if from.is_empty() {
+                break;
+            }
+            let inner = from.strip_prefix('{').ok_or(SigningError::Brace)?;
+            let (word, after) = inner.split_once('}').ok_or(SigningError::Brace)?;
+            pieces.push(Piece::Word(word.parse()?));
+            rest = after;
+        }
+        Ok(Self { typed: typed.into(), pieces: pieces.into() })
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.typed)
+    }
+}
+
+impl Serialize for Pattern {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.typed)
+    }
+}
+
+impl<'de> Deserialize<'de> for Pattern {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl FromStr for Word {
+    type Err = SigningError;
+
+    fn from_str(text: &str) -> Result<Self, SigningError> {
+        let unknown = || SigningError::Word(text.to_owned());
+        Ok(match text {
+            "method" => Self::Method,
+            "path" => Self::Path,
+            "query" => Self::Query,
+            "target" => Self::Target,
+            "host" => Self::Host,
+            "body" => Self::Body,
+            "timestamp" => Self::Timestamp,
+            "nonce" => Self::Nonce,
+            "key-id" => Self::KeyId,
+            "passphrase" => Self::Passphrase,
+            "signature" => Self::Signature,
+            _ => match text.split_once(':') {
+                Some(("header", name)) => Self::Header(name.parse().map_err(|_| unknown())?),
+                Some(("body", how)) => {
+                    let (hash, encoding) = how.split_once(':').ok_or_else(unknown)?;
+                    let hash = hash.parse().map_err(|_| unknown())?;
+                    Self::BodyDigest(hash, encoding.parse().map_err(|_| unknown())?)
+                }
+                _ => return Err(unknown()),
+            },
+        })
+    }
+}
+
+/// Not one of the words that there are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UnknownWord(&'static str);
+
+impl fmt::Display for UnknownWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "known are {}", self.0)
+    }
+}
+
+impl std::error::Error for UnknownWord {}
+
+macro_rules! words {
+    ($($type:ident { $($text:literal $variant:ident),+ })+) => { $(
+        impl FromStr for $type {
+            type Err = UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, UnknownWord> {
+                match text {
+                    $($text => Ok(Self::$variant),)+
+                    _ => Err(UnknownWord(concat!($($text, " "),+))),
+                }
+            }
+        }
+    )+ };
+}
+
+words! {
+    HmacHash { "sha1" Sha1, "sha256" Sha256, "sha384" Sha384, "sha512" Sha512 }
+    Encoding { "hex" Hex, "base64" Base64, "base64url" Base64url }
+    KeyForm { "text" Text, "hex" Hex, "base64" Base64 }
+    Timestamp { "seconds" Seconds, "millis" Millis, "iso" Iso }
+}
+
+impl Signing {
+    /// Whether a signature can be made so.
+    ///
+    /// # Errors
+    /// The first reason why not.
+    pub fn check(&self) -> Result<(), SigningError> {
+        for (word, name) in [(Word::Signature, "signature"), (Word::Passphrase, "passphrase")] {
+            if self.message.has(&word) {
+                return Err(SigningError::Misplaced(name));
+            }
+        }
+        if self.message.words().all(|word| matches!(word, Word::KeyId)) {
+            return Err(SigningError::Constant);
+        }
+        for (name, pattern) in &self.headers {
+            // A slot may be there, and so what Locum sets.
+            Slot::header(&format!("{name}: {{secret}}")).map_err(SigningError::Header)?;
+            if pattern.pieces.iter().any(|p| matches!(p, Piece::Text(text) if text.contains('\n')))
+            {
+                return Err(SigningError::Character);
+            }
+        }
+        for (name, pattern) in &self.parameters {
+            Slot::query(name).map_err(SigningError::Header)?;
+            if pattern.has(&Word::Passphrase) {
+                return Err(SigningError::Misplaced("passphrase"));
+            }
+        }
+        let outputs = || self.headers.iter().chain(&self.parameters).map(|(_, pattern)| pattern);
+        if !outputs().any(|pattern| pattern.has(&Word::Signature)) {
+            return Err(SigningError::NoSignature);
+        }
+        let about = |word: &Word| {
+            let of_request = [Word::Method, Word::Path, Word::Query, Word::Target, Word::Host];
+            of_request.contains(word) || matches!(word, Word::Header(_) | Word::Body)
+        };
+        if outputs().flat_map(Pattern::words).any(about) {
+            return Err(SigningError::Misplaced("what is of the request"));
+        }
+        let wants_id = outputs().chain([&self.message]).any(|pattern| pattern.has(&Word::KeyId));
+        if wants_id && self.key_id.is_none() { Err(SigningError::NoKeyId) } else { Ok(()) }
+    }
+
+    /// Where a request may refer to the credential: in place of the signature, of who signs, or of the
+    /// passphrase.
+    #[must_use]
+    pub fn slots(&self) -> Vec<Slot> {
+        let mut slots = Vec::new();
+        let words = [Word::Signature, Word::KeyId, Word::Passphrase];
+        let refers = |pattern: &Pattern| words.iter().any(|word| pattern.has(word));
+        for (name, pattern) in self.headers.iter().filter(|(_, pattern)| refers(pattern)) {
+            let around = pattern.around().unwrap_or_default();
+            let shaped = format!("{name}: {}{{secret}}{}", around.0, around.1);
+            for text in [shaped, format!("{name}: {{secret}}")] {
+                slots.extend(Slot::header(&text).ok().filter(|slot| !slots.contains(slot)));
+            }
+        }
+        for (name, _) in self.parameters.iter().filter(|(_, pattern)| refers(pattern)) {
+            slots.extend(Slot::query(name));
+        }
+        slots
+    }
+
+    /// Whether the body has to be read before the request can be signed.
+    #[must_use]
+    pub fn reads_body(&self) -> bool {
+        let outputs = self.headers.iter().chain(&self.parameters).map(|(_, pattern)| pattern);
+        let mut words = outputs.chain([&self.message]).flat_map(Pattern::words);
+        words.any(|word| matches!(word, Word::Body | Word::BodyDigest(..)))
+    }
+
+    /// Whether a second secret is sent.
+    #[must_use]
+    pub fn wants_passphrase(&self) -> bool {
+        self.headers.iter().any(|(_, pattern)| pattern.has(&Word::Passphrase))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn signing(message: &str, headers: &[(&str, &str)]) -> Result<Signing, SigningError> {
+        let headers = headers.iter().map(|(name, text)| Ok(((*name).to_owned(), text.parse()?)));
+        let signing = Signing {
+            hash: HmacHash::Sha256,
+            encoding: Encoding::Hex,
+            key: KeyForm::Text,
+            message: message.parse()?,
+            timestamp: Timestamp::Seconds,
+            key_id: None,
+            headers: headers.collect::<Result<_, SigningError>>()?,
+            parameters: Vec::new(),
+        };
+        signing.check().map(|()| signing)
+    }
+
+    #[test]
+    fn patterns_read_back_as_they_are_typed() {
+        for text in [
+            "v0:{timestamp}:{body}",
+            "{method}\\n{path}\\n{query}\\n{body:sha512:hex}\\n{timestamp}",
+            "{header:x-recv-window}{nonce}",
+            "plain",
+            "",
+        ] {
+            let pattern: Pattern = text.parse().unwrap();
+            assert_eq!(pattern.to_string(), text);
+            let json = serde_json::to_string(&pattern).unwrap();
+            assert_eq!(serde_json::from_str::<Pattern>(&json).unwrap(), pattern);
+        }
+        for (text, why) in [
+            ("{", SigningError::Brace),
+            ("a}", SigningError::Brace),
+            ("{{body}}", SigningError::Word("{body".to_owned())),
+            ("{secret}", SigningError::Word("secret".to_owned())),
+            ("{body:md5:hex}", SigningError::Word("body:md5:hex".to_owned())),
+            ("{header:a b}", SigningError::Word("header:a b".to_owned())),
+            ("ä", SigningError::Character),
+            ("\t", SigningError::Character),
+        ] {
+            assert_eq!(text.parse::<Pattern>(), Err(why), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_proves_nothing_is_no_signature() {
+        let out = &[("x-signature", "sha256={signature}")];
+        assert!(signing("{body}", out).is_ok());
+        for (message, headers, why) in [
+            ("{body}", &[("x-time", "{timestamp}")][..], SigningError::NoSignature),
+            ("hello", out, SigningError::Constant),
+            ("{signature}", out, SigningError::Misplaced("signature")),
+            (
+                "{body}",
+                &[("x-s", "{signature}{path}")],
+                SigningError::Misplaced("what is of the request"),
+            ),
+            ("{body}", &[("host", "{signature}")], SigningError::Header(SlotError::ReservedHeader)),
+            ("{body}", &[("x-s", "{signature}"), ("x-k", "{key-id}")], SigningError::NoKeyId),
+            ("{body}", &[("x-s", "a\\n{signature}")], SigningError::Character),
+        ] {
+            assert_eq!(signing(message, headers).unwrap_err(), why, "{message}");
+        }
+    }
+
+    #[test]
+    fn a_request_refers_to_it_where_the_signature_goes() {
+        let slots = |headers| -> Vec<String> {
+            let slots = signing("{body}", headers).unwrap().slots();
+            slots.iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            slots(&[("x-hub-signature-256", "sha256={signature}"), ("x-time", "{timestamp}")]),
+            ["header x-hub-signature-256: sha256={secret}", "header x-hub-signature-256: {secret}"]
+        );
+        assert_eq!(
+            slots(&[("stripe-signature", "t={timestamp},v1={signature}")]),
+            ["header stripe-signature: {secret}"]
+        );
+    }
+}

@@ -1,0 +1,117 @@
+//! Signing a request with a shared key, as the last step before it goes out: everything else of it is
+//! final.
+
+use bytes::Bytes;
+use http::HeaderName;
+use http::request::Parts;
+use zeroize::Zeroizing;
+
+use super::{query, sensitive, target_of};
+use crate::credential::{Kind, Pattern, Signing, Word};
+use crate::host::Origin;
+use crate::mint::Material;
+use crate::outcome::{Code, Refusal};
+use crate::policy::Grant;
+use crate::scrub::Needles;
+use crate::secret::Secret;
+use crate::sign::hmac::{self, Message, Stamp, Words};
+
+/// What signs, and for whom.
+pub(super) struct Signer<'a> {
+    pub(super) grant: &'a Grant,
+    pub(super) secret: &'a Secret,
+    pub(super) origin: &'a Origin,
+    pub(super) stamp: Stamp,
+}
+
+/// Whether the credential of a grant signs with a shared key.
+pub(super) fn signs(grant: &Grant) -> bool {
+    matches!(grant.credential().properties.kind, Some(Kind::Hmac(_)))
+}
+
+impl Signer<'_> {
+    /// Signs. Whatever the client had in the places of the signature is taken out.
+    pub(super) fn sign(
+        &self,
+        parts: &mut Parts,
+        body: Option<&Bytes>,
+        needles: &mut Needles,
+    ) -> Result<(), Refusal> {
+        let Some(kind @ Kind::Hmac(signing)) = &self.grant.credential().properties.kind else {
+            return Err(Refusal::new(Code::Internal));
+        };
+        let material = Material::read(self.secret, kind).map_err(|_| unusable())?;
+        let key = material.key.as_deref().and_then(|text| hmac::key(signing.key, text));
+        let key = key.ok_or_else(unusable)?;
+        clear(parts, signing)?;
+        let mut words = Words {
+            timestamp: signing.timestamp,
+            stamp: self.stamp,
+            key_id: signing.key_id.as_deref().unwrap_or_default(),
+            passphrase: material.passphrase.as_deref().unwrap_or_default(),
+            signature: "",
+        };
+        let host = self.origin.host_field();
+        let body = body.map_or(&[][..], |body| body);
+        // What is not the signature may itself be signed.
+        set(parts, signing, (&words, false), (&host, body))?;
+        let message = words.fill(&signing.message, &message(parts, &host, body));
+        let signature = hmac::signature(signing, &key, &message);
+        words.signature = &signature;
+        set(parts, signing, (&words, true), (&host, body))?;
+        for part in material.parts() {
+            needles.add_late(part, self.grant.placeholder());
+        }
+        Ok(())
+    }
+}
+
+/// Sets the fields and parameters that have the signature in them, or those that have not.
+fn set(
+    parts: &mut Parts,
+    signing: &Signing,
+    (words, signed): (&Words<'_>, bool),
+    (host, body): (&str, &[u8]),
+) -> Result<(), Refusal> {
+    let due = |pattern: &Pattern| pattern.has(&Word::Signature) == signed;
+    for (name, pattern) in signing.headers.iter().filter(|(_, pattern)| due(pattern)) {
+        let name: HeaderName = name.parse().map_err(|_| Refusal::new(Code::Internal))?;
+        let value = words.fill(pattern, &message(parts, host, body));
+        parts.headers.insert(name, sensitive(value)?);
+    }
+    for (name, pattern) in signing.parameters.iter().filter(|(_, pattern)| due(pattern)) {
+        let value = words.fill(pattern, &message(parts, host, body));
+        let value = Secret::new(value.to_vec());
+        let target = query::with_secret(parts.uri.path(), parts.uri.query(), name, &value);
+        parts.uri = target_of(target)?;
+    }
+    Ok(())
+}
+
+fn message<'a>(parts: &'a Parts, host: &'a str, body: &'a [u8]) -> Message<'a> {
+    Message {
+        method: parts.method.as_str(),
+        path: parts.uri.path(),
+        query: parts.uri.query().unwrap_or_default(),
+        host,
+        headers: &parts.headers,
+        body,
+    }
+}
+
+/// Takes out what the client sent in the places that are the signature's.
+fn clear(parts: &mut Parts, signing: &Signing) -> Result<(), Refusal> {
+    for (name, _) in &signing.headers {
+        parts.headers.remove(name.as_str());
+    }
+    let ours = |sent: &[u8]| signing.parameters.iter().any(|(name, _)| name.as_bytes() == sent);
+    let query = parts.uri.query().unwrap_or_default();
+    if let Some(target) = query::without(parts.uri.path(), query, ours) {
+        parts.uri = target_of(Zeroizing::new(target.into_bytes()))?;
+    }
+    Ok(())
+}
+
+fn unusable() -> Refusal {
+    Refusal::new(Code::CredentialRefused).because("what lies in the vault is no key of this kind")
+}

@@ -1,0 +1,145 @@
+//! Environment values: settings by name and environment, as one sealed item for each workspace. None of
+//! them is secret; what is, is a credential, which a value can name.
+
+use std::collections::BTreeMap;
+
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+use super::error::{Fault, Kind, VaultError};
+use super::keys::DataKey;
+use super::{Action, Vault, items};
+use crate::reference::Name;
+use crate::secret::Secret;
+
+/// One setting, in all environments that have it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Value {
+    /// The variable in which programs find it.
+    pub variable: String,
+    /// What it is where the environment has none of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<Held>,
+    /// What it is in each environment.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub environments: BTreeMap<Name, Held>,
+}
+
+/// What a value is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Held {
+    /// This text.
+    Text(String),
+    /// What stands for a credential.
+    Credential(Name),
+}
+
+impl Value {
+    /// What it is in an environment; in none, what it is where nothing else is said.
+    #[must_use]
+    pub fn within(&self, environment: Option<&Name>) -> Option<&Held> {
+        let own = environment.and_then(|environment| self.environments.get(environment));
+        own.or(self.default.as_ref())
+    }
+}
+
+/// All settings of a workspace.
+pub type Values = BTreeMap<Name, Value>;
+
+impl Vault {
+    /// All settings.
+    ///
+    /// # Errors
+    /// [`Fault::Corrupt`] when they are not what was sealed.
+    pub fn values(&self) -> Result<Values, VaultError> {
+        let open = || {
+            let tx = self.db.unchecked_transaction()?;
+            read(&tx, &self.keys(&tx)?.own, &item(self.workspace()))
+        };
+        open().map_err(|fault| self.fault(fault))
+    }
+
+    /// Sets a value in an environment, or where nothing else is said. Without a variable it keeps the
+    /// one that it has.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the database cannot be written.
+    pub fn value_set(
+        &mut self,
+        name: &Name,
+        environment: Option<&Name>,
+        (held, variable): (Held, Option<&str>),
+    ) -> Result<(), VaultError> {
+        self.change(Action::ValueSet, &subject(name, environment), |tx, change| {
+            let item = item(change.workspace);
+            let mut all = read(tx, change.own, &item)?;
+            let value = all.entry(name.clone()).or_default();
+            match environment {
+                Some(environment) => drop(value.environments.insert(environment.clone(), held)),
+                None => value.default = Some(held),
+            }
+            if let Some(variable) = variable {
+                variable.clone_into(&mut value.variable);
+            } else if value.variable.is_empty() {
+                value.variable = usual_variable(name);
+            }
+            write(tx, change.own, (&item, &all), change.now)
+        })
+    }
+
+    /// Removes a value from an environment, or from all of them.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] when there is none.
+    pub fn value_remove(
+        &mut self,
+        name: &Name,
+        environment: Option<&Name>,
+    ) -> Result<(), VaultError> {
+        self.change(Action::ValueRemoved, &subject(name, environment), |tx, change| {
+            let item = item(change.workspace);
+            let mut all = read(tx, change.own, &item)?;
+            let unknown = || Fault::Unknown(Kind::Value, subject(name, environment));
+            let value = all.get_mut(name).ok_or_else(unknown)?;
+            if let Some(environment) = environment {
+                value.environments.remove(environment).ok_or_else(unknown)?;
+            }
+            if environment.is_none() || (value.environments.is_empty() && value.default.is_none()) {
+                all.remove(name);
+            }
+            write(tx, change.own, (&item, &all), change.now)
+        })
+    }
+}
+
+/// `api-region` is `API_REGION`, unless another is named.
+#[must_use]
+pub fn usual_variable(name: &Name) -> String {
+    name.as_str().to_ascii_uppercase().replace('-', "_")
+}
+
+fn subject(name: &Name, environment: Option<&Name>) -> String {
+    environment.map_or_else(|| name.to_string(), |environment| format!("{name} in {environment}"))
+}
+
+fn item(workspace: &Name) -> String {
+    format!("values/{workspace}")
+}
+
+fn read(db: &Connection, own_key: &DataKey, name: &str) -> Result<Values, Fault> {
+    let Some(item) = items::get(db, own_key, name)? else { return Ok(Values::new()) };
+    let values = item.expose(|json| serde_json::from_slice(json).ok());
+    values.ok_or_else(|| items::corrupt(name))
+}
+
+fn write(
+    db: &Connection,
+    own_key: &DataKey,
+    (name, values): (&str, &Values),
+    now: i64,
+) -> Result<(), Fault> {
+    let json = serde_json::to_vec(values).map_err(|_| items::corrupt(name))?;
+    items::put(db, own_key, name, &Secret::new(json), now)
+}
