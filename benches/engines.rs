@@ -86,6 +86,7 @@ fn scrub(c: &mut Criterion) {
 
 fn credential(name: &str, to: &str) -> Credential {
     Credential {
+        workspace: locum::agent::default_workspace(),
         name: name.parse().expect("a name"),
         provider: None,
         destinations: [to.parse().expect("a destination")].into(),

@@ -30,7 +30,7 @@ fn vault(c: &mut Criterion) {
         snapshot.runs.clone(),
         snapshot.revoked_agents.clone(),
     );
-    let authenticators = Authenticators::of_tokens(&Arc::new(agents));
+    let authenticators = Authenticators::of_tokens(&Arc::new(agents).into());
     let header = |token: &str| {
         let pair = format!("agent+run=42:{token}");
         format!("Basic {}", data_encoding::BASE64.encode(pair.as_bytes()))

@@ -3,9 +3,10 @@
 pub mod certificate;
 pub mod mapping;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use certificate::ClientCertificate;
 
@@ -14,6 +15,29 @@ use crate::token::run::Claims;
 
 /// The workspace of a home that was never told of another.
 pub const DEFAULT_WORKSPACE: &str = "default";
+
+/// The same as a name.
+///
+/// # Panics
+/// Never: it is one.
+#[must_use]
+pub fn default_workspace() -> Name {
+    static NAME: LazyLock<Name> =
+        LazyLock::new(|| DEFAULT_WORKSPACE.parse().expect("`default` is a name"));
+    NAME.clone()
+}
+
+/// What something of a workspace is called where those of all workspaces stand together: by its name
+/// alone in the default one, so that a home with one workspace reads as if there were none, and as
+/// `workspace/name` elsewhere. No name has a slash.
+#[must_use]
+pub fn qualified<'n>(workspace: &str, name: &'n str) -> Cow<'n, str> {
+    if workspace == DEFAULT_WORKSPACE {
+        Cow::Borrowed(name)
+    } else {
+        Cow::Owned(format!("{workspace}/{name}"))
+    }
+}
 
 /// An authenticated agent and what its starter said about this run of it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -514,9 +514,10 @@ impl Baselines {
     /// Takes for usual what was told of an agent, with one credential or with all. False when nothing
     /// is known of it.
     #[must_use]
-    pub fn accept(&self, agent: &Name, credential: Option<&Name>) -> bool {
+    pub fn accept(&self, (workspace, agent): (&Name, &Name), credential: Option<&Name>) -> bool {
         let mut found = false;
-        for one in self.agents.iter().filter(|one| one.key().agent == *agent) {
+        let key = Key { workspace: workspace.clone(), agent: agent.clone() };
+        if let Some(one) = self.agents.get(&key) {
             let mut pairs = one.pairs.lock();
             let of =
                 |pair: &&mut Pair| credential.is_none() || pair.credential.as_ref() == credential;
@@ -605,6 +606,12 @@ impl Kept {
                 unusual,
             }
         })
+    }
+
+    /// In which workspace.
+    #[must_use]
+    pub fn workspace(&self) -> &Name {
+        &self.workspace
     }
 
     /// Of which agent.

@@ -10,6 +10,7 @@ use http::header::{self, HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::agent::{DEFAULT_WORKSPACE, default_workspace};
 use crate::reference::Name;
 
 /// What a person is asked.
@@ -18,6 +19,9 @@ use crate::reference::Name;
 pub struct Question {
     /// Names it: the id of the request that asked first.
     pub id: String,
+    /// The workspace of the agent, and of whoever answers.
+    #[serde(skip_serializing_if = "is_default", default = "default_workspace")]
+    pub workspace: Name,
     /// Who.
     pub agent: String,
     /// As its starter said.
@@ -57,6 +61,10 @@ pub struct Question {
     pub valid: i64,
 }
 
+fn is_default(workspace: &Name) -> bool {
+    workspace.as_str() == DEFAULT_WORKSPACE
+}
+
 impl Question {
     /// What an answer is bound to: SHA-256 over all that will be sent and by whom, each text with its
     /// length before it, in hex.
@@ -79,8 +87,11 @@ impl Question {
             &body_bytes,
             &self.body_sha256,
         ];
+        // Said where it is another than the one that homes had when there was one: what was approved then
+        // is good still.
+        let workspace = Some(&self.workspace).filter(|name| !is_default(name));
         let mut hash = Sha256::new();
-        for text in texts {
+        for text in texts.into_iter().chain(workspace.map(Name::as_str)) {
             hash.update((text.len() as u64).to_be_bytes());
             hash.update(text);
         }
@@ -200,6 +211,7 @@ mod tests {
     fn question() -> Question {
         Question {
             id: "1".into(),
+            workspace: default_workspace(),
             agent: "a".into(),
             run: None,
             user: None,

@@ -126,10 +126,10 @@ impl Authenticators {
 
     /// Those that every vault has: tokens and run tokens.
     #[must_use]
-    pub fn of_tokens(agents: &Arc<Agents>) -> Self {
+    pub fn of_tokens(directory: &Directory) -> Self {
         Self::new(vec![
-            Arc::new(ByToken::new(Arc::clone(agents))),
-            Arc::new(ByRunToken::new(Arc::clone(agents))),
+            Arc::new(ByToken::new(directory.clone())),
+            Arc::new(ByRunToken::new(directory.clone())),
         ])
     }
 
@@ -160,6 +160,47 @@ impl Authenticators {
             }
             _ => Arc::clone(identity),
         }
+    }
+}
+
+/// The agents of the workspaces that a caller may turn out to belong to: all of a home, where it is not
+/// known yet who calls, and one, where an identity of that one is looked at again.
+#[derive(Clone, Debug)]
+pub struct Directory(Arc<[Arc<Agents>]>);
+
+impl Directory {
+    /// Those of these workspaces, the default one first.
+    #[must_use]
+    pub fn new(all: Vec<Arc<Agents>>) -> Self {
+        Self(all.into())
+    }
+
+    /// The agents of a workspace, if it is one of these.
+    fn of(&self, workspace: &Name) -> Option<&Agents> {
+        self.iter().find(|agents| agents.workspace == *workspace)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Agents> {
+        self.0.iter().map(|agents| &**agents)
+    }
+
+    /// The only workspace, where there is one.
+    fn only(&self) -> Option<&Agents> {
+        match &*self.0 {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The first: for work that has to be done although nobody is found.
+    fn first(&self) -> Option<&Agents> {
+        self.iter().next()
+    }
+}
+
+impl From<Arc<Agents>> for Directory {
+    fn from(agents: Arc<Agents>) -> Self {
+        Self::new(vec![agents])
     }
 }
 
@@ -347,9 +388,17 @@ mod fixture {
 
     /// Agents `a` and `b`, of whom `a` has a token; the revoked agent `gone`.
     pub(super) fn agents(expires: Option<i64>) -> (Arc<Agents>, Zeroizing<String>) {
+        agents_of("default", (token_key(), 4), expires)
+    }
+
+    /// The same in another workspace, with keys of its own.
+    pub(super) fn agents_of(
+        workspace: &str,
+        (key, run_key): (Arc<TokenKey>, u8),
+        expires: Option<i64>,
+    ) -> (Arc<Agents>, Zeroizing<String>) {
         let token = Token::mint().unwrap();
-        let (workspace, agent) = (name("default"), name("a"));
-        let key = token_key();
+        let (workspace, agent) = (name(workspace), name("a"));
         let record = TokenRecord {
             mac: key.mac(&workspace, &agent, token.id(), expires, token.text()),
             id: token.id().into(),
@@ -358,7 +407,7 @@ mod fixture {
             expires,
         };
         let tokens = Arc::new(HashMap::from([(Arc::clone(&record.id), record)]));
-        let run_key = Arc::new(RunKey::new(Zeroizing::new([4; 32])));
+        let run_key = Arc::new(RunKey::new(Zeroizing::new([run_key; 32])));
         let runs = Arc::new(RunTokens::new(run_key, [name("a"), name("b")], Vec::new()));
         let revoked = Arc::new(HashSet::from([name("gone")]));
         let agents = Agents::new(&workspace, tokens, key, runs, revoked);
@@ -462,5 +511,71 @@ mod tests {
         ] {
             assert_eq!(read(&bad), None, "{bad}");
         }
+    }
+
+    /// Two workspaces with an agent of the same name in each, and the token of each.
+    fn two() -> (Directory, [Zeroizing<String>; 2]) {
+        let other = Arc::new(TokenKey::new(Zeroizing::new([5; 32])));
+        let (here, own) = agents(None);
+        let (there, theirs) = agents_of("other", (other, 6), None);
+        (Directory::new(vec![here, there]), [own, theirs])
+    }
+
+    fn run_token(workspace: &str, key: u8) -> Zeroizing<String> {
+        let claims = crate::token::run::Claims {
+            id: "aaaabbbb".into(),
+            workspace: name(workspace),
+            agent: name("a"),
+            context: Context::default(),
+            uses: None,
+            epoch: None,
+            issued: 0,
+            expires: NOW + 10,
+        };
+        crate::token::run::RunKey::new(Zeroizing::new([key; 32])).sign(&claims).unwrap()
+    }
+
+    #[test]
+    fn what_is_shown_says_the_workspace_and_no_other_takes_it() {
+        let (all, tokens) = two();
+        let [here, there] = [0, 1].map(|at| Directory::new(vec![Arc::clone(&all.0[at])]));
+        let ask = |directory: &Directory, text: &str| {
+            let credentials = pair("a", text);
+            Authenticators::of_tokens(directory).authenticate(&shown(Some(&credentials)), NOW)
+        };
+        let runs = [run_token("default", 4), run_token("other", 6)];
+        for texts in [&tokens, &runs] {
+            for (text, own) in texts.iter().zip(["default", "other"]) {
+                let identity = ask(&all, text).unwrap();
+                assert_eq!(identity.workspace, name(own));
+                let [mine, theirs] =
+                    if own == "default" { [&here, &there] } else { [&there, &here] };
+                let stands =
+                    |d: &Directory| Authenticators::of_tokens(d).still_valid(&identity, NOW);
+                assert!(stands(&all) && stands(mine) && !stands(theirs));
+                assert!(ask(mine, text).is_ok() && ask(theirs, text).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_run_token_that_says_another_workspace_is_forged() {
+        let (all, _) = two();
+        let ask = |text: &str| {
+            let credentials = pair("a", text);
+            Authenticators::of_tokens(&all).authenticate(&shown(Some(&credentials)), NOW)
+        };
+        // Signed with the key of one, and saying the other; and one that is nowhere.
+        for (says, key) in [("other", 4), ("default", 6), ("nowhere", 4), ("nowhere", 6)] {
+            assert_eq!(ask(&run_token(says, key)), Err(Denied::Wrong), "{says} {key}");
+        }
+        // The claims of one before the MAC of the other.
+        let (own, theirs) = (run_token("default", 4), run_token("other", 6));
+        let mixed = |claims: &str, mac: &str| {
+            format!("{}.{}", claims.split_once('.').unwrap().0, mac.split_once('.').unwrap().1)
+        };
+        assert_eq!(ask(&mixed(&own, &theirs)), Err(Denied::Wrong));
+        assert_eq!(ask(&mixed(&theirs, &own)), Err(Denied::Wrong));
+        assert_eq!(ask("lcr_bm9uc2Vuc2U.AAAA"), Err(Denied::Wrong));
     }
 }

@@ -35,6 +35,7 @@ pub use source::{
     AwsVersion, Beside, CloudLogin, ELSEWHERE, Place, Source, SourceError, VaultLogin, aws_endpoint,
 };
 
+use crate::agent::default_workspace;
 use crate::host::{Destination, Host, Origin};
 use crate::reference::{self, Name};
 
@@ -47,6 +48,8 @@ pub const MIN_STAND_IN: usize = 16;
 /// A named thing in the vault, as all but the vault see it.
 #[derive(Debug)]
 pub struct Credential {
+    /// The workspace that it is in: its name means another one elsewhere.
+    pub workspace: Name,
     /// The name; `locum_<name>` is its reference.
     pub name: Name,
     /// The catalogue's id, when it came from there.
@@ -119,7 +122,9 @@ impl Credential {
         let own = members.iter().find(|member| member.name == *reference);
         let stand_in = own.and_then(|own| own.stand_in.clone());
         let derived = || members.iter().find_map(|member| member.stand_in_for(reference));
+        let workspace = members.first().map(|first| first.workspace.clone());
         Self {
+            workspace: workspace.unwrap_or_else(default_workspace),
             name: reference.clone(),
             provider: members.first().and_then(|first| first.provider.clone()),
             tier: Tier::default(),
@@ -825,6 +830,7 @@ pub(crate) mod tests {
 
     pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential {
         Credential {
+            workspace: "default".parse().unwrap(),
             name: name.parse().unwrap(),
             provider: None,
             destinations: to.iter().map(|t| t.parse().unwrap()).collect(),

@@ -562,9 +562,18 @@ pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
     text.into()
 }
 
-/// Whether connections of this principal carry one version of a credential.
+/// Whether connections of this principal are those of somebody of a workspace.
 #[must_use]
-pub fn carries(principal: &str, credential: &Name, version: u32) -> bool {
+pub fn is_of(principal: &str, workspace: &Name) -> bool {
+    principal.split_once('/').is_some_and(|(own, _)| own == workspace.as_str())
+}
+
+/// Whether connections of this principal carry one version of a workspace's credential.
+#[must_use]
+pub fn carries(principal: &str, (workspace, credential): (&Name, &Name), version: u32) -> bool {
+    if !is_of(principal, workspace) {
+        return false;
+    }
     let mut uses = principal.split('+').skip(1).filter_map(|part| part.rsplit_once('@'));
     uses.any(|(name, at)| name == credential.as_str() && at.parse() == Ok(version))
 }

@@ -147,6 +147,10 @@ pub struct Use {
 pub struct Access<'a> {
     /// Which request.
     pub request_id: RequestId,
+    /// The workspace of a call of Locum's own, which no agent is behind; an agent's stands among its
+    /// fields.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<&'a Name>,
     /// Who; none when the proxy credentials were bad.
     #[serde(flatten)]
     pub agent: Option<Who<'a>>,
@@ -198,6 +202,7 @@ impl<'a> Access<'a> {
     pub fn new(request_id: RequestId, destination: &'a str) -> Self {
         Self {
             request_id,
+            workspace: None,
             agent: None,
             peer: None,
             client_certificate: None,
@@ -323,6 +328,9 @@ fn is_zero_u64(n: &u64) -> bool {
 pub struct Event {
     /// A stable word: `proxy-started`, `policy-reloaded`, `credential-rotated`.
     pub event: &'static str,
+    /// Where it happened, if in a workspace and not to the home as a whole.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<Name>,
     /// What it happened to: a credential, an agent, a file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub subject: Option<String>,

@@ -10,7 +10,6 @@ use std::sync::Arc;
 
 use crate::credential::Credential;
 use crate::outcome::Refusal;
-use crate::reference::Name;
 use crate::secret::Secret;
 
 /// A value under way.
@@ -23,7 +22,7 @@ pub type Keeping<'a> = Pin<Box<dyn Future<Output = Result<u32, Refusal>> + Send 
 pub trait Keep: Send + Sync {
     /// Makes `token` the next version of a credential that is for captured tokens, and returns when it
     /// is written and in force. Dropping the future does not stop that.
-    fn keep(self: Arc<Self>, credential: Name, token: Secret) -> Keeping<'static>;
+    fn keep(self: Arc<Self>, credential: Arc<Credential>, token: Secret) -> Keeping<'static>;
 }
 
 /// Makes or fetches values. Whoever implements it sees to it that one credential has one refresh in

@@ -16,6 +16,7 @@ use locum::request::InboundRequest;
 
 static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
     let credential = |name: &str, to: &str, slots: &[&str], live: bool| Credential {
+        workspace: "default".parse().unwrap(),
         name: name.parse().unwrap(),
         provider: None,
         destinations: [to.parse().unwrap()].into(),

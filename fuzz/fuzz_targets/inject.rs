@@ -34,6 +34,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         "multipart a",
     ];
     let credential = Credential {
+        workspace: "default".parse().unwrap(),
         name: "a".parse().unwrap(),
         provider: None,
         destinations: ["https://api.test".parse().unwrap()].into(),

@@ -17,17 +17,26 @@ impl Mapping {
         Self(rules)
     }
 
-    /// Who that is; none when no rule fits, or what it makes of the name is no agent's name.
+    /// Who that is; none when no rule fits, or what it makes of the name is no name of ours.
     #[must_use]
-    pub fn agent(&self, name: &str) -> Option<Name> {
+    pub fn find(&self, name: &str) -> Option<Mapped> {
         if self.0.is_empty() {
-            return name.parse().ok();
+            return Some(Mapped { workspace: None, agent: name.parse().ok()? });
         }
         self.0
             .iter()
             .find_map(|rule| Some((rule, rule.pattern.captures(name)?)))
-            .and_then(|(rule, captured)| rule.agent.filled(&captured).parse().ok())
+            .and_then(|(rule, captured)| rule.filled(&captured))
     }
+}
+
+/// Whom a mapping has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    /// Where; none where the rule does not say.
+    pub workspace: Option<Name>,
+    /// Who.
+    pub agent: Name,
 }
 
 /// One rule: `{match: 'system:serviceaccount:agents:*', agent: '{1}'}`.
@@ -35,19 +44,34 @@ impl Mapping {
 pub struct MappingRule {
     pattern: Pattern,
     agent: Template,
+    workspace: Option<Template>,
 }
 
 impl MappingRule {
-    /// A rule, if what it says of the agent is in the pattern.
+    /// A rule, if what it says of agent and workspace is in the pattern.
     ///
     /// # Errors
     /// [`MappingError::Capture`].
-    pub fn new(pattern: Pattern, agent: Template) -> Result<Self, MappingError> {
+    pub fn new(
+        pattern: Pattern,
+        agent: Template,
+        workspace: Option<Template>,
+    ) -> Result<Self, MappingError> {
         let stars = pattern.0.iter().filter(|part| part.star).count();
-        if agent.0.iter().any(|part| matches!(part, Piece::Captured(n) if *n >= stars)) {
+        let mut pieces = agent.0.iter().chain(workspace.iter().flat_map(|text| &text.0));
+        if pieces.any(|part| matches!(part, Piece::Captured(n) if *n >= stars)) {
             return Err(MappingError::Capture);
         }
-        Ok(Self { pattern, agent })
+        Ok(Self { pattern, agent, workspace })
+    }
+
+    fn filled(&self, captured: &[&str]) -> Option<Mapped> {
+        let name = |text: &Template| text.filled(captured).parse::<Name>().ok();
+        let workspace = match &self.workspace {
+            Some(text) => Some(name(text)?),
+            None => None,
+        };
+        Some(Mapped { workspace, agent: name(&self.agent)? })
     }
 }
 
@@ -56,7 +80,7 @@ impl MappingRule {
 pub enum MappingError {
     /// The pattern is empty, or has two `*` without a `:` or `/` between them.
     Pattern,
-    /// The agent's text is no name, with `{1}` and the like in it.
+    /// The text for agent or workspace is no name, with `{1}` and the like in it.
     Template,
     /// It asks for a `*` that the pattern does not have.
     Capture,
@@ -68,9 +92,7 @@ impl fmt::Display for MappingError {
             Self::Pattern => {
                 "expected a name, in which `*` stands once in each part between `:` and `/`"
             }
-            Self::Template => {
-                "expected an agent's name, in which {1} is what the first `*` stood for"
-            }
+            Self::Template => "expected a name, in which {1} is what the first `*` stood for",
             Self::Capture => "there is no such `*` in `match`",
         })
     }
@@ -144,7 +166,7 @@ impl FromStr for Pattern {
     }
 }
 
-/// An agent's name with `{1}` and the like in it.
+/// The name of an agent or a workspace with `{1}` and the like in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Template(Vec<Piece>);
 
@@ -191,7 +213,7 @@ mod tests {
     use super::*;
 
     fn rule(pattern: &str, agent: &str) -> Result<MappingRule, MappingError> {
-        MappingRule::new(pattern.parse()?, agent.parse()?)
+        MappingRule::new(pattern.parse()?, agent.parse()?, None)
     }
 
     #[test]
@@ -223,14 +245,33 @@ mod tests {
             ("system:serviceaccount:agents:Not A Name", None),
             ("", None),
         ] {
-            assert_eq!(mapping.agent(name).map(|n| n.to_string()).as_deref(), agent, "{name}");
+            let found = mapping.find(name).map(|found| found.agent.to_string());
+            assert_eq!(found.as_deref(), agent, "{name}");
         }
     }
 
     #[test]
     fn without_rules_the_name_is_the_agents_own() {
-        let own = |name: &str| Mapping::default().agent(name).is_some();
+        let own = |name: &str| Mapping::default().find(name).is_some();
         assert!(own("researcher") && !own("Researcher") && !own("system:x"));
+    }
+
+    #[test]
+    fn a_rule_may_say_the_workspace_too() {
+        let rule = |workspace: &str| {
+            let pattern = "spiffe://prod.example/ns/*/sa/*".parse().unwrap();
+            MappingRule::new(pattern, "{2}".parse().unwrap(), Some(workspace.parse().unwrap()))
+        };
+        let find = |workspace: &str, name: &str| {
+            let found = Mapping::new(vec![rule(workspace).unwrap()]).find(name)?;
+            Some((found.workspace?.to_string(), found.agent.to_string()))
+        };
+        let pair = |w: &str, a: &str| Some((w.to_owned(), a.to_owned()));
+        assert_eq!(find("{1}", "spiffe://prod.example/ns/ml/sa/x"), pair("ml", "x"));
+        assert_eq!(find("fixed", "spiffe://prod.example/ns/ml/sa/x"), pair("fixed", "x"));
+        // What is no workspace's name is nobody, and not somebody of another workspace.
+        assert_eq!(find("{1}", "spiffe://prod.example/ns/ML/sa/x"), None);
+        assert_eq!(rule("{3}"), Err(MappingError::Capture));
     }
 
     #[test]

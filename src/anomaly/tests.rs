@@ -106,10 +106,10 @@ fn a_word_makes_it_usual_at_once() {
     }
     let strange = || worker.note(Some(&key), seen("https://other.test", at(8, 10)));
     assert!(strange().unusual);
-    assert!(!all.accept(&name("nobody"), None));
-    assert!(!all.accept(&agent, Some(&name("other"))));
+    assert!(!all.accept((&name("default"), &name("nobody")), None));
+    assert!(!all.accept((&name("default"), &agent), Some(&name("other"))));
     assert!(strange().unusual);
-    assert!(all.accept(&agent, Some(&key)));
+    assert!(all.accept((&name("default"), &agent), Some(&key)));
     assert_eq!(strange(), Noted::default());
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::{Failure, Home, Opened};
+use crate::agent::default_workspace;
 use crate::files;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -49,15 +50,24 @@ impl Opened {
         }
         let now = SystemTime::now();
         let authority = self.agent_authority(now)?;
-        let issued = authority.issue(agent, self.trust_domain(), (now, ttl), request)?;
+        let issued = authority.issue(agent, &self.spiffe_id(agent), (now, ttl), request)?;
         self.vault.note_certificate(agent, &issued.serial)?;
         self.changed()?;
         Ok(issued)
     }
 
+    /// `spiffe://DOMAIN/agent/NAME`, and with its workspace where that is another than the default one.
+    fn spiffe_id(&self, agent: &Name) -> String {
+        let (domain, workspace) = (self.trust_domain(), self.vault.workspace());
+        if *workspace == default_workspace() {
+            format!("spiffe://{domain}/agent/{agent}")
+        } else {
+            format!("spiffe://{domain}/workspace/{workspace}/agent/{agent}")
+        }
+    }
+
     /// The trust domain of the config, where certificates are known by their SPIFFE ids.
-    #[must_use]
-    pub fn trust_domain(&self) -> &str {
+    fn trust_domain(&self) -> &str {
         use crate::config::CertificateName;
         let names = self.config.identity.client_certificates.as_ref();
         match names.map(|names| &names.name) {

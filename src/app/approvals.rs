@@ -21,7 +21,6 @@ use crate::files::{self, FileError};
 use crate::metrics::{Asking, Metrics};
 use crate::proxy::{Errand, Gateway};
 use crate::record::{AuditSink, Event, Use};
-use crate::vault::Snapshot;
 
 /// Questions of one agent that are open at once. An agent that has more asks for too much.
 const OF_ONE: usize = 32;
@@ -108,12 +107,13 @@ impl Questions {
         let _already = self.gateway.set(Arc::downgrade(gateway));
     }
 
-    fn note(&self, event: &'static str, id: &str, detail: String) {
+    fn note(&self, event: &'static str, question: &Question, detail: String) {
         // What cannot be recorded is no reason to forget what was decided; the call itself needs its
         // own record.
         let _unrecorded = self.audit.event(&Event {
             event,
-            subject: Some(id.to_owned()),
+            workspace: Some(question.workspace.clone()),
+            subject: Some(question.id.clone()),
             detail: Some(detail),
             by: None,
             vault_epoch: None,
@@ -149,13 +149,16 @@ impl Questions {
     }
 
     /// Puts away what was refused, and what nobody decided or used in time.
-    pub(super) fn sweep(&self, decisions: Option<&Snapshot>) {
+    pub(super) fn sweep(&self, gateway: &Gateway) {
         let now = unix_now();
         let all: Vec<Question> = self.open.lock().values().cloned().collect();
         for question in all {
-            let decision = decisions.and_then(|sealed| sealed.approvals.get(&question.id));
+            let state = gateway.workspace(&question.workspace).map(|workspace| workspace.state());
+            let sealed = state.as_ref().and_then(|state| state.sealed.as_ref());
+            let decision = sealed.and_then(|sealed| sealed.approvals.get(&question.id));
             let decision = decision.filter(|decision| decision.digest == question.digest());
             let (what, event) = match decision {
+                _ if state.is_none() => (Asking::Expired, Some("its workspace is gone")),
                 Some(Decision { approved: false, .. }) => (Asking::Denied, None),
                 Some(decision) if decision.until < now => {
                     (Asking::Expired, Some("the approval was not used in time"))
@@ -166,7 +169,7 @@ impl Questions {
             if self.settle(&question) {
                 self.metrics.asking(what);
                 if let Some(why) = event {
-                    self.note("approval-expired", &question.id, why.to_owned());
+                    self.note("approval-expired", &question, why.to_owned());
                 }
             }
         }
@@ -217,6 +220,7 @@ fn word_of(question: &Question) -> Bytes {
     let json = serde_json::json!({
         "event": "approval-asked",
         "id": question.id,
+        "workspace": question.workspace,
         "agent": question.agent,
         "run": question.run,
         "user": question.user,
@@ -235,7 +239,8 @@ fn word_of(question: &Question) -> Bytes {
 }
 
 async fn deliver(gateway: &Arc<Gateway>, webhook: &Webhook, body: &Bytes) -> Result<(), String> {
-    let state = gateway.state();
+    // The home's own, whichever workspace asks.
+    let state = gateway.default_workspace().state();
     let credential = state.credentials.get(webhook.key.as_str());
     let credential = credential.filter(|c| c.is_bound_to(webhook.url.origin()));
     let version = credential.and_then(|credential| credential.version);
@@ -256,6 +261,7 @@ async fn deliver(gateway: &Arc<Gateway>, webhook: &Webhook, body: &Bytes) -> Res
     headers.insert("locum-signature", signature.map_err(|error| error.to_string())?);
     let errand = Errand {
         purpose: "approval-webhook",
+        workspace: None,
         uses: Some(Use {
             credential: webhook.key.clone(),
             version: Some(version),
@@ -280,7 +286,10 @@ impl Approvals for Questions {
         let digest = question.digest();
         let mut open = self.open.lock();
         // Of an agent, and so few that a look at each of them costs nothing.
-        let own = || open.values().filter(|other| other.agent == question.agent);
+        let of_it = |other: &&Question| {
+            other.workspace == question.workspace && other.agent == question.agent
+        };
+        let own = || open.values().filter(of_it);
         let same = own().find(|other| other.digest() == digest && other.until >= question.asked);
         if let Some(same) = same {
             return Ok(same.clone());
@@ -299,7 +308,7 @@ impl Approvals for Questions {
         let path = question.target.split('?').next().unwrap_or_default();
         let what =
             format!("agent {agent}, rule {rule}: {method} {destination}{path}, digest {digest}");
-        self.note("approval-asked", &question.id, what);
+        self.note("approval-asked", &question, what);
         self.metrics.asking(Asking::Asked);
         self.tell(&question);
         Ok(question)
@@ -311,7 +320,7 @@ impl Approvals for Questions {
         let taken = self.settle(&question);
         if taken {
             self.metrics.asking(Asking::Used);
-            self.note("approval-used", id, format!("by the request {request}"));
+            self.note("approval-used", &question, format!("by the request {request}"));
         }
         taken
     }

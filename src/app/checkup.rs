@@ -34,7 +34,7 @@ pub struct Health {
 
 /// Looks after the credentials of a gateway until it is dropped.
 pub(super) async fn watch(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
-    let mut turns: HashMap<(Name, u32), Instant> = HashMap::new();
+    let mut turns: HashMap<(Name, Name, u32), Instant> = HashMap::new();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -43,12 +43,16 @@ pub(super) async fn watch(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
             turns.clear();
             continue;
         };
-        let all = Arc::clone(&gateway.state().credentials);
-        let candidates: Vec<_> = all.iter().filter(|one| can_be_checked(one)).collect();
-        turns.retain(|(name, _), _| candidates.iter().any(|one| one.name == *name));
+        let workspaces = gateway.workspaces();
+        let states: Vec<_> = workspaces.iter().map(|workspace| workspace.state()).collect();
+        let all = states.iter().flat_map(|state| state.credentials.iter());
+        let candidates: Vec<_> = all.filter(|one| can_be_checked(one)).collect();
+        turns.retain(|(workspace, name, _), _| {
+            candidates.iter().any(|one| one.workspace == *workspace && one.name == *name)
+        });
         for credential in candidates {
             let Some(version) = credential.version else { continue };
-            let key = (credential.name.clone(), version);
+            let key = (credential.workspace.clone(), credential.name.clone(), version);
             // The first time at any moment of the interval, so that not all go out at the start.
             let turn =
                 *turns.entry(key.clone()).or_insert_with(|| Instant::now() + part_of(every, 0.0));
@@ -78,36 +82,39 @@ fn can_be_checked(credential: &Credential) -> bool {
 
 async fn check(keeper: &Keeper, gateway: &Gateway, credential: &Credential, version: u32) {
     let subject = Subject {
+        workspace: Some(&credential.workspace),
         name: &credential.name,
         version,
         provider: credential.provider.as_deref(),
         destinations: &credential.destinations,
         slots: &credential.slots,
     };
-    let Ok(secret) = gateway.state().open(&credential.name, version) else { return };
+    let Some(workspace) = gateway.workspace(&credential.workspace) else { return };
+    let Ok(secret) = workspace.state().open(&credential.name, version) else { return };
     let Ok(probe) = Probe::new(subject, &secret) else { return };
     drop(secret);
     let checked = probe.verdict(gateway.errand(probe.errand(subject)).await);
     let health =
         Health { version, verdict: checked.verdict.to_string(), status: checked.status, at: now() };
-    keeper.is_healthy(&credential.name, health, checked.verdict, checked.why.as_deref());
+    keeper.is_healthy(credential, health, checked.verdict, checked.why.as_deref());
 }
 
 impl Keeper {
     /// Takes note of a verdict, and tells of one that is another than the last.
-    fn is_healthy(&self, name: &Name, health: Health, verdict: Verdict, why: Option<&str>) {
+    fn is_healthy(&self, of: &Credential, health: Health, verdict: Verdict, why: Option<&str>) {
+        let name = &of.name;
         let version = health.version;
-        let before = self.keep_health(name, health);
+        let before = self.keep_health(of, health);
         let was_bad = before.is_some_and(|before| before == "bad");
         match verdict {
             Verdict::Bad if !was_bad => {
                 tracing::error!(credential = %name, version, "its provider does not take the key any more");
                 let detail = format!("version {version}: its provider does not take it");
-                self.note_about("credential-unhealthy", name.as_str(), &detail);
+                self.note_about("credential-unhealthy", of, &detail);
             }
             Verdict::Good if was_bad => {
                 tracing::info!(credential = %name, version, "its provider takes the key again");
-                self.note_about("credential-healthy", name.as_str(), &format!("version {version}"));
+                self.note_about("credential-healthy", of, &format!("version {version}"));
             }
             Verdict::Unknown => {
                 tracing::debug!(credential = %name, version, why, "a check said nothing");

@@ -21,6 +21,7 @@ use sha2::Sha256;
 
 use super::open::operator;
 use super::{Failure, Home, Opened};
+use crate::agent::default_workspace;
 use crate::anomaly::{Baselines, Kept, Network, Seen, Settings};
 use crate::audit::{AuditLog, Entry, Filter, Kind, query};
 use crate::credential::CredentialIndex;
@@ -82,6 +83,8 @@ impl Place {
 /// A person's word that what was told of an agent is usual.
 #[derive(Debug, Serialize, Deserialize)]
 struct Word {
+    #[serde(default = "default_workspace")]
+    workspace: Name,
     agent: Name,
     credential: Option<Name>,
     by: String,
@@ -132,7 +135,9 @@ pub fn accept(
     credential: Option<&Name>,
     patience: Duration,
 ) -> Result<bool, Failure> {
-    let word = Word { agent: agent.clone(), credential: credential.cloned(), by: operator() };
+    let workspace = opened.vault.workspace().clone();
+    let (agent, credential) = (agent.clone(), credential.cloned());
+    let word = Word { workspace, agent, credential, by: operator() };
     let place = Place::of(&opened.home);
     files::create_directory(&place.0)?;
     let mut id = [0; 8];
@@ -167,7 +172,9 @@ impl Habits {
             next: Mutex::new(Instant::now() + SAVE_EVERY),
         };
         files::create_directory(&habits.place.0)?;
-        habits.recall(&opened.config.audit.dir, &opened.vault.snapshot()?.credentials)?;
+        let all = opened.vault.snapshots()?.into_iter();
+        let indexes = all.map(|one| (one.workspace, one.credentials)).collect();
+        habits.recall(&opened.config.audit.dir, &indexes)?;
         Ok(Some(habits))
     }
 
@@ -176,10 +183,10 @@ impl Habits {
         gateway.compare_with(Arc::clone(&self.baselines));
     }
 
-    fn recall(&self, log: &Path, index: &CredentialIndex) -> Result<(), Failure> {
+    fn recall(&self, log: &Path, indexes: &Indexes) -> Result<(), Failure> {
         let stored = read(&self.place, &self.key).unwrap_or_else(|failure| {
             tracing::error!(%failure, "what agents usually do is learned anew from the audit log");
-            self.note("anomaly-baseline-rejected", None, &failure.to_string(), None);
+            self.note("anomaly-baseline-rejected", (None, None), &failure.to_string(), None);
             None
         });
         let (from, since) = match stored {
@@ -193,7 +200,7 @@ impl Habits {
         };
         let since = since.and_then(|since| since.checked_sub(SLACK));
         let mut replay =
-            Replay { baselines: &self.baselines, index, open: HashMap::new(), read: 0 };
+            Replay { baselines: &self.baselines, indexes, open: HashMap::new(), read: 0 };
         for entry in query(log, Filter { since, ..Filter::default() })?.filter_map(Result::ok) {
             if entry.seq().is_some_and(|seq| seq > from) {
                 replay.take(&entry);
@@ -201,7 +208,7 @@ impl Habits {
         }
         if from == 0 {
             let detail = format!("{} requests of the audit log", replay.read);
-            self.note("anomaly-baseline-begun", None, &detail, None);
+            self.note("anomaly-baseline-begun", (None, None), &detail, None);
         }
         Ok(())
     }
@@ -244,12 +251,13 @@ impl Habits {
             }
             let word = files::read_private(&path, 4096).ok();
             let word = word.and_then(|bytes| serde_json::from_slice::<Word>(&bytes).ok());
-            if let Some(Word { agent, credential, by }) = word {
-                let known = self.baselines.accept(&agent, credential.as_ref());
+            if let Some(Word { workspace, agent, credential, by }) = word {
+                let known = self.baselines.accept((&workspace, &agent), credential.as_ref());
                 let with = credential.as_ref().map_or("any", Name::as_str);
                 let found = if known { "accepted" } else { "nothing is known of it" };
                 let detail = format!("with {with}: {found}");
-                self.note("anomaly-accepted", Some(&agent), &detail, Some(by));
+                let of = (Some(&workspace), Some(&agent));
+                self.note("anomaly-accepted", of, &detail, Some(by));
                 heard = true;
             }
             // What is no word is nobody's.
@@ -260,10 +268,17 @@ impl Habits {
         heard
     }
 
-    fn note(&self, event: &'static str, agent: Option<&Name>, detail: &str, by: Option<String>) {
+    fn note(
+        &self,
+        event: &'static str,
+        (workspace, agent): (Option<&Name>, Option<&Name>),
+        detail: &str,
+        by: Option<String>,
+    ) {
         // An unwritable audit log shows in its own metric and in the readiness.
         let _unrecorded = self.audit.event(&Event {
             event,
+            workspace: workspace.cloned(),
             subject: agent.map(ToString::to_string),
             detail: Some(detail.to_owned()),
             by,
@@ -294,7 +309,7 @@ fn newest_files(log: &Path) -> Option<SystemTime> {
 /// Reads records as the requests that they were.
 struct Replay<'a> {
     baselines: &'a Baselines,
-    index: &'a CredentialIndex,
+    indexes: &'a Indexes,
     /// Requests whose end comes later: whose, and with which credential.
     open: HashMap<Box<str>, (Name, Name, Option<Name>)>,
     read: u64,
@@ -333,7 +348,8 @@ impl Replay<'_> {
             refused: false,
         };
         let baseline = self.baselines.of(&workspace, &agent);
-        let mut names = entry.credentials().filter_map(|name| self.referred(name));
+        let index = self.indexes.get(&workspace);
+        let mut names = entry.credentials().filter_map(|name| referred(index, name));
         let first = names.next();
         // What of it is to be told was told then.
         let _told = baseline.note(first.as_ref(), seen);
@@ -345,11 +361,6 @@ impl Replay<'_> {
         Some(())
     }
 
-    /// The name by which requests refer to a credential.
-    fn referred(&self, name: &str) -> Option<Name> {
-        self.index.get(name).map_or_else(|| name.parse().ok(), |one| Some(one.serves().clone()))
-    }
-
     fn outcome(&mut self, entry: &Entry) -> Option<()> {
         let (workspace, agent, credential) = self.open.remove(entry.request_id()?)?;
         let moved = entry.number("bytes_up")?.saturating_add(entry.number("bytes_down")?);
@@ -357,6 +368,15 @@ impl Replay<'_> {
         let _told = baseline.weigh(credential.as_ref(), moved, seconds(entry)?);
         Some(())
     }
+}
+
+/// The credentials of each workspace.
+type Indexes = HashMap<Name, Arc<CredentialIndex>>;
+
+/// The name by which requests refer to a credential.
+fn referred(index: Option<&Arc<CredentialIndex>>, name: &str) -> Option<Name> {
+    let known = index.and_then(|index| index.get(name));
+    known.map_or_else(|| name.parse().ok(), |one| Some(one.serves().clone()))
 }
 
 fn seconds(entry: &Entry) -> Option<i64> {

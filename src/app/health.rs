@@ -59,6 +59,8 @@ pub struct Checked {
 /// A credential as a check needs it.
 #[derive(Clone, Copy, Debug)]
 pub struct Subject<'a> {
+    /// Its workspace; none in a command, whose record is the vault's journal.
+    pub workspace: Option<&'a Name>,
     /// Its name.
     pub name: &'a Name,
     /// The version that is tried.
@@ -115,7 +117,7 @@ impl Probe {
 
     /// The call, to be made over the far side.
     #[must_use]
-    pub fn errand(&self, subject: Subject<'_>) -> Errand<'_> {
+    pub fn errand<'a>(&'a self, subject: Subject<'a>) -> Errand<'a> {
         let uses = Use {
             credential: subject.name.clone(),
             version: Some(subject.version),
@@ -124,6 +126,7 @@ impl Probe {
         };
         Errand {
             purpose: PURPOSE,
+            workspace: subject.workspace,
             uses: Some(uses),
             endpoint: &self.endpoint,
             method: self.method.clone(),
@@ -225,7 +228,14 @@ mod tests {
     use super::*;
 
     fn subject<'a>(name: &'a Name, to: &'a [Destination], slots: &'a [Slot]) -> Subject<'a> {
-        Subject { name, version: 1, provider: Some("openai"), destinations: to, slots }
+        Subject {
+            workspace: None,
+            name,
+            version: 1,
+            provider: Some("openai"),
+            destinations: to,
+            slots,
+        }
     }
 
     fn to(text: &str) -> Vec<Destination> {

@@ -9,12 +9,17 @@ use serde::{Deserialize, Serialize};
 
 use super::Failure;
 use super::checkup::Health;
+use crate::agent::{DEFAULT_WORKSPACE, default_workspace, qualified};
 use crate::files::{self, FileError};
+use crate::policy;
+use crate::reference::Name;
 
 /// A home: one directory of mode 0700.
 #[derive(Clone, Debug)]
 pub struct Home {
     path: PathBuf,
+    /// Which of its workspaces is worked in.
+    workspace: Name,
 }
 
 impl Home {
@@ -30,7 +35,19 @@ impl Home {
         };
         let path = std::path::absolute(&path)
             .map_err(|e| Failure::new(format!("{}: {e}", path.display())))?;
-        Ok(Self { path })
+        Ok(Self { path, workspace: default_workspace() })
+    }
+
+    /// The workspace that is worked in.
+    #[must_use]
+    pub fn workspace(&self) -> &Name {
+        &self.workspace
+    }
+
+    /// The same home, to work in another of its workspaces.
+    #[must_use]
+    pub fn in_workspace(&self, workspace: &Name) -> Self {
+        Self { path: self.path.clone(), workspace: workspace.clone() }
     }
 
     /// Whether `init` was run here.
@@ -82,10 +99,26 @@ impl Home {
         self.path.join("locum.yaml")
     }
 
-    /// The policies' directory.
+    /// The directory of the workspace's policies.
     #[must_use]
     pub fn policies(&self) -> PathBuf {
-        self.path.join("policies")
+        if self.workspace.as_str() == DEFAULT_WORKSPACE {
+            self.path.join("policies")
+        } else {
+            self.own_directory().join("policies")
+        }
+    }
+
+    /// What another workspace than the default one has in the home for itself.
+    pub(super) fn own_directory(&self) -> PathBuf {
+        self.path.join("workspaces").join(self.workspace.as_str())
+    }
+
+    /// The organisation's policies, which bound those of every workspace. Beside the default one's, where
+    /// they were when there was no other.
+    #[must_use]
+    pub fn organisation(&self) -> PathBuf {
+        self.path.join("policies").join(policy::ORGANISATION)
     }
 
     /// The vault.
@@ -147,11 +180,17 @@ impl Home {
         files::replace_private(&self.health_file(), &text)
     }
 
-    /// The last verdicts, by credential; none without health checks.
+    /// The last verdicts on credentials of the workspace, by name; none without health checks.
     #[must_use]
     pub fn health(&self) -> BTreeMap<String, Health> {
         let text = files::read_private(&self.health_file(), 16 * 1024 * 1024).ok();
-        text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
+        let all: BTreeMap<String, Health> =
+            text.and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default();
+        let own = |(name, health): (String, Health)| {
+            let plain = name.rsplit('/').next()?.to_owned();
+            (*qualified(self.workspace.as_str(), &plain) == *name).then_some((plain, health))
+        };
+        all.into_iter().filter_map(own).collect()
     }
 
     fn serving_file(&self) -> PathBuf {

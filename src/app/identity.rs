@@ -3,22 +3,16 @@
 use std::sync::Arc;
 
 use super::issuer_keys::AllKeys;
-use crate::agent::certificate::RevocationList;
 use crate::authn::{
     Admit, Agents, Authenticate, Authenticators, ByCertificate, ByJwt, ByRunToken, ByToken, Claims,
-    Issuer, NameIn, PeerRule, Peers,
+    Directory, Issuer, NameIn, PeerRule, Peers,
 };
 use crate::config::{CertificateName, ClientNames, Config, JwtIssuer, Method, UnixPeer};
 use crate::token::jwt::Expected;
 use crate::vault::Snapshot;
 
-/// The ways in, in their order, for the agents of this vault.
-pub(super) fn authenticators(
-    config: &Config,
-    vault: &Snapshot,
-    keys: &AllKeys,
-    revoked: &Arc<[RevocationList]>,
-) -> Authenticators {
+/// The agents of a workspace, as the vault has them.
+pub(super) fn agents(vault: &Snapshot) -> Arc<Agents> {
     let agents = Agents::new(
         &vault.workspace,
         Arc::clone(&vault.tokens),
@@ -26,23 +20,31 @@ pub(super) fn authenticators(
         Arc::clone(&vault.runs),
         Arc::clone(&vault.revoked_agents),
     );
-    let agents = Arc::new(agents.labelled(Arc::clone(&vault.labels)));
+    Arc::new(agents.labelled(Arc::clone(&vault.labels)))
+}
+
+/// The ways in, in their order, for these agents.
+pub(super) fn authenticators(
+    config: &Config,
+    directory: &Directory,
+    keys: &AllKeys,
+) -> Authenticators {
     let one = |method: &Method| -> Option<Arc<dyn Authenticate>> {
-        let agents = Arc::clone(&agents);
+        let directory = directory.clone();
         Some(match method {
-            Method::Tokens => Arc::new(ByToken::new(agents)),
-            Method::RunTokens => Arc::new(ByRunToken::new(agents)),
+            Method::Tokens => Arc::new(ByToken::new(directory)),
+            Method::RunTokens => Arc::new(ByRunToken::new(directory)),
             Method::Jwt => {
                 let issuers = config.identity.jwt.iter().map(|one| issuer(one, keys)).collect();
-                Arc::new(ByJwt::new(agents, issuers))
+                Arc::new(ByJwt::new(directory, issuers))
             }
             Method::ClientCertificates => {
                 let names = config.identity.client_certificates.as_ref()?;
-                Arc::new(by_certificate(names, agents).without(Arc::clone(revoked)))
+                Arc::new(by_certificate(names, directory).without(keys.revoked()))
             }
             Method::UnixPeers => {
                 let rules = config.identity.unix_peers.iter().map(peer_rule).collect();
-                Arc::new(Peers::new(agents, rules))
+                Arc::new(Peers::new(directory, rules))
             }
         })
     };
@@ -66,12 +68,13 @@ fn issuer(jwt: &JwtIssuer, keys: &AllKeys) -> Issuer {
             labels: jwt.labels.clone().into(),
         },
         agents: jwt.map.clone(),
+        workspace: jwt.workspace.clone(),
         admit: admit(jwt.any_agent),
         keys: keys.of(jwt),
     }
 }
 
-fn by_certificate(names: &ClientNames, agents: Arc<Agents>) -> ByCertificate {
+fn by_certificate(names: &ClientNames, directory: Directory) -> ByCertificate {
     let name = match &names.name {
         CertificateName::Spiffe(domain) => NameIn::Spiffe(domain.as_str().into()),
         CertificateName::Uri => NameIn::Uri,
@@ -79,7 +82,8 @@ fn by_certificate(names: &ClientNames, agents: Arc<Agents>) -> ByCertificate {
         CertificateName::Email => NameIn::Email,
         CertificateName::CommonName => NameIn::CommonName,
     };
-    ByCertificate::new(agents, name, names.map.clone(), admit(names.any_agent))
+    let name = (name, names.map.clone());
+    ByCertificate::new(directory, names.workspace.clone(), name, admit(names.any_agent))
 }
 
 fn admit(any: bool) -> Admit {
@@ -87,5 +91,10 @@ fn admit(any: bool) -> Admit {
 }
 
 fn peer_rule(peer: &UnixPeer) -> PeerRule {
-    PeerRule { uid: peer.uid, gid: peer.gid, agent: peer.agent.clone() }
+    PeerRule {
+        uid: peer.uid,
+        gid: peer.gid,
+        workspace: peer.workspace.clone(),
+        agent: peer.agent.clone(),
+    }
 }

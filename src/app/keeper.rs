@@ -4,7 +4,7 @@
 //! editors and git on the policies), so that a change acts well within a second on any file system.
 //! What cannot be read leaves the last good state in force, and says so.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -17,30 +17,28 @@ use parking_lot::Mutex;
 use super::certificates::{self, Certificates};
 use super::checkup::Health;
 use super::far_side::{breaker, far_side};
-use super::identity::authenticators;
 use super::issuer_keys::{AllKeys, News, Source};
 use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
-use super::reminders::{self, Reminders};
+use super::reminders;
+use super::space::{PolicyNews, Space, ways_in};
 use super::{Failure, Home};
-use crate::agent::certificate::RevocationList;
+use crate::agent::{default_workspace, qualified};
 use crate::audit::AuditLog;
-use crate::authn::Authenticators;
 use crate::config::Config;
-use crate::credential::Stage;
+use crate::credential::{Credential, Stage};
 use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
 use crate::outcome::{Code, Refusal};
-use crate::policy::{self, Policy};
-use crate::proxy::{Gateway, Refresh, State};
+use crate::proxy::{Gateway, Refresh, State, Workspaces};
 use crate::record::{AuditSink as _, Event};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError};
+use crate::vault::{Action, ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -88,30 +86,25 @@ struct Seen {
     master: MasterKey,
     config: Config,
     keys: Arc<AllKeys>,
-    /// What the CAs of clients have revoked.
-    revoked: Arc<[RevocationList]>,
     config_stamp: Vec<FileStamp>,
     config_problem: Option<String>,
     mark: Option<ChangeMark>,
-    snapshot: Option<Arc<Snapshot>>,
-    /// The versions that were cut, at the start or since.
-    cut: HashSet<(Name, u32)>,
+    /// The default workspace first.
+    spaces: Vec<Space>,
+    /// Workspaces that were removed, in which somebody may still be.
+    gone: Vec<Space>,
     /// The highest epoch seen. Outlives a vault that cannot be used, so that an older copy is
     /// refused at every look and not only at the first.
     newest: u64,
     vault_problem: Option<String>,
     /// Whether a change of the vault is not in the audit log yet.
     unrecorded: bool,
-    policy: Arc<Policy>,
-    /// None when the next look must read the files, whatever their stamps say.
-    policy_stamp: Option<Vec<FileStamp>>,
-    policy_problem: Option<String>,
+    /// Loads of policies since the start, of all workspaces.
     generation: u64,
     /// States that requests may still hold.
     retired: Vec<Arc<State>>,
     looked: Option<Instant>,
     anchored: (Instant, u64),
-    reminders: Reminders,
     /// The last verdict on each credential that was tried at its provider.
     health: BTreeMap<String, Health>,
     /// When it was last looked for what is due; none after a change of the vault.
@@ -142,11 +135,7 @@ impl Keeper {
     ) -> Result<Self, Failure> {
         let Opened { home, config, vault, master } = opened;
         let mark = vault.change_mark()?;
-        let snapshot = Arc::new(as_configured(vault.snapshot()?, &config));
-        // What is not settled is read once more at the first look.
-        let stamp = Some(stamp(&home.policies())).filter(|s| s.iter().all(FileStamp::is_settled));
-        let policy = Arc::new(load_policy(&home.policies())?);
-        metrics.reload("policy", true);
+        let snapshots = vault.snapshots()?;
         metrics.reload("config", true);
         let config_stamp = config_stamp(&home, &config);
         let keys = Arc::<AllKeys>::default();
@@ -157,34 +146,34 @@ impl Keeper {
                     .help("mend the file, or `keys` of identity.jwt in locum.yaml"));
             }
         }
-        let seen = Seen {
+        let mut seen = Seen {
             vault,
             master,
             config,
             keys: Arc::clone(&keys),
-            revoked: Arc::default(),
             config_stamp,
             config_problem: None,
             mark: Some(mark),
-            newest: snapshot.epoch,
-            cut: snapshot.cut.clone(),
-            snapshot: Some(snapshot),
+            newest: 0,
+            spaces: Vec::new(),
+            gone: Vec::new(),
             vault_problem: None,
             unrecorded: false,
-            policy,
-            policy_stamp: stamp,
-            policy_problem: None,
-            generation: 1,
+            generation: 0,
             retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
-            reminders: Reminders::default(),
             health: BTreeMap::new(),
             reminded: None,
             asked: None,
         };
+        let closed = seen.take(&home, snapshots);
+        // The operator's own policy, and the organisation's with it. Another workspace whose policy has
+        // mistakes is closed alone.
+        load_policy(&home.in_workspace(&default_workspace()))?;
+        metrics.reload("policy", seen.policies_are_sound());
         let logins = Arc::new(VaultLogins::new(Arc::clone(&audit)));
-        Ok(Self {
+        let keeper = Self {
             home,
             logins,
             audit,
@@ -195,18 +184,22 @@ impl Keeper {
             seen: Mutex::new(seen),
             certificates: Mutex::default(),
             turn: tokio::sync::Mutex::new(()),
-        })
+        };
+        for (workspace, problem) in &closed {
+            keeper.tell_of_bad_policy(workspace, problem);
+        }
+        Ok(keeper)
     }
 
-    /// The state to start with.
-    pub(super) fn first_state(&self) -> State {
-        self.seen.lock().state()
+    /// The workspaces to start with.
+    pub(super) fn first_workspaces(&self) -> Workspaces {
+        self.seen.lock().workspaces()
     }
 
     /// The far side to start with.
     pub(super) fn first_far_side(&self) -> Result<Upstream, Failure> {
         let seen = self.seen.lock();
-        self.far_side(&seen.config, seen.snapshot.as_deref())
+        self.far_side(&seen.config, seen.snapshot().as_deref())
     }
 
     fn far_side(&self, config: &Config, vault: Option<&Snapshot>) -> Result<Upstream, Failure> {
@@ -234,11 +227,13 @@ impl Keeper {
         // The beginning of the look: what is changed while it lasts may have been missed.
         seen.looked = Some(Instant::now());
         let vault = self.look_at_vault(&mut seen);
-        let policy = self.look_at_policies(&mut seen, thorough);
+        let policies = self.look_at_policies(&mut seen, thorough);
         // What lives longer than one decision asks anew whether its key is still there.
         let keys = self.tell_of_keys(self.keys.look_at_files(thorough));
-        if vault || policy || keys {
+        if vault || keys {
             self.put_in_force(&mut seen);
+        } else {
+            seen.put_policies_in_force(&policies);
         }
         if vault {
             self.cut(&mut seen);
@@ -249,13 +244,12 @@ impl Keeper {
         }
         // With a version in its grace no further run begins: what is written now is good also after a
         // crash.
-        let graced = |snapshot: &Arc<Snapshot>| snapshot.grace_ends.is_some();
-        if vault && seen.snapshot.as_ref().is_some_and(graced) {
+        if vault && seen.spaces.iter().any(|space| space.grace_ends().is_some()) {
             self.save_runs();
         }
         // Taken apart here, and not by the last request that held it.
         seen.retired.retain(|old| Arc::strong_count(old) > 1);
-        vault || policy || keys
+        vault || keys || !policies.is_empty()
     }
 
     /// Says what became of a look at issuers' keys. True when there are others than before.
@@ -302,11 +296,17 @@ impl Keeper {
         let _done = told.await;
     }
 
-    /// Has the next request decided on what was seen.
+    /// Has the next request decided on what was seen, in every workspace.
     fn put_in_force(&self, seen: &mut Seen) {
-        if let Some(gateway) = self.gateway() {
-            let old = gateway.set_state(seen.state());
-            seen.retired.push(old);
+        let Some(gateway) = self.gateway() else { return };
+        let all: Vec<usize> = (0..seen.spaces.len()).collect();
+        seen.put_policies_in_force(&all);
+        // Nobody goes into a workspace before it is ready, or after it is gone.
+        gateway.set_workspaces(seen.workspaces());
+        for space in std::mem::take(&mut seen.gone) {
+            seen.retired.push(space.served.set_state(space.closed()));
+            let connections = gateway.cut_all(space.name());
+            tracing::info!(workspace = %space.name(), connections, "a workspace is gone");
         }
     }
 
@@ -334,7 +334,8 @@ impl Keeper {
                 seen.vault_problem = Some(text);
                 seen.mark = None;
                 // Fails closed: what was revoked since could not be seen any more.
-                seen.snapshot.take().is_some()
+                let taken = seen.spaces.iter_mut().map(|space| space.snapshot.take().is_some());
+                taken.fold(false, |any, had| any | had)
             }
         }
     }
@@ -342,7 +343,7 @@ impl Keeper {
     /// Writes what was done to the vault to the audit log; what fails is tried at every look.
     fn record_changes(&self, seen: &mut Seen) {
         // The record of a change says that it is in force, and what came after the look is not yet.
-        let in_force = seen.snapshot.as_ref().map_or(u64::MAX, |snapshot| snapshot.epoch);
+        let in_force = seen.snapshot().map_or(u64::MAX, |snapshot| snapshot.epoch);
         let recorded = write_anchor(&seen.vault, &seen.config)
             .and_then(|()| drain_journal(&seen.vault, &seen.config, &self.audit, in_force));
         match recorded {
@@ -357,23 +358,28 @@ impl Keeper {
 
     /// Breaks off what carries a version that was revoked with that wish since the last look.
     fn cut(&self, seen: &mut Seen) {
-        let Some(snapshot) = &seen.snapshot else { return };
-        let new: Vec<_> = snapshot.cut.difference(&seen.cut).cloned().collect();
-        if new.is_empty() {
-            return;
-        }
-        seen.cut.clone_from(&snapshot.cut);
-        let connections = self.gateway().map_or(0, |gateway| gateway.cut(&new));
-        for (name, version) in new {
-            tracing::warn!(credential = %name, version, connections, "what carried it is broken off");
-            let event = Event {
-                event: "credential-cut",
-                subject: Some(format!("{name} version {version}")),
-                detail: Some(format!("connections to origins: {connections}")),
-                by: None,
-                vault_epoch: None,
-            };
-            let _unrecorded = self.audit.event(&event);
+        for space in &mut seen.spaces {
+            let new = space.newly_cut();
+            if new.is_empty() {
+                continue;
+            }
+            let workspace = space.name();
+            let connections = self.gateway().map_or(0, |gateway| gateway.cut(workspace, &new));
+            for (name, version) in new {
+                tracing::warn!(
+                    credential = %qualified(workspace.as_str(), name.as_str()), version, connections,
+                    "what carried it is broken off"
+                );
+                let event = Event {
+                    event: "credential-cut",
+                    workspace: Some(workspace.clone()),
+                    subject: Some(format!("{name} version {version}")),
+                    detail: Some(format!("connections to origins: {connections}")),
+                    by: None,
+                    vault_epoch: None,
+                };
+                let _unrecorded = self.audit.event(&event);
+            }
         }
     }
 
@@ -404,50 +410,36 @@ impl Keeper {
         self.save_runs();
     }
 
-    fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> bool {
-        let now = stamp(&self.home.policies());
-        // A file that was written in this very moment may be half of what is meant, and half a rule
-        // may allow more than the whole: it is read at the next look.
-        let settled = now.iter().all(FileStamp::is_settled);
-        if !thorough && (!settled || seen.policy_stamp.as_ref() == Some(&now)) {
-            return false;
-        }
-        let loaded = load_policy(&self.home.policies());
-        if !thorough && stamp(&self.home.policies()) != now {
-            return false; // Written to while it was read: once more at the next look.
-        }
-        seen.policy_stamp = settled.then_some(now);
-        match loaded {
-            Ok(policy) if policy.digest() == seen.policy.digest() => {
-                seen.policy_problem = None;
-                self.metrics.reload("policy", true);
-                false
-            }
-            Ok(mut policy) => {
-                policy.take_over(&seen.policy);
-                seen.generation += 1;
-                seen.policy = Arc::new(policy);
-                seen.policy_problem = None;
-                self.metrics.reload("policy", true);
-                let (generation, digest) = (seen.generation, seen.policy.digest().to_owned());
-                tracing::info!(generation, digest, rules = seen.policy.len(), "policy reloaded");
-                self.note("policy-reloaded", &format!("generation {generation}, digest {digest}"));
-                true
-            }
-            Err(error) => {
-                let text = error.to_string();
-                if seen.policy_problem.as_ref() != Some(&text) {
-                    tracing::error!(
-                        error = text,
-                        "the new policy has mistakes; the last good one stays in force"
-                    );
-                    self.note("policy-rejected", "the last good policy stays in force");
+    /// Looks at the policies of every workspace. Returns those that have another one now.
+    fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> Vec<usize> {
+        let mut changed = Vec::new();
+        for (index, space) in seen.spaces.iter_mut().enumerate() {
+            match space.look_at_policy(seen.generation + 1, thorough) {
+                PolicyNews::Same => {}
+                PolicyNews::Loaded => {
+                    seen.generation += 1;
+                    changed.push(index);
+                    let (generation, digest) = (seen.generation, space.policy.digest());
+                    let (workspace, rules) = (space.name(), space.policy.len());
+                    tracing::info!(%workspace, generation, digest, rules, "policy reloaded");
+                    let detail = format!("generation {generation}, digest {digest}");
+                    self.note_in(Some(workspace), "policy-reloaded", None, &detail);
                 }
-                seen.policy_problem = Some(text);
-                self.metrics.reload("policy", false);
-                false
+                PolicyNews::Rejected(text) => self.tell_of_bad_policy(space.name(), &text),
             }
         }
+        self.metrics.reload("policy", seen.policies_are_sound());
+        changed
+    }
+
+    fn tell_of_bad_policy(&self, workspace: &Name, problem: &str) {
+        tracing::error!(
+            %workspace,
+            error = problem,
+            "the new policy has mistakes; the last good one stays in force"
+        );
+        let detail = "the last good policy stays in force";
+        self.note_in(Some(workspace), "policy-rejected", None, detail);
     }
 
     /// How often credentials are to be tried at their providers, if at all.
@@ -456,14 +448,22 @@ impl Keeper {
     }
 
     /// Keeps a verdict, for metrics and for lists. Returns the one before.
-    pub(super) fn keep_health(&self, name: &Name, health: Health) -> Option<String> {
+    pub(super) fn keep_health(&self, of: &Credential, health: Health) -> Option<String> {
         let mut seen = self.seen.lock();
-        let before = seen.health.insert(name.to_string(), health).map(|before| before.verdict);
-        let live = seen.snapshot.clone();
+        let Seen { spaces, health: all, .. } = &mut *seen;
+        let name = qualified(of.workspace.as_str(), of.name.as_str()).into_owned();
+        let before = all.insert(name, health).map(|before| before.verdict);
         // What is gone is not healthy or ill.
-        seen.health.retain(|name, _| {
-            live.as_ref().is_none_or(|live| live.credentials.get(name).is_some())
-        });
+        let lives = |name: &str| {
+            let own = |space: &Space| {
+                let plain = name.rsplit('/').next().unwrap_or_default();
+                let known =
+                    space.snapshot.as_ref().is_none_or(|s| s.credentials.get(plain).is_some());
+                known && *qualified(space.name().as_str(), plain) == *name
+            };
+            spaces.iter().any(own)
+        };
+        all.retain(|name, _| lives(name));
         if let Err(error) = self.home.write_health(&seen.health) {
             tracing::warn!(%error, "what is known of the credentials' health could not be written");
         }
@@ -477,18 +477,28 @@ impl Keeper {
             return;
         }
         if seen.reminded.is_none() {
-            match seen.vault.scheduled() {
-                Ok(scheduled) => seen.reminders.follow(scheduled),
-                // It is said where the vault itself is looked at.
-                Err(error) => return tracing::debug!(%error, "dates could not be read"),
+            let Seen { vault, spaces, .. } = &mut *seen;
+            for space in spaces {
+                match vault.within(space.served.name(), |vault| vault.scheduled()) {
+                    Ok(scheduled) => space.reminders.follow(scheduled),
+                    // It is said where the vault itself is looked at.
+                    Err(error) => return tracing::debug!(%error, "dates could not be read"),
+                }
             }
         }
         seen.reminded = Some(Instant::now());
-        let due = seen.reminders.due(reminders::now());
+        let now = reminders::now();
+        let due = seen.spaces.iter_mut().flat_map(|space| {
+            let due = space.reminders.due(now);
+            due.into_iter().map(|reminder| (space.served.name().clone(), reminder))
+        });
+        let due: Vec<_> = due.collect();
         drop(seen);
-        for reminder in due {
+        for (workspace, reminder) in due {
             let (credential, text) = (&reminder.credential, &reminder.text);
-            self.note_about(reminder.event(), credential.as_str(), text);
+            let subject = Some(credential.as_str());
+            self.note_in(Some(&workspace), reminder.event(), subject, text);
+            let credential = qualified(workspace.as_str(), credential.as_str());
             match reminder.stage {
                 Stage::Over => tracing::error!(%credential, "to be rotated: {text}"),
                 Stage::Near => tracing::warn!(%credential, "to be rotated: {text}"),
@@ -516,7 +526,7 @@ impl Keeper {
         if settled {
             seen.config_stamp = now;
         }
-        match self.load_config(&seen.config, files, seen.snapshot.as_deref()) {
+        match self.load_config(&seen.config, files, seen.snapshot().as_deref()) {
             Ok(Some(config)) => {
                 tracing::info!("config reloaded");
                 self.note("config-reloaded", "locum.yaml");
@@ -554,7 +564,7 @@ impl Keeper {
         if !all.is_empty() {
             self.metrics.reload("certificate", true);
         }
-        self.seen.lock().revoked = all.iter().flat_map(Certificates::lists).cloned().collect();
+        self.keys.revoke(all.iter().flat_map(Certificates::lists).cloned().collect());
         *self.certificates.lock() = all;
     }
 
@@ -593,9 +603,8 @@ impl Keeper {
         self.metrics.reload("certificate", all.iter().all(Certificates::sound));
         if changed {
             // What is revoked now ends what is open.
-            let mut seen = self.seen.lock();
-            seen.revoked = all.iter().flat_map(Certificates::lists).cloned().collect();
-            self.put_in_force(&mut seen);
+            self.keys.revoke(all.iter().flat_map(Certificates::lists).cloned().collect());
+            self.put_in_force(&mut self.seen.lock());
         }
     }
 
@@ -625,13 +634,13 @@ impl Keeper {
     /// Writes to the vault what the use of a version has made of its secret, and puts it in force.
     pub(super) async fn renew(
         self: &Arc<Self>,
-        name: Name,
+        (workspace, name): (Name, Name),
         version: u32,
         secret: Secret,
     ) -> Result<(), Failure> {
         let write = move |keeper: &Self| {
             let renew = |vault: &mut Vault| vault.renew(&name, version, &secret);
-            keeper.seen.lock().write(&keeper.home, renew)?;
+            keeper.seen.lock().write(&keeper.home, &workspace, renew)?;
             keeper.look(false);
             Ok(())
         };
@@ -642,13 +651,13 @@ impl Keeper {
     /// Writes down what was given in exchange for a refresh token that lies elsewhere.
     pub(super) async fn keep_exchanged(
         self: &Arc<Self>,
-        name: Name,
+        (workspace, name): (Name, Name),
         lent: Secret,
         given: Secret,
     ) -> Result<(), Failure> {
         let write = move |keeper: &Self| {
             let keep = |vault: &mut Vault| vault.keep_exchanged(&name, &lent, &given);
-            keeper.seen.lock().write(&keeper.home, keep)?;
+            keeper.seen.lock().write(&keeper.home, &workspace, keep)?;
             keeper.look(false);
             Ok(())
         };
@@ -659,36 +668,39 @@ impl Keeper {
     /// What was given in exchange for it, if anything was.
     pub(super) async fn exchanged(
         self: &Arc<Self>,
-        name: Name,
+        (workspace, name): (Name, Name),
         lent: Secret,
     ) -> Result<(Secret, Option<Secret>), Failure> {
         let read = move |keeper: &Self| {
             let mut seen = keeper.seen.lock();
             seen.follow_file(&keeper.home)?;
-            let given = seen.vault.exchanged(&name, &lent)?;
+            let given = seen.vault.within(&workspace, |vault| vault.exchanged(&name, &lent))?;
             Ok((lent, given))
         };
         let gone = || Failure::new("the thread that reads the vault has failed");
         self.apart(read).await.ok_or_else(gone)?
     }
 
-    /// Records an event about something that has a name.
-    pub(super) fn note_about(&self, event: &'static str, subject: &str, detail: &str) {
-        let event = Event {
-            event,
-            subject: Some(subject.to_owned()),
-            detail: Some(detail.to_owned()),
-            by: None,
-            vault_epoch: None,
-        };
-        // An unwritable audit log shows in its own metric and in the readiness.
-        let _unrecorded = self.audit.event(&event);
+    /// Records an event about a credential.
+    pub(super) fn note_about(&self, event: &'static str, of: &Credential, detail: &str) {
+        self.note_in(Some(&of.workspace), event, Some(of.name.as_str()), detail);
     }
 
     fn note(&self, event: &'static str, detail: &str) {
+        self.note_in(None, event, None, detail);
+    }
+
+    fn note_in(
+        &self,
+        workspace: Option<&Name>,
+        event: &'static str,
+        subject: Option<&str>,
+        detail: &str,
+    ) {
         let event = Event {
             event,
-            subject: None,
+            workspace: workspace.cloned(),
+            subject: subject.map(str::to_owned),
             detail: Some(detail.to_owned()),
             by: None,
             vault_epoch: None,
@@ -720,6 +732,13 @@ fn verdicts(health: &BTreeMap<String, Health>) -> Vec<(String, bool)> {
     known.map(|(name, health)| (name.clone(), health.verdict == "good")).collect()
 }
 
+/// When credentials of a workspace are due, as metrics name them.
+fn dates(space: &Space) -> impl Iterator<Item = (String, i64)> {
+    let workspace = space.name().as_str();
+    let dates = space.reminders.dates().into_iter();
+    dates.map(move |(name, at)| (qualified(workspace, &name).into_owned(), at))
+}
+
 /// The vault as the config says that it is to be used.
 fn as_configured(mut snapshot: Snapshot, config: &Config) -> Snapshot {
     // Nobody else has it yet.
@@ -727,11 +746,6 @@ fn as_configured(mut snapshot: Snapshot, config: &Config) -> Snapshot {
         index.trust_claims(config.credentials.trust_claims);
     }
     snapshot
-}
-
-fn is_over(second: i64) -> bool {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).is_ok_and(|now| now > second)
 }
 
 impl Seen {
@@ -742,33 +756,86 @@ impl Seen {
         }
         let mut mark = self.vault.change_mark()?;
         // A version whose grace is over need not be searched for in answers any more.
-        let over = self.snapshot.as_ref().and_then(|old| old.grace_ends).is_some_and(is_over);
+        let over = self.spaces.iter().any(Space::grace_is_over);
         let trusts = self.config.credentials.trust_claims;
-        let trusted = self.snapshot.as_ref().map(|old| old.credentials.trusts_claims());
+        let trusted = self.snapshot().map(|old| old.credentials.trusts_claims());
         let as_it_was = !over && trusted.is_none_or(|trusted| trusted == trusts);
         if self.mark == Some(mark) && as_it_was {
             return Ok(false);
         }
-        let snapshot = match self.vault.snapshot() {
+        let snapshots = match self.vault.snapshots() {
             Err(error) if matches!(error.fault, Fault::WrongKey) => {
                 self.follow_master_key(home)?;
                 // Each connection counts for itself.
                 mark = self.vault.change_mark()?;
-                self.vault.snapshot()?
+                self.vault.snapshots()?
             }
             other => other?,
         };
-        let snapshot = as_configured(snapshot, &self.config);
-        let same = self.snapshot.as_ref().is_some_and(|old| old.epoch == snapshot.epoch);
-        let same = same && as_it_was;
-        if snapshot.epoch < self.newest {
+        // All of them are of one.
+        let epoch = snapshots.first().map_or(0, |snapshot| snapshot.epoch);
+        let same = self.snapshot().is_some_and(|old| old.epoch == epoch) && as_it_was;
+        if epoch < self.newest {
             return Err(Failure::new("the vault was put back to an older state")
                 .help("put back the newest copy of the vault"));
         }
+        // One that was removed and added anew since has the name of the old one, and nothing else of it.
+        if epoch > self.newest {
+            let since = self.vault.journal_since(self.newest)?;
+            let removed = since.iter().filter(|line| line.action == Action::WorkspaceRemoved);
+            let removed: Vec<&str> = removed.map(|line| &*line.subject).collect();
+            let gone = |space: &mut Space| removed.contains(&space.name().as_str());
+            self.gone.extend(self.spaces.extract_if(.., gone));
+        }
         self.mark = Some(mark);
-        self.newest = snapshot.epoch;
-        self.snapshot = Some(Arc::new(snapshot));
+        for (workspace, problem) in self.take(home, snapshots) {
+            tracing::error!(%workspace, error = problem, "the policy of a workspace has mistakes, and nothing is allowed in it");
+        }
         Ok(!same)
+    }
+
+    /// Takes what the vault says now. Returns the workspaces that are new and whose policy has mistakes.
+    fn take(&mut self, home: &Home, snapshots: Vec<Snapshot>) -> Vec<(Name, String)> {
+        let named = |space: &Space| snapshots.iter().any(|one| one.workspace == *space.name());
+        self.gone.extend(self.spaces.extract_if(.., |space| !named(space)));
+        let mut closed = Vec::new();
+        for snapshot in snapshots {
+            let snapshot = Arc::new(as_configured(snapshot, &self.config));
+            self.newest = snapshot.epoch;
+            let known = self.spaces.iter_mut().find(|one| *one.name() == snapshot.workspace);
+            if let Some(space) = known {
+                space.snapshot = Some(snapshot);
+                continue;
+            }
+            self.generation += 1;
+            let with = (&self.config, &*self.keys);
+            let (space, problem) = Space::open(home, snapshot, with, self.generation);
+            closed.extend(problem.map(|problem| (space.name().clone(), problem.to_string())));
+            self.spaces.push(space);
+        }
+        closed
+    }
+
+    /// The default workspace's part of the vault; none while that cannot be used.
+    fn snapshot(&self) -> Option<Arc<Snapshot>> {
+        self.spaces.first().and_then(|space| space.snapshot.clone())
+    }
+
+    fn policies_are_sound(&self) -> bool {
+        self.spaces.iter().all(Space::is_sound)
+    }
+
+    /// Has the next request in these workspaces decided on what was seen.
+    fn put_policies_in_force(&mut self, changed: &[usize]) {
+        let with = (&self.config, &*self.keys);
+        let spaces = changed.iter().filter_map(|index| self.spaces.get(*index));
+        let old = spaces.map(|space| space.served.set_state(space.state(with)));
+        self.retired.extend(old);
+    }
+
+    fn workspaces(&self) -> Workspaces {
+        let authn = ways_in(&self.spaces, (&self.config, &self.keys));
+        Workspaces::new(authn, self.spaces.iter().map(|one| Arc::clone(&one.served)).collect())
     }
 
     /// Opens the file that has taken the vault's place, if one has.
@@ -801,34 +868,13 @@ impl Seen {
     fn write<T>(
         &mut self,
         home: &Home,
+        workspace: &Name,
         write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
     ) -> Result<T, Failure> {
         self.follow_file(home)?;
-        let written = write(&mut self.vault)?;
+        let written = self.vault.within(workspace, write)?;
         self.mark = None;
         Ok(written)
-    }
-
-    fn state(&self) -> State {
-        let policy = Arc::clone(&self.policy);
-        let generation = self.generation;
-        match &self.snapshot {
-            Some(snapshot) => State {
-                policy,
-                generation,
-                credentials: Arc::clone(&snapshot.credentials),
-                authn: authenticators(&self.config, snapshot, &self.keys, &self.revoked),
-                sealed: Some(Arc::clone(snapshot)),
-            },
-            None => State {
-                policy,
-                generation,
-                credentials: Arc::default(),
-                // Nobody, while nobody can be told from anybody.
-                authn: Authenticators::default(),
-                sealed: None,
-            },
-        }
     }
 }
 
@@ -881,12 +927,13 @@ impl Keeper {
 }
 
 impl Keep for Keeper {
-    fn keep(self: Arc<Self>, credential: Name, token: Secret) -> Keeping<'static> {
-        let name = credential.clone();
+    fn keep(self: Arc<Self>, credential: Arc<Credential>, token: Secret) -> Keeping<'static> {
+        let name = credential.name.clone();
         let writing = tokio::spawn(async move {
             let write = move |keeper: &Self| {
-                let write = |vault: &mut Vault| vault.capture(&credential, &token);
-                let version = keeper.seen.lock().write(&keeper.home, write)?;
+                let write = |vault: &mut Vault| vault.capture(&credential.name, &token);
+                let workspace = &credential.workspace;
+                let version = keeper.seen.lock().write(&keeper.home, workspace, write)?;
                 keeper.look(false);
                 Ok::<u32, Failure>(version)
             };
@@ -910,21 +957,22 @@ impl Observe for Keeper {
         let (leaves, pool, audit) =
             (gateway.leaves(), gateway.upstream().pool_counts(), self.audit.stats());
         let seen = self.seen.lock();
+        let snapshots = || seen.spaces.iter().filter_map(|space| space.snapshot.as_ref());
         Readings {
             leaves_issued: leaves.issued(),
             leaves_cached: leaves.len() as u64,
             pool_idle: pool.idle as u64,
             pool_opened: pool.opened,
             pool_reused: pool.reused,
-            vault_up: seen.snapshot.is_some(),
-            vault_epoch: seen.snapshot.as_ref().map_or(0, |s| s.epoch),
-            credentials: seen.snapshot.as_ref().map_or(0, |s| s.credentials.len() as u64),
+            vault_up: seen.snapshot().is_some(),
+            vault_epoch: seen.snapshot().map_or(0, |s| s.epoch),
+            credentials: snapshots().map(|s| s.credentials.len() as u64).sum(),
             audit_up: self.audit.healthy(),
             audit_records: audit.accesses + audit.outcomes + audit.events,
             audit_failures: audit.refused_accesses + audit.lost_outcomes + audit.lost_events,
             policy_generation: seen.generation,
-            policy_rules: seen.policy.len() as u64,
-            due: seen.reminders.dates(),
+            policy_rules: seen.spaces.iter().map(|space| space.policy.len() as u64).sum(),
+            due: seen.spaces.iter().flat_map(dates).collect(),
             healthy: verdicts(&seen.health),
         }
     }
@@ -944,6 +992,16 @@ impl Observe for Keeper {
 }
 
 impl FileStamp {
+    /// Only whether it is there, and which one: what a directory holds is stamped by itself.
+    pub(super) fn presence(path: PathBuf) -> Self {
+        Self { length: 0, modified: None, ..Self::of(path) }
+    }
+
+    /// Of which file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     pub(super) fn of(path: PathBuf) -> Self {
         let metadata = std::fs::metadata(&path).ok();
         Self {
@@ -974,18 +1032,6 @@ fn config_stamp(home: &Home, config: &Config) -> Vec<FileStamp> {
     std::iter::once(home.config()).chain(files.cloned()).map(FileStamp::of).collect()
 }
 
-/// The state of all that may be policies in their directory, and in the organisation's in it. What else
-/// lies there, such as the schema for editors, is not read.
-fn stamp(directory: &Path) -> Vec<FileStamp> {
-    let organisation = directory.join(policy::ORGANISATION);
-    let entries = [directory, &organisation].map(std::fs::read_dir);
-    let paths = entries.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
-    let paths = paths.filter(|path| path.extension().is_none_or(|kind| kind != "json"));
-    let mut stamps: Vec<FileStamp> = paths.map(FileStamp::of).collect();
-    stamps.sort_by(|a, b| a.path.cmp(&b.path));
-    stamps
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -1011,11 +1057,11 @@ mod tests {
         for _ in 0..3 {
             keeper.look(false);
             let seen = keeper.seen.lock();
-            assert!(seen.snapshot.is_none() && seen.vault_problem.is_some());
+            assert!(seen.snapshot().is_none() && seen.vault_problem.is_some());
         }
         keeper.seen.lock().newest -= 1;
         keeper.look(false);
-        assert!(keeper.seen.lock().snapshot.is_some());
+        assert!(keeper.seen.lock().snapshot().is_some());
     }
 
     #[test]

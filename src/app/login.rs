@@ -64,7 +64,8 @@ impl Logins for VaultLogins {
     fn login(&self, asked: LoginFor<'_>) -> Result<Login, Refusal> {
         let gone = || Refusal::new(Code::VaultUnavailable);
         let gateway = self.gateway.get().and_then(Weak::upgrade).ok_or_else(gone)?;
-        let state = gateway.state();
+        // The config names it, so it is the home's own.
+        let state = gateway.default_workspace().state();
         let sealed = state.sealed.as_ref().ok_or_else(gone)?;
         let usable = usable(&state.credentials, asked.credential, asked.proxy).map_err(|why| {
             tracing::error!(credential = %asked.credential, proxy = %asked.proxy, %why, "the next proxy gets no credential");

@@ -31,7 +31,9 @@ mod restore;
 mod serve;
 mod service;
 mod session;
+mod space;
 mod supplier;
+mod workspaces;
 mod wrapping;
 
 pub use crate::anomaly::Kept as Usual;
@@ -50,7 +52,7 @@ pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
-pub(crate) use policies::{ReadPolicy, read_policies};
+pub(crate) use policies::{ReadPolicy, policies_of, read_policies};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
@@ -59,3 +61,4 @@ pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
     plan as plan_session, settings,
 };
+pub use workspaces::{PolicyFile, make_workspace, policy_files, remove_workspace_files};

@@ -63,8 +63,11 @@ impl Opened {
         let path = config.vault.store.clone();
         let open = |master: &MasterKey| Vault::open(&path, master);
         let (vault, master) = unlock(home, &config, &path, turn, open)?;
-        let vault = vault.acting_as(&operator());
+        let mut vault = vault.acting_as(&operator());
         check_anchor(&vault, &config)?;
+        if vault.workspace() != home.workspace() {
+            vault.use_workspace(home.workspace()).map_err(unknown_workspace)?;
+        }
         Ok(Self { home: home.clone(), config, vault, master })
     }
 
@@ -176,6 +179,14 @@ impl Opened {
         let key = self.vault.open_item(CA_KEY_ITEM)?;
         let certificate = ca_certificate(&self.vault)?;
         Ok(CertificateAuthority::load(&certificate, &key, SystemTime::now())?)
+    }
+}
+
+/// What was typed is wrong, and not the vault.
+fn unknown_workspace(error: VaultError) -> Failure {
+    match error.fault {
+        Fault::Unknown(..) => Failure::usage(error.to_string()),
+        _ => error.into(),
     }
 }
 
@@ -348,6 +359,7 @@ pub(super) fn drain_journal(
     for entry in entries {
         let event = Event {
             event: entry.action.as_str(),
+            workspace: entry.workspace,
             subject: Some(entry.subject),
             detail: None,
             by: Some(entry.by),

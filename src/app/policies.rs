@@ -4,16 +4,57 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::Failure;
+use super::keeper::FileStamp;
+use super::{Failure, Home};
+use crate::agent::DEFAULT_WORKSPACE;
 use crate::document::{Limits, Problem, Report, Source};
 use crate::policy::{self, Compiled, Policy};
 
-/// Reads and compiles the policies of a directory.
+/// Reads and compiles the policies of the workspace that the home is worked in.
 ///
 /// # Errors
 /// Every mistake in every file.
-pub fn load_policy(directory: &Path) -> Result<Policy, Failure> {
-    Ok(read_policies(&[directory.to_owned()]).policy?.policy)
+pub fn load_policy(home: &Home) -> Result<Policy, Failure> {
+    Ok(read_policies(&policies_of(home)?).policy?.policy)
+}
+
+/// Where the policies of the workspace are that the home is worked in: the organisation's, which bound
+/// all, and its own.
+///
+/// # Errors
+/// When something stands in the workspace's own directory that looks like the organisation's, and would
+/// not be read: whoever put it there thinks that it bounds.
+pub(crate) fn policies_of(home: &Home) -> Result<Vec<PathBuf>, Failure> {
+    let own = home.policies();
+    if home.workspace().as_str() == DEFAULT_WORKSPACE {
+        // Its directory has the organisation's in it.
+        return Ok(vec![own]);
+    }
+    let inside = own.join(policy::ORGANISATION);
+    if fs::symlink_metadata(&inside).is_ok() {
+        return Err(Failure::usage(format!(
+            "{}: there is one organisation for all workspaces",
+            inside.display()
+        ))
+        .help(format!("its rules stand in {}", home.organisation().display())));
+    }
+    let organisation = home.organisation();
+    // What is there and cannot be read is a failure, and found when it is read.
+    let there = fs::symlink_metadata(&organisation).is_ok();
+    Ok(there.then_some(organisation).into_iter().chain([own]).collect())
+}
+
+/// The state of all that may be policies of the workspace, and of the organisation. What else lies
+/// there, such as the schema for editors, is not read.
+pub(super) fn stamp(home: &Home) -> Vec<FileStamp> {
+    let (own, organisation) = (home.policies(), home.organisation());
+    let entries = [&own, &organisation].map(fs::read_dir);
+    let paths = entries.into_iter().flatten().flatten().flatten().map(|entry| entry.path());
+    let paths = paths.filter(|path| path.extension().is_none_or(|kind| kind != "json"));
+    let mut stamps: Vec<FileStamp> = paths.map(FileStamp::of).collect();
+    stamps.push(FileStamp::presence(own));
+    stamps.sort_by(|a, b| a.path().cmp(b.path()));
+    stamps
 }
 
 /// What became of policy files.

@@ -22,7 +22,7 @@ use super::policies::load_policy;
 use super::service::{self, Activation};
 use super::supplier::Supplier;
 use super::{Failure, Home, Serving};
-use crate::agent::Identity;
+use crate::agent::{Identity, default_workspace};
 use crate::audit::AuditLog;
 use crate::config::{Config, ListenAt};
 use crate::environment;
@@ -94,7 +94,11 @@ impl Proxy {
         for gap in harden_process() {
             tracing::warn!(%gap, "the process could not be hardened as it should be");
         }
-        let home = opened.home.clone();
+        let mut opened = opened;
+        // All workspaces are served, whichever the command was for.
+        let home = opened.home.in_workspace(&default_workspace());
+        opened.vault.use_workspace(&default_workspace())?;
+        opened.home = home.clone();
         let config = opened.config.clone();
         let private = options.private;
         let certificates = if private { Vec::new() } else { Doors::certificates(&config)? };
@@ -132,8 +136,8 @@ impl Proxy {
         let keeper = Arc::new(keeper);
         let upstream = keeper.first_far_side()?;
         let sink = Arc::<AuditLog>::clone(&audit);
-        let state = keeper.first_state();
-        let gateway = Gateway::new(state, leaves, upstream, sink, metrics, limits(&config));
+        let workspaces = keeper.first_workspaces();
+        let gateway = Gateway::new(workspaces, leaves, upstream, sink, metrics, limits(&config));
         let gateway = Arc::new(gateway);
         keeper.watch_over(&gateway);
         let sink = Arc::<AuditLog>::clone(&audit);
@@ -175,6 +179,7 @@ impl Proxy {
         let detail: Vec<String> = self.serving.places().collect();
         let event = Event {
             event,
+            workspace: None,
             subject: Some(format!("pid {}", self.serving.pid)),
             detail: Some(detail.join(", ")),
             by: None,
@@ -294,9 +299,12 @@ async fn inherit(
         return Ok(passed);
     }
     // What would keep this process from starting is found while the other still serves.
-    load_policy(&opened.home.policies())?;
+    load_policy(&opened.home.in_workspace(&default_workspace()))?;
     far_side(&opened.config, &[], Arc::new(NoLogins))?;
-    check_logins(&opened.config, &opened.vault.snapshot()?.credentials)?;
+    let snapshots = opened.vault.snapshots()?;
+    if let Some(default) = snapshots.first() {
+        check_logins(&opened.config, &default.credentials)?;
+    }
     opened.authority()?;
     let Some(taken) = Taken::ask(&opened.home)? else { return Ok(passed) };
     tracing::info!("taking over; the other process finishes its requests");
@@ -367,7 +375,7 @@ async fn look(
             keeper.remind();
             keeper.anchor(false);
             gateway.upstream().sweep();
-            questions.sweep(gateway.state().sealed.as_deref());
+            questions.sweep(&gateway);
             if let Some(habits) = habits {
                 habits.tend();
             }

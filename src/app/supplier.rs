@@ -8,6 +8,7 @@
 mod entry;
 mod source;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -22,11 +23,12 @@ use source::Fetch;
 use super::Failure;
 use super::keeper::Keeper;
 use super::remote::Fetched;
+use crate::agent::qualified;
 use crate::credential::{Credential, Kind};
 use crate::metrics::Minting;
 use crate::mint::{self, Material, MintError};
 use crate::outcome::{Code, Refusal};
-use crate::proxy::{Errand, Gateway};
+use crate::proxy::{Errand, Gateway, State};
 use crate::record::{Use, Why};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -79,10 +81,11 @@ impl Supplier {
         let _late = tokio::time::timeout(AT_THE_END, flights.wait_for(|count| *count == 0)).await;
     }
 
-    fn entry(&self, name: &Name, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
+    fn entry(&self, of: &Credential, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
         let gone = || Refusal::new(Code::VaultUnavailable);
-        let state = self.gateway.upgrade().ok_or_else(gone)?.state();
-        let identity = state.sealed.as_ref().ok_or_else(gone)?.identity(name).ok_or_else(gone)?;
+        let state = state_of(&*self.gateway.upgrade().ok_or_else(gone)?, &of.workspace)?;
+        let sealed = state.sealed.as_ref().ok_or_else(gone)?;
+        let identity = sealed.identity(&of.name).ok_or_else(gone)?;
         let mut entries = self.entries.lock();
         if !entries.contains_key(&(identity, version)) {
             // Those of credentials and versions that are gone go with the first that is new.
@@ -131,7 +134,7 @@ impl Supplier {
             Err(refusal) if refusal.code == Code::CredentialExpired => Minting::Refused,
             Err(_) => Minting::Failed,
         };
-        gateway.metrics().minted(credential.name.as_str(), result);
+        gateway.metrics().minted(&owner(credential), result);
         if let Err(refusal) = minted {
             let why = refusal.reason.unwrap_or_default();
             tracing::warn!(
@@ -146,7 +149,8 @@ impl Supplier {
         let gateway = self.gateway.upgrade().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
         let kind = credential.properties.kind.as_ref();
         let kind = kind.ok_or_else(|| Refusal::new(Code::Internal))?;
-        let secret = gateway.state().open(&credential.name, version)?;
+        let state = state_of(&gateway, &credential.workspace)?;
+        let secret = state.open(&credential.name, version)?;
         let material = Material::read(&secret, kind).map_err(|e| refused(e.into()))?;
         mint::of_the_moment(kind, &material, unix_now()).map_err(refused)
     }
@@ -176,7 +180,7 @@ impl Supplier {
                 (lent, None) => (again(&lent), Some(lent)),
             },
             (None, _) => {
-                let state = gateway.state();
+                let state = state_of(&gateway, &credential.workspace)?;
                 // Removed and added anew under its name meanwhile: the new secret is for other endpoints.
                 let now = state.credentials.get(credential.name.as_str());
                 if now.is_none_or(|now| now.properties != credential.properties) {
@@ -191,12 +195,12 @@ impl Supplier {
         drop(secret);
         let (minted, sent) = self.call(&gateway, (credential, version), kind, &material).await?;
         if let Some(replacement) = &minted.replacement {
-            let put = |secret: &Secret| self.shelf.put(credential.name.as_str(), secret);
+            let put = |secret: &Secret| self.shelf.put(&owner(credential), secret);
             let lent = lent.as_ref().map(put).transpose()?;
             entry.lock().owes(put(replacement)?, lent);
             self.write_back(credential, version, entry).await?;
         }
-        let value = self.shelf.put(credential.name.as_str(), &minted.value)?;
+        let value = self.shelf.put(&owner(credential), &minted.value)?;
         Ok((value, Lifetime::from(sent, minted.lifetime)))
     }
 
@@ -208,12 +212,12 @@ impl Supplier {
             Some(lease) => Lifetime::from(sent, lease),
             None => Lifetime::of_copy(sent, fetch.source.refresh(), fetch.source.stale()),
         };
-        Ok((self.shelf.put(fetch.credential.name.as_str(), &fetched.secret)?, lifetime))
+        Ok((self.shelf.put(&owner(fetch.credential), &fetched.secret)?, lifetime))
     }
 
     /// What lies elsewhere, and that it could not be had is on record once.
     async fn fetched(&self, fetch: &Fetch<'_>, entry: &Mutex<Entry>) -> Result<Fetched, Refusal> {
-        let (name, source) = (fetch.credential.name.as_str(), fetch.source);
+        let (credential, source) = (fetch.credential, fetch.source);
         let fetched = match fetch.credential.properties.kind {
             None => fetch.for_requests().await,
             Some(_) => fetch.raw().await,
@@ -221,7 +225,7 @@ impl Supplier {
         match fetched {
             Ok(fetched) => {
                 if entry.lock().is_fresh_again() {
-                    self.keeper.note_about("source-recovered", name, &source.to_string());
+                    self.keeper.note_about("source-recovered", credential, &source.to_string());
                 }
                 Ok(fetched)
             }
@@ -232,7 +236,7 @@ impl Supplier {
                     let detail = format!(
                         "{source}: {why}; the last value is used for {left} s more at most"
                     );
-                    self.keeper.note_about("source-stale", name, &detail);
+                    self.keeper.note_about("source-stale", credential, &detail);
                 }
                 Err(failed.into())
             }
@@ -247,8 +251,8 @@ impl Supplier {
         entry: &Mutex<Entry>,
     ) -> Result<(Secret, Option<Secret>), Refusal> {
         let lent = self.fetched(fetch, entry).await?.secret;
-        let name = fetch.credential.name.clone();
-        self.keeper.exchanged(name, lent).await.map_err(|error| {
+        let of = full_name(fetch.credential);
+        self.keeper.exchanged(of, lent).await.map_err(|error| {
             tracing::error!(credential = %fetch.credential.name, %error, "what was given in exchange cannot be read");
             Refusal::new(Code::VaultUnavailable)
         })
@@ -274,6 +278,7 @@ impl Supplier {
             };
             let errand = Errand {
                 purpose: PURPOSE,
+                workspace: Some(&credential.workspace),
                 uses: Some(uses),
                 endpoint: &call.endpoint,
                 method: call.method,
@@ -311,10 +316,10 @@ impl Supplier {
             Ok::<_, Refusal>((self.shelf.open(owed)?, lent))
         });
         let Some((secret, lent)) = owed.transpose()? else { return Ok(()) };
-        let name = credential.name.clone();
+        let of = full_name(credential);
         let written = match lent {
-            None => self.keeper.renew(name, version, secret).await,
-            Some(lent) => self.keeper.keep_exchanged(name, lent, secret).await,
+            None => self.keeper.renew(of, version, secret).await,
+            Some(lent) => self.keeper.keep_exchanged(of, lent, secret).await,
         };
         written.map_err(|error| {
             tracing::error!(
@@ -334,6 +339,22 @@ fn again(secret: &Secret) -> Secret {
     secret.expose(|bytes| Secret::new(bytes.to_vec()))
 }
 
+/// The state of a workspace: a credential's name means another one elsewhere.
+fn state_of(gateway: &Gateway, workspace: &Name) -> Result<Arc<State>, Refusal> {
+    let state = gateway.workspace(workspace).map(|workspace| workspace.state());
+    state.ok_or_else(|| Refusal::new(Code::VaultUnavailable))
+}
+
+/// A credential, whichever workspace is worked in.
+fn full_name(credential: &Credential) -> (Name, Name) {
+    (credential.workspace.clone(), credential.name.clone())
+}
+
+/// Whose a value is, on the shelf and in metrics.
+fn owner(credential: &Credential) -> Cow<'_, str> {
+    qualified(credential.workspace.as_str(), credential.name.as_str())
+}
+
 /// A value on the shelf, and how long it is good for.
 type Made = (crate::vault::Shelved, Lifetime);
 
@@ -348,7 +369,7 @@ impl Supply for Supplier {
         {
             return self.of_the_moment(credential, version).map(Some);
         }
-        let entry = self.entry(&credential.name, version)?;
+        let entry = self.entry(credential, version)?;
         let mut held = entry.lock();
         let now = Moment::now();
         let Some(value) = held.good(now, credential.properties.kind.as_ref()) else {
@@ -363,7 +384,7 @@ impl Supply for Supplier {
 
     fn supply<'a>(&'a self, credential: &'a Arc<Credential>, version: u32) -> Supplying<'a> {
         Box::pin(async move {
-            let entry = self.entry(&credential.name, version)?;
+            let entry = self.entry(credential, version)?;
             let mut flight = {
                 let mut held = entry.lock();
                 let now = Moment::now();
@@ -390,13 +411,13 @@ impl Supply for Supplier {
     }
 
     fn known(&self, credential: &Credential, version: u32) -> Vec<Secret> {
-        let Ok(entry) = self.entry(&credential.name, version) else { return Vec::new() };
+        let Ok(entry) = self.entry(credential, version) else { return Vec::new() };
         let held = entry.lock();
         held.known(Moment::now()).filter_map(|shelved| self.shelf.open(shelved).ok()).collect()
     }
 
     fn rejected(&self, credential: &Arc<Credential>, version: u32) {
-        let Ok(entry) = self.entry(&credential.name, version) else { return };
+        let Ok(entry) = self.entry(credential, version) else { return };
         entry.lock().rejected(Moment::now());
     }
 }

@@ -57,8 +57,12 @@ pub(super) fn unwrap(config: &Config, wrapped: &WrappedKey) -> Result<MasterKey,
 fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Zeroizing<Vec<u8>>, Failure> {
     let called = runtime_of_one_call(async {
         let upstream = far_side(config, &[], Arc::new(NoLogins))?;
-        let caller =
-            Caller { via: Via::Alone(&upstream, &BeforeTheLog), purpose: "master-key", uses: None };
+        let caller = Caller {
+            via: Via::Alone(&upstream, &BeforeTheLog),
+            purpose: "master-key",
+            workspace: None,
+            uses: None,
+        };
         let done = match wrapper {
             Wrapper::Transit { .. } => transit(&caller, wrapper, act).await,
             Wrapper::Kms { .. } => kms(&caller, wrapper, act).await,

@@ -24,6 +24,7 @@ impl Fields for Access<'_> {
     fn write(&self, line: &mut Line<'_>) -> serde_json::Result<()> {
         let Self {
             request_id,
+            workspace,
             agent,
             peer,
             client_certificate,
@@ -42,6 +43,7 @@ impl Fields for Access<'_> {
             shadow,
         } = self;
         line.id(b",\"request_id\":\"", request_id);
+        line.option(b",\"workspace\":", workspace.map(crate::reference::Name::as_str))?;
         if let Some(agent) = agent {
             write_who(line, agent)?;
         }
@@ -266,6 +268,7 @@ mod tests {
             };
             let record = Access {
                 request_id: RequestId(numbers.2),
+                workspace: (!given[3] && given[0]).then_some(&names.0),
                 agent: given[3].then_some(who),
                 peer,
                 client_certificate: given[6].then_some(&certificate),

@@ -16,6 +16,7 @@ use super::AuditError;
 use super::files::{self, Lines, Next};
 use super::line::{self, Kind};
 use super::writer::FileStart;
+use crate::agent::DEFAULT_WORKSPACE;
 use crate::record::Decision;
 
 /// One line of the log.
@@ -104,6 +105,8 @@ impl Entry {
 /// shown when its access record was.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
+    /// Of this workspace.
+    pub workspace: Option<String>,
     /// Of this agent.
     pub agent: Option<String>,
     /// With this credential.
@@ -132,6 +135,11 @@ impl Filter {
         let texts = [&self.agent, &self.credential, &self.host, &self.run];
         texts.iter().any(|text| text.is_some()) || self.decision.is_some()
     }
+
+    /// Whether an outcome, which names its request alone, depends on what its access record says.
+    fn narrows(&self) -> bool {
+        self.is_about_access() || self.workspace.is_some()
+    }
 }
 
 /// Decides line by line; remembers the requests whose outcome is still to come.
@@ -146,7 +154,9 @@ struct Matcher {
 
 impl Matcher {
     fn new(filter: Filter) -> Self {
-        let quoted = [&filter.agent, &filter.credential, &filter.run];
+        // Calls of Locum's own did not always say their workspace, when there was one.
+        let workspace = filter.workspace.clone().filter(|name| name != DEFAULT_WORKSPACE);
+        let quoted = [&workspace, &filter.agent, &filter.credential, &filter.run];
         let quoted = quoted.into_iter().flatten().map(|text| format!("\"{text}\""));
         let needles = quoted.map(|text| Finder::new(&text).into_owned()).collect();
         let since = filter.since.map(line::time_text);
@@ -188,7 +198,8 @@ impl Matcher {
                     Decision::Refuse => "refuse".to_owned(),
                 });
                 let credential = filter.credential.as_deref();
-                let all = is(&filter.agent, entry.text("agent"))
+                let all = is(&filter.workspace, workspace_of(entry))
+                    && is(&filter.agent, entry.text("agent"))
                     && is(&filter.run, entry.text("run"))
                     && is(&filter.host, entry.host())
                     && is(&decision, entry.text("decision"))
@@ -197,15 +208,17 @@ impl Matcher {
             }
             Some(Kind::Outcome) => {
                 let shown = entry.request_id().is_some_and(|id| self.open.remove(id));
-                shown || !self.filter.is_about_access()
+                shown || !self.filter.narrows()
             }
-            Some(Kind::Event) | None => !filter.is_about_access(),
+            Some(Kind::Event) | None => {
+                !filter.is_about_access() && is(&filter.workspace, entry.text("workspace"))
+            }
         };
         about && self.filter.kind.is_none_or(|kind| Some(kind) == entry.kind())
     }
 
     fn remember(&mut self, entry: &Entry) -> bool {
-        let wanted = self.filter.is_about_access() && self.filter.kind != Some(Kind::Access);
+        let wanted = self.filter.narrows() && self.filter.kind != Some(Kind::Access);
         if let Some(id) = entry.request_id().filter(|_| wanted) {
             self.open.insert(id.into());
         }
@@ -217,6 +230,13 @@ impl Matcher {
         let late_enough = self.since.as_deref().is_none_or(|since| time >= since);
         late_enough && self.until.as_deref().is_none_or(|until| time < until)
     }
+}
+
+/// The workspace of an access record. One that names a credential and no workspace was written when
+/// there was only one.
+fn workspace_of(entry: &Entry) -> Option<&str> {
+    let only = entry.text("credential").map(|_| DEFAULT_WORKSPACE);
+    entry.text("workspace").or(only)
 }
 
 /// Where the kind stands in every line: `{"time":"`, 27 characters, `","kind":"`.

@@ -501,6 +501,7 @@ fn recovered(after: u64, lost: u64, aside: Option<&Path>) -> Event {
     };
     Event {
         event: "audit-recovered",
+        workspace: None,
         subject: aside.map(|name| name.to_string_lossy().into_owned()),
         detail: Some(detail),
         by: None,
@@ -513,6 +514,7 @@ fn accepted(damage: &Damage, seen: u64) -> Event {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     Event {
         event: "audit-damage-accepted",
+        workspace: None,
         subject: Some(name),
         detail: Some(format!("at record {seq}: {what}; a new chain starts after {seen}")),
         by: None,

@@ -69,6 +69,7 @@ fn access_of(
     };
     log.access(&Access {
         request_id: id(n),
+        workspace: None,
         agent: Some(who),
         peer: None,
         client_certificate: None,
@@ -113,7 +114,7 @@ fn outcome_later(log: &AuditLog, n: u64) {
 }
 
 fn event(name: &'static str) -> Event {
-    Event { event: name, subject: None, detail: None, by: None, vault_epoch: None }
+    Event { event: name, workspace: None, subject: None, detail: None, by: None, vault_epoch: None }
 }
 
 /// A closed log of so many calls, in several files. Returns its final anchor.

@@ -630,6 +630,7 @@ impl Writer {
         let last = next.saturating_sub(1);
         let event = Event {
             event: "audit-retention",
+            workspace: None,
             subject: Some(files::name_of(oldest)),
             detail: Some(format!("records {oldest} to {last} deleted by age")),
             by: None,
@@ -833,6 +834,7 @@ fn resumed(before: &str, lost: [u64; 3]) -> Event {
     );
     Event {
         event: "audit-resumed",
+        workspace: None,
         subject: None,
         detail: Some(detail),
         by: None,

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Admit, Agents, Authenticate, Denied, Shown};
+use super::{Admit, Authenticate, Denied, Directory, Shown};
 use crate::agent::certificate::{ClientCertificate, RevocationList};
 use crate::agent::mapping::Mapping;
 use crate::agent::{Identity, Labels, Proof};
@@ -27,7 +27,9 @@ pub enum NameIn {
 /// Knows clients by their certificates.
 #[derive(Debug)]
 pub struct ByCertificate {
-    agents: Arc<Agents>,
+    directory: Directory,
+    /// Where agents are of whom the mapping does not say.
+    workspace: Name,
     name: NameIn,
     map: Mapping,
     admit: Admit,
@@ -40,8 +42,8 @@ pub struct ByCertificate {
 enum Found {
     /// None of them is known here.
     Nobody,
-    /// One agent.
-    One(Name),
+    /// One agent, of a workspace.
+    One(Name, Name),
     /// More than one.
     Several,
 }
@@ -49,8 +51,13 @@ enum Found {
 impl ByCertificate {
     /// By this name, through this mapping.
     #[must_use]
-    pub fn new(agents: Arc<Agents>, name: NameIn, map: Mapping, admit: Admit) -> Self {
-        Self { agents, name, map, admit, revoked: Arc::default() }
+    pub fn new(
+        directory: Directory,
+        workspace: Name,
+        (name, map): (NameIn, Mapping),
+        admit: Admit,
+    ) -> Self {
+        Self { directory, workspace, name, map, admit, revoked: Arc::default() }
     }
 
     /// The same, without what these lists take back.
@@ -71,20 +78,12 @@ impl ByCertificate {
             NameIn::Email => Cow::Borrowed(&*certificate.emails),
             NameIn::CommonName => Cow::Borrowed(&*certificate.common_names),
         };
-        let mut agents = names.iter().filter_map(|name| self.map.agent(name));
-        let Some(agent) = agents.next() else { return Found::Nobody };
-        if agents.all(|other| other == agent) { Found::One(agent) } else { Found::Several }
-    }
-
-    /// By its CA, or by whoever keeps this home.
-    fn is_revoked(
-        &self,
-        agent: &Name,
-        id: &str,
-        certificate: &ClientCertificate,
-        now: i64,
-    ) -> bool {
-        self.agents.has_ended(agent, id) || !RevocationList::allow(&self.revoked, certificate, now)
+        let mut all = names.iter().filter_map(|name| self.map.find(name));
+        let Some(one) = all.next() else { return Found::Nobody };
+        if !all.all(|other| other == one) {
+            return Found::Several;
+        }
+        Found::One(one.workspace.unwrap_or_else(|| self.workspace.clone()), one.agent)
     }
 
     fn check(
@@ -93,9 +92,9 @@ impl ByCertificate {
         certificate: &Arc<ClientCertificate>,
         now: i64,
     ) -> Option<Result<Identity, Denied>> {
-        let agent = match self.find(certificate) {
+        let (workspace, agent) = match self.find(certificate) {
             Found::Nobody => return None,
-            Found::One(agent) => agent,
+            Found::One(workspace, agent) => (workspace, agent),
             // Whoever issued it meant one of them.
             Found::Several => return Some(Err(Denied::Wrong)),
         };
@@ -103,16 +102,18 @@ impl ByCertificate {
         if now > certificate.not_after {
             return Some(Err(Denied::Expired));
         }
-        if !self.agents.admit(&agent, self.admit) {
+        let agents = self.directory.of(&workspace);
+        let Some(agents) = agents.filter(|agents| agents.admit(&agent, self.admit)) else {
             return Some(Err(Denied::Unknown));
-        }
+        };
         let id: Arc<str> = format!("serial:{}", certificate.serial).into();
-        if self.is_revoked(&agent, &id, certificate, now) {
+        let listed = !RevocationList::allow(&self.revoked, certificate, now);
+        if listed || agents.has_ended(&agent, &id) {
             return Some(Err(Denied::Unknown));
         }
         let proof = Proof::Certificate(Arc::clone(certificate));
         let said = shown.said_by(&agent);
-        Some(said.map(|said| self.agents.identity(agent, id, said, proof)))
+        Some(said.map(|said| agents.identity(agent, id, said, proof)))
     }
 }
 
@@ -123,15 +124,21 @@ impl Authenticate for ByCertificate {
 
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool> {
         let Proof::Certificate(certificate) = &identity.proof else { return None };
-        let same = self.find(certificate) == Found::One(identity.agent.clone());
-        let admitted = self.agents.admit(&identity.agent, self.admit);
-        let revoked = self.is_revoked(&identity.agent, &identity.token_id, certificate, now);
-        Some(same && admitted && !revoked && now <= certificate.not_after)
+        let same = Found::One(identity.workspace.clone(), identity.agent.clone());
+        let same = self.find(certificate) == same;
+        let agents = self.directory.of(&identity.workspace);
+        let admitted = agents.is_some_and(|agents| {
+            let ended = agents.has_ended(&identity.agent, &identity.token_id);
+            agents.admit(&identity.agent, self.admit) && !ended
+        });
+        // By its CA, or by whoever keeps this home.
+        let listed = !RevocationList::allow(&self.revoked, certificate, now);
+        Some(same && admitted && !listed && now <= certificate.not_after)
     }
 
     fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Certificate(_) = identity.proof else { return None };
-        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
+        Some(Cow::Borrowed(self.directory.of(&identity.workspace)?.labels(&identity.agent)))
     }
 }
 
@@ -155,13 +162,13 @@ mod tests {
         })
     }
 
-    fn by(name: NameIn, rules: &[(&str, &str)]) -> ByCertificate {
+    fn by(which: NameIn, rules: &[(&str, &str)]) -> ByCertificate {
         let rule = |(pattern, agent): &(&str, &str)| {
             let (pattern, agent) = (pattern.parse().unwrap(), agent.parse().unwrap());
-            crate::agent::mapping::MappingRule::new(pattern, agent).unwrap()
+            crate::agent::mapping::MappingRule::new(pattern, agent, None).unwrap()
         };
         let map = Mapping::new(rules.iter().map(rule).collect());
-        ByCertificate::new(agents(None).0, name, map, Admit::Known)
+        ByCertificate::new(agents(None).0.into(), name("default"), (which, map), Admit::Known)
     }
 
     fn ask(

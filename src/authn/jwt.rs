@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use super::{Admit, Agents, Authenticate, Credentials, Denied, Shown};
+use super::{Admit, Agents, Authenticate, Credentials, Denied, Directory, Shown};
 use crate::agent::mapping::Mapping;
 use crate::agent::{
     Context, Identity, JwtProof, Label, LabelName, Labels, MAX_LABELS, Proof, UserName,
@@ -41,6 +41,8 @@ pub struct Issuer {
     pub claims: Claims,
     /// From what they say to the agent.
     pub agents: Mapping,
+    /// Where agents are of whom the mapping does not say.
+    pub workspace: Name,
     /// Which agents it may speak for.
     pub admit: Admit,
     /// Its keys.
@@ -48,6 +50,12 @@ pub struct Issuer {
 }
 
 impl Issuer {
+    /// Whom a subject stands for, and where.
+    fn find(&self, subject: &str) -> Option<(Name, Name)> {
+        let found = self.agents.find(subject)?;
+        Some((found.workspace.unwrap_or_else(|| self.workspace.clone()), found.agent))
+    }
+
     /// Tells whether what is asked of its tokens has changed. Within one process: nobody keeps it longer.
     fn terms(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
@@ -161,15 +169,15 @@ impl Loaded {
 /// Checks tokens of issuers.
 #[derive(Debug)]
 pub struct ByJwt {
-    agents: Arc<Agents>,
+    directory: Directory,
     issuers: Box<[Issuer]>,
 }
 
 impl ByJwt {
     /// Believes these issuers, each of a name of its own.
     #[must_use]
-    pub fn new(agents: Arc<Agents>, issuers: Vec<Issuer>) -> Self {
-        Self { agents, issuers: issuers.into() }
+    pub fn new(directory: Directory, issuers: Vec<Issuer>) -> Self {
+        Self { directory, issuers: issuers.into() }
     }
 
     fn issuer(&self, name: &str) -> Option<&Issuer> {
@@ -182,16 +190,16 @@ impl ByJwt {
         let verified = issuer.keys.verify(text, token, &issuer.algorithms, now)?;
         let until = verified.check(&issuer.expected, now)?;
         let subject = text_of(&verified, &issuer.claims.agent)?;
-        let agent = issuer.agents.agent(&subject).ok_or(Fault::NoAgent)?;
+        let (workspace, agent) = issuer.find(&subject).ok_or(Fault::NoAgent)?;
         let fixed = issuer.claims.context(&verified)?;
         let said = user.map(|user| &user.context).cloned().unwrap_or_default();
         let another = user.is_some_and(|user| user.agent != agent) || said.contradicts(&fixed);
         if another {
             return Err(Denied::Wrong);
         }
-        if !self.agents.admit(&agent, issuer.admit) {
-            return Err(Denied::Unknown);
-        }
+        let agents = self.directory.of(&workspace);
+        let agents = agents.filter(|agents| agents.admit(&agent, issuer.admit));
+        let agents = agents.ok_or(Denied::Unknown)?;
         let labels = issuer.claims.labels(&verified)?;
         let proof = JwtProof {
             issuer: issuer.expected.issuer.clone(),
@@ -203,30 +211,30 @@ impl ByJwt {
             labels,
         };
         // Of both together there may be too many.
-        let labels = self.labelled(&agent, &proof.labels).ok_or(Fault::Claim)?;
+        let labels = labelled(agents, &agent, &proof.labels).ok_or(Fault::Claim)?;
         let id = id(&verified, text);
-        if self.agents.has_ended(&agent, &id) {
+        if agents.has_ended(&agent, &id) {
             return Err(Denied::Unknown);
         }
         let proof = Proof::Jwt(Arc::new(proof));
-        let identity = self.agents.identity(agent, id, said.overlaid(&fixed), proof);
+        let identity = agents.identity(agent, id, said.overlaid(&fixed), proof);
         Ok(Identity { labels, ..identity })
-    }
-
-    /// What an issuer says of an agent, with what the vault says put over it.
-    fn labelled(&self, agent: &Name, claimed: &Labels) -> Option<Labels> {
-        claimed.overlaid(self.agents.labels(agent)).ok()
     }
 
     fn stands(&self, identity: &Identity, proof: &JwtProof, now: i64) -> bool {
         let Some(issuer) = self.issuer(&proof.issuer) else { return false };
         let loaded = issuer.keys.loaded.load();
         let has_key = loaded.as_ref().is_some_and(|loaded| loaded.keys.has(proof.key));
-        let same = issuer.agents.agent(&proof.subject).as_ref() == Some(&identity.agent)
-            && issuer.terms() == proof.terms;
-        let ended = self.agents.has_ended(&identity.agent, &identity.token_id);
-        let admitted = self.agents.admit(&identity.agent, issuer.admit);
-        now < proof.until && has_key && same && !ended && admitted
+        let found = issuer.find(&proof.subject);
+        let same = found.is_some_and(|(workspace, agent)| {
+            workspace == identity.workspace && agent == identity.agent
+        }) && issuer.terms() == proof.terms;
+        let agents = self.directory.of(&identity.workspace);
+        let admitted = agents.is_some_and(|agents| {
+            let ended = agents.has_ended(&identity.agent, &identity.token_id);
+            agents.admit(&identity.agent, issuer.admit) && !ended
+        });
+        now < proof.until && has_key && same && admitted
     }
 }
 
@@ -246,8 +254,14 @@ impl Authenticate for ByJwt {
 
     fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Jwt(proof) = &identity.proof else { return None };
-        self.labelled(&identity.agent, &proof.labels).map(Cow::Owned)
+        let agents = self.directory.of(&identity.workspace)?;
+        labelled(agents, &identity.agent, &proof.labels).map(Cow::Owned)
     }
+}
+
+/// What an issuer says of an agent, with what the vault says put over it.
+fn labelled(agents: &Agents, agent: &Name, claimed: &Labels) -> Option<Labels> {
+    claimed.overlaid(agents.labels(agent)).ok()
 }
 
 /// Whether a password is meant as a token of an issuer, and not as one of ours.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use super::{Admit, Agents, Authenticate, Denied, Shown};
+use super::{Admit, Authenticate, Denied, Directory, Shown};
 use crate::agent::{Identity, Labels, Proof, UnixUser};
 use crate::record::Peer;
 use crate::reference::Name;
@@ -16,6 +16,8 @@ pub struct PeerRule {
     pub uid: Option<u32>,
     /// The group's.
     pub gid: Option<u32>,
+    /// In which workspace.
+    pub workspace: Name,
     /// Who that is.
     pub agent: Name,
 }
@@ -39,15 +41,15 @@ impl PeerRule {
 /// Knows processes by their user and group. The first rule that covers one decides.
 #[derive(Debug)]
 pub struct Peers {
-    agents: Arc<Agents>,
+    directory: Directory,
     rules: Box<[PeerRule]>,
 }
 
 impl Peers {
     /// By these rules.
     #[must_use]
-    pub fn new(agents: Arc<Agents>, rules: Vec<PeerRule>) -> Self {
-        Self { agents, rules: rules.into() }
+    pub fn new(directory: Directory, rules: Vec<PeerRule>) -> Self {
+        Self { directory, rules: rules.into() }
     }
 
     fn rule(&self, user: UnixUser) -> Option<&PeerRule> {
@@ -59,23 +61,27 @@ impl Authenticate for Peers {
     fn authenticate(&self, shown: &Shown<'_>, _: i64) -> Option<Result<Identity, Denied>> {
         let Peer::Unix(Some(user)) = shown.peer else { return None };
         let rule = self.rule(user)?;
-        if !self.agents.admit(&rule.agent, Admit::Known) {
+        let agents = self.directory.of(&rule.workspace);
+        let Some(agents) = agents.filter(|agents| agents.admit(&rule.agent, Admit::Known)) else {
             return Some(Err(Denied::Unknown));
-        }
+        };
         let identity =
-            |said| self.agents.identity(rule.agent.clone(), rule.id(), said, Proof::Peer(user));
+            |said| agents.identity(rule.agent.clone(), rule.id(), said, Proof::Peer(user));
         Some(shown.said_by(&rule.agent).map(identity))
     }
 
     fn still_valid(&self, identity: &Identity, _: i64) -> Option<bool> {
         let Proof::Peer(user) = identity.proof else { return None };
-        let same = self.rule(user).is_some_and(|rule| rule.agent == identity.agent);
-        Some(same && self.agents.admit(&identity.agent, Admit::Known))
+        let same = self.rule(user).is_some_and(|rule| {
+            rule.agent == identity.agent && rule.workspace == identity.workspace
+        });
+        let agents = self.directory.of(&identity.workspace).filter(|_| same);
+        Some(agents.is_some_and(|agents| agents.admit(&identity.agent, Admit::Known)))
     }
 
     fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Peer(_) = identity.proof else { return None };
-        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
+        Some(Cow::Borrowed(self.directory.of(&identity.workspace)?.labels(&identity.agent)))
     }
 }
 
@@ -85,11 +91,11 @@ mod tests {
     use super::*;
 
     fn rule(uid: Option<u32>, gid: Option<u32>, agent: &str) -> PeerRule {
-        PeerRule { uid, gid, agent: name(agent) }
+        PeerRule { uid, gid, workspace: name("default"), agent: name(agent) }
     }
 
     fn peers(rules: Vec<PeerRule>) -> Peers {
-        Peers::new(agents(None).0, rules)
+        Peers::new(agents(None).0.into(), rules)
     }
 
     fn by(uid: u32, gid: u32) -> Shown<'static> {

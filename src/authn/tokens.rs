@@ -4,47 +4,50 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::jwt::is_jwt;
-use super::{Agents, Authenticate, Denied, Shown};
-use crate::agent::{Identity, Labels, Proof, TokenRecord, UserName};
+use super::{Agents, Authenticate, Denied, Directory, Shown};
+use crate::agent::{Identity, Labels, Proof, TokenRecord, UserName, default_workspace};
 use crate::token::{self, run};
 
 /// Checks agents' tokens. Every password that is not plainly something else is one for it.
 #[derive(Debug)]
 pub struct ByToken {
-    agents: Arc<Agents>,
+    directory: Directory,
     /// Stands in for the record of an id that there is none of, so that its check costs the same.
     nobody: TokenRecord,
 }
 
 impl ByToken {
-    /// Checks against the tokens of these agents.
+    /// Checks against the tokens of these agents. The id of a token, which no two of a vault share, says
+    /// in which workspace it is good.
     #[must_use]
-    pub fn new(agents: Arc<Agents>) -> Self {
+    pub fn new(directory: Directory) -> Self {
         let nobody = TokenRecord {
             id: "aaaaaaaa".into(),
-            workspace: agents.workspace.clone(),
-            agent: agents.workspace.clone(),
+            workspace: default_workspace(),
+            agent: default_workspace(),
             mac: [0; 32],
             expires: None,
         };
-        Self { agents, nobody }
+        Self { directory, nobody }
     }
 
-    fn find(&self, password: &str) -> Result<&TokenRecord, Denied> {
+    fn find(&self, password: &str) -> Result<(&Agents, &TokenRecord), Denied> {
         let id = token::parse(password).map_err(|_| Denied::Malformed)?;
-        self.agents.tokens.get(id).ok_or(Denied::Unknown)
+        let mut all = self.directory.iter();
+        all.find_map(|agents| Some((agents, agents.tokens.get(id)?))).ok_or(Denied::Unknown)
     }
 
     fn check(&self, user: &UserName, password: &str, now: i64) -> Result<Identity, Denied> {
         let found = self.find(password);
-        let record = found.unwrap_or(&self.nobody);
+        let decoy = self.directory.first().map(|agents| (agents, &self.nobody));
+        let (agents, record) = found.ok().or(decoy).ok_or(Denied::Unknown)?;
         // The MAC is over the agent that the caller says it is: another agent's token does not
         // verify, and takes as long as a right one.
-        let verifies = self.agents.key.verifies(record, &user.agent, password);
+        let verifies = agents.key.verifies(record, &user.agent, password);
         // Not to be put off until after the early return that does not use it.
         let verifies = std::hint::black_box(verifies);
-        let record = found?;
-        let own = record.workspace == self.agents.workspace && record.agent == user.agent;
+        let (agents, record) = found?;
+        let own = record.workspace == agents.workspace && record.agent == user.agent;
         if !verifies || !own {
             return Err(Denied::Wrong);
         }
@@ -52,7 +55,7 @@ impl ByToken {
             return Err(Denied::Expired);
         }
         let (agent, id) = (record.agent.clone(), Arc::clone(&record.id));
-        Ok(self.agents.identity(agent, id, user.context.clone(), Proof::Token))
+        Ok(agents.identity(agent, id, user.context.clone(), Proof::Token))
     }
 }
 
@@ -65,7 +68,8 @@ impl Authenticate for ByToken {
 
     fn still_valid(&self, identity: &Identity, now: i64) -> Option<bool> {
         let Proof::Token = identity.proof else { return None };
-        let record = self.agents.tokens.get(&*identity.token_id);
+        let agents = self.directory.of(&identity.workspace);
+        let record = agents.and_then(|agents| agents.tokens.get(&*identity.token_id));
         Some(record.is_some_and(|record| {
             record.workspace == identity.workspace
                 && record.agent == identity.agent
@@ -75,7 +79,7 @@ impl Authenticate for ByToken {
 
     fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
         let Proof::Token = identity.proof else { return None };
-        Some(Cow::Borrowed(self.agents.labels(&identity.agent)))
+        Some(Cow::Borrowed(self.directory.of(&identity.workspace)?.labels(&identity.agent)))
     }
 }
 
@@ -92,7 +96,7 @@ mod tests {
     /// An authenticator that knows one token of agent `a`, and the token.
     fn knows(expires: Option<i64>) -> (ByToken, Zeroizing<String>) {
         let (agents, token) = agents(expires);
-        (ByToken::new(agents), token)
+        (ByToken::new(agents.into()), token)
     }
 
     fn ask(to: &ByToken, user: &str, password: &str, now: i64) -> Result<Identity, Denied> {
@@ -146,18 +150,13 @@ mod tests {
     fn a_record_that_was_moved_or_prolonged_does_not_verify() {
         let (authenticator, token) = knows(Some(NOW));
         let edit = |edit: fn(&mut TokenRecord)| {
-            let known = &authenticator.agents;
+            let known = authenticator.directory.first().unwrap();
             let mut tokens = (*known.tokens).clone();
             tokens.values_mut().for_each(edit);
             let (key, runs) = (Arc::clone(&known.key), Arc::clone(&known.runs));
             let revoked = Arc::clone(&known.revoked);
-            ByToken::new(Arc::new(Agents::new(
-                &known.workspace,
-                Arc::new(tokens),
-                key,
-                runs,
-                revoked,
-            )))
+            let agents = Agents::new(&known.workspace, Arc::new(tokens), key, runs, revoked);
+            ByToken::new(Arc::new(agents).into())
         };
         for (user, edited) in [
             ("b", edit(|r| r.agent = name("b"))),
@@ -185,7 +184,7 @@ mod tests {
     #[test]
     fn unknown_ids_cost_a_mac_too() {
         let (authenticator, _) = knows(None);
-        let known = authenticator.agents.tokens.values().next().unwrap();
+        let known = authenticator.directory.first().unwrap().tokens.values().next().unwrap();
         let input = |record: &TokenRecord| {
             TokenRecord::mac_input(&record.workspace, &name("a"), &record.id, record.expires).len()
         };

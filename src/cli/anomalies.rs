@@ -59,8 +59,12 @@ pub(super) enum Command {
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     match command {
         Command::List { agent, since, json } => {
-            let filter =
-                Filter { kind: Some(Kind::Event), since: Some(since), ..Filter::default() };
+            let filter = Filter {
+                workspace: Some(home.workspace().to_string()),
+                kind: Some(Kind::Event),
+                since: Some(since),
+                ..Filter::default()
+            };
             let log = Config::load(&home.config(), home.path())?.audit.dir;
             let entries = query(&log, filter)?.filter_map(Result::ok);
             let of =
@@ -133,7 +137,10 @@ fn list(told: impl Iterator<Item = Told>, json: bool) -> Result<(), Failure> {
 
 fn show(opened: &Opened, agent: Option<&Name>, json: bool) -> Result<(), Failure> {
     let mut all = app::baselines(opened)?;
-    all.retain(|one| agent.is_none_or(|agent| one.agent() == agent));
+    all.retain(|one| {
+        let own = one.workspace() == opened.vault.workspace();
+        own && agent.is_none_or(|agent| one.agent() == agent)
+    });
     if let Some(agent) = agent.filter(|_| all.is_empty()) {
         let failure = Failure::new(format!("nothing is known of the agent {agent} yet"));
         return Err(

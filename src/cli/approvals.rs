@@ -69,7 +69,8 @@ fn undecided(home: &Home, opened: &Opened) -> Result<Vec<Question>, Failure> {
     let mut questions = Place::of(home).open()?;
     questions.retain(|q| {
         let decided = decided.get(&q.id).is_some_and(|decision| decision.digest == q.digest());
-        q.until >= now() && !decided && q.shows_its_body()
+        let own = q.workspace == *opened.vault.workspace();
+        own && q.until >= now() && !decided && q.shows_its_body()
     });
     Ok(questions)
 }

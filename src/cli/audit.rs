@@ -145,17 +145,30 @@ impl From<KindWord> for Kind {
     }
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<ExitCode, Failure> {
+/// `workspace`: the one that was named. Whoever names none has the home, and sees all of it.
+pub(super) fn run(
+    home: &Home,
+    workspace: Option<&Name>,
+    command: Command,
+) -> Result<ExitCode, Failure> {
     if let Command::Verify { json } = command {
         return prove(home, json);
     }
     let dir = directory(home)?;
     match command {
-        Command::Query(args) => search(&dir, *args),
-        Command::Tail { lines, follow, json } => newest(&dir, lines, follow, json),
+        Command::Query(args) => search(&dir, workspace, *args),
+        Command::Tail { lines, follow, json } => newest(&dir, workspace, lines, (follow, json)),
         Command::Verify { json } => prove(home, json),
-        Command::Export { since, until, output } => export(&dir, since, until, output.as_deref()),
+        Command::Export { since, until, output } => {
+            let filter =
+                Filter { workspace: text_of(workspace), since, until, ..Filter::default() };
+            export(&dir, filter, output.as_deref())
+        }
     }
+}
+
+fn text_of(workspace: Option<&Name>) -> Option<String> {
+    workspace.map(ToString::to_string)
 }
 
 /// Where the log is. Asks for no key: reading the log takes none.
@@ -208,13 +221,14 @@ impl QueryArgs {
             until: self.until,
             request_id: self.request,
             limit: self.limit,
+            workspace: None,
         }
     }
 }
 
-fn search(dir: &Path, args: QueryArgs) -> Result<ExitCode, Failure> {
+fn search(dir: &Path, workspace: Option<&Name>, args: QueryArgs) -> Result<ExitCode, Failure> {
     let (json, limit) = (args.json, args.limit);
-    let mut filter = args.filter();
+    let mut filter = Filter { workspace: text_of(workspace), ..args.filter() };
     if json {
         return print_all(query(dir, filter)?);
     }
@@ -270,12 +284,22 @@ fn print_all(found: Query) -> Result<ExitCode, Failure> {
 /// How often a followed log is looked at: soon enough for a person.
 const LOOK: Duration = Duration::from_millis(200);
 
-fn newest(dir: &Path, count: usize, follow: bool, json: bool) -> Result<ExitCode, Failure> {
+fn newest(
+    dir: &Path,
+    workspace: Option<&Name>,
+    count: usize,
+    (follow, json): (bool, bool),
+) -> Result<ExitCode, Failure> {
+    let filter = Filter { workspace: text_of(workspace), ..Filter::default() };
     // Before the newest are read, so that none falls between.
-    let mut more = follow.then(|| Follow::new(dir, Filter::default())).transpose()?;
+    let mut more = follow.then(|| Follow::new(dir, filter.clone())).transpose()?;
     let mut lines = Lines::new();
     let mut last = 0;
-    let mut entries = tail(dir, count)?;
+    let mut entries = if workspace.is_none() {
+        tail(dir, count)?
+    } else {
+        query(dir, Filter { limit: Some(count), ..filter })?.collect::<Result<_, _>>()?
+    };
     loop {
         for entry in &entries {
             let number = entry.number("seq");
@@ -353,13 +377,8 @@ fn proof_as_text(report: &Report) -> String {
     format!("the audit log is whole: {genuine}{end}{note}")
 }
 
-fn export(
-    dir: &Path,
-    since: Option<SystemTime>,
-    until: Option<SystemTime>,
-    to: Option<&Path>,
-) -> Result<ExitCode, Failure> {
-    let found = query(dir, Filter { since, until, ..Filter::default() })?;
+fn export(dir: &Path, filter: Filter, to: Option<&Path>) -> Result<ExitCode, Failure> {
+    let found = query(dir, filter)?;
     match to {
         None => print_all(found),
         Some(path) => export_to(path, found),

@@ -24,6 +24,7 @@ mod serve;
 mod set;
 mod value;
 mod vault;
+mod workspace;
 mod wrapped;
 
 use std::path::PathBuf;
@@ -32,6 +33,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use crate::app::{Exit, Failure, Home, Opened};
+use crate::reference::Name;
 
 /// A forward proxy that holds the keys, so that agents need not.
 #[derive(Debug, Parser)]
@@ -45,6 +47,10 @@ struct Cli {
     /// The home directory [env: `LOCUM_HOME`; default: the platform's data directory]
     #[arg(long, global = true, value_name = "DIR")]
     home: Option<PathBuf>,
+
+    /// The workspace to work in [env: `LOCUM_WORKSPACE`; default: `default`]
+    #[arg(long, global = true, value_name = "NAME")]
+    workspace: Option<Name>,
 
     #[command(subcommand)]
     command: Command,
@@ -89,6 +95,9 @@ enum Command {
     /// Show the CA that agents trust
     #[command(subcommand)]
     Ca(ca::Command),
+    /// Add, list and remove workspaces: each has its own agents, credentials and policies
+    #[command(subcommand, visible_alias = "workspaces")]
+    Workspace(workspace::Command),
     /// Look after the vault
     #[command(subcommand)]
     Vault(vault::Command),
@@ -128,8 +137,11 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let home = cli.home;
-    let locate = || Home::locate(home.as_deref());
+    let (home, workspace) = (cli.home, named_workspace(cli.workspace)?);
+    let locate = || {
+        let home = Home::locate(home.as_deref())?;
+        Ok(workspace.as_ref().map_or(home.clone(), |name| home.in_workspace(name)))
+    };
     let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
     match cli.command {
         Command::Init(args) => done(init::run(&locate()?, &args)),
@@ -144,14 +156,31 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&locate()?, command)),
         Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
-        Command::Audit(command) => audit::run(&locate()?, command),
+        Command::Audit(command) => audit::run(&locate()?, workspace.as_ref(), command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
-        Command::Vault(command) => done(vault::run(&locate()?, command)),
+        Command::Workspace(command) => done(workspace::run(&locate()?, command)),
+        Command::Vault(command) => done(vault::run(&locate()?, workspace.is_some(), command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
         Command::Scan(args) => scan::run(&args, || Opened::open(&locate()?)),
         Command::Demo(args) => demo::run(&args),
         Command::DemoAgent(args) => demo::act(&args),
     }
+}
+
+/// The workspace that was named, by the flag or in the environment; none where neither does.
+fn named_workspace(flag: Option<Name>) -> Result<Option<Name>, Failure> {
+    const VARIABLE: &str = "LOCUM_WORKSPACE";
+    if flag.is_some() {
+        return Ok(flag);
+    }
+    let Some(text) = std::env::var_os(VARIABLE).filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let name = text.to_str().and_then(|text| text.parse().ok());
+    name.map(Some).ok_or_else(|| {
+        Failure::usage(format!("{VARIABLE} is no workspace's name"))
+            .help("set it to one that `locum workspace list` shows, or unset it")
+    })
 }
 
 /// The runtime of the commands that serve. Panics of a task end that task's connection only.

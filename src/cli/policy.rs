@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::agent::Labels;
-use crate::app::{Failure, Home, Opened, read_policies};
+use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::config::{self, Config};
 use crate::document::{Report, suggest};
 use crate::policy::{Policy, SCHEMA};
@@ -97,7 +97,7 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
             (paths, form, deny_warnings)
         }
         Command::Test { paths, json } if paths.is_empty() => {
-            return cases::run(&[home?.policies()], json);
+            return cases::run(&policies_of(&home?)?, json);
         }
         Command::Test { paths, json } => return cases::run(&paths, json),
         Command::Explain(args) => return explain::run(home, &args),
@@ -116,7 +116,7 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
     if policies.symlink_metadata().is_err() {
         home.require()?;
     }
-    check::run(read_policies(&[policies]), form, strict, |compiled| {
+    check::run(read_policies(&policies_of(&home)?), form, strict, |compiled| {
         compare(&compiled.policy, &home)
     })
 }

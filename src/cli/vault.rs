@@ -29,7 +29,7 @@ pub(super) enum Command {
     Rekey(Rekey),
     /// Give the vault new data keys: every secret is sealed anew, while a running proxy goes on
     #[command(
-        after_help = "Example:\n  locum vault rotate\n  locum vault rekey && locum vault rotate --end-run-tokens\n\nThe second is for a master key that somebody else may have: `rekey` alone leaves the data keys that it opened. Agents' tokens stay good; secrets that were seen are to be changed at their providers."
+        after_help = "Example:\n  locum vault rotate\n  locum vault rekey && locum vault rotate --end-run-tokens\n  locum --workspace team-b vault rotate\n\nThe second is for a master key that somebody else may have: `rekey` alone leaves the data keys that it opened. Agents' tokens stay good; secrets that were seen are to be changed at their providers."
     )]
     Rotate {
         /// End all run tokens that were signed before; without it they are good until they expire
@@ -94,11 +94,12 @@ pub(super) struct Rekey {
     json: bool,
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
+/// `one`: the workspace was named, and is meant alone where that makes a difference.
+pub(super) fn run(home: &Home, one: bool, command: Command) -> Result<(), Failure> {
     match command {
         Command::Status { verify, json } => status(home, verify, json),
         Command::Rekey(args) => change_key(home, &args),
-        Command::Rotate { end_run_tokens, json } => rotate(home, end_run_tokens, json),
+        Command::Rotate { end_run_tokens, json } => rotate(home, one, end_run_tokens, json),
         Command::Backup { file, plain, json } => backup(home, &file, plain, json),
         Command::Restore { file, accept_rollback, accept_changes, json } => {
             let accept = Accept { rollback: accept_rollback, changes: accept_changes };
@@ -138,6 +139,7 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
         vault.verify()?;
     }
     let (counts, epoch) = (Counts::of(vault)?, vault.epoch()?);
+    let (workspace, workspaces) = (vault.workspace(), vault.workspaces()?.len());
     let source = key_described(home, &opened.config, vault.path())?;
     let (locked, anchored) = (opened.is_locked_in_memory(), opened.is_anchored());
     if json {
@@ -147,6 +149,7 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
             "anchored": anchored, "verified": verify,
             "credentials": counts.credentials, "live_credentials": counts.live_credentials,
             "sets": counts.sets, "agents": counts.agents, "tokens": counts.tokens,
+            "workspace": workspace, "workspaces": workspaces,
         }));
     }
     let path = vault.path().display().to_string();
@@ -158,6 +161,7 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
     field("opened by", source);
     field("keys in memory", locked_text(locked).to_owned());
     field("anchor", anchored_text(anchored).to_owned());
+    field("workspace", format!("{workspace}, of {workspaces}"));
     field("credentials", format!("{}, {} live", counts.credentials, counts.live_credentials));
     field("sets", counts.sets.to_string());
     field("agents", format!("{}, with {}", counts.agents, counted(counts.tokens as u64, "token")));
@@ -233,22 +237,31 @@ fn change_key(home: &Home, args: &Rekey) -> Result<(), Failure> {
     output::line("backups made before open with the old key only")
 }
 
-fn rotate(home: &Home, end_run_tokens: bool, json: bool) -> Result<(), Failure> {
+fn rotate(home: &Home, one: bool, end_run_tokens: bool, json: bool) -> Result<(), Failure> {
     let runs = if end_run_tokens { OldRuns::End } else { OldRuns::Stand };
     let mut opened = Opened::open(home)?;
     // What a killed command has left behind the vault is brought up before its key goes.
     opened.changed()?;
-    let rotated = opened.vault.rotate_data_keys(runs)?;
+    let rotated = if one {
+        opened.vault.rotate_workspace_key(runs)?
+    } else {
+        opened.vault.rotate_data_keys(runs)?
+    };
     opened.changed()?;
     if json {
         return output::json(&json!({
             "epoch": opened.vault.epoch()?, "generation": rotated.generation,
             "secrets": rotated.secrets, "items": rotated.items,
             "run_tokens_ended": end_run_tokens,
+            "workspace": one.then(|| opened.vault.workspace()),
         }));
     }
     let (secrets, items) = (counted(rotated.secrets, "secret"), counted(rotated.items, "item"));
-    output::line(&format!("sealed {secrets} and {items} under new data keys"))?;
+    output::line(&if one {
+        format!("sealed {secrets} of {} under a new data key", opened.vault.workspace())
+    } else {
+        format!("sealed {secrets} and {items} under new data keys")
+    })?;
     output::line(if end_run_tokens {
         "agents' tokens stay good; run tokens that were made before are ended"
     } else {

@@ -78,6 +78,8 @@ pub struct JwtIssuer {
     pub labels: Vec<(LabelName, ClaimPath)>,
     /// `map`: from what the claim says to the agent. Default the claim is the agent's name.
     pub map: Mapping,
+    /// `workspace`: where its agents are, unless a rule of `map` says so. Default `default`.
+    pub workspace: Name,
     /// `agents`: `known`, or `any`. Default known: what the vault can revoke.
     pub any_agent: bool,
 }
@@ -98,6 +100,8 @@ pub struct ClientNames {
     pub name: CertificateName,
     /// `map`: from the name to the agent. Default the name is the agent's.
     pub map: Mapping,
+    /// `workspace`: where the agents are, unless a rule of `map` says so. Default `default`.
+    pub workspace: Name,
     /// `agents`: `known`, or `any`. Default known: what the vault can revoke.
     pub any_agent: bool,
 }
@@ -124,6 +128,8 @@ pub struct UnixPeer {
     pub uid: Option<u32>,
     /// `group`: a number, or a name that this machine knows. The process's own, of which it has one.
     pub gid: Option<u32>,
+    /// `workspace`: where the agent is. Default `default`.
+    pub workspace: Name,
     /// `agent`, which has to live in the vault.
     pub agent: Name,
 }

@@ -13,6 +13,7 @@ use crate::policy;
 
 fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential {
     Credential {
+        workspace: "default".parse().unwrap(),
         name: name.parse().unwrap(),
         provider: None,
         destinations: ["https://api.test".parse().unwrap()].into(),

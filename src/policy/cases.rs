@@ -12,7 +12,7 @@ use super::rule::Place;
 use super::when::moment;
 use super::{Policy, Question, TunnelDecision};
 use crate::agent::{
-    Context, DEFAULT_WORKSPACE, Identity, Label, LabelName, Labels, LabelsError, UserName,
+    Context, Identity, Label, LabelName, Labels, LabelsError, UserName, default_workspace,
 };
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
@@ -120,7 +120,7 @@ impl fmt::Display for Answer {
 /// An identity that no token vouches for: for questions, never for requests.
 #[must_use]
 pub fn supposed(user: UserName) -> Option<Identity> {
-    let identity = Identity::new(DEFAULT_WORKSPACE.parse().ok()?, user.agent, "none");
+    let identity = Identity::new(default_workspace(), user.agent, "none");
     Some(Identity { context: user.context, ..identity })
 }
 
@@ -308,6 +308,7 @@ impl Given {
             all.entry(name).or_default().extend(destinations.iter().cloned());
         }
         let credentials = all.into_iter().map(|(name, destinations)| Credential {
+            workspace: default_workspace(),
             name: name.clone(),
             provider: None,
             destinations: destinations.into(),

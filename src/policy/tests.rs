@@ -13,6 +13,7 @@ use crate::host::Destination;
 
 pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential {
     Credential {
+        workspace: "default".parse().unwrap(),
         name: name.parse().unwrap(),
         provider: None,
         destinations: to.iter().map(|t| t.parse().unwrap()).collect(),

@@ -62,19 +62,19 @@ async fn held(
         Answer::Denied => {
             let detail = format!("A person refused the request {}", open.id);
             let refusal = Refusal::with_detail(Code::ApprovalDenied, detail);
-            return Err(on(&asked.gateway.state())(refusal));
+            return Err(on(&asked.caller.state())(refusal));
         }
         Answer::Revoked => {
-            return Err(on(&asked.gateway.state())(Refusal::new(Code::AgentRevoked)));
+            return Err(on(&asked.caller.state())(Refusal::new(Code::AgentRevoked)));
         }
         Answer::None => {
             let detail = waiting(&open, approval);
             let refusal = Refusal::with_detail(Code::ApprovalRequired, detail);
-            return Err(on(&asked.gateway.state())(refusal));
+            return Err(on(&asked.caller.state())(refusal));
         }
     }
     // That may have taken long: all is decided anew.
-    let now = asked.gateway.state();
+    let now = asked.caller.state();
     asked.renew(&now);
     let decided = asked.decide(now).await;
     let Ok(permit) = &decided.decision else { return Ok(decided) };
@@ -116,9 +116,9 @@ async fn answer(asked: &Asked<'_>, open: &Question, digest: &str, wait: Duration
         Some(if good(decision, digest)? { Answer::Approved } else { Answer::Denied })
     };
     if wait.is_zero() {
-        return look(&asked.gateway.state()).unwrap_or(Answer::None);
+        return look(&asked.caller.state()).unwrap_or(Answer::None);
     }
-    let waited = tokio::time::timeout(wait, asked.gateway.until(look)).await;
+    let waited = tokio::time::timeout(wait, asked.caller.workspace.until(look)).await;
     waited.unwrap_or(Answer::None)
 }
 
@@ -150,6 +150,7 @@ fn question(
     let valid = i64::try_from(approval.valid.as_secs()).unwrap_or(i64::MAX);
     Question {
         id: id.to_string(),
+        workspace: who.workspace.clone(),
         agent: who.agent.to_string(),
         run: label(&who.context.run),
         user: label(&who.context.user),

@@ -63,7 +63,7 @@ impl Asked<'_> {
             let read = self.read(body, wanted).await;
             read.map_err(|refusal| refused(ledger, &decided.state, refusal, &[]))?;
             ledger.identify(Arc::clone(&self.who));
-            decided = self.decide(self.gateway.state()).await;
+            decided = self.decide(self.caller.state()).await;
         }
         // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
         // secret and reached nobody.
@@ -76,7 +76,7 @@ impl Asked<'_> {
         let decided = self.decide_on(state);
         let refers = decided.references.any();
         if decided.decision.is_err() && refers && self.gateway.look_again().await {
-            return self.decide_on(self.gateway.state());
+            return self.decide_on(self.caller.state());
         }
         decided
     }
@@ -112,7 +112,7 @@ impl Asked<'_> {
         let bytes = self.gathered(body, most, wanted.idle).await?;
         self.inbound.take_body(BodyText::read(bytes, wanted.kind));
         // Whoever sends slowly has the labels of then no longer.
-        let state = self.gateway.state();
+        let state = self.caller.state();
         self.renew(&state);
         Ok(())
     }
@@ -135,7 +135,7 @@ impl Asked<'_> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
         let bytes = body.gather(most, idle).await.map_err(unread)?;
         // That may have taken long.
-        if !self.gateway.state().authn.still_valid(&self.caller.identity, unix_now()) {
+        if !self.caller.state().authn.still_valid(&self.caller.identity, unix_now()) {
             return Err(Refusal::new(Code::AgentRevoked));
         }
         Ok(bytes)
@@ -185,14 +185,15 @@ async fn admit(
     mut permit: Permit,
     (at, ledger): (i64, &mut Ledger),
 ) -> Result<Permit, Refusal> {
-    let Asked { gateway, who, inbound, .. } = asked;
+    let Asked { gateway, who, inbound, caller } = asked;
     // Why here: all that follows, a socket's own record of what it knows included, is of one version.
     gateway.runs.settle(who, &mut permit, at);
-    gateway.spares.settle(&mut permit, at)?;
+    caller.workspace.spares.settle(&mut permit, at)?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
-    ledger.hold(queue::admitted(gateway, state, (who, inbound), &permit).await?);
+    ledger
+        .hold(queue::admitted((gateway, &caller.workspace), state, (who, inbound), &permit).await?);
     // Why here: what met a limit is no habit.
-    habits::look(asked.caller, &permit, ledger, at)?;
+    habits::look(caller, &permit, ledger, at)?;
     Ok(permit)
 }
 

@@ -315,9 +315,9 @@ impl Open<'_> {
             News::Opened => ("circuit-opened", 1),
             News::Closed => ("circuit-closed", -1),
         };
-        let whom = match key {
-            Key::All(_) => "all agents".to_owned(),
-            Key::Own(_, agent, _) => format!("agent {agent}"),
+        let (whom, workspace) = match key {
+            Key::All(_) => ("all agents".to_owned(), None),
+            Key::Own(workspace, agent, _) => (format!("agent {agent}"), Some(workspace.clone())),
         };
         self.gateway.metrics.circuit(key.circle(), change);
         let cause = code.map_or("an answer of its own", Code::as_str);
@@ -331,6 +331,7 @@ impl Open<'_> {
         };
         let _unrecorded = self.gateway.audit.event(&Event {
             event,
+            workspace,
             subject: Some(origin.to_string()),
             detail: Some(detail),
             by: None,

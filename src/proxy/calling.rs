@@ -94,8 +94,7 @@ impl<'a> Calling<'a> {
         let opening =
             Opening::new(self.gateway, self.route, &self.who, inbound, permit, agent_side)
                 .map_err(refused)?;
-        let identities = (&self.route.caller.identity, &self.who);
-        let watch = Watch::of(self.gateway, identities, inbound, permit);
+        let watch = Watch::of(&self.route.caller, &self.who, inbound, permit);
         let (up, cut) = (body.uploaded(), &self.route.caller.cut);
         Ok((Way { captures, up, version: self.version, cut, watch }, opening))
     }
@@ -162,7 +161,7 @@ impl<'a> Calling<'a> {
         let (recorded, principal, chunks) = recorded.map_err(Unanswered::refusal)?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
-        let still = || self.gateway.still(&self.state, &self.who, ledger.carried());
+        let still = || self.route.caller.workspace.still(&self.state, &self.who, ledger.carried());
         let call = call(&permit, (&origin, &principal), LastLook(&still));
         match self.gateway.upstream().upgrade(request, call, opening.handshake()).await {
             Ok(Upgraded::Switched(switched)) => {
@@ -208,7 +207,8 @@ impl<'a> Calling<'a> {
             let end = match &sent {
                 Ok((sent, _)) => {
                     let status = sent.response.status();
-                    match self.gateway.judge(permit, &mut tried, status, self.at) {
+                    let workspace = &self.route.caller.workspace;
+                    match self.gateway.judge(workspace, permit, &mut tried, (status, self.at)) {
                         Verdict::Take => Ok((status.as_u16(), sent.response.headers())),
                         Verdict::Again => continue,
                         Verdict::Exhausted(refusal) => return Err(Unanswered::Failed(refusal)),
@@ -223,8 +223,13 @@ impl<'a> Calling<'a> {
             drop(sent);
             tokio::time::sleep(wait).await;
             // Why here: what was permitted before the wait may not be any more.
-            still_stands(self.gateway, &self.state, (&self.who, &again.inbound), permit)
-                .map_err(Unanswered::Failed)?;
+            still_stands(
+                &self.route.caller.workspace,
+                &self.state,
+                (&self.who, &again.inbound),
+                permit,
+            )
+            .map_err(Unanswered::Failed)?;
         }
     }
 
@@ -255,7 +260,7 @@ impl<'a> Calling<'a> {
         // What comes before an answer of which a token is taken could have it too.
         let takes = !permit.captures().is_empty();
         let heard = if takes { None } else { self.outlet.listens(self.version) };
-        let still = || self.gateway.still(&self.state, &self.who, ledger.carried());
+        let still = || self.route.caller.workspace.still(&self.state, &self.who, ledger.carried());
         let call = Call {
             interims: heard.as_ref(),
             ..call(permit, (&origin, &principal), LastLook(&still))
@@ -274,7 +279,11 @@ impl<'a> Calling<'a> {
         if sent.response.status() == StatusCode::UNAUTHORIZED {
             rejected(self.gateway, permit);
         }
-        self.gateway.spares.note(permit, sent.response.status(), sent.response.headers());
+        self.route.caller.workspace.spares.note(
+            permit,
+            sent.response.status(),
+            sent.response.headers(),
+        );
         Ok((sent, pending))
     }
 

@@ -68,7 +68,7 @@ impl Captures {
             values.push((credential, value));
         }
         for (credential, value) in values {
-            Arc::clone(&self.keep).keep(credential.name.clone(), value).await?;
+            Arc::clone(&self.keep).keep(credential, value).await?;
         }
         Ok(whole.without(needles))
     }

@@ -17,6 +17,7 @@ use parking_lot::Mutex;
 
 use super::exchange::Route;
 use super::{Bound, Caller, Gateway};
+use crate::agent::qualified;
 use crate::host::{Host, Scheme};
 use crate::record::Event;
 use crate::reference::Name;
@@ -275,7 +276,7 @@ impl Watch {
         // In the clear there was no certificate to trust.
         if self.route.origin.scheme == Scheme::Https {
             let (agent, host) = self.whose();
-            self.gateway.distrust.trusted(agent, host);
+            self.route.caller.workspace.distrust.trusted(agent, host);
         }
     }
 
@@ -316,7 +317,7 @@ pub const EVENT: &str = "client-distrusts-ca";
 pub(super) fn came_to_nothing(gateway: &Gateway, caller: &Caller, host: &Host, sign: &Sign) {
     let agent = &caller.identity.agent;
     let client = caller.client;
-    let seen = &gateway.distrust;
+    let seen = &caller.workspace.distrust;
     let distrust = match sign {
         Sign::Handshake(AcceptError::CaNotTrusted { .. }) => true,
         Sign::Handshake(AcceptError::ClosedOnCertificate) | Sign::Unused => {
@@ -325,9 +326,10 @@ pub(super) fn came_to_nothing(gateway: &Gateway, caller: &Caller, host: &Host, s
         Sign::Handshake(_) => false,
     };
     if distrust {
-        gateway.metrics.untrusted_ca(agent.as_str(), client.as_str());
+        let label = qualified(caller.workspace.name().as_str(), agent.as_str());
+        gateway.metrics.untrusted_ca(&label, client.as_str());
         if seen.is_news(agent, client) {
-            say(gateway, agent, client, host, sign);
+            say(gateway, caller, host, sign);
         }
     } else if *sign != Sign::Unused && seen.others.admits() {
         tracing::info!(%agent, %client, %host, error = %sign, "the TLS handshake with the agent failed");
@@ -336,13 +338,15 @@ pub(super) fn came_to_nothing(gateway: &Gateway, caller: &Caller, host: &Host, s
     }
 }
 
-fn say(gateway: &Gateway, agent: &Name, client: Client, host: &Host, sign: &Sign) {
+fn say(gateway: &Gateway, caller: &Caller, host: &Host, sign: &Sign) {
+    let (agent, client) = (&caller.identity.agent, caller.client);
     tracing::warn!(
         %agent, %client, %host, error = %sign, fix = client.fix(),
         "a client does not trust the CA of this proxy (said once a day): start it with `locum run`, or see fix"
     );
     let event = Event {
         event: EVENT,
+        workspace: Some(caller.workspace.name().clone()),
         subject: Some(agent.to_string()),
         detail: Some(format!("{client} at {host}: {sign}")),
         by: None,

@@ -16,9 +16,12 @@ use http_body_util::Full;
 use tokio::time::timeout;
 
 use super::{Gateway, request_id};
+use crate::agent::DEFAULT_WORKSPACE;
 use crate::credential::Endpoint;
+use crate::inject;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::record::{Access, AuditSink, Outcome, Recorded, RequestId, Use};
+use crate::reference::Name;
 use crate::secret::Secret;
 use crate::upstream::{Call, Upstream, UpstreamBody};
 
@@ -34,6 +37,8 @@ const MOST: usize = 256 * 1024;
 pub struct Errand<'a> {
     /// What it is for, as a record names it in the place of a rule: `token-refresh`.
     pub purpose: &'static str,
+    /// For which workspace; none for what the home does for itself.
+    pub workspace: Option<&'a Name>,
     /// What it is made with, if with a credential: the record names it.
     pub uses: Option<Use>,
     /// Where it goes.
@@ -65,7 +70,8 @@ impl Gateway {
     /// Those of [`Upstream::send`], `response-timeout`, and `upstream-failed` for an answer that is
     /// too long or breaks off.
     pub async fn errand(&self, errand: Errand<'_>) -> Result<Reply, Refusal> {
-        let state = self.state();
+        let of = errand.workspace.and_then(|name| self.workspace(name));
+        let state = of.as_ref().unwrap_or_else(|| self.default_workspace()).state();
         let digest = (state.generation, state.policy.digest());
         run_errand(&self.upstream(), &*self.audit, digest, errand).await
     }
@@ -111,10 +117,11 @@ fn recorded(
     (generation, digest): (u64, &str),
     errand: Errand<'_>,
 ) -> Result<Recorded<Leaving>, Refusal> {
-    let Errand { purpose, uses, endpoint, method, headers, body, .. } = errand;
+    let Errand { purpose, workspace, uses, endpoint, method, headers, body, .. } = errand;
     let path = endpoint.target().split('?').next();
     let destination = endpoint.origin().to_string();
     let record = Access {
+        workspace,
         method: Some(method.as_str()),
         path,
         rule: Some(purpose),
@@ -129,12 +136,14 @@ fn recorded(
         endpoint.target().parse::<Uri>().map_err(|_| Refusal::new(Code::Internal))?;
     *request.headers_mut() = headers;
     settle(request.headers_mut(), endpoint)?;
-    // A connection of its own for each credential: servers may know a caller by its connection.
+    // A connection of its own for each credential: servers may know a caller by its connection. No agent
+    // has an empty name.
+    let of = workspace.map_or(DEFAULT_WORKSPACE, Name::as_str);
     let principal = match &uses {
-        Some(used) => format!("+{}@{}", used.credential.as_str(), used.version.unwrap_or_default()),
-        None => format!("+{purpose}"),
+        Some(used) => inject::principal(of, "", std::slice::from_ref(used)),
+        None => format!("{of}/+{purpose}").into(),
     };
-    let leaving = Leaving { request, endpoint: endpoint.clone(), principal: principal.into() };
+    let leaving = Leaving { request, endpoint: endpoint.clone(), principal };
     Recorded::new(leaving, audit, &record).map_err(|_| Refusal::new(Code::AuditUnavailable))
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn exchange(
 pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> Response<Body> {
     let ledger = Ledger::new(gateway, &route.caller, &route.origin);
     let refusal = Refusal::new(code);
-    ledger.refuse(&gateway.state(), &refusal, &[]);
+    ledger.refuse(&route.caller.state(), &refusal, &[]);
     tracing::info!(request_id = %ledger.id, %code, "refused unread");
     refusal::respond(&refusal, ledger.id)
 }
@@ -77,7 +77,7 @@ async fn authorized(
     outlet: &Outlet,
     mut ledger: Ledger,
 ) -> Result<Response<Body>, Refusal> {
-    let state = gateway.state();
+    let state = route.caller.state();
     // From here on the request is its head and, untouched, its body.
     let version = request.version();
     let agent_side = AgentSide::take(request.extensions_mut());

@@ -124,11 +124,12 @@ fn tell(ledger: &Ledger, noted: &Noted) {
         gateway.metrics.anomaly(*kind);
         let with = credential.as_ref().map_or("-", Name::as_str);
         let (agent, request) = (ledger.agent(), ledger.id);
-        tracing::warn!(agent, %kind, credential = with, seen, usual, request_id = %request, "not as usual");
+        tracing::warn!(%agent, %kind, credential = with, seen, usual, request_id = %request, "not as usual");
         // What cannot be recorded is in the log and the metric all the same, and its call is not made.
         let _unrecorded = gateway.audit.event(&Event {
             event: EVENT,
-            subject: Some(agent.to_owned()),
+            workspace: ledger.workspace().cloned(),
+            subject: Some(ledger.agent_name().to_owned()),
             detail: Some(format!("{kind}; {seen}; {with}; usual {usual}; request {request}")),
             by: None,
             vault_epoch: None,

@@ -1,6 +1,7 @@
 //! What one request leaves in the audit log and the metrics: an access record before the call, an
 //! outcome record when all is over, however it ends.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,7 +12,7 @@ use super::complaint::Listening;
 use super::habits::Habit;
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State, unix_now};
-use crate::agent::Identity;
+use crate::agent::{Identity, qualified};
 use crate::host::Origin;
 use crate::inject::References;
 use crate::metrics;
@@ -35,7 +36,7 @@ pub(super) struct Ledger {
     destination: String,
     method: String,
     path: Option<String>,
-    misplaced: usize,
+    misplaced: u32,
     /// What was sent so far of the request's body.
     up: Uploaded,
     /// Whether a call was permitted that has no outcome yet.
@@ -96,9 +97,15 @@ impl Ledger {
         &self.uses
     }
 
+    /// Whether what carries its credentials was broken off for it.
+    fn is_cut(&self) -> bool {
+        let workspace = self.workspace().and_then(|name| self.gateway.workspace(name));
+        workspace.is_some_and(|workspace| workspace.is_cut(&self.uses))
+    }
+
     /// What broke off because its credential was revoked says so, and not that the origin did it.
     pub(super) fn true_cause(&self, refusal: Refusal) -> Refusal {
-        if refusal.code == Code::UpstreamFailed && self.gateway.is_cut(&self.uses) {
+        if refusal.code == Code::UpstreamFailed && self.is_cut() {
             return Refusal::new(Code::CredentialRevoked);
         }
         refusal
@@ -127,9 +134,10 @@ impl Ledger {
 
     /// Notes references outside the slots, and what is an alarm wherever it stands.
     pub(super) fn refers(&mut self, references: &References) {
-        self.misplaced = references.misplaced();
-        if self.misplaced > 0 {
-            self.gateway.metrics.misplaced(self.misplaced);
+        let misplaced = references.misplaced();
+        self.misplaced = u32::try_from(misplaced).unwrap_or(u32::MAX);
+        if misplaced > 0 {
+            self.gateway.metrics.misplaced(misplaced);
         }
         if let Some(bait) = references.honeytoken() {
             self.baited(&bait.name);
@@ -140,7 +148,7 @@ impl Ledger {
     pub(super) fn baited(&self, honeytoken: &Name) {
         self.gateway.metrics.honeytoken();
         tracing::warn!(
-            agent = self.agent(),
+            agent = &*self.agent(),
             destination = self.destination,
             request_id = %self.id,
             %honeytoken,
@@ -151,6 +159,7 @@ impl Ledger {
         // What cannot be recorded is in the log and the metric all the same.
         let _unrecorded = self.gateway.audit.event(&Event {
             event: "honeytoken-used",
+            workspace: self.workspace().cloned(),
             subject: Some(honeytoken.to_string()),
             detail: Some(detail),
             by: None,
@@ -208,13 +217,33 @@ impl Ledger {
         }
     }
 
-    pub(super) fn agent(&self) -> &str {
+    /// A name of the agent's workspace, as metrics and the log have it.
+    fn label<'n>(&self, name: &'n str) -> Cow<'n, str> {
+        match &self.identity {
+            Some(identity) => qualified(identity.workspace.as_str(), name),
+            None => Cow::Borrowed(name),
+        }
+    }
+
+    /// The agent as metrics and the log have it.
+    pub(super) fn agent(&self) -> Cow<'_, str> {
+        self.label(self.agent_name())
+    }
+
+    /// The agent by its own name.
+    pub(super) fn agent_name(&self) -> &str {
         self.identity.as_ref().map_or("", |identity| identity.agent.as_str())
+    }
+
+    /// The agent's workspace.
+    pub(super) fn workspace(&self) -> Option<&Name> {
+        self.identity.as_ref().map(|identity| &identity.workspace)
     }
 
     fn access<'a>(&'a self, state: &'a State, uses: &'a [Use]) -> Access<'a> {
         Access {
             request_id: self.id,
+            workspace: None,
             agent: self.identity.as_deref().map(Who::from),
             peer: Some(self.near.peer),
             client_certificate: self.near.certificate.as_deref(),
@@ -226,7 +255,7 @@ impl Ledger {
             policy_digest: state.policy.digest(),
             credential: uses.first(),
             more_credentials: uses.get(1..).unwrap_or_default(),
-            misplaced: self.misplaced,
+            misplaced: self.misplaced as usize,
             decision: Decision::Refuse,
             code: None,
             reason: None,
@@ -285,7 +314,7 @@ impl Ledger {
         let recorded = Recorded::new(value, &*self.gateway.audit, &record)
             .map_err(|_| Refusal::new(Code::AuditUnavailable))?;
         for item in uses {
-            self.gateway.metrics.injection(item.credential.as_str());
+            self.gateway.metrics.injection(&self.label(item.credential.as_str()));
         }
         Ok(recorded)
     }
@@ -312,14 +341,14 @@ impl Ledger {
         }
         let _unrecorded = self.gateway.audit.access(&record);
         self.count_refusal(refusal);
-        self.gateway.metrics.request(self.agent(), metrics::Result::Refused);
+        self.gateway.metrics.request(&self.agent(), metrics::Result::Refused);
     }
 
     fn count_refusal(&self, refusal: &Refusal) {
         self.gateway.metrics.refusal(refusal.code);
         if refusal.code == Code::RealCredential {
             tracing::warn!(
-                agent = self.agent(),
+                agent = &*self.agent(),
                 destination = self.destination,
                 request_id = %self.id,
                 "an agent sent a secret of the vault, in place of its placeholder"
@@ -328,7 +357,7 @@ impl Ledger {
         if refusal.reason == Some(reason::NOT_BOUND) {
             self.gateway.metrics.unbound();
             tracing::warn!(
-                agent = self.agent(),
+                agent = &*self.agent(),
                 destination = self.destination,
                 request_id = %self.id,
                 "a reference was sent to a host that its credential is not bound to"
@@ -355,7 +384,7 @@ impl Ledger {
             total_us: micros(self.start.elapsed()),
         });
         self.count_refusal(refusal);
-        self.gateway.metrics.request(self.agent(), metrics::Result::Failed);
+        self.gateway.metrics.request(&self.agent(), metrics::Result::Failed);
     }
 
     /// Counts on until the answer, or the tunnel, is over.
@@ -409,7 +438,7 @@ impl Drop for Ledger {
             total_us: micros(self.start.elapsed()),
         });
         self.gateway.metrics.bytes(up, 0);
-        self.gateway.metrics.request(self.agent(), metrics::Result::Permitted);
+        self.gateway.metrics.request(&self.agent(), metrics::Result::Permitted);
     }
 }
 
@@ -455,7 +484,7 @@ impl Tally {
             return;
         }
         let broke_off = ending == Ending::UpstreamAborted && self.code.is_none();
-        if broke_off && self.ledger.gateway.is_cut(&self.ledger.uses) {
+        if broke_off && self.ledger.is_cut() {
             self.code = Some(Code::CredentialRevoked);
         }
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
@@ -465,7 +494,8 @@ impl Tally {
         let gateway = &self.ledger.gateway;
         if let Some(complaint) = complaint {
             for used in &self.ledger.uses {
-                gateway.metrics.credential_answer(used.credential.as_str(), complaint);
+                let credential = self.ledger.label(used.credential.as_str());
+                gateway.metrics.credential_answer(&credential, complaint);
             }
         }
         gateway.audit.outcome(&Outcome {
@@ -489,7 +519,7 @@ impl Tally {
             Ending::Complete | Ending::DownstreamAborted => metrics::Result::Permitted,
             Ending::UpstreamAborted | Ending::Failed => metrics::Result::Failed,
         };
-        gateway.metrics.request(self.ledger.agent(), result);
+        gateway.metrics.request(&self.ledger.agent(), result);
     }
 }
 
@@ -538,7 +568,7 @@ mod tests {
     use crate::credential::CredentialIndex;
     use crate::metrics::Metrics;
     use crate::policy::Policy;
-    use crate::proxy::Limits;
+    use crate::proxy::{Limits, Workspaces};
     use crate::record::{AuditSink, Event, Unrecorded};
     use crate::tls::{Alpn, CertificateAuthority, LeafCache};
     use crate::upstream::{Settings, Upstream};
@@ -593,7 +623,7 @@ mod tests {
             failure_delay: second,
         };
         let metrics = Arc::new(Metrics::new().unwrap());
-        Arc::new(Gateway::new(state(), leaves, upstream, sink, metrics, limits))
+        Arc::new(Gateway::new(Workspaces::one(state()), leaves, upstream, sink, metrics, limits))
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! A connection is accepted ([`listener`]), its CONNECT authenticated and answered ([`tunnel`]), and
 //! each request in it ([`inside`]) taken through the steps of [`exchange`]. All of it works on one immutable
-//! [`State`] per request, so a reload acts on the next request and never within one.
+//! [`State`] per request, that of the agent's [`Workspace`], so a reload acts on the next request and never
+//! within one.
 
 mod approval;
 mod asked;
@@ -38,6 +39,7 @@ mod stream;
 mod supplied;
 mod tunnel;
 mod withdrawal;
+mod workspace;
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -47,8 +49,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
-use dashmap::DashMap;
-use tokio::sync::watch;
 
 pub use body::Body;
 pub use breaker::BreakerRule;
@@ -56,9 +56,11 @@ pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
 pub use habits::EVENT as ANOMALY_EVENT;
 pub use listener::{Door, Entrance, Leave, Listener, serve};
+pub use workspace::{Workspace, Workspaces};
 
 use failures::Failures;
 use listener::Doorkeeper;
+use workspace::Place;
 
 use crate::agent::Identity;
 use crate::agent::certificate::ClientCertificate;
@@ -66,11 +68,10 @@ use crate::anomaly::{Baseline, Baselines};
 use crate::approval::Approvals;
 use crate::authn::Authenticators;
 use crate::credential::CredentialIndex;
-use crate::inject;
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Policy, Ticket};
-use crate::record::{AuditSink, Peer, RequestId, Use};
+use crate::record::{AuditSink, Peer, RequestId};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Supply};
@@ -153,7 +154,8 @@ impl Limits {
 
 /// What all connections share.
 pub struct Gateway {
-    state: ArcSwap<State>,
+    default: Arc<Workspace>,
+    workspaces: ArcSwap<Workspaces>,
     leaves: ArcSwap<LeafCache>,
     upstream: ArcSwap<Upstream>,
     audit: Arc<dyn AuditSink>,
@@ -164,34 +166,34 @@ pub struct Gateway {
     keep: std::sync::OnceLock<Arc<dyn Keep>>,
     approvals: std::sync::OnceLock<Arc<dyn Approvals>>,
     baselines: std::sync::OnceLock<Arc<Baselines>>,
-    tunnels: DashMap<Name, usize>,
     strangers: Bound,
     failures: Failures,
     runs: runs::Runs,
-    spares: spares::Spares,
     budgets: retry::Budgets,
     breakers: breaker::Breakers,
-    distrust: distrust::Distrust,
     doorkeeper: Doorkeeper,
-    /// Tells what lives longer than one decision that there is a new state.
-    news: watch::Sender<()>,
     /// Where the time of limits begins.
     start: Instant,
 }
 
 impl Gateway {
     /// Puts the parts together.
+    ///
+    /// # Panics
+    /// Without a workspace: every home has the default one.
     #[must_use]
     pub fn new(
-        state: State,
+        workspaces: Workspaces,
         leaves: LeafCache,
         upstream: Upstream,
         audit: Arc<dyn AuditSink>,
         metrics: Arc<Metrics>,
         limits: Limits,
     ) -> Self {
+        let default = workspaces.iter().next().expect("every home has the default workspace");
         Self {
-            state: ArcSwap::from_pointee(state),
+            default: Arc::clone(default),
+            workspaces: ArcSwap::from_pointee(workspaces),
             leaves: ArcSwap::from_pointee(leaves),
             upstream: ArcSwap::from_pointee(upstream),
             audit,
@@ -202,16 +204,12 @@ impl Gateway {
             keep: std::sync::OnceLock::new(),
             approvals: std::sync::OnceLock::new(),
             baselines: std::sync::OnceLock::new(),
-            tunnels: DashMap::new(),
             strangers: Bound::default(),
             failures: Failures::new(limits.failure_delay),
             runs: runs::Runs::default(),
-            spares: spares::Spares::default(),
             budgets: retry::Budgets::default(),
             breakers: breaker::Breakers::default(),
-            distrust: distrust::Distrust::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
-            news: watch::Sender::new(()),
             start: Instant::now(),
         }
     }
@@ -239,21 +237,6 @@ impl Gateway {
     /// Says what agents usually do, to tell what they do not. Only the first call counts.
     pub fn compare_with(&self, baselines: Arc<Baselines>) {
         let _already_set = self.baselines.set(baselines);
-    }
-
-    /// The state of this moment.
-    #[must_use]
-    pub fn state(&self) -> Arc<State> {
-        self.state.load_full()
-    }
-
-    /// Replaces the state: the next request, also in open tunnels, is decided on the new one. Requests
-    /// that have begun hold the old one, which is returned: whoever lets go of it last takes it apart,
-    /// and of 100,000 rules that is 50 ms, in which a core does nothing else.
-    pub fn set_state(&self, state: State) -> Arc<State> {
-        let old = self.state.swap(Arc::new(state));
-        self.news.send_replace(());
-        old
     }
 
     /// With which versions the runs began that were seen: for a later process, which recalls it. None
@@ -286,46 +269,6 @@ impl Gateway {
         self.breakers.set(rule);
     }
 
-    /// Breaks off what carries one of these versions of credentials, and says how many connections that
-    /// were. To be called when they are revoked in the state. Sockets end by themselves.
-    pub fn cut(&self, versions: &[(Name, u32)]) -> usize {
-        self.upstream().cut(|principal| {
-            versions.iter().any(|(name, version)| inject::carries(principal, name, *version))
-        })
-    }
-
-    /// Whether what was decided on `state` may still leave for this agent, with these credentials.
-    /// Nearly always the state is the same still, and this is one comparison.
-    fn still(&self, state: &Arc<State>, who: &Identity, uses: &[Use]) -> Result<(), Refusal> {
-        let now = self.state.load();
-        if Arc::ptr_eq(&now, state) {
-            return Ok(());
-        }
-        if now.sealed.is_none() {
-            return Err(Refusal::new(Code::VaultUnavailable));
-        }
-        if !now.authn.still_valid(who, unix_now()) {
-            return Err(Refusal::new(Code::AgentRevoked));
-        }
-        let stands = |used: &Use| {
-            let version = used.version.unwrap_or_default();
-            let credential = now.credentials.get(used.credential.as_str());
-            credential.is_some_and(|credential| !credential.revoked.contains(&version))
-        };
-        if uses.iter().all(stands) { Ok(()) } else { Err(Refusal::new(Code::CredentialRevoked)) }
-    }
-
-    /// Whether what carries one of these was broken off for it.
-    fn is_cut(&self, uses: &[Use]) -> bool {
-        let state = self.state.load();
-        let Some(sealed) = state.sealed.as_ref().filter(|sealed| !sealed.cut.is_empty()) else {
-            return false;
-        };
-        uses.iter().any(|used| {
-            used.version.is_some_and(|v| sealed.cut.contains(&(used.credential.clone(), v)))
-        })
-    }
-
     /// The leaf certificates.
     #[must_use]
     pub fn leaves(&self) -> Arc<LeafCache> {
@@ -343,38 +286,12 @@ impl Gateway {
         self.start.elapsed()
     }
 
-    /// A place for one more tunnel of `agent`; none when it has as many as it may.
-    fn place(self: &Arc<Self>, agent: &Name) -> Result<Place, Refusal> {
-        let mut open = self.tunnels.entry(agent.clone()).or_insert(0);
-        if *open >= self.limits.connections_per_agent {
-            let limit = self.limits.connections_per_agent;
-            return Err(Refusal::with_detail(
-                Code::Overloaded,
-                format!("This agent has {limit} tunnels open, which is as many as it may"),
-            ));
-        }
-        *open += 1;
-        Ok(Place { gateway: Arc::clone(self), agent: agent.clone() })
-    }
-
     /// Charges what a socket or a tunnel has moved so far, and says when that is more than its rule
     /// lets it. A request that was let in is finished; these might never be.
     fn over_limit(&self, ticket: Option<&Ticket>, up: u64, down: u64) -> Option<Code> {
         let ticket = ticket?;
         ticket.charge(up, down, self.elapsed());
         ticket.is_spent(self.elapsed()).then_some(Code::RateLimited)
-    }
-
-    /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,
-    /// and now and then.
-    async fn until<T>(&self, mut reason: impl FnMut(&State) -> Option<T>) -> T {
-        let mut news = self.news.subscribe();
-        loop {
-            if let Some(found) = reason(&self.state()) {
-                return found;
-            }
-            let _either = tokio::time::timeout(LOOK_AT_CLOCK, news.changed()).await;
-        }
     }
 
     async fn look_again(&self) -> bool {
@@ -384,10 +301,6 @@ impl Gateway {
         }
     }
 }
-
-/// How often a tunnel and a socket ask whether their token has run out, beside each time there is
-/// news.
-const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 
 /// Refusals of unknown clients that are recorded each second. More than a person mistypes, and less
 /// than fills a disk: under 1 GiB a month.
@@ -404,23 +317,6 @@ impl Bound {
         let before = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         let word = before.unwrap_or(second);
         word >> 16 != second >> 16 || word & 0xffff < STRANGERS_EACH_SECOND
-    }
-}
-
-/// One tunnel among those that its agent may have open. Given back on drop.
-struct Place {
-    gateway: Arc<Gateway>,
-    agent: Name,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let tunnels = &self.gateway.tunnels;
-        if let Some(mut open) = tunnels.get_mut(&self.agent) {
-            *open = open.saturating_sub(1);
-        }
-        // So that the map holds busy agents only.
-        tunnels.remove_if(&self.agent, |_, open| *open == 0);
     }
 }
 
@@ -470,6 +366,8 @@ pub struct Near {
 pub struct Caller {
     /// Where the connection came from.
     pub near: Near,
+    /// The workspace that the agent is in.
+    pub workspace: Arc<Workspace>,
     /// The agent, once it is known.
     pub identity: Arc<Identity>,
     /// What program it seems to be.
@@ -478,6 +376,13 @@ pub struct Caller {
     cut: stream::Cut,
     /// What it usually does, once that was asked.
     baseline: std::sync::OnceLock<Arc<Baseline>>,
+}
+
+impl Caller {
+    /// What its requests are decided on, at this moment.
+    fn state(&self) -> Arc<State> {
+        self.workspace.state()
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
 use super::withdrawal::no_longer;
-use super::{Gateway, State, unix_now};
+use super::{Gateway, State, Workspace, unix_now};
 use crate::agent::Identity;
 use crate::metrics::Queued;
 use crate::outcome::{Code, Measure, Refusal};
@@ -23,7 +23,7 @@ use crate::request::InboundRequest;
 /// # Errors
 /// `rate-limited`; and what the rules say after the wait, if they have changed in it.
 pub(super) async fn admitted(
-    gateway: &Arc<Gateway>,
+    (gateway, workspace): (&Arc<Gateway>, &Workspace),
     state: &Arc<State>,
     (who, inbound): (&Arc<Identity>, &InboundRequest),
     permit: &Permit,
@@ -37,7 +37,7 @@ pub(super) async fn admitted(
     }
     // In a box: few wait, and all would have to have room for it.
     let ticket = Box::pin(waited(gateway, &who.agent, permit, met)).await?;
-    let allowed = still_stands(gateway, state, (who, inbound), permit);
+    let allowed = still_stands(workspace, state, (who, inbound), permit);
     if let (Err(_), Some(ticket)) = (&allowed, &ticket) {
         ticket.give_back();
     }
@@ -120,12 +120,12 @@ impl Drop for Account<'_> {
 /// # Errors
 /// What they say now.
 pub(super) fn still_stands(
-    gateway: &Gateway,
+    workspace: &Workspace,
     state: &Arc<State>,
     (who, inbound): (&Arc<Identity>, &InboundRequest),
     permit: &Permit,
 ) -> Result<(), Refusal> {
-    let now = gateway.state();
+    let now = workspace.state();
     if Arc::ptr_eq(&now, state) {
         return Ok(());
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use siphasher::sip::SipHasher13;
 
-use crate::agent::Identity;
+use crate::agent::{Identity, qualified};
 use crate::credential::Credential;
 use crate::policy::Permit;
 
@@ -71,8 +71,9 @@ impl Runs {
         let table = self.0.get_or_init(Table::new);
         permit.choose_versions(at, |grant| {
             let credential = grant.credential();
-            let names = [who.agent.as_str(), run.as_str(), credential.name.as_str()];
-            table.version(names, credential, at)
+            // Of the default workspace as it was when there was one: what was saved then is known again.
+            let agent = qualified(who.workspace.as_str(), who.agent.as_str());
+            table.version([&*agent, run.as_str(), credential.name.as_str()], credential, at)
         });
     }
 

@@ -88,9 +88,11 @@ impl Opening {
             return Err(Refusal::with_detail(Code::UpgradeRefused, detail));
         }
         let caller = route.caller.clone();
-        let place = match &route.place {
-            Some(place) => Arc::clone(place),
-            None => Arc::new(gateway.place(&caller.identity.agent)?),
+        let place = if let Some(place) = &route.place {
+            Arc::clone(place)
+        } else {
+            let limit = gateway.limits.connections_per_agent;
+            Arc::new(caller.workspace.place(&caller.identity.agent, limit)?)
         };
         Ok(Some(Self {
             handshake,
@@ -149,7 +151,9 @@ pub(super) async fn open(
         ask_for_websocket(&mut head.headers);
     }
     let messages = opening.messages.take();
-    let following = messages.map(|messages| messages.follow(gateway, ledger.for_messages()));
+    let following = messages.map(|messages| {
+        messages.follow((gateway, &opening.caller.workspace), ledger.for_messages())
+    });
     let up = Uploaded::counting();
     let mut tally = ledger.answered(Some(head.status.as_u16()), up.clone(), timing.head);
     tally.scrubbed = downlink.replaced();
@@ -188,8 +192,8 @@ impl Socket {
         let (ending, withdrawn) = tokio::select! {
             ending = ways => ending,
             () = moved.stalled() => (Ending::UpstreamAborted, None),
-            code = gateway.until(|state| no_longer(state, &caller.identity, &standing)
-                .or_else(|| gateway.is_cut(&known).then_some(Code::CredentialRevoked))
+            code = caller.workspace.until(|state| no_longer(state, &caller.identity, &standing)
+                .or_else(|| caller.workspace.is_cut(&known).then_some(Code::CredentialRevoked))
                 .or_else(|| gateway.over_limit(ticket.as_deref(), sent.bytes(), 0))) => {
                 (Ending::Failed, Some(code))
             }

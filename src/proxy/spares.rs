@@ -10,7 +10,8 @@ use std::time::{Duration, Instant, SystemTime};
 use dashmap::DashMap;
 use http::{HeaderMap, StatusCode, header};
 
-use super::Gateway;
+use super::{Gateway, Workspace};
+use crate::agent::qualified;
 use crate::credential::{Credential, by_weight};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Alternative, Grant, Permit};
@@ -180,14 +181,14 @@ impl Gateway {
     /// Looks at the head of an answer to a request that can be sent again.
     pub(super) fn judge(
         &self,
+        workspace: &Workspace,
         permit: &mut Permit,
         tried: &mut Tried,
-        status: StatusCode,
-        at: i64,
+        (status, at): (StatusCode, i64),
     ) -> Verdict {
-        let spares = &self.spares;
+        let spares = &workspace.spares;
         if !matches!(status, StatusCode::UNAUTHORIZED | StatusCode::TOO_MANY_REQUESTS) {
-            self.proved(permit, tried);
+            self.proved(workspace, permit, tried);
             return Verdict::Take;
         }
         let Some(grant) = permit.grants().first() else { return Verdict::Take };
@@ -205,12 +206,14 @@ impl Gateway {
 
     /// What was answered 401 is at fault only when another was not: an origin may say 401 for reasons of
     /// its own, and no agent is to have the credentials of all others rest by asking for such a thing.
-    fn proved(&self, permit: &Permit, tried: &Tried) {
+    fn proved(&self, workspace: &Workspace, permit: &Permit, tried: &Tried) {
+        let spares = &workspace.spares;
+        let label = |name: &Name| qualified(workspace.name().as_str(), name.as_str()).into_owned();
         let invalid = tried.0.iter().filter(|one| one.status == StatusCode::UNAUTHORIZED);
         for Attempt { name, version, .. } in invalid {
-            let is_news = self.spares.resting(name, *version).is_none();
-            self.spares.rest(name, *version, (StatusCode::UNAUTHORIZED, INVALID));
-            self.metrics.credential_failure(name.as_str(), "invalid");
+            let is_news = spares.resting(name, *version).is_none();
+            spares.rest(name, *version, (StatusCode::UNAUTHORIZED, INVALID));
+            self.metrics.credential_failure(&label(name), "invalid");
             let Some(grant) = permit.grants().first().filter(|_| is_news) else { continue };
             let (other, used) = (&grant.credential().name, grant.version());
             tracing::warn!(
@@ -219,6 +222,7 @@ impl Gateway {
             );
             let event = Event {
                 event: "credential-fallback",
+                workspace: Some(workspace.name().clone()),
                 subject: Some(format!("{name} version {version}")),
                 detail: Some(format!("answered 401; {other} version {used} was not")),
                 by: None,
@@ -228,7 +232,7 @@ impl Gateway {
         }
         let limited = tried.0.iter().filter(|one| one.status == StatusCode::TOO_MANY_REQUESTS);
         for one in limited {
-            self.metrics.credential_failure(one.name.as_str(), "rate-limited");
+            self.metrics.credential_failure(&label(&one.name), "rate-limited");
         }
     }
 }

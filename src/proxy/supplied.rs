@@ -91,8 +91,12 @@ pub(super) fn still_allowed(
     (who, inbound): (&Arc<Identity>, &InboundRequest),
     permit: &Permit,
 ) -> Result<(), Refusal> {
-    let now = gateway.state();
-    if !permit.is_supplied() || Arc::ptr_eq(&now, state) {
+    if !permit.is_supplied() {
+        return Ok(());
+    }
+    let now = gateway.workspace(&who.workspace).map(|workspace| workspace.state());
+    let now = now.ok_or_else(|| Refusal::new(Code::AgentRevoked))?;
+    if Arc::ptr_eq(&now, state) {
         return Ok(());
     }
     let who = now.authn.relabelled(who);

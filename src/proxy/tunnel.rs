@@ -21,7 +21,7 @@ use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::{Door, Shutdown};
 use super::stream::{Cut, Stream};
-use super::{Caller, Gateway, Near, Place, State, refusal, unix_now};
+use super::{Caller, Gateway, Near, Place, State, Workspace, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn::{self, Credentials, Denied, Shown};
 use crate::host::{Authority, Origin, Scheme};
@@ -53,10 +53,10 @@ pub(super) async fn front(
         Ok(target) => target,
         Err(refusal) => return anonymous(gateway, near, String::new(), &refusal),
     };
-    let identity = match authenticate(gateway, door, near, &request).await {
-        Ok(identity) => identity,
+    let (workspace, identity) = match authenticate(gateway, door, near, &request).await {
+        Ok(found) => found,
         // To all alike: without the vault nobody can be told from anybody.
-        Err(_) if gateway.state().sealed.is_none() => {
+        Err(_) if gateway.default_workspace().state().sealed.is_none() => {
             let refusal = Refusal::new(Code::VaultUnavailable);
             return anonymous(gateway, near, target.destination(), &refusal);
         }
@@ -70,7 +70,7 @@ pub(super) async fn front(
     };
     let client = Client::of(request.version(), request.headers());
     let (near, cut, baseline) = (near.clone(), end.cut.clone(), OnceLock::new());
-    let caller = Caller { near, identity, client, cut, baseline };
+    let caller = Caller { near, workspace, identity, client, cut, baseline };
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -122,22 +122,24 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
     })
 }
 
-/// Who calls; or why nobody is let in, and who it says that it is.
+/// Who calls, and in which workspace; or why nobody is let in, and who it says that it is.
 async fn authenticate(
     gateway: &Arc<Gateway>,
     door: &Door,
     near: &Near,
     request: &Request<Incoming>,
-) -> Result<Arc<Identity>, (Denied, Option<Name>)> {
+) -> Result<(Arc<Workspace>, Arc<Identity>), (Denied, Option<Name>)> {
     if let Door::Open(identity) = door {
-        return Ok(Arc::clone(identity));
+        let workspace = gateway.workspace(&identity.workspace);
+        let workspace = workspace.ok_or_else(|| (Denied::Unknown, Some(identity.agent.clone())))?;
+        return Ok((workspace, Arc::clone(identity)));
     }
     let credentials = proxy_credentials(request).map_err(|denied| (denied, None))?;
     let claimed = || credentials.as_ref().and_then(Credentials::user).map(|u| u.agent.clone());
     let check = |gateway: &Gateway| {
         let certificate = near.certificate.as_ref();
         let shown = Shown { credentials: credentials.as_ref(), peer: near.peer, certificate };
-        gateway.state().authn.authenticate(&shown, unix_now()).map(Arc::new)
+        gateway.let_in(&shown)
     };
     let checked = match check(gateway) {
         // A token that was made a moment ago is as good as any.
@@ -212,6 +214,7 @@ fn tell_of_failures(
         let detail = format!("{failures} failures; it said last that it is {agent}: {reason}");
         let event = Event {
             event: "authentication-failures",
+            workspace: None,
             subject: Some(source.to_string()),
             detail: Some(detail),
             by: None,
@@ -231,7 +234,7 @@ fn anonymous(
     let ledger = Ledger::anonymous(gateway, near, destination);
     // Whoever can reach the port could fill the disk with these; what is over the bound is counted.
     if gateway.strangers.admits() {
-        ledger.refuse(&gateway.state(), refused, &[]);
+        ledger.refuse(&gateway.default_workspace().state(), refused, &[]);
     } else {
         gateway.metrics.refusal(refused.code);
         return refusal::respond(refused, ledger.id);
@@ -252,9 +255,9 @@ async fn connect(
     upgrade: OnUpgrade,
     shutdown: Shutdown,
 ) -> Response<Body> {
-    let state = gateway.state();
-    let agent = &caller.identity.agent;
-    let place = match gateway.place(agent) {
+    let state = caller.state();
+    let limit = gateway.limits.connections_per_agent;
+    let place = match caller.workspace.place(&caller.identity.agent, limit) {
         Ok(place) => place,
         Err(refused) => {
             let origin = Origin { scheme: Scheme::Https, authority };
@@ -297,7 +300,7 @@ async fn open_opaque(
     authority: Authority,
     (rule, meters, refuse_unusual): (&Arc<str>, &Meters, bool),
 ) -> Result<(Transport, Ledger), (Refusal, crate::record::RequestId)> {
-    let state = gateway.state();
+    let state = caller.state();
     let origin = Origin { scheme: Scheme::Https, authority: authority.clone() };
     let mut ledger = Ledger::new(gateway, caller, &origin);
     ledger.asked("CONNECT", None);
@@ -342,7 +345,7 @@ async fn copy_opaque(
     let withdrawn = async {
         let reason = |state: &State| no_longer(state, caller, authority).or_else(over);
         tokio::select! {
-            code = gateway.until(reason) => Some(code),
+            code = caller.workspace.until(reason) => Some(code),
             () = quiet(shutdown, || moved.0.bytes() + moved.1.bytes()) => None,
         }
     };
@@ -511,6 +514,7 @@ mod tests {
         let identity = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
         let caller = Caller {
             near: Near { peer: Peer::Unix(None), certificate: None },
+            workspace: Workspace::new("default".parse().unwrap(), state(true, OPAQUE)),
             identity: Arc::new(identity),
             client: Client::Unknown,
             cut: Cut::default(),

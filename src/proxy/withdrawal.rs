@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{Gateway, State, unix_now};
+use super::{Caller, State, unix_now};
 use crate::agent::Identity;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
@@ -33,18 +33,18 @@ pub(super) struct Watch(Option<Pin<Box<dyn Future<Output = Code> + Send + Sync>>
 impl Watch {
     /// Of a request that is about to be sent.
     pub(super) fn of(
-        gateway: &Arc<Gateway>,
-        (identity, who): (&Arc<Identity>, &Arc<Identity>),
+        caller: &Caller,
+        who: &Arc<Identity>,
         inbound: &InboundRequest,
         permit: &Permit,
     ) -> Self {
         if !permit.is_cut_when_withdrawn() {
             return Self(None);
         }
-        let (gateway, identity) = (Arc::clone(gateway), Arc::clone(identity));
+        let (workspace, identity) = (Arc::clone(&caller.workspace), Arc::clone(&caller.identity));
         let standing = Standing::new(who, inbound, permit);
         let reason = async move {
-            gateway.until(|state: &State| no_longer(state, &identity, &standing)).await
+            workspace.until(|state: &State| no_longer(state, &identity, &standing)).await
         };
         Self(Some(Box::pin(reason)))
     }

@@ -116,7 +116,7 @@ impl ClientAuthority {
         Ok(Self { issuer: Issuer::from_ca_cert_der(&der, key)?, not_after })
     }
 
-    /// Issues a certificate whose one name is `spiffe://DOMAIN/agent/NAME`, for as long as `ttl` and no
+    /// Issues a certificate whose one name is this SPIFFE id, for as long as `ttl` and no
     /// longer than the CA. Without a request it comes with a new key. Of a request (PKCS #10) the key is
     /// taken, and that whoever asks has it is checked; what else it asks for is not looked at.
     ///
@@ -125,17 +125,16 @@ impl ClientAuthority {
     pub fn issue(
         &self,
         agent: &Name,
-        domain: &str,
+        id: &str,
         (now, ttl): (SystemTime, Duration),
         request: Option<&str>,
     ) -> Result<ClientIssued, TlsError> {
         let not_after = (now + ttl.min(MAX_TTL)).min(self.not_after);
         let serial = random_serial()?;
-        let id = format!("spiffe://{domain}/agent/{agent}");
         let mut params = CertificateParams::default();
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, agent.as_str());
-        let uri = id.as_str().try_into().map_err(TlsError::Signing)?;
+        let uri = id.try_into().map_err(TlsError::Signing)?;
         params.subject_alt_names = vec![SanType::URI(uri)];
         params.is_ca = IsCa::ExplicitNoCa;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
@@ -157,7 +156,7 @@ impl ClientAuthority {
             certificate_pem: certificate.pem(),
             key_pem,
             serial: HEXLOWER.encode(serial.as_ref()),
-            id,
+            id: id.to_owned(),
             not_after,
         })
     }
@@ -215,7 +214,9 @@ mod tests {
     #[test]
     fn a_certificate_names_one_agent_and_is_for_clients_alone() {
         let agent: Name = "researcher".parse().unwrap();
-        let issued = authority().issue(&agent, "prod.example", hour(), None).unwrap();
+        let issued = authority()
+            .issue(&agent, "spiffe://prod.example/agent/researcher", hour(), None)
+            .unwrap();
         assert_eq!(issued.id, "spiffe://prod.example/agent/researcher");
         let der = first_certificate(&issued.certificate_pem).unwrap();
         let (_, read) = X509Certificate::from_der(&der).unwrap();
@@ -227,7 +228,9 @@ mod tests {
         let key = issued.key_pem.unwrap();
         assert!(key.expose(|pem| pem.starts_with(b"-----BEGIN PRIVATE KEY-----\n")));
         let long = (now(), Duration::from_hours(10_000));
-        let issued = authority().issue(&agent, "prod.example", long, None).unwrap();
+        let issued = authority()
+            .issue(&agent, "spiffe://prod.example/agent/researcher", long, None)
+            .unwrap();
         assert_eq!(issued.not_after, now() + MAX_TTL);
     }
 
@@ -239,7 +242,9 @@ mod tests {
         wanted.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let request = wanted.serialize_request(&key).unwrap().pem().unwrap();
         let agent: Name = "writer".parse().unwrap();
-        let issued = authority().issue(&agent, "locum", hour(), Some(&request)).unwrap();
+        let issued = authority()
+            .issue(&agent, "spiffe://locum/agent/writer", hour(), Some(&request))
+            .unwrap();
         assert!(issued.key_pem.is_none());
         let der = first_certificate(&issued.certificate_pem).unwrap();
         let (_, read) = X509Certificate::from_der(&der).unwrap();
@@ -253,7 +258,8 @@ mod tests {
         let broken =
             format!("{first}{}{}", if rest.starts_with('A') { 'B' } else { 'A' }, &rest[1..]);
         for bad in [&*broken, "", &issued.certificate_pem] {
-            let refused = authority().issue(&agent, "locum", hour(), Some(bad));
+            let refused =
+                authority().issue(&agent, "spiffe://locum/agent/writer", hour(), Some(bad));
             assert!(matches!(refused, Err(TlsError::RequestUnreadable)), "{bad}");
         }
     }

@@ -167,7 +167,8 @@ impl Vault {
         let (tx, keys) = self.begin()?;
         let change = self.change_with(&keys);
         let line = |action, subject: &str| {
-            journal::write_line(&tx, &keys.own, (action, subject, &self.by))
+            let subject = journal::placed(action, &self.workspace, subject);
+            journal::write_line(&tx, &keys.own, (action, &subject, &self.by))
         };
         if let Some(action) = prepare(&tx, &change, agent)? {
             line(action, agent.as_str())?;

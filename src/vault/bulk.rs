@@ -34,7 +34,8 @@ impl Vault {
         let (tx, keys) = self.begin()?;
         let change = self.change_with(&keys);
         let line = |action, subject: &str| {
-            journal::write_line(&tx, &keys.own, (action, subject, &self.by))
+            let subject = journal::placed(action, &self.workspace, subject);
+            journal::write_line(&tx, &keys.own, (action, &subject, &self.by))
         };
         let mut tokens = Vec::with_capacity(agents.len());
         for agent in agents {

@@ -492,6 +492,7 @@ impl CredentialRow {
     ) -> Result<Credential, Fault> {
         let properties = self.properties()?;
         Ok(Credential {
+            workspace: self.parse(&self.workspace)?,
             name: self.parse(&self.name)?,
             provider: self.provider.as_deref().map(Into::into),
             tier: self.parse(&self.tier)?,

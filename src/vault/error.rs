@@ -63,6 +63,10 @@ pub enum Fault {
     Unknown(Kind, String),
     /// It is there, and revoked.
     Revoked(Kind, String),
+    /// There is something in the workspace.
+    NotEmpty(Name),
+    /// Every home has the default workspace.
+    DefaultWorkspace,
     /// The version is not the one that the snapshot holds.
     NoSuchVersion(Name, u32),
     /// No version of the credential waits to be promoted.
@@ -180,6 +184,8 @@ impl Fault {
                 | Self::Exists(..)
                 | Self::Unknown(..)
                 | Self::Revoked(..)
+                | Self::NotEmpty(_)
+                | Self::DefaultWorkspace
                 | Self::NoSuchVersion(..)
                 | Self::NotForCapture(_)
                 | Self::NothingStaged(_)
@@ -200,6 +206,7 @@ impl Fault {
 }
 
 impl fmt::Display for Fault {
+    #[allow(clippy::too_many_lines)] // A list: one entry for each of them.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(error) => error.fmt(f),
@@ -266,9 +273,21 @@ impl fmt::Display for Fault {
             Self::Exists(kind, name) => {
                 write!(f, "there is a {kind} '{}' already", name.escape_debug())
             }
+            Self::Unknown(Kind::Workspace, name) => write!(
+                f,
+                "there is no workspace '{}'; `locum workspace list` shows those that there are",
+                name.escape_debug()
+            ),
             Self::Unknown(kind, name) => write!(f, "there is no {kind} '{}'", name.escape_debug()),
             Self::Revoked(kind, name) => {
                 write!(f, "the {kind} '{}' is revoked", name.escape_debug())
+            }
+            Self::NotEmpty(name) => write!(
+                f,
+                "the workspace '{name}' is not empty; `locum workspace remove {name}` says what would go"
+            ),
+            Self::DefaultWorkspace => {
+                f.write_str("the workspace 'default' cannot be removed: every home has it")
             }
             Self::NotForCapture(name) => write!(
                 f,

@@ -2,6 +2,7 @@
 //! the one before by its MAC. The audit log drains it; its last line is the vault's head, which an
 //! anchor outside the vault names.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use data_encoding::HEXLOWER;
@@ -17,6 +18,8 @@ use super::kept::{self, Purpose};
 use super::keys::{DataKey, VaultId};
 use super::schema::{self, Head};
 use super::{VAULT_SCOPE, Vault, now};
+use crate::agent::{default_workspace, qualified};
+use crate::reference::Name;
 
 macro_rules! actions {
     ($($(#[doc = $doc:literal])+ $variant:ident $text:literal;)+) => {
@@ -47,6 +50,8 @@ actions! {
     StateAccepted "vault-state-accepted";
     /// A workspace was added.
     WorkspaceAdded "workspace-added";
+    /// A workspace was removed, with all that was in it.
+    WorkspaceRemoved "workspace-removed";
     /// A credential was added.
     CredentialAdded "credential-added";
     /// A credential got a new version.
@@ -103,6 +108,46 @@ actions! {
     ItemSealed "item-sealed";
 }
 
+impl Action {
+    /// Whether it is done to the vault as a whole, and not within a workspace.
+    fn is_of_the_vault(self) -> bool {
+        matches!(
+            self,
+            Self::VaultCreated
+                | Self::Upgraded
+                | Self::Rekeyed
+                | Self::DataKeysRotated
+                | Self::StateAccepted
+                | Self::WorkspaceAdded
+                | Self::WorkspaceRemoved
+                | Self::ItemSealed
+        )
+    }
+}
+
+/// The subject as a line has it. Of another workspace than the default one, that stands before it: no
+/// name has a slash, and every subject begins with a name or an id.
+pub(super) fn placed<'s>(action: Action, workspace: &Name, subject: &'s str) -> Cow<'s, str> {
+    if action.is_of_the_vault() {
+        Cow::Borrowed(subject)
+    } else {
+        qualified(workspace.as_str(), subject)
+    }
+}
+
+/// Workspace and subject of a line; no workspace for what is done to the vault as a whole.
+fn place_of(action: Action, subject: String) -> (Option<Name>, String) {
+    if action.is_of_the_vault() {
+        return (None, subject);
+    }
+    let placed = subject.split_once('/');
+    let placed = placed.and_then(|(name, rest)| Some((name.parse().ok()?, rest.to_owned())));
+    match placed {
+        Some((workspace, rest)) => (Some(workspace), rest),
+        None => (Some(default_workspace()), subject),
+    }
+}
+
 impl fmt::Display for Action {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
@@ -118,6 +163,8 @@ pub struct JournalEntry {
     pub at: i64,
     /// What was done.
     pub action: Action,
+    /// In which workspace; none for what is done to the vault as a whole.
+    pub workspace: Option<Name>,
     /// What it was done to.
     pub subject: String,
     /// Who did it.
@@ -427,13 +474,9 @@ fn read_line(
         return Err(corrupt());
     }
     let known = Action::ALL.iter().find(|a| a.as_str() == action);
-    let entry = JournalEntry {
-        epoch: line.epoch.cast_unsigned(),
-        at: line.at,
-        action: *known.ok_or_else(corrupt)?,
-        subject,
-        by,
-    };
+    let (epoch, at, known) = (line.epoch.cast_unsigned(), line.at, *known.ok_or_else(corrupt)?);
+    let (workspace, subject) = place_of(known, subject);
+    let entry = JournalEntry { epoch, at, action: known, workspace, subject, by };
     Ok((entry, mac))
 }
 

@@ -44,6 +44,7 @@ mod tests;
 mod upgrade;
 mod values;
 mod versions;
+mod workspaces;
 mod wrapped;
 
 use std::cell::RefCell;
@@ -55,7 +56,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use crate::agent::DEFAULT_WORKSPACE;
+use crate::agent::default_workspace;
 use crate::files::{FileError, Temporary, check_directory, directory_of};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -80,6 +81,7 @@ pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
 pub use values::{Held, Value, Values, usual_variable};
 pub use versions::Promotion;
+pub use workspaces::{Contents, WorkspaceInfo};
 pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};
 
 use crypto::{DoesNotOpen, Encoder};
@@ -249,7 +251,7 @@ impl Vault {
             Err(Fault::Corrupt(_)) if !key_fits => return Err(Fault::WrongKey),
             other => drop(other?),
         }
-        let workspace: Name = default_workspace();
+        let workspace = default_workspace();
         let generation = generation(&db)?;
         let keys = Keys::unwrap(&db, &wrapping, &workspace, generation)?;
         Ok(Self {
@@ -287,54 +289,6 @@ impl Vault {
     #[must_use]
     pub fn id(&self) -> String {
         data_encoding::HEXLOWER.encode(self.keys.borrow().own.vault_id())
-    }
-
-    /// The workspace that is being worked in.
-    #[must_use]
-    pub fn workspace(&self) -> &Name {
-        &self.workspace
-    }
-
-    /// Works in another workspace from here on.
-    ///
-    /// # Errors
-    /// [`Fault::Unknown`] when there is none of that name.
-    pub fn use_workspace(&mut self, workspace: &Name) -> Result<(), VaultError> {
-        let key = self.workspace_key(workspace).map_err(|fault| self.fault(fault))?;
-        self.keys.get_mut().workspace = Arc::new(key);
-        self.workspace = workspace.clone();
-        Ok(())
-    }
-
-    fn workspace_key(&self, workspace: &Name) -> Result<DataKey, Fault> {
-        let scope = scope_of(workspace);
-        let mut any = self.db.prepare_cached("SELECT 1 FROM keys WHERE scope = ?1")?;
-        if !any.exists([&scope])? {
-            return Err(Fault::unknown(Kind::Workspace, workspace));
-        }
-        check_wrapping(&self.db, &self.wrapping)?;
-        unwrap_data_key(&self.db, &self.wrapping, &scope)
-    }
-
-    /// Adds a workspace, with a data key of its own.
-    ///
-    /// # Errors
-    /// [`Fault::Exists`] when there is one of that name, [`Fault::WrongKey`] when the vault got
-    /// another master key since it was opened here.
-    pub fn workspace_add(&mut self, workspace: &Name) -> Result<(), VaultError> {
-        let scope = scope_of(workspace);
-        self.change(Action::WorkspaceAdded, workspace.as_str(), |tx, change| {
-            check_wrapping(tx, change.wrapping)?;
-            let added = tx.execute(
-                "INSERT OR IGNORE INTO keys (scope, sealed, created, generation) \
-                 VALUES (?1, ?2, ?3, ?4)",
-                (&scope, change.wrapping.mint(&scope)?, change.now, generation(tx)?),
-            )?;
-            match added {
-                0 => Err(Fault::Exists(Kind::Workspace, workspace.to_string())),
-                _ => Ok(()),
-            }
-        })
     }
 
     /// Wraps the data keys with another master key, in one transaction: after `kill -9` the vault
@@ -422,7 +376,8 @@ impl Vault {
         let done = || {
             let (tx, keys) = self.begin()?;
             let result = make(&tx, &self.change_with(&keys))?;
-            journal::append(&tx, &keys.own, (action, subject, &self.by))?;
+            let subject = journal::placed(action, &self.workspace, subject);
+            journal::append(&tx, &keys.own, (action, &subject, &self.by))?;
             tx.commit()?;
             Ok(result)
         };
@@ -531,10 +486,6 @@ fn now() -> i64 {
     since.map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
-fn default_workspace() -> Name {
-    DEFAULT_WORKSPACE.parse().expect("`default` is a name")
-}
-
 fn scope_of(workspace: &Name) -> String {
     format!("workspace/{workspace}")
 }
@@ -579,7 +530,7 @@ fn unwrap_data_key(db: &Connection, wrapping: &WrappingKey, scope: &str) -> Resu
         .ok_or_else(|| Fault::Corrupt(Row::DataKey(scope.to_owned())))
 }
 
-/// Which generation of data keys the vault has. They change together.
+/// How often data keys of the vault were changed: all of them, or those of one workspace.
 fn generation(db: &Connection) -> Result<i64, Fault> {
     if schema::format(db)? < FORMAT {
         return Ok(1);

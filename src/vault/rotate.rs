@@ -9,8 +9,8 @@ use super::credentials;
 use super::error::{Fault, Row, VaultError};
 use super::journal::{self, Action, AuditAnchor};
 use super::kept::{self, Purpose};
-use super::keys::DataKey;
-use super::{Keys, VAULT_SCOPE, Vault, all_data_keys, check_wrapping, items, now};
+use super::keys::{DataKey, WrappingKey};
+use super::{Keys, VAULT_SCOPE, Vault, all_data_keys, check_wrapping, items, now, unwrap_data_key};
 use crate::token::run::MAX_TTL;
 
 /// How many generations an anchor may be behind. It is written after each change: one command that was
@@ -51,6 +51,35 @@ impl Vault {
         Ok(rotated)
     }
 
+    /// The same for the key of the workspace that is worked in, and for what is sealed under it: the
+    /// others, and the vault's own items, stay as they are.
+    ///
+    /// # Errors
+    /// As [`Vault::rotate_data_keys`].
+    pub fn rotate_workspace_key(&mut self, runs: OldRuns) -> Result<Rotated, VaultError> {
+        let rotated = self.put_new_key(runs).map_err(|fault| self.fault(fault))?;
+        self.wipe_log();
+        Ok(rotated)
+    }
+
+    fn put_new_key(&self, runs: OldRuns) -> Result<Rotated, Fault> {
+        let (tx, old) = self.begin()?;
+        check_wrapping(&tx, &self.wrapping)?;
+        let turn = Turn { tx: &tx, now: now(), old: &old, runs };
+        let generation = old.generation + 1;
+        let scope = super::scope_of(&self.workspace);
+        let (before, after) = turn.put_one(&self.wrapping, &scope, generation)?;
+        let secrets = credentials::seal_all_anew(&tx, self.workspace.as_str(), &before, &after)?;
+        turn.keep_of_workspace(&old.own, &scope, &before)?;
+        // By this one row every process sees that keys have changed.
+        tx.execute("UPDATE keys SET generation = ?1 WHERE scope = 'vault'", [generation])?;
+        journal::append(&tx, &old.own, (Action::DataKeysRotated, &scope, &self.by))?;
+        let new = Keys::unwrap(&tx, &self.wrapping, &self.workspace, generation)?;
+        tx.commit()?;
+        *self.keys.borrow_mut() = new;
+        Ok(Rotated { generation: generation.cast_unsigned(), secrets, items: 0 })
+    }
+
     fn put_new_keys(&self, runs: OldRuns) -> Result<Rotated, Fault> {
         let (tx, old) = self.begin()?;
         check_wrapping(&tx, &self.wrapping)?;
@@ -58,15 +87,8 @@ impl Vault {
         let generation = old.generation + 1;
         let mut secrets = 0;
         let (mut kept, mut own) = (Vec::new(), None);
-        for (scope, sealed) in all_data_keys(&tx)? {
-            let corrupt = |_| Fault::Corrupt(Row::DataKey(scope.clone()));
-            let before = self.wrapping.unwrap(&scope, &sealed).map_err(corrupt)?;
-            let sealed = self.wrapping.mint(&scope)?;
-            let after = self.wrapping.unwrap(&scope, &sealed).map_err(corrupt)?;
-            tx.execute(
-                "UPDATE keys SET sealed = ?2, created = ?3, generation = ?4 WHERE scope = ?1",
-                (&scope, sealed, turn.now, generation),
-            )?;
+        for (scope, _) in all_data_keys(&tx)? {
+            let (before, after) = turn.put_one(&self.wrapping, &scope, generation)?;
             if let Some(workspace) = scope.strip_prefix("workspace/") {
                 secrets += credentials::seal_all_anew(&tx, workspace, &before, &after)?;
                 kept.push((scope, before));
@@ -99,6 +121,22 @@ struct Turn<'t> {
 }
 
 impl Turn<'_> {
+    /// Puts a new key in the place of one. Returns both.
+    fn put_one(
+        &self,
+        wrapping: &WrappingKey,
+        scope: &str,
+        generation: i64,
+    ) -> Result<(DataKey, DataKey), Fault> {
+        let before = unwrap_data_key(self.tx, wrapping, scope)?;
+        let sealed = wrapping.mint(scope)?;
+        self.tx.execute(
+            "UPDATE keys SET sealed = ?2, created = ?3, generation = ?4 WHERE scope = ?1",
+            (scope, sealed, self.now, generation),
+        )?;
+        Ok((before, unwrap_data_key(self.tx, wrapping, scope)?))
+    }
+
     fn keep(
         &self,
         own: &DataKey,

@@ -6,12 +6,14 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rusqlite::Connection;
+
 use super::credentials::{CredentialRow, Sealed};
 use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::{self, DataKey};
-use super::{Vault, agents, approvals, credentials, journal, runs, sets};
+use super::{Vault, agents, approvals, credentials, journal, runs, sets, workspaces};
 use crate::agent::{Labels, TokenRecord};
 use crate::approval::Decision;
 use crate::credential::{Credential, CredentialIndex};
@@ -61,18 +63,49 @@ impl Vault {
     /// # Errors
     /// [`Fault::Corrupt`] naming the row, or [`Fault::Changed`].
     pub fn snapshot(&self) -> Result<Snapshot, VaultError> {
-        self.read_snapshot().map_err(|fault| self.fault(fault))
+        let read = || {
+            // Rolled back on drop, which ends a read.
+            let tx = self.db.unchecked_transaction()?;
+            let keys = self.check_state(&tx)?;
+            self.read_snapshot(&tx, &keys.own, (&self.workspace, &keys.workspace))
+        };
+        read().map_err(|fault| self.fault(fault))
     }
 
-    fn read_snapshot(&self) -> Result<Snapshot, Fault> {
-        // Rolled back on drop, which ends a read.
-        let tx = self.db.unchecked_transaction()?;
-        let keys = self.check_state(&tx)?;
-        let (key, scope) = (&keys.workspace, super::scope_of(&self.workspace));
-        let kept = |purpose| kept::all(&tx, &keys.own, &scope, purpose);
+    /// The same of every workspace, the default one first: all of one epoch.
+    ///
+    /// # Errors
+    /// As [`Vault::snapshot`].
+    pub fn snapshots(&self) -> Result<Vec<Snapshot>, VaultError> {
+        let read = || -> Result<Vec<Snapshot>, Fault> {
+            let tx = self.db.unchecked_transaction()?;
+            let keys = self.check_state(&tx)?;
+            let one = |name: Name| {
+                let key = if name == self.workspace {
+                    Arc::clone(&keys.workspace)
+                } else {
+                    super::check_wrapping(&tx, &self.wrapping)?;
+                    let scope = super::scope_of(&name);
+                    Arc::new(super::unwrap_data_key(&tx, &self.wrapping, &scope)?)
+                };
+                self.read_snapshot(&tx, &keys.own, (&name, &key))
+            };
+            workspaces::names(&tx)?.into_iter().map(one).collect()
+        };
+        read().map_err(|fault| self.fault(fault))
+    }
+
+    fn read_snapshot(
+        &self,
+        tx: &Connection,
+        own: &DataKey,
+        (workspace, key): (&Name, &Arc<DataKey>),
+    ) -> Result<Snapshot, Fault> {
+        let scope = super::scope_of(workspace);
+        let kept = |purpose| kept::all(tx, own, &scope, purpose);
         let (mut sealed, mut older, mut cut) = (HashMap::new(), HashMap::new(), HashSet::new());
         let (mut credentials, mut grace_ends) = (Vec::<Credential>::new(), None::<i64>);
-        CredentialRow::all_current(&tx, self.workspace.as_str(), key, |row, current, others| {
+        CredentialRow::all_current(tx, workspace.as_str(), key, |row, current, others| {
             let credential = row.credential(current.as_ref().map(|s| s.version), &others)?;
             let name = &credential.name;
             sealed.extend(current.map(|s| (name.clone(), s)));
@@ -89,22 +122,22 @@ impl Vault {
         let mut digest_keys = vec![key.digest_key()];
         let revoked_before = kept(Purpose::Fingerprint)?;
         digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
-        let sets = sets::all(&tx, &self.workspace)?.into_iter().collect();
+        let sets = sets::all(tx, workspace)?.into_iter().collect();
         Ok(Snapshot {
-            epoch: journal::head(&tx)?.epoch.cast_unsigned(),
-            workspace: self.workspace.clone(),
+            epoch: journal::head(tx)?.epoch.cast_unsigned(),
+            workspace: workspace.clone(),
             credentials: Arc::new(CredentialIndex::new(credentials, sets)),
-            tokens: Arc::new(agents::live_tokens(&tx, &self.workspace)?),
+            tokens: Arc::new(agents::live_tokens(tx, workspace)?),
             token_key: Arc::new(
                 key.token_key().or_older(kept(Purpose::Token)?.into_iter().map(|k| k.key)),
             ),
-            watch: Watch::new(digest_keys, credentials::digests(&tx, &self.workspace)?),
-            runs: Arc::new(runs::all(&tx, &keys.own, (&self.workspace, key))?),
+            watch: Watch::new(digest_keys, credentials::digests(tx, workspace)?),
+            runs: Arc::new(runs::all(tx, own, (workspace, key))?),
             grace_ends,
             cut,
-            revoked_agents: Arc::new(agents::revoked(&tx, &self.workspace)?),
-            approvals: Arc::new(approvals::all(&tx, &keys.own, &self.workspace)?),
-            labels: Arc::new(agents::labels(&tx, &self.workspace)?),
+            revoked_agents: Arc::new(agents::revoked(tx, workspace)?),
+            approvals: Arc::new(approvals::all(tx, own, workspace)?),
+            labels: Arc::new(agents::labels(tx, workspace)?),
             sealed,
             older,
             key: Arc::clone(key),

@@ -522,6 +522,136 @@ fn a_credential_moved_to_another_workspace_does_not_open() {
     assert!(matches!(home.fault(), Fault::Corrupt(Row::DataKey(_))));
 }
 
+/// How many rows of each table name a workspace, its items and its key among them.
+fn rows_of(home: &Home, workspace: &str) -> i64 {
+    let db = home.intruder();
+    let count =
+        |query: &str| -> i64 { db.query_row(query, [workspace], |row| row.get(0)).unwrap() };
+    ["credentials", "sets", "set_members", "agents", "tokens"]
+        .map(|table| count(&format!("SELECT count(*) FROM {table} WHERE workspace = ?1")))
+        .iter()
+        .sum::<i64>()
+        + count(
+            "SELECT count(*) FROM items WHERE name LIKE '%/' || ?1 OR name LIKE '%/' || ?1 || '/%'",
+        )
+        + count("SELECT count(*) FROM keys WHERE scope = 'workspace/' || ?1")
+        + db.query_row(
+            "SELECT count(*) FROM versions WHERE credential NOT IN (SELECT id FROM credentials)",
+            [],
+            |row| row.get::<_, i64>(0),
+        )
+        .unwrap()
+}
+
+/// Something of every kind, in the workspace that is worked in.
+fn fill(vault: &mut Vault) -> crate::token::Token {
+    vault.add_credential(&credential("b"), &secret("workspace-canary-secret")).unwrap();
+    vault.set_add(&name("all"), &[name("b")]).unwrap();
+    let token = vault.agent_admit(&name("a"), None, None).unwrap();
+    vault.run_revoke(&name("a"), crate::token::run::Which::All).unwrap();
+    vault
+        .decide(crate::approval::Decision {
+            id: "1".into(),
+            digest: "d".into(),
+            approved: true,
+            at: 0,
+            until: i64::MAX,
+        })
+        .unwrap();
+    token
+}
+
+#[test]
+fn a_workspace_that_is_removed_leaves_no_row_and_takes_nothing_else() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let other = name("other");
+    fill(&mut vault);
+    vault.workspace_add(&other).unwrap();
+    vault.use_workspace(&other).unwrap();
+    fill(&mut vault);
+    vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    let (own, theirs) = (rows_of(&home, "default"), rows_of(&home, "other"));
+    assert!(theirs > 8 && own == theirs, "{own} {theirs}");
+    let fault = vault.workspace_remove(&other, false).unwrap_err().fault;
+    assert!(matches!(fault, Fault::NotEmpty(_)), "{fault:?}");
+    assert_eq!(rows_of(&home, "other"), theirs, "half of it is gone");
+    let fault = vault.workspace_remove(&name("default"), true).unwrap_err().fault;
+    assert!(matches!(fault, Fault::DefaultWorkspace), "{fault:?}");
+    let gone = vault.workspace_remove(&other, true).unwrap();
+    assert_eq!((gone.credentials, gone.sets, gone.agents, gone.tokens), (1, 1, 1, 1));
+    assert_eq!((rows_of(&home, "other"), rows_of(&home, "default")), (0, own));
+    assert!(vault.workspace_remove(&other, true).is_err());
+    drop(vault);
+    let vault = home.open();
+    vault.verify().unwrap();
+    let snapshots = vault.snapshots().unwrap();
+    assert_eq!(snapshots.len(), 1);
+    assert!(snapshots[0].open(&name("b"), 1).is_ok());
+    // The bytes are gone from the files too.
+    let mut vault = home.open();
+    vault.workspace_add(&other).unwrap();
+    assert!(vault.within(&other, |vault| vault.snapshot()).unwrap().credentials.is_empty());
+}
+
+#[test]
+fn one_workspace_gets_a_new_key_and_the_others_keep_theirs() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let other = name("other");
+    let here = fill(&mut vault);
+    vault.workspace_add(&other).unwrap();
+    vault.use_workspace(&other).unwrap();
+    let there = fill(&mut vault);
+    let keys = |home: &Home| -> Vec<(String, Vec<u8>)> {
+        let db = home.intruder();
+        all_data_keys(&db).unwrap()
+    };
+    let before = keys(&home);
+    // Another process has the vault open meanwhile, in the other workspace.
+    let mut bystander = home.open();
+    let rotated = vault.rotate_workspace_key(OldRuns::Stand).unwrap();
+    assert_eq!((rotated.generation, rotated.secrets, rotated.items), (2, 1, 0));
+    for ((scope, old), (_, new)) in before.iter().zip(&keys(&home)) {
+        assert_eq!(old != new, scope == "workspace/other", "{scope}");
+    }
+    bystander.verify().unwrap();
+    for (workspace, token) in [("default", here), ("other", there)] {
+        let snapshot = bystander.within(&name(workspace), |vault| vault.snapshot()).unwrap();
+        assert!(snapshot.open(&name("b"), 1).is_ok(), "{workspace}");
+        let record = &snapshot.tokens[token.id()];
+        assert!(snapshot.token_key.verifies(record, &name("a"), token.text()), "{workspace}");
+    }
+    assert_eq!(vault.rotate_data_keys(OldRuns::Stand).unwrap().generation, 3);
+    bystander.verify().unwrap();
+}
+
+#[test]
+fn the_journal_says_in_which_workspace() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let label = "a+run=x/y".parse::<crate::agent::UserName>().unwrap().context.run.unwrap();
+    for workspace in ["default", "other"] {
+        if workspace != "default" {
+            vault.workspace_add(&name(workspace)).unwrap();
+        }
+        vault.use_workspace(&name(workspace)).unwrap();
+        let before = vault.epoch().unwrap();
+        vault.agent_admit(&name("a"), None, None).unwrap();
+        // What looks like a place in a label is none.
+        let which = crate::token::run::Which::Run(label.as_str().to_owned());
+        vault.run_revoke(&name("a"), which).unwrap();
+        vault.seal_item("x/y", &secret("item-canary-secret")).unwrap();
+        let lines = vault.journal_since(before).unwrap();
+        let places: Vec<_> = lines.iter().map(|line| line.workspace.clone()).collect();
+        let own = Some(name(workspace));
+        assert_eq!(places, [own.clone(), own.clone(), own, None]);
+        assert_eq!(lines[0].subject, "a");
+        assert_eq!(lines[2].subject, "a run=x/y");
+        assert_eq!(lines[3].subject, "x/y");
+    }
+}
+
 #[test]
 fn workspaces_are_added_once_and_must_exist() {
     let home = Home::new();
@@ -1245,7 +1375,7 @@ fn lets_in(vault: &Vault, agent: &str, token: &str, at: i64) -> bool {
     let credentials = crate::authn::parse_proxy_authorization(format!("Basic {pair}").as_bytes());
     let (credentials, peer) = (credentials.as_ref(), Peer::Unix(None));
     let shown = Shown { credentials, peer, certificate: None };
-    Authenticators::of_tokens(&Arc::new(agents)).authenticate(&shown, at).is_ok()
+    Authenticators::of_tokens(&Arc::new(agents).into()).authenticate(&shown, at).is_ok()
 }
 
 /// Every row as it stands in the file.

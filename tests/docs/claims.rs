@@ -179,6 +179,10 @@ impl Helps {
                 break;
             }
             match words.peek().map(|word| word.trim_matches(|c: char| !c.is_alphanumeric())) {
+                // Of the program as a whole, with a value.
+                Some("workspace" | "home") if words.peek().is_some_and(|w| w.starts_with("--")) => {
+                    words.nth(1);
+                }
                 Some(word) if subcommands.iter().any(|s| s == word) => {
                     command.push(word.to_owned());
                     words.next();

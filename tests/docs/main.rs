@@ -16,13 +16,14 @@ mod session;
 use std::collections::BTreeSet;
 
 /// The documents with blocks to run, and how many commands each has at least.
-const RUN: [(&str, usize); 6] = [
+const RUN: [(&str, usize); 7] = [
     ("README.md", 18),
     ("docs/OPERATIONS.md", 30),
     ("certs/README.md", 9),
     ("docs/CREDENTIALS.md", 17),
     ("docs/IDENTITY.md", 2),
     ("docs/SOURCES.md", 4),
+    ("docs/WORKSPACES.md", 9),
 ];
 
 #[test]
@@ -53,6 +54,11 @@ fn credentials_live_as_described() {
 #[test]
 fn sources_are_as_described() {
     session::run(RUN[5].0, RUN[5].1);
+}
+
+#[test]
+fn workspaces_are_as_described() {
+    session::run(RUN[6].0, RUN[6].1);
 }
 
 #[test]

@@ -62,6 +62,7 @@ impl AuditSink for Sink {
 fn recorded<T>(value: T) -> Recorded<T> {
     let record = Access {
         request_id: RequestId([0; 16]),
+        workspace: None,
         agent: None,
         peer: None,
         client_certificate: None,

@@ -22,6 +22,7 @@ use crate::files;
 use crate::outcome::{Code, Refusal};
 use crate::proxy::{Errand, Gateway, Reply, run_errand};
 use crate::record::{AuditSink, Use};
+use crate::reference::Name;
 use crate::secret::Secret;
 use crate::upstream::Upstream;
 use crate::vault::without_line_end;
@@ -84,6 +85,8 @@ pub(super) struct Caller<'a> {
     pub(super) via: Via<'a>,
     /// What the calls are called in records.
     pub(super) purpose: &'static str,
+    /// For which workspace, if not for the home itself.
+    pub(super) workspace: Option<&'a Name>,
     /// With what they are made, if with a credential.
     pub(super) uses: Option<Use>,
 }
@@ -106,6 +109,7 @@ impl Caller<'_> {
     ) -> Result<Reply, Failed> {
         let errand = Errand {
             purpose: self.purpose,
+            workspace: self.workspace,
             uses: self.uses.clone(),
             endpoint,
             method,

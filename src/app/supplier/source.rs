@@ -67,11 +67,12 @@ impl Fetch<'_> {
             let caller = self.caller((&self.credential.name, self.version), "source".into());
             return self.ask(&caller, self.by_itself(&caller, login).await?, field).await;
         };
-        let key = self.supplier.login(self.gateway, name, url).await?;
+        let key =
+            self.supplier.login(self.gateway, (&self.credential.workspace, name), url).await?;
         let caller = self.caller((name, key.version), format!("source:{}", self.credential.name));
         let asked = self.ask(&caller, key.secret, field).await;
         if asked.as_ref().is_err_and(|failed| failed.login) {
-            self.supplier.login_failed(self.gateway, name);
+            self.supplier.login_failed(self.gateway, (&self.credential.workspace, name));
         }
         asked
     }
@@ -114,12 +115,14 @@ impl Fetch<'_> {
             slot: Some(slot),
             why: Why::default(),
         };
-        Caller { via: Via::Gateway(self.gateway), purpose: PURPOSE, uses: Some(uses) }
+        let workspace = Some(&self.credential.workspace);
+        Caller { via: Via::Gateway(self.gateway), purpose: PURPOSE, workspace, uses: Some(uses) }
     }
 
     /// What lies in our own vault: what the source asks its callers for.
     fn own_secret(&self) -> Result<Secret, Failed> {
-        Ok(self.gateway.state().open(&self.credential.name, self.version)?)
+        let state = super::state_of(self.gateway, &self.credential.workspace)?;
+        Ok(state.open(&self.credential.name, self.version)?)
     }
 }
 
@@ -131,8 +134,13 @@ pub(super) struct Key {
 
 impl Supplier {
     /// The value of a credential that is for sources, and that may go there.
-    async fn login(&self, gateway: &Gateway, name: &Name, to: &Endpoint) -> Result<Key, Failed> {
-        let state = gateway.state();
+    async fn login(
+        &self,
+        gateway: &Gateway,
+        (workspace, name): (&Name, &Name),
+        to: &Endpoint,
+    ) -> Result<Key, Failed> {
+        let state = super::state_of(gateway, workspace)?;
         let sealed = state.sealed.as_ref().ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
         let missing = "the credential that the source logs in with is not there, or is revoked";
         let credential = state.credentials.get(name.as_str()).ok_or(missing)?;
@@ -162,9 +170,9 @@ impl Supplier {
     }
 
     /// The cloud does not take it any more: another is made, where it is made.
-    fn login_failed(&self, gateway: &Gateway, name: &Name) {
+    fn login_failed(&self, gateway: &Gateway, (workspace, name): (&Name, &Name)) {
         use crate::supply::Supply as _;
-        let state = gateway.state();
+        let Ok(state) = super::state_of(gateway, workspace) else { return };
         let version = state.sealed.as_ref().and_then(|sealed| sealed.current(name));
         if let (Some(credential), Some(version)) = (state.credentials.get(name.as_str()), version) {
             self.rejected(credential, version);

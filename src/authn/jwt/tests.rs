@@ -27,7 +27,7 @@ fn claims() -> Value {
 fn issuer(keys: &Arc<IssuerKeys>) -> Issuer {
     let rule = |pattern: &str, agent: &str| {
         let (pattern, agent) = (pattern.parse().unwrap(), agent.parse().unwrap());
-        crate::agent::mapping::MappingRule::new(pattern, agent).unwrap()
+        crate::agent::mapping::MappingRule::new(pattern, agent, None).unwrap()
     };
     Issuer {
         expected: Expected {
@@ -44,6 +44,7 @@ fn issuer(keys: &Arc<IssuerKeys>) -> Issuer {
             labels: [].into(),
         },
         agents: Mapping::new(vec![rule("team:*", "{1}")]),
+        workspace: name("default"),
         admit: Admit::Known,
         keys: Arc::clone(keys),
     }
@@ -56,7 +57,7 @@ fn keys(set: &Value) -> Arc<IssuerKeys> {
 }
 
 fn by(issuer: Issuer) -> ByJwt {
-    ByJwt::new(agents(None).0, vec![issuer])
+    ByJwt::new(agents(None).0.into(), vec![issuer])
 }
 
 fn bearer(to: &ByJwt, text: &str) -> Result<Identity, Denied> {
@@ -166,7 +167,7 @@ fn it_stands_until_it_ends_or_its_key_its_agent_or_its_issuer_does() {
     assert!(!stands(Issuer { agents: Mapping::default(), ..issuer(&kept) }, NOW));
     let other = Expected { issuer: "j".into(), ..issuer(&kept).expected };
     assert!(!stands(Issuer { expected: other, ..issuer(&kept) }, NOW), "the issuer is gone");
-    let nobody = ByJwt::new(agents(None).0, Vec::new());
+    let nobody = ByJwt::new(agents(None).0.into(), Vec::new());
     assert_eq!(nobody.still_valid(&identity, NOW), Some(false));
     // A key that is no longer published ends what came by it; one that is added does not.
     let (_, second) = key();

@@ -126,8 +126,12 @@ pub(super) fn usage(
     opened: &Opened,
     since: SystemTime,
 ) -> Result<BTreeMap<String, Usage>, Failure> {
-    let filter =
-        Filter { decision: Some(Decision::Permit), since: Some(since), ..Filter::default() };
+    let filter = Filter {
+        workspace: Some(opened.vault.workspace().to_string()),
+        decision: Some(Decision::Permit),
+        since: Some(since),
+        ..Filter::default()
+    };
     let mut all = BTreeMap::<String, Usage>::new();
     for entry in query(&opened.config.audit.dir, filter)? {
         let entry = entry?;
@@ -199,7 +203,7 @@ struct Line {
 pub(super) fn register(opened: &Opened, args: &Register) -> Result<(), Failure> {
     let since = SystemTime::now().checked_sub(args.since).unwrap_or(UNIX_EPOCH);
     let mut used = usage(opened, since)?;
-    let policy = load_policy(&opened.home.policies())?;
+    let policy = load_policy(&opened.home)?;
     let sets = opened.vault.sets()?;
     let line = |info: &CredentialInfo| {
         let within = sets.iter().filter(|set| set.members.contains(&info.name));

@@ -83,6 +83,7 @@ impl Client<'_> {
         let call = call.map_err(|e| Failure::new(e.to_string()))?;
         let errand = Errand {
             purpose: "connect",
+            workspace: None,
             uses: None,
             endpoint: &call.endpoint,
             method: call.method,

@@ -62,6 +62,7 @@ pub(super) fn users(
     since: Option<SystemTime>,
 ) -> Result<Vec<User>, Failure> {
     let filter = Filter {
+        workspace: Some(opened.vault.workspace().to_string()),
         credential: Some(name.to_string()),
         decision: Some(Decision::Permit),
         since,

@@ -48,6 +48,7 @@ pub(super) fn verify(opened: &mut Opened, args: &Verify) -> Result<(), Failure> 
             .help(format!("give it a new secret: `locum credential rotate {}`", info.name))
     })?;
     let subject = Subject {
+        workspace: None,
         name: &info.name,
         version,
         provider: info.provider.as_deref(),

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use super::Findings;
+use crate::agent::{DEFAULT_WORKSPACE, qualified};
 use crate::app::{Opened, Serving};
 use crate::audit::{self, Filter, Kind};
 use crate::cli::demo::get_plain;
@@ -64,7 +65,8 @@ fn said(opened: &Opened) -> Result<BTreeMap<(String, Client), Said>, audit::Audi
         let time = entry.time().unwrap_or_default();
         let time = time.split('.').next().unwrap_or_default().replace('T', " ");
         let said = Said { time: format!("{time} UTC"), what: what.to_owned() };
-        found.insert((agent.to_owned(), client), said);
+        let workspace = entry.text("workspace").unwrap_or(DEFAULT_WORKSPACE);
+        found.insert((qualified(workspace, agent).into_owned(), client), said);
     }
     Ok(found)
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::Findings;
+use crate::agent::DEFAULT_WORKSPACE;
 use crate::app::{Failure, Home, Opened, check_logins, far_side, load_policy};
 use crate::audit::{self, Anchor};
 use crate::config::{Config, KeySource};
@@ -44,6 +45,7 @@ pub(super) fn look(home: &Home, findings: &mut Findings) -> Option<Opened> {
         return None;
     }
     let opened = open(home, findings)?;
+    look_at_other_policies(&opened, findings);
     look_at_vault(&opened, findings);
     look_at_logins(&opened, findings);
     look_at_authority(&opened, findings);
@@ -164,17 +166,31 @@ fn look_at_key(config: &Config, findings: &mut Findings) -> bool {
 
 fn look_at_policies(home: &Home, findings: &mut Findings) {
     const CHECK: &str = "policies";
-    match load_policy(&home.policies()) {
+    match load_policy(home) {
         Ok(policy) if policy.is_empty() => findings.warning(
             CHECK,
             "there is no rule, and what no rule allows is refused",
             format!("write a rule into {}", home.policies().display()),
         ),
-        Ok(policy) => findings.ok(CHECK, format!("{} rules, no mistake", policy.len())),
+        Ok(policy) => {
+            let rules = policy.len();
+            let of = Some(home.workspace()).filter(|name| name.as_str() != DEFAULT_WORKSPACE);
+            let of = of.map(|name| format!(" in the workspace {name}")).unwrap_or_default();
+            findings.ok(CHECK, format!("{rules} rules{of}, no mistake"));
+        }
         Err(failure) => {
             let next = "mend the file; a proxy that runs keeps the last good policy";
             findings.failure(CHECK, &failure, next);
         }
+    }
+}
+
+/// Those of the workspaces that the command was not for: one proxy serves them all.
+fn look_at_other_policies(opened: &Opened, findings: &mut Findings) {
+    // Where they cannot be listed, the vault's own check says so.
+    let others = opened.vault.workspaces().unwrap_or_default();
+    for other in others.iter().filter(|other| other.name != *opened.home.workspace()) {
+        look_at_policies(&opened.home.in_workspace(&other.name), findings);
     }
 }
 
@@ -216,7 +232,9 @@ fn look_at_vault(opened: &Opened, findings: &mut Findings) {
 fn look_at_logins(opened: &Opened, findings: &mut Findings) {
     let hosts = &opened.config.upstream.hosts;
     let asked = hosts.iter().filter_map(|host| host.proxy.as_ref()?.credential.as_ref()).count();
-    let Ok(snapshot) = opened.vault.snapshot() else { return };
+    // The config names them, so they are the default workspace's.
+    let snapshots = opened.vault.snapshots().unwrap_or_default();
+    let Some(snapshot) = snapshots.first() else { return };
     match check_logins(&opened.config, &snapshot.credentials) {
         Ok(()) if asked == 0 => {}
         Ok(()) => findings.ok("next proxy", "its credential is in the vault, and bound to it"),

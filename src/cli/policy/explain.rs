@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{output, rejected};
 use crate::agent::{Identity, LabelPair, Labels, UserName};
-use crate::app::{Failure, Home, Opened, read_policies};
+use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::audit::{Filter, query};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
@@ -70,7 +70,7 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
         home => home.ok(),
     };
     let paths = match (&home, args.paths.is_empty()) {
-        (Some(home), true) => vec![home.policies()],
+        (Some(home), true) => policies_of(home)?,
         _ => args.paths.clone(),
     };
     let read = read_policies(&paths);
@@ -137,6 +137,9 @@ fn from_record(home: &Home, id: &str) -> Result<(Inquiry, Option<Value>), Failur
     let filter = Filter { request_id: Some(id.to_owned()), ..Filter::default() };
     let mut entries = query(&config.audit.dir, filter)?.filter_map(Result::ok);
     let entry = entries.find(|entry| entry.value()["kind"] == "access");
+    // What another workspace's agents do is not this one's to know.
+    let own = |workspace: &str| workspace == home.workspace().as_str();
+    let entry = entry.filter(|entry| entry.text("workspace").is_none_or(own));
     let entry = entry.ok_or_else(|| {
         Failure::new(format!(
             "the audit log has no access record of the request {}",

@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use serde_json::json;
 
 use super::output;
-use crate::app::{Failure, Home, read_policies};
+use crate::app::{Failure, Home, policies_of, read_policies};
 use crate::audit::{Entry, Filter, Kind, query};
 use crate::cli::audit::moment;
 use crate::config::Config;
@@ -33,12 +33,13 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     home.require()?;
     let config = Config::load(&home.config(), home.path())?;
     let filter = Filter {
+        workspace: Some(home.workspace().to_string()),
         since: args.since,
         agent: args.agent.as_ref().map(ToString::to_string),
         ..Filter::default()
     };
     // Which rules put a credential in unasked, no record says; rules that are gone are taken for others.
-    let policy = read_policies(&[home.policies()]).policy.map(|compiled| compiled.policy);
+    let policy = read_policies(&policies_of(home)?).policy.map(|compiled| compiled.policy);
     let mut log = Log { policy: policy.unwrap_or_default(), ..Log::default() };
     for entry in query(&config.audit.dir, filter)? {
         log.read(&entry?);

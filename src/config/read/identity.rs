@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{Paths, seconds, set};
 use crate::agent::certificate::is_trust_domain;
+use crate::agent::default_workspace;
 use crate::agent::mapping::{Mapping, MappingRule};
 use crate::config::{
     CertificateName, ClientNames, Config, Identity, JwtIssuer, Keys, Listen, Method, UnixPeer,
@@ -105,6 +106,7 @@ const ISSUER: &[&str] = &[
     "types",
     "claims",
     "map",
+    "workspace",
     "agents",
 ];
 
@@ -125,6 +127,7 @@ fn issuer<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Opti
     let types = map.optional("types", |r, n| non_empty(r, n, owned));
     let claims = map.optional("claims", claims).unwrap_or_default();
     let rules = map.optional("map", |r, n| non_empty(r, n, mapping_rule));
+    let workspace = map.optional("workspace", Reader::parsed);
     let words = [("known", false), ("any", true)];
     let any_agent = map.optional("agents", |r, n| r.choice(n, &words)).unwrap_or(false);
     let all = || Algorithm::ALL.iter().map(|(_, algorithm)| *algorithm).collect();
@@ -141,6 +144,7 @@ fn issuer<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Opti
         run: claims.run,
         labels: claims.labels,
         map: Mapping::new(rules.unwrap_or_default()),
+        workspace: workspace.unwrap_or_else(default_workspace),
         any_agent,
     })
 }
@@ -205,17 +209,20 @@ fn labels<'d>(
     Some(all)
 }
 
-/// `{match: 'system:serviceaccount:agents:*', agent: '{1}'}`.
+/// `{match: 'system:serviceaccount:agents:*', agent: '{1}'}`, with `workspace` where that follows from the
+/// name too.
 pub(super) fn mapping_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<MappingRule> {
-    let mut map = reader.map(node, &["match", "agent"])?;
+    let mut map = reader.map(node, &["match", "agent", "workspace"])?;
     let pattern = map.required("match", Reader::parsed);
     let agent = map.required("agent", Reader::parsed);
-    let rule = MappingRule::new(pattern?, agent?);
+    let workspace = map.optional("workspace", Reader::parsed);
+    // What is there and wrong was noted, and the whole is refused for it.
+    let rule = MappingRule::new(pattern?, agent?, workspace);
     rule.map_err(|error| reader.problem(node, error.to_string())).ok()
 }
 
 fn client_names<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<ClientNames> {
-    let mut map = reader.map(node, &["name", "trust_domain", "map", "agents"])?;
+    let mut map = reader.map(node, &["name", "trust_domain", "map", "workspace", "agents"])?;
     let words = [
         ("spiffe", CertificateWord::Spiffe),
         ("uri", CertificateWord::Uri),
@@ -226,6 +233,7 @@ fn client_names<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<ClientNam
     let name = map.required("name", |r, n| r.choice(n, &words));
     let domain = map.optional("trust_domain", trust_domain);
     let rules = map.optional("map", |r, n| non_empty(r, n, mapping_rule));
+    let workspace = map.optional("workspace", Reader::parsed);
     let words = [("known", false), ("any", true)];
     let any_agent = map.optional("agents", |r, n| r.choice(n, &words)).unwrap_or(false);
     let name = match name? {
@@ -247,7 +255,8 @@ fn client_names<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<ClientNam
         map.reader().problem(node, "only a SPIFFE id (`name: spiffe`) has a trust domain");
     }
     let map = Mapping::new(rules.unwrap_or_default());
-    Some(ClientNames { name, map, any_agent })
+    let workspace = workspace.unwrap_or_else(default_workspace);
+    Some(ClientNames { name, map, workspace, any_agent })
 }
 
 #[derive(Clone, Copy)]
@@ -284,9 +293,10 @@ pub(super) fn check_doors(map: &mut Map<'_, '_>, config: &Config) {
 const NOBODY: u32 = 65_534;
 
 fn unix_peer<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<UnixPeer> {
-    let mut map = reader.map(node, &["user", "group", "agent"])?;
+    let mut map = reader.map(node, &["user", "group", "workspace", "agent"])?;
     let uid = map.optional("user", |r, n| number_of(r, n, "user", user_id));
     let gid = map.optional("group", |r, n| number_of(r, n, "group", group_id));
+    let workspace = map.optional("workspace", Reader::parsed);
     let agent = map.required("agent", Reader::parsed);
     if !map.has("user") && !map.has("group") {
         let node = map.whole();
@@ -294,7 +304,8 @@ fn unix_peer<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<UnixPeer> {
         return None;
     }
     // What is there and wrong was noted, and the whole is refused for it.
-    Some(UnixPeer { uid, gid, agent: agent? })
+    let workspace = workspace.unwrap_or_else(default_workspace);
+    Some(UnixPeer { uid, gid, workspace, agent: agent? })
 }
 
 fn user_id(name: &str) -> Option<u32> {

@@ -11,7 +11,7 @@ use crate::policy::{Permit, Standing};
 use crate::proxy::habits;
 use crate::proxy::ledger::Ledger;
 use crate::proxy::supplied::resolve;
-use crate::proxy::{Gateway, State, unix_now};
+use crate::proxy::{Gateway, State, Workspace, unix_now};
 use crate::record::{Use, Why};
 use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
 
@@ -45,9 +45,14 @@ impl Messages {
         &self.known
     }
 
-    pub(super) fn follow(self, gateway: &Arc<Gateway>, ledger: Ledger) -> Following {
+    pub(super) fn follow(
+        self,
+        (gateway, workspace): (&Arc<Gateway>, &Arc<Workspace>),
+        ledger: Ledger,
+    ) -> Following {
         let frames = ClientFrames::new(gateway.limits.body_slot);
-        Following { messages: self, frames, gateway: Arc::clone(gateway), ledger }
+        let (gateway, workspace) = (Arc::clone(gateway), Arc::clone(workspace));
+        Following { messages: self, frames, gateway, workspace, ledger }
     }
 
     /// A socket goes on with the version that was there when it was opened, while that may be used.
@@ -76,6 +81,7 @@ pub(super) struct Following {
     messages: Messages,
     frames: ClientFrames,
     gateway: Arc<Gateway>,
+    workspace: Arc<Workspace>,
     ledger: Ledger,
 }
 
@@ -105,7 +111,7 @@ impl Following {
                     Refusal::with_detail(Code::BodyUnreadable, detail)
                 }
             };
-            self.refused(&self.gateway.state(), refusal, &[])
+            self.refused(&self.workspace.state(), refusal, &[])
         })?;
         let mut up = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -123,10 +129,10 @@ impl Following {
         if text.fault().is_none() && text.found().is_empty() {
             return Ok(None);
         }
-        let mut decided = self.decide(self.gateway.state(), &text);
+        let mut decided = self.decide(self.workspace.state(), &text);
         let refers = decided.references.any();
         if decided.decision.is_err() && refers && self.gateway.look_again().await {
-            decided = self.decide(self.gateway.state(), &text);
+            decided = self.decide(self.workspace.state(), &text);
         }
         let Decided { state, references, decision } = decided;
         if let Some(bait) = references.honeytoken() {
