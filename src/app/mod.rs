@@ -1,6 +1,7 @@
 //! Composition: a home is opened, its parts are put together, and kept in step with what changes
 //! on disk. The only place that picks adapters.
 
+mod agent_ca;
 mod approvals;
 mod authority;
 mod certificates;
