@@ -24,6 +24,7 @@ use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 pub(crate) use office::Office;
 use office::{Asked, Problem};
@@ -69,20 +70,23 @@ pub(crate) async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    // They end with the socket: a vault that is locked is in nobody's hands.
+    let mut talks = JoinSet::new();
     let accept = async {
         loop {
             let Ok(permit) = Arc::clone(&slots).acquire_owned().await else { return };
+            while talks.try_join_next().is_some() {}
             let office = Arc::clone(&office);
             let accepted = match &listening {
                 Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    tokio::spawn(async move {
+                    talks.spawn(async move {
                         talk(stream, office).await;
                         drop(permit);
                     });
                 }),
                 Listening::Tcp(listener, tls) => listener.accept().await.map(|(stream, _)| {
                     let tls = Arc::clone(tls);
-                    tokio::spawn(async move {
+                    talks.spawn(async move {
                         match tls.accept(stream, TIME).await {
                             Ok(stream) => talk(stream, office).await,
                             Err(error) => tracing::debug!(%error, "no TLS with an administrator"),
@@ -100,6 +104,7 @@ pub(crate) async fn serve(
         () = accept => {}
         () = stop => {}
     }
+    talks.shutdown().await;
 }
 
 async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, office: Arc<Office>) {

@@ -2,6 +2,7 @@
 //! tried on everything that administers, change nothing.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -186,9 +187,10 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     std::thread::scope(|scope| {
         // Each is answered late, so they go side by side.
         for (method, path, body) in ADMINISTRATION {
-            scope.spawn(|| {
-                for field in &shown {
-                    let mut wire = Wire::try_unix(&socket).unwrap();
+            let (shown, socket) = (&shown, &socket);
+            scope.spawn(move || {
+                for field in shown {
+                    let mut wire = Wire::try_unix(socket).unwrap();
                     let length = body.len();
                     wire.send(format!(
                         "{method} {path} HTTP/1.1\r\nHost: locum\r\nAuthorization: {field}\r\n\
@@ -202,8 +204,7 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
         }
     });
     same(&state(&world), &before);
-    // As root of the test the socket could be opened; another user of the machine cannot.
-    use std::os::unix::fs::PermissionsExt as _;
+    // Another user of the machine cannot even open it.
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(world.get("/after").status, 200);

@@ -1,5 +1,6 @@
 //! Administration over its own socket: roles, one workspace for each administrator, and nothing for agents.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
@@ -298,7 +299,6 @@ fn over_a_network_it_is_tls_or_nothing() {
     home.set(&format!("admin.listen: 'unix:{}'", socket.display()));
     home.set("admin.mode: '0660'");
     let serve = home.serve();
-    use std::os::unix::fs::PermissionsExt as _;
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     serve.stop();
     assert!(!socket.exists());
