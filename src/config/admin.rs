@@ -14,7 +14,8 @@ pub struct Admin {
     /// `tls`: for an address, where it must not be missing, because administrators' tokens and new
     /// secrets go over it.
     pub tls: Option<ListenerTls>,
-    /// Whether `listen` was said: what nobody asked for keeps no proxy from starting.
+    /// Whether another place than the usual one was said: what nobody asked for keeps no proxy from
+    /// starting.
     pub asked: bool,
 }
 

@@ -13,7 +13,7 @@ pub(super) fn admin<'d>(
 ) -> Option<Admin> {
     let mut map = reader.map(node, &["listen", "mode", "tls"])?;
     let off = |n: &Node| matches!(&n.value, Value::String(text) if &**text == "off");
-    admin.asked = map.has("listen");
+    let usual = admin.listen.clone();
     match map.node("listen") {
         Some(node) if off(node) => {
             admin.listen = None;
@@ -44,5 +44,6 @@ pub(super) fn admin<'d>(
         let message = "tokens of administrators and new secrets would cross the wire as they are";
         map.reader().problem_with_help(listen, message, "give `tls`, or a Unix socket");
     }
+    admin.asked = admin.listen != usual;
     Some(admin)
 }
