@@ -8,6 +8,7 @@ mod support;
 mod certificate;
 mod degrade;
 mod emergency;
+mod login;
 mod queue;
 mod runs;
 mod spares;
