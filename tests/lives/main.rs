@@ -14,3 +14,4 @@ mod runs;
 mod spares;
 mod tiers;
 mod values;
+mod verify;
