@@ -251,6 +251,11 @@ impl Agents {
         }
     }
 
+    /// Whether what an agent came by was revoked by its id, whoever vouches for it.
+    fn has_ended(&self, agent: &Name, id: &str) -> bool {
+        self.runs.has_ended(agent, id)
+    }
+
     fn identity(
         &self,
         agent: Name,

@@ -62,8 +62,12 @@ struct HiddenSecrets {
 impl HiddenSecrets {
     fn add(&mut self, grant: &Grant, secret: Secret) {
         let placeholder = grant.placeholder();
-        let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = &grant.credential().properties.kind
-        else {
+        let kind = grant.credential().properties.kind.as_ref();
+        // A key whose signatures are seen in handshakes alone has no text that an origin could show.
+        if kind == Some(&Kind::ClientCertificate) {
+            return;
+        }
+        let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = kind else {
             self.sent.push((Arc::clone(placeholder), secret));
             return;
         };
@@ -140,6 +144,7 @@ pub struct OutboundRequest {
     needles: Option<Needles>,
     body: Option<Bytes>,
     chunks: Option<ChunkSigner>,
+    certificate: Option<Secret>,
     undecodable: Undecodable,
 }
 
@@ -164,6 +169,11 @@ impl OutboundRequest {
     /// What signs the chunks of the body as it streams, where each has a signature.
     pub(crate) fn take_chunks(&mut self) -> Option<ChunkSigner> {
         self.chunks.take()
+    }
+
+    /// The client certificate that goes with it, and its key.
+    pub(crate) fn take_certificate(&mut self) -> Option<Secret> {
+        self.certificate.take()
     }
 
     #[cfg(test)]
@@ -245,7 +255,7 @@ pub fn inject(
     let (parts, origin, body) = request.into_parts();
     let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
-    let (mut signature, mut signed) = (None, Vec::new());
+    let (mut signature, mut signed, mut certificate) = (None, Vec::new(), None);
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let slot = grant.credential().slots.get(grant.slot());
         let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
@@ -253,6 +263,8 @@ pub fn inject(
             if signature.replace((grant, secret)).is_some() {
                 return Err(Refusal::new(Code::SlotMismatch));
             }
+        } else if *slot == Slot::Certificate {
+            certificate = Some(identity(&secret)?);
         } else if signed::signs(grant) {
             strip(&mut filling.parts, grant.credential(), slot, &secret)?;
             signed.push((grant, secret));
@@ -307,7 +319,17 @@ pub fn inject(
     }
     let needles = (taken || !needles.is_empty()).then_some(needles);
     let undecodable = permit.undecodable();
-    Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, undecodable })
+    Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, certificate, undecodable })
+}
+
+/// What a handshake shows, of what lies in the vault.
+fn identity(secret: &Secret) -> Result<Secret, Refusal> {
+    let material = Material::read(secret, &Kind::ClientCertificate).ok();
+    let identity = material.and_then(|material| material.identity);
+    identity.map(|pem| Secret::new(pem.into_bytes())).ok_or_else(|| {
+        Refusal::new(Code::CredentialRefused)
+            .because("what lies in the vault is no client certificate with its key")
+    })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry
@@ -374,7 +396,7 @@ impl Filling {
             Slot::Path { template } => {
                 fill_path(parts, grant, template.as_ref(), secret, needles)?;
             }
-            Slot::Subprotocol { .. } | Slot::Aws => {}
+            Slot::Subprotocol { .. } | Slot::Aws | Slot::Certificate => {}
             Slot::Json { .. }
             | Slot::Form { .. }
             | Slot::Multipart { .. }

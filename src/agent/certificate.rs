@@ -1,5 +1,7 @@
 //! The certificate that a client has shown at a door, as far as it says who that is.
 
+use std::collections::HashSet;
+
 use serde::Serialize;
 use serde::ser::SerializeMap as _;
 
@@ -10,6 +12,8 @@ pub struct ClientCertificate {
     pub serial: Box<str>,
     /// Its subject, as a distinguished name. Empty in many: then the names below say who it is.
     pub subject: Box<str>,
+    /// Who has issued it: a distinguished name, DER.
+    pub issuer: Box<[u8]>,
     /// The common names of the subject.
     pub common_names: Box<[Box<str>]>,
     /// The names of hosts in the subject alternative name.
@@ -41,6 +45,41 @@ impl ClientCertificate {
         let names = [&self.uris, &self.dns, &self.emails].into_iter().flat_map(|all| all.iter());
         let first = names.map(|name| &**name).next();
         if self.subject.is_empty() { first.unwrap_or_default() } else { &self.subject }
+    }
+}
+
+/// What one issuer has taken back, and until when that is all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RevocationList {
+    /// Whose list it is: a distinguished name, DER.
+    pub issuer: Box<[u8]>,
+    /// The serial numbers that are revoked, in lower-case hex.
+    pub serials: HashSet<Box<str>>,
+    /// The last second of Unix time in which there is no newer list; none for one without.
+    pub until: Option<i64>,
+}
+
+impl RevocationList {
+    /// Whether a certificate may still be used by all that the lists say. Where all lists of its issuer
+    /// have run out, nothing may.
+    #[must_use]
+    pub fn allow(lists: &[Self], certificate: &ClientCertificate, now: i64) -> bool {
+        let mut own = lists.iter().filter(|list| list.issuer == certificate.issuer).peekable();
+        if own.peek().is_none() {
+            return true;
+        }
+        let (mut current, mut revoked) = (false, false);
+        for list in own {
+            current |= list.is_current(now);
+            revoked |= list.serials.contains(&certificate.serial);
+        }
+        current && !revoked
+    }
+
+    /// Whether it has not run out.
+    #[must_use]
+    pub fn is_current(&self, now: i64) -> bool {
+        self.until.is_none_or(|until| now <= until)
     }
 }
 
@@ -99,12 +138,35 @@ mod tests {
         ClientCertificate {
             serial: "0a".into(),
             subject: "".into(),
+            issuer: Box::default(),
             common_names: texts(&[]),
             dns: texts(&["client.test"]),
             uris: texts(uris),
             emails: texts(&[]),
             not_after: 0,
         }
+    }
+
+    #[test]
+    fn a_list_speaks_of_its_issuers_certificates_until_it_has_run_out() {
+        let list = |issuer: u8, serial: &str, until| RevocationList {
+            issuer: [issuer].into(),
+            serials: HashSet::from([serial.into()]),
+            until,
+        };
+        let of = |issuer: u8| ClientCertificate { issuer: [issuer].into(), ..certificate(&[]) };
+        let allow =
+            |lists: &[RevocationList], issuer| RevocationList::allow(lists, &of(issuer), 10);
+        assert!(allow(&[], 1));
+        assert!(!allow(&[list(1, "0a", Some(20))], 1));
+        assert!(allow(&[list(1, "0b", Some(10))], 1));
+        assert!(allow(&[list(2, "0a", Some(5))], 1), "another issuer's");
+        assert!(!allow(&[list(1, "0b", Some(9))], 1), "it has run out");
+        assert!(
+            allow(&[list(1, "0b", Some(9)), list(1, "0b", Some(20))], 1),
+            "there is a newer one"
+        );
+        assert!(!allow(&[list(1, "0a", Some(9)), list(1, "0b", Some(20))], 1));
     }
 
     #[test]

@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use super::Failure;
 use super::keeper::FileStamp;
-use crate::config::{Config, ListenAt, ListenerTls as Setting};
+use crate::agent::certificate::RevocationList;
+use crate::config::{ClientCertificates, Config, ListenAt, ListenerTls as Setting};
 use crate::files;
 use crate::secret::Secret;
-use crate::tls::{ListenerPem, ListenerTls};
+use crate::tls::{ListenerPem, ListenerTls, revocation_lists};
 
 /// A chain with its intermediates has 10 KiB; a bundle of client CAs may have a few hundred.
 const PEM_LIMIT: u64 = 1 << 20;
+
+/// A list of a large CA: some 500,000 certificates.
+const CRL_LIMIT: u64 = 32 << 20;
 
 /// The longest RSA key in use has 13 KiB in PEM.
 const KEY_LIMIT: usize = 64 << 10;
@@ -26,12 +30,18 @@ pub(super) struct Certificates {
     /// None when the next look must read them, whatever their stamps say.
     stamps: Option<Vec<FileStamp>>,
     problem: Option<String>,
+    /// What the CAs of its clients have revoked.
+    lists: Vec<RevocationList>,
+    /// Whether it was said that one of the lists has run out.
+    told_stale: bool,
 }
 
 /// What a look at the files came to.
 pub(super) enum Look {
     Same,
     Reloaded,
+    /// A list has run out, which is told once.
+    RunOut(String),
     /// The last good certificate stays. Told once for each problem.
     Rejected {
         news: Option<String>,
@@ -45,8 +55,10 @@ impl Certificates {
     /// When a file cannot be read, or they do not fit together.
     pub(super) fn read(at: &ListenAt, setting: &Setting) -> Result<Self, Failure> {
         let stamps = Some(stamps(setting)).filter(|all| all.iter().all(FileStamp::is_settled));
-        let tls = ListenerTls::new(&pem(setting)?).map_err(|e| unusable(setting, &e))?;
-        Ok(Self { tls: Arc::new(tls), at: at.clone(), stamps, problem: None })
+        let pem = pem(setting)?;
+        let tls = ListenerTls::new(&pem).map_err(|e| unusable(setting, &e))?;
+        let (tls, at, lists) = (Arc::new(tls), at.clone(), lists(setting, &pem)?);
+        Ok(Self { tls, at, stamps, problem: None, lists, told_stale: false })
     }
 
     /// Reads the files anew if they changed, or if `asked`.
@@ -60,12 +72,16 @@ impl Certificates {
         // As with policies: what is being written is read when it has been.
         let settled = now.iter().all(FileStamp::is_settled);
         if !asked && (!settled || self.stamps.as_ref() == Some(&now)) {
-            return Look::Same;
+            return self.look_at_lists(setting);
         }
         let changed = self.stamps.as_ref() != Some(&now);
         self.stamps = settled.then_some(now);
-        let replaced = pem(setting)
-            .and_then(|pem| self.tls.replace(&pem).map_err(|error| unusable(setting, &error)));
+        let replaced = pem(setting).and_then(|pem| {
+            let lists = lists(setting, &pem)?;
+            self.tls.replace(&pem).map_err(|error| unusable(setting, &error))?;
+            (self.lists, self.told_stale) = (lists, false);
+            Ok(())
+        });
         match replaced {
             Ok(()) if self.problem.take().is_none() && !changed => Look::Same,
             Ok(()) => Look::Reloaded,
@@ -78,6 +94,32 @@ impl Certificates {
         }
     }
 
+    /// Says when a list has run out: nobody whom it speaks of is let in then.
+    fn look_at_lists(&mut self, setting: &Setting) -> Look {
+        let stale = !self.lists_are_current();
+        if !stale || std::mem::replace(&mut self.told_stale, stale) {
+            self.told_stale = stale;
+            return Look::Same;
+        }
+        let crl = setting.clients.as_ref().and_then(|clients| clients.crl.as_ref());
+        let file = crl.map(|path| path.display().to_string()).unwrap_or_default();
+        Look::RunOut(file)
+    }
+
+    fn lists_are_current(&self) -> bool {
+        let now = jiff::Timestamp::now().as_second();
+        // An old one beside a new one is no trouble.
+        self.lists.iter().all(|list| {
+            let mut same = self.lists.iter().filter(|other| other.issuer == list.issuer);
+            same.any(|list| list.is_current(now))
+        })
+    }
+
+    /// What the CAs of its clients have revoked.
+    pub(super) fn lists(&self) -> &[RevocationList] {
+        &self.lists
+    }
+
     /// Whose they are.
     pub(super) fn at(&self) -> &ListenAt {
         &self.at
@@ -85,12 +127,13 @@ impl Certificates {
 
     /// Whether the files are as they should be.
     pub(super) fn sound(&self) -> bool {
-        self.problem.is_none()
+        self.problem.is_none() && self.lists_are_current()
     }
 }
 
-fn stamps(setting: &Setting) -> Vec<FileStamp> {
-    let clients = setting.clients.iter().map(|clients| &clients.ca);
+fn stamps<'s>(setting: &'s Setting) -> Vec<FileStamp> {
+    let files = |clients: &'s ClientCertificates| [Some(&clients.ca), clients.crl.as_ref()];
+    let clients = setting.clients.iter().flat_map(files).flatten();
     let all = [&setting.certificate, &setting.key].into_iter().chain(clients);
     all.map(|path| FileStamp::of(path.clone())).collect()
 }
@@ -105,6 +148,10 @@ fn unusable(setting: &Setting, error: &crate::tls::TlsError) -> Failure {
             let ca = setting.clients.as_ref().map(|clients| clients.ca.display().to_string());
             ca.unwrap_or_default()
         }
+        TlsError::Revocations => {
+            let crl = setting.clients.as_ref().and_then(|clients| clients.crl.as_ref());
+            crl.map(|path| path.display().to_string()).unwrap_or_default()
+        }
         _ => certificate.to_string(),
     };
     Failure::new(format!("{file}: {error}")).help("mend the file, or `tls` of proxy in locum.yaml")
@@ -116,13 +163,27 @@ fn pem(setting: &Setting) -> Result<ListenerPem, Failure> {
         certificate: public(&setting.certificate)?,
         key: private(&setting.key)?,
         client_ca: clients.map(|clients| public(&clients.ca)).transpose()?,
+        client_crl: clients
+            .and_then(|clients| clients.crl.as_deref())
+            .map(|path| read_public(path, CRL_LIMIT))
+            .transpose()?,
         client_required: clients.is_some_and(|clients| clients.required),
     })
 }
 
+/// What a listener's lists say.
+fn lists(setting: &Setting, pem: &ListenerPem) -> Result<Vec<RevocationList>, Failure> {
+    let read = pem.client_crl.as_deref().map(revocation_lists).transpose();
+    Ok(read.map_err(|error| unusable(setting, &error))?.unwrap_or_default())
+}
+
 fn public(path: &Path) -> Result<Vec<u8>, Failure> {
+    read_public(path, PEM_LIMIT)
+}
+
+fn read_public(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(PEM_LIMIT).read_to_end(&mut bytes));
+    let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
     read.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
     Ok(bytes)
 }

@@ -22,16 +22,12 @@ use crate::proxy::{self, Entrance, Gateway, Leave, Listener};
 /// The threads that serve.
 pub(super) struct Cores {
     threads: Vec<JoinHandle<()>>,
-    stop: watch::Sender<Option<Leave>>,
+    stop: watch::Sender<Option<(Leave, Duration)>>,
 }
 
 impl Cores {
     /// Starts as many threads as there are cores. Each has all listeners, and accepts for itself.
-    pub(super) fn start(
-        gateway: &Arc<Gateway>,
-        gates: &[Gate],
-        drain: Duration,
-    ) -> Result<Self, Failure> {
+    pub(super) fn start(gateway: &Arc<Gateway>, gates: &[Gate]) -> Result<Self, Failure> {
         let (stop, stopped) = watch::channel(None);
         let count = std::thread::available_parallelism().map_or(1, NonZero::get);
         let failed = |error| Failure::new(format!("a thread cannot be started: {error}"));
@@ -41,10 +37,12 @@ impl Cores {
             let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
             let own = gates.iter().map(|gate| attach(&runtime, gate));
             let own = own.collect::<io::Result<Vec<_>>>().map_err(failed)?;
-            let (gateway, stopped) = (Arc::clone(gateway), begun(stopped.clone()));
+            let (gateway, stopped) = (Arc::clone(gateway), stopped.clone());
             let ended = Arc::clone(&ended);
             let serve = async move {
-                proxy::serve(gateway, own, stopped, drain).await;
+                let (told, drain) = (stopped.clone(), begun(stopped));
+                proxy::serve(gateway, own, drain).await;
+                let (_, drain) = begun(told).await;
                 // A call may be on a connection that another core opened, and still waits for.
                 let _late = tokio::time::timeout(drain, ended.wait()).await;
             };
@@ -57,9 +55,9 @@ impl Cores {
         Ok(cores)
     }
 
-    /// Takes no more connections, and returns when the last one has ended.
-    pub(super) async fn stop(self, leave: Leave) {
-        let _nobody_listens = self.stop.send(Some(leave));
+    /// Takes no more connections, and returns when the last one has ended, or after `drain`.
+    pub(super) async fn stop(self, leave: Leave, drain: Duration) {
+        let _nobody_listens = self.stop.send(Some((leave, drain)));
         let threads = self.threads;
         let ended = tokio::task::spawn_blocking(move || {
             threads.into_iter().map(JoinHandle::join).filter(Result::is_err).count() == 0
@@ -71,8 +69,9 @@ impl Cores {
 }
 
 /// Returns when it is time to stop, or when nobody is left to say so.
-async fn begun(mut stop: watch::Receiver<Option<Leave>>) -> Leave {
-    stop.wait_for(Option::is_some).await.ok().and_then(|leave| *leave).unwrap_or(Leave::Closed)
+async fn begun(mut stop: watch::Receiver<Option<(Leave, Duration)>>) -> (Leave, Duration) {
+    let told = stop.wait_for(Option::is_some).await.ok().and_then(|told| *told);
+    told.unwrap_or((Leave::Closed, Duration::ZERO))
 }
 
 /// The same door once more, for one thread's runtime.

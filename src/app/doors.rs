@@ -65,6 +65,8 @@ pub(super) enum Giver {
     Service,
     /// The process whose place we take, which does not.
     Predecessor,
+    /// This process, before it was open, or before it was locked.
+    Ourselves,
 }
 
 impl Inherited {
@@ -84,13 +86,15 @@ impl Inherited {
             config.ops.listen == Some(address)
                 || config.proxy.listen.iter().any(|listen| listen.address() == Some(address))
         };
-        let open = wanted.port() == 0 && self.giver == Giver::Predecessor;
+        let open =
+            wanted.port() == 0 && matches!(self.giver, Giver::Predecessor | Giver::Ourselves);
         let index = self.sockets.iter().position(|socket| {
             let Socket::Tcp(listener) = socket else { return false };
             let any_port = |at: SocketAddr| open && at.ip() == wanted.ip() && !named(at);
             listener.local_addr().is_ok_and(|at| at == wanted || any_port(at))
         })?;
-        match self.sockets.swap_remove(index) {
+        // In their order: of two that may have any port, the first is the first.
+        match self.sockets.remove(index) {
             Socket::Tcp(listener) => Some(listener),
             Socket::Unix(_) => None,
         }
@@ -212,7 +216,8 @@ impl Doors {
         };
         let passed = inherited.unix(path);
         // The service manager's file stays when we go, as its socket does.
-        let own = passed.is_none() || inherited.giver() == Giver::Predecessor;
+        let own =
+            passed.is_none() || matches!(inherited.giver(), Giver::Predecessor | Giver::Ourselves);
         let listener = match passed {
             None => bind_unix(path, mode)?,
             Some(passed) => passed,
@@ -260,7 +265,7 @@ fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
 }
 
 /// Binds a Unix socket with its mode from the first moment. What a dead process left is replaced.
-fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, Failure> {
+pub(super) fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, Failure> {
     clear(path)?;
     // In the mode of a new file the mask decides. It is the process's, and other threads may make
     // files meanwhile: all of ours are for their owner alone in any case.

@@ -163,6 +163,12 @@ impl Home {
         self.path.join("take-over.sock")
     }
 
+    /// Where the running proxy is told to open its vault, or to lock it.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.path.join("control.sock")
+    }
+
     /// Which versions the runs began with that the proxy has seen: kept over its restart.
     #[must_use]
     pub fn runs(&self) -> PathBuf {

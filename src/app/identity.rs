@@ -40,7 +40,7 @@ pub(super) fn authenticators(
             }
             Method::ClientCertificates => {
                 let names = config.identity.client_certificates.as_ref()?;
-                Arc::new(by_certificate(names, directory))
+                Arc::new(by_certificate(names, directory).without(keys.revoked()))
             }
             Method::UnixPeers => {
                 let rules = config.identity.unix_peers.iter().map(peer_rule).collect();

@@ -15,6 +15,7 @@ use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
 use super::keeper::FileStamp;
+use crate::agent::certificate::RevocationList;
 use crate::authn::IssuerKeys;
 use crate::config::{Config, JwtIssuer, Keys};
 use crate::credential::Endpoint;
@@ -37,9 +38,10 @@ const FILE_LIMIT: u64 = 256 << 10;
 /// What an audit record says that a fetch is for.
 const PURPOSE: &str = "issuer-keys";
 
-/// The keys of all issuers that are configured.
+/// The keys of all issuers that are configured; and what the CAs of client certificates, which vouch for
+/// agents as issuers do, have taken back.
 #[derive(Default)]
-pub(super) struct AllKeys(Mutex<Vec<Arc<Source>>>);
+pub(super) struct AllKeys(Mutex<Vec<Arc<Source>>>, Mutex<Arc<[RevocationList]>>);
 
 /// Where the keys of one issuer come from.
 pub(super) struct Source {
@@ -71,6 +73,16 @@ pub(super) enum News {
 }
 
 impl AllKeys {
+    /// What CAs have taken back, from now on.
+    pub(super) fn revoke(&self, lists: Arc<[RevocationList]>) {
+        *self.1.lock() = lists;
+    }
+
+    /// What CAs have taken back.
+    pub(super) fn revoked(&self) -> Arc<[RevocationList]> {
+        Arc::clone(&self.1.lock())
+    }
+
     /// Follows the config: what it names as before keeps its keys.
     pub(super) fn follow(&self, config: &Config) {
         let mut all = self.0.lock();

@@ -564,6 +564,7 @@ impl Keeper {
         if !all.is_empty() {
             self.metrics.reload("certificate", true);
         }
+        self.keys.revoke(all.iter().flat_map(Certificates::lists).cloned().collect());
         *self.certificates.lock() = all;
     }
 
@@ -574,12 +575,21 @@ impl Keeper {
             return;
         }
         let config = self.seen.lock().config.clone();
+        let mut changed = false;
         for one in all.iter_mut() {
             match one.look(&config, asked) {
                 certificates::Look::Same | certificates::Look::Rejected { news: None } => {}
                 certificates::Look::Reloaded => {
+                    changed = true;
                     tracing::info!(listener = %one.at(), "certificate reloaded");
                     self.note("certificate-reloaded", &one.at().to_string());
+                }
+                certificates::Look::RunOut(file) => {
+                    tracing::error!(
+                        listener = %one.at(), file,
+                        "the revocation list has run out: no certificate of its CA is let in until there is a new one"
+                    );
+                    self.note("revocation-list-run-out", &file);
                 }
                 certificates::Look::Rejected { news: Some(error) } => {
                     tracing::error!(
@@ -591,6 +601,11 @@ impl Keeper {
             }
         }
         self.metrics.reload("certificate", all.iter().all(Certificates::sound));
+        if changed {
+            // What is revoked now ends what is open.
+            self.keys.revoke(all.iter().flat_map(Certificates::lists).cloned().collect());
+            self.put_in_force(&mut self.seen.lock());
+        }
     }
 
     /// The new config, put in force; none when it says what the old one did, and the `files` that it

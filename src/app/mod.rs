@@ -1,6 +1,7 @@
 //! Composition: a home is opened, its parts are put together, and kept in step with what changes
 //! on disk. The only place that picks adapters.
 
+mod agent_ca;
 mod approvals;
 mod authority;
 mod certificates;
@@ -17,6 +18,7 @@ mod identity;
 mod init;
 mod issuer_keys;
 mod keeper;
+mod lock;
 mod log;
 mod login;
 mod master;
@@ -46,6 +48,7 @@ pub use health::{Checked, Probe, Subject, Verdict};
 pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
+pub use lock::{ask_to_lock, ask_to_unlock, nobody_to_ask, serve_lockable};
 pub use log::start as start_log;
 pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, key_described, rekey};

@@ -255,7 +255,7 @@ pub(super) fn open_unasked(home: &Home, config: &Config) -> Result<(Vault, Maste
     Ok((vault, master))
 }
 
-fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
+pub(super) fn check_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
     let anchor = anchor_file(config);
     match read_anchor(config)? {
         Some(text) => match vault.check_anchor(&text) {

@@ -2,7 +2,7 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
@@ -16,10 +16,11 @@ use super::habits::Habits;
 use super::handover::{Desk, HandedOver, Taken};
 use super::init::write_certificates;
 use super::keeper::{Keeper, LOOK_EVERY};
+use super::lock::copies;
 use super::login::check_logins;
 use super::open::{Opened, drain_journal, write_anchor};
 use super::policies::load_policy;
-use super::service::{self, Activation};
+use super::service::{self, Activation, Socket};
 use super::supplier::Supplier;
 use super::{Failure, Home, Serving};
 use crate::agent::{Identity, default_workspace};
@@ -91,6 +92,15 @@ impl Proxy {
     /// # Errors
     /// As [`Proxy::start`].
     pub async fn start_opened(opened: Opened, options: ProxyOptions) -> Result<Self, Failure> {
+        Self::start_with(opened, options, None).await
+    }
+
+    /// The same on sockets that this process has already.
+    pub(super) async fn start_with(
+        opened: Opened,
+        options: ProxyOptions,
+        own: Option<Inherited>,
+    ) -> Result<Self, Failure> {
         for gap in harden_process() {
             tracing::warn!(%gap, "the process could not be hardened as it should be");
         }
@@ -102,15 +112,14 @@ impl Proxy {
         let config = opened.config.clone();
         let private = options.private;
         let certificates = if private { Vec::new() } else { Doors::certificates(&config)? };
-        let inherited = if private {
-            Inherited::default()
-        } else {
-            inherit(&opened, options.activation, options.take_over).await?
+        let passed = !options.activation.0.is_empty();
+        let inherited = match own {
+            _ if private => Inherited::default(),
+            Some(own) => own,
+            None => inherit(&opened, options.activation, options.take_over).await?,
         };
-        let leave = match inherited.giver() {
-            Giver::Service => Leave::Open,
-            Giver::None | Giver::Predecessor => Leave::Closed,
-        };
+        // The service manager's stay open when this process ends.
+        let leave = if passed { Leave::Open } else { Leave::Closed };
         // Before the log: where there are records, there is an anchor.
         write_anchor(&opened.vault, &config)?;
         let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
@@ -176,13 +185,17 @@ impl Proxy {
     }
 
     fn note(&self, event: &'static str) -> Result<(), Failure> {
+        self.note_by(event, None)
+    }
+
+    fn note_by(&self, event: &'static str, by: Option<String>) -> Result<(), Failure> {
         let detail: Vec<String> = self.serving.places().collect();
         let event = Event {
             event,
             workspace: None,
             subject: Some(format!("pid {}", self.serving.pid)),
             detail: Some(detail.join(", ")),
-            by: None,
+            by,
             vault_epoch: None,
         };
         self.audit.event(&event).map_err(|_| {
@@ -197,8 +210,21 @@ impl Proxy {
     /// # Errors
     /// When the audit log could not be closed in order. It is then as after a `kill -9`: whole.
     pub async fn serve(
-        mut self,
+        self,
         stop: impl Future<Output = ()> + Send,
+        drain: Duration,
+    ) -> Result<(), Failure> {
+        let stop = async {
+            stop.await;
+            Stop::End
+        };
+        self.serve_until(stop, drain).await
+    }
+
+    /// The same, until it is said why it is to stop.
+    pub(super) async fn serve_until(
+        mut self,
+        stop: impl Future<Output = Stop> + Send,
         drain: Duration,
     ) -> Result<(), Failure> {
         let gates = std::mem::take(&mut self.gates);
@@ -224,19 +250,25 @@ impl Proxy {
         let desk = self.desk(&gates);
         let places: Vec<String> = self.serving.places().collect();
         tracing::info!(proxy = ?places, ops = ?self.serving.ops, "serving");
-        let cores = Cores::start(&self.gateway, &gates, drain)?;
+        let cores = Cores::start(&self.gateway, &gates)?;
         service::ready();
-        let (leave, taken) = tokio::select! {
-            () = stop => (self.leave, None),
-            by = handed_over(desk) => (Leave::Open, Some(by)),
+        let (leave, end) = tokio::select! {
+            stop = stop => match stop {
+                Stop::End => (self.leave, End::Stopped),
+                Stop::Lock { by } => (Leave::Open, End::Locked { by }),
+            },
+            by = handed_over(desk) => (Leave::Open, End::Taken(by)),
         };
-        if taken.is_some() {
+        if matches!(end, End::Taken(_)) {
             tracing::info!("another process takes over");
         }
-        service::stopping();
+        if !matches!(end, End::Locked { .. }) {
+            service::stopping();
+        }
         // The threads have the sockets too, until each has taken its last connection.
         drop(gates);
-        cores.stop(leave).await;
+        let drain = if matches!(end, End::Locked { .. }) { Duration::ZERO } else { drain };
+        cores.stop(leave, drain).await;
         self.supplier.settle().await;
         let _nobody_listens = begin.send(true);
         checking.abort();
@@ -244,7 +276,22 @@ impl Proxy {
         if let Some(ops) = ops {
             let _ended = ops.await;
         }
-        self.finish(taken)
+        self.finish(end)
+    }
+
+    /// The sockets once more, for when this is locked.
+    pub(super) fn copies_of_sockets(&self) -> Result<Vec<Socket>, Failure> {
+        copies(self.gates.iter().map(|gate| &*gate.socket), self.ops.as_ref())
+    }
+
+    /// What of this has secrets, or keys to them.
+    pub(super) fn held(&self) -> Held {
+        Held {
+            keeper: Arc::downgrade(&self.keeper),
+            gateway: Arc::downgrade(&self.gateway),
+            supplier: Arc::downgrade(&self.supplier),
+            audit: Arc::downgrade(&self.audit),
+        }
     }
 
     /// Where a successor asks for the sockets. Without one the proxy serves as well.
@@ -260,13 +307,16 @@ impl Proxy {
             .ok()
     }
 
-    fn finish(self, taken: Option<HandedOver>) -> Result<(), Failure> {
+    fn finish(self, end: End) -> Result<(), Failure> {
+        if let End::Locked { by } = end {
+            self.note_by("vault-locked", Some(format!("user {by}")))?;
+        }
         self.note("proxy-stopped")?;
         // While the log's lock is held: after it, the files may be those of the next process.
         if !self.private {
             self.home.withdraw();
         }
-        if taken.is_none() {
+        if matches!(end, End::Stopped) {
             self.files.iter().for_each(SocketFile::remove);
         }
         if let Some(habits) = &self.habits {
@@ -275,9 +325,53 @@ impl Proxy {
         let closed = self.audit.close()?;
         tracing::info!(records = closed.seq, "stopped");
         self.keeper.end();
-        // The successor has waited for this.
-        drop(taken);
+        // A successor has waited for this.
+        drop(end);
         Ok(())
+    }
+}
+
+/// Why a proxy is to stop.
+pub(super) enum Stop {
+    /// It is over.
+    End,
+    /// Somebody wants nothing in its memory that opens the vault.
+    Lock {
+        /// The user.
+        by: u32,
+    },
+}
+
+/// What it came to.
+enum End {
+    Stopped,
+    Locked { by: u32 },
+    Taken(#[allow(dead_code)] HandedOver),
+}
+
+/// What has secrets, or keys to them, as long as it is there.
+pub(super) struct Held {
+    keeper: Weak<Keeper>,
+    gateway: Weak<Gateway>,
+    supplier: Weak<Supplier>,
+    audit: Weak<AuditLog>,
+}
+
+impl Held {
+    /// Whether it is gone, or goes within so long: a call that blocks may be at its end.
+    pub(super) async fn is_gone_within(&self, time: Duration) -> bool {
+        let count = || {
+            self.keeper.strong_count()
+                + self.gateway.strong_count()
+                + self.supplier.strong_count()
+                + self.audit.strong_count()
+        };
+        let gone = async {
+            while count() > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(time, gone).await.is_ok()
     }
 }
 
@@ -312,6 +406,15 @@ async fn inherit(
         Failure::new(format!("the end of the other process cannot be waited for: {error}"))
     })?;
     Ok(Inherited::new(taken.sockets, Giver::Predecessor))
+}
+
+/// What the home says of this process, before it is open.
+pub(super) fn announced_as(
+    config: &Config,
+    gates: &[Gate],
+    ops: Option<&std::net::TcpListener>,
+) -> Serving {
+    serving(config, gates, ops, false)
 }
 
 /// What the home says of this process.
@@ -399,7 +502,7 @@ async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
-fn limits(config: &Config) -> Limits {
+pub(super) fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
         connections: limits.connections,

@@ -75,7 +75,7 @@ fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Zeroizing<V
             Act::Unwrap(_) => "unwrapped",
         };
         Failure::new(format!("the master key cannot be {did} by {wrapper}: {}", failed.why))
-            .help("mend that and try again")
+            .help("mend that and try again; `locum serve --locked` listens meanwhile, and waits for `locum unlock --configured`")
     })
 }
 

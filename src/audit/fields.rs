@@ -258,6 +258,7 @@ mod tests {
             };
             let certificate = crate::agent::certificate::ClientCertificate {
                 serial: "0a".into(),
+                issuer: Box::default(),
                 subject: texts[2].as_str().into(),
                 common_names: [].into(),
                 dns: [texts[3].as_str().into()].into(),

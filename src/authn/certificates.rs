@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::{Admit, Authenticate, Denied, Directory, Shown};
-use crate::agent::certificate::ClientCertificate;
+use crate::agent::certificate::{ClientCertificate, RevocationList};
 use crate::agent::mapping::Mapping;
 use crate::agent::{Identity, Labels, Proof};
 use crate::reference::Name;
@@ -33,6 +33,8 @@ pub struct ByCertificate {
     name: NameIn,
     map: Mapping,
     admit: Admit,
+    /// What the CAs have taken back. The handshake looks at it, too; a connection outlives that.
+    revoked: Arc<[RevocationList]>,
 }
 
 /// What a certificate's names come to.
@@ -55,7 +57,13 @@ impl ByCertificate {
         (name, map): (NameIn, Mapping),
         admit: Admit,
     ) -> Self {
-        Self { directory, workspace, name, map, admit }
+        Self { directory, workspace, name, map, admit, revoked: Arc::default() }
+    }
+
+    /// The same, without what these lists take back.
+    #[must_use]
+    pub fn without(self, revoked: Arc<[RevocationList]>) -> Self {
+        Self { revoked, ..self }
     }
 
     fn find(&self, certificate: &ClientCertificate) -> Found {
@@ -98,7 +106,11 @@ impl ByCertificate {
         let Some(agents) = agents.filter(|agents| agents.admit(&agent, self.admit)) else {
             return Some(Err(Denied::Unknown));
         };
-        let id = format!("serial:{}", certificate.serial).into();
+        let id: Arc<str> = format!("serial:{}", certificate.serial).into();
+        let listed = !RevocationList::allow(&self.revoked, certificate, now);
+        if listed || agents.has_ended(&agent, &id) {
+            return Some(Err(Denied::Unknown));
+        }
         let proof = Proof::Certificate(Arc::clone(certificate));
         let said = shown.said_by(&agent);
         Some(said.map(|said| agents.identity(agent, id, said, proof)))
@@ -115,8 +127,13 @@ impl Authenticate for ByCertificate {
         let same = Found::One(identity.workspace.clone(), identity.agent.clone());
         let same = self.find(certificate) == same;
         let agents = self.directory.of(&identity.workspace);
-        let admitted = agents.is_some_and(|agents| agents.admit(&identity.agent, self.admit));
-        Some(same && admitted && now <= certificate.not_after)
+        let admitted = agents.is_some_and(|agents| {
+            let ended = agents.has_ended(&identity.agent, &identity.token_id);
+            agents.admit(&identity.agent, self.admit) && !ended
+        });
+        // By its CA, or by whoever keeps this home.
+        let listed = !RevocationList::allow(&self.revoked, certificate, now);
+        Some(same && admitted && !listed && now <= certificate.not_after)
     }
 
     fn labels(&self, identity: &Identity) -> Option<Cow<'_, Labels>> {
@@ -136,6 +153,7 @@ mod tests {
         Arc::new(ClientCertificate {
             serial: "0a".into(),
             subject: "CN=a".into(),
+            issuer: [1].into(),
             common_names: texts(&["a"]),
             dns: texts(dns),
             uris: texts(uris),
@@ -201,6 +219,29 @@ mod tests {
         assert_eq!(other.still_valid(&identity, NOW), Some(false));
         let moved = by(NameIn::Spiffe("prod".into()), &[("spiffe://prod/sa/a", "b")]);
         assert_eq!(moved.still_valid(&identity, NOW), Some(false));
+    }
+
+    #[test]
+    fn what_its_ca_has_taken_back_is_none_and_a_list_that_has_run_out_lets_nobody_in() {
+        let one = certificate(&["spiffe://prod/sa/a"], &[]);
+        let list = |serial: &str, until: i64| RevocationList {
+            issuer: [1].into(),
+            serials: [serial.into()].into(),
+            until: Some(until),
+        };
+        let with = |lists: Vec<RevocationList>| {
+            by(NameIn::Spiffe("prod".into()), RULES).without(lists.into())
+        };
+        let identity = ask(&with(vec![]), &one, NOW).unwrap().unwrap();
+        for (lists, good) in [
+            (vec![list("0b", NOW)], true),
+            (vec![list("0a", NOW)], false),
+            (vec![list("0b", NOW - 1)], false),
+        ] {
+            let by = with(lists);
+            assert_eq!(ask(&by, &one, NOW).unwrap().is_ok(), good);
+            assert_eq!(by.still_valid(&identity, NOW), Some(good));
+        }
     }
 
     #[test]

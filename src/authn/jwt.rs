@@ -212,8 +212,12 @@ impl ByJwt {
         };
         // Of both together there may be too many.
         let labels = labelled(agents, &agent, &proof.labels).ok_or(Fault::Claim)?;
+        let id = id(&verified, text);
+        if agents.has_ended(&agent, &id) {
+            return Err(Denied::Unknown);
+        }
         let proof = Proof::Jwt(Arc::new(proof));
-        let identity = agents.identity(agent, id(&verified, text), said.overlaid(&fixed), proof);
+        let identity = agents.identity(agent, id, said.overlaid(&fixed), proof);
         Ok(Identity { labels, ..identity })
     }
 
@@ -226,7 +230,10 @@ impl ByJwt {
             workspace == identity.workspace && agent == identity.agent
         }) && issuer.terms() == proof.terms;
         let agents = self.directory.of(&identity.workspace);
-        let admitted = agents.is_some_and(|agents| agents.admit(&identity.agent, issuer.admit));
+        let admitted = agents.is_some_and(|agents| {
+            let ended = agents.has_ended(&identity.agent, &identity.token_id);
+            agents.admit(&identity.agent, issuer.admit) && !ended
+        });
         now < proof.until && has_key && same && admitted
     }
 }

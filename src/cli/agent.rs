@@ -1,5 +1,7 @@
 //! `locum agent`: who may use the proxy.
 
+mod certificate;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -55,6 +57,8 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Issue a certificate by which an agent shows who it is
+    Certificate(certificate::Args),
     /// List agents and their tokens
     #[command(after_help = "Example:\n  locum agent list")]
     List {
@@ -78,6 +82,12 @@ pub(super) enum Command {
         /// Only the run token of this id
         #[arg(long, value_name = "ID", group = "one")]
         run_token: Option<String>,
+        /// Only the certificate of this serial number, whoever issued it
+        #[arg(long, value_name = "SERIAL", group = "one", value_parser = serial)]
+        certificate: Option<String>,
+        /// Only the token of an issuer (JWT) of this id: its `token_id` in the records
+        #[arg(long, value_name = "ID", group = "one")]
+        jwt: Option<String>,
     },
 }
 
@@ -95,16 +105,33 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
             label(&mut opened, &name, (&labels, &remove), json)
         }
         Command::List { json } => list(&opened, json),
-        Command::Revoke { name, token, run: None, run_token: None } => {
-            revoke(&mut opened, &name, token.as_deref())
-        }
         Command::Revoke { name, run: Some(run), .. } => {
             end_runs(&mut opened, &name, Which::Run(run.as_str().to_owned()))
         }
         Command::Revoke { name, run_token: Some(id), .. } => {
             end_runs(&mut opened, &name, Which::Token(id))
         }
+        Command::Revoke { name, certificate: Some(serial), .. } => {
+            end_runs(&mut opened, &name, Which::Proof(format!("serial:{serial}")))
+        }
+        Command::Revoke { name, jwt: Some(id), .. } => {
+            end_runs(&mut opened, &name, Which::Proof(id))
+        }
+        Command::Revoke { name, token, .. } => revoke(&mut opened, &name, token.as_deref()),
+        Command::Certificate(args) => certificate::run(&mut opened, &args),
     }
+}
+
+/// A serial number in hex, as records have it, or with the colons and capitals of other tools.
+fn serial(text: &str) -> Result<String, String> {
+    let digits: String = text.trim().to_ascii_lowercase().replace(':', "");
+    let sound = (1..=42).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    if !sound {
+        return Err("a serial number is hex: 5f0c… or 5F:0C:…".into());
+    }
+    // In a certificate it is a positive number in whole bytes, and so it stands in records.
+    let whole = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
+    Ok(if whole.as_bytes()[0] >= b'8' { format!("00{whole}") } else { whole })
 }
 
 fn add(
@@ -266,6 +293,7 @@ fn end_runs(opened: &mut Opened, name: &Name, which: Which) -> Result<(), Failur
         Which::All => format!("revoked the run tokens of {name}"),
         Which::Run(run) => format!("revoked the tokens of {name}'s run {run}"),
         Which::Token(id) => format!("revoked the run token {id} of {name}"),
+        Which::Proof(id) => format!("revoked {id} of {name}"),
     };
     opened.vault.run_revoke(name, which)?;
     opened.changed()?;

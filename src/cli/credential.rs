@@ -265,6 +265,7 @@ fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
         None => args.value.read(&format!("Secret of {}: ", args.name))?,
     };
     opened.vault.add_credential(&new, &secret)?;
+    kind::follow_certificate(opened, &args.name, true)?;
     added(opened, args, &new)
 }
 

@@ -22,6 +22,7 @@ mod run_token;
 mod scan;
 mod serve;
 mod set;
+mod unlock;
 mod value;
 mod vault;
 mod workspace;
@@ -76,6 +77,11 @@ enum Command {
     RunToken(run_token::Args),
     /// Run the proxy
     Serve(serve::Args),
+    /// Open the vault of a proxy that is locked
+    Unlock(unlock::Args),
+    /// Have the proxy forget every key and secret; it answers 503 until it is unlocked
+    #[command(after_help = "Example:\n  locum lock\n\nWhat is under way is broken off.")]
+    Lock,
     /// Run a program as an agent, through the proxy
     Run(run::Args),
     /// Print the environment of an agent, for a shell to read
@@ -151,6 +157,8 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Agent(command) => done(agent::run(&locate()?, command)),
         Command::RunToken(args) => done(run_token::run(&locate()?, args)),
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
+        Command::Unlock(args) => done(unlock::unlock(&locate()?, &args)),
+        Command::Lock => done(unlock::lock(&locate()?)),
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),

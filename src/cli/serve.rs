@@ -3,12 +3,16 @@
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::runtime;
-use crate::app::{Activation, Failure, Home, Opened, Proxy, ProxyOptions, start_log};
+use crate::app::{
+    Activation, Failure, Home, Opened, ProxyOptions, Serving, nobody_to_ask, serve_lockable,
+    start_log,
+};
+use crate::config::Config;
 
 /// Arguments of `locum serve`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  locum serve\n  locum serve --home /srv/locum\n  locum serve --take-over"
+    after_help = "Example:\n  locum serve\n  locum serve --home /srv/locum\n  locum serve --take-over\n  locum serve --locked"
 )]
 pub(super) struct Args {
     /// Go on over a damaged audit log, in a new chain; `audit verify` still names the damage
@@ -18,29 +22,40 @@ pub(super) struct Args {
     /// when none runs, just start
     #[arg(long)]
     take_over: bool,
+    /// Listen, and answer 503, until `locum unlock` hands the key over. So it starts also when the vault
+    /// wants a passphrase, and there is no terminal to ask on
+    #[arg(long, conflicts_with = "take_over")]
+    locked: bool,
 }
 
 pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     // Also the sockets that a service manager passes are taken before there are threads.
     let activation = Activation::take()?;
     // A passphrase is asked for before there are threads.
-    let opened = Opened::open(home)?;
-    start_log(&opened.config.log);
+    let locked = args.locked || nobody_to_ask(home)?;
+    let opened = if locked { None } else { Some(Opened::open(home)?) };
+    match &opened {
+        Some(opened) => start_log(&opened.config.log),
+        None => start_log(&Config::load(&home.config(), home.path())?.log),
+    }
     let accept_audit_damage = args.accept_audit_damage;
     let take_over = args.take_over;
     let options =
         ProxyOptions { accept_audit_damage, activation, take_over, ..ProxyOptions::default() };
     runtime()?.block_on(async {
-        let stop = stop_signal()?;
-        let drain = opened.config.limits.drain;
-        let proxy = Proxy::start_opened(opened, options).await?;
-        for place in proxy.serving.places() {
-            super::output::note(&format!("locum: proxy on {place}"));
-        }
-        if let Some(address) = proxy.serving.ops {
-            super::output::note(&format!("locum: operations on http://{address}"));
-        }
-        proxy.serve(stop, drain).await
+        let locked = opened.is_none();
+        let said = |serving: &Serving| {
+            for place in serving.places() {
+                super::output::note(&format!("locum: proxy on {place}"));
+            }
+            if let Some(address) = serving.ops {
+                super::output::note(&format!("locum: operations on http://{address}"));
+            }
+            if locked {
+                super::output::note("locum: locked; open it with `locum unlock`");
+            }
+        };
+        serve_lockable(home, opened, options, stop_signal()?, said).await
     })
 }
 

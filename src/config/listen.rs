@@ -61,6 +61,8 @@ pub struct ListenerTls {
 pub struct ClientCertificates {
     /// `client_ca`: PEM, the CAs whose certificates are believed.
     pub ca: PathBuf,
+    /// `client_crl`: PEM, what these CAs have revoked. Default none.
+    pub crl: Option<PathBuf>,
     /// `client_auth`: `required` or `optional`. Default required: a CA is named to keep strangers
     /// out. Optional is for the time in which agents get their certificates one by one.
     pub required: bool,

@@ -48,6 +48,7 @@ fn the_default_text_shows_every_setting_with_its_default() {
         "certificate",
         "key",
         "client_ca",
+        "client_crl",
         "client_auth",
         "mode",
         "ops",
@@ -202,7 +203,7 @@ fn listen() -> Vec<Listen> {
     let common = ListenerTls {
         certificate: home("tls/cert.pem"),
         key: "/etc/locum/key.pem".into(),
-        clients: Some(ClientCertificates { ca: home("clients.pem"), required: false }),
+        clients: Some(ClientCertificates { ca: home("clients.pem"), crl: None, required: false }),
     };
     let own = ListenerTls { certificate: home("own.pem"), key: home("own.key"), clients: None };
     vec![

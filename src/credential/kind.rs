@@ -24,6 +24,8 @@ pub enum Kind {
     Totp(Totp),
     /// A signature with a shared key, as the provider describes it.
     Hmac(Box<Signing>),
+    /// A certificate and its key, by which the connection shows who we are (mutual TLS).
+    ClientCertificate,
 }
 
 impl Kind {
@@ -36,6 +38,7 @@ impl Kind {
             Self::GithubApp(_) => "github-app",
             Self::Totp(_) => "totp",
             Self::Hmac(_) => "hmac",
+            Self::ClientCertificate => "client-certificate",
         }
     }
 
@@ -45,7 +48,7 @@ impl Kind {
         match self {
             Self::Oauth(_) | Self::GithubApp(_) | Self::Totp(_) => true,
             Self::Aws(aws) => aws.role.is_some(),
-            Self::Hmac(_) => false,
+            Self::Hmac(_) | Self::ClientCertificate => false,
         }
     }
 
@@ -69,7 +72,7 @@ impl Kind {
                 oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
             }
             Self::Aws(_) | Self::GithubApp(_) => true,
-            Self::Totp(_) | Self::Hmac(_) => false,
+            Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate => false,
         }
     }
 
@@ -80,7 +83,7 @@ impl Kind {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::GithubApp(app) => Some(&app.endpoint),
             // Programs ask AWS for much else there; a one-time password is made here.
-            Self::Aws(_) | Self::Totp(_) | Self::Hmac(_) => None,
+            Self::Aws(_) | Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate => None,
         }
     }
 
@@ -91,7 +94,7 @@ impl Kind {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::Aws(aws) => aws.role.as_ref().map(|role| &role.endpoint),
             Self::GithubApp(app) => Some(&app.endpoint),
-            Self::Totp(_) | Self::Hmac(_) => None,
+            Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate => None,
         }
     }
 }

@@ -38,6 +38,9 @@ pub struct Material {
     /// What one-time passwords are made of, in base32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<String>,
+    /// A client certificate with its key, and its intermediates, in PEM.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub identity: Option<String>,
     /// A shared key that signs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
@@ -89,6 +92,7 @@ pub const NATURAL: &[(&str, &str)] = &[
     ("github-app", "the app's private key, in PEM"),
     ("totp", "the seed in base32, or the otpauth:// address of the QR code"),
     ("hmac", "the key that signs"),
+    ("client-certificate", "the certificate, its intermediates and its private key, in PEM"),
     (
         "aws",
         "ID:SECRET, a section of ~/.aws/credentials, or the JSON that `aws iam create-access-key` prints",
@@ -154,6 +158,7 @@ impl Material {
             Kind::GithubApp(_) => &mut self.private_key,
             Kind::Totp(_) => &mut self.seed,
             Kind::Hmac(_) => &mut self.key,
+            Kind::ClientCertificate => &mut self.identity,
             Kind::Oauth(oauth) => match (oauth.grant, oauth.client_auth) {
                 (OauthGrant::Refresh, _) => &mut self.refresh_token,
                 (OauthGrant::ClientCredentials, ClientAuth::PrivateKeyJwt)
@@ -178,6 +183,7 @@ impl Material {
         keep(&mut self.private_key, &old.private_key);
         keep(&mut self.seed, &old.seed);
         keep(&mut self.key, &old.key);
+        keep(&mut self.identity, &old.identity);
         keep(&mut self.passphrase, &old.passphrase);
         // A key and its session belong together.
         if self.access_key_id.is_none() {
@@ -219,6 +225,8 @@ impl Material {
             Kind::Aws(_) => self.aws_key().map(drop),
             Kind::GithubApp(_) => self.signing_key().map(drop),
             Kind::Totp(_) => self.seed().map(drop),
+            // What is in it is looked at by whoever can read certificates.
+            Kind::ClientCertificate => present(self.identity.as_deref(), "identity").map(drop),
             Kind::Hmac(signing) => {
                 let text = present(self.key.as_deref(), "key")?;
                 crate::sign::hmac::key(signing.key, text).ok_or(MaterialError::SharedKey)?;
@@ -255,6 +263,7 @@ impl Material {
             seed,
             key,
             passphrase,
+            identity,
         } = self;
         let all = [
             refresh_token,
@@ -266,6 +275,7 @@ impl Material {
             seed,
             key,
             passphrase,
+            identity,
         ];
         all.into_iter().flatten().map(|text| Secret::new(text.into_bytes())).collect()
     }

@@ -47,7 +47,7 @@ pub enum Listener {
 }
 
 impl Listener {
-    async fn accept(&self) -> io::Result<(Accepted, Peer)> {
+    pub(super) async fn accept(&self) -> io::Result<(Accepted, Peer)> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, address) = listener.accept().await?;
@@ -63,7 +63,7 @@ impl Listener {
     }
 }
 
-enum Accepted {
+pub(super) enum Accepted {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -162,12 +162,11 @@ impl<F: Future<Output = ()>> Future for Cuttable<F> {
 const FRESH: Duration = Duration::from_secs(1);
 
 /// Accepts connections on `entrances` until `stop` resolves; then takes no more, lets requests in
-/// flight finish for at most `drain`, and returns.
+/// flight finish for at most the time that it says, and returns.
 pub async fn serve(
     gateway: Arc<Gateway>,
     entrances: Vec<Entrance>,
-    stop: impl Future<Output = Leave>,
-    drain: Duration,
+    stop: impl Future<Output = (Leave, Duration)>,
 ) {
     let (begin, cut) = (Bell::default(), Bell::default());
     let left = Arc::<OnceLock<Leave>>::default();
@@ -178,7 +177,8 @@ pub async fn serve(
         shutdown.spawn(accept(Arc::clone(&gateway), Arc::new(entrance), shutdown.clone()));
     }
     drop(shutdown);
-    let _only_here = left.set(stop.await);
+    let (leave, drain) = stop.await;
+    let _only_here = left.set(leave);
     begin.ring();
     if tokio::time::timeout(drain, gone.recv()).await.is_err() {
         tracing::warn!(?drain, "requests were still in flight at the end of the time for draining");

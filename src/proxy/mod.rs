@@ -11,6 +11,7 @@ mod body;
 mod breaker;
 mod calling;
 mod captured;
+mod closed;
 mod complaint;
 mod copy;
 mod distrust;
@@ -52,6 +53,7 @@ use arc_swap::ArcSwap;
 
 pub use body::Body;
 pub use breaker::BreakerRule;
+pub use closed::serve_closed;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
 pub use habits::EVENT as ANOMALY_EVENT;

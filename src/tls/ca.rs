@@ -223,7 +223,7 @@ fn authority_params(key: &P256Key, now: SystemTime) -> Result<CertificateParams,
     Ok(params)
 }
 
-fn may_sign(certificate: &X509Certificate<'_>) -> bool {
+pub(super) fn may_sign(certificate: &X509Certificate<'_>) -> bool {
     let signs = match certificate.key_usage() {
         Ok(Some(usage)) => usage.value.key_cert_sign(),
         // RFC 5280 section 4.2.1.3: absent means no restriction.
@@ -305,12 +305,12 @@ impl rcgen::SigningKey for P256Key {
     }
 }
 
-fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, TlsError> {
+pub(super) fn first_certificate(pem: &str) -> Result<CertificateDer<'static>, TlsError> {
     CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| TlsError::CertificateUnreadable)
 }
 
 /// A whole certificate and nothing after it.
-fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, TlsError> {
+pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, TlsError> {
     match X509Certificate::from_der(der) {
         Ok(([], certificate)) => Ok(certificate),
         _ => Err(TlsError::CertificateUnreadable),

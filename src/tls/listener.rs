@@ -18,6 +18,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 use zeroize::Zeroize;
 
+use super::clients::lists;
 use super::{Alpn, TlsError, provider};
 use crate::agent::certificate::ClientCertificate;
 use crate::secret::Secret;
@@ -39,6 +40,8 @@ pub struct ListenerPem {
     pub key: Secret,
     /// The CAs whose client certificates are asked for; without, none are.
     pub client_ca: Option<Vec<u8>>,
+    /// What of those CAs is revoked; without, nobody asks.
+    pub client_crl: Option<Vec<u8>>,
     /// Whether a client without a certificate is turned away.
     pub client_required: bool,
 }
@@ -100,6 +103,7 @@ fn read_certificate(der: &[u8]) -> Option<ClientCertificate> {
     Some(ClientCertificate {
         serial: HEXLOWER.encode(read.raw_serial()).into(),
         subject: read.subject().to_string().into(),
+        issuer: read.issuer().as_raw().into(),
         common_names: common.map(Into::into).collect(),
         dns: dns.into(),
         uris: uris.into(),
@@ -117,7 +121,7 @@ fn server_config(pem: &ListenerPem) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
     let builder = match &pem.client_ca {
-        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, pem.client_required)?),
+        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, pem)?),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
@@ -141,14 +145,23 @@ fn certified_key(certificate_pem: &[u8], key_pem: &Secret) -> Result<CertifiedKe
     }
 }
 
-fn client_verifier(pem: &[u8], required: bool) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+/// With lists, a certificate that none of its issuer speaks of, or only one that has run out, is turned
+/// away like a revoked one.
+fn client_verifier(ca: &[u8], pem: &ListenerPem) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
     let mut roots = RootCertStore::empty();
-    for root in certificates(pem).ok_or(TlsError::ClientAuthority)? {
+    for root in certificates(ca).ok_or(TlsError::ClientAuthority)? {
         roots.add(root).map_err(|_| TlsError::ClientAuthority)?;
     }
     let builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider());
+    let required = pem.client_required;
     let builder = if required { builder } else { builder.allow_unauthenticated() };
-    builder.build().map_err(|_| TlsError::ClientAuthority)
+    let Some(crl) = &pem.client_crl else {
+        return builder.build().map_err(|_| TlsError::ClientAuthority);
+    };
+    // Of the client's own certificate, and not of those above it: few CAs give lists of these.
+    let builder = builder.with_crls(lists(crl)?).only_check_end_entity_revocation();
+    let built = builder.enforce_revocation_expiration().build();
+    built.map_err(|_| TlsError::Revocations)
 }
 
 /// All certificates of the PEM; none when there is none, or one that cannot be read.
@@ -181,6 +194,7 @@ mod tests {
             certificate: certificate.into(),
             key,
             client_ca: client_ca.map(Into::into),
+            client_crl: None,
             client_required: true,
         }
     }

@@ -10,6 +10,7 @@
 
 mod accept;
 mod ca;
+mod clients;
 mod first_byte;
 mod leaf;
 mod listener;
@@ -23,6 +24,7 @@ use rustls::crypto::CryptoProvider;
 
 pub use accept::{AcceptError, Accepted, CaAlert, SniMatch, accept, ca_alert};
 pub use ca::{CaInfo, CaMaterial, CertificateAuthority};
+pub use clients::{ClientAuthority, ClientIssued, MAX_TTL as MAX_CLIENT_TTL, revocation_lists};
 pub use first_byte::{FirstByte, Prefixed, first_byte};
 pub use leaf::LeafCache;
 pub use listener::{ListenerPem, ListenerStream, ListenerTls, client_certificate};
@@ -106,6 +108,10 @@ pub enum TlsError {
     },
     /// The certificates that client certificates are checked against cannot be used.
     ClientAuthority,
+    /// The list of revoked client certificates cannot be used.
+    Revocations,
+    /// A request for a client certificate cannot be read, or its key is not the asker's.
+    RequestUnreadable,
     /// A certificate could not be built or signed.
     Signing(rcgen::Error),
     /// The TLS library refused the configuration or had no randomness.
@@ -138,6 +144,12 @@ impl fmt::Display for TlsError {
             Self::ClientAuthority => {
                 f.write_str("the client CA file holds no certificate that can be used")
             }
+            Self::Revocations => {
+                f.write_str("the file holds no certificate revocation list that can be used")
+            }
+            Self::RequestUnreadable => f.write_str(
+                "this is no certificate signing request (PKCS #10, PEM) that is signed by its own key",
+            ),
             Self::Signing(_) => f.write_str("a certificate could not be built"),
             Self::Library(_) => f.write_str("the TLS library refused the configuration"),
         }

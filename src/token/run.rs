@@ -226,6 +226,9 @@ pub enum Which {
     Run(String),
     /// The one of this id.
     Token(String),
+    /// No run token, but what the agent came by otherwise, by its id in records: a token of an issuer,
+    /// a certificate.
+    Proof(String),
 }
 
 /// The end of run tokens that were made up to a moment.
@@ -249,6 +252,7 @@ impl Revocation {
             Which::All => true,
             Which::Run(run) => claims.context.run.as_ref().is_some_and(|own| own.as_str() == run),
             Which::Token(id) => *claims.id == **id,
+            Which::Proof(_) => false,
         };
         let before = match (claims.epoch, self.epoch) {
             (Some(made), Some(ended)) => made < ended,
@@ -314,6 +318,13 @@ impl RunTokens {
     #[must_use]
     pub fn knows(&self, agent: &Name) -> bool {
         self.agents.contains_key(agent)
+    }
+
+    /// Whether something else that an agent came by was revoked, by its id in records.
+    #[must_use]
+    pub fn has_ended(&self, agent: &Name, id: &str) -> bool {
+        let ended = |one: &Revocation| matches!(&one.which, Which::Proof(own) if own == id);
+        self.agents.get(agent).is_some_and(|revoked| revoked.iter().any(ended))
     }
 
     /// What the token says, if it is good at the time `now`, in seconds since the Unix epoch.

@@ -92,6 +92,8 @@ actions! {
     TokenRevoked "token-revoked";
     /// Run tokens of an agent were revoked.
     RunsRevoked "runs-revoked";
+    /// A certificate was issued to an agent.
+    CertificateIssued "certificate-issued";
     /// Expired tokens were deleted.
     TokensPurged "tokens-purged";
     /// A person approved a request.

@@ -20,6 +20,10 @@ use crate::token::run::{Claims, MAX_TTL, Revocation, RunKey, RunTokens, Which};
 /// a clock that is far ahead, none of them is needed, and when it is set right, all are.
 const PLENTY: usize = 1000;
 
+/// How long what somebody else vouches for may be good at the most, in seconds: nobody tells us. Longer
+/// than certificates of services are, and tokens by far.
+const LONGEST_PROOF: i64 = 400 * 24 * 60 * 60;
+
 /// What a run token is to say.
 #[derive(Clone, Debug)]
 pub struct NewRunToken {
@@ -65,6 +69,17 @@ impl Vault {
         Ok((claims, text))
     }
 
+    /// Notes that a certificate was issued to an agent: who has it is in no other place.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] for the agent.
+    pub fn note_certificate(&mut self, agent: &Name, serial: &str) -> Result<(), VaultError> {
+        let subject = format!("{agent} serial:{serial}");
+        self.change(Action::CertificateIssued, &subject, |tx, change| {
+            agents::require_known(tx, change.workspace, agent).map(drop)
+        })
+    }
+
     /// Ends run tokens of an agent that were made until now. Later ones are good.
     ///
     /// # Errors
@@ -74,6 +89,7 @@ impl Vault {
             Which::All => agent.to_string(),
             Which::Run(run) => format!("{agent} run={run}"),
             Which::Token(id) => format!("{agent} run token {id}"),
+            Which::Proof(id) => format!("{agent} {id}"),
         };
         self.change(Action::RunsRevoked, &subject, |tx, change| {
             agents::require_known(tx, change.workspace, agent)?;
@@ -94,7 +110,11 @@ pub(super) fn revoke(
     let epoch = Some(journal::head(tx)?.epoch.cast_unsigned() + 1);
     let mut all = revocations(tx, own_key, workspace)?;
     if all.len() >= PLENTY {
-        all.retain(|one| one.at_ms > at_ms - MAX_TTL * 1000);
+        let longest = |which: &Which| match which {
+            Which::Proof(_) => LONGEST_PROOF,
+            Which::All | Which::Run(_) | Which::Token(_) => MAX_TTL,
+        };
+        all.retain(|one| one.at_ms > at_ms - longest(&one.which) * 1000);
     }
     all.retain(|one| one.agent != agent.as_str() || one.which != which);
     all.push(Revocation { agent: agent.to_string(), which, at_ms, epoch });

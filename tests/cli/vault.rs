@@ -105,8 +105,10 @@ fn to_a_passphrase_and_back() {
     home.run(&["credential", "list"]).refused(64, &["there is no terminal to ask on"]);
     home.write("locum.yaml", &format!("vault:\n  key:\n    passphrase: {{file: '{file}'}}\n"));
     assert_eq!(home.credentials(), ["a"]);
-    home.run(&["vault", "rekey"])
-        .refused(64, &["--passphrase-file FILE, --key-file, or -- PROGRAM"]);
+    home.run(&["vault", "rekey"]).refused(
+        64,
+        &["--passphrase-file FILE, --key-file, --transit URL, --kms KEY, or -- PROGRAM"],
+    );
     let text = home.ok(&["vault", "rekey", "--key-file"]);
     assert!(text.contains("remove vault.key.passphrase"), "{text}");
     assert_eq!(home.credentials(), ["a"]);
@@ -135,7 +137,8 @@ fn a_key_that_a_program_prints() {
     assert_eq!(home.json(&["vault", "status", "--json"])["key_source"], "command");
     home.ok(&["vault", "backup", "copy.db"]);
     home.ok(&["vault", "restore", "copy.db"]);
-    home.run(&["vault", "rekey"]).refused(64, &["--key-file, or -- PROGRAM"]);
+    home.run(&["vault", "rekey"])
+        .refused(64, &["--key-file, --transit URL, --kms KEY, or -- PROGRAM"]);
     // Its trouble is named, and not what it printed.
     home.write("locum.yaml", "vault: {key: {command: [/bin/sh, -c, 'echo 5a5a5a; exit 4']}}\n");
     let ran = home.run(&["credential", "list"]);

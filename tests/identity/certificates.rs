@@ -154,6 +154,203 @@ fn a_revoked_agent_is_none_by_its_certificate_and_a_mapping_may_be_changed() {
     ended(&mut wire);
 }
 
+/// The list of revoked certificates of the world's clients, in force from the start.
+fn world_with_list() -> (World, Authority, PathBuf, PathBuf) {
+    let mut made = None;
+    let world = World::with(BEARER, canary(), |home, _| {
+        let ca = Authority::new(&home.work(), "listener");
+        let clients = Authority::new(&home.work(), "clients");
+        let issued = ca.issue("proxy");
+        let list = home.work().join("revoked.pem");
+        clients.revoke(&list, &[], 600);
+        home.set(&format!(
+            "proxy.tls: {{certificate: '{}', key: '{}', client_ca: '{}', client_crl: '{}'}}",
+            issued.certificate.display(),
+            issued.key.display(),
+            clients.file.display(),
+            list.display(),
+        ));
+        home.set("identity.client_certificates: {name: cn}");
+        home.locum(&["agent", "add", "writer", "--no-token"]).ok();
+        made = Some((clients, ca.file, list));
+    });
+    let (clients, ca, list) = made.unwrap();
+    (world, clients, ca, list)
+}
+
+/// Whether the door opens to a client that comes anew.
+fn opens(world: &World, config: &rustls::ClientConfig) -> bool {
+    let wire = world.serve.wire().tls_with("127.0.0.1", config.clone());
+    wire.is_ok_and(|mut wire| {
+        let sent = wire.try_send(ask("").as_bytes()).is_ok();
+        sent && wire.try_answer("CONNECT").is_ok_and(|answer| answer.status == 200)
+    })
+}
+
+#[track_caller]
+fn ends(wire: &mut Wire) {
+    eventually("the end", PATIENCE, || {
+        let answer = wire.ask(request("GET", "/", &[AUTHORIZED], ""));
+        (answer.status == 403).then(|| assert_eq!(answer.problem(), "agent-revoked"))
+    });
+}
+
+#[test]
+fn what_its_ca_has_revoked_ends_in_open_tunnels_and_opens_no_door() {
+    let (world, clients, ca, list) = world_with_list();
+    let config = clients.issue("writer").client(&ca);
+    let other = clients.issue_with("writer-again", |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, "writer");
+    });
+    let other = other.client(&ca);
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    assert_eq!(wire.ask(request("GET", "/mine", &[AUTHORIZED], "")).status, 200);
+    let record = world.home.accesses_to("/mine").remove(0);
+    let serial = record["client_certificate"]["serial"].as_str().unwrap().to_owned();
+    clients.revoke(&list, &[&serial], 600);
+    ends(&mut wire);
+    // Also where the TLS session could be resumed, and the certificate would not be shown anew.
+    assert!(!opens(&world, &config));
+    assert!(opens(&world, &other), "another certificate of the same agent");
+    // The list is taken back: so is what it said.
+    clients.revoke(&list, &[], 600);
+    eventually("the new list", PATIENCE, || opens(&world, &config).then_some(()));
+}
+
+#[test]
+fn a_list_that_has_run_out_lets_nobody_in_and_says_so() {
+    let (world, clients, ca, list) = world_with_list();
+    let config = clients.issue("writer").client(&ca);
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    assert_eq!(wire.ask(request("GET", "/", &[AUTHORIZED], "")).status, 200);
+    assert_eq!(world.serve.metric("locum_reload_success{what=\"certificate\"}"), 1);
+    clients.revoke(&list, &[], -60);
+    ends(&mut wire);
+    assert!(!opens(&world, &config));
+    let said = "the revocation list has run out: no certificate of its CA is let in until there is a new one";
+    eventually("the log", PATIENCE, || world.serve.log().contains(said).then_some(()));
+    eventually("the metric", PATIENCE, || {
+        (world.serve.metric("locum_reload_success{what=\"certificate\"}") == 0).then_some(())
+    });
+    let events = world.home.audit();
+    assert_eq!(events.iter().filter(|r| r["event"] == "revocation-list-run-out").count(), 1);
+    // A file that is no list leaves the last one in force.
+    std::fs::write(&list, "nothing").unwrap();
+    eventually("the complaint", PATIENCE, || {
+        world.serve.log().contains("holds no certificate revocation list").then_some(())
+    });
+    assert!(!opens(&world, &config));
+    clients.revoke(&list, &[], 600);
+    eventually("the new list", PATIENCE, || opens(&world, &config).then_some(()));
+    eventually("the metric", PATIENCE, || {
+        (world.serve.metric("locum_reload_success{what=\"certificate\"}") == 1).then_some(())
+    });
+}
+
+/// A world whose door believes the home's own CA for agents.
+fn world_with_own_ca() -> (World, PathBuf) {
+    let mut made = None;
+    let world = World::with(BEARER, canary(), |home, _| {
+        let ca = Authority::new(&home.work(), "listener");
+        let issued = ca.issue("proxy");
+        home.locum(&["agent", "add", "writer", "--no-token"]).ok();
+        // The first one makes the CA.
+        home.locum(&["agent", "certificate", "writer"]).ok();
+        home.set(&format!(
+            "proxy.tls: {{certificate: '{}', key: '{}', client_ca: agents-ca.pem}}",
+            issued.certificate.display(),
+            issued.key.display(),
+        ));
+        home.set(
+            "identity.client_certificates: {name: spiffe, trust_domain: locum, \
+             map: [{match: 'spiffe://locum/agent/*', agent: '{1}'}]}",
+        );
+        made = Some(ca.file);
+    });
+    (world, made.unwrap())
+}
+
+/// What `agent certificate` made, and its serial number.
+fn issue(world: &World, more: &[&str]) -> (Issued, String) {
+    let all = [&["agent", "certificate", "writer", "--json"], more].concat();
+    let made: Value = serde_json::from_str(&world.home.locum(&all).ok().out).unwrap();
+    let file = |key: &str| world.home.work().join(made[key].as_str().unwrap_or("./none"));
+    let issued = Issued { certificate: file("certificate"), key: file("key") };
+    (issued, made["serial"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_home_issues_certificates_to_its_agents_and_takes_them_back() {
+    let (world, ca) = world_with_own_ca();
+    let (first, serial) = issue(&world, &["--ttl", "1h"]);
+    let config = first.client(&ca);
+    let (again, _) = issue(&world, &[]);
+    let other = again.client(&ca);
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    assert_eq!(wire.ask(request("GET", "/own", &[AUTHORIZED], "")).status, 200);
+    let record = world.home.accesses_to("/own").remove(0);
+    assert_eq!(record["agent"], "writer");
+    assert_eq!(record["client_certificate"]["subject"], "spiffe://locum/agent/writer");
+    assert_eq!(record["token_id"], format!("serial:{serial}"));
+    let issued = world.home.audit();
+    let issued = issued.iter().find(|record| record["event"] == "certificate-issued").unwrap();
+    assert!(issued["subject"].as_str().unwrap().starts_with("writer serial:"), "{issued}");
+    // As other tools write a serial number.
+    let pairs: Vec<&str> = (0..serial.len()).step_by(2).map(|at| &serial[at..at + 2]).collect();
+    let colons = pairs.join(":").to_uppercase();
+    let revoked = world.home.locum(&["agent", "revoke", "writer", "--certificate", &colons]).ok();
+    assert_eq!(revoked.out, format!("revoked serial:{serial} of writer\n"));
+    ends(&mut wire);
+    assert!(!opens(&world, &config));
+    assert!(opens(&world, &other));
+    // The CA's key, and nobody's, is anywhere.
+    let ca = std::fs::read_to_string(world.home.path().join("agents-ca.pem")).unwrap();
+    assert!(ca.starts_with("-----BEGIN CERTIFICATE-----") && !ca.contains("PRIVATE"));
+    world.home.locum(&["agent", "revoke", "writer"]).ok();
+    let refused = world.home.locum(&["agent", "certificate", "writer"]).failed(1);
+    assert!(refused.err.contains("the agent writer was revoked"), "{}", refused.err);
+    let refused = world.home.locum(&["agent", "certificate", "nobody"]).failed(1);
+    assert!(refused.err.contains("locum agent add nobody --no-token"), "{}", refused.err);
+}
+
+#[test]
+fn openssl_makes_a_request_and_takes_what_comes_of_it() {
+    let (world, ca) = world_with_own_ca();
+    let work = world.home.work();
+    let key = work.join("own.key");
+    let csr = work.join("own.csr");
+    command_output(
+        std::process::Command::new("openssl")
+            .args(["req", "-new", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"])
+            .args(["-subj", "/CN=admin", "-addext", "subjectAltName=DNS:evil.test", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&csr),
+    );
+    let (issued, _) = issue(&world, &["--csr", csr.to_str().unwrap()]);
+    let issued = Issued { key, ..issued };
+    assert!(opens(&world, &issued.client(&ca)));
+    let text = command_output(
+        std::process::Command::new("openssl")
+            .args(["x509", "-noout", "-text", "-in"])
+            .arg(&issued.certificate),
+    );
+    assert!(
+        text.contains("URI:spiffe://locum/agent/writer") && !text.contains("evil.test"),
+        "{text}"
+    );
+    // It verifies by the strictest, for a client, and for nothing else.
+    let verify = |purpose: &str| {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl.args(["verify", "-x509_strict", "-purpose", purpose, "-CAfile"]);
+        openssl.arg(world.home.path().join("agents-ca.pem")).arg(&issued.certificate);
+        openssl.output().unwrap().status.success()
+    };
+    assert!(verify("sslclient"));
+    assert!(!verify("sslserver"));
+}
+
 #[test]
 fn settings_that_cannot_be_meant_are_refused_with_their_place() {
     let home = Home::new();

@@ -530,3 +530,28 @@ fn issuers_that_cannot_be_meant_are_refused_with_their_place() {
     let ran = home.locum(&["serve"]).failed(64);
     assert!(ran.err.contains("absent.json"), "{}", ran.err);
 }
+
+#[test]
+fn one_token_is_revoked_by_its_id_and_no_other() {
+    let issuer = Issuer::new("one");
+    let (world, _) = world(&issuer, "");
+    let named = bearer(&issuer.token(&with("jti", "first")));
+    let other = bearer(&issuer.token(&with("jti", "second")));
+    let mut nameless = claims();
+    nameless.as_object_mut().unwrap().remove("jti");
+    let nameless = bearer(&issuer.token(&nameless));
+    let mut first = tunnel(&world, &named);
+    let mut third = tunnel(&world, &nameless);
+    let get = |wire: &mut Wire, path: &str| wire.ask(request("GET", path, &[AUTHORIZED], ""));
+    assert_eq!(get(&mut first, "/first").status, 200);
+    assert_eq!(get(&mut third, "/third").status, 200);
+    let id = |path: &str| world.home.accesses_to(path)[0]["token_id"].as_str().unwrap().to_owned();
+    assert_eq!(id("/first"), "first");
+    assert!(id("/third").starts_with("sha256:"));
+    for (path, wire, shown) in [("/first", &mut first, &named), ("/third", &mut third, &nameless)] {
+        world.home.locum(&["agent", "revoke", "worker", "--jwt", &id(path)]).ok();
+        eventually("the end", PATIENCE, || (get(wire, "/").status == 403).then_some(()));
+        assert_eq!(knock(&world, shown), 407);
+    }
+    assert_eq!(knock(&world, &other), 200);
+}

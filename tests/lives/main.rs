@@ -5,6 +5,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificate;
 mod degrade;
 mod emergency;
 mod queue;

@@ -93,7 +93,16 @@ fn a_transit_key_opens_the_vault_and_its_trouble_is_named() {
     let ran = home.locum(&["serve"]);
     assert!(ran.code == 1 && ran.err.contains("the vault is sealed"), "{}", ran.err);
     assert!(ran.err.contains("transit/locum at https://"), "{}", ran.err);
+    // Started locked, it waits for it.
+    let mut command = home.command(&["serve", "--locked"]);
+    let serve = Serve::start_locked(home, command.stdin(std::process::Stdio::null()));
+    let ran = home.locum(&["unlock", "--configured"]);
+    assert!(ran.code == 1 && ran.err.contains("the vault is sealed"), "{}", ran.err);
+    assert_eq!(serve.readiness().0, 503);
     transit.bao.unseal();
+    home.locum(&["unlock", "--configured"]).ok();
+    scene.until_shown(&serve, &key);
+    serve.stop();
     // By an AppRole.
     let (role, secret_id) = transit.bao.approle();
     let file = transit.directory.path().join("secret-id");

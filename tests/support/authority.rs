@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, DnType,
+    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, RevokedCertParams, SanType,
+    SerialNumber,
 };
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject as _;
@@ -31,7 +32,8 @@ impl Authority {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, format!("Test CA {name}"));
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        params.key_usages =
+            vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
         let certificate = params.self_signed(&key).unwrap();
         let file = directory.join(format!("{name}.pem"));
         std::fs::write(&file, certificate.pem()).unwrap();
@@ -62,6 +64,38 @@ impl Authority {
         write_private(&issued.certificate, &certificate.pem());
         issued
     }
+}
+
+impl Authority {
+    /// Writes the list of what is revoked, by serial numbers; it runs out after so many seconds.
+    pub fn revoke(&self, file: &Path, serials: &[&str], seconds: i64) {
+        let now = std::time::SystemTime::now();
+        let end = if seconds < 0 {
+            now - std::time::Duration::from_secs(seconds.unsigned_abs())
+        } else {
+            now + std::time::Duration::from_secs(seconds.unsigned_abs())
+        };
+        let start = now - std::time::Duration::from_hours(1);
+        let revoked = |serial: &&str| RevokedCertParams {
+            serial_number: SerialNumber::from_slice(&decode(serial)),
+            revocation_time: start.into(),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: start.into(),
+            next_update: end.into(),
+            crl_number: SerialNumber::from(1),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        write_private(file, &list.signed_by(&self.issuer).unwrap().pem().unwrap());
+    }
+}
+
+fn decode(hex: &str) -> Vec<u8> {
+    data_encoding::HEXLOWER.decode(hex.as_bytes()).unwrap()
 }
 
 impl Issued {

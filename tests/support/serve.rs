@@ -31,6 +31,14 @@ impl Serve {
     /// Starts a command that becomes the proxy of this home, and waits until it is ready.
     #[track_caller]
     pub fn start_as(home: &Home, command: &mut Command) -> Self {
+        let serve = Self::start_locked(home, command);
+        eventually("readiness", PATIENCE, || (serve.get("/readyz")?.status == 200).then_some(()));
+        serve
+    }
+
+    /// The same, and waits only until it listens.
+    #[track_caller]
+    pub fn start_locked(home: &Home, command: &mut Command) -> Self {
         let log = home.work().join("serve.log");
         let file = File::options().create(true).append(true).open(&log).unwrap();
         command.stdout(file.try_clone().unwrap()).stderr(file);
@@ -49,9 +57,7 @@ impl Serve {
             }
             std::thread::sleep(Duration::from_millis(2));
         };
-        let serve = Self { proxy, ops, ca: home.ca(), child, log };
-        eventually("readiness", PATIENCE, || (serve.get("/readyz")?.status == 200).then_some(()));
-        serve
+        Self { proxy, ops, ca: home.ca(), child, log }
     }
 
     /// What it has logged so far.

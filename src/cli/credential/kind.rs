@@ -8,7 +8,7 @@ use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
 use crate::credential::{
     Aws, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Oauth, OauthGrant,
-    Pattern, Role, Signing, SigningError, Slot, Timestamp, Totp, TotpHash,
+    Pattern, Role, Schedule, Signing, SigningError, Slot, Timestamp, Totp, TotpHash, days_between,
 };
 use crate::mint::Material;
 use crate::reference::Name;
@@ -36,6 +36,8 @@ pub(super) enum KindName {
     Totp,
     /// Signatures with a shared key (HMAC), as the provider describes them
     Hmac,
+    /// A certificate that the connection shows (mutual TLS), with its key
+    ClientCertificate,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -222,6 +224,9 @@ impl KindArgs {
         if self.kind == Some(KindName::Aws) {
             return Ok(vec![Slot::Aws]);
         }
+        if self.kind == Some(KindName::ClientCertificate) {
+            return Ok(vec![Slot::Certificate]);
+        }
         // A signature goes where its fields say.
         if self.kind == Some(KindName::Hmac) {
             return Ok(self.signing()?.slots());
@@ -263,6 +268,9 @@ impl KindArgs {
             KindName::Aws => self.aws(&secret)?,
             KindName::GithubApp => self.github_app(&secret)?,
             KindName::Totp => totp(&secret)?,
+            KindName::ClientCertificate => {
+                (Kind::ClientCertificate, read(&secret, &Kind::ClientCertificate)?)
+            }
             KindName::Hmac => {
                 let kind = Kind::Hmac(Box::new(self.signing()?));
                 let material = read(&secret, &kind)?;
@@ -313,6 +321,7 @@ impl KindArgs {
             }
             KindName::Aws => self.aws(&nothing)?,
             KindName::Hmac => (Kind::Hmac(Box::new(self.signing()?)), Material::default()),
+            KindName::ClientCertificate => (Kind::ClientCertificate, Material::default()),
             KindName::GithubApp => self.github_app(&nothing)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &nothing)?,
             KindName::OauthClientCredentials => {
@@ -597,7 +606,39 @@ fn read(secret: &Secret, kind: &Kind) -> Result<Material, Failure> {
     Material::read(secret, kind).map_err(|e| Failure::usage(e.to_string()))
 }
 
+/// Has a client certificate be due for rotation on the day on which it ends; or sooner, by the schedule
+/// that it was `added` with. With each new version it is the new one's day.
+pub(super) fn follow_certificate(
+    opened: &mut Opened,
+    name: &Name,
+    added: bool,
+) -> Result<(), Failure> {
+    let info = opened.vault.credential(name)?;
+    if info.properties.kind != Some(Kind::ClientCertificate) || info.properties.source.is_some() {
+        return Ok(());
+    }
+    let Some(current) = info.current() else { return Ok(()) };
+    let secret = opened.vault.snapshot()?.open(name, current.version)?;
+    let identity = read(&secret, &Kind::ClientCertificate)?.identity.unwrap_or_default();
+    let until = crate::upstream::check_identity(identity.as_bytes());
+    let until = until.map_err(|e| Failure::usage(e.to_string()))?;
+    let days = days_between(current.created, until).clamp(1, MOST_DAYS);
+    let its_end = Schedule::Days(u32::try_from(days).unwrap_or(1));
+    let said = info.properties.rotate.filter(|said| added && said.days() < its_end.days());
+    let schedule = Some(said.unwrap_or(its_end));
+    opened.vault.set_properties(name, |properties| properties.rotate = schedule)?;
+    Ok(())
+}
+
+/// Ten years: what is good for longer is asked about then.
+const MOST_DAYS: i64 = 3650;
+
 fn check(kind: &Kind, material: &Material) -> Result<(), Failure> {
+    if *kind == Kind::ClientCertificate {
+        let identity = material.identity.as_deref().unwrap_or_default();
+        crate::upstream::check_identity(identity.as_bytes())
+            .map_err(|e| Failure::usage(e.to_string()))?;
+    }
     material.check(kind).map_err(|e| {
         let failure = Failure::usage(e.to_string());
         let natural = crate::mint::NATURAL.iter().find(|(name, _)| *name == kind.name());

@@ -224,16 +224,19 @@ fn listener_tls<'d>(
     node: &'d Node,
     paths: Paths<'_>,
 ) -> Option<ListenerTls> {
-    let mut map = reader.map(node, &["certificate", "key", "client_ca", "client_auth"])?;
+    let mut map =
+        reader.map(node, &["certificate", "key", "client_ca", "client_crl", "client_auth"])?;
     let certificate = map.required("certificate", |r, n| paths.read(r, n));
     let key = map.required("key", |r, n| paths.read(r, n));
     let ca = map.optional("client_ca", |r, n| paths.read(r, n));
+    let crl = map.optional("client_crl", |r, n| paths.read(r, n));
     let words = [("required", true), ("optional", false)];
     let required = map.optional("client_auth", |r, n| r.choice(n, &words));
-    if let (false, Some(node)) = (map.has("client_ca"), map.node("client_auth")) {
+    let without = map.node("client_auth").or(map.node("client_crl"));
+    if let (false, Some(node)) = (map.has("client_ca"), without) {
         let advice = "name the CAs whose certificates are believed: `client_ca: FILE`";
         map.reader().problem_with_help(node, "there is no `client_ca` to check against", advice);
     }
-    let clients = ca.map(|ca| ClientCertificates { ca, required: required.unwrap_or(true) });
+    let clients = ca.map(|ca| ClientCertificates { ca, crl, required: required.unwrap_or(true) });
     Some(ListenerTls { certificate: certificate?, key: key?, clients })
 }
