@@ -26,6 +26,9 @@ use crate::reference::Name;
 /// The name of the file in the home.
 pub const FILE: &str = "locum.yaml";
 
+/// The published JSON Schema (draft 2020-12) of the file: what `locum config schema` prints.
+pub const SCHEMA: &str = include_str!("config/schema.json");
+
 /// The whole configuration.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

@@ -11,11 +11,13 @@ use tokio::net::TcpSocket;
 
 use super::Failure;
 use super::certificates::Certificates;
+use super::far_side::far_side;
 use super::service::Socket;
 use crate::agent::Identity;
 use crate::config::{Config, Listen, ListenAt};
 use crate::proxy::Door;
 use crate::tls::ListenerTls;
+use crate::upstream::NoLogins;
 
 /// Connections that the kernel keeps for us while we are busy, or while a predecessor finishes: it
 /// cuts this to its own `somaxconn`, which is 4096 by default.
@@ -138,6 +140,16 @@ fn place(socket: &Socket) -> String {
             path.map_or_else(unknown, |path| format!("unix:{}", path.display()))
         }
     }
+}
+
+/// Whether the files that a config names can be read, and be what they have to be: certificates, keys,
+/// CAs and lists. Tells of the first that cannot.
+///
+/// # Errors
+/// Which, and why.
+pub fn check_files(config: &Config) -> Result<(), Failure> {
+    Doors::certificates(config)?;
+    far_side(config, &[], Arc::new(NoLogins)).map(drop)
 }
 
 impl Doors {

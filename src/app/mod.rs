@@ -41,6 +41,7 @@ pub use crate::anomaly::Kept as Usual;
 pub(crate) use approvals::Place;
 pub use authority::is_published;
 pub use checkup::Health;
+pub use doors::check_files;
 pub use failure::{Exit, Failure};
 pub use far_side::far_side;
 pub use habits::{accept as accept_anomalies, baselines};

@@ -9,6 +9,7 @@ mod anomalies;
 mod approvals;
 mod audit;
 mod ca;
+mod config;
 mod credential;
 mod demo;
 mod doctor;
@@ -89,6 +90,9 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Check locum.yaml
+    #[command(subcommand)]
+    Config(config::Command),
     /// Approve or refuse requests that a rule holds for a person
     #[command(subcommand, visible_alias = "approval")]
     Approvals(approvals::Command),
@@ -162,6 +166,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),
+        Command::Config(command) => config::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&locate()?, command)),
         Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, workspace.as_ref(), command),
