@@ -117,18 +117,15 @@ pub fn recover(
     };
     let (master, set) =
         with_shares(&records, &source, &mut next, |master| match (&backup, from) {
-            (Some(backup), _) => Ok(backup.fits(master)),
+            (Some(backup), _) => backup.fits(master),
             (None, Some(copy)) => fits(copy, master),
             (None, None) => fits(&config.vault.store, master),
         })?;
-    let restored = match from {
-        Some(from) => restore_with(home, from, accept, &turn, Some(master))?,
-        None => {
-            let opened = Opened::open_by(home, master)?;
-            Restored { opened, kept: None, accepted: false }
-        }
+    let mut restored = if let Some(from) = from {
+        restore_with(home, from, accept, &turn, Some(master))?
+    } else {
+        Restored { opened: Opened::open_by(home, master)?, kept: None, accepted: false }
     };
-    let mut restored = restored;
     let path = key_file(home, &restored.opened.config);
     let kept_key = set_aside(&path)?;
     new_key_file(&mut restored.opened, &path)?;
@@ -136,12 +133,10 @@ pub fn recover(
     Ok(Recovered { restored, key_file: path, kept_key, set })
 }
 
-fn fits(vault: &Path, master: &MasterKey) -> Result<bool, Failure> {
-    match Vault::open(vault, master) {
-        Err(error) if matches!(error.fault, Fault::WrongKey | Fault::OtherKeySource) => Ok(false),
-        // What else is wrong with it is said where it is put in its place.
-        _ => Ok(true),
-    }
+fn fits(vault: &Path, master: &MasterKey) -> bool {
+    // What else is wrong with it is said where it is put in its place.
+    let opened = Vault::open(vault, master);
+    !opened.is_err_and(|e| matches!(e.fault, Fault::WrongKey | Fault::OtherKeySource))
 }
 
 /// Asks for shares until there are enough, and opens the record that they fit.
@@ -149,7 +144,7 @@ fn with_shares(
     records: &[RecoveryRecord],
     source: &KeySource,
     next: &mut impl FnMut(usize, u8) -> Result<Secret, Failure>,
-    is_it: impl Fn(&MasterKey) -> Result<bool, Failure>,
+    is_it: impl Fn(&MasterKey) -> bool,
 ) -> Result<(MasterKey, RecoverySet), Failure> {
     let first = records.first().ok_or_else(|| Failure::new("there is no recovery record"))?;
     let mut shares: Vec<Share> = Vec::new();
@@ -161,7 +156,7 @@ fn with_shares(
     }
     for record in records {
         if let Some(master) = record.open(&shares, source)
-            && is_it(&master)?
+            && is_it(&master)
         {
             return Ok((master, record.set.clone()));
         }

@@ -120,7 +120,10 @@ fn place(vault_id: &[u8], set: &[u8]) -> Vec<u8> {
     Encoder::new("locum/recovery/1/master").bytes(vault_id).bytes(set).finish()
 }
 
-fn pair() -> Result<(Zeroizing<[u8; 32]>, PrivateKey, [u8; 32]), Fault> {
+/// A private key, as bytes and as a key, and its public half.
+type Pair = (Zeroizing<[u8; 32]>, PrivateKey, [u8; 32]);
+
+fn pair() -> Result<Pair, Fault> {
     let bytes = crypto::random::<32>()?;
     let private =
         PrivateKey::from_private_key(&X25519, &*bytes).map_err(|_| Fault::NoRandomness)?;
@@ -299,8 +302,8 @@ impl RecoveryRecord {
     pub fn open(&self, shares: &[Share], source: &KeySource) -> Option<MasterKey> {
         let parts: Vec<Vec<u8>> =
             shares.iter().map(|share| [&[share.place][..], &share.part[..]].concat()).collect();
+        // What is left of the parts is wiped when it is freed, as all of the process's memory is.
         let private = Zeroizing::new(Gf256::combine_bytes(&parts).ok()?);
-        parts.into_iter().for_each(|part| drop(Zeroizing::new(part)));
         let private = PrivateKey::from_private_key(&X25519, &private).ok()?;
         let public = private.compute_public_key().ok()?;
         let vault_id: [u8; VAULT_ID] = hex(&self.vault_id)?;
