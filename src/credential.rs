@@ -22,7 +22,7 @@ pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use chain::{Chain, Group, MAX_WEIGHT, Tier, TierError, by_weight, stand_in_for};
 pub use endpoint::{Endpoint, EndpointError};
 pub use kind::{
-    Aws, ClientAuth, GithubApp, Grant as OauthGrant, Kind, Oauth, Role, Totp, TotpHash,
+    Aws, ClientAuth, GithubApp, Grant as OauthGrant, Kind, Login, Oauth, Role, Totp, TotpHash,
 };
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
@@ -293,6 +293,8 @@ pub enum Slot {
     },
     /// The signature of AWS in `Authorization`, or in the query. The secret itself enters nowhere.
     Aws,
+    /// The certificate that the connection's handshake shows. Its key enters nowhere.
+    Certificate,
 }
 
 /// Why a text is not a slot.
@@ -332,7 +334,7 @@ impl fmt::Display for SlotError {
                 "a JSON pointer begins with '/', such as '/auth/token'; `~1` is a slash in a name, and `~0` a tilde"
             }
             Self::Kind => {
-                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart, websocket and aws"
+                "this version knows the slots header, basic, query, path, subprotocol, json, form, multipart, websocket, aws and certificate"
             }
             Self::Empty => "the slot's name is empty, or a Basic user has a ':' in it",
         })
@@ -505,7 +507,9 @@ impl Slot {
             | Self::Multipart { .. }
             | Self::WebSocket { .. }
             // What is signed is what the client says of its signature.
-            | Self::Aws => false,
+            | Self::Aws
+            // It goes with each request that a rule grants it to.
+            | Self::Certificate => false,
         }
     }
 
@@ -524,6 +528,7 @@ impl Slot {
             Self::Multipart { field } => format!("multipart:{field}"),
             Self::WebSocket { pointer } => format!("websocket:{pointer}"),
             Self::Aws => "signature:aws".to_owned(),
+            Self::Certificate => "certificate".to_owned(),
         }
     }
 }
@@ -549,6 +554,7 @@ impl fmt::Display for Slot {
             Self::Multipart { field } => write!(f, "multipart {field}"),
             Self::WebSocket { pointer } => write!(f, "websocket {pointer}"),
             Self::Aws => f.write_str("aws"),
+            Self::Certificate => f.write_str("certificate"),
         }
     }
 }
@@ -568,6 +574,7 @@ impl FromStr for Slot {
             ("multipart", rest) => Self::multipart(rest),
             ("websocket", rest) => Self::websocket(rest),
             ("aws", "") => Ok(Self::Aws),
+            ("certificate", "") => Ok(Self::Certificate),
             _ => Err(SlotError::Kind),
         }
     }
@@ -601,6 +608,8 @@ pub struct CredentialIndex {
     honeytokens: usize,
     /// The same for the messages of a socket.
     message_slots: bool,
+    /// The same for handshakes.
+    certificates: bool,
 }
 
 /// Tells those that serve another's reference what that may look like.
@@ -705,6 +714,7 @@ impl CredentialIndex {
                 self.body_slots = true;
             }
             Slot::WebSocket { .. } => self.message_slots = true,
+            Slot::Certificate => self.certificates = true,
             Slot::Basic { .. } | Slot::Subprotocol { .. } | Slot::Aws => {}
         }
     }
@@ -805,6 +815,12 @@ impl CredentialIndex {
         self.message_slots
     }
 
+    /// Whether any credential is a client certificate.
+    #[must_use]
+    pub fn has_certificates(&self) -> bool {
+        self.certificates
+    }
+
     /// All credentials, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Credential>> {
         self.by_name.values()
@@ -862,6 +878,8 @@ pub(crate) mod tests {
             "form client_secret",
             "multipart api key",
             "websocket /d/token",
+            "aws",
+            "certificate",
         ] {
             assert_eq!(text.parse::<Slot>().unwrap().to_string(), text);
         }

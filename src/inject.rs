@@ -28,7 +28,7 @@ use body::Edits;
 pub use locate::{Located, References};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
-use crate::credential::{BasicPart, Credential, Kind, PathTemplate, Slot};
+use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::mint::Material;
 use crate::outcome::{Code, Refusal};
@@ -62,8 +62,18 @@ struct HiddenSecrets {
 impl HiddenSecrets {
     fn add(&mut self, grant: &Grant, secret: Secret) {
         let placeholder = grant.placeholder();
-        let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = &grant.credential().properties.kind
-        else {
+        let kind = grant.credential().properties.kind.as_ref();
+        // A key whose signatures are seen in handshakes alone has no text that an origin could show.
+        if kind == Some(&Kind::ClientCertificate) {
+            return;
+        }
+        if let Some(kind @ Kind::Basic(_)) = kind {
+            let material = Material::read(&secret, kind).unwrap_or_default();
+            let password = material.password.map(|text| Secret::new(text.into_bytes()));
+            self.sent.extend(password.map(|password| (Arc::clone(placeholder), password)));
+            return;
+        }
+        let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = kind else {
             self.sent.push((Arc::clone(placeholder), secret));
             return;
         };
@@ -140,6 +150,7 @@ pub struct OutboundRequest {
     needles: Option<Needles>,
     body: Option<Bytes>,
     chunks: Option<ChunkSigner>,
+    certificate: Option<Secret>,
     undecodable: Undecodable,
 }
 
@@ -164,6 +175,11 @@ impl OutboundRequest {
     /// What signs the chunks of the body as it streams, where each has a signature.
     pub(crate) fn take_chunks(&mut self) -> Option<ChunkSigner> {
         self.chunks.take()
+    }
+
+    /// The client certificate that goes with it, and its key.
+    pub(crate) fn take_certificate(&mut self) -> Option<Secret> {
+        self.certificate.take()
     }
 
     #[cfg(test)]
@@ -245,7 +261,7 @@ pub fn inject(
     let (parts, origin, body) = request.into_parts();
     let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
-    let (mut signature, mut signed) = (None, Vec::new());
+    let (mut signature, mut signed, mut certificate) = (None, Vec::new(), None);
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let slot = grant.credential().slots.get(grant.slot());
         let slot = slot.ok_or_else(|| Refusal::new(Code::Internal))?;
@@ -253,6 +269,10 @@ pub fn inject(
             if signature.replace((grant, secret)).is_some() {
                 return Err(Refusal::new(Code::SlotMismatch));
             }
+        } else if let Some(kind @ Kind::Basic(login)) = &grant.credential().properties.kind {
+            filling.fill_login(grant, slot, (kind, login), &secret)?;
+        } else if *slot == Slot::Certificate {
+            certificate = Some(identity(&secret)?);
         } else if signed::signs(grant) {
             strip(&mut filling.parts, grant.credential(), slot, &secret)?;
             signed.push((grant, secret));
@@ -307,7 +327,17 @@ pub fn inject(
     }
     let needles = (taken || !needles.is_empty()).then_some(needles);
     let undecodable = permit.undecodable();
-    Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, undecodable })
+    Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, certificate, undecodable })
+}
+
+/// What a handshake shows, of what lies in the vault.
+fn identity(secret: &Secret) -> Result<Secret, Refusal> {
+    let material = Material::read(secret, &Kind::ClientCertificate).ok();
+    let identity = material.and_then(|material| material.identity);
+    identity.map(|pem| Secret::new(pem.into_bytes())).ok_or_else(|| {
+        Refusal::new(Code::CredentialRefused)
+            .because("what lies in the vault is no client certificate with its key")
+    })
 }
 
 /// The answer must be searchable: only codings that we read, and whole, because ranges could carry
@@ -374,7 +404,7 @@ impl Filling {
             Slot::Path { template } => {
                 fill_path(parts, grant, template.as_ref(), secret, needles)?;
             }
-            Slot::Subprotocol { .. } | Slot::Aws => {}
+            Slot::Subprotocol { .. } | Slot::Aws | Slot::Certificate => {}
             Slot::Json { .. }
             | Slot::Form { .. }
             | Slot::Multipart { .. }
@@ -384,6 +414,58 @@ impl Filling {
         if let (Some(name), Some(value)) = (slot.header_name(), value) {
             self.parts.headers.insert(name, value);
         }
+        Ok(())
+    }
+
+    /// User name and password, each where the request refers to them.
+    fn fill_login(
+        &mut self,
+        grant: &Grant,
+        slot: &Slot,
+        (kind, login): (&Kind, &Login),
+        secret: &Secret,
+    ) -> Result<(), Refusal> {
+        let unusable = || {
+            Refusal::new(Code::CredentialRefused)
+                .because("what lies in the vault is no user name with its password")
+        };
+        let material = Material::read(secret, kind).map_err(|_| unusable())?;
+        let (user, password) = material.login().map_err(|_| unusable())?;
+        let own = |slot: &Slot| {
+            let text = if login.is_user(slot) { user } else { password };
+            Secret::new(text.as_bytes().to_vec())
+        };
+        if matches!(slot, Slot::Basic { .. }) {
+            let known = encode_pair(
+                BasicPart::Password,
+                grant.placeholder().as_bytes(),
+                grant.placeholder().as_bytes(),
+            );
+            let wire = encode_pair(BasicPart::Password, password.as_bytes(), user.as_bytes());
+            self.needles.add_rendered(&wire, &known);
+            let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
+            text.extend_from_slice(b"Basic ");
+            text.extend_from_slice(&wire);
+            strip(&mut self.parts, grant.credential(), slot, secret)?;
+            self.parts.headers.insert(header::AUTHORIZATION, sensitive(text)?);
+        } else if slot.is_in_body() {
+            let body = self.body.as_ref().ok_or_else(|| Refusal::new(Code::Internal))?;
+            let slots = grant.credential().slots.iter().filter(|slot| slot.is_in_body());
+            for slot in slots {
+                let value = own(slot);
+                let filled = self.edits.add(body, grant.credential(), slot, &value);
+                let differs = filled.filter(|filled| filled.len() != value.len());
+                if let Some(filled) = differs.filter(|_| !login.is_user(slot)) {
+                    self.needles.add_rendered(filled, grant.placeholder().as_bytes());
+                }
+            }
+            strip(&mut self.parts, grant.credential(), slot, secret)?;
+        } else {
+            self.fill(grant, slot, &own(slot))?;
+        }
+        // A user name is told to everybody, and stands in many an answer.
+        let password = Secret::new(password.as_bytes().to_vec());
+        self.needles.add_late(password, grant.placeholder());
         Ok(())
     }
 

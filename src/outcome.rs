@@ -193,6 +193,10 @@ codes! {
     CertificateInvalid "certificate-invalid" 502 "tls_certificate_error"
         "The host's certificate does not verify"
         "If the host has a private CA, set upstream.hosts.HOST.ca_file in locum.yaml; verification is never turned off.";
+    /// The client certificate of a credential is not accepted.
+    ClientCertificateRefused "client-certificate-refused" 502 "tls_alert_received"
+        "The host does not accept the client certificate"
+        "It ran out, was revoked there, or is for another host: rotate it with `locum credential rotate`; the audit record of this id names it.";
     /// TLS failed in another way.
     TlsFailed "tls-failed" 502 "tls_protocol_error"
         "TLS with the host failed"

@@ -42,6 +42,7 @@ pub use crate::anomaly::Kept as Usual;
 pub(crate) use approvals::Place;
 pub use authority::is_published;
 pub use checkup::Health;
+pub use doors::check_files;
 pub use failure::{Exit, Failure};
 pub use far_side::far_side;
 pub use habits::{accept as accept_anomalies, baselines};
@@ -55,12 +56,13 @@ pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
-pub(crate) use policies::{ReadPolicy, policies_of, read_policies};
+pub(crate) use policies::{ReadPolicy, check_policy_file, policies_of, read_policies};
 pub use recovery::{Recovered, make_recovery, recover};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
 pub use service::Activation;
+pub(crate) use session::placeholders_of;
 pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
     plan as plan_session, settings,

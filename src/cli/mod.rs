@@ -4,11 +4,13 @@
 //! never come by argument; they come from a prompt without echo, standard input, a private file, or
 //! an environment variable that is named.
 
+mod admin;
 mod agent;
 mod anomalies;
 mod approvals;
 mod audit;
 mod ca;
+mod config;
 mod credential;
 mod demo;
 mod doctor;
@@ -32,6 +34,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub(crate) use credential::{provider_slots, provider_to, show_credential};
+pub(crate) use policy::explained;
 
 use crate::app::{Exit, Failure, Home, Opened};
 use crate::reference::Name;
@@ -89,6 +94,9 @@ enum Command {
     /// Check policies
     #[command(subcommand)]
     Policy(policy::Command),
+    /// Check locum.yaml
+    #[command(subcommand)]
+    Config(config::Command),
     /// Approve or refuse requests that a rule holds for a person
     #[command(subcommand, visible_alias = "approval")]
     Approvals(approvals::Command),
@@ -104,6 +112,9 @@ enum Command {
     /// Add, list and remove workspaces: each has its own agents, credentials and policies
     #[command(subcommand, visible_alias = "workspaces")]
     Workspace(workspace::Command),
+    /// Say who may administer a workspace without the home's files
+    #[command(subcommand)]
+    Admin(admin::Command),
     /// Look after the vault
     #[command(subcommand)]
     Vault(vault::Command),
@@ -162,10 +173,12 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(locate(), command),
+        Command::Config(command) => config::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&locate()?, command)),
         Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, workspace.as_ref(), command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
+        Command::Admin(command) => done(admin::run(&locate()?, command)),
         Command::Workspace(command) => done(workspace::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, workspace.is_some(), command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),

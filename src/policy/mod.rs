@@ -56,7 +56,7 @@ use limits::Meter;
 use rule::{Agents, Asked, Rule, Uses};
 
 use crate::agent::Identity;
-use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older};
+use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older, Slot};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
 use crate::inject::References;
@@ -794,7 +794,40 @@ impl Policy {
                 return Err(Refusal::new(Code::Plaintext));
             }
         }
+        if index.has_certificates() && origin.scheme == Scheme::Https {
+            grants.extend(self.certificate(question, shadows)?);
+        }
         Ok((verdict, grants))
+    }
+
+    /// The client certificate that goes with a request: the first by name of those that are bound there,
+    /// are for the caller, and that the rules grant. Nothing of a request refers to one.
+    fn certificate(
+        &self,
+        Question { who, request, index, at, .. }: Question<'_>,
+        shadows: bool,
+    ) -> Result<Option<Grant>, Refusal> {
+        let (asked, node) = (Asked::of(who, request, at), who.context.node.as_ref());
+        let is_one = |c: &&Arc<Credential>| {
+            c.slots.contains(&Slot::Certificate)
+                && c.version.is_some()
+                && within(who, c, index)
+                && c.is_for(node, |owner| is_for(who, owner, index))
+        };
+        let mut all: Vec<_> = index.bound_to(request.origin()).filter(is_one).collect();
+        all.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        for one in all {
+            let allows = |path: &str| self.verdict(asked, path, &[one], index, shadows).is_ok();
+            let allowed = allows(request.path());
+            if request.other_readings().iter().any(|reading| allows(reading) != allowed) {
+                return Err(Refusal::new(Code::AmbiguousPath)
+                    .because("the policy decides differently on another reading of the path"));
+            }
+            if allowed {
+                return Ok(Grant::whole(one));
+            }
+        }
+        Ok(None)
     }
 
     /// The live credentials that the agent may use at `origin` in any request, but for `grants`.

@@ -22,12 +22,13 @@ use super::{Gateway, State};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Resolved, inject};
-use crate::outcome::Refusal;
+use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Timeouts};
 use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
+use crate::secret::Secret;
 use crate::sign::sigv4::ChunkSigner;
-use crate::upstream::{Call, LastLook, Sent, Upgraded};
+use crate::upstream::{Call, LastLook, Sent, Upgraded, refuses_certificate};
 
 /// The circumstances of a call, which are the same however often it is made.
 pub(super) struct Calling<'a> {
@@ -57,8 +58,9 @@ impl Unanswered {
     }
 }
 
-/// A request that is recorded, on whose behalf it goes, and what signs its body on the way.
-type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>);
+/// A request that is recorded, on whose behalf it goes, what signs its body on the way, and what a new
+/// connection of it shows.
+type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>, Option<Secret>);
 
 /// A request that can be sent again.
 struct Again {
@@ -158,11 +160,14 @@ impl<'a> Calling<'a> {
         }
         let pass = self.pass(&inbound, &ledger, true).map_err(Unanswered::refusal)?;
         let recorded = self.recorded(inbound, &permit, &mut ledger, true).await;
-        let (recorded, principal, chunks) = recorded.map_err(Unanswered::refusal)?;
+        let (recorded, principal, chunks, certificate) = recorded.map_err(Unanswered::refusal)?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
         let still = || self.route.caller.workspace.still(&self.state, &self.who, ledger.carried());
-        let call = call(&permit, (&origin, &principal), LastLook(&still));
+        let call = Call {
+            certificate: certificate.as_ref(),
+            ..call(&permit, (&origin, &principal), LastLook(&still))
+        };
         match self.gateway.upstream().upgrade(request, call, opening.handshake()).await {
             Ok(Upgraded::Switched(switched)) => {
                 pass.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
@@ -174,6 +179,7 @@ impl<'a> Calling<'a> {
             }
             Err(refusal) => {
                 pass.failed(refusal.code);
+                let refusal = of_certificate(refusal, certificate.is_some());
                 Err(failed(&ledger, refusal, way.up.bytes()))
             }
         }
@@ -253,7 +259,8 @@ impl<'a> Calling<'a> {
         first: bool,
     ) -> Result<(Sent, Pending), Unanswered> {
         let pass = self.pass(&inbound, ledger, first)?;
-        let (recorded, principal, chunks) = self.recorded(inbound, permit, ledger, first).await?;
+        let (recorded, principal, chunks, certificate) =
+            self.recorded(inbound, permit, ledger, first).await?;
         let (request, mut pending) =
             recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
@@ -263,6 +270,7 @@ impl<'a> Calling<'a> {
         let still = || self.route.caller.workspace.still(&self.state, &self.who, ledger.carried());
         let call = Call {
             interims: heard.as_ref(),
+            certificate: certificate.as_ref(),
             ..call(permit, (&origin, &principal), LastLook(&still))
         };
         let upstream = self.gateway.upstream();
@@ -272,6 +280,7 @@ impl<'a> Calling<'a> {
             Ok(sent) => sent,
             Err(refusal) => {
                 pass.failed(refusal.code);
+                let refusal = of_certificate(refusal, certificate.is_some());
                 return Err(Unanswered::Failed(refusal));
             }
         };
@@ -310,7 +319,7 @@ impl<'a> Calling<'a> {
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
         // Why here: the last step before a byte may leave. No record, no call.
         let uses = outbound.take_uses();
-        let chunks = outbound.take_chunks();
+        let (chunks, certificate) = (outbound.take_chunks(), outbound.take_certificate());
         let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
         let principal = inject::principal(workspace, agent, &uses);
         let recorded = if first {
@@ -320,7 +329,7 @@ impl<'a> Calling<'a> {
         };
         let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
         ledger.carries(uses);
-        Ok((recorded, principal, chunks))
+        Ok((recorded, principal, chunks, certificate))
     }
 
     /// The request with its secrets in it.
@@ -375,5 +384,14 @@ fn call<'c>(
         idle_timeout: idle,
         interims: None,
         last_look: Some(last_look),
+        certificate: None,
     }
+}
+
+/// What an origin did not take was the credential, where one was shown to it.
+fn of_certificate(refusal: Refusal, shown: bool) -> Refusal {
+    if shown && refuses_certificate(&refusal) {
+        return Refusal { code: Code::ClientCertificateRefused, ..refusal };
+    }
+    refusal
 }

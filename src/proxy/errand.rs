@@ -176,6 +176,7 @@ async fn send(upstream: &Upstream, leaving: Recorded<Leaving>) -> Result<Reply, 
         idle_timeout: None,
         interims: None,
         last_look: None,
+        certificate: None,
     };
     let sent = upstream.send(request, call).await?;
     let (parts, body) = sent.response.into_parts();

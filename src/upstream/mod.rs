@@ -13,6 +13,7 @@ mod gather;
 mod guard;
 mod h2;
 mod hear;
+mod identity;
 mod interim;
 mod leash;
 mod link;
@@ -37,11 +38,12 @@ pub use body::{BodyError, UpstreamBody};
 pub use dial::{SelfAddresses, tune};
 pub use gather::Gather;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
+pub use identity::{IdentityError, check_identity};
 pub use interim::{GoOn, Interims};
 pub use pool::{PoolCounts, PoolLimits};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
-pub use trust::{ClientCertificate, RootSummary, TrustError};
+pub use trust::{ClientCertificate, RootSummary, TrustError, refuses_certificate};
 pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
 pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transport};
 
@@ -57,6 +59,7 @@ use trust::Offer;
 use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
+use crate::secret::Secret;
 
 /// How often a request may meet a dead connection from the pool before it gets a fresh one. An
 /// origin that restarted has closed them all, and each attempt costs only a look.
@@ -136,6 +139,16 @@ pub struct Call<'a> {
     /// Asked once there is a connection, whose opening may have taken long, and before a byte of the
     /// request leaves on it.
     pub last_look: Option<LastLook<'a>>,
+    /// The client certificate, with its key, that a new connection shows: a credential's own, in the
+    /// place of that in `upstream.hosts`. The principal names it.
+    pub certificate: Option<&'a Secret>,
+}
+
+/// How a new connection is made.
+#[derive(Clone, Copy)]
+struct Way<'a> {
+    route: &'a Route,
+    certificate: Option<&'a Secret>,
 }
 
 /// Says whether a request may still leave.
@@ -241,13 +254,14 @@ impl Upstream {
         let authority = &call.origin.authority;
         let route = self.routes.find(&authority.host);
         let key = self.pool.key(call.origin, route.id, call.principal);
+        let way = Way { route, certificate: call.certificate };
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
             idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
         let mut stale = 0;
         loop {
-            let (lane, mut timing) = self.lane(&key, route, stale).await?;
+            let (lane, mut timing) = self.lane(&key, way, stale).await?;
             call.look_again()?;
             let start = Instant::now();
             let (failure, again) = match lane {
@@ -298,15 +312,15 @@ impl Upstream {
     async fn lane(
         &self,
         key: &PoolKey,
-        route: &Route,
+        way: Way<'_>,
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
         let links = stale < STALE_RETRIES;
         if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
-        if !self.may_share(key, route) {
-            return self.open(key, route, None).await;
+        if !self.may_share(key, way.route) {
+            return self.open(key, way, None).await;
         }
         let opening = self.pool.opening(key);
         let turn = opening.turn().await?;
@@ -314,12 +328,12 @@ impl Upstream {
             return Ok((lane, Timing::default()));
         }
         // Those before have found that there is nothing to share.
-        if !self.may_share(key, route) {
+        if !self.may_share(key, way.route) {
             drop(turn);
-            return self.open(key, route, None).await;
+            return self.open(key, way, None).await;
         }
         let mut turn = Some(turn);
-        let opened = self.open(key, route, Some(&mut turn)).await;
+        let opened = self.open(key, way, Some(&mut turn)).await;
         if let (Err(refusal), Some(turn)) = (&opened, turn) {
             opening.failed(turn, refusal);
         }
@@ -351,12 +365,12 @@ impl Upstream {
     async fn open(
         &self,
         key: &PoolKey,
-        route: &Route,
+        way: Way<'_>,
         turn: Option<&mut Option<Turn>>,
     ) -> Result<(Lane, Timing), Refusal> {
         let required = self.pool.spoken(key) == Some(Spoken::Http1Required);
         let offer = if required { Offer::Http1 } else { Offer::Both };
-        let (stream, timing) = self.stream(&key.origin, &key.principal, route, offer).await?;
+        let (stream, timing) = self.stream(&key.origin, &key.principal, way, offer).await?;
         let target = &key.origin.authority;
         let leash = self.leashes.hold(&key.principal);
         if stream.is_http2() {
@@ -381,7 +395,7 @@ impl Upstream {
         &self,
         origin: &Origin,
         principal: &Arc<str>,
-        route: &Route,
+        Way { route, certificate }: Way<'_>,
         offer: Offer,
     ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
@@ -394,7 +408,7 @@ impl Upstream {
             Scheme::Https => {
                 let start = Instant::now();
                 let offer = if route.http1_only { Offer::Http1 } else { offer };
-                let shaking = route.tls.connect(target, principal, transport, offer);
+                let shaking = route.tls.connect(target, principal, (transport, certificate), offer);
                 let tls = timeout(self.timeouts.tls, shaking)
                     .await
                     .map_err(|_| self.slow_handshake(target))??;

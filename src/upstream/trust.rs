@@ -19,8 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::identity::{IdentityError, OneHandshake};
 use crate::host::{Authority, Host};
 use crate::outcome::{Code, Refusal};
+use crate::secret::Secret;
 
 /// What HTTP/1.1 and HTTP/2 are called in ALPN (RFC 7301).
 const ALPN_HTTP1: &[u8] = b"http/1.1";
@@ -285,7 +287,7 @@ impl TlsProfile {
         &self,
         target: &Authority,
         principal: &Arc<str>,
-        stream: S,
+        (stream, certificate): (S, Option<&Secret>),
         offer: Offer,
     ) -> Result<TlsStream<S>, Refusal>
     where
@@ -297,8 +299,17 @@ impl TlsProfile {
                 format!("no certificate can be for {}", target.host),
             )
         })?;
-        let connector = self.connector(principal, offer);
+        let mut connector = self.connector(principal, offer);
+        let shown = certificate.map(OneHandshake::of).transpose().map_err(unusable)?;
+        if let Some(shown) = &shown {
+            let mut config = ClientConfig::clone(connector.config());
+            config.client_auth_cert_resolver = Arc::<OneHandshake>::clone(shown);
+            connector = TlsConnector::from(Arc::new(config));
+        }
         let connected = connector.connect(name, stream).await;
+        if let Some(shown) = shown {
+            shown.forget();
+        }
         let mut stream = connected.map_err(|error| handshake_refusal(target, &error))?;
         stream.get_mut().1.set_buffer_limit(Some(UNSENT));
         Ok(stream)
@@ -368,6 +379,18 @@ fn pem_error(path: &Path, wanted: &'static str, error: pem::Error) -> TrustError
     }
 }
 
+fn unusable(why: IdentityError) -> Refusal {
+    tracing::error!(%why, "a client certificate of the vault cannot be used");
+    Refusal::new(Code::CredentialRefused)
+        .because("what lies in the vault is no client certificate with its key")
+}
+
+/// Whether an origin did not take the client certificate that it was shown, or was shown none.
+#[must_use]
+pub fn refuses_certificate(refusal: &Refusal) -> bool {
+    refusal.reason == Some(WANTS_ANOTHER)
+}
+
 fn handshake_refusal(target: &Authority, error: &io::Error) -> Refusal {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     let (code, why) = match tls {
@@ -417,8 +440,7 @@ fn tls_alert<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rus
     None
 }
 
-const WANTS_ANOTHER: &str =
-    "it wants another client certificate; see upstream.hosts.HOST.client_cert";
+const WANTS_ANOTHER: &str = "it wants another client certificate; see upstream.hosts.HOST.client_cert, or --kind client-certificate";
 
 /// The fault in words. The certificate's own texts are the other side's, and stay out.
 fn certificate_fault(error: &CertificateError) -> &'static str {
@@ -474,6 +496,10 @@ fn tls_fault(error: &rustls::Error) -> &'static str {
         Error::AlertReceived(
             AlertDescription::CertificateRequired
             | AlertDescription::BadCertificate
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnsupportedCertificate
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied,
         ) => WANTS_ANOTHER,

@@ -26,9 +26,8 @@ use super::body::{RequestBody, UpstreamBody};
 use super::h2::{NoStream, OpenStream, Seat};
 use super::link::{Failure, Link, Patience, Stream};
 use super::pool::{Lane, PoolKey};
-use super::route::Route;
 use super::trust::{Offer, speaks_other};
-use super::{Call, Sent, Timing, Upstream, broken, refusal};
+use super::{Call, Sent, Timing, Upstream, Way, broken, refusal};
 use crate::host::Authority;
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
@@ -58,7 +57,7 @@ pub struct Switched {
 /// A handshake, and what it is sent for.
 struct Asking<'a> {
     call: Call<'a>,
-    route: &'a Route,
+    way: Way<'a>,
     key: PoolKey,
     handshake: &'a Handshake,
     patience: Patience,
@@ -88,7 +87,8 @@ impl Upstream {
             idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
         let key = self.pool.key(call.origin, route.id, call.principal);
-        let asking = Asking { call, route, key, handshake, patience };
+        let way = Way { route, certificate: call.certificate };
+        let asking = Asking { call, way, key, handshake, patience };
         if let Some(seat) = self.pool.socket_seat(&asking.key)
             && let Some(upgraded) = ask_shared(&asking, &parts, seat, Timing::default()).await?
         {
@@ -107,7 +107,7 @@ impl Upstream {
     /// A new connection that speaks HTTP/1.1.
     async fn new_link(&self, asking: &Asking<'_>) -> Result<(Box<Link>, Timing), Refusal> {
         let Call { origin, principal, .. } = asking.call;
-        let (stream, timing) = self.stream(origin, principal, asking.route, Offer::Http1).await?;
+        let (stream, timing) = self.stream(origin, principal, asking.way, Offer::Http1).await?;
         let leash = self.leashes.hold(principal);
         let link = Link::new(stream, leash).await;
         let link = link.map_err(|error| broken(&error, asking.target()))?;
@@ -122,7 +122,7 @@ impl Upstream {
             return Ok((seat, Timing::default()));
         }
         let mut turn = Some(turn);
-        let opened = self.open(&asking.key, asking.route, Some(&mut turn)).await;
+        let opened = self.open(&asking.key, asking.way, Some(&mut turn)).await;
         if let (Err(refusal), Some(turn)) = (&opened, turn) {
             opening.failed(turn, refusal);
         }

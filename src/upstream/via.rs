@@ -176,7 +176,7 @@ impl NextProxy {
         if self.origin.scheme == Scheme::Http {
             return Ok(Transport::Tcp(tcp));
         }
-        let shaking = self.tls.connect(authority, &self.principal, tcp, Offer::Http1);
+        let shaking = self.tls.connect(authority, &self.principal, (tcp, None), Offer::Http1);
         let connected = timeout(handshake, shaking).await;
         let stream = connected
             .map_err(|_| {

@@ -106,6 +106,8 @@ pub enum Kind {
     Value,
     /// A stand-in.
     StandIn,
+    /// An administrator.
+    Administrator,
 }
 
 /// Which sealed row.
@@ -145,6 +147,7 @@ impl fmt::Display for Kind {
             Self::Workspace => "workspace",
             Self::Value => "value",
             Self::StandIn => "stand-in",
+            Self::Administrator => "administrator",
         })
     }
 }

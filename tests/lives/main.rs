@@ -5,10 +5,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod certificate;
 mod degrade;
 mod emergency;
+mod login;
 mod queue;
 mod runs;
 mod spares;
 mod tiers;
 mod values;
+mod verify;

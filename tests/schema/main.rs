@@ -1,5 +1,5 @@
-//! The published JSON Schema of the policy document, held by a validator that others wrote (Python's
-//! `jsonschema`) against what the reader takes, and against what it refuses.
+//! The published JSON Schemas of the policy document and of `locum.yaml`, held by a validator that others
+//! wrote (Python's `jsonschema`) against what their readers take, and against what they refuse.
 
 #![allow(missing_docs, unreachable_pub, dead_code)] // A harness is shared by halves.
 #![allow(
@@ -13,6 +13,8 @@
 mod markdown;
 #[path = "../support/mod.rs"]
 mod support;
+
+mod config;
 
 use std::fs;
 use std::io::Write as _;
@@ -31,8 +33,12 @@ fn as_json(text: &str) -> Value {
 
 /// What the validator has against each document, if anything.
 fn validate(documents: &[Value]) -> Vec<Option<String>> {
+    validate_with(SCHEMA, documents)
+}
+
+fn validate_with(schema: &str, documents: &[Value]) -> Vec<Option<String>> {
     let tools = Tools::python_as("jsonschema", &["jsonschema==4.25.1"]);
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
+    let schema: Value = serde_json::from_str(schema).unwrap();
     let script = markdown::root().join("tests/schema/validate.py");
     let mut command = Command::new(tools.path.join("bin/python"));
     command.arg(script).stdin(Stdio::piped()).stdout(Stdio::piped());

@@ -121,8 +121,8 @@ impl Origin {
         Self::listen(host, Mode::Http, Some(tls))
     }
 
-    /// The same, for those alone that show the certificate in `us.pem` with the key in `us.key`,
-    /// which lie beside `ca.pem`.
+    /// The same, for those alone that show the certificate in `us.pem` with the key in `us.key`, or that in
+    /// `next.pem`, which lie beside `ca.pem`. That in `old.pem` has run out.
     pub fn mutual(host: &str) -> Self {
         Self::listen(host, Mode::Http, Some(Tls { mutual: true, ..Tls::default() }))
     }
@@ -609,9 +609,11 @@ impl Identity {
 
     /// For clients of the same CA alone; what one shows is written into `directory`.
     fn mutual_config(&self, directory: &Path) -> ServerConfig {
-        let (certificate, key) = leaf(&self.issuer, "us.test");
-        std::fs::write(directory.join("us.pem"), certificate).unwrap();
-        std::fs::write(directory.join("us.key"), key).unwrap();
+        for (name, days) in [("us", 30), ("next", 90), ("old", -1)] {
+            let (certificate, key) = leaf_for(&self.issuer, "us.test", Some(days));
+            std::fs::write(directory.join(format!("{name}.pem")), certificate).unwrap();
+            std::fs::write(directory.join(format!("{name}.key")), key).unwrap();
+        }
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -634,7 +636,22 @@ impl Identity {
 
 /// Certificate and key, as PEM.
 fn leaf(issuer: &Issuer<'static, KeyPair>, name: &str) -> (String, String) {
+    leaf_for(issuer, name, None)
+}
+
+/// The same, that ends in so many days from now, where that is said.
+fn leaf_for(issuer: &Issuer<'static, KeyPair>, name: &str, days: Option<i64>) -> (String, String) {
     let mut leaf = CertificateParams::new(Vec::new()).unwrap();
+    if let Some(days) = days {
+        let now = std::time::SystemTime::now();
+        let day = std::time::Duration::from_hours(24);
+        leaf.not_before = (now - day * 10).into();
+        leaf.not_after = match u32::try_from(days) {
+            Ok(days) => now + day * days,
+            Err(_) => now - day * u32::try_from(-days).unwrap(),
+        }
+        .into();
+    }
     leaf.subject_alt_names = vec![SanType::DnsName(name.try_into().unwrap())];
     leaf.extended_key_usages = vec![
         rcgen::ExtendedKeyUsagePurpose::ServerAuth,

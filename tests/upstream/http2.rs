@@ -431,6 +431,7 @@ async fn an_answer_that_does_not_come_or_stops_coming_has_its_times() {
         idle_timeout: None,
         interims: None,
         last_look: None,
+        certificate: None,
     };
     let late = upstream.send(recorded(get("/never")), call).await;
     assert_eq!(refused(late), Code::ResponseTimeout);
@@ -464,6 +465,7 @@ async fn what_an_origin_says_before_its_answer_is_heard_by_who_wants_to() {
             idle_timeout: None,
             interims: wanted,
             last_look: None,
+            certificate: None,
         };
         let sent = upstream.send(recorded(say("x")), call).await.unwrap();
         assert_eq!(text(sent).await.unwrap(), "x");

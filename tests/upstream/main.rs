@@ -128,6 +128,7 @@ where
         idle_timeout: None,
         interims: None,
         last_look: None,
+        certificate: None,
     };
     upstream.send(recorded(request), call).await
 }
@@ -599,6 +600,7 @@ mod times {
             idle_timeout: None,
             interims: None,
             last_look: None,
+            certificate: None,
         };
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;

@@ -7,8 +7,9 @@ use super::{Value, from_env, from_file};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
 use crate::credential::{
-    Aws, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Oauth, OauthGrant,
-    Pattern, Role, Signing, SigningError, Slot, Timestamp, Totp, TotpHash,
+    Aws, BasicPart, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Login,
+    Oauth, OauthGrant, Pattern, Role, Schedule, Signing, SigningError, Slot, Timestamp, Totp,
+    TotpHash, days_between,
 };
 use crate::mint::Material;
 use crate::reference::Name;
@@ -36,6 +37,10 @@ pub(super) enum KindName {
     Totp,
     /// Signatures with a shared key (HMAC), as the provider describes them
     Hmac,
+    /// A certificate that the connection shows (mutual TLS), with its key
+    ClientCertificate,
+    /// A user name with its password: into Basic, or each into a field of its own
+    Basic,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -118,6 +123,12 @@ pub(super) struct KindArgs {
     /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
     #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
+    /// The field of a form that the user name enters, beside --form for the password. Repeatable
+    #[arg(long, value_name = "FIELD")]
+    user_form: Vec<String>,
+    /// The string of a JSON body that the user name enters, beside --json-pointer. Repeatable
+    #[arg(long, value_name = "PTR")]
+    user_json_pointer: Vec<String>,
     /// What is signed, with words in braces: '{timestamp}{method}{target}{body}'
     #[arg(long, value_name = "PATTERN")]
     sign: Option<Pattern>,
@@ -222,6 +233,17 @@ impl KindArgs {
         if self.kind == Some(KindName::Aws) {
             return Ok(vec![Slot::Aws]);
         }
+        if self.kind == Some(KindName::ClientCertificate) {
+            return Ok(vec![Slot::Certificate]);
+        }
+        if self.kind == Some(KindName::Basic) {
+            let users = self.users()?;
+            // Those of the password first: where both are referred to, the record names it.
+            let usual = [BasicPart::Password, BasicPart::User];
+            let usual = usual.map(|part| Slot::Basic { part, other: "".into() });
+            let own = if typed.is_empty() { usual.into() } else { typed };
+            return Ok(own.into_iter().chain(users).collect());
+        }
         // A signature goes where its fields say.
         if self.kind == Some(KindName::Hmac) {
             return Ok(self.signing()?.slots());
@@ -263,6 +285,14 @@ impl KindArgs {
             KindName::Aws => self.aws(&secret)?,
             KindName::GithubApp => self.github_app(&secret)?,
             KindName::Totp => totp(&secret)?,
+            KindName::Basic => {
+                let kind = self.login()?;
+                let material = read(&secret, &kind)?;
+                (kind, material)
+            }
+            KindName::ClientCertificate => {
+                (Kind::ClientCertificate, read(&secret, &Kind::ClientCertificate)?)
+            }
             KindName::Hmac => {
                 let kind = Kind::Hmac(Box::new(self.signing()?));
                 let material = read(&secret, &kind)?;
@@ -313,6 +343,8 @@ impl KindArgs {
             }
             KindName::Aws => self.aws(&nothing)?,
             KindName::Hmac => (Kind::Hmac(Box::new(self.signing()?)), Material::default()),
+            KindName::ClientCertificate => (Kind::ClientCertificate, Material::default()),
+            KindName::Basic => (self.login()?, Material::default()),
             KindName::GithubApp => self.github_app(&nothing)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &nothing)?,
             KindName::OauthClientCredentials => {
@@ -414,6 +446,19 @@ impl KindArgs {
         }));
         let material = read(secret, &kind)?;
         Ok((kind, material))
+    }
+
+    /// The slots of a user name.
+    fn users(&self) -> Result<Vec<Slot>, Failure> {
+        let form = self.user_form.iter().map(|field| Slot::form(field));
+        let json = self.user_json_pointer.iter().map(|pointer| Slot::json(pointer));
+        let all: Result<Vec<Slot>, _> = form.chain(json).collect();
+        all.map_err(|e| Failure::usage(format!("where the user name enters: {e}")))
+    }
+
+    fn login(&self) -> Result<Kind, Failure> {
+        let users = self.users()?.iter().map(ToString::to_string).collect();
+        Ok(Kind::Basic(Box::new(Login { users })))
     }
 
     fn signing(&self) -> Result<Signing, Failure> {
@@ -597,7 +642,39 @@ fn read(secret: &Secret, kind: &Kind) -> Result<Material, Failure> {
     Material::read(secret, kind).map_err(|e| Failure::usage(e.to_string()))
 }
 
+/// Has a client certificate be due for rotation on the day on which it ends; or sooner, by the schedule
+/// that it was `added` with. With each new version it is the new one's day.
+pub(super) fn follow_certificate(
+    opened: &mut Opened,
+    name: &Name,
+    added: bool,
+) -> Result<(), Failure> {
+    let info = opened.vault.credential(name)?;
+    if info.properties.kind != Some(Kind::ClientCertificate) || info.properties.source.is_some() {
+        return Ok(());
+    }
+    let Some(current) = info.current() else { return Ok(()) };
+    let secret = opened.vault.snapshot()?.open(name, current.version)?;
+    let identity = read(&secret, &Kind::ClientCertificate)?.identity.unwrap_or_default();
+    let until = crate::upstream::check_identity(identity.as_bytes());
+    let until = until.map_err(|e| Failure::usage(e.to_string()))?;
+    let days = days_between(current.created, until).clamp(1, MOST_DAYS);
+    let its_end = Schedule::Days(u32::try_from(days).unwrap_or(1));
+    let said = info.properties.rotate.filter(|said| added && said.days() < its_end.days());
+    let schedule = Some(said.unwrap_or(its_end));
+    opened.vault.set_properties(name, |properties| properties.rotate = schedule)?;
+    Ok(())
+}
+
+/// Ten years: what is good for longer is asked about then.
+const MOST_DAYS: i64 = 3650;
+
 fn check(kind: &Kind, material: &Material) -> Result<(), Failure> {
+    if *kind == Kind::ClientCertificate {
+        let identity = material.identity.as_deref().unwrap_or_default();
+        crate::upstream::check_identity(identity.as_bytes())
+            .map_err(|e| Failure::usage(e.to_string()))?;
+    }
     material.check(kind).map_err(|e| {
         let failure = Failure::usage(e.to_string());
         let natural = crate::mint::NATURAL.iter().find(|(name, _)| *name == kind.name());

@@ -73,6 +73,7 @@ pub(super) fn rotate(opened: &mut Opened, args: &Rotate) -> Result<(), Failure> 
     }
     let grace = args.grace.unwrap_or(opened.config.credentials.grace);
     let promotion = opened.vault.rotate_with_grace(name, &secret, seconds(grace))?;
+    kind::follow_certificate(opened, name, false)?;
     opened.changed()?;
     say("rotated", name, promotion, grace)
 }
@@ -85,6 +86,7 @@ fn nothing_here(name: &Name, source: &Source) -> Failure {
 pub(super) fn promote(opened: &mut Opened, args: &Promote) -> Result<(), Failure> {
     let grace = args.grace.unwrap_or(opened.config.credentials.grace);
     let promotion = opened.vault.promote(&args.name, seconds(grace))?;
+    kind::follow_certificate(opened, &args.name, false)?;
     opened.changed()?;
     say("promoted", &args.name, promotion, grace)
 }
