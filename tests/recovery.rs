@@ -111,6 +111,10 @@ fn a_backup_opens_with_the_shares_of_its_day_in_another_home() {
     home.locum(&["vault", "backup", copy.to_str().unwrap()]).ok();
     // The passphrase is forgotten, and the home gone.
     let there = Home::new();
+    // The log comes along, as it does to a new machine.
+    fs::remove_dir_all(there.path().join("audit")).unwrap();
+    let log = (home.path().join("audit"), there.path());
+    command_output(Command::new("cp").arg("-a").arg(log.0).arg(log.1));
     let ran =
         recover(&there, &[copy.to_str().unwrap(), "--accept-rollback"], &[&shares[1], &shares[0]]);
     assert_eq!(ran.code, 0, "{}{}", ran.out, ran.err);
