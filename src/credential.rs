@@ -22,7 +22,7 @@ pub use care::{Schedule, Sensitivity, SensitivityError, Stage, days_between};
 pub use chain::{Chain, Group, MAX_WEIGHT, Tier, TierError, by_weight, stand_in_for};
 pub use endpoint::{Endpoint, EndpointError};
 pub use kind::{
-    Aws, ClientAuth, GithubApp, Grant as OauthGrant, Kind, Oauth, Role, Totp, TotpHash,
+    Aws, ClientAuth, GithubApp, Grant as OauthGrant, Kind, Login, Oauth, Role, Totp, TotpHash,
 };
 pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;

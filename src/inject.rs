@@ -28,7 +28,7 @@ use body::Edits;
 pub use locate::{Located, References};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
-use crate::credential::{BasicPart, Credential, Kind, PathTemplate, Slot};
+use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::mint::Material;
 use crate::outcome::{Code, Refusal};
@@ -65,6 +65,12 @@ impl HiddenSecrets {
         let kind = grant.credential().properties.kind.as_ref();
         // A key whose signatures are seen in handshakes alone has no text that an origin could show.
         if kind == Some(&Kind::ClientCertificate) {
+            return;
+        }
+        if let Some(kind @ Kind::Basic(_)) = kind {
+            let material = Material::read(&secret, kind).unwrap_or_default();
+            let password = material.password.map(|text| Secret::new(text.into_bytes()));
+            self.sent.extend(password.map(|password| (Arc::clone(placeholder), password)));
             return;
         }
         let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = kind else {
@@ -263,6 +269,8 @@ pub fn inject(
             if signature.replace((grant, secret)).is_some() {
                 return Err(Refusal::new(Code::SlotMismatch));
             }
+        } else if let Some(kind @ Kind::Basic(login)) = &grant.credential().properties.kind {
+            filling.fill_login(grant, slot, (kind, login), &secret)?;
         } else if *slot == Slot::Certificate {
             certificate = Some(identity(&secret)?);
         } else if signed::signs(grant) {
@@ -406,6 +414,58 @@ impl Filling {
         if let (Some(name), Some(value)) = (slot.header_name(), value) {
             self.parts.headers.insert(name, value);
         }
+        Ok(())
+    }
+
+    /// User name and password, each where the request refers to them.
+    fn fill_login(
+        &mut self,
+        grant: &Grant,
+        slot: &Slot,
+        (kind, login): (&Kind, &Login),
+        secret: &Secret,
+    ) -> Result<(), Refusal> {
+        let unusable = || {
+            Refusal::new(Code::CredentialRefused)
+                .because("what lies in the vault is no user name with its password")
+        };
+        let material = Material::read(secret, kind).map_err(|_| unusable())?;
+        let (user, password) = material.login().map_err(|_| unusable())?;
+        let own = |slot: &Slot| {
+            let text = if login.is_user(slot) { user } else { password };
+            Secret::new(text.as_bytes().to_vec())
+        };
+        if matches!(slot, Slot::Basic { .. }) {
+            let known = encode_pair(
+                BasicPart::Password,
+                grant.placeholder().as_bytes(),
+                grant.placeholder().as_bytes(),
+            );
+            let wire = encode_pair(BasicPart::Password, password.as_bytes(), user.as_bytes());
+            self.needles.add_rendered(&wire, &known);
+            let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
+            text.extend_from_slice(b"Basic ");
+            text.extend_from_slice(&wire);
+            strip(&mut self.parts, grant.credential(), slot, secret)?;
+            self.parts.headers.insert(header::AUTHORIZATION, sensitive(text)?);
+        } else if slot.is_in_body() {
+            let body = self.body.as_ref().ok_or_else(|| Refusal::new(Code::Internal))?;
+            let slots = grant.credential().slots.iter().filter(|slot| slot.is_in_body());
+            for slot in slots {
+                let value = own(slot);
+                let filled = self.edits.add(body, grant.credential(), slot, &value);
+                let differs = filled.filter(|filled| filled.len() != value.len());
+                if let Some(filled) = differs.filter(|_| !login.is_user(slot)) {
+                    self.needles.add_rendered(filled, grant.placeholder().as_bytes());
+                }
+            }
+            strip(&mut self.parts, grant.credential(), slot, secret)?;
+        } else {
+            self.fill(grant, slot, &own(slot))?;
+        }
+        // A user name is told to everybody, and stands in many an answer.
+        let password = Secret::new(password.as_bytes().to_vec());
+        self.needles.add_late(password, grant.placeholder());
         Ok(())
     }
 

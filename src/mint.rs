@@ -94,7 +94,7 @@ pub fn call(kind: &Kind, material: &Material, now: i64) -> Result<Call, MintErro
         Kind::Oauth(oauth) => oauth::call(oauth, material, now),
         Kind::Aws(aws) => sts::call(aws.role.as_ref().ok_or(NOT_MINTED)?, material, now),
         Kind::GithubApp(app) => github::call(app, material, now),
-        Kind::Totp(_) | Kind::Hmac(_) | Kind::ClientCertificate => Err(NOT_MINTED),
+        Kind::Totp(_) | Kind::Hmac(_) | Kind::ClientCertificate | Kind::Basic(_) => Err(NOT_MINTED),
     }
 }
 
@@ -112,7 +112,7 @@ pub fn answer(
         Kind::Oauth(oauth) => oauth::answer(oauth, material, status, body),
         Kind::Aws(aws) => sts::answer(aws.role.as_ref().ok_or(NOT_MINTED)?, status, body),
         Kind::GithubApp(_) => github::answer(status, body),
-        Kind::Totp(_) | Kind::Hmac(_) | Kind::ClientCertificate => Err(NOT_MINTED),
+        Kind::Totp(_) | Kind::Hmac(_) | Kind::ClientCertificate | Kind::Basic(_) => Err(NOT_MINTED),
     }
 }
 
@@ -127,7 +127,8 @@ pub fn of_the_moment(kind: &Kind, material: &Material, now: i64) -> Result<Secre
         | Kind::Aws(_)
         | Kind::GithubApp(_)
         | Kind::Hmac(_)
-        | Kind::ClientCertificate => Err(NOT_MINTED),
+        | Kind::ClientCertificate
+        | Kind::Basic(_) => Err(NOT_MINTED),
     }
 }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Endpoint, Signing};
+use super::{Endpoint, Signing, Slot};
 
 /// What is made of the secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +26,8 @@ pub enum Kind {
     Hmac(Box<Signing>),
     /// A certificate and its key, by which the connection shows who we are (mutual TLS).
     ClientCertificate,
+    /// A user name and its password, which enter together.
+    Basic(Box<Login>),
 }
 
 impl Kind {
@@ -39,6 +41,7 @@ impl Kind {
             Self::Totp(_) => "totp",
             Self::Hmac(_) => "hmac",
             Self::ClientCertificate => "client-certificate",
+            Self::Basic(_) => "basic",
         }
     }
 
@@ -48,7 +51,7 @@ impl Kind {
         match self {
             Self::Oauth(_) | Self::GithubApp(_) | Self::Totp(_) => true,
             Self::Aws(aws) => aws.role.is_some(),
-            Self::Hmac(_) | Self::ClientCertificate => false,
+            Self::Hmac(_) | Self::ClientCertificate | Self::Basic(_) => false,
         }
     }
 
@@ -72,7 +75,7 @@ impl Kind {
                 oauth.grant == Grant::JwtBearer || oauth.client_auth == ClientAuth::PrivateKeyJwt
             }
             Self::Aws(_) | Self::GithubApp(_) => true,
-            Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate => false,
+            Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate | Self::Basic(_) => false,
         }
     }
 
@@ -83,7 +86,11 @@ impl Kind {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::GithubApp(app) => Some(&app.endpoint),
             // Programs ask AWS for much else there; a one-time password is made here.
-            Self::Aws(_) | Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate => None,
+            Self::Aws(_)
+            | Self::Totp(_)
+            | Self::Hmac(_)
+            | Self::ClientCertificate
+            | Self::Basic(_) => None,
         }
     }
 
@@ -94,8 +101,27 @@ impl Kind {
             Self::Oauth(oauth) => Some(&oauth.token_endpoint),
             Self::Aws(aws) => aws.role.as_ref().map(|role| &role.endpoint),
             Self::GithubApp(app) => Some(&app.endpoint),
-            Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate => None,
+            Self::Totp(_) | Self::Hmac(_) | Self::ClientCertificate | Self::Basic(_) => None,
         }
+    }
+}
+
+/// Where a user name enters a request; its password enters in all other slots of the credential, and
+/// Basic takes both.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Login {
+    /// Those slots that are the user name's, as slots are written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+}
+
+impl Login {
+    /// Whether a slot is the user name's.
+    #[must_use]
+    pub fn is_user(&self, slot: &Slot) -> bool {
+        // Few have more than one, and each request that uses it asks once for each.
+        self.users.iter().any(|text| text.parse::<Slot>().is_ok_and(|own| own == *slot))
     }
 }
 

@@ -38,6 +38,12 @@ pub struct Material {
     /// What one-time passwords are made of, in base32.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<String>,
+    /// A user name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// Its password.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<String>,
     /// A client certificate with its key, and its intermediates, in PEM.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub identity: Option<String>,
@@ -64,6 +70,8 @@ pub enum MaterialError {
     Seed,
     /// The shared key is not written as the kind says.
     SharedKey,
+    /// User name or password cannot be sent.
+    Login,
 }
 
 impl fmt::Display for MaterialError {
@@ -71,6 +79,9 @@ impl fmt::Display for MaterialError {
         match self {
             Self::NotText => f.write_str("the secret is no text"),
             Self::Seed => f.write_str("the seed is no base32, as apps for one-time passwords show it"),
+            Self::Login => f.write_str(
+                "user name and password may have printable ASCII in them, the user name no `:`, and the password has to have 4 characters at least",
+            ),
             Self::SharedKey => f.write_str("the key is not written as `--key-form` says"),
             Self::NotJson => f.write_str("the secret begins like JSON, and is none"),
             Self::Missing(what) => write!(f, "the secret has no `{what}`"),
@@ -92,6 +103,7 @@ pub const NATURAL: &[(&str, &str)] = &[
     ("github-app", "the app's private key, in PEM"),
     ("totp", "the seed in base32, or the otpauth:// address of the QR code"),
     ("hmac", "the key that signs"),
+    ("basic", "USER:PASSWORD"),
     ("client-certificate", "the certificate, its intermediates and its private key, in PEM"),
     (
         "aws",
@@ -114,6 +126,11 @@ impl Material {
             let mut material = Self::default();
             match material.natural(kind) {
                 Some(place) => *place = Some(text.to_owned()),
+                None if matches!(kind, Kind::Basic(_)) => {
+                    let pair = text.split_once(':');
+                    material.username = pair.map(|(user, _)| user.to_owned());
+                    material.password = pair.map(|(_, password)| password.to_owned());
+                }
                 None => material.of_aws(text),
             }
             Ok(material)
@@ -154,7 +171,7 @@ impl Material {
     /// Where the one secret goes that is given by itself; none where there are two.
     fn natural(&mut self, kind: &Kind) -> Option<&mut Option<String>> {
         Some(match kind {
-            Kind::Aws(_) => return None,
+            Kind::Aws(_) | Kind::Basic(_) => return None,
             Kind::GithubApp(_) => &mut self.private_key,
             Kind::Totp(_) => &mut self.seed,
             Kind::Hmac(_) => &mut self.key,
@@ -184,6 +201,8 @@ impl Material {
         keep(&mut self.seed, &old.seed);
         keep(&mut self.key, &old.key);
         keep(&mut self.identity, &old.identity);
+        keep(&mut self.username, &old.username);
+        keep(&mut self.password, &old.password);
         keep(&mut self.passphrase, &old.passphrase);
         // A key and its session belong together.
         if self.access_key_id.is_none() {
@@ -225,6 +244,7 @@ impl Material {
             Kind::Aws(_) => self.aws_key().map(drop),
             Kind::GithubApp(_) => self.signing_key().map(drop),
             Kind::Totp(_) => self.seed().map(drop),
+            Kind::Basic(_) => self.login().map(drop),
             // What is in it is looked at by whoever can read certificates.
             Kind::ClientCertificate => present(self.identity.as_deref(), "identity").map(drop),
             Kind::Hmac(signing) => {
@@ -249,6 +269,19 @@ impl Material {
         ))
     }
 
+    /// User name and password.
+    ///
+    /// # Errors
+    /// [`MaterialError`] when one is not there, or cannot be sent.
+    pub fn login(&self) -> Result<(&str, &str), MaterialError> {
+        let user = present(self.username.as_deref(), "username")?;
+        let password = present(self.password.as_deref(), "password")?;
+        let fits = |text: &str| text.bytes().all(|b| (0x20..0x7f).contains(&b));
+        // Basic ends a user name at the first colon (RFC 7617 section 2).
+        let sound = fits(user) && fits(password) && !user.contains(':') && password.len() >= 4;
+        if sound { Ok((user, password)) } else { Err(MaterialError::Login) }
+    }
+
     /// What an answer must not contain of what lies in the vault: each secret by itself.
     #[must_use]
     pub fn parts(self) -> Vec<Secret> {
@@ -264,6 +297,8 @@ impl Material {
             key,
             passphrase,
             identity,
+            username: _,
+            password,
         } = self;
         let all = [
             refresh_token,
@@ -276,6 +311,7 @@ impl Material {
             key,
             passphrase,
             identity,
+            password,
         ];
         all.into_iter().flatten().map(|text| Secret::new(text.into_bytes())).collect()
     }

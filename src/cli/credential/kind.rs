@@ -7,8 +7,9 @@ use super::{Value, from_env, from_file};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
 use crate::credential::{
-    Aws, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Oauth, OauthGrant,
-    Pattern, Role, Schedule, Signing, SigningError, Slot, Timestamp, Totp, TotpHash, days_between,
+    Aws, BasicPart, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Login,
+    Oauth, OauthGrant, Pattern, Role, Schedule, Signing, SigningError, Slot, Timestamp, Totp,
+    TotpHash, days_between,
 };
 use crate::mint::Material;
 use crate::reference::Name;
@@ -38,6 +39,8 @@ pub(super) enum KindName {
     Hmac,
     /// A certificate that the connection shows (mutual TLS), with its key
     ClientCertificate,
+    /// A user name with its password: into Basic, or each into a field of its own
+    Basic,
 }
 
 /// How the value is made of the secret; without --kind it is sent as it is.
@@ -120,6 +123,12 @@ pub(super) struct KindArgs {
     /// A service that may be signed for, by its signing name; by default that of the host. Repeatable
     #[arg(long, value_name = "SERVICE")]
     service: Vec<String>,
+    /// The field of a form that the user name enters, beside --form for the password. Repeatable
+    #[arg(long, value_name = "FIELD")]
+    user_form: Vec<String>,
+    /// The string of a JSON body that the user name enters, beside --json-pointer. Repeatable
+    #[arg(long, value_name = "PTR")]
+    user_json_pointer: Vec<String>,
     /// What is signed, with words in braces: '{timestamp}{method}{target}{body}'
     #[arg(long, value_name = "PATTERN")]
     sign: Option<Pattern>,
@@ -227,6 +236,14 @@ impl KindArgs {
         if self.kind == Some(KindName::ClientCertificate) {
             return Ok(vec![Slot::Certificate]);
         }
+        if self.kind == Some(KindName::Basic) {
+            let users = self.users()?;
+            // Those of the password first: where both are referred to, the record names it.
+            let usual = [BasicPart::Password, BasicPart::User];
+            let usual = usual.map(|part| Slot::Basic { part, other: "".into() });
+            let own = if typed.is_empty() { usual.into() } else { typed };
+            return Ok(own.into_iter().chain(users).collect());
+        }
         // A signature goes where its fields say.
         if self.kind == Some(KindName::Hmac) {
             return Ok(self.signing()?.slots());
@@ -268,6 +285,11 @@ impl KindArgs {
             KindName::Aws => self.aws(&secret)?,
             KindName::GithubApp => self.github_app(&secret)?,
             KindName::Totp => totp(&secret)?,
+            KindName::Basic => {
+                let kind = self.login()?;
+                let material = read(&secret, &kind)?;
+                (kind, material)
+            }
             KindName::ClientCertificate => {
                 (Kind::ClientCertificate, read(&secret, &Kind::ClientCertificate)?)
             }
@@ -322,6 +344,7 @@ impl KindArgs {
             KindName::Aws => self.aws(&nothing)?,
             KindName::Hmac => (Kind::Hmac(Box::new(self.signing()?)), Material::default()),
             KindName::ClientCertificate => (Kind::ClientCertificate, Material::default()),
+            KindName::Basic => (self.login()?, Material::default()),
             KindName::GithubApp => self.github_app(&nothing)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &nothing)?,
             KindName::OauthClientCredentials => {
@@ -423,6 +446,19 @@ impl KindArgs {
         }));
         let material = read(secret, &kind)?;
         Ok((kind, material))
+    }
+
+    /// The slots of a user name.
+    fn users(&self) -> Result<Vec<Slot>, Failure> {
+        let form = self.user_form.iter().map(|field| Slot::form(field));
+        let json = self.user_json_pointer.iter().map(|pointer| Slot::json(pointer));
+        let all: Result<Vec<Slot>, _> = form.chain(json).collect();
+        all.map_err(|e| Failure::usage(format!("where the user name enters: {e}")))
+    }
+
+    fn login(&self) -> Result<Kind, Failure> {
+        let users = self.users()?.iter().map(ToString::to_string).collect();
+        Ok(Kind::Basic(Box::new(Login { users })))
     }
 
     fn signing(&self) -> Result<Signing, Failure> {

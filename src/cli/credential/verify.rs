@@ -1,12 +1,15 @@
 //! `locum credential verify`: a credential is tried at its provider, by the catalogue's own cheap call.
 
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
 use crate::app::{Checked, Failure, Opened, Probe, Subject, Verdict, far_side};
 use crate::cli::{output, runtime};
-use crate::proxy::run_errand;
+use crate::credential::{Kind, OauthGrant};
+use crate::mint::{self, Material, MintError};
+use crate::proxy::{Errand, run_errand};
 use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
 use crate::reference::Name;
 use crate::upstream::NoLogins;
@@ -55,12 +58,115 @@ pub(super) fn verify(opened: &mut Opened, args: &Verify) -> Result<(), Failure> 
         destinations: &info.destinations,
         slots: &info.slots,
     };
-    let probe = probe(opened, &info, subject)?;
-    // No record, no call.
-    opened.vault.note_verification(&info.name, version)?;
-    opened.changed()?;
-    let checked = ask(opened, &probe, subject)?;
+    let minted = info.properties.kind.as_ref().filter(|kind| kind.endpoint().is_some());
+    let checked = match minted {
+        Some(kind) if info.properties.source.is_none() => {
+            check_alone(opened, &info, kind, version)?;
+            let material = material(opened, &info, kind, version)?;
+            // No record, no call.
+            note(opened, &info.name, version)?;
+            mint(opened, (&info.name, version), kind, &material)?
+        }
+        _ => {
+            let probe = probe(opened, &info, subject)?;
+            note(opened, &info.name, version)?;
+            ask(opened, &probe, subject)?
+        }
+    };
     report(args, version, &checked)
+}
+
+fn note(opened: &mut Opened, name: &Name, version: u32) -> Result<(), Failure> {
+    opened.vault.note_verification(name, version)?;
+    opened.changed()
+}
+
+/// A refresh token that two exchange at once is taken for a stolen one: a proxy that runs is left alone
+/// with those that it uses.
+fn check_alone(
+    opened: &Opened,
+    info: &CredentialInfo,
+    kind: &Kind,
+    version: u32,
+) -> Result<(), Failure> {
+    let exchanged = matches!(kind, Kind::Oauth(oauth) if oauth.grant == OauthGrant::Refresh);
+    let used =
+        info.versions.iter().any(|one| one.version == version && one.state != VersionState::Staged);
+    if !exchanged || !used || opened.running().is_none() {
+        return Ok(());
+    }
+    Err(Failure::usage(format!(
+        "{} cannot be tried beside a proxy that runs: both might exchange its refresh token at once",
+        info.name
+    ))
+    .help("that proxy tries it with each renewal: see locum_minted_total, and `locum audit query --credential`"))
+}
+
+fn material(
+    opened: &Opened,
+    info: &CredentialInfo,
+    kind: &Kind,
+    version: u32,
+) -> Result<Material, Failure> {
+    let secret = opened.vault.open_version(&info.name, version)?;
+    let material = Material::read(&secret, kind);
+    material.map_err(|e| Failure::new(format!("version {version} of {}: {e}", info.name)))
+}
+
+/// Has a value made: whoever makes it says whether what it is made of is good.
+fn mint(
+    opened: &mut Opened,
+    (name, version): (&Name, u32),
+    kind: &Kind,
+    material: &Material,
+) -> Result<Checked, Failure> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let call = mint::call(kind, material, i64::try_from(now).unwrap_or(i64::MAX));
+    let call = call.map_err(|e| Failure::new(e.to_string()))?;
+    let at = call.endpoint.origin().to_string();
+    let errand = Errand {
+        purpose: "health",
+        workspace: None,
+        uses: None,
+        endpoint: &call.endpoint,
+        method: call.method,
+        headers: call.headers,
+        body: call.body,
+        within: None,
+    };
+    let runtime = runtime()?;
+    let sent = runtime.block_on(async {
+        let upstream = far_side(&opened.config, &[], Arc::new(NoLogins))?;
+        Ok::<_, Failure>(run_errand(&upstream, &Journalled, (0, ""), errand).await)
+    });
+    runtime.shutdown_background();
+    let unknown = |why: String, status| Checked {
+        verdict: Verdict::Unknown,
+        at: at.clone(),
+        status,
+        why: Some(why),
+    };
+    let reply = match sent? {
+        Ok(reply) => reply,
+        Err(refusal) => {
+            return Ok(unknown(format!("{}: {}", refusal.code, refusal.detail), None));
+        }
+    };
+    let status = Some(reply.status.as_u16());
+    match mint::answer(kind, material, reply.status, &reply.body) {
+        Ok(minted) => {
+            // What was given in exchange is kept before anything is said: the old one may be void.
+            if let Some(replacement) = &minted.replacement {
+                opened.vault.renew(name, version, replacement)?;
+                opened.changed()?;
+            }
+            Ok(Checked { verdict: Verdict::Good, at, status, why: None })
+        }
+        Err(MintError::Refused(why)) => {
+            Ok(Checked { verdict: Verdict::Bad, at, status, why: Some(why.to_owned()) })
+        }
+        Err(error) => Ok(unknown(error.to_string(), status)),
+    }
 }
 
 /// The staged version, which is tried before it is promoted; else the current one.
