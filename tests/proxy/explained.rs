@@ -9,6 +9,7 @@ rules:
   - {name: strict, agents: ['*'], use: [main], paths: [/strict], misplaced: refuse}
   - {name: asked, agents: ['*'], use: [main], methods: [DELETE], paths: [/asked], approval: {answer: refuse}}
   - {name: never, deny: true, agents: ['*'], to: ['https://api.test'], paths: [/v1/admin]}
+  - {name: plain, agents: ['*'], to: ['http://api.test']}
 ";
 
 #[test]
@@ -24,6 +25,7 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
     assert_eq!(world.get("/once").status, 200);
     let real = format!("X-Key: {}", world.key);
     let long = format!("/v1/{}", "x".repeat(20_000));
+    let many = ["A: b"; 150];
     for (code, answer) in [
         ("not-allowed", world.ask("GET", "/elsewhere", &[], "")),
         ("not-allowed", world.ask("GET", "/v1/admin", &[AUTHORIZED], "")),
@@ -48,6 +50,13 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
             world.tunnel().ask("GET /v1/x HTTP/1.1\r\nHost: third.test\r\n\r\n")
         }),
         ("url-too-long", world.ask("GET", &long, &[], "")),
+        ("plaintext-refused", {
+            let agent = world.agent.authorization();
+            world.serve.wire().ask(format!(
+                "GET http://{HOST}/v1/x HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\n\
+                 Proxy-Authorization: {agent}\r\n\r\n"
+            ))
+        }),
         ("rate-limited", world.get("/once")),
         ("approval-required", world.ask("DELETE", "/asked", &[AUTHORIZED], "")),
     ] {
@@ -57,6 +66,12 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
         assert!(explained.contains(&recorded), "{code}: {explained}");
         assert!(explained.contains("decision: "), "{code}: {explained}");
     }
+    // Of a request that could not be read there is nothing to decide on.
+    let unread = world.ask("GET", "/v1/x", &many, "");
+    told(&unread, "head-too-large", &["reads", "policies/"]);
+    let explained = explained(&world.home, &unread, 1);
+    assert!(explained.starts_with("recorded: refuse, with head-too-large"), "{explained}");
+    assert!(!explained.contains("decision: "), "{explained}");
 }
 
 /// Says what to change, in all the words of its form, and nothing of what exists: neither rules, nor
