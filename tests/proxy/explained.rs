@@ -8,7 +8,7 @@ rules:
   - {name: once, agents: ['*'], use: [main], methods: [GET], paths: [/once], limits: {requests: 1/day}}
   - {name: strict, agents: ['*'], use: [main], paths: [/strict], misplaced: refuse}
   - {name: asked, agents: ['*'], use: [main], methods: [DELETE], paths: [/asked], approval: {answer: refuse}}
-  - {name: never, deny: true, agents: ['*'], to: ['https://api.test'], paths: [/v1/admin]}
+  - {name: no-admin, deny: true, agents: ['*'], to: ['https://api.test'], paths: [/v1/admin]}
   - {name: plain, agents: ['*'], to: ['http://api.test']}
 ";
 
@@ -60,7 +60,11 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
         ("rate-limited", world.get("/once")),
         ("approval-required", world.ask("DELETE", "/asked", &[AUTHORIZED], "")),
     ] {
-        told(&answer, code, &["reads", "strict\"", "never", "other.test", "policies/", &world.key]);
+        told(
+            &answer,
+            code,
+            &["reads", "strict\"", "no-admin", "other.test", "policies/", &world.key],
+        );
         let explained = explained(&world.home, &answer, 1);
         let recorded = format!("recorded: refuse, with {code}");
         assert!(explained.contains(&recorded), "{code}: {explained}");

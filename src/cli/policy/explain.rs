@@ -255,6 +255,11 @@ fn key(check: Check) -> &'static str {
     }
 }
 
+/// An explanation as `policy explain --json` has it.
+pub(crate) fn explained(explanation: &Explanation<'_>) -> Value {
+    as_json(explanation, None)
+}
+
 fn as_json(explanation: &Explanation<'_>, recorded: Option<&Recorded>) -> Value {
     let rule = |verdict: &RuleVerdict<'_>| {
         json!({
