@@ -4,6 +4,7 @@
 //! A [`Config`] is what the file means: every default filled in, every path absolute, every value
 //! in its range. There is no other way to make one, so nothing later has to check again.
 
+mod admin;
 mod identity;
 mod listen;
 mod read;
@@ -15,6 +16,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use admin::Admin;
 pub use identity::{CertificateName, ClientNames, Identity, JwtIssuer, Keys, Method, UnixPeer};
 pub use listen::{ClientCertificates, Listen, ListenAt, ListenerTls, Proxy};
 
@@ -50,6 +52,8 @@ pub struct Config {
     pub approvals: Approvals,
     /// What agents usually do.
     pub anomalies: Anomalies,
+    /// `admin`.
+    pub admin: Admin,
     /// What Locum says of itself.
     pub log: Log,
     /// What clients may take.
@@ -437,6 +441,7 @@ impl Config {
             },
             approvals: Approvals::default(),
             anomalies: Anomalies::default(),
+            admin: Admin::defaults(home),
             credentials: Credentials::default(),
             log: Log { level: Level::Info, format: LogFormat::Text },
             limits: Limits::default(),
@@ -482,6 +487,7 @@ impl Config {
             // Sockets are made once, at the start; their certificates may change.
             ("proxy.listen", self.proxy.same_doors(&new.proxy)),
             ("ops.listen", self.ops.listen == new.ops.listen),
+            ("admin", self.admin == new.admin),
             // One process writes one log and reads one vault, each under a lock.
             ("audit", self.audit == new.audit),
             ("vault", self.vault == new.vault),

@@ -10,6 +10,7 @@
     )
 )]
 
+mod admin;
 pub mod agent;
 pub mod anomaly;
 pub mod app;

@@ -50,12 +50,18 @@ impl Token {
     /// # Errors
     /// When the operating system has no random bytes to give.
     pub fn mint() -> Result<Self, getrandom::Error> {
+        Self::mint_as(PREFIX)
+    }
+
+    /// One that begins otherwise, for somebody else than an agent: as long as [`PREFIX`].
+    pub(crate) fn mint_as(prefix: &str) -> Result<Self, getrandom::Error> {
+        debug_assert_eq!(prefix.len(), PREFIX.len(), "ids stand at one place");
         let mut random = Zeroizing::new([0; ID_BYTES + SECRET_BYTES]);
         getrandom::fill(&mut *random)?;
         let (id, secret) = random.split_at(ID_BYTES);
         // Of full size from the start, so that no outgrown copy stays in memory.
         let mut text = Zeroizing::new(String::with_capacity(LENGTH));
-        text.push_str(PREFIX);
+        text.push_str(prefix);
         BASE32.encode_append(id, &mut text);
         text.push('_');
         BASE32.encode_append(secret, &mut text);

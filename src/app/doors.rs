@@ -13,6 +13,7 @@ use super::Failure;
 use super::certificates::Certificates;
 use super::far_side::far_side;
 use super::service::Socket;
+use crate::admin::Listening;
 use crate::agent::Identity;
 use crate::config::{Config, Listen, ListenAt};
 use crate::proxy::Door;
@@ -46,6 +47,8 @@ pub(super) struct Doors {
     pub(super) ops: Option<TcpListener>,
     pub(super) open_port: Option<SocketAddr>,
     pub(super) certificates: Vec<Certificates>,
+    /// Where administrators connect.
+    pub(super) admin: Option<Listening>,
     /// Files of our own Unix sockets, which go with us.
     pub(super) files: Vec<SocketFile>,
 }
@@ -183,7 +186,45 @@ impl Doors {
             None => None,
         };
         inherited.finish()?;
+        doors.admin = doors.admit(config)?;
         Ok(doors)
+    }
+
+    /// The administrators' socket. A predecessor has ended by now, and its file is nobody's.
+    fn admit(&mut self, config: &Config) -> Result<Option<Listening>, Failure> {
+        let admin = &config.admin;
+        let Some(at) = &admin.listen else { return Ok(None) };
+        let failed = |error: std::io::Error| unfit(at, &error);
+        match (at, &admin.tls) {
+            (ListenAt::Unix { path, mode }, _) => {
+                let bound = bind_unix(path, *mode).and_then(|listener| {
+                    listener.set_nonblocking(true).map_err(failed)?;
+                    tokio::net::UnixListener::from_std(listener).map_err(failed)
+                });
+                match bound {
+                    Ok(listener) => {
+                        self.files.extend(SocketFile::of(path));
+                        Ok(Some(Listening::Unix(listener)))
+                    }
+                    // Nobody asked for it, and agents are served without it.
+                    Err(failure) if !admin.asked => {
+                        tracing::warn!(%failure, "nobody can administer over a socket");
+                        Ok(None)
+                    }
+                    Err(failure) => Err(failure),
+                }
+            }
+            (ListenAt::Tcp(address), Some(tls)) => {
+                let certificates = Certificates::read(at, tls)?;
+                let listener = bind(*address, "admin.listen")?;
+                let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
+                let tls = Arc::clone(&certificates.tls);
+                self.certificates.push(certificates);
+                Ok(Some(Listening::Tcp(listener, tls)))
+            }
+            // The config is not read so.
+            (ListenAt::Tcp(_), None) => Ok(None),
+        }
     }
 
     /// Free loopback ports, for the private proxy of one run.
@@ -209,6 +250,7 @@ impl Doors {
             gates: Vec::new(),
             ops: None,
             open_port: None,
+            admin: None,
             certificates: Vec::new(),
             files: Vec::new(),
         }
@@ -286,7 +328,7 @@ pub(super) fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, Failure>
     rustix::process::umask(before);
     let failed = |error: std::io::Error| {
         let at = path.display();
-        Failure::new(format!("proxy.listen: cannot listen on unix:{at}: {error}"))
+        Failure::new(format!("cannot listen on unix:{at}: {error}"))
             .help("its directory must exist and be this user's; or set another in locum.yaml")
     };
     let listener = bound.map_err(failed)?;
@@ -299,16 +341,15 @@ fn clear(path: &Path) -> Result<(), Failure> {
     let at = path.display();
     let Ok(there) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !there.file_type().is_socket() {
-        return Err(Failure::new(format!("proxy.listen: {at} exists, and is no socket"))
+        return Err(Failure::new(format!("{at} exists, and is no socket"))
             .help("move it away, or set another path in locum.yaml"));
     }
     match UnixStream::connect(path) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
-            std::fs::remove_file(path).map_err(|error| {
-                Failure::new(format!("proxy.listen: {at} is left of a dead process: {error}"))
-            })
+            std::fs::remove_file(path)
+                .map_err(|error| Failure::new(format!("{at} is left of a dead process: {error}")))
         }
-        _ => Err(Failure::new(format!("proxy.listen: another process listens on unix:{at}"))
+        _ => Err(Failure::new(format!("another process listens on unix:{at}"))
             .help("stop it, or set another path in locum.yaml")),
     }
 }

@@ -32,7 +32,7 @@ use crate::files::{self, FileError};
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{Observe, Readiness};
 use crate::outcome::{Code, Refusal};
-use crate::proxy::{Gateway, Refresh, State, Workspaces};
+use crate::proxy::{Gateway, Refresh, State, Workspace, Workspaces};
 use crate::record::{AuditSink as _, Event};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -646,6 +646,41 @@ impl Keeper {
         };
         let gone = || Failure::new("the thread that writes to the vault has failed");
         self.apart(write).await.ok_or_else(gone)?
+    }
+
+    /// Looks something up in the vault as it is now. Blocks on files.
+    pub(crate) fn consult<T>(&self, read: impl FnOnce(&mut Vault) -> T) -> Result<T, Failure> {
+        let mut seen = self.seen.lock();
+        seen.follow_file(&self.home)?;
+        Ok(read(&mut seen.vault))
+    }
+
+    /// Changes the vault in a workspace and in somebody's name. In force, and on record, when it returns.
+    /// Blocks on files.
+    pub(crate) fn administer<T>(
+        &self,
+        workspace: &Name,
+        by: &str,
+        change: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<Result<T, VaultError>, Failure> {
+        let mut seen = self.seen.lock();
+        seen.follow_file(&self.home)?;
+        let done = seen.vault.within(workspace, |vault| vault.on_behalf_of(by, change));
+        // The connection that has written does not see by the mark that it has.
+        seen.mark = None;
+        drop(seen);
+        self.look(false);
+        Ok(done)
+    }
+
+    /// Looks at the home now, its policies whatever their stamps say.
+    pub(crate) fn look_now(&self) {
+        self.look(true);
+    }
+
+    /// A workspace as it is served.
+    pub(crate) fn served(&self, workspace: &Name) -> Option<Arc<Workspace>> {
+        self.gateway()?.workspace(workspace)
     }
 
     /// Writes down what was given in exchange for a refresh token that lies elsewhere.

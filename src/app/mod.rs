@@ -55,11 +55,12 @@ pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
-pub(crate) use policies::{ReadPolicy, policies_of, read_policies};
+pub(crate) use policies::{ReadPolicy, check_policy_file, policies_of, read_policies};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};
 pub use service::Activation;
+pub(crate) use session::placeholders_of;
 pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
     plan as plan_session, settings,

@@ -44,6 +44,25 @@ pub(crate) fn policies_of(home: &Home) -> Result<Vec<PathBuf>, Failure> {
     Ok(there.then_some(organisation).into_iter().chain([own]).collect())
 }
 
+/// Whether the workspace's policies are sound with this text in a file of theirs, or without that file.
+///
+/// # Errors
+/// When they cannot be found at all; within it, every mistake in every file.
+pub(crate) fn check_policy_file(
+    home: &Home,
+    path: &Path,
+    text: Option<&str>,
+) -> Result<Result<(), String>, Failure> {
+    let (mut sources, report) = sources(&policies_of(home)?);
+    if !report.is_empty() {
+        return Ok(Err(report.to_string()));
+    }
+    let name = path.display().to_string();
+    sources.retain(|source| source.name() != name);
+    sources.extend(text.map(|text| Source::new(&name, text)));
+    Ok(policy::compile(sources).map(drop).map_err(|report| report.to_string()))
+}
+
 /// The state of all that may be policies of the workspace, and of the organisation. What else lies
 /// there, such as the schema for editors, is not read.
 pub(super) fn stamp(home: &Home) -> Vec<FileStamp> {

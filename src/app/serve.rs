@@ -23,6 +23,7 @@ use super::policies::load_policy;
 use super::service::{self, Activation, Socket};
 use super::supplier::Supplier;
 use super::{Failure, Home, Serving};
+use crate::admin::{self, Listening, Office};
 use crate::agent::{Identity, default_workspace};
 use crate::audit::AuditLog;
 use crate::config::{Config, ListenAt};
@@ -71,6 +72,9 @@ pub struct Proxy {
     audit: Arc<AuditLog>,
     gates: Vec<Gate>,
     ops: Option<std::net::TcpListener>,
+    admin: Option<Listening>,
+    /// Where the audit log is.
+    log: std::path::PathBuf,
     files: Vec<SocketFile>,
     /// Whether the sockets stay open, with the service manager, when this process ends.
     leave: Leave,
@@ -135,10 +139,11 @@ impl Proxy {
         } else {
             Doors::open(&config, certificates, inherited)?
         };
-        let Doors { gates, ops, open_port, certificates, files } = doors;
+        let Doors { gates, ops, open_port, admin, certificates, files } = doors;
         let serving = serving(&config, &gates, ops.as_ref(), private);
         let own: Vec<SocketAddr> =
             gates.iter().filter_map(Gate::address).chain(serving.ops).collect();
+        let own = own.into_iter().chain(admin.as_ref().and_then(Listening::address)).collect();
         let habits = Habits::open(&opened, &audit)?.map(Arc::new);
         let keeper = Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?;
         keeper.keep_certificates(certificates);
@@ -176,6 +181,8 @@ impl Proxy {
             audit,
             gates,
             ops,
+            admin,
+            log: config.audit.dir.clone(),
             files,
             leave,
             private,
@@ -240,12 +247,18 @@ impl Proxy {
             Arc::clone(&self.questions),
             self.habits.clone(),
         ));
+        let asked_to_end = begun.clone();
         let ops = self.ops.take().map(TcpListener::from_std).transpose();
         let ops = ops.map_err(|e| Failure::new(format!("ops.listen cannot be served: {e}")))?;
         let ops = ops.map(|listener| {
             let metrics = Arc::clone(self.gateway.metrics());
             let observe = Arc::<Keeper>::clone(&self.keeper);
             tokio::spawn(ops::serve(listener, metrics, observe, until(begun)))
+        });
+        let admin = self.admin.take().map(|listening| {
+            let (keeper, audit) = (Arc::clone(&self.keeper), Arc::clone(&self.audit));
+            let office = Office::new(keeper, audit, self.home.clone(), self.log.clone());
+            tokio::spawn(admin::serve(listening, Arc::new(office), until(asked_to_end)))
         });
         let desk = self.desk(&gates);
         let places: Vec<String> = self.serving.places().collect();
@@ -275,6 +288,9 @@ impl Proxy {
         looking.abort();
         if let Some(ops) = ops {
             let _ended = ops.await;
+        }
+        if let Some(admin) = admin {
+            let _ended = admin.await;
         }
         self.finish(end)
     }

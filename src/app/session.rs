@@ -147,6 +147,12 @@ pub fn settings(
     Ok(settings)
 }
 
+/// What agents hold of each live credential, with the variables in which programs look for it.
+pub(crate) fn placeholders_of(credentials: &[CredentialInfo]) -> Vec<(Vec<String>, String)> {
+    let all = placeholders(credentials).into_iter();
+    all.map(|one| (one.variables, one.value)).collect()
+}
+
 /// What stands for a live credential, or for those that serve a reference.
 fn placeholder_of(reference: &Name, credentials: &[CredentialInfo]) -> Option<String> {
     let live = |one: &&CredentialInfo| !one.properties.honeytoken && one.current().is_some();

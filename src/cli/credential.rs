@@ -445,7 +445,7 @@ pub(super) fn provider(id: &str) -> Result<&'static Provider, Failure> {
 }
 
 /// The slots of a provider that this version can fill.
-pub(super) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> {
+pub(crate) fn provider_slots(provider: &Provider) -> Result<Vec<Slot>, Failure> {
     let fill = |slot: &SlotText| match slot {
         SlotText::Header(text) => Slot::header(text).ok(),
         SlotText::Basic(text) => Slot::basic(text).ok(),
@@ -491,7 +491,7 @@ fn destinations(args: &Add, provider: Option<&Provider>) -> Result<Vec<Destinati
 }
 
 /// Where the catalogue says that a provider's credential may go.
-pub(super) fn provider_to(provider: &Provider) -> Result<Vec<Destination>, Failure> {
+pub(crate) fn provider_to(provider: &Provider) -> Result<Vec<Destination>, Failure> {
     let parse = |text: &String| {
         text.parse()
             .map_err(|e| Failure::new(format!("the catalogue's {text} cannot be used: {e}")))
@@ -558,6 +558,11 @@ fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Zeroizing<Vec<u8
         return Err(Failure::usage(format!("{name} is empty")).help("the secret is expected there"));
     }
     Ok(bytes)
+}
+
+/// A credential as `credential show --json` has it: never its secret.
+pub(crate) fn show_credential(info: &CredentialInfo) -> serde_json::Value {
+    serde_json::to_value(Shown::from(info)).unwrap_or_default()
 }
 
 #[derive(Serialize)]

@@ -4,6 +4,7 @@
 //! never come by argument; they come from a prompt without echo, standard input, a private file, or
 //! an environment variable that is named.
 
+mod admin;
 mod agent;
 mod anomalies;
 mod approvals;
@@ -33,6 +34,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+pub(crate) use credential::{provider_slots, provider_to, show_credential};
+pub(crate) use policy::explained;
 
 use crate::app::{Exit, Failure, Home, Opened};
 use crate::reference::Name;
@@ -108,6 +112,9 @@ enum Command {
     /// Add, list and remove workspaces: each has its own agents, credentials and policies
     #[command(subcommand, visible_alias = "workspaces")]
     Workspace(workspace::Command),
+    /// Say who may administer a workspace without the home's files
+    #[command(subcommand)]
+    Admin(admin::Command),
     /// Look after the vault
     #[command(subcommand)]
     Vault(vault::Command),
@@ -171,6 +178,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
         Command::Audit(command) => audit::run(&locate()?, workspace.as_ref(), command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
+        Command::Admin(command) => done(admin::run(&locate()?, command)),
         Command::Workspace(command) => done(workspace::run(&locate()?, command)),
         Command::Vault(command) => done(vault::run(&locate()?, workspace.is_some(), command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),

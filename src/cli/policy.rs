@@ -12,6 +12,8 @@ use std::process::ExitCode;
 
 use super::output;
 use crate::agent::Labels;
+pub(crate) use explain::explained;
+
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::config::{self, Config};
 use crate::document::{Report, suggest};

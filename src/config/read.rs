@@ -1,5 +1,6 @@
 //! From `locum.yaml` to [`Config`]: one function for each section, each key in one line.
 
+mod admin;
 mod identity;
 mod listen;
 
@@ -20,6 +21,7 @@ use crate::credential::Endpoint;
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
 use crate::host::{Authority, HostPattern, Scheme};
 use crate::reference::Name;
+use admin::admin;
 use identity::{check_doors, identity, settle_order};
 use listen::{ADDRESS, address, overlap, proxy, refuse_remote};
 
@@ -33,6 +35,7 @@ const KEYS: &[&str] = &[
     "credentials",
     "approvals",
     "anomalies",
+    "admin",
     "log",
     "limits",
 ];
@@ -56,6 +59,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
     let credentials = section(&mut map, "credentials", base.credentials, credentials);
     let approvals = section(&mut map, "approvals", base.approvals, |r, n, _| approvals(r, n));
     let anomalies = section(&mut map, "anomalies", base.anomalies, anomalies);
+    let admin = section(&mut map, "admin", base.admin, |r, n, base| admin(r, n, base, paths));
     let log = section(&mut map, "log", base.log, log);
     let limits = section(&mut map, "limits", base.limits, limits);
     let (mut proxy, identity) = (proxy?.0, who?);
@@ -70,6 +74,7 @@ pub(super) fn config<'d>(reader: &mut Reader<'d>, root: &'d Node, home: &Path) -
         credentials: credentials?,
         approvals: approvals?,
         anomalies: anomalies?,
+        admin: admin?,
         log: log?,
         limits: limits?,
     };

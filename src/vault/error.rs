@@ -104,6 +104,8 @@ pub enum Kind {
     Value,
     /// A stand-in.
     StandIn,
+    /// An administrator.
+    Administrator,
 }
 
 /// Which sealed row.
@@ -143,6 +145,7 @@ impl fmt::Display for Kind {
             Self::Workspace => "workspace",
             Self::Value => "value",
             Self::StandIn => "stand-in",
+            Self::Administrator => "administrator",
         })
     }
 }

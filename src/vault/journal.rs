@@ -104,6 +104,10 @@ actions! {
     ValueSet "value-set";
     /// An environment value was removed.
     ValueRemoved "value-removed";
+    /// Somebody may administer a workspace.
+    AdministratorAdded "administrator-added";
+    /// Somebody may not administer a workspace any more.
+    AdministratorRevoked "administrator-revoked";
     /// An item, such as the CA's key, was stored.
     ItemSealed "item-sealed";
 }

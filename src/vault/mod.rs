@@ -15,6 +15,7 @@
 //! The proxy reads a [`Snapshot`], which holds ciphertext only and needs neither the database nor a
 //! lock. Commands of other processes change the database meanwhile; [`Vault::change_mark`] tells.
 
+mod administrators;
 mod agents;
 mod approvals;
 mod archive;
@@ -61,6 +62,7 @@ use crate::files::{FileError, Temporary, check_directory, directory_of};
 use crate::reference::Name;
 use crate::secret::Secret;
 
+pub use administrators::{Administrator, PREFIX as ADMINISTRATOR_PREFIX, Role};
 pub use agents::{AgentInfo, TokenInfo};
 pub use archive::Backup;
 pub use care::Scheduled;
@@ -277,6 +279,21 @@ impl Vault {
         // What a journal and a log line can hold.
         self.by = by.chars().filter(|c| !c.is_control()).take(200).collect();
         self
+    }
+
+    /// Does something with the journal saying that `by` did it. For a process that acts for many.
+    ///
+    /// # Errors
+    /// Those of what is done.
+    pub fn on_behalf_of<T>(
+        &mut self,
+        by: &str,
+        act: impl FnOnce(&mut Self) -> Result<T, VaultError>,
+    ) -> Result<T, VaultError> {
+        let before = std::mem::replace(&mut self.by, by.to_owned());
+        let done = act(self);
+        self.by = before;
+        done
     }
 
     /// Where the vault is.

@@ -8,8 +8,8 @@ use rusqlite::{Connection, Transaction};
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
 use super::{
-    Action, Vault, all_data_keys, check_wrapping, default_workspace, generation, scope_of,
-    unwrap_data_key,
+    Action, Vault, administrators, all_data_keys, check_wrapping, default_workspace, generation,
+    scope_of, unwrap_data_key,
 };
 use crate::reference::Name;
 
@@ -154,7 +154,7 @@ impl Vault {
         if self.workspace == *workspace {
             self.use_workspace(&default)?;
         }
-        let removed = self.change(Action::WorkspaceRemoved, workspace.as_str(), |tx, _| {
+        let removed = self.change(Action::WorkspaceRemoved, workspace.as_str(), |tx, change| {
             let scope = scope_of(workspace);
             let contents = contents(tx, workspace)?;
             if tx.execute("DELETE FROM keys WHERE scope = ?1", [&scope])? == 0 {
@@ -164,6 +164,7 @@ impl Vault {
                 return Err(Fault::NotEmpty(workspace.clone()));
             }
             delete_all(tx, workspace)?;
+            administrators::forget(tx, change, workspace)?;
             Ok(contents)
         })?;
         self.wipe_log();

@@ -23,7 +23,7 @@ const RUN: [(&str, usize); 7] = [
     ("docs/CREDENTIALS.md", 17),
     ("docs/IDENTITY.md", 2),
     ("docs/SOURCES.md", 4),
-    ("docs/WORKSPACES.md", 9),
+    ("docs/WORKSPACES.md", 17),
 ];
 
 #[test]

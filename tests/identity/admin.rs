@@ -2,6 +2,7 @@
 //! tried on everything that administers, change nothing.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
@@ -150,6 +151,65 @@ fn what_opens_the_proxy_administers_nothing_over_the_network() {
     same(&state(&world), &before);
 }
 
+/// What the administration socket has, as far as it could tell or change something.
+const ADMINISTRATION: &[(&str, &str, &str)] = &[
+    ("GET", "/v1/me", ""),
+    ("GET", "/v1/credentials", ""),
+    ("GET", "/v1/agents", ""),
+    ("GET", "/v1/policies", ""),
+    ("GET", "/v1/audit", ""),
+    ("GET", "/v1/approvals", ""),
+    ("GET", "/v1/administrators", ""),
+    ("GET", "/v1/placeholders", ""),
+    ("POST", "/v1/run-tokens", "{\"agent\": \"worker\"}"),
+    ("POST", "/v1/agents", "{\"name\": \"mallory\"}"),
+    ("POST", "/v1/agents/worker/revoke", "{}"),
+    ("POST", "/v1/credentials/main/rotate", "{\"secret\": \"of-the-agents-own-choice\"}"),
+    ("POST", "/v1/credentials/main/revoke", "{}"),
+    ("POST", "/v1/administrators", "{\"name\": \"mallory\", \"role\": \"owner\"}"),
+    ("PUT", "/v1/policies/first.yaml", "version: 1\nrules: []\n"),
+    ("DELETE", "/v1/policies/first.yaml", ""),
+];
+
+#[test]
+fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
+    let issuer = Issuer::new("one");
+    let (world, _) = world(&issuer, "");
+    let proofs = proofs(&world, &issuer);
+    let before = state(&world);
+    let socket = world.home.path().join("admin.sock");
+    // With a token that is of the right kind and nobody's, and in the forms that the proxy takes.
+    let shown = proofs.iter().flat_map(|(pair, token)| {
+        let alike = token.get(4..).map(|rest| format!("Bearer lca_{rest}")).unwrap_or_default();
+        [pair.clone(), format!("Bearer {token}"), alike]
+    });
+    let shown: Vec<String> = shown.collect();
+    std::thread::scope(|scope| {
+        // Each is answered late, so they go side by side.
+        for (method, path, body) in ADMINISTRATION {
+            let (shown, socket) = (&shown, &socket);
+            scope.spawn(move || {
+                for field in shown {
+                    let mut wire = Wire::try_unix(socket).unwrap();
+                    let length = body.len();
+                    wire.send(format!(
+                        "{method} {path} HTTP/1.1\r\nHost: locum\r\nAuthorization: {field}\r\n\
+                         Proxy-Authorization: {field}\r\nContent-Length: {length}\r\n\r\n{body}"
+                    ));
+                    let answer = wire.answer();
+                    assert_eq!(answer.status, 401, "{method} {path} with {field}");
+                    assert!(!answer.text().contains("api.test"), "{}", answer.text());
+                }
+            });
+        }
+    });
+    same(&state(&world), &before);
+    // Another user of the machine cannot even open it.
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    assert_eq!(world.get("/after").status, 200);
+}
+
 /// Commands that change something, or would tell what an agent must not know.
 const COMMANDS: &[&[&str]] = &[
     &["agent", "add", "mallory"],
@@ -159,6 +219,10 @@ const COMMANDS: &[&[&str]] = &[
     &["credential", "revoke", "main"],
     &["credential", "remove", "main"],
     &["set", "add", "all", "main"],
+    &["admin", "add", "mallory", "--role", "owner"],
+    &["workspace", "add", "own"],
+    &["workspace", "remove", "default", "--yes"],
+    &["--workspace", "other", "agent", "add", "mallory"],
     &["run-token", "--agent", "worker"],
     &["ca", "rotate"],
     &["vault", "status"],

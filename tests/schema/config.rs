@@ -28,7 +28,7 @@ fn validate(documents: &[String]) -> Vec<Option<String>> {
 }
 
 /// Each mapping of the file: where the schema has it, and a file that has a key in it which is unknown.
-const MAPPINGS: [(&str, &str); 27] = [
+const MAPPINGS: [(&str, &str); 28] = [
     ("", "zzzz: 1"),
     ("/properties/proxy", "proxy: {zzzz: 1}"),
     ("/$defs/listenerTls", "proxy: {tls: {zzzz: 1}}"),
@@ -72,6 +72,7 @@ const MAPPINGS: [(&str, &str); 27] = [
     ("/properties/credentials", "credentials: {zzzz: 1}"),
     ("/properties/approvals", "approvals: {zzzz: 1}"),
     ("/properties/anomalies", "anomalies: {zzzz: 1}"),
+    ("/properties/admin", "admin: {zzzz: 1}"),
     ("/properties/log", "log: {zzzz: 1}"),
     ("/properties/limits", "limits: {zzzz: 1}"),
 ];
@@ -101,7 +102,7 @@ fn the_schema_of_the_config_has_the_keys_of_the_reader_and_no_others() {
     // Whoever adds a mapping adds it to the table above.
     let closed = SCHEMA.matches("\"additionalProperties\": false").count();
     assert_eq!(closed, MAPPINGS.len(), "a mapping that is not compared");
-    let sources = ["read.rs", "read/identity.rs", "read/listen.rs"];
+    let sources = ["read.rs", "read/admin.rs", "read/identity.rs", "read/listen.rs"];
     let sources = sources.map(|file| markdown::read(&format!("src/config/{file}")));
     let read: usize = sources.iter().map(|text| text.matches("reader.map(").count()).sum();
     assert_eq!(read, MAPPINGS.len(), "a mapping of the reader that is not compared");
@@ -151,7 +152,7 @@ fn shown() -> Vec<(String, String)> {
 }
 
 /// Both take each of these.
-const RIGHT: [&str; 34] = [
+const RIGHT: [&str; 37] = [
     "",
     "{}",
     "proxy: {listen: 127.0.0.1:0}",
@@ -184,12 +185,15 @@ const RIGHT: [&str; 34] = [
     "approvals: {webhook: 'https://x.test/h', key: hook}",
     "anomalies: {learn: off, volume: 10}",
     "anomalies: {learn: 1d}",
+    "admin: {listen: off}",
+    "admin: {listen: unix:/run/locum/admin.sock, mode: '0660'}",
+    "admin: {listen: 0.0.0.0:3130, tls: {certificate: c, key: k}}",
     "log: {level: warn, format: json}",
     "limits: {connections: 1, head_bytes: 64KiB, headers: 16, drain: 0s}",
 ];
 
 /// Both refuse each of these.
-const WRONG: [&str; 35] = [
+const WRONG: [&str; 38] = [
     "[]",
     "text",
     "proxi: {}",
@@ -225,6 +229,9 @@ const WRONG: [&str; 35] = [
     "vault: {key: {command: [pass]}}",
     "approvals: {webhook: 'https://x.test/h'}",
     "anomalies: {volume: 1}",
+    "admin: {listen: 127.0.0.1:3130}",
+    "admin: {listen: unix:a.sock, tls: {certificate: c, key: k}}",
+    "admin: {listen: 127.0.0.1:3130, mode: '0660', tls: {certificate: c, key: k}}",
 ];
 
 #[test]

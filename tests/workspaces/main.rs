@@ -9,4 +9,5 @@ mod crossing;
 mod kept;
 mod lifecycle;
 mod policies;
+mod roles;
 mod two;

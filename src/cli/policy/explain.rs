@@ -201,6 +201,11 @@ fn key(check: Check) -> &'static str {
     }
 }
 
+/// An explanation as `policy explain --json` has it.
+pub(crate) fn explained(explanation: &Explanation<'_>) -> Value {
+    as_json(explanation, None)
+}
+
 fn as_json(explanation: &Explanation<'_>, recorded: Option<&Value>) -> Value {
     let rule = |verdict: &RuleVerdict<'_>| {
         json!({

@@ -145,7 +145,11 @@ pub(super) fn refuse_remote(
     reader.problem_with_help(node, message, advice);
 }
 
-fn place<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Option<ListenAt> {
+pub(super) fn place<'d>(
+    reader: &mut Reader<'d>,
+    node: &'d Node,
+    paths: Paths<'_>,
+) -> Option<ListenAt> {
     let path = match &node.value {
         Value::String(text) => text.strip_prefix("unix:"),
         _ => None,
@@ -169,7 +173,7 @@ fn place<'d>(reader: &mut Reader<'d>, node: &'d Node, paths: Paths<'_>) -> Optio
 const SOCKET_MODE: u32 = 0o600;
 
 /// Octal digits in quotes, as `chmod` has them: YAML would take bare ones for a decimal number.
-fn file_mode<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<u32> {
+pub(super) fn file_mode<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<u32> {
     let text = match &node.value {
         Value::String(text) => &**text,
         _ => "",
@@ -219,7 +223,7 @@ pub(super) fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     a.port() != 0 && a.port() == b.port() && (same || (family && (any(a) || any(b))))
 }
 
-fn listener_tls<'d>(
+pub(super) fn listener_tls<'d>(
     reader: &mut Reader<'d>,
     node: &'d Node,
     paths: Paths<'_>,

@@ -1,0 +1,179 @@
+//! Administration over a socket of its own: for people and automations that have not the home's files.
+//!
+//! Never the proxy's port, and never an agent's token: an administrator has a token of a kind of its own,
+//! a role, and one workspace. What is changed is in the vault's journal, and so in the audit log, with the
+//! name of whoever did it.
+
+mod office;
+mod requests;
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use http::header::{self, HeaderValue};
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub(crate) use office::Office;
+use office::{Asked, Problem};
+
+use crate::tls::ListenerTls;
+
+/// People and automations that administer are few; more connections than this are somebody's mistake.
+const CONNECTIONS: usize = 64;
+
+/// The most bytes of a request: a policy file is the longest, and larger ones are written by machines that
+/// have the files.
+const LONGEST: usize = 1 << 20;
+
+/// From the first byte of a request to its last.
+const TIME: Duration = Duration::from_secs(30);
+
+/// How long the answer to a token that is nobody's waits: a guess each second and connection.
+const GUESS: Duration = Duration::from_secs(1);
+
+/// Where administrators connect.
+#[derive(Debug)]
+pub(crate) enum Listening {
+    /// In the file system.
+    Unix(UnixListener),
+    /// On a port, with TLS.
+    Tcp(TcpListener, Arc<ListenerTls>),
+}
+
+impl Listening {
+    /// The port, which the proxy never dials.
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(listener, _) => listener.local_addr().ok(),
+        }
+    }
+}
+
+/// Serves the socket until `stop` resolves.
+pub(crate) async fn serve(
+    listening: Listening,
+    office: Arc<Office>,
+    stop: impl Future<Output = ()>,
+) {
+    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    // They end with the socket: a vault that is locked is in nobody's hands.
+    let mut talks = JoinSet::new();
+    let accept = async {
+        loop {
+            let Ok(permit) = Arc::clone(&slots).acquire_owned().await else { return };
+            while talks.try_join_next().is_some() {}
+            let office = Arc::clone(&office);
+            let accepted = match &listening {
+                Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| {
+                    talks.spawn(async move {
+                        talk(stream, office).await;
+                        drop(permit);
+                    });
+                }),
+                Listening::Tcp(listener, tls) => listener.accept().await.map(|(stream, _)| {
+                    let tls = Arc::clone(tls);
+                    talks.spawn(async move {
+                        match tls.accept(stream, TIME).await {
+                            Ok(stream) => talk(stream, office).await,
+                            Err(error) => tracing::debug!(%error, "no TLS with an administrator"),
+                        }
+                        drop(permit);
+                    });
+                }),
+            };
+            if accepted.is_err() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    };
+    tokio::select! {
+        () = accept => {}
+        () = stop => {}
+    }
+    talks.shutdown().await;
+}
+
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, office: Arc<Office>) {
+    let service = service_fn(move |request| {
+        let office = Arc::clone(&office);
+        async move { Ok::<_, Infallible>(answer(&office, request).await) }
+    });
+    let connection = hyper::server::conn::http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(TIME)
+        .serve_connection(TokioIo::new(stream), service);
+    if let Err(error) = connection.await {
+        tracing::debug!(%error, "a connection of an administrator ended");
+    }
+}
+
+async fn answer(office: &Arc<Office>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let (parts, body) = request.into_parts();
+    let token = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let whole = tokio::time::timeout(TIME, Limited::new(body, LONGEST).collect()).await;
+    let Ok(Ok(whole)) = whole else {
+        let why = format!("the request is over {LONGEST} bytes, or did not come within {TIME:?}");
+        return respond(Err(Problem::new(StatusCode::BAD_REQUEST, "unreadable", why)));
+    };
+    let asked = Asked {
+        method: parts.method,
+        path: parts.uri.path().to_owned(),
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        body: whole.to_bytes(),
+        at: now(),
+    };
+    let office = Arc::clone(office);
+    // The vault, the log and the policies are files.
+    let done = tokio::task::spawn_blocking(move || office.answer(token.as_deref(), &asked)).await;
+    let done = done.unwrap_or_else(|_| {
+        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "it failed"))
+    });
+    if done.as_ref().is_err_and(|problem| problem.status == StatusCode::UNAUTHORIZED) {
+        tokio::time::sleep(GUESS).await;
+    }
+    respond(done)
+}
+
+fn respond(done: Result<serde_json::Value, Problem>) -> Response<Full<Bytes>> {
+    let (status, kind, body) = match done {
+        Ok(value) => (StatusCode::OK, "application/json", value),
+        Err(Problem { status, code, detail }) => {
+            let title = status.canonical_reason().unwrap_or_default();
+            let body = json!({
+                "type": "about:blank", "title": title, "status": status.as_u16(), "code": code,
+                "detail": detail,
+            });
+            (status, "application/problem+json", body)
+        }
+    };
+    let mut response = Response::new(Full::new(Bytes::from(format!("{body}\n"))));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+    }
+    response
+}
+
+/// Seconds since the Unix epoch.
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,213 @@
+//! Who may administer a workspace without the home's files: a sealed item, of which each entry has a digest
+//! of its token and never the token.
+
+use rusqlite::{Connection, Transaction};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use zeroize::Zeroizing;
+
+use super::error::{Fault, Kind, VaultError};
+use super::keys::DataKey;
+use super::{Action, Change, Vault, crypto, items};
+use crate::reference::Name;
+use crate::secret::Secret;
+use crate::token::Token;
+
+/// The item that has them all.
+const ITEM: &str = "administrators";
+
+/// What the token of an administrator begins with: no agent's token does.
+pub const PREFIX: &str = "lca_";
+
+/// What an administrator may do. Each may what those before it may.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// See, and not use.
+    Viewer,
+    /// Use: run tokens, placeholders, approvals of what others asked for.
+    Member,
+    /// Manage: credentials, agents, policies and administrators of the workspace.
+    Owner,
+}
+
+impl Role {
+    /// As the command line, the API and records have it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Member => "member",
+            Self::Owner => "owner",
+        }
+    }
+}
+
+/// One administrator of one workspace.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Administrator {
+    /// Where.
+    pub workspace: Name,
+    /// Who. A revoked one's name may be given again.
+    pub name: Name,
+    /// What it may do.
+    pub role: Role,
+    /// Names its token.
+    pub token_id: String,
+    /// Of the token, in hex: SHA-256 over [`digest`].
+    digest: String,
+    /// When it was added, in seconds since the Unix epoch.
+    pub created: i64,
+    /// The last second in which the token is good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires: Option<i64>,
+    /// When it was revoked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<i64>,
+}
+
+impl Administrator {
+    /// Whether it may administer at `now`, in seconds since the Unix epoch.
+    #[must_use]
+    pub fn lives(&self, now: i64) -> bool {
+        self.revoked.is_none() && self.expires.is_none_or(|last| now <= last)
+    }
+
+    /// Who it is, as the journal and the audit log have it.
+    #[must_use]
+    pub fn signature(&self) -> String {
+        format!("{} {} (token {})", self.role.as_str(), self.name, self.token_id)
+    }
+}
+
+impl Vault {
+    /// Adds an administrator of the workspace. Returns its token's id and the only copy of the token.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`] when there is a live one of that name.
+    ///
+    /// # Panics
+    /// Never: texts and numbers are JSON.
+    pub fn administrator_add(
+        &mut self,
+        name: &Name,
+        role: Role,
+        expires: Option<i64>,
+    ) -> Result<(String, Zeroizing<String>), VaultError> {
+        let subject = format!("{name} {}", role.as_str());
+        self.change(Action::AdministratorAdded, &subject, |tx, change| {
+            let mut all = read(tx, change.own)?;
+            let live = |one: &Administrator| of(one, change, name) && one.lives(change.now);
+            if all.iter().any(live) {
+                return Err(Fault::Exists(Kind::Administrator, name.to_string()));
+            }
+            let token = Token::mint_as(PREFIX).map_err(|_| Fault::NoRandomness)?;
+            let id = token.id().to_owned();
+            let text = token.into_text();
+            all.push(Administrator {
+                workspace: change.workspace.clone(),
+                name: name.clone(),
+                role,
+                token_id: id.clone(),
+                digest: digest(&text),
+                created: change.now,
+                expires,
+                revoked: None,
+            });
+            write(tx, change, &all)?;
+            Ok((id, text))
+        })
+    }
+
+    /// Ends the administration of somebody in the workspace.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] when nobody of that name lives in it.
+    pub fn administrator_revoke(&mut self, name: &Name) -> Result<(), VaultError> {
+        self.change(Action::AdministratorRevoked, name.as_str(), |tx, change| {
+            let mut all = read(tx, change.own)?;
+            let mut live = all.iter_mut().filter(|one| of(one, change, name));
+            let one = live.find(|one| one.revoked.is_none());
+            let one = one.ok_or_else(|| Fault::unknown(Kind::Administrator, name))?;
+            one.revoked = Some(change.now);
+            write(tx, change, &all)
+        })
+    }
+
+    /// All administrators of the workspace, oldest first, revoked ones among them.
+    ///
+    /// # Errors
+    /// [`VaultError`] when they cannot be read.
+    pub fn administrators(&self) -> Result<Vec<Administrator>, VaultError> {
+        let all = self.all_administrators()?;
+        Ok(all.into_iter().filter(|one| one.workspace == self.workspace).collect())
+    }
+
+    /// Whose token this is, if anybody's who may administer at `now`, in seconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// [`VaultError`] when they cannot be read.
+    pub fn administrator_of(
+        &self,
+        token: &str,
+        now: i64,
+    ) -> Result<Option<Administrator>, VaultError> {
+        let shown = digest(token);
+        let all = self.all_administrators()?;
+        // All of them are compared, whichever it is.
+        let mut found = None;
+        for one in all {
+            if crypto::same(one.digest.as_bytes(), shown.as_bytes()) && one.lives(now) {
+                found = Some(one);
+            }
+        }
+        Ok(found)
+    }
+
+    fn all_administrators(&self) -> Result<Vec<Administrator>, VaultError> {
+        let all = || {
+            let tx = self.db.unchecked_transaction()?;
+            read(&tx, &self.keys(&tx)?.own)
+        };
+        all().map_err(|fault| self.fault(fault))
+    }
+}
+
+/// Takes those of a workspace away, which is about to go.
+pub(super) fn forget(
+    tx: &Transaction<'_>,
+    change: &Change<'_>,
+    workspace: &Name,
+) -> Result<(), Fault> {
+    let mut all = read(tx, change.own)?;
+    if all.iter().any(|one| one.workspace == *workspace) {
+        all.retain(|one| one.workspace != *workspace);
+        write(tx, change, &all)?;
+    }
+    Ok(())
+}
+
+fn of(one: &Administrator, change: &Change<'_>, name: &Name) -> bool {
+    one.workspace == *change.workspace && one.name == *name && one.revoked.is_none()
+}
+
+/// A token has 256 random bits, so that no key and no salt makes it harder to guess; the item that the
+/// digest lies in is sealed all the same.
+fn digest(token: &str) -> String {
+    let mut hash = Sha256::new();
+    hash.update(b"locum/administrator/1\n");
+    hash.update(token.as_bytes());
+    data_encoding::HEXLOWER.encode(&hash.finalize())
+}
+
+fn read(db: &Connection, own: &DataKey) -> Result<Vec<Administrator>, Fault> {
+    let Some(item) = items::get(db, own, ITEM)? else { return Ok(Vec::new()) };
+    let all = item.expose(|json| serde_json::from_slice(json).ok());
+    all.ok_or_else(|| items::corrupt(ITEM))
+}
+
+fn write(tx: &Transaction<'_>, change: &Change<'_>, all: &[Administrator]) -> Result<(), Fault> {
+    let json = serde_json::to_vec(all).expect("texts and numbers are JSON");
+    items::put(tx, change.own, ITEM, &Secret::new(json), change.now)
+}

@@ -1,0 +1,305 @@
+//! Administration over its own socket: roles, one workspace for each administrator, and nothing for agents.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+
+use serde_json::{Value, json};
+
+use crate::support::*;
+use crate::two::*;
+
+/// The socket of a home, and a token to show there.
+struct Api {
+    socket: PathBuf,
+    token: String,
+}
+
+impl Api {
+    /// An administrator who is added for it.
+    #[track_caller]
+    fn of(home: &Home, workspace: &str, name: &str, role: &str) -> Self {
+        let added = ["--workspace", workspace, "admin", "add", name, "--role", role, "--json"];
+        let ran = run(&mut home.command(&added), b"").ok();
+        let json: Value = serde_json::from_str(&ran.out).unwrap();
+        Self::with(home, json["token"].as_str().unwrap())
+    }
+
+    fn with(home: &Home, token: &str) -> Self {
+        Self { socket: home.path().join("admin.sock"), token: token.to_owned() }
+    }
+
+    #[track_caller]
+    fn raw(&self, method: &str, path: &str, body: &str) -> (u16, Value) {
+        let mut wire = Wire::try_unix(&self.socket).unwrap();
+        wire.send(format!(
+            "{method} {path} HTTP/1.1\r\nHost: locum\r\nAuthorization: Bearer {}\r\nContent-Length: {}\r\n\r\n{body}",
+            self.token,
+            body.len()
+        ));
+        let answer = wire.answer();
+        (answer.status, serde_json::from_slice(&answer.body).unwrap_or_default())
+    }
+
+    #[track_caller]
+    fn get(&self, path: &str) -> Value {
+        let (status, value) = self.raw("GET", path, "");
+        assert_eq!(status, 200, "{path}: {value}");
+        value
+    }
+
+    #[track_caller]
+    fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        self.raw("POST", path, &body.to_string())
+    }
+}
+
+/// What there is, and the least role that it takes.
+const TABLE: &[(&str, &str, &str, usize)] = &[
+    ("GET", "/v1/me", "", 0),
+    ("GET", "/v1/credentials", "", 0),
+    ("GET", "/v1/credentials/main", "", 0),
+    ("GET", "/v1/sets", "", 0),
+    ("GET", "/v1/agents", "", 0),
+    ("GET", "/v1/policies", "", 0),
+    ("GET", "/v1/policies/explain?agent=worker&method=GET&url=https://api.test/x&use=main", "", 0),
+    ("GET", "/v1/audit?limit=5", "", 0),
+    ("GET", "/v1/approvals", "", 0),
+    ("GET", "/v1/placeholders", "", 1),
+    ("POST", "/v1/run-tokens", r#"{"agent": "worker"}"#, 1),
+    ("POST", "/v1/approvals/none", r#"{"approve": true}"#, 1),
+    ("POST", "/v1/credentials", r#"{"name": "x"}"#, 2),
+    ("POST", "/v1/credentials/main/rotate", "{}", 2),
+    ("POST", "/v1/credentials/nix/revoke", "{}", 2),
+    ("POST", "/v1/agents", "{}", 2),
+    ("POST", "/v1/agents/nix/revoke", "{}", 2),
+    ("PUT", "/v1/policies/more.yaml", "rules: [", 2),
+    ("DELETE", "/v1/policies/nix.yaml", "", 2),
+    ("GET", "/v1/administrators", "", 2),
+    ("POST", "/v1/administrators", "{}", 2),
+    ("POST", "/v1/administrators/nix/revoke", "{}", 2),
+];
+
+#[test]
+fn each_role_may_what_it_may_and_a_token_that_opens_the_proxy_nothing() {
+    let two = Two::new();
+    let roles = ["viewer", "member", "owner"]
+        .map(|role| Api::of(&two.home, "default", &format!("an-{role}"), role));
+    let nobody = [
+        two.a.token.clone(),
+        run_token(&two.home, "default"),
+        format!("lca_{}", &two.a.token[4..]),
+        String::new(),
+    ];
+    std::thread::scope(|scope| {
+        for token in &nobody {
+            // A guess takes a second each.
+            scope.spawn(|| {
+                let api = Api::with(&two.home, token);
+                for (method, path, body, _) in TABLE.iter().step_by(4) {
+                    assert_eq!(api.raw(method, path, body).0, 401, "{method} {path}");
+                }
+            });
+        }
+        for (rank, api) in roles.iter().enumerate() {
+            for (method, path, body, least) in TABLE {
+                let (status, value) = api.raw(method, path, body);
+                assert_eq!(
+                    status == 403,
+                    rank < *least,
+                    "{rank} {method} {path}: {status} {value}"
+                );
+                assert!(status != 401 && status < 500, "{rank} {method} {path}: {status} {value}");
+            }
+        }
+    });
+    for path in ["/", "/v1", "/v1/nothing", "/v1/credentials/main/secret", "/metrics"] {
+        assert_eq!(roles[2].raw("GET", path, "").0, 404, "{path}");
+    }
+    let refused = two.home.audit_now();
+    let refused = refused.iter().filter(|r| r["event"] == "administration-refused");
+    let by: Vec<&str> = refused.map(|r| r["by"].as_str().unwrap()).collect();
+    assert!(by.iter().any(|by| by.starts_with("viewer an-viewer (token ")), "{by:?}");
+    // Revoked, at once.
+    two.home.locum(&["admin", "revoke", "an-owner"]).ok();
+    assert_eq!(roles[2].raw("GET", "/v1/me", "").0, 401);
+    two.never_leaks();
+}
+
+#[test]
+fn an_owner_manages_one_workspace_and_no_other() {
+    let two = Two::new();
+    let owner = Api::of(&two.home, "b", "bea", "owner");
+    assert_eq!(owner.get("/v1/me"), json!({"name": "bea", "role": "owner", "workspace": "b"}));
+    let key = canary();
+    two.origin.accept(&key);
+    let new = json!({
+        "name": "extra", "to": ["https://api.test"], "secret": key,
+        "slots": ["header authorization: Bearer {secret}"],
+    });
+    assert_eq!(owner.post("/v1/credentials", &new).0, 200);
+    assert_eq!(owner.post("/v1/credentials", &new).0, 409);
+    let (status, added) = owner.post("/v1/agents", &json!({"name": "made"}));
+    assert_eq!(status, 200);
+    let text = |key: &str| added[key].as_str().unwrap().to_owned();
+    let made = Agent { name: "made".into(), token_id: text("token_id"), token: text("token") };
+    // In force when it was answered.
+    let field = "Authorization: Bearer locum_extra";
+    let ask = |target: &str| {
+        two.serve.tunnel(&made, HOST).ask(request("GET", target, &[field], "")).status
+    };
+    assert_eq!(ask("/extra"), 200);
+    let sent = two.origin.last();
+    assert_eq!(sent.header("authorization"), Some(&*format!("Bearer {key}")));
+    let newer = canary();
+    two.origin.accept(&newer);
+    let (status, rotated) = owner.post("/v1/credentials/extra/rotate", &json!({"secret": newer}));
+    assert_eq!((status, &rotated["version"]), (200, &json!(2)));
+    assert_eq!(ask("/rotated"), 200);
+    assert_eq!(two.origin.last().header("authorization"), Some(&*format!("Bearer {newer}")));
+    assert_eq!(owner.post("/v1/credentials/extra/revoke", &json!({})).0, 200);
+    assert_eq!(ask("/revoked"), 403);
+    assert_eq!(owner.post("/v1/agents/made/revoke", &json!({})).0, 200);
+    assert_eq!(two.knocks("made", &made.token), 407);
+    // The other workspace has heard of none of it, and is not seen.
+    let names = |list: &Value| -> Vec<String> {
+        list.as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(names(&json(&two.home, &["credential", "list", "--json"])), ["main"]);
+    assert_eq!(names(&owner.get("/v1/credentials")), ["extra", "main"]);
+    assert_eq!(two.get(&two.a, "/of-a").status, 200);
+    two.home.accesses_to("/of-a");
+    let seen = owner.get("/v1/audit?limit=1000").to_string();
+    assert!(seen.contains("/extra") && !seen.contains("/of-a"), "{seen}");
+    // Everything is on record, with who did it.
+    let events = two.home.audit_now();
+    for (event, subject) in [
+        ("credential-added", "extra"),
+        ("credential-rotated", "extra"),
+        ("credential-revoked", "extra"),
+        ("agent-added", "made"),
+        ("agent-revoked", "made"),
+    ] {
+        let one = events.iter().find(|r| r["event"] == event && r["subject"] == subject);
+        let one = one.unwrap_or_else(|| panic!("no {event}"));
+        assert_eq!(one["workspace"], "b");
+        assert!(one["by"].as_str().unwrap().starts_with("owner bea (token "), "{one}");
+    }
+    // What cannot be read is not quoted: it may be a secret.
+    let bad = format!("{{\"name\": \"y\", \"secret\": \"{key}\", \"more\": 1}}");
+    let (status, problem) = owner.raw("POST", "/v1/credentials", &bad);
+    assert!(status == 400 && !problem.to_string().contains(&key), "{problem}");
+    let short =
+        json!({"name": "y", "to": ["https://api.test"], "slots": ["query key"], "secret": "x"});
+    assert_eq!(owner.post("/v1/credentials", &short).0, 422);
+    two.home.never_leaks(&[&key, &newer, &two.key_a, &two.key_b], &[("seen", seen.as_bytes())]);
+}
+
+#[test]
+fn an_owner_puts_policies_that_are_sound_and_widens_nothing() {
+    let bound = "version: 1\nlayer: organisation\nrules:\n  - {name: not there, agents: ['*'], to: ['https://api.test'], paths: ['/secret/**'], deny: true}\n";
+    let two = Two::with("version: 1\nrules: []\n", |home| {
+        let org = home.path().join("policies/org");
+        std::fs::create_dir(&org).unwrap();
+        std::fs::write(org.join("bound.yaml"), bound).unwrap();
+    });
+    let owner = Api::of(&two.home, "b", "bea", "owner");
+    assert_eq!(two.get(&two.b, "/closed").status, 403);
+    let put = |file: &str, text: &str| owner.raw("PUT", &format!("/v1/policies/{file}"), text);
+    assert_eq!(put("team.yaml", OPEN).0, 200);
+    assert_eq!(two.get(&two.b, "/open").status, 200, "in force when it was answered");
+    assert_eq!(two.get(&two.b, "/secret/x").status, 403, "the organisation's");
+    assert_eq!(two.get(&two.a, "/open").status, 403, "the other workspace's");
+    // Mistakes are told, and change nothing.
+    let (status, problem) = put("team.yaml", "version: 1\nrules: [{nmae: x}]\n");
+    let detail = problem["detail"].as_str().unwrap();
+    assert!(
+        status == 422 && detail.contains("team.yaml:2:") && detail.contains("nmae"),
+        "{problem}"
+    );
+    assert!(!detail.contains(two.home.path().to_str().unwrap()), "{detail}");
+    assert_eq!(two.get(&two.b, "/still").status, 200);
+    // No way up to the organisation's, nor to another workspace's.
+    for (file, text) in [
+        ("team.yaml", bound),
+        ("org.yaml", bound),
+        ("org/bound.yaml", OPEN),
+        ("org%2Fbound.yaml", OPEN),
+        ("..%2F..%2F..%2Fpolicies%2Ffirst.yaml", OPEN),
+        ("../../../policies/first.yaml", OPEN),
+        (".hidden.yaml", OPEN),
+        ("team.yml", OPEN),
+        ("team", OPEN),
+    ] {
+        let (status, problem) = put(file, text);
+        assert!((400..500).contains(&status), "{file}: {status} {problem}");
+    }
+    for path in ["org/bound.yaml", "org%2Fbound.yaml", "../org/bound.yaml"] {
+        assert!(owner.raw("DELETE", &format!("/v1/policies/{path}"), "").0 >= 400, "{path}");
+    }
+    let kept = std::fs::read_to_string(two.home.path().join("policies/org/bound.yaml")).unwrap();
+    assert_eq!(kept, bound);
+    let files = owner.get("/v1/policies")["files"].clone();
+    assert_eq!(
+        (&files["bound.yaml"]["organisation"], &files["team.yaml"]["organisation"]),
+        (&json!(true), &json!(false))
+    );
+    assert_eq!(owner.raw("DELETE", "/v1/policies/team.yaml", "").0, 200);
+    assert_eq!(two.get(&two.b, "/open").status, 403);
+    let events = two.home.audit_now();
+    let put = events.iter().find(|r| r["event"] == "policy-put").unwrap();
+    assert!(
+        put["by"].as_str().unwrap().starts_with("owner bea") && put["workspace"] == "b",
+        "{put}"
+    );
+}
+
+#[test]
+fn a_member_approves_what_others_asked_for() {
+    let held = "version: 1\nrules:\n  - {name: held, agents: ['*'], use: ['*'], approval: {answer: refuse, valid: 10m}}\n";
+    let two = Two::with(held, |_| {});
+    let [mia, max] = ["mia", "max"].map(|name| Api::of(&two.home, "default", name, "member"));
+    let there = Api::of(&two.home, "b", "bea", "owner");
+    let (status, made) = mia.post("/v1/run-tokens", &json!({"agent": "worker", "run": "7"}));
+    assert_eq!((status, &made["user"]), (200, &json!("mia")), "{made}");
+    let token = made["token"].as_str().unwrap().to_owned();
+    let run = Agent { name: "worker".into(), token_id: String::new(), token };
+    assert_eq!(two.get(&run, "/wanted").status, 403);
+    let open = mia.get("/v1/approvals");
+    assert_eq!((&open[0]["user"], &open[0]["run"]), (&json!("mia"), &json!("7")));
+    let decide = format!("/v1/approvals/{}", open[0]["id"].as_str().unwrap());
+    let yes = json!({"approve": true});
+    let (status, problem) = mia.post(&decide, &yes);
+    assert_eq!((status, &problem["code"]), (403, &json!("own-request")));
+    assert_eq!(there.post(&decide, &yes).0, 404, "another workspace's");
+    assert_eq!(max.post(&decide, &yes).0, 200);
+    assert_eq!(two.get(&run, "/wanted").status, 200);
+    let events = two.home.audit_now();
+    let by = |event: &str| {
+        let one = events.iter().find(|r| r["event"] == event).unwrap();
+        one["by"].as_str().unwrap().split(" (").next().unwrap().to_owned()
+    };
+    assert_eq!(
+        (by("run-token-made"), by("approval-granted")),
+        ("member mia".into(), "member max".into())
+    );
+}
+
+#[test]
+fn over_a_network_it_is_tls_or_nothing() {
+    let home = Home::new();
+    home.set("admin.listen: 127.0.0.1:0");
+    let said = home.locum(&["serve"]).failed(64).err;
+    assert!(said.contains("give `tls`"), "{said}");
+    home.set("admin.listen: off");
+    let serve = home.serve();
+    assert!(!home.path().join("admin.sock").exists());
+    drop(serve);
+    // A socket of its own mode, which goes with the process.
+    let socket = home.work().join("a.sock");
+    home.set(&format!("admin.listen: 'unix:{}'", socket.display()));
+    home.set("admin.mode: '0660'");
+    let serve = home.serve();
+    assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
+    serve.stop();
+    assert!(!socket.exists());
+}
