@@ -198,7 +198,8 @@ impl Gateway {
             self.proved(workspace, permit, tried);
             return Verdict::Take;
         }
-        let Some(grant) = permit.grants().first() else { return Verdict::Take };
+        // Which of several was not accepted, nobody says.
+        let [grant] = permit.grants() else { return Verdict::Take };
         let (name, version) = (grant.credential().name.clone(), grant.version());
         tried.0.push(Attempt { name, version, status });
         let after = Some(status.as_u16());
