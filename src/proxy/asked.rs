@@ -169,7 +169,7 @@ impl Decided {
         };
         ledger.shadowed(state.policy.shadow(question, outcome));
         let admitted = match decision {
-            Ok(permit) => admit(asked, &state, permit, (at, ledger)).await,
+            Ok(permit) => admit(asked, permit, (at, ledger)).await,
             Err(refusal) => Err(refusal),
         };
         match admitted {
@@ -181,7 +181,6 @@ impl Decided {
 
 async fn admit(
     asked: &Asked<'_>,
-    state: &Arc<State>,
     mut permit: Permit,
     (at, ledger): (i64, &mut Ledger),
 ) -> Result<Permit, Refusal> {
@@ -190,8 +189,7 @@ async fn admit(
     gateway.runs.settle(who, &mut permit, at);
     caller.workspace.spares.settle(&mut permit, at)?;
     // Why here: what no rule allows uses up no limit, and what meets one opens no secret.
-    ledger
-        .hold(queue::admitted((gateway, &caller.workspace), state, (who, inbound), &permit).await?);
+    ledger.hold(queue::admitted((gateway, &caller.workspace), (who, inbound), &permit).await?);
     // Why here: what met a limit is no habit.
     habits::look(caller, &permit, ledger, at)?;
     Ok(permit)

@@ -6,7 +6,7 @@
 //! which an agent can provoke. So none can close a destination to the others.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -183,19 +183,8 @@ impl Breakers {
     }
 
     fn failed(&self, rule: BreakerRule, key: &Key, at: (bool, Duration)) -> Option<News> {
-        if self.circuits.len() >= MANY {
-            let fresh = |circuit: &Circuit| match circuit {
-                Circuit::Closed { since, .. } => at.1.saturating_sub(*since) <= rule.window,
-                Circuit::Open { .. } | Circuit::Trying { .. } => true,
-            };
-            self.circuits.retain(|_, circuit| fresh(circuit));
-            self.count.store(self.circuits.len(), Ordering::Relaxed);
-        }
-        let full = self.circuits.len() >= MANY;
         match self.circuits.entry(key.clone()) {
             Entry::Occupied(mut circuit) => circuit.get_mut().failed(rule, at),
-            // Of names that are made up, each fails once, and none is remembered.
-            Entry::Vacant(_) if full => None,
             Entry::Vacant(vacant) => {
                 self.count.fetch_add(1, Ordering::Relaxed);
                 let mut circuit = Circuit::Closed { failures: 0, since: at.1 };
@@ -204,6 +193,34 @@ impl Breakers {
                 news
             }
         }
+    }
+
+    /// Makes room when there are too many circuits: for those that say nothing any more, or for a part of
+    /// them, of which those that have said nothing for longest go. Returns which of them were open.
+    /// An agent that fails at names that it makes up can have others forgotten so, which lets their
+    /// requests through; it cannot have circuits go unwatched for good.
+    fn make_room(&self, rule: BreakerRule, now: Duration) -> Vec<Circle> {
+        if self.circuits.len() < MANY {
+            return Vec::new();
+        }
+        let last = |circuit: &Circuit| match *circuit {
+            Circuit::Closed { since, .. } => since + rule.window,
+            Circuit::Open { until } => until + rule.window,
+            Circuit::Trying { since } => since + rule.open + rule.window,
+        };
+        let mut times: Vec<Duration> = self.circuits.iter().map(|circuit| last(&circuit)).collect();
+        let (_, first_eighth, _) = times.select_nth_unstable(MANY / 8);
+        let keep = now.max(*first_eighth);
+        let mut open = Vec::new();
+        self.circuits.retain(|key, circuit| {
+            let kept = last(circuit) > keep;
+            if !kept && !circuit.is_closed() {
+                open.push(key.circle());
+            }
+            kept
+        });
+        self.count.store(self.circuits.len(), Ordering::Relaxed);
+        open
     }
 
     fn is_idle(&self) -> bool {
@@ -221,7 +238,7 @@ struct Open<'g> {
     /// The shared one, and the agent's own.
     keys: [Key; 2],
     /// Which of them it tries.
-    tries: [bool; 2],
+    tries: [AtomicBool; 2],
 }
 
 impl<'g> Pass<'g> {
@@ -244,7 +261,19 @@ impl<'g> Pass<'g> {
             let admitted = gateway.breakers.admit(rule, &keys, gateway.elapsed());
             tries = admitted.map_err(|wait| shut(origin, wait))?;
         }
+        let tries = tries.map(AtomicBool::new);
         Ok(Self(Some(Box::new(Open { gateway, rule, keys, tries }))))
+    }
+
+    /// Notes that there is a connection, which is all that the shared circuit is about: what an agent
+    /// does with it for as long as it likes keeps nobody else waiting.
+    pub(super) fn connected(&self) {
+        if let Some(open) = &self.0
+            && open.tries[0].swap(false, Ordering::Relaxed)
+            && let Some(news) = open.gateway.breakers.worked(&open.keys[0], true)
+        {
+            open.tell(&open.keys[0], news, None);
+        }
     }
 
     /// Notes an answer of the origin.
@@ -280,14 +309,17 @@ fn is_failure(status: u16) -> bool {
 }
 
 impl Open<'_> {
-    fn end(mut self, end: End, code: Option<Code>) {
+    fn end(self, end: End, code: Option<Code>) {
         let breakers = &self.gateway.breakers;
         // Nothing failed lately, and nothing does: that is nearly every call.
         if end == End::Worked && breakers.is_idle() {
             return;
         }
-        let tries = std::mem::take(&mut self.tries);
+        let tries = self.take_tries();
         let now = self.gateway.elapsed();
+        for circle in breakers.make_room(self.rule, now) {
+            self.gateway.metrics.circuit(circle, -1);
+        }
         for (key, tried) in self.keys.iter().zip(tries) {
             let news = match (key, end) {
                 // A connection was to be had, whatever came of it.
@@ -307,6 +339,10 @@ impl Open<'_> {
                 self.tell(key, news, code);
             }
         }
+    }
+
+    fn take_tries(&self) -> [bool; 2] {
+        [0, 1].map(|at: usize| self.tries[at].swap(false, Ordering::Relaxed))
     }
 
     fn tell(&self, key: &Key, news: News, code: Option<Code>) {
@@ -342,9 +378,10 @@ impl Open<'_> {
 
 impl Drop for Open<'_> {
     fn drop(&mut self) {
-        if self.tries != [false; 2] {
+        let tries = self.take_tries();
+        if tries != [false; 2] {
             let now = self.gateway.elapsed();
-            self.gateway.breakers.give_up(&self.keys, self.tries, now);
+            self.gateway.breakers.give_up(&self.keys, tries, now);
         }
     }
 }
@@ -399,6 +436,33 @@ mod tests {
         assert!(breakers.is_idle() && breakers.admit(RULE, &one, at(77)).is_ok());
     }
 
+    #[test]
+    fn names_that_all_fail_keep_no_other_destination_from_being_watched() {
+        let breakers = Breakers::default();
+        let key = |n: usize| {
+            let authority = crate::host::Authority::parse(&format!("h{n}.test:443"), None).unwrap();
+            Key::Own(name(), name(), Origin { scheme: crate::host::Scheme::Https, authority })
+        };
+        let fail = |n: usize, now: u64| {
+            let open = breakers.make_room(RULE, at(now));
+            assert!(open.iter().all(|circle| *circle == Circle::Agent));
+            (breakers.failed(RULE, &key(n), (false, at(now))), open.len())
+        };
+        // One after another, and each stays open for long after the last.
+        let second = |n: usize| n as u64 / 1000;
+        let opens = |n: usize| (0..3).any(|_| fail(n, second(n)).0 == Some(News::Opened));
+        assert_eq!((0..MANY - 1).filter(|n| opens(*n)).count(), MANY - 1);
+        // All of them are open, and new ones open all the same; those that go are told.
+        let gone: usize = (MANY - 1..2 * MANY).map(|n| fail(n, second(n)).1).sum();
+        assert!((MANY / 8..=2 * MANY).contains(&gone), "{gone}");
+        assert!((2 * MANY + 1..2 * MANY + 9).filter(|n| opens(*n)).count() >= 7);
+        // What has been open for long, and was not asked for, is forgotten.
+        for n in 3 * MANY..=4 * MANY {
+            fail(n, 1000);
+        }
+        assert!(breakers.circuits.iter().all(|circuit| circuit.is_closed()));
+    }
+
     fn name() -> Name {
         "a".parse().unwrap()
     }
@@ -415,7 +479,9 @@ mod tests {
         for n in 0..3 * MANY {
             let authority = crate::host::Authority::parse(&format!("h{n}.test:443"), None).unwrap();
             let key = Key::All(Origin { scheme: crate::host::Scheme::Https, authority });
-            breakers.failed(RULE, &key, (false, at(n as u64 / 100)));
+            let now = at(n as u64 / 100);
+            breakers.make_room(RULE, now);
+            breakers.failed(RULE, &key, (false, now));
         }
         assert!(breakers.circuits.len() <= MANY);
     }

@@ -12,13 +12,12 @@ use super::captured::Captures;
 use super::exchange::{Route, Way, answer, failed, named, refused};
 use super::interim::{Outlet, passing};
 use super::ledger::Ledger;
-use super::queue::still_stands;
 use super::retry::Plan;
 use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
-use super::supplied::{make_ready, rejected, resolve, still_allowed};
-use super::withdrawal::Watch;
-use super::{Gateway, State};
+use super::supplied::{make_ready, rejected, resolve};
+use super::withdrawal::{Watch, still_stands};
+use super::{Gateway, State, Workspace};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Resolved, inject};
@@ -163,7 +162,10 @@ impl<'a> Calling<'a> {
         let (recorded, principal, chunks, certificate) = recorded.map_err(Unanswered::refusal)?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
-        let still = || self.route.caller.workspace.still(&self.state, &self.who, ledger.carried());
+        let still = || {
+            pass.connected();
+            self.workspace().still(&self.state, &self.who, ledger.carried())
+        };
         let call = Call {
             certificate: certificate.as_ref(),
             ..call(&permit, (&origin, &principal), LastLook(&still))
@@ -229,13 +231,7 @@ impl<'a> Calling<'a> {
             drop(sent);
             tokio::time::sleep(wait).await;
             // Why here: what was permitted before the wait may not be any more.
-            still_stands(
-                &self.route.caller.workspace,
-                &self.state,
-                (&self.who, &again.inbound),
-                permit,
-            )
-            .map_err(Unanswered::Failed)?;
+            self.still_stands(&again.inbound, permit).map_err(Unanswered::Failed)?;
         }
     }
 
@@ -267,7 +263,10 @@ impl<'a> Calling<'a> {
         // What comes before an answer of which a token is taken could have it too.
         let takes = !permit.captures().is_empty();
         let heard = if takes { None } else { self.outlet.listens(self.version) };
-        let still = || self.route.caller.workspace.still(&self.state, &self.who, ledger.carried());
+        let still = || {
+            pass.connected();
+            self.workspace().still(&self.state, &self.who, ledger.carried())
+        };
         let call = Call {
             interims: heard.as_ref(),
             certificate: certificate.as_ref(),
@@ -312,8 +311,10 @@ impl<'a> Calling<'a> {
             .await
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
         // Why here: a value may have been long in coming.
-        still_allowed(self.gateway, &self.state, (&self.who, &inbound), permit)
-            .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        if permit.is_supplied() && !Arc::ptr_eq(&self.workspace().state(), &self.state) {
+            self.still_stands(&inbound, permit)
+                .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        }
         let mut outbound = self
             .filled(inbound, permit, resolved)
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
@@ -330,6 +331,14 @@ impl<'a> Calling<'a> {
         let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
         ledger.carries(uses);
         Ok((recorded, principal, chunks, certificate))
+    }
+
+    fn workspace(&self) -> &Workspace {
+        &self.route.caller.workspace
+    }
+
+    fn still_stands(&self, inbound: &InboundRequest, permit: &Permit) -> Result<(), Refusal> {
+        still_stands(self.workspace(), (&self.who, inbound), permit)
     }
 
     /// The request with its secrets in it.

@@ -9,12 +9,12 @@ use std::sync::Arc;
 
 use tokio::time::{Instant, timeout_at};
 
-use super::withdrawal::no_longer;
-use super::{Gateway, State, Workspace, unix_now};
+use super::withdrawal::still_stands;
+use super::{Gateway, Workspace};
 use crate::agent::Identity;
 use crate::metrics::Queued;
-use crate::outcome::{Code, Measure, Refusal};
-use crate::policy::{Grant, Met, Permit, Standing, Ticket, Waiting};
+use crate::outcome::{Measure, Refusal};
+use crate::policy::{Met, Permit, Ticket, Waiting};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 
@@ -24,7 +24,6 @@ use crate::request::InboundRequest;
 /// `rate-limited`; and what the rules say after the wait, if they have changed in it.
 pub(super) async fn admitted(
     (gateway, workspace): (&Arc<Gateway>, &Workspace),
-    state: &Arc<State>,
     (who, inbound): (&Arc<Identity>, &InboundRequest),
     permit: &Permit,
 ) -> Result<Option<Arc<Ticket>>, Refusal> {
@@ -37,7 +36,7 @@ pub(super) async fn admitted(
     }
     // In a box: few wait, and all would have to have room for it.
     let ticket = Box::pin(waited(gateway, &who.agent, permit, met)).await?;
-    let allowed = still_stands(workspace, state, (who, inbound), permit);
+    let allowed = still_stands(workspace, (who, inbound), permit);
     if let (Err(_), Some(ticket)) = (&allowed, &ticket) {
         ticket.give_back();
     }
@@ -113,35 +112,4 @@ impl Drop for Account<'_> {
     fn drop(&mut self) {
         self.0.metrics.queue_left(self.1);
     }
-}
-
-/// Asks the rules again when they, or what they stand on, have changed since `state`.
-///
-/// # Errors
-/// What they say now.
-pub(super) fn still_stands(
-    workspace: &Workspace,
-    state: &Arc<State>,
-    (who, inbound): (&Arc<Identity>, &InboundRequest),
-    permit: &Permit,
-) -> Result<(), Refusal> {
-    let now = workspace.state();
-    if Arc::ptr_eq(&now, state) {
-        return Ok(());
-    }
-    let standing = Standing::new(who, inbound, permit);
-    if let Some(code) = no_longer(&now, who, &standing) {
-        return Err(Refusal::new(code).because("the rules have changed while the request waited"));
-    }
-    // A version that was ended meanwhile, by a rotation without a grace.
-    let at = unix_now();
-    let stands = |grant: &Grant| {
-        let credential = now.credentials.get(grant.credential().name.as_str());
-        credential.is_some_and(|credential| credential.stands(grant.version(), at))
-    };
-    if permit.grants().iter().all(stands) {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::CredentialRevoked)
-        .because("the version was ended while the request waited"))
 }

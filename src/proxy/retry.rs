@@ -66,7 +66,7 @@ impl Plan {
             return None;
         }
         let wait = self.wait(asked, random());
-        if self.began.elapsed() + wait > self.rule.within {
+        if self.began.elapsed().saturating_add(wait) > self.rule.within {
             gateway.metrics.retry(Again::TooLate);
             return None;
         }
@@ -85,7 +85,8 @@ impl Plan {
     fn wait(&self, asked: Option<Duration>, random: u32) -> Duration {
         let most = self.rule.wait.saturating_mul(1 << (self.sent - 1).min(16));
         let share = f64::from(random) / f64::from(u32::MAX);
-        asked.unwrap_or_default() + most.mul_f64(share)
+        // An origin may ask for more than there is.
+        asked.unwrap_or_default().saturating_add(most.mul_f64(share))
     }
 }
 
@@ -185,6 +186,8 @@ mod tests {
         let asked = Some(Duration::from_secs(2));
         assert_eq!(plan(1).wait(asked, 0), Duration::from_secs(2));
         assert!(plan(1).wait(asked, u32::MAX) > Duration::from_secs(2));
+        let for_ever = Some(Duration::from_secs(u64::MAX));
+        assert!(plan(9).wait(for_ever, u32::MAX) > Duration::from_secs(u64::MAX));
     }
 
     #[test]

@@ -4,14 +4,11 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::{Gateway, State, unix_now};
-use crate::agent::Identity;
+use super::{Gateway, State};
 use crate::credential::Slot;
-use crate::inject::{self, References, Resolved};
+use crate::inject::{self, Resolved};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
-use crate::reference::Name;
-use crate::request::InboundRequest;
 use crate::secret::Secret;
 use crate::sign::hmac::Stamp;
 use crate::supply::Supply;
@@ -79,42 +76,6 @@ pub(super) async fn make_ready(
         known.extend(supply.known(grant.credential(), grant.version()).iter().map(inject::digest));
     }
     known.into()
-}
-
-/// Asks the rules again when they have changed while a value was waited for.
-///
-/// # Errors
-/// What they say now.
-pub(super) fn still_allowed(
-    gateway: &Gateway,
-    state: &Arc<State>,
-    (who, inbound): (&Arc<Identity>, &InboundRequest),
-    permit: &Permit,
-) -> Result<(), Refusal> {
-    if !permit.is_supplied() {
-        return Ok(());
-    }
-    let now = gateway.workspace(&who.workspace).map(|workspace| workspace.state());
-    let now = now.ok_or_else(|| Refusal::new(Code::AgentRevoked))?;
-    if Arc::ptr_eq(&now, state) {
-        return Ok(());
-    }
-    let who = now.authn.relabelled(who);
-    let index = &now.credentials;
-    let references = References::locate(inbound, index);
-    let again = now.policy.authorize(&who, inbound, &references, index, unix_now())?;
-    if again.approval().is_some() && permit.approval().is_none() {
-        return Err(Refusal::new(Code::ApprovalRequired)
-            .because("the rules have changed while the value was waited for"));
-    }
-    let names = |permit: &Permit| -> Vec<Name> {
-        permit.grants().iter().map(|grant| grant.credential().name.clone()).collect()
-    };
-    if names(&again) == names(permit) {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::CredentialRefused)
-        .because("the rules have changed while the value was waited for"))
 }
 
 async fn value(supply: &Arc<dyn Supply>, state: &State, grant: &Grant) -> Result<Secret, Refusal> {

@@ -1,6 +1,6 @@
 //! Requests that are cut when what they stood on is withdrawn, where their rule says so.
 //!
-//! Sockets and opaque tunnels, which might never end, are asked about in any case; a request is, for
+//! What waited before it was sent is decided on anew in any case. Sockets and opaque tunnels, which might never end, are asked about in any case; a request is, for
 //! most rules, finished as it was begun.
 
 use std::future::{Future, poll_fn};
@@ -8,10 +8,11 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::{Caller, State, unix_now};
+use super::{Caller, State, Workspace, unix_now};
 use crate::agent::Identity;
+use crate::inject::References;
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Standing};
+use crate::policy::{Grant, Permit, Standing};
 use crate::request::InboundRequest;
 
 /// Why what stands on a permit may not go on, if it may not.
@@ -25,6 +26,40 @@ pub(super) fn no_longer(
     }
     let who = state.authn.relabelled(standing.who());
     state.policy.withdrawn((standing, &who), &state.credentials, unix_now())
+}
+
+/// Decides anew, after a wait, on what was permitted before it. By the clock, too: a token may have run
+/// out meanwhile, or the hours of a rule.
+///
+/// # Errors
+/// What the rules say now, and what they stand on.
+pub(super) fn still_stands(
+    workspace: &Workspace,
+    (who, inbound): (&Arc<Identity>, &InboundRequest),
+    permit: &Permit,
+) -> Result<(), Refusal> {
+    let (now, at) = (workspace.state(), unix_now());
+    // Of the very credentials and versions that were settled on.
+    let standing = Standing::new(who, inbound, permit);
+    if let Some(code) = no_longer(&now, who, &standing) {
+        return Err(Refusal::new(code).because("it is not allowed any more, after the wait"));
+    }
+    let stands = |grant: &Grant| {
+        let credential = now.credentials.get(grant.credential().name.as_str());
+        credential.is_some_and(|credential| credential.stands(grant.version(), at))
+    };
+    if !permit.grants().iter().all(stands) {
+        return Err(Refusal::new(Code::CredentialRevoked)
+            .because("the version was ended while the request waited"));
+    }
+    let who = now.authn.relabelled(who);
+    let references = References::locate(inbound, &now.credentials);
+    let again = now.policy.authorize(&who, inbound, &references, &now.credentials, at)?;
+    if again.approval().is_some() && permit.approval().is_none() {
+        return Err(Refusal::new(Code::ApprovalRequired)
+            .because("the rule has asked for an approval while the request waited"));
+    }
+    Ok(())
 }
 
 /// Waits for a reason to cut a request. Costs nothing where the rule does not want that.

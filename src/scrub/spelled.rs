@@ -97,7 +97,8 @@ impl Spelling {
             }
         }
         new.written = new.alphabet;
-        for byte in b"%\\&#;=\r\n\0xXuampltgqos0123456789abcdefABCDEF" {
+        // The letters are those of `\n`, `\r`, `\u`, `\x` and of the names of entities.
+        for byte in b"%\\&#;=\r\n\0nrxXuampltgqos0123456789abcdefABCDEF" {
             new.written[usize::from(*byte)] = true;
         }
         new
@@ -119,7 +120,7 @@ impl Spelling {
             if at >= until {
                 return None;
             }
-            let end = until.min(at + STRETCH);
+            let end = until.min(self.stretch(text, at));
             for escape in escapes(&text[at..end]).map(|escape| at + escape) {
                 if escape < known || !self.may_be_part(text, from, escape) {
                     continue;
@@ -131,6 +132,15 @@ impl Spelling {
             }
             at = end;
         }
+    }
+
+    /// Where the stretch that begins at `at` ends. What is left of a run of bytes that a needle may be
+    /// written with belongs to it, where that is too little for a window of its own.
+    fn stretch(&self, text: &[u8], at: usize) -> usize {
+        let end = text.len().min(at + STRETCH);
+        let next = text[end..].iter().take(self.shortest);
+        let rest = next.take_while(|b| self.written[usize::from(**b)]).count();
+        if rest < self.shortest { end + rest } else { end }
     }
 
     /// Moves on from `at` to where as many bytes as the shortest needle has are all ones that a needle is
@@ -474,24 +484,28 @@ mod tests {
 
     const KEY: &str = "sk-Canary_0123456789.abcdef";
 
-    fn scrubber(fit: Fit) -> Scrubber {
+    /// Keys of few characters have none of those that some escapes are written with.
+    const KEYS: [&str; 4] =
+        [KEY, "9f86d081884c7d659a2feaa0c55ad015", "AKIAIOSFODNN7EXAMPLE", "31415926535897932384"];
+
+    fn scrubber(key: &str, fit: Fit) -> Scrubber {
         let mut needles = Needles::default();
-        needles.add(&Secret::new(KEY.as_bytes().to_vec()), "locum_x");
+        needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
         Scrubber::for_needles(needles, fit)
     }
 
     fn through(chunks: &[&[u8]], fit: Fit) -> (Vec<u8>, u64) {
-        let mut scrubber = scrubber(fit);
+        of(KEY, chunks, fit)
+    }
+
+    fn of(key: &str, chunks: &[&[u8]], fit: Fit) -> (Vec<u8>, u64) {
+        let mut scrubber = scrubber(key, fit);
         let mut seen = Vec::new();
         for chunk in chunks {
             scrubber.push(Bytes::copy_from_slice(chunk), &mut |data| seen.extend_from_slice(&data));
         }
         scrubber.finish(&mut |data| seen.extend_from_slice(&data));
         (seen, scrubber.replaced())
-    }
-
-    fn each(write: impl Fn(u8) -> String) -> String {
-        KEY.bytes().map(write).collect()
     }
 
     /// What MIME and PEM do to a long base64 text.
@@ -501,10 +515,11 @@ mod tests {
         lines.join(end)
     }
 
-    fn spelled() -> Vec<(&'static str, String)> {
-        let base64 = BASE64.encode(format!("{}:{KEY} and more of it", "x".repeat(43)).as_bytes());
+    fn spelled(key: &str) -> Vec<(&'static str, String)> {
+        let each = |write: fn(u8) -> String| -> String { key.bytes().map(write).collect() };
+        let base64 = BASE64.encode(format!("{}:{key} and more of it", "x".repeat(43)).as_bytes());
         let odd =
-            |at: usize| KEY.bytes().enumerate().map(move |(n, b)| (n % 3 == at, char::from(b)));
+            |at: usize| key.bytes().enumerate().map(move |(n, b)| (n % 3 == at, char::from(b)));
         let some = |at, write: fn(char) -> String| -> String {
             odd(at).map(|(yes, c)| if yes { write(c) } else { c.to_string() }).collect()
         };
@@ -522,14 +537,14 @@ mod tests {
             ("HTML, hex", each(|b| format!("&#x{b:x};"))),
             ("HTML, hex, upper", each(|b| format!("&#X{b:X};"))),
             ("HTML twice", each(|b| format!("&amp;#{b};"))),
-            ("quoted-printable", KEY.replace('-', "=2D").replace('_', "=5F").replace('.', "=2E")),
-            ("quoted-printable, a soft break", lines(KEY, 9, "=\r\n")),
-            ("Markdown", KEY.replace('-', "\\-").replace('_', "\\_").replace('.', "\\.")),
+            ("quoted-printable", key.replace('-', "=2D").replace('_', "=5F").replace('.', "=2E")),
+            ("quoted-printable, a soft break", lines(key, 9, "=\r\n")),
+            ("Markdown", key.replace('-', "\\-").replace('_', "\\_").replace('.', "\\.")),
             ("UTF-16", each(|b| format!("{}\0", char::from(b)))),
             ("UTF-16, big", each(|b| format!("\0{}", char::from(b)))),
             ("UTF-32", each(|b| format!("{}\0\0\0", char::from(b)))),
-            ("lines", lines(KEY, 10, "\n")),
-            ("hex, lines", lines(&HEXLOWER.encode(KEY.as_bytes()), 32, "\r\n")),
+            ("lines", lines(key, 10, "\n")),
+            ("hex, lines", lines(&HEXLOWER.encode(key.as_bytes()), 32, "\r\n")),
             ("base64 in JSON", lines(&base64, 76, "\\n")),
             ("base64 in JSON, CRLF", lines(&base64, 76, "\\r\\n")),
             ("colons", each(|b| format!("{b:02x}:"))),
@@ -550,30 +565,49 @@ mod tests {
         all
     }
 
+    fn every() -> Vec<(&'static str, String)> {
+        KEYS.iter().flat_map(|key| spelled(key)).collect()
+    }
+
     #[test]
     fn a_secret_is_known_however_it_is_spelled() {
-        for (name, text) in spelled() {
+        for (key, (name, text)) in
+            KEYS.iter().flat_map(|key| spelled(key).into_iter().map(move |s| (key, s)))
+        {
             for (before, after) in [("it is [", "]."), ("", ""), ("%20", "\n\n"), ("key=", "&b=1")]
             {
                 // The last separator of a list, and the zeros of the last character, are not its own.
                 let whole = format!("{before}{text}{after}");
-                let (seen, replaced) = through(&[whole.as_bytes()], Fit::Exact);
+                let (seen, replaced) = of(key, &[whole.as_bytes()], Fit::Exact);
                 let seen = String::from_utf8_lossy(&seen).into_owned();
                 assert_eq!(replaced, 1, "{name}: {whole:?} became {seen:?}");
                 assert!(seen.starts_with(before) && seen.ends_with(after), "{name}: {seen:?}");
                 assert!(seen.contains("locum_x"), "{name}: {seen:?}");
-                let (kept, _) = through(&[whole.as_bytes()], Fit::InPlace);
+                let (kept, _) = of(key, &[whole.as_bytes()], Fit::InPlace);
                 assert_eq!(kept.len(), whole.len(), "{name}");
                 let bytes: Vec<&[u8]> = whole.as_bytes().chunks(1).collect();
                 if name.contains("lines") || name.contains("break") {
                     // The beginning of it may have been shown, and the rest never.
-                    let (pieces, found) = through(&bytes, Fit::Exact);
+                    let (pieces, found) = of(key, &bytes, Fit::Exact);
                     let pieces = String::from_utf8_lossy(&pieces).into_owned();
                     assert_eq!(found, 1, "{name}: {whole:?} became {pieces:?}");
                     assert!(pieces.contains("locum_x"), "{name}: {pieces:?}");
                 } else {
-                    assert_eq!(through(&bytes, Fit::Exact), (seen.into_bytes(), 1), "{name}");
+                    assert_eq!(of(key, &bytes, Fit::Exact), (seen.into_bytes(), 1), "{name}");
                 }
+            }
+        }
+    }
+
+    /// Wherever it stands in a long run of what it is written with.
+    #[test]
+    fn a_secret_is_found_at_the_border_of_what_is_looked_through_in_one_go() {
+        for key in KEYS {
+            let (most, last) = key.split_at(key.len() - 1);
+            let text = format!("{most}\\u{:04x}", last.as_bytes()[0]);
+            for before in (0..40).chain(super::STRETCH - 60..super::STRETCH + 20) {
+                let whole = format!("\"{}{text}\"", "a".repeat(before));
+                assert_eq!(of(key, &[whole.as_bytes()], Fit::Exact).1, 1, "{key} behind {before}");
             }
         }
     }
@@ -604,7 +638,7 @@ mod tests {
             "it is sk\r\n",
             "{\"a\": \"s\"}\n",
         ] {
-            let mut scrubber = scrubber(Fit::Exact);
+            let mut scrubber = scrubber(KEY, Fit::Exact);
             let mut seen = Vec::new();
             scrubber.push(text.into(), &mut |data| seen.extend_from_slice(&data));
             assert_eq!(seen, text.as_bytes(), "{text:?}");
@@ -636,7 +670,8 @@ mod tests {
     /// Texts that are all escapes of what the secret has, and never the secret.
     #[test]
     fn hostile_texts_cost_little_more_than_others() {
-        let almost: String = each(|b| format!("%{b:02x}"))[..60].repeat(3000);
+        let all: String = KEY.bytes().map(|b| format!("%{b:02x}")).collect();
+        let almost = all[..60].repeat(3000);
         let broken = lines(&BASE64.encode(&KEY.as_bytes()[..24].repeat(6000)), 3, "\n");
         let slashes = "\\".repeat(150_000);
         for text in [almost, broken, slashes] {
@@ -650,8 +685,9 @@ mod tests {
 
     fn fragment() -> impl Strategy<Value = String> {
         prop_oneof![
-            prop::sample::select(spelled()).prop_map(|(_, text)| text),
-            prop::sample::select(spelled()).prop_map(|(_, text)| text[..text.len() / 2].to_owned()),
+            prop::sample::select(every()).prop_map(|(_, text)| text),
+            prop::sample::select(spelled(KEY))
+                .prop_map(|(_, text)| text[..text.len() / 2].to_owned()),
             "[ -~]{0,12}",
             "[%\\\\&#;=u0-9a-f]{0,9}",
             Just("\r\n".to_owned()),
@@ -659,6 +695,34 @@ mod tests {
     }
 
     proptest! {
+        /// What is passed over has none: a search that passes over nothing finds the same.
+        #[test]
+        fn nothing_that_is_spelled_is_passed_over(
+            parts in prop::collection::vec(fragment(), 0..6),
+            filler in prop::sample::select(vec!["a", "0", "\\", "b%41", "x\n", "q "]),
+            (fills, at) in (0_usize..5000, 0_usize..6),
+            key in prop::sample::select(KEYS.to_vec()),
+        ) {
+            let mut needles = Needles::default();
+            needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
+            let spelling = super::Spelling::new(&needles);
+            let mut thorough = super::Spelling::new(&needles);
+            thorough.written = [true; 256];
+            let mut parts: Vec<String> = parts.iter().map(|p| p.replace(KEY, key)).collect();
+            parts.insert(at.min(parts.len()), filler.repeat(fills / filler.len()));
+            let (text, mut from) = (parts.concat(), 0);
+            loop {
+                let find = |spelling: &super::Spelling| {
+                    let found = spelling.find(&needles, text.as_bytes(), from, text.len());
+                    found.map(|found| found.place)
+                };
+                let found = find(&spelling);
+                prop_assert_eq!(&found, &find(&thorough), "from {} in {:?}", from, &text);
+                let Some(place) = found else { break };
+                from = place.end;
+            }
+        }
+
         #[test]
         fn any_chunking_of_what_is_spelled_equals_the_whole(
             parts in prop::collection::vec(fragment(), 0..6),

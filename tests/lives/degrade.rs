@@ -112,6 +112,9 @@ fn an_origin_says_when_and_is_not_waited_for_beyond_the_time() {
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("3600")));
     assert_eq!(world.origin.seen().len(), 1);
     assert_eq!(world.serve.metric("locum_retries_total{result=\"too-late\"}"), 1);
+    // Longer than any clock goes.
+    world.origin.answer_next(503, Some("18446744073709551615"), "never");
+    assert_eq!(world.get("/v1/x").text(), "never");
     let start = std::time::Instant::now();
     world.origin.answer_next(429, Some("1"), "soon");
     assert_eq!(world.get("/v1/x").status, 200);

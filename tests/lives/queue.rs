@@ -129,3 +129,39 @@ fn what_was_withdrawn_meanwhile_is_not_sent() {
     assert_eq!((answer.status, &*answer.problem()), (403, "not-allowed"));
     assert!(world.origin.seen_at("/v1/second").is_empty());
 }
+
+#[test]
+fn what_wants_an_approval_or_has_run_out_meanwhile_is_not_sent() {
+    let policy = queued("{concurrent: 1, per: rule, queue: {size: 8, wait: 1m}}");
+    let world = World::ruled(&policy);
+    let command = ["run-token", "--agent", "worker", "--ttl", "3s", "--json"];
+    let made = world.home.locum(&command).ok().out;
+    let made: serde_json::Value = serde_json::from_str(&made).unwrap();
+    let text = |key: &str| made[key].as_str().unwrap().to_owned();
+    let run = Agent { name: text("agent"), token_id: text("token_id"), token: text("token") };
+    let expires = std::time::Instant::now() + std::time::Duration::from_secs(4);
+    world.origin.hold();
+    let mut first = send(&world, &world.agent, "/hold?first");
+    world.origin.until_seen(1);
+    // Nothing in the home changes when a token runs out.
+    let mut ended = send(&world, &run, "/v1/ended");
+    waiting(&world, 1);
+    eventually("its end", PATIENCE, || (std::time::Instant::now() > expires).then_some(()));
+    world.origin.release();
+    assert_eq!(first.answer().status, 200);
+    assert_eq!(ended.answer().problem(), "agent-revoked");
+    let mut first = send(&world, &world.agent, "/hold?second");
+    world.origin.until_seen(2);
+    let mut unasked = send(&world, &world.agent, "/v1/unasked");
+    waiting(&world, 1);
+    let generation = world.serve.metric("locum_policy_generation");
+    world.home.policy(&policy.replace("use: [main]", "use: [main]\n    approval: required"));
+    eventually("the new policy", PATIENCE, || {
+        (world.serve.metric("locum_policy_generation") > generation).then_some(())
+    });
+    world.origin.release();
+    assert_eq!(first.answer().status, 200);
+    assert_eq!(unasked.answer().problem(), "approval-required");
+    assert!(world.origin.seen_at("/v1/unasked").is_empty());
+    assert!(world.origin.seen_at("/v1/ended").is_empty());
+}
