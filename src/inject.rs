@@ -373,6 +373,10 @@ pub fn fill_message(
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
         let credential = grant.credential();
         let slot = credential.slots.get(grant.slot()).ok_or_else(nowhere)?;
+        // Of kinds, a message takes values that are made for it, and nothing else of what lies in the vault.
+        if credential.properties.kind.as_ref().is_some_and(|kind| !kind.is_minted()) {
+            return Err(nowhere());
+        }
         edits.add(message, credential, slot, &secret).ok_or_else(nowhere)?;
         uses.push(Use {
             credential: credential.name.clone(),

@@ -255,6 +255,13 @@ fn yaml(rule: &Rule) -> String {
     if rule.always {
         key("inject", "always".into());
     }
+    // What says how a permitted request is sent changes no decision.
+    if !rule.deny && !rule.opaque && rule.name.ends_with(['0', '2', '4']) {
+        key("limits", "{requests: 1000000/s, queue: {size: 1, wait: 1s}}".into());
+        if !rule.organisation {
+            key("retry", "{attempts: 3, on: [connect, 503], budget: 1%}".into());
+        }
+    }
     text
 }
 

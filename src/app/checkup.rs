@@ -73,11 +73,13 @@ fn part_of(time: Duration, least: f64) -> Duration {
     time.mul_f64(least + (1.1 - least) * chance)
 }
 
-/// Whether there is a call for it. One whose value is made or fetched shows its trouble there.
+/// Whether there is a call for it. One whose value is made or fetched shows its trouble there; and what
+/// lies in the vault for a kind, such as a key that signs, is itself shown to nobody.
 fn can_be_checked(credential: &Credential) -> bool {
     let health =
         credential.provider.as_deref().and_then(|id| Catalog::embedded().get(id)?.health());
-    health.is_some() && !credential.is_supplied() && credential.version.is_some()
+    let is_plain = !credential.is_supplied() && credential.properties.kind.is_none();
+    health.is_some() && is_plain && credential.version.is_some()
 }
 
 async fn check(keeper: &Keeper, gateway: &Gateway, credential: &Credential, version: u32) {
@@ -120,6 +122,28 @@ impl Keeper {
                 tracing::debug!(credential = %name, version, why, "a check said nothing");
             }
             Verdict::Good | Verdict::Bad => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::Kind;
+    use crate::credential::tests::credential;
+
+    #[test]
+    fn what_is_not_sent_as_it_lies_in_the_vault_is_not_sent_by_a_check() {
+        let mut one = credential(
+            "x",
+            &["https://api.openai.com"],
+            &["header authorization: Bearer {secret}"],
+        );
+        one.provider = Some("openai".into());
+        assert!(can_be_checked(&one));
+        for kind in [Kind::ClientCertificate, Kind::Basic(Box::default())] {
+            one.properties.kind = Some(kind);
+            assert!(!can_be_checked(&one));
         }
     }
 }

@@ -168,6 +168,7 @@ enum Unusable {
     Revoked,
     Elsewhere,
     NoBasic,
+    OfAKind,
 }
 
 impl Unusable {
@@ -177,6 +178,9 @@ impl Unusable {
             Self::Revoked => "the credential is revoked",
             Self::Elsewhere => "the credential is not bound to the proxy's host and port",
             Self::NoBasic => "the credential has no Basic slot",
+            Self::OfAKind => {
+                "the credential is of a kind, and a proxy is shown what lies in the vault; add the password by itself, with --basic USER"
+            }
         }
     }
 }
@@ -196,6 +200,9 @@ fn usable<'a>(
 ) -> Result<Usable<'a>, Unusable> {
     let credential = credentials.get(name.as_str()).ok_or(Unusable::Unknown)?;
     let version = credential.version.ok_or(Unusable::Revoked)?;
+    if credential.properties.kind.is_some() {
+        return Err(Unusable::OfAKind);
+    }
     let bound = Origin { scheme: Scheme::Https, authority: proxy.authority.clone() };
     if !credential.is_bound_to(&bound) {
         return Err(Unusable::Elsewhere);

@@ -159,6 +159,8 @@ pub enum SigningError {
     Header(SlotError),
     /// Nothing says who signs.
     NoKeyId,
+    /// A field that is written anew after the request was signed.
+    Rewritten(HeaderName),
 }
 
 impl fmt::Display for SigningError {
@@ -174,6 +176,12 @@ impl fmt::Display for SigningError {
             Self::NoSignature => f.write_str("no field and no parameter has the {signature} in it"),
             Self::Constant => f.write_str("what is signed would be the same for all requests"),
             Self::Header(error) => error.fmt(f),
+            Self::Rewritten(name) => {
+                write!(
+                    f,
+                    "the field {name} is the connection's or Locum's own, and may go out as another"
+                )
+            }
             Self::NoKeyId => f.write_str("{key-id} is wanted, and nothing says who signs"),
         }
     }
@@ -325,6 +333,24 @@ words! {
     Timestamp { "seconds" Seconds, "millis" Millis, "iso" Iso }
 }
 
+/// Fields that go out as Locum, or the connection, has them. `{host}` is a word of its own.
+const REWRITTEN: [&str; 14] = [
+    "accept-encoding",
+    "connect-accept-encoding",
+    "connection",
+    "content-length",
+    "expect",
+    "grpc-accept-encoding",
+    "host",
+    "if-range",
+    "keep-alive",
+    "range",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
 impl Signing {
     /// Whether a signature can be made so.
     ///
@@ -346,6 +372,13 @@ impl Signing {
         }
         if self.message.words().all(|word| matches!(word, Word::KeyId)) {
             return Err(SigningError::Constant);
+        }
+        let rewritten = |word: &Word| match word {
+            Word::Header(name) if REWRITTEN.contains(&name.as_str()) => Some(name.clone()),
+            _ => None,
+        };
+        if let Some(name) = self.message.words().find_map(rewritten) {
+            return Err(SigningError::Rewritten(name));
         }
         for (name, pattern) in &self.headers {
             // A slot may be there, and so what Locum sets.
@@ -466,6 +499,7 @@ mod tests {
             ("{body}", &[("x-time", "{timestamp}")][..], SigningError::NoSignature),
             ("hello", out, SigningError::Constant),
             ("{signature}", out, SigningError::Misplaced("signature")),
+            ("{header:Range}", out, SigningError::Rewritten(http::header::RANGE)),
             (
                 "{body}",
                 &[("x-s", "{signature}{path}")],

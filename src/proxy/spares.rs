@@ -12,7 +12,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::{Gateway, Workspace};
 use crate::agent::qualified;
-use crate::credential::{Credential, by_weight};
+use crate::credential::{Credential, Slot, by_weight};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Alternative, Grant, Permit};
 use crate::record::{Event, Why};
@@ -65,9 +65,16 @@ impl Tried {
     }
 }
 
+/// The one credential that a request carries; a client certificate may go with it.
+fn alone(permit: &Permit) -> Option<&Grant> {
+    let (first, rest) = permit.grants().split_first()?;
+    let is_shown = |grant: &Grant| grant.credential().slots.contains(&Slot::Certificate);
+    rest.iter().all(is_shown).then_some(first)
+}
+
 /// Whether there is anything to use in the place of what the permit injects.
 pub(super) fn has_spare(permit: &Permit, at: i64) -> bool {
-    let [grant] = permit.grants() else { return false };
+    let Some(grant) = alone(permit) else { return false };
     !grant.pool().is_empty() || versions(grant, at).next().is_some()
 }
 
@@ -155,7 +162,7 @@ impl Spares {
 
     /// Notes a limit that a member of a pool has met, also where nothing can be sent again.
     pub(super) fn note(&self, permit: &Permit, status: StatusCode, headers: &HeaderMap) {
-        let [grant] = permit.grants() else { return };
+        let Some(grant) = alone(permit) else { return };
         if status == StatusCode::TOO_MANY_REQUESTS && !grant.pool().is_empty() {
             let time = retry_after(headers).unwrap_or(REST);
             self.rest(&grant.credential().name, grant.version(), (status, time));

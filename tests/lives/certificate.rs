@@ -68,6 +68,20 @@ fn it_is_shown_for_those_whom_a_rule_grants_it_and_is_on_record() {
 }
 
 #[test]
+fn a_key_beside_it_falls_back_to_its_other_version_as_ever() {
+    let world = world();
+    let next = canary();
+    // The provider has not heard of it.
+    world.home.locum_with(&["credential", "rotate", "main", "--grace", "1h"], next.as_bytes()).ok();
+    eventually("the fallback", PATIENCE, || {
+        assert_eq!(world.get("/v1/x").status, 200);
+        let events = world.home.audit();
+        events.iter().any(|record| record["event"] == "credential-fallback").then_some(())
+    });
+    world.home.never_leaks(&[&next], &[]);
+}
+
+#[test]
 fn a_new_version_is_shown_on_new_connections_and_a_revoked_one_is_not() {
     let world = world();
     let mut wire = world.tunnel();

@@ -8,7 +8,8 @@ rules:
   - {name: once, agents: ['*'], use: [main], methods: [GET], paths: [/once], limits: {requests: 1/day}}
   - {name: strict, agents: ['*'], use: [main], paths: [/strict], misplaced: refuse}
   - {name: asked, agents: ['*'], use: [main], methods: [DELETE], paths: [/asked], approval: {answer: refuse}}
-  - {name: never, deny: true, agents: ['*'], to: ['https://api.test'], paths: [/v1/admin]}
+  - {name: no-admin, deny: true, agents: ['*'], to: ['https://api.test'], paths: [/v1/admin]}
+  - {name: plain, agents: ['*'], to: ['http://api.test']}
 ";
 
 #[test]
@@ -24,6 +25,7 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
     assert_eq!(world.get("/once").status, 200);
     let real = format!("X-Key: {}", world.key);
     let long = format!("/v1/{}", "x".repeat(20_000));
+    let many = ["A: b"; 150];
     for (code, answer) in [
         ("not-allowed", world.ask("GET", "/elsewhere", &[], "")),
         ("not-allowed", world.ask("GET", "/v1/admin", &[AUTHORIZED], "")),
@@ -48,26 +50,152 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
             world.tunnel().ask("GET /v1/x HTTP/1.1\r\nHost: third.test\r\n\r\n")
         }),
         ("url-too-long", world.ask("GET", &long, &[], "")),
+        ("plaintext-refused", {
+            let agent = world.agent.authorization();
+            world.serve.wire().ask(format!(
+                "GET http://{HOST}/v1/x HTTP/1.1\r\nHost: {HOST}\r\n{AUTHORIZED}\r\n\
+                 Proxy-Authorization: {agent}\r\n\r\n"
+            ))
+        }),
         ("rate-limited", world.get("/once")),
         ("approval-required", world.ask("DELETE", "/asked", &[AUTHORIZED], "")),
     ] {
-        assert_eq!(&*answer.problem(), code);
-        let told = answer.text();
-        let problem: serde_json::Value = serde_json::from_str(&told).unwrap();
-        for key in ["type", "title", "status", "detail", "instance", "hint"] {
-            assert!(!problem[key].is_null(), "{code}: {key} of {told}");
-        }
-        // Nothing of what exists: neither rules, nor credentials, nor where they may go.
-        for secret in ["reads", "strict\"", "never", "other.test", "policies/", &world.key] {
-            assert!(!told.contains(secret), "{code}: {secret} in {told}");
-        }
-        let id = answer.request_id();
-        eventually("the record", PATIENCE, || world.home.records_of(&id, 1).pop());
-        let explained = world.home.locum(&["policy", "explain", "--request", &id]);
+        told(
+            &answer,
+            code,
+            &["reads", "strict\"", "no-admin", "other.test", "policies/", &world.key],
+        );
+        let explained = explained(&world.home, &answer, 1);
         let recorded = format!("recorded: refuse, with {code}");
-        assert!(explained.out.contains(&recorded), "{code}: {} {}", explained.out, explained.err);
-        let title = problem["title"].as_str().unwrap();
-        assert!(explained.out.contains(title), "{code}: {}", explained.out);
-        assert!(explained.out.contains("decision: "), "{code}: {}", explained.out);
+        assert!(explained.contains(&recorded), "{code}: {explained}");
+        assert!(explained.contains("decision: "), "{code}: {explained}");
     }
+    // Of a request that could not be read there is nothing to decide on.
+    let unread = world.ask("GET", "/v1/x", &many, "");
+    told(&unread, "head-too-large", &["reads", "policies/"]);
+    let explained = explained(&world.home, &unread, 1);
+    assert!(explained.starts_with("recorded: refuse, with head-too-large"), "{explained}");
+    assert!(!explained.contains("decision: "), "{explained}");
+}
+
+/// Says what to change, in all the words of its form, and nothing of what exists: neither rules, nor
+/// credentials, nor where they may go.
+#[track_caller]
+fn told(answer: &Answer, code: &str, secrets: &[&str]) {
+    assert_eq!(&*answer.problem(), code);
+    let told = answer.text();
+    let problem: serde_json::Value = serde_json::from_str(&told).unwrap();
+    for key in ["type", "title", "status", "detail", "instance", "hint"] {
+        assert!(!problem[key].is_null(), "{code}: {key} of {told}");
+    }
+    for secret in secrets {
+        assert!(!told.contains(secret), "{code}: {secret} in {told}");
+    }
+}
+
+/// What the operator finds by the answer's id, with the same title.
+#[track_caller]
+fn explained(home: &Home, answer: &Answer, records: usize) -> String {
+    let id = answer.request_id();
+    home.records_of(&id, records);
+    let explained = home.locum(&["policy", "explain", "--request", &id]);
+    let title = answer.json()["title"].as_str().unwrap().to_owned();
+    assert!(explained.out.contains(&title), "{title}: {} {}", explained.out, explained.err);
+    explained.out
+}
+
+/// A call that was permitted, and then came to nothing: at the origin, on the way, in its answer.
+#[test]
+fn each_failure_on_the_way_says_what_to_change_and_its_id_finds_all_of_it() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let closed = nobody.local_addr().unwrap();
+    drop(nobody);
+    let origin = Origin::start(HOST);
+    let stranger = Origin::start("stranger.test");
+    let clear = Origin::clear("clear.test");
+    let rude = Origin::scripted("rude.test", vec![Script::Read]);
+    let slow = Origin::scripted("slow.test", vec![Script::Read, Script::Wait]);
+    let home = Home::new();
+    let key = canary();
+    origin.accept(&key);
+    for one in [&origin, &rude, &slow] {
+        home.reach(one);
+    }
+    home.reach_as("closed.test", closed, None);
+    home.reach_as("stranger.test", stranger.address, Some(origin.ca_file()));
+    home.reach_as("clear.test", clear.address, Some(stranger.ca_file()));
+    home.set("upstream.timeouts: {response: 300ms}");
+    let hosts = ["closed.test", "stranger.test", "clear.test", "rude.test", "slow.test"];
+    let hosts = hosts.into_iter().chain(["nowhere.invalid", "127.0.0.2", HOST]);
+    let to: Vec<String> = hosts.map(|host| format!("https://{host}")).collect();
+    let mut slots: Vec<&str> = to.iter().flat_map(|to| ["--to", to.as_str()]).collect();
+    slots.extend(["--header", "Authorization: Bearer {secret}"]);
+    home.add("main", &slots, &key);
+    home.policy("version: 1\nrules:\n  - {name: everything, agents: ['*'], use: [main]}\n");
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    for (host, code) in [
+        ("closed.test", "connect-failed"),
+        ("stranger.test", "certificate-invalid"),
+        ("clear.test", "tls-failed"),
+        ("rude.test", "upstream-failed"),
+        ("slow.test", "response-timeout"),
+        ("nowhere.invalid", "dns-error"),
+        ("127.0.0.2", "address-forbidden"),
+        (HOST, "response-unscrubbable"),
+    ] {
+        let mut wire = serve.tunnel(&agent, host);
+        let path = "/coded/compress/raw";
+        let asked = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{AUTHORIZED}\r\n\r\n");
+        let answer = wire.ask(asked);
+        told(&answer, code, &["everything", "policies/", "stranger.test\"", &key]);
+        let explained = explained(&home, &answer, 2);
+        let permitted = "recorded: permit, by the rule `everything`";
+        assert!(explained.contains(permitted), "{code}: {explained}");
+        assert!(
+            explained.contains(&format!("ended:    failed, with {code}")),
+            "{code}: {explained}"
+        );
+        assert!(explained.contains("decision: allow"), "{code}: {explained}");
+    }
+}
+
+/// The proxy itself cannot: its vault is gone, or its log cannot be written.
+#[test]
+fn each_failure_of_the_proxy_says_what_to_change_and_its_id_finds_what_there_is() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    let refused = |wire: &mut Wire| {
+        eventually("a refusal", PATIENCE, || {
+            let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+            (answer.status != 200).then_some(answer)
+        })
+    };
+    let aside = world.home.vault().with_extension("aside");
+    std::fs::rename(world.home.vault(), &aside).unwrap();
+    let inside = refused(&mut wire);
+    let outside = world.serve.wire().ask(connect("api.test:443", &world.agent.authorization()));
+    std::fs::rename(&aside, world.home.vault()).unwrap();
+    for answer in [&inside, &outside] {
+        told(answer, "vault-unavailable", &["policies/", "vault.db", &world.key]);
+        let explained = explained(&world.home, answer, 1);
+        assert!(explained.contains("recorded: refuse, with vault-unavailable"), "{explained}");
+    }
+    eventually("the vault is back", PATIENCE, || (world.serve.readiness().0 == 200).then_some(()));
+    let mut wire = world.tunnel();
+    let audit = world.home.path().join("audit");
+    let moved = world.home.path().join("elsewhere");
+    std::fs::rename(&audit, &moved).unwrap();
+    std::fs::write(&audit, "in its place").unwrap();
+    let answer = refused(&mut wire);
+    std::fs::remove_file(&audit).unwrap();
+    std::fs::rename(&moved, &audit).unwrap();
+    told(&answer, "audit-unavailable", &["policies/", "elsewhere", &world.key]);
+    // Of this one there can be no record, and who asks for it is told where to look.
+    eventually("the log is back", PATIENCE, || (world.serve.readiness().0 == 200).then_some(()));
+    let id = answer.request_id();
+    let explained = world.home.locum(&["policy", "explain", "--request", &id]).failed(1);
+    assert!(explained.err.contains("is in the process log alone"), "{}", explained.err);
+    eventually("the log", PATIENCE, || world.serve.log().contains(&id).then_some(()));
 }

@@ -238,6 +238,13 @@ impl KindArgs {
         }
         if self.kind == Some(KindName::Basic) {
             let users = self.users()?;
+            let fits = |slot: &Slot| {
+                slot.is_in_body() || matches!(slot, Slot::Basic { .. } | Slot::Header { .. })
+            };
+            if !typed.iter().all(fits) {
+                return Err(Failure::usage("a user name with its password cannot enter a slot of this shape")
+                    .help("give --basic, --header, --form, --multipart or --json-pointer for the password, and --user-form or --user-json-pointer for the name"));
+            }
             // Those of the password first: where both are referred to, the record names it.
             let usual = [BasicPart::Password, BasicPart::User];
             let usual = usual.map(|part| Slot::Basic { part, other: "".into() });
@@ -343,7 +350,10 @@ impl KindArgs {
             }
             KindName::Aws => self.aws(&nothing)?,
             KindName::Hmac => (Kind::Hmac(Box::new(self.signing()?)), Material::default()),
-            KindName::ClientCertificate => (Kind::ClientCertificate, Material::default()),
+            KindName::ClientCertificate => {
+                return Err(Failure::usage("a client certificate cannot be had from a source")
+                    .help("keep it in this vault"));
+            }
             KindName::Basic => (self.login()?, Material::default()),
             KindName::GithubApp => self.github_app(&nothing)?,
             KindName::OauthRefresh => self.oauth(OauthGrant::Refresh, provider, &nothing)?,

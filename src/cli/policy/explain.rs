@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{output, rejected};
 use crate::agent::{Identity, LabelPair, Labels, UserName};
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
-use crate::audit::{Filter, query};
+use crate::audit::{Entry, Filter, query};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
 use crate::outcome::Code;
@@ -79,7 +79,20 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
         Err(report) => return rejected(read.files, &report, args.json),
     };
     let (inquiry, recorded) = match (&args.request, &home) {
-        (Some(id), Some(home)) => from_record(home, id)?,
+        (Some(id), Some(home)) => match from_record(home, id)? {
+            (Some(inquiry), recorded) => (inquiry, Some(recorded)),
+            // Refused before anything of it was known that rules could decide on.
+            (None, recorded) => {
+                if args.json {
+                    output::json(
+                        &json!({ "record": recorded.access, "outcome": recorded.outcome }),
+                    )?;
+                } else {
+                    recorded.show()?;
+                }
+                return Ok(ExitCode::FAILURE);
+            }
+        },
         _ => (inquiry(args)?, None),
     };
     let (index, labels) = known(home.as_ref(), &compiled, (args, &inquiry.who.agent))?;
@@ -132,11 +145,15 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
 }
 
 /// The request of an access record, as far as that has it: without query and fields.
-fn from_record(home: &Home, id: &str) -> Result<(Inquiry, Option<Value>), Failure> {
+fn from_record(home: &Home, id: &str) -> Result<(Option<Inquiry>, Recorded), Failure> {
     let config = Config::load(&home.config(), home.path())?;
     let filter = Filter { request_id: Some(id.to_owned()), ..Filter::default() };
-    let mut entries = query(&config.audit.dir, filter)?.filter_map(Result::ok);
-    let entry = entries.find(|entry| entry.value()["kind"] == "access");
+    let mut entries: Vec<Entry> =
+        query(&config.audit.dir, filter)?.filter_map(Result::ok).collect();
+    let outcome = entries.iter().rfind(|entry| entry.value()["kind"] == "outcome");
+    let outcome = outcome.map(|entry| entry.value().clone());
+    entries.retain(|entry| entry.value()["kind"] == "access");
+    let entry = entries.into_iter().next();
     // What another workspace's agents do is not this one's to know.
     let own = |workspace: &str| workspace == home.workspace().as_str();
     let entry = entry.filter(|entry| entry.text("workspace").is_none_or(own));
@@ -145,30 +162,67 @@ fn from_record(home: &Home, id: &str) -> Result<(Inquiry, Option<Value>), Failur
             "the audit log has no access record of the request {}",
             output::plain(id)
         ))
-        .help("the id is the `instance` of the refusal, and 32 hex digits long")
+        .help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
     })?;
+    let recorded = Recorded { access: entry.value().clone(), outcome };
+    Ok((asked(&entry), recorded))
+}
+
+/// What the audit log has of a request.
+struct Recorded {
+    access: Value,
+    outcome: Option<Value>,
+}
+
+/// The request of an access record; none when it was refused before it was known who asks for what.
+fn asked(entry: &Entry) -> Option<Inquiry> {
     let text = |field: &str| entry.text(field);
-    let incomplete = || Failure::new("the record does not say which agent asked for what");
-    let mut who = text("agent").ok_or_else(incomplete)?.to_owned();
+    let mut who = text("agent")?.to_owned();
     for key in ["run", "node", "user"] {
         who += &text(key).map(|value| format!("+{key}={value}")).unwrap_or_default();
     }
-    let method = text("method").ok_or_else(incomplete)?;
-    let destination = text("destination").ok_or_else(incomplete)?;
+    let (method, destination) = (text("method")?, text("destination")?);
     let url = match method {
         "CONNECT" => connect_target(destination),
         _ => format!("{destination}{}", text("path").unwrap_or("/")),
     };
-    let labels = recorded_labels(entry.value()).ok_or_else(incomplete)?;
+    let labels = recorded_labels(entry.value())?;
     let at = entry.time().and_then(|time| time.parse::<Timestamp>().ok());
-    let inquiry = Inquiry {
-        who: Identity { labels, ..user(&who).ok().and_then(supposed).ok_or_else(incomplete)? },
-        wish: format!("{method} {url}").parse::<Wish>().map_err(|e| Failure::new(e.to_string()))?,
+    Some(Inquiry {
+        who: Identity { labels, ..user(&who).ok().and_then(supposed)? },
+        wish: format!("{method} {url}").parse::<Wish>().ok()?,
         refers: text("credential").and_then(|name| name.parse().ok()),
         fields: Vec::new(),
         at: at.unwrap_or_else(Timestamp::now).as_second(),
-    };
-    Ok((inquiry, Some(entry.value().clone())))
+    })
+}
+
+impl Recorded {
+    fn show(&self) -> Result<(), Failure> {
+        let record = &self.access;
+        let word = |field: &str| record[field].as_str().map(output::plain);
+        let decision = word("decision").unwrap_or_default();
+        let by = word("rule").map(|rule| format!(", by the rule `{rule}`")).unwrap_or_default();
+        let code = word("code").map(|code| format!(", with {code}")).unwrap_or_default();
+        let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
+        output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
+        advise(record)?;
+        // What was permitted may have come to nothing all the same.
+        let Some(outcome) = self.outcome.as_ref().filter(|one| one["code"].is_string()) else {
+            return Ok(());
+        };
+        let word = |field: &str| outcome[field].as_str().map(output::plain).unwrap_or_default();
+        output::line(&format!("ended:    {}, with {}", word("ending"), word("code")))?;
+        advise(outcome)
+    }
+}
+
+/// What the code of a record means, and what to do about it.
+fn advise(record: &Value) -> Result<(), Failure> {
+    match Code::ALL.iter().find(|known| record["code"] == known.as_str()) {
+        Some(known) => output::line(&format!("          {}. {}", known.title(), known.hint())),
+        None => Ok(()),
+    }
 }
 
 /// What the agent was labelled with then.
@@ -206,7 +260,7 @@ pub(crate) fn explained(explanation: &Explanation<'_>) -> Value {
     as_json(explanation, None)
 }
 
-fn as_json(explanation: &Explanation<'_>, recorded: Option<&Value>) -> Value {
+fn as_json(explanation: &Explanation<'_>, recorded: Option<&Recorded>) -> Value {
     let rule = |verdict: &RuleVerdict<'_>| {
         json!({
             "rule": verdict.rule, "file": verdict.file, "line": verdict.at.line,
@@ -223,7 +277,9 @@ fn as_json(explanation: &Explanation<'_>, recorded: Option<&Value>) -> Value {
         Answer::Intercept => ("intercept", None, None),
     };
     json!({
-        "decision": decision, "rule": rule_name, "code": code, "record": recorded,
+        "decision": decision, "rule": rule_name, "code": code,
+        "record": recorded.map(|recorded| &recorded.access),
+        "outcome": recorded.and_then(|recorded| recorded.outcome.as_ref()),
         "rules": explanation.rules.iter().map(rule).collect::<Vec<_>>(),
         "other_rules": explanation.others,
     })
@@ -235,20 +291,11 @@ const NEAR: usize = 8;
 fn show(
     explanation: &Explanation<'_>,
     inquiry: &Inquiry,
-    recorded: Option<&Value>,
+    recorded: Option<&Recorded>,
 ) -> Result<(), Failure> {
     output::line(&format!("decision: {}", explanation.answer))?;
-    if let Some(record) = recorded {
-        let word = |field: &str| record[field].as_str().map(output::plain);
-        let decision = word("decision").unwrap_or_default();
-        let by = word("rule").map(|rule| format!(", by the rule `{rule}`")).unwrap_or_default();
-        let code = word("code").map(|code| format!(", with {code}")).unwrap_or_default();
-        let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
-        output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
-        let known = Code::ALL.iter().find(|known| record["code"] == known.as_str());
-        if let Some(known) = known {
-            output::line(&format!("          {}. {}", known.title(), known.hint()))?;
-        }
+    if let Some(recorded) = recorded {
+        recorded.show()?;
         output::line(
             "          (a record has neither query nor fields: rules that ask for them do not match here)",
         )?;
