@@ -83,7 +83,9 @@ pub(super) struct Volume {
 impl Volume {
     /// Counts so much more.
     pub(super) fn add(&mut self, amount: u64, hour: Hour) -> Look {
-        if self.hour != hour.hour {
+        // What had waited over the turn of an hour counts in the one that has begun.
+        let is_last = hour.hour.saturating_add(1) == self.hour;
+        if self.hour != hour.hour && !is_last {
             (self.hour, self.count) = (hour.hour, 0);
         }
         let count = self.count.saturating_add(amount);
