@@ -163,6 +163,12 @@ impl Home {
         self.path.join("take-over.sock")
     }
 
+    /// The master key, sealed for those who keep shares.
+    #[must_use]
+    pub fn recovery(&self) -> PathBuf {
+        self.path.join("master.recovery")
+    }
+
     /// Where the running proxy is told to open its vault, or to lock it.
     #[must_use]
     pub fn control(&self) -> PathBuf {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use rustix::fs::FlockOperation;
 
 use super::open::{Opened, passphrase};
+use super::recovery::write_records;
 use super::{Failure, Home, program, wrapping};
 use crate::config::{self, Config, Passphrase};
 use crate::files::{self, FileError};
@@ -107,7 +108,7 @@ pub(super) fn by_command(words: &[String]) -> Result<MasterKey, Failure> {
 
 /// The key file's place: the config's, or the home's own for a vault that has a key file though the
 /// config says otherwise.
-fn key_file(home: &Home, config: &Config) -> PathBuf {
+pub(super) fn key_file(home: &Home, config: &Config) -> PathBuf {
     match &config.vault.key {
         config::KeySource::File(path) => path.clone(),
         config::KeySource::Passphrase(_) | config::KeySource::Command(_) => home.master_key(),
@@ -268,6 +269,7 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
             key_path = Some(path);
         }
         Some(master) => {
+            write_records(home, &opened.vault, &[&opened.master, &master])?;
             opened.vault.rekey(&master)?;
             opened.master = master;
             if was_file {
@@ -275,9 +277,16 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
             }
         }
     }
+    write_records(home, &opened.vault, &[&opened.master])?;
     opened.changed()?;
     let config = config_change(&opened.config.vault.key, &choice);
     Ok(Rekeyed { epoch: opened.vault.epoch()?, key_file: key_path, config, left })
+}
+
+/// Gives a vault that was recovered a new key file, where there is none.
+pub(super) fn new_key_file(opened: &mut Opened, path: &Path) -> Result<(), Failure> {
+    to_key_file(opened, path, true, &NewKey::File)?;
+    write_records(&opened.home, &opened.vault, &[&opened.master])
 }
 
 /// What is there, anew: a wrapped key is followed by one that is wrapped by the same.
@@ -317,6 +326,8 @@ fn to_key_file(
         }
         _ => master.save_new(&new)?,
     }
+    // Whichever of the two it is when this is cut short, shares give it back.
+    write_records(&opened.home, &opened.vault, &[&opened.master, &master])?;
     opened.vault.rekey(&master)?;
     files::rename_private(&new, path)?;
     opened.master = master;

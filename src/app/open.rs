@@ -71,6 +71,23 @@ impl Opened {
         Ok(Self { home: home.clone(), config, vault, master })
     }
 
+    /// The same with a key that is at hand.
+    pub(super) fn open_by(home: &Home, master: MasterKey) -> Result<Self, Failure> {
+        home.require()?;
+        let config = Config::load(&home.config(), home.path())?;
+        let vault = Vault::open(&config.vault.store, &master)?.acting_as(&operator());
+        check_anchor(&vault, &config)?;
+        Ok(Self { home: home.clone(), config, vault, master })
+    }
+
+    /// What a backup of today has for those who keep shares.
+    ///
+    /// # Errors
+    /// When the vault cannot be read.
+    pub fn recovery_record(&self) -> Result<Option<crate::vault::RecoveryRecord>, Failure> {
+        Ok(self.vault.recovery_record(&self.master)?)
+    }
+
     /// Whether there is an anchor beside the audit log. If so, the vault agrees with it: otherwise
     /// it would not be open.
     #[must_use]

@@ -53,12 +53,30 @@ pub fn restore(home: &Home, from: &Path, accept: Accept) -> Result<Restored, Fai
         return Err(Failure::new("a proxy serves this home, and has its vault open")
             .help("stop it, restore, and start it again"));
     }
+    let turn = Turn::require(&config.vault.store)?;
+    restore_with(home, from, accept, &turn, None)
+}
+
+/// The same in this process's turn, with a master key that is known.
+pub(super) fn restore_with(
+    home: &Home,
+    from: &Path,
+    accept: Accept,
+    turn: &Turn,
+    known: Option<MasterKey>,
+) -> Result<Restored, Failure> {
+    let config = Config::load(&home.config(), home.path())?;
     let store = &config.vault.store;
-    let turn = Turn::require(store)?;
     settle(store)?;
     files::sweep_temporaries(store);
-    let (copy, master) = copy_of(home, &config, from, &turn)?;
-    let judge = Judge { home, config: &config, from, copy: copy.path(), turn: &turn, master };
+    let copy = match &known {
+        Some(master) => copy_with(from, store, master)?,
+        None => copy_of(home, &config, from, turn)?,
+    };
+    let (copy, master) = copy;
+    let again = known.as_ref().map(MasterKey::again);
+    let master = master.or(known);
+    let judge = Judge { home, config: &config, from, copy: copy.path(), turn, master };
     let judged = judge.judge(accept)?;
     if drained(&config) > judged.epoch {
         // Or the audit log would take what happens from here on for what it has already.
@@ -68,7 +86,11 @@ pub fn restore(home: &Home, from: &Path, accept: Accept) -> Result<Restored, Fai
     announce_restore(&config, &judged.anchor)?;
     copy.publish_over(store)?;
     files::rename_private(&next_anchor_file(&config), &anchor_file(&config))?;
-    let mut opened = Opened::open_in_turn(home, Some(&turn))?;
+    let mut opened = match again {
+        // The home may have no key that opens it.
+        Some(master) => Opened::open_by(home, master)?,
+        None => Opened::open_in_turn(home, Some(turn))?,
+    };
     opened.changed()?;
     opened.write_certificates()?;
     Ok(Restored { opened, kept, accepted: judged.accepted })
@@ -89,6 +111,18 @@ fn copy_of(
     let unlocked = unlock_from(home, config, (backup.key_source()?, store), Some(turn), open);
     let (copy, master) = unlocked.map_err(|failure| failure.within(UNUSABLE))?;
     Ok((copy, Some(master)))
+}
+
+/// The same with the key that is known.
+fn copy_with(
+    from: &Path,
+    store: &Path,
+    master: &MasterKey,
+) -> Result<(Temporary, Option<MasterKey>), Failure> {
+    match Backup::at(from)? {
+        Some(backup) => Ok((backup.unseal(master, store)?, None)),
+        None => Ok((Temporary::copy_of(from, store)?, None)),
+    }
 }
 
 /// Empties the vault's write-ahead log, unless there is no vault, or none that can be read: that may

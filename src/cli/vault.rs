@@ -1,13 +1,17 @@
 //! `locum vault`: what the credentials are kept in.
 
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 
 use serde_json::json;
 
 use super::output::{self, Table, counted};
-use crate::app::{Accept, Failure, Home, NewKey, Opened, key_described, rekey, restore};
-use crate::config::Passphrase;
-use crate::vault::{FORMAT, OldRuns, Vault};
+use crate::app::{
+    Accept, Failure, Home, NewKey, Opened, key_described, make_recovery, recover, rekey, restore,
+};
+use crate::config::{self, Passphrase};
+use crate::secret::Secret;
+use crate::vault::{FORMAT, MAX_SHARES, OldRuns, Vault};
 
 /// Subcommands of `locum vault`.
 #[derive(Debug, clap::Subcommand)]
@@ -53,13 +57,32 @@ pub(super) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Make shares for people to keep, some of which open the vault when its key is lost
+    #[command(
+        after_help = "Example:\n  locum vault recovery --threshold 2 --shares 3\n\nEach share is printed once, and kept nowhere. A new set ends the one before for what is sealed from then on; `locum vault rekey` after it ends it for the vault as it is."
+    )]
+    Recovery {
+        /// How many shares open the vault
+        #[arg(long, value_name = "K", value_parser = clap::value_parser!(u8).range(2..=i64::from(MAX_SHARES)))]
+        threshold: u8,
+        /// How many there are
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(2..=i64::from(MAX_SHARES)))]
+        shares: u8,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Put a copy back in the vault's place; the file that was there is kept
     #[command(
-        after_help = "Example:\n  locum vault restore /mnt/backup/vault-2026-11-21.db --accept-rollback"
+        after_help = "Example:\n  locum vault restore /mnt/backup/vault-2026-11-21.db --accept-rollback\n  locum vault restore --recovery\n\nThe last one opens the vault that is there with shares, which are asked for one by one, or read from standard input, one a line."
     )]
     Restore {
-        /// The copy
-        file: PathBuf,
+        /// The copy; with --recovery, the vault that is there needs none
+        #[arg(required_unless_present = "recovery")]
+        file: Option<PathBuf>,
+        /// The master key is lost: open it with shares, and give it a new key file
+        #[arg(long)]
+        recovery: bool,
         /// Accept an older state: what was revoked since is valid again, what was added is gone
         #[arg(long)]
         accept_rollback: bool,
@@ -101,9 +124,13 @@ pub(super) fn run(home: &Home, one: bool, command: Command) -> Result<(), Failur
         Command::Rekey(args) => change_key(home, &args),
         Command::Rotate { end_run_tokens, json } => rotate(home, one, end_run_tokens, json),
         Command::Backup { file, plain, json } => backup(home, &file, plain, json),
-        Command::Restore { file, accept_rollback, accept_changes, json } => {
+        Command::Recovery { threshold, shares, json } => recovery(home, threshold, shares, json),
+        Command::Restore { file, recovery, accept_rollback, accept_changes, json } => {
             let accept = Accept { rollback: accept_rollback, changes: accept_changes };
-            put_back(home, &file, accept, json)
+            match file {
+                Some(file) if !recovery => put_back(home, &file, accept, json),
+                file => with_shares(home, file.as_deref(), accept, json),
+            }
         }
     }
 }
@@ -161,6 +188,13 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
     field("opened by", source);
     field("keys in memory", locked_text(locked).to_owned());
     field("anchor", anchored_text(anchored).to_owned());
+    let recovery = vault.recovery()?.map(|set| {
+        format!(
+            "{} of {} shares, set {}, of epoch {}",
+            set.threshold, set.shares, set.set, set.epoch
+        )
+    });
+    field("recovery", recovery.unwrap_or_else(|| "no shares".to_owned()));
     field("workspace", format!("{workspace}, of {workspaces}"));
     field("credentials", format!("{}, {} live", counts.credentials, counts.live_credentials));
     field("sets", counts.sets.to_string());
@@ -284,13 +318,82 @@ fn backup(home: &Home, file: &Path, plain: bool, json: bool) -> Result<(), Failu
     if plain {
         opened.vault.backup_plain(file)?;
     } else {
-        opened.vault.backup(file)?;
+        opened.vault.backup_with(file, opened.recovery_record()?)?;
     }
     if json {
         return output::json(&json!({"file": file, "epoch": epoch, "sealed": !plain}));
     }
     output::line(&format!("copied the vault to {}", file.display()))?;
     output::line("it opens with the master key of today; keep that elsewhere")
+}
+
+fn recovery(home: &Home, threshold: u8, shares: u8, json: bool) -> Result<(), Failure> {
+    let (set, texts) = make_recovery(home, threshold, shares)?;
+    if json {
+        let texts: Vec<&str> = texts.iter().map(|text| text.as_str()).collect();
+        return output::json(&json!({
+            "set": set.set, "threshold": threshold, "epoch": set.epoch, "shares": texts,
+        }));
+    }
+    for (index, text) in texts.iter().enumerate() {
+        output::line(&format!("share {} of {shares}", index + 1))?;
+        output::line(&format!("  {}", text.as_str()))?;
+    }
+    output::line(&format!(
+        "any {threshold} of them open this vault and its backups from now on (set {}); they are printed this once",
+        set.set
+    ))?;
+    output::line(
+        "give each to somebody else, and try them: `locum vault restore --recovery` in a copy of the home",
+    )
+}
+
+/// Shares from a terminal, one by one and without echo, or lines of standard input.
+fn with_shares(
+    home: &Home,
+    file: Option<&Path>,
+    accept: Accept,
+    json: bool,
+) -> Result<(), Failure> {
+    let mut lines = std::io::stdin().lines();
+    let next = |number: usize, of: u8| {
+        if std::io::stdin().is_terminal() {
+            let text = rpassword::prompt_password(format!("Share {number} of {of}: "))
+                .map_err(|e| Failure::new(format!("the share could not be read: {e}")))?;
+            return Ok(Secret::new(text.into_bytes()));
+        }
+        let line = lines.next().transpose();
+        let line = line.map_err(|e| Failure::usage(format!("standard input: {e}")))?;
+        let line = line.ok_or_else(|| {
+            Failure::usage(format!("{of} shares are wanted, and standard input has {}", number - 1))
+        })?;
+        Ok(Secret::new(line.into_bytes()))
+    };
+    let done = recover(home, file, accept, next)?;
+    let vault = &done.restored.opened.vault;
+    if json {
+        return output::json(&json!({
+            "epoch": vault.epoch()?, "set": done.set.set, "key_file": done.key_file,
+            "kept": done.restored.kept, "kept_key": done.kept_key,
+            "accepted": done.restored.accepted,
+        }));
+    }
+    output::line(&format!(
+        "the vault opens with the new key in {}; keep a copy of it elsewhere",
+        done.key_file.display()
+    ))?;
+    if let Some(kept) = &done.kept_key {
+        output::line(&format!("the key file that was there is {}", kept.display()))?;
+    }
+    if !matches!(done.restored.opened.config.vault.key, config::KeySource::File(_)) {
+        output::line(&format!(
+            "in {}: remove vault.key, or make a passphrase of it again with `locum vault rekey`",
+            home.config().display()
+        ))?;
+    }
+    output::line(
+        "shares that many have seen are shares no more: make new ones with `locum vault recovery`",
+    )
 }
 
 fn put_back(home: &Home, file: &Path, accept: Accept, json: bool) -> Result<(), Failure> {

@@ -89,10 +89,12 @@ fn list(home: &Home, json: bool) -> Result<(), Failure> {
     let all = Opened::open(home)?.vault.workspaces()?;
     if json {
         let shown = all.iter().map(|one| {
-            let Contents { credentials, sets, agents, tokens } = one.contents;
+            let Contents { credentials, sets, agents, tokens, values, administrators } =
+                one.contents;
             json!({
                 "workspace": one.name, "created": one.created, "credentials": credentials,
-                "sets": sets, "agents": agents, "tokens": tokens,
+                "sets": sets, "agents": agents, "tokens": tokens, "values": values,
+                "administrators": administrators,
                 "policies": home.in_workspace(&one.name).policies(),
             })
         });
@@ -100,7 +102,7 @@ fn list(home: &Home, json: bool) -> Result<(), Failure> {
     }
     let mut table = Table::new(&["WORKSPACE", "CREDENTIALS", "SETS", "AGENTS", "TOKENS"]);
     for one in &all {
-        let Contents { credentials, sets, agents, tokens } = one.contents;
+        let Contents { credentials, sets, agents, tokens, .. } = one.contents;
         let counts = [credentials, sets, agents, tokens].map(|count| count.to_string());
         table.row([one.name.to_string()].into_iter().chain(counts).collect());
     }
@@ -133,10 +135,11 @@ fn remove(home: &Home, name: &Name, yes: bool, json: bool) -> Result<(), Failure
     // After the vault: what is cut short here leaves files that nobody is served by.
     remove_workspace_files(&own)?;
     if json {
-        let Contents { credentials, sets, agents, tokens } = contents;
+        let Contents { credentials, sets, agents, tokens, values, administrators } = contents;
         return output::json(&json!({
             "workspace": name, "credentials": credentials, "sets": sets, "agents": agents,
-            "tokens": tokens, "policy_files": files.len(),
+            "tokens": tokens, "values": values, "administrators": administrators,
+            "policy_files": files.len(),
         }));
     }
     output::line(&format!("removed {name}: {what}"))?;
@@ -147,13 +150,17 @@ fn remove(home: &Home, name: &Name, yes: bool, json: bool) -> Result<(), Failure
 }
 
 fn what_goes(contents: Contents, files: &[crate::app::PolicyFile]) -> String {
-    let Contents { credentials, sets, agents, tokens } = contents;
+    let Contents { credentials, sets, agents, tokens, values, administrators } = contents;
     let counts = [
-        counted(credentials, "credential"),
-        counted(sets, "set"),
-        counted(agents, "agent"),
-        counted(tokens, "live token"),
-        counted(files.len() as u64, "policy file"),
+        (credentials, "credential"),
+        (sets, "set"),
+        (agents, "agent"),
+        (tokens, "live token"),
+        (values, "value"),
+        (administrators, "administrator"),
+        (files.len() as u64, "policy file"),
     ];
-    counts.join(", ")
+    let there = counts.into_iter().filter(|(count, _)| *count > 0);
+    let there: Vec<String> = there.map(|(count, what)| counted(count, what)).collect();
+    if there.is_empty() { "nothing was in it".to_owned() } else { there.join(", ") }
 }

@@ -174,6 +174,13 @@ impl Vault {
     }
 }
 
+/// How many a workspace has who are not revoked.
+pub(super) fn count(db: &Connection, own: &DataKey, workspace: &Name) -> Result<u64, Fault> {
+    let all = read(db, own)?;
+    let live = |one: &&Administrator| one.workspace == *workspace && one.revoked.is_none();
+    Ok(all.iter().filter(live).count() as u64)
+}
+
 /// Takes those of a workspace away, which is about to go.
 pub(super) fn forget(
     tx: &Transaction<'_>,

@@ -15,7 +15,9 @@ use sha2::{Digest as _, Sha256};
 use super::crypto::{self, DoesNotOpen, Encoder, Key, NONCE, TAG};
 use super::error::{Fault, VaultError};
 use super::keys::{VaultId, WrappingKey};
-use super::{KeySource, MasterKey, PassphraseParams, Vault, VaultRow, journal, schema};
+use super::{
+    KeySource, MasterKey, PassphraseParams, RecoveryRecord, Vault, VaultRow, journal, schema,
+};
 use crate::files::{self, FileError, Temporary};
 
 /// The first line.
@@ -35,6 +37,8 @@ struct Header {
     key_check: String,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     passphrase: Option<Stretch>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    recovery: Option<RecoveryRecord>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,6 +70,18 @@ impl Vault {
     /// [`FileError::Exists`] when there is a file; others when it cannot be written, or something of
     /// the vault is not as it should be.
     pub fn backup(&self, to: &Path) -> Result<(), VaultError> {
+        self.backup_with(to, None)
+    }
+
+    /// The same, with the master key sealed for recovery in it.
+    ///
+    /// # Errors
+    /// As [`Vault::backup`].
+    pub fn backup_with(
+        &self,
+        to: &Path,
+        recovery: Option<RecoveryRecord>,
+    ) -> Result<(), VaultError> {
         let make = || {
             if to.symlink_metadata().is_ok() {
                 return Err(FileError::Exists(to.to_owned()).into());
@@ -74,7 +90,7 @@ impl Vault {
             let plain = self.plain_copy()?;
             self.check_copy(plain.path())?;
             let sealed = Temporary::beside(&schema::resolve(to)?)?;
-            let written = self.seal_copy(plain.path(), sealed.path())?;
+            let written = self.seal_copy(plain.path(), sealed.path(), recovery)?;
             let opened =
                 Backup::read(sealed.path())?.map(|b| b.open_into(&self.wrapping, io::sink()));
             if opened.transpose()? != Some(written) {
@@ -123,7 +139,12 @@ impl Vault {
     }
 
     /// Seals the copy `from` into the file `to`. Returns the hash of what was sealed.
-    fn seal_copy(&self, from: &Path, to: &Path) -> Result<[u8; 32], Fault> {
+    fn seal_copy(
+        &self,
+        from: &Path,
+        to: &Path,
+        recovery: Option<RecoveryRecord>,
+    ) -> Result<[u8; 32], Fault> {
         let db = schema::connect(from)?;
         let (row, epoch) = (VaultRow::read(&db)?, journal::head(&db)?.epoch.cast_unsigned());
         db.close().map_err(|(_, error)| error)?;
@@ -140,6 +161,7 @@ impl Vault {
                 passes: p.passes,
                 lanes: p.lanes,
             }),
+            recovery,
         };
         let lines = format!("{TITLE}{}\n", serde_json::json!(header));
         let place = Place { lines: Sha256::digest(lines.as_bytes()).into() };
@@ -250,6 +272,20 @@ impl Backup {
             })),
         };
         source().map_err(|fault: Fault| fault.at(&self.path))
+    }
+
+    /// The master key that opens it, sealed for recovery, if there were shares.
+    #[must_use]
+    pub fn recovery(&self) -> Option<&RecoveryRecord> {
+        self.header.recovery.as_ref()
+    }
+
+    /// Whether this is its master key.
+    #[must_use]
+    pub fn fits(&self, master: &MasterKey) -> bool {
+        let wrapping = WrappingKey::derive(self.vault_id, &master.key);
+        bytes::<32>(&self.header.key_check)
+            .is_ok_and(|check| crypto::same(&check, wrapping.check()))
     }
 
     /// Opens it into a file of its own beside `place`, which is then a vault.

@@ -81,6 +81,8 @@ pub enum Fault {
     RunToken(TooLong),
     /// The operating system gave no random bytes.
     NoRandomness,
+    /// So many shares, of which so many are wanted, make no sense.
+    BadShares,
 }
 
 /// What has a name.
@@ -196,6 +198,7 @@ impl Fault {
                 | Self::Secret(_)
                 | Self::RunToken(_)
                 | Self::NoRandomness
+                | Self::BadShares
         )
     }
 
@@ -311,6 +314,9 @@ impl fmt::Display for Fault {
             Self::Secret(why) => why.fmt(f),
             Self::RunToken(why) => why.fmt(f),
             Self::NoRandomness => f.write_str("the operating system gave no random bytes"),
+            Self::BadShares => f.write_str(
+                "it takes 2 shares or more to give the key back, no more than there are, and 16 at most",
+            ),
         }
     }
 }

@@ -239,6 +239,26 @@ impl MasterKey {
         Some(Self::new(&key, None))
     }
 
+    /// The same, of a vault whose key comes from there otherwise.
+    #[must_use]
+    pub fn recovered(bytes: &[u8], source: &KeySource) -> Option<Self> {
+        let master = Self::from_bytes(bytes)?;
+        let passphrase = match source {
+            KeySource::File => None,
+            KeySource::Passphrase(params) => Some(params.clone()),
+        };
+        Some(Self { passphrase, ..master })
+    }
+
+    /// The same key once more.
+    pub(crate) fn again(&self) -> Self {
+        self.expose(|key| {
+            let mut copy = Key::default();
+            copy.copy_from_slice(key);
+            Self::new(&copy, self.passphrase.clone())
+        })
+    }
+
     /// Shows the key to whoever wraps it.
     pub(crate) fn expose<R>(&self, show: impl FnOnce(&[u8; 32]) -> R) -> R {
         show(self.key.bytes())

@@ -128,6 +128,11 @@ fn item(workspace: &Name) -> String {
     format!("values/{workspace}")
 }
 
+/// How many a workspace has.
+pub(super) fn count(db: &Connection, own_key: &DataKey, workspace: &Name) -> Result<u64, Fault> {
+    Ok(read(db, own_key, &item(workspace))?.len() as u64)
+}
+
 fn read(db: &Connection, own_key: &DataKey, name: &str) -> Result<Values, Fault> {
     let Some(item) = items::get(db, own_key, name)? else { return Ok(Values::new()) };
     let values = item.expose(|json| serde_json::from_slice(json).ok());

@@ -9,7 +9,7 @@ use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
 use super::{
     Action, Vault, administrators, all_data_keys, check_wrapping, default_workspace, generation,
-    scope_of, unwrap_data_key,
+    scope_of, unwrap_data_key, values,
 };
 use crate::reference::Name;
 
@@ -27,6 +27,10 @@ pub struct Contents {
     pub agents: u64,
     /// Their tokens that are not revoked.
     pub tokens: u64,
+    /// Environment values.
+    pub values: u64,
+    /// Administrators who are not revoked.
+    pub administrators: u64,
 }
 
 impl Contents {
@@ -104,10 +108,11 @@ impl Vault {
     pub fn workspaces(&self) -> Result<Vec<WorkspaceInfo>, VaultError> {
         let read = || -> Result<Vec<WorkspaceInfo>, Fault> {
             let tx = self.db.unchecked_transaction()?;
+            let own = self.keys(&tx)?.own;
             let info = |name: Name| {
                 let created = "SELECT created FROM keys WHERE scope = ?1";
                 let created = tx.query_row(created, [scope_of(&name)], |row| row.get(0))?;
-                Ok(WorkspaceInfo { created, contents: contents(&tx, &name)?, name })
+                Ok(WorkspaceInfo { created, contents: contents(&tx, &own, &name)?, name })
             };
             names(&tx)?.into_iter().map(info).collect()
         };
@@ -156,7 +161,7 @@ impl Vault {
         }
         let removed = self.change(Action::WorkspaceRemoved, workspace.as_str(), |tx, change| {
             let scope = scope_of(workspace);
-            let contents = contents(tx, workspace)?;
+            let contents = contents(tx, change.own, workspace)?;
             if tx.execute("DELETE FROM keys WHERE scope = ?1", [&scope])? == 0 {
                 return Err(Fault::unknown(Kind::Workspace, workspace));
             }
@@ -186,7 +191,7 @@ pub(super) fn names(db: &Connection) -> Result<Vec<Name>, Fault> {
     Ok(names)
 }
 
-fn contents(db: &Connection, workspace: &Name) -> Result<Contents, Fault> {
+fn contents(db: &Connection, own: &DataKey, workspace: &Name) -> Result<Contents, Fault> {
     let count = |query: &str| -> Result<u64, Fault> {
         let count: i64 =
             db.prepare_cached(query)?.query_row([workspace.as_str()], |row| row.get(0))?;
@@ -197,6 +202,8 @@ fn contents(db: &Connection, workspace: &Name) -> Result<Contents, Fault> {
         sets: count("SELECT count(*) FROM sets WHERE workspace = ?1")?,
         agents: count("SELECT count(*) FROM agents WHERE workspace = ?1")?,
         tokens: count("SELECT count(*) FROM tokens WHERE workspace = ?1 AND revoked IS NULL")?,
+        values: values::count(db, own, workspace)?,
+        administrators: administrators::count(db, own, workspace)?,
     })
 }
 

@@ -12,3 +12,4 @@ mod jwt;
 mod order;
 mod peers;
 mod slow;
+mod workspace;
