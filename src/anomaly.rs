@@ -442,10 +442,13 @@ impl Baseline {
         let found = pairs.iter().position(|pair| pair.credential.as_ref() == credential);
         let at = match found {
             Some(at) => at,
-            None if pairs.len() >= CREDENTIALS => return Noted::default(),
+            // No habit of it can be known, so a rule that lets habits through alone lets none of it.
+            None if pairs.len() >= CREDENTIALS => {
+                return Noted { unusual: true, ..Noted::default() };
+            }
             None => {
-                // Without a credential an agent can do nothing that its destinations do not tell.
-                let known = credential.is_some() && pairs.iter().any(|pair| pair.learned);
+                // Also the first request without a credential, of an agent that had one in each so far.
+                let known = pairs.iter().any(|pair| pair.learned);
                 pairs.push(Pair::new(credential.cloned(), seen.at, known));
                 pairs.len() - 1
             }

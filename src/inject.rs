@@ -274,6 +274,10 @@ pub fn inject(
         } else if *slot == Slot::Certificate {
             certificate = Some(identity(&secret)?);
         } else if signed::signs(grant) {
+            // One would sign what the other changes after it.
+            if !signed.is_empty() {
+                return Err(Refusal::new(Code::SlotMismatch));
+            }
             strip(&mut filling.parts, grant.credential(), slot, &secret)?;
             signed.push((grant, secret));
         } else {

@@ -61,11 +61,15 @@ fn what_is_as_usual_is_silent_and_each_way_to_leave_it_is_told_of() {
     assert_eq!(note(Seen { at: at(8, 7), ..usual }), Noted::default());
     let another = worker.note(Some(&name("other")), usual);
     assert_eq!(kinds(&another), [Kind::Credential]);
-    // Without a credential it is a pair of its own, which is learned.
-    assert_eq!(
-        worker.note(None, Seen { destination: "https://web.test", ..usual }),
-        Noted::default()
-    );
+    // So is the first request without one, of an agent that had one in each so far.
+    let without = worker.note(None, Seen { destination: "https://web.test", ..usual });
+    assert_eq!((kinds(&without), without.unusual), (vec![Kind::Credential], true));
+    // Of more credentials than are kept no habit is known.
+    for n in 0..super::CREDENTIALS {
+        worker.note(Some(&name(&format!("more-{n}"))), usual);
+    }
+    let beyond = worker.note(Some(&name("beyond")), usual);
+    assert_eq!((beyond.tell.len(), beyond.unusual), (0, true));
 }
 
 #[test]

@@ -196,7 +196,8 @@ impl Pattern {
         &self.pieces
     }
 
-    fn words(&self) -> impl Iterator<Item = &Word> {
+    /// Its words, in order.
+    pub fn words(&self) -> impl Iterator<Item = &Word> {
         self.pieces.iter().filter_map(|piece| match piece {
             Piece::Word(word) => Some(word),
             Piece::Text(_) => None,
@@ -361,6 +362,14 @@ impl Signing {
                 return Err(SigningError::Misplaced(name));
             }
         }
+        // Locum sets these itself, so that an answer can be searched.
+        let own = |word: &Word| {
+            let own = ["accept-encoding", "range", "if-range"];
+            matches!(word, Word::Header(name) if own.contains(&name.as_str()))
+        };
+        if self.message.words().any(own) {
+            return Err(SigningError::Misplaced("header:accept-encoding, range or if-range"));
+        }
         if self.message.words().all(|word| matches!(word, Word::KeyId)) {
             return Err(SigningError::Constant);
         }
@@ -497,6 +506,11 @@ mod tests {
                 SigningError::Misplaced("what is of the request"),
             ),
             ("{body}", &[("host", "{signature}")], SigningError::Header(SlotError::ReservedHeader)),
+            (
+                "{body}{header:range}",
+                &[("x", "{signature}")],
+                SigningError::Misplaced("header:accept-encoding, range or if-range"),
+            ),
             ("{body}", &[("x-s", "{signature}"), ("x-k", "{key-id}")], SigningError::NoKeyId),
             ("{body}", &[("x-s", "a\\n{signature}")], SigningError::Character),
         ] {

@@ -38,7 +38,8 @@ pub(super) fn with_secret(
     out.extend_from_slice(path.as_bytes());
     let mut separator = b'?';
     let mut placed = false;
-    for (pair, raw) in pairs(query).zip(query.split('&')).filter(|(_, raw)| !raw.is_empty()) {
+    let sent = pairs(query).zip(query.split('&')).filter(|_| !query.is_empty());
+    for (pair, raw) in sent {
         let ours = decode(pair.name) == name.as_bytes();
         if ours && placed {
             continue;
@@ -88,6 +89,24 @@ pub(super) fn push_encoded(out: &mut Vec<u8>, bytes: &[u8], plain: &[u8]) {
         } else {
             let digit = |n: u8| b"0123456789ABCDEF"[usize::from(n & 15)];
             out.extend_from_slice(&[b'%', digit(byte >> 4), digit(*byte)]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_byte_stays_but_for_the_value() {
+        let secret = Secret::new(b"s/1".to_vec());
+        for (sent, filled) in [
+            (None, "/p?key=s%2F1"),
+            (Some(""), "/p?key=s%2F1"),
+            (Some("a&&b="), "/p?a&&b=&key=s%2F1"),
+            (Some("&k%65y=x&&key=2&a=%2f+"), "/p?&k%65y=s%2F1&&a=%2f+"),
+        ] {
+            assert_eq!(*with_secret("/p", sent, "key", &secret), filled.as_bytes(), "{sent:?}");
         }
     }
 }

@@ -53,6 +53,7 @@ impl Signer<'_> {
         };
         let host = self.origin.host_field();
         let body = body.map_or(&[][..], |body| body);
+        is_one_reading(parts, signing)?;
         // What is not the signature may itself be signed.
         set(parts, signing, (&words, false), (&host, body))?;
         let message = words.fill(&signing.message, &message(parts, &host, body));
@@ -63,6 +64,21 @@ impl Signer<'_> {
             needles.add_late(part, self.grant.placeholder());
         }
         Ok(())
+    }
+}
+
+/// A field that is signed and there twice could be read in two ways, of which one is not signed.
+fn is_one_reading(parts: &Parts, signing: &Signing) -> Result<(), Refusal> {
+    let twice = |word: &&Word| match word {
+        Word::Header(name) => parts.headers.get_all(name).iter().nth(1).is_some(),
+        _ => false,
+    };
+    match signing.message.words().find(twice) {
+        Some(Word::Header(name)) => {
+            let detail = format!("The request has the field {name} twice, and is signed over it");
+            Err(Refusal::with_detail(Code::BadRequest, detail))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -388,6 +388,13 @@ pub(super) fn head(db: &Connection) -> Result<Head, Fault> {
     head.ok_or(Fault::Changed)
 }
 
+/// Whether the vault was ever taken as it was, by somebody who put an older one back.
+pub(super) fn was_put_back(db: &Connection) -> Result<bool, Fault> {
+    let query = "SELECT EXISTS (SELECT 1 FROM journal WHERE action = ?1)";
+    let accepted = Action::StateAccepted.as_str();
+    Ok(db.prepare_cached(query)?.query_row([accepted], |row| row.get(0))?)
+}
+
 /// Writes the next line, and the MAC over the state that the change has left.
 pub(super) fn append(
     tx: &Transaction<'_>,

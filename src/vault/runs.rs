@@ -106,8 +106,10 @@ pub(super) fn revoke(
     (agent, which): (&Name, Which),
 ) -> Result<(), Fault> {
     let at_ms = now_ms();
-    // The one of the change that this is part of.
-    let epoch = Some(journal::head(tx)?.epoch.cast_unsigned() + 1);
+    // The one of the change that this is part of. In a vault that was put back they are counted anew, and
+    // tokens of the time that is gone have higher ones: there the clock tells which were before.
+    let next = journal::head(tx)?.epoch.cast_unsigned() + 1;
+    let epoch = (!journal::was_put_back(tx)?).then_some(next);
     let mut all = revocations(tx, own_key, workspace)?;
     if all.len() >= PLENTY {
         let longest = |which: &Which| match which {

@@ -749,6 +749,30 @@ fn accepting_is_written_down() {
 }
 
 #[test]
+fn in_a_vault_that_was_put_back_a_revocation_ends_tokens_of_the_time_that_is_gone() {
+    let home = Home::furnished();
+    let older = std::fs::read(home.path()).unwrap();
+    let mut vault = home.open();
+    for n in 0..5 {
+        vault.agent_add(&name(&format!("more-{n}"))).unwrap();
+    }
+    let new = crate::vault::NewRunToken {
+        agent: name("agent"),
+        context: crate::agent::Context::default(),
+        uses: None,
+        ttl: 3600,
+    };
+    let (_, token) = vault.run_token(new).unwrap();
+    drop(vault);
+    std::fs::write(home.path(), older).unwrap();
+    home.accept();
+    let mut vault = home.open();
+    assert!(lets_in(&vault, "agent", &token, now()));
+    vault.run_revoke(&name("agent"), crate::token::run::Which::All).unwrap();
+    assert!(!lets_in(&vault, "agent", &token, now()));
+}
+
+#[test]
 fn a_credential_that_cannot_be_read_can_be_removed() {
     for edit in [
         "UPDATE credentials SET destinations = 'not json' WHERE name = 'a'",
