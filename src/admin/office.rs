@@ -337,7 +337,6 @@ impl Desk<'_> {
     fn policies(&self) -> Done {
         let paths = policies_of(&self.home)?;
         let read = read_policies(&paths);
-        let own = self.home.policies();
         let organisation = self.home.organisation();
         let files: BTreeMap<&str, Value> = read
             .sources
@@ -348,7 +347,8 @@ impl Desk<'_> {
                 (name, json!({"text": source.text(), "organisation": of_all}))
             })
             .collect();
-        let problem = read.policy.as_ref().err().map(|report| hide(&report.to_string(), &own));
+        let problem =
+            read.policy.as_ref().err().map(|report| hide(&report.to_string(), self.home.path()));
         Ok(json!({"files": files, "mistakes": problem}))
     }
 
@@ -473,7 +473,7 @@ impl Desk<'_> {
             .map_err(|_| Problem::bad("the policy is not text"))?;
         let checked = check_policy_file(&self.home, &path, Some(text))?;
         checked.map_err(|report| {
-            let text = hide(&report, &self.home.policies());
+            let text = hide(&report, self.home.path());
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-mistakes", text)
         })?;
         self.note("policy-put", Some(file), &format!("{} bytes", text.len()))?;
@@ -490,7 +490,7 @@ impl Desk<'_> {
         }
         let checked = check_policy_file(&self.home, &path, None)?;
         checked.map_err(|report| {
-            let text = hide(&report, &self.home.policies());
+            let text = hide(&report, self.home.path());
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-mistakes", text)
         })?;
         self.note("policy-removed", Some(file), "")?;
@@ -512,7 +512,7 @@ fn named(text: &str) -> Result<Name, Problem> {
     text.parse().map_err(|_| Problem::missing())
 }
 
-/// A report without the paths of the machine.
+/// A report whose paths begin in the home.
 fn hide(report: &str, directory: &std::path::Path) -> String {
     report.replace(&format!("{}/", directory.display()), "")
 }

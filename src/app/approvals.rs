@@ -25,7 +25,7 @@ use crate::record::{AuditSink, Event, Use};
 /// Questions of one agent that are open at once. An agent that has more asks for too much.
 const OF_ONE: usize = 32;
 
-/// Questions that are open at once. More nobody answers.
+/// Questions of one workspace that are open at once. More nobody answers.
 const OF_ALL: usize = 1000;
 
 /// The longest file of a question: a body that is shown has 8 KiB, a target up to `limits.url_bytes`.
@@ -294,7 +294,9 @@ impl Approvals for Questions {
         if let Some(same) = same {
             return Ok(same.clone());
         }
-        if open.len() >= OF_ALL || own().count() >= OF_ONE {
+        // Of a workspace: none keeps the others from asking.
+        let beside = open.values().filter(|other| other.workspace == question.workspace).count();
+        if beside >= OF_ALL || own().count() >= OF_ONE {
             return Err(NotAsked::TooMany);
         }
         self.write(&question).map_err(|error| {

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::health::{Probe, Subject, Verdict};
+use super::health::{Checked, Probe, Subject, Verdict};
 use super::keeper::Keeper;
 use super::reminders::now;
 use crate::catalog::Catalog;
-use crate::credential::Credential;
+use crate::credential::{Credential, Kind};
+use crate::outcome::Code;
 use crate::proxy::Gateway;
 use crate::reference::Name;
 
@@ -73,16 +74,33 @@ fn part_of(time: Duration, least: f64) -> Duration {
     time.mul_f64(least + (1.1 - least) * chance)
 }
 
-/// Whether there is a call for it. One whose value is made or fetched shows its trouble there; and what
-/// lies in the vault for a kind, such as a key that signs, is itself shown to nobody.
+/// Whether there is a call for it: with what lies in the vault, or with an access token. What is fetched
+/// shows its trouble there; and what lies in the vault for a kind, such as a key that signs, is itself
+/// shown to nobody.
 fn can_be_checked(credential: &Credential) -> bool {
     let health =
         credential.provider.as_deref().and_then(|id| Catalog::embedded().get(id)?.health());
-    let is_plain = !credential.is_supplied() && credential.properties.kind.is_none();
-    health.is_some() && is_plain && credential.version.is_some()
+    let fits = matches!(credential.properties.kind, None | Some(Kind::Oauth(_)));
+    let is_ours = credential.properties.source.is_none();
+    health.is_some() && fits && is_ours && credential.version.is_some()
 }
 
-async fn check(keeper: &Keeper, gateway: &Gateway, credential: &Credential, version: u32) {
+/// A token that is not taken may be one that was withdrawn alone: then the next is asked about, once.
+async fn check(keeper: &Keeper, gateway: &Gateway, credential: &Arc<Credential>, version: u32) {
+    let Some(checked) = ask(gateway, credential, version).await else { return };
+    let again = checked.verdict == Verdict::Bad && credential.is_supplied();
+    let checked = if again {
+        gateway.rejects(credential, version);
+        ask(gateway, credential, version).await.unwrap_or(checked)
+    } else {
+        checked
+    };
+    let health =
+        Health { version, verdict: checked.verdict.to_string(), status: checked.status, at: now() };
+    keeper.is_healthy(credential, health, checked.verdict, checked.why.as_deref());
+}
+
+async fn ask(gateway: &Gateway, credential: &Arc<Credential>, version: u32) -> Option<Checked> {
     let subject = Subject {
         workspace: Some(&credential.workspace),
         name: &credential.name,
@@ -91,14 +109,19 @@ async fn check(keeper: &Keeper, gateway: &Gateway, credential: &Credential, vers
         destinations: &credential.destinations,
         slots: &credential.slots,
     };
-    let Some(workspace) = gateway.workspace(&credential.workspace) else { return };
-    let Ok(secret) = workspace.state().open(&credential.name, version) else { return };
-    let Ok(probe) = Probe::new(subject, &secret) else { return };
+    let state = gateway.workspace(&credential.workspace)?.state();
+    let secret = match gateway.value_of(&state, credential, version).await {
+        Ok(secret) => secret,
+        Err(refusal) if refusal.code == Code::CredentialExpired => {
+            let why = refusal.reason.map(str::to_owned);
+            let at = "where its tokens come from".to_owned();
+            return Some(Checked { verdict: Verdict::Bad, at, status: None, why });
+        }
+        Err(_) => return None,
+    };
+    let probe = Probe::new(subject, &secret).ok()?;
     drop(secret);
-    let checked = probe.verdict(gateway.errand(probe.errand(subject)).await);
-    let health =
-        Health { version, verdict: checked.verdict.to_string(), status: checked.status, at: now() };
-    keeper.is_healthy(credential, health, checked.verdict, checked.why.as_deref());
+    Some(probe.verdict(gateway.errand(probe.errand(subject)).await))
 }
 
 impl Keeper {
@@ -129,7 +152,6 @@ impl Keeper {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::credential::Kind;
     use crate::credential::tests::credential;
 
     #[test]

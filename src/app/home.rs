@@ -249,6 +249,9 @@ pub struct Serving {
     pub unix: Vec<PathBuf>,
     /// Its operations port.
     pub ops: Option<SocketAddr>,
+    /// The administrators' port, where they have one and no Unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
 }
 
 impl Serving {

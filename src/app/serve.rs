@@ -140,10 +140,11 @@ impl Proxy {
             Doors::open(&config, certificates, inherited)?
         };
         let Doors { gates, ops, open_port, admin, certificates, files } = doors;
-        let serving = serving(&config, &gates, ops.as_ref(), private);
-        let own: Vec<SocketAddr> =
-            gates.iter().filter_map(Gate::address).chain(serving.ops).collect();
-        let own = own.into_iter().chain(admin.as_ref().and_then(Listening::address)).collect();
+        let administrators = admin.as_ref().and_then(Listening::address);
+        let serving =
+            Serving { admin: administrators, ..serving(&config, &gates, ops.as_ref(), private) };
+        let own = gates.iter().filter_map(Gate::address).chain(serving.ops).chain(serving.admin);
+        let own: Vec<SocketAddr> = own.collect();
         let habits = Habits::open(&opened, &audit)?.map(Arc::new);
         let keeper = Keeper::new(opened, Arc::clone(&audit), Arc::clone(&metrics), own)?;
         keeper.keep_certificates(certificates);
@@ -455,6 +456,7 @@ fn serving(
         tls: ports(true),
         unix: paths.collect(),
         ops: ops.and_then(|listener| listener.local_addr().ok()),
+        admin: None,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::{Gateway, State};
-use crate::credential::Slot;
+use crate::credential::{Credential, Slot};
 use crate::inject::{self, Resolved};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
@@ -86,6 +86,35 @@ async fn value(supply: &Arc<dyn Supply>, state: &State, grant: &Grant) -> Result
     match supply.at_hand(credential, version)? {
         Some(value) => Ok(value),
         None => supply.supply(credential, version).await,
+    }
+}
+
+impl Gateway {
+    /// The value of a credential as a request would get it, for who tries it at its provider.
+    ///
+    /// # Errors
+    /// Those of opening it, and of making it.
+    pub async fn value_of(
+        &self,
+        state: &State,
+        credential: &Arc<Credential>,
+        version: u32,
+    ) -> Result<Secret, Refusal> {
+        if !credential.is_supplied() {
+            return state.open(&credential.name, version);
+        }
+        let supply = self.supply.get().ok_or_else(|| Refusal::new(Code::Internal))?;
+        match supply.at_hand(credential, version)? {
+            Some(value) => Ok(value),
+            None => supply.supply(credential, version).await,
+        }
+    }
+
+    /// Takes an origin's word for it that a value which was made is not good: the next use gets another.
+    pub fn rejects(&self, credential: &Arc<Credential>, version: u32) {
+        if let Some(supply) = self.supply.get().filter(|_| credential.is_supplied()) {
+            supply.rejected(credential, version);
+        }
     }
 }
 

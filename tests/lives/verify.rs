@@ -72,3 +72,45 @@ fn a_refresh_token_that_is_exchanged_is_kept_and_a_proxy_that_runs_is_left_alone
     assert!(shown().contains(&staged), "{}", shown());
     home.never_leaks(&[&first, &second, &staged], &[]);
 }
+
+#[test]
+fn a_proxy_tries_access_tokens_and_another_where_one_is_not_taken() {
+    let home = Home::new();
+    home.set("credentials.health: 1s");
+    let origin = Origin::start("api.openai.com");
+    home.reach(&origin);
+    let secret = canary();
+    let token = |text: &str| {
+        let answer = format!(
+            "{{\"access_token\": \"{text}\", \"token_type\": \"bearer\", \"expires_in\": 3600}}"
+        );
+        origin.serve("/open/token", "application/json", answer.as_bytes());
+    };
+    let (one, two) = (canary(), canary());
+    token(&one);
+    origin.accept(&one);
+    let kind = ["--kind", "oauth-client-credentials", "--client-id", "me", "--provider", "openai"];
+    let from = ["--token-endpoint", "https://api.openai.com/open/token"];
+    home.add("openai", &[&kind[..], &from].concat(), &secret);
+    let serve = home.serve();
+    let healthy = |verdict: u8| {
+        let line = format!("locum_credential_healthy{{credential=\"openai\"}} {verdict}");
+        eventually(&line, PATIENCE, || serve.metrics().contains(&line).then_some(()));
+    };
+    healthy(1);
+    let checks = origin.seen_at("/v1/models");
+    assert_eq!(checks[0].header("authorization"), Some(&*format!("Bearer {one}")));
+    // The token is withdrawn, and whoever makes them makes others.
+    origin.state.keys.lock().clear();
+    origin.accept(&two);
+    token(&two);
+    eventually("another token", PATIENCE, || {
+        let last = origin.seen_at("/v1/models").pop()?;
+        (last.header("authorization")? == format!("Bearer {two}")).then_some(())
+    });
+    healthy(1);
+    // None is taken any more.
+    origin.state.keys.lock().clear();
+    healthy(0);
+    home.never_leaks(&[&secret, &one, &two], &[("log", serve.log().as_bytes())]);
+}

@@ -294,6 +294,44 @@ fn over_a_network_it_is_tls_or_nothing() {
     let serve = home.serve();
     assert!(!home.path().join("admin.sock").exists());
     drop(serve);
+    // A port, by TLS alone.
+    let files = home.work().join("identity");
+    std::fs::create_dir(&files).unwrap();
+    identity_files("admin.test", &files);
+    let key = files.join("key.pem");
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    home.set("admin.listen: 127.0.0.1:0");
+    let certificate = files.join("cert.pem");
+    home.set(&format!(
+        "admin.tls: {{certificate: '{}', key: '{}'}}",
+        certificate.display(),
+        key.display()
+    ));
+    let added = run(&mut home.command(&["admin", "add", "ada", "--role", "viewer"]), b"").ok();
+    let token = added.out.trim();
+    let serve = home.serve();
+    let announced = std::fs::read(home.path().join("serve.json")).unwrap();
+    let announced: Value = serde_json::from_slice(&announced).unwrap();
+    let port: std::net::SocketAddr = announced["admin"].as_str().unwrap().parse().unwrap();
+    let ask =
+        format!("GET /v1/me HTTP/1.1\r\nHost: admin.test\r\nAuthorization: Bearer {token}\r\n\r\n");
+    let mut wire = Wire::plain(port).tls("admin.test", &files.join("ca.pem")).unwrap();
+    let answer = wire.ask(&ask);
+    assert!(answer.status == 200 && answer.text().contains("ada"), "{}", answer.text());
+    let mut clear = Wire::plain(port);
+    clear.send(&ask);
+    assert!(clear.try_answer("GET").is_err(), "in the clear");
+    // The proxy leads nobody there.
+    let agent = home.agent("worker");
+    let mut wire = serve.wire();
+    let answer = wire.ask(connect(&port.to_string(), &agent.authorization()));
+    if answer.status == 200 {
+        let mut wire = wire.tls(&port.ip().to_string(), &home.ca()).unwrap();
+        let answer = wire.ask(format!("GET /v1/me HTTP/1.1\r\nHost: {port}\r\n\r\n"));
+        assert!(answer.status >= 400 && answer.problem() != "", "{}", answer.text());
+    }
+    drop(serve);
+    home.unset("admin.tls");
     // A socket of its own mode, which goes with the process.
     let socket = home.work().join("a.sock");
     home.set(&format!("admin.listen: 'unix:{}'", socket.display()));
