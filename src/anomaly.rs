@@ -326,56 +326,58 @@ impl Pair {
         let today = day(seen.at);
         self.last = today;
         let mut noted = Noted::default();
-        let quota = self.quota.on(today);
         let how = known::How { today, learning, refused: seen.refused };
-        let credential = &self.credential;
-        let anomaly = |kind, seen: String, usual: String| Anomaly {
-            kind,
-            credential: credential.clone(),
-            seen,
-            usual,
-        };
         if let Some(told) = &mut self.strange {
             let (look, habit) = told.again(how);
-            noted.add(look, quota, || {
-                let seen = credential.as_ref().map_or("none", Name::as_str).to_owned();
-                anomaly(Kind::Credential, seen, "other credentials".to_owned())
+            noted.add(look, self.quota.on(today), || {
+                let name = self.credential.as_ref().map_or("none", Name::as_str).to_owned();
+                anomaly(
+                    self.credential.as_ref(),
+                    Kind::Credential,
+                    name,
+                    "other credentials".to_owned(),
+                )
             });
             if habit {
                 self.strange = None;
             }
         }
-        let look = self.destinations.look(
-            how,
-            |one| **one == *seen.destination,
-            |one| **one == *seen.destination,
-            || seen.destination.into(),
-        );
+        self.note_places(seen, how, &mut noted);
+        let hour = |few| volume::Hour::of(seen.at, settings, (few, learning, seen.refused));
+        let requests = hour(FEW_REQUESTS);
+        let look = self.requests.add(1, requests);
+        noted.add(look, self.quota.on(today), || {
+            let (now, most) = (self.requests.now(), self.requests.most(requests));
+            let (now, most) = (format!("{now} in an hour"), format!("at most {most}"));
+            anomaly(self.credential.as_ref(), Kind::Requests, now, most)
+        });
+        // Of bytes it is told when they have passed; here they only count for a rule that refuses.
+        noted.unusual |= self.bytes.is_over(hour(FEW_BYTES));
+        noted
+    }
+
+    /// To where, from where, and at what hour.
+    fn note_places(&mut self, seen: Seen<'_>, how: known::How, noted: &mut Noted) {
+        let (credential, quota) = (self.credential.as_ref(), self.quota.on(how.today));
+        let to = seen.destination;
+        let look =
+            self.destinations.look(how, |one| **one == *to, |one| **one == *to, || to.into());
         noted.add(look, quota, || {
             let usual = self.destinations.usual(ToString::to_string);
-            anomaly(Kind::Destination, seen.destination.to_owned(), usual)
+            anomaly(credential, Kind::Destination, to.to_owned(), usual)
         });
-        let look =
-            self.sources.look(how, |n| *n == seen.source, |n| *n == seen.source, || seen.source);
+        let same = |one: &Network| *one == seen.source;
+        let look = self.sources.look(how, same, same, || seen.source);
         noted.add(look, quota, || {
             let usual = self.sources.usual(ToString::to_string);
-            anomaly(Kind::Source, seen.source.to_string(), usual)
+            anomaly(credential, Kind::Source, seen.source.to_string(), usual)
         });
         let hour = hour_of_day(seen.at);
         let look = self.hours.look(how, |known| is_near(*known, hour), |one| *one == hour, || hour);
         noted.add(look, quota, || {
-            anomaly(Kind::Hour, show_hour(hour), self.hours.usual(|hour| show_hour(*hour)))
+            let usual = self.hours.usual(|hour| show_hour(*hour));
+            anomaly(credential, Kind::Hour, show_hour(hour), usual)
         });
-        let requests = volume::Hour::of(seen.at, settings, (FEW_REQUESTS, learning, seen.refused));
-        let look = self.requests.add(1, requests);
-        noted.add(look, quota, || {
-            let (now, most) = (self.requests.now(), self.requests.most(requests));
-            anomaly(Kind::Requests, format!("{now} in an hour"), format!("at most {most}"))
-        });
-        // Of bytes it is told when they have passed; here they only count for a rule that refuses.
-        let bytes = volume::Hour::of(seen.at, settings, (FEW_BYTES, learning, seen.refused));
-        noted.unusual |= self.bytes.is_over(bytes);
-        noted
     }
 
     fn weigh(&mut self, moved: u64, at: i64, settings: Settings) -> Noted {
@@ -401,6 +403,10 @@ impl Pair {
         self.requests.accept();
         self.bytes.accept();
     }
+}
+
+fn anomaly(credential: Option<&Name>, kind: Kind, seen: String, usual: String) -> Anomaly {
+    Anomaly { kind, credential: credential.cloned(), seen, usual }
 }
 
 fn hour_of_day(at: i64) -> u8 {

@@ -207,6 +207,36 @@ fn a_rekey_leaves_a_vault_that_opens() {
     sound(&home, "at the end");
 }
 
+/// From a key file to a passphrase and back. Which of the two opens the vault, it says itself.
+#[test]
+fn a_change_to_a_passphrase_and_back_leaves_a_vault_that_opens() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = furnished(3);
+    let whole = contents(&home, "before");
+    let file = home.work().join("passphrase");
+    std::fs::write(&file, "correct horse battery staple\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let passphrase = ["vault", "rekey", "--passphrase-file", file.to_str().unwrap()];
+    home.set(&format!("vault.key: {{passphrase: {{file: {}}}}}", file.display()));
+    let usual = took(|| drop(home.locum(&passphrase).ok()));
+    home.locum(&["vault", "rekey", "--key-file"]).ok();
+    let is_file = std::cell::Cell::new(true);
+    let command = |_| {
+        let to_file = ["vault", "rekey", "--key-file"];
+        if is_file.get() { home.command(&passphrase) } else { home.command(&to_file) }
+    };
+    kill_again_and_again(usual, command, |_, round, _| {
+        assert_eq!(contents(&home, round), whole, "{round}");
+        // What a killed change has left behind is in nobody's way.
+        let key = home.path().join("master.key");
+        is_file.set(home.locum(&["vault", "status"]).ok().out.contains("key file"));
+        if !is_file.get() && key.exists() {
+            std::fs::remove_file(&key).unwrap();
+        }
+    });
+    sound(&home, "at the end");
+}
+
 #[test]
 fn new_data_keys_are_all_there_or_none_while_a_proxy_serves() {
     let home = furnished(20);

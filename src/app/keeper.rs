@@ -1100,6 +1100,23 @@ mod tests {
     }
 
     #[test]
+    fn a_change_is_on_record_only_when_it_is_in_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let config = keeper.seen.lock().config.clone();
+        let master = MasterKey::load(&directory.path().join("home/master.key")).unwrap();
+        let mut vault = Vault::open(&config.vault.store, &master).unwrap();
+        // Between the look at the vault and the record of what it has seen.
+        vault.agent_add(&"late".parse().unwrap()).unwrap();
+        let in_force = keeper.seen.lock().snapshot().unwrap().epoch;
+        assert!(in_force < vault.epoch().unwrap());
+        keeper.record_changes(&mut keeper.seen.lock());
+        assert!(super::super::open::drained(&config) <= in_force);
+        assert!(keeper.look(false));
+        assert_eq!(super::super::open::drained(&config), vault.epoch().unwrap());
+    }
+
+    #[test]
     fn a_change_that_could_not_be_recorded_is_recorded_later() {
         let directory = tempfile::tempdir().unwrap();
         let keeper = keeper(directory.path());

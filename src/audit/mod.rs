@@ -307,9 +307,13 @@ pub struct AuditLog {
 
 type Clock = Arc<dyn Fn() -> SystemTime + Send + Sync>;
 
+/// A clock that nobody can set, from whenever it began.
+type Steady = Arc<dyn Fn() -> Duration + Send + Sync>;
+
 struct Shared {
     keys: Arc<Keys>,
     clock: Clock,
+    steady: Steady,
     /// Whether records are accepted. Follows the writer's state.
     healthy: AtomicBool,
     /// Whether the background looks after what waits every [`SOON`].
@@ -371,9 +375,13 @@ impl AuditLog {
         options: Options,
         anchor: Option<Anchor>,
     ) -> Result<Self, AuditError> {
-        Self::open_at(dir, key, options, anchor, Arc::new(SystemTime::now))
+        let start = Instant::now();
+        let steady = Arc::new(move || start.elapsed());
+        Self::open_by(dir, key, options, anchor, (Arc::new(SystemTime::now), steady))
     }
 
+    /// By a clock that is never set.
+    #[cfg(test)]
     fn open_at(
         dir: &Path,
         key: &Secret,
@@ -381,14 +389,28 @@ impl AuditLog {
         anchor: Option<Anchor>,
         clock: Clock,
     ) -> Result<Self, AuditError> {
+        let same = Arc::clone(&clock);
+        let since = move || same().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self::open_by(dir, key, options, anchor, (clock, Arc::new(since)))
+    }
+
+    fn open_by(
+        dir: &Path,
+        key: &Secret,
+        options: Options,
+        anchor: Option<Anchor>,
+        (clock, steady): (Clock, Steady),
+    ) -> Result<Self, AuditError> {
         let interval = match options.fsync {
             Fsync::Interval(interval) => Some(interval),
             Fsync::Always | Fsync::Never => None,
         };
-        let writer = resume::open(dir, Keys::new(key)?, options, anchor, clock())?;
+        let mut writer = resume::open(dir, Keys::new(key)?, options, anchor, clock())?;
+        writer.begin_at(clock(), steady());
         let shared = Arc::new(Shared {
             keys: Arc::clone(&writer.keys),
             clock,
+            steady,
             healthy: AtomicBool::new(true),
             queue: Mutex::default(),
             counters: Arc::clone(&writer.counters),
@@ -723,7 +745,7 @@ impl Shared {
 
     fn keep_house(&self) {
         self.with_writer(|writer| {
-            writer.keep_house((self.clock)());
+            writer.keep_house((self.clock)(), (self.steady)());
             self.healthy.store(writer.is_healthy(), Ordering::Release);
         });
     }

@@ -1037,6 +1037,52 @@ fn files_older_than_asked_are_deleted_and_the_rest_verifies() {
 }
 
 #[test]
+fn a_clock_that_is_set_ahead_deletes_nothing_before_it_was_right_for_an_hour() {
+    const DAY: u64 = 24 * 60 * 60;
+    let home = TempDir::new().unwrap();
+    let (seconds, clock) = clock();
+    let steady = Arc::new(AtomicU64::new(0));
+    let read = Arc::clone(&steady);
+    let since = Arc::new(move || Duration::from_secs(read.load(Ordering::Relaxed)));
+    let options = Options { retain: Some(Duration::from_secs(30 * DAY)), ..SMALL };
+    let log = AuditLog::open_by(home.path(), &key(), options, None, (clock, since)).unwrap();
+    log.stop_keeper();
+    for n in 0..20 {
+        access(&log, n).unwrap();
+    }
+    let all = paths(home.path()).len();
+    assert!(all > 3);
+    let pass = |wall: u64, real: u64| {
+        seconds.fetch_add(wall, Ordering::Relaxed);
+        steady.fetch_add(real, Ordering::Relaxed);
+        log.shared.keep_house();
+        paths(home.path()).len()
+    };
+    // Two hours that are hours: the clock is trusted, and nothing is old.
+    for _ in 0..120 {
+        assert_eq!(pass(60, 60), all);
+    }
+    // A year ahead, in a moment: all of it would be old. Set right within the hour, nothing is lost.
+    assert_eq!(pass(365 * DAY, 1), all);
+    for _ in 0..50 {
+        assert_eq!(pass(60, 60), all);
+    }
+    seconds.fetch_sub(365 * DAY, Ordering::Relaxed);
+    for _ in 0..120 {
+        assert_eq!(pass(60, 60), all);
+    }
+    // A year ahead, and nobody says otherwise for an hour: so be it.
+    assert_eq!(pass(365 * DAY, 1), all);
+    let mut left = all;
+    for _ in 0..61 {
+        left = pass(60, 60);
+    }
+    assert!(left < all, "{left}");
+    log.close().unwrap();
+    whole(home.path());
+}
+
+#[test]
 fn a_retention_that_was_cut_short_is_finished() {
     let home = TempDir::new().unwrap();
     let (seconds, clock) = clock();

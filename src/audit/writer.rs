@@ -219,6 +219,37 @@ const INSPECT_NAMES: Duration = Duration::from_millis(100);
 /// How often files are looked at for their age.
 const RETAIN: Duration = Duration::from_mins(1);
 
+/// How long the system's clock must have gone as one that nobody can set before files are deleted for
+/// their age: a clock that is set far ahead, or is so at the start, makes everything old, and what it
+/// deletes is gone when it is set right.
+const TRUST: Duration = Duration::from_hours(1);
+/// Between two looks clocks that agree are apart by less: adjustments of a running clock are slow.
+const APART: Duration = Duration::from_mins(5);
+
+/// Two clocks, as they were seen together.
+#[derive(Clone, Copy, Debug)]
+struct Clocks {
+    wall: SystemTime,
+    steady: Duration,
+    /// Since when, by the steady one, they agree.
+    agree: Duration,
+}
+
+impl Clocks {
+    /// Looks at both again.
+    fn seen(last: Option<Self>, wall: SystemTime, steady: Duration) -> Self {
+        let Some(last) = last else { return Self { wall, steady, agree: steady } };
+        let expected = last.wall + steady.saturating_sub(last.steady);
+        let apart = wall.duration_since(expected).unwrap_or_else(|behind| behind.duration());
+        let agree = if apart > APART { steady } else { last.agree };
+        Self { wall, steady, agree }
+    }
+
+    fn is_trusted(self) -> bool {
+        self.steady.saturating_sub(self.agree) >= TRUST
+    }
+}
+
 /// Holds the log's files and the end of the chain.
 pub(super) struct Writer {
     pub(super) dir: PathBuf,
@@ -246,6 +277,8 @@ pub(super) struct Writer {
     head_lags: bool,
     /// When files were last looked at for their age.
     retained: SystemTime,
+    /// Whether the clock can be trusted with it.
+    clocks: Option<Clocks>,
     #[cfg(test)]
     pub(super) faults: std::collections::VecDeque<tests::Fault>,
 }
@@ -293,6 +326,7 @@ impl Writer {
             head_written: Instant::now(),
             head_lags: false,
             retained: SystemTime::UNIX_EPOCH,
+            clocks: None,
             #[cfg(test)]
             faults: std::collections::VecDeque::new(),
         }
@@ -496,13 +530,21 @@ impl Writer {
         Ok(())
     }
 
+    /// What the clocks show at the start.
+    pub(super) fn begin_at(&mut self, now: SystemTime, steady: Duration) {
+        self.clocks = Some(Clocks::seen(None, now, steady));
+    }
+
     /// What the background does now and then, with or without traffic.
-    pub(super) fn keep_house(&mut self, now: SystemTime) {
+    pub(super) fn keep_house(&mut self, now: SystemTime, steady: Duration) {
+        let clocks = *self.clocks.insert(Clocks::seen(self.clocks, now, steady));
         if !self.is_healthy() {
             return;
         }
         let inspected = self.inspect_names();
-        let due = now.duration_since(self.retained).is_ok_and(|since| since >= RETAIN);
+        // In either direction: a clock that was set back is no reason to look never again.
+        let since = now.duration_since(self.retained).unwrap_or(RETAIN);
+        let due = since >= RETAIN && clocks.is_trusted();
         let kept = inspected.and_then(|()| if due { self.retain(now) } else { Ok(()) });
         if let Err(cause) = kept {
             self.fail(cause);

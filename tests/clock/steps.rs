@@ -1,7 +1,9 @@
 //! The system's clock is set by hours and days while the proxy runs. What ends at a time ends by that
 //! clock; what lasts so long lasts by another; and what was ended stays ended, whatever it shows.
 
-use serde_json::Value;
+use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair as _};
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
 
 use crate::support::*;
 
@@ -92,6 +94,49 @@ fn a_run_token_ends_at_its_time_in_tunnels_that_are_open_too() {
     assert_eq!(refused.status, 407);
     // The agent's own token has no end.
     assert_eq!(world.get("/").status, 200);
+}
+
+#[test]
+fn an_issuers_token_begins_and_ends_by_the_clock_in_tunnels_that_are_open_too() {
+    let pair = Ed25519KeyPair::generate().unwrap();
+    let encode = |bytes: &[u8]| BASE64URL_NOPAD.encode(bytes);
+    let key = json!({ "keys": [{ "kty": "OKP", "crv": "Ed25519", "kid": "k", "use": "sig",
+        "x": encode(pair.public_key().as_ref()) }] });
+    let now = jiff::Timestamp::now().as_second();
+    let token = |from: i64, until: i64| {
+        let header = json!({ "alg": "EdDSA", "typ": "JWT", "kid": "k" }).to_string();
+        let claims = json!({ "iss": "https://issuer.test", "aud": "locum", "sub": "worker",
+            "nbf": now + from, "exp": now + until })
+        .to_string();
+        let signed = format!("{}.{}", encode(header.as_bytes()), encode(claims.as_bytes()));
+        format!("Bearer {signed}.{}", encode(pair.sign(signed.as_bytes()).as_ref()))
+    };
+    let (mut world, clock) = world(OPEN);
+    let keys = world.home.work().join("jwks.json");
+    std::fs::write(&keys, key.to_string()).unwrap();
+    world.home.set(&format!(
+        "identity.jwt: [{{issuer: 'https://issuer.test', audience: locum, leeway: 0s, keys: '{}'}}]",
+        keys.display()
+    ));
+    world.home.set("limits.failure_delay: 0s");
+    world.serve.terminate();
+    assert!(world.serve.ended(PATIENCE).success());
+    world.serve = clock.serve(&world.home);
+    let (present, future) = (token(-60, 3600), token(7200, 10_800));
+    let knock = |shown: &str| {
+        let answer = world.serve.wire().ask(connect("api.test:443", shown));
+        answer.status
+    };
+    let mut wire = world.serve.wire();
+    assert_eq!(wire.ask(connect("api.test:443", &present)).status, 200);
+    let mut tunnel = wire.tls(HOST, &world.home.ca()).unwrap();
+    assert_eq!(code(&mut tunnel), "200");
+    assert_eq!((knock(&present), knock(&future)), (200, 407));
+    clock.set("+150m");
+    assert_eq!(code(&mut tunnel), "agent-revoked");
+    assert_eq!((knock(&present), knock(&future)), (407, 200));
+    clock.set("-10m");
+    assert_eq!((knock(&present), knock(&future)), (407, 407), "it has not begun");
 }
 
 #[test]
