@@ -286,6 +286,7 @@ fn what_cannot_be_recorded_is_not_done() {
     let (audit, aside) = (two.home.path().join("audit"), two.home.path().join("aside"));
     std::fs::rename(&audit, &aside).unwrap();
     std::fs::write(&audit, "in the way").unwrap();
+    eventually("it is noticed", PATIENCE, || (two.serve.readiness().0 == 503).then_some(()));
     let refused = |method: &str, path: &str, body: &str| {
         let (status, problem) = owner.raw(method, path, body);
         assert_eq!((status, &problem["code"]), (503, &json!("audit-unavailable")), "{path}");
