@@ -90,8 +90,12 @@ impl Question {
         // Said where it is another than the one that homes had when there was one: what was approved then
         // is good still.
         let workspace = Some(&self.workspace).filter(|name| !is_default(name));
+        // For whom it is made, where that is said: nobody gets what was approved for another, nor approves
+        // for oneself what another is named for. No workspace is written so.
+        let user = self.user.as_ref().map(|user| format!("user={user}"));
         let mut hash = Sha256::new();
-        for text in texts.into_iter().chain(workspace.map(Name::as_str)) {
+        let more = workspace.map(Name::as_str).into_iter().chain(user.as_deref());
+        for text in texts.into_iter().chain(more) {
             hash.update((text.len() as u64).to_be_bytes());
             hash.update(text);
         }

@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::metrics::{Metrics, Readings};
 
@@ -37,7 +38,8 @@ pub struct Readiness {
 /// Scrapers and probes are few; more connections than this are somebody's mistake.
 const CONNECTIONS: usize = 64;
 
-/// Serves the port until `stop` resolves.
+/// Serves the port until `stop` resolves. On return nobody has `observe` any more: a scraper that keeps
+/// its connection would keep alive what is observed, keys and all, and hear of it after its end.
 pub async fn serve(
     listener: TcpListener,
     metrics: Arc<Metrics>,
@@ -45,15 +47,17 @@ pub async fn serve(
     stop: impl Future<Output = ()>,
 ) {
     let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
     let accept = async {
         loop {
             let permit = Arc::clone(&slots).acquire_owned().await;
+            while connections.try_join_next().is_some() {}
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             };
             let (metrics, observe) = (Arc::clone(&metrics), Arc::clone(&observe));
-            tokio::spawn(async move {
+            connections.spawn(async move {
                 let service = service_fn(move |request| {
                     let answer = answer(&request, &metrics, &*observe);
                     async move { Ok::<_, Infallible>(answer) }
@@ -73,6 +77,7 @@ pub async fn serve(
         () = accept => {}
         () = stop => {}
     }
+    connections.shutdown().await;
 }
 
 fn answer(

@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::*;
 
 const PASSPHRASE: &[u8] = b"correct horse battery staple\n";
@@ -203,4 +204,78 @@ fn a_key_that_is_kept_elsewhere_is_handed_over() {
     serve.stop();
     let ran = stage.home.locum(&["lock"]);
     assert!(ran.code == 1 && ran.err.contains("no proxy runs"), "{}", ran.err);
+}
+
+#[test]
+fn connections_that_are_kept_hold_nothing_over_a_lock_and_an_unlock() {
+    let stage = Stage::new();
+    let added = ["admin", "add", "boss", "--role", "owner", "--json"];
+    let added: Value =
+        serde_json::from_str(&run(&mut stage.home.command(&added), b"").ok().out).unwrap();
+    let me = request(
+        "GET",
+        "/v1/me",
+        &[&format!("Authorization: Bearer {}", added["token"].as_str().unwrap())],
+        "",
+    );
+    let serve = stage.home.serve();
+    let ready = request("GET", "/readyz", &[], "");
+    let administrator = || Wire::try_unix(&stage.home.path().join("admin.sock")).unwrap();
+    for _ in 0..2 {
+        let (mut scraper, mut administers) = (Wire::plain(serve.ops), administrator());
+        assert_eq!(scraper.ask(&ready).status, 200);
+        assert_eq!(administers.ask(&me).status, 200);
+        let ran = stage.home.locum(&["lock"]).ok();
+        assert!(ran.out.contains("no secret is in the proxy's memory"), "{}", ran.out);
+        assert_eq!([scraper.until_closed(), administers.until_closed()].concat(), b"");
+        stage.is_locked(&serve);
+        // Nor does one that heard of a locked proxy go on hearing that.
+        let mut scraper = Wire::plain(serve.ops);
+        assert_eq!(scraper.ask(&ready).status, 503);
+        stage.home.locum(&["unlock", "--configured"]).ok();
+        stage.works(&serve);
+        assert_eq!(scraper.until_closed(), b"");
+    }
+    assert_eq!(administrator().ask(&me).status, 200);
+    serve.stop();
+}
+
+#[test]
+fn a_token_that_does_not_come_holds_nothing_over_a_lock() {
+    let stage = Stage::new();
+    let slow = Origin::scripted("as.test", vec![Script::Read, Script::Wait]);
+    stage.home.reach(&slow);
+    let (kind, endpoint) = ("oauth-client-credentials", "https://as.test/token");
+    let minted = ["--kind", kind, "--token-endpoint", endpoint, "--client-id", "us"];
+    let secret = canary();
+    stage.home.add("minted", &[&minted[..], &["--to", "https://api.test"]].concat(), &secret);
+    let serve = stage.home.serve();
+    let mut waits = serve.tunnel(&stage.agent, HOST);
+    waits.send(request("GET", "/v1/x", &["Authorization: Bearer locum_minted"], ""));
+    eventually("the call for the token", PATIENCE, || (slow.connections() > 0).then_some(()));
+    let ran = stage.home.locum(&["lock"]).ok();
+    assert!(ran.out.contains("no secret is in the proxy's memory"), "{}", ran.out);
+    stage.is_locked(&serve);
+    for key in [&stage.key, &secret] {
+        assert_eq!(in_memory(serve.pid(), key.as_bytes()).unwrap_or(0), 0);
+    }
+    stage.home.locum(&["unlock", "--configured"]).ok();
+    stage.works(&serve);
+    serve.stop();
+}
+
+/// Which is the code that the unit for systemd names, so that the proxy does not come back open.
+#[test]
+fn a_proxy_that_cannot_go_on_locked_ends_with_a_code_of_its_own() {
+    let stage = Stage::new();
+    let mut serve = stage.home.serve();
+    stage.works(&serve);
+    // It goes on with the config that it has, and could not listen by this one.
+    stage.home.set("proxy.nonsense: 1");
+    stage.home.locum(&["lock"]).ok();
+    let status = serve.ended(PATIENCE);
+    assert!(serve.log().contains("nonsense"), "{}", serve.log());
+    let unit = include_str!("../deploy/systemd/locum.service");
+    let code = unit.lines().find_map(|line| line.strip_prefix("RestartPreventExitStatus="));
+    assert_eq!(status.code().map(|code| code.to_string()).as_deref(), code);
 }

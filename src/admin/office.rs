@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
@@ -437,6 +438,7 @@ impl Desk<'_> {
             credential: self.parameter("credential"),
             request_id: self.parameter("request"),
             limit: Some(limit),
+            since: self.since()?.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))),
             ..Filter::default()
         };
         let found = query(&self.office.log, filter).map_err(|error| {
@@ -450,13 +452,25 @@ impl Desk<'_> {
         Ok(found.filter_map(Result::ok).map(|entry| entry.value().clone()).collect())
     }
 
+    /// When the workspace began, where it did not with the vault: what is older is of another of its name.
+    fn since(&self) -> Result<Option<u64>, Problem> {
+        let workspace = &self.who.workspace;
+        let within = |vault: &mut Vault| vault.within(workspace, |vault| vault.workspace_since());
+        let since = self.office.keeper.consult(within)??;
+        Ok(since.and_then(|at| u64::try_from(at).ok()))
+    }
+
     /// The questions of the workspace that wait.
     fn questions(&self) -> Result<Vec<Question>, Problem> {
         let workspace = &self.who.workspace;
         let decided =
             self.office.keeper.served(workspace).and_then(|one| one.state().sealed.clone());
         let mut open = Place::of(&self.home).open()?;
+        let since = self.since()?;
         open.retain(|question| {
+            if since.is_some_and(|since| question.asked.cast_unsigned() < since) {
+                return false;
+            }
             let decision = decided.as_ref().and_then(|sealed| sealed.approvals.get(&question.id));
             let decided = decision.is_some_and(|decision| decision.digest == question.digest());
             let own = question.workspace == *workspace;

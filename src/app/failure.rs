@@ -16,6 +16,9 @@ pub enum Exit {
     Failure = 1,
     /// The command line, or a file of the user's, is wrong (`EX_USAGE`).
     Usage = 64,
+    /// A proxy that was locked cannot go on so, and has ended (`EX_SOFTWARE`). Its service manager must
+    /// not start it anew: it would be open again.
+    AfterLock = 70,
 }
 
 /// Why a command failed, as a person reads it. Holds no secret: its texts come from the closed
@@ -52,6 +55,12 @@ impl Failure {
     pub fn within(mut self, what: &str) -> Self {
         self.what = format!("{what}: {}", self.what);
         self
+    }
+
+    /// The same, of a proxy that somebody has locked.
+    #[must_use]
+    pub(super) fn after_lock(self) -> Self {
+        Self { exit: Exit::AfterLock, ..self }
     }
 
     /// The exit code.

@@ -13,6 +13,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
+use tokio::task::JoinSet;
 
 use super::certificates::{self, Certificates};
 use super::checkup::Health;
@@ -313,10 +314,11 @@ impl Keeper {
         changed
     }
 
-    /// Fetches the keys that are due, beside everything else.
-    pub(super) fn fetch_due_keys(self: &Arc<Self>) {
+    /// Fetches the keys that are due, beside everything else, for as long as `fetches` is there.
+    pub(super) fn fetch_due_keys(self: &Arc<Self>, fetches: &mut JoinSet<()>) {
+        while fetches.try_join_next().is_some() {}
         for source in self.keys.due() {
-            tokio::spawn(Arc::clone(self).fetch_keys(source, Instant::now()));
+            fetches.spawn(Arc::clone(self).fetch_keys(source, Instant::now()));
         }
     }
 

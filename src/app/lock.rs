@@ -58,7 +58,26 @@ enum Wish {
 struct Asked {
     wish: Wish,
     by: u32,
-    answer: oneshot::Sender<Result<String, String>>,
+    answer: Answer,
+}
+
+/// Where an answer goes.
+struct Answer {
+    to: oneshot::Sender<Result<String, String>>,
+    /// Resolves when it has gone there, or never will.
+    told: oneshot::Receiver<()>,
+}
+
+impl Answer {
+    fn send(self, text: Result<String, String>) {
+        let _nobody_waits = self.to.send(text);
+    }
+
+    /// The same, before a process ends.
+    async fn send_last(self, text: String) {
+        let _nobody_waits = self.to.send(Err(text));
+        let _late = tokio::time::timeout(STEP, self.told).await;
+    }
 }
 
 /// Where wishes come in.
@@ -112,7 +131,10 @@ async fn converse(listener: &UnixListener, to: &mpsc::Sender<Asked>) -> io::Resu
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("by user {by}")));
     }
     let wish = tokio::time::timeout(STEP, read_wish(&mut stream)).await??;
-    let (answer, answered) = oneshot::channel();
+    let (give, answered) = oneshot::channel();
+    // Dropped at the end, whatever that is.
+    let (_told, told) = oneshot::channel();
+    let answer = Answer { to: give, told };
     let gone = || io::Error::other("the proxy ends");
     to.send(Asked { wish, by, answer }).await.map_err(|_| gone())?;
     let text = match answered.await.map_err(|_| gone())? {
@@ -254,12 +276,15 @@ pub async fn serve_lockable(
         let now = if let Some(opened) = opened.take() {
             opened
         } else {
-            let closed = Closed::open(home, sockets.take(), &mut options)?;
+            let was_open = sockets.is_some();
+            // Started anew by a service manager, it would be open, though somebody has locked it.
+            let after = |failure: Failure| if was_open { failure.after_lock() } else { failure };
+            let closed = Closed::open(home, sockets.take(), &mut options).map_err(after)?;
             if std::mem::take(&mut first) {
                 said(&closed.serving);
             }
-            let counter = counter_of(home, &mut counter)?;
-            let Some((opened, kept)) = closed.wait(counter, &mut stop).await? else {
+            let counter = counter_of(home, &mut counter).map_err(after)?;
+            let Some((opened, kept)) = closed.wait(counter, &mut stop).await.map_err(after)? else {
                 return Ok(());
             };
             sockets = Some(kept);
@@ -325,7 +350,7 @@ async fn run(
                 }
                 asked = asked => match asked.wish {
                     Wish::Unlock(_) => {
-                        let _gone = asked.answer.send(Ok("the proxy is open".to_owned()));
+                        asked.answer.send(Ok("the proxy is open".to_owned()));
                     }
                     Wish::Lock => {
                         tracing::warn!(by = asked.by, "locking; what is under way is broken off");
@@ -336,16 +361,22 @@ async fn run(
             }
         }
     };
-    proxy.serve_until(why, drain).await?;
-    let Some(answer) = locking else { return Ok(None) };
+    let ended = proxy.serve_until(why, drain).await;
+    let Some(answer) = locking else { return ended.map(|()| None) };
+    if let Err(failure) = ended {
+        let said =
+            format!("the proxy has ended, and is to stay so, instead of being locked: {failure}");
+        answer.send_last(said).await;
+        return Err(failure.after_lock());
+    }
     if !held.is_gone_within(GONE_WITHIN).await {
         // Better no proxy than one that says that it has no key, and has one.
-        let _gone = answer.send(Ok("the proxy has ended, and so has all that it held".to_owned()));
-        return Err(Failure::new(
-            "something still held the vault's keys after `lock`; the proxy ends",
-        ));
+        let what = "something still held the vault's keys after `lock`; the proxy ends";
+        let said = format!("{what}, and is to stay so: look whether it was started anew");
+        answer.send_last(said).await;
+        return Err(Failure::new(what).after_lock());
     }
-    let _gone = answer.send(Ok("locked; no secret is in the proxy's memory".to_owned()));
+    answer.send(Ok("locked; no secret is in the proxy's memory".to_owned()));
     Ok(kept)
 }
 
@@ -444,7 +475,7 @@ impl Closed {
         loop {
             let Asked { wish, by, answer } = counter.next().await;
             let Wish::Unlock(given) = wish else {
-                let _gone = answer.send(Ok("the proxy is locked".to_owned()));
+                answer.send(Ok("the proxy is locked".to_owned()));
                 continue;
             };
             let home = self.home.clone();
@@ -452,7 +483,7 @@ impl Closed {
             match tried.unwrap_or_else(|_| Err(Failure::new("the vault could not be tried"))) {
                 Ok(opened) => {
                     tracing::info!(by, "the vault was opened");
-                    let _gone = answer.send(Ok("the vault is open".to_owned()));
+                    answer.send(Ok("the vault is open".to_owned()));
                     return opened;
                 }
                 Err(failure) => {
@@ -460,7 +491,7 @@ impl Closed {
                     // Whoever asks next waits as well, for as long as this does.
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(WAITS.1);
-                    let _gone = answer.send(Err(failure.to_string()));
+                    answer.send(Err(failure.to_string()));
                 }
             }
         }

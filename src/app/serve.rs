@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use super::approvals::Questions;
 use super::checkup;
@@ -275,17 +276,23 @@ impl Proxy {
         if matches!(end, End::Taken(_)) {
             tracing::info!("another process takes over");
         }
-        if !matches!(end, End::Locked { .. }) {
+        let locked = matches!(end, End::Locked { .. });
+        if locked {
+            // An administrator does not go on with an open vault while agents are sent away.
+            let _nobody_listens = begin.send(true);
+        } else {
             service::stopping();
         }
         // The threads have the sockets too, until each has taken its last connection.
         drop(gates);
-        let drain = if matches!(end, End::Locked { .. }) { Duration::ZERO } else { drain };
-        cores.stop(leave, drain).await;
-        self.supplier.settle().await;
+        cores.stop(leave, if locked { Duration::ZERO } else { drain }).await;
         let _nobody_listens = begin.send(true);
-        checking.abort();
-        looking.abort();
+        // With what they have begun; nobody else begins anything now.
+        for watching in [checking, looking] {
+            watching.abort();
+            let _aborted = watching.await;
+        }
+        self.supplier.settle().await;
         if let Some(ops) = ops {
             let _ended = ops.await;
         }
@@ -474,6 +481,8 @@ async fn look(
 ) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // They end with this: each holds the keys.
+    let mut fetches = JoinSet::new();
     let mut hangup = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::hangup()).ok();
     loop {
         let asked = tokio::select! {
@@ -503,7 +512,7 @@ async fn look(
         if looked.await.is_err() {
             tracing::error!("a look at the home failed; the next one is soon");
         }
-        due.fetch_due_keys();
+        due.fetch_due_keys(&mut fetches);
         if asked {
             service::ready();
         }

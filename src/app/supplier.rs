@@ -16,6 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use parking_lot::Mutex;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use entry::{Entry, Lifetime, Moment};
 use source::Fetch;
@@ -54,8 +55,8 @@ pub(super) struct Supplier {
     entries: Mutex<HashMap<Key, Arc<Mutex<Entry>>>>,
     /// Where renewals run: not on the thread of the request that was first, which may be busy.
     runtime: Handle,
-    /// How many renewals are under way.
-    flights: watch::Sender<usize>,
+    /// The renewals that are under way.
+    flights: Mutex<JoinSet<()>>,
     /// This itself, for those renewals.
     own: Weak<Self>,
 }
@@ -70,15 +71,20 @@ impl Supplier {
             shelf,
             entries: Mutex::default(),
             runtime: Handle::current(),
-            flights: watch::Sender::new(0),
+            flights: Mutex::default(),
             own: own.clone(),
         }))
     }
 
-    /// Returns when no renewal is under way any more, or when that takes too long.
+    /// Returns when no renewal is under way any more. What takes too long is given up: it holds keys.
+    /// To be called when there is nobody left who could begin another.
     pub(super) async fn settle(&self) {
-        let mut flights = self.flights.subscribe();
-        let _late = tokio::time::timeout(AT_THE_END, flights.wait_for(|count| *count == 0)).await;
+        let mut flights = std::mem::take(&mut *self.flights.lock());
+        let all = async { while flights.join_next().await.is_some() {} };
+        if tokio::time::timeout(AT_THE_END, all).await.is_err() {
+            tracing::warn!(count = flights.len(), "renewals of tokens were broken off");
+        }
+        flights.shutdown().await;
     }
 
     fn entry(&self, of: &Credential, version: u32) -> Result<Arc<Mutex<Entry>>, Refusal> {
@@ -109,10 +115,8 @@ impl Supplier {
         let (landed, flight) = watch::channel(false);
         held.flies(flight.clone());
         let Some(own) = self.own.upgrade() else { return flight };
-        self.flights.send_modify(|count| *count += 1);
         let (credential, entry) = (Arc::clone(credential), Arc::clone(entry));
-        self.runtime.spawn(async move {
-            let _counted = Counted(Arc::clone(&own));
+        let renewal = async move {
             let kind = credential.properties.kind.clone();
             let minted = own.mint(&credential, version, &entry).await;
             own.count(&credential, &minted);
@@ -123,7 +127,10 @@ impl Supplier {
             }
             drop(held);
             let _nobody_waits = landed.send(true);
-        });
+        };
+        let mut flights = self.flights.lock();
+        while flights.try_join_next().is_some() {}
+        flights.spawn_on(renewal, &self.runtime);
         flight
     }
 
@@ -419,15 +426,6 @@ impl Supply for Supplier {
     fn rejected(&self, credential: &Arc<Credential>, version: u32) {
         let Ok(entry) = self.entry(credential, version) else { return };
         entry.lock().rejected(Moment::now());
-    }
-}
-
-/// A renewal under way, until it is dropped.
-struct Counted(Arc<Supplier>);
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.flights.send_modify(|count| *count = count.saturating_sub(1));
     }
 }
 

@@ -70,7 +70,9 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     match command {
         Command::Set { name, text, credential, environment, variable } => {
             let held = held(&opened, &name, text, credential)?;
-            check_variable(&variable.clone().unwrap_or_else(|| usual_variable(&name)))?;
+            let wanted = variable.clone().unwrap_or_else(|| usual_variable(&name));
+            check_variable(&wanted)?;
+            require_free(&opened, &name, &wanted)?;
             let shown = shown(&held);
             let place = (held, variable.as_deref());
             opened.vault.value_set(&name, environment.as_ref(), place)?;
@@ -84,6 +86,21 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
             opened.changed()?;
             output::line(&format!("removed {name}{}", whereabouts(environment.as_ref())))
         }
+    }
+}
+
+/// Two values with one variable: one of them would be handed out, and nobody could say which.
+fn require_free(opened: &Opened, name: &Name, variable: &str) -> Result<(), Failure> {
+    let all = opened.vault.values()?;
+    let other = |(other, value): &(&Name, &Value)| {
+        *other != name && value.variable.eq_ignore_ascii_case(variable)
+    };
+    match all.iter().find(other) {
+        Some((other, _)) => {
+            Err(Failure::usage(format!("the value {other} has the variable {variable}"))
+                .help(format!("name another with --variable, or `locum value remove {other}`")))
+        }
+        None => Ok(()),
     }
 }
 

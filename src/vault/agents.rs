@@ -102,6 +102,7 @@ impl Vault {
             require_live(tx, change.workspace, name)?;
             // Should the agent be taken back, its old run tokens stay revoked as the others do.
             runs::revoke(tx, change.own, change.workspace, (name, Which::All))?;
+            runs::end_certificates(tx, change.own, change.workspace, Some(name))?;
             tx.execute(
                 "UPDATE agents SET revoked = ?3 WHERE workspace = ?1 AND name = ?2",
                 (change.workspace.as_str(), name.as_str(), change.now),

@@ -11,7 +11,7 @@ use super::error::{Fault, Kind, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::DataKey;
 use super::{Action, Vault, agents, items, journal, now, sets};
-use crate::agent::Context;
+use crate::agent::{Context, qualified};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::run::{Claims, MAX_TTL, Revocation, RunKey, RunTokens, Which};
@@ -65,7 +65,7 @@ impl Vault {
             epoch: Some(journal::head(&tx)?.epoch.cast_unsigned()),
             expires: now() + new.ttl.clamp(1, MAX_TTL),
         };
-        let text = self.keys(&tx)?.workspace.run_key().sign(&claims)?;
+        let text = self.check_state(&tx)?.workspace.run_key().sign(&claims)?;
         Ok((claims, text))
     }
 
@@ -120,6 +120,46 @@ pub(super) fn revoke(
     }
     all.retain(|one| one.agent != agent.as_str() || one.which != which);
     all.push(Revocation { agent: agent.to_string(), which, at_ms, epoch });
+    let json = serde_json::to_vec(&all).expect("strings and numbers are JSON");
+    items::put(tx, own_key, &item(workspace), &Secret::new(json), now())
+}
+
+/// Ends the certificates that were issued to an agent, or to all of the workspace. Their names are all that
+/// they say, and may be given again.
+pub(super) fn end_certificates(
+    tx: &Transaction<'_>,
+    own_key: &DataKey,
+    workspace: &Name,
+    agent: Option<&Name>,
+) -> Result<(), Fault> {
+    let mut statement = tx.prepare_cached("SELECT subject FROM journal WHERE action = ?1")?;
+    let issued = statement.query_map([Action::CertificateIssued.as_str()], |row| row.get(0))?;
+    let issued: Vec<String> = issued.collect::<Result<_, _>>()?;
+    for subject in issued {
+        let Some((of, serial)) = subject.split_once(' ') else { continue };
+        let Ok(name) = of.rsplit('/').next().unwrap_or_default().parse::<Name>() else { continue };
+        let own = of == qualified(workspace.as_str(), name.as_str());
+        if own && agent.is_none_or(|agent| *agent == name) {
+            revoke(tx, own_key, workspace, (&name, Which::Proof(serial.to_owned())))?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops what ends nothing once the workspace has gone, with the key of its run tokens. Certificates are
+/// good by themselves, so that their ends stay.
+pub(super) fn forget(
+    tx: &Transaction<'_>,
+    own_key: &DataKey,
+    workspace: &Name,
+) -> Result<(), Fault> {
+    end_certificates(tx, own_key, workspace, None)?;
+    let mut all = revocations(tx, own_key, workspace)?;
+    all.retain(|one| matches!(one.which, Which::Proof(_)));
+    if all.is_empty() {
+        tx.execute("DELETE FROM items WHERE name = ?1", [item(workspace)])?;
+        return Ok(());
+    }
     let json = serde_json::to_vec(&all).expect("strings and numbers are JSON");
     items::put(tx, own_key, &item(workspace), &Secret::new(json), now())
 }

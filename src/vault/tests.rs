@@ -1690,3 +1690,53 @@ fn what_is_cut_is_revoked_and_said_so() {
     vault.cut(&name("a"), None).unwrap();
     assert_eq!(cut(&vault), [1, 2]);
 }
+
+#[test]
+fn an_administrator_whose_name_was_given_again_is_revoked_whole() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let who = name("alice");
+    vault.administrator_add(&who, Role::Owner, Some(now() - 1)).unwrap();
+    let (_, token) = vault.administrator_add(&who, Role::Owner, None).unwrap();
+    assert!(vault.administrator_of(&token, now()).unwrap().is_some());
+    let kept: Vec<u8> = home
+        .intruder()
+        .query_row("SELECT sealed FROM items WHERE name = 'administrators'", [], |row| row.get(0))
+        .unwrap();
+    vault.administrator_revoke(&who).unwrap();
+    assert_eq!(vault.administrator_of(&token, now()).unwrap(), None);
+    assert!(vault.administrator_revoke(&who).is_err());
+    // The row of before opens by itself, and is not the vault's state.
+    let put_back = "UPDATE items SET sealed = ?1 WHERE name = 'administrators'";
+    home.intruder().execute(put_back, [kept]).unwrap();
+    let fault = vault.administrator_of(&token, now()).unwrap_err().fault;
+    assert!(matches!(fault, Fault::Changed), "{fault:?}");
+}
+
+#[test]
+fn certificates_end_with_their_agent_and_their_workspace() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let ended = |vault: &Vault, who: &str, serial: &str| {
+        vault.snapshot().unwrap().runs.has_ended(&name(who), &format!("serial:{serial}"))
+    };
+    vault.note_certificate(&name("agent"), "00aa").unwrap();
+    vault.agent_add(&name("more")).unwrap();
+    vault.note_certificate(&name("more"), "00bb").unwrap();
+    vault.agent_revoke(&name("agent")).unwrap();
+    vault.agent_add(&name("agent")).unwrap();
+    assert!(ended(&vault, "agent", "00aa") && !ended(&vault, "more", "00bb"));
+    let other = name("other");
+    for _ in 0..2 {
+        vault.workspace_add(&other).unwrap();
+        vault.use_workspace(&other).unwrap();
+        vault.agent_add(&name("agent")).unwrap();
+        assert!(!ended(&vault, "agent", "00ee"));
+        vault.note_certificate(&name("agent"), "00cc").unwrap();
+        vault.workspace_remove(&other, true).unwrap();
+    }
+    vault.workspace_add(&other).unwrap();
+    vault.use_workspace(&other).unwrap();
+    vault.agent_add(&name("agent")).unwrap();
+    assert!(ended(&vault, "agent", "00cc") && !ended(&vault, "agent", "00aa"));
+}

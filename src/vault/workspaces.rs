@@ -9,7 +9,7 @@ use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::DataKey;
 use super::{
     Action, Vault, administrators, all_data_keys, check_wrapping, default_workspace, generation,
-    scope_of, unwrap_data_key, values,
+    runs, scope_of, unwrap_data_key, values,
 };
 use crate::reference::Name;
 
@@ -57,6 +57,21 @@ impl Vault {
     #[must_use]
     pub fn workspace(&self) -> &Name {
         &self.workspace
+    }
+
+    /// When the workspace was added, in seconds since the Unix epoch: what is older was of another of its
+    /// name. None for one that came with the vault.
+    ///
+    /// # Errors
+    /// [`VaultError`] when the journal cannot be read.
+    pub fn workspace_since(&self) -> Result<Option<i64>, VaultError> {
+        let query = "SELECT max(at) FROM journal WHERE action = ?1 AND subject = ?2";
+        let asked = (Action::WorkspaceAdded.as_str(), self.workspace.as_str());
+        let since = || {
+            let mut statement = self.db.prepare_cached(query)?;
+            Ok(statement.query_row(asked, |row| row.get(0))?)
+        };
+        since().map_err(|fault: Fault| self.fault(fault))
     }
 
     /// Works in another workspace from here on.
@@ -168,6 +183,8 @@ impl Vault {
             if !contents.is_empty() && !with_contents {
                 return Err(Fault::NotEmpty(workspace.clone()));
             }
+            // What was issued in it says names, which may be given again.
+            runs::forget(tx, change.own, workspace)?;
             delete_all(tx, workspace)?;
             administrators::forget(tx, change, workspace)?;
             Ok(contents)
@@ -213,13 +230,12 @@ fn delete_all(tx: &Transaction<'_>, workspace: &Name) -> Result<(), Fault> {
     for table in ["tokens", "agents", "sets", "credentials"] {
         tx.execute(&format!("DELETE FROM {table} WHERE workspace = ?1"), [workspace.as_str()])?;
     }
-    // What is kept of it among the vault's own items.
+    // What is kept of it among the vault's own items, but for what was revoked in it.
     let scope = scope_of(workspace);
     tx.execute(
-        "DELETE FROM items WHERE name IN (?1, ?2, ?5) OR substr(name, 1, length(?3)) = ?3 \
-         OR substr(name, 1, length(?4)) = ?4",
+        "DELETE FROM items WHERE name IN (?1, ?4) OR substr(name, 1, length(?2)) = ?2 \
+         OR substr(name, 1, length(?3)) = ?3",
         (
-            format!("run-revocations/{workspace}"),
             format!("approvals/{workspace}"),
             format!("kept-key/{scope}/"),
             format!("exchanged/{workspace}/"),

@@ -208,6 +208,9 @@ rules:
         (&"worker".into(), &"with second: accepted".into())
     );
     assert!(accepted["by"].as_str().unwrap().starts_with("tester (uid "), "{accepted}");
+    // In force a moment before it is written down.
+    let file = world.home.path().join("anomalies/baseline");
+    eventually("the file", PATIENCE, || file.exists().then_some(()));
     let usual = &watched.shown()["destinations"];
     assert_eq!(*usual, serde_json::json!(["https://api.test", "https://other.test"]));
 }

@@ -282,11 +282,11 @@ fn issue(world: &World, more: &[&str]) -> (Issued, String) {
 
 #[test]
 fn a_home_issues_certificates_to_its_agents_and_takes_them_back() {
-    let (world, ca) = world_with_own_ca();
+    let (world, trusted) = world_with_own_ca();
     let (first, serial) = issue(&world, &["--ttl", "1h"]);
-    let config = first.client(&ca);
+    let config = first.client(&trusted);
     let (again, _) = issue(&world, &[]);
-    let other = again.client(&ca);
+    let other = again.client(&trusted);
     let mut wire = through(&world, door(&world, &config), ask(""));
     assert_eq!(wire.ask(request("GET", "/own", &[AUTHORIZED], "")).status, 200);
     let record = world.home.accesses_to("/own").remove(0);
@@ -310,6 +310,12 @@ fn a_home_issues_certificates_to_its_agents_and_takes_them_back() {
     world.home.locum(&["agent", "revoke", "writer"]).ok();
     let refused = world.home.locum(&["agent", "certificate", "writer"]).failed(1);
     assert!(refused.err.contains("the agent writer was revoked"), "{}", refused.err);
+    // The name is given again, and what was issued by it before is not good again.
+    world.home.locum(&["agent", "add", "writer", "--no-token"]).ok();
+    let (new, _) = issue(&world, &[]);
+    eventually("the end of the old one", PATIENCE, || (!opens(&world, &other)).then_some(()));
+    eventually("the new agent", PATIENCE, || opens(&world, &new.client(&trusted)).then_some(()));
+    assert!(!opens(&world, &other) && !opens(&world, &config));
     let refused = world.home.locum(&["agent", "certificate", "nobody"]).failed(1);
     assert!(refused.err.contains("locum agent add nobody --no-token"), "{}", refused.err);
 }
