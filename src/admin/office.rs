@@ -207,9 +207,11 @@ impl Desk<'_> {
         let get = self.asked.method == Method::GET;
         let post = self.asked.method == Method::POST;
         match *parts {
-            ["me"] if get => Ok(json!({
-                "name": self.who.name, "role": self.who.role, "workspace": self.who.workspace,
-            })),
+            ["me"] if get => self.stands().map(|()| {
+                json!({
+                    "name": self.who.name, "role": self.who.role, "workspace": self.who.workspace,
+                })
+            }),
             ["credentials"] if get => self
                 .read(|vault| Ok(vault.credentials()?.iter().map(|one| self.shown(one)).collect())),
             ["credentials", name] if get => {
@@ -230,10 +232,11 @@ impl Desk<'_> {
                     })).collect::<Vec<_>>(),
                 })).collect())
             }),
-            ["policies"] if get => self.policies(),
-            ["policies", "explain"] if get => self.explain(),
-            ["audit"] if get => self.records(),
+            ["policies"] if get => self.stands().and_then(|()| self.policies()),
+            ["policies", "explain"] if get => self.stands().and_then(|()| self.explain()),
+            ["audit"] if get => self.stands().and_then(|()| self.records()),
             ["approvals"] if get => {
+                self.stands()?;
                 let open = self.questions()?;
                 Ok(open
                     .iter()
@@ -337,6 +340,11 @@ impl Desk<'_> {
                 error.column()
             ))
         })
+    }
+
+    /// That whoever asks is an administrator still: the body of a request may have come slowly.
+    fn stands(&self) -> Result<(), Problem> {
+        Ok(self.office.keeper.consult_for(&self.who, |_| Ok(()))?)
     }
 
     /// A credential, without what only those need who use it.

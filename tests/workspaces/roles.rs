@@ -352,6 +352,38 @@ fn nothing_is_read_of_what_nobody_sends() {
 }
 
 #[test]
+fn who_is_revoked_while_a_request_comes_slowly_gets_nothing() {
+    let two = Two::new();
+    let owner = Api::of(&two.home, "b", "bea", "owner");
+    let other = Api::of(&two.home, "b", "bob", "owner");
+    let paths = [
+        "me",
+        "policies",
+        "audit",
+        "approvals",
+        "credentials",
+        "policies/explain?agent=worker&method=GET&url=https://api.test/x&use=main",
+    ];
+    let mut begun = paths.map(|path| {
+        let mut wire = Wire::try_unix(&owner.socket).unwrap();
+        wire.send(format!(
+            "GET /v1/{path} HTTP/1.1\r\nHost: locum\r\nAuthorization: Bearer {}\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n",
+            owner.token
+        ));
+        // It was let in: its body is asked for.
+        assert!(wire.until("\r\n\r\n").starts_with("HTTP/1.1 100 "), "{path}");
+        wire
+    });
+    assert_eq!(other.post("/v1/administrators/bea/revoke", &json!({})).0, 200);
+    for wire in &mut begun {
+        wire.send("{}");
+    }
+    for (mut wire, path) in begun.into_iter().zip(paths) {
+        assert_eq!(wire.answer().status, 401, "{path}");
+    }
+}
+
+#[test]
 fn files_of_the_administrators_listener_are_checked_before_anybody_ends() {
     let home = Home::new();
     let agent = home.agent("worker");
