@@ -6,6 +6,7 @@
 
 mod office;
 mod requests;
+mod timed;
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -23,11 +24,12 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
 pub(crate) use office::Office;
 use office::{Asked, Problem};
+use timed::Timed;
 
 use crate::tls::ListenerTls;
 
@@ -38,7 +40,7 @@ const CONNECTIONS: usize = 64;
 /// have the files.
 const LONGEST: usize = 1 << 20;
 
-/// From the first byte of a request to its last.
+/// From the first byte of a request to its last, and of an answer.
 const TIME: Duration = Duration::from_secs(30);
 
 /// How long the answer to a token that is nobody's waits: a guess each second and connection.
@@ -79,19 +81,15 @@ pub(crate) async fn serve(
             let office = Arc::clone(&office);
             let accepted = match &listening {
                 Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    talks.spawn(async move {
-                        talk(stream, office).await;
-                        drop(permit);
-                    });
+                    talks.spawn(talk(stream, office, permit));
                 }),
                 Listening::Tcp(listener, tls) => listener.accept().await.map(|(stream, _)| {
                     let tls = Arc::clone(tls);
                     talks.spawn(async move {
                         match tls.accept(stream, TIME).await {
-                            Ok(stream) => talk(stream, office).await,
+                            Ok(stream) => talk(stream, office, permit).await,
                             Err(error) => tracing::debug!(%error, "no TLS with an administrator"),
                         }
-                        drop(permit);
                     });
                 }),
             };
@@ -107,46 +105,76 @@ pub(crate) async fn serve(
     talks.shutdown().await;
 }
 
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, office: Arc<Office>) {
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    office: Arc<Office>,
+    permit: OwnedSemaphorePermit,
+) {
+    let room = Arc::new(Room { office, _permit: permit });
     let service = service_fn(move |request| {
-        let office = Arc::clone(&office);
-        async move { Ok::<_, Infallible>(answer(&office, request).await) }
+        let room = Arc::clone(&room);
+        async move { Ok::<_, Infallible>(answer(&room, request).await) }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(TIME)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(Timed::new(stream, TIME)), service);
     if let Err(error) = connection.await {
         tracing::debug!(%error, "a connection of an administrator ended");
     }
 }
 
-async fn answer(office: &Arc<Office>, request: Request<Incoming>) -> Response<Full<Bytes>> {
-    let (parts, body) = request.into_parts();
-    let token = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
-    let whole = tokio::time::timeout(TIME, Limited::new(body, LONGEST).collect()).await;
-    let Ok(Ok(whole)) = whole else {
-        let why = format!("the request is over {LONGEST} bytes, or did not come within {TIME:?}");
-        return respond(Err(Problem::new(StatusCode::BAD_REQUEST, "unreadable", why)));
-    };
-    let asked = Asked {
-        method: parts.method,
-        path: parts.uri.path().to_owned(),
-        query: parts.uri.query().unwrap_or_default().to_owned(),
-        body: whole.to_bytes(),
-        at: now(),
-    };
-    let office = Arc::clone(office);
-    // The vault, the log and the policies are files.
-    let done = tokio::task::spawn_blocking(move || office.answer(token.as_deref(), &asked)).await;
-    let done = done.unwrap_or_else(|_| {
-        Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "it failed"))
-    });
+/// A connection's place among those that there may be. What is done for it on another thread goes on when
+/// it is gone, and has the place till it is done.
+struct Room {
+    office: Arc<Office>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Room {
+    /// The vault, the log and the policies are files: on a thread that may block.
+    async fn apart<T: Send + 'static>(
+        self: &Arc<Self>,
+        act: impl FnOnce(&Office) -> Result<T, Problem> + Send + 'static,
+    ) -> Result<T, Problem> {
+        let room = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || act(&room.office)).await;
+        done.unwrap_or_else(|_| {
+            Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "it failed"))
+        })
+    }
+}
+
+async fn answer(room: &Arc<Room>, request: Request<Incoming>) -> Response<Full<Bytes>> {
+    let done = done(room, request).await;
     if done.as_ref().is_err_and(|problem| problem.status == StatusCode::UNAUTHORIZED) {
         tokio::time::sleep(GUESS).await;
     }
     respond(done)
+}
+
+async fn done(room: &Arc<Room>, request: Request<Incoming>) -> Result<serde_json::Value, Problem> {
+    let (parts, body) = request.into_parts();
+    let token = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
+    let path = parts.uri.path().to_owned();
+    let place = path.clone();
+    let admit = move |office: &Office| office.admit(token.as_deref(), &place, now());
+    // Before any of the body: nobody's is not read.
+    let who = room.apart(admit).await?;
+    let whole = tokio::time::timeout(TIME, Limited::new(body, LONGEST).collect()).await;
+    let Ok(Ok(whole)) = whole else {
+        let why = format!("the request is over {LONGEST} bytes, or did not come within {TIME:?}");
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "unreadable", why));
+    };
+    let asked = Asked {
+        method: parts.method,
+        path,
+        query: parts.uri.query().unwrap_or_default().to_owned(),
+        body: whole.to_bytes(),
+        at: now(),
+    };
+    room.apart(move |office| office.answer(who, &asked)).await
 }
 
 fn respond(done: Result<serde_json::Value, Problem>) -> Response<Full<Bytes>> {

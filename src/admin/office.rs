@@ -3,12 +3,13 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use super::requests::{
 };
 use crate::agent::Context;
 use crate::app::{
-    Home, Keeper, Place, check_policy_file, placeholders_of, policies_of, read_policies,
+    Home, Keeper, Place, Undone, check_policy_file, placeholders_of, policies_of, read_policies,
 };
 use crate::approval::{Decision, Question};
 use crate::audit::{AuditLog, Filter, query};
@@ -27,11 +28,19 @@ use crate::policy::{Inquiry, Wish, supposed};
 use crate::record::{AuditSink as _, Event};
 use crate::reference::Name;
 use crate::vault::{
-    ADMINISTRATOR_PREFIX, Administrator, Fault, NewRunToken, Role, Vault, VaultError,
+    ADMINISTRATOR_PREFIX, Administrator, CredentialInfo, Fault, Kind, NewRunToken, Role, Vault,
+    VaultError,
 };
 
 /// How long a run token is good for, in seconds, where its maker does not say.
 const RUN_TTL: i64 = 60 * 60;
+
+/// The most policy files of a workspace to which one is added here, with all else in their directory. Each
+/// look of the proxy asks for the state of every one.
+const POLICY_FILES: usize = 200;
+
+/// The most bytes of them together: all are read and compiled when one changes.
+const POLICY_BYTES: u64 = 8 << 20;
 
 /// The most records of one query.
 const RECORDS: usize = 1000;
@@ -42,6 +51,9 @@ pub(crate) struct Office {
     audit: Arc<AuditLog>,
     home: Home,
     log: PathBuf,
+    /// Held from the check of a policy until it is in force: two that are sound, each with what was there
+    /// before, may not be so together.
+    policies: Mutex<()>,
 }
 
 /// One request.
@@ -78,11 +90,18 @@ impl Problem {
     fn missing() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "there is nothing of this kind here")
     }
+
+    fn unauthorized() -> Self {
+        let detail = "the token of an administrator is missing, unknown, revoked or expired";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+    }
 }
 
 impl From<VaultError> for Problem {
     fn from(error: VaultError) -> Self {
         let (status, code) = match &error.fault {
+            // Since the request was begun.
+            Fault::Revoked(Kind::Administrator, _) => return Self::unauthorized(),
             Fault::Unknown(..) => (StatusCode::NOT_FOUND, "not-found"),
             Fault::Exists(..) | Fault::Revoked(..) => (StatusCode::CONFLICT, "conflict"),
             Fault::Invalid(_) | Fault::Secret(_) | Fault::RunToken(_) => {
@@ -112,28 +131,60 @@ impl From<crate::app::Failure> for Problem {
     }
 }
 
+impl From<Undone> for Problem {
+    fn from(undone: Undone) -> Self {
+        let unavailable = |code, detail| Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+        match undone {
+            Undone::Failed(failure) => failure.into(),
+            Undone::Vault(error) => error.into(),
+            Undone::Unrecordable => unavailable("audit-unavailable", NOT_RECORDED),
+            Undone::Unsettled => unavailable(
+                "not-settled",
+                "it is written, and comes in force and on record as soon as it can; the proxy's log says \
+                 what is in the way",
+            ),
+            Undone::Mistakes(report) => Self::new(
+                StatusCode::CONFLICT,
+                "policy-mistakes",
+                format!(
+                    "it is written, and not in force, with what was written beside it: {report}"
+                ),
+            ),
+        }
+    }
+}
+
+const NOT_RECORDED: &str = "it cannot be recorded, and is not done";
+
 type Done = Result<Value, Problem>;
 
 impl Office {
     pub(crate) fn new(keeper: Arc<Keeper>, audit: Arc<AuditLog>, home: Home, log: PathBuf) -> Self {
-        Self { keeper, audit, home, log }
+        Self { keeper, audit, home, log, policies: Mutex::default() }
     }
 
-    /// Does what is asked for, if whoever asks may.
-    pub(super) fn answer(&self, token: Option<&str>, asked: &Asked) -> Done {
+    /// Whose token it is. `asked` is what for, for the proxy's log.
+    pub(super) fn admit(
+        &self,
+        token: Option<&str>,
+        asked: &str,
+        at: i64,
+    ) -> Result<Administrator, Problem> {
         // What opens the proxy is not even looked up here.
         let token = token.filter(|token| token.starts_with(ADMINISTRATOR_PREFIX));
         let who = match token {
-            Some(token) => {
-                self.keeper.consult(|vault| vault.administrator_of(token, asked.at))??
-            }
+            Some(token) => self.keeper.consult(|vault| vault.administrator_of(token, at))??,
             None => None,
         };
-        let Some(who) = who else {
-            tracing::warn!(path = asked.path, "somebody without an administrator's token");
-            let detail = "the token of an administrator is missing, unknown, revoked or expired";
-            return Err(Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail));
-        };
+        who.ok_or_else(|| {
+            let asked = beginning(asked);
+            tracing::warn!(path = asked, "somebody without an administrator's token");
+            Problem::unauthorized()
+        })
+    }
+
+    /// Does what is asked for, if whoever asks may.
+    pub(super) fn answer(&self, who: Administrator, asked: &Asked) -> Done {
         let desk = Desk { office: self, home: self.home.in_workspace(&who.workspace), who, asked };
         desk.serve()
     }
@@ -159,12 +210,11 @@ impl Desk<'_> {
             ["me"] if get => Ok(json!({
                 "name": self.who.name, "role": self.who.role, "workspace": self.who.workspace,
             })),
-            ["credentials"] if get => {
-                self.read(|vault| Ok(vault.credentials()?.iter().map(show_credential).collect()))
-            }
+            ["credentials"] if get => self
+                .read(|vault| Ok(vault.credentials()?.iter().map(|one| self.shown(one)).collect())),
             ["credentials", name] if get => {
                 let name = named(name)?;
-                self.read(|vault| vault.credential(&name).map(|info| show_credential(&info)))
+                self.read(|vault| vault.credential(&name).map(|info| self.shown(&info)))
             }
             ["sets"] if get => self.read(|vault| {
                 let all = vault.sets()?.into_iter();
@@ -268,7 +318,7 @@ impl Desk<'_> {
         if self.who.role >= least {
             return Ok(());
         }
-        let what = format!("{} {}", self.asked.method, self.asked.path);
+        let what = format!("{} {}", self.asked.method, beginning(&self.asked.path));
         self.note("administration-refused", None, &what)?;
         let detail = format!(
             "this takes the role {}, and you are {}",
@@ -289,9 +339,17 @@ impl Desk<'_> {
         })
     }
 
+    /// A credential, without what only those need who use it.
+    fn shown(&self, info: &CredentialInfo) -> Value {
+        let mut shown = show_credential(info);
+        if let Some(fields) = shown.as_object_mut().filter(|_| self.who.role < Role::Member) {
+            fields.remove("placeholder");
+        }
+        shown
+    }
+
     fn read(&self, read: impl FnOnce(&Vault) -> Result<Value, VaultError>) -> Done {
-        let workspace = &self.who.workspace;
-        Ok(self.office.keeper.consult(|vault| vault.within(workspace, |vault| read(vault)))??)
+        Ok(self.office.keeper.consult_for(&self.who, |vault| read(vault))?)
     }
 
     /// A change of the vault, in the administrator's workspace and name. It is in force when this returns.
@@ -299,8 +357,7 @@ impl Desk<'_> {
         &self,
         write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
     ) -> Result<T, Problem> {
-        let by = self.who.signature();
-        Ok(self.office.keeper.administer(&self.who.workspace, &by, write)??)
+        Ok(self.office.keeper.administer(&self.who, write)?)
     }
 
     /// Records what is no change of the vault. What cannot be recorded is not done.
@@ -319,11 +376,7 @@ impl Desk<'_> {
             vault_epoch: None,
         };
         self.office.audit.event(&event).map_err(|_| {
-            Problem::new(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "audit-unavailable",
-                "it cannot be recorded, and is not done",
-            )
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "audit-unavailable", NOT_RECORDED)
         })
     }
 
@@ -339,12 +392,13 @@ impl Desk<'_> {
         let paths = policies_of(&self.home)?;
         let read = read_policies(&paths);
         let organisation = self.home.organisation();
-        let files: BTreeMap<&str, Value> = read
+        let files: BTreeMap<String, Value> = read
             .sources
             .iter()
             .map(|source| {
                 let of_all = std::path::Path::new(source.name()).starts_with(&organisation);
                 let name = source.name().rsplit('/').next().unwrap_or_default();
+                let name = if of_all { format!("org/{name}") } else { name.to_owned() };
                 (name, json!({"text": source.text(), "organisation": of_all}))
             })
             .collect();
@@ -461,12 +515,8 @@ impl Desk<'_> {
             uses: made.uses.clone(),
             ttl: made.ttl.unwrap_or(RUN_TTL),
         };
-        let workspace = &self.who.workspace;
-        let made = self
-            .office
-            .keeper
-            .consult(|vault| vault.within(workspace, |vault| vault.run_token(new)))?;
-        let (claims, token) = made?;
+        let (claims, token) =
+            self.office.keeper.consult_for(&self.who, |vault| vault.run_token(new))?;
         self.note(
             "run-token-made",
             Some(claims.agent.as_str()),
@@ -485,32 +535,64 @@ impl Desk<'_> {
         let path = self.policy_file(file)?;
         let text = std::str::from_utf8(&self.asked.body)
             .map_err(|_| Problem::bad("the policy is not text"))?;
-        let checked = check_policy_file(&self.home, &path, Some(text))?;
-        checked.map_err(|report| {
-            let text = hide(&report, self.home.path());
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-mistakes", text)
+        let _turn = self.office.policies.lock();
+        self.has_room(&path, text.len() as u64)?;
+        self.change_policy(&path, Some(text), || {
+            self.note("policy-put", Some(file), &format!("{} bytes", text.len()))?;
+            Ok(files::replace_private(&path, text.as_bytes()).map_err(crate::app::Failure::from)?)
         })?;
-        self.note("policy-put", Some(file), &format!("{} bytes", text.len()))?;
-        files::replace_private(&path, text.as_bytes()).map_err(crate::app::Failure::from)?;
-        self.office.keeper.look_now();
         Ok(json!({"file": file}))
     }
 
     fn remove_policy(&self, file: &str) -> Done {
         self.may(Role::Owner)?;
         let path = self.policy_file(file)?;
+        let _turn = self.office.policies.lock();
         if !path.exists() {
             return Err(Problem::missing());
         }
-        let checked = check_policy_file(&self.home, &path, None)?;
+        self.change_policy(&path, None, || {
+            self.note("policy-removed", Some(file), "")?;
+            fs::remove_file(&path).map_err(|_| Problem::missing())
+        })?;
+        Ok(json!({"file": file, "removed": true}))
+    }
+
+    /// Has a policy file changed, if all are sound with this text in it, or without it. In force when it
+    /// returns. Whoever calls it has the turn.
+    fn change_policy(
+        &self,
+        path: &Path,
+        text: Option<&str>,
+        change: impl FnOnce() -> Result<(), Problem>,
+    ) -> Result<(), Problem> {
+        let checked = check_policy_file(&self.home, path, text)?;
         checked.map_err(|report| {
             let text = hide(&report, self.home.path());
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "policy-mistakes", text)
         })?;
-        self.note("policy-removed", Some(file), "")?;
-        fs::remove_file(&path).map_err(|_| Problem::missing())?;
-        self.office.keeper.look_now();
-        Ok(json!({"file": file, "removed": true}))
+        let keeper = &self.office.keeper;
+        keeper.consult_for(&self.who, |_| Ok(change()))??;
+        let taken = keeper.take_policy(&self.who.workspace, path);
+        taken.map_err(|undone| {
+            let Problem { status, code, detail } = undone.into();
+            Problem::new(status, code, hide(&detail, self.home.path()))
+        })
+    }
+
+    /// That with so many bytes in this file the workspace's policies are not too many, nor too long.
+    fn has_room(&self, path: &Path, bytes: u64) -> Result<(), Problem> {
+        let entries = fs::read_dir(self.home.policies()).map_err(|_| Problem::missing())?;
+        let others = entries.flatten().filter(|entry| entry.path() != path);
+        let sizes: Vec<u64> =
+            others.filter_map(|entry| entry.metadata().ok()).map(|file| file.len()).collect();
+        if sizes.len() >= POLICY_FILES || sizes.iter().sum::<u64>() + bytes > POLICY_BYTES {
+            return Err(Problem::invalid(format!(
+                "the policies of a workspace are {POLICY_FILES} files and {} MiB at most",
+                POLICY_BYTES >> 20
+            )));
+        }
+        Ok(())
     }
 
     /// A file of the workspace's own, and never one of the organisation's: a name has no slash and no dot
@@ -524,6 +606,11 @@ impl Desk<'_> {
 
 fn named(text: &str) -> Result<Name, Problem> {
     text.parse().map_err(|_| Problem::missing())
+}
+
+/// As much of a path as a log has use for.
+fn beginning(path: &str) -> String {
+    path.chars().take(100).collect()
 }
 
 /// A report whose paths begin in the home.

@@ -67,6 +67,8 @@ pub(super) struct Decide {
 impl AddCredential {
     /// What is to be stored, or what is wrong with it. Neither says anything of the secret.
     pub(super) fn read(self) -> Result<(NewCredential, Secret), String> {
+        // First: what is wrong with the rest must not leave it behind.
+        let secret = secret(self.secret)?;
         let provider = match &self.provider {
             Some(id) => {
                 Some(Catalog::embedded().get(id).ok_or("the catalogue has no such provider")?)
@@ -93,7 +95,7 @@ impl AddCredential {
             stand_in,
             properties: Properties::default(),
         };
-        Ok((new, secret(self.secret)?))
+        Ok((new, secret))
     }
 }
 

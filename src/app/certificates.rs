@@ -63,9 +63,11 @@ impl Certificates {
 
     /// Reads the files anew if they changed, or if `asked`.
     pub(super) fn look(&mut self, config: &Config, asked: bool) -> Look {
-        let listen = config.proxy.listen.iter().find(|listen| listen.at == self.at);
+        let proxy = config.proxy.listen.iter().find(|listen| listen.at == self.at);
+        let admin =
+            config.admin.tls.as_ref().filter(|_| config.admin.listen.as_ref() == Some(&self.at));
         // A listener that the config has no more, or without TLS, goes on as it is until the restart.
-        let Some(setting) = listen.and_then(|listen| listen.tls.as_ref()) else {
+        let Some(setting) = proxy.and_then(|listen| listen.tls.as_ref()).or(admin) else {
             return Look::Same;
         };
         let now = stamps(setting);

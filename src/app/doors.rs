@@ -151,27 +151,40 @@ fn place(socket: &Socket) -> String {
 /// # Errors
 /// Which, and why.
 pub fn check_files(config: &Config) -> Result<(), Failure> {
-    Doors::certificates(config)?;
+    ListenerCertificates::read(config)?;
     far_side(config, &[], Arc::new(NoLogins)).map(drop)
 }
 
-impl Doors {
-    /// Reads the certificates, which can fail, before a socket is asked for.
-    pub(super) fn certificates(config: &Config) -> Result<Vec<Option<Certificates>>, Failure> {
+/// What the listeners show, read before a socket is asked for: it can fail, and then whoever listens now
+/// goes on.
+pub(super) struct ListenerCertificates {
+    /// For each of `proxy.listen`.
+    proxy: Vec<Option<Certificates>>,
+    admin: Option<Certificates>,
+}
+
+impl ListenerCertificates {
+    pub(super) fn read(config: &Config) -> Result<Self, Failure> {
         let each = config.proxy.listen.iter().map(|listen| {
             listen.tls.as_ref().map(|tls| Certificates::read(&listen.at, tls)).transpose()
         });
-        each.collect()
+        let admin = match (&config.admin.listen, &config.admin.tls) {
+            (Some(at @ ListenAt::Tcp(_)), Some(tls)) => Some(Certificates::read(at, tls)?),
+            _ => None,
+        };
+        Ok(Self { proxy: each.collect::<Result<_, _>>()?, admin })
     }
+}
 
+impl Doors {
     /// Opens every door of the config.
     pub(super) fn open(
         config: &Config,
-        certificates: Vec<Option<Certificates>>,
+        certificates: ListenerCertificates,
         mut inherited: Inherited,
     ) -> Result<Self, Failure> {
         let mut doors = Self::none();
-        for (listen, certificates) in config.proxy.listen.iter().zip(certificates) {
+        for (listen, certificates) in config.proxy.listen.iter().zip(certificates.proxy) {
             let tls = certificates.as_ref().map(|one| Arc::clone(&one.tls));
             doors.certificates.extend(certificates);
             let socket = Arc::new(doors.listen(listen, config, &mut inherited)?);
@@ -186,16 +199,20 @@ impl Doors {
             None => None,
         };
         inherited.finish()?;
-        doors.admin = doors.admit(config)?;
+        doors.admin = doors.admit(config, certificates.admin)?;
         Ok(doors)
     }
 
     /// The administrators' socket. A predecessor has ended by now, and its file is nobody's.
-    fn admit(&mut self, config: &Config) -> Result<Option<Listening>, Failure> {
+    fn admit(
+        &mut self,
+        config: &Config,
+        certificates: Option<Certificates>,
+    ) -> Result<Option<Listening>, Failure> {
         let admin = &config.admin;
         let Some(at) = &admin.listen else { return Ok(None) };
         let failed = |error: std::io::Error| unfit(at, &error);
-        match (at, &admin.tls) {
+        match (at, certificates) {
             (ListenAt::Unix { path, mode }, _) => {
                 let bound = bind_unix(path, *mode).and_then(|listener| {
                     listener.set_nonblocking(true).map_err(failed)?;
@@ -214,8 +231,7 @@ impl Doors {
                     Err(failure) => Err(failure),
                 }
             }
-            (ListenAt::Tcp(address), Some(tls)) => {
-                let certificates = Certificates::read(at, tls)?;
+            (ListenAt::Tcp(address), Some(certificates)) => {
                 let listener = bind(*address, "admin.listen")?;
                 let listener = tokio::net::TcpListener::from_std(listener).map_err(failed)?;
                 let tls = Arc::clone(&certificates.tls);

@@ -23,7 +23,7 @@ use super::login::{VaultLogins, check_logins};
 use super::open::{Opened, drain_journal, open_unasked, open_vault, write_anchor};
 use super::policies::load_policy;
 use super::reminders;
-use super::space::{PolicyNews, Space, ways_in};
+use super::space::{Looking, PolicyNews, Space, ways_in};
 use super::{Failure, Home};
 use crate::agent::{default_workspace, qualified};
 use crate::audit::AuditLog;
@@ -39,13 +39,18 @@ use crate::reference::Name;
 use crate::secret::Secret;
 use crate::supply::{Keep, Keeping};
 use crate::upstream::Upstream;
-use crate::vault::{Action, ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError};
+use crate::vault::{
+    Action, Administrator, ChangeMark, Fault, MasterKey, Snapshot, Vault, VaultError,
+};
 
 /// How often the home is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 
 /// How soon one look may follow another that a request asked for. Bounds what unknown names cost.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// How long a policy that was put waits for files beside it that are being written.
+const SETTLES: Duration = Duration::from_secs(2);
 
 /// How soon a master key that could not be had is looked for again: it may take a program to print it.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
@@ -58,6 +63,33 @@ const REMIND_EVERY: Duration = Duration::from_mins(1);
 
 /// How often the vault notes where the audit log is.
 const ANCHOR_EVERY: Duration = Duration::from_secs(1);
+
+/// Why what an administrator asked for is not done, or not known to be.
+#[derive(Debug)]
+pub(crate) enum Undone {
+    /// It failed, and changed nothing.
+    Failed(Failure),
+    /// The vault did not do it.
+    Vault(VaultError),
+    /// No record could be made of it, and so it was not begun.
+    Unrecordable,
+    /// It is written, and not in force or not on record yet.
+    Unsettled,
+    /// It is written, and the policy has mistakes together with what others wrote meanwhile.
+    Mistakes(String),
+}
+
+impl From<Failure> for Undone {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<VaultError> for Undone {
+    fn from(error: VaultError) -> Self {
+        Self::Vault(error)
+    }
+}
 
 /// Watches over a running proxy.
 pub struct Keeper {
@@ -224,24 +256,27 @@ impl Keeper {
     /// Looks at the vault and the policies, and puts what changed in force. True when anything did.
     /// Blocks on files.
     pub(super) fn look(&self, thorough: bool) -> bool {
-        let mut seen = self.seen.lock();
+        self.look_holding(&mut self.seen.lock(), thorough)
+    }
+
+    fn look_holding(&self, seen: &mut Seen, thorough: bool) -> bool {
         // The beginning of the look: what is changed while it lasts may have been missed.
         seen.looked = Some(Instant::now());
-        let vault = self.look_at_vault(&mut seen);
-        let policies = self.look_at_policies(&mut seen, thorough);
+        let vault = self.look_at_vault(seen);
+        let policies = self.look_at_policies(seen, thorough);
         // What lives longer than one decision asks anew whether its key is still there.
         let keys = self.tell_of_keys(self.keys.look_at_files(thorough));
         if vault || keys {
-            self.put_in_force(&mut seen);
+            self.put_in_force(seen);
         } else {
             seen.put_policies_in_force(&policies);
         }
         if vault {
-            self.cut(&mut seen);
+            self.cut(seen);
         }
         // Only now: the record of a change says that it is in force.
         if vault || seen.unrecorded {
-            self.record_changes(&mut seen);
+            self.record_changes(seen);
         }
         // With a version in its grace no further run begins: what is written now is good also after a
         // crash.
@@ -414,24 +449,37 @@ impl Keeper {
 
     /// Looks at the policies of every workspace. Returns those that have another one now.
     fn look_at_policies(&self, seen: &mut Seen, thorough: bool) -> Vec<usize> {
-        let mut changed = Vec::new();
-        for (index, space) in seen.spaces.iter_mut().enumerate() {
-            match space.look_at_policy(seen.generation + 1, thorough) {
-                PolicyNews::Same => {}
-                PolicyNews::Loaded => {
-                    seen.generation += 1;
-                    changed.push(index);
-                    let (generation, digest) = (seen.generation, space.policy.digest());
-                    let (workspace, rules) = (space.name(), space.policy.len());
-                    tracing::info!(%workspace, generation, digest, rules, "policy reloaded");
-                    let detail = format!("generation {generation}, digest {digest}");
-                    self.note_in(Some(workspace), "policy-reloaded", None, &detail);
-                }
-                PolicyNews::Rejected(text) => self.tell_of_bad_policy(space.name(), &text),
-            }
-        }
+        let looking = if thorough { Looking::Asked } else { Looking::Usual };
+        let generation = &mut seen.generation;
+        let look = |(index, space): (usize, &mut Space)| {
+            let news = self.look_at_policy_of(space, generation, looking);
+            matches!(news, PolicyNews::Loaded).then_some(index)
+        };
+        let changed = seen.spaces.iter_mut().enumerate().filter_map(look).collect();
         self.metrics.reload("policy", seen.policies_are_sound());
         changed
+    }
+
+    fn look_at_policy_of(
+        &self,
+        space: &mut Space,
+        generation: &mut u64,
+        looking: Looking<'_>,
+    ) -> PolicyNews {
+        let news = space.look_at_policy(*generation + 1, looking);
+        match &news {
+            PolicyNews::Same | PolicyNews::Written => {}
+            PolicyNews::Loaded => {
+                *generation += 1;
+                let (workspace, rules) = (space.name(), space.policy.len());
+                let digest = space.policy.digest();
+                tracing::info!(%workspace, generation, digest, rules, "policy reloaded");
+                let detail = format!("generation {generation}, digest {digest}");
+                self.note_in(Some(workspace), "policy-reloaded", None, &detail);
+            }
+            PolicyNews::Rejected(text) => self.tell_of_bad_policy(space.name(), text),
+        }
+        news
     }
 
     fn tell_of_bad_policy(&self, workspace: &Name, problem: &str) {
@@ -657,27 +705,70 @@ impl Keeper {
         Ok(read(&mut seen.vault))
     }
 
-    /// Changes the vault in a workspace and in somebody's name. In force, and on record, when it returns.
+    /// The same in the workspace of an administrator, who must still be one. Nobody is revoked over the
+    /// socket while it lasts.
+    pub(crate) fn consult_for<T>(
+        &self,
+        who: &Administrator,
+        read: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<T, Undone> {
+        let read = |vault: &mut Vault| {
+            vault.require_administrator(who)?;
+            vault.within(&who.workspace, read)
+        };
+        Ok(self.consult(read)??)
+    }
+
+    /// Changes the vault in an administrator's name and workspace. In force, and on record, when it returns.
     /// Blocks on files.
     pub(crate) fn administer<T>(
         &self,
-        workspace: &Name,
-        by: &str,
+        who: &Administrator,
         change: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
-    ) -> Result<Result<T, VaultError>, Failure> {
+    ) -> Result<T, Undone> {
         let mut seen = self.seen.lock();
+        if !self.audit.healthy() {
+            return Err(Undone::Unrecordable);
+        }
         seen.follow_file(&self.home)?;
-        let done = seen.vault.within(workspace, |vault| vault.on_behalf_of(by, change));
+        let done = seen.vault.on_behalf_of(who, change);
         // The connection that has written does not see by the mark that it has.
         seen.mark = None;
-        drop(seen);
-        self.look(false);
+        self.look_holding(&mut seen, false);
+        let done = done?;
+        if seen.unrecorded || seen.vault_problem.is_some() {
+            return Err(Undone::Unsettled);
+        }
         Ok(done)
     }
 
-    /// Looks at the home now, its policies whatever their stamps say.
-    pub(crate) fn look_now(&self) {
-        self.look(true);
+    /// Takes the policy of a workspace, of which a file has just been put there whole, or taken away: in
+    /// force when this returns. Other files that are being written are waited for, and no other workspace's
+    /// are looked at. Blocks on files.
+    pub(crate) fn take_policy(&self, workspace: &Name, placed: &Path) -> Result<(), Undone> {
+        let start = Instant::now();
+        loop {
+            let mut seen = self.seen.lock();
+            let Seen { spaces, generation, .. } = &mut *seen;
+            let mut all = spaces.iter_mut().enumerate();
+            let Some((index, space)) = all.find(|(_, one)| one.name() == workspace) else {
+                return Err(Undone::Unsettled);
+            };
+            let news = self.look_at_policy_of(space, generation, Looking::Placed(placed));
+            let mistakes = space.mistakes().map(str::to_owned);
+            self.metrics.reload("policy", seen.policies_are_sound());
+            match news {
+                PolicyNews::Loaded => seen.put_policies_in_force(&[index]),
+                PolicyNews::Written if start.elapsed() < SETTLES => {
+                    drop(seen);
+                    std::thread::sleep(LOOK_AGAIN);
+                    continue;
+                }
+                PolicyNews::Written => return Err(Undone::Unsettled),
+                PolicyNews::Same | PolicyNews::Rejected(_) => {}
+            }
+            return mistakes.map_or(Ok(()), |mistakes| Err(Undone::Mistakes(mistakes)));
+        }
     }
 
     /// A workspace as it is served.
@@ -1073,6 +1164,7 @@ fn config_stamp(home: &Home, config: &Config) -> Vec<FileStamp> {
 mod tests {
     use super::*;
     use crate::app::{KeyChoice, init};
+    use crate::vault::Role;
 
     fn keeper(directory: &Path) -> Keeper {
         let home = Home::locate(Some(&directory.join("home"))).unwrap();
@@ -1135,6 +1227,98 @@ mod tests {
         std::fs::remove_dir(&anchor).unwrap();
         keeper.look(false);
         assert!(!keeper.seen.lock().unrecorded && anchor.is_file());
+    }
+
+    /// The keeper's home with a second workspace `b` in it, and an owner of that.
+    fn with_owner(keeper: &Keeper) -> Administrator {
+        let b: Name = "b".parse().unwrap();
+        let mut seen = keeper.seen.lock();
+        seen.vault.workspace_add(&b).unwrap();
+        let token = seen.vault.within(&b, |vault| {
+            vault.administrator_add(&"bea".parse().unwrap(), Role::Owner, None)
+        });
+        let (_, token) = token.unwrap();
+        let who = seen.vault.administrator_of(&token, 0).unwrap().unwrap();
+        std::fs::create_dir_all(keeper.home.in_workspace(&b).policies()).unwrap();
+        seen.mark = None;
+        drop(seen);
+        keeper.look(false);
+        who
+    }
+
+    #[test]
+    fn a_request_that_waited_while_its_owner_was_revoked_does_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let who = with_owner(&keeper);
+        let add = |name: &str| {
+            let name: Name = name.parse().unwrap();
+            keeper.administer(&who, move |vault| vault.agent_admit(&name, None, None).map(drop))
+        };
+        let agents = || keeper.consult_for(&who, |vault| Ok(vault.agents()?.len()));
+        add("made").unwrap();
+        assert_eq!(agents().unwrap(), 1);
+        keeper.administer(&who, |vault| vault.administrator_revoke(&who.name)).unwrap();
+        let revoked = |undone: Undone| match undone {
+            Undone::Vault(error) => matches!(error.fault, Fault::Revoked(..)),
+            _ => false,
+        };
+        assert!(add("late").is_err_and(revoked) && agents().is_err_and(revoked));
+        let mut seen = keeper.seen.lock();
+        assert_eq!(seen.vault.within(&who.workspace, |vault| vault.agents()).unwrap().len(), 1);
+        // What the proxy itself writes is nobody's.
+        seen.vault.agent_add(&"own".parse().unwrap()).unwrap();
+        assert!(seen.vault.journal_since(0).unwrap().last().unwrap().by.starts_with("uid"));
+    }
+
+    #[test]
+    fn a_change_that_is_not_on_record_is_not_called_done() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let who = with_owner(&keeper);
+        let anchor = directory.path().join("home/audit/vault.head");
+        std::fs::remove_file(&anchor).unwrap();
+        std::fs::create_dir(&anchor).unwrap(); // Nothing can be written there.
+        let add = |name: &str| {
+            let name: Name = name.parse().unwrap();
+            keeper.administer(&who, move |vault| vault.agent_admit(&name, None, None).map(drop))
+        };
+        assert!(matches!(add("early"), Err(Undone::Unsettled)));
+        std::fs::remove_dir(&anchor).unwrap();
+        add("late").unwrap();
+    }
+
+    #[test]
+    fn a_policy_that_is_put_has_no_other_workspaces_files_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let keeper = keeper(directory.path());
+        let who = with_owner(&keeper);
+        let own = keeper.home.in_workspace(&who.workspace).policies();
+        let (placed, beside) = (own.join("team.yaml"), own.join("more.yaml"));
+        let digests = || {
+            let seen = keeper.seen.lock();
+            [&seen.spaces[0], &seen.spaces[1]].map(|one| one.policy.digest().to_owned())
+        };
+        let before = digests();
+        let rule = |name: &str| {
+            format!(
+                "version: 1\nrules:\n  - {{name: {name}, agents: ['*'], to: ['https://a.test']}}\n"
+            )
+        };
+        let half = directory.path().join("home/policies/half.yaml");
+        std::fs::write(&half, rule("half")).unwrap();
+        std::fs::write(&placed, rule("team")).unwrap();
+        keeper.take_policy(&who.workspace, &placed).unwrap();
+        let after = digests();
+        assert!(after[0] == before[0] && after[1] != before[1]);
+        // What is sound by itself, and not with what another has written beside it.
+        std::fs::write(&beside, "version: 1\nrules: [{nmae: x}]\n").unwrap();
+        std::fs::write(&placed, rule("other")).unwrap();
+        let taken = keeper.take_policy(&who.workspace, &placed);
+        assert!(matches!(taken, Err(Undone::Mistakes(_))) && digests()[1] == after[1]);
+        std::fs::remove_file(&beside).unwrap();
+        keeper.take_policy(&who.workspace, &beside).unwrap();
+        assert_ne!(digests()[1], after[1]);
     }
 
     #[test]

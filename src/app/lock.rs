@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use super::doors::{Doors, Gate, Giver, Inherited, SocketFile, bind_unix};
+use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile, bind_unix};
 use super::master::unlock;
 use super::open::{Opened, check_anchor, operator};
 use super::serve::{Stop, announced_as, limits};
@@ -406,7 +406,7 @@ impl Closed {
             Inherited::new(passed.0, Giver::Service)
         };
         let from_service = inherited.giver() == Giver::Service;
-        let doors = Doors::open(&config, Doors::certificates(&config)?, inherited)?;
+        let doors = Doors::open(&config, ListenerCertificates::read(&config)?, inherited)?;
         if from_service {
             // They are the service manager's still when it is open.
             let gates = doors.gates.iter().map(|gate| &*gate.socket);

@@ -50,6 +50,7 @@ pub use health::{Checked, Probe, Subject, Verdict};
 pub use home::{Home, Serving};
 pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
+pub(crate) use keeper::Undone;
 pub use lock::{ask_to_lock, ask_to_unlock, nobody_to_ask, serve_lockable};
 pub use log::start as start_log;
 pub use login::check_logins;

@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::approvals::Questions;
 use super::checkup;
 use super::cores::Cores;
-use super::doors::{Doors, Gate, Giver, Inherited, SocketFile};
+use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile};
 use super::far_side::far_side;
 use super::habits::Habits;
 use super::handover::{Desk, HandedOver, Taken};
@@ -116,7 +116,7 @@ impl Proxy {
         opened.home = home.clone();
         let config = opened.config.clone();
         let private = options.private;
-        let certificates = if private { Vec::new() } else { Doors::certificates(&config)? };
+        let certificates = if private { None } else { Some(ListenerCertificates::read(&config)?) };
         let passed = !options.activation.0.is_empty();
         let inherited = match own {
             _ if private => Inherited::default(),
@@ -135,10 +135,9 @@ impl Proxy {
         let metrics = Arc::new(
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
-        let doors = if private {
-            Doors::open_private(options.open_for.as_ref())?
-        } else {
-            Doors::open(&config, certificates, inherited)?
+        let doors = match certificates {
+            None => Doors::open_private(options.open_for.as_ref())?,
+            Some(certificates) => Doors::open(&config, certificates, inherited)?,
         };
         let Doors { gates, ops, open_port, admin, certificates, files } = doors;
         let administrators = admin.as_ref().and_then(Listening::address);

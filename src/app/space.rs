@@ -2,6 +2,7 @@
 //! proxy serves it with.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -37,10 +38,24 @@ pub(super) struct Space {
     pub(super) reminders: Reminders,
 }
 
+/// How policy files are looked at.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Looking<'p> {
+    /// If they have changed, and once they are settled.
+    Usual,
+    /// Now, whatever their stamps say: a person says that they are whole.
+    Asked,
+    /// Once all but this one are settled. It was put in its place whole, or taken away.
+    Placed(&'p Path),
+}
+
 /// What a look at the policy files came to.
+#[derive(Debug)]
 pub(super) enum PolicyNews {
-    /// They say what they said, or are being written.
+    /// They say what they said.
     Same,
+    /// They are being written.
+    Written,
     /// Another policy is to be put in force.
     Loaded,
     /// They have mistakes, which were not told of yet: the last good one stays.
@@ -87,6 +102,11 @@ impl Space {
         self.problem.is_none()
     }
 
+    /// Those that the last look at its policy found.
+    pub(super) fn mistakes(&self) -> Option<&str> {
+        self.problem.as_deref()
+    }
+
     /// What requests of it are to be decided on.
     pub(super) fn state(&self, with: (&Config, &AllKeys)) -> State {
         state(with, self.snapshot.as_ref(), (&self.policy, self.generation))
@@ -130,17 +150,23 @@ impl Space {
     }
 
     /// Looks at the policy files, and takes what they say now. `next` is what a load would be numbered.
-    pub(super) fn look_at_policy(&mut self, next: u64, thorough: bool) -> PolicyNews {
+    pub(super) fn look_at_policy(&mut self, next: u64, looking: Looking<'_>) -> PolicyNews {
         let now = stamp(&self.home);
         // A file that was written in this very moment may be half of what is meant, and half a rule
         // may allow more than the whole: it is read at the next look.
         let settled = now.iter().all(FileStamp::is_settled);
-        if !thorough && (!settled || self.stamp.as_ref() == Some(&now)) {
-            return PolicyNews::Same;
+        let others_settled = |placed: &Path| {
+            now.iter().filter(|one| one.path() != placed).all(FileStamp::is_settled)
+        };
+        match looking {
+            Looking::Usual if !settled => return PolicyNews::Written,
+            Looking::Usual if self.stamp.as_ref() == Some(&now) => return PolicyNews::Same,
+            Looking::Placed(path) if !others_settled(path) => return PolicyNews::Written,
+            _ => {}
         }
         let loaded = load_policy(&self.home);
-        if !thorough && stamp(&self.home) != now {
-            return PolicyNews::Same; // Written to while it was read: once more at the next look.
+        if !matches!(looking, Looking::Asked) && stamp(&self.home) != now {
+            return PolicyNews::Written; // While it was read: once more at the next look.
         }
         self.stamp = settled.then_some(now);
         match loaded {

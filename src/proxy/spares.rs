@@ -199,7 +199,7 @@ impl Gateway {
             return Verdict::Take;
         }
         // Which of several was not accepted, nobody says.
-        let [grant] = permit.grants() else { return Verdict::Take };
+        let Some(grant) = alone(permit) else { return Verdict::Take };
         let (name, version) = (grant.credential().name.clone(), grant.version());
         tried.0.push(Attempt { name, version, status });
         let after = Some(status.as_u16());

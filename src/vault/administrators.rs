@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
+use super::check::Invalid;
 use super::error::{Fault, Kind, VaultError};
 use super::keys::DataKey;
-use super::{Action, Change, Vault, crypto, items};
+use super::{Action, Change, Vault, crypto, items, now};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::token::Token;
@@ -18,6 +19,12 @@ const ITEM: &str = "administrators";
 
 /// What the token of an administrator begins with: no agent's token does.
 pub const PREFIX: &str = "lca_";
+
+/// The most of a workspace who are not revoked: each request to administer reads them all.
+const MOST: usize = 1000;
+
+/// How many revoked ones of a workspace are kept to be shown, the last; the journal has them all.
+const REVOKED: usize = 100;
 
 /// What an administrator may do. Each may what those before it may.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -102,6 +109,11 @@ impl Vault {
             if all.iter().any(live) {
                 return Err(Fault::Exists(Kind::Administrator, name.to_string()));
             }
+            forget_most_revoked(&mut all, change.workspace);
+            let own = all.iter().filter(|one| one.workspace == *change.workspace);
+            if own.filter(|one| one.revoked.is_none()).count() >= MOST {
+                return Err(Invalid::Administrators(MOST).into());
+            }
             let token = Token::mint_as(PREFIX).map_err(|_| Fault::NoRandomness)?;
             let id = token.id().to_owned();
             let text = token.into_text();
@@ -171,6 +183,18 @@ impl Vault {
         Ok(found)
     }
 
+    /// That an administrator who was found before is one still.
+    ///
+    /// # Errors
+    /// [`Fault::Revoked`] when it is none any more.
+    pub fn require_administrator(&self, who: &Administrator) -> Result<(), VaultError> {
+        let require = || {
+            let tx = self.db.unchecked_transaction()?;
+            require_live(&tx, &self.check_state(&tx)?.own, who, now())
+        };
+        require().map_err(|fault| self.fault(fault))
+    }
+
     fn all_administrators(&self) -> Result<Vec<Administrator>, VaultError> {
         let all = || {
             let tx = self.db.unchecked_transaction()?;
@@ -179,6 +203,23 @@ impl Vault {
         };
         all().map_err(|fault| self.fault(fault))
     }
+}
+
+/// That an administrator who was found before is one still, with that role.
+pub(super) fn require_live(
+    db: &Connection,
+    own: &DataKey,
+    who: &Administrator,
+    now: i64,
+) -> Result<(), Fault> {
+    let same = |one: &Administrator| {
+        let same = one.token_id == who.token_id && one.workspace == who.workspace;
+        same && one.role >= who.role && one.lives(now)
+    };
+    if read(db, own)?.iter().any(same) {
+        return Ok(());
+    }
+    Err(Fault::Revoked(Kind::Administrator, who.name.to_string()))
 }
 
 /// How many a workspace has who are not revoked.
@@ -200,6 +241,23 @@ pub(super) fn forget(
         write(tx, change, &all)?;
     }
     Ok(())
+}
+
+/// Lets go of those of a workspace who were revoked longest ago.
+fn forget_most_revoked(all: &mut Vec<Administrator>, workspace: &Name) {
+    let revoked = |one: &Administrator| one.revoked.filter(|_| one.workspace == *workspace);
+    let mut times: Vec<i64> = all.iter().filter_map(revoked).collect();
+    let Some(mut surplus) = times.len().checked_sub(REVOKED).filter(|more| *more > 0) else {
+        return;
+    };
+    times.sort_unstable();
+    let last = times.get(surplus - 1).copied().unwrap_or(i64::MIN);
+    // Of those of one second the first that were added go first.
+    all.retain(|one| {
+        let goes = surplus > 0 && revoked(one).is_some_and(|at| at <= last);
+        surplus -= usize::from(goes);
+        !goes
+    });
 }
 
 fn of(one: &Administrator, change: &Change<'_>, name: &Name) -> bool {
@@ -224,4 +282,69 @@ fn read(db: &Connection, own: &DataKey) -> Result<Vec<Administrator>, Fault> {
 fn write(tx: &Transaction<'_>, change: &Change<'_>, all: &[Administrator]) -> Result<(), Fault> {
     let json = serde_json::to_vec(all).expect("texts and numbers are JSON");
     items::put(tx, change.own, ITEM, &Secret::new(json), change.now)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::MasterKey;
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        text.parse().unwrap()
+    }
+
+    fn many(
+        workspace: &str,
+        count: usize,
+        revoked: impl Fn(i64) -> Option<i64>,
+    ) -> Vec<Administrator> {
+        let one = |index| Administrator {
+            workspace: name(workspace),
+            name: name(&format!("a{index}")),
+            role: Role::Owner,
+            token_id: format!("id{index}"),
+            digest: String::new(),
+            created: 1,
+            expires: None,
+            revoked: revoked(index),
+        };
+        (0..i64::try_from(count).unwrap()).map(one).collect()
+    }
+
+    #[test]
+    fn a_workspace_has_so_many_and_no_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let master = MasterKey::generate().unwrap();
+        let mut vault = Vault::create(&directory.path().join("vault.db"), &master).unwrap();
+        let fill = |vault: &mut Vault, workspace: &str, count| {
+            let all = many(workspace, count, |_| None);
+            let put = |tx: &Transaction<'_>, change: &Change<'_>| write(tx, change, &all);
+            vault.change(Action::AdministratorAdded, "many", put).unwrap();
+        };
+        let add = |vault: &mut Vault| vault.administrator_add(&name("more"), Role::Viewer, None);
+        fill(&mut vault, "default", MOST);
+        let fault = add(&mut vault).unwrap_err().fault;
+        assert!(matches!(fault, Fault::Invalid(Invalid::Administrators(MOST))), "{fault:?}");
+        vault.administrator_revoke(&name("a7")).unwrap();
+        add(&mut vault).unwrap();
+        // Those of another workspace are its own matter.
+        fill(&mut vault, "other", MOST);
+        add(&mut vault).unwrap();
+    }
+
+    #[test]
+    fn those_who_were_revoked_long_ago_are_let_go() {
+        let mut all = many("default", 250, |index| (index % 2 == 0).then_some(1000 - index / 4));
+        all.extend(many("other", 250, Some));
+        let before = all.clone();
+        forget_most_revoked(&mut all, &name("default"));
+        let gone: Vec<&Administrator> = before.iter().filter(|one| !all.contains(one)).collect();
+        assert_eq!(gone.len(), 125 - REVOKED);
+        let newest = gone.iter().filter_map(|one| one.revoked).max();
+        let own = all.iter().filter(|one| one.workspace == name("default"));
+        assert!(newest <= own.filter_map(|one| one.revoked).min());
+        assert!(gone.iter().all(|one| one.workspace == name("default")));
+        forget_most_revoked(&mut all, &name("default"));
+        assert_eq!(all.len(), before.len() - gone.len());
+    }
 }

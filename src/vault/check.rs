@@ -141,6 +141,8 @@ pub enum Invalid {
     NoMembers,
     /// Labels that are none.
     Labels(LabelsError),
+    /// The workspace has as many administrators as it may, so many.
+    Administrators(usize),
 }
 
 impl fmt::Display for Invalid {
@@ -172,6 +174,10 @@ impl fmt::Display for Invalid {
             Self::StandInIsReference => f.write_str(
                 "the stand-in reads as a reference to another name; put something other than a-z, \
                  0-9 and `-` after the reference",
+            ),
+            Self::Administrators(most) => write!(
+                f,
+                "a workspace has {most} administrators at most; revoke those who are none any more"
             ),
             Self::Text(what) => {
                 write!(f, "{what} has 1 to {MAX_TEXT} characters, and no control characters")

@@ -106,6 +106,8 @@ pub struct Vault {
     /// Those of the last look: another process may have put new ones in their place since.
     keys: RefCell<Keys>,
     by: String,
+    /// In whose name each change is made, who must still be one in it.
+    administrator: Option<Administrator>,
     file: FileId,
 }
 
@@ -265,6 +267,7 @@ impl Vault {
             workspace,
             keys: RefCell::new(keys),
             by: format!("uid {}", rustix::process::getuid().as_raw()),
+            administrator: None,
             file,
         })
     }
@@ -283,18 +286,20 @@ impl Vault {
         self
     }
 
-    /// Does something with the journal saying that `by` did it. For a process that acts for many.
+    /// Does something in an administrator's name and workspace, with the journal saying so. Within the
+    /// transaction of each change it is looked up whether it still is one.
     ///
     /// # Errors
-    /// Those of what is done.
+    /// Those of what is done; [`Fault::Revoked`] of a [`Kind::Administrator`] when it is none any more.
     pub fn on_behalf_of<T>(
         &mut self,
-        by: &str,
+        who: &Administrator,
         act: impl FnOnce(&mut Self) -> Result<T, VaultError>,
     ) -> Result<T, VaultError> {
-        let before = std::mem::replace(&mut self.by, by.to_owned());
-        let done = act(self);
-        self.by = before;
+        let by = std::mem::replace(&mut self.by, who.signature());
+        self.administrator = Some(who.clone());
+        let done = self.within(&who.workspace, act);
+        (self.by, self.administrator) = (by, None);
         done
     }
 
@@ -419,6 +424,9 @@ impl Vault {
         let tx = Transaction::new_unchecked(&self.db, TransactionBehavior::Immediate)?;
         let keys = self.keys(&tx)?;
         check_state(&tx, &keys.own)?;
+        if let Some(who) = &self.administrator {
+            administrators::require_live(&tx, &keys.own, who, now())?;
+        }
         Ok((tx, keys))
     }
 

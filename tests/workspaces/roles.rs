@@ -240,7 +240,7 @@ fn an_owner_puts_policies_that_are_sound_and_widens_nothing() {
     assert_eq!(kept, bound);
     let files = owner.get("/v1/policies")["files"].clone();
     assert_eq!(
-        (&files["bound.yaml"]["organisation"], &files["team.yaml"]["organisation"]),
+        (&files["org/bound.yaml"]["organisation"], &files["team.yaml"]["organisation"]),
         (&json!(true), &json!(false))
     );
     assert_eq!(owner.raw("DELETE", "/v1/policies/team.yaml", "").0, 200);
@@ -251,6 +251,119 @@ fn an_owner_puts_policies_that_are_sound_and_widens_nothing() {
         put["by"].as_str().unwrap().starts_with("owner bea") && put["workspace"] == "b",
         "{put}"
     );
+}
+
+#[test]
+fn a_file_of_ones_own_does_not_hide_the_organisations_of_its_name() {
+    let bound = "version: 1\nlayer: organisation\nrules:\n  - {name: not there, agents: ['*'], to: ['https://api.test'], paths: ['/secret/**'], deny: true}\n";
+    let two = Two::with(OPEN, |home| {
+        let org = home.path().join("policies/org");
+        std::fs::create_dir(&org).unwrap();
+        std::fs::write(org.join("first.yaml"), bound).unwrap();
+    });
+    for workspace in ["default", "b"] {
+        let viewer = Api::of(&two.home, workspace, "vic", "viewer");
+        let files = viewer.get("/v1/policies")["files"].clone();
+        assert_eq!(files["org/first.yaml"], json!({"text": bound, "organisation": true}));
+        assert_eq!(files["first.yaml"], json!({"text": OPEN, "organisation": false}));
+        // What is for those who use a credential.
+        let member = Api::of(&two.home, workspace, "mia", "member");
+        for (api, sees) in [(viewer, false), (member, true)] {
+            let one = api.get("/v1/credentials/main");
+            let all = api.get("/v1/credentials");
+            for shown in [&one, &all[0]] {
+                assert_eq!(shown["name"], "main");
+                assert_eq!(shown.get("placeholder").is_some(), sees, "{shown}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_recorded_is_not_done() {
+    let two = Two::new();
+    let owner = Api::of(&two.home, "b", "bea", "owner");
+    let (audit, aside) = (two.home.path().join("audit"), two.home.path().join("aside"));
+    std::fs::rename(&audit, &aside).unwrap();
+    std::fs::write(&audit, "in the way").unwrap();
+    eventually("it is noticed", PATIENCE, || (two.serve.readiness().0 == 503).then_some(()));
+    let refused = |method: &str, path: &str, body: &str| {
+        let (status, problem) = owner.raw(method, path, body);
+        assert_eq!((status, &problem["code"]), (503, &json!("audit-unavailable")), "{path}");
+    };
+    refused("PUT", "/v1/policies/more.yaml", "version: 1\nrules: []\n");
+    refused("DELETE", "/v1/policies/first.yaml", "");
+    refused("POST", "/v1/agents", r#"{"name": "late"}"#);
+    refused("POST", "/v1/credentials/main/revoke", "{}");
+    refused("POST", "/v1/administrators", r#"{"name": "more", "role": "owner"}"#);
+    std::fs::remove_file(&audit).unwrap();
+    std::fs::rename(&aside, &audit).unwrap();
+    eventually("it is recorded again", PATIENCE, || {
+        (owner.post("/v1/agents", &json!({"name": "early"})).0 == 200).then_some(())
+    });
+    assert_eq!(owner.get("/v1/policies")["files"].as_object().unwrap().len(), 1);
+    assert!(!owner.get("/v1/agents").to_string().contains("late"));
+    assert_eq!(owner.get("/v1/administrators").as_array().unwrap().len(), 1);
+    assert_eq!(two.get(&two.b, "/still").status, 200);
+}
+
+#[test]
+fn of_two_policies_that_do_not_go_together_one_is_put() {
+    let two = Two::new();
+    let owner = Api::of(&two.home, "b", "bea", "owner");
+    // One name for two rules is a mistake.
+    let rule = |name: &str| {
+        format!("version: 1\nrules:\n  - {{name: '{name}', agents: ['*'], use: ['*']}}\n")
+    };
+    for round in 0..8 {
+        let text = rule(&format!("r{round}"));
+        let put =
+            |side: &str| owner.raw("PUT", &format!("/v1/policies/{side}{round}.yaml"), &text).0;
+        let mut answers = std::thread::scope(|scope| {
+            let left = scope.spawn(|| put("left"));
+            [put("right"), left.join().unwrap()]
+        });
+        answers.sort_unstable();
+        assert_eq!(answers, [200, 422], "round {round}");
+    }
+    two.home.locum(&in_b(&["policy", "check"])).ok();
+    // There is an end to it.
+    let own = two.home.path().join("workspaces/b/policies");
+    for index in 0..200 {
+        std::fs::write(own.join(format!("n{index}.yaml")), "version: 1\nrules: []\n").unwrap();
+    }
+    let (status, problem) = owner.raw("PUT", "/v1/policies/more.yaml", &rule("more"));
+    assert_eq!((status, &problem["code"]), (422, &json!("invalid")), "{problem}");
+    assert!(!own.join("more.yaml").exists());
+}
+
+#[test]
+fn nothing_is_read_of_what_nobody_sends() {
+    let home = Home::new();
+    let _serve = home.serve();
+    for token in ["", "lca_nobody"] {
+        let mut wire = Wire::try_unix(&home.path().join("admin.sock")).unwrap();
+        // A body that never comes.
+        wire.send(format!(
+            "POST /v1/agents HTTP/1.1\r\nHost: locum\r\nAuthorization: Bearer {token}\r\nContent-Length: 100000\r\n\r\n"
+        ));
+        assert_eq!(wire.answer().status, 401);
+    }
+}
+
+#[test]
+fn files_of_the_administrators_listener_are_checked_before_anybody_ends() {
+    let home = Home::new();
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    home.set("admin.listen: 127.0.0.1:0");
+    home.set("admin.tls: {certificate: no-cert.pem, key: no-key.pem}");
+    for command in [&["config", "check"][..], &["serve", "--take-over"]] {
+        let ran = home.locum(command);
+        assert!(ran.code != 0 && ran.err.contains("no-cert.pem"), "{}", ran.err);
+    }
+    let mut wire = serve.wire();
+    assert_ne!(wire.ask(connect("nobody.test:443", &agent.authorization())).status, 407);
 }
 
 #[test]
@@ -318,6 +431,19 @@ fn over_a_network_it_is_tls_or_nothing() {
     let mut wire = Wire::plain(port).tls("admin.test", &files.join("ca.pem")).unwrap();
     let answer = wire.ask(&ask);
     assert!(answer.status == 200 && answer.text().contains("ada"), "{}", answer.text());
+    // Renewed without a restart, as those of the proxy's listeners.
+    let newer = home.work().join("newer");
+    std::fs::create_dir(&newer).unwrap();
+    identity_files("admin.test", &newer);
+    std::fs::set_permissions(newer.join("key.pem"), std::fs::Permissions::from_mode(0o600))
+        .unwrap();
+    for name in ["key.pem", "cert.pem"] {
+        std::fs::rename(newer.join(name), files.join(name)).unwrap();
+    }
+    eventually("it shows the new one", PATIENCE, || {
+        let mut wire = Wire::plain(port).tls("admin.test", &newer.join("ca.pem")).ok()?;
+        (wire.ask(&ask).status == 200).then_some(())
+    });
     let mut clear = Wire::plain(port);
     clear.send(&ask);
     assert!(clear.try_answer("GET").is_err(), "in the clear");
