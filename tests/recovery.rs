@@ -8,7 +8,7 @@ mod support;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use support::*;
@@ -175,4 +175,52 @@ fn making_and_using_shares_that_is_killed_leaves_a_vault_that_opens() {
         kills += 1;
     }
     assert!(kills >= 10 && opened < kills, "{opened} of {kills}");
+}
+
+/// Shares that nobody has are not those that the vault is sealed for.
+#[test]
+fn a_set_whose_shares_nobody_got_is_not_in_force() {
+    let home = Home::new();
+    let shares = make(&home, 2, 3);
+    let file = home.path().join("master.recovery");
+    let record = fs::read(&file).unwrap();
+    let set: Value = serde_json::from_slice(record.split(|b| *b == b'\n').nth(1).unwrap()).unwrap();
+    let set = set["set"].as_str().unwrap();
+    for more in [&[][..], &["--json"]] {
+        for gone in [true, false] {
+            let mut command =
+                home.command(&["vault", "recovery", "--threshold", "2", "--shares", "2"]);
+            // A pager that was left, and a disk that is full.
+            let out = if gone { std::io::pipe().unwrap().1.into() } else { full() };
+            let ended = command.args(more).stdout(out).stderr(Stdio::piped()).output().unwrap();
+            let said = String::from_utf8_lossy(&ended.stderr);
+            assert_eq!(ended.status.code(), Some(1), "{said}");
+            assert!(said.contains("cannot be written"), "{said}");
+            assert!(said.contains(&format!("set {set} is in force, as before")), "{said}");
+            assert_eq!(fs::read(&file).unwrap(), record);
+        }
+    }
+    // Nor is it after the next key.
+    home.locum(&["vault", "rekey"]).ok();
+    fs::remove_file(home.path().join("master.key")).unwrap();
+    recover(&home, &[], &[&shares[0], &shares[1]]).ok();
+    opens(&home);
+}
+
+fn full() -> Stdio {
+    fs::File::options().write(true).open("/dev/full").unwrap().into()
+}
+
+#[test]
+fn shares_are_not_made_while_another_command_changes_the_key() {
+    let home = Home::new();
+    let turn = fs::File::open(home.vault().parent().unwrap()).unwrap();
+    rustix::fs::flock(&turn, rustix::fs::FlockOperation::LockExclusive).unwrap();
+    let command = ["vault", "recovery", "--threshold", "2", "--shares", "3"];
+    let ran = home.locum(&command);
+    assert!(ran.code == 1 && ran.err.contains("another command changes"), "{}", ran.err);
+    assert_eq!(ran.out, "");
+    drop(turn);
+    let mut command = home.command(&command);
+    run(&mut command, b"").ok();
 }

@@ -27,20 +27,42 @@ const TITLE: &str = "locum recovery 1";
 /// Two records at most: of the master key, and of the one that is about to follow it.
 const LIMIT: usize = 8 * 1024;
 
-/// Makes a set of shares, in the place of the one before. Each is returned once, and kept nowhere.
+/// Makes a set of shares, in the place of the one before. `hand_out` gets them once, and they are kept
+/// nowhere; only when it has given them to somebody does the set take the place.
 ///
 /// # Errors
-/// When the vault does not open, or the file beside it cannot be written.
+/// When the vault does not open, the shares are not handed out, or the file beside the vault cannot be
+/// written; with which set is in force.
 pub fn make_recovery(
     home: &Home,
     threshold: u8,
     shares: u8,
-) -> Result<(RecoverySet, Vec<Zeroizing<String>>), Failure> {
-    let mut opened = Opened::open(home)?;
-    let made = opened.vault.make_recovery(threshold, shares)?;
-    write_records(home, &opened.vault, &[&opened.master])?;
+    hand_out: impl FnOnce(&RecoverySet, &[Zeroizing<String>]) -> Result<(), Failure>,
+) -> Result<RecoverySet, Failure> {
+    home.require()?;
+    let config = Config::load(&home.config(), home.path())?;
+    // Or the key that is sealed for them is one that another command is about to replace.
+    let turn = Turn::require(&config.vault.store)?;
+    let mut opened = Opened::open_in_turn(home, Some(&turn))?;
+    let before = match opened.vault.recovery()? {
+        Some(set) => format!("set {} is in force, as before", set.set),
+        None => "the vault has no shares, as before".to_owned(),
+    };
+    let (set, texts) = opened.vault.make_recovery(threshold, shares)?;
+    let worthless = || format!("what was printed of set {} opens nothing; {before}", set.set);
+    hand_out(&set, &texts).map_err(|failure| failure.help(worthless()))?;
+    drop(texts);
+    let put = opened.vault.put_in_force(&set);
+    put.map_err(|error| Failure::from(error).help(worthless()))?;
+    write_records(home, &opened.vault, &[&opened.master]).map_err(|failure| {
+        failure.help(format!(
+            "set {} is in force for backups and for the next key, but {} has the record of the one before: run it again",
+            set.set,
+            home.recovery().display()
+        ))
+    })?;
     opened.changed()?;
-    Ok(made)
+    Ok(set)
 }
 
 /// Seals master keys for recovery, beside the vault; does nothing where there are no shares.

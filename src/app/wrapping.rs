@@ -35,11 +35,15 @@ enum Act<'a> {
 /// Wraps a master key.
 pub(super) fn wrap(
     config: &Config,
-    wrapper: Wrapper,
+    mut wrapper: Wrapper,
     master: &MasterKey,
 ) -> Result<WrappedKey, Failure> {
     let done = master.expose(|key| call(config, &wrapper, &Act::Wrap(key)))?;
-    let ciphertext = String::from_utf8(done.to_vec())
+    // An alias may be another key's tomorrow, which unwraps nothing of this one's.
+    if let (Wrapper::Kms { key, .. }, Some(arn)) = (&mut wrapper, done.by) {
+        *key = arn;
+    }
+    let ciphertext = String::from_utf8(done.bytes.to_vec())
         .ok()
         .filter(|text| !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()));
     let ciphertext = ciphertext
@@ -50,11 +54,24 @@ pub(super) fn wrap(
 /// Unwraps a master key.
 pub(super) fn unwrap(config: &Config, wrapped: &WrappedKey) -> Result<MasterKey, Failure> {
     let done = call(config, &wrapped.wrapper, &Act::Unwrap(&wrapped.ciphertext))?;
-    MasterKey::from_bytes(&done)
+    MasterKey::from_bytes(&done.bytes)
         .ok_or_else(|| Failure::new(format!("{} unwrapped no master key", wrapped.wrapper)))
 }
 
-fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Zeroizing<Vec<u8>>, Failure> {
+/// What came of it.
+struct Done {
+    bytes: Zeroizing<Vec<u8>>,
+    /// The key that it was wrapped by, where that has a name that is no other's ever.
+    by: Option<String>,
+}
+
+impl From<Zeroizing<Vec<u8>>> for Done {
+    fn from(bytes: Zeroizing<Vec<u8>>) -> Self {
+        Self { bytes, by: None }
+    }
+}
+
+fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Done, Failure> {
     let called = runtime_of_one_call(async {
         let upstream = far_side(config, &[], Arc::new(NoLogins))?;
         let caller = Caller {
@@ -79,11 +96,7 @@ fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Zeroizing<V
     })
 }
 
-async fn transit(
-    caller: &Caller<'_>,
-    wrapper: &Wrapper,
-    act: &Act<'_>,
-) -> Result<Zeroizing<Vec<u8>>, Failed> {
+async fn transit(caller: &Caller<'_>, wrapper: &Wrapper, act: &Act<'_>) -> Result<Done, Failed> {
     let Wrapper::Transit { url, mount, key, login, secret_file, namespace } = wrapper else {
         return Err("it is no transit key".into());
     };
@@ -99,18 +112,14 @@ async fn transit(
     let said = server.write(caller, own, &format!("{mount}/{what}/{key}"), &body).await?;
     let field = |name: &str| text_of(&said["data"], name).map_err(|_| Failed::from(NO_KEY));
     match act {
-        Act::Wrap(_) => Ok(field("ciphertext")?.expose(|text| Zeroizing::new(text.to_vec()))),
-        Act::Unwrap(_) => decoded(&field("plaintext")?),
+        Act::Wrap(_) => Ok(plain(&field("ciphertext")?).into()),
+        Act::Unwrap(_) => Ok(decoded(&field("plaintext")?)?.into()),
     }
 }
 
 const NO_KEY: &str = "its answer has no key";
 
-async fn kms(
-    caller: &Caller<'_>,
-    wrapper: &Wrapper,
-    act: &Act<'_>,
-) -> Result<Zeroizing<Vec<u8>>, Failed> {
+async fn kms(caller: &Caller<'_>, wrapper: &Wrapper, act: &Act<'_>) -> Result<Done, Failed> {
     let Wrapper::Kms { url, region, key, login } = wrapper else {
         return Err("it is no key of KMS".into());
     };
@@ -141,9 +150,17 @@ async fn kms(
     let said = service.call(caller, &keys, action, &given).await?;
     let field = text_of(&said, taken).map_err(|_| Failed::from(NO_KEY))?;
     match act {
-        Act::Wrap(_) => Ok(field.expose(|text| Zeroizing::new(text.to_vec()))),
-        Act::Unwrap(_) => decoded(&field),
+        Act::Wrap(_) => {
+            let arn = said["KeyId"].as_str().filter(|name| name.starts_with("arn:"));
+            let arn = arn.ok_or_else(|| Failed::from("its answer does not say by which key"))?;
+            Ok(Done { bytes: plain(&field), by: Some(arn.to_owned()) })
+        }
+        Act::Unwrap(_) => Ok(decoded(&field)?.into()),
     }
+}
+
+fn plain(text: &crate::secret::Secret) -> Zeroizing<Vec<u8>> {
+    text.expose(|text| Zeroizing::new(text.to_vec()))
 }
 
 fn decoded(text: &crate::secret::Secret) -> Result<Zeroizing<Vec<u8>>, Failed> {

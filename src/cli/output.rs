@@ -10,20 +10,39 @@ use crate::app::Failure;
 
 /// Prints a value as JSON, on one line of its own.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
-    let text = serde_json::to_string_pretty(value)
-        .map_err(|e| Failure::new(format!("the output cannot be written as JSON: {e}")))?;
-    line(&text)
+    line(&json_text(value)?)
+}
+
+/// The same, of what is printed this once: a reader that went away is a failure.
+pub(super) fn json_for_good(value: &impl Serialize) -> Result<(), Failure> {
+    line_for_good(&json_text(value)?)
+}
+
+fn json_text(value: &impl Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value)
+        .map_err(|e| Failure::new(format!("the output cannot be written as JSON: {e}")))
 }
 
 /// Prints a line. A reader that went away (`| head`) is no failure.
 pub(super) fn line(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            Err(Failure::new(format!("the output cannot be written: {error}")))
-        }
+    match written(text) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(unwritten(&error)),
         _ => Ok(()),
     }
+}
+
+/// The same, of what is printed this once: a reader that went away is a failure.
+pub(super) fn line_for_good(text: &str) -> Result<(), Failure> {
+    written(text).map_err(|error| unwritten(&error))
+}
+
+fn written(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}").and_then(|()| out.flush())
+}
+
+fn unwritten(error: &io::Error) -> Failure {
+    Failure::new(format!("the output cannot be written: {error}"))
 }
 
 /// A table: columns as wide as their widest cell, two spaces between them.

@@ -328,16 +328,19 @@ fn backup(home: &Home, file: &Path, plain: bool, json: bool) -> Result<(), Failu
 }
 
 fn recovery(home: &Home, threshold: u8, shares: u8, json: bool) -> Result<(), Failure> {
-    let (set, texts) = make_recovery(home, threshold, shares)?;
-    if json {
+    let set = make_recovery(home, threshold, shares, |set, texts| {
         let texts: Vec<&str> = texts.iter().map(|text| text.as_str()).collect();
-        return output::json(&json!({
-            "set": set.set, "threshold": threshold, "epoch": set.epoch, "shares": texts,
-        }));
-    }
-    for (index, text) in texts.iter().enumerate() {
-        output::line(&format!("share {} of {shares}", index + 1))?;
-        output::line(&format!("  {}", text.as_str()))?;
+        if json {
+            return output::json_for_good(&json!({
+                "set": set.set, "threshold": threshold, "epoch": set.epoch, "shares": texts,
+            }));
+        }
+        texts.iter().zip(1..).try_for_each(|(text, number)| {
+            output::line_for_good(&format!("share {number} of {shares}\n  {text}"))
+        })
+    })?;
+    if json {
+        return Ok(());
     }
     output::line(&format!(
         "any {threshold} of them open this vault and its backups from now on (set {}); they are printed this once",

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 use super::crypto::{self, Encoder, Key};
 use super::error::{Fault, VaultError};
 use super::keys::VAULT_ID;
-use super::{KeySource, MasterKey, Vault, items};
+use super::{KeySource, MasterKey, Vault, check_wrapping, items};
 use crate::secret::Secret;
 
 /// The sealed item that names the set of shares that is in force.
@@ -133,20 +133,26 @@ fn pair() -> Result<Pair, Fault> {
 }
 
 impl Vault {
-    /// Makes a set of shares, in the place of the one before. What is returned is all that there is of
-    /// them.
+    /// Makes a set of shares, which is not in force before [`Vault::put_in_force`]. What is returned is
+    /// all that there is of them.
     ///
     /// # Errors
-    /// [`Fault::BadShares`] for numbers that make no sense; others when the vault cannot be written.
+    /// [`Fault::BadShares`] for numbers that make no sense.
     pub fn make_recovery(
-        &mut self,
+        &self,
         threshold: u8,
         shares: u8,
     ) -> Result<(RecoverySet, Vec<Zeroizing<String>>), VaultError> {
-        let made = self.split(threshold, shares).map_err(|fault| self.fault(fault))?;
-        let item = Secret::new(serde_json::to_vec(&made.0).unwrap_or_default());
-        self.seal_item(ITEM, &item)?;
-        Ok(made)
+        self.split(threshold, shares).map_err(|fault| self.fault(fault))
+    }
+
+    /// Puts a set in the place of the one before: people have its shares.
+    ///
+    /// # Errors
+    /// When the vault cannot be written; the one before is in force still.
+    pub fn put_in_force(&mut self, set: &RecoverySet) -> Result<(), VaultError> {
+        let item = Secret::new(serde_json::to_vec(set).unwrap_or_default());
+        self.seal_item(ITEM, &item)
     }
 
     fn split(
@@ -213,6 +219,8 @@ impl Vault {
     ) -> Result<Option<RecoveryRecord>, VaultError> {
         let Some(set) = self.recovery()? else { return Ok(None) };
         let seal = || {
+            // Shares that give back a key which another process has replaced would be of no use.
+            check_wrapping(&self.db, &self.wrapping)?;
             let corrupt = || items::corrupt(ITEM);
             let vault_id = *self.keys.borrow().own.vault_id();
             let id: [u8; SET] = hex(&set.set).ok_or_else(corrupt)?;
@@ -327,6 +335,12 @@ mod tests {
         (home, vault, master)
     }
 
+    fn made(vault: &mut Vault, threshold: u8, shares: u8) -> (RecoverySet, Vec<Zeroizing<String>>) {
+        let made = vault.make_recovery(threshold, shares).unwrap();
+        vault.put_in_force(&made.0).unwrap();
+        made
+    }
+
     fn read(text: &str) -> Share {
         Share::read(&Secret::new(text.as_bytes().to_vec())).unwrap()
     }
@@ -334,7 +348,7 @@ mod tests {
     #[test]
     fn so_many_shares_give_the_key_back_and_fewer_nothing() {
         let (_home, mut vault, master) = scene();
-        let (set, texts) = vault.make_recovery(3, 5).unwrap();
+        let (set, texts) = made(&mut vault, 3, 5);
         assert_eq!((set.threshold, set.shares, texts.len()), (3, 5, 5));
         let record = vault.recovery_record(&master).unwrap().unwrap();
         let json = serde_json::to_string(&record).unwrap();
@@ -351,7 +365,9 @@ mod tests {
             assert!(open(places).is_none(), "{places:?}");
         }
         // A new set ends the old one, for what is sealed from then on.
-        let (_, newer) = vault.make_recovery(2, 2).unwrap();
+        let (next, newer) = vault.make_recovery(2, 2).unwrap();
+        assert_eq!(vault.recovery().unwrap(), Some(set), "it has been made, and no more");
+        vault.put_in_force(&next).unwrap();
         let next = vault.recovery_record(&master).unwrap().unwrap();
         assert_eq!(next.takes(&read(&texts[0]), &[]), Err(ShareError::Set));
         assert_eq!(next.takes(&read(&newer[0]), &[]), Ok(()));
@@ -364,8 +380,8 @@ mod tests {
     fn a_share_that_was_mistyped_or_is_of_another_vault_is_known_for_it() {
         let (_home, mut vault, _) = scene();
         let (_other_home, mut other, other_master) = scene();
-        let (_, texts) = vault.make_recovery(2, 3).unwrap();
-        other.make_recovery(2, 3).unwrap();
+        let (_, texts) = made(&mut vault, 2, 3);
+        made(&mut other, 2, 3);
         let text = texts[1].as_str();
         let share = read(text);
         assert_eq!(read(&text.to_lowercase().replace('-', " ")).place, share.place);
@@ -383,8 +399,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_that_is_not_the_vaults_any_more_is_not_sealed_for_recovery() {
+        let (home, mut vault, master) = scene();
+        made(&mut vault, 2, 3);
+        let next = MasterKey::generate().unwrap();
+        let mut other = Vault::open(&home.path().join("vault.db"), &master).unwrap();
+        other.rekey(&next).unwrap();
+        assert!(matches!(vault.recovery_record(&master).unwrap_err().fault, Fault::WrongKey));
+        assert!(other.recovery_record(&next).unwrap().is_some());
+    }
+
+    #[test]
     fn numbers_that_make_no_sense_are_refused() {
-        let (_home, mut vault, master) = scene();
+        let (_home, vault, master) = scene();
         for (threshold, shares) in [(0, 0), (1, 1), (1, 3), (3, 2), (2, 17)] {
             assert!(vault.make_recovery(threshold, shares).is_err(), "{threshold} of {shares}");
         }

@@ -47,7 +47,7 @@ pub enum Wrapper {
         url: Endpoint,
         /// The region that calls are signed for.
         region: String,
-        /// Its id, ARN or alias.
+        /// Its ARN. Before it has wrapped anything, also its id or alias.
         key: String,
         /// How it knows us.
         login: KmsLogin,
