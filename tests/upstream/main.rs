@@ -19,7 +19,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty, Full};
 use locum::host::{Authority, Destination, Origin as Target, Scheme};
 use locum::outcome::{Code, Refusal};
-use locum::record::{Access, AuditSink, Decision, Event, Outcome, Recorded, RequestId, Unrecorded};
+use locum::record::{Access, AuditSink, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::upstream::{
     AddressGuard, BodyError, Call, ClientCertificate, HostRule, Interims, PoolLimits, Resolve,
     Resolving, SelfAddresses, Sent, Settings, Timeouts, Transport, Upstream, UpstreamBody,
@@ -60,26 +60,7 @@ impl AuditSink for Sink {
 }
 
 fn recorded<T>(value: T) -> Recorded<T> {
-    let record = Access {
-        request_id: RequestId([0; 16]),
-        workspace: None,
-        agent: None,
-        peer: None,
-        client_certificate: None,
-        destination: "https://origin.test",
-        method: None,
-        path: None,
-        rule: None,
-        policy_generation: 0,
-        policy_digest: "",
-        credential: None,
-        more_credentials: &[],
-        misplaced: 0,
-        decision: Decision::Permit,
-        code: None,
-        reason: None,
-        shadow: None,
-    };
+    let record = Access::new(RequestId([0; 16]), "https://origin.test");
     Recorded::new(value, &Sink, &record).unwrap()
 }
 
