@@ -18,26 +18,7 @@ use support::*;
 
 const PASSPHRASE: &[u8] = b"correct horse battery staple\n";
 
-/// A home with a credential, an agent, and an origin that takes the key.
-struct Stage {
-    home: Home,
-    origin: Origin,
-    agent: Agent,
-    key: String,
-}
-
 impl Stage {
-    fn new() -> Self {
-        let home = Home::new();
-        let origin = Origin::start(HOST);
-        home.reach(&origin);
-        let key = canary();
-        origin.accept(&key);
-        home.add("main", BEARER, &key);
-        let agent = home.agent("worker");
-        Self { home, origin, agent, key }
-    }
-
     fn serve(&self, more: &[&str]) -> Serve {
         let mut command = self.home.command(&[&["serve"], more].concat());
         Serve::start_locked(&self.home, command.stdin(Stdio::null()))

@@ -41,13 +41,8 @@ fn opens(home: &Home) {
 
 #[test]
 fn a_lost_key_is_made_good_by_enough_shares_and_by_no_fewer() {
-    let home = Home::new();
-    let origin = Origin::start(HOST);
-    home.reach(&origin);
-    let key = canary();
-    origin.accept(&key);
-    home.add("main", BEARER, &key);
-    let agent = home.agent("worker");
+    // The origin is there for as long as the test.
+    let Stage { home, origin: _origin, agent, .. } = Stage::new();
     let shares = make(&home, 2, 3);
     let status = home.locum(&["vault", "status"]).ok().out;
     assert!(status.contains("2 of 3 shares"), "{status}");

@@ -44,6 +44,7 @@ pub use authority::is_published;
 pub use checkup::Health;
 pub use doors::check_files;
 pub use failure::{Exit, Failure};
+pub(crate) use far_side::WithoutLog;
 pub use far_side::far_side;
 pub use habits::{accept as accept_anomalies, baselines};
 pub use health::{Checked, Probe, Subject, Verdict};

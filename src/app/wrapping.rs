@@ -13,12 +13,11 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::Failure;
-use super::far_side::far_side;
+use super::far_side::{WithoutLog, far_side};
 use super::remote::{Caller, Failed, Via, aws, file, login_file, text_of, vault};
 use crate::config::Config;
 use crate::credential::{Aws, CloudLogin, Kind};
 use crate::mint::Material;
-use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
 use crate::upstream::NoLogins;
 use crate::vault::{KmsLogin, MasterKey, WrappedKey, Wrapper};
 
@@ -75,7 +74,7 @@ fn call(config: &Config, wrapper: &Wrapper, act: &Act<'_>) -> Result<Done, Failu
     let called = runtime_of_one_call(async {
         let upstream = far_side(config, &[], Arc::new(NoLogins))?;
         let caller = Caller {
-            via: Via::Alone(&upstream, &BeforeTheLog),
+            via: Via::Alone(&upstream, &WithoutLog),
             purpose: "master-key",
             workspace: None,
             uses: None,
@@ -184,20 +183,4 @@ fn runtime_of_one_call<T: Send>(work: impl Future<Output = T> + Send) -> Result<
         done.map_err(|_| failed("its thread has failed".to_owned()))?
             .map_err(|error| failed(error.to_string()))
     })
-}
-
-/// There is no log before the vault is open, which has its key. That the key was unwrapped is in the log
-/// of whoever did it.
-struct BeforeTheLog;
-
-impl AuditSink for BeforeTheLog {
-    fn access(&self, _: &Access<'_>) -> Result<(), Unrecorded> {
-        Ok(())
-    }
-
-    fn outcome(&self, _: &Outcome) {}
-
-    fn event(&self, _: &Event) -> Result<(), Unrecorded> {
-        Ok(())
-    }
 }

@@ -47,7 +47,7 @@ pub use serve::{Serve, connect};
 pub use tools::{Debian, Tools, basic, command_output, percent};
 pub use tree::tree;
 pub use wire::{Answer, Broken, Wire, client_config};
-pub use world::{AUTHORIZED, BEARER, HOST, World, request};
+pub use world::{AUTHORIZED, BEARER, HOST, Stage, World, request};
 
 /// How long anything may take that is expected to happen. Far longer than it takes on a busy
 /// machine: a test that waits this long has failed.

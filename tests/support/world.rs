@@ -19,6 +19,33 @@ pub struct World {
     pub home: Home,
 }
 
+/// The scene before a proxy serves it.
+pub struct Stage {
+    pub origin: Origin,
+    pub agent: Agent,
+    /// The secret of `main`.
+    pub key: String,
+    pub home: Home,
+}
+
+impl Stage {
+    #[track_caller]
+    pub fn new() -> Self {
+        Self::before(Origin::start(HOST), BEARER, canary())
+    }
+
+    /// With this origin, and this secret in these slots.
+    #[track_caller]
+    pub fn before(origin: Origin, slots: &[&str], key: String) -> Self {
+        let home = Home::new();
+        origin.accept(&key);
+        home.reach(&origin);
+        home.add("main", slots, &key);
+        let agent = home.agent("worker");
+        Self { origin, agent, key, home }
+    }
+}
+
 impl World {
     #[track_caller]
     pub fn new() -> Self {
@@ -45,11 +72,7 @@ impl World {
         key: String,
         prepare: impl FnOnce(&Home, &Origin),
     ) -> Self {
-        let home = Home::new();
-        origin.accept(&key);
-        home.reach(&origin);
-        home.add("main", slots, &key);
-        let agent = home.agent("worker");
+        let Stage { home, origin, agent, key } = Stage::before(origin, slots, key);
         prepare(&home, &origin);
         let serve = home.serve();
         Self { serve, origin, agent, key, home }

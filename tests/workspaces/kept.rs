@@ -44,7 +44,7 @@ rules:
   - name: work
     agents: [worker]
     to: [https://api.test]
-    paths: [/work/**]
+    paths: [/jobs/**]
     use: [session]
 ";
 
@@ -68,7 +68,7 @@ fn a_captured_token_goes_into_the_vault_of_its_workspace() {
         token
     });
     for (agent, token) in [&two.a, &two.b].into_iter().zip(&tokens) {
-        let target = format!("/work/{}", agent.token_id);
+        let target = format!("/jobs/{}", agent.token_id);
         let field = "Authorization: Bearer locum_session";
         let answer = two.serve.tunnel(agent, HOST).ask(request("GET", &target, &[field], ""));
         assert_eq!(answer.status, 200);

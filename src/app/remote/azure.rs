@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 
-use super::{Caller, Failed, Fetched, access_token, bearer, chosen, json_of, text_of};
+use super::{Caller, Failed, Fetched, access_token, bearer, chosen, json_of, refused, text_of};
 use crate::credential::Endpoint;
 use crate::secret::Secret;
 
@@ -36,13 +36,8 @@ pub(in crate::app) async fn secret(
     let disabled = || json_of(&reply).is_ok_and(|said| said.to_string().contains("SecretDisabled"));
     match reply.status.as_u16() {
         200 => {}
-        401 => return Err(Failed::login("the vault refuses the login: its token is not good")),
         403 if disabled() => return Err(Failed::gone("the secret is disabled in the vault")),
-        403 => return Err("the vault refuses the login: it may not read this".into()),
-        404 => return Err(Failed::gone("there is no such secret in the vault")),
-        429 => return Err("the vault asks for fewer calls".into()),
-        503 => return Err("the vault is not available".into()),
-        _ => return Err("the vault failed".into()),
+        status => return Err(refused(status)),
     }
     let said = json_of(&reply)?;
     let value = text_of(&said, "value").map_err(|_| "the vault's answer has no secret")?;

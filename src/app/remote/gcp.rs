@@ -4,7 +4,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use serde_json::Value;
 
-use super::{Caller, Failed, Fetched, access_token, aws::bytes_of, bearer, chosen, json_of};
+use super::{
+    Caller, Failed, Fetched, access_token, aws::bytes_of, bearer, chosen, json_of, refused,
+};
 use crate::credential::Endpoint;
 use crate::secret::Secret;
 
@@ -32,12 +34,7 @@ pub(in crate::app) async fn secret(
         200 => {}
         // A version that is disabled or destroyed.
         400 => return Err(Failed::gone("the version of the secret is disabled or destroyed")),
-        401 => return Err(Failed::login("the vault refuses the login: its token is not good")),
-        403 => return Err("the vault refuses the login: it may not read this".into()),
-        404 => return Err(Failed::gone("there is no such secret in the vault")),
-        429 => return Err("the vault asks for fewer calls".into()),
-        503 => return Err("the vault is not available".into()),
-        _ => return Err("the vault failed".into()),
+        status => return Err(refused(status)),
     }
     let said = json_of(&reply)?;
     let payload = said.get("payload").ok_or("the vault's answer has no secret")?;

@@ -193,6 +193,18 @@ fn bearer(token: &Secret) -> Result<HeaderValue, Failed> {
     sensitive(&text)
 }
 
+/// What the clouds' secret managers say by a status, where it is the same of each.
+fn refused(status: u16) -> Failed {
+    match status {
+        401 => Failed::login("the vault refuses the login: its token is not good"),
+        403 => "the vault refuses the login: it may not read this".into(),
+        404 => Failed::gone("there is no such secret in the vault"),
+        429 => "the vault asks for fewer calls".into(),
+        503 => "the vault is not available".into(),
+        _ => "the vault failed".into(),
+    }
+}
+
 /// A token that a metadata service has answered with.
 fn access_token(reply: &Reply) -> Result<Secret, Failed> {
     if !reply.status.is_success() {

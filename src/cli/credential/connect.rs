@@ -7,14 +7,13 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::{Add, added, describe, kind, provider};
-use crate::app::{Failure, Opened, far_side};
+use crate::app::{Failure, Opened, WithoutLog, far_side};
 use crate::catalog::Provider;
 use crate::cli::{output, runtime};
 use crate::credential::{Endpoint, Kind, Oauth};
 use crate::mint::authorize::{self, DeviceCode, Granted, Pkce};
 use crate::mint::{Call, Material, MintError};
 use crate::proxy::{Errand, Reply, run_errand};
-use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
 use crate::upstream::{NoLogins, Upstream};
 
 pub(super) const EXAMPLE: &str = "Example:
@@ -91,21 +90,8 @@ impl Client<'_> {
             body: call.body,
             within: None,
         };
-        let sent = run_errand(self.upstream, &Unlogged, (0, ""), errand).await;
+        let sent = run_errand(self.upstream, &WithoutLog, (0, ""), errand).await;
         sent.map_err(|refusal| Failure::new(format!("{}: {}", call.endpoint, refusal.detail)))
-    }
-}
-
-/// A person's own command, which the vault's journal records: the log is the proxy's, if one runs.
-struct Unlogged;
-
-impl AuditSink for Unlogged {
-    fn access(&self, _: &Access<'_>) -> Result<(), Unrecorded> {
-        Ok(())
-    }
-    fn outcome(&self, _: &Outcome) {}
-    fn event(&self, _: &Event) -> Result<(), Unrecorded> {
-        Ok(())
     }
 }
 

@@ -5,12 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 
-use crate::app::{Checked, Failure, Opened, Probe, Subject, Verdict, far_side};
+use crate::app::{Checked, Failure, Opened, Probe, Subject, Verdict, WithoutLog, far_side};
 use crate::cli::{output, runtime};
 use crate::credential::{Kind, OauthGrant};
 use crate::mint::{self, Material, MintError};
 use crate::proxy::{Errand, run_errand};
-use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
 use crate::reference::Name;
 use crate::upstream::NoLogins;
 use crate::vault::{CredentialInfo, VersionState};
@@ -26,22 +25,6 @@ pub(in crate::cli) struct Verify {
     /// Print JSON
     #[arg(long)]
     json: bool,
-}
-
-/// The call's record is a line of the vault's journal, which is written before it and which whoever
-/// writes the audit log takes over: a proxy that runs has that log for itself.
-struct Journalled;
-
-impl AuditSink for Journalled {
-    fn access(&self, _: &Access<'_>) -> Result<(), Unrecorded> {
-        Ok(())
-    }
-
-    fn outcome(&self, _: &Outcome) {}
-
-    fn event(&self, _: &Event) -> Result<(), Unrecorded> {
-        Ok(())
-    }
 }
 
 pub(super) fn verify(opened: &mut Opened, args: &Verify) -> Result<(), Failure> {
@@ -137,7 +120,7 @@ fn mint(
     let runtime = runtime()?;
     let sent = runtime.block_on(async {
         let upstream = far_side(&opened.config, &[], Arc::new(NoLogins))?;
-        Ok::<_, Failure>(run_errand(&upstream, &Journalled, (0, ""), errand).await)
+        Ok::<_, Failure>(run_errand(&upstream, &WithoutLog, (0, ""), errand).await)
     });
     runtime.shutdown_background();
     let unknown = |why: String, status| Checked {
@@ -191,7 +174,7 @@ fn ask(opened: &Opened, probe: &Probe, subject: Subject<'_>) -> Result<Checked, 
     let runtime = runtime()?;
     let sent = runtime.block_on(async {
         let upstream = far_side(&opened.config, &[], Arc::new(NoLogins))?;
-        let sent = run_errand(&upstream, &Journalled, (0, ""), probe.errand(subject)).await;
+        let sent = run_errand(&upstream, &WithoutLog, (0, ""), probe.errand(subject)).await;
         Ok(probe.verdict(sent))
     });
     // What still looks up a name is not waited for.
