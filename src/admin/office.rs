@@ -427,6 +427,7 @@ impl Desk<'_> {
             who: crate::agent::Identity { workspace: self.who.workspace.clone(), ..who },
             wish: wish.map_err(|error| Problem::bad(error.to_string()))?,
             refers: self.parameter("use").and_then(|name| name.parse().ok()),
+            seen: None,
             fields: Vec::new(),
             at: self.asked.at,
         };

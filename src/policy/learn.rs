@@ -429,6 +429,7 @@ fn inquiry(group: &Group, act: &Act, path: &str, refers: Option<&Name>) -> Optio
         who: supposed(user)?,
         wish: Wish::Request { method: method.parse().ok()?, socket, origin, target: path.into() },
         refers,
+        seen: None,
         fields: Vec::new(),
         at: 0,
     })

@@ -34,7 +34,7 @@ use http::{HeaderMap, Method};
 
 pub use approval::Approval;
 pub use capture::Capture;
-pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use cases::{Answer, Case, Expected, Given, Inquiry, Seen, Wish, WishError, Word, supposed};
 pub use choice::Alternative;
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
@@ -193,7 +193,8 @@ impl Grant {
     /// A live credential where a request needs no reference to say where it goes.
     fn alone(credential: &Arc<Credential>) -> Option<Self> {
         let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
-        Some(Self { slot, ..Self::whole(credential)? })
+        let why = Why { unasked: true, ..Why::default() };
+        Some(Self { slot, why, ..Self::whole(credential)? })
     }
 
     /// Which credential.

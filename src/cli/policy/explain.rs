@@ -9,14 +9,18 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::{output, rejected};
-use crate::agent::{Identity, LabelPair, Labels, UserName};
+use crate::agent::{Identity, LabelPair, Labels, Proof, UserName};
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::audit::{Entry, Filter, query};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
+use crate::inject::Unknown;
 use crate::outcome::Code;
-use crate::policy::{Answer, Check, Compiled, Explanation, Inquiry, RuleVerdict, Wish, supposed};
+use crate::policy::{
+    Answer, Check, Compiled, Explanation, Inquiry, RuleVerdict, Seen, Wish, supposed,
+};
 use crate::reference::Name;
+use crate::token::run::Claims;
 
 /// Arguments of `locum policy explain`.
 #[derive(Debug, clap::Args)]
@@ -104,7 +108,8 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
     if args.json {
         output::json(&as_json(&explanation, recorded.as_ref()))?;
     } else {
-        show(&explanation, &inquiry, recorded.as_ref())?;
+        let lacks_place = inquiry.lacks_place(&index);
+        show(&explanation, (&inquiry, lacks_place), recorded.as_ref())?;
     }
     let refused = matches!(explanation.answer, Answer::Refuse(..));
     Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -139,6 +144,7 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
         who: Identity { labels, ..who },
         wish,
         refers: args.refers.clone(),
+        seen: None,
         fields: args.fields.clone(),
         at: args.at.unwrap_or_else(Timestamp::now).as_second(),
     })
@@ -186,15 +192,65 @@ fn asked(entry: &Entry) -> Option<Inquiry> {
         "CONNECT" => connect_target(destination),
         _ => format!("{destination}{}", text("path").unwrap_or("/")),
     };
+    let method = if entry.value()["websocket"] == true { "SOCKET" } else { method };
     let labels = recorded_labels(entry.value())?;
     let at = entry.time().and_then(|time| time.parse::<Timestamp>().ok());
+    let at = at.unwrap_or_else(Timestamp::now).as_second();
+    let seen = recorded_references(entry.value());
+    let supposed = user(&who).ok().and_then(supposed)?;
+    let proof = recorded_run_token(entry.value(), &supposed, at).unwrap_or(Proof::Token);
     Some(Inquiry {
-        who: Identity { labels, ..user(&who).ok().and_then(supposed)? },
+        who: Identity { labels, proof, ..supposed },
         wish: format!("{method} {url}").parse::<Wish>().ok()?,
-        refers: text("credential").and_then(|name| name.parse().ok()),
-        fields: Vec::new(),
-        at: at.unwrap_or_else(Timestamp::now).as_second(),
+        refers: seen.credentials.first().map(|(name, _)| name.clone()),
+        seen: Some(Box::new(seen)),
+        fields: recorded_overrides(text("method_override")),
+        at,
     })
+}
+
+/// What the request referred to. What a rule put in unasked it did not, nor a certificate; and the
+/// secret itself is no reference.
+fn recorded_references(record: &Value) -> Seen {
+    let more = record["more_credentials"].as_array();
+    let uses = std::iter::once(record).chain(more.into_iter().flatten());
+    let sent = record["code"] == Code::RealCredential.as_str();
+    let refers = |one: &Value| {
+        let unasked = one["chosen_by"].as_str().is_some_and(|why| why.contains("unasked"));
+        let slot = one["slot"].as_str();
+        (!sent && !unasked && slot != Some("certificate"))
+            .then(|| Some((one["credential"].as_str()?.parse().ok()?, slot.map(Into::into))))?
+    };
+    let unknown = record["unknown_in"].as_str().map(|place| Unknown {
+        name: record["unknown_reference"].as_str().and_then(|name| name.parse().ok()),
+        place: place.into(),
+    });
+    let misplaced = record["misplaced"].as_u64().unwrap_or(0);
+    let misplaced = usize::try_from(misplaced).unwrap_or(usize::MAX);
+    Seen { credentials: uses.filter_map(refers).collect(), unknown, misplaced }
+}
+
+/// What the request's run token left it, where that was less than what the agent may.
+fn recorded_run_token(record: &Value, who: &Identity, at: i64) -> Option<Proof> {
+    let names = record["run_token_use"].as_array()?;
+    let uses = names.iter().map(|name| name.as_str()?.parse().ok()).collect::<Option<_>>()?;
+    Some(Proof::Run(Arc::new(Claims {
+        id: Arc::clone(&who.token_id),
+        workspace: who.workspace.clone(),
+        agent: who.agent.clone(),
+        context: who.context.clone(),
+        uses: Some(uses),
+        issued: at,
+        epoch: None,
+        expires: at,
+    })))
+}
+
+/// The fields by which it asked for other methods.
+fn recorded_overrides(methods: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_static("x-http-method-override");
+    let methods = methods.into_iter().flat_map(|methods| methods.split(','));
+    methods.filter_map(|method| Some((name.clone(), method.parse().ok()?))).collect()
 }
 
 impl Recorded {
@@ -207,6 +263,18 @@ impl Recorded {
         let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
         output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
         advise(record)?;
+        if let Some(place) = word("unknown_in") {
+            let name = word("unknown_reference").map(|name| format!("`locum_{name}`"));
+            let name = name.unwrap_or_else(|| {
+                "not recorded, because what stands there may be a secret".to_owned()
+            });
+            output::line(&format!("          the reference in {place}: {name}"))?;
+        }
+        if let Some(names) = record["run_token_use"].as_array() {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            let names = output::plain(&names.join(", ")).to_string();
+            output::line(&format!("          its run token leaves it: {names}"))?;
+        }
         // What was permitted may have come to nothing all the same.
         let Some(outcome) = self.outcome.as_ref().filter(|one| one["code"].is_string()) else {
             return Ok(());
@@ -272,6 +340,7 @@ fn as_json(explanation: &Explanation<'_>, recorded: Option<&Recorded>) -> Value 
     };
     let (decision, rule_name, code) = match &explanation.answer {
         Answer::Allow(rule) => ("allow", Some(rule), None),
+        Answer::Ask(rule) => ("ask", Some(rule), None),
         Answer::Refuse(code, rule) => ("refuse", rule.as_ref(), Some(code)),
         Answer::Opaque(rule) => ("opaque", Some(rule), None),
         Answer::Intercept => ("intercept", None, None),
@@ -290,10 +359,16 @@ const NEAR: usize = 8;
 
 fn show(
     explanation: &Explanation<'_>,
-    inquiry: &Inquiry,
+    (inquiry, lacks_place): (&Inquiry, bool),
     recorded: Option<&Recorded>,
 ) -> Result<(), Failure> {
     output::line(&format!("decision: {}", explanation.answer))?;
+    if lacks_place {
+        let name = inquiry.refers.as_ref().map(ToString::to_string).unwrap_or_default();
+        output::line(&format!(
+            "          (`locum_{name}` is taken to be in the path; write it there, where the rules see it)"
+        ))?;
+    }
     if let Some(recorded) = recorded {
         recorded.show()?;
         output::line(
