@@ -73,6 +73,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             node: Some(&node),
             user: None,
             labels: None,
+            run_token_use: None,
         };
         let access = Access {
             agent: Some(who),

@@ -82,6 +82,7 @@ pub enum Decision {
 }
 
 /// Why one credential, or one version of it, and not another. Nothing where there was only the one.
+#[allow(clippy::struct_excessive_bools)] // Each is a reason of its own, and none implies another.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Why {
     /// Several serve the reference, and this tier was the first to have one.

@@ -247,16 +247,13 @@ impl References {
             if !reference::occurs(text) {
                 continue;
             }
-            match index.named_by(text) {
-                Some(credential) => {
-                    let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
-                    let slot = credential.slots.iter().position(same);
-                    self.add(credential, slot, text);
-                }
-                None => {
-                    let other = Box::default();
-                    self.nothing(text, || Slot::Basic { part, other }.label());
-                }
+            if let Some(credential) = index.named_by(text) {
+                let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
+                let slot = credential.slots.iter().position(same);
+                self.add(credential, slot, text);
+            } else {
+                let other = Box::default();
+                self.nothing(text, || Slot::Basic { part, other }.label());
             }
         }
     }

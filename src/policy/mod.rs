@@ -454,12 +454,6 @@ impl Policy {
         (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
     }
 
-    /// Whether a rule, by its name, puts its credentials into requests that do not ask for them.
-    #[must_use]
-    pub fn injects_unasked(&self, rule: &str) -> bool {
-        self.rules.iter().any(|r| r.inject_always && *r.name == *rule)
-    }
-
     /// How many rules there are.
     #[must_use]
     pub fn len(&self) -> usize {

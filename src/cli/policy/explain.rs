@@ -216,7 +216,9 @@ fn recorded_references(record: &Value) -> Seen {
     let uses = std::iter::once(record).chain(more.into_iter().flatten());
     let sent = record["code"] == Code::RealCredential.as_str();
     let refers = |one: &Value| {
-        let unasked = one["chosen_by"].as_str().is_some_and(|why| why.contains("unasked"));
+        let unasked = one["chosen_by"]
+            .as_str()
+            .is_some_and(|why| why.split(',').any(|word| word == "unasked"));
         let slot = one["slot"].as_str();
         (!sent && !unasked && slot != Some("certificate"))
             .then(|| Some((one["credential"].as_str()?.parse().ok()?, slot.map(Into::into))))?
