@@ -349,10 +349,7 @@ fn a_value_has_its_name_for_itself_and_its_text_fits_where_it_enters() {
     let shown: Value =
         serde_json::from_str(&home.locum(&["value", "show", "region", "--json"]).ok().out).unwrap();
     assert_eq!(shown["enters"]["to"][0], "https://a.test");
-    assert_eq!(environment_of(&home)["REGION"], "locum_region");
-}
-
-fn environment_of(home: &Home) -> Value {
     home.agent("worker");
-    environment(home, &[])
+    let ran = home.locum(&["run", "--agent", "worker", "--", "sh", "-c", "echo $REGION"]).ok();
+    assert_eq!(ran.out.trim(), "locum_region");
 }
