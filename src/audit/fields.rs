@@ -99,6 +99,7 @@ fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
         run,
         node,
         user,
+        environment,
         labels,
         run_token_use,
     } = who;
@@ -109,6 +110,7 @@ fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
     line.option(b",\"run\":", run.map(crate::agent::Label::as_str))?;
     line.option(b",\"node\":", node.map(crate::agent::Label::as_str))?;
     line.option(b",\"user\":", user.map(crate::agent::Label::as_str))?;
+    line.option(b",\"environment\":", environment.map(crate::reference::Name::as_str))?;
     if let Some(labels) = labels {
         line.value(b",\"labels\":", labels)?;
     }
@@ -245,7 +247,7 @@ mod tests {
     fn uses() -> impl Strategy<Value = Vec<Use>> {
         let why = any::<(bool, bool, bool, Option<u16>)>().prop_map(|(tier, pool, run, after)| {
             let tier = tier.then_some(crate::credential::Tier::Builder);
-            Why { tier, node: pool, pool, run, unasked: run && pool, after }
+            Why { tier, node: pool, pool, value: run, run, unasked: run && pool, after }
         });
         let one = (name(), any::<Option<u32>>(), prop::option::of(text()), why);
         let one =
@@ -279,6 +281,7 @@ mod tests {
                 run: given[0].then_some(&label),
                 node: given[1].then_some(&label),
                 user: given[2].then_some(&label),
+                environment: given[3].then_some(&names.1),
                 labels: given[4].then_some(&labels),
                 run_token_use: given[5].then_some(&run_uses[..]),
             };

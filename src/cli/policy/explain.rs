@@ -200,7 +200,7 @@ fn asked(entry: &Entry) -> Option<Inquiry> {
     let supposed = user(&who).ok().and_then(supposed)?;
     let proof = recorded_run_token(entry.value(), &supposed, at).unwrap_or(Proof::Token);
     Some(Inquiry {
-        who: Identity { labels, proof, ..supposed },
+        who: Identity { proof, labels, ..supposed },
         wish: format!("{method} {url}").parse::<Wish>().ok()?,
         refers: seen.credentials.first().map(|(name, _)| name.clone()),
         seen: Some(Box::new(seen)),
@@ -232,16 +232,23 @@ fn recorded_references(record: &Value) -> Seen {
     Seen { credentials: uses.filter_map(refers).collect(), unknown, misplaced }
 }
 
-/// What the request's run token left it, where that was less than what the agent may.
+/// What the request's run token left it, where that was less than what the agent may, and its
+/// environment.
 fn recorded_run_token(record: &Value, who: &Identity, at: i64) -> Option<Proof> {
-    let names = record["run_token_use"].as_array()?;
-    let uses = names.iter().map(|name| name.as_str()?.parse().ok()).collect::<Option<_>>()?;
+    let name = |name: &Value| name.as_str().and_then(|name| name.parse::<Name>().ok());
+    let uses = record["run_token_use"].as_array();
+    let uses = uses.map(|names| names.iter().filter_map(name).collect());
+    let environment = name(&record["environment"]);
+    if uses.is_none() && environment.is_none() {
+        return None;
+    }
     Some(Proof::Run(Arc::new(Claims {
         id: Arc::clone(&who.token_id),
         workspace: who.workspace.clone(),
         agent: who.agent.clone(),
         context: who.context.clone(),
-        uses: Some(uses),
+        uses,
+        environment,
         issued: at,
         epoch: None,
         expires: at,
@@ -274,7 +281,7 @@ impl Recorded {
         }
         if let Some(names) = record["run_token_use"].as_array() {
             let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
-            let names = output::plain(&names.join(", ")).to_string();
+            let names = output::plain(&names.join(", "));
             output::line(&format!("          its run token leaves it: {names}"))?;
         }
         // What was permitted may have come to nothing all the same.
