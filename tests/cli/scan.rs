@@ -229,7 +229,9 @@ fn a_key_is_moved_whole_or_not_at_all() {
         // What `credential import` would not take in part either.
         (".env", format!("GITLAB_TOKEN={ODD}\n")),
     ];
-    stay.iter().for_each(|(name, text)| fs::write(at.join(name), text).unwrap());
+    for (name, text) in &stay {
+        fs::write(at.join(name), text).unwrap();
+    }
     let ran = home.run(&["scan", "--move", "--yes", "--json", at.to_str().unwrap()]);
     assert_eq!(ran.code, 1, "{ran:?}");
     let moved: Value = serde_json::from_str(&ran.out).unwrap();
