@@ -151,31 +151,58 @@ fn what_opens_the_proxy_administers_nothing_over_the_network() {
     same(&state(&world), &before);
 }
 
-/// What the administration socket has, as far as it could tell or change something.
-const ADMINISTRATION: &[(&str, &str, &str)] = &[
-    ("GET", "/v1/me", ""),
-    ("GET", "/v1/credentials", ""),
-    ("GET", "/v1/agents", ""),
-    ("GET", "/v1/policies", ""),
-    ("GET", "/v1/audit", ""),
-    ("GET", "/v1/approvals", ""),
-    ("GET", "/v1/administrators", ""),
-    ("GET", "/v1/placeholders", ""),
+/// What would change something, if it were done.
+const CHANGES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/run-tokens", "{\"agent\": \"worker\"}"),
     ("POST", "/v1/agents", "{\"name\": \"mallory\"}"),
+    ("POST", "/v1/agents/worker/labels", "{\"labels\": {\"team\": \"own\"}}"),
     ("POST", "/v1/agents/worker/revoke", "{}"),
     ("POST", "/v1/credentials/main/rotate", "{\"secret\": \"of-the-agents-own-choice\"}"),
     ("POST", "/v1/credentials/main/revoke", "{}"),
+    ("POST", "/v1/credentials/main/remove", "{}"),
+    ("POST", "/v1/credentials/main/schedule", "{\"rotate\": {\"days\": 1}}"),
+    ("POST", "/v1/sets", "{\"name\": \"all\", \"members\": [\"main\"]}"),
+    ("POST", "/v1/values", "{\"name\": \"region\", \"text\": \"own\"}"),
     ("POST", "/v1/administrators", "{\"name\": \"mallory\", \"role\": \"owner\"}"),
     ("PUT", "/v1/policies/first.yaml", "version: 1\nrules: []\n"),
     ("DELETE", "/v1/policies/first.yaml", ""),
 ];
+
+/// Every route that there is, as the proxy itself says it to an administrator, and what would change
+/// something.
+fn all_there_is(world: &World) -> Vec<(String, String, String)> {
+    let added = ["admin", "add", "ada", "--role", "viewer"];
+    let token = run(&mut world.home.command(&added), b"").ok().out;
+    let mut wire = Wire::try_unix(&world.home.path().join("admin.sock")).unwrap();
+    wire.send(format!(
+        "GET /v1/routes HTTP/1.1\r\nHost: locum\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.trim()
+    ));
+    let answer = wire.answer();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let routes: Value = serde_json::from_slice(&answer.body).unwrap();
+    let routes: Vec<_> = routes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|route| {
+            let text = |key: &str| route[key].as_str().unwrap().to_owned();
+            (text("method"), text("path").replace('*', "main"), "{}".to_owned())
+        })
+        .collect();
+    assert!(routes.len() >= 30, "{routes:?}");
+    let changes = CHANGES
+        .iter()
+        .map(|(method, path, body)| ((*method).to_owned(), (*path).to_owned(), (*body).to_owned()));
+    routes.into_iter().chain(changes).collect()
+}
 
 #[test]
 fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     let issuer = Issuer::new("one");
     let (world, _) = world(&issuer, "");
     let proofs = proofs(&world, &issuer);
+    let all = all_there_is(&world);
     let before = state(&world);
     let socket = world.home.path().join("admin.sock");
     // With a token that is of the right kind and nobody's, and in the forms that the proxy takes.
@@ -186,7 +213,7 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     let shown: Vec<String> = shown.collect();
     std::thread::scope(|scope| {
         // Each is answered late, so they go side by side.
-        for (method, path, body) in ADMINISTRATION {
+        for (method, path, body) in &all {
             let (shown, socket) = (&shown, &socket);
             scope.spawn(move || {
                 for field in shown {
@@ -198,6 +225,11 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
                     ));
                     let answer = wire.answer();
                     assert_eq!(answer.status, 401, "{method} {path} with {field}");
+                    assert!(
+                        answer.text().contains("\"code\":\"unauthorized\""),
+                        "{}",
+                        answer.text()
+                    );
                     assert!(!answer.text().contains("api.test"), "{}", answer.text());
                 }
             });
@@ -219,6 +251,9 @@ const COMMANDS: &[&[&str]] = &[
     &["credential", "revoke", "main"],
     &["credential", "remove", "main"],
     &["set", "add", "all", "main"],
+    &["value", "set", "region", "own"],
+    &["agent", "label", "worker", "team=own"],
+    &["policy", "remove", "first.yaml"],
     &["admin", "add", "mallory", "--role", "owner"],
     &["workspace", "add", "own"],
     &["workspace", "remove", "default", "--yes"],
