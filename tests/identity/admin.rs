@@ -180,6 +180,10 @@ fn all_there_is(world: &World) -> Vec<(String, String, String)> {
     ));
     let answer = wire.answer();
     assert_eq!(answer.status, 200, "{}", answer.text());
+    eventually("the administrator is on record", PATIENCE, || {
+        let records = world.home.audit_now();
+        records.iter().any(|record| record["event"] == "administrator-added").then_some(())
+    });
     let routes: Value = serde_json::from_slice(&answer.body).unwrap();
     let routes: Vec<_> = routes
         .as_array()
@@ -240,6 +244,54 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
     assert_eq!(world.get("/after").status, 200);
+}
+
+#[test]
+fn an_agents_certificate_administers_nothing() {
+    let mut made = None;
+    let world = World::with(BEARER, canary(), |home, _| {
+        let ca = Authority::new(&home.work(), "listener");
+        let clients = Authority::new(&home.work(), "clients");
+        let issued = ca.issue("proxy");
+        let (certificate, key) = (issued.certificate.display(), issued.key.display());
+        let of_clients = format!("client_ca: '{}', client_auth: optional", clients.file.display());
+        for place in ["proxy.tls", "admin.tls"] {
+            home.set(&format!(
+                "{place}: {{certificate: '{certificate}', key: '{key}', {of_clients}}}"
+            ));
+        }
+        home.set("admin.listen: 127.0.0.1:0");
+        home.set("identity.client_certificates: {name: cn, map: [{match: worker, agent: worker}]}");
+        made = Some((clients, ca.file));
+    });
+    let (clients, ca) = made.unwrap();
+    let config = clients.issue("worker").client(&ca);
+    // It opens the proxy ...
+    let mut wire = world.serve.wire().tls_with("127.0.0.1", config.clone()).unwrap();
+    let knock = format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n");
+    assert_eq!(wire.ask(knock).status, 200);
+    // ... and nothing else, though the administrators' listener lets it in.
+    let before = state(&world);
+    let announced = std::fs::read(world.home.path().join("serve.json")).unwrap();
+    let announced: Value = serde_json::from_slice(&announced).unwrap();
+    let port = announced["admin"].as_str().unwrap().parse().unwrap();
+    let basic = basic("worker", "");
+    std::thread::scope(|scope| {
+        for (method, path, body) in CHANGES {
+            let (config, basic) = (&config, &basic);
+            scope.spawn(move || {
+                let wire = Wire::plain(port).tls_with("127.0.0.1", config.clone());
+                let length = body.len();
+                let answer = wire.unwrap().ask(format!(
+                    "{method} {path} HTTP/1.1\r\nHost: locum\r\nAuthorization: {basic}\r\n\
+                     Proxy-Authorization: {basic}\r\nContent-Length: {length}\r\n\r\n{body}"
+                ));
+                assert_eq!(answer.status, 401, "{method} {path}");
+                assert!(answer.text().contains("\"code\":\"unauthorized\""), "{}", answer.text());
+            });
+        }
+    });
+    same(&state(&world), &before);
 }
 
 /// Commands that change something, or would tell what an agent must not know.

@@ -220,7 +220,7 @@ fn a_role_reaches_as_far_over_the_socket_and_mistakes_are_told_as_beside_the_fil
     // What is wrong is told with what to do, and by the same exit code.
     for (command, code, words) in [
         (
-            &["value", "set", "v", "AKIAQ3EGTRW7XPLM2KBZ"][..],
+            &["value", "set", "v", "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"][..],
             64,
             "looks like a secret",
         ),
