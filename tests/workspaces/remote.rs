@@ -76,6 +76,40 @@ fn seen_alike(person: &Person<'_>, workspace: &str, commands: &[&[&str]]) {
     }
 }
 
+/// All that was done, each in bea's name and workspace.
+#[track_caller]
+fn all_is_on_record(home: &Home) {
+    let by_her =
+        |event: &Value| event["by"].as_str().is_some_and(|by| by.starts_with("owner bea (token "));
+    for event in [
+        "agent-added",
+        "agent-labelled",
+        "credential-added",
+        "credential-rotated",
+        "credential-version-staged",
+        "credential-version-promoted",
+        "credential-changed",
+        "set-extended",
+        "set-reduced",
+        "value-set",
+        "policy-put",
+        "administrator-added",
+        "credential-revoked",
+        "credential-removed",
+        "set-removed",
+        "value-removed",
+        "policy-removed",
+        "administrator-revoked",
+        "token-revoked",
+        "agent-revoked",
+    ] {
+        let records = home.audit_now();
+        let found =
+            records.iter().any(|r| r["event"] == event && by_her(r) && r["workspace"] == "b");
+        assert!(found, "no {event} of bea");
+    }
+}
+
 #[test]
 fn an_owner_runs_the_commands_without_the_homes_files() {
     let two = Two::new();
@@ -162,36 +196,7 @@ fn an_owner_runs_the_commands_without_the_homes_files() {
     }
     assert_eq!(two.knocks("made", &agent.token), 407);
     assert_eq!(bea.sees(&["credential", "list"]).as_array().unwrap().len(), 1);
-    // On record, each in bea's name, and none in the other workspace.
-    let by_her =
-        |event: &Value| event["by"].as_str().is_some_and(|by| by.starts_with("owner bea (token "));
-    for event in [
-        "agent-added",
-        "agent-labelled",
-        "credential-added",
-        "credential-rotated",
-        "credential-version-staged",
-        "credential-version-promoted",
-        "credential-changed",
-        "set-extended",
-        "set-reduced",
-        "value-set",
-        "policy-put",
-        "administrator-added",
-        "credential-revoked",
-        "credential-removed",
-        "set-removed",
-        "value-removed",
-        "policy-removed",
-        "administrator-revoked",
-        "token-revoked",
-        "agent-revoked",
-    ] {
-        let records = two.home.audit_now();
-        let found =
-            records.iter().any(|r| r["event"] == event && by_her(r) && r["workspace"] == "b");
-        assert!(found, "no {event} of bea");
-    }
+    all_is_on_record(&two.home);
     let seen = bea.does(&["audit", "query", "--json"]);
     two.home.never_leaks(
         &[&key, &newer, &newest, &two.key_a, &two.key_b],
