@@ -9,15 +9,16 @@ use super::output::{self, Table};
 use super::way::{Way, Where};
 use crate::admin::orders::values::{HasValue, ListValues, Place, RemoveValue, SetValue};
 use crate::app::{self, Failure, Opened};
+use crate::credential::{Enters, Held, SECRET, Slot, SlotError, Value, Values};
+use crate::host::Destination;
 use crate::reference::Name;
-use crate::vault::{Held, Value, Values};
 
 /// Subcommands of `locum value`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Set a value, in one environment or where nothing else is said
     #[command(
-        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod"
+        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod\n  locum value set account acct_1 --to https://api.stripe.com --header 'Stripe-Account: {value}'"
     )]
     Set {
         /// The value's name
@@ -34,6 +35,8 @@ pub(super) enum Command {
         /// The variable in which programs find it; by default the name in capitals
         #[arg(long, value_name = "NAME")]
         variable: Option<String>,
+        #[command(flatten)]
+        enters: EntersArgs,
     },
     /// List values
     #[command(after_help = "Example:\n  locum value list --environment prod")]
@@ -65,12 +68,65 @@ pub(super) enum Command {
     },
 }
 
+/// Where the text may enter a request, in the place of `locum_NAME`.
+#[derive(Debug, clap::Args)]
+pub(super) struct EntersArgs {
+    /// Where the text may go in a request, as `locum_NAME`: <https://host>. Repeatable
+    #[arg(long, value_name = "ORIGIN", conflicts_with = "credential")]
+    to: Vec<Destination>,
+    /// A header that it may stand in, 'NAME: TEMPLATE', such as 'X-Region: {value}'. Repeatable
+    #[arg(long, value_name = "SLOT", requires = "to")]
+    header: Vec<String>,
+    /// A query parameter. Repeatable
+    #[arg(long, value_name = "NAME", requires = "to")]
+    query: Vec<String>,
+    /// A string of a JSON body, by its pointer. Repeatable
+    #[arg(long, value_name = "PTR", requires = "to")]
+    json_pointer: Vec<String>,
+    /// A field of a form in the body. Repeatable
+    #[arg(long, value_name = "FIELD", requires = "to")]
+    form: Vec<String>,
+}
+
+type ReadSlot = fn(&str) -> Result<Slot, SlotError>;
+
+impl EntersArgs {
+    fn read(self) -> Result<Option<Enters>, Failure> {
+        if self.to.is_empty() {
+            return Ok(None);
+        }
+        let kinds: [(&str, &[String], ReadSlot); 4] = [
+            ("--header", &self.header, |text| Slot::header(&text.replace("{value}", SECRET))),
+            ("--query", &self.query, Slot::query),
+            ("--json-pointer", &self.json_pointer, Slot::json),
+            ("--form", &self.form, Slot::form),
+        ];
+        let slots = kinds.into_iter().flat_map(|(flag, texts, read)| {
+            let wrong = move |text: &str, e| Failure::usage(format!("{flag} '{text}': {e}"));
+            texts.iter().map(move |text| read(text).map_err(|e| wrong(text, e)))
+        });
+        let slots = slots.collect::<Result<Vec<_>, _>>()?;
+        if slots.is_empty() {
+            return Err(Failure::usage("--to says where it goes, and nothing says how it enters")
+                .help("add a place, such as --header 'X-Region: {value}'"));
+        }
+        Ok(Some(Enters { to: self.to, slots }))
+    }
+}
+
 pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
     let mut way = to.open()?;
     match command {
-        Command::Set { name, text, credential, environment, variable } => {
-            let set = SetValue { name, text, credential, environment, variable };
-            let HasValue { name, is, environment } = way.order(set)?;
+        Command::Set { name, text, credential, environment, variable, enters } => {
+            let enters = enters.read()?;
+            let set = SetValue { name, text, credential, environment, variable, enters };
+            let HasValue { name, is, environment, taken } = way.order(set)?;
+            if taken {
+                output::note(&format!(
+                    "locum: {} is the reference of something else; programs get the value as a variable alone",
+                    name.reference()
+                ));
+            }
             output::line(&format!("{name} is {}{}", shown(&is), whereabouts(environment.as_ref())))
         }
         Command::List { environment, json } => list(&all(&mut way)?, environment.as_ref(), json),
@@ -143,6 +199,10 @@ fn show(values: &Values, name: &Name, json: bool) -> Result<(), Failure> {
         table.row(vec![place, shown(held)]);
     }
     output::line(&format!("{name}, in {}", value.variable))?;
+    if let Some(enters) = &value.enters {
+        let slots = output::list(enters.slots.iter().map(Slot::label));
+        output::line(&format!("its texts enter {slots} at {}", output::list(&enters.to)))?;
+    }
     table.print()
 }
 
@@ -159,7 +219,8 @@ pub(super) fn settings(
     if values.is_empty() {
         return Ok(BTreeMap::new());
     }
-    app::settings(&values, environment, &opened.vault.credentials()?)
+    let (credentials, sets) = (opened.vault.credentials()?, opened.vault.sets()?);
+    app::settings(&values, environment, (&credentials, &app::taken_names(&credentials, &sets)))
 }
 
 /// An environment that no value knows is a slip, and would silently be the default.

@@ -107,10 +107,16 @@ impl Order for Register {
     fn carry_out(self, desk: &mut impl Desk) -> Result<Vec<Line>, Trouble> {
         let mut used = usage(desk, ago(self.since))?;
         let policy = load_policy(desk.home())?;
-        let (sets, all) = desk.read(|vault| Ok((vault.sets()?, vault.credentials()?)))?;
+        let (sets, values, all) =
+            desk.read(|vault| Ok((vault.sets()?, vault.values()?, vault.credentials()?)))?;
         let line = |info: &CredentialInfo| {
             let within = sets.iter().filter(|set| set.members.contains(&info.name));
-            let names: Vec<&Name> = within.map(|set| &set.name).chain([&info.name]).collect();
+            let serves = &info.properties.serves;
+            let leads =
+                |reference: &Name| *reference == info.name || serves.as_ref() == Some(reference);
+            let held = values.iter().filter(|(_, value)| value.credentials().any(leads));
+            let names = within.map(|set| &set.name).chain(held.map(|(name, _)| name));
+            let names: Vec<&Name> = names.chain([&info.name]).chain(serves).collect();
             let rules = policy.users_of(&names).into_iter();
             Line {
                 credential: info.name.to_string(),

@@ -29,6 +29,9 @@ pub(crate) struct MakeRunToken {
     pub(crate) ttl: Option<i64>,
     #[serde(default, rename = "use", skip_serializing_if = "Option::is_none")]
     pub(crate) uses: Option<Vec<Name>>,
+    /// Whose values it gets.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) environment: Option<Name>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -49,7 +52,7 @@ impl Order for MakeRunToken {
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<MadeRunToken, Trouble> {
-        let Self { agent, run, node, user, ttl, uses } = self;
+        let Self { agent, run, node, user, ttl, uses, environment } = self;
         let user = match desk.who().map(|who| who.name.as_str().parse::<Label>()) {
             None => user,
             Some(own) => {
@@ -62,7 +65,7 @@ impl Order for MakeRunToken {
             }
         };
         let context = Context { run, node, user: user.clone() };
-        let new = NewRunToken { agent, context, uses, ttl: ttl.unwrap_or(TTL) };
+        let new = NewRunToken { agent, context, uses, environment, ttl: ttl.unwrap_or(TTL) };
         let (claims, token) = desk.read(|vault| Ok(vault.run_token(new)?))?;
         let subject = Some(claims.agent.as_str());
         desk.note("run-token-made", subject, &format!("run token {}", claims.id))?;

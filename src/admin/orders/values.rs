@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::{Call, Desk, Order, Trouble};
-use crate::app::Failure;
+use crate::app::{Failure, taken_names};
 use crate::cli::looks_like_a_key;
+use crate::credential::{Enters, Held, Value};
 use crate::environment::is_variable;
 use crate::reference::Name;
-use crate::vault::{Held, Value, Vault, usual_variable};
+use crate::vault::{Vault, usual_variable};
 
 /// The longest text: what is longer is a file.
 const LONGEST: usize = 4096;
@@ -23,6 +24,8 @@ pub(crate) struct Shown {
     pub(crate) default: Option<Held>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) environments: BTreeMap<Name, Held>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) enters: Option<Enters>,
 }
 
 impl Shown {
@@ -32,6 +35,7 @@ impl Shown {
             variable: self.variable.clone(),
             default: self.default.clone(),
             environments: self.environments.clone(),
+            enters: self.enters.clone(),
         }
     }
 }
@@ -48,8 +52,8 @@ impl Order for ListValues {
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<Vec<Shown>, Trouble> {
         let shown = |(name, value): (Name, Value)| {
-            let Value { variable, default, environments } = value;
-            Shown { name, variable, default, environments }
+            let Value { variable, default, environments, enters } = value;
+            Shown { name, variable, default, environments, enters }
         };
         desk.read(|vault| Ok(vault.values()?.into_iter().map(shown).collect()))
     }
@@ -69,6 +73,9 @@ pub(crate) struct SetValue {
     pub(crate) environment: Option<Name>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) variable: Option<String>,
+    /// Where its texts may enter a request; by default where they may.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) enters: Option<Enters>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -77,6 +84,9 @@ pub(crate) struct HasValue {
     pub(crate) is: Held,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) environment: Option<Name>,
+    /// Whether the name refers to something else: then programs get the value as a variable alone.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) taken: bool,
 }
 
 impl Order for SetValue {
@@ -87,17 +97,19 @@ impl Order for SetValue {
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<HasValue, Trouble> {
-        let Self { name, text, credential, environment, variable } = self;
+        let Self { name, text, credential, environment, variable, enters } = self;
         let wanted = variable.clone().unwrap_or_else(|| usual_variable(&name));
         check_variable(&wanted)?;
-        let is = desk.write(|vault| {
+        let (is, taken) = desk.write(|vault| {
             let held = held(vault, &name, text, credential)?;
+            check_can_enter(vault, &name, &held, enters.is_some())?;
             require_free(vault, &name, &wanted)?;
-            let place = (held.clone(), variable.as_deref());
+            let place = (held.clone(), variable.as_deref(), enters);
             vault.value_set(&name, environment.as_ref(), place)?;
-            Ok(held)
+            let taken = taken_names(&vault.credentials()?, &vault.sets()?);
+            Ok((held, taken.contains(&name)))
         })?;
-        Ok(HasValue { name, is, environment })
+        Ok(HasValue { name, is, environment, taken })
     }
 }
 
@@ -114,6 +126,23 @@ fn require_free(vault: &Vault, name: &Name, variable: &str) -> Result<(), Troubl
         )),
         None => Ok(()),
     }
+}
+
+/// What enters a request has to fit into a field.
+fn check_can_enter(vault: &Vault, name: &Name, held: &Held, enters: bool) -> Result<(), Trouble> {
+    let Held::Text(text) = held else {
+        return if enters {
+            Err(Trouble::wrong("`enters` is for texts", "a credential says itself where it goes"))
+        } else {
+            Ok(())
+        };
+    };
+    let enters = enters || vault.values()?.get(name).is_some_and(|value| value.enters.is_some());
+    if enters && !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        let what = format!("{name}: what enters a request is printable ASCII");
+        return Err(Failure::usage(what).into());
+    }
+    Ok(())
 }
 
 fn held(
