@@ -50,6 +50,14 @@ fn door(world: &World, config: &rustls::ClientConfig) -> Wire {
     world.serve.wire().tls_with("127.0.0.1", config.clone()).unwrap()
 }
 
+/// What a client that comes anew hears; none where TLS ends first. Under TLS 1.3 the client is done before its
+/// certificate is looked at: the alert may come at the hello, the request or the answer.
+fn knock(world: &World, config: &rustls::ClientConfig) -> Option<u16> {
+    let mut wire = world.serve.wire().tls_with("127.0.0.1", config.clone()).ok()?;
+    wire.try_send(ask("").as_bytes()).ok()?;
+    wire.try_answer("CONNECT").ok().map(|answer| answer.status)
+}
+
 #[track_caller]
 fn through(world: &World, mut wire: Wire, connect: String) -> Wire {
     let answer = wire.ask(connect);
@@ -101,10 +109,7 @@ fn a_spiffe_id_says_who_calls_and_no_password_is_needed() {
     // A certificate of another CA does not even do that.
     let strangers = Authority::new(&world.home.work(), "strangers");
     let config = strangers.issue_with("forged", uris(&[writer])).client(&ca);
-    let entered = world.serve.wire().tls_with("127.0.0.1", config).is_ok_and(|mut wire| {
-        wire.try_send(ask("").as_bytes()).is_ok() && wire.try_answer("CONNECT").is_ok()
-    });
-    assert!(!entered);
+    assert!(knock(&world, &config).is_none());
     assert_eq!(status(&client_config(&ca), ask("")), 407, "without a certificate");
     // The refusal, too, has what was shown.
     let refused = world.home.audit();
@@ -116,7 +121,7 @@ fn a_spiffe_id_says_who_calls_and_no_password_is_needed() {
 fn a_certificate_that_has_ended_ends_live_use() {
     let (world, clients, ca) = world(SPIFFE);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let end = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs() + 3);
+    let end = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs() + 4);
     let writer = clients.issue_with("writer", |params| {
         uris(&["spiffe://prod.example/ns/agents/sa/writer"])(params);
         params.not_after = end;
@@ -130,8 +135,7 @@ fn a_certificate_that_has_ended_ends_live_use() {
     });
     assert_eq!(problem, "agent-revoked");
     // A resumed session shows no certificate anew: it has ended all the same.
-    let resumed = world.serve.wire().tls_with("127.0.0.1", config);
-    assert!(!resumed.is_ok_and(|mut wire| wire.ask(ask("")).status == 200));
+    assert_ne!(knock(&world, &config), Some(200));
 }
 
 #[test]
@@ -180,11 +184,7 @@ fn world_with_list() -> (World, Authority, PathBuf, PathBuf) {
 
 /// Whether the door opens to a client that comes anew.
 fn opens(world: &World, config: &rustls::ClientConfig) -> bool {
-    let wire = world.serve.wire().tls_with("127.0.0.1", config.clone());
-    wire.is_ok_and(|mut wire| {
-        let sent = wire.try_send(ask("").as_bytes()).is_ok();
-        sent && wire.try_answer("CONNECT").is_ok_and(|answer| answer.status == 200)
-    })
+    knock(world, config) == Some(200)
 }
 
 #[track_caller]
