@@ -84,7 +84,7 @@ impl Remainder {
     /// the body may be sent any more.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), Refusal> {
         let Self { scanner, judge, .. } = self;
-        let read = scanner.push(piece, &mut |seen| judge.see(seen));
+        let read = scanner.push(piece, &mut |seen| judge.see(&seen));
         self.verdict(read.is_ok())
     }
 
@@ -94,7 +94,7 @@ impl Remainder {
     /// As [`Self::push`].
     pub fn finish(&mut self) -> Result<(), Refusal> {
         let Self { scanner, judge, .. } = self;
-        let read = scanner.finish(&mut |seen| judge.see(seen));
+        let read = scanner.finish(&mut |seen| judge.see(&seen));
         self.verdict(read.is_ok())
     }
 
@@ -142,7 +142,7 @@ struct Judge {
 }
 
 impl Judge {
-    fn see(&mut self, seen: Seen<'_>) {
+    fn see(&mut self, seen: &Seen<'_>) {
         match seen {
             // What comes behind a reason is not sent, and nobody counts it.
             _ if self.verdict.is_err() => {}
@@ -151,7 +151,7 @@ impl Judge {
                 self.refuse(Refusal::with_detail(Code::BodyUnreadable, detail));
             }
             Seen::Entry(_) => {}
-            Seen::Reference(place, name) => self.reference(place, name),
+            Seen::Reference(place, name) => self.reference(place, *name),
             Seen::Text { .. } => self.counted = false,
         }
     }

@@ -290,7 +290,6 @@ fn path_slots_keep_every_other_byte() {
 
 mod properties {
     use super::*;
-    use proptest::prelude::*;
 
     /// What a client may write into a path or a query.
     const SEGMENT: &str = "[A-Za-z0-9._~!$&'()*+,=:@-]{0,6}(%[2-6][0-9A-F])?";
