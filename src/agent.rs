@@ -157,6 +157,13 @@ impl Identity {
         Self { context, ..self.clone() }
     }
 
+    /// The environment whose values it gets; none for those of none. A run token says it, and nobody
+    /// else.
+    #[must_use]
+    pub fn environment(&self) -> Option<&Name> {
+        self.run_token()?.environment.as_ref()
+    }
+
     /// What the run token says by which the agent came, if it came by one.
     #[must_use]
     pub fn run_token(&self) -> Option<&Claims> {

@@ -284,14 +284,17 @@ pub fn inject(
             signed.push((grant, secret));
         } else {
             filling.fill(grant, slot, &secret)?;
-            // Six digits turn up by chance, and are worth nothing once they were used.
-            if !grant.credential().properties.kind.as_ref().is_some_and(Kind::is_of_the_moment) {
+            // Six digits turn up by chance, and are worth nothing once they were used; and the text of a
+            // value is no secret.
+            let kind = grant.credential().properties.kind.as_ref();
+            let plain = grant.credential().as_text().is_some();
+            if !plain && !kind.is_some_and(Kind::is_of_the_moment) {
                 filling.needles.add_late(secret, grant.placeholder());
             }
         }
         uses.push(Use {
             credential: grant.credential().name.clone(),
-            version: Some(grant.version()),
+            version: grant.numbered(),
             slot: Some(slot.label()),
             why: grant.why(),
         });
@@ -396,7 +399,7 @@ pub fn fill_message(
         edits.add(message, credential, slot, &secret).ok_or_else(nowhere)?;
         uses.push(Use {
             credential: credential.name.clone(),
-            version: Some(grant.version()),
+            version: grant.numbered(),
             slot: Some(slot.label()),
             why: grant.why(),
         });

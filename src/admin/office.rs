@@ -521,6 +521,7 @@ impl Desk<'_> {
             agent: made.agent.clone(),
             context: Context { run, node: None, user },
             uses: made.uses.clone(),
+            environment: None,
             ttl: made.ttl.unwrap_or(RUN_TTL),
         };
         let (claims, token) =

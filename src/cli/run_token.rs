@@ -13,7 +13,7 @@ use crate::vault::NewRunToken;
 /// Arguments of `locum run-token`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  locum run-token --agent researcher --run 42 --user alice --ttl 1h --use openai\n  locum agent revoke researcher --run 42"
+    after_help = "Example:\n  locum run-token --agent researcher --run 42 --user alice --ttl 1h --use openai\n  locum run-token --agent researcher --environment staging\n  locum agent revoke researcher --run 42"
 )]
 pub(super) struct Args {
     /// The agent that it stands for
@@ -31,9 +31,12 @@ pub(super) struct Args {
     /// How long it is good for, at most 7d
     #[arg(long, value_name = "DURATION", value_parser = ttl, default_value = "1h")]
     ttl: Duration,
-    /// A credential or set that it may use, repeatable. Without any: all that the agent may
+    /// A credential, set or value that it may use, repeatable. Without any: all that the agent may
     #[arg(long = "use", value_name = "NAME")]
     uses: Vec<Name>,
+    /// The environment whose values it gets (`locum value`), and no other's; by default those of none
+    #[arg(long, value_name = "NAME")]
+    environment: Option<Name>,
     /// Print agent, `token_id`, token and `expires` as JSON
     #[arg(long)]
     json: bool,
@@ -56,6 +59,7 @@ pub(super) fn run(home: &Home, args: Args) -> Result<(), Failure> {
         agent: args.agent,
         context: Context { run, node, user },
         uses: (!args.uses.is_empty()).then_some(args.uses),
+        environment: args.environment,
         ttl: args.ttl.as_secs().cast_signed(),
     })?;
     if args.json {

@@ -1,23 +1,25 @@
 //! `locum value`: settings by environment, which `locum run` and `locum env` hand to programs beside the
 //! placeholders.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
 use super::output::{self, Table};
 use super::scan;
 use crate::app::{self, Failure, Home, Opened};
+use crate::credential::{Enters, Held, SECRET, Slot, SlotError, Value, Values};
 use crate::environment::is_variable;
+use crate::host::Destination;
 use crate::reference::Name;
-use crate::vault::{Held, Value, Values, usual_variable};
+use crate::vault::usual_variable;
 
 /// Subcommands of `locum value`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Set a value, in one environment or where nothing else is said
     #[command(
-        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod"
+        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod\n  locum value set account acct_1 --to https://api.stripe.com --header 'Stripe-Account: {value}'"
     )]
     Set {
         /// The value's name
@@ -34,6 +36,8 @@ pub(super) enum Command {
         /// The variable in which programs find it; by default the name in capitals
         #[arg(long, value_name = "NAME")]
         variable: Option<String>,
+        #[command(flatten)]
+        enters: EntersArgs,
     },
     /// List values
     #[command(after_help = "Example:\n  locum value list --environment prod")]
@@ -65,18 +69,72 @@ pub(super) enum Command {
     },
 }
 
+/// Where the text may enter a request, in the place of `locum_NAME`.
+#[derive(Debug, clap::Args)]
+pub(super) struct EntersArgs {
+    /// Where the text may go in a request, as `locum_NAME`: <https://host>. Repeatable
+    #[arg(long, value_name = "ORIGIN", conflicts_with = "credential")]
+    to: Vec<Destination>,
+    /// A header that it may stand in, 'NAME: TEMPLATE', such as 'X-Region: {value}'. Repeatable
+    #[arg(long, value_name = "SLOT", requires = "to")]
+    header: Vec<String>,
+    /// A query parameter. Repeatable
+    #[arg(long, value_name = "NAME", requires = "to")]
+    query: Vec<String>,
+    /// A string of a JSON body, by its pointer. Repeatable
+    #[arg(long, value_name = "PTR", requires = "to")]
+    json_pointer: Vec<String>,
+    /// A field of a form in the body. Repeatable
+    #[arg(long, value_name = "FIELD", requires = "to")]
+    form: Vec<String>,
+}
+
+type ReadSlot = fn(&str) -> Result<Slot, SlotError>;
+
+impl EntersArgs {
+    fn read(self) -> Result<Option<Enters>, Failure> {
+        if self.to.is_empty() {
+            return Ok(None);
+        }
+        let kinds: [(&str, &[String], ReadSlot); 4] = [
+            ("--header", &self.header, |text| Slot::header(&text.replace("{value}", SECRET))),
+            ("--query", &self.query, Slot::query),
+            ("--json-pointer", &self.json_pointer, Slot::json),
+            ("--form", &self.form, Slot::form),
+        ];
+        let slots = kinds.into_iter().flat_map(|(flag, texts, read)| {
+            let wrong = move |text: &str, e| Failure::usage(format!("{flag} '{text}': {e}"));
+            texts.iter().map(move |text| read(text).map_err(|e| wrong(text, e)))
+        });
+        let slots = slots.collect::<Result<Vec<_>, _>>()?;
+        if slots.is_empty() {
+            return Err(Failure::usage("--to says where it goes, and nothing says how it enters")
+                .help("add a place, such as --header 'X-Region: {value}'"));
+        }
+        Ok(Some(Enters { to: self.to, slots }))
+    }
+}
+
 pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
     let mut opened = Opened::open(home)?;
     match command {
-        Command::Set { name, text, credential, environment, variable } => {
+        Command::Set { name, text, credential, environment, variable, enters } => {
             let held = held(&opened, &name, text, credential)?;
+            let enters = enters.read()?;
+            check_can_enter(&opened, &name, &held, enters.is_some())?;
             let wanted = variable.clone().unwrap_or_else(|| usual_variable(&name));
             check_variable(&wanted)?;
             require_free(&opened, &name, &wanted)?;
             let shown = shown(&held);
-            let place = (held, variable.as_deref());
+            let place = (held, variable.as_deref(), enters);
             opened.vault.value_set(&name, environment.as_ref(), place)?;
             opened.changed()?;
+            if taken(&opened)?.contains(&name) {
+                output::note(&format!(
+                    "locum: {} is the reference of something else; programs get the value as a variable alone",
+                    name.reference()
+                ));
+            }
             output::line(&format!("{name} is {shown}{}", whereabouts(environment.as_ref())))
         }
         Command::List { environment, json } => list(&opened, environment.as_ref(), json),
@@ -102,6 +160,23 @@ fn require_free(opened: &Opened, name: &Name, variable: &str) -> Result<(), Fail
         }
         None => Ok(()),
     }
+}
+
+/// What enters a request has to fit into a field.
+fn check_can_enter(opened: &Opened, name: &Name, held: &Held, enters: bool) -> Result<(), Failure> {
+    let Held::Text(text) = held else { return Ok(()) };
+    let enters = enters || opened.vault.values()?.get(name).is_some_and(|v| v.enters.is_some());
+    if enters && !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
+        return Err(Failure::usage(format!("{name}: what enters a request is printable ASCII")));
+    }
+    Ok(())
+}
+
+/// The names that refer to something else than a value.
+fn taken(opened: &Opened) -> Result<BTreeSet<Name>, Failure> {
+    let credentials = opened.vault.credentials()?;
+    let sets = opened.vault.sets()?;
+    Ok(app::taken_names(&credentials, &sets))
 }
 
 /// The longest text: what is longer is a file.
@@ -201,6 +276,10 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         table.row(vec![place, shown(held)]);
     }
     output::line(&format!("{name}, in {}", value.variable))?;
+    if let Some(enters) = &value.enters {
+        let slots = output::list(enters.slots.iter().map(Slot::label));
+        output::line(&format!("its texts enter {slots} at {}", output::list(&enters.to)))?;
+    }
     table.print()
 }
 
@@ -217,7 +296,8 @@ pub(super) fn settings(
     if values.is_empty() {
         return Ok(BTreeMap::new());
     }
-    app::settings(&values, environment, &opened.vault.credentials()?)
+    let (credentials, sets) = (opened.vault.credentials()?, opened.vault.sets()?);
+    app::settings(&values, environment, (&credentials, &app::taken_names(&credentials, &sets)))
 }
 
 /// An environment that no value knows is a slip, and would silently be the default.

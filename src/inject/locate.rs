@@ -253,7 +253,7 @@ impl References {
         let path = request.path();
         let decoded = path::text(path);
         let named = reference::names_in(&decoded).filter_map(|name| index.referred(name));
-        let bound = || index.bound_to(request.origin());
+        let bound = || index.concerned(request.origin());
         let mut found = 0;
         for credential in named.chain(bound()) {
             for (slot, template) in path_slots(credential) {
@@ -290,7 +290,7 @@ impl References {
 
     fn in_body(&mut self, body: &BodyText, origin: &Origin, index: &CredentialIndex) {
         self.fault = body.fault();
-        let bound = || index.bound_to(origin).flat_map(|c| &c.slots);
+        let bound = || index.concerned(origin).flat_map(|c| &c.slots);
         for found in body.found() {
             let is = |slot: &Slot| found.place.is(slot);
             if let Some(credential) = index.named_by(&found.text) {

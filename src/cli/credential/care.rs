@@ -204,10 +204,15 @@ pub(super) fn register(opened: &Opened, args: &Register) -> Result<(), Failure> 
     let since = SystemTime::now().checked_sub(args.since).unwrap_or(UNIX_EPOCH);
     let mut used = usage(opened, since)?;
     let policy = load_policy(&opened.home)?;
-    let sets = opened.vault.sets()?;
+    let (sets, values) = (opened.vault.sets()?, opened.vault.values()?);
     let line = |info: &CredentialInfo| {
         let within = sets.iter().filter(|set| set.members.contains(&info.name));
-        let names: Vec<&Name> = within.map(|set| &set.name).chain([&info.name]).collect();
+        let leads = |reference: &Name| {
+            *reference == info.name || info.properties.serves.as_ref() == Some(reference)
+        };
+        let held = values.iter().filter(|(_, value)| value.credentials().any(leads));
+        let names = within.map(|set| &set.name).chain(held.map(|(name, _)| name));
+        let names: Vec<&Name> = names.chain([&info.name]).chain(&info.properties.serves).collect();
         let rules = policy.users_of(&names);
         Line {
             credential: info.name.to_string(),
