@@ -211,6 +211,6 @@ fn look(path: &str, text: &[u8], first: usize) -> Vec<Finding> {
 }
 
 /// What kind of key a text is, by its shape; none for a text that is no key.
-pub(super) fn looks_like_a_key(text: &str) -> Option<&'static str> {
+pub(crate) fn looks_like_a_key(text: &str) -> Option<&'static str> {
     Some(shapes::Shapes::all().find(text.as_bytes()).first()?.what.name())
 }
