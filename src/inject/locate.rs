@@ -6,7 +6,7 @@ use data_encoding::{BASE64, BASE64_NOPAD};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::path::{self, may_refer};
-use super::{query, subprotocol};
+use super::{aws, query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::reference::{self, Name};
@@ -156,11 +156,15 @@ impl References {
     /// its digest.
     #[must_use]
     pub fn wants_digest(&self, request: &InboundRequest) -> bool {
+        request.body().is_none() && self.wants_all(request)
+    }
+
+    /// Whether a signature is over all of the body, because the head does not say its digest.
+    #[must_use]
+    pub fn wants_all(&self, request: &InboundRequest) -> bool {
         let signs =
             |l: &Located| l.slot.is_some_and(|at| l.credential.slots.get(at) == Some(&Slot::Aws));
-        request.body().is_none()
-            && self.located.iter().any(signs)
-            && sigv4::Payload::of(request.headers()) == Some(sigv4::Payload::Unsaid)
+        self.located.iter().any(signs) && aws::is_over_all(request.headers())
     }
 
     /// Whether a slot refers to the credential.

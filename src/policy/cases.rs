@@ -87,7 +87,7 @@ pub struct Inquiry {
     /// A credential that it refers to, in the first of its slots that such a request has.
     pub refers: Option<Name>,
     /// What a request was seen to refer to, where there was one: asked about as it is then.
-    pub seen: Option<Box<Seen>>,
+    pub seen: Option<Box<Referred>>,
     /// Fields that it has.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// When, in seconds of Unix time.
@@ -96,7 +96,7 @@ pub struct Inquiry {
 
 /// What a request was seen to refer to, as its record has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
+pub struct Referred {
     /// Credentials, each with the label of the slot in which its reference stood; none for a value that
     /// had the shape of no slot.
     pub credentials: Vec<(Name, Option<Box<str>>)>,
@@ -106,7 +106,7 @@ pub struct Seen {
     pub misplaced: usize,
 }
 
-impl Seen {
+impl Referred {
     /// The same references, to the credentials of now.
     fn references(&self, index: &CredentialIndex) -> References {
         let mut located = Vec::with_capacity(self.credentials.len());

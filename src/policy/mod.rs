@@ -34,7 +34,9 @@ use http::{HeaderMap, Method};
 
 pub use approval::Approval;
 pub use capture::Capture;
-pub use cases::{Answer, Case, Expected, Given, Inquiry, Seen, Wish, WishError, Word, supposed};
+pub use cases::{
+    Answer, Case, Expected, Given, Inquiry, Referred, Wish, WishError, Word, supposed,
+};
 pub use choice::Alternative;
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
@@ -154,6 +156,7 @@ pub struct Permit {
     meters: Meters,
     approval: Option<Approval>,
     cut_when_withdrawn: bool,
+    refuse_misplaced: bool,
     refuse_unusual: bool,
 }
 
@@ -303,6 +306,12 @@ impl Permit {
     #[must_use]
     pub fn refuses_unusual(&self) -> bool {
         self.refuse_unusual
+    }
+
+    /// Whether a reference outside the slots is refused.
+    #[must_use]
+    pub fn refuses_misplaced(&self) -> bool {
+        self.refuse_misplaced
     }
 
     /// Whether a person has to approve the request first.
@@ -600,8 +609,15 @@ impl Policy {
             approval: self.approval(&verdict),
             cut_when_withdrawn: rule.cut_when_withdrawn
                 || bound.is_some_and(|bound| bound.cut_when_withdrawn),
+            refuse_misplaced: self.deciding(&verdict).any(|rule| rule.refuse_misplaced),
             refuse_unusual: self.refuses_unusual(&verdict),
         })
+    }
+
+    /// The rule that decided, and the organisation's.
+    fn deciding(&self, verdict: &Verdict) -> impl Iterator<Item = &Rule> {
+        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
+        deciding.filter_map(|at| self.rules.get(at as usize))
     }
 
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
@@ -779,9 +795,8 @@ impl Policy {
         if let Some(fault) = references.fault() {
             return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
         }
-        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
-        let mut deciding = deciding.filter_map(|at| self.rules.get(at as usize));
-        if references.misplaced() > 0 && deciding.any(|rule| rule.refuse_misplaced) {
+        let refuses = || self.deciding(&verdict).any(|rule| rule.refuse_misplaced);
+        if references.misplaced() > 0 && refuses() {
             return Err(Refusal::new(Code::Misplaced));
         }
         let mut grants: Vec<Grant> = picked.iter().filter_map(Picked::grant).collect();

@@ -131,6 +131,7 @@ impl Policy {
             meters: Meters::default(),
             approval: None,
             cut_when_withdrawn: false,
+            refuse_misplaced: rule.refuse_misplaced,
             refuse_unusual: self.refuses_unusual(&verdict),
         })
     }
