@@ -190,9 +190,16 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
 
 fn from_home(home: &Home, id: &str) -> Result<(Option<Inquiry>, Recorded), Failure> {
     let config = Config::load(&home.config(), home.path())?;
-    // What another workspace's agents do is not this one's to know.
-    let workspace = Some(home.workspace().to_string());
-    recorded(&config.audit.dir, Filter { workspace, ..Filter::default() }, id)
+    let found = recorded(&config.audit.dir, Filter::default(), id)?;
+    // What another workspace's agents do is not this one's to know. Who was refused at the door is of
+    // none.
+    let own = |workspace: &str| workspace == home.workspace().as_str();
+    if found.1.access["workspace"].as_str().is_none_or(own) { Ok(found) } else { Err(unknown(id)) }
+}
+
+fn unknown(id: &str) -> Failure {
+    let id = output::plain(id);
+    Failure::new(format!("the audit log has no access record of the request {id}")).help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
 }
 
 /// The request of an access record, as far as that has it: without query and fields.
@@ -207,13 +214,7 @@ pub(crate) fn recorded(
     let outcome = outcome.map(|entry| entry.value().clone());
     entries.retain(|entry| entry.value()["kind"] == "access");
     let entry = entries.into_iter().next();
-    let entry = entry.ok_or_else(|| {
-        Failure::new(format!(
-            "the audit log has no access record of the request {}",
-            output::plain(id)
-        ))
-        .help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
-    })?;
+    let entry = entry.ok_or_else(|| unknown(id))?;
     let recorded = Recorded { access: entry.value().clone(), outcome };
     Ok((asked(&entry), recorded))
 }
