@@ -156,13 +156,23 @@ struct Revoked<'a> {
 }
 
 pub(super) fn revoke(opened: &mut Opened, args: &Revoke) -> Result<(), Failure> {
-    let versions = revoked_by(opened, args)?;
+    let live = revoked_by(opened, args, false)?;
+    // Asked again, because nothing said that it was in force.
+    let again = args.now && live.is_empty();
+    let versions = if args.cut || again { revoked_by(opened, args, true)? } else { live };
     match (args.cut, args.version) {
         (true, version) => opened.vault.cut(&args.name, version)?,
+        (false, _) if again && !versions.is_empty() => {}
         (false, Some(version)) => opened.vault.revoke_version(&args.name, version)?,
         (false, None) => opened.vault.revoke(&args.name)?,
     }
     opened.changed()?;
+    if args.version.is_some() && opened.vault.credential(&args.name)?.current().is_none() {
+        let name = &args.name;
+        output::note(&format!(
+            "{name} has no current version now: requests are refused until `locum credential rotate {name}`"
+        ));
+    }
     let mut revoked = Revoked {
         credential: &args.name,
         versions: &versions,
@@ -179,11 +189,11 @@ pub(super) fn revoke(opened: &mut Opened, args: &Revoke) -> Result<(), Failure> 
     if args.json { output::json(&revoked) } else { say_revoked(&revoked, args.version) }
 }
 
-/// The versions that are not revoked yet, or may be cut still.
-fn revoked_by(opened: &Opened, args: &Revoke) -> Result<Vec<u32>, Failure> {
+/// The versions that are not revoked yet, or all that are meant.
+fn revoked_by(opened: &Opened, args: &Revoke, all: bool) -> Result<Vec<u32>, Failure> {
     use crate::vault::VersionState::Revoked;
     let info = opened.vault.credential(&args.name)?;
-    let all = info.versions.iter().filter(|version| args.cut || version.state != Revoked);
+    let all = info.versions.iter().filter(|version| all || version.state != Revoked);
     let all = all.map(|version| version.version);
     Ok(all.filter(|own| args.version.is_none_or(|version| version == *own)).collect())
 }
