@@ -776,15 +776,15 @@ impl Keeper {
         self.gateway()?.workspace(workspace)
     }
 
-    /// Writes down what was given in exchange for a refresh token that lies elsewhere.
+    /// Writes down what a version was given in exchange for a refresh token that lies elsewhere.
     pub(super) async fn keep_exchanged(
         self: &Arc<Self>,
         (workspace, name): (Name, Name),
-        lent: Secret,
-        given: Secret,
+        version: u32,
+        (lent, given): (Secret, Secret),
     ) -> Result<(), Failure> {
         let write = move |keeper: &Self| {
-            let keep = |vault: &mut Vault| vault.keep_exchanged(&name, &lent, &given);
+            let keep = |vault: &mut Vault| vault.keep_exchanged((&name, version), &lent, &given);
             keeper.seen.lock().write(&keeper.home, &workspace, keep)?;
             keeper.look(false);
             Ok(())

@@ -326,7 +326,7 @@ impl Supplier {
         let of = full_name(credential);
         let written = match lent {
             None => self.keeper.renew(of, version, secret).await,
-            Some(lent) => self.keeper.keep_exchanged(of, lent, secret).await,
+            Some(lent) => self.keeper.keep_exchanged(of, version, (lent, secret)).await,
         };
         written.map_err(|error| {
             tracing::error!(

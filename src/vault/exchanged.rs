@@ -15,19 +15,22 @@ const DIGEST: usize = 32;
 
 impl Vault {
     /// Keeps what was given in exchange for `lent`, which lies elsewhere, or for what was kept so
-    /// before.
+    /// before. `version` is the one that it was exchanged for: what belongs to a revoked one is not kept.
     ///
     /// # Errors
-    /// [`Fault::Unknown`].
+    /// [`Fault::Unknown`], or [`Fault::NoSuchVersion`] when that version is not there or revoked.
     pub fn keep_exchanged(
         &mut self,
-        name: &Name,
+        (name, version): (&Name, u32),
         lent: &Secret,
         given: &Secret,
     ) -> Result<(), VaultError> {
         let kept = given.expose(|given| Secret::new([&digest(lent)[..], given].concat()));
         self.change(Action::CredentialRenewed, name.as_str(), |tx, change| {
             let row = CredentialRow::find(tx, change.workspace, name)?;
+            if !stands(tx, row.id, Some(version))? {
+                return Err(Fault::NoSuchVersion(name.clone(), version));
+            }
             items::put(tx, change.own, &item(change.workspace, row.id), &kept, change.now)
         })?;
         self.wipe_log();
@@ -55,7 +58,27 @@ impl Vault {
     }
 }
 
-/// Drops what is kept of a credential, which is about to go or was revoked.
+/// Whether one version of a credential, or any, is not revoked.
+fn stands(tx: &Transaction<'_>, credential: i64, version: Option<u32>) -> Result<bool, Fault> {
+    let query = "SELECT 1 FROM versions WHERE credential = ?1 AND state <> 'revoked' \
+                 AND version = coalesce(?2, version)";
+    Ok(tx.prepare_cached(query)?.exists((credential, version))?)
+}
+
+/// Drops what is kept of a credential once nothing of it may be used any more.
+pub(super) fn forget_if_revoked(
+    tx: &Transaction<'_>,
+    workspace: &Name,
+    credential: i64,
+) -> Result<(), Fault> {
+    if stands(tx, credential, None)? {
+        return Ok(());
+    }
+    tx.execute("DELETE FROM items WHERE name = ?1", [item(workspace, credential)])?;
+    Ok(())
+}
+
+/// Drops what is kept of a credential, which is about to go.
 pub(super) fn forget(tx: &Transaction<'_>, workspace: &Name, name: &Name) -> Result<(), Fault> {
     let id: Option<i64> = tx
         .prepare_cached("SELECT id FROM credentials WHERE workspace = ?1 AND name = ?2")?

@@ -1281,6 +1281,32 @@ fn a_version_whose_secret_was_exchanged_keeps_its_number() {
     vault.verify().unwrap();
 }
 
+#[test]
+fn what_was_exchanged_for_a_revoked_version_is_not_kept() {
+    let home = Home::furnished();
+    let mut vault = home.open();
+    let (lent, given) = (secret("what-lies-elsewhere"), secret("what-came-in-exchange"));
+    vault.keep_exchanged((&name("a"), 2), &lent, &given).unwrap();
+    assert_eq!(text_of(&vault.exchanged(&name("a"), &lent).unwrap().unwrap()), text_of(&given));
+    // As long as a version stands, what is kept is still needed; what comes for the other is late.
+    vault.revoke_version(&name("a"), 1).unwrap();
+    let late = |vault: &mut Vault, version| {
+        let before = vault.epoch().unwrap();
+        let fault = vault.keep_exchanged((&name("a"), version), &lent, &secret("too-late"));
+        let fault = fault.unwrap_err().fault;
+        assert!(matches!(fault, Fault::NoSuchVersion(of, n) if of == name("a") && n == version));
+        assert_eq!(vault.epoch().unwrap(), before);
+    };
+    late(&mut vault, 1);
+    assert_eq!(text_of(&vault.exchanged(&name("a"), &lent).unwrap().unwrap()), text_of(&given));
+    // With the last one it goes, however that was revoked, and nothing brings it back.
+    vault.revoke_version(&name("a"), 2).unwrap();
+    assert!(vault.exchanged(&name("a"), &lent).unwrap().is_none());
+    late(&mut vault, 2);
+    assert!(vault.exchanged(&name("a"), &lent).unwrap().is_none());
+    vault.verify().unwrap();
+}
+
 // Properties, and the format that had none.
 
 #[test]

@@ -131,9 +131,7 @@ impl Vault {
         self.change(action, &subject, |tx, change| {
             let row = CredentialRow::find(tx, change.workspace, name)?;
             let revoked = row.revoke(tx, change, version)?;
-            if version.is_none() {
-                exchanged::forget(tx, change.workspace, name)?;
-            }
+            exchanged::forget_if_revoked(tx, change.workspace, row.id)?;
             let marked = if cut { row.mark_to_cut(tx, version)? } else { 0 };
             match version {
                 _ if revoked + marked > 0 => Ok(()),

@@ -46,7 +46,7 @@ pub use search::{forms, leaks, search_everywhere};
 pub use serve::{Serve, connect};
 pub use tools::{Debian, Tools, basic, command_output, percent};
 pub use tree::tree;
-pub use wire::{Answer, Broken, Wire, client_config};
+pub use wire::{Answer, Broken, Wire, client_config, client_config_of};
 pub use world::{AUTHORIZED, BEARER, HOST, Stage, World, request};
 
 /// How long anything may take that is expected to happen. Far longer than it takes on a busy
