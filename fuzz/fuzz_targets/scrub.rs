@@ -1,8 +1,10 @@
 //! The scrubber: any chunking gives what the whole gives, and the secret never comes out.
 #![cfg_attr(fuzzing, no_main)]
 
+use std::io::Write as _;
+
 use bytes::Bytes;
-use data_encoding::{BASE64, BASE64URL_NOPAD};
+use data_encoding::{BASE64, BASE64URL_NOPAD, HEXLOWER};
 #[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::scrub::{Fit, Needles, Scrubber};
@@ -31,28 +33,29 @@ fn scrub(secrets: &[&[u8]], chunks: &[&[u8]], fit: Fit) -> Vec<u8> {
     out
 }
 
-/// An echo of `secret` in a notation, which differs for each byte where `mix` says so.
+/// An echo of `secret` in a notation, in which the bytes that `mix` says are percent-encoded instead.
 fn echo(secret: &[u8], notation: u8, mix: u8) -> Vec<u8> {
-    let spelled = |b: u8, notation: u8| match notation % 8 {
-        0 => format!("%{b:02x}"),
-        1 => format!("%{b:02X}"),
-        2 => format!("%25{b:02x}"),
-        3 if b.is_ascii() => format!("\\u{b:04x}"),
-        4 if b.is_ascii() => format!("&#{b};"),
-        5 if b.is_ascii() => format!("&#x{b:x};"),
-        _ => format!("%{b:02x}"),
-    };
+    let mut out = Vec::new();
     match notation % 10 {
-        6 => secret.iter().map(|b| format!("{b:02x}")).collect::<String>().into_bytes(),
-        7 => BASE64.encode(secret).into_bytes(),
-        8 => BASE64URL_NOPAD.encode(&[&[mix], secret].concat()).into_bytes(),
-        9 => secret.to_vec(),
+        6 => return HEXLOWER.encode(secret).into_bytes(),
+        7 => return BASE64.encode(secret).into_bytes(),
+        8 => return BASE64URL_NOPAD.encode(&[&[mix], secret].concat()).into_bytes(),
+        9 => return secret.to_vec(),
         n => {
-            let each =
-                |(i, b): (usize, &u8)| spelled(*b, if mix >> (i % 8) & 1 == 0 { n } else { 0 });
-            secret.iter().enumerate().map(each).collect::<String>().into_bytes()
+            for (i, b) in secret.iter().enumerate() {
+                let n = if mix >> (i % 8) & 1 == 0 { n } else { 0 };
+                let _never_fails = match n {
+                    1 => write!(out, "%{b:02X}"),
+                    2 => write!(out, "%25{b:02x}"),
+                    3 if b.is_ascii() => write!(out, "\\u{b:04x}"),
+                    4 if b.is_ascii() => write!(out, "&#{b};"),
+                    5 if b.is_ascii() => write!(out, "&#x{b:x};"),
+                    _ => write!(out, "%{b:02x}"),
+                };
+            }
         }
     }
+    out
 }
 
 // The first byte chooses the fit and the secrets, the next seven the sizes of the chunks; where 0xff stands in the text, an
