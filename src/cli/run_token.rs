@@ -3,12 +3,13 @@
 use std::time::Duration;
 
 use super::output;
-use crate::agent::{Context, Label};
-use crate::app::{Failure, Home, Opened};
+use super::way::Where;
+use crate::admin::orders::runs::MakeRunToken;
+use crate::agent::Label;
+use crate::app::Failure;
 use crate::document::parse_duration;
 use crate::reference::Name;
 use crate::token::run::MAX_TTL;
-use crate::vault::NewRunToken;
 
 /// Arguments of `locum run-token`.
 #[derive(Debug, clap::Args)]
@@ -52,31 +53,25 @@ fn ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn run(home: &Home, args: Args) -> Result<(), Failure> {
-    let opened = Opened::open(home)?;
-    let (run, node, user) = (args.run, args.node, args.user);
-    let (claims, text) = opened.vault.run_token(NewRunToken {
+pub(super) fn run(to: &Where, args: Args) -> Result<(), Failure> {
+    let made = to.open()?.order(MakeRunToken {
         agent: args.agent,
-        context: Context { run, node, user },
+        run: args.run,
+        node: args.node,
+        user: args.user,
+        ttl: Some(args.ttl.as_secs().cast_signed()),
         uses: (!args.uses.is_empty()).then_some(args.uses),
         environment: args.environment,
-        ttl: args.ttl.as_secs().cast_signed(),
     })?;
     if args.json {
-        return output::json(&serde_json::json!({
-            "agent": claims.agent,
-            "token_id": &*claims.id,
-            "token": text.as_str(),
-            "expires": claims.expires,
-        }));
+        return output::json(&made);
     }
-    output::line(&text)?;
+    output::line(&made.token.0)?;
     output::note(&format!(
-        "This is the run token {} of {agent}, good until {}; it is not shown again.\nSet HTTPS_PROXY=http://{agent}:TOKEN@HOST:PORT. `locum agent revoke {agent} --run-token {}` ends it.",
-        claims.id,
-        output::time(claims.expires),
-        claims.id,
-        agent = claims.agent,
+        "This is the run token {id} of {agent}, good until {}; it is not shown again.\nSet HTTPS_PROXY=http://{agent}:TOKEN@HOST:PORT. `locum agent revoke {agent} --run-token {id}` ends it.",
+        output::time(made.expires),
+        id = made.token_id,
+        agent = made.agent,
     ));
     Ok(())
 }

@@ -1,18 +1,17 @@
 //! `locum value`: settings by environment, which `locum run` and `locum env` hand to programs beside the
 //! placeholders.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::output::{self, Table};
-use super::scan;
-use crate::app::{self, Failure, Home, Opened};
+use super::way::{Way, Where};
+use crate::admin::orders::values::{HasValue, ListValues, Place, RemoveValue, SetValue};
+use crate::app::{self, Failure, Opened};
 use crate::credential::{Enters, Held, SECRET, Slot, SlotError, Value, Values};
-use crate::environment::is_variable;
 use crate::host::Destination;
 use crate::reference::Name;
-use crate::vault::usual_variable;
 
 /// Subcommands of `locum value`.
 #[derive(Debug, clap::Subcommand)]
@@ -115,108 +114,34 @@ impl EntersArgs {
     }
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    let mut opened = Opened::open(home)?;
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    let mut way = to.open()?;
     match command {
         Command::Set { name, text, credential, environment, variable, enters } => {
-            let held = held(&opened, &name, text, credential)?;
             let enters = enters.read()?;
-            check_can_enter(&opened, &name, &held, enters.is_some())?;
-            let wanted = variable.clone().unwrap_or_else(|| usual_variable(&name));
-            check_variable(&wanted)?;
-            require_free(&opened, &name, &wanted)?;
-            let shown = shown(&held);
-            let place = (held, variable.as_deref(), enters);
-            opened.vault.value_set(&name, environment.as_ref(), place)?;
-            opened.changed()?;
-            if taken(&opened)?.contains(&name) {
+            let set = SetValue { name, text, credential, environment, variable, enters };
+            let HasValue { name, is, environment, taken } = way.order(set)?;
+            if taken {
                 output::note(&format!(
                     "locum: {} is the reference of something else; programs get the value as a variable alone",
                     name.reference()
                 ));
             }
-            output::line(&format!("{name} is {shown}{}", whereabouts(environment.as_ref())))
+            output::line(&format!("{name} is {}{}", shown(&is), whereabouts(environment.as_ref())))
         }
-        Command::List { environment, json } => list(&opened, environment.as_ref(), json),
-        Command::Show { name, json } => show(&opened, &name, json),
+        Command::List { environment, json } => list(&all(&mut way)?, environment.as_ref(), json),
+        Command::Show { name, json } => show(&all(&mut way)?, &name, json),
         Command::Remove { name, environment } => {
-            opened.vault.value_remove(&name, environment.as_ref())?;
-            opened.changed()?;
-            output::line(&format!("removed {name}{}", whereabouts(environment.as_ref())))
+            let place = whereabouts(environment.as_ref());
+            let removed = way.order(RemoveValue { name, from: Place { environment } })?;
+            output::line(&format!("removed {}{place}", removed.name))
         }
     }
 }
 
-/// Two values with one variable: one of them would be handed out, and nobody could say which.
-fn require_free(opened: &Opened, name: &Name, variable: &str) -> Result<(), Failure> {
-    let all = opened.vault.values()?;
-    let other = |(other, value): &(&Name, &Value)| {
-        *other != name && value.variable.eq_ignore_ascii_case(variable)
-    };
-    match all.iter().find(other) {
-        Some((other, _)) => {
-            Err(Failure::usage(format!("the value {other} has the variable {variable}"))
-                .help(format!("name another with --variable, or `locum value remove {other}`")))
-        }
-        None => Ok(()),
-    }
-}
-
-/// What enters a request has to fit into a field.
-fn check_can_enter(opened: &Opened, name: &Name, held: &Held, enters: bool) -> Result<(), Failure> {
-    let Held::Text(text) = held else { return Ok(()) };
-    let enters = enters || opened.vault.values()?.get(name).is_some_and(|v| v.enters.is_some());
-    if enters && !text.bytes().all(|byte| (0x20..0x7f).contains(&byte)) {
-        return Err(Failure::usage(format!("{name}: what enters a request is printable ASCII")));
-    }
-    Ok(())
-}
-
-/// The names that refer to something else than a value.
-fn taken(opened: &Opened) -> Result<BTreeSet<Name>, Failure> {
-    let credentials = opened.vault.credentials()?;
-    let sets = opened.vault.sets()?;
-    Ok(app::taken_names(&credentials, &sets))
-}
-
-/// The longest text: what is longer is a file.
-const LONGEST: usize = 4096;
-
-fn held(
-    opened: &Opened,
-    name: &Name,
-    text: Option<String>,
-    credential: Option<Name>,
-) -> Result<Held, Failure> {
-    if let Some(credential) = credential {
-        let all = opened.vault.credentials()?;
-        let known = all.iter().any(|one| {
-            one.name == credential || one.properties.serves.as_ref() == Some(&credential)
-        });
-        return if known {
-            Ok(Held::Credential(credential))
-        } else {
-            Err(Failure::usage(format!("there is no credential `{credential}`"))
-                .help("`locum credential list` shows them"))
-        };
-    }
-    let text = text.unwrap_or_default();
-    if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
-        return Err(Failure::usage(format!("{name}: a value is one line of 1 to {LONGEST} bytes")));
-    }
-    if let Some(kind) = scan::looks_like_a_key(&text) {
-        return Err(Failure::usage(format!("what {name} is to be looks like a secret: {kind}"))
-            .help("make it a credential with `locum credential add`, and name that with --credential; the text is in your shell's history now"));
-    }
-    Ok(Held::Text(text))
-}
-
-fn check_variable(variable: &str) -> Result<(), Failure> {
-    if is_variable(variable) {
-        return Ok(());
-    }
-    Err(Failure::usage(format!("`{variable}` cannot be set"))
-        .help("a variable's name has letters, digits and `_`, and is none that leads programs to the proxy"))
+fn all(way: &mut Way) -> Result<Values, Failure> {
+    let all = way.order(ListValues)?.into_iter();
+    Ok(all.map(|one| (one.name.clone(), one.value())).collect())
 }
 
 fn shown(held: &Held) -> String {
@@ -237,15 +162,14 @@ struct Row<'v> {
     value: &'v Value,
 }
 
-fn list(opened: &Opened, environment: Option<&Name>, json: bool) -> Result<(), Failure> {
-    let values = opened.vault.values()?;
-    check_environment(&values, environment)?;
+fn list(values: &Values, environment: Option<&Name>, json: bool) -> Result<(), Failure> {
+    check_environment(values, environment)?;
     if json {
         let rows = values.iter().map(|(name, value)| Row { name, value });
         return output::json(&rows.collect::<Vec<_>>());
     }
     let mut table = Table::new(&["VALUE", "VARIABLE", "ENVIRONMENT", "IS"]);
-    for (name, value) in &values {
+    for (name, value) in values {
         for (place, held) in places(value) {
             let counts = environment.is_none() || value.within(environment) == Some(held);
             if counts {
@@ -262,8 +186,7 @@ fn places(value: &Value) -> impl Iterator<Item = (Option<&Name>, &Held)> {
     value.default.iter().map(|held| (None, held)).chain(own)
 }
 
-fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
-    let values = opened.vault.values()?;
+fn show(values: &Values, name: &Name, json: bool) -> Result<(), Failure> {
     let value = values.get(name).ok_or_else(|| {
         Failure::new(format!("there is no value `{name}`")).help("`locum value list` shows them")
     })?;
