@@ -45,7 +45,9 @@ fn text() -> String {
 
 fn digest(parts: &[&[u8]]) -> String {
     let mut digest = Sha256::new();
-    parts.iter().for_each(|part| digest.update(part));
+    for part in parts {
+        digest.update(part);
+    }
     data_encoding::HEXLOWER.encode(&digest.finalize())
 }
 
