@@ -122,6 +122,7 @@ impl Vault {
         let mut digest_keys = vec![key.digest_key()];
         let revoked_before = kept(Purpose::Fingerprint)?;
         digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
+        let watch = Watch::new(digest_keys, credentials::digests(tx, workspace)?, &credentials);
         let sets = sets::all(tx, workspace)?.into_iter().collect();
         Ok(Snapshot {
             epoch: journal::head(tx)?.epoch.cast_unsigned(),
@@ -131,7 +132,7 @@ impl Vault {
             token_key: Arc::new(
                 key.token_key().or_older(kept(Purpose::Token)?.into_iter().map(|k| k.key)),
             ),
-            watch: Watch::new(digest_keys, credentials::digests(tx, workspace)?),
+            watch,
             runs: Arc::new(runs::all(tx, own, (workspace, key))?),
             grace_ends,
             cut,
