@@ -33,6 +33,7 @@ fn audit(c: &mut Criterion) {
         run: Some(&run),
         node: Some(&node),
         user: None,
+        environment: None,
         labels: None,
     };
     let access = || Access {

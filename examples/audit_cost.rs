@@ -72,6 +72,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             run: Some(&run),
             node: Some(&node),
             user: None,
+            environment: None,
             labels: None,
         };
         let access = Access {

@@ -528,6 +528,7 @@ mod tests {
             agent: name("a"),
             context: Context::default(),
             uses: None,
+            environment: None,
             epoch: None,
             issued: 0,
             expires: NOW + 10,

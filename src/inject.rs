@@ -8,6 +8,7 @@ mod body;
 mod locate;
 mod path;
 mod query;
+mod remainder;
 mod signed;
 mod subprotocol;
 mod watch;
@@ -26,6 +27,7 @@ use zeroize::Zeroizing;
 
 use body::Edits;
 pub use locate::{Located, References};
+pub use remainder::Remainder;
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};
@@ -302,24 +304,25 @@ pub fn inject(
             signed.push((grant, secret));
         } else {
             filling.fill(grant, slot, &secret)?;
-            // Six digits turn up by chance, and are worth nothing once they were used.
-            if !grant.credential().properties.kind.as_ref().is_some_and(Kind::is_of_the_moment) {
+            // Six digits turn up by chance, and are worth nothing once they were used; and the text of a
+            // value is no secret.
+            let kind = grant.credential().properties.kind.as_ref();
+            let plain = grant.credential().as_text().is_some();
+            if !plain && !kind.is_some_and(Kind::is_of_the_moment) {
                 filling.needles.add_late(secret, grant.placeholder());
             }
         }
         uses.push(Use {
             credential: grant.credential().name.clone(),
-            version: Some(grant.version()),
+            version: grant.numbered(),
             slot: Some(slot.label()),
             why: grant.why(),
         });
     }
     let Filling { mut parts, body: sent, edits, mut needles } = filling;
     let body = sent.as_ref().and_then(|sent| edits.apply(sent.bytes()));
-    if let Some(body) = &body
-        && parts.headers.contains_key(header::CONTENT_LENGTH)
-    {
-        parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
+    if let (Some(sent), Some(body)) = (&sent, &body) {
+        set_length(&mut parts.headers, sent.bytes().len(), body.len())?;
     }
     for (placeholder, secret) in resolved.hidden.sent {
         needles.add_late(secret, &placeholder);
@@ -329,7 +332,12 @@ pub fn inject(
     }
     // Why here: what is signed is what goes out, but for what makes the answer readable, which no
     // pattern may ask for; and a secret that is sent beside a signature has to be looked for.
-    let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes));
+    let begun = sent.as_ref().is_some_and(BodyText::is_begun);
+    let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes)).filter(|_| !begun);
+    // And this was refused before: nothing is signed over the beginning of a body.
+    if begun && (permit.reads_body() || (signature.is_some() && aws::is_over_all(&parts.headers))) {
+        return Err(Refusal::new(Code::Internal));
+    }
     for (grant, secret) in &signed {
         let stamp = resolved.stamp.ok_or_else(|| Refusal::new(Code::Internal))?;
         let signer = signed::Signer { grant, secret, origin: &origin, stamp };
@@ -388,6 +396,17 @@ fn is_one_place(one: &Slot, other: &Slot) -> bool {
     }
 }
 
+/// The length that the head says, by as much more or less as its body has become.
+fn set_length(headers: &mut HeaderMap, sent: usize, filled: usize) -> Result<(), Refusal> {
+    let Some(said) = headers.get(header::CONTENT_LENGTH) else { return Ok(()) };
+    let said = said.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+    let length = said.and_then(|said| said.checked_sub(sent as u64)?.checked_add(filled as u64));
+    // hyper has read it, and given us as much.
+    let length = length.ok_or_else(|| Refusal::new(Code::Internal))?;
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    Ok(())
+}
+
 /// What a handshake shows, of what lies in the vault.
 fn identity(secret: &Secret) -> Result<Secret, Refusal> {
     let material = Material::read(secret, &Kind::ClientCertificate).ok();
@@ -434,7 +453,7 @@ pub fn fill_message(
         edits.add(message, credential, slot, &secret).ok_or_else(nowhere)?;
         uses.push(Use {
             credential: credential.name.clone(),
-            version: Some(grant.version()),
+            version: grant.numbered(),
             slot: Some(slot.label()),
             why: grant.why(),
         });

@@ -82,6 +82,7 @@ pub enum Decision {
 }
 
 /// Why one credential, or one version of it, and not another. Nothing where there was only the one.
+#[allow(clippy::struct_excessive_bools)] // Each is a word of its own in the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Why {
     /// Several serve the reference, and this tier was the first to have one.
@@ -90,6 +91,8 @@ pub struct Why {
     pub node: bool,
     /// It was its turn in a pool.
     pub pool: bool,
+    /// A value stands for it in the environment of the run.
+    pub value: bool,
     /// The run began with this version.
     pub run: bool,
     /// Another was tried before, and the origin answered so.
@@ -104,10 +107,11 @@ impl Why {
     }
 }
 
-/// `user`, `platform,node,pool`, `run`, `after-401`.
+/// `user`, `platform,value,node,pool`, `run`, `after-401`.
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words = [(self.node, "node"), (self.pool, "pool"), (self.run, "run")];
+        let words =
+            [(self.value, "value"), (self.node, "node"), (self.pool, "pool"), (self.run, "run")];
         let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word);
         let mut comma = "";
         for word in self.tier.map(Tier::as_str).into_iter().chain(words) {
@@ -259,6 +263,9 @@ pub struct Who<'a> {
     /// As its starter said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub user: Option<&'a Label>,
+    /// The environment that its run token fixes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub environment: Option<&'a Name>,
     /// What it is labelled with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<&'a Labels>,
@@ -274,6 +281,7 @@ impl<'a> From<&'a Identity> for Who<'a> {
             run: id.context.run.as_ref(),
             node: id.context.node.as_ref(),
             user: id.context.user.as_ref(),
+            environment: id.environment(),
             labels: Some(&id.labels).filter(|labels| !labels.is_empty()),
         }
     }

@@ -13,7 +13,10 @@ use http::request::Parts;
 use http::{Method, Uri, Version};
 
 pub(crate) use body::unescape;
-pub use body::{BodyKind, BodyText, Found, Malformed, Place, Show, Step, Value, is_coded, walk};
+pub use body::{
+    Behind, BodyKind, BodyText, Found, Malformed, Place, Scanner, See, Seen, Step, is_coded,
+    strings,
+};
 pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;
 
@@ -120,7 +123,7 @@ impl InboundRequest {
         self.body.as_ref()
     }
 
-    /// Takes the body, which was read whole. Whoever held it back for a `100 Continue` has been told
+    /// Takes the body, which was read, at least its beginning. Whoever held it back for a `100 Continue` has been told
     /// to go on, so the origin is not asked for one.
     pub fn take_body(&mut self, body: BodyText) {
         self.parts.headers.remove(header::EXPECT);

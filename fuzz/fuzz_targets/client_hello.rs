@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 #[cfg(fuzzing)]
 use libfuzzer_sys::fuzz_target;
 use locum::host::Host;
-use locum::tls::{self, Alpn, CertificateAuthority, LeafCache};
+use locum::tls::{self, Alpn, CertificateAuthority, LeafCache, Wire};
 use tokio::io::AsyncWriteExt as _;
 
 static CACHE: LazyLock<LeafCache> = LazyLock::new(|| {
@@ -27,7 +27,8 @@ fuzz_target!(|data: &[u8]| {
         let limit = Duration::from_millis(200);
         let (_, stream) = tls::first_byte(ours, limit).await;
         let host = Host::parse("api.test").unwrap();
-        let accepted = tls::accept(stream, &host, &CACHE, limit).await;
+        let wire = if data.len().is_multiple_of(2) { Wire::Local } else { Wire::Network };
+        let accepted = tls::accept((stream, wire), &host, &CACHE, limit).await;
         assert!(accepted.is_err(), "a handshake without its second half");
     });
 });

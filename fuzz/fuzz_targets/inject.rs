@@ -17,7 +17,7 @@ use locum::host::{Authority, Origin, Scheme};
 use locum::inject::{References, Resolved, inject};
 use locum::policy::{Grant, Policy, compile};
 use locum::record::{Access, AuditSink, Event, Outcome, Recorded, RequestId, Unrecorded};
-use locum::request::{BodyKind, BodyText, InboundRequest, Step, Value, walk};
+use locum::request::{BodyKind, BodyText, InboundRequest, Step};
 use locum::secret::Secret;
 
 /// Of letters that no input is likely to have, and one of each kind that an encoder escapes.
@@ -149,12 +149,8 @@ fn body_changed_once(sent: &[u8], filled: &[u8], kind: &BodyKind) {
         BodyKind::Json | BodyKind::Message => {
             let strings = |body: &[u8]| {
                 let mut all: Vec<(Vec<Step>, usize)> = Vec::new();
-                walk(body, &mut |path, value, at| {
-                    if value == Value::Text {
-                        all.push((path.to_vec(), at.len()));
-                    }
-                })
-                .expect("it was read");
+                locum::request::strings(body, &mut |path, at| all.push((path.to_vec(), at.len())))
+                    .expect("it was read");
                 all
             };
             assert_eq!(strings(sent).len(), strings(filled).len());

@@ -771,6 +771,11 @@ impl Keeper {
         }
     }
 
+    /// How long what began with the old version of a credential may use it, where nobody says otherwise.
+    pub(crate) fn grace(&self) -> Duration {
+        self.seen.lock().config.credentials.grace
+    }
+
     /// A workspace as it is served.
     pub(crate) fn served(&self, workspace: &Name) -> Option<Arc<Workspace>> {
         self.gateway()?.workspace(workspace)

@@ -80,7 +80,8 @@ impl Fields for Access<'_> {
 }
 
 fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
-    let Who { workspace, agent, token_id, authenticated_by, run, node, user, labels } = who;
+    let Who { workspace, agent, token_id, authenticated_by, run, node, user, environment, labels } =
+        who;
     line.text(b",\"workspace\":", workspace.as_str())?;
     line.text(b",\"agent\":", agent.as_str())?;
     line.text(b",\"token_id\":", token_id)?;
@@ -88,6 +89,7 @@ fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
     line.option(b",\"run\":", run.map(crate::agent::Label::as_str))?;
     line.option(b",\"node\":", node.map(crate::agent::Label::as_str))?;
     line.option(b",\"user\":", user.map(crate::agent::Label::as_str))?;
+    line.option(b",\"environment\":", environment.map(crate::reference::Name::as_str))?;
     if let Some(labels) = labels {
         line.value(b",\"labels\":", labels)?;
     }
@@ -221,7 +223,7 @@ mod tests {
     fn uses() -> impl Strategy<Value = Vec<Use>> {
         let why = any::<(bool, bool, bool, Option<u16>)>().prop_map(|(tier, pool, run, after)| {
             let tier = tier.then_some(crate::credential::Tier::Builder);
-            Why { tier, node: pool, pool, run, after }
+            Why { tier, node: pool, pool, value: run, run, after }
         });
         let one = (name(), any::<Option<u32>>(), prop::option::of(text()), why);
         let one =
@@ -254,6 +256,7 @@ mod tests {
                 run: given[0].then_some(&label),
                 node: given[1].then_some(&label),
                 user: given[2].then_some(&label),
+                environment: given[3].then_some(&names.1),
                 labels: given[4].then_some(&labels),
             };
             let certificate = crate::agent::certificate::ClientCertificate {

@@ -65,6 +65,7 @@ fn access_of(
         run: Some(&run),
         node: None,
         user: None,
+        environment: None,
         labels: None,
     };
     log.access(&Access {

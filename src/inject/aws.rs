@@ -27,6 +27,11 @@ pub(super) struct Signer<'a> {
     pub(super) origin: &'a Origin,
 }
 
+/// Whether the signature is over all of the body, of which the head does not say the digest.
+pub(super) fn is_over_all(headers: &http::HeaderMap) -> bool {
+    Payload::of(headers) == Some(Payload::Unsaid)
+}
+
 /// What the client says of a signature, wherever it stands.
 struct Asked {
     claim: Claim,

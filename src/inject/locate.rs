@@ -6,7 +6,7 @@ use data_encoding::{BASE64, BASE64_NOPAD};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::path::{self, may_refer};
-use super::{query, subprotocol};
+use super::{aws, query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::reference;
@@ -123,11 +123,15 @@ impl References {
     /// its digest.
     #[must_use]
     pub fn wants_digest(&self, request: &InboundRequest) -> bool {
+        request.body().is_none() && self.wants_all(request)
+    }
+
+    /// Whether a signature is over all of the body, because the head does not say its digest.
+    #[must_use]
+    pub fn wants_all(&self, request: &InboundRequest) -> bool {
         let signs =
             |l: &Located| l.slot.is_some_and(|at| l.credential.slots.get(at) == Some(&Slot::Aws));
-        request.body().is_none()
-            && self.located.iter().any(signs)
-            && sigv4::Payload::of(request.headers()) == Some(sigv4::Payload::Unsaid)
+        self.located.iter().any(signs) && aws::is_over_all(request.headers())
     }
 
     /// Whether a slot refers to the credential.
@@ -249,7 +253,7 @@ impl References {
         let path = request.path();
         let decoded = path::text(path);
         let named = reference::names_in(&decoded).filter_map(|name| index.referred(name));
-        let bound = || index.bound_to(request.origin());
+        let bound = || index.concerned(request.origin());
         let mut found = 0;
         for credential in named.chain(bound()) {
             for (slot, template) in path_slots(credential) {
@@ -286,7 +290,7 @@ impl References {
 
     fn in_body(&mut self, body: &BodyText, origin: &Origin, index: &CredentialIndex) {
         self.fault = body.fault();
-        let bound = || index.bound_to(origin).flat_map(|c| &c.slots);
+        let bound = || index.concerned(origin).flat_map(|c| &c.slots);
         for found in body.found() {
             let is = |slot: &Slot| found.place.is(slot);
             if let Some(credential) = index.named_by(&found.text) {

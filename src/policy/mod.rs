@@ -56,7 +56,7 @@ use limits::Meter;
 use rule::{Agents, Asked, Rule, Uses};
 
 use crate::agent::Identity;
-use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older, Slot};
+use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older, Slot, Within};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
 use crate::inject::References;
@@ -154,6 +154,7 @@ pub struct Permit {
     meters: Meters,
     approval: Option<Approval>,
     cut_when_withdrawn: bool,
+    refuse_misplaced: bool,
     refuse_unusual: bool,
 }
 
@@ -212,6 +213,12 @@ impl Grant {
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The same for the record: none of what has no versions.
+    #[must_use]
+    pub fn numbered(&self) -> Option<u32> {
+        Some(self.version).filter(|_| self.credential.as_text().is_none())
     }
 
     /// What stands for the secret in what the agent sees.
@@ -298,6 +305,12 @@ impl Permit {
         self.refuse_unusual
     }
 
+    /// Whether a reference outside the slots is refused.
+    #[must_use]
+    pub fn refuses_misplaced(&self) -> bool {
+        self.refuse_misplaced
+    }
+
     /// Whether a person has to approve the request first.
     #[must_use]
     pub fn approval(&self) -> Option<Approval> {
@@ -372,13 +385,14 @@ impl Found {
     fn note(
         &mut self,
         (at, rule): (u32, &Rule),
-        origin: &Origin,
+        asked: Asked<'_>,
         credentials: &[&Credential],
         index: &CredentialIndex,
     ) {
+        let (origin, within) = (asked.origin, Within::One(asked.who.environment()));
         self.first.get_or_insert(at);
         let unreferred = self.always.is_none() && credentials.is_empty();
-        if unreferred && rule.injects_at(origin, index) {
+        if unreferred && rule.injects_at(origin, index, within) {
             self.always = Some(at);
         }
         for (grant, credential) in self.granted.iter_mut().zip(credentials) {
@@ -538,7 +552,7 @@ impl Policy {
         let (mut opaque, mut bound) = (None, None);
         for scheme in [Scheme::Https, Scheme::Http] {
             let origin = &Origin { scheme, authority: authority.clone() };
-            if scheme == Scheme::Https && index.bound_to(origin).next().is_some() {
+            if scheme == Scheme::Https && index.concerned(origin).next().is_some() {
                 return TunnelDecision::Intercept;
             }
             let asked = Asked { who, origin, kind, query: None, headers: &headers, at };
@@ -602,8 +616,15 @@ impl Policy {
             approval: self.approval(&verdict),
             cut_when_withdrawn: rule.cut_when_withdrawn
                 || bound.is_some_and(|bound| bound.cut_when_withdrawn),
+            refuse_misplaced: self.deciding(&verdict).any(|rule| rule.refuse_misplaced),
             refuse_unusual: self.refuses_unusual(&verdict),
         })
+    }
+
+    /// The rule that decided, and the organisation's.
+    fn deciding(&self, verdict: &Verdict) -> impl Iterator<Item = &Rule> {
+        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
+        deciding.filter_map(|at| self.rules.get(at as usize))
     }
 
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
@@ -666,6 +687,7 @@ impl Policy {
         body: &BodyKind,
     ) -> bool {
         let (asked, origin) = (Asked::of(who, request, at), request.origin());
+        let within = Within::One(who.environment());
         let enters = |credential: &Arc<Credential>| {
             // A revoked one as well: its use is to be refused, and not passed as text.
             credential.slots.iter().any(|slot| body.has(slot)) && !references.refer_to(credential)
@@ -676,7 +698,7 @@ impl Policy {
             let allows = !rule.deny && !rule.shadow;
             allows
                 && paths.any(|path| rule.matches(asked, path, index))
-                && rule.uses.bound_to(origin, index).any(enters)
+                && rule.uses.bound_to(origin, index, within).any(enters)
         };
         self.candidates(who, origin, index).any(|(_, rule)| wants(rule))
     }
@@ -780,9 +802,8 @@ impl Policy {
         if let Some(fault) = references.fault() {
             return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
         }
-        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
-        let mut deciding = deciding.filter_map(|at| self.rules.get(at as usize));
-        if references.misplaced() > 0 && deciding.any(|rule| rule.refuse_misplaced) {
+        let refuses = || self.deciding(&verdict).any(|rule| rule.refuse_misplaced);
+        if references.misplaced() > 0 && refuses() {
             return Err(Refusal::new(Code::Misplaced));
         }
         let mut grants: Vec<Grant> = picked.iter().filter_map(Picked::grant).collect();
@@ -798,6 +819,8 @@ impl Policy {
                 return Err(Refusal::new(Code::Plaintext));
             }
         }
+        // Texts of values behind what is secret, of which there may be another to try.
+        grants.sort_by_key(|grant| grant.credential.as_text().is_some());
         if index.has_certificates() && origin.scheme == Scheme::Https {
             grants.extend(self.certificate(question, shadows)?);
         }
@@ -848,7 +871,9 @@ impl Policy {
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
         // Not those of other users: of thousands, all would have to be opened for each request.
         let theirs = |c: &&Arc<Credential>| {
-            c.properties.owner.as_ref().is_none_or(|owner| is_for(who, owner, index))
+            let their_own = c.properties.owner.as_ref();
+            // Nor texts: they are no secrets.
+            c.as_text().is_none() && their_own.is_none_or(|owner| is_for(who, owner, index))
         };
         let bound = || index.bound_to(origin).filter(theirs);
         let few = bound().nth(HIDDEN_FROM_ALL).is_none();
@@ -861,7 +886,8 @@ impl Policy {
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
-            let bound = rule.uses.bound_to(origin, index).filter(theirs);
+            // Those of other environments too.
+            let bound = rule.uses.bound_to(origin, index, Within::Any).filter(theirs);
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
         // What a run that began before a rotation still brings is shown to others as easily.
@@ -902,14 +928,19 @@ impl Policy {
                 }
                 _ => &mut found,
             };
-            layer.note((at, rule), asked.origin, credentials, index);
+            layer.note((at, rule), asked, credentials, index);
         }
         let rule = found.decided().ok_or(Denied::NoRule)?;
         let granted: Option<Vec<u32>> = found.granted.into_iter().collect();
         let granted = granted.ok_or(Denied::NoGrant)?;
         let always = found.always;
         if bounds.is_some() || !denying.is_empty() {
-            let entering = self.entering(always, asked, credentials, index);
+            // Those that it refers to, or those that a rule puts into it.
+            let unasked = always.map(|always| self.unreferenced(always, asked, index));
+            let entering: Vec<&Credential> = match &unasked {
+                Some(grants) => grants.iter().map(Grant::credential).collect(),
+                None => credentials.to_vec(),
+            };
             for (at, rule) in denying {
                 if entering.iter().any(|credential| rule.uses.contain(credential, index)) {
                     return Err(Denied::Use(at));
@@ -926,20 +957,6 @@ impl Policy {
         Ok(Verdict { rule, granted, always, bound: bounds.and_then(|bounds| bounds.decided()) })
     }
 
-    /// The credentials that a request will carry: those that it refers to, or those that a rule puts
-    /// into it.
-    fn entering<'c>(
-        &self,
-        always: Option<u32>,
-        asked: Asked<'_>,
-        credentials: &[&'c Credential],
-        index: &'c CredentialIndex,
-    ) -> Vec<&'c Credential> {
-        let Some(always) = always else { return credentials.to_vec() };
-        let grants = self.unreferenced(always, asked, index);
-        grants.iter().filter_map(|g| index.get(g.credential.name.as_str()).map(|c| &**c)).collect()
-    }
-
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
     /// that rule that are bound here, each in the first slot of its own that says where it is.
     ///
@@ -949,7 +966,8 @@ impl Policy {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let (who, node) = (asked.who, asked.who.context.node.as_ref());
         let theirs = |c: &&Arc<Credential>| c.is_for(node, |owner| is_for(who, owner, index));
-        let bound = rule.uses.bound_to(asked.origin, index).filter(theirs);
+        let within = Within::One(who.environment());
+        let bound = rule.uses.bound_to(asked.origin, index, within).filter(theirs);
         let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
         grants.sort_by_key(|grant| {
             let Credential { name, tier, properties, .. } = &*grant.credential;
@@ -1009,7 +1027,7 @@ fn usable<'r>(
         if !credential.is_for(node, |owner| is_for(who, owner, index)) {
             return refuse(reason::NOT_FOR_THEM);
         }
-        if credential.chain().is_none() && !within(who, credential, index) {
+        if !credential.is_face() && !within(who, credential, index) {
             return refuse(reason::NOT_OF_THE_RUN);
         }
     }
@@ -1039,7 +1057,7 @@ fn to_its_source() -> Refusal {
 fn within(who: &Identity, credential: &Credential, index: &CredentialIndex) -> bool {
     let claims = who.run_token();
     let may = |name: &Name| claims.is_none_or(|claims| claims.may_use(name, |set| index.set(set)));
-    may(&credential.name) || may(credential.serves())
+    claims.is_none() || credential.names().any(may)
 }
 
 /// Why a reading is not allowed.

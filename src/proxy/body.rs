@@ -22,6 +22,7 @@ use super::ledger::{Tally, Uploaded};
 use super::linger::Linger;
 use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
+use crate::inject::Remainder;
 use crate::outcome::{Code, Ending, Refusal};
 use crate::request::strip_trailers;
 use crate::scrub::{ScrubError, ScrubbedBody};
@@ -224,6 +225,8 @@ pub(super) struct Upload {
     count: Uploaded,
     reading: Option<Reading>,
     gate: Option<Gate>,
+    /// What looks at what comes behind a beginning that was decided on.
+    remainder: Option<Box<Remainder>>,
     /// What signs its chunks anew on their way.
     chunks: Option<Box<ChunkSigner>>,
     /// What knows which trailers may not go on.
@@ -236,6 +239,8 @@ enum Source {
     Agent(Incoming),
     /// Memory: it had to be read before it could be sent.
     Gathered { data: Option<Bytes>, trailers: Option<HeaderMap> },
+    /// Memory, as far as it was read before it is sent, and then the agent.
+    Begun { read: Option<Bytes>, ahead: Option<Bytes>, rest: Incoming },
 }
 
 impl Source {
@@ -243,8 +248,19 @@ impl Source {
         match self {
             Self::Agent(incoming) => incoming.is_end_stream(),
             Self::Gathered { data, trailers } => data.is_none() && trailers.is_none(),
+            Self::Begun { read, ahead, rest } => {
+                read.is_none() && ahead.is_none() && rest.is_end_stream()
+            }
         }
     }
+}
+
+/// A body that was read before it is sent, at least its beginning.
+pub(super) enum Begun {
+    /// All of it.
+    Whole(Bytes),
+    /// As much of it as is held in memory; there is more.
+    Beginning(Bytes),
 }
 
 /// Why a body could not be gathered.
@@ -295,7 +311,7 @@ impl Upload {
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
         let inner = Source::Agent(inner);
-        (parts, Self { inner, told, count, reading, gate, chunks: None, state: None })
+        (parts, Self { inner, told, count, reading, gate, remainder: None, chunks: None, state: None })
     }
 
     /// Has what follows it looked at as its head was.
@@ -329,26 +345,104 @@ impl Upload {
         idle: Duration,
     ) -> Result<Bytes, Ungathered> {
         let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
-        if announced > most {
+        if announced > most || matches!(self.inner, Source::Begun { .. }) {
             return Err(Ungathered::TooLarge);
         }
+        match self.begin(most, idle).await? {
+            Begun::Whole(bytes) => Ok(bytes),
+            Begun::Beginning(_) => Err(Ungathered::TooLarge),
+        }
+    }
+
+    /// Reads it, or its first `most` bytes if it has more.
+    pub(super) async fn begin(&mut self, most: usize, idle: Duration) -> Result<Begun, Ungathered> {
         self.gate = None;
         // Not for an agent to say how much memory it takes before it has sent anything.
-        let mut whole = BytesMut::with_capacity(announced.min(GATHERED_AT_FIRST));
+        let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
+        let mut read = BytesMut::with_capacity(announced.min(GATHERED_AT_FIRST));
         let mut trailers = None;
         while let Some(frame) = timeout(idle, poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)))
             .await
             .map_err(|_| Ungathered::Late)?
         {
-            match frame.map_err(Ungathered::from)?.into_data() {
-                Ok(data) if whole.len() + data.len() > most => return Err(Ungathered::TooLarge),
-                Ok(data) => whole.extend_from_slice(&data),
-                Err(frame) => trailers = frame.into_trailers().ok(),
+            let mut data = match frame.map_err(Ungathered::from)?.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            };
+            let room = most - read.len();
+            if data.len() > room {
+                read.extend_from_slice(&data.split_to(room));
+                return self.begun(read.freeze(), data);
+            }
+            read.extend_from_slice(&data);
+        }
+        let whole = read.freeze();
+        self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
+        Ok(Begun::Whole(whole))
+    }
+
+    /// The beginning was read, and what came with it.
+    fn begun(&mut self, read: Bytes, ahead: Bytes) -> Result<Begun, Ungathered> {
+        let nothing = Source::Gathered { data: None, trailers: None };
+        let Source::Agent(rest) = std::mem::replace(&mut self.inner, nothing) else {
+            return Err(Ungathered::TooLarge);
+        };
+        self.inner = Source::Begun { read: Some(read.clone()), ahead: Some(ahead), rest };
+        Ok(Begun::Beginning(read))
+    }
+
+    /// Has `remainder` look at what comes behind the beginning, from now on.
+    ///
+    /// # Errors
+    /// What it says of what is here already.
+    pub(super) fn follow(&mut self, remainder: Remainder) -> Result<(), Refusal> {
+        self.remainder = Some(Box::new(remainder));
+        let ahead = match &self.inner {
+            Source::Begun { ahead, .. } => ahead.clone(),
+            Source::Agent(_) | Source::Gathered { .. } => None,
+        };
+        self.look(&ahead.unwrap_or_default())
+    }
+
+    /// Looks at a piece before it is sent; at the last one it is asked whether that is all.
+    fn look(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        let Some(remainder) = &mut self.remainder else { return Ok(()) };
+        let over = match &self.inner {
+            // Who is told a length does not wait for an end behind it.
+            Source::Begun { rest, .. } => {
+                rest.is_end_stream() || rest.size_hint().exact() == Some(0)
+            }
+            Source::Agent(_) | Source::Gathered { .. } => false,
+        };
+        let looked = remainder.push(piece);
+        let looked = looked.and_then(|()| if over { remainder.finish() } else { Ok(()) });
+        self.count.saw(remainder, looked.as_ref().err());
+        if over {
+            self.remainder = None;
+        }
+        looked
+    }
+
+    /// Looks at what the agent has sent before it is sent on.
+    fn look_at(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) -> Result<(), Refusal> {
+        match frame {
+            // It breaks off of itself.
+            Some(Err(_)) => Ok(()),
+            Some(Ok(frame)) if frame.is_data() => {
+                let piece = frame.data_ref().cloned().unwrap_or_default();
+                self.look(&piece)
+            }
+            // Trailers, or nothing more.
+            Some(Ok(_)) | None => {
+                let Some(mut remainder) = self.remainder.take() else { return Ok(()) };
+                let looked = remainder.finish();
+                self.count.saw(&remainder, looked.as_ref().err());
+                looked
             }
         }
-        let whole = whole.freeze();
-        self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
-        Ok(whole)
     }
 
     /// Whether it can be sent more than once, after it has been read if need be: when it is in memory, or
@@ -357,8 +451,11 @@ impl Upload {
     /// # Errors
     /// When it was to be read, and could not be.
     pub(super) async fn keep(&mut self, most: usize, idle: Duration) -> Result<bool, Ungathered> {
-        if self.is_empty() || matches!(self.inner, Source::Gathered { .. }) {
-            return Ok(true);
+        match self.inner {
+            Source::Gathered { .. } => return Ok(true),
+            Source::Begun { .. } => return Ok(false),
+            Source::Agent(_) if self.is_empty() => return Ok(true),
+            Source::Agent(_) => {}
         }
         let announced = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
         if announced.is_none_or(|bytes| bytes > most) {
@@ -371,25 +468,29 @@ impl Upload {
     pub(super) fn again(&self) -> Self {
         let (data, trailers) = match &self.inner {
             Source::Gathered { data, trailers } => (data.clone(), trailers.clone()),
-            Source::Agent(_) => (None, None),
+            Source::Agent(_) | Source::Begun { .. } => (None, None),
         };
-        let inner = Source::Gathered { data, trailers };
-        let count = self.count.clone();
-        Self { inner, told: false, count, reading: None, gate: None, chunks: None, state: None }
+        let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
+        let (reading, gate, remainder, chunks) = (None, None, None, None);
+        Self { inner, told: false, count, reading, gate, remainder, chunks, state: None }
     }
 
     /// All of it, if it was read before.
     pub(super) fn gathered(&self) -> Option<Bytes> {
         match &self.inner {
             Source::Gathered { data, .. } => Some(data.clone().unwrap_or_default()),
-            Source::Agent(_) => None,
+            Source::Agent(_) | Source::Begun { .. } => None,
         }
     }
 
-    /// Sends `filled` in place of what was gathered, if there is anything to put in its place.
+    /// Sends `filled` in place of what was read, if there is anything to put in its place.
     pub(super) fn filled(mut self, filled: Option<Bytes>) -> Self {
-        if let (Source::Gathered { data, .. }, Some(filled)) = (&mut self.inner, filled) {
-            *data = Some(filled);
+        if let (
+            Source::Gathered { data: read, .. } | Source::Begun { read, .. },
+            filled @ Some(_),
+        ) = (&mut self.inner, filled)
+        {
+            *read = filled;
         }
         self
     }
@@ -416,6 +517,13 @@ impl Upload {
         }
         let inner = match &mut self.inner {
             Source::Agent(incoming) => incoming,
+            Source::Begun { read, ahead, rest } => {
+                // Counted, and looked at, when it came.
+                if let Some(piece) = read.take().or_else(|| ahead.take()) {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                rest
+            }
             // Counted and read when it came.
             Source::Gathered { data, trailers } => {
                 let data = data.take().filter(|data| !data.is_empty()).map(Frame::data);
@@ -441,6 +549,11 @@ impl Upload {
         let over = !more || self.inner.is_end_stream();
         if let Some(reading) = self.reading.take_if(|_| over) {
             reading.done();
+        }
+        if self.remainder.is_some()
+            && let Err(refusal) = self.look_at(frame.as_ref())
+        {
+            return Poll::Ready(Some(Err(refusal.into())));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -507,9 +620,21 @@ impl HttpBody for Upload {
             Source::Agent(incoming) => incoming.size_hint(),
             // With trailers to come no length may be told: HTTP/1.1 sends them in chunks alone.
             Source::Gathered { trailers: Some(_), .. } => SizeHint::default(),
-            Source::Gathered { data, .. } => {
-                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            Source::Gathered { data, .. } => SizeHint::with_exact(length(data.as_ref())),
+            Source::Begun { read, ahead, rest } => {
+                let here = length(read.as_ref()) + length(ahead.as_ref());
+                let (mut hint, to_come) = (SizeHint::new(), rest.size_hint());
+                // The upper bound first: the lower one may not be above it.
+                if let Some(upper) = to_come.upper() {
+                    hint.set_upper(upper + here);
+                }
+                hint.set_lower(to_come.lower() + here);
+                hint
             }
         }
     }
+}
+
+fn length(data: Option<&Bytes>) -> u64 {
+    data.map_or(0, |data| data.len() as u64)
 }

@@ -23,7 +23,7 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::body::Body;
 use super::echo::Listening;
-use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse};
+use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse, has_left};
 use super::interim::Outlet;
 
 /// How long a connection says nothing before it is taken apart. Longer than a client needs that has
@@ -107,8 +107,10 @@ where
     if first.as_ref().is_ok_and(|first| !first.is_empty()) {
         return first.map(|first| Some((stream, first)));
     }
-    // In TLS this says that nothing was cut off. Whether the client hears it is its own matter.
-    let _gone = stream.shutdown().await;
+    if !first.as_ref().is_err_and(has_left) {
+        // In TLS this says that nothing was cut off. Whether the client hears it is its own matter.
+        let _gone = stream.shutdown().await;
+    }
     first.map(|_nothing| None)
 }
 

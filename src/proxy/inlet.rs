@@ -234,6 +234,8 @@ pub(super) struct Inlet<S> {
     interim: Option<Own>,
     /// Whether all that hyper had to write is written. Only then does something fit in between.
     flushed: bool,
+    /// Whether the agent closed its connection without the word by which TLS ends.
+    left: bool,
     linger: Option<Linger>,
 }
 
@@ -272,6 +274,7 @@ impl<S> Inlet<S> {
             own: None,
             interim: None,
             flushed: true,
+            left: false,
             linger: None,
         }
     }
@@ -429,6 +432,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Inlet<S> {
     }
 }
 
+/// Whether this is the end of a stream in TLS that did not say that it would end. Most clients go so, and
+/// none of them reads the end that we would say: it would cost a record, and the reset that it is answered
+/// with.
+pub(super) fn has_left(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::UnexpectedEof
+}
+
 /// The code for an answer of hyper's own; it gives three.
 fn code_of(text: &[u8]) -> Option<Code> {
     match text.get(..12)? {
@@ -480,6 +490,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
                 if buf.filled().len() > before {
                     this.note_read();
                 }
+                this.left |= result.as_ref().is_err_and(has_left);
                 Poll::Ready(result)
             }
             Poll::Pending => {
@@ -539,7 +550,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Inlet<S> {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        if !this.left {
+            ready!(Pin::new(&mut this.inner).poll_shutdown(cx))?;
+        }
         // Only where something may still come: others are gone as soon as they are answered.
         if this.own.is_some() || this.progress.uploading.load(Ordering::Relaxed) {
             ready!(this.poll_linger(cx));

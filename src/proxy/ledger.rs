@@ -2,8 +2,8 @@
 //! outcome record when all is over, however it ends.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use http::StatusCode;
@@ -14,7 +14,7 @@ use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State, unix_now};
 use crate::agent::{Identity, qualified};
 use crate::host::Origin;
-use crate::inject::References;
+use crate::inject::{References, Remainder};
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
@@ -204,6 +204,19 @@ impl Ledger {
         self.habit.as_ref()
     }
 
+    /// Accounts for what was seen of a body behind its beginning; why it was cut, if it was.
+    fn behind(&self) -> Option<Code> {
+        let behind = self.up.behind()?;
+        let misplaced = behind.misplaced.load(Ordering::Relaxed);
+        if misplaced > 0 {
+            self.gateway.metrics.misplaced(misplaced);
+        }
+        if let Some(honeytoken) = behind.honeytoken.get() {
+            self.baited(honeytoken);
+        }
+        behind.cut.get().copied()
+    }
+
     fn weigh(&self, moved: u64) {
         if let Some(habit) = &self.habit {
             habit.weigh(self, moved, unix_now());
@@ -350,6 +363,7 @@ impl Ledger {
         if let Some(ticket) = &self.ticket {
             ticket.give_back();
         }
+        self.behind();
         let _unrecorded = self.gateway.audit.access(&record);
         self.count_refusal(refusal);
         self.gateway.metrics.request(&self.agent(), metrics::Result::Refused);
@@ -380,6 +394,7 @@ impl Ledger {
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
         self.charge(up, 0);
         self.weigh(up);
+        self.behind();
         self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
@@ -435,10 +450,11 @@ impl Drop for Ledger {
         let up = self.up.bytes();
         self.charge(up, 0);
         self.weigh(up);
+        let code = self.behind();
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::DownstreamAborted,
-            code: None,
+            code,
             status: None,
             complaint: None,
             bytes_up: up,
@@ -498,6 +514,8 @@ impl Tally {
         if broke_off && self.ledger.is_cut() {
             self.code = Some(Code::CredentialRevoked);
         }
+        // An origin that has answered already hears no reason, and the agent neither.
+        self.code = self.code.or(self.ledger.behind());
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
         self.ledger.weigh(up.saturating_add(down));
@@ -542,7 +560,22 @@ impl Drop for Tally {
 
 /// Bytes of a body or of one way of a tunnel, counted while they are sent. Without a body there is nothing to share.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Uploaded(Option<Arc<AtomicU64>>);
+pub(super) struct Uploaded(Option<Arc<Count>>);
+
+#[derive(Debug, Default)]
+struct Count {
+    bytes: AtomicU64,
+    /// What was seen behind the beginning that was decided on, of a body that is followed.
+    behind: OnceLock<Box<Behind>>,
+}
+
+#[derive(Debug, Default)]
+struct Behind {
+    misplaced: AtomicUsize,
+    honeytoken: OnceLock<Name>,
+    /// Why it was cut.
+    cut: OnceLock<Code>,
+}
 
 impl Uploaded {
     pub(super) fn counting() -> Self {
@@ -551,12 +584,29 @@ impl Uploaded {
 
     pub(super) fn add(&self, bytes: usize) {
         if let Some(count) = &self.0 {
-            count.fetch_add(bytes as u64, Ordering::Relaxed);
+            count.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
+        self.0.as_ref().map_or(0, |count| count.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Notes what was seen of the body so far, and why it goes no further.
+    pub(super) fn saw(&self, remainder: &Remainder, cut: Option<&Refusal>) {
+        let Some(count) = &self.0 else { return };
+        let behind = count.behind.get_or_init(Box::default);
+        behind.misplaced.store(remainder.misplaced(), Ordering::Relaxed);
+        if let Some(honeytoken) = remainder.honeytoken() {
+            let _noted_before = behind.honeytoken.set(honeytoken.clone());
+        }
+        if let Some(refusal) = cut {
+            let _cut_before = behind.cut.set(refusal.code);
+        }
+    }
+
+    fn behind(&self) -> Option<&Behind> {
+        self.0.as_ref()?.behind.get().map(Box::as_ref)
     }
 }
 

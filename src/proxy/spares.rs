@@ -65,10 +65,13 @@ impl Tried {
     }
 }
 
-/// The one credential that a request carries; a client certificate may go with it.
+/// The one credential that a request carries; a client certificate and texts of values may go with it.
 fn alone(permit: &Permit) -> Option<&Grant> {
     let (first, rest) = permit.grants().split_first()?;
-    let is_shown = |grant: &Grant| grant.credential().slots.contains(&Slot::Certificate);
+    let is_shown = |grant: &Grant| {
+        let credential = grant.credential();
+        credential.as_text().is_some() || credential.slots.contains(&Slot::Certificate)
+    };
     rest.iter().all(is_shown).then_some(first)
 }
 

@@ -31,7 +31,7 @@ use crate::policy::{Meters, TunnelDecision};
 use crate::record::Event;
 use crate::reference::Name;
 use crate::request::{absolute_origin, read_context};
-use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch};
+use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch, Wire};
 use crate::upstream::Transport;
 
 /// What a request on the proxy port can do to its connection beside answering.
@@ -479,6 +479,7 @@ where
     let leaves = gateway.leaves();
     let host = &inner.authority.host;
     // In boxes: a tunnel is open for longer than its handshake, and its stream is handed on by many.
+    let stream = (stream, Wire::to(inner.caller.near.peer));
     match Box::pin(tls::accept(stream, host, &leaves, gateway.limits.handshake)).await {
         Ok(accepted) => {
             let other_name = matches!(accepted.sni, SniMatch::Other(_));

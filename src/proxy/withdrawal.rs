@@ -45,7 +45,8 @@ pub(super) fn still_stands(
         return Err(Refusal::new(code).because("it is not allowed any more, after the wait"));
     }
     let stands = |grant: &Grant| {
-        let credential = now.credentials.get(grant.credential().name.as_str());
+        let of = grant.credential();
+        let credential = now.credentials.used(&of.name, of.held_by(), who.environment());
         credential.is_some_and(|credential| credential.stands(grant.version(), at))
     };
     if !permit.grants().iter().all(stands) {

@@ -7,12 +7,12 @@ use std::time::{Duration, SystemTime};
 use std::{fmt, io};
 
 use rustls::server::Acceptor;
-use rustls::{AlertDescription, ServerConfig};
+use rustls::{AlertDescription, NamedGroup, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{Alpn, LeafCache, TlsError};
+use super::{Alpn, LeafCache, LeafConfigs, TlsError, Wire};
 use crate::host::Host;
 
 /// What TLS takes before the client has: six records, written to the socket together.
@@ -167,12 +167,12 @@ impl Error for AcceptError {
 
 /// Ends the TLS of a tunnel to `host`, within `limit` in all, with a leaf for `host` whatever name
 /// the `ClientHello` has. Look at the first byte before ([`first_byte`](super::first_byte())): a
-/// stream that turns out not to be TLS is not given back here.
+/// stream that turns out not to be TLS is not given back here. `wire` is where the client's bytes pass.
 ///
 /// # Errors
 /// [`AcceptError`]. The client has been sent the fitting alert where the protocol has one.
 pub async fn accept<S>(
-    stream: S,
+    (stream, wire): (S, Wire),
     host: &Host,
     cache: &LeafCache,
     limit: Duration,
@@ -181,16 +181,16 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     // Before the ClientHello is read, so that a new leaf is signed while it is on its way.
-    let config = cache.server_config(host, SystemTime::now()).map_err(AcceptError::Certificate)?;
-    tokio::time::timeout(limit, handshake(stream, host, config))
+    let configs = cache.server_config(host, SystemTime::now()).map_err(AcceptError::Certificate)?;
+    tokio::time::timeout(limit, handshake((stream, wire), host, configs))
         .await
         .unwrap_or(Err(AcceptError::Timeout))
 }
 
 async fn handshake<S>(
-    stream: S,
+    (stream, wire): (S, Wire),
     host: &Host,
-    config: Arc<ServerConfig>,
+    configs: LeafConfigs,
 ) -> Result<Accepted<S>, AcceptError>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -198,11 +198,19 @@ where
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream)
         .await
         .map_err(|error| before_hello(&error))?;
-    let sni = SniMatch::of(hello.client_hello().server_name(), host);
+    let said = hello.client_hello();
+    let sni = SniMatch::of(said.server_name(), host);
+    let config = choose(configs, wire, said.named_groups());
     let mut stream = hello.into_stream(config).await.map_err(|error| after_hello(&error))?;
     stream.get_mut().1.set_buffer_limit(Some(UNSENT));
     let alpn = stream.get_ref().1.alpn_protocol().and_then(Alpn::from_wire);
     Ok(Accepted { stream, sni, alpn })
+}
+
+/// The hybrid exchange where it is of use, and where a client has nothing else.
+fn choose(configs: LeafConfigs, wire: Wire, groups: Option<&[NamedGroup]>) -> Arc<ServerConfig> {
+    let has_x25519 = groups.is_some_and(|groups| groups.contains(&NamedGroup::X25519));
+    if wire == Wire::Local && has_x25519 { configs.nearby } else { configs.any }
 }
 
 /// Before there was a `ClientHello`, what cannot be read as one is not TLS.
@@ -268,9 +276,10 @@ fn tls_error(error: &io::Error) -> Option<&rustls::Error> {
 
 #[cfg(test)]
 mod tests {
+    use rustls::crypto::SupportedKxGroup;
     use rustls::pki_types::ServerName;
     use rustls::version::{TLS12, TLS13};
-    use rustls::{ClientConfig, SupportedProtocolVersion};
+    use rustls::{ClientConfig, HandshakeKind, SupportedProtocolVersion};
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio_rustls::TlsConnector;
 
@@ -314,7 +323,7 @@ mod tests {
             let tunnel = host(tunnel);
             tokio::join!(
                 TlsConnector::from(Arc::new(self.0)).connect(name, near),
-                accept(far, &tunnel, cache, LIMIT)
+                accept((far, Wire::Local), &tunnel, cache, LIMIT)
             )
         }
     }
@@ -396,6 +405,48 @@ mod tests {
         assert!(matches!(server.err(), Some(AcceptError::CaNotTrusted { .. })));
     }
 
+    #[tokio::test]
+    async fn the_hybrid_exchange_is_for_wires_and_for_who_has_nothing_else() {
+        use HandshakeKind::Full;
+        use rustls::crypto::aws_lc_rs::kx_group::{SECP256R1, X25519, X25519MLKEM768};
+        let (hybrid, x25519) = (NamedGroup::X25519MLKEM768, NamedGroup::X25519);
+        for (wire, groups, agreed) in [
+            (Wire::Network, &[X25519MLKEM768, X25519][..], (hybrid, Full)),
+            (Wire::Local, &[X25519MLKEM768, X25519], (x25519, Full)),
+            (Wire::Local, &[X25519MLKEM768, SECP256R1], (hybrid, Full)),
+            (Wire::Local, &[X25519MLKEM768], (hybrid, Full)),
+            (Wire::Local, &[SECP256R1], (NamedGroup::secp256r1, Full)),
+        ] {
+            assert_eq!(agree(wire, groups).await, agreed, "{wire:?} {groups:?}");
+        }
+    }
+
+    /// What a client of `groups`, which sends a share for the first, agrees on.
+    async fn agree(
+        wire: Wire,
+        groups: &[&'static dyn SupportedKxGroup],
+    ) -> (NamedGroup, HandshakeKind) {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        provider.kx_groups = groups.to_vec();
+        let client = ClientConfig::builder_with_provider(Arc::new(provider))
+            .with_protocol_versions(&[&TLS13])
+            .unwrap()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(danger::Anyone))
+            .with_no_client_auth();
+        let (near, far) = duplex(64 * 1024);
+        let (cache, tunnel) = (cache(), host("a.test"));
+        let (client, server) = tokio::join!(
+            TlsConnector::from(Arc::new(client)).connect(server_name("a.test"), near),
+            accept((far, wire), &tunnel, &cache, LIMIT)
+        );
+        server.unwrap();
+        let client = client.unwrap();
+        let agreed = client.get_ref().1;
+        let group = agreed.negotiated_key_exchange_group().unwrap().name();
+        (group, agreed.handshake_kind().unwrap())
+    }
+
     #[test]
     fn the_alert_is_found_after_the_handshake_too() {
         use AlertDescription as A;
@@ -439,7 +490,7 @@ mod tests {
         let (mut client, server) = duplex(64 * 1024);
         client.write_all(bytes).await.unwrap();
         client.shutdown().await.unwrap();
-        let error = accept(server, &host("a.test"), &cache(), LIMIT).await;
+        let error = accept((server, Wire::Local), &host("a.test"), &cache(), LIMIT).await;
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         (error.err().unwrap(), answer)
@@ -471,7 +522,7 @@ mod tests {
             let (mut client, server) = duplex(1024);
             client.write_all(bytes).await.unwrap();
             let begin = tokio::time::Instant::now();
-            let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
+            let error = accept((server, Wire::Local), &host("a.test"), &cache, LIMIT).await.err();
             assert_eq!(error, Some(AcceptError::Timeout));
             assert_eq!(begin.elapsed(), LIMIT);
         }
@@ -482,7 +533,7 @@ mod tests {
         let cache = cache();
         let (mut near, server) = duplex(64 * 1024);
         near.write_all(&hello(&cache, &TLS13)).await.unwrap();
-        let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
+        let error = accept((server, Wire::Local), &host("a.test"), &cache, LIMIT).await.err();
         assert_eq!(error, Some(AcceptError::Timeout));
     }
 
@@ -493,7 +544,7 @@ mod tests {
             let (mut near, server) = duplex(64 * 1024);
             near.write_all(&hello(&cache, version)).await.unwrap();
             near.shutdown().await.unwrap();
-            let error = accept(server, &host("a.test"), &cache, LIMIT).await.err();
+            let error = accept((server, Wire::Local), &host("a.test"), &cache, LIMIT).await.err();
             assert_eq!(error, Some(AcceptError::ClosedOnCertificate));
         }
     }

@@ -20,11 +20,12 @@ use rcgen::{
     SanType,
 };
 use rustls::ServerConfig;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{NoServerSessionStorage, ProducesTickets, ResolvesServerCert};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::ca::{BACKDATE, CertificateAuthority, P256Key, generate_key, random_serial};
-use super::{Alpn, TlsError, provider};
+use super::{Alpn, TlsError, nearby_provider, provider};
 use crate::host::Host;
 
 /// How long a leaf lives. Every client accepts it (the strictest limit met is 398 days), a leaf
@@ -52,8 +53,10 @@ const EVICTED_SHARE: usize = 8;
 pub struct LeafCache {
     authority: Arc<CertificateAuthority>,
     key: P256Key,
-    /// All but the certificate.
+    /// All but the certificate, for any client.
     template: ServerConfig,
+    /// The same, for clients on this machine.
+    nearby: ServerConfig,
     leaves: DashMap<Host, Arc<Slot>>,
     capacity: usize,
     evicting: Mutex<()>,
@@ -70,9 +73,19 @@ struct Slot {
 }
 
 struct Leaf {
-    config: Arc<ServerConfig>,
+    configs: LeafConfigs,
     not_before: SystemTime,
     renew_at: SystemTime,
+}
+
+/// What a host's leaf is served with. The two differ in the groups of the key exchange alone: tickets
+/// of one are good with the other.
+#[derive(Clone, Debug)]
+pub struct LeafConfigs {
+    /// With every group that the library has, the hybrid of X25519 and ML-KEM-768 among them.
+    pub any: Arc<ServerConfig>,
+    /// Without the hybrid, for clients whose bytes do not leave this machine ([`Wire`](super::Wire)).
+    pub nearby: Arc<ServerConfig>,
 }
 
 impl LeafCache {
@@ -87,10 +100,12 @@ impl LeafCache {
         capacity: usize,
         alpn: &[Alpn],
     ) -> Result<Self, TlsError> {
+        let tickets = rustls::crypto::aws_lc_rs::Ticketer::new()?;
         Ok(Self {
             authority,
             key: P256Key::read(&generate_key()?)?,
-            template: template(alpn)?,
+            template: template(alpn, provider(), &tickets)?,
+            nearby: template(alpn, nearby_provider(), &tickets)?,
             leaves: DashMap::new(),
             capacity: capacity.max(CAPACITY_MIN),
             evicting: Mutex::new(()),
@@ -99,7 +114,7 @@ impl LeafCache {
         })
     }
 
-    /// The configuration that serves a certificate for exactly `host`, valid at `now`.
+    /// The configurations that serve a certificate for exactly `host`, valid at `now`.
     ///
     /// Costs one look-up, or one signature (tens of microseconds: short enough for a runtime
     /// thread) when the host is new or its leaf has spent two thirds of its life. Call it as soon
@@ -109,19 +124,15 @@ impl LeafCache {
     /// # Errors
     /// [`TlsError::Expired`] or [`TlsError::NotYetValid`] when the CA cannot sign at `now`;
     /// [`TlsError::Signing`] when the leaf cannot be built. Errors are not kept.
-    pub fn server_config(
-        &self,
-        host: &Host,
-        now: SystemTime,
-    ) -> Result<Arc<ServerConfig>, TlsError> {
-        if let Some(config) = self.ready(host, now) {
-            return Ok(config);
+    pub fn server_config(&self, host: &Host, now: SystemTime) -> Result<LeafConfigs, TlsError> {
+        if let Some(configs) = self.ready(host, now) {
+            return Ok(configs);
         }
         self.authority.check_validity(now)?;
         let slot = self.slot(host, now);
         self.make_room();
         match slot.leaf.get_or_init(|| self.issue(host, now)) {
-            Ok(leaf) => Ok(Arc::clone(&leaf.config)),
+            Ok(leaf) => Ok(leaf.configs.clone()),
             Err(error) => Err(error.clone()),
         }
     }
@@ -156,14 +167,14 @@ impl LeafCache {
         &self.authority
     }
 
-    fn ready(&self, host: &Host, now: SystemTime) -> Option<Arc<ServerConfig>> {
+    fn ready(&self, host: &Host, now: SystemTime) -> Option<LeafConfigs> {
         let slot = self.leaves.get(host)?;
         let leaf = slot.leaf.get()?.as_ref().ok()?;
         if !leaf.is_fresh(now) {
             return None;
         }
         slot.touch(self.age.load(Ordering::Relaxed));
-        Some(Arc::clone(&leaf.config))
+        Some(leaf.configs.clone())
     }
 
     /// The slot to wait for or to fill: the one there, unless its leaf is stale.
@@ -222,16 +233,20 @@ impl LeafCache {
         let chain = self.authority.sign(&params, &self.key)?;
         self.issued.fetch_add(1, Ordering::Relaxed);
         Ok(Leaf {
-            config: Arc::new(self.config(CertifiedKey::new(chain, self.key.for_handshakes()))),
+            configs: self.configs(CertifiedKey::new(chain, self.key.for_handshakes())),
             not_before,
             renew_at: renewal(now, not_after, ca.not_after),
         })
     }
 
-    fn config(&self, certified: CertifiedKey) -> ServerConfig {
-        let mut config = self.template.clone();
-        config.cert_resolver = Arc::new(SingleCertAndKey::from(certified));
-        config
+    fn configs(&self, certified: CertifiedKey) -> LeafConfigs {
+        let resolver = Arc::new(SingleCertAndKey::from(certified));
+        let made = |template: &ServerConfig| {
+            let mut config = template.clone();
+            config.cert_resolver = Arc::<SingleCertAndKey>::clone(&resolver);
+            Arc::new(config)
+        };
+        LeafConfigs { any: made(&self.template), nearby: made(&self.nearby) }
     }
 }
 
@@ -324,8 +339,12 @@ fn common_name(host: &Host) -> DistinguishedName {
     name
 }
 
-fn template(alpn: &[Alpn]) -> Result<ServerConfig, TlsError> {
-    let mut config = ServerConfig::builder_with_provider(provider())
+fn template(
+    alpn: &[Alpn],
+    provider: Arc<CryptoProvider>,
+    tickets: &Arc<dyn ProducesTickets>,
+) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(NoCertificate));
@@ -334,7 +353,7 @@ fn template(alpn: &[Alpn]) -> Result<ServerConfig, TlsError> {
     config.ignore_client_order = true;
     // Sessions live in the tickets that clients keep (RFC 8446 section 4.6.1, RFC 5077), under keys
     // that rotate every six hours; nothing is stored here per session.
-    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.ticketer = Arc::clone(tickets);
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // One ticket renews itself on each use; a second one would be paid for in each handshake and
     // used by few agents.
@@ -382,7 +401,7 @@ mod tests {
     /// The certificates that a client is shown which trusts the CA and whose clock is right.
     fn shown(cache: &LeafCache, text: &str, seconds: u64) -> Vec<CertificateDer<'static>> {
         let client = Arc::new(client(cache.authority(), seconds, &[&TLS13]));
-        let config = cache.server_config(&host(text), at(seconds)).unwrap();
+        let config = cache.server_config(&host(text), at(seconds)).unwrap().any;
         let (client, _) = shake(&client, text, &config).unwrap_or_else(|e| panic!("{text}: {e}"));
         client.peer_certificates().unwrap().to_vec()
     }
@@ -404,7 +423,7 @@ mod tests {
             &long_name(),
         ] {
             let client12 = Arc::new(client(cache.authority(), NOW, &[&TLS12]));
-            let config = cache.server_config(&host(text), now()).unwrap();
+            let config = cache.server_config(&host(text), now()).unwrap().any;
             shake(&client12, text, &config).unwrap_or_else(|e| panic!("{text}: {e}"));
             assert_eq!(shown(&cache, text, NOW).len(), 1, "the leaf alone");
         }
@@ -420,7 +439,7 @@ mod tests {
             ("127.0.0.1", "127.0.0.2"),
             ("127.0.0.1", "localhost"),
         ] {
-            let config = cache.server_config(&host(leaf), now()).unwrap();
+            let config = cache.server_config(&host(leaf), now()).unwrap().any;
             assert!(shake(&client, name, &config).is_err(), "{leaf} as {name}");
         }
     }
@@ -548,8 +567,8 @@ mod tests {
                         barrier.wait();
                         for n in 0..8 {
                             let host = host(&format!("h{n}.test"));
-                            let config = cache.server_config(&host, time).unwrap();
-                            let again = cache.server_config(&host, time).unwrap();
+                            let config = cache.server_config(&host, time).unwrap().any;
+                            let again = cache.server_config(&host, time).unwrap().any;
                             assert!(Arc::ptr_eq(&config, &again));
                         }
                     });
@@ -611,7 +630,7 @@ mod tests {
     #[test]
     fn the_servers_order_decides_the_protocol() {
         let cache = cache();
-        let config = cache.server_config(&host("a.test"), now()).unwrap();
+        let config = cache.server_config(&host("a.test"), now()).unwrap().any;
         let agreed = |alpn: &[&str]| {
             let (_, server) = shake(&alpn_client(&cache, alpn), "a.test", &config).unwrap();
             server.alpn_protocol().and_then(Alpn::from_wire)
@@ -627,7 +646,7 @@ mod tests {
     #[test]
     fn the_servers_order_decides_the_cipher() {
         let cache = cache();
-        let config = cache.server_config(&host("a.test"), now()).unwrap();
+        let config = cache.server_config(&host("a.test"), now()).unwrap().any;
         for (version, expected) in [
             (&TLS13, CipherSuite::TLS13_AES_128_GCM_SHA256),
             (&TLS12, CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256),
@@ -646,17 +665,17 @@ mod tests {
         for version in [&TLS12, &TLS13] {
             let (one, other) = (cache(), cache());
             let client = Arc::new(client(one.authority(), NOW, &[version]));
-            let config = one.server_config(&host("a.test"), now()).unwrap();
+            let config = one.server_config(&host("a.test"), now()).unwrap().any;
             let kind = |name: &str, config: &Arc<ServerConfig>| {
                 let (client, _) = shake(&client, name, config).unwrap();
                 client.handshake_kind()
             };
             assert_eq!(kind("a.test", &config), Some(HandshakeKind::Full));
             assert_eq!(kind("a.test", &config), Some(HandshakeKind::Resumed));
-            let b = one.server_config(&host("b.test"), now()).unwrap();
+            let b = one.server_config(&host("b.test"), now()).unwrap().any;
             assert_eq!(kind("b.test", &b), Some(HandshakeKind::Full));
             // A ticket of the old CA is no use at the new one: the client must verify again.
-            let rotated = other.server_config(&host("a.test"), now()).unwrap();
+            let rotated = other.server_config(&host("a.test"), now()).unwrap().any;
             assert!(shake(&client, "a.test", &rotated).is_err());
         }
     }
@@ -664,7 +683,7 @@ mod tests {
     #[test]
     fn tls_1_2_and_1_3_without_early_data_or_stored_sessions() {
         let cache = cache();
-        let config = cache.server_config(&host("a.test"), now()).unwrap();
+        let config = cache.server_config(&host("a.test"), now()).unwrap().any;
         for (version, number) in
             [(&TLS12, ProtocolVersion::TLSv1_2), (&TLS13, ProtocolVersion::TLSv1_3)]
         {

@@ -19,15 +19,17 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
-use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
+use rustls::{CipherSuite, NamedGroup};
 
 pub use accept::{AcceptError, Accepted, CaAlert, SniMatch, accept, ca_alert};
 pub use ca::{CaInfo, CaMaterial, CertificateAuthority};
 pub use clients::{ClientAuthority, ClientIssued, MAX_TTL as MAX_CLIENT_TTL, revocation_lists};
 pub use first_byte::{FirstByte, Prefixed, first_byte};
-pub use leaf::LeafCache;
+pub use leaf::{LeafCache, LeafConfigs};
 pub use listener::{ListenerPem, ListenerStream, ListenerTls, client_certificate};
+
+use crate::record::Peer;
 
 /// The one provider of cryptography. Named here and passed explicitly, so that no process-wide
 /// default decides.
@@ -51,6 +53,41 @@ fn is_aes_128(suite: CipherSuite) -> bool {
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
+}
+
+/// The same without the post-quantum hybrid, for [`Wire::Local`].
+fn nearby_provider() -> Arc<CryptoProvider> {
+    static NEARBY: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = CryptoProvider::clone(&PROVIDER);
+        provider.kx_groups.retain(|group| group.name() != NamedGroup::X25519MLKEM768);
+        Arc::new(provider)
+    });
+    Arc::clone(&NEARBY)
+}
+
+/// Where the bytes of a client pass, and with that what a key exchange has to withstand.
+///
+/// The hybrid of X25519 and ML-KEM-768 is against whoever records what goes over a wire today and has a
+/// quantum computer one day. Within a machine nobody can record who could not read the processes' memory
+/// at once, and the hybrid is a tenth of what a new connection costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Loopback, or a Unix socket.
+    Local,
+    /// Anything else.
+    Network,
+}
+
+impl Wire {
+    /// That of a connection from `peer`.
+    #[must_use]
+    pub fn to(peer: Peer) -> Self {
+        match peer {
+            Peer::Unix(_) => Self::Local,
+            Peer::Tcp(address) if address.ip().to_canonical().is_loopback() => Self::Local,
+            Peer::Tcp(_) => Self::Network,
+        }
+    }
 }
 
 /// An application protocol that is negotiated in the handshake (RFC 7301).
@@ -187,6 +224,27 @@ impl fmt::Display for Instant {
             Ok(time) => time.fmt(f),
             Err(_) => f.write_str("a time beyond year 9999"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_loopback_and_unix_sockets_are_within_the_machine() {
+        for (address, wire) in [
+            ("127.0.0.1:1", Wire::Local),
+            ("127.8.0.1:1", Wire::Local),
+            ("[::1]:1", Wire::Local),
+            ("[::ffff:127.0.0.1]:1", Wire::Local),
+            ("[::ffff:192.0.2.1]:1", Wire::Network),
+            ("10.0.0.1:1", Wire::Network),
+            ("[fe80::1]:1", Wire::Network),
+        ] {
+            assert_eq!(Wire::to(Peer::Tcp(address.parse().unwrap())), wire, "{address}");
+        }
+        assert_eq!(Wire::to(Peer::Unix(None)), Wire::Local);
     }
 }
 

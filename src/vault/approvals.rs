@@ -41,6 +41,19 @@ impl Vault {
             items::put(tx, change.own, &name, &Secret::new(json), change.now)
         })
     }
+
+    /// What was decided in the workspace, by question.
+    ///
+    /// # Errors
+    /// [`VaultError`] when it cannot be read.
+    pub fn decisions(&self) -> Result<HashMap<String, Decision>, VaultError> {
+        let read = || {
+            let tx = self.db.unchecked_transaction()?;
+            // An answer that was put back from an earlier day opens by itself.
+            all(&tx, &self.check_state(&tx)?.own, self.workspace())
+        };
+        read().map_err(|fault| self.fault(fault))
+    }
 }
 
 /// All decisions, by question.

@@ -10,7 +10,7 @@ use super::crypto::{self, DoesNotOpen, Encoder};
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::{DataKey, VaultId};
 use super::versions::Others;
-use super::{Action, Change, Vault, check, exchanged};
+use super::{Action, Change, Vault, check, exchanged, values};
 pub use crate::credential::Tier;
 use crate::credential::{Credential, Properties, Slot};
 use crate::host::Destination;
@@ -252,6 +252,10 @@ pub(super) fn insert_credential(
     secret: &Secret,
 ) -> Result<(), Fault> {
     refuse_taken_names(tx, change.workspace, new)?;
+    // Rules that name the value would grant the credential.
+    if values::all(tx, change.own, change.workspace)?.contains_key(&new.name) {
+        return Err(Fault::Exists(Kind::Value, new.name.to_string()));
+    }
     let row = CredentialRow::insert(tx, change, new)?;
     row.insert_version(tx, change, (1, VersionState::Current), secret)
 }

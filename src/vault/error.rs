@@ -104,6 +104,8 @@ pub enum Kind {
     Workspace,
     /// An environment value.
     Value,
+    /// An environment that a value knows.
+    Environment,
     /// A stand-in.
     StandIn,
     /// An administrator.
@@ -146,6 +148,7 @@ impl fmt::Display for Kind {
             Self::Item => "item",
             Self::Workspace => "workspace",
             Self::Value => "value",
+            Self::Environment => "environment",
             Self::StandIn => "stand-in",
             Self::Administrator => "administrator",
         })

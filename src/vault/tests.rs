@@ -760,6 +760,7 @@ fn in_a_vault_that_was_put_back_a_revocation_ends_tokens_of_the_time_that_is_gon
         agent: name("agent"),
         context: crate::agent::Context::default(),
         uses: None,
+        environment: None,
         ttl: 3600,
     };
     let (_, token) = vault.run_token(new).unwrap();
@@ -1545,6 +1546,7 @@ fn run_tokens_stand_until_they_expire_or_end_at_once() {
             agent: name("agent"),
             context: crate::agent::Context::default(),
             uses: None,
+            environment: None,
             ttl: 3600,
         };
         let (_, token) = vault.run_token(new()).unwrap();

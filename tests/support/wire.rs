@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{
@@ -530,12 +531,16 @@ impl Answer {
 
 /// A client that believes the CAs in this file and no others.
 pub fn client_config(ca: &Path) -> ClientConfig {
+    client_config_of(ca, rustls::crypto::aws_lc_rs::default_provider())
+}
+
+/// The same, with ciphers and groups of the test's choice.
+pub fn client_config_of(ca: &Path, provider: CryptoProvider) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_file_iter(ca).unwrap() {
         roots.add(certificate.unwrap()).unwrap();
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .unwrap()
         .with_root_certificates(roots)
