@@ -311,7 +311,10 @@ impl Upload {
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
         let inner = Source::Agent(inner);
-        (parts, Self { inner, told, count, reading, gate, remainder: None, chunks: None, state: None })
+        (
+            parts,
+            Self { inner, told, count, reading, gate, remainder: None, chunks: None, state: None },
+        )
     }
 
     /// Has what follows it looked at as its head was.

@@ -345,7 +345,7 @@ mod tests {
     #[test]
     fn what_a_slot_made_of_a_secret_is_covered_in_every_encoding() {
         use data_encoding::HEXUPPER;
-        let pair = BASE64.encode(b"robot:P@ss/w0rd+q\"x&y<z~longer");
+        let pair = BASE64.encode(b"robot1:P@ss/w0rd+q\"x&y<z~longer");
         for wire in [&*pair, "P%40ss%2Fw0rd%2Bq%22x", "P@ss/w0rd+q\\\"x&y<z~longer"] {
             let mut needles = Needles::default();
             needles.add_rendered(wire.as_bytes(), b"cm9ib3Q6bG9jdW1feA==", &"locum_x".into());
