@@ -261,7 +261,7 @@ impl Hit {
     }
 
     /// Its text.
-    fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+    pub(super) fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
         text.get(self.span.clone()).unwrap_or_default()
     }
 
