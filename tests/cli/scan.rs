@@ -497,6 +497,21 @@ fn a_key_is_moved_whole_or_not_at_all() {
     assert_eq!(home.credentials(), ["gitlab"]);
 }
 
+#[test]
+fn a_key_is_moved_out_of_an_address() {
+    let home = Home::new();
+    let at = home.beside("tree");
+    fs::create_dir(&at).unwrap();
+    let hook =
+        |key: &str| format!("URL=https://hooks.slack.com/services/T0AB12CD3/B0EF45GH6/{key}\n");
+    fs::write(at.join("notify.sh"), hook("wPw5k4aXcaT4fNP0UcnZwJUV")).unwrap();
+    let ran = home.run(&["scan", "--move", "--yes", "--json", at.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(home.credentials(), ["slack-webhook"]);
+    let moved = fs::read_to_string(at.join("notify.sh")).unwrap();
+    assert_eq!(moved, hook("locum_slack-webhook"));
+}
+
 /// At a terminal each key is asked for.
 #[test]
 fn at_a_terminal_each_key_is_asked_for() {
