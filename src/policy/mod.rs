@@ -417,6 +417,10 @@ pub struct Shadow {
     pub code: Option<Code>,
 }
 
+/// Up to how many credentials of one host all answers of it are searched for each, whoever asks. A search for
+/// one costs its opening and some microseconds for its forms; few hosts have more than a handful.
+const HIDDEN_FROM_ALL: usize = 16;
+
 impl Policy {
     fn new(rules: Vec<Rule>, files: Vec<Arc<str>>, digest: String) -> Self {
         let bounds =
@@ -853,7 +857,9 @@ impl Policy {
         Ok(None)
     }
 
-    /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
+    /// The live credentials that go to `origin`, but for `grants`: an origin may show an agent what another
+    /// one's request brought. Where so many are bound to it that a search for all would slow each answer
+    /// down, only those that this agent may use in any request.
     fn hidden(
         &self,
         who: &Identity,
@@ -863,19 +869,25 @@ impl Policy {
     ) -> Vec<Grant> {
         let mut hidden = Vec::new();
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
-        for (_, rule) in self.candidates(who, origin, index) {
+        // Not those of other users: of thousands, all would have to be opened for each request.
+        let theirs = |c: &&Arc<Credential>| {
+            let their_own = c.properties.owner.as_ref();
+            // Nor texts: they are no secrets.
+            c.as_text().is_none() && their_own.is_none_or(|owner| is_for(who, owner, index))
+        };
+        let bound = || index.bound_to(origin).filter(theirs);
+        let few = bound().nth(HIDDEN_FROM_ALL).is_none();
+        if few {
+            hidden.extend(bound().filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
+        }
+        for (_, rule) in self.candidates(who, origin, index).filter(|_| !few) {
             // More rather than less: what a condition leaves out now may have been used a moment ago.
             let may = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
-            // Not those of other users: of thousands, all would have to be opened for each request.
-            let theirs = |c: &&Arc<Credential>| {
-                c.properties.owner.as_ref().is_none_or(|owner| is_for(who, owner, index))
-            };
-            // Those of other environments too, and no text: it is no secret.
+            // Those of other environments too.
             let bound = rule.uses.bound_to(origin, index, Within::Any).filter(theirs);
-            let bound = bound.filter(|c| c.as_text().is_none());
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
         // What a run that began before a rotation still brings is shown to others as easily.

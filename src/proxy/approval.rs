@@ -48,6 +48,11 @@ async fn held(
         move |refusal: Refusal| (refusal, state)
     };
     let whole = asked.whole(body).await.map_err(on(&state))?;
+    // A question shows none, so what a person approved would not be all that is sent.
+    if body.has_trailers() {
+        let detail = "A request that a person has to approve may have no trailers";
+        return Err(on(&state)(Refusal::with_detail(Code::BadRequest, detail)));
+    }
     let Ok(permit) = &decided.decision else { return Ok(decided) };
     let question = question(asked, &state, permit, (&whole, approval), id);
     let digest = question.digest();

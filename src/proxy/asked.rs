@@ -237,6 +237,7 @@ pub(super) fn unread(why: Ungathered) -> Refusal {
     match why {
         Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
         Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Secret => Refusal::new(Code::RealCredential),
         Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }
 }

@@ -26,6 +26,9 @@ use crate::reference::Name;
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
 
+/// `VERSION-CONTROL`: what is longer is a method of nobody's, and could be a secret.
+const LONGEST_METHOD: usize = 15;
+
 /// One request, as the log will know it.
 pub(super) struct Ledger {
     pub(super) id: RequestId,
@@ -53,8 +56,13 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(gateway: &Arc<Gateway>, caller: &Caller, destination: &Origin) -> Self {
+        Self::at(gateway, caller, destination.to_string())
+    }
+
+    /// For a request at the door, to a destination as it was named.
+    pub(super) fn at(gateway: &Arc<Gateway>, caller: &Caller, destination: String) -> Self {
         let identity = Some(Arc::clone(&caller.identity));
-        Self::open(gateway, identity, caller.near.clone(), destination.to_string())
+        Self::open(gateway, identity, caller.near.clone(), destination)
     }
 
     /// For a request whose sender is not known.
@@ -117,9 +125,12 @@ impl Ledger {
         self.path = path.map(bounded);
     }
 
-    /// Leaves the path out of the records.
-    pub(super) fn withhold_path(&mut self) {
+    /// Leaves what was asked for out of the records.
+    pub(super) fn withhold_target(&mut self) {
         self.path = None;
+        if self.method.len() > LONGEST_METHOD {
+            self.method.clear();
+        }
     }
 
     /// Notes where the bytes of the request's body are counted.

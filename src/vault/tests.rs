@@ -1768,3 +1768,28 @@ fn certificates_end_with_their_agent_and_their_workspace() {
     vault.agent_add(&name("agent")).unwrap();
     assert!(ended(&vault, "agent", "00cc") && !ended(&vault, "agent", "00aa"));
 }
+
+#[test]
+fn a_secret_takes_the_place_of_another_and_not_of_itself() {
+    let home = Home::new();
+    let mut vault = home.open();
+    vault.add_credential(&credential("a"), &secret("the-first-secret")).unwrap();
+    let same = |vault: &mut Vault, text: &str| {
+        let (rotated, staged) =
+            (vault.rotate(&name("a"), &secret(text)), vault.stage(&name("a"), &secret(text)));
+        let fault = rotated.unwrap_err().fault;
+        assert_eq!(fault.to_string(), staged.unwrap_err().fault.to_string());
+        match fault {
+            Fault::SameSecret(_, version, state) => (version, state),
+            other => panic!("{other}"),
+        }
+    };
+    assert_eq!(same(&mut vault, "the-first-secret"), (1, VersionState::Current));
+    vault.rotate(&name("a"), &secret("the-second-secret")).unwrap();
+    vault.revoke_version(&name("a"), 2).unwrap();
+    assert_eq!(same(&mut vault, "the-second-secret"), (2, VersionState::Revoked));
+    // What was retired comes back where the new one did not work.
+    vault.rotate(&name("a"), &secret("the-first-secret")).unwrap();
+    let versions = vault.credential(&name("a")).unwrap().versions;
+    assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), [1, 2, 3]);
+}

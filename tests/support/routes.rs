@@ -102,6 +102,7 @@ async fn route(
         "v1" if rest == "messages" => anthropic(state, body, &key),
         "echo" if rest.is_empty() => echo(parts, body, &key),
         "echo" => whole(StatusCode::OK, framed(&encode(rest, &key))),
+        "shown" => whole(StatusCode::OK, framed(&encode(rest, &head(parts)))),
         "target" => text(StatusCode::OK, &target(parts)),
         "kept" => {
             let keys: Vec<String> = state.keys.lock().iter().cloned().collect();
@@ -134,6 +135,14 @@ async fn route(
         "git" => git::serve(state, rest, parts, body).await,
         _ => text(StatusCode::OK, "ok"),
     }
+}
+
+/// The head of a request, as a debugging origin would print it.
+fn head(parts: &Parts) -> String {
+    let fields = fields(&parts.headers);
+    let fields: String =
+        fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{} {} HTTP/1.1\r\n{fields}\r\n", parts.method, target(parts))
 }
 
 /// The keys that a request could be meant to show.
