@@ -193,7 +193,7 @@ fn usable(hit: &Hit, value: &[u8]) -> Result<&'static Provider, String> {
     let provider = match hit.what {
         What::Provider(provider) => provider,
         What::PrivateKey => return Err("a private key; nothing says what it opens".to_owned()),
-        What::Assigned => return Err("nothing says where it goes".to_owned()),
+        What::Assigned | What::WebToken => return Err("nothing says where it goes".to_owned()),
     };
     if !hit.whole {
         return Err(format!(

@@ -219,7 +219,9 @@ impl Hit {
             span.end -= 1;
         }
         let rest = |at: usize| text.get(at..).unwrap_or_default();
+        let key = text.get(span.clone()).unwrap_or_default();
         let whole = !ends::goes_on(rest(span.end))
+            && !ends::goes_on_like(key, rest(span.end))
             && !ends::comes_after(text.get(..span.start).unwrap_or_default());
         let word = |at: usize| text.get(at).is_some_and(|byte| !b"${".contains(byte));
         while span.len() < REACH && word(span.end) && ends::goes_on(rest(span.end)) {
@@ -592,8 +594,15 @@ mod tests {
     fn no_part_of_a_key_is_taken_for_the_whole() {
         const MORE: &str = "6hr66cocq";
         for (provider, part) in parts() {
-            for (seed, between) in (1..).zip(["", "-", ".", "_", "=", "+", "=="]) {
-                let key = format!("{}{between}{MORE}", sample(&part, seed));
+            for (seed, between) in (1..).zip(["", "-", ".", "_", "=", "+", "==", "/", ":", ","]) {
+                let key = sample(&part, seed);
+                // What may be between the parts of a key is told by what was in the one before.
+                if b"/:,".contains(between.as_bytes().first().unwrap_or(&b' '))
+                    && !key.contains(between)
+                {
+                    continue;
+                }
+                let key = format!("{key}{between}{MORE}");
                 let variable = provider.env().first().map_or("export X", String::as_str);
                 for text in [format!("call({key:?});\n"), format!("{variable}={key}\n")] {
                     for (kind, text, whole) in found(&text) {

@@ -20,6 +20,11 @@ pub(super) fn goes_on(rest: &[u8]) -> bool {
     }
 }
 
+/// Whether a key goes on here with a mark that it had before: `a/b` with `/c`.
+pub(super) fn goes_on_like(key: &[u8], rest: &[u8]) -> bool {
+    matches!(rest, [mark @ (b'/' | b':' | b','), next, ..] if key.contains(mark) && in_word(*next))
+}
+
 /// Whether what looks like a key comes after something that belongs to it.
 pub(super) fn comes_after(before: &[u8]) -> bool {
     match before {
