@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::asked::{Asked, Decided};
 use super::body::Upload;
-use super::exchange::refused;
+use super::exchange::{named, refused};
 use super::ledger::Ledger;
 use super::{State, unix_now};
 use crate::approval::{Decision, Question, digest_of_fields, sha256};
@@ -31,9 +31,10 @@ pub(super) async fn obtain(
 ) -> Result<Decided, Refusal> {
     let permit = decided.decision.as_ref().ok();
     let Some(approval) = permit.and_then(Permit::approval) else { return Ok(decided) };
+    let uses = named(&decided.references);
     // Boxed: no other request shall carry room for it.
     let held = Box::pin(held(asked, decided, (body, approval), ledger.id)).await;
-    held.map_err(|(refusal, state)| refused(ledger, &state, refusal, &[]))
+    held.map_err(|(refusal, state)| refused(ledger, &state, refusal, &uses))
 }
 
 async fn held(
