@@ -33,7 +33,9 @@ fn audit(c: &mut Criterion) {
         run: Some(&run),
         node: Some(&node),
         user: None,
+        environment: None,
         labels: None,
+        run_token_use: None,
     };
     let access = || Access {
         agent: Some(who()),

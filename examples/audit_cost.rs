@@ -72,7 +72,9 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             run: Some(&run),
             node: Some(&node),
             user: None,
+            environment: None,
             labels: None,
+            run_token_use: None,
         };
         let access = Access {
             agent: Some(who),

@@ -5,14 +5,16 @@
 //! name of whoever did it.
 
 mod office;
-mod requests;
+pub(crate) mod orders;
+mod problem;
+mod routes;
 mod timed;
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
@@ -27,8 +29,9 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 
+use office::Asked;
 pub(crate) use office::Office;
-use office::{Asked, Problem};
+use problem::Problem;
 use timed::Timed;
 
 use crate::tls::ListenerTls;
@@ -159,7 +162,7 @@ async fn done(room: &Arc<Room>, request: Request<Incoming>) -> Result<serde_json
     let token = token.and_then(|value| value.strip_prefix("Bearer ")).map(str::to_owned);
     let path = parts.uri.path().to_owned();
     let place = path.clone();
-    let admit = move |office: &Office| office.admit(token.as_deref(), &place, now());
+    let admit = move |office: &Office| office.admit(token.as_deref(), &place, orders::now());
     // Before any of the body: nobody's is not read.
     let who = room.apart(admit).await?;
     let whole = tokio::time::timeout(TIME, Limited::new(body, LONGEST).collect()).await;
@@ -172,7 +175,7 @@ async fn done(room: &Arc<Room>, request: Request<Incoming>) -> Result<serde_json
         path,
         query: parts.uri.query().unwrap_or_default().to_owned(),
         body: whole.to_bytes(),
-        at: now(),
+        at: orders::now(),
     };
     room.apart(move |office| office.answer(who, &asked)).await
 }
@@ -180,12 +183,15 @@ async fn done(room: &Arc<Room>, request: Request<Incoming>) -> Result<serde_json
 fn respond(done: Result<serde_json::Value, Problem>) -> Response<Full<Bytes>> {
     let (status, kind, body) = match done {
         Ok(value) => (StatusCode::OK, "application/json", value),
-        Err(Problem { status, code, detail }) => {
+        Err(Problem { status, code, detail, hint }) => {
             let title = status.canonical_reason().unwrap_or_default();
-            let body = json!({
+            let mut body = json!({
                 "type": "about:blank", "title": title, "status": status.as_u16(), "code": code,
                 "detail": detail,
             });
+            if let Some(hint) = hint {
+                body["hint"] = hint.into();
+            }
             (status, "application/problem+json", body)
         }
     };
@@ -198,10 +204,4 @@ fn respond(done: Result<serde_json::Value, Problem>) -> Response<Full<Bytes>> {
         headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
     }
     response
-}
-
-/// Seconds since the Unix epoch.
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
 }

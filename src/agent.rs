@@ -55,6 +55,8 @@ pub struct Identity {
     pub proof: Proof,
     /// What it is labelled with. The agent has no say in it.
     pub labels: Labels,
+    /// The certificate that opened the door, by whatever it was known then.
+    pub door: Option<Arc<ClientCertificate>>,
 }
 
 impl Identity {
@@ -68,6 +70,7 @@ impl Identity {
             context: Context::default(),
             proof: Proof::Token,
             labels: Labels::default(),
+            door: None,
         }
     }
 }
@@ -157,6 +160,13 @@ impl Identity {
         Self { context, ..self.clone() }
     }
 
+    /// The environment whose values it gets; none for those of none. A run token says it, and nobody
+    /// else.
+    #[must_use]
+    pub fn environment(&self) -> Option<&Name> {
+        self.run_token()?.environment.as_ref()
+    }
+
     /// What the run token says by which the agent came, if it came by one.
     #[must_use]
     pub fn run_token(&self) -> Option<&Claims> {
@@ -237,6 +247,14 @@ impl serde::Serialize for Labels {
     }
 }
 
+impl<'de> serde::Deserialize<'de> for Labels {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        // A name that is there twice has the last of its values, as in any JSON.
+        let labels = std::collections::BTreeMap::<LabelName, Label>::deserialize(d)?;
+        Self::new(labels).map_err(serde::de::Error::custom)
+    }
+}
+
 /// The name of a label: 1 to 63 characters of `a-z 0-9 . _ / -`, of which the first and the last are
 /// a letter or a digit. `app.kubernetes.io/name` is one.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -271,6 +289,19 @@ impl FromStr for LabelName {
         let inside = bytes.iter().all(|b| end(Some(b)) || b"._/-".contains(b));
         let fits = bytes.len() <= 63 && end(bytes.first()) && end(bytes.last()) && inside;
         if fits { Ok(Self(text.into())) } else { Err(LabelsError::Name) }
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for LabelName {
+    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(d)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl serde::Serialize for LabelName {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(&self.0)
     }
 }
 

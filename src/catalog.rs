@@ -89,6 +89,8 @@ pub struct Provider {
     pattern: Option<String>,
     stand_in: Option<StandIn>,
     health: Option<Health>,
+    #[serde(default)]
+    health_of: BTreeMap<String, Health>,
     oauth: Option<Oauth>,
     confidence: Confidence,
     note: Option<String>,
@@ -176,6 +178,13 @@ impl Provider {
     #[must_use]
     pub fn health(&self) -> Option<&Health> {
         self.health.as_ref()
+    }
+
+    /// The same for what is made of the secret by a kind, as `--kind` names it: some tokens may not make
+    /// the usual call.
+    #[must_use]
+    pub fn health_of(&self, kind: &str) -> Option<&Health> {
+        self.health_of.get(kind).or(self.health.as_ref())
     }
 
     /// The OAuth endpoints.
@@ -486,8 +495,11 @@ mod tests {
 
     #[test]
     fn a_probe_sends_the_key_only_where_it_may_go() {
-        for provider in all() {
-            let Some(health) = provider.health() else { continue };
+        let calls = |provider: &'static Provider| {
+            let calls = provider.health.iter().chain(provider.health_of.values());
+            calls.map(move |health| (provider, health))
+        };
+        for (provider, health) in all().flat_map(calls) {
             let id = provider.id();
             assert!(["GET", "POST"].contains(&health.method.as_str()), "{id}");
             assert!(health.path.starts_with('/'), "{id}");

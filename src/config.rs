@@ -382,7 +382,7 @@ pub struct Limits {
     /// CDNs take, so what is longer works nowhere else either.
     pub url_bytes: usize,
     /// `body_slot`: of a body that a credential may enter, which is held in memory until it has been
-    /// searched. Default 1 MiB: forms and JSON with a key among their fields are a few KiB, and a
+    /// searched; what is longer is searched on its way behind that. Default 1 MiB: forms and JSON with a key among their fields are a few KiB, and a
     /// hundred of the largest at once are no more than a hundred MiB.
     pub body_slot: usize,
     /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.

@@ -10,6 +10,7 @@ mod pointer;
 mod properties;
 mod signing;
 mod source;
+mod value;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -34,6 +35,7 @@ pub use signing::{
 pub use source::{
     AwsVersion, Beside, CloudLogin, ELSEWHERE, Place, Source, SourceError, VaultLogin, aws_endpoint,
 };
+pub use value::{ByEnvironment, Enters, Held, Value, Values, Within};
 
 use crate::agent::default_workspace;
 use crate::host::{Destination, Host, Origin};
@@ -85,6 +87,17 @@ pub enum Part {
     Server(Box<[Arc<str>]>),
     /// No credential of the vault, but what is common to all that serve a reference.
     Face(Chain),
+    /// Itself, as what a value stands for.
+    Held {
+        /// The value.
+        value: Name,
+        /// What it may look like.
+        texts: Box<[Arc<str>]>,
+    },
+    /// No credential, but a text that a value stands for, and no secret.
+    Text(Box<str>),
+    /// No credential, but what is common to all that a value stands for.
+    Value(ByEnvironment),
 }
 
 /// A version that another one took the place of, in its time of grace.
@@ -144,8 +157,40 @@ impl Credential {
     pub fn is_named_by(&self, text: &[u8]) -> bool {
         let named = reference::whole(text);
         named == Some(self.name.as_str())
-            || matches!(&self.part, Part::Server(texts) if texts.iter().any(|own| own.as_bytes() == text))
+            || self.texts().iter().any(|own| own.as_bytes() == text)
             || self.stand_in.as_deref().is_some_and(|own| own.as_bytes() == text)
+    }
+
+    /// What else it may look like, by whose reference it is used.
+    fn texts(&self) -> &[Arc<str>] {
+        match &self.part {
+            Part::Server(texts) | Part::Held { texts, .. } => texts,
+            Part::Plain | Part::Face(_) | Part::Text(_) | Part::Value(_) => &[],
+        }
+    }
+
+    /// The names by which rules and run tokens may grant it: its own, and those of what it is used by.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        std::iter::once(&self.name).chain(&self.properties.serves).chain(self.held_by())
+    }
+
+    /// The value that stands for it here, in the place of its own reference.
+    #[must_use]
+    pub fn held_by(&self) -> Option<&Name> {
+        match &self.part {
+            Part::Held { value, .. } => Some(value),
+            Part::Text(_) => Some(&self.name),
+            _ => None,
+        }
+    }
+
+    /// The text that it is, where it is no secret.
+    #[must_use]
+    pub fn as_text(&self) -> Option<&str> {
+        match &self.part {
+            Part::Text(text) => Some(text),
+            _ => None,
+        }
     }
 
     /// Whether what a request gets does not lie in the vault, so that it may have to be waited for.
@@ -155,12 +200,25 @@ impl Credential {
         properties.source.is_some() || properties.kind.as_ref().is_some_and(Kind::is_minted)
     }
 
-    /// Who serves it, where it is a face.
+    /// Whether one of several has to be chosen: it is none itself.
     #[must_use]
-    pub fn chain(&self) -> Option<&Chain> {
+    pub fn is_face(&self) -> bool {
+        matches!(self.part, Part::Face(_) | Part::Value(_))
+    }
+
+    /// Whether it is what a value stands for, in all environments.
+    #[must_use]
+    pub fn is_value(&self) -> bool {
+        matches!(self.part, Part::Value(_))
+    }
+
+    /// Who serves it in an environment, where it is a face.
+    #[must_use]
+    pub fn chain_in(&self, environment: Option<&Name>) -> Option<&Chain> {
         match &self.part {
             Part::Face(chain) => Some(chain),
-            Part::Plain | Part::Server(_) => None,
+            Part::Value(value) => value.within(environment),
+            Part::Plain | Part::Server(_) | Part::Held { .. } | Part::Text(_) => None,
         }
     }
 
@@ -677,25 +735,30 @@ impl CredentialIndex {
 
     fn insert(&mut self, credential: Arc<Credential>) {
         self.honeytokens += usize::from(credential.properties.honeytoken);
+        self.insert_places(&credential);
+        if let Some(stand_in) = &credential.stand_in {
+            self.by_stand_in.insert(Arc::clone(stand_in), Arc::clone(&credential));
+        }
+        if *credential.serves() != credential.name {
+            let servers = self.servers.entry(credential.serves().clone()).or_default();
+            servers.push(Arc::clone(&credential));
+        }
+        self.by_name.insert(credential.name.clone(), credential);
+    }
+
+    /// Where it may go, and how it enters a request.
+    fn insert_places(&mut self, credential: &Arc<Credential>) {
         for destination in &credential.destinations {
             let place = match destination.host.exact() {
                 Some(host) => self.by_host.entry(host.clone()).or_default(),
                 None => &mut self.by_pattern,
             };
             // Two destinations of one host come one after the other.
-            if !place.last().is_some_and(|last| Arc::ptr_eq(last, &credential)) {
-                place.push(Arc::clone(&credential));
+            if !place.last().is_some_and(|last| Arc::ptr_eq(last, credential)) {
+                place.push(Arc::clone(credential));
             }
         }
-        if let Some(stand_in) = &credential.stand_in {
-            self.by_stand_in.insert(Arc::clone(stand_in), Arc::clone(&credential));
-        }
         credential.slots.iter().for_each(|slot| self.insert_slot(slot));
-        if *credential.serves() != credential.name {
-            let servers = self.servers.entry(credential.serves().clone()).or_default();
-            servers.push(Arc::clone(&credential));
-        }
-        self.by_name.insert(credential.name.clone(), credential);
     }
 
     fn insert_slot(&mut self, slot: &Slot) {
@@ -749,8 +812,13 @@ impl CredentialIndex {
         }
     }
 
-    /// The credentials that may go to `origin`. A host with any is always intercepted.
+    /// The credentials that may go to `origin`.
     pub fn bound_to(&self, origin: &Origin) -> impl Iterator<Item = &Arc<Credential>> {
+        self.concerned(origin).filter(|one| !one.is_value())
+    }
+
+    /// The credentials that may go to `origin`, and the values. A host with any is always intercepted.
+    pub fn concerned(&self, origin: &Origin) -> impl Iterator<Item = &Arc<Credential>> {
         let exact = self.by_host.get(&origin.authority.host).map_or(&[][..], Vec::as_slice);
         let patterns = self.by_pattern.iter();
         let patterns = patterns.filter(move |c| !exact.iter().any(|e| Arc::ptr_eq(e, c)));
@@ -819,6 +887,16 @@ impl CredentialIndex {
     #[must_use]
     pub fn has_certificates(&self) -> bool {
         self.certificates
+    }
+
+    /// Whether a version of what a record calls so may still be used, as far as it was not revoked. A
+    /// text has none to revoke.
+    #[must_use]
+    pub fn stands(&self, name: &str, version: u32) -> bool {
+        match self.get(name) {
+            Some(credential) => !credential.revoked.contains(&version),
+            None => version == 0 && self.held(name, Within::Any).any(|one| one.as_text().is_some()),
+        }
     }
 
     /// All credentials, in no order.

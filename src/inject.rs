@@ -8,6 +8,7 @@ mod body;
 mod locate;
 mod path;
 mod query;
+mod remainder;
 mod signed;
 mod subprotocol;
 mod watch;
@@ -25,7 +26,8 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use body::Edits;
-pub use locate::{Located, References};
+pub use locate::{Located, References, Unknown};
+pub use remainder::Remainder;
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};
@@ -50,6 +52,20 @@ pub struct Resolved {
     stamp: Option<Stamp>,
 }
 
+/// What a secret becomes in a slot that encodes it; nothing where it stands as it is.
+fn rendered(slot: &Slot, bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let text = match slot {
+        Slot::Basic { part, other } => encode_pair(*part, bytes, other.as_bytes()),
+        Slot::Query { .. } => query::rendered(bytes),
+        Slot::Path { .. } => path::rendered(bytes),
+        slot if slot.is_in_body() || matches!(slot, Slot::WebSocket { .. }) => {
+            body::rendered(slot, bytes)
+        }
+        _ => return None,
+    };
+    (text.as_slice() != bytes).then_some(text)
+}
+
 /// What an answer must not contain, each with what stands for it in what the agent sees.
 #[derive(Default)]
 struct HiddenSecrets {
@@ -57,6 +73,8 @@ struct HiddenSecrets {
     /// Keys that sign and are never sent, so that no origin can show them. They are searched for all
     /// the same, as far as that changes nothing of a request.
     unsent: Vec<(Arc<str>, Secret)>,
+    /// What those that are sent become in slots that encode them.
+    rendered: Vec<(Arc<str>, Zeroizing<Vec<u8>>)>,
 }
 
 impl HiddenSecrets {
@@ -74,6 +92,9 @@ impl HiddenSecrets {
             return;
         }
         let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = kind else {
+            let slots = grant.credential().slots.iter();
+            let rendered = slots.filter_map(|slot| secret.expose(|bytes| rendered(slot, bytes)));
+            self.rendered.extend(rendered.map(|text| (Arc::clone(placeholder), text)));
             self.sent.push((Arc::clone(placeholder), secret));
             return;
         };
@@ -258,6 +279,7 @@ pub fn inject(
     permit: &Permit,
     resolved: Resolved,
 ) -> Result<OutboundRequest, Refusal> {
+    alone_in_their_places(permit)?;
     let (parts, origin, body) = request.into_parts();
     let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
@@ -282,31 +304,40 @@ pub fn inject(
             signed.push((grant, secret));
         } else {
             filling.fill(grant, slot, &secret)?;
-            // Six digits turn up by chance, and are worth nothing once they were used.
-            if !grant.credential().properties.kind.as_ref().is_some_and(Kind::is_of_the_moment) {
+            // Six digits turn up by chance, and are worth nothing once they were used; and the text of a
+            // value is no secret.
+            let kind = grant.credential().properties.kind.as_ref();
+            let plain = grant.credential().as_text().is_some();
+            if !plain && !kind.is_some_and(Kind::is_of_the_moment) {
                 filling.needles.add_late(secret, grant.placeholder());
             }
         }
         uses.push(Use {
             credential: grant.credential().name.clone(),
-            version: Some(grant.version()),
+            version: grant.numbered(),
             slot: Some(slot.label()),
             why: grant.why(),
         });
     }
     let Filling { mut parts, body: sent, edits, mut needles } = filling;
     let body = sent.as_ref().and_then(|sent| edits.apply(sent.bytes()));
-    if let Some(body) = &body
-        && parts.headers.contains_key(header::CONTENT_LENGTH)
-    {
-        parts.headers.insert(header::CONTENT_LENGTH, body.len().into());
+    if let (Some(sent), Some(body)) = (&sent, &body) {
+        set_length(&mut parts.headers, sent.bytes().len(), body.len())?;
     }
     for (placeholder, secret) in resolved.hidden.sent {
         needles.add_late(secret, &placeholder);
     }
+    for (placeholder, text) in resolved.hidden.rendered {
+        needles.add_rendered(&text, placeholder.as_bytes(), &placeholder);
+    }
     // Why here: what is signed is what goes out, but for what makes the answer readable, which no
     // pattern may ask for; and a secret that is sent beside a signature has to be looked for.
-    let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes));
+    let begun = sent.as_ref().is_some_and(BodyText::is_begun);
+    let whole = body.as_ref().or(sent.as_ref().map(BodyText::bytes)).filter(|_| !begun);
+    // And this was refused before: nothing is signed over the beginning of a body.
+    if begun && (permit.reads_body() || (signature.is_some() && aws::is_over_all(&parts.headers))) {
+        return Err(Refusal::new(Code::Internal));
+    }
     for (grant, secret) in &signed {
         let stamp = resolved.stamp.ok_or_else(|| Refusal::new(Code::Internal))?;
         let signer = signed::Signer { grant, secret, origin: &origin, stamp };
@@ -332,6 +363,48 @@ pub fn inject(
     let needles = (taken || !needles.is_empty()).then_some(needles);
     let undecodable = permit.undecodable();
     Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, certificate, undecodable })
+}
+
+/// Refuses two credentials of which one would take the other out, or stand where it stands: each owns all
+/// its places of the head. One of them would be missing, and the record would have both.
+fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
+    let grants = permit.grants();
+    for grant in grants.iter().filter(|_| grants.len() > 1) {
+        let own = grant.credential();
+        let Some(slot) = own.slots.get(grant.slot()) else { continue };
+        let others = grants.iter().map(Grant::credential).filter(|other| other.name != own.name);
+        for other in others {
+            if other.slots.iter().any(|place| is_one_place(place, slot)) {
+                let (own, other) = (&own.name, &other.name);
+                return Err(Refusal::with_detail(
+                    Code::BadRequest,
+                    format!(
+                        "The credentials {own} and {other} claim one place of the request; refer to one of them"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether two slots are one header or one parameter.
+fn is_one_place(one: &Slot, other: &Slot) -> bool {
+    match (one, other) {
+        (Slot::Query { name: one }, Slot::Query { name: other }) => one == other,
+        _ => one.header_name().is_some() && one.header_name() == other.header_name(),
+    }
+}
+
+/// The length that the head says, by as much more or less as its body has become.
+fn set_length(headers: &mut HeaderMap, sent: usize, filled: usize) -> Result<(), Refusal> {
+    let Some(said) = headers.get(header::CONTENT_LENGTH) else { return Ok(()) };
+    let said = said.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+    let length = said.and_then(|said| said.checked_sub(sent as u64)?.checked_add(filled as u64));
+    // hyper has read it, and given us as much.
+    let length = length.ok_or_else(|| Refusal::new(Code::Internal))?;
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    Ok(())
 }
 
 /// What a handshake shows, of what lies in the vault.
@@ -380,7 +453,7 @@ pub fn fill_message(
         edits.add(message, credential, slot, &secret).ok_or_else(nowhere)?;
         uses.push(Use {
             credential: credential.name.clone(),
-            version: Some(grant.version()),
+            version: grant.numbered(),
             slot: Some(slot.label()),
             why: grant.why(),
         });
@@ -408,7 +481,7 @@ impl Filling {
                 let other = (*part, &**other);
                 value = Some(render_basic(&parts.headers, grant, other, secret, needles)?);
             }
-            Slot::Query { name } => fill_query(parts, name, secret)?,
+            Slot::Query { name } => fill_query(parts, grant, name, secret, needles)?,
             Slot::Path { template } => {
                 fill_path(parts, grant, template.as_ref(), secret, needles)?;
             }
@@ -450,7 +523,7 @@ impl Filling {
                 grant.placeholder().as_bytes(),
             );
             let wire = encode_pair(BasicPart::Password, password.as_bytes(), user.as_bytes());
-            self.needles.add_rendered(&wire, &known);
+            self.needles.add_rendered(&wire, &known, grant.placeholder());
             let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
             text.extend_from_slice(b"Basic ");
             text.extend_from_slice(&wire);
@@ -464,7 +537,8 @@ impl Filling {
                 let filled = self.edits.add(body, grant.credential(), slot, &value);
                 let differs = filled.filter(|filled| filled.len() != value.len());
                 if let Some(filled) = differs.filter(|_| !login.is_user(slot)) {
-                    self.needles.add_rendered(filled, grant.placeholder().as_bytes());
+                    let placeholder = grant.placeholder();
+                    self.needles.add_rendered(filled, placeholder.as_bytes(), placeholder);
                 }
             }
             strip(&mut self.parts, grant.credential(), slot, secret)?;
@@ -483,7 +557,8 @@ impl Filling {
         let body = self.body.as_ref().ok_or_else(nowhere)?;
         let value = self.edits.add(body, grant.credential(), slot, secret).ok_or_else(nowhere)?;
         if value.len() != secret.len() {
-            self.needles.add_rendered(value, grant.placeholder().as_bytes());
+            let placeholder = grant.placeholder();
+            self.needles.add_rendered(value, placeholder.as_bytes(), placeholder);
         }
         Ok(())
     }
@@ -562,7 +637,7 @@ fn render_basic(
     let other = sent_other.unwrap_or(other.as_bytes());
     let known = encode_pair(part, grant.placeholder().as_bytes(), other);
     let wire = secret.expose(|bytes| encode_pair(part, bytes, other));
-    needles.add_rendered(&wire, &known);
+    needles.add_rendered(&wire, &known, grant.placeholder());
     let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
     text.extend_from_slice(b"Basic ");
     text.extend_from_slice(&wire);
@@ -583,7 +658,17 @@ fn encode_pair(part: BasicPart, secret: &[u8], other: &[u8]) -> Zeroizing<Vec<u8
     text
 }
 
-fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refusal> {
+fn fill_query(
+    parts: &mut Parts,
+    grant: &Grant,
+    name: &str,
+    secret: &Secret,
+    needles: &mut Needles,
+) -> Result<(), Refusal> {
+    let value = secret.expose(query::rendered);
+    if value.len() != secret.len() {
+        needles.add_rendered(&value, grant.placeholder().as_bytes(), grant.placeholder());
+    }
     let target = query::with_secret(parts.uri.path(), parts.uri.query(), name, secret);
     parts.uri = target_of(target)?;
     Ok(())
@@ -606,7 +691,8 @@ fn fill_path(
         Refusal::new(Code::CredentialRefused).because("the secret would be a dot segment")
     })?;
     if filled.value.len() != secret.len() {
-        needles.add_rendered(&filled.value, grant.placeholder().as_bytes());
+        let placeholder = grant.placeholder();
+        needles.add_rendered(&filled.value, placeholder.as_bytes(), placeholder);
     }
     parts.uri = target_of(filled.target)?;
     Ok(())

@@ -136,7 +136,7 @@ codes! {
     /// A body over the limit, where it would have to be searched for a reference.
     BodyTooLarge "body-too-large" 413 "http_request_error"
         "The request's body is over the limit for bodies that a credential may enter"
-        "Send the reference in a header if the credential has such a slot; limits.body_slot in locum.yaml sets the limit.";
+        "Put the field with the reference before the file, or send it in a header if the credential has such a slot; limits.body_slot in locum.yaml sets how far bodies are searched before they are sent.";
     /// A body that cannot be read, where it would have to be searched for a reference.
     BodyUnreadable "body-unreadable" 400 "http_request_error"
         "The request's body cannot be read in one way, and a credential may enter it"

@@ -7,10 +7,9 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::health::{Checked, Probe, Subject, Verdict};
+use super::health::{Checked, Probe, Subject, Verdict, call_for};
 use super::keeper::Keeper;
 use super::reminders::now;
-use crate::catalog::Catalog;
 use crate::credential::{Credential, Kind};
 use crate::outcome::Code;
 use crate::proxy::Gateway;
@@ -47,7 +46,7 @@ pub(super) async fn watch(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
         let workspaces = gateway.workspaces();
         let states: Vec<_> = workspaces.iter().map(|workspace| workspace.state()).collect();
         let all = states.iter().flat_map(|state| state.credentials.iter());
-        let candidates: Vec<_> = all.filter(|one| can_be_checked(one)).collect();
+        let candidates: Vec<_> = all.filter(|one| trial(one).is_some()).collect();
         turns.retain(|(workspace, name, _), _| {
             candidates.iter().any(|one| one.workspace == *workspace && one.name == *name)
         });
@@ -74,15 +73,25 @@ fn part_of(time: Duration, least: f64) -> Duration {
     time.mul_f64(least + (1.1 - least) * chance)
 }
 
-/// Whether there is a call for it: with what lies in the vault, or with an access token. What is fetched
-/// shows its trouble there; and what lies in the vault for a kind, such as a key that signs, is itself
-/// shown to nobody.
-fn can_be_checked(credential: &Credential) -> bool {
-    let health =
-        credential.provider.as_deref().and_then(|id| Catalog::embedded().get(id)?.health());
-    let fits = matches!(credential.properties.kind, None | Some(Kind::Oauth(_)));
-    let is_ours = credential.properties.source.is_none();
-    health.is_some() && fits && is_ours && credential.version.is_some()
+/// How a credential is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trial {
+    /// By its provider's own call, with what a request would get.
+    Call,
+    /// By getting that: whoever makes it says of what it is made of whether it is good.
+    Making,
+}
+
+/// How it can be tried, if it can be. What lies in the vault, or elsewhere, for a kind, such as a key that
+/// signs, is itself shown to nobody.
+fn trial(credential: &Credential) -> Option<Trial> {
+    credential.version?;
+    let kind = credential.properties.kind.as_ref();
+    let is_sent = matches!(kind, None | Some(Kind::Oauth(_) | Kind::GithubApp(_)));
+    if is_sent && call_for(credential.provider.as_deref(), kind).is_some() {
+        return Some(Trial::Call);
+    }
+    kind.and_then(Kind::endpoint).map(|_| Trial::Making)
 }
 
 /// A token that is not taken may be one that was withdrawn alone: then the next is asked about, once.
@@ -108,6 +117,7 @@ async fn ask(gateway: &Gateway, credential: &Arc<Credential>, version: u32) -> O
         provider: credential.provider.as_deref(),
         destinations: &credential.destinations,
         slots: &credential.slots,
+        kind: credential.properties.kind.as_ref(),
     };
     let state = gateway.workspace(&credential.workspace)?.state();
     let secret = match gateway.value_of(&state, credential, version).await {
@@ -117,8 +127,15 @@ async fn ask(gateway: &Gateway, credential: &Arc<Credential>, version: u32) -> O
             let at = "where its tokens come from".to_owned();
             return Some(Checked { verdict: Verdict::Bad, at, status: None, why });
         }
+        // That it could not be had is told of where it comes from, and is no verdict.
         Err(_) => return None,
     };
+    if trial(credential)? == Trial::Making {
+        let at =
+            subject.kind.and_then(Kind::endpoint).map(|endpoint| endpoint.origin().to_string());
+        let at = at.unwrap_or_default();
+        return Some(Checked { verdict: Verdict::Good, at, status: None, why: None });
+    }
     let probe = Probe::new(subject, &secret).ok()?;
     drop(secret);
     Some(probe.verdict(gateway.errand(probe.errand(subject)).await))
@@ -161,11 +178,37 @@ mod tests {
             &["https://api.openai.com"],
             &["header authorization: Bearer {secret}"],
         );
+        assert_eq!(trial(&one), None, "nobody knows a call for it");
         one.provider = Some("openai".into());
-        assert!(can_be_checked(&one));
-        for kind in [Kind::ClientCertificate, Kind::Basic(Box::default())] {
+        assert_eq!(trial(&one), Some(Trial::Call));
+        one.properties.source = Some(
+            crate::credential::Source::parse("file:/run/key", crate::credential::Beside::default())
+                .unwrap(),
+        );
+        assert_eq!(trial(&one), Some(Trial::Call));
+        for kind in
+            [Kind::ClientCertificate, Kind::Basic(Box::default()), Kind::Aws(Box::default())]
+        {
             one.properties.kind = Some(kind);
-            assert!(!can_be_checked(&one));
+            assert_eq!(trial(&one), None);
         }
+        let oauth =
+            r#"{"oauth":{"grant":"client-credentials","token-endpoint":"https://a.test/t"}}"#;
+        let app = r#"{"github-app":{"endpoint":"https://a.test/t","app-id":"7"}}"#;
+        for (kind, provider, expected) in [
+            (oauth, Some("openai"), Trial::Call),
+            (oauth, None, Trial::Making),
+            (app, Some("github"), Trial::Call),
+            (app, None, Trial::Making),
+        ] {
+            one.properties.kind = Some(serde_json::from_str(kind).unwrap());
+            one.provider = provider.map(Into::into);
+            assert_eq!(trial(&one), Some(expected), "{kind} {provider:?}");
+        }
+        // An installation's token may not ask who its user is.
+        let call = call_for(Some("github"), one.properties.kind.as_ref()).unwrap();
+        assert!(call.path.starts_with("/installation/"), "{}", call.path);
+        one.version = None;
+        assert_eq!(trial(&one), None);
     }
 }

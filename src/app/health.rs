@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
 use crate::catalog::{Catalog, Health};
-use crate::credential::{BasicPart, Endpoint, Slot};
+use crate::credential::{BasicPart, Endpoint, Kind, Slot};
 use crate::host::{Authority, Destination, Host, Origin, Scheme};
 use crate::outcome::Refusal;
 use crate::proxy::{Errand, Reply};
@@ -71,6 +71,17 @@ pub struct Subject<'a> {
     pub destinations: &'a [Destination],
     /// How it enters a request.
     pub slots: &'a [Slot],
+    /// What is made of its secret.
+    pub kind: Option<&'a Kind>,
+}
+
+/// The call that the catalogue has for a provider's key, or for what a kind makes of it.
+pub(super) fn call_for(provider: Option<&str>, kind: Option<&Kind>) -> Option<&'static Health> {
+    let provider = Catalog::embedded().get(provider?)?;
+    match kind {
+        Some(kind) => provider.health_of(kind.name()),
+        None => provider.health(),
+    }
 }
 
 /// A call that tells a good secret from a bad one.
@@ -88,9 +99,7 @@ impl Probe {
     /// # Errors
     /// Why there is none.
     pub fn new(subject: Subject<'_>, secret: &Secret) -> Result<Self, &'static str> {
-        let provider = subject.provider.and_then(|id| Catalog::embedded().get(id));
-        let health = provider
-            .and_then(|provider| provider.health())
+        let health = call_for(subject.provider, subject.kind)
             .ok_or("the catalogue has no call to check it with")?;
         if health.path.contains("{secret}") {
             return Err(
@@ -235,6 +244,7 @@ mod tests {
             provider: Some("openai"),
             destinations: to,
             slots,
+            kind: None,
         }
     }
 

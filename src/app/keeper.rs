@@ -635,6 +635,7 @@ impl Keeper {
                     self.note("certificate-reloaded", &one.at().to_string());
                 }
                 certificates::Look::RunOut(file) => {
+                    changed = true;
                     tracing::error!(
                         listener = %one.at(), file,
                         "the revocation list has run out: no certificate of its CA is let in until there is a new one"
@@ -769,6 +770,11 @@ impl Keeper {
             }
             return mistakes.map_or(Ok(()), |mistakes| Err(Undone::Mistakes(mistakes)));
         }
+    }
+
+    /// How long what began with the old version of a credential may use it, where nobody says otherwise.
+    pub(crate) fn grace(&self) -> Duration {
+        self.seen.lock().config.credentials.grace
     }
 
     /// A workspace as it is served.

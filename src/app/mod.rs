@@ -66,7 +66,7 @@ pub use serve::{Proxy, ProxyOptions};
 pub use service::Activation;
 pub(crate) use session::placeholders_of;
 pub use session::{
-    Session, SessionOptions, SessionToken, VARIABLE_TAG, mint as mint_session,
-    plan as plan_session, settings,
+    Session, SessionOptions, SessionToken, VARIABLE_TAG, end as end_session, mint as mint_session,
+    mint_in as mint_session_in, plan as plan_session, settings, taken_names,
 };
 pub use workspaces::{PolicyFile, make_workspace, policy_files, remove_workspace_files};

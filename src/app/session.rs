@@ -1,18 +1,21 @@
 //! What a program needs in order to speak through the proxy as an agent: a token of its own, the
 //! certificates, and the placeholders in the variables where it looks for keys.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::{Failure, Opened};
-use crate::agent::UserName;
+use crate::agent::{Proof, UserName};
 use crate::catalog::Catalog;
-use crate::credential::stand_in_for;
+use crate::credential::{Held, Values, stand_in_for};
 use crate::environment::{self, Bundle, Inputs, Placeholder, Plan};
 use crate::reference::Name;
-use crate::vault::{CredentialInfo, Held, Values};
+use crate::token::run::{MAX_TTL, Which};
+use crate::vault::{CredentialInfo, NewRunToken, SetInfo};
 
 /// Marks a tag that names the environment variable where programs look for the credential.
 pub const VARIABLE_TAG: &str = "env:";
@@ -45,8 +48,44 @@ pub struct SessionOptions<'a> {
     pub settings: BTreeMap<String, String>,
 }
 
-/// A token that was made for a session.
+/// A token that was made for a session: its id and its text.
 pub type SessionToken = (String, zeroize::Zeroizing<String>);
+
+/// Makes a token for a session in an environment: a run token, which fixes that.
+///
+/// # Errors
+/// When there is no such agent or environment, and for a longer time than run tokens are good for.
+pub fn mint_in(
+    opened: &Opened,
+    user: &UserName,
+    environment: &Name,
+    ttl: Duration,
+) -> Result<(SessionToken, Proof), Failure> {
+    let ttl = ttl.as_secs().cast_signed();
+    if ttl > MAX_TTL {
+        return Err(Failure::usage("a token that fixes an environment is good for 7 days at most"));
+    }
+    let (claims, text) = opened.vault.run_token(NewRunToken {
+        agent: user.agent.clone(),
+        context: user.context.clone(),
+        uses: None,
+        environment: Some(environment.clone()),
+        ttl,
+    })?;
+    Ok(((claims.id.to_string(), text), Proof::Run(Arc::new(claims))))
+}
+
+/// Ends a session's token.
+///
+/// # Errors
+/// When the vault cannot be written.
+pub fn end(opened: &mut Opened, agent: &Name, id: &str, proof: &Proof) -> Result<(), Failure> {
+    match proof {
+        Proof::Run(_) => opened.vault.run_revoke(agent, Which::Token(id.to_owned()))?,
+        _ => opened.vault.token_revoke(id)?,
+    }
+    opened.changed()
+}
 
 /// Makes a token for an agent that must exist.
 ///
@@ -118,22 +157,33 @@ impl Session {
     }
 }
 
-/// What programs find in an environment, by its variables.
+/// The names that credentials, what serves a reference, and sets have: no value is referred to by one.
+#[must_use]
+pub fn taken_names(credentials: &[CredentialInfo], sets: &[SetInfo]) -> BTreeSet<Name> {
+    let names = credentials.iter().flat_map(|one| [&one.name, serves(one)]);
+    names.chain(sets.iter().map(|set| &set.name)).cloned().collect()
+}
+
+/// What programs find in an environment, by its variables: a text, or what refers to the value. `taken`
+/// names refer to something else.
 ///
 /// # Errors
 /// When a value names a credential that cannot be used any more.
 pub fn settings(
     values: &Values,
     environment: Option<&Name>,
-    credentials: &[CredentialInfo],
+    (credentials, taken): (&[CredentialInfo], &BTreeSet<Name>),
 ) -> Result<BTreeMap<String, String>, Failure> {
     let mut settings = BTreeMap::new();
     for (name, value) in values {
+        let free = !taken.contains(name);
         let text = match value.within(environment) {
             None => continue,
+            Some(Held::Text(_)) if free && value.enters.is_some() => name.reference(),
             Some(Held::Text(text)) => text.clone(),
             Some(Held::Credential(reference)) => {
-                let text = placeholder_of(reference, credentials);
+                let own = if free { name } else { reference };
+                let text = placeholder_of(reference, own, credentials);
                 text.ok_or_else(|| {
                     Failure::new(format!(
                         "the value {name} stands for {reference}, which cannot be used any more"
@@ -153,14 +203,14 @@ pub(crate) fn placeholders_of(credentials: &[CredentialInfo]) -> Vec<(Vec<String
     all.map(|one| (one.variables, one.value)).collect()
 }
 
-/// What stands for a live credential, or for those that serve a reference.
-fn placeholder_of(reference: &Name, credentials: &[CredentialInfo]) -> Option<String> {
+/// What stands for a live credential, or for those that serve a reference, by the name that refers to it.
+fn placeholder_of(reference: &Name, by: &Name, credentials: &[CredentialInfo]) -> Option<String> {
     let live = |one: &&CredentialInfo| !one.properties.honeytoken && one.current().is_some();
     let mut live = credentials.iter().filter(live);
     let one = live.find(|one| one.name == *reference || serves(one) == reference)?;
     let own = one.stand_in.as_deref();
-    let stand_in = own.and_then(|own| stand_in_for((&one.name, own), reference));
-    Some(stand_in.unwrap_or_else(|| reference.reference()))
+    let stand_in = own.and_then(|own| stand_in_for((&one.name, own), by));
+    Some(stand_in.unwrap_or_else(|| by.reference()))
 }
 
 /// What a URL's userinfo may hold bare, as far as user names have it.

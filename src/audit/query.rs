@@ -34,6 +34,12 @@ impl Entry {
         value.is_object().then_some(Self { line, value })
     }
 
+    /// A line of a log that lies elsewhere; none when it is no JSON object.
+    #[must_use]
+    pub fn read(line: &str) -> Option<Self> {
+        Self::parse(line.as_bytes())
+    }
+
     /// The line as it stands in the log, without its newline.
     #[must_use]
     pub fn line(&self) -> &str {

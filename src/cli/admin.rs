@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use serde_json::json;
-
-use super::agent::from_now;
 use super::output::{self, Table, time_or_dash};
-use crate::app::{Failure, Home, Opened};
+use super::way::Where;
+use crate::admin::orders::administrators::{
+    AddAdministrator, AddedAdministrator, Administrator, ListAdministrators, RevokeAdministrator,
+};
+use crate::app::Failure;
 use crate::document::parse_duration;
 use crate::reference::Name;
 use crate::vault::Role;
@@ -56,8 +57,8 @@ pub(super) enum RoleWord {
     Owner,
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    let mut opened = Opened::open(home)?;
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    let mut way = to.open()?;
     match command {
         Command::Add { name, role, expires, json } => {
             let role = match role {
@@ -65,49 +66,41 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
                 RoleWord::Member => Role::Member,
                 RoleWord::Owner => Role::Owner,
             };
-            let expires = expires.map(from_now);
-            let (id, token) = opened.vault.administrator_add(&name, role, expires)?;
-            opened.changed()?;
+            let ttl = expires.map(|time| time.as_secs());
+            let added = way.order(AddAdministrator { name, role, ttl })?;
             if json {
-                return output::json(&json!({
-                    "name": name, "role": role, "token_id": id, "token": token.as_str(),
-                }));
+                return output::json(&added);
             }
-            output::line(&token)?;
-            let (role, workspace) = (role.as_str(), opened.vault.workspace());
+            output::line(&added.token.0)?;
+            let AddedAdministrator { name, role, workspace, token_id, .. } = &added;
             output::note(&format!(
-                "This is the token {id} of {name}, {role} of {workspace}; it is not shown again."
+                "This is the token {token_id} of {name}, {} of {workspace}; it is not shown again.",
+                role.as_str()
             ));
             Ok(())
         }
-        Command::List { json } => {
-            let all = opened.vault.administrators()?;
-            if json {
-                let shown = all.iter().map(|one| {
-                    json!({
-                        "name": one.name, "role": one.role, "token_id": one.token_id,
-                        "created": one.created, "expires": one.expires, "revoked": one.revoked,
-                    })
-                });
-                return output::json(&shown.collect::<Vec<_>>());
-            }
-            let mut table = Table::new(&["NAME", "ROLE", "TOKEN", "CREATED", "EXPIRES", "REVOKED"]);
-            for one in &all {
-                table.row(vec![
-                    one.name.to_string(),
-                    one.role.as_str().to_owned(),
-                    one.token_id.clone(),
-                    output::time(one.created),
-                    time_or_dash(one.expires),
-                    time_or_dash(one.revoked),
-                ]);
-            }
-            table.print()
-        }
+        Command::List { json } => list(&way.order(ListAdministrators)?, json),
         Command::Revoke { name } => {
-            opened.vault.administrator_revoke(&name)?;
-            opened.changed()?;
-            output::line(&format!("revoked {name}"))
+            let revoked = way.order(RevokeAdministrator { name })?;
+            output::line(&format!("revoked {}", revoked.name))
         }
     }
+}
+
+fn list(all: &[Administrator], json: bool) -> Result<(), Failure> {
+    if json {
+        return output::json(&all);
+    }
+    let mut table = Table::new(&["NAME", "ROLE", "TOKEN", "CREATED", "EXPIRES", "REVOKED"]);
+    for one in all {
+        table.row(vec![
+            one.name.to_string(),
+            one.role.as_str().to_owned(),
+            one.token_id.clone(),
+            output::time(one.created),
+            time_or_dash(one.expires),
+            time_or_dash(one.revoked),
+        ]);
+    }
+    table.print()
 }

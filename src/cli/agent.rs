@@ -2,17 +2,19 @@
 
 mod certificate;
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
-use serde::Serialize;
+use std::time::{Duration, SystemTime};
 
 use super::output::{self, Table, time_or_dash};
+use super::way::Where;
+use crate::admin::orders::agents::{
+    AddAgent, AddedAgent, AddedToken, Agent, LabelAgent, Labelled, Labelling, ListAgents, Only,
+    RevokeAgent, serial,
+};
+use crate::admin::orders::unix;
 use crate::agent::{Label, LabelName, LabelPair, Labels};
-use crate::app::{Failure, Home, Opened};
+use crate::app::Failure;
 use crate::document::parse_duration;
 use crate::reference::Name;
-use crate::token::run::Which;
-use crate::vault::{AgentInfo, TokenInfo};
 
 /// Subcommands of `locum agent`.
 #[derive(Debug, clap::Subcommand)]
@@ -91,161 +93,85 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    let mut opened = Opened::open(home)?;
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    let mut way = to.open()?;
     match command {
-        Command::Add { name, labels, no_token: true, json, .. } => {
-            add_alone(&mut opened, &name, &labels, json)
-        }
-        Command::Add { name, expires, note, labels, json, .. } => {
-            let note = note.as_deref();
-            add(&mut opened, &name, (expires, note, &labels), json)
+        Command::Add { name, expires, note, labels, no_token, json } => {
+            let ttl = expires.map(|time| time.as_secs());
+            let labels = pairs(labels)?;
+            added(way.order(AddAgent { name, note, ttl, labels, no_token })?, json)
         }
         Command::Label { name, labels, remove, json } => {
-            label(&mut opened, &name, (&labels, &remove), json)
+            let change = Labelling { labels: pairs(labels)?, remove };
+            labelled(&way.order(LabelAgent { name, change })?, json)
         }
-        Command::List { json } => list(&opened, json),
-        Command::Revoke { name, run: Some(run), .. } => {
-            end_runs(&mut opened, &name, Which::Run(run.as_str().to_owned()))
+        Command::List { json } => list(&way.order(ListAgents)?, json),
+        Command::Revoke { name, token, run, run_token, certificate, jwt } => {
+            let only = Only { token, run, run_token, certificate, jwt };
+            let what = in_words(&name, &only);
+            let revoked = way.order(RevokeAgent { name, only })?;
+            output::line(&what.unwrap_or_else(|| {
+                let tokens = revoked.tokens.unwrap_or_default();
+                format!("revoked {} and its {tokens} live tokens", revoked.agent)
+            }))
         }
-        Command::Revoke { name, run_token: Some(id), .. } => {
-            end_runs(&mut opened, &name, Which::Token(id))
+        Command::Certificate(args) => {
+            certificate::run(&mut way.here("issuing a certificate")?, &args)
         }
-        Command::Revoke { name, certificate: Some(serial), .. } => {
-            end_runs(&mut opened, &name, Which::Proof(format!("serial:{serial}")))
-        }
-        Command::Revoke { name, jwt: Some(id), .. } => {
-            end_runs(&mut opened, &name, Which::Proof(id))
-        }
-        Command::Revoke { name, token, .. } => revoke(&mut opened, &name, token.as_deref()),
-        Command::Certificate(args) => certificate::run(&mut opened, &args),
     }
 }
 
-/// A serial number in hex, as records have it, or with the colons and capitals of other tools.
-fn serial(text: &str) -> Result<String, String> {
-    let digits: String = text.trim().to_ascii_lowercase().replace(':', "");
-    let sound = (1..=42).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_hexdigit());
-    if !sound {
-        return Err("a serial number is hex: 5f0c… or 5F:0C:…".into());
-    }
-    // In a certificate it is a positive number in whole bytes, and so it stands in records.
-    let whole = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
-    Ok(if whole.as_bytes()[0] >= b'8' { format!("00{whole}") } else { whole })
+/// The Unix time that far from now, in seconds.
+pub(super) fn from_now(duration: Duration) -> i64 {
+    unix(SystemTime::now() + duration)
 }
 
-fn add(
-    opened: &mut Opened,
-    name: &Name,
-    (expires, note, labels): (Option<Duration>, Option<&str>, &[LabelPair]),
-    json: bool,
-) -> Result<(), Failure> {
-    let labels = pairs(labels)?;
-    let token = opened.vault.agent_admit(name, expires.map(from_now), note)?;
-    // Nobody has the token yet: no request comes before the labels.
-    if !labels.is_empty() {
-        opened.vault.agent_label(name, &labels, &[])?;
-    }
-    opened.changed()?;
-    let id = token.id().to_owned();
-    let text = token.into_text();
+fn added(added: AddedAgent, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&serde_json::json!({
-            "agent": name, "token_id": id, "token": text.as_str(),
-        }));
+        return output::json(&added);
     }
-    output::line(&text)?;
+    let name = added.agent;
+    let Some(AddedToken { token_id, token }) = added.token else {
+        output::note(&format!(
+            "added {name}, without a token; `identity` in locum.yaml says by what it is known"
+        ));
+        return Ok(());
+    };
+    output::line(&token.0)?;
     output::note(&format!(
-        "This is {name}'s token {id}; it is not shown again.\nSet HTTPS_PROXY=http://{name}:TOKEN@HOST:PORT, or use `locum run --agent {name}`."
-    ));
-    Ok(())
-}
-
-/// An agent without a token.
-fn add_alone(
-    opened: &mut Opened,
-    name: &Name,
-    labels: &[LabelPair],
-    json: bool,
-) -> Result<(), Failure> {
-    let labels = pairs(labels)?;
-    opened.vault.agent_add(name)?;
-    if !labels.is_empty() {
-        opened.vault.agent_label(name, &labels, &[])?;
-    }
-    opened.changed()?;
-    if json {
-        return output::json(&serde_json::json!({ "agent": name }));
-    }
-    output::note(&format!(
-        "added {name}, without a token; `identity` in locum.yaml says by what it is known"
+        "This is {name}'s token {token_id}; it is not shown again.\nSet HTTPS_PROXY=http://{name}:TOKEN@HOST:PORT, or use `locum run --agent {name}`."
     ));
     Ok(())
 }
 
 /// Labels of the command line, each name once.
-fn pairs(labels: &[LabelPair]) -> Result<Vec<(LabelName, Label)>, Failure> {
-    let pairs = labels.iter().map(|LabelPair(name, value)| (name.clone(), value.clone()));
-    let pairs: Vec<_> = pairs.collect();
-    Labels::new(pairs.clone()).map_err(|error| Failure::usage(error.to_string()))?;
-    Ok(pairs)
+fn pairs(labels: Vec<LabelPair>) -> Result<Labels, Failure> {
+    let pairs = labels.into_iter().map(|LabelPair(name, value)| (name, value));
+    Labels::new(pairs).map_err(|error| Failure::usage(error.to_string()))
 }
 
-fn label(
-    opened: &mut Opened,
-    name: &Name,
-    (labels, remove): (&[LabelPair], &[LabelName]),
-    json: bool,
-) -> Result<(), Failure> {
-    let labels = opened.vault.agent_label(name, &pairs(labels)?, remove)?;
-    opened.changed()?;
+fn labelled(Labelled { agent, labels }: &Labelled, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&serde_json::json!({ "agent": name, "labels": labels }));
+        return output::json(&serde_json::json!({ "agent": agent, "labels": labels }));
     }
     if labels.is_empty() {
-        return output::line(&format!("{name} has no labels"));
+        return output::line(&format!("{agent} has no labels"));
     }
-    output::line(&format!("{name}: {labels}"))
+    output::line(&format!("{agent}: {labels}"))
 }
 
-/// The Unix time that far from now, in seconds.
-pub(super) fn from_now(duration: Duration) -> i64 {
-    let then = SystemTime::now() + duration;
-    let since = then.duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
-#[derive(Serialize)]
-struct Agent<'a> {
-    agent: &'a Name,
-    labels: &'a Labels,
-    created: i64,
-    revoked: Option<i64>,
-    tokens: Vec<Token<'a>>,
-}
-
-#[derive(Serialize)]
-struct Token<'a> {
-    token_id: &'a str,
-    created: i64,
-    expires: Option<i64>,
-    revoked: Option<i64>,
-    note: Option<&'a str>,
-}
-
-fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
-    let agents = opened.vault.agents()?;
+fn list(agents: &[Agent], json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&agents.iter().map(Agent::from).collect::<Vec<_>>());
+        return output::json(&agents);
     }
     let mut table =
         Table::new(&["AGENT", "LABELS", "TOKEN", "CREATED", "EXPIRES", "REVOKED", "NOTE"]);
-    for agent in &agents {
+    for agent in agents {
         for token in &agent.tokens {
             table.row(vec![
-                agent.name.to_string(),
+                agent.agent.to_string(),
                 shown(&agent.labels),
-                token.id.clone(),
+                token.token_id.clone(),
                 output::time(token.created),
                 time_or_dash(token.expires),
                 time_or_dash(token.revoked.or(agent.revoked)),
@@ -255,7 +181,7 @@ fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
         if agent.tokens.is_empty() {
             let revoked = time_or_dash(agent.revoked);
             let dash = || "-".to_owned();
-            let (name, labels) = (agent.name.to_string(), shown(&agent.labels));
+            let (name, labels) = (agent.agent.to_string(), shown(&agent.labels));
             table.row(vec![name, labels, dash(), dash(), dash(), revoked, dash()]);
         }
     }
@@ -266,60 +192,15 @@ fn shown(labels: &Labels) -> String {
     if labels.is_empty() { "-".to_owned() } else { labels.to_string() }
 }
 
-fn revoke(opened: &mut Opened, name: &Name, token: Option<&str>) -> Result<(), Failure> {
-    let said = match token {
-        None => {
-            let tokens = opened.vault.agent_revoke(name)?;
-            format!("revoked {name} and its {tokens} live tokens")
-        }
-        Some(id) => {
-            let agents = opened.vault.agents()?;
-            let known =
-                agents.iter().any(|a| a.name == *name && a.tokens.iter().any(|t| t.id == id));
-            if !known {
-                return Err(Failure::usage(format!("{name} has no token {id}"))
-                    .help("`locum agent list` shows the ids"));
-            }
-            opened.vault.token_revoke(id)?;
-            format!("revoked the token {id} of {name}")
-        }
-    };
-    opened.changed()?;
-    output::line(&said)
-}
-
-fn end_runs(opened: &mut Opened, name: &Name, which: Which) -> Result<(), Failure> {
-    let said = match &which {
-        Which::All => format!("revoked the run tokens of {name}"),
-        Which::Run(run) => format!("revoked the tokens of {name}'s run {run}"),
-        Which::Token(id) => format!("revoked the run token {id} of {name}"),
-        Which::Proof(id) => format!("revoked {id} of {name}"),
-    };
-    opened.vault.run_revoke(name, which)?;
-    opened.changed()?;
-    output::line(&said)
-}
-
-impl<'a> From<&'a AgentInfo> for Agent<'a> {
-    fn from(info: &'a AgentInfo) -> Self {
-        Self {
-            agent: &info.name,
-            labels: &info.labels,
-            created: info.created,
-            revoked: info.revoked,
-            tokens: info.tokens.iter().map(Token::from).collect(),
-        }
-    }
-}
-
-impl<'a> From<&'a TokenInfo> for Token<'a> {
-    fn from(info: &'a TokenInfo) -> Self {
-        Self {
-            token_id: &info.id,
-            created: info.created,
-            expires: info.expires,
-            revoked: info.revoked,
-            note: info.note.as_deref(),
-        }
-    }
+/// What a revocation of one thing has ended; nothing for that of the whole agent.
+fn in_words(name: &Name, only: &Only) -> Option<String> {
+    let Only { token, run, run_token, certificate, jwt } = only;
+    let all = [
+        token.as_ref().map(|id| format!("revoked the token {id} of {name}")),
+        run.as_ref().map(|run| format!("revoked the tokens of {name}'s run {}", run.as_str())),
+        run_token.as_ref().map(|id| format!("revoked the run token {id} of {name}")),
+        certificate.as_ref().map(|serial| format!("revoked serial:{serial} of {name}")),
+        jwt.as_ref().map(|id| format!("revoked {id} of {name}")),
+    ];
+    all.into_iter().flatten().next()
 }

@@ -1,12 +1,10 @@
 //! `locum approvals`: what waits for a person, and the person's word.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use serde_json::{Value, json};
-
 use super::output::{self, Table};
-use crate::app::{Failure, Home, Opened, Place};
-use crate::approval::{Decision, Question};
+use super::way::{Way, Where};
+use crate::admin::orders::approvals::{Answer, Asked, Decide, Decided, ListQuestions};
+use crate::app::Failure;
+use crate::approval::Question;
 
 /// Subcommands of `locum approvals`.
 #[derive(Debug, clap::Subcommand)]
@@ -51,32 +49,20 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    // Who cannot open the vault has no business with what waits for its keys.
-    let mut opened = Opened::open(home)?;
-    let questions = undecided(home, &opened)?;
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    // Who can neither open the vault nor show a token has no business with what waits for its keys.
+    let mut way = to.open()?;
+    let questions = way.order(ListQuestions)?;
     match command {
         Command::List { json } => list(&questions, json),
         Command::Show { id, json } => show(find(&questions, &id)?, json),
-        Command::Approve { ids, json } => decide(&mut opened, &questions, (&ids, true), json),
-        Command::Deny { ids, json } => decide(&mut opened, &questions, (&ids, false), json),
+        Command::Approve { ids, json } => decide(&mut way, &questions, (&ids, true), json),
+        Command::Deny { ids, json } => decide(&mut way, &questions, (&ids, false), json),
     }
 }
 
-/// The questions that can be answered: neither over nor decided.
-fn undecided(home: &Home, opened: &Opened) -> Result<Vec<Question>, Failure> {
-    let decided = opened.vault.snapshot()?.approvals;
-    let mut questions = Place::of(home).open()?;
-    questions.retain(|q| {
-        let decided = decided.get(&q.id).is_some_and(|decision| decision.digest == q.digest());
-        let own = q.workspace == *opened.vault.workspace();
-        own && q.until >= now() && !decided && q.shows_its_body()
-    });
-    Ok(questions)
-}
-
-fn find<'q>(questions: &'q [Question], id: &str) -> Result<&'q Question, Failure> {
-    let mut found = questions.iter().filter(|q| !id.is_empty() && q.id.starts_with(id));
+fn find<'q>(questions: &'q [Asked], id: &str) -> Result<&'q Asked, Failure> {
+    let mut found = questions.iter().filter(|q| !id.is_empty() && q.question.id.starts_with(id));
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {
@@ -90,12 +76,12 @@ fn find<'q>(questions: &'q [Question], id: &str) -> Result<&'q Question, Failure
     }
 }
 
-fn list(questions: &[Question], json: bool) -> Result<(), Failure> {
+fn list(questions: &[Asked], json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&questions.iter().map(as_json).collect::<Vec<_>>());
+        return output::json(&questions);
     }
     let mut table = Table::new(&["ID", "AGENT", "REQUEST", "USE", "BODY", "UNTIL"]);
-    for question in questions {
+    for Asked { question, .. } in questions {
         let Question { id, agent, method, destination, target, uses, .. } = question;
         table.row(vec![
             id.clone(),
@@ -109,16 +95,11 @@ fn list(questions: &[Question], json: bool) -> Result<(), Failure> {
     table.print()
 }
 
-fn as_json(question: &Question) -> Value {
-    let mut value = serde_json::to_value(question).unwrap_or_default();
-    value["digest"] = Value::from(question.digest());
-    value
-}
-
-fn show(question: &Question, json: bool) -> Result<(), Failure> {
+fn show(asked: &Asked, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&as_json(question));
+        return output::json(asked);
     }
+    let Asked { question, approved_by } = asked;
     let none = || "-".to_owned();
     let said = |text: &Option<String>| text.as_deref().map_or_else(none, output::plain);
     for (name, value) in [
@@ -140,6 +121,10 @@ fn show(question: &Question, json: bool) -> Result<(), Failure> {
     ] {
         output::line(&format!("{name:<13} {value}"))?;
     }
+    if question.approvers > 1 {
+        let so_far = output::list(approved_by.iter().map(|who| output::plain(who)));
+        output::line(&format!("{:<13} {}, so far {so_far}", "approvers", question.approvers))?;
+    }
     match &question.body {
         Some(body) => {
             output::line("")?;
@@ -153,36 +138,25 @@ fn show(question: &Question, json: bool) -> Result<(), Failure> {
 }
 
 fn decide(
-    opened: &mut Opened,
-    questions: &[Question],
-    (ids, approved): (&[String], bool),
+    way: &mut Way,
+    questions: &[Asked],
+    (ids, approve): (&[String], bool),
     json: bool,
 ) -> Result<(), Failure> {
     let found = ids.iter().map(|id| find(questions, id)).collect::<Result<Vec<_>, _>>()?;
-    let mut made = Vec::with_capacity(found.len());
-    for question in found {
-        let at = now();
-        let decision = Decision {
-            id: question.id.clone(),
-            digest: question.digest(),
-            approved,
-            at,
-            until: at.saturating_add(question.valid),
-        };
-        opened.vault.decide(decision.clone())?;
-        made.push(decision);
-    }
-    opened.changed()?;
+    let decide = |Asked { question, .. }: &Asked| {
+        // Of what was looked at, and nothing else.
+        let word = Answer { approve, digest: Some(question.digest()) };
+        way.order(Decide { id: question.id.clone(), word })
+    };
+    let made: Vec<Decided> = found.into_iter().map(decide).collect::<Result<_, _>>()?;
     if json {
-        let all =
-            made.iter().map(|d| json!({"id": d.id, "approved": d.approved, "until": d.until}));
-        return output::json(&all.collect::<Vec<_>>());
+        return output::json(&made);
     }
-    let word = if approved { "approved" } else { "refused" };
-    made.iter().try_for_each(|decision| output::line(&format!("{word} {}", decision.id)))
-}
-
-fn now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+    let word = if approve { "approved" } else { "refused" };
+    made.iter().try_for_each(|Decided { id, missing, .. }| match missing {
+        0 => output::line(&format!("{word} {id}")),
+        1 => output::line(&format!("{word} {id}; one more has to")),
+        more => output::line(&format!("{word} {id}; {more} more have to")),
+    })
 }

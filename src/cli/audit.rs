@@ -4,6 +4,7 @@
 //! Proving needs the vault, which has the key and the anchor.
 
 mod rows;
+mod there;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +16,7 @@ use jiff::civil::Date;
 use serde_json::json;
 
 use super::output::{self, Lines, Progress, counted};
+use super::way::Where;
 use crate::agent::Label;
 use crate::app::{Failure, Home, Opened};
 use crate::audit::{Filter, Finding, Follow, Kind, Query, Report, query, tail, verify};
@@ -145,12 +147,12 @@ impl From<KindWord> for Kind {
     }
 }
 
-/// `workspace`: the one that was named. Whoever names none has the home, and sees all of it.
-pub(super) fn run(
-    home: &Home,
-    workspace: Option<&Name>,
-    command: Command,
-) -> Result<ExitCode, Failure> {
+/// Whoever names no workspace has the home, and sees all of it; an administrator sees one.
+pub(super) fn run(to: &Where, command: Command) -> Result<ExitCode, Failure> {
+    if to.is_there() {
+        return there::run(to.open()?, command);
+    }
+    let (home, workspace) = (&to.home()?, to.workspace.as_ref());
     if let Command::Verify { json } = command {
         return prove(home, json);
     }

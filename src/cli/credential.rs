@@ -12,7 +12,6 @@ mod versions;
 use std::io::{IsTerminal as _, Read as _};
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
 use zeroize::Zeroizing;
 
 use kind::KindArgs;
@@ -20,16 +19,21 @@ use source::SourceArgs;
 
 use super::import;
 use super::output::{self, Table};
+use super::way::{Way, Where};
+use crate::admin::orders::Given;
+use crate::admin::orders::credentials::{
+    AddCredential, ListCredentials, RemoveCredential, ShowCredential, Shown, check_owner,
+    placeholder, provider_of,
+};
 use crate::agent::Label;
-use crate::app::{Failure, Home, Opened, VARIABLE_TAG};
-use crate::catalog::{Catalog, Provider, SlotText};
-use crate::credential::{CloudLogin, Kind, MAX_WEIGHT, Properties, Slot, Source, stand_in_for};
+use crate::app::{Failure, Opened, VARIABLE_TAG};
+use crate::catalog::{Provider, SlotText};
+use crate::credential::{CloudLogin, Kind, MAX_WEIGHT, Properties, Slot, Source};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
-use crate::vault::{
-    CredentialInfo, MAX_SECRET, NewCredential, Tier, validate_secret, without_line_end,
-};
+use crate::vault::{MAX_SECRET, NewCredential, Tier, validate_secret, without_line_end};
+pub(crate) use kind::{follow_certificate, rotated as rotated_material};
 
 /// Subcommands of `locum credential`.
 #[derive(Debug, clap::Subcommand)]
@@ -216,57 +220,99 @@ pub(super) struct Value {
     force_short: bool,
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    let mut opened = Opened::open(home)?;
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    let mut way = to.open()?;
     match command {
-        Command::Add(args) => add(&mut opened, &args),
-        Command::Connect(args) => connect::run(&mut opened, *args),
-        Command::List { unused_for, json } => list(&opened, unused_for, json),
-        Command::Schedule(args) => care::schedule(&mut opened, &args),
-        Command::Register(args) => care::register(&opened, &args),
-        Command::Show { name, json } => show(&opened, &name, json),
-        Command::Rotate(args) => versions::rotate(&mut opened, &args),
-        Command::Promote(args) => versions::promote(&mut opened, &args),
-        Command::Verify(args) => verify::verify(&mut opened, &args),
-        Command::Revoke(args) => versions::revoke(&mut opened, &args),
-        Command::WhoUses(args) => users::who_uses(&opened, &args),
-        Command::Remove { name } => {
-            opened.vault.remove(&name)?;
-            opened.changed()?;
-            output::line(&format!("removed {name}"))
+        Command::Add(args) => add(way, &args),
+        Command::Connect(args) => connect::run(&mut way.here("logging in at a browser")?, *args),
+        Command::List { unused_for, json } => {
+            let unused_for = unused_for.map(|time| time.as_secs());
+            list(way.order(ListCredentials { unused_for })?, json)
         }
-        Command::Import(args) => import::run(&mut opened, &args),
+        Command::Schedule(args) => care::schedule(&mut way, &args),
+        Command::Register(args) => care::register(&mut way, &args),
+        Command::Show { name, json } => show(&way.order(ShowCredential { name })?, json),
+        Command::Rotate(args) => versions::rotate(&mut way, args),
+        Command::Promote(args) => versions::promote(&mut way, args),
+        Command::Verify(args) => {
+            verify::verify(&mut way.here("trying a credential at its provider")?, &args)
+        }
+        Command::Revoke(args) => versions::revoke(&mut way, args),
+        Command::WhoUses(args) => users::who_uses(&mut way, &args),
+        Command::Remove { name } => {
+            let removed = way.order(RemoveCredential { name })?;
+            output::line(&format!("removed {}", removed.name))
+        }
+        Command::Import(args) => import::run(&mut way.here("an import")?, &args),
     }
 }
 
-fn add(opened: &mut Opened, args: &Add) -> Result<(), Failure> {
-    let mut new = describe(args)?;
+fn add(mut way: Way, args: &Add) -> Result<(), Failure> {
+    let new = describe(args)?;
+    let bait = args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none();
+    let plain =
+        args.kind.is_plain() && args.source.is_none() && !args.captured && !args.for_sources;
+    if bait {
+        return add_bait(&mut way, args, &new);
+    }
+    if plain {
+        let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
+        way.order(to_order(new.clone(), secret, args.value.force_short))?;
+        return added(args, &new);
+    }
+    add_with_files(&mut way.here("adding what has a kind or a source")?, args, new)
+}
+
+/// What reads files, runs programs or has its values from elsewhere.
+fn add_with_files(opened: &mut Opened, args: &Add, mut new: NewCredential) -> Result<(), Failure> {
     if args.captured {
         opened.vault.add_captured(&new)?;
-        return added(opened, args, &new);
+        opened.changed()?;
+        return added(args, &new);
     }
-    if args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none() {
-        return add_bait(opened, args, &new);
-    }
-    let provider = args.provider.as_deref().map(provider).transpose()?;
-    if let Some(source) = args.source.read()? {
+    let provider = args.provider.as_deref().map(provider_of).transpose()?;
+    let secret = if let Some(source) = args.source.read()? {
         check_login(opened, &source)?;
         new.properties.kind = args.kind.of_what_lies_elsewhere(provider)?;
         let secret = SourceArgs::login(&source, &args.value, &args.name)?;
         new.properties.source = Some(source);
-        opened.vault.add_credential(&new, &secret)?;
-        return added(opened, args, &new);
-    }
-    let secret = match args.kind.read(&args.name, provider, &args.value)? {
-        Some((kind, secret)) => {
-            new.properties.kind = Some(kind);
-            secret
+        secret
+    } else {
+        match args.kind.read(&args.name, provider, &args.value)? {
+            Some((kind, secret)) => {
+                new.properties.kind = Some(kind);
+                secret
+            }
+            None => args.value.read(&format!("Secret of {}: ", args.name))?,
         }
-        None => args.value.read(&format!("Secret of {}: ", args.name))?,
     };
     opened.vault.add_credential(&new, &secret)?;
-    kind::follow_certificate(opened, &args.name, true)?;
-    added(opened, args, &new)
+    kind::follow_certificate(&mut opened.vault, &args.name, true)?;
+    opened.changed()?;
+    added(args, &new)
+}
+
+/// A credential of a plain secret, as it is brought to wherever it is added.
+fn to_order(new: NewCredential, secret: Secret, force_short: bool) -> AddCredential {
+    let NewCredential { name, provider, tier, tags, destinations, slots, stand_in, properties } =
+        new;
+    AddCredential {
+        name,
+        provider,
+        to: destinations.iter().map(ToString::to_string).collect(),
+        slots: slots.iter().map(ToString::to_string).collect(),
+        stand_in,
+        tier,
+        tags,
+        serves: properties.serves,
+        owner: properties.owner,
+        nodes: properties.nodes,
+        weight: properties.weight,
+        rotate: properties.rotate,
+        honeytoken: properties.honeytoken,
+        force_short,
+        secret: Given(secret),
+    }
 }
 
 /// What a source logs in with is there, is for that, and may go there.
@@ -294,8 +340,7 @@ fn check_login(opened: &Opened, source: &Source) -> Result<(), Failure> {
     Ok(())
 }
 
-fn added(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Failure> {
-    opened.changed()?;
+fn added(args: &Add, new: &NewCredential) -> Result<(), Failure> {
     let name = &new.name;
     if new.properties.for_sources && !args.json {
         output::line(&format!(
@@ -318,20 +363,12 @@ fn added(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Fai
     output::line(&format!("it goes to {} only", to.join(", ")))
 }
 
-/// What agents use: the placeholder of what it serves, where that is another's reference.
-fn placeholder((name, stand_in): (&Name, Option<&str>), serves: Option<&Name>) -> String {
-    let name_of_it = serves.unwrap_or(name);
-    let stand_in = stand_in.and_then(|own| stand_in_for((name, own), name_of_it));
-    stand_in.unwrap_or_else(|| name_of_it.reference())
-}
-
 /// Adds a honeytoken whose value is made up here. It opens nothing, and is of use only where it is
 /// seen: so this one value is printed.
-fn add_bait(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), Failure> {
-    let provider = args.provider.as_deref().map(provider).transpose()?;
+fn add_bait(way: &mut Way, args: &Add, new: &NewCredential) -> Result<(), Failure> {
+    let provider = args.provider.as_deref().map(provider_of).transpose()?;
     let value = bait::bait(provider)?;
-    opened.vault.add_credential(new, &Secret::new(value.clone().into_bytes()))?;
-    opened.changed()?;
+    way.order(to_order(new.clone(), Secret::new(value.clone().into_bytes()), false))?;
     if args.json {
         return output::json(&serde_json::json!({
             "credential": new.name, "version": 1, "honeytoken": true, "value": value,
@@ -344,8 +381,8 @@ fn add_bait(opened: &mut Opened, args: &Add, new: &NewCredential) -> Result<(), 
 
 /// What is to be added, from the catalogue and the command line; the command line wins.
 fn describe(args: &Add) -> Result<NewCredential, Failure> {
-    check_owner(args)?;
-    let provider = args.provider.as_deref().map(provider).transpose()?;
+    check_owner(args.tier, args.owner.as_ref(), args.serves.as_ref())?;
+    let provider = args.provider.as_deref().map(provider_of).transpose()?;
     let mut slots = typed_slots(args)?;
     if !args.kind.is_plain() {
         let own = provider.and_then(|p| provider_slots(p).ok());
@@ -384,21 +421,6 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     })
 }
 
-/// A user's credential is that of one user, and only a user's has an owner.
-fn check_owner(args: &Add) -> Result<(), Failure> {
-    match (args.tier, &args.owner) {
-        (Tier::User, None) if args.serves.is_some() => Err(Failure::usage(
-            "a credential of the tier `user` serves others' references for one user",
-        )
-        .help("say for whom with --owner USER")),
-        (Tier::Builder | Tier::Platform, Some(_)) => {
-            Err(Failure::usage("only a credential of the tier `user` has an owner")
-                .help("add --tier user"))
-        }
-        _ => Ok(()),
-    }
-}
-
 /// The tags, with the variables in which programs look for the credential.
 fn tags(args: &Add) -> Vec<String> {
     let implied =
@@ -430,18 +452,6 @@ fn typed_slots(args: &Add) -> Result<Vec<Slot>, Failure> {
         texts.iter().map(move |text| read(text).map_err(|e| wrong(flag, text, e)))
     });
     slots.collect()
-}
-
-/// A provider of the catalogue, or the nearest one as advice.
-pub(super) fn provider(id: &str) -> Result<&'static Provider, Failure> {
-    let catalog = Catalog::embedded();
-    catalog.get(id).ok_or_else(|| {
-        let failure = Failure::usage(format!("the catalogue has no provider `{id}`"));
-        match catalog.suggest(id) {
-            Some(near) => failure.help(format!("did you mean `{near}`?")),
-            None => failure.help("say where it goes and how with --to and --header"),
-        }
-    })
 }
 
 /// The slots of a provider that this version can fill.
@@ -560,124 +570,7 @@ fn read_bounded(from: impl std::io::Read, name: &str) -> Result<Zeroizing<Vec<u8
     Ok(bytes)
 }
 
-/// A credential as `credential show --json` has it: never its secret.
-pub(crate) fn show_credential(info: &CredentialInfo) -> serde_json::Value {
-    serde_json::to_value(Shown::from(info)).unwrap_or_default()
-}
-
-#[derive(Serialize)]
-struct Shown {
-    name: Name,
-    provider: Option<String>,
-    tier: &'static str,
-    tags: Vec<String>,
-    to: Vec<String>,
-    slots: Vec<String>,
-    placeholder: String,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    kind: Option<Kind>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<Source>,
-    created: i64,
-    last_rotation: i64,
-    age_days: i64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    schedule: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    due: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    health: Option<crate::app::Health>,
-    version: Option<u32>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    honeytoken: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    captured: bool,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    for_sources: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    serves: Option<Name>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    owner: Option<Label>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    nodes: Vec<Label>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    weight: Option<u32>,
-    versions: Vec<ShownVersion>,
-}
-
-#[derive(Serialize)]
-struct ShownVersion {
-    version: u32,
-    state: &'static str,
-    created: i64,
-    ended: Option<i64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    grace_until: Option<i64>,
-    fingerprint: String,
-}
-
-impl From<&CredentialInfo> for Shown {
-    fn from(info: &CredentialInfo) -> Self {
-        Self {
-            name: info.name.clone(),
-            provider: info.provider.clone(),
-            tier: info.tier.as_str(),
-            tags: info.tags.clone(),
-            to: info.destinations.iter().map(ToString::to_string).collect(),
-            slots: info.slots.iter().map(ToString::to_string).collect(),
-            placeholder: placeholder(
-                (&info.name, info.stand_in.as_deref()),
-                info.properties.serves.as_ref(),
-            ),
-            kind: info.properties.kind.clone(),
-            source: info.properties.source.clone(),
-            created: info.created,
-            last_rotation: info.last_rotation(),
-            age_days: care::age_days(info),
-            schedule: info.properties.rotate.map(|schedule| schedule.to_string()),
-            due: care::due(info),
-            health: None,
-            version: info.current().map(|v| v.version),
-            honeytoken: info.properties.honeytoken,
-            captured: info.properties.captured,
-            for_sources: info.properties.for_sources,
-            serves: info.properties.serves.clone(),
-            owner: info.properties.owner.clone(),
-            nodes: info.properties.nodes.clone(),
-            weight: info.properties.weight,
-            versions: info
-                .versions
-                .iter()
-                .map(|v| ShownVersion {
-                    version: v.version,
-                    state: v.state.as_str(),
-                    created: v.created,
-                    ended: v.ended,
-                    grace_until: v.grace_until,
-                    fingerprint: v.fingerprint.to_string(),
-                })
-                .collect(),
-        }
-    }
-}
-
-fn list(
-    opened: &Opened,
-    unused_for: Option<std::time::Duration>,
-    json: bool,
-) -> Result<(), Failure> {
-    let mut all = opened.vault.credentials()?;
-    if let Some(time) = unused_for {
-        let unused = care::unused(opened, &all, time)?;
-        all.retain(|info| unused.contains(info.name.as_str()));
-    }
-    let mut shown: Vec<Shown> = all.iter().map(Shown::from).collect();
-    let mut health = opened.home.health();
-    for one in &mut shown {
-        // Of another version it says nothing.
-        let last = health.remove(one.name.as_str());
-        one.health = last.filter(|last| Some(last.version) == one.version);
-    }
+fn list(shown: Vec<Shown>, json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&shown);
     }
@@ -703,14 +596,13 @@ fn list(
     table.print()
 }
 
-fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
-    let shown = Shown::from(&opened.vault.credential(name)?);
+fn show(shown: &Shown, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&shown);
+        return output::json(shown);
     }
     let mut table = Table::new(&["name", shown.name.as_str()]);
     let mut field = |key: &str, value: String| table.row(vec![key.to_owned(), value]);
-    field("placeholder", shown.placeholder.clone());
+    field("placeholder", shown.placeholder.clone().unwrap_or_else(|| "-".to_owned()));
     field("provider", shown.provider.clone().unwrap_or_else(|| "-".to_owned()));
     field("to", output::list(&shown.to));
     field("slots", output::list(&shown.slots));
@@ -740,7 +632,7 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     if let Some(schedule) = &shown.schedule {
         field("rotate", format!("{schedule}; due {}", care::due_text(shown.due)));
     }
-    field("tier", shown.tier.to_owned());
+    field("tier", shown.tier.as_str().to_owned());
     let labels = |labels: &[Label]| output::list(labels.iter().map(Label::as_str));
     if let Some(serves) = &shown.serves {
         field("serves", serves.to_string());
@@ -757,7 +649,7 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
     field("tags", output::list(&shown.tags));
     for version in &shown.versions {
         let fingerprint = &version.fingerprint;
-        let state = version.state;
+        let state = &version.state;
         let created = output::time(version.created);
         let grace = version
             .grace_until

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use super::output;
 use crate::agent::{Context, Label, UserName};
-use crate::app::{Failure, Home, Opened, SessionOptions, mint_session, plan_session};
+use crate::app::{
+    Failure, Home, Opened, SessionOptions, mint_session, mint_session_in, plan_session,
+};
 use crate::config::Listen;
 use crate::document::parse_duration;
 use crate::environment::{Shell, shell_exports};
@@ -26,7 +28,7 @@ pub(super) struct Args {
     /// The person on whose behalf it runs
     #[arg(long, value_name = "NAME")]
     user: Option<Label>,
-    /// The environment whose values it gets (`locum value`); by default those of none
+    /// The environment whose values it gets (`locum value`), and no other's; by default those of none
     #[arg(long, value_name = "NAME")]
     environment: Option<Name>,
     /// When the token ends
@@ -56,8 +58,12 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     let settings = super::value::settings(&opened, args.environment.as_ref())?;
     let context = Context { run: args.run.clone(), node: None, user: args.user.clone() };
     let user = UserName { agent: args.agent.clone(), context };
-    let expires = Some(super::agent::from_now(args.expires));
-    let token = mint_session(&mut opened, &args.agent, expires, "env")?;
+    let token = if let Some(environment) = &args.environment {
+        mint_session_in(&opened, &user, environment, args.expires)?.0
+    } else {
+        let expires = Some(super::agent::from_now(args.expires));
+        mint_session(&mut opened, &args.agent, expires, "env")?
+    };
     let bundle = opened.write_certificates()?;
     let credentials = opened.vault.credentials()?;
     let state = home.clients().join("env");

@@ -372,6 +372,16 @@ fn look(vault: &Vault, assignment: Assignment, value: &[u8], args: &Args) -> Loo
     Look::Candidate(Candidate { assignment, provider, value, fingerprint })
 }
 
+/// The values that a `.env` file gives to variables of the catalogue: whose each is, where it stands, and
+/// whether all programs read it so.
+pub(super) fn values(text: &[u8]) -> Vec<(&'static Provider, Range<usize>, bool)> {
+    let known = dotenv::parse(text).into_iter().filter_map(|found| {
+        let provider = Catalog::embedded().by_variable(&found.name)?;
+        Some((provider, found.span, found.doubt.is_none()))
+    });
+    known.collect()
+}
+
 /// Why a provider's keys cannot be taken in without more to go by.
 pub(super) fn cannot_be_used(provider: &Provider, variable: Option<&str>) -> Option<String> {
     if provider_slots(provider).is_err() {

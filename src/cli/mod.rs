@@ -19,6 +19,7 @@ mod import;
 mod init;
 mod output;
 mod policy;
+mod remote;
 mod run;
 mod run_token;
 mod scan;
@@ -27,6 +28,7 @@ mod set;
 mod unlock;
 mod value;
 mod vault;
+mod way;
 mod workspace;
 mod wrapped;
 
@@ -35,10 +37,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-pub(crate) use credential::{provider_slots, provider_to, show_credential};
-pub(crate) use policy::explained;
+pub(crate) use credential::{follow_certificate, provider_slots, provider_to, rotated_material};
+pub(crate) use policy::{explained, recorded};
+pub(crate) use scan::looks_like_a_key;
+use way::{Admin, Where};
 
-use crate::app::{Exit, Failure, Home, Opened};
+use crate::app::{Exit, Failure, Opened};
 use crate::reference::Name;
 
 /// A forward proxy that holds the keys, so that agents need not.
@@ -57,6 +61,9 @@ struct Cli {
     /// The workspace to work in [env: `LOCUM_WORKSPACE`; default: `default`]
     #[arg(long, global = true, value_name = "NAME")]
     workspace: Option<Name>,
+
+    #[command(flatten)]
+    admin: Admin,
 
     #[command(subcommand)]
     command: Command,
@@ -154,33 +161,30 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
-    let (home, workspace) = (cli.home, named_workspace(cli.workspace)?);
-    let locate = || {
-        let home = Home::locate(home.as_deref())?;
-        Ok(workspace.as_ref().map_or(home.clone(), |name| home.in_workspace(name)))
-    };
+    let to = Where { home: cli.home, workspace: named_workspace(cli.workspace)?, admin: cli.admin };
+    let locate = || to.home();
     let done = |result: Result<(), Failure>| result.map(|()| ExitCode::SUCCESS);
     match cli.command {
         Command::Init(args) => done(init::run(&locate()?, &args)),
-        Command::Credential(command) => done(credential::run(&locate()?, command)),
-        Command::Set(command) => done(set::run(&locate()?, command)),
-        Command::Value(command) => done(value::run(&locate()?, command)),
-        Command::Agent(command) => done(agent::run(&locate()?, command)),
-        Command::RunToken(args) => done(run_token::run(&locate()?, args)),
+        Command::Credential(command) => done(credential::run(&to, command)),
+        Command::Set(command) => done(set::run(&to, command)),
+        Command::Value(command) => done(value::run(&to, command)),
+        Command::Agent(command) => done(agent::run(&to, command)),
+        Command::RunToken(args) => done(run_token::run(&to, args)),
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
         Command::Unlock(args) => done(unlock::unlock(&locate()?, &args)),
         Command::Lock => done(unlock::lock(&locate()?)),
         Command::Run(args) => run::run(&locate()?, &args),
         Command::Env(args) => done(env::run(&locate()?, &args)),
-        Command::Policy(command) => policy::run(locate(), command),
+        Command::Policy(command) => policy::run(&to, command),
         Command::Config(command) => config::run(locate(), command),
-        Command::Approvals(command) => done(approvals::run(&locate()?, command)),
+        Command::Approvals(command) => done(approvals::run(&to, command)),
         Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
-        Command::Audit(command) => audit::run(&locate()?, workspace.as_ref(), command),
+        Command::Audit(command) => audit::run(&to, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
-        Command::Admin(command) => done(admin::run(&locate()?, command)),
+        Command::Admin(command) => done(admin::run(&to, command)),
         Command::Workspace(command) => done(workspace::run(&locate()?, command)),
-        Command::Vault(command) => done(vault::run(&locate()?, workspace.is_some(), command)),
+        Command::Vault(command) => done(vault::run(&locate()?, to.workspace.is_some(), command)),
         Command::Doctor(args) => doctor::run(&locate()?, &args),
         Command::Scan(args) => scan::run(&args, || Opened::open(&locate()?)),
         Command::Demo(args) => demo::run(&args),

@@ -5,14 +5,16 @@ mod check;
 mod diff;
 mod explain;
 mod learn;
+mod put;
 
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use super::output;
+use super::way::Where;
 use crate::agent::Labels;
-pub(crate) use explain::explained;
+pub(crate) use explain::{explained, recorded};
 
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::config::{self, Config};
@@ -45,7 +47,8 @@ pub(super) enum Command {
     },
     /// Ask the policies what their own tests ask, and say which answers are not as expected
     #[command(
-        after_help = "Example:\n  locum policy test policies/\n\nTests stand beside the rules, under `tests`. Exit code 1 if one fails, 64 if a file has a mistake."
+        after_help = "Example:\n  locum policy test policies/\n\nTests stand beside the rules, under `tests`. Exit code 1 if one fails or there is none, 64 if a file
+has a mistake."
     )]
     Test {
         /// Files and directories, as one policy [default: the home's policies]
@@ -65,6 +68,31 @@ pub(super) enum Command {
         after_help = "Example:\n  locum policy learn --since 7d > /tmp/learned.yaml\n  locum policy learn --agent researcher --json\n\nThe result is a policy for a person to read: it says what was done, not what should be."
     )]
     Learn(learn::Args),
+    /// List the policy files that count in the workspace
+    #[command(
+        after_help = "Example:\n  locum policy list\n  locum policy list --json   # with their texts"
+    )]
+    List {
+        /// Print JSON, with the text of each
+        #[arg(long)]
+        json: bool,
+    },
+    /// Put a policy file in force, if all are sound with it
+    #[command(
+        after_help = "Example:\n  locum policy put team.yaml\n  locum --admin-url https://locum.internal:3130 policy put ci/team.yaml\n\nThe file keeps its name. With mistakes, or above what the organisation lets be written, nothing changes."
+    )]
+    Put {
+        /// The file, named NAME.yaml
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Take a policy file away, if the others are sound without it
+    #[command(after_help = "Example:\n  locum policy remove team.yaml")]
+    Remove {
+        /// The file's name
+        #[arg(value_name = "NAME.yaml")]
+        file: String,
+    },
     /// Print a JSON Schema of the policy document, by which editors complete and check
     #[command(
         after_help = "Example:\n  locum policy schema > policies/schema.json\n\nand as the first line of each file beside it:\n  # yaml-language-server: $schema=schema.json"
@@ -88,7 +116,8 @@ pub(super) enum Command {
 }
 
 /// Takes the home as it was found or not: with paths given, none is needed.
-pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitCode, Failure> {
+pub(super) fn run(to: &Where, command: Command) -> Result<ExitCode, Failure> {
+    let home = to.home();
     let (paths, form, strict) = match command {
         Command::Check { paths, json, sarif, deny_warnings } => {
             let form = match (json, sarif) {
@@ -102,6 +131,9 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
             return cases::run(&policies_of(&home?)?, json);
         }
         Command::Test { paths, json } => return cases::run(&paths, json),
+        Command::Explain(args) if to.is_there() && args.is_of_the_home() => {
+            return explain::run_there(to, &args);
+        }
         Command::Explain(args) => return explain::run(home, &args),
         Command::Learn(args) => return learn::run(&home?, &args),
         Command::Schema => {
@@ -109,6 +141,9 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
             return Ok(ExitCode::SUCCESS);
         }
         Command::Diff { old, new, json } => return diff::run(&old, &new, json),
+        Command::List { json } => return put::list(to, json),
+        Command::Put { file } => return put::put(to, &file),
+        Command::Remove { file } => return put::remove(to, file),
     };
     if !paths.is_empty() {
         return check::run(read_policies(&paths), form, strict, |_| Beside::default());

@@ -11,10 +11,10 @@ use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::{output, runtime};
-use crate::agent::{Context, Identity, Label, UserName};
+use crate::agent::{Context, Identity, Label, Proof, UserName};
 use crate::app::{
     Failure, Home, Opened, Proxy, ProxyOptions, Relay, Session, SessionOptions, SessionToken,
-    mint_session, plan_session, start_log,
+    end_session, mint_session, mint_session_in, plan_session, start_log,
 };
 use crate::config::Level;
 use crate::reference::Name;
@@ -37,7 +37,7 @@ pub(super) struct Args {
     /// The person on whose behalf it runs
     #[arg(long, value_name = "NAME")]
     user: Option<Label>,
-    /// The environment whose values it gets (`locum value`); by default those of none
+    /// The environment whose values it gets (`locum value`), and no other's; by default those of none
     #[arg(long, value_name = "NAME")]
     environment: Option<Name>,
     /// Also open a loopback port without authentication, for clients that never send proxy
@@ -60,14 +60,26 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     let mut opened = Opened::open(home)?;
     let settings = super::value::settings(&opened, args.environment.as_ref())?;
     let user = user_name(args)?;
+    let (token, proof) = mint(&mut opened, args, &user)?;
+    let result = runtime().and_then(|runtime| {
+        runtime.block_on(serve_and_run(opened, args, (&user, settings), (&token, &proof)))
+    });
+    end_token(home, &args.agent, (&token.0, &proof));
+    result
+}
+
+/// A token of the agent's own, or one that fixes the environment.
+fn mint(
+    opened: &mut Opened,
+    args: &Args,
+    user: &UserName,
+) -> Result<(SessionToken, Proof), Failure> {
+    if let Some(environment) = &args.environment {
+        return mint_session_in(opened, user, environment, TOKEN_LIFE);
+    }
     let expires = Some(super::agent::from_now(TOKEN_LIFE));
     let note = format!("run {}", user.context.run.as_ref().map_or("", Label::as_str));
-    let token = mint_session(&mut opened, &args.agent, expires, &note)?;
-    let result = runtime().and_then(|runtime| {
-        runtime.block_on(serve_and_run(opened, args, (&user, settings), &token))
-    });
-    end_token(home, &token.0);
-    result
+    Ok((mint_session(opened, &args.agent, expires, &note)?, Proof::Token))
 }
 
 fn user_name(args: &Args) -> Result<UserName, Failure> {
@@ -87,11 +99,9 @@ fn random_run() -> Result<Label, Failure> {
 }
 
 /// Takes the token back. The run is over either way.
-fn end_token(home: &Home, id: &str) {
-    let ended = Opened::open(home).and_then(|mut opened| {
-        opened.vault.token_revoke(id)?;
-        opened.changed()
-    });
+fn end_token(home: &Home, agent: &Name, (id, proof): (&str, &Proof)) {
+    let ended =
+        Opened::open(home).and_then(|mut opened| end_session(&mut opened, agent, id, proof));
     if let Err(failure) = ended {
         output::note(&format!("locum: the run's token could not be revoked: {failure}"));
     }
@@ -101,7 +111,7 @@ async fn serve_and_run(
     opened: Opened,
     args: &Args,
     (user, settings): (&UserName, BTreeMap<String, String>),
-    token: &SessionToken,
+    (token, proof): (&SessionToken, &Proof),
 ) -> Result<ExitCode, Failure> {
     let home = opened.home.clone();
     let credentials = opened.vault.credentials()?;
@@ -116,7 +126,7 @@ async fn serve_and_run(
         drop(opened);
         (proxy, open_port, bundle, None)
     } else {
-        let proxy = start_private(opened, args, user, &token.0).await?;
+        let proxy = start_private(opened, args, user, (&token.0, proof)).await?;
         let (address, open_port) = (proxy.serving.clear()?, proxy.open_port);
         let bundle = proxy.bundle.clone();
         let serving = tokio::spawn(proxy.serve(
@@ -152,13 +162,14 @@ async fn start_private(
     mut opened: Opened,
     args: &Args,
     user: &UserName,
-    token_id: &str,
+    (token_id, proof): (&str, &Proof),
 ) -> Result<Proxy, Failure> {
     // The program owns the terminal; only what it should not miss is said on it.
     opened.config.log.level = Level::Warn;
     start_log(&opened.config.log);
     let open_for = args.open_port.then(|| Identity {
         context: user.context.clone(),
+        proof: proof.clone(),
         ..Identity::new(opened.vault.workspace().clone(), user.agent.clone(), token_id)
     });
     Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })

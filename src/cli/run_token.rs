@@ -3,17 +3,18 @@
 use std::time::Duration;
 
 use super::output;
-use crate::agent::{Context, Label};
-use crate::app::{Failure, Home, Opened};
+use super::way::Where;
+use crate::admin::orders::runs::MakeRunToken;
+use crate::agent::Label;
+use crate::app::Failure;
 use crate::document::parse_duration;
 use crate::reference::Name;
 use crate::token::run::MAX_TTL;
-use crate::vault::NewRunToken;
 
 /// Arguments of `locum run-token`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Example:\n  locum run-token --agent researcher --run 42 --user alice --ttl 1h --use openai\n  locum agent revoke researcher --run 42"
+    after_help = "Example:\n  locum run-token --agent researcher --run 42 --user alice --ttl 1h --use openai\n  locum run-token --agent researcher --environment staging\n  locum agent revoke researcher --run 42"
 )]
 pub(super) struct Args {
     /// The agent that it stands for
@@ -31,9 +32,12 @@ pub(super) struct Args {
     /// How long it is good for, at most 7d
     #[arg(long, value_name = "DURATION", value_parser = ttl, default_value = "1h")]
     ttl: Duration,
-    /// A credential or set that it may use, repeatable. Without any: all that the agent may
+    /// A credential, set or value that it may use, repeatable. Without any: all that the agent may
     #[arg(long = "use", value_name = "NAME")]
     uses: Vec<Name>,
+    /// The environment whose values it gets (`locum value`), and no other's; by default those of none
+    #[arg(long, value_name = "NAME")]
+    environment: Option<Name>,
     /// Print agent, `token_id`, token and `expires` as JSON
     #[arg(long)]
     json: bool,
@@ -49,30 +53,25 @@ fn ttl(text: &str) -> Result<Duration, String> {
     }
 }
 
-pub(super) fn run(home: &Home, args: Args) -> Result<(), Failure> {
-    let opened = Opened::open(home)?;
-    let (run, node, user) = (args.run, args.node, args.user);
-    let (claims, text) = opened.vault.run_token(NewRunToken {
+pub(super) fn run(to: &Where, args: Args) -> Result<(), Failure> {
+    let made = to.open()?.order(MakeRunToken {
         agent: args.agent,
-        context: Context { run, node, user },
+        run: args.run,
+        node: args.node,
+        user: args.user,
+        ttl: Some(args.ttl.as_secs().cast_signed()),
         uses: (!args.uses.is_empty()).then_some(args.uses),
-        ttl: args.ttl.as_secs().cast_signed(),
+        environment: args.environment,
     })?;
     if args.json {
-        return output::json(&serde_json::json!({
-            "agent": claims.agent,
-            "token_id": &*claims.id,
-            "token": text.as_str(),
-            "expires": claims.expires,
-        }));
+        return output::json(&made);
     }
-    output::line(&text)?;
+    output::line(&made.token.0)?;
     output::note(&format!(
-        "This is the run token {} of {agent}, good until {}; it is not shown again.\nSet HTTPS_PROXY=http://{agent}:TOKEN@HOST:PORT. `locum agent revoke {agent} --run-token {}` ends it.",
-        claims.id,
-        output::time(claims.expires),
-        claims.id,
-        agent = claims.agent,
+        "This is the run token {id} of {agent}, good until {}; it is not shown again.\nSet HTTPS_PROXY=http://{agent}:TOKEN@HOST:PORT. `locum agent revoke {agent} --run-token {id}` ends it.",
+        output::time(made.expires),
+        id = made.token_id,
+        agent = made.agent,
     ));
     Ok(())
 }

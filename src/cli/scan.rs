@@ -8,12 +8,13 @@ mod moving;
 mod shapes;
 mod tree;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::import;
 use super::output::{self, Table};
 use crate::app::{Exit, Failure, Opened};
 use shapes::{Hit, Shapes};
@@ -193,13 +194,23 @@ impl Finding {
     }
 }
 
-/// All keys in a text.
+/// All keys in the text of a file. Those of a `.env` file are what `credential import` would take.
+fn hits(path: &str, text: &[u8]) -> Vec<Hit> {
+    let mut hits = Shapes::all().find(text);
+    if tree::is_env(Path::new(path)) {
+        for (provider, span, plain) in import::values(text) {
+            Shapes::settle(&mut hits, text, provider, (span, plain));
+        }
+    }
+    hits
+}
+
 fn look(path: &str, text: &[u8], first: usize) -> Vec<Finding> {
-    let hits = Shapes::all().find(text);
+    let hits = hits(path, text);
     hits.iter().map(|hit| Finding::new(path, text, hit, first)).collect()
 }
 
 /// What kind of key a text is, by its shape; none for a text that is no key.
-pub(super) fn looks_like_a_key(text: &str) -> Option<&'static str> {
+pub(crate) fn looks_like_a_key(text: &str) -> Option<&'static str> {
     Some(shapes::Shapes::all().find(text.as_bytes()).first()?.what.name())
 }

@@ -1,9 +1,9 @@
 //! `locum set`: credentials under one name, for policies to grant as one.
 
-use serde::Serialize;
-
 use super::output::{self, Table};
-use crate::app::{Failure, Home, Opened};
+use super::way::Where;
+use crate::admin::orders::sets::{AddToSet, ListSets, Set, TakeFromSet, Taken};
+use crate::app::Failure;
 use crate::reference::Name;
 
 /// Subcommands of `locum set`.
@@ -38,55 +38,35 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    let mut opened = Opened::open(home)?;
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    let mut way = to.open()?;
     match command {
-        Command::Add { name, members } => add(&mut opened, &name, &members),
-        Command::Remove { name, members } => remove(&mut opened, &name, &members),
-        Command::List { json } => list(&opened, json),
+        Command::Add { name, members } => say_members(&way.order(AddToSet { name, members })?),
+        Command::Remove { name, members } => {
+            let whole = members.is_empty();
+            let set = way.order(TakeFromSet { name, taken: Taken { members } })?;
+            if whole {
+                return output::line(&format!("removed the set {}; its members stay", set.name));
+            }
+            say_members(&set)
+        }
+        Command::List { json } => list(&way.order(ListSets)?, json),
     }
 }
 
-fn add(opened: &mut Opened, name: &Name, members: &[Name]) -> Result<(), Failure> {
-    opened.vault.set_add(name, members)?;
-    opened.changed()?;
-    say_members(opened, name)
-}
-
-fn remove(opened: &mut Opened, name: &Name, members: &[Name]) -> Result<(), Failure> {
-    if members.is_empty() {
-        opened.vault.set_remove(name)?;
-        opened.changed()?;
-        return output::line(&format!("removed the set {name}; its members stay"));
-    }
-    opened.vault.set_reduce(name, members)?;
-    opened.changed()?;
-    say_members(opened, name)
-}
-
-fn say_members(opened: &Opened, name: &Name) -> Result<(), Failure> {
-    let sets = opened.vault.sets()?;
-    let members = sets.iter().find(|set| set.name == *name).map(|set| &set.members[..]);
-    match members {
-        None | Some([]) => output::line(&format!("{name} is empty")),
-        Some(members) => output::line(&format!("{name} has {}", output::list(members))),
+fn say_members(set: &Set) -> Result<(), Failure> {
+    match &set.members[..] {
+        [] => output::line(&format!("{} is empty", set.name)),
+        members => output::line(&format!("{} has {}", set.name, output::list(members))),
     }
 }
 
-#[derive(Serialize)]
-struct Shown<'a> {
-    name: &'a Name,
-    members: &'a [Name],
-}
-
-fn list(opened: &Opened, json: bool) -> Result<(), Failure> {
-    let sets = opened.vault.sets()?;
+fn list(sets: &[Set], json: bool) -> Result<(), Failure> {
     if json {
-        let each = sets.iter().map(|set| Shown { name: &set.name, members: &set.members });
-        return output::json(&each.collect::<Vec<_>>());
+        return output::json(&sets);
     }
     let mut table = Table::new(&["SET", "MEMBERS"]);
-    for set in &sets {
+    for set in sets {
         table.row(vec![set.name.to_string(), output::list(&set.members)]);
     }
     table.print()

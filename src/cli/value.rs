@@ -6,18 +6,19 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::output::{self, Table};
-use super::scan;
-use crate::app::{self, Failure, Home, Opened};
-use crate::environment::is_variable;
+use super::way::{Way, Where};
+use crate::admin::orders::values::{HasValue, ListValues, Place, RemoveValue, SetValue};
+use crate::app::{self, Failure, Opened};
+use crate::credential::{Enters, Held, SECRET, Slot, SlotError, Value, Values};
+use crate::host::Destination;
 use crate::reference::Name;
-use crate::vault::{Held, Value, Values, usual_variable};
 
 /// Subcommands of `locum value`.
 #[derive(Debug, clap::Subcommand)]
 pub(super) enum Command {
     /// Set a value, in one environment or where nothing else is said
     #[command(
-        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod"
+        after_help = "Example:\n  locum value set region eu-west-1\n  locum value set region us-east-1 --environment prod\n  locum value set stripe-key --credential stripe-live --environment prod\n  locum value set account acct_1 --to https://api.stripe.com --header 'Stripe-Account: {value}'"
     )]
     Set {
         /// The value's name
@@ -34,6 +35,8 @@ pub(super) enum Command {
         /// The variable in which programs find it; by default the name in capitals
         #[arg(long, value_name = "NAME")]
         variable: Option<String>,
+        #[command(flatten)]
+        enters: EntersArgs,
     },
     /// List values
     #[command(after_help = "Example:\n  locum value list --environment prod")]
@@ -65,83 +68,80 @@ pub(super) enum Command {
     },
 }
 
-pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
-    let mut opened = Opened::open(home)?;
-    match command {
-        Command::Set { name, text, credential, environment, variable } => {
-            let held = held(&opened, &name, text, credential)?;
-            let wanted = variable.clone().unwrap_or_else(|| usual_variable(&name));
-            check_variable(&wanted)?;
-            require_free(&opened, &name, &wanted)?;
-            let shown = shown(&held);
-            let place = (held, variable.as_deref());
-            opened.vault.value_set(&name, environment.as_ref(), place)?;
-            opened.changed()?;
-            output::line(&format!("{name} is {shown}{}", whereabouts(environment.as_ref())))
-        }
-        Command::List { environment, json } => list(&opened, environment.as_ref(), json),
-        Command::Show { name, json } => show(&opened, &name, json),
-        Command::Remove { name, environment } => {
-            opened.vault.value_remove(&name, environment.as_ref())?;
-            opened.changed()?;
-            output::line(&format!("removed {name}{}", whereabouts(environment.as_ref())))
-        }
-    }
+/// Where the text may enter a request, in the place of `locum_NAME`.
+#[derive(Debug, clap::Args)]
+pub(super) struct EntersArgs {
+    /// Where the text may go in a request, as `locum_NAME`: <https://host>. Repeatable
+    #[arg(long, value_name = "ORIGIN", conflicts_with = "credential")]
+    to: Vec<Destination>,
+    /// A header that it may stand in, 'NAME: TEMPLATE', such as 'X-Region: {value}'. Repeatable
+    #[arg(long, value_name = "SLOT", requires = "to")]
+    header: Vec<String>,
+    /// A query parameter. Repeatable
+    #[arg(long, value_name = "NAME", requires = "to")]
+    query: Vec<String>,
+    /// A string of a JSON body, by its pointer. Repeatable
+    #[arg(long, value_name = "PTR", requires = "to")]
+    json_pointer: Vec<String>,
+    /// A field of a form in the body. Repeatable
+    #[arg(long, value_name = "FIELD", requires = "to")]
+    form: Vec<String>,
 }
 
-/// Two values with one variable: one of them would be handed out, and nobody could say which.
-fn require_free(opened: &Opened, name: &Name, variable: &str) -> Result<(), Failure> {
-    let all = opened.vault.values()?;
-    let other = |(other, value): &(&Name, &Value)| {
-        *other != name && value.variable.eq_ignore_ascii_case(variable)
-    };
-    match all.iter().find(other) {
-        Some((other, _)) => {
-            Err(Failure::usage(format!("the value {other} has the variable {variable}"))
-                .help(format!("name another with --variable, or `locum value remove {other}`")))
+type ReadSlot = fn(&str) -> Result<Slot, SlotError>;
+
+impl EntersArgs {
+    fn read(self) -> Result<Option<Enters>, Failure> {
+        if self.to.is_empty() {
+            return Ok(None);
         }
-        None => Ok(()),
-    }
-}
-
-/// The longest text: what is longer is a file.
-const LONGEST: usize = 4096;
-
-fn held(
-    opened: &Opened,
-    name: &Name,
-    text: Option<String>,
-    credential: Option<Name>,
-) -> Result<Held, Failure> {
-    if let Some(credential) = credential {
-        let all = opened.vault.credentials()?;
-        let known = all.iter().any(|one| {
-            one.name == credential || one.properties.serves.as_ref() == Some(&credential)
+        let kinds: [(&str, &[String], ReadSlot); 4] = [
+            ("--header", &self.header, |text| Slot::header(&text.replace("{value}", SECRET))),
+            ("--query", &self.query, Slot::query),
+            ("--json-pointer", &self.json_pointer, Slot::json),
+            ("--form", &self.form, Slot::form),
+        ];
+        let slots = kinds.into_iter().flat_map(|(flag, texts, read)| {
+            let wrong = move |text: &str, e| Failure::usage(format!("{flag} '{text}': {e}"));
+            texts.iter().map(move |text| read(text).map_err(|e| wrong(text, e)))
         });
-        return if known {
-            Ok(Held::Credential(credential))
-        } else {
-            Err(Failure::usage(format!("there is no credential `{credential}`"))
-                .help("`locum credential list` shows them"))
-        };
+        let slots = slots.collect::<Result<Vec<_>, _>>()?;
+        if slots.is_empty() {
+            return Err(Failure::usage("--to says where it goes, and nothing says how it enters")
+                .help("add a place, such as --header 'X-Region: {value}'"));
+        }
+        Ok(Some(Enters { to: self.to, slots }))
     }
-    let text = text.unwrap_or_default();
-    if text.is_empty() || text.len() > LONGEST || text.chars().any(char::is_control) {
-        return Err(Failure::usage(format!("{name}: a value is one line of 1 to {LONGEST} bytes")));
-    }
-    if let Some(kind) = scan::looks_like_a_key(&text) {
-        return Err(Failure::usage(format!("what {name} is to be looks like a secret: {kind}"))
-            .help("make it a credential with `locum credential add`, and name that with --credential; the text is in your shell's history now"));
-    }
-    Ok(Held::Text(text))
 }
 
-fn check_variable(variable: &str) -> Result<(), Failure> {
-    if is_variable(variable) {
-        return Ok(());
+pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    let mut way = to.open()?;
+    match command {
+        Command::Set { name, text, credential, environment, variable, enters } => {
+            let enters = enters.read()?;
+            let set = SetValue { name, text, credential, environment, variable, enters };
+            let HasValue { name, is, environment, taken } = way.order(set)?;
+            if taken {
+                output::note(&format!(
+                    "locum: {} is the reference of something else; programs get the value as a variable alone",
+                    name.reference()
+                ));
+            }
+            output::line(&format!("{name} is {}{}", shown(&is), whereabouts(environment.as_ref())))
+        }
+        Command::List { environment, json } => list(&all(&mut way)?, environment.as_ref(), json),
+        Command::Show { name, json } => show(&all(&mut way)?, &name, json),
+        Command::Remove { name, environment } => {
+            let place = whereabouts(environment.as_ref());
+            let removed = way.order(RemoveValue { name, from: Place { environment } })?;
+            output::line(&format!("removed {}{place}", removed.name))
+        }
     }
-    Err(Failure::usage(format!("`{variable}` cannot be set"))
-        .help("a variable's name has letters, digits and `_`, and is none that leads programs to the proxy"))
+}
+
+fn all(way: &mut Way) -> Result<Values, Failure> {
+    let all = way.order(ListValues)?.into_iter();
+    Ok(all.map(|one| (one.name.clone(), one.value())).collect())
 }
 
 fn shown(held: &Held) -> String {
@@ -162,15 +162,14 @@ struct Row<'v> {
     value: &'v Value,
 }
 
-fn list(opened: &Opened, environment: Option<&Name>, json: bool) -> Result<(), Failure> {
-    let values = opened.vault.values()?;
-    check_environment(&values, environment)?;
+fn list(values: &Values, environment: Option<&Name>, json: bool) -> Result<(), Failure> {
+    check_environment(values, environment)?;
     if json {
         let rows = values.iter().map(|(name, value)| Row { name, value });
         return output::json(&rows.collect::<Vec<_>>());
     }
     let mut table = Table::new(&["VALUE", "VARIABLE", "ENVIRONMENT", "IS"]);
-    for (name, value) in &values {
+    for (name, value) in values {
         for (place, held) in places(value) {
             let counts = environment.is_none() || value.within(environment) == Some(held);
             if counts {
@@ -187,8 +186,7 @@ fn places(value: &Value) -> impl Iterator<Item = (Option<&Name>, &Held)> {
     value.default.iter().map(|held| (None, held)).chain(own)
 }
 
-fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
-    let values = opened.vault.values()?;
+fn show(values: &Values, name: &Name, json: bool) -> Result<(), Failure> {
     let value = values.get(name).ok_or_else(|| {
         Failure::new(format!("there is no value `{name}`")).help("`locum value list` shows them")
     })?;
@@ -201,6 +199,10 @@ fn show(opened: &Opened, name: &Name, json: bool) -> Result<(), Failure> {
         table.row(vec![place, shown(held)]);
     }
     output::line(&format!("{name}, in {}", value.variable))?;
+    if let Some(enters) = &value.enters {
+        let slots = output::list(enters.slots.iter().map(Slot::label));
+        output::line(&format!("its texts enter {slots} at {}", output::list(&enters.to)))?;
+    }
     table.print()
 }
 
@@ -217,7 +219,8 @@ pub(super) fn settings(
     if values.is_empty() {
         return Ok(BTreeMap::new());
     }
-    app::settings(&values, environment, &opened.vault.credentials()?)
+    let (credentials, sets) = (opened.vault.credentials()?, opened.vault.sets()?);
+    app::settings(&values, environment, (&credentials, &app::taken_names(&credentials, &sets)))
 }
 
 /// An environment that no value knows is a slip, and would silently be the default.

@@ -107,6 +107,11 @@ impl Chain {
     pub fn groups(&self) -> &[Group] {
         &self.0
     }
+
+    /// The credentials of all of them.
+    pub fn members(&self) -> impl Iterator<Item = &Arc<Credential>> {
+        self.0.iter().flat_map(Group::members)
+    }
 }
 
 /// Whether what is for `nodes` is for this step.

@@ -6,10 +6,10 @@ use data_encoding::{BASE64, BASE64_NOPAD};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::path::{self, may_refer};
-use super::{query, subprotocol};
+use super::{aws, query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
 use crate::host::Origin;
-use crate::reference;
+use crate::reference::{self, Name};
 use crate::request::{BodyText, InboundRequest};
 use crate::sign::sigv4;
 
@@ -42,11 +42,20 @@ impl Located {
     }
 }
 
+/// A reference to nothing, in a place where one has to name a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// The name, where it can be told ([`reference::told`]).
+    pub name: Option<Name>,
+    /// Where it stands, as [`Slot::label`] has it.
+    pub place: Box<str>,
+}
+
 /// All references of a request.
 #[derive(Debug, Default)]
 pub struct References {
     located: Vec<Located>,
-    unresolved: bool,
+    unknown: Option<Box<Unknown>>,
     misplaced: usize,
     honeytoken: Option<Arc<Credential>>,
     fault: Option<&'static str>,
@@ -94,6 +103,24 @@ impl References {
         found
     }
 
+    /// References as they were seen once, to decide on them again.
+    pub(crate) fn seen(
+        located: impl IntoIterator<Item = (Arc<Credential>, Option<usize>)>,
+        unknown: Option<Unknown>,
+        misplaced: usize,
+    ) -> Self {
+        let mut seen = Self { unknown: unknown.map(Box::new), misplaced, ..Self::default() };
+        for (credential, slot) in located {
+            seen.suppose(&credential, slot);
+        }
+        seen
+    }
+
+    /// Takes it that a slot refers to the credential, which nothing that was looked at does.
+    pub(crate) fn suppose(&mut self, credential: &Arc<Credential>, slot: Option<usize>) {
+        self.add(credential, slot, credential.placeholder().as_bytes());
+    }
+
     /// The credentials that slots refer to, each once: the first slot it was found in, in the
     /// order of the credential's own slots.
     #[must_use]
@@ -104,13 +131,19 @@ impl References {
     /// Whether a slot holds a reference to nothing.
     #[must_use]
     pub fn unresolved(&self) -> bool {
-        self.unresolved
+        self.unknown.is_some()
+    }
+
+    /// The first reference to nothing in a slot.
+    #[must_use]
+    pub fn unknown(&self) -> Option<&Unknown> {
+        self.unknown.as_deref()
     }
 
     /// Whether a slot holds a reference at all, to something or to nothing.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.unresolved || !self.located.is_empty()
+        self.unresolved() || !self.located.is_empty()
     }
 
     /// Why a body that refers to a credential cannot be read in one way.
@@ -123,11 +156,15 @@ impl References {
     /// its digest.
     #[must_use]
     pub fn wants_digest(&self, request: &InboundRequest) -> bool {
+        request.body().is_none() && self.wants_all(request)
+    }
+
+    /// Whether a signature is over all of the body, because the head does not say its digest.
+    #[must_use]
+    pub fn wants_all(&self, request: &InboundRequest) -> bool {
         let signs =
             |l: &Located| l.slot.is_some_and(|at| l.credential.slots.get(at) == Some(&Slot::Aws));
-        request.body().is_none()
-            && self.located.iter().any(signs)
-            && sigv4::Payload::of(request.headers()) == Some(sigv4::Payload::Unsaid)
+        self.located.iter().any(signs) && aws::is_over_all(request.headers())
     }
 
     /// Whether a slot refers to the credential.
@@ -146,6 +183,12 @@ impl References {
     #[must_use]
     pub fn honeytoken(&self) -> Option<&Arc<Credential>> {
         self.honeytoken.as_ref()
+    }
+
+    /// Notes a reference to nothing in `text`, which stands in a slot.
+    fn nothing(&mut self, text: &[u8], place: impl FnOnce() -> String) {
+        let note = || Box::new(Unknown { name: reference::told(text), place: place().into() });
+        self.unknown.get_or_insert_with(note);
     }
 
     /// Counts what stands outside the slots in `text`.
@@ -184,7 +227,7 @@ impl References {
                 self.add(credential, None, sent);
             }
             _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
-                self.unresolved = true;
+                self.nothing(text, || format!("header:{name}"));
             }
             _ => self.outside(text, 1, index),
         }
@@ -197,7 +240,7 @@ impl References {
                 let slot = credential.slots.iter().position(|slot| *slot == Slot::Aws);
                 self.add(credential, slot.filter(|_| whole), key_id.as_bytes());
             }
-            None => self.unresolved = true,
+            None => self.nothing(key_id.as_bytes(), || Slot::Aws.label()),
         }
     }
 
@@ -208,13 +251,13 @@ impl References {
             if !reference::occurs(text) {
                 continue;
             }
-            match index.named_by(text) {
-                Some(credential) => {
-                    let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
-                    let slot = credential.slots.iter().position(same);
-                    self.add(credential, slot, text);
-                }
-                None => self.unresolved = true,
+            if let Some(credential) = index.named_by(text) {
+                let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
+                let slot = credential.slots.iter().position(same);
+                self.add(credential, slot, text);
+            } else {
+                let other = Box::default();
+                self.nothing(text, || Slot::Basic { part, other }.label());
             }
         }
     }
@@ -237,7 +280,9 @@ impl References {
                     let slot = credential.slots.iter().position(same);
                     self.add(credential, slot, &value);
                 }
-                _ if index.is_slot_parameter(&name) => self.unresolved = true,
+                _ if index.is_slot_parameter(&name) => {
+                    self.nothing(&value, || format!("query:{}", String::from_utf8_lossy(&name)));
+                }
                 _ => self.outside(&value, 1, index),
             }
         }
@@ -249,7 +294,7 @@ impl References {
         let path = request.path();
         let decoded = path::text(path);
         let named = reference::names_in(&decoded).filter_map(|name| index.referred(name));
-        let bound = || index.bound_to(request.origin());
+        let bound = || index.concerned(request.origin());
         let mut found = 0;
         for credential in named.chain(bound()) {
             for (slot, template) in path_slots(credential) {
@@ -261,7 +306,7 @@ impl References {
         }
         let mut places = bound().flat_map(|c| path_slots(c)).filter_map(|(_, t)| t?.find(path));
         if found == 0 && places.any(|at| may_refer(&path[at])) {
-            self.unresolved = true;
+            self.nothing(&decoded, || "path".to_owned());
         } else {
             self.outside(&decoded, path::count(path).max(1).saturating_sub(found), index);
         }
@@ -286,7 +331,7 @@ impl References {
 
     fn in_body(&mut self, body: &BodyText, origin: &Origin, index: &CredentialIndex) {
         self.fault = body.fault();
-        let bound = || index.bound_to(origin).flat_map(|c| &c.slots);
+        let bound = || index.concerned(origin).flat_map(|c| &c.slots);
         for found in body.found() {
             let is = |slot: &Slot| found.place.is(slot);
             if let Some(credential) = index.named_by(&found.text) {
@@ -307,8 +352,10 @@ impl References {
             match named.find(|credential| credential.slots.iter().any(is)) {
                 // With other text around it.
                 Some(credential) => self.add(credential, None, &found.text),
-                None if bound().any(is) => self.unresolved = true,
-                None => self.outside(&found.text, 1, index),
+                None => match bound().find(|slot| is(slot)) {
+                    Some(slot) => self.nothing(&found.text, || slot.label()),
+                    None => self.outside(&found.text, 1, index),
+                },
             }
         }
     }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 
 use http::Request;
+use proptest::prelude::*;
 
 use super::*;
 use crate::agent::Identity;
@@ -41,7 +42,8 @@ fn send(
 
 /// The same for the body of a request, in which the credential `a` has this slot.
 fn fill(slot: &str, kind: &str, secret: &str, body: &[u8]) -> Result<Vec<u8>, Refusal> {
-    let fields = [("content-type", kind), ("content-length", "1")];
+    let length = body.len().to_string();
+    let fields = [("content-type", kind), ("content-length", &*length)];
     let body = Bytes::copy_from_slice(body);
     let all = vec![credential("a", &[slot], None)];
     let (request, _) = send_with(all, secret, "/", &fields, Some(body.clone()))?;
@@ -85,6 +87,46 @@ fn send_with(
     let (request, _, needles) = outbound.into_wire(body);
     Ok((request, needles))
 }
+
+/// The same for a body of which the first bytes are decided on, and the rest comes in pieces: what has
+/// gone out when all of it has, or why it was cut.
+fn stream(
+    slot: &str,
+    kind: &str,
+    body: &[u8],
+    (first, piece): (usize, usize),
+) -> Result<Vec<u8>, Refusal> {
+    let index =
+        Arc::new(CredentialIndex::new(vec![credential("a", &[slot], None)], HashMap::new()));
+    let authority = Authority::parse("api.test:443", None).unwrap();
+    let origin = Origin { scheme: Scheme::Https, authority };
+    let head = Request::post("/").header("host", "api.test").header("content-type", kind);
+    let head = head.header("content-length", body.len()).body(()).unwrap();
+    let mut request = InboundRequest::parse(head.into_parts().0, &origin)?;
+    let (first, rest) = body.split_at(first);
+    let kind = crate::request::BodyKind::of(request.headers()).unwrap();
+    let (text, behind) = BodyText::begin(Bytes::copy_from_slice(first), kind);
+    request.take_body(text);
+    let text = "version: 1\nrules:\n  - {name: all, agents: ['*'], use: ['*']}\n";
+    let policy = policy::compile(vec![Source::new("p.yaml", text)]).unwrap();
+    let who = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
+    let references = References::locate(&request, &index);
+    let permit = policy.authorize(&who, &request, &references, &index, 0)?;
+    let mut remainder = Remainder::new(behind, (&request, &references), &permit, &index)?;
+    let resolved = Resolved::open(&permit, |_, _| Ok(Secret::new(SECRET.as_bytes().to_vec())))?;
+    let outbound = inject(request, &permit, resolved)?;
+    let mut sent = outbound.body.clone().expect("something enters it").to_vec();
+    for piece in rest.chunks(piece) {
+        remainder.push(piece)?;
+        sent.extend_from_slice(piece);
+    }
+    remainder.finish()?;
+    let (request, _, _) = outbound.into_wire(());
+    assert_eq!(request.headers()["content-length"], sent.len().to_string());
+    Ok(sent)
+}
+
+const SECRET: &str = "s\"e&c=ret";
 
 const BEARER: &str = "header authorization: Bearer {secret}";
 const KEY: &str = "header x-api-key: {secret}";
@@ -248,7 +290,6 @@ fn path_slots_keep_every_other_byte() {
 
 mod properties {
     use super::*;
-    use proptest::prelude::*;
 
     /// What a client may write into a path or a query.
     const SEGMENT: &str = "[A-Za-z0-9._~!$&'()*+,=:@-]{0,6}(%[2-6][0-9A-F])?";
@@ -384,4 +425,125 @@ mod properties {
             prop_assert_eq!(values(&parts, "x-other"), others);
         }
     }
+}
+
+/// What a body is made of, of which some must not stand beside others.
+fn body() -> impl Strategy<Value = (&'static str, &'static str, String)> {
+    let some = |of: &'static [&'static str]| prop::collection::vec(prop::sample::select(of), 0..6);
+    let json = some(&[
+        r#""key":"locum_a""#,
+        r#""n":{"a":["locum_a",1.5e3,{}]}"#,
+        r#""t":"see \\u006cocum_a and \\\" locum_b-""#,
+        r#""long":"................locum_........................""#,
+        r#""k\u0065y":null"#,
+        r#""key":{"key":"locum_a"}"#,
+        r#""other":[true,false,"locum_locum_c"]"#,
+        r#""broken":01"#,
+        r#""x":"""#,
+    ]);
+    let json = (json, prop::sample::select(&["}", "} ", "", "}x"][..])).prop_map(|(all, end)| {
+        ("json /key", "application/json", format!("{{{}{end}", all.join(" , ")))
+    });
+    let form = some(&[
+        "key=locum_a",
+        "a=%6cocum_a+&b",
+        "k%65y",
+        "keys=1",
+        "",
+        "=locum_b",
+        "x=%%6",
+        "y=locum_%61",
+    ]);
+    let form =
+        form.prop_map(|all| ("form key", "application/x-www-form-urlencoded", all.join("&")));
+    let parts = some(&[
+        "form-data; name=key\r\n\r\nlocum_a",
+        "form-data; name=file; filename=\"x\"\r\n\r\n\r\n-\r\n--\r\r\n--blocum_a",
+        "form-data; name=t\r\nX: locum_a\r\n\r\n locum_b \r",
+        "form-data; name=\"k\\ey\"\r\n\r\n",
+        "form-data; name=big\r\n\r\n.............................................",
+        "attachment; name=key\r\n\r\nlocum_a",
+    ]);
+    let ends = prop::sample::select(&["--b--", "--b-- \r\nbye", "--b--\r\n--b", "--b", ""][..]);
+    let parts = (parts, ends).prop_map(|(all, end)| {
+        let all: String =
+            all.iter().map(|part| format!("--b\r\nContent-Disposition: {part}\r\n")).collect();
+        ("multipart key", "multipart/form-data; boundary=b", all + end)
+    });
+    prop_oneof![json, form, parts]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2000))]
+
+    /// Whatever was decided on, and however the rest comes: what goes out is what would go out if all of
+    /// the body had been there, and what would have been refused does not go out to its end.
+    #[test]
+    fn a_body_that_streams_is_one_that_was_read_whole(
+        (slot, kind, text) in body(),
+        first in any::<prop::sample::Index>(),
+        piece in 1usize..40,
+    ) {
+        let first = first.index(text.len() + 1);
+        let whole = fill(slot, kind, SECRET, text.as_bytes());
+        if let Ok(sent) = stream(slot, kind, text.as_bytes(), (first, piece)) {
+            prop_assert_eq!(Ok(sent), whole);
+        }
+    }
+
+    /// A field that is over before the rest comes enters wherever it is cut behind it.
+    #[test]
+    fn what_needs_no_more_than_the_beginning_streams(cut in 0usize..60, piece in 1usize..40) {
+        let rest = "x".repeat(40) + "locum_b" + &"y".repeat(40);
+        for (slot, kind, start, end) in [
+            ("json /key", "application/json", r#"{"key":"locum_a","#, format!(r#" "keys":["{rest}",{{"key":1}}]}}"#)),
+            ("form key", "application/x-www-form-urlencoded", "key=locum_a&", format!("file={rest}%&b")),
+            (
+                "multipart key",
+                "multipart/form-data; boundary=b",
+                "--b\r\nContent-Disposition: form-data; name=key\r\n\r\nlocum_a\r\n--b\r\n",
+                format!("Content-Disposition: form-data; name=f; filename=x\r\n\r\n{rest}\r\n--b--\r\n"),
+            ),
+        ] {
+            let text = format!("{start}{end}");
+            let sent = stream(slot, kind, text.as_bytes(), (start.len() + cut, piece));
+            let whole = fill(slot, kind, SECRET, text.as_bytes());
+            prop_assert!(sent.is_ok(), "{:?}", sent);
+            prop_assert_eq!(sent, whole);
+        }
+    }
+}
+
+#[test]
+fn what_comes_too_late_is_refused_or_cut() {
+    let json = |text: &str, first| {
+        stream("json /key", "application/json", text.as_bytes(), (first, 7)).unwrap_err()
+    };
+    let start = r#"{"key":"locum_a","#;
+    for (rest, code, words) in [
+        (r#""x":1,"key":2}"#, Code::BodyUnreadable, "twice"),
+        (r#""x":1,"k\u0065y":2}"#, Code::BodyUnreadable, "twice"),
+        (r#""x":1}}"#, Code::BodyUnreadable, "said to be JSON"),
+        (r#""x":"#, Code::BodyUnreadable, "said to be JSON"),
+        (r#""x":"unfinished"#, Code::BodyUnreadable, "said to be JSON"),
+    ] {
+        let refused = json(&format!("{start}{rest}"), start.len());
+        assert_eq!(refused.code, code, "{rest}");
+        assert!(refused.detail.contains(words), "{rest}: {}", refused.detail);
+    }
+    for (text, first) in [
+        (r#"{"x":"................","key":"locum_a"}"#, 20),
+        (r#"{"x":"................","key":"locum_a"}"#, 37),
+        (r#"{"t":"locum_a",        "key":"locum_a"}"#, 20),
+        (r#"{"x":"................"}"#, 20),
+    ] {
+        let refused = json(text, first);
+        assert_eq!(refused.code, Code::BodyTooLarge, "{text}");
+        assert!(refused.detail.contains("put the field before the file"), "{}", refused.detail);
+    }
+    // The first is decided on, and the other of the same credential comes when it has left.
+    let index = "form key";
+    let refused =
+        stream(index, "application/x-www-form-urlencoded", b"key=locum_a&a=1&key=locum_b", (14, 3));
+    assert_eq!(refused.unwrap_err().code, Code::BodyUnreadable);
 }

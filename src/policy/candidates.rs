@@ -125,7 +125,7 @@ impl Candidates {
             }
         }
         if !self.by_use.is_empty() {
-            for credential in index.bound_to(origin) {
+            for credential in index.concerned(origin) {
                 for name in once(&credential.name).chain(&credential.properties.serves) {
                     there.add(self.by_use.get(name));
                     for set in index.sets_with(name) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{Grant, Permit, within};
 use crate::agent::{Identity, Label};
-use crate::credential::{Credential, CredentialIndex, Group, by_weight};
+use crate::credential::{Chain, Credential, CredentialIndex, Group, by_weight};
 use crate::host::Origin;
 use crate::inject::Located;
 use crate::outcome::{Code, Refusal};
@@ -66,7 +66,10 @@ impl<'r> Picked<'r> {
         origin: &Origin,
         allows: impl Fn(&Credential) -> bool,
     ) -> Result<(), Refusal> {
-        let Some(chain) = self.credential.chain() else { return Ok(()) };
+        if !self.credential.is_face() {
+            return Ok(());
+        }
+        let groups = self.credential.chain_in(who.environment()).map_or(&[][..], Chain::groups);
         let node = who.context.node.as_ref();
         let face = self.credential;
         let wanted = self.slot.and_then(|slot| face.slots.get(slot));
@@ -81,7 +84,7 @@ impl<'r> Picked<'r> {
         };
         let mut first = None;
         let theirs = |group: &&Group| group.is_for(node, |owner| is_for(who, owner, index));
-        for group in chain.groups().iter().filter(theirs) {
+        for group in groups.iter().filter(theirs) {
             let fitting = group.members().iter().filter_map(|member| Some((member, fit(member)?)));
             let fitting: Vec<_> = fitting.collect();
             first = first.or_else(|| fitting.first().map(|one| (group, vec![*one])));
@@ -94,8 +97,11 @@ impl<'r> Picked<'r> {
         }
         // One that is not allowed is refused by the rules, in their words.
         let (group, only) = first.ok_or_else(|| {
-            Refusal::new(Code::CredentialRefused)
-                .because("no credential serves this reference for this agent, node and user")
+            Refusal::new(Code::CredentialRefused).because(if face.is_value() {
+                "the value has nothing for this environment, agent, node and user"
+            } else {
+                "no credential serves this reference for this agent, node and user"
+            })
         })?;
         self.take(group, only);
         Ok(())
@@ -108,7 +114,9 @@ impl<'r> Picked<'r> {
         let Some((credential, slot)) = members.get(by_weight(&weights, turn)) else { return };
         self.credential = credential;
         self.slot = self.slot.map(|_| *slot);
-        self.why = Why { tier: Some(group.tier()), node: group.is_for_nodes(), pool, ..self.why };
+        let value = credential.held_by().is_some();
+        let tier = Some(group.tier()).filter(|_| credential.as_text().is_none());
+        self.why = Why { tier, node: group.is_for_nodes(), pool, value, ..self.why };
         if pool {
             self.pool = members;
         }

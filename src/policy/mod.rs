@@ -34,7 +34,9 @@ use http::{HeaderMap, Method};
 
 pub use approval::Approval;
 pub use capture::Capture;
-pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use cases::{
+    Answer, Case, Expected, Given, Inquiry, Referred, Wish, WishError, Word, supposed,
+};
 pub use choice::Alternative;
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
@@ -56,7 +58,7 @@ use limits::Meter;
 use rule::{Agents, Asked, Rule, Uses};
 
 use crate::agent::Identity;
-use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older, Slot};
+use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Older, Slot, Within};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
 use crate::inject::References;
@@ -154,6 +156,7 @@ pub struct Permit {
     meters: Meters,
     approval: Option<Approval>,
     cut_when_withdrawn: bool,
+    refuse_misplaced: bool,
     refuse_unusual: bool,
 }
 
@@ -193,7 +196,8 @@ impl Grant {
     /// A live credential where a request needs no reference to say where it goes.
     fn alone(credential: &Arc<Credential>) -> Option<Self> {
         let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
-        Some(Self { slot, ..Self::whole(credential)? })
+        let why = Why { unasked: true, ..Why::default() };
+        Some(Self { slot, why, ..Self::whole(credential)? })
     }
 
     /// Which credential.
@@ -212,6 +216,12 @@ impl Grant {
     #[must_use]
     pub fn version(&self) -> u32 {
         self.version
+    }
+
+    /// The same for the record: none of what has no versions.
+    #[must_use]
+    pub fn numbered(&self) -> Option<u32> {
+        Some(self.version).filter(|_| self.credential.as_text().is_none())
     }
 
     /// What stands for the secret in what the agent sees.
@@ -298,6 +308,12 @@ impl Permit {
         self.refuse_unusual
     }
 
+    /// Whether a reference outside the slots is refused.
+    #[must_use]
+    pub fn refuses_misplaced(&self) -> bool {
+        self.refuse_misplaced
+    }
+
     /// Whether a person has to approve the request first.
     #[must_use]
     pub fn approval(&self) -> Option<Approval> {
@@ -372,13 +388,14 @@ impl Found {
     fn note(
         &mut self,
         (at, rule): (u32, &Rule),
-        origin: &Origin,
+        asked: Asked<'_>,
         credentials: &[&Credential],
         index: &CredentialIndex,
     ) {
+        let (origin, within) = (asked.origin, Within::One(asked.who.environment()));
         self.first.get_or_insert(at);
         let unreferred = self.always.is_none() && credentials.is_empty();
-        if unreferred && rule.injects_at(origin, index) {
+        if unreferred && rule.injects_at(origin, index, within) {
             self.always = Some(at);
         }
         for (grant, credential) in self.granted.iter_mut().zip(credentials) {
@@ -402,6 +419,10 @@ pub struct Shadow {
     /// With what code it would have been refused; none for a permit.
     pub code: Option<Code>,
 }
+
+/// Up to how many credentials of one host all answers of it are searched for each, whoever asks. A search for
+/// one costs its opening and some microseconds for its forms; few hosts have more than a handful.
+const HIDDEN_FROM_ALL: usize = 16;
 
 impl Policy {
     fn new(rules: Vec<Rule>, files: Vec<Arc<str>>, digest: String) -> Self {
@@ -451,12 +472,6 @@ impl Policy {
     #[must_use]
     pub fn place_of(&self, case: &Case) -> (&str, Position) {
         (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
-    }
-
-    /// Whether a rule, by its name, puts its credentials into requests that do not ask for them.
-    #[must_use]
-    pub fn injects_unasked(&self, rule: &str) -> bool {
-        self.rules.iter().any(|r| r.inject_always && *r.name == *rule)
     }
 
     /// How many rules there are.
@@ -534,7 +549,7 @@ impl Policy {
         let (mut opaque, mut bound) = (None, None);
         for scheme in [Scheme::Https, Scheme::Http] {
             let origin = &Origin { scheme, authority: authority.clone() };
-            if scheme == Scheme::Https && index.bound_to(origin).next().is_some() {
+            if scheme == Scheme::Https && index.concerned(origin).next().is_some() {
                 return TunnelDecision::Intercept;
             }
             let asked = Asked { who, origin, kind, query: None, headers: &headers, at };
@@ -598,14 +613,25 @@ impl Policy {
             approval: self.approval(&verdict),
             cut_when_withdrawn: rule.cut_when_withdrawn
                 || bound.is_some_and(|bound| bound.cut_when_withdrawn),
+            refuse_misplaced: self.deciding(&verdict).any(|rule| rule.refuse_misplaced),
             refuse_unusual: self.refuses_unusual(&verdict),
         })
+    }
+
+    /// The rule that decided, and the organisation's.
+    fn deciding(&self, verdict: &Verdict) -> impl Iterator<Item = &Rule> {
+        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
+        deciding.filter_map(|at| self.rules.get(at as usize))
     }
 
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
     /// ones that grant its credentials, and the organisation's.
     fn approval(&self, verdict: &Verdict) -> Option<Approval> {
-        self.standing_on(verdict).find_map(|rule| rule.approval)
+        let mut wanted = self.standing_on(verdict).filter_map(|rule| rule.approval);
+        let first = wanted.next()?;
+        // The first says how, and whoever wants the most people says how many.
+        let approvers = wanted.fold(first.approvers, |most, other| most.max(other.approvers));
+        Some(Approval { approvers, ..first })
     }
 
     /// Whether one of them wants what is not as usual to be refused.
@@ -662,6 +688,7 @@ impl Policy {
         body: &BodyKind,
     ) -> bool {
         let (asked, origin) = (Asked::of(who, request, at), request.origin());
+        let within = Within::One(who.environment());
         let enters = |credential: &Arc<Credential>| {
             // A revoked one as well: its use is to be refused, and not passed as text.
             credential.slots.iter().any(|slot| body.has(slot)) && !references.refer_to(credential)
@@ -672,7 +699,7 @@ impl Policy {
             let allows = !rule.deny && !rule.shadow;
             allows
                 && paths.any(|path| rule.matches(asked, path, index))
-                && rule.uses.bound_to(origin, index).any(enters)
+                && rule.uses.bound_to(origin, index, within).any(enters)
         };
         self.candidates(who, origin, index).any(|(_, rule)| wants(rule))
     }
@@ -776,9 +803,8 @@ impl Policy {
         if let Some(fault) = references.fault() {
             return Err(Refusal::with_detail(Code::BodyUnreadable, fault));
         }
-        let deciding = [Some(verdict.rule), verdict.bound].into_iter().flatten();
-        let mut deciding = deciding.filter_map(|at| self.rules.get(at as usize));
-        if references.misplaced() > 0 && deciding.any(|rule| rule.refuse_misplaced) {
+        let refuses = || self.deciding(&verdict).any(|rule| rule.refuse_misplaced);
+        if references.misplaced() > 0 && refuses() {
             return Err(Refusal::new(Code::Misplaced));
         }
         let mut grants: Vec<Grant> = picked.iter().filter_map(Picked::grant).collect();
@@ -794,6 +820,8 @@ impl Policy {
                 return Err(Refusal::new(Code::Plaintext));
             }
         }
+        // Texts of values behind what is secret, of which there may be another to try.
+        grants.sort_by_key(|grant| grant.credential.as_text().is_some());
         if index.has_certificates() && origin.scheme == Scheme::Https {
             grants.extend(self.certificate(question, shadows)?);
         }
@@ -830,7 +858,9 @@ impl Policy {
         Ok(None)
     }
 
-    /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
+    /// The live credentials that go to `origin`, but for `grants`: an origin may show an agent what another
+    /// one's request brought. Where so many are bound to it that a search for all would slow each answer
+    /// down, only those that this agent may use in any request.
     fn hidden(
         &self,
         who: &Identity,
@@ -840,17 +870,25 @@ impl Policy {
     ) -> Vec<Grant> {
         let mut hidden = Vec::new();
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
-        for (_, rule) in self.candidates(who, origin, index) {
+        // Not those of other users: of thousands, all would have to be opened for each request.
+        let theirs = |c: &&Arc<Credential>| {
+            let their_own = c.properties.owner.as_ref();
+            // Nor texts: they are no secrets.
+            c.as_text().is_none() && their_own.is_none_or(|owner| is_for(who, owner, index))
+        };
+        let bound = || index.bound_to(origin).filter(theirs);
+        let few = bound().nth(HIDDEN_FROM_ALL).is_none();
+        if few {
+            hidden.extend(bound().filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
+        }
+        for (_, rule) in self.candidates(who, origin, index).filter(|_| !few) {
             // More rather than less: what a condition leaves out now may have been used a moment ago.
             let may = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
-            // Not those of other users: of thousands, all would have to be opened for each request.
-            let theirs = |c: &&Arc<Credential>| {
-                c.properties.owner.as_ref().is_none_or(|owner| is_for(who, owner, index))
-            };
-            let bound = rule.uses.bound_to(origin, index).filter(theirs);
+            // Those of other environments too.
+            let bound = rule.uses.bound_to(origin, index, Within::Any).filter(theirs);
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
         // What a run that began before a rotation still brings is shown to others as easily.
@@ -891,14 +929,19 @@ impl Policy {
                 }
                 _ => &mut found,
             };
-            layer.note((at, rule), asked.origin, credentials, index);
+            layer.note((at, rule), asked, credentials, index);
         }
         let rule = found.decided().ok_or(Denied::NoRule)?;
         let granted: Option<Vec<u32>> = found.granted.into_iter().collect();
         let granted = granted.ok_or(Denied::NoGrant)?;
         let always = found.always;
         if bounds.is_some() || !denying.is_empty() {
-            let entering = self.entering(always, asked, credentials, index);
+            // Those that it refers to, or those that a rule puts into it.
+            let unasked = always.map(|always| self.unreferenced(always, asked, index));
+            let entering: Vec<&Credential> = match &unasked {
+                Some(grants) => grants.iter().map(Grant::credential).collect(),
+                None => credentials.to_vec(),
+            };
             for (at, rule) in denying {
                 if entering.iter().any(|credential| rule.uses.contain(credential, index)) {
                     return Err(Denied::Use(at));
@@ -915,20 +958,6 @@ impl Policy {
         Ok(Verdict { rule, granted, always, bound: bounds.and_then(|bounds| bounds.decided()) })
     }
 
-    /// The credentials that a request will carry: those that it refers to, or those that a rule puts
-    /// into it.
-    fn entering<'c>(
-        &self,
-        always: Option<u32>,
-        asked: Asked<'_>,
-        credentials: &[&'c Credential],
-        index: &'c CredentialIndex,
-    ) -> Vec<&'c Credential> {
-        let Some(always) = always else { return credentials.to_vec() };
-        let grants = self.unreferenced(always, asked, index);
-        grants.iter().filter_map(|g| index.get(g.credential.name.as_str()).map(|c| &**c)).collect()
-    }
-
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
     /// that rule that are bound here, each in the first slot of its own that says where it is.
     ///
@@ -938,7 +967,8 @@ impl Policy {
         let Some(rule) = self.rules.get(rule as usize) else { return Vec::new() };
         let (who, node) = (asked.who, asked.who.context.node.as_ref());
         let theirs = |c: &&Arc<Credential>| c.is_for(node, |owner| is_for(who, owner, index));
-        let bound = rule.uses.bound_to(asked.origin, index).filter(theirs);
+        let within = Within::One(who.environment());
+        let bound = rule.uses.bound_to(asked.origin, index, within).filter(theirs);
         let mut grants: Vec<Grant> = bound.filter_map(Grant::alone).collect();
         grants.sort_by_key(|grant| {
             let Credential { name, tier, properties, .. } = &*grant.credential;
@@ -998,7 +1028,7 @@ fn usable<'r>(
         if !credential.is_for(node, |owner| is_for(who, owner, index)) {
             return refuse(reason::NOT_FOR_THEM);
         }
-        if credential.chain().is_none() && !within(who, credential, index) {
+        if !credential.is_face() && !within(who, credential, index) {
             return refuse(reason::NOT_OF_THE_RUN);
         }
     }
@@ -1028,7 +1058,7 @@ fn to_its_source() -> Refusal {
 fn within(who: &Identity, credential: &Credential, index: &CredentialIndex) -> bool {
     let claims = who.run_token();
     let may = |name: &Name| claims.is_none_or(|claims| claims.may_use(name, |set| index.set(set)));
-    may(&credential.name) || may(credential.serves())
+    claims.is_none() || credential.names().any(may)
 }
 
 /// Why a reading is not allowed.

@@ -17,7 +17,7 @@ use super::text::TextPattern;
 use super::when::When;
 use super::{Kind, Timeouts};
 use crate::agent::{Identity, LabelName, Labels};
-use crate::credential::{Credential, CredentialIndex};
+use crate::credential::{Credential, CredentialIndex, Within};
 use crate::document::Position;
 use crate::host::{Destination, Host, Origin};
 use crate::reference::Name;
@@ -223,7 +223,9 @@ impl Rule {
         let conditions = self.conditions.as_deref();
         match check {
             Check::Agent => self.agents.contain(&asked.who.agent, &asked.who.labels),
-            Check::Destination => self.reaches(asked.origin, index),
+            Check::Destination => {
+                self.reaches(asked.origin, index, Within::One(asked.who.environment()))
+            }
             Check::Method => self.takes(asked.kind),
             Check::Path => {
                 self.paths.as_ref().is_none_or(|paths| paths.iter().any(|p| p.matches(path)))
@@ -257,16 +259,27 @@ impl Rule {
     }
 
     /// Whether the rule speaks of `origin`.
-    pub(super) fn reaches(&self, origin: &Origin, index: &CredentialIndex) -> bool {
+    pub(super) fn reaches(
+        &self,
+        origin: &Origin,
+        index: &CredentialIndex,
+        within: Within<'_>,
+    ) -> bool {
         match &self.to {
             Some(to) => to.iter().any(|d| d.matches(origin)),
-            None => self.uses.bound_to(origin, index).next().is_some(),
+            None => self.uses.bound_to(origin, index, within).next().is_some(),
         }
     }
 
     /// Whether the rule puts a credential into requests to `origin` that refer to none.
-    pub(super) fn injects_at(&self, origin: &Origin, index: &CredentialIndex) -> bool {
-        self.inject_always && self.uses.bound_to(origin, index).any(|c| c.version.is_some())
+    pub(super) fn injects_at(
+        &self,
+        origin: &Origin,
+        index: &CredentialIndex,
+        within: Within<'_>,
+    ) -> bool {
+        let mut bound = self.uses.bound_to(origin, index, within);
+        self.inject_always && bound.any(|c| c.version.is_some())
     }
 
     /// What it counts, as the decisions share it.
@@ -292,11 +305,13 @@ impl Uses {
         matches!(self, Self::Named(names) if names.is_empty())
     }
 
-    /// The credentials among these that may go to `origin`, some of them perhaps twice.
+    /// The credentials among these that may go to `origin`, some of them perhaps twice; of a value, what it
+    /// is in those environments.
     pub(super) fn bound_to<'a>(
         &'a self,
         origin: &'a Origin,
         index: &'a CredentialIndex,
+        within: Within<'a>,
     ) -> impl Iterator<Item = &'a Arc<Credential>> {
         let (all, named) = match self {
             Self::All => (Some(index.bound_to(origin)), None),
@@ -304,14 +319,16 @@ impl Uses {
         };
         let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
         let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
-        // A name grants the credential, and what serves its reference.
-        let named = names.flat_map(|name| {
-            index.get(name.as_str()).into_iter().chain(index.servers(name.as_str()))
+        // A name grants the credential, and what serves its reference or is its value.
+        let named = names.flat_map(move |name| {
+            let name = name.as_str();
+            let own = index.get(name).into_iter().chain(index.servers(name));
+            own.chain(index.held(name, within))
         });
         all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
     }
 
-    /// Whether it grants the credential, by its own name or by a set's.
+    /// Whether it grants the credential, by its own name, a value's or a set's.
     pub(super) fn contain(&self, credential: &Credential, index: &CredentialIndex) -> bool {
         match self {
             Self::All => true,
@@ -320,8 +337,7 @@ impl Uses {
                     names.contains(name)
                         || index.sets_with(name).iter().any(|set| names.contains(set))
                 };
-                let serves = credential.properties.serves.as_ref();
-                granted(&credential.name) || serves.is_some_and(granted)
+                credential.names().any(granted)
             }
         }
     }

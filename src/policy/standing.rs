@@ -29,7 +29,16 @@ pub struct Standing {
     /// None for a socket.
     method: Option<Method>,
     /// The credentials that the handshake carried, and in which version.
-    credentials: Vec<(Name, u32)>,
+    credentials: Vec<Carried>,
+}
+
+/// One credential that was carried.
+#[derive(Clone, Debug)]
+struct Carried {
+    credential: Name,
+    /// The value by which it was referred to, if it was by one.
+    value: Option<Name>,
+    version: u32,
 }
 
 impl Standing {
@@ -37,7 +46,11 @@ impl Standing {
     #[must_use]
     pub fn new(who: &Arc<Identity>, request: &InboundRequest, permit: &Permit) -> Self {
         let own = std::iter::once(request.path().to_owned());
-        let used = |grant: &super::Grant| (grant.credential().name.clone(), grant.version());
+        let used = |grant: &super::Grant| Carried {
+            credential: grant.credential().name.clone(),
+            value: grant.credential().held_by().cloned(),
+            version: grant.version(),
+        };
         Self {
             who: Arc::clone(who),
             origin: request.origin().clone(),
@@ -118,6 +131,7 @@ impl Policy {
             meters: Meters::default(),
             approval: None,
             cut_when_withdrawn: false,
+            refuse_misplaced: rule.refuse_misplaced,
             refuse_unusual: self.refuses_unusual(&verdict),
         })
     }
@@ -131,14 +145,16 @@ impl Policy {
         index: &CredentialIndex,
         at: i64,
     ) -> Option<Code> {
-        let revoked = |(name, version): &(Name, u32)| {
-            index.get(name.as_str()).is_some_and(|own| own.revoked.contains(version))
+        let now = |one: &Carried| {
+            index.used(&one.credential, one.value.as_ref(), who.environment()).map(|own| &**own)
         };
+        let revoked =
+            |one: &Carried| now(one).is_some_and(|own| own.revoked.contains(&one.version));
         if standing.credentials.iter().any(revoked) {
             return Some(Code::CredentialRevoked);
         }
-        let live = |(name, _): &(Name, u32)| {
-            let credential: &Credential = index.get(name.as_str())?;
+        let live = |one: &Carried| {
+            let credential: &Credential = now(one)?;
             let live = credential.version.is_some() && credential.is_bound_to(&standing.origin);
             live.then_some(credential)
         };

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use super::*;
 use crate::agent::Labels;
-use crate::credential::Properties;
+use crate::credential::{Properties, Within};
 use crate::document::Source;
 use crate::host::Destination;
 
@@ -425,7 +425,8 @@ fn candidates_do_not_depend_on_the_list_they_were_found_in() {
             let index = index();
             let all = rules.rules.iter().zip(0..);
             let fits = |rule: &super::rule::Rule| {
-                rule.agents.contain(&asks.agent, &asks.labels) && rule.reaches(&origin, &index)
+                rule.agents.contain(&asks.agent, &asks.labels)
+                    && rule.reaches(&origin, &index, Within::Any)
             };
             let right = all.filter(|(rule, _)| fits(rule));
             let right: Vec<u32> = right.map(|(_, at)| at).collect();

@@ -6,17 +6,17 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::approval;
-use super::body::{Ungathered, Upload};
+use super::body::{Begun, Ungathered, Upload};
 use super::exchange::{named, refused};
 use super::habits;
 use super::ledger::Ledger;
 use super::queue;
 use super::{Caller, Gateway, State, unix_now};
 use crate::agent::Identity;
-use crate::inject::References;
+use crate::inject::{References, Remainder};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Question};
-use crate::request::{BodyKind, BodyText, InboundRequest, is_coded};
+use crate::request::{Behind, BodyKind, BodyText, InboundRequest, is_coded};
 
 /// A request that waits for its decision.
 pub(super) struct Asked<'a> {
@@ -29,7 +29,7 @@ pub(super) struct Asked<'a> {
 /// What was decided, and on which state.
 pub(super) struct Decided {
     pub(super) state: Arc<State>,
-    references: References,
+    pub(super) references: References,
     pub(super) decision: Result<Permit, Refusal>,
     /// In which second of Unix time.
     at: i64,
@@ -56,14 +56,19 @@ impl Asked<'_> {
         body: &mut Upload,
         ledger: &mut Ledger,
     ) -> Result<Decided, Refusal> {
+        ledger.reads(&self.inbound);
         let mut decided = self.decide(state).await;
         // Why here: a reference in the body is decided on and recorded like those in the head, so a body
         // that may hold one is read before, and only for an agent that may send the request at all.
         if let Some(wanted) = self.wants_body(&decided).filter(|_| !body.is_empty()) {
             let read = self.read(body, wanted).await;
-            read.map_err(|refusal| refused(ledger, &decided.state, refusal, &[]))?;
+            let behind = read.map_err(|refusal| refused(ledger, &decided.state, refusal, &[]))?;
             ledger.identify(Arc::clone(&self.who));
             decided = self.decide(self.caller.state()).await;
+            // Why here: what goes out is what was decided on, so whatever comes behind it must not have had
+            // a say.
+            decided.decision =
+                self.followed(&decided, body, behind).map_or_else(Err, |()| decided.decision);
         }
         // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
         // secret and reached nobody.
@@ -101,20 +106,48 @@ impl Asked<'_> {
         Some(Wanted { kind, idle: permit.timeouts().idle })
     }
 
-    /// Reads the body, or says why it cannot be.
-    async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<(), Refusal> {
+    /// Has what comes behind the beginning of a body looked at on its way.
+    fn followed(
+        &self,
+        decided: &Decided,
+        body: &mut Upload,
+        behind: Option<Behind>,
+    ) -> Result<(), Refusal> {
+        let (true, Ok(permit)) =
+            (self.inbound.body().is_some_and(BodyText::is_begun), &decided.decision)
+        else {
+            return Ok(());
+        };
+        let asked = (&self.inbound, &decided.references);
+        let remainder = Remainder::new(behind, asked, permit, &decided.state.credentials)?;
+        body.follow(remainder)
+    }
+
+    /// Reads the body, or its beginning if it is longer than what is held; or says why it cannot be.
+    async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<Option<Behind>, Refusal> {
         let digested = wanted.kind == BodyKind::Whole;
         if is_coded(self.inbound.headers()) && !digested {
             let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
             return Err(Refusal::with_detail(Code::BodyUnreadable, detail));
         }
-        let most = self.gateway.limits.body_slot.max(if digested { SIGNED } else { 0 });
-        let bytes = self.gathered(body, most, wanted.idle).await?;
-        self.inbound.take_body(BodyText::read(bytes, wanted.kind));
+        let held = self.gateway.limits.body_slot;
+        let (text, behind) = if digested {
+            let bytes = self.gathered(body, held.max(SIGNED), wanted.idle).await?;
+            (BodyText::read(bytes, wanted.kind), None)
+        } else {
+            let idle = wanted.idle.unwrap_or_else(|| self.gateway.upstream().idle());
+            let begun = body.begin(held, idle).await.map_err(unread)?;
+            self.still_valid()?;
+            match begun {
+                Begun::Whole(bytes) => (BodyText::read(bytes, wanted.kind), None),
+                Begun::Beginning(bytes) => BodyText::begin(bytes, wanted.kind),
+            }
+        };
+        self.inbound.take_body(text);
         // Whoever sends slowly has the labels of then no longer.
         let state = self.caller.state();
         self.renew(&state);
-        Ok(())
+        Ok(behind)
     }
 
     /// All of the body, which is sent from memory then.
@@ -134,11 +167,16 @@ impl Asked<'_> {
     ) -> Result<Bytes, Refusal> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
         let bytes = body.gather(most, idle).await.map_err(unread)?;
-        // That may have taken long.
-        if !self.caller.state().authn.still_valid(&self.caller.identity, unix_now()) {
-            return Err(Refusal::new(Code::AgentRevoked));
-        }
+        self.still_valid()?;
         Ok(bytes)
+    }
+
+    /// Reading may have taken long.
+    fn still_valid(&self) -> Result<(), Refusal> {
+        if self.caller.state().authn.still_valid(&self.caller.identity, unix_now()) {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::AgentRevoked))
     }
 
     /// The labels of the agent as they are now.
@@ -200,6 +238,7 @@ pub(super) fn unread(why: Ungathered) -> Refusal {
     match why {
         Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
         Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Secret => Refusal::new(Code::RealCredential),
         Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }
 }

@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,14 +14,17 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::State;
 use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
+use super::linger::Linger;
 use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
+use crate::inject::Remainder;
 use crate::outcome::{Code, Ending, Refusal};
-use crate::request::{strip_hop_by_hop, strip_own};
+use crate::request::strip_trailers;
 use crate::scrub::{ScrubError, ScrubbedBody};
 use crate::sign::sigv4::{ChunkError, ChunkSigner};
 use crate::upstream::{BodyError, UpstreamBody};
@@ -44,6 +48,9 @@ struct Streamed {
     inner: ScrubbedBody<UpstreamBody>,
     tally: Tally,
     unfinished: Unfinished,
+    cut: Cut,
+    /// Boxed: few answers break off, and all would have to have room for it.
+    broken: Option<Box<Linger<ScrubError<BodyError>>>>,
 }
 
 /// How an agent hears that an answer is not whole.
@@ -51,7 +58,7 @@ pub(super) enum Unfinished {
     /// By an end that is none: of chunks, of a length, of a stream.
     Error,
     /// By a reset of the connection, whose end would be the answer's. Forgotten when it is whole.
-    Reset(Cut),
+    Reset,
     /// By gRPC's status, as of a call whose connection was lost: of a reset stream gRPC clients think
     /// that the server has a mistake in it.
     GrpcStatus,
@@ -72,10 +79,10 @@ impl Body {
     pub(super) fn streamed(
         inner: ScrubbedBody<UpstreamBody>,
         mut tally: Tally,
-        unfinished: Unfinished,
+        (unfinished, cut): (Unfinished, Cut),
     ) -> Self {
         tally.unsearched = inner.unsearched();
-        let mut streamed = Streamed { inner, tally, unfinished };
+        let mut streamed = Streamed { inner, tally, unfinished, cut, broken: None };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -114,13 +121,30 @@ impl Streamed {
             Unfinished::GrpcStatus => {
                 Ok(Frame::trailers(grpc_trailers(GRPC_DENIED, &code.title())))
             }
-            Unfinished::Error | Unfinished::Reset(_) => Err(code.title().into()),
+            Unfinished::Error | Unfinished::Reset => Err(code.title().into()),
+        }
+    }
+
+    /// The error goes on to hyper, which breaks the connection off: an answer that was cut upstream is
+    /// cut here, and never ended as if whole.
+    fn broke(&mut self, error: ScrubError<BodyError>) -> Result<Frame<Bytes>, BoxError> {
+        if matches!(error, ScrubError::Unscrubbable) {
+            self.tally.code = Some(Code::Unscrubbable);
+        }
+        self.close(Ending::UpstreamAborted);
+        match self.unfinished {
+            Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
+            Unfinished::Error | Unfinished::Reset => Err(error.into()),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Poll::Ready(code) = self.tally.watch.poll(cx) {
             return Poll::Ready(Some(self.cut(code)));
+        }
+        if let Some(broken) = &mut self.broken {
+            let why = ready!(broken.poll(cx));
+            return Poll::Ready(why.map(|why| self.broke(why)));
         }
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
@@ -132,17 +156,9 @@ impl Streamed {
                 self.close_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
-            // The error goes on to hyper, which breaks the connection off: an answer that was cut
-            // upstream is cut here, and never ended as if whole.
             Some(Err(error)) => {
-                if matches!(error, ScrubError::Unscrubbable) {
-                    self.tally.code = Some(Code::Unscrubbable);
-                }
-                self.close(Ending::UpstreamAborted);
-                Poll::Ready(Some(match self.unfinished {
-                    Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
-                    Unfinished::Error | Unfinished::Reset(_) => Err(error.into()),
-                }))
+                self.broken = Some(Box::new(Linger::new(error, self.cut.clone())));
+                self.poll_frame(cx)
             }
             None => {
                 self.close(Ending::Complete);
@@ -163,8 +179,8 @@ fn broken_grpc(error: &ScrubError<BodyError>) -> HeaderMap {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        if let Unfinished::Reset(cut) = &self.unfinished {
-            cut.now();
+        if matches!(self.unfinished, Unfinished::Reset) {
+            self.cut.now();
         }
         self.tally.scrubbed = self.inner.replaced();
     }
@@ -209,8 +225,12 @@ pub(super) struct Upload {
     count: Uploaded,
     reading: Option<Reading>,
     gate: Option<Gate>,
+    /// What looks at what comes behind a beginning that was decided on.
+    remainder: Option<Box<Remainder>>,
     /// What signs its chunks anew on their way.
     chunks: Option<Box<ChunkSigner>>,
+    /// What knows which trailers may not go on.
+    state: Option<Arc<State>>,
 }
 
 /// Where a body comes from.
@@ -219,6 +239,8 @@ enum Source {
     Agent(Incoming),
     /// Memory: it had to be read before it could be sent.
     Gathered { data: Option<Bytes>, trailers: Option<HeaderMap> },
+    /// Memory, as far as it was read before it is sent, and then the agent.
+    Begun { read: Option<Bytes>, ahead: Option<Bytes>, rest: Incoming },
 }
 
 impl Source {
@@ -226,8 +248,19 @@ impl Source {
         match self {
             Self::Agent(incoming) => incoming.is_end_stream(),
             Self::Gathered { data, trailers } => data.is_none() && trailers.is_none(),
+            Self::Begun { read, ahead, rest } => {
+                read.is_none() && ahead.is_none() && rest.is_end_stream()
+            }
         }
     }
+}
+
+/// A body that was read before it is sent, at least its beginning.
+pub(super) enum Begun {
+    /// All of it.
+    Whole(Bytes),
+    /// As much of it as is held in memory; there is more.
+    Beginning(Bytes),
 }
 
 /// Why a body could not be gathered.
@@ -239,6 +272,34 @@ pub(super) enum Ungathered {
     Late,
     /// The agent broke off.
     Broken,
+    /// There is a secret of the vault in what follows it.
+    Secret,
+}
+
+impl From<BoxError> for Ungathered {
+    fn from(error: BoxError) -> Self {
+        let refused = error.downcast_ref::<Refusal>();
+        if refused.is_some_and(|refusal| refusal.code == Code::RealCredential) {
+            Self::Secret
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+/// Takes out of the fields behind a body what may not stand there, and what a credential has in its
+/// hands; the rest is watched as a head is.
+fn settle_trailers(trailers: &mut HeaderMap, state: Option<&State>) -> Result<(), Refusal> {
+    let Some(state) = state else {
+        trailers.clear();
+        return Ok(());
+    };
+    let watch = state.sealed.as_ref().map(|sealed| &sealed.watch);
+    if watch.is_some_and(|watch| watch.is_in_trailers(trailers)) {
+        return Err(Refusal::new(Code::RealCredential));
+    }
+    strip_trailers(trailers, |name| state.credentials.is_slot_header(name));
+    Ok(())
 }
 
 impl Upload {
@@ -250,7 +311,23 @@ impl Upload {
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
         let inner = Source::Agent(inner);
-        (parts, Self { inner, told, count, reading, gate, chunks: None })
+        (
+            parts,
+            Self { inner, told, count, reading, gate, remainder: None, chunks: None, state: None },
+        )
+    }
+
+    /// Has what follows it looked at as its head was.
+    pub(super) fn watched(&mut self, state: &Arc<State>) {
+        if !self.is_empty() {
+            self.state = Some(Arc::clone(state));
+        }
+    }
+
+    /// Whether fields follow it, of one that was read.
+    pub(super) fn has_trailers(&self) -> bool {
+        let Source::Gathered { trailers, .. } = &self.inner else { return false };
+        trailers.as_ref().is_some_and(|trailers| !trailers.is_empty())
     }
 
     /// How much of it was sent, for as long as it is.
@@ -271,26 +348,104 @@ impl Upload {
         idle: Duration,
     ) -> Result<Bytes, Ungathered> {
         let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
-        if announced > most {
+        if announced > most || matches!(self.inner, Source::Begun { .. }) {
             return Err(Ungathered::TooLarge);
         }
+        match self.begin(most, idle).await? {
+            Begun::Whole(bytes) => Ok(bytes),
+            Begun::Beginning(_) => Err(Ungathered::TooLarge),
+        }
+    }
+
+    /// Reads it, or its first `most` bytes if it has more.
+    pub(super) async fn begin(&mut self, most: usize, idle: Duration) -> Result<Begun, Ungathered> {
         self.gate = None;
         // Not for an agent to say how much memory it takes before it has sent anything.
-        let mut whole = BytesMut::with_capacity(announced.min(GATHERED_AT_FIRST));
+        let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
+        let mut read = BytesMut::with_capacity(announced.min(GATHERED_AT_FIRST));
         let mut trailers = None;
         while let Some(frame) = timeout(idle, poll_fn(|cx| Pin::new(&mut *self).poll_frame(cx)))
             .await
             .map_err(|_| Ungathered::Late)?
         {
-            match frame.map_err(|_| Ungathered::Broken)?.into_data() {
-                Ok(data) if whole.len() + data.len() > most => return Err(Ungathered::TooLarge),
-                Ok(data) => whole.extend_from_slice(&data),
-                Err(frame) => trailers = frame.into_trailers().ok(),
+            let mut data = match frame.map_err(Ungathered::from)?.into_data() {
+                Ok(data) => data,
+                Err(frame) => {
+                    trailers = frame.into_trailers().ok();
+                    continue;
+                }
+            };
+            let room = most - read.len();
+            if data.len() > room {
+                read.extend_from_slice(&data.split_to(room));
+                return self.begun(read.freeze(), data);
+            }
+            read.extend_from_slice(&data);
+        }
+        let whole = read.freeze();
+        self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
+        Ok(Begun::Whole(whole))
+    }
+
+    /// The beginning was read, and what came with it.
+    fn begun(&mut self, read: Bytes, ahead: Bytes) -> Result<Begun, Ungathered> {
+        let nothing = Source::Gathered { data: None, trailers: None };
+        let Source::Agent(rest) = std::mem::replace(&mut self.inner, nothing) else {
+            return Err(Ungathered::TooLarge);
+        };
+        self.inner = Source::Begun { read: Some(read.clone()), ahead: Some(ahead), rest };
+        Ok(Begun::Beginning(read))
+    }
+
+    /// Has `remainder` look at what comes behind the beginning, from now on.
+    ///
+    /// # Errors
+    /// What it says of what is here already.
+    pub(super) fn follow(&mut self, remainder: Remainder) -> Result<(), Refusal> {
+        self.remainder = Some(Box::new(remainder));
+        let ahead = match &self.inner {
+            Source::Begun { ahead, .. } => ahead.clone(),
+            Source::Agent(_) | Source::Gathered { .. } => None,
+        };
+        self.look(&ahead.unwrap_or_default())
+    }
+
+    /// Looks at a piece before it is sent; at the last one it is asked whether that is all.
+    fn look(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        let Some(remainder) = &mut self.remainder else { return Ok(()) };
+        let over = match &self.inner {
+            // Who is told a length does not wait for an end behind it.
+            Source::Begun { rest, .. } => {
+                rest.is_end_stream() || rest.size_hint().exact() == Some(0)
+            }
+            Source::Agent(_) | Source::Gathered { .. } => false,
+        };
+        let looked = remainder.push(piece);
+        let looked = looked.and_then(|()| if over { remainder.finish() } else { Ok(()) });
+        self.count.saw(remainder, looked.as_ref().err());
+        if over {
+            self.remainder = None;
+        }
+        looked
+    }
+
+    /// Looks at what the agent has sent before it is sent on.
+    fn look_at(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) -> Result<(), Refusal> {
+        match frame {
+            // It breaks off of itself.
+            Some(Err(_)) => Ok(()),
+            Some(Ok(frame)) if frame.is_data() => {
+                let piece = frame.data_ref().cloned().unwrap_or_default();
+                self.look(&piece)
+            }
+            // Trailers, or nothing more.
+            Some(Ok(_)) | None => {
+                let Some(mut remainder) = self.remainder.take() else { return Ok(()) };
+                let looked = remainder.finish();
+                self.count.saw(&remainder, looked.as_ref().err());
+                looked
             }
         }
-        let whole = whole.freeze();
-        self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
-        Ok(whole)
     }
 
     /// Whether it can be sent more than once, after it has been read if need be: when it is in memory, or
@@ -299,8 +454,11 @@ impl Upload {
     /// # Errors
     /// When it was to be read, and could not be.
     pub(super) async fn keep(&mut self, most: usize, idle: Duration) -> Result<bool, Ungathered> {
-        if self.is_empty() || matches!(self.inner, Source::Gathered { .. }) {
-            return Ok(true);
+        match self.inner {
+            Source::Gathered { .. } => return Ok(true),
+            Source::Begun { .. } => return Ok(false),
+            Source::Agent(_) if self.is_empty() => return Ok(true),
+            Source::Agent(_) => {}
         }
         let announced = self.size_hint().exact().and_then(|bytes| usize::try_from(bytes).ok());
         if announced.is_none_or(|bytes| bytes > most) {
@@ -313,25 +471,29 @@ impl Upload {
     pub(super) fn again(&self) -> Self {
         let (data, trailers) = match &self.inner {
             Source::Gathered { data, trailers } => (data.clone(), trailers.clone()),
-            Source::Agent(_) => (None, None),
+            Source::Agent(_) | Source::Begun { .. } => (None, None),
         };
-        let inner = Source::Gathered { data, trailers };
-        let count = self.count.clone();
-        Self { inner, told: false, count, reading: None, gate: None, chunks: None }
+        let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
+        let (reading, gate, remainder, chunks) = (None, None, None, None);
+        Self { inner, told: false, count, reading, gate, remainder, chunks, state: None }
     }
 
     /// All of it, if it was read before.
     pub(super) fn gathered(&self) -> Option<Bytes> {
         match &self.inner {
             Source::Gathered { data, .. } => Some(data.clone().unwrap_or_default()),
-            Source::Agent(_) => None,
+            Source::Agent(_) | Source::Begun { .. } => None,
         }
     }
 
-    /// Sends `filled` in place of what was gathered, if there is anything to put in its place.
+    /// Sends `filled` in place of what was read, if there is anything to put in its place.
     pub(super) fn filled(mut self, filled: Option<Bytes>) -> Self {
-        if let (Source::Gathered { data, .. }, Some(filled)) = (&mut self.inner, filled) {
-            *data = Some(filled);
+        if let (
+            Source::Gathered { data: read, .. } | Source::Begun { read, .. },
+            filled @ Some(_),
+        ) = (&mut self.inner, filled)
+        {
+            *read = filled;
         }
         self
     }
@@ -358,6 +520,13 @@ impl Upload {
         }
         let inner = match &mut self.inner {
             Source::Agent(incoming) => incoming,
+            Source::Begun { read, ahead, rest } => {
+                // Counted, and looked at, when it came.
+                if let Some(piece) = read.take().or_else(|| ahead.take()) {
+                    return Poll::Ready(Some(Ok(Frame::data(piece))));
+                }
+                rest
+            }
             // Counted and read when it came.
             Source::Gathered { data, trailers } => {
                 let data = data.take().filter(|data| !data.is_empty()).map(Frame::data);
@@ -371,9 +540,10 @@ impl Upload {
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }
-        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
-            strip_own(trailers);
-            strip_hop_by_hop(trailers);
+        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut())
+            && let Err(refusal) = settle_trailers(trailers, self.state.as_deref())
+        {
+            return Poll::Ready(Some(Err(refusal.into())));
         }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
@@ -382,6 +552,11 @@ impl Upload {
         let over = !more || self.inner.is_end_stream();
         if let Some(reading) = self.reading.take_if(|_| over) {
             reading.done();
+        }
+        if self.remainder.is_some()
+            && let Err(refusal) = self.look_at(frame.as_ref())
+        {
+            return Poll::Ready(Some(Err(refusal.into())));
         }
         Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
@@ -448,9 +623,21 @@ impl HttpBody for Upload {
             Source::Agent(incoming) => incoming.size_hint(),
             // With trailers to come no length may be told: HTTP/1.1 sends them in chunks alone.
             Source::Gathered { trailers: Some(_), .. } => SizeHint::default(),
-            Source::Gathered { data, .. } => {
-                SizeHint::with_exact(data.as_ref().map_or(0, |data| data.len() as u64))
+            Source::Gathered { data, .. } => SizeHint::with_exact(length(data.as_ref())),
+            Source::Begun { read, ahead, rest } => {
+                let here = length(read.as_ref()) + length(ahead.as_ref());
+                let (mut hint, to_come) = (SizeHint::new(), rest.size_hint());
+                // The upper bound first: the lower one may not be above it.
+                if let Some(upper) = to_come.upper() {
+                    hint.set_upper(upper + here);
+                }
+                hint.set_lower(to_come.lower() + here);
+                hint
             }
         }
     }
+}
+
+fn length(data: Option<&Bytes>) -> u64 {
+    data.map_or(0, |data| data.len() as u64)
 }

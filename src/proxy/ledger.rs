@@ -2,11 +2,11 @@
 //! outcome record when all is over, however it ends.
 
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::complaint::Listening;
 use super::habits::Habit;
@@ -14,7 +14,7 @@ use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State, unix_now};
 use crate::agent::{Identity, qualified};
 use crate::host::Origin;
-use crate::inject::References;
+use crate::inject::{References, Remainder, Unknown};
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
@@ -22,9 +22,13 @@ use crate::record::{
     Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
 };
 use crate::reference::Name;
+use crate::request::InboundRequest;
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
+
+/// `VERSION-CONTROL`: what is longer is a method of nobody's, and could be a secret.
+const LONGEST_METHOD: usize = 15;
 
 /// One request, as the log will know it.
 pub(super) struct Ledger {
@@ -36,6 +40,11 @@ pub(super) struct Ledger {
     destination: String,
     method: String,
     path: Option<String>,
+    websocket: bool,
+    /// The methods that fields ask for in place of its own.
+    other_methods: Option<Box<str>>,
+    /// A reference to nothing in a slot.
+    unknown: Option<Box<Unknown>>,
     misplaced: u32,
     /// What was sent so far of the request's body.
     up: Uploaded,
@@ -53,8 +62,13 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(gateway: &Arc<Gateway>, caller: &Caller, destination: &Origin) -> Self {
+        Self::at(gateway, caller, destination.to_string())
+    }
+
+    /// For a request at the door, to a destination as it was named.
+    pub(super) fn at(gateway: &Arc<Gateway>, caller: &Caller, destination: String) -> Self {
         let identity = Some(Arc::clone(&caller.identity));
-        Self::open(gateway, identity, caller.near.clone(), destination.to_string())
+        Self::open(gateway, identity, caller.near.clone(), destination)
     }
 
     /// For a request whose sender is not known.
@@ -77,6 +91,9 @@ impl Ledger {
             destination,
             method: String::new(),
             path: None,
+            websocket: false,
+            other_methods: None,
+            unknown: None,
             misplaced: 0,
             up: Uploaded::default(),
             pending: AtomicBool::new(false),
@@ -117,9 +134,21 @@ impl Ledger {
         self.path = path.map(bounded);
     }
 
-    /// Leaves the path out of the records.
-    pub(super) fn withhold_path(&mut self) {
+    /// Notes what of the request's fields has a say in the decision.
+    pub(super) fn reads(&mut self, inbound: &InboundRequest) {
+        self.websocket = inbound.websocket().is_some();
+        if !inbound.other_methods().is_empty() {
+            let methods: Vec<&str> = inbound.other_methods().iter().map(Method::as_str).collect();
+            self.other_methods = Some(bounded(&methods.join(",")).into());
+        }
+    }
+
+    /// Leaves what was asked for out of the records.
+    pub(super) fn withhold_target(&mut self) {
         self.path = None;
+        if self.method.len() > LONGEST_METHOD {
+            self.method.clear();
+        }
     }
 
     /// Notes where the bytes of the request's body are counted.
@@ -134,6 +163,7 @@ impl Ledger {
 
     /// Notes references outside the slots, and what is an alarm wherever it stands.
     pub(super) fn refers(&mut self, references: &References) {
+        self.unknown = references.unknown().map(|unknown| Box::new(unknown.clone()));
         let misplaced = references.misplaced();
         self.misplaced = u32::try_from(misplaced).unwrap_or(u32::MAX);
         if misplaced > 0 {
@@ -193,6 +223,19 @@ impl Ledger {
         self.habit.as_ref()
     }
 
+    /// Accounts for what was seen of a body behind its beginning; why it was cut, if it was.
+    fn behind(&self) -> Option<Code> {
+        let behind = self.up.behind()?;
+        let misplaced = behind.misplaced.load(Ordering::Relaxed);
+        if misplaced > 0 {
+            self.gateway.metrics.misplaced(misplaced);
+        }
+        if let Some(honeytoken) = behind.honeytoken.get() {
+            self.baited(honeytoken);
+        }
+        behind.cut.get().copied()
+    }
+
     fn weigh(&self, moved: u64) {
         if let Some(habit) = &self.habit {
             habit.weigh(self, moved, unix_now());
@@ -250,11 +293,15 @@ impl Ledger {
             destination: &self.destination,
             method: Some(&self.method),
             path: self.path.as_deref(),
+            websocket: self.websocket,
+            method_override: self.other_methods.as_deref(),
             rule: None,
             policy_generation: state.generation,
             policy_digest: state.policy.digest(),
             credential: uses.first(),
             more_credentials: uses.get(1..).unwrap_or_default(),
+            unknown_reference: self.unknown.as_ref().and_then(|unknown| unknown.name.as_ref()),
+            unknown_in: self.unknown.as_ref().map(|unknown| &*unknown.place),
             misplaced: self.misplaced as usize,
             decision: Decision::Refuse,
             code: None,
@@ -295,6 +342,7 @@ impl Ledger {
         );
         (same.id, same.start) = (self.id, self.start);
         (same.method, same.path) = (self.method.clone(), self.path.clone());
+        (same.websocket, same.other_methods) = (self.websocket, self.other_methods.clone());
         same.habit.clone_from(&self.habit);
         same
     }
@@ -321,8 +369,15 @@ impl Ledger {
 
     /// Writes a further access record of a request that was permitted before, for what of it is
     /// refused.
-    pub(super) fn refuse_also(&self, state: &State, refusal: &Refusal, uses: &[Use]) {
+    pub(super) fn refuse_also(
+        &self,
+        state: &State,
+        refusal: &Refusal,
+        (uses, unknown): (&[Use], Option<&Unknown>),
+    ) {
         let mut record = self.access(state, uses);
+        record.unknown_reference = unknown.and_then(|unknown| unknown.name.as_ref());
+        record.unknown_in = unknown.map(|unknown| &*unknown.place);
         record.code = Some(refusal.code);
         record.reason = refusal.reason;
         let _unrecorded = self.gateway.audit.access(&record);
@@ -339,6 +394,7 @@ impl Ledger {
         if let Some(ticket) = &self.ticket {
             ticket.give_back();
         }
+        self.behind();
         let _unrecorded = self.gateway.audit.access(&record);
         self.count_refusal(refusal);
         self.gateway.metrics.request(&self.agent(), metrics::Result::Refused);
@@ -369,6 +425,7 @@ impl Ledger {
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
         self.charge(up, 0);
         self.weigh(up);
+        self.behind();
         self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
@@ -424,10 +481,11 @@ impl Drop for Ledger {
         let up = self.up.bytes();
         self.charge(up, 0);
         self.weigh(up);
+        let code = self.behind();
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::DownstreamAborted,
-            code: None,
+            code,
             status: None,
             complaint: None,
             bytes_up: up,
@@ -487,6 +545,8 @@ impl Tally {
         if broke_off && self.ledger.is_cut() {
             self.code = Some(Code::CredentialRevoked);
         }
+        // An origin that has answered already hears no reason, and the agent neither.
+        self.code = self.code.or(self.ledger.behind());
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
         self.ledger.weigh(up.saturating_add(down));
@@ -531,7 +591,22 @@ impl Drop for Tally {
 
 /// Bytes of a body or of one way of a tunnel, counted while they are sent. Without a body there is nothing to share.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Uploaded(Option<Arc<AtomicU64>>);
+pub(super) struct Uploaded(Option<Arc<Count>>);
+
+#[derive(Debug, Default)]
+struct Count {
+    bytes: AtomicU64,
+    /// What was seen behind the beginning that was decided on, of a body that is followed.
+    behind: OnceLock<Box<Behind>>,
+}
+
+#[derive(Debug, Default)]
+struct Behind {
+    misplaced: AtomicUsize,
+    honeytoken: OnceLock<Name>,
+    /// Why it was cut.
+    cut: OnceLock<Code>,
+}
 
 impl Uploaded {
     pub(super) fn counting() -> Self {
@@ -540,12 +615,29 @@ impl Uploaded {
 
     pub(super) fn add(&self, bytes: usize) {
         if let Some(count) = &self.0 {
-            count.fetch_add(bytes as u64, Ordering::Relaxed);
+            count.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
     }
 
     pub(super) fn bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |count| count.load(Ordering::Relaxed))
+        self.0.as_ref().map_or(0, |count| count.bytes.load(Ordering::Relaxed))
+    }
+
+    /// Notes what was seen of the body so far, and why it goes no further.
+    pub(super) fn saw(&self, remainder: &Remainder, cut: Option<&Refusal>) {
+        let Some(count) = &self.0 else { return };
+        let behind = count.behind.get_or_init(Box::default);
+        behind.misplaced.store(remainder.misplaced(), Ordering::Relaxed);
+        if let Some(honeytoken) = remainder.honeytoken() {
+            let _noted_before = behind.honeytoken.set(honeytoken.clone());
+        }
+        if let Some(refusal) = cut {
+            let _cut_before = behind.cut.set(refusal.code);
+        }
+    }
+
+    fn behind(&self) -> Option<&Behind> {
+        self.0.as_ref()?.behind.get().map(Box::as_ref)
     }
 }
 

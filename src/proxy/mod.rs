@@ -26,6 +26,7 @@ mod inlet;
 mod inside;
 mod interim;
 mod ledger;
+mod linger;
 mod listener;
 mod queue;
 mod refusal;
@@ -69,7 +70,7 @@ use crate::agent::certificate::ClientCertificate;
 use crate::anomaly::{Baseline, Baselines};
 use crate::approval::Approvals;
 use crate::authn::Authenticators;
-use crate::credential::CredentialIndex;
+use crate::credential::{Credential, CredentialIndex};
 use crate::metrics::Metrics;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Policy, Ticket};
@@ -96,6 +97,17 @@ pub struct State {
 }
 
 impl State {
+    /// What stands in a request for a credential: its secret, or the text of a value.
+    ///
+    /// # Errors
+    /// `vault-unavailable`, `vault-corrupt`.
+    pub fn value(&self, credential: &Credential, version: u32) -> Result<Secret, Refusal> {
+        match credential.as_text().filter(|_| self.sealed.is_some()) {
+            Some(text) => Ok(Secret::new(text.as_bytes().to_vec())),
+            None => self.open(&credential.name, version),
+        }
+    }
+
     /// Opens one version of a credential.
     ///
     /// # Errors

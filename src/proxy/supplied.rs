@@ -23,7 +23,7 @@ pub(super) async fn resolve(
         // Boxed: no other request shall carry room for it.
         Box::pin(supplied(gateway, state, permit)).await?
     } else {
-        Resolved::open(permit, |credential, version| state.open(&credential.name, version))?
+        Resolved::open(permit, |credential, version| state.value(credential, version))?
     };
     // Why here: a value may have been long in coming, and a signature is of its time.
     if permit.is_stamped() { Ok(resolved.stamped(stamp()?)) } else { Ok(resolved) }
@@ -51,7 +51,7 @@ async fn supplied(gateway: &Gateway, state: &State, permit: &Permit) -> Result<R
         }
         // Those that are granted are hidden by being injected.
         let only_hidden = permit.hidden().iter().any(|hidden| std::ptr::eq(hidden, grant));
-        let secret = only_hidden.then(|| state.open(&grant.credential().name, grant.version()));
+        let secret = only_hidden.then(|| state.value(grant.credential(), grant.version()));
         Ok(secret.transpose()?.into_iter().collect())
     };
     Resolved::gather(permit, granted, known)
@@ -81,7 +81,7 @@ pub(super) async fn make_ready(
 async fn value(supply: &Arc<dyn Supply>, state: &State, grant: &Grant) -> Result<Secret, Refusal> {
     let (credential, version) = (grant.shared(), grant.version());
     if !credential.is_supplied() {
-        return state.open(&credential.name, version);
+        return state.value(credential, version);
     }
     match supply.at_hand(credential, version)? {
         Some(value) => Ok(value),

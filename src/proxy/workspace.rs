@@ -92,8 +92,7 @@ impl Workspace {
         }
         let stands = |used: &Use| {
             let version = used.version.unwrap_or_default();
-            let credential = now.credentials.get(used.credential.as_str());
-            credential.is_some_and(|credential| !credential.revoked.contains(&version))
+            now.credentials.stands(used.credential.as_str(), version)
         };
         if uses.iter().all(stands) { Ok(()) } else { Err(Refusal::new(Code::CredentialRevoked)) }
     }

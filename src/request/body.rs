@@ -1,5 +1,5 @@
-//! The body of a request in which a credential may have its place: read whole, and searched for
-//! references by the rules of its own encoding.
+//! The body of a request in which a credential may have its place: searched for references by the
+//! rules of its own encoding, whole, or its beginning first and the rest as it comes.
 //!
 //! Nothing is changed here. What cannot be read while it holds a reference is not guessed at: it is
 //! a fault, and the request is refused.
@@ -14,11 +14,165 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap};
 use memchr::memmem;
 
+pub use json::Step;
 pub(crate) use json::unescape;
-pub use json::{Malformed, Show, Step, Value, walk};
 
 use crate::credential::{Pointer, Slot};
-use crate::reference;
+use crate::reference::{self, Spotter};
+
+/// The body breaks the grammar of its kind, or a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Malformed;
+
+/// What a [`Scanner`] comes across.
+#[derive(Debug)]
+pub enum Seen<'a> {
+    /// Something is in this place: a text, another value, or a list or an object with values in it.
+    Entry(&'a Place),
+    /// In the text there is what starts like a reference, with this name if it has one.
+    Reference(&'a Place, Option<&'a str>),
+    /// The text there is over.
+    Text {
+        /// Where it stands.
+        place: &'a Place,
+        /// Its bytes in the body, as they are written.
+        at: Range<usize>,
+        /// Whether there was what starts like a reference.
+        refers: bool,
+        /// Whether it is no text of the encoding: a file, or the head of a part.
+        opaque: bool,
+    },
+}
+
+/// Is told what is seen.
+pub type See<'a> = &'a mut dyn FnMut(Seen<'_>);
+
+/// A text, as far as it has come.
+#[derive(Debug, Default)]
+struct Text {
+    spotter: Spotter,
+    start: usize,
+    refers: bool,
+    opaque: bool,
+}
+
+impl Text {
+    fn begin(&mut self, start: usize, opaque: bool) {
+        (self.start, self.opaque, self.refers) = (start, opaque, false);
+    }
+
+    /// What comes next, decoded.
+    fn push(&mut self, text: &[u8], place: &Place, see: See<'_>) {
+        let Self { spotter, refers, opaque, .. } = self;
+        spotter.push(text, &mut |name| {
+            *refers = true;
+            see(Seen::Reference(place, name.filter(|_| !*opaque)));
+        });
+    }
+
+    fn refers(&self) -> bool {
+        self.refers || self.spotter.is_at_one()
+    }
+
+    fn end(&mut self, end: usize, place: &Place, see: See<'_>) {
+        let Self { spotter, refers, opaque, start } = self;
+        spotter.finish(&mut |name| {
+            *refers = true;
+            see(Seen::Reference(place, name.filter(|_| !*opaque)));
+        });
+        see(Seen::Text { place, at: *start..end, refers: *refers, opaque: *opaque });
+    }
+}
+
+/// Follows a body as it comes, by the grammar of its kind, and keeps nothing of it but names.
+#[derive(Debug)]
+pub struct Scanner {
+    grammar: Grammar,
+    /// How much has come. Wraps: where something stands is asked only of what is in memory.
+    at: usize,
+}
+
+#[derive(Debug)]
+enum Grammar {
+    Json(json::Scanner),
+    Form(form::Scanner),
+    Multipart(multipart::Scanner),
+    Any,
+}
+
+impl Scanner {
+    /// For a body of this kind. What has to be kept of it (names of fields on the way to a value, the head
+    /// of a part) may have `bound` bytes; with more it is malformed.
+    #[must_use]
+    pub fn new(kind: &BodyKind, bound: usize) -> Self {
+        let json = |root| Grammar::Json(json::Scanner::new(root, bound));
+        let grammar = match kind {
+            BodyKind::Json => json(Place::Json(Vec::new())),
+            BodyKind::Message => json(Place::Message(Vec::new())),
+            BodyKind::Form => Grammar::Form(form::Scanner::new(bound)),
+            BodyKind::Multipart { boundary } => {
+                Grammar::Multipart(multipart::Scanner::new(boundary, bound))
+            }
+            BodyKind::Whole => Grammar::Any,
+        };
+        Self { grammar, at: 0 }
+    }
+
+    /// Reads on.
+    ///
+    /// # Errors
+    /// [`Malformed`], after what came before the fault was seen. Nothing more may be read then.
+    pub fn push(&mut self, piece: &[u8], see: See<'_>) -> Result<(), Malformed> {
+        let from = self.at;
+        self.at = from.wrapping_add(piece.len());
+        match &mut self.grammar {
+            Grammar::Json(scanner) => scanner.push(piece, from, see),
+            Grammar::Form(scanner) => scanner.push(piece, from, see),
+            Grammar::Multipart(scanner) => scanner.push(piece, from, see),
+            Grammar::Any => Ok(()),
+        }
+    }
+
+    /// The body is over.
+    ///
+    /// # Errors
+    /// [`Malformed`] when it breaks off.
+    pub fn finish(&mut self, see: See<'_>) -> Result<(), Malformed> {
+        match &mut self.grammar {
+            Grammar::Json(scanner) => scanner.finish(),
+            Grammar::Form(scanner) => {
+                scanner.finish(self.at, see);
+                Ok(())
+            }
+            Grammar::Multipart(scanner) => scanner.finish(),
+            Grammar::Any => Ok(()),
+        }
+    }
+
+    /// Whether there is what starts like a reference in the text of a document that is not over.
+    fn refers(&self) -> bool {
+        matches!(&self.grammar, Grammar::Json(scanner) if scanner.refers())
+    }
+}
+
+/// Shows all of a body that is in memory.
+fn find(bytes: &[u8], kind: &BodyKind, see: See<'_>) -> Result<(), Malformed> {
+    let mut scanner = Scanner::new(kind, usize::MAX);
+    scanner.push(bytes, see)?;
+    scanner.finish(see)
+}
+
+/// Shows every string of a JSON document: the way to it, and its bytes between the quotes.
+///
+/// # Errors
+/// [`Malformed`], after what came before the fault was shown.
+pub fn strings(bytes: &[u8], show: &mut dyn FnMut(&[Step], Range<usize>)) -> Result<(), Malformed> {
+    find(bytes, &BodyKind::Json, &mut |seen| {
+        if let Seen::Text { place: Place::Json(path), at, .. } = seen {
+            show(path, at);
+        }
+    })
+}
 
 /// How a body is written, and so which slots may be in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +209,30 @@ impl BodyKind {
                 Some(Self::Multipart { boundary })
             }
             other => other.ends_with("+json").then_some(Self::Json),
+        }
+    }
+
+    /// What a text says that is written so.
+    fn decoded(&self, text: &[u8]) -> Vec<u8> {
+        match self {
+            Self::Json | Self::Message => unescape(text),
+            Self::Form => form::decode(text),
+            Self::Multipart { .. } | Self::Whole => text.to_vec(),
+        }
+    }
+
+    /// What is wrong with a body that is not written as it says, and holds a reference.
+    #[must_use]
+    pub fn malformed(&self) -> Option<&'static str> {
+        match self {
+            Self::Json | Self::Message => Some(
+                "The body is said to be JSON, and is not: it holds a reference that may stand anywhere",
+            ),
+            Self::Multipart { .. } => Some(
+                "The body is said to be multipart/form-data, and is not: it holds a reference that may stand anywhere",
+            ),
+            // Whatever it is, it is pairs.
+            Self::Form | Self::Whole => None,
         }
     }
 
@@ -110,6 +288,29 @@ impl Place {
             _ => false,
         }
     }
+
+    /// Whether what is here, once more, makes it uncertain what is `there`: it is at the same place, or on
+    /// the way to it.
+    #[must_use]
+    pub fn leads_to(&self, there: &Self) -> bool {
+        match (self, there) {
+            (Self::Json(path), Self::Json(way)) | (Self::Message(path), Self::Message(way)) => {
+                !path.is_empty() && way.starts_with(path)
+            }
+            (Self::Form(name), Self::Form(own)) | (Self::Multipart(name), Self::Multipart(own)) => {
+                name == own
+            }
+            _ => false,
+        }
+    }
+
+    /// How many steps it takes there.
+    fn steps(&self) -> usize {
+        match self {
+            Self::Json(path) | Self::Message(path) => path.len(),
+            Self::Form(_) | Self::Multipart(_) => 1,
+        }
+    }
 }
 
 /// Whether the way begins with all of the pointer.
@@ -131,7 +332,11 @@ pub struct Found {
     pub ambiguous: bool,
 }
 
-/// A body that was read, with all texts in it that hold references.
+/// The longest that names on the way and heads of parts may be in what streams: far more than they are, and
+/// as much as an agent can have us hold.
+const HELD: usize = 64 * 1024;
+
+/// A body that was read, whole or as far as it is in memory, with all texts in it that hold references.
 #[derive(Clone, Debug)]
 pub struct BodyText {
     bytes: Bytes,
@@ -139,28 +344,74 @@ pub struct BodyText {
     found: Vec<Found>,
     /// What is wrong with a body that holds a reference.
     fault: Option<&'static str>,
+    /// Whether it goes on.
+    begun: bool,
+}
+
+/// A reference in a text that is not over: where, and its name.
+type Open = (Place, Option<String>);
+
+/// What reads on behind the beginning of a body.
+#[derive(Debug)]
+pub struct Behind {
+    /// Has read the beginning.
+    pub scanner: Scanner,
+    /// The references of the text that is not over there.
+    pub open: Vec<(Place, Option<String>)>,
 }
 
 impl BodyText {
     /// Reads a whole body.
     #[must_use]
     pub fn read(bytes: Bytes, kind: BodyKind) -> Self {
-        let mut text = Self { bytes, kind, found: Vec::new(), fault: None };
-        if !text.may_refer() {
-            return text;
-        }
-        let found = match &text.kind {
-            BodyKind::Json => json::find(&text.bytes),
-            BodyKind::Message => json::find(&text.bytes).map(in_message),
-            BodyKind::Form => Ok(form::find(&text.bytes)),
-            BodyKind::Multipart { boundary } => multipart::find(&text.bytes, boundary),
-            BodyKind::Whole => Ok(Vec::new()),
-        };
-        match found {
-            Ok(found) => text.found = found,
-            Err(fault) => text.fault = Some(fault),
+        let mut text = Self { bytes, kind, found: Vec::new(), fault: None, begun: false };
+        if text.may_refer() {
+            let mut scanner = Scanner::new(&text.kind, usize::MAX);
+            text.search(&mut scanner);
         }
         text
+    }
+
+    /// Reads the beginning of a body, with the texts that are over in it. There is nothing to read on where
+    /// none of these refers to anything, or where it is known already that the body cannot be read.
+    #[must_use]
+    pub fn begin(bytes: Bytes, kind: BodyKind) -> (Self, Option<Behind>) {
+        let mut text = Self { bytes, kind, found: Vec::new(), fault: None, begun: true };
+        if !text.may_refer() {
+            return (text, None);
+        }
+        let mut scanner = Scanner::new(&text.kind, HELD);
+        let open = text.search(&mut scanner);
+        let behind = (!text.found.is_empty()).then_some(Behind { scanner, open });
+        (text, behind)
+    }
+
+    /// Notes what there is. The references of a text that is not over are given back.
+    fn search(&mut self, scanner: &mut Scanner) -> Vec<Open> {
+        let Self { bytes, kind, found, begun, .. } = self;
+        let (mut any, mut open) = (reference::occurs(bytes), Vec::new());
+        let see = &mut |seen: Seen<'_>| match seen {
+            Seen::Entry(_) => {}
+            Seen::Reference(place, name) => {
+                any = true;
+                open.push((place.clone(), name.map(str::to_owned)));
+            }
+            Seen::Text { place, at, refers, opaque } => {
+                open.clear();
+                if refers {
+                    let text = if opaque { Vec::new() } else { kind.decoded(&bytes[at.clone()]) };
+                    found.push(Found { place: place.clone(), text, at, ambiguous: false });
+                }
+            }
+        };
+        let read = scanner.push(bytes, see);
+        if read.and_then(|()| if *begun { Ok(()) } else { scanner.finish(see) }).is_err() {
+            found.clear();
+            self.fault = if any || scanner.refers() { kind.malformed() } else { None };
+            return Vec::new();
+        }
+        mark_repeated(bytes, kind, found, *begun);
+        open
     }
 
     /// Whether it may hold a reference, whose characters may be escaped. Nearly no body does, and then
@@ -175,10 +426,16 @@ impl BodyText {
         reference::occurs(&self.bytes) || memmem::find(&self.bytes, escape).is_some()
     }
 
-    /// The body as it was sent.
+    /// The body as it was sent, as far as it was read.
     #[must_use]
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
+    }
+
+    /// Whether this is its beginning alone.
+    #[must_use]
+    pub fn is_begun(&self) -> bool {
+        self.begun
     }
 
     /// How it is written.
@@ -200,13 +457,29 @@ impl BodyText {
     }
 }
 
-fn in_message(mut found: Vec<Found>) -> Vec<Found> {
-    for found in &mut found {
-        if let Place::Json(path) = &mut found.place {
-            found.place = Place::Message(std::mem::take(path));
-        }
+/// Of two fields of one name some readers take the first and some the last, so a place is certain only if
+/// each step on the way to it is there once.
+fn mark_repeated(bytes: &[u8], kind: &BodyKind, found: &mut [Found], begun: bool) {
+    if found.is_empty() {
+        return;
     }
-    found
+    // For each text, how often each step of its way occurs.
+    let mut counts: Vec<Vec<usize>> = found.iter().map(|f| vec![0; f.place.steps()]).collect();
+    let see = &mut |seen: Seen<'_>| {
+        let Seen::Entry(place) = seen else { return };
+        for (found, counts) in found.iter().zip(&mut counts) {
+            if place.leads_to(&found.place) {
+                counts[place.steps() - 1] += 1;
+            }
+        }
+    };
+    // It was read before, as far as it goes. A name at the end of a beginning may be cut.
+    let mut scanner = Scanner::new(kind, usize::MAX);
+    let read = scanner.push(bytes, see);
+    let _read = read.and_then(|()| if begun { Ok(()) } else { scanner.finish(see) });
+    for (found, counts) in found.iter_mut().zip(counts) {
+        found.ambiguous = counts.iter().any(|count| *count > 1);
+    }
 }
 
 /// Whether the head says that the body is coded, so that it cannot be searched as it is.
@@ -220,6 +493,37 @@ pub fn is_coded(headers: &HeaderMap) -> bool {
 mod tests {
     use super::*;
     use http::HeaderValue;
+    use proptest::prelude::*;
+
+    /// All that is seen, of a body in pieces.
+    fn seen<'b>(kind: &BodyKind, pieces: impl Iterator<Item = &'b [u8]>) -> (Vec<String>, bool) {
+        let (mut all, mut scanner) = (Vec::new(), Scanner::new(kind, usize::MAX));
+        let see = &mut |seen: Seen<'_>| all.push(format!("{seen:?}"));
+        let mut read = Ok(());
+        for piece in pieces {
+            read = read.and_then(|()| scanner.push(piece, see));
+        }
+        let read = read.and_then(|()| scanner.finish(see));
+        (all, read.is_ok())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// However a body is cut, the same is seen of it.
+        #[test]
+        fn a_body_in_pieces_is_the_whole(
+            text in "(\\{|\\}|\\[|\\]|\"|:|,|\\\\u006c|\\\\|locum_|a|1|-|\\.|e|true|&|=|%6c|%|\r\n|\r|--b|; name=a|Content-Disposition: form-data| ){0,24}",
+            piece in 1usize..9,
+        ) {
+            let multipart = BodyKind::Multipart { boundary: b"b"[..].into() };
+            for kind in [BodyKind::Json, BodyKind::Message, BodyKind::Form, multipart] {
+                let whole = seen(&kind, std::iter::once(text.as_bytes()));
+                let pieces = seen(&kind, text.as_bytes().chunks(piece));
+                prop_assert_eq!(whole, pieces);
+            }
+        }
+    }
 
     #[test]
     fn the_type_says_which_slots_there_are() {

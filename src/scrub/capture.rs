@@ -13,7 +13,7 @@ use percent_encoding::percent_decode;
 use super::{Fit, Inner, Needles, ScrubbedBody, Search, scrub_fields};
 use crate::credential::Pointer;
 use crate::outcome::{Code, Refusal};
-use crate::request::{Value, unescape, walk};
+use crate::request::{strings, unescape};
 use crate::secret::Secret;
 
 /// The longest answer of which a value is taken. Those that mint a token are a few KiB.
@@ -93,9 +93,9 @@ impl Whole {
     fn in_json(&self, pointer: &Pointer) -> Result<Vec<Secret>, Refusal> {
         let mut found = Vec::new();
         let tokens = pointer.tokens();
-        walk(&self.body, &mut |path, value, at| {
+        strings(&self.body, &mut |path, at| {
             let there = path.len() == tokens.len() && path.iter().zip(tokens).all(|(s, t)| s.is(t));
-            if there && value == Value::Text {
+            if there {
                 found.push(Secret::new(unescape(&self.body[at])));
             }
         })

@@ -40,6 +40,8 @@ pub struct Claims {
     pub context: Context,
     /// The credentials and sets that it may use; none for all that the agent may.
     pub uses: Option<Box<[Name]>>,
+    /// The environment whose values it gets; none for those of none.
+    pub environment: Option<Name>,
     /// When it was made, in milliseconds since the Unix epoch.
     pub issued: i64,
     /// The vault's epoch at which it was made: what comes before a revocation and what after, no clock
@@ -64,6 +66,8 @@ struct Payload {
     user: Option<String>,
     #[serde(rename = "use", skip_serializing_if = "Option::is_none", default)]
     uses: Option<Vec<String>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    env: Option<String>,
     iat_ms: i64,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     epoch: Option<u64>,
@@ -106,6 +110,7 @@ impl Claims {
             node: label(&self.context.node),
             user: label(&self.context.user),
             uses: self.uses.as_ref().map(|uses| uses.iter().map(ToString::to_string).collect()),
+            env: self.environment.as_ref().map(ToString::to_string),
             iat_ms: self.issued,
             epoch: self.epoch,
             exp: self.expires,
@@ -126,6 +131,7 @@ impl Claims {
                 user: label(&payload.user).ok()?,
             },
             uses: uses.transpose().ok()?,
+            environment: payload.env.as_ref().map(|name| name.parse()).transpose().ok()?,
             issued: payload.iat_ms,
             epoch: payload.epoch,
             expires: payload.exp,
@@ -372,6 +378,7 @@ mod tests {
             agent: name("researcher"),
             context: "a+run=42+user=alice".parse::<crate::agent::UserName>().unwrap().context,
             uses: Some([name("openai"), name("crm")].into()),
+            environment: Some(name("prod")),
             issued: 1_000_000,
             epoch: None,
             expires: 2_000,

@@ -10,7 +10,7 @@ use super::crypto::{self, DoesNotOpen, Encoder};
 use super::error::{Fault, Kind, Row, VaultError};
 use super::keys::{DataKey, VaultId};
 use super::versions::Others;
-use super::{Action, Change, Vault, check, exchanged};
+use super::{Action, Change, Vault, check, exchanged, values};
 pub use crate::credential::Tier;
 use crate::credential::{Credential, Properties, Slot};
 use crate::host::Destination;
@@ -154,6 +154,15 @@ impl Vault {
         })
     }
 
+    /// Whether a credential like this could be added: asked before something is done that is not undone, as a person's
+    /// consent elsewhere.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`].
+    pub fn check_is_free(&self, new: &NewCredential) -> Result<(), VaultError> {
+        refuse_taken_names(&self.db, &self.workspace, new).map_err(|fault| self.fault(fault))
+    }
+
     /// Changes what is said of a credential. All of its secrets are sealed anew, for what they are now.
     ///
     /// # Errors
@@ -252,6 +261,10 @@ pub(super) fn insert_credential(
     secret: &Secret,
 ) -> Result<(), Fault> {
     refuse_taken_names(tx, change.workspace, new)?;
+    // Rules that name the value would grant the credential.
+    if values::all(tx, change.own, change.workspace)?.contains_key(&new.name) {
+        return Err(Fault::Exists(Kind::Value, new.name.to_string()));
+    }
     let row = CredentialRow::insert(tx, change, new)?;
     row.insert_version(tx, change, (1, VersionState::Current), secret)
 }
@@ -457,6 +470,24 @@ impl CredentialRow {
             (self.id, version, state.as_str(), change.now, change.key.fingerprint(secret), sealed),
         )?;
         Ok(())
+    }
+
+    /// A secret that takes the place of another is another: not the one that is current or staged, whose age would begin
+    /// anew, and none that was revoked. One that was retired comes back where a new one turned out not to work.
+    pub(super) fn check_is_new(
+        &self,
+        tx: &Transaction<'_>,
+        change: &Change<'_>,
+        secret: &Secret,
+    ) -> Result<(), Fault> {
+        let own = change.key.fingerprint(secret);
+        let versions = self.versions(tx)?.into_iter().map(|version| version.info);
+        let mut same = versions
+            .filter(|info| info.fingerprint.0 == own && info.state != VersionState::Retired);
+        match same.next() {
+            Some(info) => Err(Fault::SameSecret(self.parse(&self.name)?, info.version, info.state)),
+            None => Ok(()),
+        }
     }
 
     /// A column's text as what it means; one that means nothing was edited.

@@ -83,7 +83,7 @@ pub use runs::NewRunToken;
 pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;
-pub use values::{Held, Value, Values, usual_variable};
+pub use values::usual_variable;
 pub use versions::Promotion;
 pub use workspaces::{Contents, WorkspaceInfo};
 pub use wrapped::{KeyFile, KmsLogin, WrappedKey, Wrapper};

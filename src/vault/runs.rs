@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::error::{Fault, Kind, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::DataKey;
-use super::{Action, Vault, agents, items, journal, now, sets};
+use super::{Action, Vault, agents, items, journal, now, sets, values};
 use crate::agent::{Context, qualified};
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -33,6 +33,8 @@ pub struct NewRunToken {
     pub context: Context,
     /// The credentials and sets that it may use; none for all that the agent may.
     pub uses: Option<Vec<Name>>,
+    /// The environment whose values it gets.
+    pub environment: Option<Name>,
     /// How long it is good for, in seconds: 1 to [`MAX_TTL`].
     pub ttl: i64,
 }
@@ -41,7 +43,7 @@ impl Vault {
     /// Makes a run token. Returns its claims, and the only copy of its text. The vault stays as it is.
     ///
     /// # Errors
-    /// [`Fault::Unknown`] for the agent, a credential or a set; [`Fault::Revoked`] for the agent;
+    /// [`Fault::Unknown`] for the agent, a credential, set or value, or the environment; [`Fault::Revoked`] for the agent;
     /// [`Fault::RunToken`] when it would be too long.
     pub fn run_token(&self, new: NewRunToken) -> Result<(Claims, Zeroizing<String>), VaultError> {
         self.make_run_token(new).map_err(|fault| self.fault(fault))
@@ -50,10 +52,16 @@ impl Vault {
     fn make_run_token(&self, new: NewRunToken) -> Result<(Claims, Zeroizing<String>), Fault> {
         let tx = self.db.unchecked_transaction()?;
         agents::require_live(&tx, &self.workspace, &new.agent)?;
+        let values = values::all(&tx, &self.keys(&tx)?.own, &self.workspace)?;
         for name in new.uses.iter().flatten() {
-            if !sets::is_any(&tx, &self.workspace, name)? {
+            if !sets::is_any(&tx, &self.workspace, name)? && !values.contains_key(name) {
                 return Err(Fault::unknown(Kind::CredentialOrSet, name));
             }
+        }
+        if let Some(environment) = &new.environment
+            && !values.values().any(|value| value.environments.contains_key(environment))
+        {
+            return Err(Fault::unknown(Kind::Environment, environment));
         }
         let claims = Claims {
             id: Claims::new_id().map_err(|_| Fault::NoRandomness)?,
@@ -61,6 +69,7 @@ impl Vault {
             agent: new.agent,
             context: new.context,
             uses: new.uses.map(Vec::into_boxed_slice),
+            environment: new.environment,
             issued: now_ms(),
             epoch: Some(journal::head(&tx)?.epoch.cast_unsigned()),
             expires: now() + new.ttl.clamp(1, MAX_TTL),

@@ -13,7 +13,7 @@ use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::{self, DataKey};
-use super::{Vault, agents, approvals, credentials, journal, runs, sets, workspaces};
+use super::{Vault, agents, approvals, credentials, journal, runs, sets, values, workspaces};
 use crate::agent::{Labels, TokenRecord};
 use crate::approval::Decision;
 use crate::credential::{Credential, CredentialIndex};
@@ -122,16 +122,19 @@ impl Vault {
         let mut digest_keys = vec![key.digest_key()];
         let revoked_before = kept(Purpose::Fingerprint)?;
         digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
+        let watch = Watch::new(digest_keys, credentials::digests(tx, workspace)?, &credentials);
         let sets = sets::all(tx, workspace)?.into_iter().collect();
+        let index = CredentialIndex::new(credentials, sets);
+        let index = index.with_values(workspace, &values::all(tx, own, workspace)?);
         Ok(Snapshot {
             epoch: journal::head(tx)?.epoch.cast_unsigned(),
             workspace: workspace.clone(),
-            credentials: Arc::new(CredentialIndex::new(credentials, sets)),
+            credentials: Arc::new(index),
             tokens: Arc::new(agents::live_tokens(tx, workspace)?),
             token_key: Arc::new(
                 key.token_key().or_older(kept(Purpose::Token)?.into_iter().map(|k| k.key)),
             ),
-            watch: Watch::new(digest_keys, credentials::digests(tx, workspace)?),
+            watch,
             runs: Arc::new(runs::all(tx, own, (workspace, key))?),
             grace_ends,
             cut,

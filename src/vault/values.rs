@@ -1,52 +1,14 @@
 //! Environment values: settings by name and environment, as one sealed item for each workspace. None of
 //! them is secret; what is, is a credential, which a value can name.
 
-use std::collections::BTreeMap;
-
 use rusqlite::Connection;
-use serde::{Deserialize, Serialize};
 
 use super::error::{Fault, Kind, VaultError};
 use super::keys::DataKey;
-use super::{Action, Vault, items};
+use super::{Action, Vault, check, items};
+use crate::credential::{Enters, Held, Slot, Values};
 use crate::reference::Name;
 use crate::secret::Secret;
-
-/// One setting, in all environments that have it.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Value {
-    /// The variable in which programs find it.
-    pub variable: String,
-    /// What it is where the environment has none of its own.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub default: Option<Held>,
-    /// What it is in each environment.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub environments: BTreeMap<Name, Held>,
-}
-
-/// What a value is.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Held {
-    /// This text.
-    Text(String),
-    /// What stands for a credential.
-    Credential(Name),
-}
-
-impl Value {
-    /// What it is in an environment; in none, what it is where nothing else is said.
-    #[must_use]
-    pub fn within(&self, environment: Option<&Name>) -> Option<&Held> {
-        let own = environment.and_then(|environment| self.environments.get(environment));
-        own.or(self.default.as_ref())
-    }
-}
-
-/// All settings of a workspace.
-pub type Values = BTreeMap<Name, Value>;
 
 impl Vault {
     /// All settings.
@@ -56,22 +18,25 @@ impl Vault {
     pub fn values(&self) -> Result<Values, VaultError> {
         let open = || {
             let tx = self.db.unchecked_transaction()?;
-            read(&tx, &self.keys(&tx)?.own, &item(self.workspace()))
+            all(&tx, &self.keys(&tx)?.own, self.workspace())
         };
         open().map_err(|fault| self.fault(fault))
     }
 
-    /// Sets a value in an environment, or where nothing else is said. Without a variable it keeps the
-    /// one that it has.
+    /// Sets a value in an environment, or where nothing else is said. Without a variable, and without
+    /// places in requests, it keeps those that it has.
     ///
     /// # Errors
-    /// [`VaultError`] when the database cannot be written.
+    /// [`Fault::Invalid`] for places that no text can have, and when the database cannot be written.
     pub fn value_set(
         &mut self,
         name: &Name,
         environment: Option<&Name>,
-        (held, variable): (Held, Option<&str>),
+        (held, variable, enters): (Held, Option<&str>, Option<Enters>),
     ) -> Result<(), VaultError> {
+        if let Some(enters) = &enters {
+            check_enters(enters).map_err(|fault| self.fault(fault))?;
+        }
         self.change(Action::ValueSet, &subject(name, environment), |tx, change| {
             let item = item(change.workspace);
             let mut all = read(tx, change.own, &item)?;
@@ -80,6 +45,7 @@ impl Vault {
                 Some(environment) => drop(value.environments.insert(environment.clone(), held)),
                 None => value.default = Some(held),
             }
+            value.enters = enters.or_else(|| value.enters.take());
             if let Some(variable) = variable {
                 variable.clone_into(&mut value.variable);
             } else if value.variable.is_empty() {
@@ -128,9 +94,28 @@ fn item(workspace: &Name) -> String {
     format!("values/{workspace}")
 }
 
+/// Places in the head and in bodies: the others are made for what is secret.
+fn check_enters(enters: &Enters) -> Result<(), Fault> {
+    check::destinations(&enters.to)?;
+    check::slots(&enters.slots)?;
+    let fits = |slot: &Slot| {
+        slot.is_in_body()
+            || matches!(slot, Slot::Header { .. } | Slot::Query { .. } | Slot::Path { .. })
+    };
+    match enters.slots.iter().find(|slot| !fits(slot)) {
+        Some(slot) => Err(check::Invalid::Slot(slot.to_string()).into()),
+        None => Ok(()),
+    }
+}
+
+/// All of a workspace.
+pub(super) fn all(db: &Connection, own_key: &DataKey, workspace: &Name) -> Result<Values, Fault> {
+    read(db, own_key, &item(workspace))
+}
+
 /// How many a workspace has.
 pub(super) fn count(db: &Connection, own_key: &DataKey, workspace: &Name) -> Result<u64, Fault> {
-    Ok(read(db, own_key, &item(workspace))?.len() as u64)
+    Ok(all(db, own_key, workspace)?.len() as u64)
 }
 
 fn read(db: &Connection, own_key: &DataKey, name: &str) -> Result<Values, Fault> {

@@ -214,6 +214,47 @@ fn keys_are_moved_into_the_vault_and_placeholders_take_their_place() {
     assert_eq!(fs::read_to_string(at.join("more.py")).unwrap(), format!("t = '{placeholder}'\n"));
 }
 
+#[test]
+fn a_key_is_moved_whole_or_not_at_all() {
+    const GITLAB: &str =
+        "glpat-Y7sKq0ZpL3vXn9Rt2WbMf6HdJc8GaEuQ1oTiS5yVxBzNkPwCrDlAeFgUhOjI4mZs.01.1a6hr66co";
+    const LONGER: &str = "fw_3ZKqRt8Lw2Nv6Xb9Pm4Ys7Hd.6hr66cocq";
+    const ODD: &str = "glpat-wPw5k4aXcaT4fNP0UcnZ#wJUVFk6";
+    let home = Home::new();
+    let at = home.beside("tree");
+    fs::create_dir(&at).unwrap();
+    fs::write(at.join("g.sh"), format!("export GITLAB_TOKEN={GITLAB}\n")).unwrap();
+    let stay = [
+        ("f.py", format!("Fireworks('{LONGER}')\n")),
+        // What `credential import` would not take in part either.
+        (".env", format!("GITLAB_TOKEN={ODD}\n")),
+    ];
+    for (name, text) in &stay {
+        fs::write(at.join(name), text).unwrap();
+    }
+    let ran = home.run(&["scan", "--move", "--yes", "--json", at.to_str().unwrap()]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    let moved: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(moved.as_array().unwrap().len(), 3, "{moved:?}");
+    for (name, text) in &stay {
+        assert_eq!(fs::read_to_string(at.join(name)).unwrap(), *text);
+        let one = moved.as_array().unwrap().iter().find(|m| m["path"] == *name).unwrap();
+        assert!(one["why"].as_str().unwrap().contains("cannot be told"), "{one}");
+    }
+    let shell = fs::read_to_string(at.join("g.sh")).unwrap();
+    let gitlab = moved.as_array().unwrap().iter().find(|m| m["path"] == "g.sh").unwrap();
+    assert_eq!(shell, format!("export GITLAB_TOKEN={}\n", gitlab["placeholder"].as_str().unwrap()));
+    assert_eq!(home.credentials(), ["gitlab"]);
+
+    // The vault has the key that was in the file: an import of it finds it there.
+    fs::write(at.join(".env"), format!("GITLAB_TOKEN={GITLAB}\n")).unwrap();
+    let file = at.join(".env");
+    let ran = home.run(&["credential", "import", "--json", file.to_str().unwrap()]);
+    let imported: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(imported["imported"][0]["added"], false, "{imported}");
+    assert_eq!(home.credentials(), ["gitlab"]);
+}
+
 /// At a terminal each key is asked for.
 #[test]
 fn at_a_terminal_each_key_is_asked_for() {

@@ -151,31 +151,62 @@ fn what_opens_the_proxy_administers_nothing_over_the_network() {
     same(&state(&world), &before);
 }
 
-/// What the administration socket has, as far as it could tell or change something.
-const ADMINISTRATION: &[(&str, &str, &str)] = &[
-    ("GET", "/v1/me", ""),
-    ("GET", "/v1/credentials", ""),
-    ("GET", "/v1/agents", ""),
-    ("GET", "/v1/policies", ""),
-    ("GET", "/v1/audit", ""),
-    ("GET", "/v1/approvals", ""),
-    ("GET", "/v1/administrators", ""),
-    ("GET", "/v1/placeholders", ""),
+/// What would change something, if it were done.
+const CHANGES: &[(&str, &str, &str)] = &[
     ("POST", "/v1/run-tokens", "{\"agent\": \"worker\"}"),
     ("POST", "/v1/agents", "{\"name\": \"mallory\"}"),
+    ("POST", "/v1/agents/worker/labels", "{\"labels\": {\"team\": \"own\"}}"),
     ("POST", "/v1/agents/worker/revoke", "{}"),
     ("POST", "/v1/credentials/main/rotate", "{\"secret\": \"of-the-agents-own-choice\"}"),
     ("POST", "/v1/credentials/main/revoke", "{}"),
+    ("POST", "/v1/credentials/main/remove", "{}"),
+    ("POST", "/v1/credentials/main/schedule", "{\"rotate\": {\"days\": 1}}"),
+    ("POST", "/v1/sets", "{\"name\": \"all\", \"members\": [\"main\"]}"),
+    ("POST", "/v1/values", "{\"name\": \"region\", \"text\": \"own\"}"),
     ("POST", "/v1/administrators", "{\"name\": \"mallory\", \"role\": \"owner\"}"),
     ("PUT", "/v1/policies/first.yaml", "version: 1\nrules: []\n"),
     ("DELETE", "/v1/policies/first.yaml", ""),
 ];
+
+/// Every route that there is, as the proxy itself says it to an administrator, and what would change
+/// something.
+fn all_there_is(world: &World) -> Vec<(String, String, String)> {
+    let added = ["admin", "add", "ada", "--role", "viewer"];
+    let token = run(&mut world.home.command(&added), b"").ok().out;
+    let mut wire = Wire::try_unix(&world.home.path().join("admin.sock")).unwrap();
+    wire.send(format!(
+        "GET /v1/routes HTTP/1.1\r\nHost: locum\r\nAuthorization: Bearer {}\r\n\r\n",
+        token.trim()
+    ));
+    let answer = wire.answer();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    eventually("the administrator is on record", PATIENCE, || {
+        let records = world.home.audit_now();
+        records.iter().any(|record| record["event"] == "administrator-added").then_some(())
+    });
+    let routes: Value = serde_json::from_slice(&answer.body).unwrap();
+    let routes: Vec<_> = routes
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|route| {
+            let text = |key: &str| route[key].as_str().unwrap().to_owned();
+            (text("method"), text("path").replace('*', "main"), "{}".to_owned())
+        })
+        .collect();
+    assert!(routes.len() >= 30, "{routes:?}");
+    let changes = CHANGES
+        .iter()
+        .map(|(method, path, body)| ((*method).to_owned(), (*path).to_owned(), (*body).to_owned()));
+    routes.into_iter().chain(changes).collect()
+}
 
 #[test]
 fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     let issuer = Issuer::new("one");
     let (world, _) = world(&issuer, "");
     let proofs = proofs(&world, &issuer);
+    let all = all_there_is(&world);
     let before = state(&world);
     let socket = world.home.path().join("admin.sock");
     // With a token that is of the right kind and nobody's, and in the forms that the proxy takes.
@@ -186,7 +217,7 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     let shown: Vec<String> = shown.collect();
     std::thread::scope(|scope| {
         // Each is answered late, so they go side by side.
-        for (method, path, body) in ADMINISTRATION {
+        for (method, path, body) in &all {
             let (shown, socket) = (&shown, &socket);
             scope.spawn(move || {
                 for field in shown {
@@ -198,6 +229,11 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
                     ));
                     let answer = wire.answer();
                     assert_eq!(answer.status, 401, "{method} {path} with {field}");
+                    assert!(
+                        answer.text().contains("\"code\":\"unauthorized\""),
+                        "{}",
+                        answer.text()
+                    );
                     assert!(!answer.text().contains("api.test"), "{}", answer.text());
                 }
             });
@@ -210,6 +246,54 @@ fn what_opens_the_proxy_administers_nothing_over_the_administrators_socket() {
     assert_eq!(world.get("/after").status, 200);
 }
 
+#[test]
+fn an_agents_certificate_administers_nothing() {
+    let mut made = None;
+    let world = World::with(BEARER, canary(), |home, _| {
+        let ca = Authority::new(&home.work(), "listener");
+        let clients = Authority::new(&home.work(), "clients");
+        let issued = ca.issue("proxy");
+        let (certificate, key) = (issued.certificate.display(), issued.key.display());
+        let of_clients = format!("client_ca: '{}', client_auth: optional", clients.file.display());
+        for place in ["proxy.tls", "admin.tls"] {
+            home.set(&format!(
+                "{place}: {{certificate: '{certificate}', key: '{key}', {of_clients}}}"
+            ));
+        }
+        home.set("admin.listen: 127.0.0.1:0");
+        home.set("identity.client_certificates: {name: cn, map: [{match: worker, agent: worker}]}");
+        made = Some((clients, ca.file));
+    });
+    let (clients, ca) = made.unwrap();
+    let config = clients.issue("worker").client(&ca);
+    // It opens the proxy ...
+    let mut wire = world.serve.wire().tls_with("127.0.0.1", config.clone()).unwrap();
+    let knock = format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n");
+    assert_eq!(wire.ask(knock).status, 200);
+    // ... and nothing else, though the administrators' listener lets it in.
+    let before = state(&world);
+    let announced = std::fs::read(world.home.path().join("serve.json")).unwrap();
+    let announced: Value = serde_json::from_slice(&announced).unwrap();
+    let port = announced["admin"].as_str().unwrap().parse().unwrap();
+    let basic = basic("worker", "");
+    std::thread::scope(|scope| {
+        for (method, path, body) in CHANGES {
+            let (config, basic) = (&config, &basic);
+            scope.spawn(move || {
+                let wire = Wire::plain(port).tls_with("127.0.0.1", config.clone());
+                let length = body.len();
+                let answer = wire.unwrap().ask(format!(
+                    "{method} {path} HTTP/1.1\r\nHost: locum\r\nAuthorization: {basic}\r\n\
+                     Proxy-Authorization: {basic}\r\nContent-Length: {length}\r\n\r\n{body}"
+                ));
+                assert_eq!(answer.status, 401, "{method} {path}");
+                assert!(answer.text().contains("\"code\":\"unauthorized\""), "{}", answer.text());
+            });
+        }
+    });
+    same(&state(&world), &before);
+}
+
 /// Commands that change something, or would tell what an agent must not know.
 const COMMANDS: &[&[&str]] = &[
     &["agent", "add", "mallory"],
@@ -219,6 +303,9 @@ const COMMANDS: &[&[&str]] = &[
     &["credential", "revoke", "main"],
     &["credential", "remove", "main"],
     &["set", "add", "all", "main"],
+    &["value", "set", "region", "own"],
+    &["agent", "label", "worker", "team=own"],
+    &["policy", "remove", "first.yaml"],
     &["admin", "add", "mallory", "--role", "owner"],
     &["workspace", "add", "own"],
     &["workspace", "remove", "default", "--yes"],

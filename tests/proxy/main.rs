@@ -37,6 +37,7 @@ mod slot;
 mod stale;
 mod stream;
 mod trace;
+mod uploads;
 mod upstream;
 mod watch;
 mod weak;

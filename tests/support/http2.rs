@@ -1,7 +1,8 @@
 //! An HTTP/2 client over a tunnel, and the frames themselves.
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
@@ -58,6 +59,12 @@ impl Http2 {
     pub async fn ask(&self, request: Request<()>, body: &[u8]) -> Reply {
         ask2(self.send.clone(), request, body).await.unwrap()
     }
+
+    /// Sends the head of a request whose body is to come.
+    pub async fn begin(&self, request: Request<()>) -> (ResponseFuture, SendStream<Bytes>) {
+        let mut send = self.send.clone().ready().await.unwrap();
+        send.send_request(request, false).unwrap()
+    }
 }
 
 /// Sends a request and reads its answer; an error if there is no head of it.
@@ -71,6 +78,11 @@ pub async fn ask2(
     if !body.is_empty() {
         stream.send_data(Bytes::copy_from_slice(body), true)?;
     }
+    reply2(answer).await
+}
+
+/// Reads an answer; an error if there is no head of it.
+pub async fn reply2(answer: ResponseFuture) -> Result<Reply, h2::Error> {
     let (parts, mut stream) = answer.await?.into_parts();
     let mut reply = Reply {
         status: parts.status.as_u16(),

@@ -9,5 +9,6 @@ mod crossing;
 mod kept;
 mod lifecycle;
 mod policies;
+mod remote;
 mod roles;
 mod two;

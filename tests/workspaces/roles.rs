@@ -53,24 +53,38 @@ impl Api {
     }
 }
 
-/// What there is, and the least role that it takes.
+/// What there is, and the least role that it takes. A route that is not in here fails the test below.
 const TABLE: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/me", "", 0),
+    ("GET", "/v1/routes", "", 0),
     ("GET", "/v1/credentials", "", 0),
+    ("GET", "/v1/credentials?unused_for=60", "", 0),
+    ("GET", "/v1/credentials/register", "", 0),
     ("GET", "/v1/credentials/main", "", 0),
+    ("GET", "/v1/credentials/main/users", "", 0),
     ("GET", "/v1/sets", "", 0),
+    ("GET", "/v1/values", "", 0),
     ("GET", "/v1/agents", "", 0),
     ("GET", "/v1/policies", "", 0),
     ("GET", "/v1/policies/explain?agent=worker&method=GET&url=https://api.test/x&use=main", "", 0),
     ("GET", "/v1/audit?limit=5", "", 0),
+    ("GET", "/v1/audit?limit=5&form=lines", "", 0),
     ("GET", "/v1/approvals", "", 0),
     ("GET", "/v1/placeholders", "", 1),
     ("POST", "/v1/run-tokens", r#"{"agent": "worker"}"#, 1),
     ("POST", "/v1/approvals/none", r#"{"approve": true}"#, 1),
     ("POST", "/v1/credentials", r#"{"name": "x"}"#, 2),
     ("POST", "/v1/credentials/main/rotate", "{}", 2),
+    ("POST", "/v1/credentials/main/promote", "{}", 2),
     ("POST", "/v1/credentials/nix/revoke", "{}", 2),
+    ("POST", "/v1/credentials/nix/remove", "{}", 2),
+    ("POST", "/v1/credentials/nix/schedule", r#"{"rotate": {"days": 30}}"#, 2),
+    ("POST", "/v1/sets", r#"{"name": "x", "members": ["nix"]}"#, 2),
+    ("POST", "/v1/sets/nix/remove", "{}", 2),
+    ("POST", "/v1/values", r#"{"name": "x", "text": ""}"#, 2),
+    ("POST", "/v1/values/nix/remove", "{}", 2),
     ("POST", "/v1/agents", "{}", 2),
+    ("POST", "/v1/agents/nix/labels", r#"{"labels": {"team": "ml"}}"#, 2),
     ("POST", "/v1/agents/nix/revoke", "{}", 2),
     ("PUT", "/v1/policies/more.yaml", "rules: [", 2),
     ("DELETE", "/v1/policies/nix.yaml", "", 2),
@@ -78,6 +92,26 @@ const TABLE: &[(&str, &str, &str, usize)] = &[
     ("POST", "/v1/administrators", "{}", 2),
     ("POST", "/v1/administrators/nix/revoke", "{}", 2),
 ];
+
+/// What the proxy says that there is, against the table: each route is in it, with its role.
+#[track_caller]
+fn the_table_is_whole(api: &Api) {
+    let routes = api.get("/v1/routes");
+    let routes = routes.as_array().unwrap();
+    assert!(routes.len() >= 30, "{routes:?}");
+    for route in routes {
+        let text = |key: &str| route[key].as_str().unwrap();
+        let fits = |(method, path, _, least): &&(&str, &str, &str, usize)| {
+            let path = path.split('?').next().unwrap();
+            let parts = || path.split('/').zip(text("path").split('/'));
+            let same = path.split('/').count() == text("path").split('/').count();
+            let role = ["viewer", "member", "owner"][*least];
+            let names = same && parts().all(|(own, part)| part == "*" || own == part);
+            names && *method == text("method") && role == text("role")
+        };
+        assert!(TABLE.iter().any(|row| fits(&row)), "not in the table: {route}");
+    }
+}
 
 #[test]
 fn each_role_may_what_it_may_and_a_token_that_opens_the_proxy_nothing() {
@@ -90,13 +124,15 @@ fn each_role_may_what_it_may_and_a_token_that_opens_the_proxy_nothing() {
         format!("lca_{}", &two.a.token[4..]),
         String::new(),
     ];
+    the_table_is_whole(&roles[0]);
     std::thread::scope(|scope| {
         for token in &nobody {
             // A guess takes a second each.
             scope.spawn(|| {
                 let api = Api::with(&two.home, token);
                 for (method, path, body, _) in TABLE.iter().step_by(4) {
-                    assert_eq!(api.raw(method, path, body).0, 401, "{method} {path}");
+                    let (status, problem) = api.raw(method, path, body);
+                    assert_eq!((status, &problem["code"]), (401, &json!("unauthorized")), "{path}");
                 }
             });
         }
@@ -498,4 +534,74 @@ fn over_a_network_it_is_tls_or_nothing() {
     assert_eq!(std::fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o660);
     serve.stop();
     assert!(!socket.exists());
+}
+
+#[test]
+fn two_people_approve_what_a_rule_wants_two_for() {
+    let held = "version: 1\nrules:\n  - {name: held, agents: ['*'], use: ['*'], approval: {answer: refuse, valid: 10m, approvers: 2}}\n";
+    let two = Two::with(held, |_| {});
+    let of = |name: &str, role: &str| Api::of(&two.home, "default", name, role);
+    let (mia, max, ona) = (of("mia", "member"), of("max", "member"), of("ona", "owner"));
+    let (_, made) = mia.post("/v1/run-tokens", &json!({"agent": "worker"}));
+    let token = made["token"].as_str().unwrap().to_owned();
+    let run = Agent { name: "worker".into(), token_id: String::new(), token };
+    // What is asked, at a path of its own each time, and how one answers.
+    let asked = |agent: &Agent, path: &str| {
+        assert_eq!(two.get(agent, path).status, 403);
+        let open = max.get("/v1/approvals");
+        let one = open.as_array().unwrap().iter().find(|one| one["target"] == path).unwrap();
+        assert_eq!((&one["approvers"], &one["approved_by"]), (&json!(2), &json!([])));
+        format!("/v1/approvals/{}", one["id"].as_str().unwrap())
+    };
+    let says = |api: &Api, decide: &str, yes: bool| api.post(decide, &json!({"approve": yes}));
+    let wanted = asked(&run, "/wanted");
+    // One is not two, however often and by whatever token; nor is whoever asked.
+    for _ in 0..2 {
+        let (status, answer) = says(&max, &wanted, true);
+        assert_eq!((status, &answer["missing"]), (200, &json!(1)), "{answer}");
+    }
+    two.home.locum(&["admin", "revoke", "max"]).ok();
+    let max_again = of("max", "owner");
+    assert_eq!(says(&max_again, &wanted, true).1["missing"], 1);
+    assert_eq!(says(&mia, &wanted, true).1["code"], "own-request");
+    assert_eq!(two.get(&run, "/wanted").status, 403);
+    let open = ona.get("/v1/approvals");
+    assert_eq!(open[0]["approved_by"], json!(["administrator max"]));
+    let shown = two.home.locum(&["approvals", "show", open[0]["id"].as_str().unwrap()]).ok().out;
+    assert!(shown.contains("approvers     2, so far administrator max"), "{shown}");
+    let (status, answer) = says(&ona, &wanted, true);
+    assert_eq!((status, answer.get("missing")), (200, None), "{answer}");
+    assert_eq!(two.get(&run, "/wanted").status, 200);
+    assert_eq!(two.get(&run, "/wanted").status, 403, "it was for once");
+    // Whoever has the home's files is one, too, and no more than one.
+    let max = max_again;
+    let asked = |agent: &Agent, path: &str| {
+        assert_eq!(two.get(agent, path).status, 403);
+        let open = max.get("/v1/approvals");
+        let one = open.as_array().unwrap().iter().find(|one| one["target"] == path).unwrap();
+        format!("/v1/approvals/{}", one["id"].as_str().unwrap())
+    };
+    let local = asked(&two.a, "/local");
+    let id = local.rsplit('/').next().unwrap();
+    for _ in 0..2 {
+        let said = two.home.locum(&["approvals", "approve", id]).ok().out;
+        assert_eq!(said, format!("approved {id}; one more has to\n"));
+    }
+    assert_eq!(two.get(&two.a, "/local").status, 403);
+    assert_eq!(says(&max, &local, true).0, 200);
+    assert_eq!(two.get(&two.a, "/local").status, 200);
+    // One no is enough, also after a yes.
+    let refused = asked(&two.a, "/refused");
+    assert_eq!(says(&max, &refused, true).1["missing"], 1);
+    assert_eq!(says(&ona, &refused, false).0, 200);
+    assert_eq!(says(&max, &refused, true).0, 404, "it is decided");
+    assert_eq!(two.get(&two.a, "/refused").status, 403);
+    // Each word is on record, with who it was.
+    let events = two.home.audit_now();
+    let yes = events.iter().filter(|r| {
+        r["event"] == "approval-granted" && wanted.ends_with(r["subject"].as_str().unwrap())
+    });
+    let by: Vec<&str> =
+        yes.map(|r| r["by"].as_str().unwrap().split(" (").next().unwrap()).collect();
+    assert_eq!(by, ["member max", "member max", "owner max", "owner ona"]);
 }

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::{Add, added, describe, kind, provider};
+use super::{Add, added, describe, kind};
+use crate::admin::orders::credentials::provider_of;
 use crate::app::{Failure, Opened, WithoutLog, far_side};
 use crate::catalog::Provider;
 use crate::cli::{output, runtime};
@@ -50,8 +51,10 @@ pub(in crate::cli) struct Connect {
 
 pub(super) fn run(opened: &mut Opened, mut args: Connect) -> Result<(), Failure> {
     args.add.kind.connects();
-    let provider = args.add.provider.as_deref().map(provider).transpose()?;
+    let provider = args.add.provider.as_deref().map(provider_of).transpose()?;
     let mut new = describe(&args.add)?;
+    // A refresh token that is granted and then not kept lives on at the provider.
+    opened.vault.check_is_free(&new)?;
     let (oauth, material) = args.add.kind.client(provider)?;
     let upstream = far_side(&opened.config, &[], Arc::new(NoLogins))?;
     let client = Client { oauth: &oauth, material: &material, upstream: &upstream };
@@ -67,7 +70,8 @@ pub(super) fn run(opened: &mut Opened, mut args: Connect) -> Result<(), Failure>
     whole.check(&kind).map_err(|e| Failure::new(e.to_string()))?;
     new.properties.kind = Some(kind);
     opened.vault.add_credential(&new, &whole.to_secret())?;
-    added(opened, &args.add, &new)
+    opened.changed()?;
+    added(&args.add, &new)
 }
 
 /// Who asks, and how.

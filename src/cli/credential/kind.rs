@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{Value, from_env, from_file};
-use crate::app::{Failure, Opened};
+use crate::app::Failure;
 use crate::catalog::Provider;
 use crate::credential::{
     Aws, BasicPart, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Login,
@@ -14,7 +14,7 @@ use crate::credential::{
 use crate::mint::Material;
 use crate::reference::Name;
 use crate::secret::Secret;
-use crate::vault::without_line_end;
+use crate::vault::{Vault, without_line_end};
 
 /// `--kind`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -630,14 +630,14 @@ fn token_slots(typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
 }
 
 /// What is kept when a credential of a kind gets a new secret: the new one, and what it leaves unsaid.
-pub(super) fn rotated(
-    opened: &Opened,
+pub(crate) fn rotated(
+    vault: &Vault,
     name: &Name,
     kind: &Kind,
     secret: &Secret,
 ) -> Result<Secret, Failure> {
     let new = read(secret, kind)?;
-    let snapshot = opened.vault.snapshot()?;
+    let snapshot = vault.snapshot()?;
     let version = snapshot.credentials.get(name.as_str()).and_then(|c| c.version);
     let old = version.map(|version| snapshot.open(name, version)).transpose()?;
     let material = match old.map(|old| Material::read(&old, kind)) {
@@ -654,17 +654,17 @@ fn read(secret: &Secret, kind: &Kind) -> Result<Material, Failure> {
 
 /// Has a client certificate be due for rotation on the day on which it ends; or sooner, by the schedule
 /// that it was `added` with. With each new version it is the new one's day.
-pub(super) fn follow_certificate(
-    opened: &mut Opened,
+pub(crate) fn follow_certificate(
+    vault: &mut Vault,
     name: &Name,
     added: bool,
 ) -> Result<(), Failure> {
-    let info = opened.vault.credential(name)?;
+    let info = vault.credential(name)?;
     if info.properties.kind != Some(Kind::ClientCertificate) || info.properties.source.is_some() {
         return Ok(());
     }
     let Some(current) = info.current() else { return Ok(()) };
-    let secret = opened.vault.snapshot()?.open(name, current.version)?;
+    let secret = vault.snapshot()?.open(name, current.version)?;
     let identity = read(&secret, &Kind::ClientCertificate)?.identity.unwrap_or_default();
     let until = crate::upstream::check_identity(identity.as_bytes());
     let until = until.map_err(|e| Failure::usage(e.to_string()))?;
@@ -672,7 +672,7 @@ pub(super) fn follow_certificate(
     let its_end = Schedule::Days(u32::try_from(days).unwrap_or(1));
     let said = info.properties.rotate.filter(|said| added && said.days() < its_end.days());
     let schedule = Some(said.unwrap_or(its_end));
-    opened.vault.set_properties(name, |properties| properties.rotate = schedule)?;
+    vault.set_properties(name, |properties| properties.rotate = schedule)?;
     Ok(())
 }
 

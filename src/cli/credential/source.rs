@@ -50,6 +50,10 @@ fn seconds(text: &str) -> Result<u32, String> {
 }
 
 impl SourceArgs {
+    pub(super) fn is_none(&self) -> bool {
+        self.source.is_none()
+    }
+
     /// The source, if one is named.
     pub(super) fn read(&self) -> Result<Option<Source>, Failure> {
         let Some(text) = &self.source else { return Ok(None) };

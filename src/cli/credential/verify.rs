@@ -40,6 +40,7 @@ pub(super) fn verify(opened: &mut Opened, args: &Verify) -> Result<(), Failure> 
         provider: info.provider.as_deref(),
         destinations: &info.destinations,
         slots: &info.slots,
+        kind: info.properties.kind.as_ref(),
     };
     let minted = info.properties.kind.as_ref().filter(|kind| kind.endpoint().is_some());
     let checked = match minted {

@@ -1,16 +1,21 @@
 //! The versions of a credential: rotated, staged, promoted and revoked.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::users::{User, users};
-use super::{Value, kind};
-use crate::app::{Failure, Opened};
+use super::Value;
+use super::users::{table, users};
+use crate::admin::orders::Given;
+use crate::admin::orders::credentials::{
+    PromoteCredential, Promoting, RevokeCredential, Revoked, Revoking, RotateCredential, Rotated,
+    Rotation, ShowCredential, require_own_secret,
+};
+use crate::admin::orders::register::User;
+use crate::app::Failure;
 use crate::cli::output;
+use crate::cli::way::Way;
 use crate::config::MAX_GRACE;
-use crate::credential::Source;
 use crate::document::{parse_duration, show_duration};
 use crate::reference::Name;
-use crate::vault::Promotion;
 
 pub(super) const ROTATE_EXAMPLE: &str = "Example:
   locum credential rotate openai < new-key.txt
@@ -52,56 +57,40 @@ fn grace(text: &str) -> Result<Duration, String> {
     if grace > MAX_GRACE { Err("a grace is 30d at most".to_owned()) } else { Ok(grace) }
 }
 
-pub(super) fn rotate(opened: &mut Opened, args: &Rotate) -> Result<(), Failure> {
-    let name = &args.name;
+pub(super) fn rotate(way: &mut Way, args: Rotate) -> Result<(), Failure> {
+    let Rotate { name, grace, stage, value } = args;
     // Asked before the secret is: a wrong name should not cost a paste.
-    let known = opened.vault.credential(name)?;
+    let known = way.order(ShowCredential { name: name.clone() })?;
+    require_own_secret(&name, known.source.as_ref())?;
     let prompt = format!("New secret of {name}: ");
-    let secret = match (&known.properties.kind, &known.properties.source) {
-        // What a kind makes its value of lies elsewhere; what lies here is the login there.
-        (_, Some(source)) if source.wants_login() => args.value.read(&prompt)?,
-        (_, Some(source)) => return Err(nothing_here(name, source)),
-        (Some(kind), None) => kind::rotated(opened, name, kind, &args.value.read_any(&prompt)?)?,
-        (None, None) => args.value.read(&prompt)?,
+    let secret = match (&known.kind, &known.source) {
+        // What a kind makes its value of may have several lines.
+        (Some(_), None) => value.read_any(&prompt)?,
+        _ => value.read(&prompt)?,
     };
-    if args.stage {
-        let version = opened.vault.stage(name, &secret)?;
-        opened.changed()?;
+    let grace = grace.map(|grace| grace.as_secs());
+    let new = Rotation { secret: Given(secret), grace, stage, force_short: value.force_short };
+    let rotated = way.order(RotateCredential { name, new })?;
+    if rotated.staged {
+        let Rotated { name, version, .. } = rotated;
         return output::line(&format!(
             "staged version {version} of {name}; `locum credential promote {name}` has requests get it"
         ));
     }
-    let grace = args.grace.unwrap_or(opened.config.credentials.grace);
-    let promotion = opened.vault.rotate_with_grace(name, &secret, seconds(grace))?;
-    kind::follow_certificate(opened, name, false)?;
-    opened.changed()?;
-    say("rotated", name, promotion, grace)
+    say("rotated", &rotated)
 }
 
-fn nothing_here(name: &Name, source: &Source) -> Failure {
-    Failure::usage(format!("{name} has no secret in this vault: it comes from {source}"))
-        .help("change it there; it is followed by itself")
+pub(super) fn promote(way: &mut Way, args: Promote) -> Result<(), Failure> {
+    let how = Promoting { grace: args.grace.map(|grace| grace.as_secs()) };
+    say("promoted", &way.order(PromoteCredential { name: args.name, how })?)
 }
 
-pub(super) fn promote(opened: &mut Opened, args: &Promote) -> Result<(), Failure> {
-    let grace = args.grace.unwrap_or(opened.config.credentials.grace);
-    let promotion = opened.vault.promote(&args.name, seconds(grace))?;
-    kind::follow_certificate(opened, &args.name, false)?;
-    opened.changed()?;
-    say("promoted", &args.name, promotion, grace)
-}
-
-fn seconds(grace: Duration) -> i64 {
-    i64::try_from(grace.as_secs()).unwrap_or(i64::MAX)
-}
-
-fn say(did: &str, name: &Name, promotion: Promotion, grace: Duration) -> Result<(), Failure> {
-    let Promotion { current, before } = promotion;
-    output::line(&format!("{did} {name}; requests get version {current} from now on"))?;
+fn say(did: &str, Rotated { name, version, before, grace, .. }: &Rotated) -> Result<(), Failure> {
+    output::line(&format!("{did} {name}; requests get version {version} from now on"))?;
     match before {
-        Some(before) if !grace.is_zero() => output::line(&format!(
+        Some(before) if *grace > 0 => output::line(&format!(
             "what began with version {before} may finish with it, for {}",
-            show_duration(grace)
+            show_duration(Duration::from_secs(*grace))
         )),
         Some(before) => output::line(&format!("version {before} is used no more")),
         None => Ok(()),
@@ -144,10 +133,9 @@ pub(in crate::cli) struct Revoke {
 
 /// What a revocation has done.
 #[derive(serde::Serialize)]
-struct Revoked<'a> {
-    credential: &'a Name,
-    versions: &'a [u32],
-    cut: bool,
+struct Outcome<'a> {
+    #[serde(flatten)]
+    revoked: &'a Revoked,
     /// Milliseconds until it was in force; none when that was not waited for.
     #[serde(skip_serializing_if = "Option::is_none")]
     in_force_ms: Option<u64>,
@@ -155,57 +143,49 @@ struct Revoked<'a> {
     runs: Option<Vec<User>>,
 }
 
-pub(super) fn revoke(opened: &mut Opened, args: &Revoke) -> Result<(), Failure> {
-    let versions = revoked_by(opened, args)?;
-    match (args.cut, args.version) {
-        (true, version) => opened.vault.cut(&args.name, version)?,
-        (false, Some(version)) => opened.vault.revoke_version(&args.name, version)?,
-        (false, None) => opened.vault.revoke(&args.name)?,
+pub(super) fn revoke(way: &mut Way, args: Revoke) -> Result<(), Failure> {
+    let Revoke { name, version, now, cut, json } = args;
+    let start = Instant::now();
+    let revoked =
+        way.order(RevokeCredential { name, what: Revoking { version, cut, again: now } })?;
+    if version.is_some() && revoked.current.is_none() {
+        let name = &revoked.credential;
+        output::note(&format!(
+            "{name} has no current version now: requests are refused until `locum credential rotate {name}`"
+        ));
     }
-    opened.changed()?;
-    let mut revoked = Revoked {
-        credential: &args.name,
-        versions: &versions,
-        cut: args.cut,
-        in_force_ms: None,
-        runs: None,
-    };
-    if args.now {
-        let after = opened.in_force(IN_FORCE_WITHIN)?.after;
-        revoked.in_force_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
+    let mut outcome = Outcome { revoked: &revoked, in_force_ms: None, runs: None };
+    if now {
+        let after = match way {
+            Way::Here(opened) => opened.in_force(IN_FORCE_WITHIN)?.after,
+            // A proxy that has answered acts on it.
+            Way::There(_) => start.elapsed(),
+        };
+        outcome.in_force_ms = Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         let since = SystemTime::now().checked_sub(HIT_SINCE);
-        revoked.runs = Some(users(opened, &args.name, &versions, since)?);
+        outcome.runs = Some(users(way, &revoked.credential, revoked.versions.clone(), since)?);
     }
-    if args.json { output::json(&revoked) } else { say_revoked(&revoked, args.version) }
+    if json { output::json(&outcome) } else { say_revoked(&outcome, version) }
 }
 
-/// The versions that are not revoked yet, or may be cut still.
-fn revoked_by(opened: &Opened, args: &Revoke) -> Result<Vec<u32>, Failure> {
-    use crate::vault::VersionState::Revoked;
-    let info = opened.vault.credential(&args.name)?;
-    let all = info.versions.iter().filter(|version| args.cut || version.state != Revoked);
-    let all = all.map(|version| version.version);
-    Ok(all.filter(|own| args.version.is_none_or(|version| version == *own)).collect())
-}
-
-fn say_revoked(revoked: &Revoked<'_>, version: Option<u32>) -> Result<(), Failure> {
-    let name = revoked.credential;
+fn say_revoked(outcome: &Outcome<'_>, version: Option<u32>) -> Result<(), Failure> {
+    let name = &outcome.revoked.credential;
     output::line(&match version {
         Some(version) => format!("revoked version {version} of {name}"),
         None => {
             format!("revoked {name}; requests that refer to it are refused from now on")
         }
     })?;
-    if let Some(took) = revoked.in_force_ms {
-        let cut = if revoked.cut { ", and what carried it is broken off" } else { "" };
+    if let Some(took) = outcome.in_force_ms {
+        let cut = if outcome.revoked.cut { ", and what carried it is broken off" } else { "" };
         output::line(&format!("in force after {took} ms{cut}"))?;
     }
-    match &revoked.runs {
+    match &outcome.runs {
         None => Ok(()),
         Some(runs) if runs.is_empty() => output::line("nobody used it within the last hour"),
         Some(runs) => {
             output::line("it was used within the last hour by")?;
-            User::table(runs).print()
+            table(runs).print()
         }
     }
 }

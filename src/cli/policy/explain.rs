@@ -1,22 +1,29 @@
 //! `locum policy explain`: why a request is decided as it is, and what would have to change.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{output, rejected};
-use crate::agent::{Identity, LabelPair, Labels, UserName};
+use crate::admin::orders::policies::hide;
+use crate::agent::{Identity, LabelPair, Labels, Proof, UserName};
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::audit::{Entry, Filter, query};
+use crate::cli::way::{Way, Where};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
+use crate::inject::Unknown;
 use crate::outcome::Code;
-use crate::policy::{Answer, Check, Compiled, Explanation, Inquiry, RuleVerdict, Wish, supposed};
+use crate::policy::{
+    Answer, Check, Compiled, Explanation, Inquiry, Referred, RuleVerdict, Wish, supposed,
+};
 use crate::reference::Name;
+use crate::token::run::Claims;
 
 /// Arguments of `locum policy explain`.
 #[derive(Debug, clap::Args)]
@@ -79,7 +86,7 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
         Err(report) => return rejected(read.files, &report, args.json),
     };
     let (inquiry, recorded) = match (&args.request, &home) {
-        (Some(id), Some(home)) => match from_record(home, id)? {
+        (Some(id), Some(home)) => match from_home(home, id)? {
             (Some(inquiry), recorded) => (inquiry, Some(recorded)),
             // Refused before anything of it was known that rules could decide on.
             (None, recorded) => {
@@ -101,13 +108,49 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
         None => inquiry,
     };
     let explanation = compiled.policy.explain(&inquiry, &index);
-    if args.json {
-        output::json(&as_json(&explanation, recorded.as_ref()))?;
-    } else {
-        show(&explanation, &inquiry, recorded.as_ref())?;
+    explained(&explanation, (&inquiry, &index), recorded).print(args.json)
+}
+
+/// The same by a proxy that runs, on the policy that is in force there.
+pub(super) fn run_there(to: &Where, args: &Args) -> Result<ExitCode, Failure> {
+    let explained: Explained = match to.open()? {
+        Way::There(remote) => remote.look_up(&args.target())?,
+        Way::Here(_) => return Err(Failure::usage("there is no proxy to ask")),
+    };
+    explained.print(args.json)
+}
+
+impl Args {
+    /// Whether the policies are those of the home.
+    pub(super) fn is_of_the_home(&self) -> bool {
+        self.paths.is_empty()
     }
-    let refused = matches!(explanation.answer, Answer::Refuse(..));
-    Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+
+    /// The inquiry, as a proxy takes it.
+    fn target(&self) -> String {
+        let one = |name: &'static str, value: Option<String>| value.map(|value| (name, value));
+        let fields = self.fields.iter().filter_map(|(name, value)| {
+            Some(("header", format!("{name}: {}", value.to_str().ok()?)))
+        });
+        let labels = self.labels.iter();
+        let labels =
+            labels.map(|LabelPair(name, value)| ("label", format!("{name}={}", value.as_str())));
+        let all = [
+            one("method", self.method.clone()),
+            one("url", self.url.clone()),
+            one("agent", self.agent.as_ref().map(ToString::to_string)),
+            one("use", self.refers.as_ref().map(ToString::to_string)),
+            one("at", self.at.map(|at| at.as_second().to_string())),
+            one("request", self.request.clone()),
+        ];
+        let pairs = all.into_iter().flatten().chain(fields).chain(labels);
+        let pairs = pairs.map(|(name, value)| {
+            let value =
+                percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC);
+            format!("{name}={value}")
+        });
+        format!("/v1/policies/explain?{}", pairs.collect::<Vec<_>>().join("&"))
+    }
 }
 
 /// The credentials of the vault, and the agent's labels there; with policies of elsewhere, what their
@@ -139,39 +182,47 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
         who: Identity { labels, ..who },
         wish,
         refers: args.refers.clone(),
+        seen: None,
         fields: args.fields.clone(),
         at: args.at.unwrap_or_else(Timestamp::now).as_second(),
     })
 }
 
-/// The request of an access record, as far as that has it: without query and fields.
-fn from_record(home: &Home, id: &str) -> Result<(Option<Inquiry>, Recorded), Failure> {
+fn from_home(home: &Home, id: &str) -> Result<(Option<Inquiry>, Recorded), Failure> {
     let config = Config::load(&home.config(), home.path())?;
-    let filter = Filter { request_id: Some(id.to_owned()), ..Filter::default() };
-    let mut entries: Vec<Entry> =
-        query(&config.audit.dir, filter)?.filter_map(Result::ok).collect();
+    let found = recorded(&config.audit.dir, Filter::default(), id)?;
+    // What another workspace's agents do is not this one's to know. Who was refused at the door is of
+    // none.
+    let own = |workspace: &str| workspace == home.workspace().as_str();
+    if found.1.access["workspace"].as_str().is_none_or(own) { Ok(found) } else { Err(unknown(id)) }
+}
+
+fn unknown(id: &str) -> Failure {
+    let id = output::plain(id);
+    Failure::new(format!("the audit log has no access record of the request {id}")).help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
+}
+
+/// The request of an access record, as far as that has it: without query and fields.
+pub(crate) fn recorded(
+    log: &Path,
+    filter: Filter,
+    id: &str,
+) -> Result<(Option<Inquiry>, Recorded), Failure> {
+    let filter = Filter { request_id: Some(id.to_owned()), ..filter };
+    let mut entries: Vec<Entry> = query(log, filter)?.filter_map(Result::ok).collect();
     let outcome = entries.iter().rfind(|entry| entry.value()["kind"] == "outcome");
     let outcome = outcome.map(|entry| entry.value().clone());
     entries.retain(|entry| entry.value()["kind"] == "access");
     let entry = entries.into_iter().next();
-    // What another workspace's agents do is not this one's to know.
-    let own = |workspace: &str| workspace == home.workspace().as_str();
-    let entry = entry.filter(|entry| entry.text("workspace").is_none_or(own));
-    let entry = entry.ok_or_else(|| {
-        Failure::new(format!(
-            "the audit log has no access record of the request {}",
-            output::plain(id)
-        ))
-        .help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
-    })?;
+    let entry = entry.ok_or_else(|| unknown(id))?;
     let recorded = Recorded { access: entry.value().clone(), outcome };
     Ok((asked(&entry), recorded))
 }
 
 /// What the audit log has of a request.
-struct Recorded {
-    access: Value,
-    outcome: Option<Value>,
+pub(crate) struct Recorded {
+    pub(crate) access: Value,
+    pub(crate) outcome: Option<Value>,
 }
 
 /// The request of an access record; none when it was refused before it was known who asks for what.
@@ -186,15 +237,74 @@ fn asked(entry: &Entry) -> Option<Inquiry> {
         "CONNECT" => connect_target(destination),
         _ => format!("{destination}{}", text("path").unwrap_or("/")),
     };
+    let method = if entry.value()["websocket"] == true { "SOCKET" } else { method };
     let labels = recorded_labels(entry.value())?;
     let at = entry.time().and_then(|time| time.parse::<Timestamp>().ok());
+    let at = at.unwrap_or_else(Timestamp::now).as_second();
+    let seen = recorded_references(entry.value());
+    let supposed = user(&who).ok().and_then(supposed)?;
+    let proof = recorded_run_token(entry.value(), &supposed, at).unwrap_or(Proof::Token);
     Some(Inquiry {
-        who: Identity { labels, ..user(&who).ok().and_then(supposed)? },
+        who: Identity { proof, labels, ..supposed },
         wish: format!("{method} {url}").parse::<Wish>().ok()?,
-        refers: text("credential").and_then(|name| name.parse().ok()),
-        fields: Vec::new(),
-        at: at.unwrap_or_else(Timestamp::now).as_second(),
+        refers: seen.credentials.first().map(|(name, _)| name.clone()),
+        seen: Some(Box::new(seen)),
+        fields: recorded_overrides(text("method_override")),
+        at,
     })
+}
+
+/// What the request referred to. What a rule put in unasked it did not, nor a certificate; and the
+/// secret itself is no reference.
+fn recorded_references(record: &Value) -> Referred {
+    let more = record["more_credentials"].as_array();
+    let uses = std::iter::once(record).chain(more.into_iter().flatten());
+    let sent = record["code"] == Code::RealCredential.as_str();
+    let refers = |one: &Value| {
+        let unasked = one["chosen_by"]
+            .as_str()
+            .is_some_and(|why| why.split(',').any(|word| word == "unasked"));
+        let slot = one["slot"].as_str();
+        (!sent && !unasked && slot != Some("certificate"))
+            .then(|| Some((one["credential"].as_str()?.parse().ok()?, slot.map(Into::into))))?
+    };
+    let unknown = record["unknown_in"].as_str().map(|place| Unknown {
+        name: record["unknown_reference"].as_str().and_then(|name| name.parse().ok()),
+        place: place.into(),
+    });
+    let misplaced = record["misplaced"].as_u64().unwrap_or(0);
+    let misplaced = usize::try_from(misplaced).unwrap_or(usize::MAX);
+    Referred { credentials: uses.filter_map(refers).collect(), unknown, misplaced }
+}
+
+/// What the request's run token left it, where that was less than what the agent may, and its
+/// environment.
+fn recorded_run_token(record: &Value, who: &Identity, at: i64) -> Option<Proof> {
+    let name = |name: &Value| name.as_str().and_then(|name| name.parse::<Name>().ok());
+    let uses = record["run_token_use"].as_array();
+    let uses = uses.map(|names| names.iter().filter_map(name).collect());
+    let environment = name(&record["environment"]);
+    if uses.is_none() && environment.is_none() {
+        return None;
+    }
+    Some(Proof::Run(Arc::new(Claims {
+        id: Arc::clone(&who.token_id),
+        workspace: who.workspace.clone(),
+        agent: who.agent.clone(),
+        context: who.context.clone(),
+        uses,
+        environment,
+        issued: at,
+        epoch: None,
+        expires: at,
+    })))
+}
+
+/// The fields by which it asked for other methods.
+fn recorded_overrides(methods: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_static("x-http-method-override");
+    let methods = methods.into_iter().flat_map(|methods| methods.split(','));
+    methods.filter_map(|method| Some((name.clone(), method.parse().ok()?))).collect()
 }
 
 impl Recorded {
@@ -207,6 +317,18 @@ impl Recorded {
         let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
         output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
         advise(record)?;
+        if let Some(place) = word("unknown_in") {
+            let name = word("unknown_reference").map(|name| format!("`locum_{name}`"));
+            let name = name.unwrap_or_else(|| {
+                "not recorded, because what stands there may be a secret".to_owned()
+            });
+            output::line(&format!("          the reference in {place}: {name}"))?;
+        }
+        if let Some(names) = record["run_token_use"].as_array() {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            let names = output::plain(&names.join(", "));
+            output::line(&format!("          its run token leaves it: {names}"))?;
+        }
         // What was permitted may have come to nothing all the same.
         let Some(outcome) = self.outcome.as_ref().filter(|one| one["code"].is_string()) else {
             return Ok(());
@@ -256,83 +378,152 @@ fn key(check: Check) -> &'static str {
 }
 
 /// An explanation as `policy explain --json` has it.
-pub(crate) fn explained(explanation: &Explanation<'_>) -> Value {
-    as_json(explanation, None)
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Explained {
+    decision: String,
+    /// The decision in words.
+    answer: String,
+    rule: Option<String>,
+    code: Option<String>,
+    record: Option<Value>,
+    outcome: Option<Value>,
+    /// What was supposed, where something had to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
+    rules: Vec<Seen>,
+    other_rules: usize,
 }
 
-fn as_json(explanation: &Explanation<'_>, recorded: Option<&Recorded>) -> Value {
-    let rule = |verdict: &RuleVerdict<'_>| {
-        json!({
-            "rule": verdict.rule, "file": verdict.file, "line": verdict.at.line,
-            "matches": verdict.misses.is_empty(), "denies": verdict.deny,
-            "shadow": verdict.shadow, "organisation": verdict.organisation,
-            "misses": verdict.misses.iter().map(|check| key(*check)).collect::<Vec<_>>(),
-            "grants": verdict.grants,
-        })
+#[derive(Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
+struct Seen {
+    rule: String,
+    file: String,
+    line: u32,
+    matches: bool,
+    denies: bool,
+    shadow: bool,
+    organisation: bool,
+    /// The keys that do not fit...
+    misses: Vec<String>,
+    /// ... and what would have to change in each.
+    changes: Vec<String>,
+    grants: Option<bool>,
+}
+
+/// An explanation of what was asked, in words.
+pub(crate) fn explained(
+    explanation: &Explanation<'_>,
+    (inquiry, index): (&Inquiry, &CredentialIndex),
+    recorded: Option<Recorded>,
+) -> Explained {
+    let rule = |verdict: &RuleVerdict<'_>| Seen {
+        rule: verdict.rule.to_owned(),
+        file: verdict.file.to_owned(),
+        line: verdict.at.line,
+        matches: verdict.misses.is_empty(),
+        denies: verdict.deny,
+        shadow: verdict.shadow,
+        organisation: verdict.organisation,
+        misses: verdict.misses.iter().map(|check| key(*check).to_owned()).collect(),
+        changes: verdict.misses.iter().map(|check| change(*check, inquiry)).collect(),
+        grants: verdict.grants,
     };
-    let (decision, rule_name, code) = match &explanation.answer {
+    let (decision, by, code) = match &explanation.answer {
         Answer::Allow(rule) => ("allow", Some(rule), None),
+        Answer::Ask(rule) => ("ask", Some(rule), None),
         Answer::Refuse(code, rule) => ("refuse", rule.as_ref(), Some(code)),
         Answer::Opaque(rule) => ("opaque", Some(rule), None),
         Answer::Intercept => ("intercept", None, None),
     };
-    json!({
-        "decision": decision, "rule": rule_name, "code": code,
-        "record": recorded.map(|recorded| &recorded.access),
-        "outcome": recorded.and_then(|recorded| recorded.outcome.as_ref()),
-        "rules": explanation.rules.iter().map(rule).collect::<Vec<_>>(),
-        "other_rules": explanation.others,
-    })
+    let (record, outcome) = match recorded {
+        Some(Recorded { access, outcome }) => (Some(access), outcome),
+        None => (None, None),
+    };
+    let note = inquiry.refers.as_ref().filter(|_| inquiry.lacks_place(index)).map(|name| {
+        format!("`locum_{name}` is taken to be in the path; write it there, where the rules see it")
+    });
+    Explained {
+        note,
+        decision: decision.to_owned(),
+        answer: explanation.answer.to_string(),
+        rule: by.map(ToString::to_string),
+        code: code.map(|code| code.as_str().to_owned()),
+        record,
+        outcome,
+        rules: explanation.rules.iter().map(rule).collect(),
+        other_rules: explanation.others,
+    }
 }
 
 /// Rules that are shown beside those that match: the nearest.
 const NEAR: usize = 8;
 
-fn show(
-    explanation: &Explanation<'_>,
-    inquiry: &Inquiry,
-    recorded: Option<&Recorded>,
-) -> Result<(), Failure> {
-    output::line(&format!("decision: {}", explanation.answer))?;
-    if let Some(recorded) = recorded {
-        recorded.show()?;
-        output::line(
-            "          (a record has neither query nor fields: rules that ask for them do not match here)",
-        )?;
-    }
-    let (matching, near): (Vec<_>, Vec<_>) =
-        explanation.rules.iter().partition(|verdict| verdict.misses.is_empty());
-    for verdict in &matching {
-        output::line(&format!("matches:  {}", described(verdict)))?;
-    }
-    for verdict in near.iter().take(NEAR) {
-        output::line(&format!("misses:   {}", described(verdict)))?;
-        for check in &verdict.misses {
-            output::line(&format!("            {}", change(*check, inquiry)))?;
+impl Explained {
+    /// Has the files of rules begin in the home: where that is, is not for everybody to know.
+    pub(crate) fn hide(&mut self, home: &Home) {
+        for seen in &mut self.rules {
+            seen.file = hide(&seen.file, home);
         }
     }
-    let hidden = near.len().saturating_sub(NEAR) + explanation.others;
-    if hidden > 0 {
-        output::line(&format!("and {hidden} more rules that do not match"))?;
+
+    fn print(&self, json: bool) -> Result<ExitCode, Failure> {
+        if json {
+            output::json(self)?;
+        } else {
+            self.show()?;
+        }
+        let refused = self.decision == "refuse";
+        Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
-    Ok(())
+
+    fn show(&self) -> Result<(), Failure> {
+        output::line(&format!("decision: {}", output::plain(&self.answer)))?;
+        if let Some(note) = &self.note {
+            output::line(&format!("          ({})", output::plain(note)))?;
+        }
+        if let Some(access) = &self.record {
+            let outcome = self.outcome.clone();
+            Recorded { access: access.clone(), outcome }.show()?;
+            output::line(
+                "          (a record has neither query nor fields: rules that ask for them do not match here)",
+            )?;
+        }
+        let (matching, near): (Vec<_>, Vec<_>) = self.rules.iter().partition(|seen| seen.matches);
+        for seen in &matching {
+            output::line(&format!("matches:  {}", seen.described()))?;
+        }
+        for seen in near.iter().take(NEAR) {
+            output::line(&format!("misses:   {}", seen.described()))?;
+            for change in &seen.changes {
+                output::line(&format!("            {}", output::plain(change)))?;
+            }
+        }
+        let hidden = near.len().saturating_sub(NEAR) + self.other_rules;
+        if hidden > 0 {
+            output::line(&format!("and {hidden} more rules that do not match"))?;
+        }
+        Ok(())
+    }
 }
 
-fn described(verdict: &RuleVerdict<'_>) -> String {
-    let mut text =
-        format!("`{}` ({}:{})", output::plain(verdict.rule), verdict.file, verdict.at.line);
-    for (is, word) in [
-        (verdict.deny, "denies"),
-        (verdict.shadow, "only recorded"),
-        (verdict.organisation, "the organisation's"),
-        (!verdict.deny && verdict.grants == Some(false), "does not grant the credential"),
-    ] {
-        if is {
-            text += ", ";
-            text += word;
+impl Seen {
+    fn described(&self) -> String {
+        let Self { rule, file, line, .. } = self;
+        let mut text = format!("`{}` ({}:{line})", output::plain(rule), output::plain(file));
+        for (is, word) in [
+            (self.denies, "denies"),
+            (self.shadow, "only recorded"),
+            (self.organisation, "the organisation's"),
+            (!self.denies && self.grants == Some(false), "does not grant the credential"),
+        ] {
+            if is {
+                text += ", ";
+                text += word;
+            }
         }
+        text
     }
-    text
 }
 
 /// What would have to change for the rule to match.

@@ -11,8 +11,8 @@ use std::path::Path;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
-use super::shapes::{Hit, Shapes, What};
-use super::{Finding, tree};
+use super::shapes::{Hit, What};
+use super::{Finding, hits, tree};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
 use crate::cli::import::{self, Found};
@@ -77,7 +77,7 @@ fn in_file(
     let mut taken: HashSet<String> = there.iter().map(|c| c.name.to_string()).collect();
     taken.extend(opened.vault.sets()?.into_iter().map(|set| set.name.to_string()));
     let mut plan = Plan::default();
-    for hit in Shapes::all().find(&text) {
+    for hit in hits(shown, &text) {
         plan.add(opened, (shown, &text), &hit, (&there, &mut taken), yes)?;
     }
     for (new, value) in &plan.new {
@@ -112,7 +112,7 @@ impl Plan {
             why: None,
         };
         let value = text.get(hit.span.clone()).unwrap_or_default();
-        let target = match usable(hit.what, value) {
+        let target = match usable(hit, value) {
             Ok(provider) => self.target(opened, provider, value, (there, taken))?,
             Err(why) => Err(why),
         };
@@ -172,12 +172,18 @@ fn placeholder_of(new: &NewCredential) -> String {
 }
 
 /// The provider whose key it is, if that is enough to go by.
-fn usable(what: What, value: &[u8]) -> Result<&'static Provider, String> {
-    let provider = match what {
+fn usable(hit: &Hit, value: &[u8]) -> Result<&'static Provider, String> {
+    let provider = match hit.what {
         What::Provider(provider) => provider,
         What::PrivateKey => return Err("a private key; nothing says what it opens".to_owned()),
         What::Assigned => return Err("nothing says where it goes".to_owned()),
     };
+    if !hit.whole {
+        return Err(format!(
+            "where the key begins and ends cannot be told for certain; give it to `locum credential add NAME --provider {}`",
+            provider.id()
+        ));
+    }
     import::cannot_be_used(provider, None).map_or(Ok(()), Err)?;
     validate_secret(value, false).map_err(|problem| problem.to_string())?;
     Ok(provider)

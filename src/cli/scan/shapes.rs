@@ -1,11 +1,13 @@
 //! What keys look like: the catalogue's patterns, what stands beside the names of its variables, and
 //! what is assigned to something that is called a secret.
 
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::LazyLock;
 
 use aho_corasick::AhoCorasick;
 use regex::bytes::{Regex, RegexBuilder};
+use regex_syntax::ast::Ast;
 use regex_syntax::hir::literal::{Extractor, Literal};
 use regex_syntax::hir::{Hir, HirKind};
 
@@ -17,6 +19,19 @@ use crate::reference;
 pub(super) struct Hit {
     pub(super) what: What,
     pub(super) span: Range<usize>,
+    /// Whether it ends, for certain, where the key does. A key that is taken out in part is lost.
+    pub(super) whole: bool,
+}
+
+/// How much a find says of whose a key is. Of two that overlap, the one that says more counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    /// It looks like this provider's keys.
+    Shape,
+    /// It is given to this provider's variable.
+    Variable,
+    /// It is given to something that is called a secret.
+    Called,
 }
 
 /// What a key was known by.
@@ -80,6 +95,7 @@ pub(super) struct Shapes {
 /// What may be found at a text.
 struct Place {
     what: What,
+    rank: Rank,
     /// As it is written; the search takes any case.
     lead: Vec<u8>,
     /// Whether capitals matter.
@@ -93,7 +109,7 @@ struct Place {
 }
 
 /// A key in the place where a variable gets its value: `NAME=`, `"name": "`, `name := '`.
-const VALUE: &str = r#"["']?\]?\s{0,4}(?::=|=>|=|:)\s{0,4}["'`]?(?P<key>[0-9A-Za-z_+/][0-9A-Za-z_+/=.~:!-]{15,511})"#;
+const VALUE: &str = r#"["']?\]?\s{0,4}(?::=|=>|=|:)\s{0,4}(?P<open>["'`])?(?P<key>[0-9A-Za-z_+/][0-9A-Za-z_+/=.~:!-]{15,511})"#;
 
 /// What secrets are called, in part.
 const NAMES: [&str; 12] = [
@@ -163,43 +179,145 @@ impl Shapes {
         }
     }
 
-    /// What is in a text, in the order of the text. What several shapes find is one hit, of the first.
+    /// What is in a text, in the order of the text. What several shapes find is one hit: of the shape
+    /// that says most, and of those the one that takes in most.
     pub(super) fn find(&self, text: &[u8]) -> Vec<Hit> {
-        let mut found: Vec<(usize, Hit)> = Vec::new();
+        let mut found: Vec<(Rank, usize, Hit)> = Vec::new();
         for lead in self.leads.find_overlapping_iter(text) {
-            let at = lead.pattern().as_usize();
-            let hit = self.places.get(at).and_then(|place| place.look(text, lead.range()));
-            found.extend(hit.map(|hit| (at, hit)));
+            let place = self.places.get(lead.pattern().as_usize());
+            let hit = place.and_then(|place| Some((place.rank, place.look(text, lead.range())?)));
+            found.extend(hit.map(|(rank, hit)| (rank, lead.range().len(), hit)));
         }
         for groups in self.others.captures_iter(text) {
             let kinds = self.other_kinds.iter().zip(groups.iter().skip(1));
             let keys = kinds.filter_map(|(what, group)| group.map(|key| (*what, key.range())));
-            found.extend(keys.map(|(what, span)| (usize::MAX, Hit { what, span })));
+            found.extend(keys.map(|(what, span)| (Rank::Shape, 0, Hit::shaped(what, text, span))));
         }
-        found.sort_by_key(|(at, _)| *at);
+        found.retain(|(_, _, hit)| is_key(hit.what, hit.of(text)));
+        // What begins with more of a text is more particular: `sk-admin-` is, beside `sk-`.
+        found.sort_by_key(|(rank, lead, hit)| (*rank, Reverse((hit.span.len(), hit.whole, *lead))));
         let mut hits: Vec<Hit> = Vec::new();
-        for (_, hit) in found {
-            let overlaps =
-                |other: &Hit| other.span.start < hit.span.end && hit.span.start < other.span.end;
-            let key = text.get(hit.span.clone()).unwrap_or_default();
-            if is_key(hit.what, key) && !hits.iter().any(overlaps) {
+        for (_, _, hit) in found {
+            let mut known = hits.iter_mut().filter(|known| known.overlaps(&hit.span)).peekable();
+            if known.peek().is_none() {
+                drop(known);
                 hits.push(hit);
+                continue;
             }
+            // Two readings of where the key ends are one too many.
+            known.for_each(|known| known.whole &= known.covers(&hit.span));
         }
         hits.sort_by_key(|hit| hit.span.start);
         hits
+    }
+
+    /// Brings into `hits` what a file that has a grammar gives to a provider's variable, which is the
+    /// whole key. `plain` says whether all programs read it so.
+    pub(super) fn settle(
+        hits: &mut Vec<Hit>,
+        text: &[u8],
+        provider: &'static Provider,
+        (span, plain): (Range<usize>, bool),
+    ) {
+        let parts: Vec<Hit> = hits.iter().filter(|hit| hit.overlaps(&span)).cloned().collect();
+        let what = parts.iter().find(|part| part.span == span);
+        let what = what.map_or(What::Provider(provider), |same| same.what);
+        let hit = Hit { what, span, whole: plain };
+        // A value that is made when the file is read, like `$(cat key)`, is none that is written in it.
+        if (plain || !parts.is_empty()) && is_key(hit.what, hit.of(text)) {
+            hits.retain(|known| !known.overlaps(&hit.span));
+            hits.push(hit);
+            hits.sort_by_key(|hit| hit.span.start);
+        }
+    }
+}
+
+impl Hit {
+    /// What looks like a key as far as `span`. A word that goes on behind it is in the hit, so that no
+    /// part of a key is taken for the whole.
+    fn shaped(what: What, text: &[u8], mut span: Range<usize>) -> Self {
+        while text.get(span.clone()).is_some_and(|key| key.ends_with(b".")) {
+            span.end -= 1;
+        }
+        let rest = |at: usize| text.get(at..).unwrap_or_default();
+        let whole =
+            !goes_on(rest(span.end)) && !comes_after(text.get(..span.start).unwrap_or_default());
+        while span.len() < REACH && goes_on(rest(span.end)) {
+            span.end += 1;
+        }
+        Self { what, span, whole }
+    }
+
+    /// A value, which began with the quote `open` or with none.
+    fn held(what: What, text: &[u8], mut span: Range<usize>, open: Option<u8>) -> Self {
+        let mut whole = is_end(open, text.get(span.end..).unwrap_or_default());
+        // A sentence may end here, or a key.
+        while open.is_none()
+            && text.get(span.clone()).is_some_and(|key| key.ends_with(b".") || key.ends_with(b":"))
+        {
+            (span.end, whole) = (span.end - 1, false);
+        }
+        Self { what, span, whole }
+    }
+
+    /// Its text.
+    fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+        text.get(self.span.clone()).unwrap_or_default()
+    }
+
+    fn overlaps(&self, span: &Range<usize>) -> bool {
+        self.span.start < span.end && span.start < self.span.end
+    }
+
+    fn covers(&self, span: &Range<usize>) -> bool {
+        self.span.start <= span.start && span.end <= self.span.end
+    }
+}
+
+/// Whether a word goes on here that looked like a key so far.
+fn goes_on(rest: &[u8]) -> bool {
+    match rest {
+        [byte, ..] if in_word(*byte) => true,
+        // Padding, and a text that is put together of parts.
+        [b'=' | b'{', ..] | [b'$', b'{' | b'(', ..] => true,
+        // Dots and the like end a sentence, too.
+        [b'.' | b'+' | b'~' | b'#' | b'$', next, ..] => in_word(*next),
+        [b'%', next, ..] => next.is_ascii_hexdigit(),
+        _ => false,
+    }
+}
+
+/// Whether what looks like a key comes after something that belongs to it.
+fn comes_after(before: &[u8]) -> bool {
+    match before {
+        [.., b'}'] => true,
+        [.., last, b'.' | b'+' | b'~'] => in_word(*last),
+        _ => false,
+    }
+}
+
+/// Whether a value ends here for certain, which began with the quote `open` or with none.
+fn is_end(open: Option<u8>, rest: &[u8]) -> bool {
+    match (open, rest) {
+        (None, []) => true,
+        (None, [b'\\', next, ..]) => b"nrt\"'".contains(next),
+        (None, [next, ..]) => next.is_ascii_whitespace() || b"\"'`,;)]}&|<>".contains(next),
+        (Some(quote), [b'\\', next, ..] | [next, ..]) => *next == quote,
+        (Some(_), []) => false,
     }
 }
 
 impl Place {
     fn at(what: What, lead: &str, pattern: &str) -> Self {
         let (lead, pattern) = (lead.as_bytes().to_vec(), compile(&format!("^{pattern}")));
-        Self { what, lead, exact: true, includes: true, before: in_word, pattern }
+        let rank = Rank::Shape;
+        Self { what, rank, lead, exact: true, includes: true, before: in_word, pattern }
     }
 
     fn after(what: What, name: &str) -> Self {
         let (lead, pattern) = (name.as_bytes().to_vec(), value());
-        Self { what, lead, exact: true, includes: false, before: in_name, pattern }
+        let rank = Rank::Variable;
+        Self { what, rank, lead, exact: true, includes: false, before: in_name, pattern }
     }
 
     fn called(name: &str) -> Self {
@@ -207,6 +325,7 @@ impl Place {
         let lead = name.as_bytes().to_vec();
         Self {
             what: What::Assigned,
+            rank: Rank::Called,
             lead,
             exact: false,
             includes: false,
@@ -223,8 +342,17 @@ impl Place {
         }
         let start = if self.includes { lead.start } else { lead.end };
         let rest = text.get(start..text.len().min(start + REACH))?;
-        let key = self.pattern.captures(rest)?.name("key")?;
-        Some(Hit { what: self.what, span: start + key.start()..start + key.end() })
+        let groups = self.pattern.captures(rest)?;
+        let key = groups.name("key")?;
+        let span = start + key.start()..start + key.end();
+        match (self.what, self.rank) {
+            (What::PrivateKey, _) => Some(Hit { what: self.what, span, whole: false }),
+            (_, Rank::Shape) => Some(Hit::shaped(self.what, text, span)),
+            _ => {
+                let open = groups.name("open").and_then(|quote| quote.as_bytes().first().copied());
+                Some(Hit::held(self.what, text, span, open))
+            }
+        }
     }
 }
 
@@ -239,13 +367,12 @@ fn value() -> Regex {
     PATTERN.clone()
 }
 
-/// The parts of a pattern at its top.
+/// The parts of a pattern at its top, as they are written: in the parsed form their common beginning
+/// is put before them, and then the first that fits would count, and not the longest.
 fn alternatives(pattern: &str) -> Vec<String> {
-    let parsed =
-        regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(pattern);
-    let hir = parsed.expect("the tests compile every shape");
-    match hir.kind() {
-        HirKind::Alternation(parts) => parts.iter().map(ToString::to_string).collect(),
+    let parsed = regex_syntax::ast::parse::Parser::new().parse(pattern);
+    match &parsed.expect("the tests compile every shape") {
+        Ast::Alternation(parts) => parts.asts.iter().map(ToString::to_string).collect(),
         _ => vec![pattern.to_owned()],
     }
 }
@@ -438,6 +565,75 @@ mod tests {
             }
         }
         assert!(shapes > 70, "{shapes}");
+    }
+
+    /// The kind, the text, and whether it is the whole.
+    fn found(text: &str) -> Vec<(&'static str, &str, bool)> {
+        let hits = Shapes::all().find(text.as_bytes());
+        hits.into_iter().map(|hit| (hit.what.id(), &text[hit.span], hit.whole)).collect()
+    }
+
+    #[test]
+    fn no_part_of_a_key_is_taken_for_the_whole() {
+        const MORE: &str = "6hr66cocq";
+        let providers = Catalog::embedded().iter();
+        let patterns = providers.filter_map(|provider| Some((provider, provider.pattern()?)));
+        for (provider, part) in
+            patterns.flat_map(|(p, all)| alternatives(all).into_iter().map(move |one| (p, one)))
+        {
+            for (seed, between) in (1..).zip(["", "-", ".", "_", "=", "+", "=="]) {
+                let key = format!("{}{between}{MORE}", sample(&part, seed));
+                let variable = provider.env().first().map_or("export X", String::as_str);
+                for text in [format!("call({key:?});\n"), format!("{variable}={key}\n")] {
+                    for (kind, text, whole) in found(&text) {
+                        assert!(
+                            !whole || text == key,
+                            "{} as {kind}: {key}: {text}",
+                            provider.id()
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn of_several_readings_the_longest_counts() {
+        let long = sample(r"glpat-[\w-]{235}\.[0-9a-z]{9}", 7);
+        let routed = sample(r"glpat-[\w-]{51}\.01\.[0-9a-z]{9}", 7);
+        let admin = sample(r"sk-admin-[\w-]{58}T3BlbkFJ[\w-]{58}", 7);
+        for (id, key) in [("gitlab", long), ("gitlab", routed), ("openai-admin", admin)] {
+            for text in [format!("call('{key}')"), format!("export GITLAB_TOKEN={key}\n")] {
+                assert_eq!(found(&text), [(id, &*key, true)]);
+            }
+        }
+    }
+
+    #[test]
+    fn where_a_key_ends_is_told_or_doubted() {
+        let groq = sample("gsk_[0-9A-Za-z]{52}", 7);
+        let variable = "kJ8s2LmQ9xZr4TtW7vBn";
+        for (text, whole) in [
+            (format!("use {groq}. Then"), true),
+            (format!("https://{groq}@api.test/"), true),
+            (format!("-H \"Authorization: Bearer {groq}\""), true),
+            (format!("f\"{groq}{{rest}}\""), false),
+            (format!("\"{groq}${{REST}}\""), false),
+            (format!("\"${{START}}{groq}\""), false),
+            (format!("start.{groq}"), false),
+            (format!("{groq}%2Babc"), false),
+            (format!("GROQ_API_KEY={groq}:more"), false),
+            (format!("GROQ_API_KEY=more:{groq}"), false),
+            (format!("MISTRAL_API_KEY={variable}"), true),
+            (format!("MISTRAL_API_KEY={variable}\nA=1"), true),
+            (format!("(MISTRAL_API_KEY='{variable}')"), true),
+            (format!("MISTRAL_API_KEY={variable}$REST"), false),
+            (format!("MISTRAL_API_KEY=\"{variable}$REST\""), false),
+            (format!("set MISTRAL_API_KEY={variable}. Then"), false),
+        ] {
+            let hits = found(&text);
+            assert!(hits.len() == 1 && hits[0].2 == whole, "{text}: {hits:?}");
+        }
     }
 
     #[test]

@@ -76,7 +76,7 @@ fn visit(root: &Path, entry: &DirEntry, ignoring: bool) -> Vec<Done> {
 }
 
 /// `.env`, `.env.local`, `prod.env`: where keys are kept, and what git is told to leave out.
-fn is_env(path: &Path) -> bool {
+pub(super) fn is_env(path: &Path) -> bool {
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     name.starts_with(".env.") || name.rsplit('.').next() == Some("env")
 }

@@ -1,13 +1,12 @@
-//! JSON (RFC 8259), walked once and never built: each value with its place and its bytes.
+//! JSON (RFC 8259), followed as it comes and never built: each value with its place and its bytes.
 //!
 //! Own code rather than a library, because what is wanted is where a string stands, byte by byte, and
 //! nothing else of the document; parsers that give values keep no places, and writing the document
 //! anew would change what the client signed or counted.
 
-use std::ops::Range;
+use std::mem;
 
-use super::{Found, Place};
-use crate::reference;
+use super::{Malformed, Place, See, Seen, Text};
 
 /// How deep a document may be. Deeper ones are refused by most parsers too (`serde_json`: 128, PHP: 512).
 const DEPTH: usize = 512;
@@ -33,207 +32,335 @@ impl Step {
     }
 }
 
-/// What a value is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Value {
-    /// A string; its bytes are those between the quotes.
-    Text,
-    /// A number, a literal, or the first byte of a list or an object.
-    Other,
-}
-
-/// The document breaks the grammar, or is too deep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Malformed;
-
-/// Is shown a value: the way to it, what it is, and which bytes it has.
-pub type Show<'a> = &'a mut dyn FnMut(&[Step], Value, Range<usize>);
-
-/// Shows every value of a document, a container before what is in it.
-///
-/// # Errors
-/// [`Malformed`], after what came before the fault was shown.
-pub fn walk(bytes: &[u8], show: Show<'_>) -> Result<(), Malformed> {
-    let mut walker = Walker { bytes, at: 0, path: Vec::new(), open: Vec::new() };
-    walker.document(show)
-}
-
-struct Walker<'b> {
-    bytes: &'b [u8],
-    at: usize,
-    path: Vec<Step>,
+/// A document, as far as it has come.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    /// The way to the value that is due, or was the last.
+    place: Place,
     /// The containers that are open: whether each is an object.
     open: Vec<bool>,
+    state: State,
+    text: Text,
+    /// The name that is being read, as it is written.
+    name: Vec<u8>,
+    /// How long the names on the way are together, and may be.
+    names: usize,
+    bound: usize,
 }
 
-impl Walker<'_> {
-    fn document(&mut self, show: Show<'_>) -> Result<(), Malformed> {
-        loop {
-            // A value is due. An empty container has none.
-            self.space();
-            if !self.value(show)? {
-                continue;
+#[derive(Clone, Copy, Debug)]
+enum State {
+    /// A value is due.
+    Value,
+    /// A list or an object has begun, which may be empty.
+    Begun {
+        object: bool,
+    },
+    /// A member's name is due, is being read, is over.
+    NameDue,
+    Name(Inside),
+    NameOver,
+    /// A string is being read.
+    Text(Inside),
+    /// What is left of `true`, `false` or `null`.
+    Literal(&'static [u8]),
+    Number(Number),
+    /// A value is over.
+    After,
+}
+
+/// Where in a string.
+#[derive(Clone, Copy, Debug)]
+enum Inside {
+    Plain,
+    /// Behind a backslash.
+    Escape,
+    /// Behind `\u`, with so many digits to come.
+    Unit {
+        left: u8,
+        code: u32,
+    },
+}
+
+/// What of a number was the last (RFC 8259 section 6).
+#[derive(Clone, Copy, Debug)]
+enum Number {
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    E,
+    Sign,
+    Exponent,
+}
+
+impl Number {
+    /// What the next byte makes of it; none when it is not of the number.
+    fn next(self, byte: u8) -> Option<Self> {
+        Some(match (self, byte) {
+            (Self::Minus, b'0') => Self::Zero,
+            (Self::Minus, b'1'..=b'9') | (Self::Integer, b'0'..=b'9') => Self::Integer,
+            (Self::Zero | Self::Integer, b'.') => Self::Point,
+            (Self::Point | Self::Fraction, b'0'..=b'9') => Self::Fraction,
+            (Self::Zero | Self::Integer | Self::Fraction, b'e' | b'E') => Self::E,
+            (Self::E, b'+' | b'-') => Self::Sign,
+            (Self::E | Self::Sign | Self::Exponent, b'0'..=b'9') => Self::Exponent,
+            _ => return None,
+        })
+    }
+
+    fn is_whole(self) -> bool {
+        matches!(self, Self::Zero | Self::Integer | Self::Fraction | Self::Exponent)
+    }
+}
+
+/// A bit of a string.
+struct Bit {
+    /// How many bytes it has.
+    length: usize,
+    /// Where that leads; none at the end of the string.
+    then: Option<Inside>,
+    /// What it says: itself, a character, or nothing yet.
+    says: Says,
+}
+
+enum Says {
+    Itself,
+    Character(u8),
+    Nothing,
+}
+
+/// The first bit of `rest`, which is not empty.
+fn bit(inside: Inside, rest: &[u8]) -> Result<Bit, Malformed> {
+    let one = |then, says| Ok(Bit { length: 1, then, says });
+    let first = rest[0];
+    match inside {
+        Inside::Plain => match plain(rest) {
+            0 if first == b'"' => one(None, Says::Nothing),
+            0 if first == b'\\' => one(Some(Inside::Escape), Says::Nothing),
+            0 => Err(Malformed),
+            length => Ok(Bit { length, then: Some(Inside::Plain), says: Says::Itself }),
+        },
+        Inside::Escape => match first {
+            b'"' | b'\\' | b'/' => one(Some(Inside::Plain), Says::Character(first)),
+            // Control characters, of which it matters that they are none of a reference.
+            b'b' | b'f' | b'n' | b'r' | b't' => one(Some(Inside::Plain), Says::Character(0)),
+            b'u' => one(Some(Inside::Unit { left: 4, code: 0 }), Says::Nothing),
+            _ => Err(Malformed),
+        },
+        Inside::Unit { left, code } => {
+            let digit = char::from(first).to_digit(16).ok_or(Malformed)?;
+            let code = code << 4 | digit;
+            if left > 1 {
+                return one(Some(Inside::Unit { left: left - 1, code }), Says::Nothing);
             }
-            // One is over: what follows it, as often as that closes a container.
-            loop {
-                self.space();
-                let Some(object) = self.open.last().copied() else {
-                    return if self.at == self.bytes.len() { Ok(()) } else { Err(Malformed) };
-                };
-                match self.next()? {
-                    b',' => {
-                        self.space();
-                        self.follow(object)?;
-                        break;
-                    }
-                    b'}' if object => self.close(),
-                    b']' if !object => self.close(),
-                    _ => return Err(Malformed),
-                }
-            }
+            // References are ASCII: whatever else it is ends one.
+            let character = u8::try_from(code).ok().filter(u8::is_ascii).unwrap_or(0xff);
+            one(Some(Inside::Plain), Says::Character(character))
+        }
+    }
+}
+
+/// How many characters stand for themselves. Most do, in rows that are as long as a file.
+fn plain(rest: &[u8]) -> usize {
+    let row = &rest[..memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len())];
+    // Without an end before the end, so that it is one comparison for many characters.
+    let least = row.iter().fold(u8::MAX, |least, b| least.min(*b));
+    if least >= 0x20 {
+        return row.len();
+    }
+    row.iter().position(|b| *b < 0x20).unwrap_or(row.len())
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
+}
+
+impl Scanner {
+    /// For a document whose values are at places like this one, which is the root. The names on the way to
+    /// a value may have `bound` bytes.
+    pub(super) fn new(root: Place, bound: usize) -> Self {
+        let (open, name, text) = (Vec::new(), Vec::new(), Text::default());
+        Self { place: root, open, state: State::Value, text, name, names: 0, bound }
+    }
+
+    /// Reads on, from the byte `from` of the document.
+    pub(super) fn push(
+        &mut self,
+        piece: &[u8],
+        from: usize,
+        see: See<'_>,
+    ) -> Result<(), Malformed> {
+        let mut at = 0;
+        while let Some(rest) = piece.get(at..).filter(|rest| !rest.is_empty()) {
+            let here = from.wrapping_add(at);
+            at += match self.state {
+                State::Text(inside) => self.in_text(inside, rest, here, see)?,
+                State::Name(inside) => self.in_name(inside, rest)?,
+                State::Literal(left) => self.in_literal(left, rest)?,
+                State::Number(number) => self.in_number(number, rest[0])?,
+                _ if is_space(rest[0]) => 1,
+                State::Value => self.value(rest[0], here, see)?,
+                State::Begun { object } => self.begin(object, rest[0]),
+                State::NameDue if rest[0] == b'"' => self.go(State::Name(Inside::Plain)),
+                State::NameOver if rest[0] == b':' => self.go(State::Value),
+                State::NameDue | State::NameOver => return Err(Malformed),
+                State::After => self.after(rest[0])?,
+            };
+        }
+        Ok(())
+    }
+
+    /// The document is over.
+    pub(super) fn finish(&self) -> Result<(), Malformed> {
+        let whole = match self.state {
+            State::After => true,
+            State::Number(number) => number.is_whole(),
+            _ => false,
+        };
+        if whole && self.open.is_empty() { Ok(()) } else { Err(Malformed) }
+    }
+
+    /// Whether there is what starts like a reference in the text that is being read.
+    pub(super) fn refers(&self) -> bool {
+        self.text.refers()
+    }
+
+    /// Goes on with the byte behind this one.
+    fn go(&mut self, state: State) -> usize {
+        self.state = state;
+        1
+    }
+
+    fn path(&mut self) -> &mut Vec<Step> {
+        match &mut self.place {
+            Place::Json(path) | Place::Message(path) => path,
+            Place::Form(_) | Place::Multipart(_) => unreachable!("a document has ways"),
         }
     }
 
-    /// Reads a scalar or opens a container. Whether a value is over with it.
-    fn value(&mut self, show: Show<'_>) -> Result<bool, Malformed> {
-        let start = self.at;
-        match self.next()? {
+    /// Begins a value.
+    fn value(&mut self, first: u8, at: usize, see: See<'_>) -> Result<usize, Malformed> {
+        let state = match first {
             b'"' => {
-                let text = self.string()?;
-                show(&self.path, Value::Text, text);
-                Ok(true)
+                self.text.begin(at.wrapping_add(1), false);
+                State::Text(Inside::Plain)
             }
-            first @ (b'{' | b'[') => {
-                show(&self.path, Value::Other, start..self.at);
-                self.begin(first == b'{')
-            }
-            first => {
-                self.scalar(first)?;
-                show(&self.path, Value::Other, start..self.at);
-                Ok(true)
-            }
-        }
+            b'{' | b'[' if self.open.len() == DEPTH => return Err(Malformed),
+            b'{' | b'[' => State::Begun { object: first == b'{' },
+            b't' => State::Literal(b"rue"),
+            b'f' => State::Literal(b"alse"),
+            b'n' => State::Literal(b"ull"),
+            b'-' => State::Number(Number::Minus),
+            b'0' => State::Number(Number::Zero),
+            b'1'..=b'9' => State::Number(Number::Integer),
+            _ => return Err(Malformed),
+        };
+        see(Seen::Entry(&self.place));
+        Ok(self.go(state))
     }
 
-    /// Goes into a container. Whether it is over already.
-    fn begin(&mut self, object: bool) -> Result<bool, Malformed> {
-        if self.open.len() == DEPTH {
-            return Err(Malformed);
-        }
-        self.space();
-        let end = if object { b'}' } else { b']' };
-        if self.bytes.get(self.at) == Some(&end) {
-            self.at += 1;
-            return Ok(true);
+    /// Goes into a list or an object, if there is anything in it.
+    fn begin(&mut self, object: bool, first: u8) -> usize {
+        if first == if object { b'}' } else { b']' } {
+            return self.go(State::After);
         }
         self.open.push(object);
         if object {
-            let name = self.name()?;
-            self.path.push(Step::Name(name));
+            self.state = State::NameDue;
         } else {
-            self.path.push(Step::At(0));
+            self.path().push(Step::At(0));
+            self.state = State::Value;
         }
-        Ok(false)
+        0
     }
 
-    /// Goes to the next member or element.
-    fn follow(&mut self, object: bool) -> Result<(), Malformed> {
-        let step = match self.path.pop() {
-            Some(Step::At(place)) if !object => Step::At(place + 1),
-            _ => Step::Name(self.name()?),
-        };
-        self.path.push(step);
-        Ok(())
-    }
-
-    fn close(&mut self) {
-        self.open.pop();
-        self.path.pop();
-    }
-
-    fn name(&mut self) -> Result<Vec<u8>, Malformed> {
-        if self.next()? != b'"' {
-            return Err(Malformed);
-        }
-        let text = self.string()?;
-        self.space();
-        if self.next()? != b':' {
-            return Err(Malformed);
-        }
-        Ok(unescape(&self.bytes[text]))
-    }
-
-    fn next(&mut self) -> Result<u8, Malformed> {
-        let byte = *self.bytes.get(self.at).ok_or(Malformed)?;
-        self.at += 1;
-        Ok(byte)
-    }
-
-    fn space(&mut self) {
-        let rest = &self.bytes[self.at..];
-        let blank = |b: &u8| matches!(b, b' ' | b'\t' | b'\n' | b'\r');
-        self.at += rest.iter().take_while(|b| blank(b)).count();
-    }
-
-    /// What is between the quotes, of which the first has been read.
-    fn string(&mut self) -> Result<Range<usize>, Malformed> {
-        let start = self.at;
-        loop {
-            match self.next()? {
-                b'"' => return Ok(start..self.at - 1),
-                b'\\' => match self.next()? {
-                    b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't' => {}
-                    b'u' => {
-                        for _ in 0..4 {
-                            if !self.next()?.is_ascii_hexdigit() {
-                                return Err(Malformed);
-                            }
-                        }
-                    }
-                    _ => return Err(Malformed),
-                },
-                0..0x20 => return Err(Malformed),
-                _ => {}
+    /// What follows a value: another, or the end of what it is in.
+    fn after(&mut self, byte: u8) -> Result<usize, Malformed> {
+        let object = self.open.last().copied().ok_or(Malformed)?;
+        match byte {
+            b',' if object => {
+                self.leave();
+                Ok(self.go(State::NameDue))
             }
+            b',' => {
+                if let Some(Step::At(place)) = self.path().last_mut() {
+                    *place += 1;
+                }
+                Ok(self.go(State::Value))
+            }
+            b'}' | b']' if object == (byte == b'}') => {
+                self.open.pop();
+                self.leave();
+                Ok(self.go(State::After))
+            }
+            _ => Err(Malformed),
         }
     }
 
-    fn scalar(&mut self, first: u8) -> Result<(), Malformed> {
-        let rest = &self.bytes[self.at - 1..];
-        for literal in [&b"true"[..], b"false", b"null"] {
-            if rest.starts_with(literal) {
-                self.at += literal.len() - 1;
-                return Ok(());
-            }
+    /// Takes the last step back.
+    fn leave(&mut self) {
+        if let Some(Step::Name(name)) = self.path().pop() {
+            self.names -= name.len();
         }
-        if first != b'-' {
-            self.at -= 1;
+    }
+
+    fn in_text(
+        &mut self,
+        inside: Inside,
+        rest: &[u8],
+        at: usize,
+        see: See<'_>,
+    ) -> Result<usize, Malformed> {
+        let Bit { length, then, says } = bit(inside, rest)?;
+        match says {
+            Says::Itself => self.text.push(&rest[..length], &self.place, see),
+            Says::Character(character) => self.text.push(&[character], &self.place, see),
+            Says::Nothing => {}
         }
-        // int, frac, exp (RFC 8259 section 6).
-        let int = self.digits();
-        if int == 0 || (int > 1 && self.bytes[self.at - int] == b'0') {
-            return Err(Malformed);
+        if then.is_none() {
+            self.text.end(at, &self.place, see);
         }
-        if self.bytes.get(self.at) == Some(&b'.') {
-            self.at += 1;
-            if self.digits() == 0 {
+        self.state = then.map_or(State::After, State::Text);
+        Ok(length)
+    }
+
+    fn in_name(&mut self, inside: Inside, rest: &[u8]) -> Result<usize, Malformed> {
+        let Bit { length, then, .. } = bit(inside, rest)?;
+        if let Some(then) = then {
+            if length > self.bound - self.names - self.name.len() {
                 return Err(Malformed);
             }
+            self.name.extend_from_slice(&rest[..length]);
+            self.state = State::Name(then);
+            return Ok(length);
         }
-        if matches!(self.bytes.get(self.at), Some(b'e' | b'E')) {
-            self.at += 1;
-            self.at += usize::from(matches!(self.bytes.get(self.at), Some(b'+' | b'-')));
-            if self.digits() == 0 {
-                return Err(Malformed);
-            }
-        }
-        Ok(())
+        let name = unescape(&mem::take(&mut self.name));
+        self.names += name.len();
+        self.path().push(Step::Name(name));
+        Ok(self.go(State::NameOver))
     }
 
-    fn digits(&mut self) -> usize {
-        let count = self.bytes[self.at..].iter().take_while(|b| b.is_ascii_digit()).count();
-        self.at += count;
-        count
+    fn in_literal(&mut self, left: &'static [u8], rest: &[u8]) -> Result<usize, Malformed> {
+        let length = left.len().min(rest.len());
+        if rest[..length] != left[..length] {
+            return Err(Malformed);
+        }
+        let left = &left[length..];
+        self.state = if left.is_empty() { State::After } else { State::Literal(left) };
+        Ok(length)
+    }
+
+    fn in_number(&mut self, number: Number, byte: u8) -> Result<usize, Malformed> {
+        if let Some(next) = number.next(byte) {
+            return Ok(self.go(State::Number(next)));
+        }
+        if !number.is_whole() {
+            return Err(Malformed);
+        }
+        self.state = State::After;
+        Ok(0)
     }
 }
 
@@ -287,62 +414,11 @@ fn unit(digits: &[u8]) -> Option<u32> {
     u32::from_str_radix(digits, 16).ok()
 }
 
-/// The strings with references in them. Names are not values, and stay what they are.
-pub(super) fn find(bytes: &[u8]) -> Result<Vec<Found>, &'static str> {
-    let mut found: Vec<Found> = Vec::new();
-    let walked = walk(bytes, &mut |path, value, at| {
-        if value != Value::Text {
-            return;
-        }
-        let raw = &bytes[at.clone()];
-        // Without an escape the raw text says it all.
-        let text = if raw.contains(&b'\\') { unescape(raw) } else { raw.to_vec() };
-        if reference::occurs(&text) {
-            found.push(Found { place: Place::Json(path.to_vec()), text, at, ambiguous: false });
-        }
-    });
-    if walked.is_err() && (!found.is_empty() || reference::occurs(bytes)) {
-        return Err(
-            "The body is said to be JSON, and is not: it holds a reference that may stand anywhere",
-        );
-    }
-    mark_repeated(bytes, &mut found)?;
-    Ok(found)
-}
-
-/// Of two members of one name some readers take the first and some the last, so a place is certain
-/// only if each step on the way to it is there once.
-fn mark_repeated(bytes: &[u8], found: &mut [Found]) -> Result<(), &'static str> {
-    if found.is_empty() {
-        return Ok(());
-    }
-    // For each text, how often each step of its way occurs.
-    let mut counts: Vec<Vec<usize>> = found.iter().map(|f| vec![0; depth(f)]).collect();
-    let walked = walk(bytes, &mut |path, _, _| {
-        for (found, counts) in found.iter().zip(&mut counts) {
-            let Place::Json(own) = &found.place else { continue };
-            if !path.is_empty() && own.starts_with(path) {
-                counts[path.len() - 1] += 1;
-            }
-        }
-    });
-    walked.map_err(|Malformed| "The body is not JSON")?;
-    for (found, counts) in found.iter_mut().zip(counts) {
-        found.ambiguous = counts.iter().any(|count| *count > 1);
-    }
-    Ok(())
-}
-
-fn depth(found: &Found) -> usize {
-    match &found.place {
-        Place::Json(path) => path.len(),
-        _ => 0,
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::{BodyKind, BodyText, find};
     use super::*;
+    use bytes::Bytes;
     use proptest::prelude::*;
 
     fn pointer(path: &[Step]) -> String {
@@ -354,11 +430,24 @@ mod tests {
     }
 
     fn found(text: &str) -> Vec<(String, String, bool)> {
-        let one = |f: Found| match &f.place {
-            Place::Json(path) => (pointer(path), text[f.at].to_owned(), f.ambiguous),
+        let body = BodyText::read(Bytes::copy_from_slice(text.as_bytes()), BodyKind::Json);
+        assert_eq!(body.fault(), None, "{text}");
+        let one = |f: &super::super::Found| match &f.place {
+            Place::Json(path) => (pointer(path), text[f.at.clone()].to_owned(), f.ambiguous),
             other => panic!("{other:?}"),
         };
-        find(text.as_bytes()).unwrap().into_iter().map(one).collect()
+        body.found().iter().map(one).collect()
+    }
+
+    /// Every string, with the way to it.
+    fn strings(text: &[u8]) -> Result<Vec<(Vec<Step>, Vec<u8>)>, Malformed> {
+        let mut all = Vec::new();
+        find(text, &BodyKind::Json, &mut |seen| {
+            if let Seen::Text { place: Place::Json(path), at, .. } = seen {
+                all.push((path.clone(), unescape(&text[at])));
+            }
+        })?;
+        Ok(all)
     }
 
     #[test]
@@ -415,28 +504,40 @@ mod tests {
             r#"["locum_x",tru]"#,
             "\u{feff}[\"locum_x\"]",
             r#"["locum_x"] // no"#,
+            r#"["locum_x"#,
             "",
         ] {
-            let refused = find(broken.as_bytes()).is_err();
-            assert_eq!(refused, !broken.is_empty(), "{broken}");
-            assert_eq!(find(broken.replace("locum_x", "other").as_bytes()), Ok(vec![]), "{broken}");
+            let read = |text: &str| {
+                BodyText::read(Bytes::copy_from_slice(text.as_bytes()), BodyKind::Json)
+            };
+            assert_eq!(read(broken).fault().is_some(), !broken.is_empty(), "{broken}");
+            let other = read(&broken.replace("locum_x", "other"));
+            assert_eq!((other.fault(), other.found()), (None, &[][..]), "{broken}");
         }
+        let escaped = Bytes::from_static(br#"["\u006cocum_x"#);
+        assert!(BodyText::read(escaped, BodyKind::Json).fault().is_some());
         let deep = format!("{}\"locum_x\"{}", "[".repeat(DEPTH + 1), "]".repeat(DEPTH + 1));
-        assert!(find(deep.as_bytes()).is_err());
-        assert_eq!(find(&deep.as_bytes()[1..deep.len() - 1]).unwrap().len(), 1);
+        assert!(strings(deep.as_bytes()).is_err());
+        assert_eq!(strings(&deep.as_bytes()[1..deep.len() - 1]).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn names_on_the_way_have_a_bound() {
+        let read = |text: &str, bound| {
+            let mut scanner = Scanner::new(Place::Json(Vec::new()), bound);
+            scanner.push(text.as_bytes(), 0, &mut |_| {}).and_then(|()| scanner.finish())
+        };
+        let text = r#"{"abcd":{"efgh":1,"ijkl":{}},"mnopqrst":[{"":""}]}"#;
+        assert_eq!(read(text, 8), Ok(()));
+        assert_eq!(read(text, 7), Err(Malformed));
     }
 
     proptest! {
-        /// What is JSON to others is JSON here, and the strings are the same ones.
+        /// What is JSON to others is JSON here.
         #[test]
-        fn the_walk_agrees_with_a_parser(text in "[\\[\\]{}\",:0-9eE.+ \\\\u/a-f-]{0,24}|\\PC{0,12}") {
+        fn the_grammar_is_that_of_a_parser(text in "[\\[\\]{}\",:0-9eE.+ \\\\u/a-f-]{0,24}|\\PC{0,12}") {
             let parsed: Result<serde_json::Value, _> = serde_json::from_str(&text);
-            let mut strings = Vec::new();
-            let walked = walk(text.as_bytes(), &mut |_, value, at| {
-                if value == Value::Text {
-                    strings.push(unescape(&text.as_bytes()[at]));
-                }
-            });
+            let walked = strings(text.as_bytes()).map(drop);
             // What a number is worth and halves of pairs are the parser's own affair.
             match &parsed {
                 Ok(_) => prop_assert_eq!(walked, Ok(())),
@@ -454,14 +555,8 @@ mod tests {
                 value = serde_json::json!({ key.clone(): value });
             }
             let written = value.to_string();
-            let mut seen = None;
-            walk(written.as_bytes(), &mut |path, value, at| {
-                if value == Value::Text {
-                    seen = Some((path.to_vec(), unescape(&written.as_bytes()[at])));
-                }
-            }).unwrap();
             let path: Vec<Step> = keys.iter().rev().map(|k| Step::Name(k.clone().into_bytes())).collect();
-            prop_assert_eq!(seen, Some((path, text.into_bytes())));
+            prop_assert_eq!(strings(written.as_bytes()), Ok(vec![(path, text.into_bytes())]));
         }
     }
 }

@@ -1,14 +1,8 @@
 //! `multipart/form-data` (RFC 7578): parts between boundaries, each with a name.
 
-use std::ops::Range;
-
 use memchr::memmem;
 
-use super::{Found, Place};
-use crate::reference;
-
-/// What may not be read otherwise while there is a reference in it.
-const MALFORMED: &str = "The body is said to be multipart/form-data, and is not: it holds a reference that may stand anywhere";
+use super::{Malformed, Place, See, Seen, Text};
 
 /// The boundary among the parameters of a type (RFC 2046 section 5.1.1).
 pub(super) fn boundary(parameters: &str) -> Option<String> {
@@ -58,76 +52,200 @@ fn value(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
     None
 }
 
-/// The parts with references in them.
-pub(super) fn find(bytes: &[u8], boundary: &[u8]) -> Result<Vec<Found>, &'static str> {
-    let parts = parts(bytes, boundary).ok_or(MALFORMED)?;
-    let mut found = Vec::new();
-    for part in &parts {
-        let text = &bytes[part.content.clone()];
-        if reference::occurs(&bytes[part.head.clone()]) {
-            // In a head it is text, but it has to be counted.
-            let place = Place::Multipart(Vec::new());
-            found.push(Found { place, text: Vec::new(), at: part.head.clone(), ambiguous: false });
-        }
-        if reference::occurs(text) {
-            let named = part.name.as_ref().filter(|_| !part.file);
-            let same = |other: &&Part| other.name == part.name;
-            found.push(Found {
-                place: Place::Multipart(named.cloned().unwrap_or_default()),
-                // A file is not read any further.
-                text: if part.file { Vec::new() } else { text.to_vec() },
-                at: part.content.clone(),
-                ambiguous: parts.iter().filter(same).count() > 1,
-            });
-        }
-    }
-    Ok(found)
+/// Parts, as far as they have come.
+#[derive(Debug)]
+pub(super) struct Scanner {
+    /// A line end, two dashes and the boundary.
+    delimiter: Box<[u8]>,
+    /// How much of it has come. It begins with a CR and has no other, so that what breaks off is no
+    /// beginning of another.
+    matched: usize,
+    stage: Stage,
+    /// The head that is being read, where it began, and how long it may be.
+    head: Vec<u8>,
+    head_at: usize,
+    bound: usize,
+    /// Where the content is that is being read; nowhere if it is no field.
+    place: Place,
+    text: Text,
+    /// The last of what follows the parts.
+    epilogue: Vec<u8>,
 }
 
-struct Part {
-    head: Range<usize>,
-    content: Range<usize>,
-    name: Option<Vec<u8>>,
-    /// Whether it says that it is a file, or that it is coded: then it is no field.
-    file: bool,
+#[derive(Clone, Copy, Debug)]
+enum Stage {
+    /// Before the first boundary.
+    Preamble,
+    /// Right behind a boundary; and behind a dash, behind blanks, behind a CR there.
+    Behind,
+    Dash,
+    Blank,
+    Return,
+    Head,
+    Content,
+    Epilogue,
 }
 
-/// All parts, if the body is written as RFC 2046 has it and no line looks like a boundary without
-/// being one.
-fn parts(bytes: &[u8], boundary: &[u8]) -> Option<Vec<Part>> {
-    let delimiter = [b"\r\n--", boundary].concat();
-    // The first boundary may stand at the very start, without the line end that belongs to it.
-    let mut at = if bytes.starts_with(&delimiter[2..]) {
-        delimiter.len() - 2
-    } else {
-        memmem::find(bytes, &delimiter)? + delimiter.len()
-    };
-    let mut parts = Vec::new();
-    loop {
-        let rest = &bytes[at..];
-        if let Some(end) = rest.strip_prefix(b"--") {
-            // What follows the last boundary is nobody's, and must not be a part to anyone.
-            return (memmem::find(end, boundary).is_none()).then_some(parts);
+impl Scanner {
+    pub(super) fn new(boundary: &[u8], bound: usize) -> Self {
+        Self {
+            delimiter: [b"\r\n--", boundary].concat().into(),
+            // The first boundary may stand at the very start, without the line end that belongs to it.
+            matched: 2,
+            stage: Stage::Preamble,
+            head: Vec::new(),
+            head_at: 0,
+            bound,
+            place: Place::Multipart(Vec::new()),
+            text: Text::default(),
+            epilogue: Vec::new(),
         }
-        let blank = rest.iter().take_while(|b| matches!(b, b' ' | b'\t')).count();
-        if !rest[blank..].starts_with(b"\r\n") {
-            return None;
-        }
-        let head = at + blank + 2;
-        let content = head_end(&bytes[head..])? + head;
-        let length = memmem::find(&bytes[content..], &delimiter)?;
-        let (name, file) = name(&bytes[head..content])?;
-        parts.push(Part { head: head..content, content: content..content + length, name, file });
-        at = content + length + delimiter.len();
     }
-}
 
-/// Where the content begins: after the first empty line.
-fn head_end(text: &[u8]) -> Option<usize> {
-    if text.starts_with(b"\r\n") {
-        return Some(2);
+    /// Reads on, from the byte `from` of the body. The body has to be written as RFC 2046 has it, and no
+    /// line may look like a boundary without being one.
+    pub(super) fn push(
+        &mut self,
+        piece: &[u8],
+        from: usize,
+        see: See<'_>,
+    ) -> Result<(), Malformed> {
+        let mut at = 0;
+        while let Some(rest) = piece.get(at..).filter(|rest| !rest.is_empty()) {
+            let here = from.wrapping_add(at);
+            at += match self.stage {
+                Stage::Preamble | Stage::Content => self.seek(rest, here, see),
+                Stage::Head => self.in_head(rest[0], here, see)?,
+                Stage::Epilogue => return self.in_epilogue(rest),
+                Stage::Behind | Stage::Dash | Stage::Blank | Stage::Return => {
+                    self.behind(rest[0], here)?
+                }
+            };
+        }
+        Ok(())
     }
-    memmem::find(text, b"\r\n\r\n").map(|at| at + 4)
+
+    /// The body is over.
+    pub(super) fn finish(&self) -> Result<(), Malformed> {
+        if matches!(self.stage, Stage::Epilogue) { Ok(()) } else { Err(Malformed) }
+    }
+
+    /// Goes on to the next boundary.
+    fn seek(&mut self, rest: &[u8], from: usize, see: See<'_>) -> usize {
+        let (mut at, mut told) = (0, 0);
+        while at < rest.len() {
+            if self.matched == 0 {
+                at = memchr::memchr(b'\r', &rest[at..]).map_or(rest.len(), |more| at + more);
+                self.say(&rest[told..at], see);
+                self.matched = usize::from(at < rest.len());
+                at = (at + 1).min(rest.len());
+            } else if self.delimiter[self.matched] == rest[at] {
+                self.matched += 1;
+                at += 1;
+            } else {
+                self.not_a_boundary(see);
+            }
+            told = at;
+            if self.matched == self.delimiter.len() {
+                self.boundary(from.wrapping_add(at), see);
+                return at;
+            }
+        }
+        at
+    }
+
+    /// What looked like a boundary is content.
+    fn not_a_boundary(&mut self, see: See<'_>) {
+        let matched = std::mem::take(&mut self.matched);
+        if matches!(self.stage, Stage::Content) {
+            self.text.push(&self.delimiter[..matched], &self.place, see);
+        }
+    }
+
+    fn say(&mut self, text: &[u8], see: See<'_>) {
+        if matches!(self.stage, Stage::Content) {
+            self.text.push(text, &self.place, see);
+        }
+    }
+
+    /// A boundary has come, up to `end`.
+    fn boundary(&mut self, end: usize, see: See<'_>) {
+        if matches!(self.stage, Stage::Content) {
+            let end = end.wrapping_sub(self.delimiter.len());
+            self.text.end(end, &self.place, see);
+        }
+        self.matched = 0;
+        self.stage = Stage::Behind;
+    }
+
+    /// What may follow a boundary: two dashes at the end, or blanks and the end of the line.
+    fn behind(&mut self, byte: u8, at: usize) -> Result<usize, Malformed> {
+        self.stage = match (self.stage, byte) {
+            (Stage::Behind, b'-') => Stage::Dash,
+            (Stage::Dash, b'-') => Stage::Epilogue,
+            (Stage::Behind | Stage::Blank, b' ' | b'\t') => Stage::Blank,
+            (Stage::Behind | Stage::Blank, b'\r') => Stage::Return,
+            (Stage::Return, b'\n') => {
+                self.head_at = at.wrapping_add(1);
+                Stage::Head
+            }
+            _ => return Err(Malformed),
+        };
+        Ok(1)
+    }
+
+    /// A head ends with its first empty line.
+    fn in_head(&mut self, byte: u8, at: usize, see: See<'_>) -> Result<usize, Malformed> {
+        if self.head.len() == self.bound {
+            return Err(Malformed);
+        }
+        self.head.push(byte);
+        if self.head == b"\r\n" || self.head.ends_with(b"\r\n\r\n") {
+            let head = std::mem::take(&mut self.head);
+            self.head_over(&head, at.wrapping_add(1), see)?;
+        }
+        Ok(1)
+    }
+
+    fn head_over(&mut self, head: &[u8], end: usize, see: See<'_>) -> Result<(), Malformed> {
+        // Who wants no empty line takes it for a boundary.
+        let line = &self.delimiter[2..];
+        if head.starts_with(line) || memmem::find(head, &self.delimiter).is_some() {
+            return Err(Malformed);
+        }
+        let (name, file) = name(head).ok_or(Malformed)?;
+        self.place = Place::Multipart(Vec::new());
+        // In a head a reference is text, but it has to be counted.
+        self.text.begin(self.head_at, true);
+        self.text.push(head, &self.place, see);
+        self.text.end(end, &self.place, see);
+        if let Some(name) = name {
+            let place = Place::Multipart(name);
+            see(Seen::Entry(&place));
+            if !file {
+                self.place = place;
+            }
+        }
+        // A file is not read any further.
+        self.text.begin(end, file);
+        self.stage = Stage::Content;
+        Ok(())
+    }
+
+    /// What follows the last boundary is nobody's, and must not be a part to anyone.
+    fn in_epilogue(&mut self, rest: &[u8]) -> Result<(), Malformed> {
+        let boundary = &self.delimiter[4..];
+        // A part of a boundary and the next piece, in pieces that are short enough to be copied.
+        for piece in rest.chunks(4096) {
+            self.epilogue.extend_from_slice(piece);
+            if memmem::find(&self.epilogue, boundary).is_some() {
+                return Err(Malformed);
+            }
+            let over = (self.epilogue.len() + 1).saturating_sub(boundary.len());
+            self.epilogue.drain(..over);
+        }
+        Ok(())
+    }
 }
 
 /// The part's name, and whether it is something else than a field. None for a head that says it twice.
@@ -157,17 +275,23 @@ fn name(head: &[u8]) -> Option<(Option<Vec<u8>>, bool)> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::{BodyKind, BodyText, Found};
     use super::*;
+    use bytes::Bytes;
 
     const BODY: &str = "--b\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--b\r\n\
         content-disposition: form-data; name=token\r\n\r\nlocum_x\r\n--b--\r\n";
 
     fn found(body: &str) -> Result<Vec<(String, &str, bool)>, &'static str> {
-        let one = |f: Found| match f.place {
-            Place::Multipart(name) => (String::from_utf8(name).unwrap(), &body[f.at], f.ambiguous),
+        let one = |f: &Found| match &f.place {
+            Place::Multipart(name) => {
+                (String::from_utf8(name.clone()).unwrap(), &body[f.at.clone()], f.ambiguous)
+            }
             other => panic!("{other:?}"),
         };
-        find(body.as_bytes(), b"b").map(|all| all.into_iter().map(one).collect())
+        let kind = BodyKind::Multipart { boundary: b"b"[..].into() };
+        let read = BodyText::read(Bytes::copy_from_slice(body.as_bytes()), kind);
+        read.fault().map_or_else(|| Ok(read.found().iter().map(one).collect()), Err)
     }
 
     #[test]
@@ -183,6 +307,11 @@ mod tests {
         assert_eq!(found(&coded).unwrap()[0].0, "");
         let preamble = format!("hello\r\n{BODY}epilogue");
         assert_eq!(found(&preamble).unwrap().len(), 1);
+        let like_one = BODY.replace("\r\n1\r\n", "\r\n1\r\r\n\r\n-\r\n--\r\n--\r\n");
+        assert_eq!(
+            found(&like_one),
+            found(BODY).map(|all| vec![(all[0].0.clone(), "locum_x", false)])
+        );
     }
 
     #[test]
@@ -190,6 +319,9 @@ mod tests {
         for (from, to) in [
             ("--b--", "--b"),
             ("--b--\r\n", "--b--\r\n--b\r\n\r\nx\r\n--b--"),
+            ("--b--\r\n", "--b--\r\nab"),
+            ("content-disposition", "X: y\r\n--b\r\ncontent-disposition"),
+            ("content-disposition", "--b\r\ncontent-disposition"),
             ("--b\r\nC", "--bX\r\nC"),
             ("name=token", "name=token; name=other"),
             ("form-data; name=token", "attachment; name=token"),

@@ -1,0 +1,193 @@
+//! What of a body comes behind its beginning: read as it is sent, and cut where it holds what would have
+//! had a say in the decision, which was made on the beginning.
+//!
+//! Nothing is replaced here. What passes is what would have passed, byte by byte, if all of the body had
+//! been there to be decided on.
+
+use std::fmt;
+use std::sync::Arc;
+
+use super::References;
+use crate::credential::{Credential, CredentialIndex, Slot};
+use crate::host::Origin;
+use crate::outcome::{Code, Refusal};
+use crate::policy::Permit;
+use crate::reference::Name;
+use crate::request::{Behind, BodyKind, InboundRequest, Place, Scanner, Seen};
+
+/// The rest of a body whose beginning was decided on.
+pub struct Remainder {
+    scanner: Scanner,
+    kind: BodyKind,
+    judge: Judge,
+}
+
+impl fmt::Debug for Remainder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Remainder").field("kind", &self.kind).finish_non_exhaustive()
+    }
+}
+
+impl Remainder {
+    /// For the request that `permit` is for, of whose body the beginning was read.
+    ///
+    /// # Errors
+    /// `body-too-large` when nothing enters the beginning, or all of the body has a say; and what
+    /// [`Self::push`] says of a text that is not over at its end.
+    pub fn new(
+        behind: Option<Behind>,
+        (request, references): (&InboundRequest, &References),
+        permit: &Permit,
+        index: &Arc<CredentialIndex>,
+    ) -> Result<Self, Refusal> {
+        let (Some(body), Some(behind)) = (request.body(), behind) else { return Err(too_late()) };
+        let slot =
+            |grant: &crate::policy::Grant| grant.credential().slots.get(grant.slot()).cloned();
+        let enters = permit.grants().iter().filter_map(slot).any(|slot| body.kind().has(&slot));
+        if !enters {
+            return Err(too_late());
+        }
+        if permit.reads_body() || references.wants_all(request) {
+            return Err(Refusal::with_detail(
+                Code::BodyTooLarge,
+                "The request is signed over all of its body, which is longer than what is held in memory",
+            ));
+        }
+        let is_slot = |place: &Place| {
+            let located = references.located().iter().flat_map(|l| &l.credential().slots);
+            located.into_iter().any(|slot| place.is(slot))
+        };
+        let filled = body.found().iter().map(|found| &found.place).filter(|place| is_slot(place));
+        let mut judge = Judge {
+            index: Arc::clone(index),
+            origin: request.origin().clone(),
+            filled: filled.cloned().collect(),
+            refuse_misplaced: permit.refuses_misplaced(),
+            counted: false,
+            misplaced: 0,
+            honeytoken: None,
+            verdict: Ok(()),
+        };
+        for (place, name) in &behind.open {
+            judge.reference(place, name.as_deref());
+        }
+        let kind = body.kind().clone();
+        judge.verdict.clone()?;
+        Ok(Self { scanner: behind.scanner, kind, judge })
+    }
+
+    /// Reads on: what may be sent after it, if it may.
+    ///
+    /// # Errors
+    /// `body-too-large` for a reference in a slot, `body-unreadable` for a field that was filled and is
+    /// there again and for what cannot be read, `misplaced-reference` where the rule says so. Nothing of
+    /// the body may be sent any more.
+    pub fn push(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        let Self { scanner, judge, .. } = self;
+        let read = scanner.push(piece, &mut |seen| judge.see(&seen));
+        self.verdict(read.is_ok())
+    }
+
+    /// The body is over. Asked before the last of it is sent.
+    ///
+    /// # Errors
+    /// As [`Self::push`].
+    pub fn finish(&mut self) -> Result<(), Refusal> {
+        let Self { scanner, judge, .. } = self;
+        let read = scanner.finish(&mut |seen| judge.see(&seen));
+        self.verdict(read.is_ok())
+    }
+
+    /// How many references stood outside the slots so far.
+    #[must_use]
+    pub fn misplaced(&self) -> usize {
+        self.judge.misplaced
+    }
+
+    /// The honeytoken that was named, if one was.
+    #[must_use]
+    pub fn honeytoken(&self) -> Option<&Name> {
+        self.judge.honeytoken.as_ref()
+    }
+
+    fn verdict(&self, read: bool) -> Result<(), Refusal> {
+        self.judge.verdict.clone()?;
+        if read {
+            return Ok(());
+        }
+        let why = self.kind.malformed().unwrap_or("The name of a field is too long to be read");
+        Err(Refusal::with_detail(Code::BodyUnreadable, why))
+    }
+}
+
+/// A body that is not searched to its end before it is sent.
+fn too_late() -> Refusal {
+    Refusal::with_detail(
+        Code::BodyTooLarge,
+        "The body is longer than what is searched before it is sent, and no credential enters that beginning: put the field before the file",
+    )
+}
+
+struct Judge {
+    index: Arc<CredentialIndex>,
+    origin: Origin,
+    /// The places that were filled.
+    filled: Vec<Place>,
+    refuse_misplaced: bool,
+    /// Whether the text that is being read was counted.
+    counted: bool,
+    misplaced: usize,
+    honeytoken: Option<Name>,
+    verdict: Result<(), Refusal>,
+}
+
+impl Judge {
+    fn see(&mut self, seen: &Seen<'_>) {
+        match seen {
+            // What comes behind a reason is not sent, and nobody counts it.
+            _ if self.verdict.is_err() => {}
+            Seen::Entry(place) if self.filled.iter().any(|filled| place.leads_to(filled)) => {
+                let detail = "The field that holds the reference is there twice";
+                self.refuse(Refusal::with_detail(Code::BodyUnreadable, detail));
+            }
+            Seen::Entry(_) => {}
+            Seen::Reference(place, name) => self.reference(place, *name),
+            Seen::Text { .. } => self.counted = false,
+        }
+    }
+
+    fn reference(&mut self, place: &Place, name: Option<&str>) {
+        let honeytoken = name.and_then(|name| self.index.get(name));
+        if let Some(bait) = honeytoken.filter(|credential| credential.properties.honeytoken) {
+            self.honeytoken = Some(bait.name.clone());
+        }
+        if self.is_slot(place, name) {
+            let detail = "A reference stands in a field behind what is searched before the body is sent: put it before the file";
+            return self.refuse(Refusal::with_detail(Code::BodyTooLarge, detail));
+        }
+        if !std::mem::replace(&mut self.counted, true) {
+            self.misplaced += 1;
+        }
+        if self.refuse_misplaced {
+            self.refuse(Refusal::new(Code::Misplaced));
+        }
+    }
+
+    /// Whether the reference would have had a say: in a field of any credential that is bound here, or of
+    /// its own, or within one.
+    fn is_slot(&self, place: &Place, name: Option<&str>) -> bool {
+        let here = |slot: &Slot| place.is(slot);
+        let of = |credential: &Credential| {
+            credential.slots.iter().any(|slot| here(slot) || place.is_inside(slot))
+        };
+        name.and_then(|name| self.index.referred(name)).is_some_and(|named| of(named))
+            || self.index.bound_to(&self.origin).any(|bound| bound.slots.iter().any(here))
+    }
+
+    /// The first reason stands.
+    fn refuse(&mut self, refusal: Refusal) {
+        if self.verdict.is_ok() {
+            self.verdict = Err(refusal);
+        }
+    }
+}
