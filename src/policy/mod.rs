@@ -627,7 +627,11 @@ impl Policy {
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
     /// ones that grant its credentials, and the organisation's.
     fn approval(&self, verdict: &Verdict) -> Option<Approval> {
-        self.standing_on(verdict).find_map(|rule| rule.approval)
+        let mut wanted = self.standing_on(verdict).filter_map(|rule| rule.approval);
+        let first = wanted.next()?;
+        // The first says how, and whoever wants the most people says how many.
+        let approvers = wanted.fold(first.approvers, |most, other| most.max(other.approvers));
+        Some(Approval { approvers, ..first })
     }
 
     /// Whether one of them wants what is not as usual to be refused.
