@@ -294,6 +294,7 @@ mod tests {
                 uris: [].into(),
                 emails: [].into(),
                 not_after: 0,
+                standing: None,
             };
             let record = Access {
                 request_id: RequestId(numbers.2),

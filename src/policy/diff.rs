@@ -564,8 +564,13 @@ fn add_conditions(text: &mut String, conditions: &Conditions) {
 }
 
 fn add_approval(text: &mut String, approval: Approval) {
-    let Approval { wait, valid } = approval;
-    *text += ", once a person approves";
+    let Approval { wait, valid, approvers } = approval;
+    match approvers {
+        1 => *text += ", once a person approves",
+        several => {
+            let _ = write!(text, ", once {several} people approve");
+        }
+    }
     let _ = match wait {
         Some(wait) => write!(text, " within {}", show_duration(wait)),
         None => write!(text, ", refused until then"),
@@ -614,7 +619,7 @@ mod tests {
         "mode: shadow",
     ];
 
-    const INSIDE: [&str; 24] = [
+    const INSIDE: [&str; 25] = [
         "methods: [GET]",
         "paths: [/v1]",
         "websocket: refuse",
@@ -635,13 +640,15 @@ mod tests {
         "on_withdrawal: cut",
         "approval: required",
         "approval: {answer: refuse}",
+        "approval: {approvers: 2}",
         "approval: {valid: 1m, wait: 1s}",
         "methods: []",
         "paths: []",
         "deny: true",
     ];
 
-    const OTHERWISE: [(&str, &str); 13] = [
+    const OTHERWISE: [(&str, &str); 14] = [
+        ("approval: {approvers: 2}", "approval: {approvers: 3}"),
         ("approval: {valid: 10m}", "approval: {valid: 7d}"),
         ("approval: {wait: 1s}", "approval: {wait: 1h}"),
         ("query: {a: [x, y]}", "query: {a: 'x, y'}"),

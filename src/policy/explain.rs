@@ -5,12 +5,14 @@
 
 use std::iter::once;
 
+use super::Policy;
 use super::cases::{Answer, Inquiry, Wish};
 use super::conditions::Wanted;
+use super::decide::Question;
 use super::diff::either;
 use super::rule::{Asked, Check, Rule};
 use super::text::TextPattern;
-use super::{Kind, Policy, Question};
+use super::verdict::Kind;
 use crate::credential::{Credential, CredentialIndex};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
