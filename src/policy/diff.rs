@@ -196,6 +196,7 @@ type Key = (Layer, Vec<String>, Vec<Option<String>>, Vec<Option<String>>, usize)
 
 /// Everything of a rule but whom, with what and where, in an order that says nothing. Two rules that
 /// are the same here allow the same.
+#[allow(clippy::struct_excessive_bools)] // They are the rule's.
 #[derive(Clone, Debug, PartialEq)]
 struct Terms {
     deny: bool,

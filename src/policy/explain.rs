@@ -19,6 +19,7 @@ use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
 
 /// One rule, held against one request.
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 #[derive(Clone, Debug)]
 pub struct Verdict<'p> {
     /// Its name.

@@ -458,7 +458,7 @@ mod tests {
         let begin = std::time::Instant::now();
         assert_eq!(policy.lint(0), []);
         let took = begin.elapsed();
-        assert!(took < std::time::Duration::from_secs(60), "{took:?}");
+        assert!(took < std::time::Duration::from_mins(1), "{took:?}");
     }
 
     #[test]

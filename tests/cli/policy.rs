@@ -144,7 +144,7 @@ fn a_decision_is_explained_with_what_would_have_to_change() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
     assert!(ran.out.starts_with("decision: allow, by the rule `chat for research`\n"), "{ran:?}");
     assert!(ran.out.contains("matches:  `chat for research` (p.yaml:3)"), "{ran:?}");
-    assert!(ran.out.contains("and 1 more rules that do not match"), "{ran:?}");
+    assert!(ran.out.contains("and 1 more rule that does not match"), "{ran:?}");
     let ran = explain(&["GET", "https://api.openai.com/v1/files", "--use", "openai"]);
     assert_eq!(ran.code, 1);
     for line in [
