@@ -48,6 +48,8 @@ pub struct References {
     located: Vec<Located>,
     unresolved: bool,
     misplaced: usize,
+    /// Whether one of those is of a credential that does not go where the head does.
+    moved: bool,
     honeytoken: Option<Arc<Credential>>,
     fault: Option<&'static str>,
 }
@@ -61,21 +63,21 @@ impl References {
         for (name, value) in request.headers() {
             if reference::occurs(value.as_bytes()) {
                 if name == header::SEC_WEBSOCKET_PROTOCOL && !index.is_slot_header(name) {
-                    found.in_subprotocols(value, index);
+                    found.in_subprotocols(value, request.origin(), index);
                 } else {
-                    found.in_header(name, value, index);
+                    found.in_header(name, value, (request.origin(), index));
                 }
             } else if name == header::AUTHORIZATION {
                 found.in_basic(value, index);
             }
         }
         if let Some(query) = request.query().filter(|q| may_refer(q)) {
-            found.in_query(query, index);
+            found.in_query(query, request.origin(), index);
         }
         if !index.has_path_slots() {
             let path = request.path().as_bytes();
             if reference::occurs(path) {
-                found.outside(path, 1, index);
+                found.outside(path, 1, Some(request.origin()), index);
             }
         } else if may_refer(request.path()) {
             found.in_path(request, index);
@@ -146,21 +148,43 @@ impl References {
         self.misplaced
     }
 
+    /// Whether a reference in the head, outside of all slots, is of a credential that is not bound to where
+    /// the request goes. In a body it may be no more than a text that tells of it.
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.moved
+    }
+
     /// The honeytoken that the request names, in a slot or outside of all.
     #[must_use]
     pub fn honeytoken(&self) -> Option<&Arc<Credential>> {
         self.honeytoken.as_ref()
     }
 
-    /// Counts what stands outside the slots in `text`.
-    fn outside(&mut self, text: &[u8], count: usize, index: &CredentialIndex) {
+    /// Counts what stands outside the slots in `text`, in the head of a request to `origin`.
+    fn outside(
+        &mut self,
+        text: &[u8],
+        count: usize,
+        origin: Option<&Origin>,
+        index: &CredentialIndex,
+    ) {
         self.misplaced += count;
+        if let Some(origin) = origin {
+            let mut named = reference::names_in(text).filter_map(|name| index.referred(name));
+            self.moved |= named.any(|credential| !credential.is_bound_to(origin));
+        }
         if let Some(bait) = index.honeytoken_in(text) {
             self.honeytoken = Some(Arc::clone(bait));
         }
     }
 
-    fn in_header(&mut self, name: &HeaderName, value: &HeaderValue, index: &CredentialIndex) {
+    fn in_header(
+        &mut self,
+        name: &HeaderName,
+        value: &HeaderValue,
+        (origin, index): (&Origin, &CredentialIndex),
+    ) {
         let text = value.as_bytes();
         if name == header::AUTHORIZATION
             && let Some(key_id) = sigv4::key_id(text)
@@ -190,7 +214,7 @@ impl References {
             _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
                 self.unresolved = true;
             }
-            _ => self.outside(text, 1, index),
+            _ => self.outside(text, 1, Some(origin), index),
         }
     }
 
@@ -223,7 +247,7 @@ impl References {
         }
     }
 
-    fn in_query(&mut self, query: &str, index: &CredentialIndex) {
+    fn in_query(&mut self, query: &str, origin: &Origin, index: &CredentialIndex) {
         for pair in query::pairs(query) {
             let value = query::decode(pair.value);
             if !reference::occurs(&value) {
@@ -242,7 +266,7 @@ impl References {
                     self.add(credential, slot, &value);
                 }
                 _ if index.is_slot_parameter(&name) => self.unresolved = true,
-                _ => self.outside(&value, 1, index),
+                _ => self.outside(&value, 1, Some(origin), index),
             }
         }
     }
@@ -267,11 +291,12 @@ impl References {
         if found == 0 && places.any(|at| may_refer(&path[at])) {
             self.unresolved = true;
         } else {
-            self.outside(&decoded, path::count(path).max(1).saturating_sub(found), index);
+            let others = path::count(path).max(1).saturating_sub(found);
+            self.outside(&decoded, others, Some(request.origin()), index);
         }
     }
 
-    fn in_subprotocols(&mut self, value: &HeaderValue, index: &CredentialIndex) {
+    fn in_subprotocols(&mut self, value: &HeaderValue, origin: &Origin, index: &CredentialIndex) {
         for entry in subprotocol::entries(value.as_bytes()) {
             let named = reference::names_in(entry).find_map(|name| index.referred(name));
             match named {
@@ -280,9 +305,9 @@ impl References {
                     None if credential.slots.iter().any(is_subprotocol) => {
                         self.add(credential, None, entry.trim_ascii());
                     }
-                    None => self.outside(entry, 1, index),
+                    None => self.outside(entry, 1, Some(origin), index),
                 },
-                None if reference::occurs(entry) => self.outside(entry, 1, index),
+                None if reference::occurs(entry) => self.outside(entry, 1, Some(origin), index),
                 None => {}
             }
         }
@@ -312,7 +337,7 @@ impl References {
                 // With other text around it.
                 Some(credential) => self.add(credential, None, &found.text),
                 None if bound().any(is) => self.unresolved = true,
-                None => self.outside(&found.text, 1, index),
+                None => self.outside(&found.text, 1, None, index),
             }
         }
     }
