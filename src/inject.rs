@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use body::Edits;
-pub use locate::{Located, References};
+pub use locate::{Located, References, Unknown};
 pub use remainder::Remainder;
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 

@@ -34,7 +34,9 @@ use http::{HeaderMap, Method};
 
 pub use approval::Approval;
 pub use capture::Capture;
-pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use cases::{
+    Answer, Case, Expected, Given, Inquiry, Referred, Wish, WishError, Word, supposed,
+};
 pub use choice::Alternative;
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
@@ -194,7 +196,8 @@ impl Grant {
     /// A live credential where a request needs no reference to say where it goes.
     fn alone(credential: &Arc<Credential>) -> Option<Self> {
         let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
-        Some(Self { slot, ..Self::whole(credential)? })
+        let why = Why { unasked: true, ..Why::default() };
+        Some(Self { slot, why, ..Self::whole(credential)? })
     }
 
     /// Which credential.
@@ -471,12 +474,6 @@ impl Policy {
         (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
     }
 
-    /// Whether a rule, by its name, puts its credentials into requests that do not ask for them.
-    #[must_use]
-    pub fn injects_unasked(&self, rule: &str) -> bool {
-        self.rules.iter().any(|r| r.inject_always && *r.name == *rule)
-    }
-
     /// How many rules there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -630,7 +627,11 @@ impl Policy {
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
     /// ones that grant its credentials, and the organisation's.
     fn approval(&self, verdict: &Verdict) -> Option<Approval> {
-        self.standing_on(verdict).find_map(|rule| rule.approval)
+        let mut wanted = self.standing_on(verdict).filter_map(|rule| rule.approval);
+        let first = wanted.next()?;
+        // The first says how, and whoever wants the most people says how many.
+        let approvers = wanted.fold(first.approvers, |most, other| most.max(other.approvers));
+        Some(Approval { approvers, ..first })
     }
 
     /// Whether one of them wants what is not as usual to be refused.

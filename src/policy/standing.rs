@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 
 use super::{Asked, Denied, Kind, Meters, Permit, Policy, Verdict, usable};
 use crate::agent::Identity;
@@ -46,11 +46,6 @@ impl Standing {
     #[must_use]
     pub fn new(who: &Arc<Identity>, request: &InboundRequest, permit: &Permit) -> Self {
         let own = std::iter::once(request.path().to_owned());
-        let used = |grant: &super::Grant| Carried {
-            credential: grant.credential().name.clone(),
-            value: grant.credential().held_by().cloned(),
-            version: grant.version(),
-        };
         Self {
             who: Arc::clone(who),
             origin: request.origin().clone(),
@@ -58,7 +53,30 @@ impl Standing {
             query: request.query().map(Into::into),
             headers: request.headers().clone(),
             method: request.websocket().is_none().then(|| request.method().clone()),
-            credentials: permit.grants().iter().map(used).collect(),
+            credentials: carried(permit),
+        }
+    }
+
+    /// The same of a request that is on its way, of which nothing is left but its target as the agent sent
+    /// it and the fields that go out: no rule asks for one that we have changed, but for a slot's.
+    #[must_use]
+    pub fn leaving(
+        who: &Arc<Identity>,
+        (origin, method, target): (&Origin, &Method, &Uri),
+        headers: &HeaderMap,
+        permit: &Permit,
+    ) -> Self {
+        let path = target.path();
+        // It had readings when it was decided on.
+        let others = crate::request::readings(path).unwrap_or_default();
+        Self {
+            who: Arc::clone(who),
+            origin: origin.clone(),
+            paths: std::iter::once(path.to_owned()).chain(others).collect(),
+            query: target.query().map(Into::into),
+            headers: headers.clone(),
+            method: Some(method.clone()),
+            credentials: carried(permit),
         }
     }
 
@@ -77,6 +95,15 @@ impl Standing {
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
+}
+
+fn carried(permit: &Permit) -> Vec<Carried> {
+    let used = |grant: &super::Grant| Carried {
+        credential: grant.credential().name.clone(),
+        value: grant.credential().held_by().cloned(),
+        version: grant.version(),
+    };
+    permit.grants().iter().map(used).collect()
 }
 
 impl Policy {

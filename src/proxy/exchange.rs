@@ -18,6 +18,7 @@ use super::stream::Cut;
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
+use crate::credential::Slot;
 use crate::host::Origin;
 use crate::inject::{self, Pending, References, Sighting};
 use crate::outcome::{Code, Refusal};
@@ -211,11 +212,14 @@ fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
 
 /// The credentials that a refused request asked for.
 pub(super) fn named(references: &References) -> Vec<Use> {
-    let name = |located: &inject::Located| Use {
-        credential: located.credential().name.clone(),
-        version: None,
-        slot: None,
-        why: Why::default(),
+    let name = |located: &inject::Located| {
+        let slots = &located.credential().slots;
+        Use {
+            credential: located.credential().name.clone(),
+            version: None,
+            slot: located.slot().and_then(|at| slots.get(at)).map(Slot::label),
+            why: Why::default(),
+        }
     };
     references.located().iter().map(name).collect()
 }

@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::agent::certificate::ClientCertificate;
-use crate::tls::{ListenerStream, client_certificate};
+use crate::tls::{ListenerStream, ListenerTls, client_certificate};
 
 /// A connection, with its place among `limits.connections`: the place is free again when the socket
 /// is closed, be it by the HTTP layer or by the tunnel that took it over.
@@ -73,10 +73,15 @@ pub(super) enum Io {
 }
 
 impl Io {
-    /// The certificate that the agent showed at the door, if it has TLS.
-    pub(super) fn certificate(&self) -> Option<ClientCertificate> {
+    /// The certificate that the agent showed at the door, if it has TLS; and the door's generation from
+    /// before that.
+    pub(super) fn certificate(
+        &self,
+        door: Option<(&Arc<ListenerTls>, u64)>,
+    ) -> Option<ClientCertificate> {
+        let (door, since) = door?;
         match self {
-            Self::Tls(tls) => client_certificate(tls),
+            Self::Tls(tls) => client_certificate(tls, door, since),
             Self::Tcp(_) | Self::Unix(_) => None,
         }
     }

@@ -15,6 +15,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::git;
@@ -183,6 +184,7 @@ fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
 async fn receive(state: &State, number: usize, mut body: Incoming) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut length = 0;
+    let mut digest = Sha256::new();
     let mut complete = true;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
@@ -191,6 +193,7 @@ async fn receive(state: &State, number: usize, mut body: Incoming) -> Vec<u8> {
         };
         if let Some(data) = frame.data_ref() {
             length += data.len() as u64;
+            digest.update(data);
             let room = KEPT - kept.len();
             kept.extend_from_slice(&data[..data.len().min(room)]);
         }
@@ -198,6 +201,7 @@ async fn receive(state: &State, number: usize, mut body: Incoming) -> Vec<u8> {
     state.amend(number, |seen| {
         seen.body.clone_from(&kept);
         seen.length = length;
+        seen.digest = HEXLOWER.encode(&digest.finalize());
         seen.complete = complete;
     });
     kept
