@@ -313,7 +313,7 @@ mod tests {
         let words = Words {
             timestamp: Timestamp::Seconds,
             // 2012-02-15.
-            stamp: Stamp { time: Duration::from_secs(1_329_264_000), nonce: [0; 16] },
+            stamp: Stamp { time: Duration::from_hours(369_240), nonce: [0; 16] },
             key_id: "",
             passphrase: "",
             signature: "",
