@@ -35,6 +35,7 @@ fn audit(c: &mut Criterion) {
         user: None,
         environment: None,
         labels: None,
+        run_token_use: None,
     };
     let access = || Access {
         agent: Some(who()),

@@ -74,6 +74,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             user: None,
             environment: None,
             labels: None,
+            run_token_use: None,
         };
         let access = Access {
             agent: Some(who),

@@ -55,6 +55,8 @@ pub struct Identity {
     pub proof: Proof,
     /// What it is labelled with. The agent has no say in it.
     pub labels: Labels,
+    /// The certificate that opened the door, by whatever it was known then.
+    pub door: Option<Arc<ClientCertificate>>,
 }
 
 impl Identity {
@@ -68,6 +70,7 @@ impl Identity {
             context: Context::default(),
             proof: Proof::Token,
             labels: Labels::default(),
+            door: None,
         }
     }
 }

@@ -59,6 +59,23 @@ pub struct Question {
     pub until: i64,
     /// How long an answer is good, in seconds.
     pub valid: i64,
+    /// How many people have to say yes.
+    #[serde(skip_serializing_if = "is_one", default = "one")]
+    pub approvers: u32,
+}
+
+fn one() -> u32 {
+    1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_one(count: &u32) -> bool {
+    *count == 1
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 fn is_default(workspace: &Name) -> bool {
@@ -93,8 +110,11 @@ impl Question {
         // For whom it is made, where that is said: nobody gets what was approved for another, nor approves
         // for oneself what another is named for. No workspace is written so.
         let user = self.user.as_ref().map(|user| format!("user={user}"));
+        // How many are asked, where it is more than one: nobody makes one of two.
+        let approvers = (self.approvers != 1).then(|| format!("approvers={}", self.approvers));
         let mut hash = Sha256::new();
         let more = workspace.map(Name::as_str).into_iter().chain(user.as_deref());
+        let more = more.chain(approvers.as_deref());
         for text in texts.into_iter().chain(more) {
             hash.update((text.len() as u64).to_be_bytes());
             hash.update(text);
@@ -166,6 +186,20 @@ pub struct Decision {
     pub at: i64,
     /// The last second in which it is good.
     pub until: i64,
+    /// Who said so, one after the other. Empty in those of earlier versions.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub by: Vec<String>,
+    /// How many more have to say yes before it counts as one.
+    #[serde(skip_serializing_if = "is_zero", default)]
+    pub missing: u32,
+}
+
+impl Decision {
+    /// What it says of a digest, if anything: a yes that waits for others is none yet.
+    #[must_use]
+    pub fn settles(&self, digest: &str) -> Option<bool> {
+        (self.digest == digest && self.missing == 0).then_some(self.approved)
+    }
 }
 
 /// As many questions are open as may be.
@@ -232,6 +266,7 @@ mod tests {
             asked: 1,
             until: 2,
             valid: 3,
+            approvers: 1,
         }
     }
 
@@ -259,6 +294,7 @@ mod tests {
             Question { fields_sha256: "g".into(), ..one.clone() },
             Question { body_bytes: 3, ..one.clone() },
             Question { body_sha256: sha256(b"{ }"), ..one.clone() },
+            Question { approvers: 2, ..one.clone() },
             // What stands at the end of one text does not count for the start of the next.
             Question { agent: "ar".into(), rule: String::new(), ..one.clone() },
         ] {

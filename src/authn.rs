@@ -140,12 +140,21 @@ impl Authenticators {
     pub fn authenticate(&self, shown: &Shown<'_>, now: i64) -> Result<Identity, Denied> {
         let decided = self.0.iter().find_map(|one| one.authenticate(shown, now));
         let nobody = if shown.credentials.is_some() { Denied::Malformed } else { Denied::Absent };
-        decided.unwrap_or(Err(nobody))
+        let identity = decided.unwrap_or(Err(nobody))?;
+        // The connection may be older than what its door believes now.
+        if shown.certificate.is_some_and(|certificate| !certificate.stands()) {
+            return Err(Denied::Unknown);
+        }
+        Ok(Identity { door: shown.certificate.cloned(), ..identity })
     }
 
-    /// Whether an identity still stands. It does not when its way in is no longer configured.
+    /// Whether an identity still stands. It does not when its way in is no longer configured, nor when
+    /// the door that it came by would not open to its certificate any more.
     #[must_use]
     pub fn still_valid(&self, identity: &Identity, now: i64) -> bool {
+        if identity.door.as_ref().is_some_and(|certificate| !certificate.stands()) {
+            return false;
+        }
         self.0.iter().find_map(|one| one.still_valid(identity, now)).unwrap_or(false)
     }
 }
@@ -264,7 +273,8 @@ impl Agents {
         proof: Proof,
     ) -> Identity {
         let labels = self.labels(&agent).clone();
-        Identity { workspace: self.workspace.clone(), agent, token_id, context, proof, labels }
+        let workspace = self.workspace.clone();
+        Identity { workspace, agent, token_id, context, proof, labels, door: None }
     }
 }
 

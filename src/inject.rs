@@ -26,7 +26,7 @@ use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
 use body::Edits;
-pub use locate::{Located, References};
+pub use locate::{Located, References, Unknown};
 pub use remainder::Remainder;
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
@@ -52,6 +52,20 @@ pub struct Resolved {
     stamp: Option<Stamp>,
 }
 
+/// What a secret becomes in a slot that encodes it; nothing where it stands as it is.
+fn rendered(slot: &Slot, bytes: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    let text = match slot {
+        Slot::Basic { part, other } => encode_pair(*part, bytes, other.as_bytes()),
+        Slot::Query { .. } => query::rendered(bytes),
+        Slot::Path { .. } => path::rendered(bytes),
+        slot if slot.is_in_body() || matches!(slot, Slot::WebSocket { .. }) => {
+            body::rendered(slot, bytes)
+        }
+        _ => return None,
+    };
+    (text.as_slice() != bytes).then_some(text)
+}
+
 /// What an answer must not contain, each with what stands for it in what the agent sees.
 #[derive(Default)]
 struct HiddenSecrets {
@@ -59,6 +73,8 @@ struct HiddenSecrets {
     /// Keys that sign and are never sent, so that no origin can show them. They are searched for all
     /// the same, as far as that changes nothing of a request.
     unsent: Vec<(Arc<str>, Secret)>,
+    /// What those that are sent become in slots that encode them.
+    rendered: Vec<(Arc<str>, Zeroizing<Vec<u8>>)>,
 }
 
 impl HiddenSecrets {
@@ -76,6 +92,9 @@ impl HiddenSecrets {
             return;
         }
         let Some(kind @ (Kind::Aws(_) | Kind::Hmac(_))) = kind else {
+            let slots = grant.credential().slots.iter();
+            let rendered = slots.filter_map(|slot| secret.expose(|bytes| rendered(slot, bytes)));
+            self.rendered.extend(rendered.map(|text| (Arc::clone(placeholder), text)));
             self.sent.push((Arc::clone(placeholder), secret));
             return;
         };
@@ -260,6 +279,7 @@ pub fn inject(
     permit: &Permit,
     resolved: Resolved,
 ) -> Result<OutboundRequest, Refusal> {
+    alone_in_their_places(permit)?;
     let (parts, origin, body) = request.into_parts();
     let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
     let mut uses = Vec::with_capacity(permit.grants().len());
@@ -307,6 +327,9 @@ pub fn inject(
     for (placeholder, secret) in resolved.hidden.sent {
         needles.add_late(secret, &placeholder);
     }
+    for (placeholder, text) in resolved.hidden.rendered {
+        needles.add_rendered(&text, placeholder.as_bytes(), &placeholder);
+    }
     // Why here: what is signed is what goes out, but for what makes the answer readable, which no
     // pattern may ask for; and a secret that is sent beside a signature has to be looked for.
     let begun = sent.as_ref().is_some_and(BodyText::is_begun);
@@ -340,6 +363,37 @@ pub fn inject(
     let needles = (taken || !needles.is_empty()).then_some(needles);
     let undecodable = permit.undecodable();
     Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, certificate, undecodable })
+}
+
+/// Refuses two credentials of which one would take the other out, or stand where it stands: each owns all
+/// its places of the head. One of them would be missing, and the record would have both.
+fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
+    let grants = permit.grants();
+    for grant in grants.iter().filter(|_| grants.len() > 1) {
+        let own = grant.credential();
+        let Some(slot) = own.slots.get(grant.slot()) else { continue };
+        let others = grants.iter().map(Grant::credential).filter(|other| other.name != own.name);
+        for other in others {
+            if other.slots.iter().any(|place| is_one_place(place, slot)) {
+                let (own, other) = (&own.name, &other.name);
+                return Err(Refusal::with_detail(
+                    Code::BadRequest,
+                    format!(
+                        "The credentials {own} and {other} claim one place of the request; refer to one of them"
+                    ),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether two slots are one header or one parameter.
+fn is_one_place(one: &Slot, other: &Slot) -> bool {
+    match (one, other) {
+        (Slot::Query { name: one }, Slot::Query { name: other }) => one == other,
+        _ => one.header_name().is_some() && one.header_name() == other.header_name(),
+    }
 }
 
 /// The length that the head says, by as much more or less as its body has become.
@@ -427,7 +481,7 @@ impl Filling {
                 let other = (*part, &**other);
                 value = Some(render_basic(&parts.headers, grant, other, secret, needles)?);
             }
-            Slot::Query { name } => fill_query(parts, name, secret)?,
+            Slot::Query { name } => fill_query(parts, grant, name, secret, needles)?,
             Slot::Path { template } => {
                 fill_path(parts, grant, template.as_ref(), secret, needles)?;
             }
@@ -469,7 +523,7 @@ impl Filling {
                 grant.placeholder().as_bytes(),
             );
             let wire = encode_pair(BasicPart::Password, password.as_bytes(), user.as_bytes());
-            self.needles.add_rendered(&wire, &known);
+            self.needles.add_rendered(&wire, &known, grant.placeholder());
             let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
             text.extend_from_slice(b"Basic ");
             text.extend_from_slice(&wire);
@@ -483,7 +537,8 @@ impl Filling {
                 let filled = self.edits.add(body, grant.credential(), slot, &value);
                 let differs = filled.filter(|filled| filled.len() != value.len());
                 if let Some(filled) = differs.filter(|_| !login.is_user(slot)) {
-                    self.needles.add_rendered(filled, grant.placeholder().as_bytes());
+                    let placeholder = grant.placeholder();
+                    self.needles.add_rendered(filled, placeholder.as_bytes(), placeholder);
                 }
             }
             strip(&mut self.parts, grant.credential(), slot, secret)?;
@@ -502,7 +557,8 @@ impl Filling {
         let body = self.body.as_ref().ok_or_else(nowhere)?;
         let value = self.edits.add(body, grant.credential(), slot, secret).ok_or_else(nowhere)?;
         if value.len() != secret.len() {
-            self.needles.add_rendered(value, grant.placeholder().as_bytes());
+            let placeholder = grant.placeholder();
+            self.needles.add_rendered(value, placeholder.as_bytes(), placeholder);
         }
         Ok(())
     }
@@ -581,7 +637,7 @@ fn render_basic(
     let other = sent_other.unwrap_or(other.as_bytes());
     let known = encode_pair(part, grant.placeholder().as_bytes(), other);
     let wire = secret.expose(|bytes| encode_pair(part, bytes, other));
-    needles.add_rendered(&wire, &known);
+    needles.add_rendered(&wire, &known, grant.placeholder());
     let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
     text.extend_from_slice(b"Basic ");
     text.extend_from_slice(&wire);
@@ -602,7 +658,17 @@ fn encode_pair(part: BasicPart, secret: &[u8], other: &[u8]) -> Zeroizing<Vec<u8
     text
 }
 
-fn fill_query(parts: &mut Parts, name: &str, secret: &Secret) -> Result<(), Refusal> {
+fn fill_query(
+    parts: &mut Parts,
+    grant: &Grant,
+    name: &str,
+    secret: &Secret,
+    needles: &mut Needles,
+) -> Result<(), Refusal> {
+    let value = secret.expose(query::rendered);
+    if value.len() != secret.len() {
+        needles.add_rendered(&value, grant.placeholder().as_bytes(), grant.placeholder());
+    }
     let target = query::with_secret(parts.uri.path(), parts.uri.query(), name, secret);
     parts.uri = target_of(target)?;
     Ok(())
@@ -625,7 +691,8 @@ fn fill_path(
         Refusal::new(Code::CredentialRefused).because("the secret would be a dot segment")
     })?;
     if filled.value.len() != secret.len() {
-        needles.add_rendered(&filled.value, grant.placeholder().as_bytes());
+        let placeholder = grant.placeholder();
+        needles.add_rendered(&filled.value, placeholder.as_bytes(), placeholder);
     }
     parts.uri = target_of(filled.target)?;
     Ok(())

@@ -95,6 +95,8 @@ pub struct Why {
     pub value: bool,
     /// The run began with this version.
     pub run: bool,
+    /// Nothing in the request refers to it: a rule puts it in unasked.
+    pub unasked: bool,
     /// Another was tried before, and the origin answered so.
     pub after: Option<u16>,
 }
@@ -107,11 +109,16 @@ impl Why {
     }
 }
 
-/// `user`, `platform,value,node,pool`, `run`, `after-401`.
+/// `user`, `platform,value,node,pool`, `run`, `unasked`, `after-401`.
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let words =
-            [(self.value, "value"), (self.node, "node"), (self.pool, "pool"), (self.run, "run")];
+        let words = [
+            (self.value, "value"),
+            (self.node, "node"),
+            (self.pool, "pool"),
+            (self.run, "run"),
+            (self.unasked, "unasked"),
+        ];
         let words = words.into_iter().filter(|(is, _)| *is).map(|(_, word)| word);
         let mut comma = "";
         for word in self.tier.map(Tier::as_str).into_iter().chain(words) {
@@ -136,7 +143,8 @@ pub struct Use {
     /// Which version of it; none when it was refused before a version was chosen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u32>,
-    /// Where it enters: `header:authorization`.
+    /// Where it enters: `header:authorization`. Of a refused request where its reference stands; none
+    /// when that has not the shape of any slot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub slot: Option<String>,
     /// Why this one.
@@ -171,6 +179,12 @@ pub struct Access<'a> {
     /// As the agent sent it, without the query.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<&'a str>,
+    /// Whether it asks to go on as a WebSocket.
+    #[serde(skip_serializing_if = "is_false")]
+    pub websocket: bool,
+    /// The methods that its fields ask for in place of its own, with commas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method_override: Option<&'a str>,
     /// The rule that decided.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<&'a str>,
@@ -184,6 +198,12 @@ pub struct Access<'a> {
     /// The others.
     #[serde(skip_serializing_if = "<[Use]>::is_empty")]
     pub more_credentials: &'a [Use],
+    /// The name of a reference to nothing in a slot; none where that may be a secret.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_reference: Option<&'a Name>,
+    /// In which slot it stands: there whether its name is told or not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unknown_in: Option<&'a str>,
     /// References that stood outside the slots.
     #[serde(skip_serializing_if = "is_zero")]
     pub misplaced: usize,
@@ -213,11 +233,15 @@ impl<'a> Access<'a> {
             destination,
             method: None,
             path: None,
+            websocket: false,
+            method_override: None,
             rule: None,
             policy_generation: 0,
             policy_digest: "",
             credential: None,
             more_credentials: &[],
+            unknown_reference: None,
+            unknown_in: None,
             misplaced: 0,
             decision: Decision::Permit,
             code: None,
@@ -269,6 +293,9 @@ pub struct Who<'a> {
     /// What it is labelled with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub labels: Option<&'a Labels>,
+    /// The credentials and sets that its run token leaves it, where that is narrower than the agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub run_token_use: Option<&'a [Name]>,
 }
 
 impl<'a> From<&'a Identity> for Who<'a> {
@@ -283,6 +310,7 @@ impl<'a> From<&'a Identity> for Who<'a> {
             user: id.context.user.as_ref(),
             environment: id.environment(),
             labels: Some(&id.labels).filter(|labels| !labels.is_empty()),
+            run_token_use: id.run_token().and_then(|claims| claims.uses.as_deref()),
         }
     }
 }

@@ -113,6 +113,25 @@ pub fn names_in(text: &[u8]) -> impl Iterator<Item = &str> {
     })
 }
 
+/// The name of the first reference in `text`, to be told to an operator: none where more than a name
+/// follows the prefix, or where the name may be a secret that somebody put there by mistake.
+#[must_use]
+pub fn told(text: &[u8]) -> Option<Name> {
+    let rest = text.get(FINDER.find(text)? + PREFIX.len()..)?;
+    let word = |b: &&u8| b.is_ascii_alphanumeric() || b"-_.+=~".contains(b);
+    let run = rest.get(..rest.iter().take_while(word).count())?;
+    let name: Name = std::str::from_utf8(run).ok()?.parse().ok()?;
+    (!may_be_secret(name.as_str())).then_some(name)
+}
+
+/// Whether a name is rather a random text than what people call things: a long part of it, or many
+/// digits. A name of this kind that is meant is told by its place alone.
+fn may_be_secret(name: &str) -> bool {
+    let digits = |text: &str| text.bytes().filter(u8::is_ascii_digit).count();
+    let random = |part: &str| part.len() > 15 || (part.len() > 11 && digits(part) > 1);
+    name.split('-').any(random) || (name.len() > 23 && digits(name) > 3)
+}
+
 static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(PREFIX));
 
 /// Finds the references of a text that comes in pieces, and keeps none of it but a name that is not over.
@@ -238,6 +257,27 @@ mod tests {
             [&b"Bearer locum_openai"[..], b"locum_openai ", b"locum_", b"locum_-a", b"LOCUM_a"]
         {
             assert_eq!(whole(no), None, "{}", no.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_name_is_told_unless_it_may_be_a_secret() {
+        for (text, told) in [
+            ("Bearer locum_chat", Some("chat")),
+            ("/botlocum_tg/getMe", Some("tg")),
+            ("locum_github-app-2", Some("github-app-2")),
+            ("token locum_salesforce-production-eu", Some("salesforce-production-eu")),
+            ("locum_", None),
+            ("locum_sk-live-4eC39HqLyjWDarjtT1zdp7dc", None),
+            ("locum_sk-ant-api03-4ec39hqly0wd", None),
+            ("locum_0123456789abcdef", None),
+            ("locum_abcdefghijklmnop", None),
+            ("locum_5f3a9c01-88aa-4411-9bcd-00aa11bb22cc", None),
+            ("locum_chat_secret", None),
+            ("nothing", None),
+        ] {
+            let found = super::told(text.as_bytes());
+            assert_eq!(found.as_ref().map(Name::as_str), told, "{text}");
         }
     }
 

@@ -299,8 +299,7 @@ fn is_ours(name: &HeaderName) -> bool {
     name.as_str().starts_with("locum-")
 }
 
-/// Removes our own fields; from the trailers of a request, where they say nothing, too.
-pub fn strip_own(headers: &mut HeaderMap) {
+fn strip_own(headers: &mut HeaderMap) {
     let names: Vec<HeaderName> = headers.keys().filter(|n| is_ours(n)).cloned().collect();
     for name in names {
         headers.remove(name);
@@ -345,6 +344,48 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     let wants_trailers = |v: &http::HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"trailers");
     if !headers.get_all(header::TE).iter().all(wants_trailers) {
         headers.remove(header::TE);
+    }
+}
+
+/// What may not stand behind a body (RFC 9110 section 6.5.1): it frames or routes the message, shows who
+/// sends it, changes what is asked, or says how the body is to be read. Many servers merge what they get
+/// there into the head, where all of this was decided on.
+const NOT_IN_TRAILERS: [HeaderName; 20] = [
+    header::AUTHORIZATION,
+    header::CACHE_CONTROL,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+    header::COOKIE,
+    header::EXPECT,
+    header::HOST,
+    header::IF_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_NONE_MATCH,
+    header::IF_RANGE,
+    header::IF_UNMODIFIED_SINCE,
+    header::MAX_FORWARDS,
+    header::PRAGMA,
+    header::RANGE,
+    header::SET_COOKIE,
+    header::TE,
+    header::TRAILER,
+];
+
+/// Removes from the fields behind a body what belongs to a head, to one connection, to us, or `is_slot`
+/// of a credential: exactly one copy of that goes out.
+pub fn strip_trailers(trailers: &mut HeaderMap, is_slot: impl Fn(&HeaderName) -> bool) {
+    strip_hop_by_hop(trailers);
+    let goes = |name: &&HeaderName| {
+        is_ours(name)
+            || NOT_IN_TRAILERS.contains(name)
+            || METHOD_OVERRIDES.contains(name)
+            || is_slot(name)
+    };
+    let names: Vec<HeaderName> = trailers.keys().filter(goes).cloned().collect();
+    for name in names {
+        trailers.remove(name);
     }
 }
 
@@ -638,6 +679,33 @@ mod tests {
             code("/", &[("host", "api.test"), ("locum-run", "a b")]),
             Some(Code::BadRequest)
         );
+    }
+
+    #[test]
+    fn what_belongs_to_a_head_does_not_go_on_behind_a_body() {
+        let mut trailers = HeaderMap::new();
+        for name in [
+            "host",
+            "content-length",
+            "transfer-encoding",
+            "authorization",
+            "cookie",
+            "x-api-key",
+            "proxy-authorization",
+            "locum-run",
+            "x-http-method-override",
+            "content-type",
+            "te",
+            "grpc-status",
+            "x-amz-trailer-signature",
+            "x-checksum",
+        ] {
+            trailers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+        }
+        strip_trailers(&mut trailers, |name| name == "x-api-key");
+        let mut names: Vec<_> = trailers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["grpc-status", "x-amz-trailer-signature", "x-checksum"]);
     }
 
     #[test]

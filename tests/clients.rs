@@ -10,6 +10,8 @@ mod cut;
 #[path = "clients/git.rs"]
 mod git;
 mod support;
+#[path = "clients/upload.rs"]
+mod upload;
 
 use std::path::PathBuf;
 use std::process::Command;

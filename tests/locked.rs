@@ -253,7 +253,8 @@ fn a_proxy_that_cannot_go_on_locked_ends_with_a_code_of_its_own() {
     stage.works(&serve);
     // It goes on with the config that it has, and could not listen by this one.
     stage.home.set("proxy.nonsense: 1");
-    stage.home.locum(&["lock"]).ok();
+    let ran = stage.home.locum(&["lock"]).failed(1);
+    assert!(ran.err.contains("the proxy has ended") && ran.err.contains("nonsense"), "{}", ran.err);
     let status = serve.ended(PATIENCE);
     assert!(serve.log().contains("nonsense"), "{}", serve.log());
     let unit = include_str!("../deploy/systemd/locum.service");

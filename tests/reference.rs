@@ -479,6 +479,7 @@ fn inquiry(q: &Question) -> Inquiry {
         },
         wish: wish.parse().unwrap(),
         refers: q.refers.map(|name| name.parse().unwrap()),
+        seen: None,
         fields: Vec::new(),
         at: q.at,
     }

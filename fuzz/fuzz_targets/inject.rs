@@ -1,11 +1,12 @@
-//! Injectors of head and body: nothing but the slot changes, and what stands in it is the secret.
+//! Injectors of head and body: nothing but the slot changes, and what stands in it is the secret. A body
+//! whose rest streams behind its beginning goes out as one that was read whole, or not to its end.
 //!
 //! The first line of the input is the request's target, the second its `Content-Type`, the third its
 //! `Sec-WebSocket-Protocol`; the rest is its body.
 #![cfg_attr(fuzzing, no_main)]
 
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use bytes::Bytes;
 #[cfg(fuzzing)]
@@ -14,8 +15,9 @@ use locum::agent::Identity;
 use locum::credential::{Credential, CredentialIndex, Properties};
 use locum::document::Source;
 use locum::host::{Authority, Origin, Scheme};
-use locum::inject::{References, Resolved, inject};
-use locum::policy::{Grant, Policy, compile};
+use locum::inject::{References, Remainder, Resolved, inject};
+use locum::outcome::Refusal;
+use locum::policy::{Grant, Permit, Policy, compile};
 use locum::record::{Access, AuditSink, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::request::{BodyKind, BodyText, InboundRequest, Step};
 use locum::secret::Secret;
@@ -23,7 +25,7 @@ use locum::secret::Secret;
 /// Of letters that no input is likely to have, and one of each kind that an encoder escapes.
 const SECRET: &str = "Zq7\"\\/+&=%;Zq7";
 
-static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
+static INDEX: LazyLock<Arc<CredentialIndex>> = LazyLock::new(|| {
     let slots = [
         "query key",
         "path /p/{secret}/**",
@@ -47,7 +49,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),
     };
-    CredentialIndex::new(vec![credential], HashMap::new())
+    Arc::new(CredentialIndex::new(vec![credential], HashMap::new()))
 });
 
 static POLICY: LazyLock<Policy> = LazyLock::new(|| {
@@ -89,6 +91,7 @@ fuzz_target!(|data: &[u8]| {
     let kind = BodyKind::of(request.headers());
     let sent = Bytes::copy_from_slice(body);
     if let Some(kind) = kind.clone() {
+        streams_as_a_whole(&request, &sent, &kind);
         request.take_body(BodyText::read(sent.clone(), kind));
     }
     let who = Identity::new("default".parse().unwrap(), "x".parse().unwrap(), "t");
@@ -129,6 +132,47 @@ fuzz_target!(|data: &[u8]| {
         }
     }
 });
+
+/// Decides on a beginning of any length, and lets the rest come in pieces of any length: what goes out is
+/// what does when all of the body was decided on.
+fn streams_as_a_whole(request: &InboundRequest, sent: &Bytes, kind: &BodyKind) {
+    let whole = BodyText::read(sent.clone(), kind.clone());
+    let whole = filled(request.clone(), whole, |_, _| Ok(Vec::new()));
+    let number = sent.iter().fold(7_usize, |n, b| n.wrapping_mul(31).wrapping_add((*b).into()));
+    let (first, rest) = sent.split_at(number % (sent.len() + 1));
+    let (text, behind) = BodyText::begin(Bytes::copy_from_slice(first), kind.clone());
+    let streamed = filled(request.clone(), text, |asked, permit| {
+        let mut remainder = Remainder::new(behind, asked, permit, &INDEX)?;
+        for piece in rest.chunks(number % 13 + 1) {
+            remainder.push(piece)?;
+        }
+        remainder.finish().map(|()| rest.to_vec())
+    });
+    if let Ok(streamed) = streamed {
+        assert!(whole.as_ref() == Ok(&streamed), "{whole:?} {streamed:?}");
+    }
+}
+
+/// What goes out of a body, with what `behind` it goes out too.
+fn filled(
+    mut request: InboundRequest,
+    body: BodyText,
+    behind: impl FnOnce((&InboundRequest, &References), &Permit) -> Result<Vec<u8>, Refusal>,
+) -> Result<Vec<u8>, Refusal> {
+    let sent = body.bytes().clone();
+    request.take_body(body);
+    let who = Identity::new("default".parse().unwrap(), "x".parse().unwrap(), "t");
+    let references = References::locate(&request, &INDEX);
+    let permit = POLICY.authorize(&who, &request, &references, &INDEX, 0)?;
+    let rest = behind((&request, &references), &permit)?;
+    let open = |_: &Credential, _| Ok(Secret::new(SECRET.as_bytes().to_vec()));
+    let outbound = inject(request, &permit, Resolved::open(&permit, open)?)?;
+    let access = Access::new(RequestId([0; 16]), "");
+    let Ok(recorded) = Recorded::new(outbound, &Nowhere, &access) else { unreachable!() };
+    let (wire, _) = recorded.into_wire(|filled| filled);
+    let body = wire.into_inner().into_body().unwrap_or(sent);
+    Ok([&body[..], &rest].concat())
+}
 
 fn memchr(data: &[u8]) -> bool {
     data.windows(3).any(|w| w == b"Zq7")

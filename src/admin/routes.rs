@@ -257,15 +257,15 @@ fn explain(seat: &Seat<'_>) -> Done {
         };
         (inquiry, Some(recorded))
     } else {
-        let Inquiry { mut who, wish, refers, fields, at } = described(seat, &parameters)?;
-        let known = state.sealed.as_ref().and_then(|sealed| sealed.labels.get(&who.agent));
-        if let Some(labels) = known.filter(|_| who.labels.is_empty()) {
-            who.labels = labels.clone();
+        let mut inquiry = described(seat, &parameters)?;
+        let known = state.sealed.as_ref().and_then(|all| all.labels.get(&inquiry.who.agent));
+        if let Some(labels) = known.filter(|_| inquiry.who.labels.is_empty()) {
+            inquiry.who.labels = labels.clone();
         }
-        (Inquiry { who, wish, refers, fields, at }, None)
+        (inquiry, None)
     };
     let explanation = state.policy.explain(&inquiry, &state.credentials);
-    let mut explained = explained(&explanation, &inquiry, recorded);
+    let mut explained = explained(&explanation, (&inquiry, &state.credentials), recorded);
     explained.hide(seat.home());
     serde_json::to_value(explained).map_err(|_| Problem::missing())
 }
@@ -290,6 +290,7 @@ fn described(seat: &Seat<'_>, parameters: &Parameters) -> Result<Inquiry, Proble
         },
         wish: wish.parse::<Wish>().map_err(|error| Problem::bad(error.to_string()))?,
         refers: parameters.text("use").and_then(|name| name.parse().ok()),
+        seen: None,
         fields: fields.ok_or_else(|| Problem::bad("a field is written `NAME: VALUE`"))?,
         at: parameters.number("at")?.unwrap_or(seat.asked.at),
     })

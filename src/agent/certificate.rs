@@ -1,6 +1,9 @@
 //! The certificate that a client has shown at a door, as far as it says who that is.
 
 use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
 use serde::ser::SerializeMap as _;
@@ -8,7 +11,7 @@ use serde::ser::SerializeMap as _;
 /// What a client's certificate says, which a CA of the door has vouched for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientCertificate {
-    /// Its serial number, in hex.
+    /// Its serial number, as [`canonical_serial`] writes it.
     pub serial: Box<str>,
     /// Its subject, as a distinguished name. Empty in many: then the names below say who it is.
     pub subject: Box<str>,
@@ -24,9 +27,80 @@ pub struct ClientCertificate {
     pub emails: Box<[Box<str>]>,
     /// The last second in which it is valid, since the Unix epoch.
     pub not_after: i64,
+    /// Where it was shown, and is to stand as long as it is used.
+    pub standing: Option<Arc<Standing>>,
+}
+
+/// A door at which certificates are shown. Its CAs, and what they take back, change while it is open.
+pub trait Vouch: fmt::Debug + Send + Sync {
+    /// Counts the changes.
+    fn generation(&self) -> u64;
+
+    /// Whether this chain, leaf first and each in DER, would be let in at this moment.
+    fn vouches(&self, chain: &[Box<[u8]>]) -> bool;
+}
+
+/// What a door makes of a chain that was shown at it: looked at anew after each change of the door, and
+/// remembered until the next.
+#[derive(Debug)]
+pub struct Standing {
+    door: Arc<dyn Vouch>,
+    chain: Box<[Box<[u8]>]>,
+    /// A generation of the door, and in the last bit what it said.
+    found: AtomicU64,
+}
+
+impl Standing {
+    /// Of a chain that the door has let in when it was in that generation, or a later one.
+    #[must_use]
+    pub fn new(door: Arc<dyn Vouch>, chain: Box<[Box<[u8]>]>, generation: u64) -> Self {
+        Self { door, chain, found: AtomicU64::new(generation << 1 | 1) }
+    }
+
+    /// Whether the door would let it in still.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        // Asked before the door is: what changes meanwhile is seen the next time.
+        let now = self.door.generation();
+        let found = self.found.load(Ordering::Relaxed);
+        if found >> 1 == now {
+            return found & 1 == 1;
+        }
+        let holds = self.door.vouches(&self.chain);
+        self.found.store(now << 1 | u64::from(holds), Ordering::Relaxed);
+        holds
+    }
+}
+
+/// The same chain.
+impl PartialEq for Standing {
+    fn eq(&self, other: &Self) -> bool {
+        self.chain == other.chain
+    }
+}
+
+impl Eq for Standing {}
+
+/// A serial number in hex, as certificates and lists should have it in DER: without leading zeros, but for
+/// one byte of them before a number that would else be negative. So two encodings of one number are one.
+#[must_use]
+pub fn canonical_serial(hex: &str) -> String {
+    let digits = hex.trim_start_matches('0').to_ascii_lowercase();
+    let whole = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
+    match whole.as_bytes().first() {
+        None => "00".to_owned(),
+        Some(first) if *first >= b'8' => format!("00{whole}"),
+        Some(_) => whole,
+    }
 }
 
 impl ClientCertificate {
+    /// Whether the door at which it was shown would let it in still.
+    #[must_use]
+    pub fn stands(&self) -> bool {
+        self.standing.as_ref().is_none_or(|standing| standing.holds())
+    }
+
     /// The SPIFFE id (SPIFFE X.509-SVID section 2): the certificate's one URI.
     #[must_use]
     pub fn spiffe_id(&self) -> Option<SpiffeId<'_>> {
@@ -53,7 +127,7 @@ impl ClientCertificate {
 pub struct RevocationList {
     /// Whose list it is: a distinguished name, DER.
     pub issuer: Box<[u8]>,
-    /// The serial numbers that are revoked, in lower-case hex.
+    /// The serial numbers that are revoked, as [`canonical_serial`] writes them.
     pub serials: HashSet<Box<str>>,
     /// The last second of Unix time in which there is no newer list; none for one without.
     pub until: Option<i64>,
@@ -144,6 +218,7 @@ mod tests {
             uris: texts(uris),
             emails: texts(&[]),
             not_after: 0,
+            standing: None,
         }
     }
 
@@ -206,5 +281,65 @@ mod tests {
         assert_eq!(certificate(&[]).shown(), "client.test");
         let json = serde_json::to_value(&one).unwrap();
         assert_eq!(json, serde_json::json!({ "subject": "spiffe://a/x", "serial": "0a" }));
+    }
+
+    /// A door that says yes or no, and counts how often it is asked.
+    #[derive(Debug)]
+    struct Says {
+        generation: AtomicU64,
+        yes: std::sync::atomic::AtomicBool,
+        asked: AtomicU64,
+    }
+
+    impl Vouch for Says {
+        fn generation(&self) -> u64 {
+            self.generation.load(Ordering::Relaxed)
+        }
+
+        fn vouches(&self, chain: &[Box<[u8]>]) -> bool {
+            assert_eq!(chain, [Box::from([1, 2])]);
+            self.asked.fetch_add(1, Ordering::Relaxed);
+            self.yes.load(Ordering::Relaxed)
+        }
+    }
+
+    #[test]
+    fn a_door_is_asked_again_after_each_change_and_once() {
+        let door = Arc::new(Says {
+            generation: AtomicU64::new(3),
+            yes: true.into(),
+            asked: AtomicU64::default(),
+        });
+        let own: Arc<dyn Vouch> = Arc::<Says>::clone(&door);
+        let standing = Some(Arc::new(Standing::new(own, [Box::from([1, 2])].into(), 3)));
+        let one = ClientCertificate { standing, ..certificate(&[]) };
+        let after = |yes: bool| {
+            door.yes.store(yes, Ordering::Relaxed);
+            door.generation.fetch_add(1, Ordering::Relaxed);
+            (one.stands(), one.stands(), door.asked.load(Ordering::Relaxed))
+        };
+        // The handshake has asked.
+        assert!(one.stands() && door.asked.load(Ordering::Relaxed) == 0);
+        assert_eq!(after(true), (true, true, 1));
+        assert_eq!(after(false), (false, false, 2));
+        assert_eq!(after(true), (true, true, 3));
+        assert!(certificate(&[]).stands(), "one that was shown nowhere");
+    }
+
+    #[test]
+    fn a_serial_number_is_one_number_however_it_is_written() {
+        for (written, canonical) in [
+            ("0a", "0a"),
+            ("A", "0a"),
+            ("00000a", "0a"),
+            ("80", "0080"),
+            ("0080", "0080"),
+            ("00000080ff", "0080ff"),
+            ("7f00", "7f00"),
+            ("00", "00"),
+            ("", "00"),
+        ] {
+            assert_eq!(canonical_serial(written), canonical, "{written}");
+        }
     }
 }

@@ -156,7 +156,9 @@ impl Questions {
             let state = gateway.workspace(&question.workspace).map(|workspace| workspace.state());
             let sealed = state.as_ref().and_then(|state| state.sealed.as_ref());
             let decision = sealed.and_then(|sealed| sealed.approvals.get(&question.id));
-            let decision = decision.filter(|decision| decision.digest == question.digest());
+            // A yes that waits for others has not decided anything.
+            let decision =
+                decision.filter(|decision| decision.settles(&question.digest()).is_some());
             let (what, event) = match decision {
                 _ if state.is_none() => (Asking::Expired, Some("its workspace is gone")),
                 Some(Decision { approved: false, .. }) => (Asking::Denied, None),
@@ -234,6 +236,7 @@ fn word_of(question: &Question) -> Bytes {
         "digest": question.digest(),
         "asked": question.asked,
         "until": question.until,
+        "approvers": question.approvers,
     });
     Bytes::from(serde_json::to_vec(&json).unwrap_or_default())
 }

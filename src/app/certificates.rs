@@ -103,6 +103,7 @@ impl Certificates {
             self.told_stale = stale;
             return Look::Same;
         }
+        self.tls.look_again();
         let crl = setting.clients.as_ref().and_then(|clients| clients.crl.as_ref());
         let file = crl.map(|path| path.display().to_string()).unwrap_or_default();
         Look::RunOut(file)

@@ -635,6 +635,7 @@ impl Keeper {
                     self.note("certificate-reloaded", &one.at().to_string());
                 }
                 certificates::Look::RunOut(file) => {
+                    changed = true;
                     tracing::error!(
                         listener = %one.at(), file,
                         "the revocation list has run out: no certificate of its CA is let in until there is a new one"

@@ -271,6 +271,7 @@ pub async fn serve_lockable(
     let mut counter = None;
     let mut stop = std::pin::pin!(stop);
     let mut sockets: Option<Vec<Socket>> = None;
+    let mut locking: Option<Answer> = None;
     let mut first = true;
     loop {
         let now = if let Some(opened) = opened.take() {
@@ -279,7 +280,15 @@ pub async fn serve_lockable(
             let was_open = sockets.is_some();
             // Started anew by a service manager, it would be open, though somebody has locked it.
             let after = |failure: Failure| if was_open { failure.after_lock() } else { failure };
-            let closed = Closed::open(home, sockets.take(), &mut options).map_err(after)?;
+            let closed = Closed::open(home, sockets.take(), &mut options).map_err(after);
+            match (&closed, locking.take()) {
+                (Ok(_), Some(answer)) => {
+                    answer.send(Ok("locked; no secret is in the proxy's memory".to_owned()));
+                }
+                (Err(failure), Some(answer)) => answer.send_last(ended_locked(failure)).await,
+                (_, None) => {}
+            }
+            let closed = closed?;
             if std::mem::take(&mut first) {
                 said(&closed.serving);
             }
@@ -308,9 +317,14 @@ pub async fn serve_lockable(
         }
         match run(proxy, counter.as_mut(), &mut stop, drain).await? {
             None => return Ok(()),
-            Some(kept) => sockets = Some(kept),
+            Some((kept, answer)) => (sockets, locking) = (Some(kept), Some(answer)),
         }
     }
+}
+
+/// What whoever locked a proxy hears, when it could not go on locked.
+fn ended_locked(failure: &Failure) -> String {
+    format!("the proxy has ended, and is to stay so, instead of being locked: {failure}")
 }
 
 /// The counter opens when the process has the home: its predecessor has ended by then.
@@ -324,13 +338,13 @@ fn counter_of<'a>(
     }
 }
 
-/// Serves until the end, or until somebody locks it; then the sockets are given back.
+/// Serves until the end, or until somebody locks it; then the sockets are given back, and whom to tell when it is locked.
 async fn run(
     proxy: Proxy,
     mut counter: Option<&mut Counter>,
     stop: &mut (impl Future<Output = ()> + Send + Unpin),
     drain: Duration,
-) -> Result<Option<Vec<Socket>>, Failure> {
+) -> Result<Option<(Vec<Socket>, Answer)>, Failure> {
     let mut kept = Some(proxy.copies_of_sockets()?);
     let held = proxy.held();
     let mut locking = None;
@@ -364,9 +378,7 @@ async fn run(
     let ended = proxy.serve_until(why, drain).await;
     let Some(answer) = locking else { return ended.map(|()| None) };
     if let Err(failure) = ended {
-        let said =
-            format!("the proxy has ended, and is to stay so, instead of being locked: {failure}");
-        answer.send_last(said).await;
+        answer.send_last(ended_locked(&failure)).await;
         return Err(failure.after_lock());
     }
     if !held.is_gone_within(GONE_WITHIN).await {
@@ -376,8 +388,7 @@ async fn run(
         answer.send_last(said).await;
         return Err(Failure::new(what).after_lock());
     }
-    answer.send(Ok("locked; no secret is in the proxy's memory".to_owned()));
-    Ok(kept)
+    Ok(kept.map(|kept| (kept, answer)))
 }
 
 /// The doors of a home that is not open.

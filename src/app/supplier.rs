@@ -436,8 +436,9 @@ const SKEW: i64 = 30;
 /// How far the other's clock is before ours, by the `Date` of its answer.
 fn skew_of(headers: &http::HeaderMap) -> i64 {
     let date = headers.get(http::header::DATE).and_then(|value| value.to_str().ok());
-    let date = date.and_then(|text| jiff::fmt::rfc2822::parse(text).ok());
-    date.map_or(0, |date| date.timestamp().as_second() - unix_now())
+    let date = date.and_then(|text| httpdate::parse_http_date(text).ok());
+    let since = date.and_then(|date| date.duration_since(UNIX_EPOCH).ok());
+    since.and_then(|since| i64::try_from(since.as_secs()).ok()).map_or(0, |date| date - unix_now())
 }
 
 fn unix_now() -> i64 {

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use super::line::Line;
 use crate::record::{Access, Decision, Event, Outcome, Peer, Use, Who};
+use crate::reference::Name;
 
 /// What a line says after time and kind.
 pub(super) trait Fields {
@@ -31,11 +32,15 @@ impl Fields for Access<'_> {
             destination,
             method,
             path,
+            websocket,
+            method_override,
             rule,
             policy_generation,
             policy_digest,
             credential,
             more_credentials,
+            unknown_reference,
+            unknown_in,
             misplaced,
             decision,
             code,
@@ -54,6 +59,10 @@ impl Fields for Access<'_> {
         line.text(b",\"destination\":", destination)?;
         line.option(b",\"method\":", *method)?;
         line.option(b",\"path\":", *path)?;
+        if *websocket {
+            line.raw(b",\"websocket\":true");
+        }
+        line.option(b",\"method_override\":", *method_override)?;
         line.option(b",\"rule\":", *rule)?;
         line.number(b",\"policy_generation\":", *policy_generation);
         line.text(b",\"policy_digest\":", policy_digest)?;
@@ -63,6 +72,8 @@ impl Fields for Access<'_> {
         if !more_credentials.is_empty() {
             line.value(b",\"more_credentials\":", more_credentials)?;
         }
+        line.option(b",\"unknown_reference\":", unknown_reference.map(Name::as_str))?;
+        line.option(b",\"unknown_in\":", *unknown_in)?;
         if *misplaced > 0 {
             line.number(b",\"misplaced\":", *misplaced as u64);
         }
@@ -80,8 +91,18 @@ impl Fields for Access<'_> {
 }
 
 fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
-    let Who { workspace, agent, token_id, authenticated_by, run, node, user, environment, labels } =
-        who;
+    let Who {
+        workspace,
+        agent,
+        token_id,
+        authenticated_by,
+        run,
+        node,
+        user,
+        environment,
+        labels,
+        run_token_use,
+    } = who;
     line.text(b",\"workspace\":", workspace.as_str())?;
     line.text(b",\"agent\":", agent.as_str())?;
     line.text(b",\"token_id\":", token_id)?;
@@ -92,6 +113,9 @@ fn write_who(line: &mut Line<'_>, who: &Who<'_>) -> serde_json::Result<()> {
     line.option(b",\"environment\":", environment.map(crate::reference::Name::as_str))?;
     if let Some(labels) = labels {
         line.value(b",\"labels\":", labels)?;
+    }
+    if let Some(uses) = run_token_use {
+        line.value(b",\"run_token_use\":", uses)?;
     }
     Ok(())
 }
@@ -223,7 +247,7 @@ mod tests {
     fn uses() -> impl Strategy<Value = Vec<Use>> {
         let why = any::<(bool, bool, bool, Option<u16>)>().prop_map(|(tier, pool, run, after)| {
             let tier = tier.then_some(crate::credential::Tier::Builder);
-            Why { tier, node: pool, pool, value: run, run, after }
+            Why { tier, node: pool, pool, value: run, run, unasked: run && pool, after }
         });
         let one = (name(), any::<Option<u32>>(), prop::option::of(text()), why);
         let one =
@@ -248,6 +272,7 @@ mod tests {
             let labels = [("team".parse().unwrap(), label.clone()), ("a/b".parse().unwrap(), label.clone())];
             let labels = crate::agent::Labels::new(labels).unwrap();
             let some = |at: usize, text: usize| given[at].then(|| texts[text].as_str());
+            let run_uses = [names.0.clone(), names.1.clone()];
             let who = Who {
                 workspace: &names.0,
                 agent: &names.1,
@@ -258,6 +283,7 @@ mod tests {
                 user: given[2].then_some(&label),
                 environment: given[3].then_some(&names.1),
                 labels: given[4].then_some(&labels),
+                run_token_use: given[5].then_some(&run_uses[..]),
             };
             let certificate = crate::agent::certificate::ClientCertificate {
                 serial: "0a".into(),
@@ -268,6 +294,7 @@ mod tests {
                 uris: [].into(),
                 emails: [].into(),
                 not_after: 0,
+                standing: None,
             };
             let record = Access {
                 request_id: RequestId(numbers.2),
@@ -278,11 +305,15 @@ mod tests {
                 destination: &texts[1],
                 method: some(4, 2),
                 path: some(5, 3),
+                websocket: given[2],
+                method_override: some(1, 3),
                 rule: some(6, 4),
                 policy_generation: numbers.0,
                 policy_digest: "0011",
                 credential: uses.first(),
                 more_credentials: uses.get(1..).unwrap_or_default(),
+                unknown_reference: given[6].then_some(&names.1),
+                unknown_in: some(0, 2),
                 misplaced: if given[7] { numbers.1 } else { 0 },
                 decision: if given[0] { Decision::Permit } else { Decision::Refuse },
                 code: given[1].then_some(Code::NotAllowed),

@@ -67,6 +67,7 @@ fn access_of(
         user: None,
         environment: None,
         labels: None,
+        run_token_use: None,
     };
     log.access(&Access {
         request_id: id(n),
@@ -77,11 +78,15 @@ fn access_of(
         destination: "https://api.example.com:8443",
         method: Some("POST"),
         path: Some("/v1/chat"),
+        websocket: false,
+        method_override: None,
         rule: Some("r"),
         policy_generation: 1,
         policy_digest: "00",
         credential: Some(&credential),
         more_credentials: &[],
+        unknown_reference: None,
+        unknown_in: None,
         misplaced: 0,
         decision,
         code: None,

@@ -159,6 +159,7 @@ mod tests {
             uris: texts(uris),
             emails: texts(&["b@x.org"]),
             not_after: NOW + 60,
+            standing: None,
         })
     }
 

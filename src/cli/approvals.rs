@@ -52,8 +52,7 @@ pub(super) enum Command {
 pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
     // Who can neither open the vault nor show a token has no business with what waits for its keys.
     let mut way = to.open()?;
-    let asked = way.order(ListQuestions)?;
-    let questions: Vec<Question> = asked.into_iter().map(|Asked(question)| question).collect();
+    let questions = way.order(ListQuestions)?;
     match command {
         Command::List { json } => list(&questions, json),
         Command::Show { id, json } => show(find(&questions, &id)?, json),
@@ -62,8 +61,8 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
     }
 }
 
-fn find<'q>(questions: &'q [Question], id: &str) -> Result<&'q Question, Failure> {
-    let mut found = questions.iter().filter(|q| !id.is_empty() && q.id.starts_with(id));
+fn find<'q>(questions: &'q [Asked], id: &str) -> Result<&'q Asked, Failure> {
+    let mut found = questions.iter().filter(|q| !id.is_empty() && q.question.id.starts_with(id));
     match (found.next(), found.next()) {
         (Some(one), None) => Ok(one),
         (Some(_), Some(_)) => {
@@ -77,12 +76,12 @@ fn find<'q>(questions: &'q [Question], id: &str) -> Result<&'q Question, Failure
     }
 }
 
-fn list(questions: &[Question], json: bool) -> Result<(), Failure> {
+fn list(questions: &[Asked], json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&questions.iter().cloned().map(Asked).collect::<Vec<_>>());
+        return output::json(&questions);
     }
     let mut table = Table::new(&["ID", "AGENT", "REQUEST", "USE", "BODY", "UNTIL"]);
-    for question in questions {
+    for Asked { question, .. } in questions {
         let Question { id, agent, method, destination, target, uses, .. } = question;
         table.row(vec![
             id.clone(),
@@ -96,10 +95,11 @@ fn list(questions: &[Question], json: bool) -> Result<(), Failure> {
     table.print()
 }
 
-fn show(question: &Question, json: bool) -> Result<(), Failure> {
+fn show(asked: &Asked, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&Asked(question.clone()));
+        return output::json(asked);
     }
+    let Asked { question, approved_by } = asked;
     let none = || "-".to_owned();
     let said = |text: &Option<String>| text.as_deref().map_or_else(none, output::plain);
     for (name, value) in [
@@ -121,6 +121,10 @@ fn show(question: &Question, json: bool) -> Result<(), Failure> {
     ] {
         output::line(&format!("{name:<13} {value}"))?;
     }
+    if question.approvers > 1 {
+        let so_far = output::list(approved_by.iter().map(|who| output::plain(who)));
+        output::line(&format!("{:<13} {}, so far {so_far}", "approvers", question.approvers))?;
+    }
     match &question.body {
         Some(body) => {
             output::line("")?;
@@ -135,12 +139,12 @@ fn show(question: &Question, json: bool) -> Result<(), Failure> {
 
 fn decide(
     way: &mut Way,
-    questions: &[Question],
+    questions: &[Asked],
     (ids, approve): (&[String], bool),
     json: bool,
 ) -> Result<(), Failure> {
     let found = ids.iter().map(|id| find(questions, id)).collect::<Result<Vec<_>, _>>()?;
-    let decide = |question: &Question| {
+    let decide = |Asked { question, .. }: &Asked| {
         // Of what was looked at, and nothing else.
         let word = Answer { approve, digest: Some(question.digest()) };
         way.order(Decide { id: question.id.clone(), word })
@@ -150,5 +154,9 @@ fn decide(
         return output::json(&made);
     }
     let word = if approve { "approved" } else { "refused" };
-    made.iter().try_for_each(|decided| output::line(&format!("{word} {}", decided.id)))
+    made.iter().try_for_each(|Decided { id, missing, .. }| match missing {
+        0 => output::line(&format!("{word} {id}")),
+        1 => output::line(&format!("{word} {id}; one more has to")),
+        more => output::line(&format!("{word} {id}; {more} more have to")),
+    })
 }

@@ -47,7 +47,8 @@ pub(super) enum Command {
     },
     /// Ask the policies what their own tests ask, and say which answers are not as expected
     #[command(
-        after_help = "Example:\n  locum policy test policies/\n\nTests stand beside the rules, under `tests`. Exit code 1 if one fails, 64 if a file has a mistake."
+        after_help = "Example:\n  locum policy test policies/\n\nTests stand beside the rules, under `tests`. Exit code 1 if one fails or there is none, 64 if a file
+has a mistake."
     )]
     Test {
         /// Files and directories, as one policy [default: the home's policies]

@@ -38,6 +38,12 @@ impl Segment {
 }
 
 impl PathTemplate {
+    /// What stands before and after the secret in its own segment.
+    #[must_use]
+    pub fn around(&self) -> (&str, &str) {
+        (&self.prefix, &self.suffix)
+    }
+
     /// Where in `path` the text in the secret's place is, if the path has the template's shape.
     #[must_use]
     pub fn find(&self, path: &str) -> Option<Range<usize>> {

@@ -82,8 +82,9 @@ impl Signer<'_> {
 
     /// What an answer quotes of the signature becomes what the client knows of it.
     fn hide(&self, claim: &Claim, signature: &str, key_id: &str, needles: &mut Needles) {
-        needles.add_rendered(signature.as_bytes(), claim.signature.as_bytes());
-        needles.add_rendered(key_id.as_bytes(), self.grant.placeholder().as_bytes());
+        let placeholder = self.grant.placeholder();
+        needles.add_rendered(signature.as_bytes(), claim.signature.as_bytes(), placeholder);
+        needles.add_rendered(key_id.as_bytes(), placeholder.as_bytes(), placeholder);
     }
 }
 

@@ -28,11 +28,7 @@ impl Edits {
             found.place.is(slot) && credential.is_named_by(&found.text)
         };
         let found = body.found().iter().find(named)?;
-        let value = secret.expose(|bytes| match slot {
-            Slot::Json { .. } | Slot::WebSocket { .. } => json(bytes),
-            Slot::Form { .. } => form(bytes),
-            _ => Zeroizing::new(bytes.to_vec()),
-        });
+        let value = secret.expose(|bytes| rendered(slot, bytes));
         self.0.push((found.at.clone(), value));
         self.0.last().map(|(_, value)| value.as_slice())
     }
@@ -55,6 +51,15 @@ impl Edits {
         }
         out.extend_from_slice(&body[done..]);
         Some(Bytes::from_owner(out))
+    }
+}
+
+/// A secret as it stands in a slot of a body.
+pub(super) fn rendered(slot: &Slot, bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    match slot {
+        Slot::Json { .. } | Slot::WebSocket { .. } => json(bytes),
+        Slot::Form { .. } => form(bytes),
+        _ => Zeroizing::new(bytes.to_vec()),
     }
 }
 

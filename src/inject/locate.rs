@@ -9,7 +9,7 @@ use super::path::{self, may_refer};
 use super::{aws, query, subprotocol};
 use crate::credential::{BasicPart, Credential, CredentialIndex, Kind, PathTemplate, Slot};
 use crate::host::Origin;
-use crate::reference;
+use crate::reference::{self, Name};
 use crate::request::{BodyText, InboundRequest};
 use crate::sign::sigv4;
 
@@ -42,11 +42,20 @@ impl Located {
     }
 }
 
+/// A reference to nothing, in a place where one has to name a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unknown {
+    /// The name, where it can be told ([`reference::told`]).
+    pub name: Option<Name>,
+    /// Where it stands, as [`Slot::label`] has it.
+    pub place: Box<str>,
+}
+
 /// All references of a request.
 #[derive(Debug, Default)]
 pub struct References {
     located: Vec<Located>,
-    unresolved: bool,
+    unknown: Option<Box<Unknown>>,
     misplaced: usize,
     honeytoken: Option<Arc<Credential>>,
     fault: Option<&'static str>,
@@ -94,6 +103,24 @@ impl References {
         found
     }
 
+    /// References as they were seen once, to decide on them again.
+    pub(crate) fn seen(
+        located: impl IntoIterator<Item = (Arc<Credential>, Option<usize>)>,
+        unknown: Option<Unknown>,
+        misplaced: usize,
+    ) -> Self {
+        let mut seen = Self { unknown: unknown.map(Box::new), misplaced, ..Self::default() };
+        for (credential, slot) in located {
+            seen.suppose(&credential, slot);
+        }
+        seen
+    }
+
+    /// Takes it that a slot refers to the credential, which nothing that was looked at does.
+    pub(crate) fn suppose(&mut self, credential: &Arc<Credential>, slot: Option<usize>) {
+        self.add(credential, slot, credential.placeholder().as_bytes());
+    }
+
     /// The credentials that slots refer to, each once: the first slot it was found in, in the
     /// order of the credential's own slots.
     #[must_use]
@@ -104,13 +131,19 @@ impl References {
     /// Whether a slot holds a reference to nothing.
     #[must_use]
     pub fn unresolved(&self) -> bool {
-        self.unresolved
+        self.unknown.is_some()
+    }
+
+    /// The first reference to nothing in a slot.
+    #[must_use]
+    pub fn unknown(&self) -> Option<&Unknown> {
+        self.unknown.as_deref()
     }
 
     /// Whether a slot holds a reference at all, to something or to nothing.
     #[must_use]
     pub fn any(&self) -> bool {
-        self.unresolved || !self.located.is_empty()
+        self.unresolved() || !self.located.is_empty()
     }
 
     /// Why a body that refers to a credential cannot be read in one way.
@@ -150,6 +183,12 @@ impl References {
     #[must_use]
     pub fn honeytoken(&self) -> Option<&Arc<Credential>> {
         self.honeytoken.as_ref()
+    }
+
+    /// Notes a reference to nothing in `text`, which stands in a slot.
+    fn nothing(&mut self, text: &[u8], place: impl FnOnce() -> String) {
+        let note = || Box::new(Unknown { name: reference::told(text), place: place().into() });
+        self.unknown.get_or_insert_with(note);
     }
 
     /// Counts what stands outside the slots in `text`.
@@ -192,7 +231,7 @@ impl References {
                     Some((credential, slot)) => {
                         self.add(credential, Some(slot), credential.name.reference().as_bytes());
                     }
-                    None => self.unresolved = true,
+                    None => self.nothing(text, || format!("header:{name}")),
                 }
             }
             _ => self.outside(text, 1, index),
@@ -206,7 +245,7 @@ impl References {
                 let slot = credential.slots.iter().position(|slot| *slot == Slot::Aws);
                 self.add(credential, slot.filter(|_| whole), key_id.as_bytes());
             }
-            None => self.unresolved = true,
+            None => self.nothing(key_id.as_bytes(), || Slot::Aws.label()),
         }
     }
 
@@ -217,13 +256,13 @@ impl References {
             if !reference::occurs(text) {
                 continue;
             }
-            match index.named_by(text) {
-                Some(credential) => {
-                    let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
-                    let slot = credential.slots.iter().position(same);
-                    self.add(credential, slot, text);
-                }
-                None => self.unresolved = true,
+            if let Some(credential) = index.named_by(text) {
+                let same = |s: &Slot| matches!(s, Slot::Basic { part: p, .. } if *p == part);
+                let slot = credential.slots.iter().position(same);
+                self.add(credential, slot, text);
+            } else {
+                let other = Box::default();
+                self.nothing(text, || Slot::Basic { part, other }.label());
             }
         }
     }
@@ -246,7 +285,9 @@ impl References {
                     let slot = credential.slots.iter().position(same);
                     self.add(credential, slot, &value);
                 }
-                _ if index.is_slot_parameter(&name) => self.unresolved = true,
+                _ if index.is_slot_parameter(&name) => {
+                    self.nothing(&value, || format!("query:{}", String::from_utf8_lossy(&name)));
+                }
                 _ => self.outside(&value, 1, index),
             }
         }
@@ -270,7 +311,7 @@ impl References {
         }
         let mut places = bound().flat_map(|c| path_slots(c)).filter_map(|(_, t)| t?.find(path));
         if found == 0 && places.any(|at| may_refer(&path[at])) {
-            self.unresolved = true;
+            self.nothing(&decoded, || "path".to_owned());
         } else {
             self.outside(&decoded, path::count(path).max(1).saturating_sub(found), index);
         }
@@ -316,8 +357,10 @@ impl References {
             match named.find(|credential| credential.slots.iter().any(is)) {
                 // With other text around it.
                 Some(credential) => self.add(credential, None, &found.text),
-                None if bound().any(is) => self.unresolved = true,
-                None => self.outside(&found.text, 1, index),
+                None => match bound().find(|slot| is(slot)) {
+                    Some(slot) => self.nothing(&found.text, || slot.label()),
+                    None => self.outside(&found.text, 1, index),
+                },
             }
         }
     }

@@ -67,8 +67,7 @@ pub(super) fn with_secret(
     query: Option<&str>,
     secret: &Secret,
 ) -> Option<Filled> {
-    let mut value = Zeroizing::new(Vec::with_capacity(3 * secret.len()));
-    secret.expose(|bytes| query::push_encoded(&mut value, bytes, PLAIN));
+    let value = secret.expose(rendered);
     let room = path.len() + value.len() + query.map_or(0, |query| query.len() + 1);
     let mut target = Zeroizing::new(Vec::with_capacity(room));
     target.extend_from_slice(&path.as_bytes()[..at.start]);
@@ -85,6 +84,13 @@ pub(super) fn with_secret(
         target.extend_from_slice(query.as_bytes());
     }
     Some(Filled { target, value })
+}
+
+/// A secret as it stands in a path.
+pub(super) fn rendered(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut value = Zeroizing::new(Vec::with_capacity(3 * bytes.len()));
+    query::push_encoded(&mut value, bytes, PLAIN);
+    value
 }
 
 /// What a segment may have in it (RFC 3986 section 3.3) and nobody reads otherwise: all but `;`,

@@ -73,6 +73,13 @@ pub(super) fn without(path: &str, query: &str, is_ours: impl Fn(&[u8]) -> bool) 
     Some(if kept.is_empty() { path.to_owned() } else { format!("{path}?{}", kept.join("&")) })
 }
 
+/// A secret as it stands in a query.
+pub(super) fn rendered(bytes: &[u8]) -> Zeroizing<Vec<u8>> {
+    let mut out = Zeroizing::new(Vec::with_capacity(3 * bytes.len()));
+    push_encoded(&mut out, bytes, UNRESERVED);
+    out
+}
+
 fn push_value(out: &mut Vec<u8>, secret: &Secret) {
     out.push(b'=');
     secret.expose(|bytes| push_encoded(out, bytes, UNRESERVED));

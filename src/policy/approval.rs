@@ -14,6 +14,8 @@ pub struct Approval {
     pub wait: Option<Duration>,
     /// How long a question stands, and then an approval.
     pub valid: Duration,
+    /// How many people have to say yes.
+    pub approvers: u32,
 }
 
 /// Without a word: long enough to be seen by whoever is at work, and less than the ten minutes for
@@ -29,20 +31,24 @@ const WAITS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_
 /// Longer, what was approved is not remembered.
 const VALIDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_hours(24 * 7);
 
-pub(super) const APPROVAL_KEYS: &[&str] = &["wait", "answer", "valid"];
+/// More never find the time together.
+const APPROVERS: RangeInclusive<u32> = 1..=10;
 
-/// `required`, or `{wait: 5m, valid: 1h}`, or `{answer: refuse}`.
+pub(super) const APPROVAL_KEYS: &[&str] = &["wait", "answer", "valid", "approvers"];
+
+/// `required`, or `{wait: 5m, valid: 1h, approvers: 2}`, or `{answer: refuse}`.
 pub(super) fn read_approval<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Approval> {
     if !matches!(node.value, Value::Map(_)) {
         reader.choice(node, &[("required", ())])?;
-        return Some(Approval { wait: Some(WAIT), valid: VALID });
+        return Some(Approval { wait: Some(WAIT), valid: VALID, approvers: 1 });
     }
     let mut map = reader.map(node, APPROVAL_KEYS)?;
     let wait = given(&mut map, "wait", |r, n| r.duration(n, WAITS));
     let answer =
         given(&mut map, "answer", |r, n| r.choice(n, &[("wait", true), ("refuse", false)]));
     let valid = given(&mut map, "valid", |r, n| r.duration(n, VALIDS));
-    let (wait, answer, valid) = (wait?, answer?, valid?);
+    let approvers = given(&mut map, "approvers", |r, n| r.integer(n, APPROVERS));
+    let (wait, answer, valid, approvers) = (wait?, answer?, valid?, approvers?);
     if answer == Some(false) && wait.is_some() {
         let spot = map.node("wait").unwrap_or(node);
         let message = "a request that is refused at once does not wait";
@@ -50,5 +56,6 @@ pub(super) fn read_approval<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Opti
         return None;
     }
     let wait = answer.unwrap_or(true).then(|| wait.unwrap_or(WAIT));
-    Some(Approval { wait, valid: valid.unwrap_or(VALID).max(wait.unwrap_or_default()) })
+    let valid = valid.unwrap_or(VALID).max(wait.unwrap_or_default());
+    Some(Approval { wait, valid, approvers: approvers.unwrap_or(1) })
 }

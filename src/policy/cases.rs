@@ -4,7 +4,9 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderName, HeaderValue, Request};
 
 use super::read::given;
@@ -17,7 +19,7 @@ use crate::agent::{
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
-use crate::inject::References;
+use crate::inject::{References, Unknown};
 use crate::outcome::Code;
 use crate::reference::Name;
 use crate::request::InboundRequest;
@@ -82,12 +84,46 @@ pub struct Inquiry {
     pub who: Identity,
     /// What for.
     pub wish: Wish,
-    /// A credential that it refers to, in its first slot.
+    /// A credential that it refers to, in the first of its slots that such a request has.
     pub refers: Option<Name>,
+    /// What a request was seen to refer to, where there was one: asked about as it is then.
+    pub seen: Option<Box<Referred>>,
     /// Fields that it has.
     pub fields: Vec<(HeaderName, HeaderValue)>,
     /// When, in seconds of Unix time.
     pub at: i64,
+}
+
+/// What a request was seen to refer to, as its record has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Referred {
+    /// Credentials, each with the label of the slot in which its reference stood; none for a value that
+    /// had the shape of no slot.
+    pub credentials: Vec<(Name, Option<Box<str>>)>,
+    /// A reference to nothing.
+    pub unknown: Option<Unknown>,
+    /// How many references stood outside the slots.
+    pub misplaced: usize,
+}
+
+impl Referred {
+    /// The same references, to the credentials of now.
+    fn references(&self, index: &CredentialIndex) -> References {
+        let mut located = Vec::with_capacity(self.credentials.len());
+        let mut unknown = self.unknown.clone();
+        for (name, label) in &self.credentials {
+            let place = label.as_deref().unwrap_or_default();
+            match index.referred(name.as_str()) {
+                Some(credential) => {
+                    let slot = credential.slots.iter().position(|slot| slot.label() == place);
+                    located.push((Arc::clone(credential), slot));
+                }
+                // It is not there any more.
+                None => unknown = Some(Unknown { name: Some(name.clone()), place: place.into() }),
+            }
+        }
+        References::seen(located, unknown, self.misplaced)
+    }
 }
 
 /// What comes of an inquiry.
@@ -95,6 +131,8 @@ pub struct Inquiry {
 pub enum Answer {
     /// Permitted by the rule.
     Allow(Box<str>),
+    /// Permitted by the rule, once a person has approved it.
+    Ask(Box<str>),
     /// Refused with the code; by the rule, where one denies.
     Refuse(Code, Option<Box<str>>),
     /// Tunnelled unseen under the rule.
@@ -107,6 +145,9 @@ impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Allow(rule) => write!(f, "allow, by the rule `{rule}`"),
+            Self::Ask(rule) => {
+                write!(f, "ask, by the rule `{rule}`: allowed once a person approves")
+            }
             Self::Refuse(code, None) => write!(f, "refuse, with {code}"),
             Self::Refuse(code, Some(rule)) => {
                 write!(f, "refuse, with {code}, by the rule `{rule}`")
@@ -141,12 +182,88 @@ impl Inquiry {
                 .header("sec-websocket-version", "13")
                 .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==");
         }
-        if let Some(name) = &self.refers {
-            let slot = index.get(name.as_str()).and_then(|credential| credential.slots.first());
-            (builder, target) = refer(builder, target, name, slot);
+        if let Some(name) = self.refers.as_ref().filter(|name| !self.refers_by_itself(name, index))
+        {
+            let slot = self.slot(name, index);
+            if slot.is_some() || index.referred(name.as_str()).is_none() {
+                (builder, target) = refer(builder, target, name, slot);
+            }
         }
         let parts = builder.uri(target).body(()).ok()?.into_parts().0;
         Some(InboundRequest::parse(parts, origin).map_err(|refusal| refusal.code))
+    }
+
+    /// Whether the target has the reference in it already, there where a path or query wants it.
+    fn refers_by_itself(&self, name: &Name, index: &CredentialIndex) -> bool {
+        let Wish::Request { target, .. } = &self.wish else { return self.seen.is_some() };
+        let stand_in = index.referred(name.as_str()).and_then(|c| c.stand_in.as_deref());
+        self.seen.is_some()
+            || crate::reference::names_in(target.as_bytes()).any(|found| found == name.as_str())
+            || stand_in.is_some_and(|text| target.contains(text))
+    }
+
+    /// The first slot of a credential that a request of this kind has. A path has one only if it was
+    /// written there.
+    fn slot<'i>(&self, name: &Name, index: &'i CredentialIndex) -> Option<(usize, &'i Slot)> {
+        let is_socket = matches!(self.wish, Wish::Request { socket: true, .. });
+        let fits = |slot: &Slot| match slot {
+            Slot::Header { .. } | Slot::Basic { .. } | Slot::Query { .. } | Slot::Aws => true,
+            Slot::Subprotocol { .. } | Slot::WebSocket { .. } => is_socket,
+            Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. } => !is_socket,
+            Slot::Path { .. } | Slot::Certificate => false,
+        };
+        let mut slots = index.referred(name.as_str())?.slots.iter().enumerate();
+        slots.find(|(_, slot)| fits(slot))
+    }
+
+    /// Whether the reference has no place in a request of this kind but the path, where it is not
+    /// written.
+    #[must_use]
+    pub fn lacks_place(&self, index: &CredentialIndex) -> bool {
+        let Some(name) = &self.refers else { return false };
+        let known = index.referred(name.as_str()).is_some();
+        let request = matches!(self.wish, Wish::Request { .. });
+        request && known && !self.refers_by_itself(name, index) && self.slot(name, index).is_none()
+    }
+
+    /// The references of the request: those that it shows, those that were seen, and the one in what of
+    /// a request an inquiry does not have, if that would be looked into.
+    fn references(
+        &self,
+        policy: &Policy,
+        request: &InboundRequest,
+        index: &CredentialIndex,
+    ) -> References {
+        if let Some(seen) = &self.seen {
+            return seen.references(index);
+        }
+        let mut references = References::locate(request, index);
+        let name = self.refers.as_ref().filter(|name| !self.refers_by_itself(name, index));
+        let Some(credential) = name.and_then(|name| index.referred(name.as_str())) else {
+            return references;
+        };
+        if references.refer_to(credential) {
+            return references;
+        }
+        let slot = self.slot(&credential.name, index);
+        let moment = (index, self.at);
+        let looks = match slot {
+            Some((_, Slot::WebSocket { .. })) => {
+                policy.wants_messages(&self.who, request, &references, moment)
+            }
+            Some((_, slot @ (Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. }))) => {
+                let permitted = policy.authorize(&self.who, request, &references, index, self.at);
+                let kind = policy.wants_body(&self.who, request, &references, moment);
+                permitted.is_ok() && kind.is_some_and(|kind| kind.has(slot))
+            }
+            _ => true,
+        };
+        if looks {
+            let path = |slot: &Slot| matches!(slot, Slot::Path { .. });
+            let slot = slot.map(|(at, _)| at).or_else(|| credential.slots.iter().position(path));
+            references.suppose(credential, slot);
+        }
+        references
     }
 
     /// What the policy says.
@@ -163,9 +280,10 @@ impl Inquiry {
             Some(Err(code)) => return Answer::Refuse(code, None),
             None => return Answer::Refuse(Code::BadRequest, None),
         };
-        let references = References::locate(&request, index);
+        let references = self.references(policy, &request, index);
         let Self { who, at, .. } = self;
         match policy.authorize(who, &request, &references, index, *at) {
+            Ok(permit) if permit.approval().is_some() => Answer::Ask((&**permit.rule()).into()),
             Ok(permit) => Answer::Allow((&**permit.rule()).into()),
             Err(refusal) => Answer::Refuse(refusal.code, refusal.rule.map(|rule| (&*rule).into())),
         }
@@ -174,11 +292,12 @@ impl Inquiry {
     /// Calls `look` with the request as the engine sees it.
     pub(super) fn with_question<T>(
         &self,
+        policy: &Policy,
         index: &CredentialIndex,
         look: impl FnOnce(Question<'_>) -> T,
     ) -> Result<T, Code> {
         let request = self.request(index).unwrap_or(Err(Code::BadRequest))?;
-        let references = References::locate(&request, index);
+        let references = self.references(policy, &request, index);
         let question = Question {
             who: &self.who,
             request: &request,
@@ -190,16 +309,17 @@ impl Inquiry {
     }
 }
 
-/// Puts a reference where a client would: into the credential's first slot. One that is not known goes
-/// where most clients put one.
+/// Puts a reference where a client would, if that is in the head. One that is not known goes where most
+/// clients put one. Of a body there is what the head says of it.
 fn refer(
     builder: http::request::Builder,
     target: String,
     name: &Name,
-    slot: Option<&Slot>,
+    slot: Option<(usize, &Slot)>,
 ) -> (http::request::Builder, String) {
     let reference = name.reference();
     let filled = |t: &Template| format!("{}{reference}{}", t.prefix(), t.suffix());
+    let slot = slot.map(|(_, slot)| slot);
     match slot {
         Some(Slot::Header { name, template }) => (builder.header(name, filled(template)), target),
         Some(Slot::Query { name }) => {
@@ -210,7 +330,27 @@ fn refer(
             let pair = data_encoding::BASE64.encode(format!("{reference}:{reference}").as_bytes());
             (builder.header("authorization", format!("Basic {pair}")), target)
         }
-        _ => (builder.header("authorization", format!("Bearer {reference}")), target),
+        Some(Slot::Subprotocol { template }) => {
+            (builder.header("sec-websocket-protocol", filled(template)), target)
+        }
+        Some(slot @ (Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. })) => {
+            let said = builder.headers_ref().is_some_and(|all| all.contains_key(CONTENT_TYPE));
+            (if said { builder } else { builder.header(CONTENT_TYPE, content_type(slot)) }, target)
+        }
+        // Nothing of the head says that there is one.
+        Some(Slot::WebSocket { .. } | Slot::Aws | Slot::Path { .. } | Slot::Certificate) => {
+            (builder, target)
+        }
+        None => (builder.header("authorization", format!("Bearer {reference}")), target),
+    }
+}
+
+/// What a client calls a body that has such a slot.
+fn content_type(slot: &Slot) -> &'static str {
+    match slot {
+        Slot::Form { .. } => "application/x-www-form-urlencoded",
+        Slot::Multipart { .. } => "multipart/form-data; boundary=parts",
+        _ => "application/json",
     }
 }
 
@@ -242,6 +382,8 @@ pub struct Expected {
 pub enum Word {
     /// It is permitted.
     Allow,
+    /// It is permitted once a person has approved it.
+    Ask,
     /// It is refused.
     Refuse,
     /// The tunnel is not looked into.
@@ -252,8 +394,9 @@ pub enum Word {
 
 impl Word {
     /// As it is written.
-    pub(super) const ALL: [(&'static str, Self); 4] = [
+    pub(super) const ALL: [(&'static str, Self); 5] = [
         ("allow", Self::Allow),
+        ("ask", Self::Ask),
         ("refuse", Self::Refuse),
         ("opaque", Self::Opaque),
         ("intercept", Self::Intercept),
@@ -266,6 +409,11 @@ impl Expected {
     pub fn is_met(&self, answer: &Answer) -> bool {
         let (word, rule, code) = match answer {
             Answer::Allow(rule) => (Word::Allow, Some(rule), None),
+            // What an agent is told until then.
+            Answer::Ask(rule) if self.code == Some(Code::ApprovalRequired) => {
+                (Word::Refuse, Some(rule), self.code)
+            }
+            Answer::Ask(rule) => (Word::Ask, Some(rule), None),
             Answer::Refuse(code, rule) => (Word::Refuse, rule.as_ref(), Some(*code)),
             Answer::Opaque(rule) => (Word::Opaque, Some(rule), None),
             Answer::Intercept => (Word::Intercept, None, None),
@@ -355,6 +503,7 @@ pub(super) fn read_case<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<(
         },
         wish: wish?,
         refers: refers?,
+        seen: None,
         fields: fields?.unwrap_or_default(),
         at: at?.unwrap_or(SOME_TIME),
     };

@@ -178,7 +178,12 @@ fn add_times(text: &mut String, rule: &Rule) {
         let _ = write!(text, ", {when}");
     }
     if let Some(approval) = rule.approval {
-        *text += ", once a person approves";
+        match approval.approvers {
+            1 => *text += ", once a person approves",
+            several => {
+                let _ = write!(text, ", once {several} people approve");
+            }
+        }
         if approval.wait.is_none() {
             *text += ", refused until then";
         }
@@ -241,6 +246,7 @@ mod tests {
             "anomalies: refuse",
             "approval: required",
             "approval: {answer: refuse}",
+            "approval: {approvers: 2}",
             "mode: shadow",
             "deny: true",
         ] {

@@ -61,7 +61,9 @@ impl Policy {
                 look(asked, "/").into_iter().map(seen_from_outside).collect()
             }
             Wish::Request { .. } => inquiry
-                .with_question(index, |q| look(Asked::of(q.who, q.request, q.at), q.request.path()))
+                .with_question(self, index, |q| {
+                    look(Asked::of(q.who, q.request, q.at), q.request.path())
+                })
                 .unwrap_or_default(),
         };
         let near = |verdict: &Verdict<'_>| {

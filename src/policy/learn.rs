@@ -79,6 +79,11 @@ pub struct Lesson {
     pub rules: Vec<Learned>,
     /// Tunnels to hosts where the same agent sent requests that were looked into.
     pub seen_otherwise: u64,
+    /// Requests that no rule can allow: with a credential over `http://`, or with a method that no list
+    /// can have.
+    pub beyond_rules: u64,
+    /// Refused requests whose paths have readings that could be allowed with any path alone.
+    pub refused_readings: u64,
 }
 
 /// Requests that differ in path and method alone.
@@ -100,6 +105,9 @@ struct Paths {
     asked: BTreeSet<(Act, String)>,
     /// Whether no list of paths would do.
     any: bool,
+    /// What was refused so far and has a path of more than one reading. Whoever may send nothing can
+    /// send that: it makes no rule wider than what was permitted does.
+    odd: Option<Box<Paths>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -114,6 +122,10 @@ struct Seen {
 pub struct Learner {
     groups: BTreeMap<Group, Paths>,
     tunnels: BTreeMap<(Name, String), Seen>,
+    /// Whether any rule can allow such requests, for each kind that was seen.
+    expressible: BTreeMap<(Act, Group), bool>,
+    beyond_rules: u64,
+    refused_readings: u64,
 }
 
 /// So many paths of one group are asked about, after the rules are made: more of one kind say nothing
@@ -124,47 +136,72 @@ impl Learner {
     /// One more request.
     pub fn add(&mut self, observed: Observed) {
         let Observed { agent, act, destination, path, uses, always, refused } = observed;
+        let group = Group { agent, destination, uses, always };
+        let kind = (act.clone(), group.clone());
+        let expressible = self.expressible.entry(kind).or_insert_with(|| can_be_said(&act, &group));
+        if !*expressible {
+            self.beyond_rules += 1;
+            return;
+        }
         if act == Act::Tunnel {
+            let Group { agent, destination, .. } = group;
             self.tunnels.entry((agent, destination)).or_default().note(act, refused);
             return;
         }
-        let group = self.groups.entry(Group { agent, destination, uses, always }).or_default();
-        let readings = crate::request::readings(&path).unwrap_or_default();
-        let texts = std::iter::once(path.as_str()).chain(readings.iter().map(String::as_str));
-        let patterns: Option<BTreeSet<String>> = texts.map(pattern).collect();
-        if let Some(patterns) = patterns {
-            for pattern in &patterns {
-                group.patterns.entry(pattern.clone()).or_default().acts.insert(act.clone());
-            }
-            if patterns.len() > 1 {
-                group.readings.insert(patterns);
-            }
-        } else {
-            group.any = true;
+        let mut paths = self.groups.entry(group).or_default();
+        let readings = crate::request::readings(&path);
+        if refused
+            && (readings.as_ref().map_or(true, |o| !o.is_empty()) || pattern(&path).is_none())
+        {
+            paths = paths.odd.get_or_insert_default();
         }
-        let counted = pattern(&path).unwrap_or_else(|| "/".to_owned());
-        group.patterns.entry(counted).or_default().note(act.clone(), refused);
-        if group.asked.len() < ASKED {
-            group.asked.insert((act, path));
-        }
+        paths.add(act, path, &readings.unwrap_or_default(), refused);
     }
 
     /// The rules.
     #[must_use]
     pub fn finish(mut self) -> Lesson {
-        for paths in self.groups.values_mut() {
-            paths.settle();
-        }
-        // Each round makes at least one more group wide, and two are enough for what is known: a
-        // path of two readings, and its neighbours.
-        for _ in 0..=self.groups.len() {
+        let settled = |paths: &Paths| {
+            let mut all = paths.clone();
+            if let Some(odd) = all.odd.take() {
+                all.join(&odd);
+            }
+            all.settle();
+            all
+        };
+        let seen = std::mem::take(&mut self.groups);
+        self.groups = seen.iter().map(|(group, paths)| (group.clone(), settled(paths))).collect();
+        // Each round leaves what was refused out of at least one more group, or makes it wide.
+        let mut left = BTreeSet::new();
+        for _ in 0..=2 * seen.len() {
             let lesson = self.lesson();
             let refused = self.refused(&lesson);
             if refused.is_empty() {
                 return lesson;
             }
-            for (group, paths) in &mut self.groups {
-                paths.any |= refused.contains(&(group.agent.clone(), group.destination.clone()));
+            let is_refused =
+                |group: &Group| refused.contains(&(group.agent.clone(), group.destination.clone()));
+            let odd = |(group, paths): (&Group, &Paths)| {
+                let odd = paths.odd.as_ref().filter(|_| is_refused(group))?;
+                (!left.contains(group)).then(|| (group.clone(), odd.requests()))
+            };
+            let leave: Vec<(Group, u64)> = seen.iter().filter_map(odd).collect();
+            if leave.is_empty() {
+                for (_, paths) in self.groups.iter_mut().filter(|(group, _)| is_refused(group)) {
+                    paths.any = true;
+                }
+            }
+            for (group, requests) in leave {
+                let sure = seen.get(&group).map(|paths| Paths { odd: None, ..paths.clone() });
+                let mut sure = sure.unwrap_or_default();
+                sure.settle();
+                self.refused_readings += requests;
+                if sure.patterns.is_empty() {
+                    self.groups.remove(&group);
+                } else {
+                    self.groups.insert(group.clone(), sure);
+                }
+                left.insert(group);
             }
         }
         self.lesson()
@@ -174,7 +211,8 @@ impl Learner {
     fn refused(&self, lesson: &Lesson) -> BTreeSet<(Name, String)> {
         let text = lesson.to_yaml("");
         let Ok(compiled) = compile_all(vec![Source::new("learned.yaml", &text)]) else {
-            // A path or name that no policy can have in it: everything is as wide as it can be.
+            // Something that no policy can have in it, and that no kind of request shows by itself: a
+            // path. Everything is as wide as it can be.
             return self.groups.keys().map(|g| (g.agent.clone(), g.destination.clone())).collect();
         };
         let index = self.given().index();
@@ -232,7 +270,11 @@ impl Learner {
                 add(rule, &group.agent, counted);
             }
         }
-        let mut lesson = Lesson::default();
+        let mut lesson = Lesson {
+            beyond_rules: self.beyond_rules,
+            refused_readings: self.refused_readings,
+            ..Lesson::default()
+        };
         let mut unseen: BTreeMap<BTreeSet<&Name>, (BTreeSet<String>, u64, u64)> = BTreeMap::new();
         let mut by_host: BTreeMap<&str, Vec<(&Name, &Seen)>> = BTreeMap::new();
         for ((agent, destination), seen) in &self.tunnels {
@@ -284,7 +326,63 @@ impl Seen {
     }
 }
 
+/// Whether any rule can allow a request of this kind.
+fn can_be_said(act: &Act, group: &Group) -> bool {
+    let mut rule = Learned {
+        name: "one".to_owned(),
+        agents: vec![group.agent.clone()],
+        to: vec![group.destination.clone()],
+        uses: group.uses.iter().cloned().collect(),
+        inject_always: group.always,
+        ..Learned::nothing()
+    };
+    match act {
+        Act::Request(method) => rule.methods.push(method.clone()),
+        Act::Socket => rule.websocket = true,
+        Act::Tunnel => (rule.opaque, rule.inject_always) = (true, false),
+    }
+    let lesson = Lesson { rules: vec![rule], ..Lesson::default() };
+    compile_all(vec![Source::new("learned.yaml", &lesson.to_yaml(""))]).is_ok()
+}
+
 impl Paths {
+    fn add(&mut self, act: Act, path: String, readings: &[String], refused: bool) {
+        let texts = std::iter::once(path.as_str()).chain(readings.iter().map(String::as_str));
+        let patterns: Option<BTreeSet<String>> = texts.map(pattern).collect();
+        if let Some(patterns) = patterns {
+            for pattern in &patterns {
+                self.patterns.entry(pattern.clone()).or_default().acts.insert(act.clone());
+            }
+            if patterns.len() > 1 {
+                self.readings.insert(patterns);
+            }
+        } else {
+            self.any = true;
+        }
+        let counted = pattern(&path).unwrap_or_else(|| "/".to_owned());
+        self.patterns.entry(counted).or_default().note(act.clone(), refused);
+        if self.asked.len() < ASKED {
+            self.asked.insert((act, path));
+        }
+    }
+
+    fn requests(&self) -> u64 {
+        self.patterns.values().map(|seen| seen.requests).sum()
+    }
+
+    /// Takes over what `other` has. That no list of paths would do is the word of what was permitted
+    /// alone.
+    fn join(&mut self, other: &Self) {
+        for (pattern, seen) in &other.patterns {
+            let own = self.patterns.entry(pattern.clone()).or_default();
+            own.acts.extend(seen.acts.iter().cloned());
+            own.requests += seen.requests;
+            own.refused += seen.refused;
+        }
+        self.readings.extend(other.readings.iter().cloned());
+        self.asked.extend(other.asked.iter().cloned());
+    }
+
     /// Gives all readings of a path the same acts, and puts what differs in one segment together.
     fn settle(&mut self) {
         let mut changed = true;
@@ -429,6 +527,7 @@ fn inquiry(group: &Group, act: &Act, path: &str, refers: Option<&Name>) -> Optio
         who: supposed(user)?,
         wish: Wish::Request { method: method.parse().ok()?, socket, origin, target: path.into() },
         refers,
+        seen: None,
         fields: Vec::new(),
         at: 0,
     })
@@ -724,6 +823,44 @@ rules:
         assert_eq!(lesson.to_yaml("Learned."), expected);
     }
 
+    /// One odd request of an agent makes nobody's rule wider, and no policy that cannot be read.
+    #[test]
+    fn what_is_refused_and_odd_makes_no_rule_wider() {
+        let usual = [
+            seen("a", "GET", "https://x.test/v1/models", &["k"]),
+            seen("a", "POST", "https://x.test/v1/chat", &["k"]),
+            seen("b", "GET", "https://y.test/z", &[]),
+            seen("b", "GET", "https://y.test/@scope%2Fname", &[]),
+        ];
+        let expected = learn(&usual);
+        assert!(expected.rules.iter().all(|rule| !rule.paths.is_empty()), "{expected:?}");
+        let refused = |one: Observed| Observed { refused: true, ..one };
+        for (odd, beyond, readings) in [
+            (refused(seen("a", "GET", "http://x.test/v1/a", &["k"])), 1, 0),
+            (refused(seen("a", "get", "https://x.test/v1/a", &["k"])), 1, 0),
+            (seen("a", "get", "https://x.test/v1/a", &["k"]), 1, 0),
+            (refused(seen("a", "GET", "https://x.test/v1/%20/../a", &["k"])), 0, 1),
+            (refused(seen("b", "GET", "https://y.test/\u{e9}/", &[])), 0, 1),
+            (refused(seen("a", "GET", "https://z.test/v1/%20/../a", &[])), 0, 1),
+        ] {
+            let mut all = usual.to_vec();
+            all.push(odd.clone());
+            let lesson = learn(&all);
+            assert_eq!(lesson.rules, expected.rules, "{odd:?}");
+            assert_eq!(
+                (lesson.beyond_rules, lesson.refused_readings),
+                (beyond, readings),
+                "{odd:?}"
+            );
+        }
+        // What is refused and has readings that can be allowed is learned like all else.
+        let mut all = usual.to_vec();
+        all.push(refused(seen("b", "GET", "https://y.test/@other%2Fname", &[])));
+        let lesson = learn(&all);
+        assert!(lesson.to_yaml("").contains("/@other%2Fname"), "{}", lesson.to_yaml(""));
+        assert_eq!(lesson.refused_readings, 0);
+    }
+
     #[test]
     fn nothing_seen_is_a_policy_that_allows_nothing() {
         let text = learn(&[]).to_yaml("");
@@ -768,15 +905,16 @@ rules:
         let path = prop::collection::vec(segment, 1..5).prop_map(|s| format!("/{}", s.join("/")));
         let one = (
             prop::sample::select(vec!["a", "b"]),
-            prop::sample::select(vec!["GET", "POST", "DELETE", "SOCKET", "CONNECT", "M-SEARCH"]),
+            prop::sample::select(vec![
+                "GET", "POST", "DELETE", "SOCKET", "CONNECT", "M-SEARCH", "get",
+            ]),
             prop::sample::select(vec!["https://x.test", "https://y.test:8443", "http://x.test"]),
             path,
             prop::sample::subsequence(vec!["k", "l"], 0..2),
         );
-        let one = one.prop_map(|(agent, method, host, path, uses)| {
-            let clear = host.starts_with("http:");
-            let plain = clear || method == "CONNECT";
-            seen(agent, method, &format!("{host}{path}"), if plain { &[] } else { &uses })
+        let one = (one, any::<bool>()).prop_map(|((agent, method, host, path, uses), refused)| {
+            let uses = if method == "CONNECT" { &[] } else { &uses[..] };
+            Observed { refused, ..seen(agent, method, &format!("{host}{path}"), uses) }
         });
         prop::collection::vec(one, 0..40)
     }
@@ -803,6 +941,13 @@ rules:
                     uses: one.uses.clone(),
                     always: false,
                 };
+                if !can_be_said(&one.act, &group) {
+                    continue;
+                }
+                // What was refused and reads in more than one way may be left out.
+                if one.refused && crate::request::readings(&one.path).map_or(true, |all| !all.is_empty()) {
+                    continue;
+                }
                 let names = one.uses.iter().map(Some).chain(one.uses.is_empty().then_some(None));
                 for name in names {
                     let Some(inquiry) = inquiry(&group, &one.act, &one.path, name) else { continue };
@@ -815,7 +960,18 @@ rules:
                 }
             }
             let total: u64 = lesson.rules.iter().map(|rule| rule.requests).sum();
-            prop_assert_eq!(total + lesson.seen_otherwise, all.len() as u64);
+            let left = lesson.seen_otherwise + lesson.beyond_rules + lesson.refused_readings;
+            prop_assert_eq!(total + left, all.len() as u64);
+            // What was refused makes no rule wider: a rule for any path is the work of what was not.
+            for rule in lesson.rules.iter().filter(|rule| rule.paths.is_empty() && !rule.opaque) {
+                let permitted = |one: &&Observed| {
+                    !one.refused && rule.agents.contains(&one.agent) && rule.to.contains(&one.destination)
+                };
+                let plain = |one: &&Observed| {
+                    crate::request::readings(&one.path).is_ok_and(|all| all.is_empty())
+                };
+                prop_assert!(all.iter().filter(permitted).any(|one| !plain(&one)), "{}", text);
+            }
         }
     }
 }

@@ -34,7 +34,9 @@ use http::{HeaderMap, Method};
 
 pub use approval::Approval;
 pub use capture::Capture;
-pub use cases::{Answer, Case, Expected, Given, Inquiry, Wish, WishError, Word, supposed};
+pub use cases::{
+    Answer, Case, Expected, Given, Inquiry, Referred, Wish, WishError, Word, supposed,
+};
 pub use choice::Alternative;
 pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
@@ -194,7 +196,8 @@ impl Grant {
     /// A live credential where a request needs no reference to say where it goes.
     fn alone(credential: &Arc<Credential>) -> Option<Self> {
         let slot = credential.slots.iter().position(crate::credential::Slot::stands_alone)?;
-        Some(Self { slot, ..Self::whole(credential)? })
+        let why = Why { unasked: true, ..Why::default() };
+        Some(Self { slot, why, ..Self::whole(credential)? })
     }
 
     /// Which credential.
@@ -417,6 +420,10 @@ pub struct Shadow {
     pub code: Option<Code>,
 }
 
+/// Up to how many credentials of one host all answers of it are searched for each, whoever asks. A search for
+/// one costs its opening and some microseconds for its forms; few hosts have more than a handful.
+const HIDDEN_FROM_ALL: usize = 16;
+
 impl Policy {
     fn new(rules: Vec<Rule>, files: Vec<Arc<str>>, digest: String) -> Self {
         let bounds =
@@ -465,12 +472,6 @@ impl Policy {
     #[must_use]
     pub fn place_of(&self, case: &Case) -> (&str, Position) {
         (self.files.get(case.place.file as usize).map_or("", |file| file), case.place.at)
-    }
-
-    /// Whether a rule, by its name, puts its credentials into requests that do not ask for them.
-    #[must_use]
-    pub fn injects_unasked(&self, rule: &str) -> bool {
-        self.rules.iter().any(|r| r.inject_always && *r.name == *rule)
     }
 
     /// How many rules there are.
@@ -626,7 +627,11 @@ impl Policy {
     /// Whether a rule that this verdict stands on wants a person to be asked: the one that decided, the
     /// ones that grant its credentials, and the organisation's.
     fn approval(&self, verdict: &Verdict) -> Option<Approval> {
-        self.standing_on(verdict).find_map(|rule| rule.approval)
+        let mut wanted = self.standing_on(verdict).filter_map(|rule| rule.approval);
+        let first = wanted.next()?;
+        // The first says how, and whoever wants the most people says how many.
+        let approvers = wanted.fold(first.approvers, |most, other| most.max(other.approvers));
+        Some(Approval { approvers, ..first })
     }
 
     /// Whether one of them wants what is not as usual to be refused.
@@ -853,7 +858,9 @@ impl Policy {
         Ok(None)
     }
 
-    /// The live credentials that the agent may use at `origin` in any request, but for `grants`.
+    /// The live credentials that go to `origin`, but for `grants`: an origin may show an agent what another
+    /// one's request brought. Where so many are bound to it that a search for all would slow each answer
+    /// down, only those that this agent may use in any request.
     fn hidden(
         &self,
         who: &Identity,
@@ -863,19 +870,25 @@ impl Policy {
     ) -> Vec<Grant> {
         let mut hidden = Vec::new();
         let mut seen: HashSet<&Name> = grants.iter().map(|g| &g.credential.name).collect();
-        for (_, rule) in self.candidates(who, origin, index) {
+        // Not those of other users: of thousands, all would have to be opened for each request.
+        let theirs = |c: &&Arc<Credential>| {
+            let their_own = c.properties.owner.as_ref();
+            // Nor texts: they are no secrets.
+            c.as_text().is_none() && their_own.is_none_or(|owner| is_for(who, owner, index))
+        };
+        let bound = || index.bound_to(origin).filter(theirs);
+        let few = bound().nth(HIDDEN_FROM_ALL).is_none();
+        if few {
+            hidden.extend(bound().filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
+        }
+        for (_, rule) in self.candidates(who, origin, index).filter(|_| !few) {
             // More rather than less: what a condition leaves out now may have been used a moment ago.
             let may = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
             if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
                 continue;
             }
-            // Not those of other users: of thousands, all would have to be opened for each request.
-            let theirs = |c: &&Arc<Credential>| {
-                c.properties.owner.as_ref().is_none_or(|owner| is_for(who, owner, index))
-            };
-            // Those of other environments too, and no text: it is no secret.
+            // Those of other environments too.
             let bound = rule.uses.bound_to(origin, index, Within::Any).filter(theirs);
-            let bound = bound.filter(|c| c.as_text().is_none());
             hidden.extend(bound.filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
         // What a run that began before a rotation still brings is shown to others as easily.

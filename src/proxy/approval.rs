@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::asked::{Asked, Decided};
 use super::body::Upload;
-use super::exchange::refused;
+use super::exchange::{named, refused};
 use super::ledger::Ledger;
 use super::{State, unix_now};
 use crate::approval::{Decision, Question, digest_of_fields, sha256};
@@ -31,9 +31,10 @@ pub(super) async fn obtain(
 ) -> Result<Decided, Refusal> {
     let permit = decided.decision.as_ref().ok();
     let Some(approval) = permit.and_then(Permit::approval) else { return Ok(decided) };
+    let uses = named(&decided.references);
     // Boxed: no other request shall carry room for it.
     let held = Box::pin(held(asked, decided, (body, approval), ledger.id)).await;
-    held.map_err(|(refusal, state)| refused(ledger, &state, refusal, &[]))
+    held.map_err(|(refusal, state)| refused(ledger, &state, refusal, &uses))
 }
 
 async fn held(
@@ -48,6 +49,11 @@ async fn held(
         move |refusal: Refusal| (refusal, state)
     };
     let whole = asked.whole(body).await.map_err(on(&state))?;
+    // A question shows none, so what a person approved would not be all that is sent.
+    if body.has_trailers() {
+        let detail = "A request that a person has to approve may have no trailers";
+        return Err(on(&state)(Refusal::with_detail(Code::BadRequest, detail)));
+    }
     let Ok(permit) = &decided.decision else { return Ok(decided) };
     let question = question(asked, &state, permit, (&whole, approval), id);
     let digest = question.digest();
@@ -92,7 +98,8 @@ fn waiting(open: &Question, approval: Approval) -> String {
         .map_or_else(|_| "further notice".to_owned(), |until| until.to_string());
     let so_far = match approval.wait {
         Some(wait) => format!("Nobody has decided within {}", crate::document::show_duration(wait)),
-        None => "A person has to approve this request".to_owned(),
+        None if open.approvers == 1 => "A person has to approve this request".to_owned(),
+        None => format!("{} people have to approve this request", open.approvers),
     };
     format!("{so_far}; the question {} stands until {until}", open.id)
 }
@@ -124,7 +131,7 @@ async fn answer(asked: &Asked<'_>, open: &Question, digest: &str, wait: Duration
 
 /// What a decision says of a digest, while it says anything.
 fn good(decision: &Decision, digest: &str) -> Option<bool> {
-    (decision.digest == digest && unix_now() <= decision.until).then_some(decision.approved)
+    decision.settles(digest).filter(|_| unix_now() <= decision.until)
 }
 
 fn question(
@@ -168,5 +175,6 @@ fn question(
         asked: asked_at,
         until: asked_at.saturating_add(valid),
         valid,
+        approvers: approval.approvers,
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Asked<'a> {
 /// What was decided, and on which state.
 pub(super) struct Decided {
     pub(super) state: Arc<State>,
-    references: References,
+    pub(super) references: References,
     pub(super) decision: Result<Permit, Refusal>,
     /// In which second of Unix time.
     at: i64,
@@ -56,6 +56,7 @@ impl Asked<'_> {
         body: &mut Upload,
         ledger: &mut Ledger,
     ) -> Result<Decided, Refusal> {
+        ledger.reads(&self.inbound);
         let mut decided = self.decide(state).await;
         // Why here: a reference in the body is decided on and recorded like those in the head, so a body
         // that may hold one is read before, and only for an agent that may send the request at all.
@@ -237,6 +238,7 @@ pub(super) fn unread(why: Ungathered) -> Refusal {
     match why {
         Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
         Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Secret => Refusal::new(Code::RealCredential),
         Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }
 }

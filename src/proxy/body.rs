@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -13,15 +14,17 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 
+use super::State;
 use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
+use super::linger::Linger;
 use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
 use crate::inject::Remainder;
 use crate::outcome::{Code, Ending, Refusal};
-use crate::request::{strip_hop_by_hop, strip_own};
+use crate::request::strip_trailers;
 use crate::scrub::{ScrubError, ScrubbedBody};
 use crate::sign::sigv4::{ChunkError, ChunkSigner};
 use crate::upstream::{BodyError, UpstreamBody};
@@ -45,6 +48,9 @@ struct Streamed {
     inner: ScrubbedBody<UpstreamBody>,
     tally: Tally,
     unfinished: Unfinished,
+    cut: Cut,
+    /// Boxed: few answers break off, and all would have to have room for it.
+    broken: Option<Box<Linger<ScrubError<BodyError>>>>,
 }
 
 /// How an agent hears that an answer is not whole.
@@ -52,7 +58,7 @@ pub(super) enum Unfinished {
     /// By an end that is none: of chunks, of a length, of a stream.
     Error,
     /// By a reset of the connection, whose end would be the answer's. Forgotten when it is whole.
-    Reset(Cut),
+    Reset,
     /// By gRPC's status, as of a call whose connection was lost: of a reset stream gRPC clients think
     /// that the server has a mistake in it.
     GrpcStatus,
@@ -73,10 +79,10 @@ impl Body {
     pub(super) fn streamed(
         inner: ScrubbedBody<UpstreamBody>,
         mut tally: Tally,
-        unfinished: Unfinished,
+        (unfinished, cut): (Unfinished, Cut),
     ) -> Self {
         tally.unsearched = inner.unsearched();
-        let mut streamed = Streamed { inner, tally, unfinished };
+        let mut streamed = Streamed { inner, tally, unfinished, cut, broken: None };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -115,13 +121,30 @@ impl Streamed {
             Unfinished::GrpcStatus => {
                 Ok(Frame::trailers(grpc_trailers(GRPC_DENIED, &code.title())))
             }
-            Unfinished::Error | Unfinished::Reset(_) => Err(code.title().into()),
+            Unfinished::Error | Unfinished::Reset => Err(code.title().into()),
+        }
+    }
+
+    /// The error goes on to hyper, which breaks the connection off: an answer that was cut upstream is
+    /// cut here, and never ended as if whole.
+    fn broke(&mut self, error: ScrubError<BodyError>) -> Result<Frame<Bytes>, BoxError> {
+        if matches!(error, ScrubError::Unscrubbable) {
+            self.tally.code = Some(Code::Unscrubbable);
+        }
+        self.close(Ending::UpstreamAborted);
+        match self.unfinished {
+            Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
+            Unfinished::Error | Unfinished::Reset => Err(error.into()),
         }
     }
 
     fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         if let Poll::Ready(code) = self.tally.watch.poll(cx) {
             return Poll::Ready(Some(self.cut(code)));
+        }
+        if let Some(broken) = &mut self.broken {
+            let why = ready!(broken.poll(cx));
+            return Poll::Ready(why.map(|why| self.broke(why)));
         }
         match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
             Some(Ok(frame)) => {
@@ -133,17 +156,9 @@ impl Streamed {
                 self.close_if_over();
                 Poll::Ready(Some(Ok(frame)))
             }
-            // The error goes on to hyper, which breaks the connection off: an answer that was cut
-            // upstream is cut here, and never ended as if whole.
             Some(Err(error)) => {
-                if matches!(error, ScrubError::Unscrubbable) {
-                    self.tally.code = Some(Code::Unscrubbable);
-                }
-                self.close(Ending::UpstreamAborted);
-                Poll::Ready(Some(match self.unfinished {
-                    Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
-                    Unfinished::Error | Unfinished::Reset(_) => Err(error.into()),
-                }))
+                self.broken = Some(Box::new(Linger::new(error, self.cut.clone())));
+                self.poll_frame(cx)
             }
             None => {
                 self.close(Ending::Complete);
@@ -164,8 +179,8 @@ fn broken_grpc(error: &ScrubError<BodyError>) -> HeaderMap {
 
 impl Drop for Streamed {
     fn drop(&mut self) {
-        if let Unfinished::Reset(cut) = &self.unfinished {
-            cut.now();
+        if matches!(self.unfinished, Unfinished::Reset) {
+            self.cut.now();
         }
         self.tally.scrubbed = self.inner.replaced();
     }
@@ -214,6 +229,8 @@ pub(super) struct Upload {
     remainder: Option<Box<Remainder>>,
     /// What signs its chunks anew on their way.
     chunks: Option<Box<ChunkSigner>>,
+    /// What knows which trailers may not go on.
+    state: Option<Arc<State>>,
 }
 
 /// Where a body comes from.
@@ -255,6 +272,34 @@ pub(super) enum Ungathered {
     Late,
     /// The agent broke off.
     Broken,
+    /// There is a secret of the vault in what follows it.
+    Secret,
+}
+
+impl From<BoxError> for Ungathered {
+    fn from(error: BoxError) -> Self {
+        let refused = error.downcast_ref::<Refusal>();
+        if refused.is_some_and(|refusal| refusal.code == Code::RealCredential) {
+            Self::Secret
+        } else {
+            Self::Broken
+        }
+    }
+}
+
+/// Takes out of the fields behind a body what may not stand there, and what a credential has in its
+/// hands; the rest is watched as a head is.
+fn settle_trailers(trailers: &mut HeaderMap, state: Option<&State>) -> Result<(), Refusal> {
+    let Some(state) = state else {
+        trailers.clear();
+        return Ok(());
+    };
+    let watch = state.sealed.as_ref().map(|sealed| &sealed.watch);
+    if watch.is_some_and(|watch| watch.is_in_trailers(trailers)) {
+        return Err(Refusal::new(Code::RealCredential));
+    }
+    strip_trailers(trailers, |name| state.credentials.is_slot_header(name));
+    Ok(())
 }
 
 impl Upload {
@@ -266,7 +311,23 @@ impl Upload {
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
         let inner = Source::Agent(inner);
-        (parts, Self { inner, told, count, reading, gate, remainder: None, chunks: None })
+        (
+            parts,
+            Self { inner, told, count, reading, gate, remainder: None, chunks: None, state: None },
+        )
+    }
+
+    /// Has what follows it looked at as its head was.
+    pub(super) fn watched(&mut self, state: &Arc<State>) {
+        if !self.is_empty() {
+            self.state = Some(Arc::clone(state));
+        }
+    }
+
+    /// Whether fields follow it, of one that was read.
+    pub(super) fn has_trailers(&self) -> bool {
+        let Source::Gathered { trailers, .. } = &self.inner else { return false };
+        trailers.as_ref().is_some_and(|trailers| !trailers.is_empty())
     }
 
     /// How much of it was sent, for as long as it is.
@@ -307,7 +368,7 @@ impl Upload {
             .await
             .map_err(|_| Ungathered::Late)?
         {
-            let mut data = match frame.map_err(|_| Ungathered::Broken)?.into_data() {
+            let mut data = match frame.map_err(Ungathered::from)?.into_data() {
                 Ok(data) => data,
                 Err(frame) => {
                     trailers = frame.into_trailers().ok();
@@ -414,7 +475,7 @@ impl Upload {
         };
         let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
         let (reading, gate, remainder, chunks) = (None, None, None, None);
-        Self { inner, told: false, count, reading, gate, remainder, chunks }
+        Self { inner, told: false, count, reading, gate, remainder, chunks, state: None }
     }
 
     /// All of it, if it was read before.
@@ -479,9 +540,10 @@ impl Upload {
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }
-        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
-            strip_own(trailers);
-            strip_hop_by_hop(trailers);
+        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut())
+            && let Err(refusal) = settle_trailers(trailers, self.state.as_deref())
+        {
+            return Poll::Ready(Some(Err(refusal.into())));
         }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));

@@ -61,6 +61,18 @@ impl Unanswered {
 /// connection of it shows.
 type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>, Option<Secret>);
 
+/// One of the times that a request is sent.
+struct Attempt {
+    /// Whether it is the first.
+    first: bool,
+    /// What allowed it, if that is not what allowed the call.
+    state: Option<Arc<State>>,
+}
+
+impl Attempt {
+    const FIRST: Self = Self { first: true, state: None };
+}
+
 /// A request that can be sent again.
 struct Again {
     inbound: InboundRequest,
@@ -122,7 +134,7 @@ impl<'a> Calling<'a> {
         };
         let called = match again {
             None => {
-                let once = self.once((inbound, body), permit, ledger, true);
+                let once = self.once((inbound, body), permit, ledger, Attempt::FIRST);
                 way.watch.over(pin!(once)).await
             }
             Some(again) => {
@@ -158,13 +170,14 @@ impl<'a> Calling<'a> {
             }
         }
         let pass = self.pass(&inbound, &ledger, true).map_err(Unanswered::refusal)?;
-        let recorded = self.recorded(inbound, &permit, &mut ledger, true).await;
+        let mut attempt = Attempt::FIRST;
+        let recorded = self.recorded(inbound, &permit, &mut ledger, &mut attempt).await;
         let (recorded, principal, chunks, certificate) = recorded.map_err(Unanswered::refusal)?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
         let still = || {
             pass.connected();
-            self.workspace().still(&self.state, &self.who, ledger.carried())
+            self.workspace().still(self.allowed_by(&attempt), &self.who, ledger.carried())
         };
         let call = Call {
             certificate: certificate.as_ref(),
@@ -208,10 +221,12 @@ impl<'a> Calling<'a> {
         permit: &mut Permit,
         ledger: &mut Ledger,
     ) -> Result<(Sent, Pending), Unanswered> {
-        let (mut tried, mut first) = (Tried::default(), true);
+        let (mut tried, mut attempt) = (Tried::default(), Attempt::FIRST);
         loop {
             let request = (again.inbound.clone(), again.body.again());
-            let sent = self.once(request, permit, ledger, std::mem::take(&mut first)).await;
+            let next = Attempt { first: false, state: attempt.state.clone() };
+            let sent = self.once(request, permit, ledger, attempt).await;
+            attempt = next;
             let end = match &sent {
                 Ok((sent, _)) => {
                     let status = sent.response.status();
@@ -231,8 +246,13 @@ impl<'a> Calling<'a> {
             drop(sent);
             tokio::time::sleep(wait).await;
             // Why here: what was permitted before the wait may not be any more.
-            self.still_stands(&again.inbound, permit).map_err(Unanswered::Failed)?;
+            let stands = self.still_stands(&again.inbound, permit);
+            attempt.state = Some(stands.map_err(Unanswered::Failed)?);
         }
+    }
+
+    fn allowed_by<'s>(&'s self, attempt: &'s Attempt) -> &'s Arc<State> {
+        attempt.state.as_ref().unwrap_or(&self.state)
     }
 
     /// Whether the request may go to its destination now: not to one that has failed again and again.
@@ -252,11 +272,11 @@ impl<'a> Calling<'a> {
         (inbound, body): (InboundRequest, Upload),
         permit: &Permit,
         ledger: &mut Ledger,
-        first: bool,
+        mut attempt: Attempt,
     ) -> Result<(Sent, Pending), Unanswered> {
-        let pass = self.pass(&inbound, ledger, first)?;
+        let pass = self.pass(&inbound, ledger, attempt.first)?;
         let (recorded, principal, chunks, certificate) =
-            self.recorded(inbound, permit, ledger, first).await?;
+            self.recorded(inbound, permit, ledger, &mut attempt).await?;
         let (request, mut pending) =
             recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
@@ -265,7 +285,7 @@ impl<'a> Calling<'a> {
         let heard = if takes { None } else { self.outlet.listens(self.version) };
         let still = || {
             pass.connected();
-            self.workspace().still(&self.state, &self.who, ledger.carried())
+            self.workspace().still(self.allowed_by(&attempt), &self.who, ledger.carried())
         };
         let call = Call {
             interims: heard.as_ref(),
@@ -301,8 +321,9 @@ impl<'a> Calling<'a> {
         inbound: InboundRequest,
         permit: &Permit,
         ledger: &mut Ledger,
-        first: bool,
+        attempt: &mut Attempt,
     ) -> Result<Leaving, Unanswered> {
+        let first = attempt.first;
         let refused = |ledger: &Ledger, refusal: Refusal, uses: &[Use]| {
             self.unsent(ledger, refusal, uses, first)
         };
@@ -311,9 +332,10 @@ impl<'a> Calling<'a> {
             .await
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
         // Why here: a value may have been long in coming.
-        if permit.is_supplied() && !Arc::ptr_eq(&self.workspace().state(), &self.state) {
-            self.still_stands(&inbound, permit)
-                .map_err(|refusal| refused(ledger, refusal, &named()))?;
+        if permit.is_supplied() && !Arc::ptr_eq(&self.workspace().state(), self.allowed_by(attempt))
+        {
+            let stands = self.still_stands(&inbound, permit);
+            attempt.state = Some(stands.map_err(|refusal| refused(ledger, refusal, &named()))?);
         }
         let mut outbound = self
             .filled(inbound, permit, resolved)
@@ -324,9 +346,9 @@ impl<'a> Calling<'a> {
         let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
         let principal = inject::principal(workspace, agent, &uses);
         let recorded = if first {
-            ledger.permit(outbound, &self.state, permit.rule(), &uses)
+            ledger.permit(outbound, self.allowed_by(attempt), permit.rule(), &uses)
         } else {
-            ledger.also(outbound, &self.state, permit.rule(), &uses)
+            ledger.also(outbound, self.allowed_by(attempt), permit.rule(), &uses)
         };
         let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
         ledger.carries(uses);
@@ -337,7 +359,11 @@ impl<'a> Calling<'a> {
         &self.route.caller.workspace
     }
 
-    fn still_stands(&self, inbound: &InboundRequest, permit: &Permit) -> Result<(), Refusal> {
+    fn still_stands(
+        &self,
+        inbound: &InboundRequest,
+        permit: &Permit,
+    ) -> Result<Arc<State>, Refusal> {
         still_stands(self.workspace(), (&self.who, inbound), permit)
     }
 

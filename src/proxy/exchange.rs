@@ -18,6 +18,7 @@ use super::stream::Cut;
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Place, State, refusal, unix_now};
 use crate::agent::Identity;
+use crate::credential::Slot;
 use crate::host::Origin;
 use crate::inject::{self, Pending, References, Sighting};
 use crate::outcome::{Code, Refusal};
@@ -83,15 +84,23 @@ async fn authorized(
     let agent_side = AgentSide::take(request.extensions_mut());
     let (parts, mut body) = Upload::of(request);
     ledger.uploads(body.uploaded());
+    // Why here: what cannot be read is recorded, and no record shows a secret.
+    let watch = state.sealed.as_ref().map(|sealed| &sealed.watch);
+    if watch.is_some_and(|watch| watch.is_in_target(parts.method.as_str(), parts.uri.path())) {
+        ledger.withhold_target();
+    }
     // Why here: everything after this line works on one reading of one request.
     let inbound = check(gateway, &state, route, parts)
         .map_err(|refusal| refused(&ledger, &state, refusal, &[]))?;
     let who = identify(&state.authn.relabelled(&route.caller.identity), &inbound);
-    ledger.identify(Arc::clone(&who));
-    // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.
-    if let Some(sighting) = state.sealed.as_ref().and_then(|s| s.watch.find(&inbound)) {
-        return Err(sighted(&mut ledger, &state, sighting));
+    if !watch.is_some_and(|watch| watch.is_in_context(inbound.context())) {
+        ledger.identify(Arc::clone(&who));
     }
+    // Why here: a secret in the agent's own hands is news, whatever the policy says of the request.
+    if let Some(sighting) = watch.and_then(|watch| watch.find(&inbound)) {
+        return Err(sighted(&ledger, &state, sighting));
+    }
+    body.watched(&state);
     // Why here: what follows can only be done with a permit, and only this makes one.
     let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
     let decided = asked.decided(state, &mut body, &mut ledger).await?;
@@ -148,11 +157,11 @@ pub(super) async fn answer(
     tally.watch = watch;
     let unfinished = match version {
         // Its agent knows neither chunks nor, where there is none, a length.
-        Version::HTTP_10 => Unfinished::Reset(cut.clone()),
+        Version::HTTP_10 => Unfinished::Reset,
         Version::HTTP_2 if is_grpc(response.headers()) => Unfinished::GrpcStatus,
         _ => Unfinished::Error,
     };
-    Ok(response.map(|body| Body::streamed(body, tally, unfinished)))
+    Ok(response.map(|body| Body::streamed(body, tally, (unfinished, cut.clone()))))
 }
 
 fn check(
@@ -203,21 +212,21 @@ fn identify(tunnel: &Arc<Identity>, inbound: &InboundRequest) -> Arc<Identity> {
 
 /// The credentials that a refused request asked for.
 pub(super) fn named(references: &References) -> Vec<Use> {
-    let name = |located: &inject::Located| Use {
-        credential: located.credential().name.clone(),
-        version: None,
-        slot: None,
-        why: Why::default(),
+    let name = |located: &inject::Located| {
+        let slots = &located.credential().slots;
+        Use {
+            credential: located.credential().name.clone(),
+            version: None,
+            slot: located.slot().and_then(|at| slots.get(at)).map(Slot::label),
+            why: Why::default(),
+        }
     };
     references.located().iter().map(name).collect()
 }
 
-/// Refuses a request that carries a secret, and keeps the secret out of the record.
-fn sighted(ledger: &mut Ledger, state: &State, sighting: Sighting) -> Refusal {
-    if sighting.in_path {
-        ledger.withhold_path();
-    }
-    let Sighting { credential, version, .. } = sighting;
+/// Refuses a request that carries a secret.
+fn sighted(ledger: &Ledger, state: &State, sighting: Sighting) -> Refusal {
+    let Sighting { credential, version } = sighting;
     if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
         ledger.baited(&credential);
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use http::StatusCode;
+use http::{Method, StatusCode};
 
 use super::complaint::Listening;
 use super::habits::Habit;
@@ -14,7 +14,7 @@ use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State, unix_now};
 use crate::agent::{Identity, qualified};
 use crate::host::Origin;
-use crate::inject::{References, Remainder};
+use crate::inject::{References, Remainder, Unknown};
 use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
@@ -22,9 +22,13 @@ use crate::record::{
     Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
 };
 use crate::reference::Name;
+use crate::request::InboundRequest;
 
 /// The longest path and method that a record keeps, in bytes. What was cut ends in `…`.
 const MAX_TEXT: usize = 2048;
+
+/// `VERSION-CONTROL`: what is longer is a method of nobody's, and could be a secret.
+const LONGEST_METHOD: usize = 15;
 
 /// One request, as the log will know it.
 pub(super) struct Ledger {
@@ -36,6 +40,11 @@ pub(super) struct Ledger {
     destination: String,
     method: String,
     path: Option<String>,
+    websocket: bool,
+    /// The methods that fields ask for in place of its own.
+    other_methods: Option<Box<str>>,
+    /// A reference to nothing in a slot.
+    unknown: Option<Box<Unknown>>,
     misplaced: u32,
     /// What was sent so far of the request's body.
     up: Uploaded,
@@ -53,8 +62,13 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(gateway: &Arc<Gateway>, caller: &Caller, destination: &Origin) -> Self {
+        Self::at(gateway, caller, destination.to_string())
+    }
+
+    /// For a request at the door, to a destination as it was named.
+    pub(super) fn at(gateway: &Arc<Gateway>, caller: &Caller, destination: String) -> Self {
         let identity = Some(Arc::clone(&caller.identity));
-        Self::open(gateway, identity, caller.near.clone(), destination.to_string())
+        Self::open(gateway, identity, caller.near.clone(), destination)
     }
 
     /// For a request whose sender is not known.
@@ -77,6 +91,9 @@ impl Ledger {
             destination,
             method: String::new(),
             path: None,
+            websocket: false,
+            other_methods: None,
+            unknown: None,
             misplaced: 0,
             up: Uploaded::default(),
             pending: AtomicBool::new(false),
@@ -117,9 +134,21 @@ impl Ledger {
         self.path = path.map(bounded);
     }
 
-    /// Leaves the path out of the records.
-    pub(super) fn withhold_path(&mut self) {
+    /// Notes what of the request's fields has a say in the decision.
+    pub(super) fn reads(&mut self, inbound: &InboundRequest) {
+        self.websocket = inbound.websocket().is_some();
+        if !inbound.other_methods().is_empty() {
+            let methods: Vec<&str> = inbound.other_methods().iter().map(Method::as_str).collect();
+            self.other_methods = Some(bounded(&methods.join(",")).into());
+        }
+    }
+
+    /// Leaves what was asked for out of the records.
+    pub(super) fn withhold_target(&mut self) {
         self.path = None;
+        if self.method.len() > LONGEST_METHOD {
+            self.method.clear();
+        }
     }
 
     /// Notes where the bytes of the request's body are counted.
@@ -134,6 +163,7 @@ impl Ledger {
 
     /// Notes references outside the slots, and what is an alarm wherever it stands.
     pub(super) fn refers(&mut self, references: &References) {
+        self.unknown = references.unknown().map(|unknown| Box::new(unknown.clone()));
         let misplaced = references.misplaced();
         self.misplaced = u32::try_from(misplaced).unwrap_or(u32::MAX);
         if misplaced > 0 {
@@ -263,11 +293,15 @@ impl Ledger {
             destination: &self.destination,
             method: Some(&self.method),
             path: self.path.as_deref(),
+            websocket: self.websocket,
+            method_override: self.other_methods.as_deref(),
             rule: None,
             policy_generation: state.generation,
             policy_digest: state.policy.digest(),
             credential: uses.first(),
             more_credentials: uses.get(1..).unwrap_or_default(),
+            unknown_reference: self.unknown.as_ref().and_then(|unknown| unknown.name.as_ref()),
+            unknown_in: self.unknown.as_ref().map(|unknown| &*unknown.place),
             misplaced: self.misplaced as usize,
             decision: Decision::Refuse,
             code: None,
@@ -308,6 +342,7 @@ impl Ledger {
         );
         (same.id, same.start) = (self.id, self.start);
         (same.method, same.path) = (self.method.clone(), self.path.clone());
+        (same.websocket, same.other_methods) = (self.websocket, self.other_methods.clone());
         same.habit.clone_from(&self.habit);
         same
     }
@@ -334,8 +369,15 @@ impl Ledger {
 
     /// Writes a further access record of a request that was permitted before, for what of it is
     /// refused.
-    pub(super) fn refuse_also(&self, state: &State, refusal: &Refusal, uses: &[Use]) {
+    pub(super) fn refuse_also(
+        &self,
+        state: &State,
+        refusal: &Refusal,
+        (uses, unknown): (&[Use], Option<&Unknown>),
+    ) {
         let mut record = self.access(state, uses);
+        record.unknown_reference = unknown.and_then(|unknown| unknown.name.as_ref());
+        record.unknown_in = unknown.map(|unknown| &*unknown.place);
         record.code = Some(refusal.code);
         record.reason = refusal.reason;
         let _unrecorded = self.gateway.audit.access(&record);

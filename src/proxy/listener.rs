@@ -22,6 +22,7 @@ use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::tunnel::AgentEnd;
 use super::{Gateway, Near, tunnel};
+use crate::agent::certificate::Vouch as _;
 use crate::agent::{Identity, UnixUser};
 use crate::record::Peer;
 use crate::tls::ListenerTls;
@@ -337,9 +338,10 @@ async fn connection(
     place: OwnedSemaphorePermit,
     shutdown: Shutdown,
 ) {
+    let door = entrance.tls.as_ref().map(|tls| (tls, tls.generation()));
     match enter(&gateway, &entrance, accepted).await {
         Ok(io) => {
-            let near = Near { peer, certificate: io.certificate().map(Arc::new) };
+            let near = Near { peer, certificate: io.certificate(door).map(Arc::new) };
             serve_front(gateway, entrance, Stream::new(io, place), near, shutdown).await;
         }
         Err(error) => tracing::debug!(%peer, %error, "no TLS with the agent at the door"),

@@ -26,6 +26,7 @@ mod inlet;
 mod inside;
 mod interim;
 mod ledger;
+mod linger;
 mod listener;
 mod queue;
 mod refusal;

@@ -40,7 +40,7 @@ pub(super) async fn admitted(
     if let (Err(_), Some(ticket)) = (&allowed, &ticket) {
         ticket.give_back();
     }
-    allowed.map(|()| ticket)
+    allowed.map(|_| ticket)
 }
 
 async fn waited(

@@ -4,11 +4,12 @@
 //! when all of it is at hand, and before anything of an answer was handed on. How many are is bounded by
 //! a share of what the agent sends there: an origin in trouble is never asked for more than that.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::collections::HashMap;
 use std::time::Duration;
 
 use dashmap::DashMap;
 use http::{HeaderMap, Method};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::Gateway;
@@ -112,7 +113,16 @@ type Key = (Name, Name, Origin);
 
 /// How many requests of an agent to a destination may be sent again, in hundredths of one.
 #[derive(Debug, Default)]
-pub(super) struct Budgets(DashMap<Key, AtomicU32>);
+pub(super) struct Budgets(DashMap<(Name, Name), Mutex<Own>>);
+
+/// Those of one agent. What it does with its own, by names that it makes up (`*.example.com`) for example,
+/// changes nothing for another.
+#[derive(Debug, Default)]
+struct Own {
+    to: HashMap<Origin, u32>,
+    /// All of its destinations have together that are too many to have one each.
+    others: Option<u32>,
+}
 
 /// With what a budget begins: a destination that is seldom asked has one too.
 const FIRST: u32 = 10 * ONE;
@@ -122,33 +132,69 @@ const MOST: u32 = 100 * ONE;
 
 const ONE: u32 = 100;
 
-/// Budgets that are kept. With more, those are forgotten of which nothing was taken.
-const MANY: usize = 4096;
+/// Destinations of one agent that have a budget each: more than programs have. With more, those are forgotten
+/// of which nothing was taken, and no debt ever is: what is new shares one with all that is.
+const MANY: usize = 256;
+
+/// Agents whose budgets are kept. Issuers of tokens can name any number of them.
+const AGENTS: usize = 4096;
+
+impl Own {
+    /// The budget of a destination; none where it has no part in any yet.
+    fn of(&mut self, to: &Origin) -> Option<&mut u32> {
+        self.to.get_mut(to).or(self.others.as_mut())
+    }
+
+    /// Puts the share of one request in.
+    fn sent(&mut self, to: &Origin, share: u32) {
+        let more = |left: &mut u32| *left = (*left + share).min(MOST);
+        if let Some(left) = self.to.get_mut(to) {
+            return more(left);
+        }
+        if self.to.len() >= MANY {
+            self.to.retain(|_, left| *left < FIRST);
+        }
+        if self.to.len() < MANY {
+            self.to.insert(to.clone(), FIRST);
+        } else {
+            match &mut self.others {
+                Some(left) => more(left),
+                none => *none = Some(FIRST),
+            }
+        }
+    }
+
+    fn is_in_debt(&self) -> bool {
+        self.to.values().chain(&self.others).any(|left| *left < FIRST)
+    }
+}
 
 impl Budgets {
     /// Puts the share of one request in.
-    fn sent(&self, key: &Key, share: u32) {
-        if let Some(budget) = self.0.get(key) {
-            let more = |left: u32| Some((left + share).min(MOST));
-            let _always = budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
-            return;
+    fn sent(&self, (workspace, agent, to): &Key, share: u32) {
+        let key = (workspace.clone(), agent.clone());
+        if let Some(own) = self.0.get(&key) {
+            return own.lock().sent(to, share);
         }
-        if self.0.len() >= MANY {
-            self.0.retain(|_, left| *left.get_mut() < FIRST);
-            // Names that are made up (`*.example.com`) shall not fill the memory: whoever has so many in
-            // debt begins anew with none of them.
-            if self.0.len() >= MANY {
-                self.0.clear();
+        if self.0.len() >= AGENTS {
+            self.0.retain(|_, own| own.get_mut().is_in_debt());
+            // One without a budget is sent nothing again, which is better than one with a new one.
+            if self.0.len() >= AGENTS {
+                return;
             }
         }
-        self.0.insert(key.clone(), AtomicU32::new(FIRST));
+        self.0.entry(key).or_default().lock().sent(to, share);
     }
 
     /// Takes one out, if there is one.
-    fn take(&self, key: &Key) -> bool {
-        let Some(budget) = self.0.get(key) else { return false };
-        let less = |left: u32| left.checked_sub(ONE);
-        budget.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok()
+    fn take(&self, (workspace, agent, to): &Key) -> bool {
+        let own = self.0.get(&(workspace.clone(), agent.clone()));
+        let Some(own) = own else { return false };
+        let mut own = own.lock();
+        let Some(budget) = own.of(to) else { return false };
+        let less = budget.checked_sub(ONE);
+        *budget = less.unwrap_or(*budget);
+        less.is_some()
     }
 }
 
@@ -213,13 +259,47 @@ mod tests {
     }
 
     #[test]
-    fn made_up_destinations_take_a_bounded_memory() {
+    fn made_up_destinations_take_a_bounded_memory_and_reset_no_budget() {
         let budgets = Budgets::default();
+        let (own, other) = (key("a", "x.test"), key("b", "x.test"));
+        for key in [&own, &other] {
+            budgets.sent(key, 20);
+            while budgets.take(key) {}
+        }
+        let mut again = 0;
         for n in 0..3 * MANY {
             let key = key("a", &format!("h{n}.test"));
             budgets.sent(&key, 20);
-            assert!(budgets.take(&key));
+            again += usize::from(budgets.take(&key));
         }
-        assert!(budgets.0.len() <= MANY);
+        // One each of those that have a budget, and of all others together what one has, and a fifth of them.
+        assert_eq!(again, MANY - 1 + 10 + (2 * MANY) / 5);
+        let kept = budgets.0.iter().map(|own| own.lock().to.len()).max();
+        assert_eq!(kept, Some(MANY));
+        assert!(!budgets.take(&own) && !budgets.take(&other), "what was used up is used up");
+    }
+
+    #[test]
+    fn destinations_that_owe_nothing_make_room() {
+        let budgets = Budgets::default();
+        for n in 0..3 * MANY {
+            budgets.sent(&key("a", &format!("h{n}.test")), 20);
+        }
+        let last = key("a", "last.test");
+        budgets.sent(&last, 20);
+        assert_eq!((0..100).filter(|_| budgets.take(&last)).count(), 10);
+    }
+
+    #[test]
+    fn agents_without_end_take_a_bounded_memory_and_reset_no_budget() {
+        let budgets = Budgets::default();
+        let first = key("a0", "x.test");
+        for n in 0..AGENTS + 100 {
+            let key = key(&format!("a{n}"), "x.test");
+            budgets.sent(&key, 20);
+            while budgets.take(&key) {}
+        }
+        assert_eq!(budgets.0.len(), AGENTS);
+        assert!(!budgets.take(&first));
     }
 }

@@ -22,6 +22,9 @@ use crate::reference::Name;
 /// minute; who asks again too soon is told so.
 const REST: Duration = Duration::from_secs(10);
 
+/// The shortest: "0" says nothing that would keep the next request from the same answer.
+const SHORTEST_REST: Duration = Duration::from_secs(1);
+
 /// The longest rest: some providers name the end of a month.
 const LONGEST_REST: Duration = Duration::from_hours(1);
 
@@ -92,7 +95,7 @@ fn versions(grant: &Grant, at: i64) -> impl Iterator<Item = u32> {
 impl Spares {
     fn rest(&self, name: &Name, version: u32, (status, time): (StatusCode, Duration)) {
         self.any.store(true, Ordering::Relaxed);
-        let until = Instant::now() + time.min(LONGEST_REST);
+        let until = Instant::now() + time.clamp(SHORTEST_REST, LONGEST_REST);
         let rest = Rest { until, status: status.as_u16() };
         self.resting.insert((name.clone(), version), rest);
         // Few rest at a time, and those that do not any more are forgotten with the next.
@@ -210,6 +213,7 @@ impl Gateway {
             return Verdict::Again;
         }
         if status == StatusCode::TOO_MANY_REQUESTS && !grant_stands_alone(permit) {
+            self.limited(workspace, tried);
             return Verdict::Exhausted(spares.exhausted(permit));
         }
         Verdict::Take
@@ -219,12 +223,11 @@ impl Gateway {
     /// its own, and no agent is to have the credentials of all others rest by asking for such a thing.
     fn proved(&self, workspace: &Workspace, permit: &Permit, tried: &Tried) {
         let spares = &workspace.spares;
-        let label = |name: &Name| qualified(workspace.name().as_str(), name.as_str()).into_owned();
         let invalid = tried.0.iter().filter(|one| one.status == StatusCode::UNAUTHORIZED);
         for Attempt { name, version, .. } in invalid {
             let is_news = spares.resting(name, *version).is_none();
             spares.rest(name, *version, (StatusCode::UNAUTHORIZED, INVALID));
-            self.metrics.credential_failure(&label(name), "invalid");
+            self.metrics.credential_failure(&label(workspace, name), "invalid");
             let Some(grant) = permit.grants().first().filter(|_| is_news) else { continue };
             let (other, used) = (&grant.credential().name, grant.version());
             tracing::warn!(
@@ -241,21 +244,30 @@ impl Gateway {
             };
             let _unrecorded = self.audit.event(&event);
         }
+        self.limited(workspace, tried);
+    }
+
+    /// Counts what met a limit, whether or not another of its pool was used instead.
+    fn limited(&self, workspace: &Workspace, tried: &Tried) {
         let limited = tried.0.iter().filter(|one| one.status == StatusCode::TOO_MANY_REQUESTS);
         for one in limited {
-            self.metrics.credential_failure(&label(&one.name), "rate-limited");
+            self.metrics.credential_failure(&label(workspace, &one.name), "rate-limited");
         }
     }
 }
 
-/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date.
+/// A credential's name in a metric.
+fn label(workspace: &Workspace, name: &Name) -> String {
+    qualified(workspace.name().as_str(), name.as_str()).into_owned()
+}
+
+/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in any of the three forms.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     if let Ok(seconds) = text.parse() {
         return Some(Duration::from_secs(seconds));
     }
-    let date = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    SystemTime::from(date).duration_since(SystemTime::now()).ok()
+    httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok()
 }
 
 #[cfg(test)]
@@ -274,6 +286,8 @@ mod tests {
         let date = jiff::fmt::strtime::format("%a, %d %b %Y %H:%M:%S GMT", soon).unwrap();
         let wait = read(&date).unwrap();
         assert!((95..=100).contains(&wait.as_secs()), "{date}: {wait:?}");
+        let obsolete = jiff::fmt::strtime::format("%A, %d-%b-%y %H:%M:%S GMT", soon).unwrap();
+        assert!(read(&obsolete).is_some_and(|wait| wait.as_secs() >= 95), "{obsolete}");
         assert_eq!(read("Sun, 06 Nov 1994 08:49:37 GMT"), None, "it is past");
         assert_eq!((read("soon"), read("")), (None, None));
     }

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -11,7 +11,7 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::agent::certificate::ClientCertificate;
-use crate::tls::{ListenerStream, client_certificate};
+use crate::tls::{ListenerStream, ListenerTls, client_certificate};
 
 /// A connection, with its place among `limits.connections`: the place is free again when the socket
 /// is closed, be it by the HTTP layer or by the tunnel that took it over.
@@ -23,14 +23,43 @@ pub(super) struct Stream {
 }
 
 /// Has a connection end with a reset, and not in order: for an answer whose end is the connection's,
-/// and which is not whole. A Unix socket knows no reset.
+/// and which is not whole. A Unix socket knows no reset. Knows too how far its bytes are.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Cut(Arc<AtomicBool>);
+pub(super) struct Cut(Arc<Ends>);
+
+#[derive(Debug, Default)]
+struct Ends {
+    reset: AtomicBool,
+    written: AtomicU64,
+    /// Whether the last bytes had to wait for the agent to read.
+    full: AtomicBool,
+}
 
 impl Cut {
     /// From now on.
     pub(super) fn now(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.reset.store(true, Ordering::Relaxed);
+    }
+
+    /// How many bytes the connection has taken.
+    pub(super) fn written(&self) -> u64 {
+        self.0.written.load(Ordering::Relaxed)
+    }
+
+    /// Whether it takes no more for now.
+    pub(super) fn is_full(&self) -> bool {
+        self.0.full.load(Ordering::Relaxed)
+    }
+
+    fn note(&self, wrote: &Poll<io::Result<usize>>) {
+        match wrote {
+            Poll::Ready(Ok(bytes)) => {
+                self.0.written.fetch_add(*bytes as u64, Ordering::Relaxed);
+                self.0.full.store(false, Ordering::Relaxed);
+            }
+            Poll::Ready(Err(_)) => self.0.full.store(false, Ordering::Relaxed),
+            Poll::Pending => self.0.full.store(true, Ordering::Relaxed),
+        }
     }
 }
 
@@ -44,10 +73,15 @@ pub(super) enum Io {
 }
 
 impl Io {
-    /// The certificate that the agent showed at the door, if it has TLS.
-    pub(super) fn certificate(&self) -> Option<ClientCertificate> {
+    /// The certificate that the agent showed at the door, if it has TLS; and the door's generation from
+    /// before that.
+    pub(super) fn certificate(
+        &self,
+        door: Option<(&Arc<ListenerTls>, u64)>,
+    ) -> Option<ClientCertificate> {
+        let (door, since) = door?;
         match self {
-            Self::Tls(tls) => client_certificate(tls),
+            Self::Tls(tls) => client_certificate(tls, door, since),
             Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
@@ -66,7 +100,7 @@ impl Stream {
 
 impl Drop for Stream {
     fn drop(&mut self) {
-        if !self.cut.0.load(Ordering::Relaxed) {
+        if !self.cut.0.reset.load(Ordering::Relaxed) {
             return;
         }
         let tcp = match &self.io {
@@ -83,8 +117,8 @@ impl Drop for Stream {
 
 /// Calls a method of whatever stream it is.
 macro_rules! each {
-    ($self:ident, $stream:ident => $call:expr) => {
-        match &mut $self.get_mut().io {
+    ($this:expr, $stream:ident => $call:expr) => {
+        match &mut $this.io {
             Io::Tcp($stream) => $call,
             Io::Unix($stream) => $call,
             Io::Tls($stream) => $call,
@@ -98,7 +132,7 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_read(cx, buf))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_read(cx, buf))
     }
 }
 
@@ -108,7 +142,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write(cx, bytes))
+        let this = self.get_mut();
+        let wrote = each!(this, stream => Pin::new(stream).poll_write(cx, bytes));
+        this.cut.note(&wrote);
+        wrote
     }
 
     fn poll_write_vectored(
@@ -116,7 +153,10 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        each!(self, stream => Pin::new(stream).poll_write_vectored(cx, bytes))
+        let this = self.get_mut();
+        let wrote = each!(this, stream => Pin::new(stream).poll_write_vectored(cx, bytes));
+        this.cut.note(&wrote);
+        wrote
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -128,10 +168,10 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_flush(cx))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_flush(cx))
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        each!(self, stream => Pin::new(stream).poll_shutdown(cx))
+        each!(self.get_mut(), stream => Pin::new(stream).poll_shutdown(cx))
     }
 }

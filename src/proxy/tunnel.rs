@@ -68,9 +68,17 @@ pub(super) async fn front(
         Ok(context) => Arc::new(identity.saying(&context)),
         Err(refusal) => return anonymous(gateway, near, target.destination(), &refusal),
     };
+    // Why here: what is said of the run stands in each record from here on.
+    let (identity, sighted) = unless_secret(&workspace, identity);
     let client = Client::of(request.version(), request.headers());
     let (near, cut, baseline) = (near.clone(), end.cut.clone(), OnceLock::new());
     let caller = Caller { near, workspace, identity, client, cut, baseline };
+    if sighted {
+        let ledger = Ledger::at(gateway, &caller, target.destination());
+        let refusal = Refusal::new(Code::RealCredential);
+        ledger.refuse(&caller.state(), &refusal, &[]);
+        return refusal::respond(&refusal, ledger.id);
+    }
     match target {
         Target::Connect(authority) => {
             let upgrade = hyper::upgrade::on(&mut request);
@@ -83,6 +91,17 @@ pub(super) async fn front(
             Box::pin(exchange(gateway, &route, request, &end.outlet)).await
         }
     }
+}
+
+/// The caller without what it says of its run, where that is a secret of the vault; and whether it is.
+fn unless_secret(workspace: &Workspace, identity: Arc<Identity>) -> (Arc<Identity>, bool) {
+    let state = workspace.state();
+    let watch = state.sealed.as_ref().map(|sealed| &sealed.watch);
+    if !watch.is_some_and(|watch| watch.is_in_context(&identity.context)) {
+        return (identity, false);
+    }
+    let context = Context::default();
+    (Arc::new(Identity { context, ..(*identity).clone() }), true)
 }
 
 enum Target {

@@ -28,8 +28,8 @@ pub(super) fn no_longer(
     state.policy.withdrawn((standing, &who), &state.credentials, unix_now())
 }
 
-/// Decides anew, after a wait, on what was permitted before it. By the clock, too: a token may have run
-/// out meanwhile, or the hours of a rule.
+/// Decides anew, after a wait, on what was permitted before it; on which state. By the clock, too: a token
+/// may have run out meanwhile, or the hours of a rule.
 ///
 /// # Errors
 /// What the rules say now, and what they stand on.
@@ -37,7 +37,7 @@ pub(super) fn still_stands(
     workspace: &Workspace,
     (who, inbound): (&Arc<Identity>, &InboundRequest),
     permit: &Permit,
-) -> Result<(), Refusal> {
+) -> Result<Arc<State>, Refusal> {
     let (now, at) = (workspace.state(), unix_now());
     // Of the very credentials and versions that were settled on.
     let standing = Standing::new(who, inbound, permit);
@@ -60,7 +60,7 @@ pub(super) fn still_stands(
         return Err(Refusal::new(Code::ApprovalRequired)
             .because("the rule has asked for an approval while the request waited"));
     }
-    Ok(())
+    Ok(now)
 }
 
 /// Waits for a reason to cut a request. Costs nothing where the rule does not want that.

@@ -16,7 +16,7 @@ use crate::secret::{Secret, wipe};
 #[derive(Default)]
 pub struct Needles {
     /// Secrets of which no form was made so far.
-    late: Vec<(Secret, Arc<str>)>,
+    late: Vec<Late>,
     text: Arena,
     places: Vec<Place>,
 }
@@ -35,6 +35,38 @@ pub(super) struct Outline {
 pub(super) fn is_of_forms(byte: u8) -> bool {
     const OTHERS: &[u8] = b"+/=%\\&#;:,\r\n\0";
     is_plain(byte) || OTHERS.contains(&byte)
+}
+
+/// What will have forms, if any text may hold one.
+enum Late {
+    /// A secret, and what takes its place.
+    Value(Secret, Arc<str>),
+    /// The text that a secret became in its slot, what the client would have written there, and what
+    /// takes the place of all other forms.
+    Rendered { wire: Secret, known: Vec<u8>, placeholder: Arc<str> },
+}
+
+impl Late {
+    fn outline(&self) -> Outline {
+        let (text, padding) = match self {
+            Self::Value(text, _) => (text, 0),
+            // Its forms are made of what stands before the padding.
+            Self::Rendered { wire, .. } => (wire, wire.expose(|wire| wire.len() - unpadded(wire))),
+        };
+        // Base64 is made of three characters whose escapes are of these bytes too.
+        let of_base64 = |b: u8| matches!(self, Self::Rendered { .. }) && b"+/=".contains(&b);
+        let length = text.len() - padding;
+        Outline {
+            // Of three bytes or more no form is shorter than the text itself.
+            shortest: if length < 3 { 1 } else { length },
+            plain: text.expose(|bytes| bytes.iter().all(|b| is_plain(*b) || of_base64(*b))),
+        }
+    }
+}
+
+/// How long a text is without the padding of base64.
+fn unpadded(text: &[u8]) -> usize {
+    text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1)
 }
 
 /// Where in the text a form and its replacement are.
@@ -57,13 +89,18 @@ const USUAL_FORMS: usize = 10;
 impl Needles {
     /// The same as [`Self::add`], for a secret that nobody else needs any more.
     pub(crate) fn add_late(&mut self, secret: Secret, placeholder: &Arc<str>) {
-        self.late.push((secret, Arc::clone(placeholder)));
+        self.late.push(Late::Value(secret, Arc::clone(placeholder)));
     }
 
-    /// Makes the forms of the secrets that were added late.
+    /// Makes the forms of what was added late.
     pub(super) fn complete(&mut self) {
-        for (secret, placeholder) in std::mem::take(&mut self.late) {
-            self.add(&secret, &placeholder);
+        for late in std::mem::take(&mut self.late) {
+            match late {
+                Late::Value(secret, placeholder) => self.add(&secret, &placeholder),
+                Late::Rendered { wire, known, placeholder } => {
+                    self.add_wire(&wire, &known, &placeholder);
+                }
+            }
         }
     }
 
@@ -72,11 +109,7 @@ impl Needles {
             shortest: needle.bytes.len(),
             plain: needle.bytes.iter().all(|b| is_of_forms(*b)),
         });
-        let late = self.late.iter().map(|(secret, _)| Outline {
-            // Of three bytes or more no form is shorter than the secret itself.
-            shortest: if secret.len() < 3 { 1 } else { secret.len() },
-            plain: secret.expose(|bytes| bytes.iter().all(|b| is_plain(*b))),
-        });
+        let late = self.late.iter().map(Late::outline);
         made.chain(late).fold(Outline { shortest: usize::MAX, plain: true }, |all, one| Outline {
             shortest: all.shortest.min(one.shortest),
             plain: all.plain && one.plain,
@@ -84,35 +117,50 @@ impl Needles {
     }
 
     /// Adds every usual encoding of `secret`: raw, base64 and base64url at all three alignments,
-    /// hex, lists of bytes, percent (once and twice), JSON and HTML escapes as encoders write them. The rendered Basic pair is covered by
-    /// the base64 alignments, a templated header by the raw form.
+    /// hex, lists of bytes, percent (once and twice), JSON and HTML escapes as encoders write them. A
+    /// Basic pair is covered by the base64 alignments, a templated header by the raw form; a pair that
+    /// was encoded once more is [`Self::add_rendered`]'s.
     pub fn add(&mut self, secret: &Secret, placeholder: &str) {
-        self.places.reserve(USUAL_FORMS);
-        secret.expose(|bytes| {
-            // The usual forms in full: each base64 is made with what is cut off at its ends.
-            self.text.reserve(placeholder.len() + 22 * bytes.len() + 32);
-            let replacement = self.text.append(placeholder.as_bytes());
-            // In front of the raw form, so that base64 can be made of it at each alignment.
-            self.text.append(&[0; 2]);
-            let raw = self.text.append(bytes);
-            self.keep(raw.clone(), &replacement);
-            self.add_hex(&raw, &replacement);
-            for alignment in 0..3 {
-                self.add_base64(&raw, alignment, &replacement);
-            }
-            self.add_lists(&raw, &replacement);
-            for form in escapes(bytes) {
-                self.insert(&form, &replacement);
-            }
+        let replacement = self.text.append(placeholder.as_bytes());
+        secret.expose(|bytes| self.add_forms(bytes, &replacement, &replacement));
+    }
+
+    /// The same for the text that a secret became in its slot, where it is no part of the secret's own
+    /// forms: an origin that shows its request in base64 or hex shows an encoding of just this text.
+    /// `known` takes its place where it stands as it was sent, padded or not, because that has an exact
+    /// counterpart in what the client wrote.
+    pub fn add_rendered(&mut self, wire: &[u8], known: &[u8], placeholder: &Arc<str>) {
+        let wire = Secret::new(wire.to_vec());
+        let placeholder = Arc::clone(placeholder);
+        self.late.push(Late::Rendered { wire, known: known.to_vec(), placeholder });
+    }
+
+    fn add_wire(&mut self, wire: &Secret, known: &[u8], placeholder: &str) {
+        let placeholder = self.text.append(placeholder.as_bytes());
+        wire.expose(|wire| {
+            let whole = self.text.append(known);
+            let bare = whole.start..whole.start + unpadded(known);
+            self.insert(wire, &whole);
+            self.add_forms(&wire[..unpadded(wire)], &bare, &placeholder);
         });
     }
 
-    /// Adds a rendered form that has an exact counterpart: base64 of a pair, padded or not.
-    pub fn add_rendered(&mut self, wire: &[u8], known: &[u8]) {
-        let unpadded = |text: &[u8]| text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1);
-        for (wire, known) in [(wire, known), (&wire[..unpadded(wire)], &known[..unpadded(known)])] {
-            let replacement = self.text.append(known);
-            self.insert(wire, &replacement);
+    /// Every encoding of `bytes`; `known` takes the place of the bytes themselves.
+    fn add_forms(&mut self, bytes: &[u8], known: &Range<usize>, replacement: &Range<usize>) {
+        self.places.reserve(USUAL_FORMS);
+        // The usual forms in full: each base64 is made with what is cut off at its ends.
+        self.text.reserve(22 * bytes.len() + 32);
+        // In front of the raw form, so that base64 can be made of it at each alignment.
+        self.text.append(&[0; 2]);
+        let raw = self.text.append(bytes);
+        self.keep(raw.clone(), known);
+        self.add_hex(&raw, replacement);
+        for alignment in 0..3 {
+            self.add_base64(&raw, alignment, replacement);
+        }
+        self.add_lists(&raw, replacement);
+        for form in escapes(bytes) {
+            self.insert(&form, replacement);
         }
     }
 
@@ -293,6 +341,43 @@ mod tests {
         }
     }
 
+    /// What an origin shows of its own request: the slot's text, encoded as a whole.
+    #[test]
+    fn what_a_slot_made_of_a_secret_is_covered_in_every_encoding() {
+        use data_encoding::HEXUPPER;
+        let pair = BASE64.encode(b"robot1:P@ss/w0rd+q\"x&y<z~longer");
+        for wire in [&*pair, "P%40ss%2Fw0rd%2Bq%22x", "P@ss/w0rd+q\\\"x&y<z~longer"] {
+            let mut needles = Needles::default();
+            needles.add_rendered(wire.as_bytes(), b"cm9ib3Q6bG9jdW1feA==", &"locum_x".into());
+            needles.complete();
+            for before in ["", "u", "us", "Authorization: Basic "] {
+                let text = format!("{before}{wire}\r\nHost: x");
+                for form in [
+                    text.clone(),
+                    BASE64.encode(text.as_bytes()),
+                    BASE64URL_NOPAD.encode(text.as_bytes()),
+                    HEXLOWER.encode(text.as_bytes()),
+                    HEXUPPER.encode(text.as_bytes()),
+                    format!("{:?}", text.as_bytes()).replace(' ', ""),
+                ] {
+                    assert!(contains(&needles, form.as_bytes()), "{form}");
+                }
+            }
+        }
+        let mut needles = Needles::default();
+        needles.add_rendered(pair.as_bytes(), b"cm9ib3Q6bG9jdW1feA==", &"locum_x".into());
+        needles.complete();
+        let known = |form: &str| {
+            let found = needles.iter().find(|needle| needle.bytes == form.as_bytes());
+            found.map(|needle| String::from_utf8_lossy(needle.replacement).into_owned())
+        };
+        assert_eq!(known(&pair).as_deref(), Some("cm9ib3Q6bG9jdW1feA=="));
+        let in_url = pair.trim_end_matches('=').replace('+', "%2B").replace('/', "%2F");
+        assert!(known(&in_url).is_some(), "{in_url}");
+        let bare = known(pair.trim_end_matches('='));
+        assert_eq!(bare.as_deref(), Some("cm9ib3Q6bG9jdW1feA"));
+    }
+
     #[test]
     fn escapes_are_covered() {
         let mut needles = Needles::default();
@@ -358,7 +443,7 @@ mod tests {
             let mut needles = Needles::default();
             if rendered {
                 let wire = BASE64.encode(&[b"user:", &secrets[0][..]].concat());
-                needles.add_rendered(wire.as_bytes(), b"known");
+                needles.add_rendered(wire.as_bytes(), b"known", &"locum_x".into());
             }
             for secret in &secrets {
                 needles.add_late(Secret::new(secret.clone()), &"locum_x".into());

@@ -21,7 +21,7 @@ use super::TlsError;
 use super::ca::{
     CaInfo, CaMaterial, P256Key, first_certificate, generate_key, may_sign, parse, random_serial,
 };
-use crate::agent::certificate::RevocationList;
+use crate::agent::certificate::{RevocationList, canonical_serial};
 use crate::reference::Name;
 use crate::secret::Secret;
 
@@ -188,7 +188,7 @@ pub fn revocation_lists(pem: &[u8]) -> Result<Vec<RevocationList>, TlsError> {
             CertificateRevocationList::from_der(der).map_err(|_| TlsError::Revocations)?;
         let serials: HashSet<Box<str>> = list
             .iter_revoked_certificates()
-            .map(|one| HEXLOWER.encode(one.raw_serial()).into())
+            .map(|one| canonical_serial(&HEXLOWER.encode(one.raw_serial())).into())
             .collect();
         let until = list.next_update().map(|time| time.timestamp());
         Ok(RevocationList { issuer: list.issuer().as_raw().into(), serials, until })

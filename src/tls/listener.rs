@@ -2,12 +2,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use data_encoding::HEXLOWER;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -20,7 +21,7 @@ use zeroize::Zeroize;
 
 use super::clients::lists;
 use super::{Alpn, TlsError, provider};
-use crate::agent::certificate::ClientCertificate;
+use crate::agent::certificate::{ClientCertificate, Standing, Vouch, canonical_serial};
 use crate::secret::Secret;
 
 /// An agent's connection to the proxy itself, in the clear.
@@ -29,7 +30,18 @@ pub type ListenerStream<S> = tokio_rustls::server::TlsStream<S>;
 /// The TLS of a listener. It can be replaced while connections are open: they keep what they were
 /// made with, and the next handshake takes the new one.
 #[derive(Debug)]
-pub struct ListenerTls(ArcSwap<ServerConfig>);
+pub struct ListenerTls {
+    now: ArcSwap<Shown>,
+    /// How often that was replaced, or is to be looked at anew for another reason.
+    generation: AtomicU64,
+}
+
+/// What is shown, and who is believed.
+#[derive(Debug)]
+struct Shown {
+    config: Arc<ServerConfig>,
+    clients: Option<Arc<dyn ClientCertVerifier>>,
+}
 
 /// What a listener's TLS is made of: PEM, as it stands in the files.
 #[derive(Debug)]
@@ -52,7 +64,8 @@ impl ListenerTls {
     /// # Errors
     /// [`TlsError`]: unreadable, not a pair, or no usable client CA.
     pub fn new(pem: &ListenerPem) -> Result<Self, TlsError> {
-        server_config(pem).map(ArcSwap::new).map(Self)
+        let now = ArcSwap::from_pointee(shown(pem)?);
+        Ok(Self { now, generation: AtomicU64::new(0) })
     }
 
     /// Shows another certificate from the next handshake on.
@@ -60,8 +73,14 @@ impl ListenerTls {
     /// # Errors
     /// As [`ListenerTls::new`]; the present one then stays.
     pub fn replace(&self, pem: &ListenerPem) -> Result<(), TlsError> {
-        self.0.store(server_config(pem)?);
+        self.now.store(Arc::new(shown(pem)?));
+        self.look_again();
         Ok(())
+    }
+
+    /// Has the certificates of all open connections looked at anew: what vouches for them may have run out.
+    pub fn look_again(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Ends the TLS of a connection, within `limit`.
@@ -72,7 +91,7 @@ impl ListenerTls {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let acceptor = TlsAcceptor::from(self.0.load_full());
+        let acceptor = TlsAcceptor::from(Arc::clone(&self.now.load().config));
         tokio::time::timeout(limit, acceptor.accept(stream)).await.unwrap_or_else(|_| {
             let what = "the client did not complete the TLS handshake in time";
             Err(io::Error::new(io::ErrorKind::TimedOut, what))
@@ -80,11 +99,36 @@ impl ListenerTls {
     }
 }
 
+impl Vouch for ListenerTls {
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// By the CAs and the lists of now. The handshake has shown that the key is there.
+    fn vouches(&self, chain: &[Box<[u8]>]) -> bool {
+        let now = self.now.load();
+        // A door that asks for no certificates any more lets in whoever came by one.
+        let Some(clients) = &now.clients else { return true };
+        let chain: Vec<_> = chain.iter().map(|der| CertificateDer::from(&**der)).collect();
+        let Some((leaf, intermediates)) = chain.split_first() else { return false };
+        clients.verify_client_cert(leaf, intermediates, UnixTime::now()).is_ok()
+    }
+}
+
 /// What the client's certificate says, if it showed one. It has verified; one that cannot be read says
-/// nothing all the same.
+/// nothing all the same. `since` is the door's generation from before the handshake.
 #[must_use]
-pub fn client_certificate<S>(stream: &ListenerStream<S>) -> Option<ClientCertificate> {
-    read_certificate(stream.get_ref().1.peer_certificates()?.first()?)
+pub fn client_certificate<S>(
+    stream: &ListenerStream<S>,
+    door: &Arc<ListenerTls>,
+    since: u64,
+) -> Option<ClientCertificate> {
+    let chain = stream.get_ref().1.peer_certificates()?;
+    let mut certificate = read_certificate(chain.first()?)?;
+    let chain = chain.iter().map(|one| one.as_ref().into()).collect();
+    let door: Arc<dyn Vouch> = Arc::<ListenerTls>::clone(door);
+    certificate.standing = Some(Arc::new(Standing::new(door, chain, since)));
+    Some(certificate)
 }
 
 fn read_certificate(der: &[u8]) -> Option<ClientCertificate> {
@@ -101,7 +145,7 @@ fn read_certificate(der: &[u8]) -> Option<ClientCertificate> {
     }
     let common = read.subject().iter_common_name().filter_map(|name| name.as_str().ok());
     Some(ClientCertificate {
-        serial: HEXLOWER.encode(read.raw_serial()).into(),
+        serial: canonical_serial(&HEXLOWER.encode(read.raw_serial())).into(),
         subject: read.subject().to_string().into(),
         issuer: read.issuer().as_raw().into(),
         common_names: common.map(Into::into).collect(),
@@ -109,6 +153,7 @@ fn read_certificate(der: &[u8]) -> Option<ClientCertificate> {
         uris: uris.into(),
         emails: emails.into(),
         not_after: read.validity().not_after.timestamp(),
+        standing: None,
     })
 }
 
@@ -116,19 +161,20 @@ fn read_certificate(der: &[u8]) -> Option<ClientCertificate> {
 /// tunnel is negotiated inside.
 const ALPN: &[Alpn] = &[Alpn::Http11];
 
-fn server_config(pem: &ListenerPem) -> Result<Arc<ServerConfig>, TlsError> {
+fn shown(pem: &ListenerPem) -> Result<Shown, TlsError> {
     let certified = certified_key(&pem.certificate, &pem.key)?;
     let builder = ServerConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
-    let builder = match &pem.client_ca {
-        Some(ca) => builder.with_client_cert_verifier(client_verifier(ca, pem)?),
+    let clients = pem.client_ca.as_ref().map(|ca| client_verifier(ca, pem)).transpose()?;
+    let builder = match &clients {
+        Some(clients) => builder.with_client_cert_verifier(Arc::clone(clients)),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
     config.alpn_protocols = Alpn::wire_list(ALPN);
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(Arc::new(config))
+    Ok(Shown { config: Arc::new(config), clients })
 }
 
 fn certified_key(certificate_pem: &[u8], key_pem: &Secret) -> Result<CertifiedKey, TlsError> {
@@ -210,7 +256,7 @@ mod tests {
         let (certificate, key) = pair();
         assert_eq!(error(&certificate, key, Some(&certificate)), None);
         let (certificate, key) = pair();
-        let config = server_config(&setup(&certificate, key, None)).unwrap();
+        let config = shown(&setup(&certificate, key, None)).unwrap().config;
         assert_eq!(config.alpn_protocols, [b"http/1.1", b"http/1.0"]);
     }
 
@@ -236,12 +282,12 @@ mod tests {
     fn what_cannot_be_used_leaves_the_present_one() {
         let (certificate, key) = pair();
         let listener = ListenerTls::new(&setup(&certificate, key, None)).unwrap();
-        let before = Arc::as_ptr(&listener.0.load());
+        let before = Arc::as_ptr(&listener.now.load());
         let bad = setup(&certificate, Secret::new(Vec::new()), None);
         assert_eq!(listener.replace(&bad), Err(TlsError::KeyUnreadable));
-        assert_eq!(Arc::as_ptr(&listener.0.load()), before);
+        assert_eq!(Arc::as_ptr(&listener.now.load()), before);
         let (certificate, key) = pair();
         assert_eq!(listener.replace(&setup(&certificate, key, None)), Ok(()));
-        assert_ne!(Arc::as_ptr(&listener.0.load()), before);
+        assert_ne!(Arc::as_ptr(&listener.now.load()), before);
     }
 }

@@ -19,26 +19,38 @@ const KEPT: i64 = 24 * 60 * 60;
 const MOST: usize = 10_000;
 
 impl Vault {
-    /// Writes a decision down, in the place of an earlier one on the same question.
+    /// Writes down what whoever acts here says of a question, in the place of what was said before. A yes
+    /// counts once that many `approvers` have said it of the same, each for themselves, and until then only
+    /// for as long as it is `open`. A no counts at once. Returns what has come of it.
     ///
     /// # Errors
     /// [`VaultError`] when the database cannot be written.
     ///
     /// # Panics
     /// Never: texts and numbers are JSON.
-    pub fn decide(&mut self, decision: Decision) -> Result<(), VaultError> {
+    pub fn decide(
+        &mut self,
+        decision: Decision,
+        (approvers, open): (u32, i64),
+    ) -> Result<Decision, VaultError> {
         let action =
             if decision.approved { Action::ApprovalGranted } else { Action::ApprovalDenied };
         let subject = decision.id.clone();
+        // A person's tokens change, and they stay the same person.
+        let who = self.administrator.as_ref();
+        let who = who.map_or_else(|| self.by.clone(), |who| format!("administrator {}", who.name));
         self.change(action, &subject, |tx, change| {
             let name = item(change.workspace);
             let mut all = read(tx, change.own, &name)?;
+            let before = all.iter().find(|one| one.id == decision.id).cloned();
+            let decision = joined(decision, before, who, (approvers, open, change.now));
             all.retain(|one| one.until > change.now - KEPT && one.id != decision.id);
-            all.push(decision);
+            all.push(decision.clone());
             let surplus = all.len().saturating_sub(MOST);
             all.drain(..surplus);
             let json = serde_json::to_vec(&all).expect("texts and numbers are JSON");
-            items::put(tx, change.own, &name, &Secret::new(json), change.now)
+            items::put(tx, change.own, &name, &Secret::new(json), change.now)?;
+            Ok(decision)
         })
     }
 
@@ -54,6 +66,27 @@ impl Vault {
         };
         read().map_err(|fault| self.fault(fault))
     }
+}
+
+/// What somebody says, with what others have said before of the same.
+fn joined(
+    new: Decision,
+    before: Option<Decision>,
+    who: String,
+    (approvers, open, now): (u32, i64, i64),
+) -> Decision {
+    if !new.approved {
+        return Decision { by: vec![who], missing: 0, ..new };
+    }
+    let same = |old: &Decision| old.approved && old.digest == new.digest && now <= old.until;
+    let mut by = before.filter(same).map(|old| old.by).unwrap_or_default();
+    if !by.contains(&who) {
+        by.push(who);
+    }
+    let said = u32::try_from(by.len()).unwrap_or(u32::MAX);
+    let missing = approvers.saturating_sub(said);
+    let until = if missing == 0 { new.until } else { open };
+    Decision { until, by, missing, ..new }
 }
 
 /// All decisions, by question.

@@ -154,6 +154,15 @@ impl Vault {
         })
     }
 
+    /// Whether a credential like this could be added: asked before something is done that is not undone, as a person's
+    /// consent elsewhere.
+    ///
+    /// # Errors
+    /// [`Fault::Exists`].
+    pub fn check_is_free(&self, new: &NewCredential) -> Result<(), VaultError> {
+        refuse_taken_names(&self.db, &self.workspace, new).map_err(|fault| self.fault(fault))
+    }
+
     /// Changes what is said of a credential. All of its secrets are sealed anew, for what they are now.
     ///
     /// # Errors
@@ -461,6 +470,24 @@ impl CredentialRow {
             (self.id, version, state.as_str(), change.now, change.key.fingerprint(secret), sealed),
         )?;
         Ok(())
+    }
+
+    /// A secret that takes the place of another is another: not the one that is current or staged, whose age would begin
+    /// anew, and none that was revoked. One that was retired comes back where a new one turned out not to work.
+    pub(super) fn check_is_new(
+        &self,
+        tx: &Transaction<'_>,
+        change: &Change<'_>,
+        secret: &Secret,
+    ) -> Result<(), Fault> {
+        let own = change.key.fingerprint(secret);
+        let versions = self.versions(tx)?.into_iter().map(|version| version.info);
+        let mut same = versions
+            .filter(|info| info.fingerprint.0 == own && info.state != VersionState::Retired);
+        match same.next() {
+            Some(info) => Err(Fault::SameSecret(self.parse(&self.name)?, info.version, info.state)),
+            None => Ok(()),
+        }
     }
 
     /// A column's text as what it means; one that means nothing was edited.

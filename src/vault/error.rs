@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::check::{Invalid, SecretProblem};
+use super::credentials::VersionState;
 use crate::files::FileError;
 use crate::reference::Name;
 use crate::token::run::TooLong;
@@ -71,6 +72,8 @@ pub enum Fault {
     NoSuchVersion(Name, u32),
     /// No version of the credential waits to be promoted.
     NothingStaged(Name),
+    /// A version of the credential has this very secret.
+    SameSecret(Name, u32, VersionState),
     /// The credential is not for captured tokens.
     NotForCapture(Name),
     /// What was given cannot be stored.
@@ -197,6 +200,7 @@ impl Fault {
                 | Self::NoSuchVersion(..)
                 | Self::NotForCapture(_)
                 | Self::NothingStaged(_)
+                | Self::SameSecret(..)
                 | Self::Invalid(_)
                 | Self::Secret(_)
                 | Self::RunToken(_)
@@ -306,6 +310,15 @@ impl fmt::Display for Fault {
             Self::NoSuchVersion(name, version) => {
                 write!(f, "the credential '{name}' has no live version {version}")
             }
+            Self::SameSecret(name, version, VersionState::Revoked) => write!(
+                f,
+                "this secret is version {version} of '{name}', which was revoked; make a new one at the provider"
+            ),
+            Self::SameSecret(name, version, state) => write!(
+                f,
+                "this secret is version {version} of '{name}' already, which is {}; nothing is changed",
+                state.as_str()
+            ),
             Self::NothingStaged(name) => {
                 write!(
                     f,

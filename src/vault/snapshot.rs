@@ -122,6 +122,7 @@ impl Vault {
         let mut digest_keys = vec![key.digest_key()];
         let revoked_before = kept(Purpose::Fingerprint)?;
         digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
+        let watch = Watch::new(digest_keys, credentials::digests(tx, workspace)?, &credentials);
         let sets = sets::all(tx, workspace)?.into_iter().collect();
         let index = CredentialIndex::new(credentials, sets);
         let index = index.with_values(workspace, &values::all(tx, own, workspace)?);
@@ -133,7 +134,7 @@ impl Vault {
             token_key: Arc::new(
                 key.token_key().or_older(kept(Purpose::Token)?.into_iter().map(|k| k.key)),
             ),
-            watch: Watch::new(digest_keys, credentials::digests(tx, workspace)?),
+            watch,
             runs: Arc::new(runs::all(tx, own, (workspace, key))?),
             grace_ends,
             cut,

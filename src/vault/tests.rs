@@ -543,21 +543,51 @@ fn rows_of(home: &Home, workspace: &str) -> i64 {
         .unwrap()
 }
 
+/// A yes to a question of that digest.
+fn yes(digest: &str) -> crate::approval::Decision {
+    crate::approval::Decision {
+        id: "1".into(),
+        digest: digest.into(),
+        approved: true,
+        at: 0,
+        until: i64::MAX,
+        by: Vec::new(),
+        missing: 0,
+    }
+}
+
+#[test]
+fn a_yes_of_several_is_one_when_each_has_said_it_of_the_same() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let open = i64::MAX - 1;
+    let says = |who: &str, digest: &str, open: i64| {
+        let mut acting = home.open().acting_as(who);
+        acting.decide(yes(digest), (2, open)).unwrap()
+    };
+    let first = says("alice", "d", open);
+    assert_eq!((first.missing, first.until, first.settles("d")), (1, open, None));
+    assert_eq!(says("alice", "d", open).missing, 1);
+    // What was said of another request counts for nothing, nor what was said too long ago.
+    assert_eq!(says("bob", "e", open).by, ["bob"]);
+    assert_eq!(says("bob", "d", 0).by, ["bob"]);
+    assert_eq!(says("carol", "d", open).by, ["carol"]);
+    let second = says("bob", "d", open);
+    assert_eq!((second.missing, second.until), (0, i64::MAX));
+    assert_eq!((second.settles("d"), second.settles("e")), (Some(true), None));
+    assert_eq!(vault.decisions().unwrap()["1"].by, ["carol", "bob"]);
+    // A no is one at once.
+    let no = vault.decide(crate::approval::Decision { approved: false, ..yes("d") }, (2, open));
+    assert_eq!((no.unwrap().settles("d")), Some(false));
+}
+
 /// Something of every kind, in the workspace that is worked in.
 fn fill(vault: &mut Vault) -> crate::token::Token {
     vault.add_credential(&credential("b"), &secret("workspace-canary-secret")).unwrap();
     vault.set_add(&name("all"), &[name("b")]).unwrap();
     let token = vault.agent_admit(&name("a"), None, None).unwrap();
     vault.run_revoke(&name("a"), crate::token::run::Which::All).unwrap();
-    vault
-        .decide(crate::approval::Decision {
-            id: "1".into(),
-            digest: "d".into(),
-            approved: true,
-            at: 0,
-            until: i64::MAX,
-        })
-        .unwrap();
+    vault.decide(yes("d"), (1, 0)).unwrap();
     token
 }
 
@@ -1767,4 +1797,29 @@ fn certificates_end_with_their_agent_and_their_workspace() {
     vault.use_workspace(&other).unwrap();
     vault.agent_add(&name("agent")).unwrap();
     assert!(ended(&vault, "agent", "00cc") && !ended(&vault, "agent", "00aa"));
+}
+
+#[test]
+fn a_secret_takes_the_place_of_another_and_not_of_itself() {
+    let home = Home::new();
+    let mut vault = home.open();
+    vault.add_credential(&credential("a"), &secret("the-first-secret")).unwrap();
+    let same = |vault: &mut Vault, text: &str| {
+        let (rotated, staged) =
+            (vault.rotate(&name("a"), &secret(text)), vault.stage(&name("a"), &secret(text)));
+        let fault = rotated.unwrap_err().fault;
+        assert_eq!(fault.to_string(), staged.unwrap_err().fault.to_string());
+        match fault {
+            Fault::SameSecret(_, version, state) => (version, state),
+            other => panic!("{other}"),
+        }
+    };
+    assert_eq!(same(&mut vault, "the-first-secret"), (1, VersionState::Current));
+    vault.rotate(&name("a"), &secret("the-second-secret")).unwrap();
+    vault.revoke_version(&name("a"), 2).unwrap();
+    assert_eq!(same(&mut vault, "the-second-secret"), (2, VersionState::Revoked));
+    // What was retired comes back where the new one did not work.
+    vault.rotate(&name("a"), &secret("the-first-secret")).unwrap();
+    let versions = vault.credential(&name("a")).unwrap().versions;
+    assert_eq!(versions.iter().map(|version| version.version).collect::<Vec<_>>(), [1, 2, 3]);
 }

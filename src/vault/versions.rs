@@ -48,6 +48,7 @@ impl Vault {
         check_secret(secret).map_err(|fault| self.fault(fault))?;
         self.change(Action::CredentialRotated, name.as_str(), |tx, change| {
             let row = CredentialRow::find(tx, change.workspace, name)?;
+            row.check_is_new(tx, change, secret)?;
             let before = row.retire(tx, change.now, grace)?;
             let current = row.next_version(tx)?;
             row.insert_version(tx, change, (current, VersionState::Current), secret)?;
@@ -64,6 +65,7 @@ impl Vault {
         check_secret(secret).map_err(|fault| self.fault(fault))?;
         self.change(Action::VersionStaged, name.as_str(), |tx, change| {
             let row = CredentialRow::find(tx, change.workspace, name)?;
+            row.check_is_new(tx, change, secret)?;
             tx.execute(
                 "UPDATE versions SET state = 'retired', ended = ?2 \
                  WHERE credential = ?1 AND state = 'staged'",

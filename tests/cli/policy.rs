@@ -244,3 +244,28 @@ fn a_change_is_told_in_combinations() {
     let changes: Vec<_> = json.as_array().unwrap().iter().map(|c| c["change"].clone()).collect();
     assert_eq!(changes, ["added", "changed", "removed"]);
 }
+
+#[test]
+fn that_a_person_is_asked_can_be_tested() {
+    let home = Home::missing();
+    let write = |approval: &str, expect: &str| {
+        let text = format!(
+            "version: 1
+rules: [{{name: r, agents: [a], to: ['https://x.test'] {approval}}}]
+tests: [{{agent: a, request: GET https://x.test/, expect: {expect}, rule: r}}]
+"
+        );
+        fs::write(home.beside("p.yaml"), text).unwrap();
+        home.run(&["policy", "test", "p.yaml"])
+    };
+    for approval in [", approval: required", ", approval: {answer: refuse}"] {
+        for expect in ["ask", "refuse, code: approval-required"] {
+            let ran = write(approval, expect);
+            assert_eq!(ran.code, 0, "{approval} {expect} {ran:?}");
+            write("", expect).refused(1, &["1 of 1 test failed"]);
+        }
+        write(approval, "allow").refused(1, &["answer:   ask, by the rule `r`"]);
+    }
+    fs::write(home.beside("p.yaml"), "version: 1\nrules: []\n").unwrap();
+    home.run(&["policy", "test", "p.yaml"]).refused(1, &["there are no tests"]);
+}

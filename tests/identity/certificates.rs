@@ -219,6 +219,89 @@ fn what_its_ca_has_revoked_ends_in_open_tunnels_and_opens_no_door() {
 }
 
 #[test]
+fn a_ca_that_is_taken_out_ends_what_came_by_it() {
+    let (world, clients, ca) = world("{name: cn}");
+    let others = Authority::new(&world.home.work(), "others");
+    let both = |all: &[&Authority]| {
+        let pems = all.iter().map(|one| std::fs::read_to_string(&one.file).unwrap());
+        pems.collect::<String>()
+    };
+    let (own, all) = (both(&[&clients]), both(&[&clients, &others]));
+    let door_believes = |pem: &str| {
+        let beside = clients.file.with_extension("new");
+        std::fs::write(&beside, pem).unwrap();
+        std::fs::rename(&beside, &clients.file).unwrap();
+    };
+    door_believes(&all);
+    let config = others.issue_with("other-writer", named("writer")).client(&ca);
+    eventually("the second CA", PATIENCE, || opens(&world, &config).then_some(()));
+    let stays = clients.issue("writer").client(&ca);
+    // By the certificate, and by a token through the door that it opened.
+    let by_token = || credentials(&world.agent.authorization());
+    let mut gone =
+        [ask(""), by_token()].map(|connect| through(&world, door(&world, &config), connect));
+    let mut left =
+        [ask(""), by_token()].map(|connect| through(&world, door(&world, &stays), connect));
+    let get = request("GET", "/", &[AUTHORIZED], "");
+    for wire in gone.iter_mut().chain(&mut left) {
+        assert_eq!(wire.ask(&get).status, 200);
+    }
+    // A connection that has not asked for anything yet.
+    let mut waits = door(&world, &config);
+    // One that cannot be read takes nothing back.
+    door_believes("nothing");
+    eventually("the complaint", PATIENCE, || {
+        world.serve.log().contains("the new certificate cannot be used").then_some(())
+    });
+    assert_eq!(gone[0].ask(&get).status, 200);
+    door_believes(&own);
+    gone.iter_mut().for_each(ends);
+    assert_eq!(waits.ask(ask("")).status, 407);
+    assert!(!opens(&world, &config), "nor by a session that is resumed");
+    for wire in &mut left {
+        assert_eq!(wire.ask(&get).status, 200);
+    }
+    assert!(opens(&world, &stays));
+}
+
+/// With this common name.
+fn named(name: &'static str) -> impl FnOnce(&mut CertificateParams) {
+    move |params| {
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    }
+}
+
+/// A tunnel that nothing is asked in any more: the proxy does not look into it.
+#[track_caller]
+fn opaque(world: &World, config: &rustls::ClientConfig) -> Wire {
+    world.home.reach_as("opaque.test", world.origin.address, None);
+    let connect = "CONNECT opaque.test:443 HTTP/1.1\r\nHost: opaque.test:443\r\n\r\n";
+    eventually("the host is known", PATIENCE, || {
+        let mut wire = door(world, config);
+        (wire.ask(connect).status == 200).then_some(wire)
+    })
+}
+
+#[test]
+fn what_goes_through_a_tunnel_ends_by_itself_when_a_ca_or_a_list_says_so() {
+    let (world, clients, ca, list) = world_with_list();
+    let config = clients.issue("writer").client(&ca);
+    let mut wire = through(&world, door(&world, &config), ask(""));
+    assert_eq!(wire.ask(request("GET", "/mine", &[AUTHORIZED], "")).status, 200);
+    let record = world.home.accesses_to("/mine").remove(0);
+    let serial = record["client_certificate"]["serial"].as_str().unwrap().to_owned();
+    let mut wire = opaque(&world, &config);
+    clients.revoke(&list, &[&serial], 600);
+    wire.until_closed();
+    let (world, clients, ca) = self::world("{name: cn}");
+    let mut wire = opaque(&world, &clients.issue("writer").client(&ca));
+    let strangers = Authority::new(&world.home.work(), "strangers");
+    std::fs::rename(&strangers.file, &clients.file).unwrap();
+    wire.until_closed();
+}
+
+#[test]
 fn a_list_that_has_run_out_lets_nobody_in_and_says_so() {
     let (world, clients, ca, list) = world_with_list();
     let config = clients.issue("writer").client(&ca);

@@ -25,6 +25,34 @@ fn kinds(records: &[Value], kind: &str) -> usize {
 }
 
 #[test]
+fn each_attempt_is_on_record_with_the_policy_that_allowed_it() {
+    let busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_vec();
+    let script = vec![Script::Read, Script::Wait, Script::Send(busy), Script::Goodbye];
+    let rule = ruled("retry: {attempts: 2, wait: 10ms, within: 10m, on: [503]}");
+    let world = World::before(Origin::scripted(HOST, script), BEARER, canary(), |home, _| {
+        home.policy(&rule);
+    });
+    let mut wire = world.tunnel();
+    wire.send(request("GET", "/v1/x", &[AUTHORIZED], ""));
+    eventually("the first attempt", PATIENCE, || {
+        world.origin.raw().concat().contains("GET /v1/x").then_some(())
+    });
+    let before = world.serve.metric("locum_policy_generation");
+    world.home.policy(&(rule + "  - {name: another, agents: [other], to: ['https://api.test']}\n"));
+    let after = eventually("the policy to be in force", PATIENCE, || {
+        let now = world.serve.metric("locum_policy_generation");
+        (now > before).then_some(now)
+    });
+    world.origin.release();
+    world.origin.release();
+    assert_eq!(wire.answer().status, 503);
+    let records = world.home.accesses_to("/v1/x");
+    let generations: Vec<u64> =
+        records.iter().map(|record| record["policy_generation"].as_u64().unwrap()).collect();
+    assert_eq!(generations, [before, after]);
+}
+
+#[test]
 fn what_is_idempotent_is_sent_again_and_each_time_is_on_record() {
     let world = World::ruled(&ruled("retry: {attempts: 3, wait: 10ms}"));
     world.origin.answer_next(503, None, "busy");

@@ -89,6 +89,8 @@ fn after_an_emergency_revocation_nobody_uses_the_version_and_its_runs_are_named(
         assert_eq!((&run["agent"], &run["version"]), (&"worker".into(), &1.into()));
         assert!(run["requests"].as_u64().unwrap() > 10, "{run}");
     }
+    // Whoever did not hear that it was in force may ask again.
+    assert_eq!(revoke(&world.home, &["--version", "1"])["versions"], serde_json::json!([1]));
     // All of it: then there is nothing left to use.
     revoke(&world.home, &[]);
     let before = world.origin.seen().len();

@@ -53,6 +53,13 @@ fn a_new_version_that_the_origin_does_not_accept_leaves_the_old_one_in_use() {
     }
     assert_eq!(world.origin.seen().len(), before + 20);
     assert_eq!(events(&world.home, "credential-fallback").len(), 1);
+    // Of a request that carried both, both are done with.
+    eventually("the outcomes", PATIENCE, || {
+        let users = world.home.locum(&["credential", "who-uses", "main", "--json"]).ok().out;
+        let users: Vec<Value> = serde_json::from_str(&users).unwrap();
+        assert_eq!(users.len(), 2, "{users:?}");
+        users.iter().all(|user| user["open"] == 0).then_some(())
+    });
     // Each attempt has a record, and the records say why.
     let probes = world.home.accesses_to("/probe");
     let second = probes.iter().find(|record| record["chosen_by"] == "after-401").unwrap();
@@ -160,13 +167,34 @@ fn a_pool_is_spread_by_weight_and_cools_down() {
 }
 
 #[test]
+fn a_limit_that_is_said_to_be_over_at_once_is_not_asked_about_at_once() {
+    let pool = Pool::new(["1", "1", "1"]);
+    let mut wire = pool.world.tunnel();
+    for key in &pool.keys {
+        pool.world.origin.answer(key, 429, Some("0"));
+    }
+    assert_eq!(ask(&mut wire).header("retry-after"), Some("1"));
+    let before = pool.world.origin.seen().len();
+    assert_eq!(ask(&mut wire).problem(), "credential-exhausted");
+    let after = pool.world.origin.seen().len();
+    assert!(after - before < 3, "all of them are asked again");
+}
+
+#[test]
 fn a_pool_rests_no_longer_than_the_origin_says_and_leaves_invalid_keys_out() {
     let pool = Pool::new(["1", "1", "1"]);
     let mut wire = pool.world.tunnel();
     for key in &pool.keys {
         pool.world.origin.answer(key, 429, Some("1"));
     }
-    assert_eq!(ask(&mut wire).problem(), "credential-exhausted");
+    let exhausted = ask(&mut wire);
+    assert_eq!(exhausted.problem(), "credential-exhausted");
+    for nth in 0..3 {
+        let series = format!(
+            "locum_credential_failures_total{{cause=\"rate-limited\",credential=\"key-{nth}\"}}"
+        );
+        assert_eq!(pool.world.serve.metric(&series), 1, "{series}");
+    }
     for key in &pool.keys {
         pool.world.origin.answer_as_ever(key);
     }

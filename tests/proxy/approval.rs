@@ -48,6 +48,19 @@ fn problem(answer: &Answer) -> (u16, String, String) {
     (answer.status, text("code"), text("detail"))
 }
 
+/// No person sees them, so they would not be what was approved.
+#[test]
+fn a_request_that_has_to_be_approved_may_have_no_trailers() {
+    let world = World::ruled(HELD);
+    let fields = [AUTHORIZED, "Transfer-Encoding: chunked", "Trailer: X-Amount"];
+    let head = request("POST", "/mail/send", &fields, "");
+    let answer = world.tunnel().ask(format!("{head}2\r\nhi\r\n0\r\nX-Amount: 1\r\n\r\n"));
+    let (status, code, detail) = problem(&answer);
+    assert_eq!((status, &*code), (400, "bad-request"));
+    assert!(detail.contains("trailers"), "{detail}");
+    assert!(waiting(&world).is_empty());
+}
+
 #[test]
 fn a_request_is_held_until_a_person_approves_it() {
     let world = World::ruled(HELD);

@@ -244,3 +244,20 @@ fn a_hundred_agents_that_do_not_read_take_little_memory() {
     let each = (settled - before) / MANY;
     assert!(each < EACH, "{each} KiB each");
 }
+
+/// What follows a body is read by many servers as if it stood in the head.
+#[test]
+fn behind_a_body_nothing_goes_on_that_belongs_to_a_head() {
+    let slots = [BEARER, &["--header", "X-Key: {secret}"]].concat();
+    let world = World::with(&slots, canary(), |_, _| {});
+    let names =
+        "Host, Content-Length, Authorization, X-Key, Cookie, X-Http-Method-Override, X-Checksum";
+    let fields = [AUTHORIZED, "Transfer-Encoding: chunked", &format!("Trailer: {names}")];
+    let trailers: String = names.split(", ").map(|name| format!("{name}: 1\r\n")).collect();
+    let head = request("POST", "/echo", &fields, "");
+    let answer = world.tunnel().ask(format!("{head}2\r\nhi\r\n0\r\n{trailers}\r\n"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let raw = world.origin.last_raw();
+    let (_, behind) = raw.split_once("\r\n0\r\n").expect("the last chunk");
+    assert_eq!(behind.to_ascii_lowercase(), "x-checksum: 1\r\n\r\n", "{raw}");
+}

@@ -53,6 +53,72 @@ fn the_key_comes_back_in_no_encoding_and_no_pieces() {
     }
 }
 
+/// A slot that encodes its secret: an origin that prints its request in base64 or hex encodes that text,
+/// and not the secret.
+#[test]
+fn what_a_slot_made_of_the_key_comes_back_in_no_encoding_either() {
+    let basic_slot = &["--to", "https://api.test", "--basic", "robot"][..];
+    let query_slot = &["--to", "https://api.test", "--query", "key"][..];
+    for key in [canary(), thorny_canary()] {
+        for (slots, wire, target, fields) in [
+            (
+                basic_slot,
+                basic("robot", &key),
+                "",
+                vec![format!("Authorization: {}", basic("robot", "locum_main"))],
+            ),
+            (
+                query_slot,
+                String::from_utf8(encode("percent", &key)).unwrap(),
+                "?key=locum_main",
+                vec![],
+            ),
+        ] {
+            let wire = wire.trim_start_matches("Basic ").trim_end_matches('=').to_owned();
+            let world = World::with(slots, key.clone(), |_, _| {});
+            let mut tunnel = world.tunnel();
+            let fields: Vec<&str> = fields.iter().map(String::as_str).collect();
+            for encoding in ENCODINGS.into_iter().chain(["numbers"]) {
+                let asked = format!("/shown/{encoding}{target}");
+                let answer = tunnel.ask(request("GET", &asked, &fields, ""));
+                assert_eq!(answer.status, 200, "{asked}: {}", answer.text());
+                framed(&answer, &asked);
+                for text in [&key, &wire] {
+                    let found = leaks(text, &answer.body);
+                    assert!(found.is_empty(), "{asked}: {found:?} in {}", answer.text());
+                }
+                assert!(
+                    answer.text().contains("locum") || answer.text().contains("cm9ib3Q6bG9jdW1"),
+                    "{asked}: {}",
+                    answer.text()
+                );
+            }
+            let seen = world.origin.last();
+            let sent = format!("{}{:?}", seen.target, seen.headers);
+            assert!(sent.contains(&wire), "{wire} was never sent: {sent}");
+        }
+    }
+}
+
+/// Two agents together would have the key, if one could read what the other one's request left behind.
+#[test]
+fn an_origin_shows_the_key_to_no_other_agent_either() {
+    let policy = "version: 1
+rules:
+  - {name: may, agents: [worker], to: ['https://api.test'], use: [main]}
+  - {name: looks, agents: [other], to: ['https://api.test']}
+";
+    let world = World::with(BEARER, canary(), |home, _| home.policy(policy));
+    assert_eq!(world.get("/v1/x").status, 200);
+    let other = world.home.agent("other");
+    let mut wire = world.serve.tunnel(&other, HOST);
+    let answer = wire.ask(request("GET", "/open/kept", &[], ""));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    framed(&answer, "kept");
+    assert!(leaks(&world.key, &answer.body).is_empty(), "{}", answer.text());
+    assert!(answer.text().contains("locum_main"), "{}", answer.text());
+}
+
 #[test]
 fn heads_and_trailers_are_searched_too() {
     let world = World::new();

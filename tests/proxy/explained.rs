@@ -199,3 +199,174 @@ fn each_failure_of_the_proxy_says_what_to_change_and_its_id_finds_what_there_is(
     assert!(explained.err.contains("is in the process log alone"), "{}", explained.err);
     eventually("the log", PATIENCE, || world.serve.log().contains(&id).then_some(()));
 }
+
+const SLOTTED: &str = "version: 1
+rules:
+  - {name: reads, agents: ['*'], use: [main], methods: [GET], paths: [/v1/**]}
+  - {name: bot, agents: ['*'], use: [tg], paths: ['/bot*/**']}
+  - {name: form, agents: ['*'], use: [js], paths: [/json]}
+  - {name: asked, agents: ['*'], use: [main], methods: [DELETE], paths: [/asked], approval: {answer: refuse}}
+  - {name: unasked, agents: ['*'], use: [main], paths: [/unasked], inject: always}
+  - {name: plain, agents: ['*'], to: ['https://api.test'], paths: [/plain]}
+";
+
+/// What the record says of a request is enough to ask it again: with the same policy, the same comes of
+/// it, whatever slot it referred in, and whatever it was narrowed by.
+#[test]
+fn what_was_decided_is_explained_as_it_was_decided() {
+    const SOCKET: [&str; 4] = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    const SECRET: &str = "4ec39hqlyjwdarjtt1zdp7dc";
+    let world = World::with(BEARER, canary(), |home, _| {
+        let to = ["--to", "https://api.test"];
+        home.add("tg", &[&to[..], &["--path=/bot{secret}/**"]].concat(), &canary());
+        home.add("js", &[&to[..], &["--json-pointer", "/auth/token"]].concat(), &canary());
+        home.policy(SLOTTED);
+    });
+    let made = world.home.locum(&["run-token", "--agent", "worker", "--use", "tg", "--json"]).ok();
+    let made: serde_json::Value = serde_json::from_str(&made.out).unwrap();
+    let narrow = Agent {
+        name: "worker".to_owned(),
+        token_id: String::new(),
+        token: made["token"].as_str().unwrap().to_owned(),
+    };
+    let json = ["Content-Type: application/json"];
+    let secret = format!("Authorization: Bearer locum_{SECRET}");
+    let asked = |method: &str, path: &str, fields: &[&str], body: &str| {
+        (false, path.to_owned(), request(method, path, fields, body))
+    };
+    let by_run =
+        |path: &str, fields: &[&str]| (true, path.to_owned(), request("GET", path, fields, ""));
+    for ((narrowed, path, text), decision, code, told) in [
+        (asked("GET", "/v1/a", &[AUTHORIZED], ""), "allow", None, ""),
+        (asked("GET", "/botlocum_tg/getMe", &[], ""), "allow", None, ""),
+        (
+            asked("GET", "/botlocum_gt/getMe", &[], ""),
+            "refuse",
+            Some("credential-refused"),
+            "path: `locum_gt`",
+        ),
+        (asked("POST", "/json", &json, "{\"auth\": {\"token\": \"locum_js\"}}"), "allow", None, ""),
+        (
+            asked("POST", "/json", &json, "{\"auth\": {\"token\": \"locum_sj\"}}"),
+            "refuse",
+            Some("credential-refused"),
+            "json:/auth/token: `locum_sj`",
+        ),
+        (
+            asked("GET", "/v1/b", &["Authorization: Bearer locum_chat"], ""),
+            "refuse",
+            Some("credential-refused"),
+            "header:authorization: `locum_chat`",
+        ),
+        (
+            asked("GET", "/v1/c", &[&secret], ""),
+            "refuse",
+            Some("credential-refused"),
+            "header:authorization: not recorded, because",
+        ),
+        (
+            asked("GET", "/v1/d", &["Authorization: Digest locum_main"], ""),
+            "refuse",
+            Some("slot-mismatch"),
+            "",
+        ),
+        (
+            asked("GET", "/v1/e", &[&SOCKET[..], &[AUTHORIZED]].concat(), ""),
+            "refuse",
+            Some("not-allowed"),
+            "",
+        ),
+        (
+            asked("GET", "/v1/f", &[AUTHORIZED, "X-HTTP-Method-Override: DELETE"], ""),
+            "refuse",
+            Some("method-refused"),
+            "",
+        ),
+        (
+            asked("DELETE", "/asked", &[AUTHORIZED], ""),
+            "ask",
+            Some("approval-required"),
+            "once a person approves",
+        ),
+        (asked("GET", "/unasked", &[], ""), "allow", None, ""),
+        (asked("GET", "/plain", &[], ""), "allow", None, ""),
+        (
+            by_run("/v1/g", &[AUTHORIZED]),
+            "refuse",
+            Some("credential-refused"),
+            "its run token leaves it: tg",
+        ),
+        (
+            by_run("/unasked", &[]),
+            "refuse",
+            Some("credential-refused"),
+            "its run token leaves it: tg",
+        ),
+        (by_run("/botlocum_tg/getMe", &[]), "allow", None, ""),
+    ] {
+        let agent = if narrowed { &narrow } else { &world.agent };
+        let before = world.home.audit().len();
+        drop(world.serve.tunnel(agent, HOST).ask(&text));
+        let record = eventually("the access record", PATIENCE, || {
+            let records = world.home.audit().split_off(before);
+            records.into_iter().find(|r| r["kind"] == "access" && r["path"] == *path)
+        });
+        let refused = record["decision"] == "refuse";
+        assert_eq!((refused, record["code"].as_str()), (code.is_some(), code), "{text}{record}");
+        let id = record["request_id"].as_str().unwrap();
+        let ran = world.home.locum(&["policy", "explain", "--request", id, "--json"]);
+        let explained: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert_eq!(explained["decision"], decision, "{text}{record} {explained}");
+        if decision == "refuse" {
+            assert_eq!(explained["code"].as_str(), code, "{text}{explained}");
+        }
+        let shown = world.home.locum(&["policy", "explain", "--request", id]).out;
+        assert!(shown.contains(told), "{told}: {shown}");
+    }
+    let log = world.home.audit();
+    assert!(!log.iter().any(|record| record.to_string().contains(SECRET)));
+}
+
+/// What is typed is asked as a client would send it, wherever the credential enters.
+#[test]
+fn what_is_typed_refers_in_the_credentials_own_slot() {
+    let home = Home::new();
+    let to = ["--to", "https://api.test"];
+    for (name, slot) in [
+        ("tg", "--path=/bot{secret}/**"),
+        ("js", "--json-pointer=/auth/token"),
+        ("form", "--form=token"),
+        ("query", "--query=key"),
+        ("socket", "--websocket=/d/token"),
+        ("basic", "--basic=user"),
+    ] {
+        home.add(name, &[&to[..], &[slot]].concat(), &canary());
+        home.add_policy(
+            &format!("{name}.yaml"),
+            &format!("version: 1\nrules: [{{name: for-{name}, agents: ['*'], use: [{name}]}}]\n"),
+        );
+    }
+    home.policy("version: 1\nrules: [{name: none, agents: ['*'], to: ['https://api.test'], methods: [GET]}]\n");
+    home.agent("worker");
+    let explain =
+        |words: &[&str]| home.locum(&[&["policy", "explain", "--agent", "worker"], words].concat());
+    for (method, path, name) in [
+        ("GET", "/botlocum_tg/getMe", "tg"),
+        ("POST", "/x", "js"),
+        ("POST", "/x", "form"),
+        ("GET", "/x", "query"),
+        ("SOCKET", "/x", "socket"),
+        ("GET", "/x", "basic"),
+    ] {
+        let url = format!("https://api.test{path}");
+        let out = explain(&[method, &url, "--use", name]).ok().out;
+        assert!(out.starts_with(&format!("decision: allow, by the rule `for-{name}`")), "{out}");
+    }
+    let out = explain(&["GET", "https://api.test/getMe", "--use", "tg"]).out;
+    assert!(out.contains("`locum_tg` is taken to be in the path; write it there"), "{out}");
+}

@@ -70,6 +70,35 @@ fn of_two_slots_one_is_filled_and_the_other_emptied() {
     assert_eq!(copies(&world), 5);
 }
 
+/// Of two credentials in one place one would be missing, and the record would have both.
+#[test]
+fn two_credentials_that_claim_one_place_are_refused() {
+    let slots = [BEARER, &["--header", "X-Key: {secret}"]].concat();
+    let (second, third) = (canary(), canary());
+    let world = World::with(&slots, canary(), |home, _| {
+        let basic =
+            ["--to", "https://api.test", "--basic", "robot", "--header", "X-Third: {secret}"];
+        home.add("second", &basic, &second);
+        home.add("third", &["--to", "https://api.test", "--header", "X-Other: {secret}"], &third);
+    });
+    let in_basic = format!("Authorization: {}", basic("robot", "locum_second"));
+    for fields in [
+        [AUTHORIZED, &*in_basic],
+        [&*in_basic, AUTHORIZED],
+        // Filling the one would take the other out.
+        ["X-Key: locum_main", &*in_basic],
+        [AUTHORIZED, "X-Third: locum_second"],
+    ] {
+        let answer = world.ask("GET", "/v1/x", &fields, "");
+        assert_eq!((answer.status, &*answer.problem()), (400, "bad-request"), "{fields:?}");
+        assert!(answer.text().contains("claim one place"), "{}", answer.text());
+    }
+    assert_eq!(world.origin.connections(), 0);
+    let fields = [AUTHORIZED, "X-Other: locum_third"];
+    assert_eq!(world.ask("GET", "/v1/x", &fields, "").status, 200);
+    assert_eq!(world.origin.last().header("x-other"), Some(&*third));
+}
+
 #[test]
 fn unknown_revoked_unbound_and_forbidden_look_alike() {
     let world = World::with(BEARER, canary(), |home, origin| {

@@ -264,3 +264,36 @@ fn a_cut_in_the_clear_is_a_reset_for_an_agent_of_http_1_0() {
         assert_eq!(end_of(&mut near), Ok(()), "{method}");
     }
 }
+
+/// Servers that close a connection without TLS's goodbye lose nothing of what they said before, and
+/// nobody takes it for whole.
+#[test]
+fn what_came_before_a_cut_arrives_and_the_cut_stays_a_cut() {
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+    let long = "x".repeat(200_000);
+    for text in ["hello world", &long] {
+        for version in ["HTTP/1.1", "HTTP/2"] {
+            let script = vec![Script::Read, Script::Send(format!("{head}{text}").into_bytes())];
+            let origin = Origin::scripted(HOST, script);
+            let world = World::before(origin, BEARER, canary(), |_, _| {});
+            let (body, whole) = if version == "HTTP/2" {
+                runtime().block_on(async {
+                    let agent = Http2::open(&world.serve, &world.agent).await;
+                    let asked = request2("GET", "/cut", &[("authorization", "Bearer locum_main")]);
+                    let reply = agent.ask(asked, b"").await;
+                    (reply.body, reply.broken.is_none())
+                })
+            } else {
+                let mut wire = world.tunnel();
+                wire.send(request("GET", "/cut", &[AUTHORIZED], ""));
+                match wire.try_answer("GET") {
+                    Ok(answer) => (answer.body, true),
+                    Err(broken) => (broken.body, false),
+                }
+            };
+            let came = String::from_utf8_lossy(&body);
+            assert_eq!((came.len(), whole), (text.len(), false), "{version}: {came:.80}");
+            assert_eq!(came, text, "{version}");
+        }
+    }
+}

@@ -204,12 +204,12 @@ fn what_comes_too_late_to_be_decided_on_is_cut_and_said_so() {
             let start = format!("{start}{}", "x".repeat(HELD + 1000));
             for framing in [Framing::Length, Framing::Chunks] {
                 let mut wire = world.tunnel();
-                let before = world.origin.seen().len();
+                let (before, filled) = (world.origin.seen().len(), filled(&world));
                 wire.send(
                     head(kind, framing, start.len() + end.len()) + &framed(framing, &start, false),
                 );
                 // The beginning is there, with the key in it, before the rest is.
-                world.origin.until_seen(before + 1);
+                until_filled(&world, filled + 1);
                 let answer = wire.ask(framed(framing, end, true));
                 assert_eq!(answer.problem(), code, "{body} {framing:?}: {}", answer.text());
                 assert!(
@@ -232,13 +232,13 @@ fn over_http2_the_rest_is_cut_all_the_same() {
         for (kind, body, code, _) in traps() {
             let (start, end) = body.split_once('@').unwrap();
             let start = format!("{start}{}", "x".repeat(HELD + 1000));
-            let before = world.origin.seen().len();
+            let (before, filled) = (world.origin.seen().len(), filled(&world));
             let reply = runtime().block_on(async {
                 let agent = Http2::open(&world.serve, &world.agent).await;
                 let head = request2("POST", "/open/x", &[("content-type", kind)]);
                 let (answer, mut stream) = agent.begin(head).await;
                 put(&mut stream, start.as_bytes(), false);
-                tokio::task::block_in_place(|| world.origin.until_seen(before + 1));
+                tokio::task::block_in_place(|| until_filled(&world, filled + 1));
                 put(&mut stream, end.as_bytes(), true);
                 reply2(answer).await.unwrap()
             });
@@ -248,6 +248,17 @@ fn over_http2_the_rest_is_cut_all_the_same() {
         }
         world.never_leaks(&[]);
     }
+}
+
+/// How often the key has arrived.
+fn filled(world: &World) -> usize {
+    world.origin.raw().iter().map(|bytes| bytes.matches(&world.key).count()).sum()
+}
+
+/// The head of a request may be there, and what is to come with it on its way.
+#[track_caller]
+fn until_filled(world: &World, times: usize) {
+    eventually("the beginning to arrive", PATIENCE, || (filled(world) >= times).then_some(()));
 }
 
 /// In frames that are shorter than the beginning.
@@ -344,6 +355,36 @@ fn what_streams_is_sent_once() {
         let answer = world.ask("PUT", "/open/status/503", &[&kind], &body(length));
         assert_eq!(answer.status, 503);
         assert_eq!(world.origin.seen().len() - before, times, "{length}");
+    }
+}
+
+/// More than any buffer on the way, and little enough for an unoptimised build.
+const LARGE: usize = 48 * 1024 * 1024;
+
+/// What a proxy may grow by while a large body passes, in KiB.
+const GROWTH: u64 = 12 * 1024;
+
+#[test]
+fn a_large_upload_behind_a_field_passes_in_constant_memory() {
+    let world = World::with(SLOTS, canary(), |_, _| {});
+    assert_eq!(world.ask("GET", "/open/warm", &[], "").status, 200);
+    for (kind, start, end) in bodies("") {
+        let start = start.replace("{}", "locum_main") + if kind == JSON { "\"" } else { "" };
+        let end = end.strip_prefix('"').unwrap_or(&end);
+        let before = world.serve.resident();
+        let mut wire = world.tunnel();
+        wire.send(head(kind, Framing::Length, start.len() + LARGE + end.len()) + &start);
+        let piece = b"x ".repeat(128 * 1024);
+        let mut most = before;
+        for _ in 0..LARGE / piece.len() {
+            wire.send(&piece);
+            most = most.max(world.serve.resident());
+        }
+        assert_eq!(wire.ask(end).status, 200, "{kind}");
+        let seen = world.origin.last();
+        let length = start.len() + LARGE + end.len() + world.key.len() - "locum_main".len();
+        assert_eq!((seen.length, seen.complete), (length as u64, true));
+        assert!(most < before + GROWTH, "{kind}: from {before} to {most} KiB");
     }
 }
 

@@ -43,6 +43,78 @@ fn a_secret_in_the_agents_own_hands_is_known_wherever_it_stands() {
     world.never_leaks(&[]);
 }
 
+/// In the vault's own slots, and in what once nobody looked at; and the log has it nowhere.
+#[test]
+fn a_secret_in_its_own_slot_is_known_and_never_recorded() {
+    let slots =
+        [BEARER, &["--path=/bot{secret}/**", "--header", "X-Auth: Token token=\"{secret}\""]];
+    let bot = format!("123456789:{}", canary());
+    let world = World::with(&slots.concat(), canary(), |home, _| {
+        home.add("bot", &["--to", "https://api.test", "--path=/bot{secret}/**"], &bot);
+    });
+    let key = &world.key;
+    let mut wire = world.tunnel();
+    let mut all = 0;
+    for target in [
+        format!("/bot{key}/x"),
+        format!("/bot{bot}/getMe"),
+        format!("/bot{}/getMe", bot.replace(':', "%3A")),
+        format!("/v1/x?{key}"),
+        format!("/v1/x?{key}=1"),
+    ] {
+        let answer = wire.ask(request("GET", &target, &[], ""));
+        refused(&world, &answer, &target);
+        all += 1;
+    }
+    for field in [
+        format!("Locum-Run: {key}"),
+        format!("Locum-Node: {key}"),
+        format!("Locum-User: {key}"),
+        format!("User-Agent: {key}"),
+        format!("Accept: text/{key}"),
+        format!("Accept-Language: {key}"),
+        format!("Content-Type: a/{key}"),
+        format!("If-Modified-Since: {key}"),
+        format!("Cookie: a=1; k={bot}; z=2"),
+        format!("X-Foo: v1.{key}"),
+        format!("X-Auth: Token token=\"{bot}\""),
+    ] {
+        let answer = wire.ask(request("GET", "/open/x", &[&field], ""));
+        refused(&world, &answer, &field);
+        all += 1;
+    }
+    // What cannot be read is recorded, too.
+    let twice = [&*format!("X-Key: {key}"), "Host: api.test"];
+    let answer = world.ask("GET", &format!("/bot{key}/x"), &twice, "");
+    assert_eq!(answer.problem(), "bad-request");
+    let answer = world.ask(key, "/open/x", &[], "");
+    assert_eq!(answer.status / 100, 4, "{}", answer.text());
+    // And a tunnel says what it is for before there is any request.
+    let user = format!("worker+run={key}");
+    let authorization = basic(&user, &world.agent.token);
+    let mut door = world.serve.wire();
+    door.send(connect("api.test:443", &authorization));
+    let answer = door.answer_to("CONNECT");
+    refused(&world, &answer, "the tunnel's run");
+    assert_eq!(world.origin.seen().len(), 0, "nothing of it left");
+    let seen = world.home.audit().into_iter().filter(|r| r["code"] == "real-credential").count();
+    assert!(seen > all, "{seen} of {all}");
+    world.never_leaks(&[]);
+    world.home.never_leaks(&[&bot], &[]);
+}
+
+#[test]
+fn a_secret_behind_a_body_is_known_and_breaks_the_request_off() {
+    let world = World::new();
+    let body = format!("2\r\nhi\r\n0\r\nX-Note: {}\r\n\r\n", world.key);
+    let fields = [AUTHORIZED, "Transfer-Encoding: chunked", "Trailer: X-Note"];
+    let head = request("POST", "/v1/x", &fields, "");
+    let answer = world.tunnel().ask(format!("{head}{body}"));
+    assert_eq!((answer.status, &*answer.problem()), (403, "real-credential"), "{}", answer.text());
+    assert_eq!(world.serve.metric("locum_refusals_total{code=\"real-credential\"}"), 1);
+    assert!(!world.origin.raw().concat().contains(&format!("X-Note: {}", world.key)));
+}
+
 #[test]
 fn a_secret_that_was_rotated_or_revoked_is_known_still() {
     let (second, gone) = (canary(), canary());

@@ -103,7 +103,7 @@ fn the_command_prints_the_schema_and_the_files_name_it() {
 }
 
 /// What a rule may say beside `name`, `agents` and `to`: all of it fits both.
-const RIGHT: [&str; 47] = [
+const RIGHT: [&str; 48] = [
     "methods: [GET, M-SEARCH]",
     "methods: []",
     "paths: [/, /v1/*, '/**']",
@@ -142,6 +142,7 @@ const RIGHT: [&str; 47] = [
     "tunnel: opaque, anomalies: refuse",
     "approval: required",
     "approval: {wait: 10m, valid: 1h}",
+    "approval: {approvers: 2}",
     "approval: {answer: refuse}",
     "mode: shadow",
     "mode: enforce",
@@ -154,7 +155,7 @@ const RIGHT: [&str; 47] = [
 ];
 
 /// Both refuse each of these.
-const WRONG: [&str; 61] = [
+const WRONG: [&str; 63] = [
     "method: [GET]",
     "methods: GET",
     "methods: [get]",
@@ -206,6 +207,8 @@ const WRONG: [&str; 61] = [
     "limits: {bytes: 1GB/day}",
     "approval: true",
     "approval: {wait: 5}",
+    "approval: {approvers: 0}",
+    "approval: {approvers: 11}",
     "approval: {who: me}",
     "on_withdrawal: true",
     "anomalies: block",

@@ -73,6 +73,8 @@ pub struct Seen {
     pub body: Vec<u8>,
     /// How long the body was.
     pub length: u64,
+    /// Its SHA-256, in hex.
+    pub digest: String,
     /// Whether the body came to its end.
     pub complete: bool,
 }

@@ -15,6 +15,7 @@ use http_body::{Body as HttpBody, Frame};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
 use super::git;
@@ -102,6 +103,7 @@ async fn route(
         "v1" if rest == "messages" => anthropic(state, body, &key),
         "echo" if rest.is_empty() => echo(parts, body, &key),
         "echo" => whole(StatusCode::OK, framed(&encode(rest, &key))),
+        "shown" => whole(StatusCode::OK, framed(&encode(rest, &head(parts)))),
         "target" => text(StatusCode::OK, &target(parts)),
         "kept" => {
             let keys: Vec<String> = state.keys.lock().iter().cloned().collect();
@@ -134,6 +136,14 @@ async fn route(
         "git" => git::serve(state, rest, parts, body).await,
         _ => text(StatusCode::OK, "ok"),
     }
+}
+
+/// The head of a request, as a debugging origin would print it.
+fn head(parts: &Parts) -> String {
+    let fields = fields(&parts.headers);
+    let fields: String =
+        fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    format!("{} {} HTTP/1.1\r\n{fields}\r\n", parts.method, target(parts))
 }
 
 /// The keys that a request could be meant to show.
@@ -178,6 +188,7 @@ fn fields(headers: &HeaderMap) -> Vec<(String, String)> {
 async fn receive(state: &State, number: usize, mut body: Incoming) -> Vec<u8> {
     let mut kept = Vec::new();
     let mut length = 0;
+    let mut digest = Sha256::new();
     let mut complete = true;
     while let Some(frame) = body.frame().await {
         let Ok(frame) = frame else {
@@ -186,6 +197,7 @@ async fn receive(state: &State, number: usize, mut body: Incoming) -> Vec<u8> {
         };
         if let Some(data) = frame.data_ref() {
             length += data.len() as u64;
+            digest.update(data);
             let room = KEPT - kept.len();
             kept.extend_from_slice(&data[..data.len().min(room)]);
         }
@@ -193,6 +205,7 @@ async fn receive(state: &State, number: usize, mut body: Incoming) -> Vec<u8> {
     state.amend(number, |seen| {
         seen.body.clone_from(&kept);
         seen.length = length;
+        seen.digest = HEXLOWER.encode(&digest.finalize());
         seen.complete = complete;
     });
     kept

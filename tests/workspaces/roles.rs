@@ -535,3 +535,73 @@ fn over_a_network_it_is_tls_or_nothing() {
     serve.stop();
     assert!(!socket.exists());
 }
+
+#[test]
+fn two_people_approve_what_a_rule_wants_two_for() {
+    let held = "version: 1\nrules:\n  - {name: held, agents: ['*'], use: ['*'], approval: {answer: refuse, valid: 10m, approvers: 2}}\n";
+    let two = Two::with(held, |_| {});
+    let of = |name: &str, role: &str| Api::of(&two.home, "default", name, role);
+    let (mia, max, ona) = (of("mia", "member"), of("max", "member"), of("ona", "owner"));
+    let (_, made) = mia.post("/v1/run-tokens", &json!({"agent": "worker"}));
+    let token = made["token"].as_str().unwrap().to_owned();
+    let run = Agent { name: "worker".into(), token_id: String::new(), token };
+    // What is asked, at a path of its own each time, and how one answers.
+    let asked = |agent: &Agent, path: &str| {
+        assert_eq!(two.get(agent, path).status, 403);
+        let open = max.get("/v1/approvals");
+        let one = open.as_array().unwrap().iter().find(|one| one["target"] == path).unwrap();
+        assert_eq!((&one["approvers"], &one["approved_by"]), (&json!(2), &json!([])));
+        format!("/v1/approvals/{}", one["id"].as_str().unwrap())
+    };
+    let says = |api: &Api, decide: &str, yes: bool| api.post(decide, &json!({"approve": yes}));
+    let wanted = asked(&run, "/wanted");
+    // One is not two, however often and by whatever token; nor is whoever asked.
+    for _ in 0..2 {
+        let (status, answer) = says(&max, &wanted, true);
+        assert_eq!((status, &answer["missing"]), (200, &json!(1)), "{answer}");
+    }
+    two.home.locum(&["admin", "revoke", "max"]).ok();
+    let max_again = of("max", "owner");
+    assert_eq!(says(&max_again, &wanted, true).1["missing"], 1);
+    assert_eq!(says(&mia, &wanted, true).1["code"], "own-request");
+    assert_eq!(two.get(&run, "/wanted").status, 403);
+    let open = ona.get("/v1/approvals");
+    assert_eq!(open[0]["approved_by"], json!(["administrator max"]));
+    let shown = two.home.locum(&["approvals", "show", open[0]["id"].as_str().unwrap()]).ok().out;
+    assert!(shown.contains("approvers     2, so far administrator max"), "{shown}");
+    let (status, answer) = says(&ona, &wanted, true);
+    assert_eq!((status, answer.get("missing")), (200, None), "{answer}");
+    assert_eq!(two.get(&run, "/wanted").status, 200);
+    assert_eq!(two.get(&run, "/wanted").status, 403, "it was for once");
+    // Whoever has the home's files is one, too, and no more than one.
+    let max = max_again;
+    let asked = |agent: &Agent, path: &str| {
+        assert_eq!(two.get(agent, path).status, 403);
+        let open = max.get("/v1/approvals");
+        let one = open.as_array().unwrap().iter().find(|one| one["target"] == path).unwrap();
+        format!("/v1/approvals/{}", one["id"].as_str().unwrap())
+    };
+    let local = asked(&two.a, "/local");
+    let id = local.rsplit('/').next().unwrap();
+    for _ in 0..2 {
+        let said = two.home.locum(&["approvals", "approve", id]).ok().out;
+        assert_eq!(said, format!("approved {id}; one more has to\n"));
+    }
+    assert_eq!(two.get(&two.a, "/local").status, 403);
+    assert_eq!(says(&max, &local, true).0, 200);
+    assert_eq!(two.get(&two.a, "/local").status, 200);
+    // One no is enough, also after a yes.
+    let refused = asked(&two.a, "/refused");
+    assert_eq!(says(&max, &refused, true).1["missing"], 1);
+    assert_eq!(says(&ona, &refused, false).0, 200);
+    assert_eq!(says(&max, &refused, true).0, 404, "it is decided");
+    assert_eq!(two.get(&two.a, "/refused").status, 403);
+    // Each word is on record, with who it was.
+    let events = two.home.audit_now();
+    let yes = events.iter().filter(|r| {
+        r["event"] == "approval-granted" && wanted.ends_with(r["subject"].as_str().unwrap())
+    });
+    let by: Vec<&str> =
+        yes.map(|r| r["by"].as_str().unwrap().split(" (").next().unwrap()).collect();
+    assert_eq!(by, ["member max", "member max", "owner max", "owner ona"]);
+}

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Call, Desk, Made, Order, Trouble, after};
+use crate::agent::certificate::canonical_serial;
 use crate::agent::{Label, LabelName, Labels};
 use crate::app::Failure;
 use crate::reference::Name;
@@ -244,9 +245,7 @@ pub(crate) fn serial(text: &str) -> Result<String, String> {
     if !sound {
         return Err("a serial number is hex: 5f0c… or 5F:0C:…".into());
     }
-    // In a certificate it is a positive number in whole bytes, and so it stands in records.
-    let whole = if digits.len() % 2 == 1 { format!("0{digits}") } else { digits };
-    Ok(if whole.as_bytes()[0] >= b'8' { format!("00{whole}") } else { whole })
+    Ok(canonical_serial(&digits))
 }
 
 impl From<AgentInfo> for Agent {

@@ -11,27 +11,35 @@ use crate::approval::{Decision, Question};
 /// All that wait in the workspace.
 pub(crate) struct ListQuestions;
 
-/// A question, with the digest that an answer is bound to.
+/// A question, with the digest that an answer is bound to, and who has said yes so far where several have
+/// to.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(try_from = "Value", into = "Value")]
-pub(crate) struct Asked(pub(crate) Question);
+pub(crate) struct Asked {
+    pub(crate) question: Question,
+    pub(crate) approved_by: Vec<String>,
+}
 
 impl TryFrom<Value> for Asked {
     type Error = serde_json::Error;
 
     fn try_from(mut value: Value) -> Result<Self, serde_json::Error> {
-        if let Some(fields) = value.as_object_mut() {
-            // Whoever reads it makes it anew, of what there is to read.
-            fields.remove("digest");
-        }
-        serde_json::from_value(value).map(Self)
+        let mut take = |field: &str| value.as_object_mut().and_then(|all| all.remove(field));
+        // Whoever reads it makes it anew, of what there is to read.
+        let _of_the_sender = take("digest");
+        let approved_by = take("approved_by").map(serde_json::from_value).transpose()?;
+        let question = serde_json::from_value(value)?;
+        Ok(Self { question, approved_by: approved_by.unwrap_or_default() })
     }
 }
 
 impl From<Asked> for Value {
-    fn from(Asked(question): Asked) -> Self {
+    fn from(Asked { question, approved_by }: Asked) -> Self {
         let mut value = serde_json::to_value(&question).unwrap_or_default();
         value["digest"] = Self::from(question.digest());
+        if question.approvers > 1 {
+            value["approved_by"] = approved_by.into();
+        }
         value
     }
 }
@@ -44,23 +52,29 @@ impl Order for ListQuestions {
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<Vec<Asked>, Trouble> {
-        Ok(undecided(desk)?.into_iter().map(Asked).collect())
+        undecided(desk)
     }
 }
 
 /// The questions that can be answered: neither over nor decided.
-fn undecided(desk: &impl Desk) -> Result<Vec<Question>, Trouble> {
+fn undecided(desk: &impl Desk) -> Result<Vec<Asked>, Trouble> {
     // What is older than the workspace is of another of its name.
-    let (decided, since) = desk.read(|vault| Ok((vault.decisions()?, vault.workspace_since()?)))?;
+    let (mut decided, since) =
+        desk.read(|vault| Ok((vault.decisions()?, vault.workspace_since()?)))?;
     let workspace = desk.home().workspace();
-    let mut open = Place::of(desk.home()).open()?;
-    open.retain(|question| {
-        let decision = decided.get(&question.id);
-        let decided = decision.is_some_and(|decision| decision.digest == question.digest());
+    let asked = Place::of(desk.home()).open()?.into_iter().filter_map(|question| {
         let own = question.workspace == *workspace && since.is_none_or(|at| question.asked >= at);
-        own && !decided && question.until >= now() && question.shows_its_body()
+        if !own || question.until < now() || !question.shows_its_body() {
+            return None;
+        }
+        let digest = question.digest();
+        let said = decided.remove(&question.id).filter(|said| said.digest == digest);
+        if said.as_ref().is_some_and(|said| said.settles(&digest).is_some()) {
+            return None;
+        }
+        Some(Asked { question, approved_by: said.map(|said| said.by).unwrap_or_default() })
     });
-    Ok(open)
+    Ok(asked.collect())
 }
 
 /// Yes or no to one of them.
@@ -83,6 +97,14 @@ pub(crate) struct Decided {
     pub(crate) id: String,
     pub(crate) approved: bool,
     pub(crate) until: i64,
+    /// How many more have to approve it before it goes.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) missing: u32,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // As serde calls it.
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Order for Decide {
@@ -95,8 +117,8 @@ impl Order for Decide {
     fn carry_out(self, desk: &mut impl Desk) -> Result<Decided, Trouble> {
         let Self { id, word: Answer { approve, digest } } = self;
         let open = undecided(desk)?;
-        let question = open.into_iter().find(|question| question.id == id);
-        let question = question.ok_or_else(|| missing(&id))?;
+        let question = open.into_iter().find(|asked| asked.question.id == id);
+        let question = question.ok_or_else(|| missing(&id))?.question;
         if digest.is_some_and(|seen| seen != question.digest()) {
             let what = format!("the request {id} is not the one that was shown");
             return Err(Failure::usage(what).into());
@@ -109,11 +131,19 @@ impl Order for Decide {
             return Err(Problem::own_request().into());
         }
         let at = now();
-        let until = at.saturating_add(question.valid);
-        let decision =
-            Decision { id: id.clone(), digest: question.digest(), approved: approve, at, until };
-        desk.write(|vault| Ok(vault.decide(decision)?))?;
-        Ok(Decided { id, approved: approve, until })
+        let decision = Decision {
+            id,
+            digest: question.digest(),
+            approved: approve,
+            at,
+            until: at.saturating_add(question.valid),
+            by: Vec::new(),
+            missing: 0,
+        };
+        let wanted = (question.approvers, question.until);
+        let Decision { id, approved, until, missing, .. } =
+            desk.write(|vault| Ok(vault.decide(decision, wanted)?))?;
+        Ok(Decided { id, approved, until, missing })
     }
 }
 

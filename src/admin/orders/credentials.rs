@@ -15,7 +15,8 @@ use crate::host::Destination;
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::vault::{
-    CredentialInfo, NewCredential, Promotion, Tier, Vault, VersionState, validate_secret,
+    CredentialInfo, NewCredential, Promotion, Tier, Vault, VaultError, VersionState,
+    validate_secret,
 };
 
 /// A credential as lists and `--json` have it: never its secret.
@@ -508,6 +509,10 @@ pub(crate) struct Revoking {
     /// Whether what carries it is broken off, too.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub(crate) cut: bool,
+    /// Whether what is revoked already is named, instead of being a mistake: asked again by whoever did not hear that
+    /// it was in force.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) again: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -515,6 +520,9 @@ pub(crate) struct Revoked {
     pub(crate) credential: Name,
     pub(crate) versions: Vec<u32>,
     pub(crate) cut: bool,
+    /// The version that requests get from now on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) current: Option<u32>,
 }
 
 impl Order for RevokeCredential {
@@ -525,23 +533,26 @@ impl Order for RevokeCredential {
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<Revoked, Trouble> {
-        let Self { name, what: Revoking { version, cut } } = self;
-        let versions = desk.write(|vault| {
-            // Those that are not revoked yet, or may be cut still.
-            let info = vault.credential(&name)?;
-            let all = info.versions.iter();
-            let all = all.filter(|one| cut || one.state != VersionState::Revoked);
-            let all =
-                all.map(|one| one.version).filter(|own| version.is_none_or(|one| one == *own));
-            let versions = all.collect();
+        let Self { name, what: Revoking { version, cut, again } } = self;
+        desk.write(|vault| {
+            let meant = |vault: &Vault, all: bool| -> Result<Vec<u32>, VaultError> {
+                let info = vault.credential(&name)?;
+                let all = info.versions.iter().filter(|v| all || v.state != VersionState::Revoked);
+                let all = all.map(|one| one.version);
+                Ok(all.filter(|own| version.is_none_or(|one| one == *own)).collect())
+            };
+            let live = meant(vault, false)?;
+            let is_over = again && live.is_empty();
+            let versions = if cut || is_over { meant(vault, true)? } else { live };
             match (cut, version) {
                 (true, version) => vault.cut(&name, version)?,
+                (false, _) if is_over && !versions.is_empty() => {}
                 (false, Some(version)) => vault.revoke_version(&name, version)?,
                 (false, None) => vault.revoke(&name)?,
             }
-            Ok(versions)
-        })?;
-        Ok(Revoked { credential: name, versions, cut })
+            let current = vault.credential(&name)?.current().map(|version| version.version);
+            Ok(Revoked { credential: name.clone(), versions, cut, current })
+        })
     }
 }
 

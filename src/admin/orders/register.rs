@@ -206,16 +206,16 @@ type Key = (String, Option<String>, u64);
 #[derive(Default)]
 struct Found {
     users: HashMap<Key, User>,
-    /// Requests without an outcome, each with what it is counted under.
-    open: HashMap<String, Key>,
+    /// Requests without an outcome, each with all that it is counted under: another attempt may carry another version.
+    open: HashMap<String, Vec<Key>>,
 }
 
 impl Found {
     fn take(&mut self, entry: &Entry, name: &Name, versions: &[u32]) {
         if entry.kind() == Some(Kind::Outcome) {
-            let key = entry.request_id().and_then(|id| self.open.remove(id));
-            if let Some(user) = key.and_then(|key| self.users.get_mut(&key)) {
-                user.open -= 1;
+            let keys = entry.request_id().and_then(|id| self.open.remove(id));
+            for key in keys.into_iter().flatten() {
+                self.users.entry(key).and_modify(|user| user.open -= 1);
             }
             return;
         }
@@ -240,11 +240,11 @@ impl Found {
             first: time.clone(),
             last: String::new(),
         });
-        (user.requests, user.last) = (user.requests + 1, time);
-        if let Some(id) = text("request_id")
-            && self.open.insert(id, key).is_none()
-        {
-            user.open += 1;
+        user.last = time;
+        let keys = self.open.entry(text("request_id").unwrap_or_default()).or_default();
+        if !keys.contains(&key) {
+            keys.push(key);
+            (user.requests, user.open) = (user.requests + 1, user.open + 1);
         }
     }
 }

@@ -53,6 +53,8 @@ pub(super) fn run(opened: &mut Opened, mut args: Connect) -> Result<(), Failure>
     args.add.kind.connects();
     let provider = args.add.provider.as_deref().map(provider_of).transpose()?;
     let mut new = describe(&args.add)?;
+    // A refresh token that is granted and then not kept lives on at the provider.
+    opened.vault.check_is_free(&new)?;
     let (oauth, material) = args.add.kind.client(provider)?;
     let upstream = far_side(&opened.config, &[], Arc::new(NoLogins))?;
     let client = Client { oauth: &oauth, material: &material, upstream: &upstream };

@@ -146,7 +146,14 @@ struct Outcome<'a> {
 pub(super) fn revoke(way: &mut Way, args: Revoke) -> Result<(), Failure> {
     let Revoke { name, version, now, cut, json } = args;
     let start = Instant::now();
-    let revoked = way.order(RevokeCredential { name, what: Revoking { version, cut } })?;
+    let revoked =
+        way.order(RevokeCredential { name, what: Revoking { version, cut, again: now } })?;
+    if version.is_some() && revoked.current.is_none() {
+        let name = &revoked.credential;
+        output::note(&format!(
+            "{name} has no current version now: requests are refused until `locum credential rotate {name}`"
+        ));
+    }
     let mut outcome = Outcome { revoked: &revoked, in_force_ms: None, runs: None };
     if now {
         let after = match way {

@@ -35,7 +35,9 @@ pub(super) fn run(paths: &[PathBuf], json: bool) -> Result<ExitCode, Failure> {
                 })
             })
             .collect();
-        output::json(&json!({ "ok": failed.is_empty(), "tests": count, "failed": shown }))?;
+        output::json(
+            &json!({ "ok": failed.is_empty() && count > 0, "tests": count, "failed": shown }),
+        )?;
     } else {
         for (case, answer) in &failed {
             let (file, at) = compiled.policy.place_of(case);
@@ -47,10 +49,14 @@ pub(super) fn run(paths: &[PathBuf], json: bool) -> Result<ExitCode, Failure> {
         }
         let tests = counted(count as u64, "test");
         match failed.len() {
-            0 if count == 0 => output::note("there are no tests; add `tests:` to a policy file"),
+            0 if count == 0 => {
+                output::note("there are no tests: add `tests:` to a policy file");
+            }
             0 => output::line(&format!("{tests} passed"))?,
             n => output::note(&format!("{n} of {tests} failed")),
         }
     }
-    Ok(if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    // A check that checks nothing is no reason to go on.
+    let passed = failed.is_empty() && count > 0;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

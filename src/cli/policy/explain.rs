@@ -11,15 +11,19 @@ use serde_json::{Value, json};
 
 use super::{output, rejected};
 use crate::admin::orders::policies::hide;
-use crate::agent::{Identity, LabelPair, Labels, UserName};
+use crate::agent::{Identity, LabelPair, Labels, Proof, UserName};
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::audit::{Entry, Filter, query};
 use crate::cli::way::{Way, Where};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
+use crate::inject::Unknown;
 use crate::outcome::Code;
-use crate::policy::{Answer, Check, Compiled, Explanation, Inquiry, RuleVerdict, Wish, supposed};
+use crate::policy::{
+    Answer, Check, Compiled, Explanation, Inquiry, Referred, RuleVerdict, Wish, supposed,
+};
 use crate::reference::Name;
+use crate::token::run::Claims;
 
 /// Arguments of `locum policy explain`.
 #[derive(Debug, clap::Args)]
@@ -104,7 +108,7 @@ pub(super) fn run(home: Result<Home, Failure>, args: &Args) -> Result<ExitCode, 
         None => inquiry,
     };
     let explanation = compiled.policy.explain(&inquiry, &index);
-    explained(&explanation, &inquiry, recorded).print(args.json)
+    explained(&explanation, (&inquiry, &index), recorded).print(args.json)
 }
 
 /// The same by a proxy that runs, on the policy that is in force there.
@@ -178,6 +182,7 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
         who: Identity { labels, ..who },
         wish,
         refers: args.refers.clone(),
+        seen: None,
         fields: args.fields.clone(),
         at: args.at.unwrap_or_else(Timestamp::now).as_second(),
     })
@@ -185,9 +190,16 @@ fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
 
 fn from_home(home: &Home, id: &str) -> Result<(Option<Inquiry>, Recorded), Failure> {
     let config = Config::load(&home.config(), home.path())?;
-    // What another workspace's agents do is not this one's to know.
-    let workspace = Some(home.workspace().to_string());
-    recorded(&config.audit.dir, Filter { workspace, ..Filter::default() }, id)
+    let found = recorded(&config.audit.dir, Filter::default(), id)?;
+    // What another workspace's agents do is not this one's to know. Who was refused at the door is of
+    // none.
+    let own = |workspace: &str| workspace == home.workspace().as_str();
+    if found.1.access["workspace"].as_str().is_none_or(own) { Ok(found) } else { Err(unknown(id)) }
+}
+
+fn unknown(id: &str) -> Failure {
+    let id = output::plain(id);
+    Failure::new(format!("the audit log has no access record of the request {id}")).help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
 }
 
 /// The request of an access record, as far as that has it: without query and fields.
@@ -202,13 +214,7 @@ pub(crate) fn recorded(
     let outcome = outcome.map(|entry| entry.value().clone());
     entries.retain(|entry| entry.value()["kind"] == "access");
     let entry = entries.into_iter().next();
-    let entry = entry.ok_or_else(|| {
-        Failure::new(format!(
-            "the audit log has no access record of the request {}",
-            output::plain(id)
-        ))
-        .help("the id is the `instance` of the refusal, and 32 hex digits long; what was refused because the log could not be written (audit-unavailable) is in the process log alone")
-    })?;
+    let entry = entry.ok_or_else(|| unknown(id))?;
     let recorded = Recorded { access: entry.value().clone(), outcome };
     Ok((asked(&entry), recorded))
 }
@@ -231,15 +237,74 @@ fn asked(entry: &Entry) -> Option<Inquiry> {
         "CONNECT" => connect_target(destination),
         _ => format!("{destination}{}", text("path").unwrap_or("/")),
     };
+    let method = if entry.value()["websocket"] == true { "SOCKET" } else { method };
     let labels = recorded_labels(entry.value())?;
     let at = entry.time().and_then(|time| time.parse::<Timestamp>().ok());
+    let at = at.unwrap_or_else(Timestamp::now).as_second();
+    let seen = recorded_references(entry.value());
+    let supposed = user(&who).ok().and_then(supposed)?;
+    let proof = recorded_run_token(entry.value(), &supposed, at).unwrap_or(Proof::Token);
     Some(Inquiry {
-        who: Identity { labels, ..user(&who).ok().and_then(supposed)? },
+        who: Identity { proof, labels, ..supposed },
         wish: format!("{method} {url}").parse::<Wish>().ok()?,
-        refers: text("credential").and_then(|name| name.parse().ok()),
-        fields: Vec::new(),
-        at: at.unwrap_or_else(Timestamp::now).as_second(),
+        refers: seen.credentials.first().map(|(name, _)| name.clone()),
+        seen: Some(Box::new(seen)),
+        fields: recorded_overrides(text("method_override")),
+        at,
     })
+}
+
+/// What the request referred to. What a rule put in unasked it did not, nor a certificate; and the
+/// secret itself is no reference.
+fn recorded_references(record: &Value) -> Referred {
+    let more = record["more_credentials"].as_array();
+    let uses = std::iter::once(record).chain(more.into_iter().flatten());
+    let sent = record["code"] == Code::RealCredential.as_str();
+    let refers = |one: &Value| {
+        let unasked = one["chosen_by"]
+            .as_str()
+            .is_some_and(|why| why.split(',').any(|word| word == "unasked"));
+        let slot = one["slot"].as_str();
+        (!sent && !unasked && slot != Some("certificate"))
+            .then(|| Some((one["credential"].as_str()?.parse().ok()?, slot.map(Into::into))))?
+    };
+    let unknown = record["unknown_in"].as_str().map(|place| Unknown {
+        name: record["unknown_reference"].as_str().and_then(|name| name.parse().ok()),
+        place: place.into(),
+    });
+    let misplaced = record["misplaced"].as_u64().unwrap_or(0);
+    let misplaced = usize::try_from(misplaced).unwrap_or(usize::MAX);
+    Referred { credentials: uses.filter_map(refers).collect(), unknown, misplaced }
+}
+
+/// What the request's run token left it, where that was less than what the agent may, and its
+/// environment.
+fn recorded_run_token(record: &Value, who: &Identity, at: i64) -> Option<Proof> {
+    let name = |name: &Value| name.as_str().and_then(|name| name.parse::<Name>().ok());
+    let uses = record["run_token_use"].as_array();
+    let uses = uses.map(|names| names.iter().filter_map(name).collect());
+    let environment = name(&record["environment"]);
+    if uses.is_none() && environment.is_none() {
+        return None;
+    }
+    Some(Proof::Run(Arc::new(Claims {
+        id: Arc::clone(&who.token_id),
+        workspace: who.workspace.clone(),
+        agent: who.agent.clone(),
+        context: who.context.clone(),
+        uses,
+        environment,
+        issued: at,
+        epoch: None,
+        expires: at,
+    })))
+}
+
+/// The fields by which it asked for other methods.
+fn recorded_overrides(methods: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
+    let name = HeaderName::from_static("x-http-method-override");
+    let methods = methods.into_iter().flat_map(|methods| methods.split(','));
+    methods.filter_map(|method| Some((name.clone(), method.parse().ok()?))).collect()
 }
 
 impl Recorded {
@@ -252,6 +317,18 @@ impl Recorded {
         let reason = word("reason").map(|reason| format!(": {reason}")).unwrap_or_default();
         output::line(&format!("recorded: {decision}{code}{by}{reason}"))?;
         advise(record)?;
+        if let Some(place) = word("unknown_in") {
+            let name = word("unknown_reference").map(|name| format!("`locum_{name}`"));
+            let name = name.unwrap_or_else(|| {
+                "not recorded, because what stands there may be a secret".to_owned()
+            });
+            output::line(&format!("          the reference in {place}: {name}"))?;
+        }
+        if let Some(names) = record["run_token_use"].as_array() {
+            let names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
+            let names = output::plain(&names.join(", "));
+            output::line(&format!("          its run token leaves it: {names}"))?;
+        }
         // What was permitted may have come to nothing all the same.
         let Some(outcome) = self.outcome.as_ref().filter(|one| one["code"].is_string()) else {
             return Ok(());
@@ -310,6 +387,9 @@ pub(crate) struct Explained {
     code: Option<String>,
     record: Option<Value>,
     outcome: Option<Value>,
+    /// What was supposed, where something had to be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    note: Option<String>,
     rules: Vec<Seen>,
     other_rules: usize,
 }
@@ -334,7 +414,7 @@ struct Seen {
 /// An explanation of what was asked, in words.
 pub(crate) fn explained(
     explanation: &Explanation<'_>,
-    inquiry: &Inquiry,
+    (inquiry, index): (&Inquiry, &CredentialIndex),
     recorded: Option<Recorded>,
 ) -> Explained {
     let rule = |verdict: &RuleVerdict<'_>| Seen {
@@ -351,6 +431,7 @@ pub(crate) fn explained(
     };
     let (decision, by, code) = match &explanation.answer {
         Answer::Allow(rule) => ("allow", Some(rule), None),
+        Answer::Ask(rule) => ("ask", Some(rule), None),
         Answer::Refuse(code, rule) => ("refuse", rule.as_ref(), Some(code)),
         Answer::Opaque(rule) => ("opaque", Some(rule), None),
         Answer::Intercept => ("intercept", None, None),
@@ -359,7 +440,11 @@ pub(crate) fn explained(
         Some(Recorded { access, outcome }) => (Some(access), outcome),
         None => (None, None),
     };
+    let note = inquiry.refers.as_ref().filter(|_| inquiry.lacks_place(index)).map(|name| {
+        format!("`locum_{name}` is taken to be in the path; write it there, where the rules see it")
+    });
     Explained {
+        note,
         decision: decision.to_owned(),
         answer: explanation.answer.to_string(),
         rule: by.map(ToString::to_string),
@@ -394,6 +479,9 @@ impl Explained {
 
     fn show(&self) -> Result<(), Failure> {
         output::line(&format!("decision: {}", output::plain(&self.answer)))?;
+        if let Some(note) = &self.note {
+            output::line(&format!("          ({})", output::plain(note)))?;
+        }
         if let Some(access) = &self.record {
             let outcome = self.outcome.clone();
             Recorded { access: access.clone(), outcome }.show()?;

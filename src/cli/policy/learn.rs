@@ -1,18 +1,18 @@
 //! `locum policy learn`: rules out of the audit log, for a person to read and to narrow.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::output;
-use crate::app::{Failure, Home, policies_of, read_policies};
+use crate::app::{Failure, Home};
 use crate::audit::{Entry, Filter, Kind, query};
 use crate::cli::audit::moment;
 use crate::config::Config;
 use crate::outcome::Code;
-use crate::policy::{Act, Learner, Lesson, Observed, Policy};
+use crate::policy::{Act, Learner, Lesson, Observed};
 use crate::reference::Name;
 
 /// Arguments of `locum policy learn`.
@@ -38,9 +38,7 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
         agent: args.agent.as_ref().map(ToString::to_string),
         ..Filter::default()
     };
-    // Which rules put a credential in unasked, no record says; rules that are gone are taken for others.
-    let policy = read_policies(&policies_of(home)?).policy.map(|compiled| compiled.policy);
-    let mut log = Log { policy: policy.unwrap_or_default(), ..Log::default() };
+    let mut log = Log::default();
     for entry in query(&config.audit.dir, filter)? {
         log.read(&entry?);
     }
@@ -49,23 +47,45 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     if args.json {
         output::json(&json!({
             "requests": read, "rules": lesson.rules, "left_out": left_out,
-            "tunnels_left_out": lesson.seen_otherwise,
+            "tunnels_left_out": lesson.seen_otherwise, "beyond_rules": lesson.beyond_rules,
+            "refused_readings": lesson.refused_readings,
             "policy": lesson.to_yaml(&above(read)),
         }))?;
     } else {
         output::line(lesson.to_yaml(&above(read)).trim_end())?;
         for (code, count) in &left_out {
             let requests = output::counted(*count, "request");
-            output::note(&format!(
-                "left out: {requests} refused with {code}, which no rule allows"
-            ));
+            let why = why_left_out(code);
+            output::note(&format!("left out: {requests} refused with {code}, {why}"));
         }
-        if lesson.seen_otherwise > 0 {
-            let tunnels = output::counted(lesson.seen_otherwise, "tunnel");
-            output::note(&format!(
-                "left out: {tunnels} to hosts where the same agent's requests were looked into"
-            ));
+        for (count, what, why) in [
+            (
+                lesson.seen_otherwise,
+                "tunnel",
+                "to hosts where the same agent's requests were looked into",
+            ),
+            (
+                lesson.beyond_rules,
+                "request",
+                "that no rule can allow: a credential over http://, or a method that no list can have",
+            ),
+            (
+                lesson.refused_readings,
+                "refused request",
+                "with a path of more than one reading, which only a rule for any path would allow",
+            ),
+        ] {
+            if count > 0 {
+                output::note(&format!("left out: {} {why}", output::counted(count, what)));
+            }
         }
+    }
+    if read == 0 {
+        let whose = args.agent.as_ref().map(|agent| format!(" of the agent `{agent}`"));
+        let whose = whose.unwrap_or_default();
+        output::note(&format!(
+            "the audit log has no request{whose} that rules can be learned from"
+        ));
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -78,13 +98,35 @@ fn above(read: u64) -> String {
     )
 }
 
+/// Why nothing is learned from what was refused with this code.
+fn why_left_out(code: &str) -> &'static str {
+    match Code::ALL.iter().find(|known| known.as_str() == code) {
+        Some(Code::NotAllowed) => "because a rule denies it",
+        Some(Code::CredentialRefused) => {
+            "because a rule denies the credential, or because of the credential itself"
+        }
+        Some(Code::ApprovalRequired | Code::ApprovalDenied) => {
+            "which a rule allows once a person approves; keep that rule"
+        }
+        Some(Code::Unusual) => "which a rule allows while it is usual; keep that rule",
+        Some(
+            Code::BadRequest
+            | Code::AmbiguousPath
+            | Code::AuthorityMismatch
+            | Code::SlotMismatch
+            | Code::Plaintext
+            | Code::MethodRefused
+            | Code::UpgradeRefused
+            | Code::RealCredential,
+        ) => "which no rule allows",
+        _ => "on which rules have no say",
+    }
+}
+
 /// The audit log, as it is read.
 #[derive(Default)]
 struct Log {
-    policy: Policy,
     learner: Learner,
-    /// Requests whose outcome says whether they became a socket.
-    open: HashMap<Box<str>, Observed>,
     read: u64,
     /// By code: refused for another reason than the rules.
     left_out: BTreeMap<String, u64>,
@@ -92,27 +134,12 @@ struct Log {
 
 impl Log {
     fn read(&mut self, entry: &Entry) {
-        let id = entry.request_id().unwrap_or_default();
-        match entry.kind() {
-            Some(Kind::Access) => {
-                let Some(observed) = self.observed(entry) else { return };
-                self.read += 1;
-                // A socket begins with a GET, and only its outcome says what became of it.
-                if observed.act == Act::Request("GET".to_owned()) && !observed.refused {
-                    self.open.insert(id.into(), observed);
-                } else {
-                    self.learner.add(observed);
-                }
-            }
-            Some(Kind::Outcome) => {
-                let Some(mut observed) = self.open.remove(id) else { return };
-                if entry.number("status") == Some(101) {
-                    observed.act = Act::Socket;
-                }
-                self.learner.add(observed);
-            }
-            _ => {}
+        if entry.kind() != Some(Kind::Access) {
+            return;
         }
+        let Some(observed) = self.observed(entry) else { return };
+        self.read += 1;
+        self.learner.add(observed);
     }
 
     fn observed(&mut self, entry: &Entry) -> Option<Observed> {
@@ -127,19 +154,24 @@ impl Log {
         }
         let tunnel = method == "CONNECT";
         let path = if tunnel { "" } else { entry.text("path")? };
-        let rule = entry.text("rule").unwrap_or_default();
         let uses = entry.credentials().filter_map(|name| name.parse().ok()).collect();
-        let act = if tunnel { Act::Tunnel } else { Act::Request(method.to_owned()) };
-        let always = !refused && self.policy.injects_unasked(rule);
+        let act = match (tunnel, &entry.value()["websocket"]) {
+            (true, _) => Act::Tunnel,
+            (_, Value::Bool(true)) => Act::Socket,
+            _ => Act::Request(method.to_owned()),
+        };
+        let always = !refused && is_unasked(entry.value());
         Some(Observed { agent, act, destination, path: path.to_owned(), uses, always, refused })
     }
 
-    fn finish(mut self) -> Lesson {
-        for (_, observed) in self.open.drain() {
-            self.learner.add(observed);
-        }
+    fn finish(self) -> Lesson {
         self.learner.finish()
     }
+}
+
+/// Whether a rule put the credential into a request that did not refer to it.
+fn is_unasked(record: &Value) -> bool {
+    record["chosen_by"].as_str().is_some_and(|why| why.split(',').any(|word| word == "unasked"))
 }
 
 /// Whether a request was refused for want of a rule. What a rule denies was meant to be refused, and no

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::inject::{References, fill_message};
+use crate::inject::{References, Unknown, fill_message};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
+use crate::proxy::exchange::named;
 use crate::proxy::habits;
 use crate::proxy::ledger::Ledger;
 use crate::proxy::supplied::resolve;
@@ -111,7 +112,7 @@ impl Following {
                     Refusal::with_detail(Code::BodyUnreadable, detail)
                 }
             };
-            self.refused(&self.workspace.state(), refusal, &[])
+            self.refused(&self.workspace.state(), refusal, (&[], None))
         })?;
         let mut up = Vec::with_capacity(pieces.len());
         for piece in pieces {
@@ -138,8 +139,8 @@ impl Following {
         if let Some(bait) = references.honeytoken() {
             self.ledger.baited(&bait.name);
         }
-        let named: Vec<Use> = references.located().iter().map(named).collect();
-        let refused = |refusal| self.refused(&state, refusal, &named);
+        let named = named(&references);
+        let refused = |refusal| self.refused(&state, refusal, (&named, references.unknown()));
         let permit = decision.map_err(refused)?;
         if references.misplaced() > 0 {
             self.gateway.metrics.misplaced(references.misplaced());
@@ -186,17 +187,13 @@ impl Following {
         Decided { state, references, decision }
     }
 
-    fn refused(&self, state: &State, refusal: Refusal, uses: &[Use]) -> Refusal {
-        self.ledger.refuse_also(state, &refusal, uses);
+    fn refused(
+        &self,
+        state: &State,
+        refusal: Refusal,
+        referred: (&[Use], Option<&Unknown>),
+    ) -> Refusal {
+        self.ledger.refuse_also(state, &refusal, referred);
         refusal
-    }
-}
-
-fn named(located: &crate::inject::Located) -> Use {
-    Use {
-        credential: located.credential().name.clone(),
-        version: None,
-        slot: None,
-        why: Why::default(),
     }
 }
