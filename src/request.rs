@@ -117,6 +117,12 @@ impl InboundRequest {
         self.websocket.as_ref()
     }
 
+    /// The target as it was sent, which shares its memory.
+    #[must_use]
+    pub fn target(&self) -> Uri {
+        self.parts.uri.clone()
+    }
+
     /// The body, where it had to be read.
     #[must_use]
     pub fn body(&self) -> Option<&BodyText> {
