@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::path::{self, may_refer};
 use super::{aws, query, subprotocol};
-use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
+use crate::credential::{BasicPart, Credential, CredentialIndex, Kind, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::reference::{self, Name};
 use crate::request::{BodyText, InboundRequest};
@@ -251,7 +251,12 @@ impl References {
                 self.add(credential, None, sent);
             }
             _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
-                self.nothing(text, || format!("header:{name}"));
+                match signer_of(name, text, index) {
+                    Some((credential, slot)) => {
+                        self.add(credential, Some(slot), credential.name.reference().as_bytes());
+                    }
+                    None => self.nothing(text, || format!("header:{name}")),
+                }
             }
             _ => self.outside(text, 1, Some(origin), index),
         }
@@ -403,6 +408,23 @@ impl References {
         let sent = String::from_utf8_lossy(sent).into();
         self.located.push(Located { credential: Arc::clone(credential), slot, sent });
     }
+}
+
+/// The credential that signs a field and is the only one that the field names: nothing of what a client has
+/// written there goes out, so that the name may stand among other text.
+fn signer_of<'i>(
+    name: &HeaderName,
+    text: &[u8],
+    index: &'i CredentialIndex,
+) -> Option<(&'i Arc<Credential>, usize)> {
+    let mut named = reference::names_in(text);
+    let credential = index.referred(named.next()?)?;
+    let Some(Kind::Hmac(signing)) = &credential.properties.kind else { return None };
+    if named.next().is_some() || !signing.owns(name) {
+        return None;
+    }
+    let slot = credential.slots.iter().position(|slot| slot.header_name() == Some(name))?;
+    Some((credential, slot))
 }
 
 /// The path slots of a credential, with their places among its slots.

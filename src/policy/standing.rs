@@ -7,7 +7,11 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method, Uri};
 
-use super::{Asked, Denied, Kind, Meters, Permit, Policy, Verdict, usable};
+use super::choice::Picked;
+use super::decide::usable;
+use super::rule::Asked;
+use super::verdict::{Denied, Kind, Verdict};
+use super::{Meters, Permit, Policy};
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
 use crate::host::Origin;
@@ -148,7 +152,7 @@ impl Policy {
         }
         Ok(Permit {
             rule: Arc::clone(&rule.name),
-            grants: picked.iter().filter_map(super::Picked::grant).collect(),
+            grants: picked.iter().filter_map(Picked::grant).collect(),
             // What the socket's answers must not contain was settled when it was opened.
             hidden: Vec::new(),
             timeouts: rule.timeouts,

@@ -158,11 +158,15 @@ fn presented(parts: &Parts) -> Vec<String> {
                 let (user, password) = pair.split_once(':').unwrap_or((&pair, ""));
                 keys.extend([password.to_owned(), user.to_owned()]);
             }
-            Some((_, token)) => keys.push(token.to_owned()),
+            Some((_, token)) => {
+                // Of a signature, who says that it has signed.
+                let signer = token.strip_prefix("Credential=").and_then(|t| t.split('/').next());
+                keys.push(signer.unwrap_or(token).to_owned());
+            }
             None => keys.push(value),
         }
     }
-    let exchanges = ["ok-access-key", "key", "x-mbx-apikey"];
+    let exchanges = ["ok-access-key", "key", "x-mbx-apikey", "api-key"];
     for name in ["x-api-key", "x-key", "private-token"].into_iter().chain(exchanges) {
         let values = parts.headers.get_all(name).iter();
         keys.extend(values.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()));
