@@ -675,6 +675,7 @@ mod tests {
             "password: \"$DATABASE_PASSWORD_2\"",
             "PASSWORD=\"%DATABASE_PASSWORD_2%\"",
             "password = '$argon2id$v=19$m=65536$t=2'",
+            "  token: https://auth.provider-2.test/v4/oauth2/T0ken",
             "postgres://user:password1234@localhost/db",
             "postgres://$USER:$DATABASE_PASSWORD_2@localhost/db",
             "postgres://app:{database_password_2}@localhost/db",

@@ -59,7 +59,7 @@ const BARE: &str = r"[0-9A-Za-z_+/][0-9A-Za-z_+/=.~:!@#$%^*-]{15,511}";
 
 /// Between a name and its value: `NAME=`, `"name": "`, `name := '`, `name: &str = "`, and `name: NAME`
 /// with its `value:` in the next place, as in manifests.
-const GIVEN: &str = r#"(?:(?:\\?["'])?\]?(?:\s{0,2}:\s{0,2}&?(?:'static )?[A-Za-z][\w<>\[\]]{1,16})?\s{0,4}(?::=|=>|=|:)\s{0,4}|(?:\\?["'])?,?\s{1,60}(?:\\?["'])?value(?:\\?["'])?\s{0,2}[:=]\s{0,4})"#;
+const GIVEN: &str = r#"(?:(?:\\?["'])?\]?(?:\s{0,2}:\s{0,2}&?(?:'static )?[A-Za-z][\w<>\[\]]{1,16}\s{0,4}=|\s{0,4}(?::=|=>|=|:))\s{0,4}|(?:\\?["'])?,?\s{1,60}(?:\\?["'])?value(?:\\?["'])?\s{0,2}[:=]\s{0,4})"#;
 
 /// Between the name of a header and its value: `NAME: `, `"name", "`.
 const HEADED: &str = r#"(?:\\?["'])?\]?\s{0,2}(?:=>|[:=,])\s{0,4}"#;
