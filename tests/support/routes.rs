@@ -228,7 +228,7 @@ pub const ENCODINGS: [&str; 12] = [
 ];
 
 /// More of them, for bodies: the key spelled out.
-pub const SPELLINGS: [&str; 13] = [
+pub const SPELLINGS: [&str; 14] = [
     "percent-all",
     "percent-twice",
     "json-all",
@@ -238,6 +238,7 @@ pub const SPELLINGS: [&str; 13] = [
     "html-some",
     "hex-colons",
     "numbers",
+    "numbers-blank",
     "base64-lines",
     "base64-json-lines",
     "quoted-printable",
@@ -275,6 +276,7 @@ pub fn encode(encoding: &str, key: &str) -> Vec<u8> {
             b => format!("&#{b};"),
         }),
         "hex-colons" => each(key, |b| format!("{b:02x}:")),
+        "numbers-blank" => each(key, |b| format!("{b}, ")).trim_end_matches(", ").to_owned(),
         "numbers" => each(key, |b| format!("{b},")),
         "base64-lines" => lines(&BASE64.encode(mail(key).as_bytes()), "\r\n"),
         "base64-json-lines" => lines(&BASE64.encode(mail(key).as_bytes()), "\\n"),
