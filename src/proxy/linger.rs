@@ -29,7 +29,7 @@ pub(super) struct Signs {
 impl Signs {
     /// A connection that is this answer's own. hyper writes what it has when its task is next run, which
     /// on a busy machine is a few milliseconds; all that moves is the answer, of which nothing more comes.
-    pub(super) const ALONE: Self = Self { quiet: TICK, at_most: Duration::from_secs(60) };
+    pub(super) const ALONE: Self = Self { quiet: TICK, at_most: Duration::from_mins(1) };
 
     /// A stream among others (HTTP/2). What is handed on may wait for the agent to open its window, and
     /// no sign of that reaches us: agents with small windows open them a round trip later, and few round
@@ -106,7 +106,7 @@ mod tests {
         // An agent that opens its window three times, each time long after it was full.
         let opens = |cut: &Cut, round| {
             if round < 3 {
-                wrote(cut)
+                wrote(cut);
             }
         };
         let waited = waits(Signs::AMONG_OTHERS, LATE, opens).await;
