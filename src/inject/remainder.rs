@@ -68,8 +68,8 @@ impl Remainder {
             honeytoken: None,
             verdict: Ok(()),
         };
-        for (place, name) in &behind.open {
-            judge.reference(place, name.as_deref());
+        if let Some((place, names)) = &behind.open {
+            names.iter().for_each(|name| judge.reference(place, name.as_deref()));
         }
         let kind = body.kind().clone();
         judge.verdict.clone()?;
