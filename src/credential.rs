@@ -29,8 +29,8 @@ pub use path::{PathTemplate, segments};
 pub use pointer::Pointer;
 pub use properties::Properties;
 pub use signing::{
-    Encoding, HmacHash, KeyForm, Pattern, Piece, Signing, SigningError, Timestamp, UnknownWord,
-    Word,
+    DateForm, Encoding, HmacHash, KeyForm, Pattern, Piece, Signing, SigningError, Timestamp,
+    UnknownWord, Word,
 };
 pub use source::{
     AwsVersion, Beside, CloudLogin, ELSEWHERE, Place, Source, SourceError, VaultLogin, aws_endpoint,

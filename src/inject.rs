@@ -228,7 +228,9 @@ impl Recorded<OutboundRequest> {
                 outbound;
             let body = body(filled);
             let method = parts.method.clone();
-            pending = Some(Pending { method, origin, hidden: needles.into(), undecodable });
+            let deflates = offers_deflate(&parts.headers);
+            let hidden = needles.into();
+            pending = Some(Pending { method, origin, hidden, undecodable, deflates });
             Request::from_parts(parts, body)
         });
         let Some(pending) = pending else { unreachable!("map calls its closure once") };
@@ -244,6 +246,7 @@ pub struct Pending {
     origin: Origin,
     hidden: Hidden,
     undecodable: Undecodable,
+    deflates: bool,
 }
 
 impl Pending {
@@ -260,8 +263,19 @@ impl Pending {
 
     /// Takes hold of the answer.
     pub fn answered<B>(self, response: Response<B>) -> Unscrubbed<B> {
-        Unscrubbed::new(response, self.method, self.hidden).with_undecodable(self.undecodable)
+        Unscrubbed::new(response, self.method, self.hidden)
+            .with_undecodable(self.undecodable)
+            .with_deflate(self.deflates)
     }
+}
+
+/// Whether a handshake offers compressed messages (RFC 7692).
+fn offers_deflate(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter();
+    offers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(',')).any(|offer| {
+        let name = offer.split(';').next().unwrap_or_default().trim();
+        name.eq_ignore_ascii_case("permessage-deflate")
+    })
 }
 
 impl fmt::Debug for OutboundRequest {

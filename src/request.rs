@@ -23,6 +23,7 @@ pub use handshake::Handshake;
 use crate::agent::Context;
 use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
+use crate::reference;
 
 /// A request whose framing, authority and path have one meaning.
 #[derive(Clone, Debug)]
@@ -48,6 +49,7 @@ impl InboundRequest {
         check_framing(&parts)?;
         check_authority(&parts, origin)?;
         let context = take_context(&mut parts.headers)?;
+        keep_references(&parts.headers)?;
         strip_hop_by_hop(&mut parts.headers);
         if websocket.is_some() {
             ask_for_websocket(&mut parts.headers);
@@ -57,7 +59,7 @@ impl InboundRequest {
         }
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
-        let other_methods = other_methods(&parts.headers)?;
+        let other_methods = other_methods(&parts.headers, parts.uri.query())?;
         let origin = origin.clone();
         Ok(Self { parts, origin, readings, other_methods, context, websocket, body: None })
     }
@@ -117,6 +119,12 @@ impl InboundRequest {
         self.websocket.as_ref()
     }
 
+    /// The target as it was sent, which shares its memory.
+    #[must_use]
+    pub fn target(&self) -> Uri {
+        self.parts.uri.clone()
+    }
+
     /// The body, where it had to be read.
     #[must_use]
     pub fn body(&self) -> Option<&BodyText> {
@@ -171,16 +179,25 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
     if reflects { Err(Refusal::new(Code::MethodRefused)) } else { Ok(()) }
 }
 
-/// By these, frameworks let a form or a firewalled client ask for a method that it cannot send.
-const METHOD_OVERRIDES: [HeaderName; 3] = [
-    HeaderName::from_static("x-http-method-override"),
-    HeaderName::from_static("x-http-method"),
-    HeaderName::from_static("x-method-override"),
-];
+/// By these, frameworks let a form or a firewalled client ask for a method that it cannot send. CGI and
+/// all that follow it read `_` for `-`.
+const METHOD_OVERRIDES: [&str; 4] =
+    ["x-http-method-override", "x-http-method", "x-method-override", "x-original-method"];
 
-fn other_methods(headers: &HeaderMap) -> Result<Vec<Method>, Refusal> {
+/// The parameter by which Rails, Laravel and Symfony do the same.
+const METHOD_PARAMETER: &str = "_method";
+
+fn is_override(name: &HeaderName) -> bool {
+    let same = |(own, sent): (u8, u8)| own == sent || (own == b'-' && sent == b'_');
+    name.as_str().starts_with('x')
+        && METHOD_OVERRIDES.iter().any(|own| {
+            own.len() == name.as_str().len() && own.bytes().zip(name.as_str().bytes()).all(same)
+        })
+}
+
+fn other_methods(headers: &HeaderMap, query: Option<&str>) -> Result<Vec<Method>, Refusal> {
     let mut methods = Vec::new();
-    for value in METHOD_OVERRIDES.iter().flat_map(|name| headers.get_all(name)) {
+    for (_, value) in headers.iter().filter(|(name, _)| is_override(name)) {
         // Whoever follows the field takes it in any case.
         let method = value.as_bytes().trim_ascii().to_ascii_uppercase();
         let method = Method::from_bytes(&method).map_err(|_| {
@@ -189,7 +206,27 @@ fn other_methods(headers: &HeaderMap) -> Result<Vec<Method>, Refusal> {
         check_method(&method)?;
         methods.push(method);
     }
+    for value in query.into_iter().flat_map(in_parameters) {
+        check_method(&value)?;
+        methods.push(value);
+    }
     Ok(methods)
+}
+
+/// The methods that a query asks for. What is no method of HTTP's is somebody's parameter of that name.
+fn in_parameters(query: &str) -> impl Iterator<Item = Method> {
+    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
+    let decode = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy();
+    let asking = pairs.filter(move |(name, _)| {
+        name.len() >= METHOD_PARAMETER.len() && decode(name) == METHOD_PARAMETER
+    });
+    asking.filter_map(move |(_, value)| {
+        let method = Method::from_bytes(decode(value).to_ascii_uppercase().as_bytes()).ok()?;
+        let known = method.is_safe()
+            || method.is_idempotent()
+            || matches!(method, Method::POST | Method::PATCH | Method::CONNECT);
+        known.then_some(method)
+    })
 }
 
 /// One framing, or none (RFC 9112 section 6.3): the message ends where both sides think it does.
@@ -325,15 +362,34 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     HeaderName::from_static("http2-settings"),
 ];
 
-/// Removes the hop-by-hop fields. This runs before anything is injected, so a client that lists the
-/// credential's header under `Connection` removes its own text and not the secret.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
+/// The fields that `Connection` names, which belong to this connection alone.
+fn named_by_connection(headers: &HeaderMap) -> impl Iterator<Item = HeaderName> {
+    headers
         .get_all(header::CONNECTION)
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .filter_map(|token| token.trim().parse().ok())
+}
+
+/// A reference that went with its field would be a call without its secret, and nobody would know why.
+fn keep_references(headers: &HeaderMap) -> Result<(), Refusal> {
+    let refers = |name: HeaderName| {
+        let mut values = headers.get_all(&name).iter();
+        values.any(|value| name == header::AUTHORIZATION || reference::occurs(value.as_bytes()))
+    };
+    if named_by_connection(headers).any(refers) {
+        let detail =
+            "The Connection field names a field that holds a reference, and would take it away";
+        return Err(Refusal::with_detail(Code::BadRequest, detail));
+    }
+    Ok(())
+}
+
+/// Removes the hop-by-hop fields. This runs before anything is injected, so a client that lists the
+/// credential's header under `Connection` removes its own text and not the secret.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = named_by_connection(headers)
         // Framing and authority were checked, and are not the client's to take away.
         .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
         .collect();
@@ -378,10 +434,7 @@ const NOT_IN_TRAILERS: [HeaderName; 20] = [
 pub fn strip_trailers(trailers: &mut HeaderMap, is_slot: impl Fn(&HeaderName) -> bool) {
     strip_hop_by_hop(trailers);
     let goes = |name: &&HeaderName| {
-        is_ours(name)
-            || NOT_IN_TRAILERS.contains(name)
-            || METHOD_OVERRIDES.contains(name)
-            || is_slot(name)
+        is_ours(name) || NOT_IN_TRAILERS.contains(name) || is_override(name) || is_slot(name)
     };
     let names: Vec<HeaderName> = trailers.keys().filter(goes).cloned().collect();
     for name in names {
@@ -727,6 +780,18 @@ mod tests {
         assert_eq!(ask("delete").unwrap().other_methods(), [Method::DELETE]);
         assert_eq!(ask("TRACE").unwrap_err().code, Code::MethodRefused);
         assert_eq!(ask("PUT, DELETE").unwrap_err().code, Code::BadRequest);
+        let host = ("host", "api.test");
+        for name in ["x_http_method_override", "x-original-method", "x_method-override"] {
+            let asked = parse("/", &[host, (name, "PUT")]).unwrap();
+            assert_eq!(asked.other_methods(), [Method::PUT], "{name}");
+        }
+        for (target, methods) in [
+            ("/?_method=delete", vec![Method::DELETE]),
+            ("/?a=b&%5Fmethod=PATCH&c", vec![Method::PATCH]),
+            ("/?_method=list&method=PUT&x_method=PUT&_method", vec![]),
+        ] {
+            assert_eq!(parse(target, &[host]).unwrap().other_methods(), methods, "{target}");
+        }
         assert!(parse("/", &[("host", "api.test")]).unwrap().other_methods().is_empty());
     }
 

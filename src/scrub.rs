@@ -54,6 +54,8 @@ pub struct Unscrubbed<B> {
     method: Method,
     hidden: Hidden,
     undecodable: Undecodable,
+    /// Whether the agent's WebSocket was offered with compressed messages.
+    deflates: bool,
 }
 
 /// What becomes of a body in a coding that cannot be undone.
@@ -69,12 +71,20 @@ pub enum Undecodable {
 impl<B> Unscrubbed<B> {
     /// Holds back an answer, which must not contain what is `hidden`.
     pub fn new(response: Response<B>, method: Method, hidden: impl Into<Hidden>) -> Self {
-        Self { response, method, hidden: hidden.into(), undecodable: Undecodable::Refuse }
+        let (hidden, undecodable) = (hidden.into(), Undecodable::Refuse);
+        Self { response, method, hidden, undecodable, deflates: true }
     }
 
     /// Says what becomes of a body that cannot be decoded.
     pub fn with_undecodable(mut self, undecodable: Undecodable) -> Self {
         self.undecodable = undecodable;
+        self
+    }
+
+    /// Says whether compressed messages were offered. An origin that agrees to what nobody offered would
+    /// have its messages read in one way here, and in another by the agent.
+    pub fn with_deflate(mut self, offered: bool) -> Self {
+        self.deflates = offered;
         self
     }
 }
@@ -128,7 +138,7 @@ pub async fn scrub<B>(unscrubbed: Unscrubbed<B>) -> Result<Response<ScrubbedBody
 where
     B: Body<Data = Bytes> + Unpin,
 {
-    let Unscrubbed { response, method, hidden, undecodable } = unscrubbed;
+    let Unscrubbed { response, method, hidden, undecodable, deflates } = unscrubbed;
     let (mut parts, body) = response.into_parts();
     let Hidden { search: Some(search), replaced } = hidden else {
         return Ok(Response::from_parts(parts, ScrubbedBody::untouched(Source::plain(body))));
@@ -157,9 +167,12 @@ where
     let body = match length {
         // What follows this head are frames, each with its length before it.
         _ if parts.status == StatusCode::SWITCHING_PROTOCOLS => {
-            let agreed = Agreed::read(&parts.headers).map_err(|_| {
-                Refusal::new(Code::Unscrubbable).because("a WebSocket extension that is not known")
-            })?;
+            let refuse = |why| Refusal::new(Code::Unscrubbable).because(why);
+            let agreed = Agreed::read(&parts.headers)
+                .map_err(|_| refuse("a WebSocket extension that is not known"))?;
+            if agreed.is_some() && !deflates {
+                return Err(refuse("a WebSocket extension that nobody offered"));
+            }
             let frames = FrameScrubber::new(Scrubber::new(search, Fit::InPlace), agreed);
             ScrubbedBody::searching(body, Engine::Frames(Box::new(frames)), replaced)
         }

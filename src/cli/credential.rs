@@ -613,6 +613,12 @@ fn show(shown: &Shown, json: bool) -> Result<(), Failure> {
         }
         if let Kind::Hmac(signing) = kind {
             field("signs", signing.message.to_string());
+            for (name, text) in &signing.parts {
+                field("with", format!("{name}: {text}"));
+            }
+            if !signing.derive.is_empty() {
+                field("key of", output::list(&signing.derive));
+            }
             let outputs = signing.headers.iter().chain(&signing.parameters);
             field("sends", output::list(outputs.map(|(name, text)| format!("{name}: {text}"))));
         }

@@ -3,8 +3,10 @@
 //! A key is never printed: a report has its place, its kind, what all keys of that kind start with,
 //! and its length.
 
+mod git;
 mod history;
 mod moving;
+mod sarif;
 mod shapes;
 mod tree;
 
@@ -12,12 +14,12 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
-use serde_json::{Value, json};
 
 use super::import;
 use super::output::{self, Table};
 use crate::app::{Exit, Failure, Opened};
 use shapes::{Hit, Shapes};
+use tree::Looked;
 
 /// Arguments of `locum scan`.
 #[derive(Debug, clap::Args)]
@@ -26,9 +28,8 @@ use shapes::{Hit, Shapes};
     after_help = "Exit code 0: nothing found; 1: found; 64: it could not be looked at.\n\nExample:\n  locum scan\n  locum scan --move src\n  locum scan --history --sarif . > keys.sarif\n  printf '#!/bin/sh\\nexec locum scan --staged\\n' > .git/hooks/pre-commit && chmod +x .git/hooks/pre-commit"
 )]
 pub(super) struct Args {
-    /// The directory, or file
-    #[arg(default_value = ".")]
-    directory: PathBuf,
+    /// The directory, or file. By default this directory, and with --staged all of the commit
+    directory: Option<PathBuf>,
     /// Also every change in git's history, on all branches
     #[arg(long, conflicts_with = "staged")]
     history: bool,
@@ -53,14 +54,17 @@ pub(super) struct Args {
 }
 
 /// A key, where it was found.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 struct Finding {
-    /// Relative to the directory, where it can be.
+    /// Relative to the directory, where it can be; what git has, to the top of the repository.
     path: String,
     /// From 1.
     line: usize,
-    /// In bytes, from 1.
+    /// In characters, from 1.
     column: usize,
+    /// The same in UTF-16, by which SARIF counts.
+    #[serde(skip)]
+    utf16: usize,
     /// The provider's id in the catalogue, `private-key` or `assigned-secret`.
     kind: &'static str,
     #[serde(skip)]
@@ -79,22 +83,22 @@ pub(super) fn run(
     args: &Args,
     open: impl FnOnce() -> Result<Opened, Failure>,
 ) -> Result<ExitCode, Failure> {
-    let mut findings = Vec::new();
-    let mut left = Vec::new();
-    if args.staged {
-        findings.extend(history::staged(&args.directory)?);
+    let directory = args.directory.as_deref().unwrap_or(Path::new("."));
+    let Looked { mut findings, mut left } = if args.staged {
+        history::staged(args.directory.as_deref())?
     } else {
-        let looked = tree::scan(&args.directory, args.no_ignore)?;
-        (findings, left) = (looked.findings, looked.left);
-    }
+        tree::scan(directory, args.no_ignore)?
+    };
     if args.history {
-        findings.extend(history::all(&args.directory)?);
+        let brought = history::all(directory)?;
+        findings.extend(brought.findings);
+        left.extend(brought.left);
     }
     findings.sort_by(|a, b| {
         (&a.commit, &a.path, a.line, a.column).cmp(&(&b.commit, &b.path, b.line, b.column))
     });
     let clean = if args.moving && !findings.is_empty() {
-        let moved = moving::all(&mut open()?, &args.directory, &findings, args.yes)?;
+        let moved = moving::all(&mut open()?, directory, &findings, args.yes)?;
         if args.json {
             output::json(&moved)?;
         } else {
@@ -102,30 +106,39 @@ pub(super) fn run(
         }
         moved.iter().all(|one| one.credential.is_some())
     } else {
-        report(args, &findings)?;
+        report(args, &findings, &left)?;
         findings.is_empty()
     };
     for what in &left {
-        output::note(&format!("warning: not looked at: {what}"));
+        output::note(&format!("warning: not looked at: {}", output::plain(what)));
     }
-    Ok(if clean { ExitCode::SUCCESS } else { ExitCode::from(Exit::Failure as u8) })
+    Ok(match (clean, left.is_empty()) {
+        (true, true) => ExitCode::SUCCESS,
+        (false, _) => ExitCode::from(Exit::Failure as u8),
+        // Nothing was found, and nobody knows whether there is something.
+        (true, false) => ExitCode::from(Exit::Usage as u8),
+    })
 }
 
-fn report(args: &Args, findings: &[Finding]) -> Result<(), Failure> {
+fn report(args: &Args, findings: &[Finding], left: &[String]) -> Result<(), Failure> {
     if args.json {
         return output::json(&findings);
     }
     if args.sarif {
-        return output::json(&sarif(findings));
+        return output::json(&sarif::log(findings, left));
     }
     if findings.is_empty() {
-        output::note("no key found");
+        output::note(if left.is_empty() {
+            "no key found"
+        } else {
+            "no key found, in what was looked at"
+        });
         return Ok(());
     }
     let mut table = Table::new(&["PLACE", "KIND", "KEY", "COMMIT"]);
     for finding in findings {
         table.row(vec![
-            format!("{}:{}:{}", finding.path, finding.line, finding.column),
+            format!("{}:{}:{}", output::plain(&finding.path), finding.line, finding.column),
             finding.name.to_owned(),
             format!("{}… ({} bytes)", finding.prefix, finding.length),
             finding.commit.as_deref().map_or("-", |id| id.get(..12).unwrap_or(id)).to_owned(),
@@ -139,57 +152,54 @@ fn report(args: &Args, findings: &[Finding]) -> Result<(), Failure> {
     Ok(())
 }
 
-/// SARIF 2.1.0 (OASIS), of one run.
-fn sarif(findings: &[Finding]) -> Value {
-    let mut kinds: Vec<(&str, &str)> = findings.iter().map(|f| (f.kind, f.name)).collect();
-    kinds.sort_unstable();
-    kinds.dedup();
-    let rules = kinds.iter().map(|(id, name)| {
-        json!({"id": id, "shortDescription": {"text": format!("{name}: a key in the clear")}})
-    });
-    let results = findings.iter().map(|finding| {
-        let mut text = format!("{}, {}… ({} bytes)", finding.name, finding.prefix, finding.length);
-        if let Some(commit) = &finding.commit {
-            text = format!("{text}, brought by commit {commit}");
-        }
-        json!({
-            "ruleId": finding.kind,
-            "level": "error",
-            "message": {"text": text},
-            "locations": [{"physicalLocation": {
-                "artifactLocation": {"uri": finding.path},
-                "region": {"startLine": finding.line, "startColumn": finding.column},
-            }}],
-        })
-    });
-    json!({
-        "$schema": "https://json.schemastore.org/sarif-2.1.0.json",
-        "version": "2.1.0",
-        "runs": [{
-            "tool": {"driver": {
-                "name": "locum", "version": env!("CARGO_PKG_VERSION"), "rules": rules.collect::<Vec<_>>(),
-            }},
-            "columnKind": "utf16CodeUnits",
-            "results": results.collect::<Vec<_>>(),
-        }],
-    })
-}
-
 impl Finding {
-    /// What a hit in `text` is, whose first line is line `first` of `path`.
-    fn new(path: &str, text: &[u8], hit: &Hit, first: usize) -> Self {
-        let before = text.get(..hit.span.start).unwrap_or_default();
-        let start = memchr::memrchr(b'\n', before).map_or(0, |at| at + 1);
-        let key = text.get(hit.span.clone()).unwrap_or_default();
+    /// What a hit in `text` is, which begins at `start` of `path`.
+    fn new(path: &str, text: &[u8], hit: &Hit, start: &Start) -> Self {
+        let mut at = *start;
+        at.pass(text.get(..hit.span.start).unwrap_or_default());
+        let key = hit.of(text);
         Self {
             path: path.to_owned(),
-            line: first + memchr::memchr_iter(b'\n', before).count(),
-            column: hit.span.start - start + 1,
+            line: at.line,
+            column: at.characters + 1,
+            utf16: at.utf16 + 1,
             kind: hit.what.id(),
             name: hit.what.name(),
             prefix: hit.what.prefix(key),
             length: key.len(),
             commit: None,
+        }
+    }
+}
+
+/// Where in a file a piece of it begins.
+#[derive(Clone, Copy, Debug)]
+struct Start {
+    /// From 1.
+    line: usize,
+    /// How many stand before it on its line.
+    characters: usize,
+    /// The same in UTF-16.
+    utf16: usize,
+}
+
+impl Default for Start {
+    fn default() -> Self {
+        Self { line: 1, characters: 0, utf16: 0 }
+    }
+}
+
+impl Start {
+    /// Goes on behind `text`.
+    fn pass(&mut self, text: &[u8]) {
+        let lines = memchr::memchr_iter(b'\n', text).count();
+        if lines > 0 {
+            *self = Self { line: self.line + lines, ..Self::default() };
+        }
+        let line = memchr::memrchr(b'\n', text).and_then(|at| text.get(at + 1..)).unwrap_or(text);
+        for character in String::from_utf8_lossy(line).chars() {
+            self.characters += 1;
+            self.utf16 += character.len_utf16();
         }
     }
 }
@@ -203,11 +213,6 @@ fn hits(path: &str, text: &[u8]) -> Vec<Hit> {
         }
     }
     hits
-}
-
-fn look(path: &str, text: &[u8], first: usize) -> Vec<Finding> {
-    let hits = hits(path, text);
-    hits.iter().map(|hit| Finding::new(path, text, hit, first)).collect()
 }
 
 /// What kind of key a text is, by its shape; none for a text that is no key.

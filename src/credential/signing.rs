@@ -21,6 +21,15 @@ pub struct Signing {
     /// How the key is written in the vault.
     #[serde(default, skip_serializing_if = "is_default")]
     pub key: KeyForm,
+    /// What stands before the key's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_prefix: Option<String>,
+    /// What the key that signs is derived of: each is signed with the key before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub derive: Vec<Pattern>,
+    /// Named patterns that what is signed has in it, or a digest of them. Each may have those before it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub parts: Vec<(String, Pattern)>,
     /// What is signed.
     pub message: Pattern,
     /// How the time is written.
@@ -65,6 +74,8 @@ pub enum Encoding {
     Base64,
     /// For URLs, without padding.
     Base64url,
+    /// As they are, in what is signed alone.
+    Raw,
 }
 
 /// How a key is written.
@@ -128,8 +139,14 @@ pub enum Word {
     Body,
     /// A digest of the body.
     BodyDigest(HmacHash, Encoding),
+    /// A field of the form that the body is.
+    Form(Box<str>),
+    /// A part that has a name, or a digest of it.
+    Part(Box<str>, Option<(HmacHash, Encoding)>),
     /// The time.
     Timestamp,
+    /// Its day in UTC, `2026-01-05`; or `20260105`.
+    Date(DateForm),
     /// 32 random hex digits, of which no two requests have the same.
     Nonce,
     /// Who signs.
@@ -138,6 +155,15 @@ pub enum Word {
     Passphrase,
     /// The signature.
     Signature,
+}
+
+/// How a day is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DateForm {
+    /// `2026-01-05`.
+    Dashed,
+    /// `20260105`.
+    Compact,
 }
 
 /// Why a text is no pattern, or a signature cannot be made so.
@@ -161,6 +187,8 @@ pub enum SigningError {
     NoKeyId,
     /// A field that is written anew after the request was signed.
     Rewritten(HeaderName),
+    /// A part that is not there before it is used, is there twice, has no name, or is used nowhere.
+    Part(String),
 }
 
 impl fmt::Display for SigningError {
@@ -168,7 +196,7 @@ impl fmt::Display for SigningError {
         match self {
             Self::Word(word) => write!(
                 f,
-                "`{{{word}}}` is none of: {{method}}, {{path}}, {{query}}, {{target}}, {{host}}, {{header:NAME}}, {{body}}, {{body:HASH:ENCODING}}, {{timestamp}}, {{nonce}}, {{key-id}}, {{passphrase}}, {{signature}}"
+                "`{{{word}}}` is none of: {{method}}, {{path}}, {{query}}, {{target}}, {{host}}, {{header:NAME}}, {{body}}, {{body:HASH:ENCODING}}, {{form:NAME}}, {{part:NAME}}, {{part:NAME:HASH:ENCODING}}, {{timestamp}}, {{date}}, {{date:compact}}, {{nonce}}, {{key-id}}, {{passphrase}}, {{signature}}"
             ),
             Self::Brace => f.write_str("a brace is not closed, or not opened"),
             Self::Character => f.write_str("only printable ASCII, and \\n, can stand there"),
@@ -182,6 +210,10 @@ impl fmt::Display for SigningError {
                     "the field {name} is the connection's or Locum's own, and may go out as another"
                 )
             }
+            Self::Part(name) => write!(
+                f,
+                "the part `{name}` has to be given once, under a name of a-z, 0-9 and `-`, before what has it in it, and to be used"
+            ),
             Self::NoKeyId => f.write_str("{key-id} is wanted, and nothing says who signs"),
         }
     }
@@ -282,6 +314,8 @@ impl FromStr for Word {
             "host" => Self::Host,
             "body" => Self::Body,
             "timestamp" => Self::Timestamp,
+            "date" => Self::Date(DateForm::Dashed),
+            "date:compact" => Self::Date(DateForm::Compact),
             "nonce" => Self::Nonce,
             "key-id" => Self::KeyId,
             "passphrase" => Self::Passphrase,
@@ -289,14 +323,26 @@ impl FromStr for Word {
             _ => match text.split_once(':') {
                 Some(("header", name)) => Self::Header(name.parse().map_err(|_| unknown())?),
                 Some(("body", how)) => {
-                    let (hash, encoding) = how.split_once(':').ok_or_else(unknown)?;
-                    let hash = hash.parse().map_err(|_| unknown())?;
-                    Self::BodyDigest(hash, encoding.parse().map_err(|_| unknown())?)
+                    let (hash, encoding) = digest(how).ok_or_else(unknown)?;
+                    Self::BodyDigest(hash, encoding)
                 }
+                Some(("form", name)) if !name.is_empty() => Self::Form(name.into()),
+                Some(("part", part)) => match part.split_once(':') {
+                    None => Self::Part(part.into(), None),
+                    Some((name, how)) => {
+                        Self::Part(name.into(), Some(digest(how).ok_or_else(unknown)?))
+                    }
+                },
                 _ => return Err(unknown()),
             },
         })
     }
+}
+
+/// `sha256:hex`.
+fn digest(how: &str) -> Option<(HmacHash, Encoding)> {
+    let (hash, encoding) = how.split_once(':')?;
+    Some((hash.parse().ok()?, encoding.parse().ok()?))
 }
 
 /// Not one of the words that there are.
@@ -328,7 +374,7 @@ macro_rules! words {
 
 words! {
     HmacHash { "sha1" Sha1, "sha256" Sha256, "sha384" Sha384, "sha512" Sha512 }
-    Encoding { "hex" Hex, "base64" Base64, "base64url" Base64url }
+    Encoding { "hex" Hex, "base64" Base64, "base64url" Base64url, "raw" Raw }
     KeyForm { "text" Text, "hex" Hex, "base64" Base64 }
     Timestamp { "seconds" Seconds, "millis" Millis, "iso" Iso }
 }
@@ -357,19 +403,35 @@ impl Signing {
     /// # Errors
     /// The first reason why not.
     pub fn check(&self) -> Result<(), SigningError> {
+        self.check_parts()?;
         for (word, name) in [(Word::Signature, "signature"), (Word::Passphrase, "passphrase")] {
-            if self.message.has(&word) {
+            if self.signed_words().contains(&&word) {
                 return Err(SigningError::Misplaced(name));
             }
         }
-        if self.message.words().all(|word| matches!(word, Word::KeyId)) {
+        let tells = |word: &&Word| !matches!(word, Word::KeyId | Word::Part(..));
+        if !self.message_words().iter().any(tells) {
             return Err(SigningError::Constant);
+        }
+        // What a key is derived of is of its day or its place, and of no body.
+        let of_body = |word: &Word| {
+            matches!(word, Word::Body | Word::BodyDigest(..) | Word::Form(_) | Word::Part(..))
+        };
+        if self.derive.iter().flat_map(Pattern::words).any(of_body) {
+            return Err(SigningError::Misplaced("what is of the body"));
+        }
+        let printable = |text: &String| text.bytes().all(|b| (0x20..0x7f).contains(&b));
+        if !self.key_prefix.iter().all(printable) {
+            return Err(SigningError::Character);
+        }
+        if self.encoding == Encoding::Raw {
+            return Err(SigningError::Misplaced("raw"));
         }
         let rewritten = |word: &Word| match word {
             Word::Header(name) if REWRITTEN.contains(&name.as_str()) => Some(name.clone()),
             _ => None,
         };
-        if let Some(name) = self.message.words().find_map(rewritten) {
+        if let Some(name) = self.signed_words().into_iter().find_map(rewritten) {
             return Err(SigningError::Rewritten(name));
         }
         for (name, pattern) in &self.headers {
@@ -392,13 +454,79 @@ impl Signing {
         }
         let about = |word: &Word| {
             let of_request = [Word::Method, Word::Path, Word::Query, Word::Target, Word::Host];
-            of_request.contains(word) || matches!(word, Word::Header(_) | Word::Body)
+            let raw = matches!(word, Word::BodyDigest(_, Encoding::Raw));
+            let of_body = matches!(word, Word::Body | Word::Form(_) | Word::Part(..));
+            of_request.contains(word) || matches!(word, Word::Header(_)) || of_body || raw
         };
         if outputs().flat_map(Pattern::words).any(about) {
             return Err(SigningError::Misplaced("what is of the request"));
         }
-        let wants_id = outputs().chain([&self.message]).any(|pattern| pattern.has(&Word::KeyId));
+        let wants_id = outputs().any(|pattern| pattern.has(&Word::KeyId))
+            || self.signed_words().contains(&&Word::KeyId);
         if wants_id && self.key_id.is_none() { Err(SigningError::NoKeyId) } else { Ok(()) }
+    }
+
+    /// Each part once, before what has it in it, and none that nothing has.
+    fn check_parts(&self) -> Result<(), SigningError> {
+        let mut known: Vec<&str> = Vec::new();
+        let stray = |known: &[&str], pattern: &Pattern| {
+            pattern.words().find_map(|word| match word {
+                Word::Part(name, _) if !known.contains(&&**name) => Some(name.to_string()),
+                _ => None,
+            })
+        };
+        for (name, pattern) in &self.parts {
+            if let Some(stray) = stray(&known, pattern) {
+                return Err(SigningError::Part(stray));
+            }
+            let named =
+                name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+            if !named || name.is_empty() || known.contains(&&**name) {
+                return Err(SigningError::Part(name.clone()));
+            }
+            known.push(name);
+        }
+        if let Some(stray) = stray(&known, &self.message) {
+            return Err(SigningError::Part(stray));
+        }
+        let words = self.message_words();
+        let used =
+            |part: &str| words.iter().any(|w| matches!(w, Word::Part(name, _) if **name == *part));
+        match known.into_iter().find(|name| !used(name)) {
+            Some(unused) => Err(SigningError::Part(unused.to_owned())),
+            None => Ok(()),
+        }
+    }
+
+    /// The words of what is signed, with those of its parts.
+    fn message_words(&self) -> Vec<&Word> {
+        let mut words: Vec<&Word> = self.message.words().collect();
+        let mut at = 0;
+        // Parts have only parts before them in them, so that this ends.
+        while let Some(word) = words.get(at) {
+            if let Word::Part(name, _) = word
+                && !words[..at].contains(word)
+                && let Some((_, part)) = self.parts.iter().find(|(own, _)| **own == **name)
+            {
+                words.extend(part.words());
+            }
+            at += 1;
+        }
+        words
+    }
+
+    /// All words that the signature is over, those of the key that makes it among them.
+    #[must_use]
+    pub fn signed_words(&self) -> Vec<&Word> {
+        let mut words = self.message_words();
+        words.extend(self.derive.iter().flat_map(Pattern::words));
+        words
+    }
+
+    /// Whether a field is the signature's own, and nothing of what a client has in it goes out.
+    #[must_use]
+    pub fn owns(&self, field: &HeaderName) -> bool {
+        self.headers.iter().any(|(name, _)| field.as_str() == name)
     }
 
     /// Where a request may refer to the credential: in place of the signature, of who signs, or of the
@@ -425,8 +553,8 @@ impl Signing {
     #[must_use]
     pub fn reads_body(&self) -> bool {
         let outputs = self.headers.iter().chain(&self.parameters).map(|(_, pattern)| pattern);
-        let mut words = outputs.chain([&self.message]).flat_map(Pattern::words);
-        words.any(|word| matches!(word, Word::Body | Word::BodyDigest(..)))
+        let mut words = outputs.flat_map(Pattern::words).chain(self.message_words());
+        words.any(|word| matches!(word, Word::Body | Word::BodyDigest(..) | Word::Form(_)))
     }
 
     /// Whether a second secret is sent.
@@ -446,6 +574,9 @@ mod tests {
             hash: HmacHash::Sha256,
             encoding: Encoding::Hex,
             key: KeyForm::Text,
+            key_prefix: None,
+            derive: Vec::new(),
+            parts: Vec::new(),
             message: message.parse()?,
             timestamp: Timestamp::Seconds,
             key_id: None,
@@ -503,6 +634,44 @@ mod tests {
         ] {
             assert_eq!(signing(message, headers).unwrap_err(), why, "{message}");
         }
+    }
+
+    #[test]
+    fn parts_are_there_before_they_are_used_and_keys_are_derived_of_no_body() {
+        let base = || signing("{body}", &[("x-s", "{signature}")]).unwrap();
+        let pattern = |text: &str| text.parse::<Pattern>().unwrap();
+        let with = |parts: &[(&str, &str)], message: &str| {
+            let parts = parts.iter().map(|(name, text)| ((*name).to_owned(), pattern(text)));
+            let signing = Signing { parts: parts.collect(), message: pattern(message), ..base() };
+            signing.check().map(|()| signing.reads_body())
+        };
+        let inner = ("inner", "{form:nonce}{body}");
+        assert_eq!(with(&[inner], "{path}{part:inner:sha256:raw}"), Ok(true));
+        assert_eq!(with(&[("a", "{method}"), ("b", "{part:a}")], "{part:b:sha1:hex}"), Ok(false));
+        let part = |name: &str| Err(SigningError::Part(name.to_owned()));
+        assert_eq!(with(&[], "{part:none}"), part("none"));
+        assert_eq!(with(&[("b", "{part:a}"), ("a", "{body}")], "{part:b}"), part("a"));
+        assert_eq!(with(&[("a", "{part:a}")], "{part:a}"), part("a"));
+        assert_eq!(with(&[inner, inner], "{part:inner}"), part("inner"));
+        assert_eq!(with(&[("A", "{body}")], "{part:A}"), part("A"));
+        assert_eq!(with(&[inner], "{path}"), part("inner"));
+        assert_eq!(with(&[("a", "same")], "{part:a:sha256:hex}"), Err(SigningError::Constant));
+        assert_eq!(
+            with(&[("a", "{passphrase}")], "{part:a}"),
+            Err(SigningError::Misplaced("passphrase"))
+        );
+        let range = Err(SigningError::Rewritten(http::header::RANGE));
+        assert_eq!(with(&[("a", "{header:Range}")], "{part:a}"), range);
+        let derived = |text: &str| Signing { derive: vec![pattern(text)], ..base() }.check();
+        assert_eq!(derived("{date}"), Ok(()));
+        assert_eq!(derived("{body}"), Err(SigningError::Misplaced("what is of the body")));
+        assert_eq!(derived("{signature}"), Err(SigningError::Misplaced("signature")));
+        assert_eq!(
+            signing("{body}", &[("x-s", "{signature}"), ("x-d", "{body:sha256:raw}")]),
+            Err(SigningError::Misplaced("what is of the request"))
+        );
+        let raw = Signing { encoding: Encoding::Raw, ..base() };
+        assert_eq!(raw.check(), Err(SigningError::Misplaced("raw")));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
 use super::path::{self, may_refer};
 use super::{aws, query, subprotocol};
-use crate::credential::{BasicPart, Credential, CredentialIndex, PathTemplate, Slot};
+use crate::credential::{BasicPart, Credential, CredentialIndex, Kind, PathTemplate, Slot};
 use crate::host::Origin;
 use crate::reference::{self, Name};
 use crate::request::{BodyText, InboundRequest};
@@ -57,6 +57,8 @@ pub struct References {
     located: Vec<Located>,
     unknown: Option<Box<Unknown>>,
     misplaced: usize,
+    /// Whether one of those is of a credential that does not go where the head does.
+    moved: bool,
     honeytoken: Option<Arc<Credential>>,
     fault: Option<&'static str>,
 }
@@ -70,21 +72,21 @@ impl References {
         for (name, value) in request.headers() {
             if reference::occurs(value.as_bytes()) {
                 if name == header::SEC_WEBSOCKET_PROTOCOL && !index.is_slot_header(name) {
-                    found.in_subprotocols(value, index);
+                    found.in_subprotocols(value, request.origin(), index);
                 } else {
-                    found.in_header(name, value, index);
+                    found.in_header(name, value, (request.origin(), index));
                 }
             } else if name == header::AUTHORIZATION {
                 found.in_basic(value, index);
             }
         }
         if let Some(query) = request.query().filter(|q| may_refer(q)) {
-            found.in_query(query, index);
+            found.in_query(query, request.origin(), index);
         }
         if !index.has_path_slots() {
             let path = request.path().as_bytes();
             if reference::occurs(path) {
-                found.outside(path, 1, index);
+                found.outside(path, 1, Some(request.origin()), index);
             }
         } else if may_refer(request.path()) {
             found.in_path(request, index);
@@ -179,6 +181,13 @@ impl References {
         self.misplaced
     }
 
+    /// Whether a reference in the head, outside of all slots, is of a credential that is not bound to where
+    /// the request goes. In a body it may be no more than a text that tells of it.
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.moved
+    }
+
     /// The honeytoken that the request names, in a slot or outside of all.
     #[must_use]
     pub fn honeytoken(&self) -> Option<&Arc<Credential>> {
@@ -191,15 +200,30 @@ impl References {
         self.unknown.get_or_insert_with(note);
     }
 
-    /// Counts what stands outside the slots in `text`.
-    fn outside(&mut self, text: &[u8], count: usize, index: &CredentialIndex) {
+    /// Counts what stands outside the slots in `text`, in the head of a request to `origin`.
+    fn outside(
+        &mut self,
+        text: &[u8],
+        count: usize,
+        origin: Option<&Origin>,
+        index: &CredentialIndex,
+    ) {
         self.misplaced += count;
+        if let Some(origin) = origin {
+            let mut named = reference::names_in(text).filter_map(|name| index.referred(name));
+            self.moved |= named.any(|credential| !credential.is_bound_to(origin));
+        }
         if let Some(bait) = index.honeytoken_in(text) {
             self.honeytoken = Some(Arc::clone(bait));
         }
     }
 
-    fn in_header(&mut self, name: &HeaderName, value: &HeaderValue, index: &CredentialIndex) {
+    fn in_header(
+        &mut self,
+        name: &HeaderName,
+        value: &HeaderValue,
+        (origin, index): (&Origin, &CredentialIndex),
+    ) {
         let text = value.as_bytes();
         if name == header::AUTHORIZATION
             && let Some(key_id) = sigv4::key_id(text)
@@ -227,9 +251,14 @@ impl References {
                 self.add(credential, None, sent);
             }
             _ if index.is_slot_header(name) || name == header::AUTHORIZATION => {
-                self.nothing(text, || format!("header:{name}"));
+                match signer_of(name, text, index) {
+                    Some((credential, slot)) => {
+                        self.add(credential, Some(slot), credential.name.reference().as_bytes());
+                    }
+                    None => self.nothing(text, || format!("header:{name}")),
+                }
             }
-            _ => self.outside(text, 1, index),
+            _ => self.outside(text, 1, Some(origin), index),
         }
     }
 
@@ -262,7 +291,7 @@ impl References {
         }
     }
 
-    fn in_query(&mut self, query: &str, index: &CredentialIndex) {
+    fn in_query(&mut self, query: &str, origin: &Origin, index: &CredentialIndex) {
         for pair in query::pairs(query) {
             let value = query::decode(pair.value);
             if !reference::occurs(&value) {
@@ -283,7 +312,7 @@ impl References {
                 _ if index.is_slot_parameter(&name) => {
                     self.nothing(&value, || format!("query:{}", String::from_utf8_lossy(&name)));
                 }
-                _ => self.outside(&value, 1, index),
+                _ => self.outside(&value, 1, Some(origin), index),
             }
         }
     }
@@ -308,11 +337,12 @@ impl References {
         if found == 0 && places.any(|at| may_refer(&path[at])) {
             self.nothing(&decoded, || "path".to_owned());
         } else {
-            self.outside(&decoded, path::count(path).max(1).saturating_sub(found), index);
+            let others = path::count(path).max(1).saturating_sub(found);
+            self.outside(&decoded, others, Some(request.origin()), index);
         }
     }
 
-    fn in_subprotocols(&mut self, value: &HeaderValue, index: &CredentialIndex) {
+    fn in_subprotocols(&mut self, value: &HeaderValue, origin: &Origin, index: &CredentialIndex) {
         for entry in subprotocol::entries(value.as_bytes()) {
             let named = reference::names_in(entry).find_map(|name| index.referred(name));
             match named {
@@ -321,9 +351,9 @@ impl References {
                     None if credential.slots.iter().any(is_subprotocol) => {
                         self.add(credential, None, entry.trim_ascii());
                     }
-                    None => self.outside(entry, 1, index),
+                    None => self.outside(entry, 1, Some(origin), index),
                 },
-                None if reference::occurs(entry) => self.outside(entry, 1, index),
+                None if reference::occurs(entry) => self.outside(entry, 1, Some(origin), index),
                 None => {}
             }
         }
@@ -354,7 +384,7 @@ impl References {
                 Some(credential) => self.add(credential, None, &found.text),
                 None => match bound().find(|slot| is(slot)) {
                     Some(slot) => self.nothing(&found.text, || slot.label()),
-                    None => self.outside(&found.text, 1, index),
+                    None => self.outside(&found.text, 1, None, index),
                 },
             }
         }
@@ -378,6 +408,23 @@ impl References {
         let sent = String::from_utf8_lossy(sent).into();
         self.located.push(Located { credential: Arc::clone(credential), slot, sent });
     }
+}
+
+/// The credential that signs a field and is the only one that the field names: nothing of what a client has
+/// written there goes out, so that the name may stand among other text.
+fn signer_of<'i>(
+    name: &HeaderName,
+    text: &[u8],
+    index: &'i CredentialIndex,
+) -> Option<(&'i Arc<Credential>, usize)> {
+    let mut named = reference::names_in(text);
+    let credential = index.referred(named.next()?)?;
+    let Some(Kind::Hmac(signing)) = &credential.properties.kind else { return None };
+    if named.next().is_some() || !signing.owns(name) {
+        return None;
+    }
+    let slot = credential.slots.iter().position(|slot| slot.header_name() == Some(name))?;
+    Some((credential, slot))
 }
 
 /// The path slots of a credential, with their places among its slots.

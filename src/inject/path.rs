@@ -117,9 +117,10 @@ pub(super) fn masked(path: &str, at: Range<usize>, secret: &Secret) -> Option<St
     Some(format!("{}{value}{}", &path[..at.start], &path[at.end..]))
 }
 
-/// Whether a path or a query may hold a reference: its underscore may be escaped.
+/// Whether a path or a query may hold a reference: any of its characters may be escaped.
 pub(super) fn may_refer(text: &str) -> bool {
-    reference::occurs(text.as_bytes()) || text.contains("locum%5F") || text.contains("locum%5f")
+    reference::occurs(text.as_bytes())
+        || (text.contains('%') && reference::occurs(&self::text(text)))
 }
 
 /// How many references are in a text.

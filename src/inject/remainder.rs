@@ -181,7 +181,7 @@ impl Judge {
             credential.slots.iter().any(|slot| here(slot) || place.is_inside(slot))
         };
         name.and_then(|name| self.index.referred(name)).is_some_and(|named| of(named))
-            || self.index.bound_to(&self.origin).any(|bound| bound.slots.iter().any(here))
+            || self.index.concerned(&self.origin).any(|bound| bound.slots.iter().any(here))
     }
 
     /// The first reason stands.

@@ -14,7 +14,7 @@ use crate::outcome::{Code, Refusal};
 use crate::policy::Grant;
 use crate::scrub::Needles;
 use crate::secret::Secret;
-use crate::sign::hmac::{self, Message, Stamp, Words};
+use crate::sign::hmac::{self, Message, Stamp, Words, form_values};
 
 /// What signs, and for whom.
 pub(super) struct Signer<'a> {
@@ -50,14 +50,16 @@ impl Signer<'_> {
             key_id: signing.key_id.as_deref().unwrap_or_default(),
             passphrase: material.passphrase.as_deref().unwrap_or_default(),
             signature: "",
+            parts: &signing.parts,
         };
         let host = self.origin.host_field();
         let body = body.map_or(&[][..], |body| body);
-        is_one_reading(parts, signing)?;
+        is_one_reading(parts, signing, body)?;
         // What is not the signature may itself be signed.
         set(parts, signing, (&words, false), (&host, body))?;
-        let message = words.fill(&signing.message, &message(parts, &host, body));
-        let signature = hmac::signature(signing, &key, &message);
+        let request = message(parts, &host, body);
+        let key = hmac::signing_key(signing, key, &words, &request);
+        let signature = hmac::signature(signing, &key, &words.fill(&signing.message, &request));
         words.signature = &signature;
         set(parts, signing, (&words, true), (&host, body))?;
         for part in material.parts() {
@@ -68,17 +70,20 @@ impl Signer<'_> {
 }
 
 /// A field that is signed and there twice could be read in two ways, of which one is not signed.
-fn is_one_reading(parts: &Parts, signing: &Signing) -> Result<(), Refusal> {
-    let twice = |word: &&Word| match word {
-        Word::Header(name) => parts.headers.get_all(name).iter().nth(1).is_some(),
-        _ => false,
+fn is_one_reading(parts: &Parts, signing: &Signing, body: &[u8]) -> Result<(), Refusal> {
+    let twice = |word: &Word| match word {
+        Word::Header(name) => {
+            parts.headers.get_all(name).iter().nth(1).map(|_| name.as_str().to_owned())
+        }
+        Word::Form(name) => form_values(body, name.as_bytes()).nth(1).map(|_| name.to_string()),
+        _ => None,
     };
-    match signing.message.words().find(twice) {
-        Some(Word::Header(name)) => {
+    match signing.signed_words().into_iter().find_map(twice) {
+        Some(name) => {
             let detail = format!("The request has the field {name} twice, and is signed over it");
             Err(Refusal::with_detail(Code::BadRequest, detail))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

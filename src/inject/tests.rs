@@ -279,6 +279,7 @@ fn path_slots_keep_every_other_byte() {
     for (sent, wire) in [
         ("/botlocum_bot/x%2Fy;p=1//z?b=2&a=%41", "/botr&e%2Fal:0123/x%2Fy;p=1//z?b=2&a=%41"),
         ("/botlocum%5Fbot/?", "/botr&e%2Fal:0123/?"),
+        ("/bot%6cocum_bot/?", "/botr&e%2Fal:0123/?"),
     ] {
         let (parts, _) = send(bot(), "r&e/al:0123", sent, &[]).unwrap();
         assert_eq!(parts.uri.to_string(), wire);

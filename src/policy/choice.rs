@@ -3,7 +3,8 @@
 
 use std::sync::Arc;
 
-use super::{Grant, Permit, within};
+use super::decide::within;
+use super::{Grant, Permit};
 use crate::agent::{Identity, Label};
 use crate::credential::{Chain, Credential, CredentialIndex, Group, by_weight};
 use crate::host::Origin;

@@ -3,9 +3,10 @@
 //! The comparison is the one that decides ([`Rule::passes`]), asked for every thing that a rule may be
 //! particular about instead of for the first that does not fit.
 
+use super::Policy;
 use super::cases::{Answer, Inquiry, Wish};
 use super::rule::{Asked, Check, Rule};
-use super::{Kind, Policy};
+use super::verdict::Kind;
 use crate::credential::CredentialIndex;
 use crate::document::Position;
 use crate::host::{Origin, Scheme};

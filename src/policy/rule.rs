@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, Method};
 
+use super::Timeouts;
 use super::approval::Approval;
 use super::capture::Capture;
 use super::conditions::{Conditions, Wanted};
@@ -14,8 +15,8 @@ use super::limits::{Meter, Meters};
 use super::path::PathPattern;
 use super::retry::Retry;
 use super::text::TextPattern;
+use super::verdict::Kind;
 use super::when::When;
-use super::{Kind, Timeouts};
 use crate::agent::{Identity, LabelName, Labels};
 use crate::credential::{Credential, CredentialIndex, Within};
 use crate::document::Position;

@@ -5,9 +5,13 @@
 
 use std::sync::Arc;
 
-use http::{HeaderMap, Method};
+use http::{HeaderMap, Method, Uri};
 
-use super::{Asked, Denied, Kind, Meters, Permit, Policy, Verdict, usable};
+use super::choice::Picked;
+use super::decide::usable;
+use super::rule::Asked;
+use super::verdict::{Denied, Kind, Verdict};
+use super::{Meters, Permit, Policy};
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
 use crate::host::Origin;
@@ -46,11 +50,6 @@ impl Standing {
     #[must_use]
     pub fn new(who: &Arc<Identity>, request: &InboundRequest, permit: &Permit) -> Self {
         let own = std::iter::once(request.path().to_owned());
-        let used = |grant: &super::Grant| Carried {
-            credential: grant.credential().name.clone(),
-            value: grant.credential().held_by().cloned(),
-            version: grant.version(),
-        };
         Self {
             who: Arc::clone(who),
             origin: request.origin().clone(),
@@ -58,7 +57,30 @@ impl Standing {
             query: request.query().map(Into::into),
             headers: request.headers().clone(),
             method: request.websocket().is_none().then(|| request.method().clone()),
-            credentials: permit.grants().iter().map(used).collect(),
+            credentials: carried(permit),
+        }
+    }
+
+    /// The same of a request that is on its way, of which nothing is left but its target as the agent sent
+    /// it and the fields that go out: no rule asks for one that we have changed, but for a slot's.
+    #[must_use]
+    pub fn leaving(
+        who: &Arc<Identity>,
+        (origin, method, target): (&Origin, &Method, &Uri),
+        headers: &HeaderMap,
+        permit: &Permit,
+    ) -> Self {
+        let path = target.path();
+        // It had readings when it was decided on.
+        let others = crate::request::readings(path).unwrap_or_default();
+        Self {
+            who: Arc::clone(who),
+            origin: origin.clone(),
+            paths: std::iter::once(path.to_owned()).chain(others).collect(),
+            query: target.query().map(Into::into),
+            headers: headers.clone(),
+            method: Some(method.clone()),
+            credentials: carried(permit),
         }
     }
 
@@ -77,6 +99,15 @@ impl Standing {
     pub fn origin(&self) -> &Origin {
         &self.origin
     }
+}
+
+fn carried(permit: &Permit) -> Vec<Carried> {
+    let used = |grant: &super::Grant| Carried {
+        credential: grant.credential().name.clone(),
+        value: grant.credential().held_by().cloned(),
+        version: grant.version(),
+    };
+    permit.grants().iter().map(used).collect()
 }
 
 impl Policy {
@@ -121,7 +152,7 @@ impl Policy {
         }
         Ok(Permit {
             rule: Arc::clone(&rule.name),
-            grants: picked.iter().filter_map(super::Picked::grant).collect(),
+            grants: picked.iter().filter_map(Picked::grant).collect(),
             // What the socket's answers must not contain was settled when it was opened.
             hidden: Vec::new(),
             timeouts: rule.timeouts,

@@ -4,12 +4,16 @@ mod language;
 mod schema;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::*;
 use crate::agent::Labels;
-use crate::credential::{Properties, Within};
+use crate::credential::{Credential, Properties, Within};
 use crate::document::Source;
-use crate::host::Destination;
+use crate::host::{Authority, Destination};
+use crate::inject::References;
+use crate::outcome::{Code, Refusal};
+use crate::request::InboundRequest;
 
 pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential {
     Credential {

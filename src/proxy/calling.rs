@@ -3,7 +3,7 @@
 use std::pin::pin;
 use std::sync::Arc;
 
-use http::{Response, StatusCode, Version};
+use http::{HeaderMap, Response, StatusCode, Version};
 
 use super::asked::{Admitted, unread};
 use super::body::{Body, Upload};
@@ -16,13 +16,13 @@ use super::retry::Plan;
 use super::socket::{self, AgentSide, Opening};
 use super::spares::{self, Tried, Verdict};
 use super::supplied::{make_ready, rejected, resolve};
-use super::withdrawal::{Watch, still_stands};
+use super::withdrawal::{Watch, no_longer, still_stands};
 use super::{Gateway, State, Workspace};
 use crate::agent::Identity;
 use crate::host::Origin;
 use crate::inject::{self, OutboundRequest, Pending, References, Resolved, inject};
 use crate::outcome::{Code, Refusal};
-use crate::policy::{Permit, Timeouts};
+use crate::policy::{Permit, Standing, Timeouts};
 use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
 use crate::secret::Secret;
@@ -175,7 +175,7 @@ impl<'a> Calling<'a> {
         let (recorded, principal, chunks, certificate) = recorded.map_err(Unanswered::refusal)?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
-        let still = || {
+        let still = |_: &HeaderMap| {
             pass.connected();
             self.workspace().still(self.allowed_by(&attempt), &self.who, ledger.carried())
         };
@@ -275,6 +275,7 @@ impl<'a> Calling<'a> {
         mut attempt: Attempt,
     ) -> Result<(Sent, Pending), Unanswered> {
         let pass = self.pass(&inbound, ledger, attempt.first)?;
+        let (method, target) = (inbound.method().clone(), inbound.target());
         let (recorded, principal, chunks, certificate) =
             self.recorded(inbound, permit, ledger, &mut attempt).await?;
         let (request, mut pending) =
@@ -283,9 +284,16 @@ impl<'a> Calling<'a> {
         // What comes before an answer of which a token is taken could have it too.
         let takes = !permit.captures().is_empty();
         let heard = if takes { None } else { self.outlet.listens(self.version) };
-        let still = || {
+        let still = |fields: &HeaderMap| {
             pass.connected();
-            self.workspace().still(self.allowed_by(&attempt), &self.who, ledger.carried())
+            let allowed_by = self.allowed_by(&attempt);
+            self.workspace().still(allowed_by, &self.who, ledger.carried())?;
+            // Why here: a connection may have been long in coming. Nearly always nothing has changed.
+            self.workspace().is_as(allowed_by, |now| {
+                let standing =
+                    Standing::leaving(&self.who, (&origin, &method, &target), fields, permit);
+                no_longer(now, &self.route.caller.identity, &standing)
+            })
         };
         let call = Call {
             interims: heard.as_ref(),

@@ -64,6 +64,10 @@ impl Captures {
         let mut needles = Needles::default();
         for (capture, credential) in self.all {
             let Some(value) = whole.value(&capture.from)? else { continue };
+            // The one that is kept already, which was taken out as any other secret of the origin.
+            if value.expose(|text| text == credential.placeholder().as_bytes()) {
+                continue;
+            }
             needles.add(&value, &credential.placeholder());
             values.push((credential, value));
         }

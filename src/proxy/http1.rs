@@ -241,10 +241,16 @@ where
     fn into_stream(self) -> Option<(S, Bytes)> {
         let Self::Http(connection) = self else { return None };
         let parts = connection.into_parts();
-        let (stream, unread) = parts.io.into_inner().into_parts();
+        let (stream, ahead) = parts.io.into_inner().into_parts();
         // At most one of the two has bytes: what was put back is read before anything else is.
-        Some((stream, if unread.is_empty() { parts.read_buf } else { unread }))
+        Some((stream, held(if ahead.is_empty() { parts.read_buf } else { ahead })))
     }
+}
+
+/// What is left of a buffer, without the buffer where nothing is: a piece of no bytes keeps all 8 KiB of
+/// hyper's for as long as the connection waits.
+fn held(left: Bytes) -> Bytes {
+    if left.is_empty() { Bytes::new() } else { left }
 }
 
 /// How long there has been nothing to serve.
@@ -290,6 +296,7 @@ mod tests {
     use super::*;
     use crate::proxy::signal::Bell;
     use crate::scrub::{Hidden, Interim};
+    use bytes::Buf as _;
     use http::StatusCode;
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
@@ -359,6 +366,16 @@ mod tests {
             assert!(body.iter().all(|b| *b == b'x'));
             String::from_utf8(text).unwrap()
         }
+    }
+
+    #[test]
+    fn a_connection_that_waits_holds_no_buffer() {
+        let buffer = Bytes::from(vec![b'x'; 8192]);
+        let mut rest = buffer.clone();
+        rest.advance(8192);
+        let rest = held(rest);
+        assert!(rest.is_empty() && buffer.is_unique());
+        assert_eq!(held(buffer.slice(8000..)), buffer[8000..]);
     }
 
     #[tokio::test(start_paused = true)]

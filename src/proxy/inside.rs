@@ -79,7 +79,8 @@ where
     let inside = Inside { gateway: Arc::clone(gateway), route, watch };
     let ended = match protocol {
         Alpn::Http11 => inside.serve_http1(stream).await,
-        Alpn::Http2 => inside.serve_http2(stream).await,
+        // In a box, so that a tunnel of HTTP/1.1, which mostly waits, has no room for it.
+        Alpn::Http2 => Box::pin(inside.serve_http2(stream)).await,
     };
     let error = ended.as_ref().err().map(|error| &**error as &(dyn Error + 'static));
     inside.watch.ended(error, inside.route.shutdown.has_begun());

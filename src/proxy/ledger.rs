@@ -169,6 +169,9 @@ impl Ledger {
         if misplaced > 0 {
             self.gateway.metrics.misplaced(misplaced);
         }
+        if references.moved() {
+            self.unbound();
+        }
         if let Some(bait) = references.honeytoken() {
             self.baited(&bait.name);
         }
@@ -411,14 +414,19 @@ impl Ledger {
             );
         }
         if refusal.reason == Some(reason::NOT_BOUND) {
-            self.gateway.metrics.unbound();
-            tracing::warn!(
-                agent = &*self.agent(),
-                destination = self.destination,
-                request_id = %self.id,
-                "a reference was sent to a host that its credential is not bound to"
-            );
+            self.unbound();
         }
+    }
+
+    /// Raises the alarm over a reference that went to another host: someone is trying to move a key.
+    fn unbound(&self) {
+        self.gateway.metrics.unbound();
+        tracing::warn!(
+            agent = &*self.agent(),
+            destination = self.destination,
+            request_id = %self.id,
+            "a reference was sent to a host that its credential is not bound to"
+        );
     }
 
     /// Writes the outcome of a permitted request that got no answer from the origin.

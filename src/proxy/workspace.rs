@@ -97,6 +97,21 @@ impl Workspace {
         if uses.iter().all(stands) { Ok(()) } else { Err(Refusal::new(Code::CredentialRevoked)) }
     }
 
+    /// Goes on at once where nothing has changed since `state`; else asks what stands against it now.
+    pub(super) fn is_as(
+        &self,
+        state: &Arc<State>,
+        against: impl FnOnce(&State) -> Option<Code>,
+    ) -> Result<(), Refusal> {
+        let now = self.state.load();
+        if Arc::ptr_eq(&now, state) {
+            return Ok(());
+        }
+        let refused =
+            |code| Refusal::new(code).because("it is not allowed any more, after the wait");
+        against(&now).map_or(Ok(()), |code| Err(refused(code)))
+    }
+
     /// Whether what carries one of these was broken off for it.
     pub(super) fn is_cut(&self, uses: &[Use]) -> bool {
         let state = self.state.load();

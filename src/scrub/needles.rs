@@ -26,7 +26,8 @@ pub struct Needles {
 pub(super) struct Outline {
     /// None is shorter.
     pub(super) shortest: usize,
-    /// None has other bytes than letters, digits and those of [`is_of_forms`].
+    /// None has other bytes than letters, digits and those of [`is_of_forms`], but for lists of numbers
+    /// with blanks between them, which are of [`is_of_numbers`] and no shorter than [`shortest_numbers`].
     pub(super) plain: bool,
 }
 
@@ -69,6 +70,16 @@ fn unpadded(text: &[u8]) -> usize {
     text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1)
 }
 
+/// Whether the byte can stand in the one form that has blanks: numbers, with a comma and a blank between.
+pub(super) fn is_of_numbers(byte: u8) -> bool {
+    byte.is_ascii_digit() || matches!(byte, b',' | b' ')
+}
+
+/// How long the shortest such list is, of a text of this length.
+pub(super) fn shortest_numbers(length: usize) -> usize {
+    length.saturating_mul(3).saturating_sub(2).max(1)
+}
+
 /// Where in the text a form and its replacement are.
 struct Place {
     form: Range<usize>,
@@ -84,7 +95,7 @@ pub(super) struct Needle<'n> {
 
 /// How many forms nearly all secrets have: raw, hex in two cases, base64 at three alignments, and four
 /// lists of bytes.
-const USUAL_FORMS: usize = 10;
+const USUAL_FORMS: usize = 11;
 
 impl Needles {
     /// The same as [`Self::add`], for a secret that nobody else needs any more.
@@ -107,7 +118,7 @@ impl Needles {
     pub(super) fn outline(&self) -> Outline {
         let made = self.iter().map(|needle| Outline {
             shortest: needle.bytes.len(),
-            plain: needle.bytes.iter().all(|b| is_of_forms(*b)),
+            plain: needle.bytes.iter().all(|b| is_of_forms(*b) || is_of_numbers(*b)),
         });
         let late = self.late.iter().map(Late::outline);
         made.chain(late).fold(Outline { shortest: usize::MAX, plain: true }, |all, one| Outline {
@@ -176,11 +187,11 @@ impl Needles {
     }
 
     /// The bytes one by one: hex with colons (OpenSSL) and with hyphens (.NET), and the numbers of a
-    /// JSON array (Node's `Buffer`).
+    /// JSON array (Node's `Buffer`), also with blanks (Python's `json`).
     fn add_lists(&mut self, raw: &Range<usize>, replacement: &Range<usize>) {
         let mut list = |write: &dyn Fn(u8, &mut Vec<u8>)| {
             // Reserved for the longest, so that no part of the secret is left in a buffer outgrown.
-            let mut form = Zeroizing::new(Vec::with_capacity(4 * raw.len()));
+            let mut form = Zeroizing::new(Vec::with_capacity(5 * raw.len()));
             for byte in raw.clone() {
                 write(self.text.bytes[byte], &mut form);
             }
@@ -197,15 +208,21 @@ impl Needles {
             out.extend_from_slice(&lower(byte));
             out.push(b':');
         });
-        list(&|byte, out| {
-            // Without an allocation that would keep it.
-            for (at, digit) in [100, 10, 1].map(|unit| byte / unit % 10).into_iter().enumerate() {
-                if digit > 0 || at == 2 || byte >= [100, 10, 1][at] {
-                    out.push(b'0' + digit);
+        for blank in [false, true] {
+            list(&|byte, out| {
+                // Without an allocation that would keep it, and begun with what the last one is cut by.
+                if blank && !out.is_empty() {
+                    out.push(b' ');
                 }
-            }
-            out.push(b',');
-        });
+                for (at, digit) in [100, 10, 1].map(|unit| byte / unit % 10).into_iter().enumerate()
+                {
+                    if digit > 0 || at == 2 || byte >= [100, 10, 1][at] {
+                        out.push(b'0' + digit);
+                    }
+                }
+                out.push(b',');
+            });
+        }
     }
 
     /// The base64 characters that depend on the secret alone when `before` unknown bytes stand in
@@ -359,6 +376,7 @@ mod tests {
                     HEXLOWER.encode(text.as_bytes()),
                     HEXUPPER.encode(text.as_bytes()),
                     format!("{:?}", text.as_bytes()).replace(' ', ""),
+                    format!("{:?}", text.as_bytes()),
                 ] {
                     assert!(contains(&needles, form.as_bytes()), "{form}");
                 }
@@ -392,7 +410,7 @@ mod tests {
         let mut needles = Needles::default();
         needles.add(&Secret::new(b"plainalnum0123".to_vec()), "locum_x");
         // Raw, hex (both cases), base64 at three alignments, lists: nothing else differs.
-        assert!(needles.iter().count() <= 1 + 2 + 3 + 4, "{}", needles.iter().count());
+        assert!(needles.iter().count() <= 1 + 2 + 3 + 5, "{}", needles.iter().count());
     }
 
     /// The forms as they were made one by one, each from its own definition.
@@ -452,7 +470,9 @@ mod tests {
             needles.complete();
             for needle in needles.iter() {
                 prop_assert!(needle.bytes.len() >= shortest);
-                prop_assert!(!plain || needle.bytes.iter().all(|b| is_of_forms(*b)));
+                let numbers = needle.bytes.len() >= shortest_numbers(shortest)
+                    && needle.bytes.iter().all(|b| is_of_numbers(*b));
+                prop_assert!(!plain || numbers || needle.bytes.iter().all(|b| is_of_forms(*b)));
             }
             let nobody_escapes = secrets.iter().flatten().all(|b| is_plain(*b));
             prop_assert_eq!(plain, nobody_escapes);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::header::HeaderMap;
 
-use super::needles::{Needle, Needles, Outline, is_of_forms};
+use super::needles::{Needle, Needles, Outline, is_of_forms, is_of_numbers, shortest_numbers};
 use super::spelled::Spelling;
 use crate::secret::wipe;
 
@@ -223,13 +223,8 @@ impl Search {
         if !plain {
             return text.len() >= shortest;
         }
-        let mut rest = text;
-        while let Some(window) = rest.get(..shortest) {
-            // The last byte that none has ends every window over it.
-            let Some(at) = window.iter().rposition(|b| !is_of_forms(*b)) else { return true };
-            rest = &rest[at + 1..];
-        }
-        false
+        has_run(text, shortest, is_of_forms)
+            || has_run(text, shortest_numbers(shortest), is_of_numbers)
     }
 
     /// Whether a field's name has a needle in it. Names come in lower case, whatever the origin wrote.
@@ -262,6 +257,17 @@ impl Search {
         }
         found
     }
+}
+
+/// Whether `length` bytes in a row are of a kind.
+fn has_run(text: &[u8], length: usize, is_of_kind: impl Fn(u8) -> bool) -> bool {
+    let mut rest = text;
+    while let Some(window) = rest.get(..length) {
+        // The last byte that is not ends every window over it.
+        let Some(at) = window.iter().rposition(|b| !is_of_kind(*b)) else { return true };
+        rest = &rest[at + 1..];
+    }
+    false
 }
 
 /// Mixes a block of one to three bytes (Knuth's multiplicative hash; the upper half is the better

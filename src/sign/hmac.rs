@@ -11,7 +11,9 @@ use sha1::Sha1;
 use sha2::{Digest as _, Sha256, Sha384, Sha512};
 use zeroize::Zeroizing;
 
-use crate::credential::{Encoding, HmacHash, KeyForm, Pattern, Piece, Signing, Timestamp, Word};
+use crate::credential::{
+    DateForm, Encoding, HmacHash, KeyForm, Pattern, Piece, Signing, Timestamp, Word,
+};
 
 /// What is of one request alone.
 #[derive(Clone, Copy, Debug)]
@@ -51,6 +53,8 @@ pub struct Words<'a> {
     pub passphrase: &'a str,
     /// The signature, once there is one.
     pub signature: &'a str,
+    /// Patterns that have a name.
+    pub parts: &'a [(String, Pattern)],
 }
 
 impl Words<'_> {
@@ -89,8 +93,21 @@ impl Words<'_> {
                 return Cow::Owned([message.path, "?", message.query].concat().into_bytes());
             }
             Word::BodyDigest(hash, encoding) => {
-                return Cow::Owned(encode(&digest(*hash, message.body), *encoding).into_bytes());
+                return Cow::Owned(encode(digest(*hash, message.body), *encoding));
             }
+            Word::Form(name) => {
+                let value = form_values(message.body, name.as_bytes()).next();
+                return Cow::Owned(value.unwrap_or_default());
+            }
+            Word::Part(name, how) => {
+                let part = self.parts.iter().find(|(own, _)| **own == **name);
+                let text = part.map(|(_, pattern)| self.fill(pattern, message)).unwrap_or_default();
+                return Cow::Owned(match how {
+                    Some((hash, encoding)) => encode(digest(*hash, &text), *encoding),
+                    None => text.to_vec(),
+                });
+            }
+            Word::Date(form) => return Cow::Owned(self.date(*form).into_bytes()),
             Word::Timestamp => return Cow::Owned(self.time().into_bytes()),
             Word::Nonce => return Cow::Owned(HEXLOWER.encode(&self.stamp.nonce).into_bytes()),
         })
@@ -101,25 +118,57 @@ impl Words<'_> {
         match self.timestamp {
             Timestamp::Seconds => time.as_secs().to_string(),
             Timestamp::Millis => time.as_millis().to_string(),
-            Timestamp::Iso => {
-                let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
-                let moment = jiff::Timestamp::from_millisecond(millis).unwrap_or_default();
-                format!("{moment:.3}")
-            }
+            Timestamp::Iso => format!("{:.3}", self.moment()),
         }
     }
+
+    fn date(&self, form: DateForm) -> String {
+        let form = match form {
+            DateForm::Dashed => "%Y-%m-%d",
+            DateForm::Compact => "%Y%m%d",
+        };
+        self.moment().strftime(form).to_string()
+    }
+
+    fn moment(&self) -> jiff::Timestamp {
+        let millis = i64::try_from(self.stamp.time.as_millis()).unwrap_or(i64::MAX);
+        jiff::Timestamp::from_millisecond(millis).unwrap_or_default()
+    }
+}
+
+/// The key that signs: the vault's, or what is derived of it for this request.
+#[must_use]
+pub fn signing_key(
+    signing: &Signing,
+    key: Zeroizing<Vec<u8>>,
+    words: &Words<'_>,
+    message: &Message<'_>,
+) -> Zeroizing<Vec<u8>> {
+    let key = match &signing.key_prefix {
+        Some(prefix) => Zeroizing::new([prefix.as_bytes(), &key].concat()),
+        None => key,
+    };
+    let next = |key: Zeroizing<Vec<u8>>, pattern: &Pattern| {
+        Zeroizing::new(by_hash(signing.hash, &key, &words.fill(pattern, message)))
+    };
+    signing.derive.iter().fold(key, next)
 }
 
 /// The signature of a message, as text.
 #[must_use]
 pub fn signature(signing: &Signing, key: &[u8], message: &[u8]) -> String {
-    let mac = match signing.hash {
+    let mac = encode(by_hash(signing.hash, key, message), signing.encoding);
+    // Of an encoding that is a text: another is no signing's.
+    String::from_utf8(mac).unwrap_or_default()
+}
+
+fn by_hash(hash: HmacHash, key: &[u8], message: &[u8]) -> Vec<u8> {
+    match hash {
         HmacHash::Sha1 => mac::<Hmac<Sha1>>(key, message),
         HmacHash::Sha256 => mac::<Hmac<Sha256>>(key, message),
         HmacHash::Sha384 => mac::<Hmac<Sha384>>(key, message),
         HmacHash::Sha512 => mac::<Hmac<Sha512>>(key, message),
-    };
-    encode(&mac, signing.encoding)
+    }
 }
 
 fn mac<M: Mac + KeyInit>(key: &[u8], message: &[u8]) -> Vec<u8> {
@@ -137,12 +186,28 @@ fn digest(hash: HmacHash, bytes: &[u8]) -> Vec<u8> {
     }
 }
 
-fn encode(bytes: &[u8], encoding: Encoding) -> String {
+fn encode(bytes: Vec<u8>, encoding: Encoding) -> Vec<u8> {
     match encoding {
-        Encoding::Hex => HEXLOWER.encode(bytes),
-        Encoding::Base64 => BASE64.encode(bytes),
-        Encoding::Base64url => BASE64URL_NOPAD.encode(bytes),
+        Encoding::Hex => HEXLOWER.encode(&bytes).into_bytes(),
+        Encoding::Base64 => BASE64.encode(&bytes).into_bytes(),
+        Encoding::Base64url => BASE64URL_NOPAD.encode(&bytes).into_bytes(),
+        Encoding::Raw => bytes,
     }
+}
+
+/// All values of one name in a form, decoded.
+pub fn form_values<'b>(form: &'b [u8], name: &'b [u8]) -> impl Iterator<Item = Vec<u8>> + 'b {
+    let pairs = form.split(|b| *b == b'&').map(|pair| {
+        let end = pair.iter().position(|b| *b == b'=').unwrap_or(pair.len());
+        (&pair[..end], pair.get(end + 1..).unwrap_or_default())
+    });
+    pairs.filter(move |(own, _)| decode(own) == name).map(|(_, value)| decode(value))
+}
+
+/// A plus is a space, and the rest is percent-encoded.
+fn decode(text: &[u8]) -> Vec<u8> {
+    let spaced: Vec<u8> = text.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    percent_encoding::percent_decode(&spaced).collect()
 }
 
 /// The bytes of a key; none when it is not written so.
@@ -165,6 +230,9 @@ mod tests {
             hash,
             encoding,
             key: KeyForm::Text,
+            key_prefix: None,
+            derive: Vec::new(),
+            parts: Vec::new(),
             message: "{body}".parse().unwrap(),
             timestamp: Timestamp::Seconds,
             key_id: None,
@@ -211,6 +279,7 @@ mod tests {
             key_id: "me",
             passphrase: "open",
             signature: "s",
+            parts: &[("inner".to_owned(), "{method}\\n{body}".parse().unwrap())],
         };
         let fill = |text: &str| {
             String::from_utf8(words.fill(&text.parse().unwrap(), &message).to_vec()).unwrap()
@@ -224,8 +293,44 @@ mod tests {
         assert_eq!(fill("{nonce}"), "ab".repeat(16));
         let empty = "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a";
         assert_eq!(fill("{body}\\n{body:sha256:hex}"), format!("{{}}\n{empty}"));
+        assert_eq!(fill("{date} {date:compact}"), "2023-11-14 20231114");
+        assert_eq!(fill("{part:inner}"), "POST\n{}");
+        let bytes = words.fill(&"{path}{part:inner:sha256:raw}".parse().unwrap(), &message);
+        assert_eq!(bytes.strip_prefix(b"/a%20b"), Some(&*Sha256::digest("POST\n{}")));
+        let form = Message { body: b"a=1&n%6Fnce=x+y%21&b", ..message };
+        let value = words.fill(&"{form:nonce}|{form:none}".parse().unwrap(), &form);
+        assert_eq!(*value, b"x y!|");
         let bare = Message { query: "", ..message };
         assert_eq!(words.fill(&"{target}".parse().unwrap(), &bare).to_vec(), b"/a%20b");
+    }
+
+    /// Of the derivation that AWS publishes with Signature Version 4.
+    #[test]
+    fn a_key_is_derived_step_by_step() {
+        let headers = HeaderMap::new();
+        let message =
+            Message { method: "GET", path: "/", query: "", host: "", headers: &headers, body: b"" };
+        let words = Words {
+            timestamp: Timestamp::Seconds,
+            // 2012-02-15.
+            stamp: Stamp { time: Duration::from_hours(369_240), nonce: [0; 16] },
+            key_id: "",
+            passphrase: "",
+            signature: "",
+            parts: &[],
+        };
+        let steps = ["{date:compact}", "us-east-1", "iam", "aws4_request"];
+        let signing = Signing {
+            key_prefix: Some("AWS4".to_owned()),
+            derive: steps.iter().map(|step| step.parse().unwrap()).collect(),
+            ..signing(HmacHash::Sha256, Encoding::Hex)
+        };
+        let key = b"wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY".to_vec();
+        let derived = signing_key(&signing, Zeroizing::new(key), &words, &message);
+        assert_eq!(
+            HEXLOWER.encode(&derived),
+            "f4780e2d9f65fa895f9c67b32ce1baf0b0d8a43505a000a1a9e090d414db404d"
+        );
     }
 
     #[test]

@@ -461,6 +461,8 @@ struct Outgoing {
     body: RequestBody,
     /// None before the stream is there, and when all is sent.
     stream: Option<SendStream<Bytes>>,
+    /// Whether a piece was taken of it.
+    begun: bool,
     /// A piece that waits for room, and whether it is the last.
     waiting: Option<(Bytes, bool)>,
     /// What was taken of the body, while all of it can be had again.
@@ -478,7 +480,8 @@ enum Stop {
 
 impl Outgoing {
     fn new(body: RequestBody) -> Self {
-        Self { body, stream: None, waiting: None, taken: Some(Vec::new()), taken_bytes: 0 }
+        let taken = Some(Vec::new());
+        Self { body, stream: None, begun: false, waiting: None, taken, taken_bytes: 0 }
     }
 
     /// The request as it was, if all of it is at hand.
@@ -566,6 +569,11 @@ impl Outgoing {
             return if last { finish(stream, piece) } else { Ok(false) };
         }
         self.keep(&piece);
+        if !std::mem::replace(&mut self.begun, true) {
+            // A new stream has no room before the driver has opened it, and that writes the head. A piece
+            // that is at hand goes with it, in one write: h2 holds it until there is room, as we would.
+            return stream.send_data(piece, last).map(|()| last).map_err(|_| Stop::Origin);
+        }
         // No more than is at hand claims a share of the connection's window.
         stream.reserve_capacity(1);
         self.waiting = Some((piece, last));
@@ -830,5 +838,62 @@ impl AsyncWrite for Metered {
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::Full;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, duplex};
+    use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+    use tokio::time::timeout;
+
+    const PATIENCE: Patience =
+        Patience { response: Duration::from_secs(5), idle: Duration::from_secs(5) };
+
+    /// The types of the frames (RFC 9113 section 6) that one write brought.
+    fn types(mut bytes: &[u8]) -> Vec<u8> {
+        let mut types = Vec::new();
+        while let [a, b, c, kind, rest @ ..] = bytes {
+            let length = usize::try_from(u32::from_be_bytes([0, *a, *b, *c])).unwrap();
+            types.push(*kind);
+            bytes = rest.get(5 + length..).unwrap();
+        }
+        types
+    }
+
+    /// What each read of the other end brings, as soon as it is there: by a task of its own, which has its
+    /// turn as the connection's driver has.
+    fn reads(mut far: ReadHalf<DuplexStream>) -> UnboundedReceiver<Vec<u8>> {
+        let (tell, reads) = unbounded_channel();
+        tokio::spawn(async move {
+            let mut bytes = vec![0; 64 * 1024];
+            while let Ok(read @ 1..) = far.read(&mut bytes).await {
+                let _nobody_listens = tell.send(bytes[..read].to_vec());
+            }
+        });
+        reads
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_short_body_goes_with_its_head_in_one_write() {
+        const SETTINGS: u8 = 4;
+        let (near, far) = duplex(1 << 20);
+        let target = Authority::parse("api.test:443", None).unwrap();
+        let connection =
+            Multiplex::open(Stream::Memory(near), &target, None, Leash::default()).await.unwrap();
+        let (far, mut answers) = tokio::io::split(far);
+        answers.write_all(&[0, 0, 0, SETTINGS, 0, 0, 0, 0, 0]).await.unwrap();
+        let mut reads = reads(far);
+        while timeout(Duration::from_millis(10), reads.recv()).await.is_ok() {}
+        let (body, upload) = RequestBody::new(Full::new(Bytes::from_static(b"once")));
+        let request = Request::post("/pay").header("host", "api.test").body(body).unwrap();
+        let seat = connection.seat().unwrap();
+        let asking = tokio::spawn(async move {
+            seat.exchange(request, upload.as_deref(), PATIENCE, None).await.is_ok()
+        });
+        assert_eq!(types(&reads.recv().await.unwrap()), [1, 0], "HEADERS and DATA");
+        asking.abort();
     }
 }

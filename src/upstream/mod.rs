@@ -151,9 +151,9 @@ struct Way<'a> {
     certificate: Option<&'a Secret>,
 }
 
-/// Says whether a request may still leave.
+/// Says whether a request with these fields may still leave.
 #[derive(Clone, Copy)]
-pub struct LastLook<'a>(pub &'a (dyn Fn() -> Result<(), Refusal> + Sync));
+pub struct LastLook<'a>(pub &'a (dyn Fn(&HeaderMap) -> Result<(), Refusal> + Sync));
 
 impl fmt::Debug for LastLook<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -162,8 +162,8 @@ impl fmt::Debug for LastLook<'_> {
 }
 
 impl Call<'_> {
-    fn look_again(&self) -> Result<(), Refusal> {
-        self.last_look.map_or(Ok(()), |look| look.0())
+    fn look_again(&self, fields: &HeaderMap) -> Result<(), Refusal> {
+        self.last_look.map_or(Ok(()), |look| look.0(fields))
     }
 }
 
@@ -262,7 +262,7 @@ impl Upstream {
         let mut stale = 0;
         loop {
             let (lane, mut timing) = self.lane(&key, way, stale).await?;
-            call.look_again()?;
+            call.look_again(request.headers())?;
             let start = Instant::now();
             let (failure, again) = match lane {
                 Lane::Own(mut link) => {

@@ -140,7 +140,7 @@ impl Upstream {
         (mut link, mut timing): (Box<Link>, Timing),
     ) -> Result<Upgraded, Refusal> {
         let Asking { call, key, handshake, patience, .. } = asking;
-        call.look_again()?;
+        call.look_again(&parts.headers)?;
         let target = &call.origin.authority;
         let mut request = Request::from_parts(parts, RequestBody::Empty);
         *request.version_mut() = Version::HTTP_11;
@@ -171,7 +171,7 @@ async fn ask_shared(
 ) -> Result<Option<Upgraded>, Refusal> {
     let reused = timing.is_reused();
     let idle = asking.patience.idle;
-    asking.call.look_again()?;
+    asking.call.look_again(&parts.headers)?;
     let start = Instant::now();
     let opened = match seat.open_socket(parts, asking.patience).await {
         Ok(opened) => opened,

@@ -161,6 +161,248 @@ fn as_a_hook_it_keeps_a_key_out_of_a_commit() {
     git(at, &["commit", "--allow-empty", "-m", "none"]).ok();
 }
 
+/// A program that leaves a file when it is run.
+fn trap(at: &Path, name: &str) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let path = at.join(name);
+    fs::write(&path, format!("#!/bin/sh\ntouch '{}'\ncat\n", at.join("ran").display())).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+/// The kinds of ways in which a change does not look like one.
+#[test]
+fn nothing_in_a_tree_hides_a_key_from_a_commit() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    git(at, &["init"]).ok();
+    fs::create_dir_all(at.join("sub")).unwrap();
+    let key = format!("key = '{GITHUB}'\n");
+    fs::write(at.join(".gitattributes"), "*.py -diff\n*.json binary\n").unwrap();
+    fs::write(at.join("a.json"), &key).unwrap();
+    fs::write(at.join("b.py"), &key).unwrap();
+    fs::write(at.join("c.txt"), format!("x\n++ {key}")).unwrap();
+    fs::write(at.join("d.txt"), format!("{}{key}", "x ".repeat(600_007))).unwrap();
+    fs::write(at.join("sub/e\"\u{1b}[2J\nf.txt"), &key).unwrap();
+    fs::write(at.join("binary"), format!("\0{key}")).unwrap();
+    git(at, &["add", "-A"]).ok();
+    let expected = |commit: &str| {
+        let one =
+            |path: &str, line: u64, column: u64| (path.to_owned(), line, column, commit.to_owned());
+        vec![
+            one("a.json", 1, 8),
+            one("b.py", 1, 8),
+            one("c.txt", 2, 11),
+            one("d.txt", 1, 1_200_022),
+            one("sub/e\"\u{1b}[2J\nf.txt", 1, 8),
+        ]
+    };
+    let places = |ran: &Ran| {
+        let all: Vec<Value> = serde_json::from_str(&ran.out).unwrap();
+        let place = |f: &Value| {
+            let text = |name: &str| f[name].as_str().unwrap_or_default().to_owned();
+            let number = |name: &str| f[name].as_u64().unwrap();
+            (text("path"), number("line"), number("column"), text("commit"))
+        };
+        all.iter().map(place).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&scan(at, &["--staged", "--json"]).failed(1)), expected(""));
+    // All of it is committed, from wherever.
+    let sub = at.join("sub");
+    assert_eq!(places(&scan(&sub, &["--staged", "--json"]).failed(1)), expected(""));
+    assert_eq!(places(&scan(&sub, &["--staged", "--json", "."]).failed(1)), expected("")[4..]);
+    assert_eq!(places(&scan(at, &["--staged", "--json", "b.py"]).failed(1)), expected("")[1..2]);
+    // What a name has in it does not reach the terminal.
+    let table = scan(at, &["--staged"]).failed(1).out;
+    assert!(!table.contains('\u{1b}') && table.contains("[2J\\u{a}f.txt:1:8"), "{table}");
+
+    git(at, &["commit", "-m", "keys"]).ok();
+    let commit = git(at, &["rev-parse", "HEAD"]).ok().out.trim().to_owned();
+    let expected = expected(&commit);
+    git(at, &["rm", "-r", "-q", "."]).ok();
+    git(at, &["commit", "-m", "none"]).ok();
+    assert_eq!(places(&scan(at, &["--history", "--json"]).failed(1)), expected);
+    scan(at, &["--staged"]).ok();
+}
+
+#[test]
+fn a_commit_is_asked_for_what_it_adds() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    git(at, &["init"]).ok();
+    let staged = |text: &str| {
+        fs::write(at.join("a.py"), text).unwrap();
+        git(at, &["add", "-A"]).ok();
+        scan(at, &["--staged", "--json"])
+    };
+    let line = format!("key = '{GITHUB}'\n");
+    assert_eq!(found(&staged(&line).failed(1)).len(), 1);
+    git(at, &["commit", "-m", "a key"]).ok();
+    // It is there already, also when its line moves or changes.
+    staged(&format!("x = 1\n{line}")).ok();
+    staged(&format!("x = 1\nthe{line}")).ok();
+    let twice = staged(&format!("{line}x = 1\n{line}")).failed(1);
+    assert_eq!(found(&twice), [("a.py".to_owned(), 3, "github".to_owned())]);
+    assert_eq!(found(&staged(&format!("{line}k = '{STRIPE}'\n")).failed(1)).len(), 1);
+}
+
+#[test]
+fn a_repository_that_is_looked_at_runs_nothing() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    git(at, &["init"]).ok();
+    fs::write(at.join("a.py"), format!("key = '{GITHUB}'\n")).unwrap();
+    git(at, &["add", "-A"]).ok();
+    git(at, &["commit", "-m", "first"]).ok();
+    // A commit that asks for a program which verifies it.
+    let signed = git(at, &["cat-file", "commit", "HEAD"]).ok().out.replacen(
+        "\n\n",
+        "\ngpgsig -----BEGIN PGP SIGNATURE-----\n \n iQ==\n -----END PGP SIGNATURE-----\n\n",
+        1,
+    );
+    fs::write(at.join(".git/signed"), signed).unwrap();
+    let id = git(at, &["hash-object", "-t", "commit", "-w", ".git/signed"]).ok().out;
+    git(at, &["update-ref", "HEAD", id.trim()]).ok();
+    fs::write(at.join(".gitattributes"), "*.py diff=own filter=own\n").unwrap();
+    fs::write(at.join("b.py"), "x = 1\n").unwrap();
+    git(at, &["add", "-A"]).ok();
+    let program = trap(at, ".git/program");
+    fs::create_dir_all(at.join(".git/others")).unwrap();
+    trap(at, ".git/others/post-index-change");
+    for (name, value) in [
+        ("log.showSignature", "true"),
+        ("gpg.program", &program),
+        ("core.fsmonitor", &program),
+        ("core.hooksPath", ".git/others"),
+        ("core.pager", &program),
+        ("pager.rev-list", "true"),
+        ("pager.diff-tree", "true"),
+        ("core.sshCommand", &program),
+        ("diff.external", &program),
+        ("diff.own.command", &program),
+        ("diff.own.textconv", &program),
+        ("filter.own.clean", &program),
+        ("filter.own.smudge", &program),
+        ("alias.ls-files", &format!("!{program}")),
+    ] {
+        git(at, &["config", name, value]).ok();
+    }
+    for how in [&[][..], &["--staged"], &["--history"]] {
+        scan(at, how).failed(i32::from(how != ["--staged"]));
+        assert!(!at.join("ran").exists(), "{how:?}");
+    }
+}
+
+#[test]
+fn what_a_partial_clone_has_not_is_told_and_not_fetched() {
+    let trees = tempfile::tempdir().unwrap();
+    let (from, at) = (trees.path().join("from"), trees.path().join("at"));
+    fs::create_dir(&from).unwrap();
+    git(&from, &["init"]).ok();
+    fs::write(from.join("a.py"), format!("key = '{GITHUB}'\n")).unwrap();
+    git(&from, &["add", "-A"]).ok();
+    git(&from, &["commit", "-m", "first"]).ok();
+    git(&from, &["config", "uploadpack.allowFilter", "true"]).ok();
+    let url = format!("file://{}", from.display());
+    let partial = ["clone", "-q", "--no-checkout", "--filter=blob:none", &url, "at"];
+    git(trees.path(), &partial).ok();
+    let program = trap(trees.path(), "program");
+    git(&at, &["config", "remote.origin.uploadpack", &program]).ok();
+    git(&at, &["config", "protocol.file.allow", "always"]).ok();
+    let ran = scan(&at, &["--history"]).failed(64);
+    assert!(ran.err.contains("1 files that this partial clone has not"), "{ran:?}");
+    assert!(!trees.path().join("ran").exists());
+}
+
+#[test]
+fn the_tree_is_what_git_has_or_would_take() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    git(at, &["init"]).ok();
+    let key = format!("token = '{GITHUB}'\n");
+    for directory in ["conf", "kept", "build/deep", "node_modules"] {
+        fs::create_dir_all(at.join(directory)).unwrap();
+    }
+    fs::write(at.join(".gitignore"), "conf/\nbuild/\nnode_modules/\n").unwrap();
+    fs::write(at.join(".ignore"), "kept/\n").unwrap();
+    for path in ["conf/prod.py", "kept/a.py"] {
+        fs::write(at.join(path), &key).unwrap();
+        git(at, &["add", "-f", path]).ok();
+    }
+    fs::write(at.join("build/deep/.env"), format!("GITHUB_TOKEN={GITHUB}\n")).unwrap();
+    fs::write(at.join("build/.envrc"), format!("export GITHUB_TOKEN={GITHUB}\n")).unwrap();
+    fs::write(at.join("build/a.js"), &key).unwrap();
+    fs::write(at.join("node_modules/a.js"), &key).unwrap();
+    let paths = |ran: &Ran| found(ran).into_iter().map(|(path, ..)| path).collect::<Vec<_>>();
+    let expected = ["build/.envrc", "build/deep/.env", "conf/prod.py", "kept/a.py"];
+    assert_eq!(paths(&scan(at, &["--json"]).failed(1)), expected);
+    assert_eq!(paths(&scan(&at.join("conf"), &["--json"]).failed(1)), ["prod.py"]);
+    assert_eq!(paths(&scan(at, &["--json", "--no-ignore"]).failed(1)).len(), 6);
+}
+
+#[test]
+fn what_could_not_be_looked_at_is_no_clean_tree() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    // git cannot say what it tracks.
+    fs::create_dir(at.join(".git")).unwrap();
+    fs::write(at.join("a.py"), "x = 1\n").unwrap();
+    let ran = scan(at, &[]).failed(64);
+    assert!(ran.err.contains("not looked at: what git tracks"), "{ran:?}");
+    let sarif: Value = serde_json::from_str(&scan(at, &["--sarif"]).failed(64).out).unwrap();
+    let invocation = &sarif["runs"][0]["invocations"][0];
+    assert_eq!(invocation["executionSuccessful"], false);
+    let said = &invocation["toolExecutionNotifications"][0]["message"]["text"];
+    assert!(said.as_str().unwrap().contains("what git tracks"), "{sarif}");
+    scan(at, &["--no-ignore"]).ok();
+    fs::write(at.join("a.py"), format!("key = '{GITHUB}'\n")).unwrap();
+    scan(at, &[]).failed(1);
+}
+
+/// Files are looked at in pieces of this size.
+const PIECE: usize = 16 << 20;
+
+#[test]
+fn a_large_file_is_looked_at_to_its_end() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+
+    let line = format!("{}\n", "word ".repeat(20));
+    let mut text = line.repeat(PIECE / line.len() - 1);
+    // One stands across the border, and one behind it.
+    let border = text.lines().count() as u64 + 1;
+    text.push_str(&" ".repeat(PIECE - text.len() - 20));
+    text.extend(["'", GITHUB, "'\n", &line.repeat(1000), "'", STRIPE, "'\n"]);
+    fs::write(at.join("dump.sql"), &text).unwrap();
+    let last = text.lines().count() as u64;
+    let ran = scan(at, &["--json"]).failed(1);
+    let path = "dump.sql".to_owned();
+    let expected = [(path.clone(), border, "github".to_owned()), (path, last, "stripe".to_owned())];
+    assert_eq!(found(&ran), expected);
+}
+
+#[test]
+fn code_scanning_is_told_the_place_in_its_own_terms() {
+    let tree = tempfile::tempdir().unwrap();
+    let at = tree.path();
+    fs::create_dir(at.join("a b#c%20")).unwrap();
+    fs::write(
+        at.join("a b#c%20/x.py"),
+        format!("# \u{1f511}\nключ = \"{GITHUB}\"\n🔑 = \"{GITHUB}\"\n"),
+    )
+    .unwrap();
+    let sarif: Value = serde_json::from_str(&scan(at, &["--sarif"]).failed(1).out).unwrap();
+    let run = &sarif["runs"][0];
+    assert_eq!(run["columnKind"], "utf16CodeUnits");
+    assert_eq!(run["invocations"][0]["executionSuccessful"], true);
+    let place = |n: usize| run["results"][n]["locations"][0]["physicalLocation"].clone();
+    assert_eq!(place(0)["artifactLocation"]["uri"], "a%20b%23c%2520/x.py");
+    assert_eq!(place(0)["region"], serde_json::json!({"startLine": 2, "startColumn": 9}));
+    assert_eq!(place(1)["region"], serde_json::json!({"startLine": 3, "startColumn": 7}));
+    let table = scan(at, &[]).failed(1).out;
+    assert!(table.contains("x.py:2:9") && table.contains("x.py:3:6"), "{table}");
+}
+
 /// A home with a tree beside it that has keys in it.
 fn littered() -> (Home, PathBuf) {
     let home = Home::new();
@@ -253,6 +495,21 @@ fn a_key_is_moved_whole_or_not_at_all() {
     let imported: Value = serde_json::from_str(&ran.out).unwrap();
     assert_eq!(imported["imported"][0]["added"], false, "{imported}");
     assert_eq!(home.credentials(), ["gitlab"]);
+}
+
+#[test]
+fn a_key_is_moved_out_of_an_address() {
+    let home = Home::new();
+    let at = home.beside("tree");
+    fs::create_dir(&at).unwrap();
+    let hook =
+        |key: &str| format!("URL=https://hooks.slack.com/services/T0AB12CD3/B0EF45GH6/{key}\n");
+    fs::write(at.join("notify.sh"), hook("wPw5k4aXcaT4fNP0UcnZwJUV")).unwrap();
+    let ran = home.run(&["scan", "--move", "--yes", "--json", at.to_str().unwrap()]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(home.credentials(), ["slack-webhook"]);
+    let moved = fs::read_to_string(at.join("notify.sh")).unwrap();
+    assert_eq!(moved, hook("locum_slack-webhook"));
 }
 
 /// At a terminal each key is asked for.

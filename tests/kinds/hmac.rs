@@ -13,7 +13,12 @@ fn script(name: &str) -> PathBuf {
 }
 
 fn python() -> PathBuf {
-    let packages = ["ccxt==4.5.22", "slack_sdk==3.39.0", "stripe==13.2.0"];
+    let packages = [
+        "ccxt==4.5.22",
+        "slack_sdk==3.39.0",
+        "stripe==13.2.0",
+        "tencentcloud-sdk-python-common==3.1.195",
+    ];
     Tools::python_as("hmac", &packages).path.join("bin/python")
 }
 
@@ -199,6 +204,116 @@ fn a_program_of_ccxt_with_placeholders_trades_as_one_with_keys() {
     home.never_leaks(&[&key], &[]);
 }
 
+const KRAKEN: &[&str] = &[
+    "--part",
+    "content={form:nonce}{body}",
+    "--sign",
+    "{path}{part:content:sha256:raw}",
+    "--hash",
+    "sha512",
+    "--encoding",
+    "base64",
+    "--key-form",
+    "base64",
+    "--key-id",
+    "kraken-7",
+    "--signed-header",
+    "API-Key: {key-id}",
+    "--signed-header",
+    "API-Sign: {signature}",
+];
+
+const TC3: &[&str] = &[
+    "--part",
+    "request={method}\\n{path}\\n{query}\\ncontent-type:{header:content-type}\\nhost:{host}\\n\\ncontent-type;host\\n{body:sha256:hex}",
+    "--sign",
+    "TC3-HMAC-SHA256\\n{timestamp}\\n{date}/cvm/tc3_request\\n{part:request:sha256:hex}",
+    "--key-prefix",
+    "TC3",
+    "--derive",
+    "{date}",
+    "--derive",
+    "cvm",
+    "--derive",
+    "tc3_request",
+    "--key-id",
+    "tencent-7",
+    "--signed-header",
+    "Authorization: TC3-HMAC-SHA256 Credential={key-id}/{date}/cvm/tc3_request, SignedHeaders=content-type;host, Signature={signature}",
+    "--signed-header",
+    "X-TC-Timestamp: {timestamp}",
+];
+
+#[test]
+fn a_key_that_is_decoded_or_derived_signs_what_has_digests_in_it() {
+    let key = canary();
+    let encoded = data_encoding::BASE64.encode(key.as_bytes());
+    let (home, seen) = exchange("kraken", "api.kraken.com", KRAKEN, &encoded);
+    assert!(seen.target.ends_with("/private/AddOrder"), "{}", seen.target);
+    let keys = json!({ "id": "kraken-7", "key": encoded });
+    assert!(takes("kraken", &fields(&seen), &keys), "{seen:?}");
+    let other = json!({ "id": "kraken-7", "key": data_encoding::BASE64.encode(b"another") });
+    assert!(!takes("kraken", &fields(&seen), &other));
+    home.never_leaks(&[&key, &encoded], &[]);
+
+    let host = "cvm.tencentcloudapi.com";
+    let (home, seen) = exchange("tencent", host, TC3, &key);
+    let keys = json!({ "id": "tencent-7", "key": key });
+    assert!(takes("tencent", &fields(&seen), &keys), "{seen:?}");
+    assert!(!takes("tencent", &fields(&seen), &json!({ "id": "tencent-7", "key": "another" })));
+    home.never_leaks(&[&key], &[]);
+}
+
+#[test]
+fn a_reference_among_other_text_counts_in_a_field_that_is_signed_anew_and_alone() {
+    let key = canary();
+    let world = World::with(BEARER, canary(), |home, _| {
+        let to = ["--kind", "hmac", "--to", "https://api.test"];
+        home.add("tencent", &[&to, TC3].concat(), &key);
+        home.add("kraken", &[&to, KRAKEN].concat(), &data_encoding::BASE64.encode(key.as_bytes()));
+    });
+    let ask = |text: &str| {
+        let authorization = format!("Authorization: TC3-HMAC-SHA256 {text}");
+        world.ask("POST", "/open/x", &[&authorization, "Content-Type: application/json"], "{}")
+    };
+    assert_eq!(ask("Credential=locum_tencent/2026-01-05/cvm, Signature=00").status, 200);
+    let seen = world.origin.last();
+    let sent = seen.header("authorization").unwrap();
+    assert!(sent.contains("Credential=tencent-7/") && !sent.contains("Signature=00"), "{sent}");
+    assert_eq!(world.home.accesses_to("/open/x").pop().unwrap()["credential"], "tencent");
+    let before = world.origin.seen().len();
+    for text in [
+        "Credential=locum_tencent/2026-01-05, Signature=locum_kraken",
+        "Credential=locum_none/2026-01-05",
+        // It signs other fields than this one, or is sent as it is.
+        "Credential=locum_kraken/2026-01-05",
+        "Credential=locum_main/2026-01-05",
+    ] {
+        assert_eq!(ask(text).problem(), "credential-refused", "{text}");
+    }
+    assert_eq!(world.origin.seen().len(), before, "nothing was sent");
+    world.home.never_leaks(&[&key], &[]);
+}
+
+#[test]
+fn a_field_of_a_form_that_is_there_twice_is_not_signed() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        let to = ["--kind", "hmac", "--to", "https://api.test"];
+        let key = data_encoding::BASE64.encode(canary().as_bytes());
+        home.add("kraken", &[&to, KRAKEN].concat(), &key);
+    });
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let ask = |body: &str| {
+        world.ask("POST", "/open/0/private/Balance", &["API-Key: locum_kraken", form], body)
+    };
+    assert_eq!(ask("nonce=7&a=1").status, 200);
+    let before = world.origin.seen().len();
+    for body in ["nonce=7&nonce=8", "nonce=7&a=1&n%6Fnce=8"] {
+        assert_eq!(ask(body).problem(), "bad-request", "{body}");
+    }
+    assert_eq!(world.origin.seen().len(), before, "nothing was sent");
+}
+
 #[test]
 fn what_is_echoed_is_hidden_and_each_request_is_signed_anew() {
     let (key, passphrase) = (canary(), canary());
@@ -258,6 +373,9 @@ fn a_signature_that_proves_nothing_is_not_added() {
         ),
         (&[&["--sign", "{body}{key-id}"][..], &out].concat(), "who signs"),
         (&[&["--sign", "{body}", "--key-form", "hex"][..], &out].concat(), "--key-form"),
+        (&[&["--sign", "{part:x}"][..], &out].concat(), "the part `x`"),
+        (&[&["--sign", "{body}", "--derive", "{body}"][..], &out].concat(), "what is of the body"),
+        (&[&["--sign", "{body}", "--encoding", "raw"][..], &out].concat(), "{raw} has no place"),
     ] {
         let ran = add(more, "not hex at all");
         assert!(ran.code != 0 && ran.err.contains(why), "{more:?}: {}", ran.err);

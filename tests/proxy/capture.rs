@@ -274,3 +274,20 @@ fn no_token_passes_ahead_of_the_answer_or_in_place_of_one() {
     assert!(leaks(&token, switched.as_bytes()).is_empty(), "{switched}");
     assert!(switched.contains("upgrade-refused"), "{switched}");
 }
+
+/// The token that the vault has is taken out of the answer as any secret of the origin, before anything
+/// looks for a token in it.
+#[test]
+fn a_login_that_gives_the_same_token_again_goes_well() {
+    let mut scene = Scene::new();
+    let [access, _] = scene.mint();
+    let first = scene.log_in();
+    assert_eq!(first.status, 200, "{}", first.text());
+    let again = scene.log_in();
+    assert_eq!((again.status, again.text()), (200, first.text()));
+    let answer = scene.world.ask("GET", "/v1/x", &["Authorization: Bearer locum_session"], "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let bearer = format!("Bearer {access}");
+    assert_eq!(scene.world.origin.last().header("authorization"), Some(&*bearer));
+    scene.never_leaks();
+}

@@ -18,6 +18,7 @@ fn a_segment_is_replaced_and_every_other_byte_stays() {
     let mut wire = world.tunnel();
     for (sent, arrived) in [
         ("/open/botlocum_main/getMe", "/open/bot{}/getMe"),
+        ("/open/bot%6Cocum_%6dain/send", "/open/bot{}/send"),
         ("/open/botlocum%5Fmain/send?a=%2f&b=+locum_main", "/open/bot{}/send?a=%2f&b=+locum_main"),
         ("/open/botlocum_main", "/open/bot{}"),
         ("/open/botlocum_main/%61@scope%2Fpkg?", "/open/bot{}/%61@scope%2Fpkg?"),

@@ -341,12 +341,15 @@ fn a_secret_cannot_hold_a_reference() {
 #[test]
 fn a_client_cannot_have_the_slot_taken_away_after_the_injection() {
     let world = World::new();
+    // Not without a word either: a call without its key would be the worst of answers.
     let fields = [AUTHORIZED, "Connection: authorization, x-gone, keep-alive", "X-Gone: 1"];
     let answer = world.ask("GET", "/open/x", &fields, "");
-    assert_eq!(answer.status, 200);
-    let seen = world.origin.last();
-    assert_eq!((seen.header("authorization"), seen.header("x-gone")), (None, None));
-    assert_eq!(copies(&world), 0);
+    assert_eq!((answer.status, &*answer.problem()), (400, "bad-request"));
+    assert_eq!(world.origin.connections(), 0);
+    let fields = [AUTHORIZED, "Connection: x-gone, keep-alive", "X-Gone: 1"];
+    assert_eq!(world.ask("GET", "/open/x", &fields, "").status, 200);
+    assert!(world.origin.last().header("authorization").is_some());
+    assert_eq!((world.origin.last().header("x-gone"), copies(&world)), (None, 1));
     for field in
         ["Proxy-Authorization: Basic eDp5", "Proxy-Connection: keep-alive", "Keep-Alive: 5"]
     {
@@ -354,4 +357,30 @@ fn a_client_cannot_have_the_slot_taken_away_after_the_injection() {
         let name = field.split(':').next().unwrap().to_lowercase();
         assert!(world.origin.last().header(&name).is_none(), "{field} was forwarded");
     }
+}
+
+/// A reference in the head that goes elsewhere is told of wherever it stands.
+#[test]
+fn a_reference_that_goes_elsewhere_is_an_alarm_outside_the_slots_too() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        let elsewhere = ["--to", "https://else.test", "--header", "X-Else: {secret}"];
+        home.add("elsewhere", &elsewhere, &canary());
+    });
+    let counted = || world.serve.metric("locum_unbound_references_total");
+    for (target, field) in [
+        ("/open/x", "X-Note: locum_elsewhere"),
+        ("/open/x", "Cookie: a=locum_elsewhere"),
+        ("/open/x?a=locum_elsewhere", "X-Note: 1"),
+        ("/open/locum_elsewhere/x", "X-Note: 1"),
+    ] {
+        let before = counted();
+        assert_eq!(world.ask("GET", target, &[field], "").status, 200, "{target} {field}");
+        assert_eq!(counted(), before + 1, "{target} {field}");
+    }
+    let before = counted();
+    // Its own, and one that nobody has, are text.
+    for field in ["X-Note: locum_main", "X-Note: locum_nobody"] {
+        assert_eq!(world.ask("GET", "/open/x", &[field], "").status, 200);
+    }
+    assert_eq!(counted(), before);
 }

@@ -1,5 +1,8 @@
 //! What was decided a while ago: nothing leaves on a decision that would not be made any more.
 
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+
 use crate::support::*;
 
 const TEAM: &str = "version: 1
@@ -141,6 +144,47 @@ fn a_request_that_waits_for_its_token_does_not_outlive_its_agent_or_its_rule() {
         let answer = wire.answer();
         assert!(answer.status >= 400, "{revoke}: {}", answer.text());
         assert_eq!(api.seen_at("/open/late").len(), 0, "{revoke}: it left");
+    }
+}
+
+/// Carries a connection on to where it should have gone.
+fn carry(near: TcpStream, to: SocketAddr) {
+    let far = TcpStream::connect(to).unwrap();
+    for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+        std::thread::spawn(move || {
+            let _either_may_be_gone = io::copy(&mut from, &mut to);
+            let _ = to.shutdown(Shutdown::Write);
+        });
+    }
+}
+
+#[test]
+fn a_request_that_waits_for_its_connection_does_not_outlive_its_rule() {
+    let rule = |agent: &str| {
+        format!(
+            "version: 1\nrules:\n  - {{name: r, agents: [{agent}], to: ['https://api.test'], use: [main]}}\n"
+        )
+    };
+    for (agent, status) in [("worker, other", 200), ("other", 403)] {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let world = World::with(BEARER, canary(), |home, origin| {
+            home.reach_as(HOST, at, Some(origin.ca_file()));
+            home.set("upstream.timeouts: {connect: 1m, tls: 1m}");
+            home.policy(&rule("worker"));
+        });
+        let mut wire = world.tunnel();
+        wire.send(request("GET", "/v1/late", &[AUTHORIZED], ""));
+        let (near, _) = listener.accept().unwrap();
+        let before = world.serve.metric("locum_policy_generation");
+        world.home.policy(&rule(agent));
+        eventually("the policy to be in force", PATIENCE, || {
+            (world.serve.metric("locum_policy_generation") > before).then_some(())
+        });
+        carry(near, world.origin.address);
+        let answer = wire.answer();
+        assert_eq!(answer.status, status, "{agent}: {}", answer.text());
+        assert_eq!(world.origin.seen().len(), usize::from(status == 200), "{agent}");
     }
 }
 

@@ -369,6 +369,11 @@ fn a_key_in_a_compressed_message_ends_the_socket() {
         (&"upstream-aborted".into(), &"response-unscrubbable".into(), &1.into()),
         "{outcome}"
     );
+    // Of what nobody offered the agent would take the compressed for the plain.
+    let unasked = format!("{SWITCH}Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n");
+    let scene = Scene::new(vec![Script::Read, send(unasked), Script::Wait]);
+    let answer = scene.tunnel().ask(handshake("/x", &[]));
+    assert_eq!((answer.status, &*answer.problem()), (502, "response-unscrubbable"));
     // An extension that nobody here can read is refused, unless there is nothing to hide.
     let strange = format!("{SWITCH}Sec-WebSocket-Extensions: x-own\r\n\r\n");
     let scene = Scene::new(vec![Script::Read, send(strange), Script::Wait]);

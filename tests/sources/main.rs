@@ -501,7 +501,7 @@ fn the_token_of_a_pod_is_read_anew_at_each_login() {
     scene.home.never_leaks(&[&value, &renewed], &[("log", serve.log().as_bytes())]);
 }
 
-/// Bitwarden's own client, which has no server here to log in at: what it says then is what one finds.
+/// Bitwarden's own client that nobody has logged in: what it says then is what one finds.
 #[test]
 fn a_client_that_is_locked_says_so_in_the_log() {
     let client = Tools::node_as("node-bitwarden", &["@bitwarden/cli@2026.6.0"]);
@@ -518,6 +518,92 @@ fn a_client_that_is_locked_says_so_in_the_log() {
     scene.until_refused(&serve, "");
     assert_eq!(scene.reason(), "its program failed, or took too long");
     assert!(serve.log().contains("You are not logged in"), "{}", serve.log());
+}
+
+/// Bitwarden's own client, logged in and unlocked at a server that speaks as far as it asks.
+struct Bitwarden {
+    directory: tempfile::TempDir,
+    program: PathBuf,
+    server: Running,
+    session: String,
+}
+
+impl Bitwarden {
+    fn start(secret: &str) -> Self {
+        let client = Tools::node_as("node-bitwarden", &["@bitwarden/cli@2026.6.0"]);
+        let python = Tools::python_as("bitwarden", &["cryptography==48.0.0"]);
+        let directory = tempfile::tempdir().unwrap();
+        let authority = Authority::new(directory.path(), "bitwarden-ca");
+        let issued = authority.issue("localhost");
+        private(&directory.path().join("secret"), secret);
+        let script =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/sources/bitwarden_server.py");
+        let mut command = Command::new(python.path.join("bin/python"));
+        command.arg(script).arg(&issued.certificate).arg(&issued.key);
+        command.arg(directory.path().join("secret"));
+        Self::login(&mut command, &directory);
+        let mut server = Running::start(&mut command);
+        let port = server.line("");
+        let program = client.path.join("node_modules/.bin/bw");
+        let mut all = Self { directory, program, server, session: String::new() };
+        // It trusts its own roots, unless Node is told of more.
+        fs::copy(&authority.file, all.directory.path().join("ca.pem")).unwrap();
+        all.bw(&["config", "server", &format!("https://localhost:{}", port.trim())]);
+        all.bw(&["login", "--apikey"]);
+        all.session = all.bw(&["unlock", "--passwordenv", "BW_PASSWORD", "--raw"]);
+        all
+    }
+
+    /// What server and client know of each other.
+    fn login(command: &mut Command, directory: &tempfile::TempDir) {
+        command.env("BW_PASSWORD", "a-long-password-of-the-account");
+        command.env("BW_CLIENTID", "user.11111111-2222-4333-8444-555555555555");
+        command.env("BW_CLIENTSECRET", "the-secret-of-the-client");
+        command.env("NODE_EXTRA_CA_CERTS", directory.path().join("ca.pem"));
+        command.env("BITWARDENCLI_APPDATA_DIR", directory.path().join("data"));
+    }
+
+    fn bw(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(&self.program);
+        Self::login(&mut command, &self.directory);
+        command.args(arguments).arg("--nointeraction").stdin(Stdio::null());
+        command_output(&mut command).trim().to_owned()
+    }
+}
+
+#[test]
+fn a_password_of_bitwarden_by_its_own_client_and_the_next_one_once_it_is_fetched() {
+    let (first, second) = (canary(), canary());
+    let bitwarden = Bitwarden::start(&first);
+    let scene = Stage::new();
+    let source = format!(
+        "command:[\"{}\",\"get\",\"password\",\"billing\",\"--nointeraction\"]",
+        bitwarden.program.display()
+    );
+    scene.add(&["--source", &source, "--source-refresh", "1s"], "");
+    let mut command = scene.home.command(&["serve"]);
+    command.env("NODE_EXTRA_CA_CERTS", bitwarden.directory.path().join("ca.pem"));
+    command.env("BITWARDENCLI_APPDATA_DIR", bitwarden.directory.path().join("data"));
+    command.env("BW_SESSION", &bitwarden.session);
+    let serve = Serve::start_as(&scene.home, command.stdin(Stdio::null()));
+    let shown = |value: &str| {
+        // The client takes seconds to start.
+        eventually("it is shown", PATIENCE * 3, || {
+            (scene.ask(&serve).status == 200 && scene.shown() == value).then_some(())
+        });
+    };
+    shown(&first);
+    // It answers from its own copy, until that is fetched anew.
+    private(&bitwarden.directory.path().join("secret"), &second);
+    assert_eq!(
+        bitwarden.bw(&["get", "password", "billing", "--session", &bitwarden.session]),
+        first
+    );
+    bitwarden.bw(&["sync"]);
+    shown(&second);
+    scene
+        .home
+        .never_leaks(&[&first, &second, &bitwarden.session], &[("log", serve.log().as_bytes())]);
 }
 
 fn private(path: &Path, text: &str) {

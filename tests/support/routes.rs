@@ -158,11 +158,15 @@ fn presented(parts: &Parts) -> Vec<String> {
                 let (user, password) = pair.split_once(':').unwrap_or((&pair, ""));
                 keys.extend([password.to_owned(), user.to_owned()]);
             }
-            Some((_, token)) => keys.push(token.to_owned()),
+            Some((_, token)) => {
+                // Of a signature, who says that it has signed.
+                let signer = token.strip_prefix("Credential=").and_then(|t| t.split('/').next());
+                keys.push(signer.unwrap_or(token).to_owned());
+            }
             None => keys.push(value),
         }
     }
-    let exchanges = ["ok-access-key", "key", "x-mbx-apikey"];
+    let exchanges = ["ok-access-key", "key", "x-mbx-apikey", "api-key"];
     for name in ["x-api-key", "x-key", "private-token"].into_iter().chain(exchanges) {
         let values = parts.headers.get_all(name).iter();
         keys.extend(values.map(|v| String::from_utf8_lossy(v.as_bytes()).into_owned()));
@@ -224,7 +228,7 @@ pub const ENCODINGS: [&str; 12] = [
 ];
 
 /// More of them, for bodies: the key spelled out.
-pub const SPELLINGS: [&str; 13] = [
+pub const SPELLINGS: [&str; 14] = [
     "percent-all",
     "percent-twice",
     "json-all",
@@ -234,6 +238,7 @@ pub const SPELLINGS: [&str; 13] = [
     "html-some",
     "hex-colons",
     "numbers",
+    "numbers-blank",
     "base64-lines",
     "base64-json-lines",
     "quoted-printable",
@@ -271,6 +276,7 @@ pub fn encode(encoding: &str, key: &str) -> Vec<u8> {
             b => format!("&#{b};"),
         }),
         "hex-colons" => each(key, |b| format!("{b:02x}:")),
+        "numbers-blank" => each(key, |b| format!("{b}, ")).trim_end_matches(", ").to_owned(),
         "numbers" => each(key, |b| format!("{b},")),
         "base64-lines" => lines(&BASE64.encode(mail(key).as_bytes()), "\r\n"),
         "base64-json-lines" => lines(&BASE64.encode(mail(key).as_bytes()), "\\n"),

@@ -132,6 +132,17 @@ pub(super) struct KindArgs {
     /// What is signed, with words in braces: '{timestamp}{method}{target}{body}'
     #[arg(long, value_name = "PATTERN")]
     sign: Option<Pattern>,
+    /// What stands by a name in what is signed, as {part:NAME} or as a digest, {part:NAME:sha256:hex}.
+    /// Repeatable; each may have those before it
+    #[arg(long, value_name = "NAME=PATTERN", value_parser = signed_query)]
+    part: Vec<(String, Pattern)>,
+    /// What the key that signs is derived of, such as '{date}': signed with the key, and the next with what
+    /// comes of it. Repeatable
+    #[arg(long, value_name = "PATTERN")]
+    derive: Vec<Pattern>,
+    /// What stands before the key
+    #[arg(long, value_name = "TEXT")]
+    key_prefix: Option<String>,
     /// A field that goes out with it: 'X-Signature: sha256={signature}'. Repeatable
     #[arg(long, value_name = "NAME: PATTERN", value_parser = signed_header)]
     signed_header: Vec<(String, Pattern)>,
@@ -480,6 +491,9 @@ impl KindArgs {
             hash: self.hash.unwrap_or(HmacHash::Sha256),
             encoding: self.encoding.unwrap_or(Encoding::Hex),
             key: self.key_form.unwrap_or_default(),
+            key_prefix: self.key_prefix.clone(),
+            derive: self.derive.clone(),
+            parts: self.part.clone(),
             message,
             timestamp: self.timestamp.unwrap_or_default(),
             key_id: self.key_id.clone(),

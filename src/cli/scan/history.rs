@@ -1,138 +1,136 @@
-//! What git has: the lines that each commit of the history added, or that the next one will.
+//! What git has: the keys that each commit of the history brought, or that the next one will.
+//!
+//! Files are read as they lie in the repository, and no change is read as git shows it: what a difference
+//! looks like is for attributes, configuration and the lines themselves to bend.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsStr;
 use std::hash::{BuildHasher as _, RandomState};
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::rc::Rc;
 
-use zeroize::Zeroizing;
-
-use super::{Finding, look};
+use super::Finding;
+use super::git::{self, Blobs, Change};
+use super::tree::{self, Looked};
 use crate::app::Failure;
 
-/// A line of this length is no line that a key was written in.
-const LONGEST: u64 = 1 << 20;
-
-/// Every key that any commit added, each once for each file: where it came in first.
-pub(super) fn all(directory: &Path) -> Result<Vec<Finding>, Failure> {
-    let log = ["log", "--all", "--reverse", "--topo-order", "--diff-merges=first-parent", "-p"];
-    added(directory, &[&log[..], &["--format=commit %H"]].concat())
+/// Every key that any commit brought into a file of `directory`, each once for each file: where it came in first.
+pub(super) fn all(directory: &Path) -> Result<Looked, Failure> {
+    let (place, path) = place(directory);
+    let mut search = Search::open(place)?;
+    git::history(place, path, |change| search.brought(&change))?;
+    search.end()
 }
 
-/// Every key in what the next commit adds.
-pub(super) fn staged(directory: &Path) -> Result<Vec<Finding>, Failure> {
-    added(directory, &["diff", "--cached"])
-}
-
-/// What any configuration and attributes of the tree would make of a diff is turned off: a tree that
-/// is looked at runs nothing.
-const PLAIN: [&str; 7] = [
-    "--unified=0",
-    "--no-color",
-    "--no-ext-diff",
-    "--no-textconv",
-    "--no-renames",
-    "--src-prefix=a/",
-    "--dst-prefix=b/",
-];
-
-fn added(directory: &Path, asked: &[&str]) -> Result<Vec<Finding>, Failure> {
-    let directory =
-        if directory.is_file() { directory.parent().unwrap_or(directory) } else { directory };
-    let mut git = Command::new("git");
-    git.arg("-C").arg(directory).args(["-c", "core.quotePath=false", "-c", "core.fsmonitor=false"]);
-    git.args(asked).args(PLAIN).arg("--").arg(".");
-    git.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let failed = |e: std::io::Error| Failure::usage(format!("git cannot be run: {e}"));
-    let mut child = git.spawn().map_err(failed)?;
-    let mut said = child.stderr.take();
-    let words = std::thread::spawn(move || {
-        let mut text = String::new();
-        said.as_mut().map(|said| said.read_to_string(&mut text));
-        text
+/// Every key that the next commit brings: in all of it, or in what is below `directory`.
+pub(super) fn staged(directory: Option<&Path>) -> Result<Looked, Failure> {
+    let (place, path) = directory.map_or((Path::new("."), None), |directory| {
+        let (place, path) = place(directory);
+        (place, Some(path))
     });
-    let mut diff = Diff::default();
-    if let Some(out) = child.stdout.take() {
-        diff.read(BufReader::with_capacity(1 << 16, out)).map_err(failed)?;
-    }
-    let status = child.wait().map_err(failed)?;
-    let words = words.join().unwrap_or_default();
-    if status.success() {
-        Ok(diff.findings)
-    } else {
-        let why = words.lines().next().unwrap_or("it failed").to_owned();
-        Err(Failure::usage(format!("git: {why}")))
+    let mut search = Search::open(place)?;
+    git::staged(place, path, |change| search.added(&change))?;
+    search.end()
+}
+
+/// Where git is to look, and at what there.
+fn place(directory: &Path) -> (&Path, &OsStr) {
+    match (directory.is_file(), directory.parent(), directory.file_name()) {
+        (true, Some(parent), Some(name)) if parent.as_os_str().is_empty() => (Path::new("."), name),
+        (true, Some(parent), Some(name)) => (parent, name),
+        _ => (directory, OsStr::new(".")),
     }
 }
 
-/// A diff without context, as it is read.
-#[derive(Default)]
-struct Diff {
-    commit: Option<String>,
-    path: String,
-    /// Lines that were added one after the other, and where the first is.
-    lines: Zeroizing<Vec<u8>>,
-    first: usize,
-    /// Digests of what was found, so that no key is kept.
+/// A key in some file, wherever that is.
+struct Key {
+    finding: Finding,
+    /// A digest under a key of this run, so that no text of a key is kept.
+    digest: u64,
+}
+
+/// A search through the files of a repository, each of which is read once.
+struct Search {
+    blobs: Blobs,
+    /// The keys of the files that were read, by id. Whether a file is a `.env` file is told by its name.
+    read: HashMap<(String, bool), Option<Rc<[Key]>>>,
+    /// Of the keys that were reported, with their paths.
     seen: HashSet<u64>,
     digest: RandomState,
-    findings: Vec<Finding>,
+    /// How many files this clone has not.
+    missing: usize,
+    looked: Looked,
 }
 
-impl Diff {
-    fn read(&mut self, mut from: impl std::io::BufRead) -> std::io::Result<()> {
-        let mut line = Zeroizing::new(Vec::new());
-        loop {
-            line.clear();
-            if from.by_ref().take(LONGEST).read_until(b'\n', &mut line)? == 0 {
-                break;
-            }
-            self.take(&line);
+impl Search {
+    fn open(directory: &Path) -> Result<Self, Failure> {
+        Ok(Self {
+            blobs: Blobs::open(directory)?,
+            read: HashMap::new(),
+            seen: HashSet::new(),
+            digest: RandomState::new(),
+            missing: 0,
+            looked: Looked::default(),
+        })
+    }
+
+    fn end(mut self) -> Result<Looked, Failure> {
+        self.blobs.end()?;
+        if self.missing > 0 {
+            let missing = self.missing;
+            self.looked.left.push(format!("{missing} files that this partial clone has not"));
         }
-        self.look();
+        Ok(self.looked)
+    }
+
+    /// Reports the keys that were not in this file at any time before.
+    fn brought(&mut self, change: &Change) -> Result<(), Failure> {
+        for key in self.keys(&change.new, &change.path)?.iter() {
+            if self.seen.insert(self.digest.hash_one((&change.path, key.digest))) {
+                self.report(key, change);
+            }
+        }
         Ok(())
     }
 
-    fn take(&mut self, line: &[u8]) {
-        let text = |start: &[u8]| {
-            let rest = line.strip_prefix(start)?;
-            Some(String::from_utf8_lossy(rest.trim_ascii_end()).into_owned())
-        };
-        if let Some(added) = line.strip_prefix(b"+").filter(|_| !line.starts_with(b"+++ ")) {
-            self.lines.extend_from_slice(added);
-            return;
-        }
-        self.look();
-        if let Some(commit) = text(b"commit ") {
-            self.commit = Some(commit);
-        } else if let Some(path) = text(b"+++ b/") {
-            self.path = path;
-        } else if let Some(hunk) = text(b"@@ -") {
-            self.first = first_line(&hunk).unwrap_or(1);
-        }
-    }
-
-    /// Looks at the lines that have come together.
-    fn look(&mut self) {
-        if self.lines.is_empty() {
-            return;
-        }
-        for mut finding in look(&self.path, &self.lines, self.first) {
-            let line = self.lines.split(|&byte| byte == b'\n').nth(finding.line - self.first);
-            let start = finding.column - 1;
-            let key = line.and_then(|line| line.get(start..line.len().min(start + finding.length)));
-            if self.seen.insert(self.digest.hash_one((&self.path, key))) {
-                finding.commit.clone_from(&self.commit);
-                self.findings.push(finding);
+    /// Reports the keys that are more often in this file than before.
+    fn added(&mut self, change: &Change) -> Result<(), Failure> {
+        let mut before: HashMap<u64, usize> = HashMap::new();
+        if let Some(old) = &change.old {
+            for key in self.keys(old, &change.path)?.iter() {
+                *before.entry(key.digest).or_default() += 1;
             }
         }
-        self.lines.clear();
+        for key in self.keys(&change.new, &change.path)?.iter() {
+            match before.get_mut(&key.digest).filter(|left| **left > 0) {
+                Some(left) => *left -= 1,
+                None => self.report(key, change),
+            }
+        }
+        Ok(())
     }
-}
 
-/// The line that a hunk starts at: `-1,2 +3,4 @@` after its `@@ `.
-fn first_line(hunk: &str) -> Option<usize> {
-    let (_, new) = hunk.split_once('+')?;
-    new.split([',', ' ']).next()?.parse().ok()
+    fn report(&mut self, key: &Key, change: &Change) {
+        let commit = Some(change.commit.clone()).filter(|id| !id.is_empty());
+        let path = change.path.clone();
+        self.looked.findings.push(Finding { path, commit, ..key.finding.clone() });
+    }
+
+    /// The keys in a file.
+    fn keys(&mut self, id: &str, path: &str) -> Result<Rc<[Key]>, Failure> {
+        let known = (id.to_owned(), tree::is_env(Path::new(path)));
+        if let Some(keys) = self.read.get(&known) {
+            return Ok(keys.clone().unwrap_or_default());
+        }
+        let (digest, mut keys) = (&self.digest, Vec::new());
+        let there = self.blobs.with(id, |length, content| {
+            tree::look_through(path, length, content, |finding, key| {
+                keys.push(Key { finding, digest: digest.hash_one(key) });
+            })
+        })?;
+        self.missing += usize::from(there.is_none());
+        let keys: Option<Rc<[Key]>> = Some(keys).filter(|keys| !keys.is_empty()).map(Into::into);
+        self.read.insert(known, keys.clone());
+        Ok(keys.unwrap_or_default())
+    }
 }

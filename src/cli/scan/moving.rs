@@ -12,7 +12,7 @@ use serde::Serialize;
 use zeroize::Zeroizing;
 
 use super::shapes::{Hit, What};
-use super::{Finding, hits, tree};
+use super::{Finding, Start, hits, tree};
 use crate::app::{Failure, Opened};
 use crate::catalog::Provider;
 use crate::cli::import::{self, Found};
@@ -50,7 +50,7 @@ pub(super) fn all(
     paths.dedup();
     let mut moved = Vec::new();
     for path in paths {
-        moved.extend(in_file(opened, root, path, yes)?);
+        moved.extend(in_file(opened, root, (path, findings), yes)?);
     }
     Ok(moved)
 }
@@ -66,13 +66,16 @@ struct Plan {
 fn in_file(
     opened: &mut Opened,
     root: &Path,
-    shown: &str,
+    (shown, findings): (&str, &[Finding]),
     yes: bool,
 ) -> Result<Vec<Moved>, Failure> {
     // `join` gives the file itself where the root is one.
     let path = if root.is_file() { root.to_owned() } else { root.join(shown) };
-    let failed = |e: std::io::Error| Failure::new(format!("{shown}: {e}"));
-    let Some(text) = tree::read(&path).map_err(failed)? else { return Ok(Vec::new()) };
+    let text = match tree::read(&path) {
+        Ok(Some(text)) => text,
+        Ok(None) => return Ok(Vec::new()),
+        Err(error) => return Ok(stay(findings, shown, &error)),
+    };
     let there = opened.vault.credentials()?;
     let mut taken: HashSet<String> = there.iter().map(|c| c.name.to_string()).collect();
     taken.extend(opened.vault.sets()?.into_iter().map(|set| set.name.to_string()));
@@ -93,6 +96,20 @@ fn in_file(
     Ok(plan.moved)
 }
 
+/// The keys of a file that stays as it is.
+fn stay(findings: &[Finding], path: &str, error: &std::io::Error) -> Vec<Moved> {
+    let here = findings.iter().filter(|finding| finding.path == path);
+    let moved = here.map(|finding| Moved {
+        path: finding.path.clone(),
+        line: finding.line,
+        kind: finding.kind,
+        credential: None,
+        placeholder: None,
+        why: Some(error.to_string()),
+    });
+    moved.collect()
+}
+
 impl Plan {
     fn add(
         &mut self,
@@ -102,7 +119,7 @@ impl Plan {
         (there, taken): (&[CredentialInfo], &mut HashSet<String>),
         yes: bool,
     ) -> Result<(), Failure> {
-        let finding = Finding::new(shown, text, hit, 1);
+        let finding = Finding::new(shown, text, hit, &Start::default());
         let mut done = Moved {
             path: finding.path.clone(),
             line: finding.line,
@@ -176,7 +193,7 @@ fn usable(hit: &Hit, value: &[u8]) -> Result<&'static Provider, String> {
     let provider = match hit.what {
         What::Provider(provider) => provider,
         What::PrivateKey => return Err("a private key; nothing says what it opens".to_owned()),
-        What::Assigned => return Err("nothing says where it goes".to_owned()),
+        What::Assigned | What::WebToken => return Err("nothing says where it goes".to_owned()),
     };
     if !hit.whole {
         return Err(format!(
@@ -197,6 +214,7 @@ fn agreed(finding: &Finding, name: &Name) -> Result<bool, Failure> {
             .help("add --yes to move all that can be moved"));
     }
     let Finding { path, line, name: kind, prefix, .. } = finding;
+    let path = output::plain(path);
     eprint!("{path}:{line}: move the {kind} key {prefix}… into the vault, as {name}? [y/N] ");
     let asked = |e: std::io::Error| Failure::new(format!("the answer could not be read: {e}"));
     std::io::stderr().flush().map_err(asked)?;
@@ -210,7 +228,7 @@ pub(super) fn report(moved: &[Moved]) -> Result<(), Failure> {
     let mut table = output::Table::new(&["PLACE", "CREDENTIAL", "PLACEHOLDER"]);
     for one in moved {
         table.row(vec![
-            format!("{}:{}", one.path, one.line),
+            format!("{}:{}", output::plain(&one.path), one.line),
             one.credential.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
             one.placeholder
                 .clone()

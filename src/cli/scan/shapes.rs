@@ -1,7 +1,12 @@
 //! What keys look like: the catalogue's patterns, what stands beside the names of its variables, and
 //! what is assigned to something that is called a secret.
 
+mod ends;
+mod key;
+mod place;
+
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -11,8 +16,9 @@ use regex_syntax::ast::Ast;
 use regex_syntax::hir::literal::{Extractor, Literal};
 use regex_syntax::hir::{Hir, HirKind};
 
-use crate::catalog::{Catalog, Provider};
-use crate::reference;
+use crate::catalog::{Catalog, Provider, SlotText};
+use key::is_key;
+use place::{Place, REACH};
 
 /// What was found, and where in the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,8 +34,10 @@ pub(super) struct Hit {
 enum Rank {
     /// It looks like this provider's keys.
     Shape,
-    /// It is given to this provider's variable.
+    /// It is given to this provider's variable, header, or what else has its name.
     Variable,
+    /// It looks like keys of some kind that many have.
+    General,
     /// It is given to something that is called a secret.
     Called,
 }
@@ -41,6 +49,8 @@ pub(super) enum What {
     Provider(&'static Provider),
     /// A private key in PEM.
     PrivateKey,
+    /// A JSON web token, which many providers give out.
+    WebToken,
     /// A random text that is assigned to something which is called a secret.
     Assigned,
 }
@@ -51,6 +61,7 @@ impl What {
         match self {
             Self::Provider(provider) => provider.id(),
             Self::PrivateKey => "private-key",
+            Self::WebToken => "json-web-token",
             Self::Assigned => "assigned-secret",
         }
     }
@@ -60,13 +71,18 @@ impl What {
         match self {
             Self::Provider(provider) => provider.name(),
             Self::PrivateKey => "private key",
+            Self::WebToken => "JSON web token",
             Self::Assigned => "secret by its name",
         }
     }
 
     /// What may be shown of a value: what all keys of the kind start with.
     pub(super) fn prefix(self, value: &[u8]) -> &'static str {
-        let Self::Provider(provider) = self else { return "" };
+        let provider = match self {
+            Self::Provider(provider) => provider,
+            Self::WebToken => return WEB_TOKEN,
+            Self::PrivateKey | Self::Assigned => return "",
+        };
         let known = provider.prefixes().iter().filter(|p| value.starts_with(p.as_bytes()));
         known.max_by_key(|prefix| prefix.len()).map_or("", String::as_str)
     }
@@ -92,54 +108,14 @@ pub(super) struct Shapes {
     other_kinds: Vec<What>,
 }
 
-/// What may be found at a text.
-struct Place {
-    what: What,
-    rank: Rank,
-    /// As it is written; the search takes any case.
-    lead: Vec<u8>,
-    /// Whether capitals matter.
-    exact: bool,
-    /// Whether the pattern begins with the text, or comes after it.
-    includes: bool,
-    /// What the text may not stand in the middle of.
-    before: fn(u8) -> bool,
-    /// From its start.
-    pattern: Regex,
-}
-
-/// A key in the place where a variable gets its value: `NAME=`, `"name": "`, `name := '`.
-const VALUE: &str = r#"["']?\]?\s{0,4}(?::=|=>|=|:)\s{0,4}(?P<open>["'`])?(?P<key>[0-9A-Za-z_+/][0-9A-Za-z_+/=.~:!-]{15,511})"#;
-
-/// What secrets are called, in part.
-const NAMES: [&str; 12] = [
-    "apikey",
-    "api_key",
-    "api-key",
-    "accesskey",
-    "access_key",
-    "access-key",
-    "secret",
-    "token",
-    "passwd",
-    "password",
-    "private_key",
-    "credential",
-];
-
 const PRIVATE_KEY: &str =
-    r"(?P<key>-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[0-9A-Za-z+/=]{32}[0-9A-Za-z+/=\s]*)";
+    r"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----\s+[0-9A-Za-z+/=]{32}[0-9A-Za-z+/=\s]*";
 
-/// How far a key can reach: the longest that the catalogue knows has 700 bytes.
-const REACH: usize = 2048;
+/// What stands before a key that begins with nothing in particular: no word, but for an escape.
+const BEFORE: &str = r"(?:^|\\[nrt]|%2[0-9A-Fa-f]|%3[A-Fa-f]|[^0-9A-Za-z_-])";
 
-fn in_word(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"_-".contains(&byte)
-}
-
-fn in_name(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || byte == b'_'
-}
+/// What a JSON web token begins with: `{"` in base64.
+const WEB_TOKEN: &str = "eyJ";
 
 impl Shapes {
     /// Those of the catalogue, and the general ones.
@@ -149,30 +125,33 @@ impl Shapes {
     }
 
     fn compile() -> Self {
-        let mut places = vec![Place::at(What::PrivateKey, "-----BEGIN ", PRIVATE_KEY)];
+        let private = Place::at(What::PrivateKey, Rank::Shape, "-----BEGIN ", PRIVATE_KEY);
+        let token = format!(r"{WEB_TOKEN}[\w-]+\.[\w-]+\.[\w-]+");
+        let mut places = vec![private, Place::at(What::WebToken, Rank::General, WEB_TOKEN, &token)];
         let (mut others, mut other_kinds) = (Vec::new(), Vec::new());
         for provider in Catalog::embedded().iter() {
             let what = What::Provider(provider);
             for part in provider.pattern().map(alternatives).into_iter().flatten() {
                 match leads(&part) {
-                    Leads::Texts(texts) => {
-                        let pattern = format!("(?P<key>{part})");
-                        places.extend(texts.iter().map(|text| Place::at(what, text, &pattern)));
-                    }
+                    Leads::Texts(texts) => places
+                        .extend(texts.iter().map(|text| Place::at(what, Rank::Shape, text, &part))),
                     Leads::Marks => {
-                        others.push(format!("(?:^|[^0-9A-Za-z_-])({part})"));
+                        others.push(format!("{BEFORE}({part})"));
                         other_kinds.push(what);
                     }
                     Leads::None => {}
                 }
             }
-            places.extend(provider.env().iter().map(|name| Place::after(what, name)));
+            places.extend(provider.env().iter().map(|name| Place::variable(what, name)));
+            places.extend(addresses(provider));
         }
-        places.extend(NAMES.iter().map(|name| Place::called(name)));
+        places.extend(headers());
+        places.extend(words());
+        places.extend(Place::general());
         let texts = places.iter().map(|place| &place.lead);
         let leads = AhoCorasick::builder().ascii_case_insensitive(true).build(texts);
         Self {
-            leads: leads.expect("a few hundred short texts"),
+            leads: leads.expect("some hundred short texts"),
             places,
             others: compile(&others.join("|")),
             other_kinds,
@@ -240,9 +219,12 @@ impl Hit {
             span.end -= 1;
         }
         let rest = |at: usize| text.get(at..).unwrap_or_default();
-        let whole =
-            !goes_on(rest(span.end)) && !comes_after(text.get(..span.start).unwrap_or_default());
-        while span.len() < REACH && goes_on(rest(span.end)) {
+        let key = text.get(span.clone()).unwrap_or_default();
+        let whole = !ends::goes_on(rest(span.end))
+            && !ends::goes_on_like(key, rest(span.end))
+            && !ends::comes_after(text.get(..span.start).unwrap_or_default());
+        let word = |at: usize| text.get(at).is_some_and(|byte| !b"${".contains(byte));
+        while span.len() < REACH && word(span.end) && ends::goes_on(rest(span.end)) {
             span.end += 1;
         }
         Self { what, span, whole }
@@ -250,7 +232,9 @@ impl Hit {
 
     /// A value, which began with the quote `open` or with none.
     fn held(what: What, text: &[u8], mut span: Range<usize>, open: Option<u8>) -> Self {
-        let mut whole = is_end(open, text.get(span.end..).unwrap_or_default());
+        let value = text.get(span.clone()).unwrap_or_default();
+        let mut whole = ends::is_end(open, text.get(span.end..).unwrap_or_default())
+            && !ends::is_expanded(open, value);
         // A sentence may end here, or a key.
         while open.is_none()
             && text.get(span.clone()).is_some_and(|key| key.ends_with(b".") || key.ends_with(b":"))
@@ -261,7 +245,7 @@ impl Hit {
     }
 
     /// Its text.
-    fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
+    pub(super) fn of<'t>(&self, text: &'t [u8]) -> &'t [u8] {
         text.get(self.span.clone()).unwrap_or_default()
     }
 
@@ -274,97 +258,61 @@ impl Hit {
     }
 }
 
-/// Whether a word goes on here that looked like a key so far.
-fn goes_on(rest: &[u8]) -> bool {
-    match rest {
-        [byte, ..] if in_word(*byte) => true,
-        // Padding, and a text that is put together of parts.
-        [b'=' | b'{', ..] | [b'$', b'{' | b'(', ..] => true,
-        // Dots and the like end a sentence, too.
-        [b'.' | b'+' | b'~' | b'#' | b'$', next, ..] => in_word(*next),
-        [b'%', next, ..] => next.is_ascii_hexdigit(),
-        _ => false,
-    }
+/// The addresses that have a provider's key in them.
+fn addresses(provider: &'static Provider) -> Vec<Place> {
+    let hosts = provider.to().iter().filter_map(|to| to.strip_prefix("https://"));
+    let templates = provider.slots().iter().filter_map(|slot| match slot {
+        SlotText::Path(template) => Some(template),
+        _ => None,
+    });
+    let pattern = provider.pattern().unwrap_or(r"[\w-]{16,}");
+    let all = hosts.flat_map(|host| templates.clone().map(move |template| (host, template)));
+    let what = What::Provider(provider);
+    all.filter_map(|(host, template)| Place::address(what, host, template, pattern)).collect()
 }
 
-/// Whether what looks like a key comes after something that belongs to it.
-fn comes_after(before: &[u8]) -> bool {
-    match before {
-        [.., b'}'] => true,
-        [.., last, b'.' | b'+' | b'~'] => in_word(*last),
-        _ => false,
-    }
-}
-
-/// Whether a value ends here for certain, which began with the quote `open` or with none.
-fn is_end(open: Option<u8>, rest: &[u8]) -> bool {
-    match (open, rest) {
-        (None, []) => true,
-        (None, [b'\\', next, ..]) => b"nrt\"'".contains(next),
-        (None, [next, ..]) => next.is_ascii_whitespace() || b"\"'`,;)]}&|<>".contains(next),
-        (Some(quote), [b'\\', next, ..] | [next, ..]) => *next == quote,
-        (Some(_), []) => false,
-    }
-}
-
-impl Place {
-    fn at(what: What, lead: &str, pattern: &str) -> Self {
-        let (lead, pattern) = (lead.as_bytes().to_vec(), compile(&format!("^{pattern}")));
-        let rank = Rank::Shape;
-        Self { what, rank, lead, exact: true, includes: true, before: in_word, pattern }
-    }
-
-    fn after(what: What, name: &str) -> Self {
-        let (lead, pattern) = (name.as_bytes().to_vec(), value());
-        let rank = Rank::Variable;
-        Self { what, rank, lead, exact: true, includes: false, before: in_name, pattern }
-    }
-
-    fn called(name: &str) -> Self {
-        let pattern = compile(&format!(r"^[\w-]{{0,20}}{VALUE}"));
-        let lead = name.as_bytes().to_vec();
-        Self {
-            what: What::Assigned,
-            rank: Rank::Called,
-            lead,
-            exact: false,
-            includes: false,
-            before: |_| false,
-            pattern,
-        }
-    }
-
-    fn look(&self, text: &[u8], lead: Range<usize>) -> Option<Hit> {
-        let before = lead.start.checked_sub(1).and_then(|at| text.get(at));
-        let inside = before.is_some_and(|&byte| (self.before)(byte));
-        if inside || (self.exact && text.get(lead.clone()) != Some(&*self.lead)) {
-            return None;
-        }
-        let start = if self.includes { lead.start } else { lead.end };
-        let rest = text.get(start..text.len().min(start + REACH))?;
-        let groups = self.pattern.captures(rest)?;
-        let key = groups.name("key")?;
-        let span = start + key.start()..start + key.end();
-        match (self.what, self.rank) {
-            (What::PrivateKey, _) => Some(Hit { what: self.what, span, whole: false }),
-            (_, Rank::Shape) => Some(Hit::shaped(self.what, text, span)),
-            _ => {
-                let open = groups.name("open").and_then(|quote| quote.as_bytes().first().copied());
-                Some(Hit::held(self.what, text, span, open))
+/// The headers of providers that have them to themselves.
+fn headers() -> Vec<Place> {
+    let mut all: BTreeMap<String, Vec<What>> = BTreeMap::new();
+    for provider in Catalog::embedded().iter() {
+        for slot in provider.slots() {
+            let SlotText::Header(header) = slot else { continue };
+            if let Some(name) = header.strip_suffix(": {secret}") {
+                all.entry(name.to_ascii_lowercase()).or_default().push(What::Provider(provider));
             }
         }
     }
+    let own = all.iter().filter_map(|(name, kinds)| Some((name, only(kinds)?)));
+    own.filter(|(name, _)| name.contains('-'))
+        .map(|(name, what)| Place::header(what, name))
+        .collect()
+}
+
+/// The words of providers whose keys look like hashes, ids and ordinary words: what is given to
+/// something that has the word in its name, and looks like such a key, is one.
+fn words() -> Vec<Place> {
+    let mut all: BTreeMap<(&str, String), Vec<What>> = BTreeMap::new();
+    for provider in Catalog::embedded().iter().filter(|provider| !provider.env().is_empty()) {
+        let word = provider.id().split('-').next().unwrap_or_default();
+        for part in provider.pattern().map(alternatives).into_iter().flatten() {
+            if matches!(leads(&part), Leads::None) {
+                all.entry((word, part)).or_default().push(What::Provider(provider));
+            }
+        }
+    }
+    let place = |((word, part), kinds): (&(&str, String), &Vec<What>)| {
+        Place::near(only(kinds).unwrap_or(What::Assigned), word, part)
+    };
+    all.iter().map(place).collect()
+}
+
+fn only(kinds: &[What]) -> Option<What> {
+    if let [what] = kinds { Some(*what) } else { None }
 }
 
 fn compile(pattern: &str) -> Regex {
     let built = RegexBuilder::new(pattern).unicode(false).build();
     built.expect("the tests compile every shape")
-}
-
-/// [`VALUE`] from the start: the same for all variables.
-fn value() -> Regex {
-    static PATTERN: LazyLock<Regex> = LazyLock::new(|| compile(&format!("^{VALUE}")));
-    PATTERN.clone()
 }
 
 /// The parts of a pattern at its top, as they are written: in the parsed form their common beginning
@@ -390,6 +338,9 @@ enum Leads {
 fn leads(part: &str) -> Leads {
     let parsed = regex_syntax::ParserBuilder::new().unicode(false).utf8(false).build().parse(part);
     let hir = parsed.expect("the tests compile every shape");
+    if part.starts_with(WEB_TOKEN) {
+        return Leads::None;
+    }
     let starts = Extractor::new().extract(&hir);
     if let Some(starts) = starts.literals().filter(|all| all.iter().all(|one| one.len() >= 3)) {
         let text = |one: &Literal| String::from_utf8_lossy(one.as_bytes()).into_owned();
@@ -411,71 +362,6 @@ fn literals(hir: &Hir, into: &mut Vec<Vec<u8>>) {
         HirKind::Capture(capture) => literals(&capture.sub, into),
         _ => {}
     }
-}
-
-/// Whether a text of the right form is a key, and not a word, an example or a placeholder.
-fn is_key(what: What, text: &[u8]) -> bool {
-    if matches!(what, What::PrivateKey) {
-        return true;
-    }
-    let text = text.strip_suffix(b".").unwrap_or(text);
-    let any = |is: fn(&u8) -> bool| text.iter().any(is);
-    let mixed = any(u8::is_ascii_digit) && any(u8::is_ascii_alphabetic)
-        || any(u8::is_ascii_uppercase) && any(u8::is_ascii_lowercase);
-    let random = match what {
-        // A word or a path has some of this, too; a random text of sixteen bytes has more.
-        What::Assigned => any(u8::is_ascii_digit) && entropy(text) >= 3.5 && !is_text(text),
-        _ => entropy(text) >= 2.5,
-    };
-    mixed && random && !reference::occurs(text) && !is_example(text)
-}
-
-/// Bits for each byte, were the bytes drawn by their frequency in the text.
-#[allow(clippy::cast_precision_loss)] // Of a text of 512 bytes.
-fn entropy(text: &[u8]) -> f64 {
-    let mut counts = [0u32; 256];
-    for &byte in text {
-        counts[usize::from(byte)] += 1;
-    }
-    let length = text.len() as f64;
-    let bits = |count: &u32| {
-        let share = f64::from(*count) / length;
-        -share * share.log2()
-    };
-    counts.iter().filter(|&&count| count > 0).map(bits).sum()
-}
-
-/// Code, a path, or a name with words in it: these have long runs of one kind of character, and a
-/// random text has not.
-fn is_text(text: &[u8]) -> bool {
-    let code = [&b"::"[..], b"://"].iter().any(|code| memchr::memmem::find(text, code).is_some());
-    let kind = |byte: &u8| match byte {
-        byte if byte.is_ascii_lowercase() => 0,
-        byte if byte.is_ascii_uppercase() => 1,
-        byte if byte.is_ascii_digit() => 2,
-        _ => 3,
-    };
-    let pairs = text.windows(2).filter_map(|pair| Some((kind(pair.first()?), kind(pair.last()?))));
-    // A capital belongs to the word that it begins, and what is between words to none.
-    let begins = |(from, to): &(u8, u8)| from != to && (*from, *to) != (1, 0) && *to != 3;
-    let runs = 1 + pairs.filter(begins).count();
-    code || runs * 4 <= text.len()
-}
-
-/// What documents write in the place of a key.
-fn is_example(text: &[u8]) -> bool {
-    let lower = text.to_ascii_lowercase();
-    let words: [&[u8]; 8] = [
-        b"example",
-        b"xxxx",
-        b"your",
-        b"placeholder",
-        b"changeme",
-        b"redacted",
-        b"0123456789abcdef0123",
-        b"dummy",
-    ];
-    words.iter().any(|word| memchr::memmem::find(&lower, word).is_some())
 }
 
 #[cfg(test)]
@@ -523,26 +409,57 @@ mod tests {
         }
     }
 
+    /// The kind, the text, and whether it is the whole.
+    fn found(text: &str) -> Vec<(&'static str, &str, bool)> {
+        let hits = Shapes::all().find(text.as_bytes());
+        hits.into_iter().map(|hit| (hit.what.id(), &text[hit.span], hit.whole)).collect()
+    }
+
+    /// Every pattern of every provider, part by part.
+    fn parts() -> impl Iterator<Item = (&'static Provider, String)> {
+        let providers = Catalog::embedded().iter();
+        let patterns = providers.filter_map(|provider| Some((provider, provider.pattern()?)));
+        patterns.flat_map(|(provider, all)| {
+            alternatives(all).into_iter().map(move |part| (provider, part))
+        })
+    }
+
+    /// Keys of that form. What is drawn may be a word, an example, or no key to anybody.
+    fn samples(part: &str) -> impl Iterator<Item = String> {
+        let keys = (1..60).map(|seed| sample(part, seed));
+        let alone = matches!(leads(part), Leads::None);
+        let random = move |key: &String| {
+            let key = key.as_bytes();
+            is_key(if alone { What::Assigned } else { What::WebToken }, key)
+                && !b".-".contains(key.last().unwrap())
+        };
+        keys.filter(random).take(3)
+    }
+
+    #[test]
+    fn every_pattern_compiles_and_has_keys() {
+        Shapes::all().places.iter().for_each(Place::compiled);
+        for (provider, part) in parts() {
+            assert_eq!(samples(&part).count(), 3, "{}: {part}", provider.id());
+        }
+    }
+
     #[test]
     fn a_key_of_every_provider_is_found_beside_its_variable() {
-        for provider in Catalog::embedded().iter() {
-            let (Some(pattern), Some(variable)) = (provider.pattern(), provider.env().first())
-            else {
-                continue;
-            };
-            for seed in 1..4 {
-                let key = sample(pattern, seed);
-                if key.len() < 16 {
-                    continue;
+        for (provider, part) in parts() {
+            let Some(variable) = provider.env().first() else { continue };
+            for key in samples(&part).filter(|key| key.len() >= 16) {
+                for text in [
+                    format!("import os\nos.environ[\"{variable}\"] = \"{key}\"\n"),
+                    format!("export {variable}='{key}'\n"),
+                    format!("env:\n  - name: {variable}\n    value: {key}\n"),
+                    format!("{{\"name\": \"{variable}\", \"value\": \"{key}\"}}"),
+                    format!("\"{{\\\"{variable}\\\": \\\"{key}\\\"}}\""),
+                ] {
+                    let all = found(&text);
+                    let whole = |(_, text, whole): &(&str, &str, bool)| *text == key && *whole;
+                    assert!(all.len() == 1 && whole(&all[0]), "{}: {text}: {all:?}", provider.id());
                 }
-                let text = format!("import os\nos.environ[\"{variable}\"] = \"{key}\"\n");
-                let hits = Shapes::all().find(text.as_bytes());
-                let found: Vec<&str> = hits.iter().map(|hit| &text[hit.span.clone()]).collect();
-                assert!(
-                    found.iter().any(|found| key.contains(found) && found.len() * 2 > key.len()),
-                    "{}: {key}: {found:?}",
-                    provider.id()
-                );
             }
         }
     }
@@ -550,39 +467,142 @@ mod tests {
     #[test]
     fn a_key_that_says_enough_is_found_wherever_it_stands() {
         let mut shapes = 0;
-        for provider in Catalog::embedded().iter() {
-            let Some(pattern) = provider.pattern() else { continue };
-            for part in
-                alternatives(pattern).iter().filter(|part| !matches!(leads(part), Leads::None))
-            {
-                shapes += 1;
-                for seed in 1..4 {
-                    let key = sample(part, seed);
-                    let text = format!("call({key:?});\n");
-                    let hits = Shapes::all().find(text.as_bytes());
-                    assert!(!hits.is_empty(), "{}: {key}", provider.id());
+        let said =
+            |part: &String| part.starts_with(WEB_TOKEN) || !matches!(leads(part), Leads::None);
+        for (provider, part) in parts().filter(|(_, part)| said(part)) {
+            shapes += 1;
+            for key in samples(&part) {
+                for text in [
+                    format!("call({key:?});\n"),
+                    format!("see {key}\n"),
+                    format!("\"one\\n{key}\\n\""),
+                    format!("?a=%22{key}%22"),
+                ] {
+                    let all = found(&text);
+                    assert!(
+                        all.len() == 1 && all[0].1 == key,
+                        "{}: {text}: {all:?}",
+                        provider.id()
+                    );
                 }
             }
         }
         assert!(shapes > 70, "{shapes}");
     }
 
-    /// The kind, the text, and whether it is the whole.
-    fn found(text: &str) -> Vec<(&'static str, &str, bool)> {
-        let hits = Shapes::all().find(text.as_bytes());
-        hits.into_iter().map(|hit| (hit.what.id(), &text[hit.span], hit.whole)).collect()
+    /// How a program or a person sends it, in the words of the catalogue.
+    fn sent(provider: &Provider, slot: &SlotText, key: &str) -> Option<String> {
+        let host = provider.to().iter().chain(provider.own_hosts()).next()?.replace('*', "acme");
+        Some(match slot {
+            SlotText::Header(header) => {
+                format!("curl -H '{}' {host}/v1", header.replace("{secret}", key))
+            }
+            SlotText::Basic(user) if user == "{secret}" => return None,
+            SlotText::Basic(user) => format!("curl -u '{user}:{key}' {host}/v1"),
+            SlotText::Query(name) if name == "key" => return None,
+            SlotText::Query(name) => format!("fetch(\"{host}/v1?{name}={key}&a=b\")"),
+            SlotText::Path(template) => {
+                let path = template.split("/**").next()?.replace("{secret}", key);
+                format!("curl {host}{} -d a=b", path.replace('*', "T0123"))
+            }
+            SlotText::Json(pointer) => {
+                format!("{{\"{}\": \"{key}\"}}", pointer.rsplit('/').next()?)
+            }
+            SlotText::Form(field) => format!("curl -d {field}={key} {host}"),
+            SlotText::Subprotocol(_) => return None,
+        })
+    }
+
+    #[test]
+    fn a_key_of_every_provider_is_found_where_it_is_sent() {
+        let mut shapes = 0;
+        for (provider, part) in parts() {
+            for slot in provider.slots() {
+                for key in samples(&part).filter(|key| key.len() >= 16) {
+                    let Some(text) = sent(provider, slot, &key) else { continue };
+                    let all = found(&text);
+                    let there = all.iter().any(|(_, text, _)| *text == key);
+                    assert!(there, "{}: {text}: {all:?}", provider.id());
+                    shapes += 1;
+                }
+            }
+        }
+        assert!(shapes > 500, "{shapes}");
+    }
+
+    #[test]
+    fn a_key_without_a_form_of_its_own_is_found_by_its_providers_word() {
+        for (provider, part) in parts() {
+            let word = provider.id().split('-').next().unwrap();
+            if !matches!(leads(&part), Leads::None) || provider.env().is_empty() {
+                continue;
+            }
+            let upper = word.to_ascii_uppercase();
+            for key in samples(&part) {
+                for text in [
+                    format!("{word} = '{key}'"),
+                    format!("client = {word}.Client(\"{key}\")"),
+                    format!("MY_{upper}_VALUE={key}\n"),
+                    format!("{{\"{word}Live\": \"{key}\"}}"),
+                ] {
+                    let all = found(&text);
+                    assert!(
+                        all.len() == 1 && all[0].1 == key,
+                        "{}: {text}: {all:?}",
+                        provider.id()
+                    );
+                }
+            }
+        }
+        for text in [
+            "heroku_app_id = \"123e4567-e89b-42d3-a456-426614174000\"",
+            "wandb_commit = '3f2a9b8c7d6e5f4a3b2c1d0e9f8a7b6c5d4e3f2a'",
+            "exact = '123e4567-e89b-42d3-a456-426614174000'",
+        ] {
+            assert_eq!(found(text), [], "{text}");
+        }
+    }
+
+    #[test]
+    fn an_address_with_a_key_in_it_is_known_by_its_host() {
+        let slack = "kJ8s2LmQ9xZr4TtW7vBn5Yd3";
+        let discord = sample(r"[\w-]{68}", 7);
+        for (id, text, key) in [
+            (
+                "slack-webhook",
+                format!("https://hooks.slack.com/services/T0AB12CD3/B0EF45GH6/{slack}"),
+                slack,
+            ),
+            (
+                "discord-webhook",
+                format!("'https://discord.com/api/webhooks/1100220033004400/{discord}?wait=true'"),
+                &discord,
+            ),
+            (
+                "discord-webhook",
+                format!(
+                    "https://ptb.discordapp.com/api/v10/webhooks/1100220033004400/{discord}/slack"
+                ),
+                &discord,
+            ),
+        ] {
+            assert_eq!(found(&text), [(id, key, true)], "{text}");
+        }
     }
 
     #[test]
     fn no_part_of_a_key_is_taken_for_the_whole() {
         const MORE: &str = "6hr66cocq";
-        let providers = Catalog::embedded().iter();
-        let patterns = providers.filter_map(|provider| Some((provider, provider.pattern()?)));
-        for (provider, part) in
-            patterns.flat_map(|(p, all)| alternatives(all).into_iter().map(move |one| (p, one)))
-        {
-            for (seed, between) in (1..).zip(["", "-", ".", "_", "=", "+", "=="]) {
-                let key = format!("{}{between}{MORE}", sample(&part, seed));
+        for (provider, part) in parts() {
+            for (seed, between) in (1..).zip(["", "-", ".", "_", "=", "+", "==", "/", ":", ","]) {
+                let key = sample(&part, seed);
+                // What may be between the parts of a key is told by what was in the one before.
+                if b"/:,".contains(between.as_bytes().first().unwrap_or(&b' '))
+                    && !key.contains(between)
+                {
+                    continue;
+                }
+                let key = format!("{key}{between}{MORE}");
                 let variable = provider.env().first().map_or("export X", String::as_str);
                 for text in [format!("call({key:?});\n"), format!("{variable}={key}\n")] {
                     for (kind, text, whole) in found(&text) {
@@ -649,6 +669,19 @@ mod tests {
             "id: 123e4567-e89b-12d3-a456-426614174000",
             "let pre_something_longer_than_that_2 = 1;",
             "secret_name: projects/acme/secrets/database-2/versions/latest",
+            "token = sqlite3DbSpanDup2(db, token)",
+            "#define TOKENS FTS5_MAX_TOKEN_SIZE_2",
+            "password: \"${DATABASE_PASSWORD_2}\"",
+            "password: \"$DATABASE_PASSWORD_2\"",
+            "PASSWORD=\"%DATABASE_PASSWORD_2%\"",
+            "password = '$argon2id$v=19$m=65536$t=2'",
+            "  token: https://auth.provider-2.test/v4/oauth2/T0ken",
+            "postgres://user:password1234@localhost/db",
+            "postgres://$USER:$DATABASE_PASSWORD_2@localhost/db",
+            "postgres://app:{database_password_2}@localhost/db",
+            "Authorization: AWS4-ECDSA-P256-SHA256 Credential=AKIDEXAMPLE/20150830/service",
+            "Authorization: Bearer ${ACCESS_TOKEN_OF_SERVICE_2}",
+            "<password>the-password-goes-here-2</password>",
         ] {
             let hits = Shapes::all().find(text.as_bytes());
             assert!(hits.is_empty(), "{text}: {hits:?}");
@@ -657,12 +690,42 @@ mod tests {
 
     #[test]
     fn other_secrets_are_found_by_what_they_are_called() {
+        const KEY: &str = "kJ8s2LmQ9xZr4TtW7vBn";
+        const ODD: &str = "p@ss$kJ8s2!Lm^Q9xZr4T";
+        for (text, key) in [
+            (format!("db_password = '{KEY}'"), KEY),
+            (format!("{{\"clientSecret\": \"{KEY}\"}}"), KEY),
+            (format!("password = \"{ODD}\""), ODD),
+            (format!("  DB_PASSWORD: \"{ODD}\"\n"), ODD),
+            (format!("DB_PASSWORD={ODD}\n"), ODD),
+            (format!("const PASSWORD: &'static str = \"{KEY}\";"), KEY),
+            (format!("let password: string = `{KEY}`"), KEY),
+            (format!("FROM scratch\nENV SECRET_KEY {KEY}\n"), KEY),
+            (format!("passphrase = {KEY}\n"), KEY),
+            (format!("<password>{KEY}</password>"), KEY),
+            (format!("<db:password>{ODD}</db:password>"), ODD),
+            (format!("DATABASE_URL=postgres://app:{KEY}@db.internal:5432/app\n"), KEY),
+            (format!("url: \"redis://:{KEY}@[::1]/0\""), KEY),
+            (format!("curl -H 'Authorization: Bearer {KEY}'"), KEY),
+            (format!("headers={{\"Authorization\": \"Token {KEY}\"}}"), KEY),
+            (format!(".header(\"Authorization\", \"{KEY}\")"), KEY),
+            (format!("curl --user app:{KEY} https://db.internal"), KEY),
+            (format!("- name: DB_PASSWORD\n  value: {KEY}\n"), KEY),
+        ] {
+            assert_eq!(
+                found(&text).first().map(|hit| (hit.0, hit.1)),
+                Some(("assigned-secret", key)),
+                "{text}"
+            );
+        }
         for (text, id) in [
-            ("db_password = 'kJ8s2LmQ9xZr4TtW7vBn'", "assigned-secret"),
-            ("{\"clientSecret\": \"Zm9vYmFyMTIzNDU2Nzg5MGFiY2RlZg==\"}", "assigned-secret"),
             (
                 "-----BEGIN EC PRIVATE KEY-----\nMHcCAQEEIKJ2ZtXnRk3wTzq5nV8m0s1yqj8Zr\n-----END",
                 "private-key",
+            ),
+            (
+                "x = eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJqb2UifQ.dBjftJeZ4CVPmB92K27uhbUJU1p1r",
+                "json-web-token",
             ),
         ] {
             let hits = Shapes::all().find(text.as_bytes());
