@@ -69,7 +69,9 @@ impl Remainder {
             verdict: Ok(()),
         };
         if let Some((place, names)) = &behind.open {
-            names.iter().for_each(|name| judge.reference(place, name.as_deref()));
+            for name in names {
+                judge.reference(place, name.as_deref());
+            }
         }
         let kind = body.kind().clone();
         judge.verdict.clone()?;

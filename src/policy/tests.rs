@@ -374,9 +374,9 @@ fn a_text_of_a_value_is_granted_into_bodies_by_its_name_and_by_all() {
         let mut request = parsed("POST https://pay.test/", &json).unwrap();
         let (who, none) = (who("a"), References::default());
         let kind = rules.wants_body(&who, &request, &none, (&index, 0));
-        assert_eq!(kind, granted.then_some(BodyKind::Json), "{uses}");
+        assert_eq!(kind, granted.then_some(crate::request::BodyKind::Json), "{uses}");
         let body = r#"{"account":"locum_account"}"#.into();
-        request.take_body(crate::request::BodyText::read(body, BodyKind::Json));
+        request.take_body(crate::request::BodyText::read(body, crate::request::BodyKind::Json));
         let references = References::locate(&request, &index);
         let permit = rules.authorize(&who, &request, &references, &index, 0);
         let texts =
