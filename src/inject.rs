@@ -317,11 +317,15 @@ pub fn inject(
             strip(&mut filling.parts, grant.credential(), slot, &secret)?;
             signed.push((grant, secret));
         } else {
-            filling.fill(grant, slot, &secret)?;
-            // Six digits turn up by chance, and are worth nothing once they were used; and the text of a
-            // value is no secret.
-            let kind = grant.credential().properties.kind.as_ref();
+            // The text of a value is no secret, in whatever form it enters.
             let plain = grant.credential().as_text().is_some();
+            let before = plain.then(|| std::mem::take(&mut filling.needles));
+            filling.fill(grant, slot, &secret)?;
+            if let Some(before) = before {
+                filling.needles = before;
+            }
+            // Six digits turn up by chance, and are worth nothing once they were used.
+            let kind = grant.credential().properties.kind.as_ref();
             if !plain && !kind.is_some_and(Kind::is_of_the_moment) {
                 filling.needles.add_late(secret, grant.placeholder());
             }

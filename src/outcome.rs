@@ -68,7 +68,7 @@ codes! {
     /// No rule allows it.
     NotAllowed "not-allowed" 403 "http_request_denied"
         "No policy rule allows this request"
-        "Ask for a rule that allows this agent, host, method and path; `locum policy check` shows the rules in force.";
+        "Ask for a rule that allows this agent, host, method and path; whoever runs the proxy sees by `locum policy explain --request` and this id what is missing.";
     /// A rule allows it once a person has approved it.
     ApprovalRequired "approval-required" 403 "http_request_denied"
         "A person has to approve this request"
@@ -112,7 +112,7 @@ codes! {
     /// The method reflects the request or tunnels through it.
     MethodRefused "method-refused" 405 "http_request_denied"
         "This method is not forwarded"
-        "TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection.";
+        "TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection; a field that asks for another method, such as X-HTTP-Method-Override, has to go where that one is not allowed alike.";
     /// An upgrade that is not understood: another protocol than WebSocket, or no valid handshake.
     UpgradeRefused "upgrade-refused" 403 "http_request_denied"
         "This protocol upgrade is not forwarded"

@@ -80,7 +80,7 @@ const CREDENTIALS: [(&str, &[&str]); 4] = [
 ];
 const SET: (&str, [&str; 2]) = ("both", ["k1", "k3"]);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Rule {
     name: String,
     organisation: bool,
@@ -489,15 +489,105 @@ fn number(variable: &str, default: u64) -> u64 {
     std::env::var(variable).map_or(default, |text| text.parse().unwrap())
 }
 
+/// The rules as files, the organisation's first.
+fn sources(rules: &[Rule]) -> Vec<Source> {
+    let given: String =
+        CREDENTIALS.iter().map(|(name, to)| format!("    {name}: {}\n", quoted(to))).collect();
+    let given =
+        format!("given:\n  credentials:\n{given}  sets: {{{}: {}}}\n", SET.0, quoted(&SET.1));
+    let of = |organisation: bool| -> Vec<&Rule> {
+        rules.iter().filter(|rule| rule.organisation == organisation).collect()
+    };
+    let text = |rules: &[&Rule]| rules.iter().map(|rule| yaml(rule)).collect::<String>();
+    let (floor, own) = (of(true), of(false));
+    let mut sources = Vec::new();
+    if !floor.is_empty() {
+        let text = format!("version: 1\nlayer: organisation\nrules:\n{}", text(&floor));
+        sources.push(Source::new("org/floor.yaml", &text));
+    }
+    let rules = if own.is_empty() { String::new() } else { format!("rules:\n{}", text(&own)) };
+    sources.push(Source::new("own.yaml", &format!("version: 1\n{given}{rules}")));
+    sources
+}
+
+/// One change, as people make them.
+fn changed(dice: &mut Dice, rules: &[Rule]) -> Vec<Rule> {
+    let mut rules = rules.to_vec();
+    let at = dice.below(rules.len());
+    let other = rule(dice, rules[at].name.clone());
+    let one = &mut rules[at];
+    match dice.below(12) {
+        0 => drop(rules.remove(at)),
+        1 => rules.insert(at, Rule { name: "new".into(), ..other }),
+        2 => rules.swap(at, 0),
+        3 => *one = other,
+        4 => one.agents = vec!["*"],
+        5 => one.shadow = !one.shadow,
+        6 => one.when = None,
+        7 => one.users = None,
+        8 => one.paths = None,
+        9 => one.methods = None,
+        10 => one.state = None,
+        _ => one.to = other.to.clone().or(one.to.take()),
+    }
+    rules.sort_by_key(|rule| !rule.organisation);
+    rules
+}
+
+/// What comes of a request, whatever the rule is called that says so.
+fn outcome(answer: &Answer) -> (u8, Option<Code>) {
+    match answer {
+        Answer::Allow(_) => (0, None),
+        Answer::Ask(_) => (1, None),
+        Answer::Refuse(code, _) => (2, Some(*code)),
+        Answer::Opaque(_) => (3, None),
+        Answer::Intercept => (4, None),
+    }
+}
+
+/// Whatever a change of the rules makes of any request, the reviewer is told of some change.
+#[test]
+fn a_difference_in_decisions_is_a_difference_told() {
+    const EACH: u64 = 40;
+    let questions = number("LOCUM_REFERENCE", 40_000);
+    let seed = number("LOCUM_SEED", 1);
+    let (mut differ, mut silent) = (0_u64, 0_u64);
+    for round in 0..questions.div_ceil(EACH) {
+        let mut dice = Dice(seed.wrapping_mul(7_000_003).wrapping_add(round));
+        let count = 1 + dice.below(6);
+        let mut rules: Vec<Rule> = (0..count).map(|n| rule(&mut dice, format!("r{n}"))).collect();
+        rules.sort_by_key(|rule| !rule.organisation);
+        let changed = changed(&mut dice, &rules);
+        let [old, new] = [&rules, &changed].map(|rules| compile_all(sources(rules)));
+        // A key that was taken away may leave a rule that is none.
+        let (Ok(old), Ok(new)) = (old, new) else { continue };
+        let index = old.given.index();
+        let told = !old.policy.diff(&new.policy).is_empty();
+        silent += u64::from(!told);
+        for _ in 0..EACH {
+            let question = question(&mut dice);
+            let inquiry = inquiry(&question);
+            let [before, after] =
+                [&old, &new].map(|one| outcome(&inquiry.ask(&one.policy, &index)));
+            if before != after {
+                differ += 1;
+                assert!(
+                    told,
+                    "seed {seed}, round {round}: {:?}: {before:?}, {after:?}\n{rules:#?}\n{changed:#?}",
+                    inquiry.wish
+                );
+            }
+        }
+    }
+    // Changes that change nothing, or all of them told of, would prove little.
+    assert!(differ > questions / 400 && silent > questions / 40_000, "{differ} {silent}");
+}
+
 #[test]
 fn the_compiled_policy_decides_as_the_reference() {
     const EACH: u64 = 40;
     let questions = number("LOCUM_REFERENCE", 40_000);
     let seed = number("LOCUM_SEED", 1);
-    let given: String =
-        CREDENTIALS.iter().map(|(name, to)| format!("    {name}: {}\n", quoted(to))).collect();
-    let given =
-        format!("given:\n  credentials:\n{given}  sets: {{{}: {}}}\n", SET.0, quoted(&SET.1));
     let mut seen = std::collections::BTreeMap::<String, u64>::new();
     for round in 0..questions.div_ceil(EACH) {
         let mut dice = Dice(seed.wrapping_mul(1_000_003).wrapping_add(round));
@@ -507,20 +597,10 @@ fn the_compiled_policy_decides_as_the_reference() {
         let mut rules: Vec<Rule> = (0..count).map(|n| rule(&mut dice, format!("r{n}"))).collect();
         // The organisation's files come first.
         rules.sort_by_key(|rule| !rule.organisation);
-        let of = |organisation| -> String {
-            rules.iter().filter(|rule| rule.organisation == organisation).map(yaml).collect()
-        };
-        let floor = format!("version: 1\nlayer: organisation\nrules:\n{}", of(true));
-        let own = format!("version: 1\n{given}rules:\n{}", of(false));
-        let mut sources = vec![Source::new("own.yaml", &own)];
-        if rules.iter().any(|rule| rule.organisation) {
-            sources.insert(0, Source::new("org/floor.yaml", &floor));
-        }
-        if !rules.iter().any(|rule| !rule.organisation) {
-            sources.pop();
-            sources.push(Source::new("own.yaml", &format!("version: 1\n{given}")));
-        }
-        let compiled = compile_all(sources).unwrap_or_else(|report| panic!("{report}\n{own}"));
+        let files = sources(&rules);
+        let text = || files.iter().map(Source::text).collect::<Vec<_>>().join("\n");
+        let compiled =
+            compile_all(files.clone()).unwrap_or_else(|report| panic!("{report}\n{}", text()));
         let index = compiled.given.index();
         for _ in 0..EACH {
             let question = question(&mut dice);
@@ -528,9 +608,14 @@ fn the_compiled_policy_decides_as_the_reference() {
             let (expected, answer) =
                 (decide(&rules, &question), inquiry.ask(&compiled.policy, &index));
             assert_eq!(
-                answer, expected,
-                "seed {seed}, round {round}: {:?} by {:?}, {:?}, at {}\n{floor}\n{own}",
-                inquiry.wish, question.agent, question.refers, question.at
+                answer,
+                expected,
+                "seed {seed}, round {round}: {:?} by {:?}, {:?}, at {}\n{}",
+                inquiry.wish,
+                question.agent,
+                question.refers,
+                question.at,
+                text()
             );
             let word = answer.to_string();
             *seen.entry(word.split(" `").next().unwrap().to_owned()).or_default() += 1;

@@ -3,15 +3,23 @@
 //! The comparison is the one that decides ([`Rule::passes`]), asked for every thing that a rule may be
 //! particular about instead of for the first that does not fit.
 
+use std::iter::once;
+
 use super::Policy;
 use super::cases::{Answer, Inquiry, Wish};
+use super::conditions::Wanted;
+use super::decide::Question;
+use super::diff::either;
 use super::rule::{Asked, Check, Rule};
+use super::text::TextPattern;
 use super::verdict::Kind;
-use crate::credential::CredentialIndex;
+use crate::credential::{Credential, CredentialIndex};
 use crate::document::Position;
-use crate::host::{Origin, Scheme};
+use crate::host::{Authority, Origin, Scheme};
+use crate::outcome::{Code, Refusal};
 
 /// One rule, held against one request.
+#[allow(clippy::struct_excessive_bools)] // Each is a fact of its own.
 #[derive(Clone, Debug)]
 pub struct Verdict<'p> {
     /// Its name.
@@ -28,8 +36,12 @@ pub struct Verdict<'p> {
     pub organisation: bool,
     /// What does not fit; nothing, if the rule matches.
     pub misses: Vec<Check>,
+    /// What the rule asks for in each of those, where it can be told in few words.
+    pub wants: Vec<Option<String>>,
     /// Whether it grants the credential that the request refers to; none when it refers to none.
     pub grants: Option<bool>,
+    /// Whether it denies credentials alone, and none that enters this request.
+    pub spares: bool,
 }
 
 /// The decision, and every rule that has anything to do with the agent, or with the host.
@@ -37,6 +49,8 @@ pub struct Verdict<'p> {
 pub struct Explanation<'p> {
     /// What comes of it.
     pub answer: Answer,
+    /// Why, where the rules that match do not show it: one line each.
+    pub because: Vec<String>,
     /// Rules that match first, then the nearest; each in the order of the document.
     pub rules: Vec<Verdict<'p>>,
     /// How many others there are: they have neither this agent nor this host.
@@ -67,14 +81,110 @@ impl Policy {
                 })
                 .unwrap_or_default(),
         };
+        let because = self.because(inquiry, &answer, index);
+        let unbound = because.iter().any(|why| why.contains("no rule of the organisation"));
         let near = |verdict: &Verdict<'_>| {
             let misses = |check| verdict.misses.contains(&check);
-            !(misses(Check::Agent) && misses(Check::Destination))
+            // Where the organisation's are missing, they are what it is about.
+            let bounds = unbound && verdict.organisation && !verdict.deny;
+            bounds || !(misses(Check::Agent) && misses(Check::Destination))
         };
         let count = all.len();
         let mut rules: Vec<Verdict<'_>> = all.into_iter().filter(near).collect();
-        rules.sort_by_key(|verdict| verdict.misses.len());
-        Explanation { answer, others: count - rules.len(), rules }
+        for verdict in &mut rules {
+            // Whatever enters the request, a rule that decided was about it.
+            verdict.spares &=
+                !matches!(&answer, Answer::Refuse(_, Some(rule)) if **rule == *verdict.rule);
+        }
+        rules.sort_by_key(|verdict| (verdict.misses.len(), verdict.spares));
+        Explanation { answer, because, others: count - rules.len(), rules }
+    }
+
+    /// What the rules that match do not show of a decision.
+    fn because(&self, inquiry: &Inquiry, answer: &Answer, index: &CredentialIndex) -> Vec<String> {
+        if let (Wish::Connect(authority), Answer::Intercept) = (&inquiry.wish, answer) {
+            return vec![self.why_intercepted(inquiry, authority, index)];
+        }
+        let Answer::Refuse(code, _) = answer else { return Vec::new() };
+        let readings = |q: Question<'_>| match code {
+            Code::AmbiguousPath => self.by_reading(q),
+            Code::MethodRefused => self.by_method(q),
+            _ => match self.authorize(q.who, q.request, q.references, q.index, q.at) {
+                Err(Refusal { reason: Some(reason), .. }) => vec![reason.to_owned()],
+                _ => Vec::new(),
+            },
+        };
+        inquiry.with_question(self, index, readings).unwrap_or_default()
+    }
+
+    /// What is decided on each reading of the path.
+    fn by_reading(&self, q: Question<'_>) -> Vec<String> {
+        let asked = Asked::of(q.who, q.request, q.at);
+        let others = q.request.other_readings().iter().map(String::as_str);
+        let all = once(q.request.path()).chain(others);
+        all.map(|path| format!("read as {path}: {}", self.in_short(q, asked, path))).collect()
+    }
+
+    /// What is decided on each method that the request may be taken for.
+    fn by_method(&self, q: Question<'_>) -> Vec<String> {
+        let asked = Asked::of(q.who, q.request, q.at);
+        let others = q.request.other_methods().iter();
+        let all = once(q.request.method()).chain(others);
+        let one = |method: &http::Method| {
+            let asked = Asked { kind: Kind::Request(method), ..asked };
+            format!("read as {method}: {}", self.in_short(q, asked, q.request.path()))
+        };
+        all.map(one).collect()
+    }
+
+    /// What one reading leads to.
+    fn in_short(&self, q: Question<'_>, asked: Asked<'_>, path: &str) -> String {
+        let credentials: Vec<&Credential> =
+            q.references.located().iter().map(|located| &**located.credential()).collect();
+        let named = |at: u32| self.rules.get(at as usize).map_or("", |rule| &*rule.name);
+        match self.verdict(asked, path, &credentials, q.index, false) {
+            Ok(verdict) => format!("allowed by the rule `{}`", named(verdict.rule)),
+            Err(denied) => {
+                let Refusal { code, rule, reason, .. } = self.refusal(denied, asked.kind, None);
+                let rule = rule.map(|rule| format!(" by the rule `{rule}`")).unwrap_or_default();
+                let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!("{code}{rule}{reason}")
+            }
+        }
+    }
+
+    /// Why a tunnel is looked into.
+    fn why_intercepted(
+        &self,
+        inquiry: &Inquiry,
+        authority: &Authority,
+        index: &CredentialIndex,
+    ) -> String {
+        let https = Origin { scheme: Scheme::Https, authority: authority.clone() };
+        if let Some(credential) = index.bound_to(&https).next() {
+            return format!("the credential `{}` may go there", credential.name);
+        }
+        let (headers, kind) = (http::HeaderMap::new(), Kind::Request(&http::Method::CONNECT));
+        let (who, at) = (&inquiry.who, inquiry.at);
+        let (mut own, mut bound) = (false, false);
+        for scheme in [Scheme::Https, Scheme::Http] {
+            let origin = &Origin { scheme, authority: authority.clone() };
+            let asked = Asked { who, origin, kind, query: None, headers: &headers, at };
+            for rule in &self.rules {
+                if rule.shadow || !rule.concerns(asked, index) {
+                    continue;
+                }
+                if rule.deny || !rule.opaque {
+                    return format!("the rule `{}` has a say in what is sent there", rule.name);
+                }
+                own |= !rule.organisation;
+                bound |= rule.organisation;
+            }
+        }
+        match (own, bound) {
+            (true, false) => "no rule of the organisation allows the tunnel".to_owned(),
+            _ => "no rule with `tunnel: opaque` matches".to_owned(),
+        }
     }
 
     fn held<'p>(
@@ -86,7 +196,12 @@ impl Policy {
         index: &CredentialIndex,
     ) -> Verdict<'p> {
         let misses = |check: &Check| !rule.passes(*check, asked, path, index);
+        let misses: Vec<Check> = Check::ALL.into_iter().filter(misses).collect();
         let credential = |name| index.referred(crate::reference::Name::as_str(name));
+        let grants = inquiry
+            .refers
+            .as_ref()
+            .map(|name| credential(name).is_some_and(|c| rule.uses.contain(c, index)));
         Verdict {
             rule: &rule.name,
             file: self.files.get(rule.place.file as usize).map_or("", |file| file),
@@ -94,16 +209,38 @@ impl Policy {
             deny: rule.deny,
             shadow: rule.shadow,
             organisation: rule.organisation,
-            misses: Check::ALL.into_iter().filter(misses).collect(),
-            grants: inquiry
-                .refers
-                .as_ref()
-                .map(|name| credential(name).is_some_and(|c| rule.uses.contain(c, index))),
+            wants: misses.iter().map(|check| wants(rule, *check)).collect(),
+            misses,
+            spares: rule.deny && !rule.uses.is_empty() && grants != Some(true),
+            grants,
         }
     }
 }
 
 fn seen_from_outside(mut verdict: Verdict<'_>) -> Verdict<'_> {
-    verdict.misses.retain(|check| Check::OUTSIDE.contains(check));
+    let pairs = verdict.misses.into_iter().zip(verdict.wants);
+    (verdict.misses, verdict.wants) =
+        pairs.filter(|(check, _)| Check::OUTSIDE.contains(check)).unzip();
     verdict
+}
+
+/// What a rule asks for under one of its keys.
+fn wants(rule: &Rule, check: Check) -> Option<String> {
+    let conditions = rule.conditions.as_deref();
+    let texts = |all: &Vec<TextPattern>| (!all.is_empty()).then(|| either(all));
+    match check {
+        // Lists to which something can be added, which is said in place of what they have.
+        Check::Agent | Check::Destination | Check::Method | Check::Path => None,
+        Check::Query => {
+            let one = |w: &Wanted<Box<str>>| format!("{}={}", w.name, either(&w.values));
+            conditions.map(|all| all.query.iter().map(one).collect::<Vec<_>>().join(", "))
+        }
+        Check::Headers => {
+            let one = |w: &Wanted<http::HeaderName>| format!("{}: {}", w.name, either(&w.values));
+            conditions.map(|all| all.headers.iter().map(one).collect::<Vec<_>>().join(", "))
+        }
+        Check::User => conditions.and_then(|all| texts(&all.users)),
+        Check::Run => conditions.and_then(|all| texts(&all.runs)),
+        Check::Time => rule.when.as_ref().map(ToString::to_string),
+    }
 }

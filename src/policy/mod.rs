@@ -42,7 +42,7 @@ pub use compile::{
     Compiled, FIRST_POLICY, ORGANISATION, SCHEMA, STRICT_POLICY, compile, compile_all,
 };
 pub use decide::{Question, Shadow};
-pub use diff::{Change, Combination};
+pub use diff::{Change, Combination, Diff};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use learn::{Act, Learned, Learner, Lesson, Observed};
 pub use limits::{Limits, Met, Meters, Per, Queue, Rate, RateError, Ticket, Waiting};

@@ -144,7 +144,7 @@ fn a_decision_is_explained_with_what_would_have_to_change() {
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
     assert!(ran.out.starts_with("decision: allow, by the rule `chat for research`\n"), "{ran:?}");
     assert!(ran.out.contains("matches:  `chat for research` (p.yaml:3)"), "{ran:?}");
-    assert!(ran.out.contains("and 1 more rules that do not match"), "{ran:?}");
+    assert!(ran.out.contains("and 1 more rule that does not match"), "{ran:?}");
     let ran = explain(&["GET", "https://api.openai.com/v1/files", "--use", "openai"]);
     assert_eq!(ran.code, 1);
     for line in [
@@ -236,12 +236,13 @@ fn a_change_is_told_in_combinations() {
         home.ok(&["policy", "diff", "old.yaml", "new.yaml"]),
         "+ other may send at https://elsewhere.test: any method, any path
 - researcher may use openai at https://api.openai.com: POST, at /v1/chat/completions
-+ researcher may use openai at https://api.openai.com: POST, GET, at /v1/chat/completions
++ researcher may use openai at https://api.openai.com: GET, POST, at /v1/chat/completions
 - somebody may send at https://elsewhere.test: any method, any path
 "
     );
     let json = home.json(&["policy", "diff", "old.yaml", "new.yaml", "--json"]);
-    let changes: Vec<_> = json.as_array().unwrap().iter().map(|c| c["change"].clone()).collect();
+    let changes: Vec<_> =
+        json["changes"].as_array().unwrap().iter().map(|c| c["change"].clone()).collect();
     assert_eq!(changes, ["added", "changed", "removed"]);
 }
 
@@ -268,4 +269,119 @@ tests: [{{agent: a, request: GET https://x.test/, expect: {expect}, rule: r}}]
     }
     fs::write(home.beside("p.yaml"), "version: 1\nrules: []\n").unwrap();
     home.run(&["policy", "test", "p.yaml"]).refused(1, &["there are no tests"]);
+}
+
+#[test]
+fn findings_have_places_that_code_hosts_can_read() {
+    let home = Home::missing();
+    fs::create_dir(home.beside("sp ace")).unwrap();
+    let text = "version: 1
+rules: [{name: r, agents: [a], to: ['https://*.github.io']}]
+";
+    fs::write(home.beside("sp ace/a b%.yaml"), text).unwrap();
+    let log = home.json(&["policy", "check", "--sarif", "sp ace/a b%.yaml"]);
+    let result = &log["runs"][0]["results"][0];
+    let place = |result: &serde_json::Value| {
+        result["locations"][0]["physicalLocation"]["artifactLocation"]["uri"].clone()
+    };
+    assert_eq!(place(result), "sp%20ace/a%20b%25.yaml");
+    let said = result["message"]["text"].as_str().unwrap();
+    assert!(said.ends_with("(name the hosts, or the domain that is yours)"), "{said}");
+    let whole = home.beside("sp ace/a b%.yaml");
+    let log = home.json(&["policy", "check", "--sarif", whole.to_str().unwrap()]);
+    let uri = place(&log["runs"][0]["results"][0]);
+    let uri = uri.as_str().unwrap();
+    assert!(uri.starts_with("file:///") && uri.ends_with("/sp%20ace/a%20b%25.yaml"), "{uri}");
+    // What stands in no line is shown at the first.
+    let home = Home::new();
+    home.ok(&["agent", "add", "lonely"]);
+    home.write(
+        "policies/one.yaml",
+        "version: 1\nrules: [{name: r, agents: [ghost], to: ['https://x.test']}]\n",
+    );
+    let log = home.json(&["policy", "check", "--sarif"]);
+    let results = log["runs"][0]["results"].as_array().unwrap();
+    assert!(!results.is_empty() && results.iter().all(|one| !place(one).is_null()), "{log}");
+}
+
+#[test]
+fn an_explanation_gives_the_reason_whatever_it_is() {
+    const RULES: &str = "version: 1
+rules:
+  - {name: no j, deny: true, agents: ['*'], use: [j]}
+  - {name: x, agents: [a], to: ['https://x.test'], methods: [GET], paths: ['/a/**', '/b'], use: [k]}
+  - {name: denysecret, deny: true, agents: ['*'], to: ['https://x.test'], paths: ['/a/secret/**', '/secret/**']}
+  - {name: hours, agents: [a], to: ['https://t.test'], when: {not_after: '2020-01-01T00:00:00Z'}, query: {state: [open, draft]}, headers: {x-v: '1'}, users: [alice], runs: ['7']}
+given: {credentials: {k: [https://x.test], j: [https://x.test]}}
+";
+    const FLOOR: &str = "version: 1
+layer: organisation
+rules: [{name: floor, agents: [z], to: ['https://elsewhere.test']}]
+";
+    let home = Home::missing();
+    fs::create_dir_all(home.beside("p/org")).unwrap();
+    fs::write(home.beside("p/p.yaml"), RULES).unwrap();
+    let explain = |words: &[&str]| {
+        home.run(&[&["policy", "explain", "--policy", "p/p.yaml", "--agent", "a"], words].concat())
+    };
+    // What denies another credential than the one that enters is no match.
+    let ran = explain(&["GET", "https://x.test/b", "--use", "k"]);
+    assert!(ran.code == 0 && !ran.out.contains("matches:  `no j`"), "{ran:?}");
+    assert!(ran.out.contains("use: it denies none of the credentials of this request"), "{ran:?}");
+    let ran = explain(&["GET", "https://x.test/b", "--use", "j"]);
+    assert!(ran.code == 1 && ran.out.contains("matches:  `no j` (p/p.yaml:3), denies"), "{ran:?}");
+    // The reading that decides is named.
+    let ran = explain(&["GET", "https://x.test/a/%2e%2e/secret/b"]);
+    assert!(ran.out.contains("with ambiguous-path"), "{ran:?}");
+    assert!(
+        ran.out.contains("because:  read as /a/%2e%2e/secret/b: allowed by the rule `x`"),
+        "{ran:?}"
+    );
+    assert!(
+        ran.out.contains("because:  read as /secret/b: not-allowed by the rule `denysecret`"),
+        "{ran:?}"
+    );
+    let ran = explain(&["GET", "https://x.test/b", "--header", "X-HTTP-Method-Override: PUT"]);
+    assert!(ran.out.contains("because:  read as PUT: not-allowed"), "{ran:?}");
+    let ran = explain(&["get", "https://x.test/b"]);
+    assert!(
+        ran.out.contains("methods: case counts; send GET") && !ran.out.contains("add get"),
+        "{ran:?}"
+    );
+    // What a rule wants is said.
+    let ran = explain(&["GET", "https://t.test/"]);
+    for wanted in [
+        "query: wants state=draft|open;",
+        "headers: wants x-v: 1;",
+        "users: wants alice; the starter said nothing",
+        "runs: wants 7; the starter said nothing",
+        "when: in its times: to 2020-01-01T00:00:00Z, and not at ",
+    ] {
+        assert!(ran.out.contains(wanted), "{wanted}: {ran:?}");
+    }
+    let ran = explain(&["CONNECT", "x.test:443"]);
+    assert!(ran.out.contains("because:  the credential `j` may go there"), "{ran:?}");
+    let ran = explain(&["CONNECT", "t.test:443", "--at", "2019-01-01T00:00:00Z"]);
+    assert!(ran.out.contains("because:  no rule with `tunnel: opaque` matches"), "{ran:?}");
+    // The organisation's rule that does not allow it is shown.
+    fs::write(home.beside("p/org/floor.yaml"), FLOOR).unwrap();
+    let ran = home.run(&[
+        "policy",
+        "explain",
+        "--policy",
+        "p/org/floor.yaml",
+        "--policy",
+        "p/p.yaml",
+        "--agent",
+        "a",
+        "GET",
+        "https://x.test/b",
+        "--use",
+        "k",
+    ]);
+    assert!(ran.out.contains("because:  no rule of the organisation"), "{ran:?}");
+    assert!(
+        ran.out.contains("misses:   `floor` (p/org/floor.yaml:3), the organisation's"),
+        "{ran:?}"
+    );
 }

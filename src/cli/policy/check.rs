@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::{Value, json};
 
 use super::output;
@@ -64,11 +65,14 @@ pub(super) fn run(
             "lints": lints.iter().map(lint_json).collect::<Vec<_>>(),
         }))?,
         Form::Sarif => {
+            // Code hosts take no finding without a place.
+            let start = sources.first().map(|source| (source.name(), 1, 1));
             let about_names =
-                warnings.iter().map(|text| result("unknown-name", "warning", text, None));
+                warnings.iter().map(|text| result("unknown-name", "warning", text, start));
             let lints = lints.iter().map(|lint| {
                 let place = lint.place.as_ref().map(|(file, at)| (&**file, at.line, at.column));
-                result(lint.kind.id(), "warning", &lint.message, place)
+                let text = format!("{} ({})", lint.message, lint.kind.advice());
+                result(lint.kind.id(), "warning", &text, place.or(start))
             });
             output::json(&sarif(&about_names.chain(lints).collect::<Vec<_>>()))?;
         }
@@ -147,7 +151,7 @@ pub(super) fn rejected(files: usize, report: &Report, form: Form) -> Result<Exit
 fn result(id: &str, level: &str, text: &str, place: Option<(&str, u32, u32)>) -> Value {
     let location = |(file, line, column): (&str, u32, u32)| {
         json!({ "physicalLocation": {
-            "artifactLocation": { "uri": file.replace('\\', "/") },
+            "artifactLocation": { "uri": uri(file) },
             "region": { "startLine": line, "startColumn": column },
         }})
     };
@@ -155,6 +159,22 @@ fn result(id: &str, level: &str, text: &str, place: Option<(&str, u32, u32)>) ->
         "ruleId": id, "level": level, "message": { "text": text },
         "locations": place.map(location).into_iter().collect::<Vec<_>>(),
     })
+}
+
+/// What may stand in the path of a URI as it is (RFC 3986 section 3.3).
+const PATH: &AsciiSet =
+    &NON_ALPHANUMERIC.remove(b'/').remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// A file as a URI reference: relative as it was given, or whole.
+fn uri(file: &str) -> String {
+    let path = file.replace('\\', "/");
+    let encoded = utf8_percent_encode(&path, PATH).to_string();
+    let drive = path.as_bytes().get(1) == Some(&b':');
+    match (path.starts_with('/'), drive) {
+        (true, _) => format!("file://{encoded}"),
+        (_, true) => format!("file:///{encoded}"),
+        _ => encoded,
+    }
 }
 
 /// A log of one run (SARIF 2.1.0), which code hosts show beside the lines.

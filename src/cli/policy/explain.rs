@@ -387,6 +387,9 @@ pub(crate) struct Explained {
     code: Option<String>,
     record: Option<Value>,
     outcome: Option<Value>,
+    /// Why, where the rules that match do not show it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    because: Vec<String>,
     /// What was supposed, where something had to be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     note: Option<String>,
@@ -421,12 +424,12 @@ pub(crate) fn explained(
         rule: verdict.rule.to_owned(),
         file: verdict.file.to_owned(),
         line: verdict.at.line,
-        matches: verdict.misses.is_empty(),
+        matches: verdict.misses.is_empty() && !verdict.spares,
         denies: verdict.deny,
         shadow: verdict.shadow,
         organisation: verdict.organisation,
         misses: verdict.misses.iter().map(|check| key(*check).to_owned()).collect(),
-        changes: verdict.misses.iter().map(|check| change(*check, inquiry)).collect(),
+        changes: changes(verdict, inquiry),
         grants: verdict.grants,
     };
     let (decision, by, code) = match &explanation.answer {
@@ -444,6 +447,7 @@ pub(crate) fn explained(
         format!("`locum_{name}` is taken to be in the path; write it there, where the rules see it")
     });
     Explained {
+        because: explanation.because.clone(),
         note,
         decision: decision.to_owned(),
         answer: explanation.answer.to_string(),
@@ -479,6 +483,9 @@ impl Explained {
 
     fn show(&self) -> Result<(), Failure> {
         output::line(&format!("decision: {}", output::plain(&self.answer)))?;
+        for why in &self.because {
+            output::line(&format!("because:  {}", output::plain(why)))?;
+        }
         if let Some(note) = &self.note {
             output::line(&format!("          ({})", output::plain(note)))?;
         }
@@ -501,7 +508,9 @@ impl Explained {
         }
         let hidden = near.len().saturating_sub(NEAR) + self.other_rules;
         if hidden > 0 {
-            output::line(&format!("and {hidden} more rules that do not match"))?;
+            let more = output::counted(hidden as u64, "more rule");
+            let verb = if hidden == 1 { "does" } else { "do" };
+            output::line(&format!("and {more} that {verb} not match"))?;
         }
         Ok(())
     }
@@ -526,8 +535,21 @@ impl Seen {
     }
 }
 
-/// What would have to change for the rule to match.
-fn change(check: Check, inquiry: &Inquiry) -> String {
+/// What would have to change for the rule to match, key by key.
+fn changes(verdict: &RuleVerdict<'_>, inquiry: &Inquiry) -> Vec<String> {
+    let wants = verdict.wants.iter().map(Option::as_deref);
+    let keys = verdict.misses.iter().zip(wants);
+    let mut changes: Vec<String> =
+        keys.map(|(check, wants)| change(*check, wants, inquiry)).collect();
+    if verdict.spares {
+        changes.push("use: it denies none of the credentials of this request".to_owned());
+    }
+    changes
+}
+
+/// What would have to change in one key, which wants something else.
+fn change(check: Check, wants: Option<&str>, inquiry: &Inquiry) -> String {
+    let wanted = wants.map(output::plain).unwrap_or_default();
     let (method, origin, path) = match &inquiry.wish {
         Wish::Connect(authority) => ("CONNECT".to_owned(), format!("https://{authority}"), ""),
         Wish::Request { method, socket, origin, target } => {
@@ -549,19 +571,27 @@ fn change(check: Check, inquiry: &Inquiry) -> String {
         }
         Check::Destination => format!("to: add {origin}, or bind a credential of `use` there"),
         Check::Method if method == "a WebSocket" => "websocket: allow".to_owned(),
+        // Other spellings of a known method are none that a list can have.
+        Check::Method if method.bytes().any(|b| b.is_ascii_lowercase()) => {
+            format!("methods: case counts; send {}", method.to_ascii_uppercase())
+        }
         Check::Method => format!("methods: add {method}"),
         Check::Path => format!("paths: add {path}"),
         Check::Query => {
-            "query: a parameter is missing, or has a value that is not named".to_owned()
+            format!("query: wants {wanted}; it is missing, or has another value as well")
         }
         Check::Headers => {
-            "headers: a field is missing, or has a value that is not named".to_owned()
+            format!("headers: wants {wanted}; it is missing, or has another value as well")
         }
-        Check::User => format!("users: the starter said {}", label(context.user.as_ref())),
-        Check::Run => format!("runs: the starter said {}", label(context.run.as_ref())),
+        Check::User => {
+            format!("users: wants {wanted}; the starter said {}", label(context.user.as_ref()))
+        }
+        Check::Run => {
+            format!("runs: wants {wanted}; the starter said {}", label(context.run.as_ref()))
+        }
         Check::Time => match Timestamp::from_second(inquiry.at) {
-            Ok(at) => format!("when: the rule is not in force at {at}"),
-            Err(_) => "when: the rule is not in force at that time".to_owned(),
+            Ok(at) => format!("when: {wanted}, and not at {at}"),
+            Err(_) => format!("when: {wanted}, and not at that time"),
         },
     }
 }
