@@ -42,16 +42,25 @@ pub enum Seen<'a> {
         refers: bool,
         /// Whether it is no text of the encoding: a file, or the head of a part.
         opaque: bool,
+        /// What it says, decoded, if it is no longer than a stand-in can be. What is not ASCII, or a control
+        /// character, may be another of the kind.
+        says: Option<&'a [u8]>,
     },
 }
 
 /// Is told what is seen.
 pub type See<'a> = &'a mut dyn FnMut(Seen<'_>);
 
+/// The longest stand-in that is looked for in what streams. Keys of providers, which stand-ins are made after,
+/// have some hundred bytes, and no field of a head in which one would be sent is longer.
+const LONGEST_STAND_IN: usize = 4096;
+
 /// A text, as far as it has come.
 #[derive(Debug, Default)]
 struct Text {
     spotter: Spotter,
+    /// Its beginning, as long as it may be a stand-in, and one byte more.
+    says: Vec<u8>,
     start: usize,
     refers: bool,
     opaque: bool,
@@ -60,11 +69,16 @@ struct Text {
 impl Text {
     fn begin(&mut self, start: usize, opaque: bool) {
         (self.start, self.opaque, self.refers) = (start, opaque, false);
+        self.says.clear();
     }
 
     /// What comes next, decoded.
     fn push(&mut self, text: &[u8], place: &Place, see: See<'_>) {
-        let Self { spotter, refers, opaque, .. } = self;
+        let Self { spotter, refers, opaque, says, .. } = self;
+        if !*opaque {
+            let room = (LONGEST_STAND_IN + 1 - says.len()).min(text.len());
+            says.extend_from_slice(&text[..room]);
+        }
         spotter.push(text, &mut |name| {
             *refers = true;
             see(Seen::Reference(place, name.filter(|_| !*opaque)));
@@ -76,12 +90,14 @@ impl Text {
     }
 
     fn end(&mut self, end: usize, place: &Place, see: See<'_>) {
-        let Self { spotter, refers, opaque, start } = self;
+        let Self { spotter, refers, opaque, start, says } = self;
         spotter.finish(&mut |name| {
             *refers = true;
             see(Seen::Reference(place, name.filter(|_| !*opaque)));
         });
-        see(Seen::Text { place, at: *start..end, refers: *refers, opaque: *opaque });
+        let whole = !*opaque && says.len() <= LONGEST_STAND_IN;
+        let says = whole.then_some(says.as_slice());
+        see(Seen::Text { place, at: *start..end, refers: *refers, opaque: *opaque, says });
     }
 }
 
@@ -429,7 +445,7 @@ impl Search<'_> {
                     self.names.insert(name.map(str::to_owned));
                 }
             }
-            Seen::Text { place, at, refers, opaque } => {
+            Seen::Text { place, at, refers, opaque, .. } => {
                 self.names.clear();
                 if *refers && !self.too_many {
                     self.note(place, at.clone(), *opaque);
@@ -463,7 +479,7 @@ impl BodyText {
     }
 
     /// Reads the beginning of a body, with the texts that are over in it. There is nothing to read on where
-    /// none of these refers to anything, or where it is known already that the body cannot be read.
+    /// nothing in it refers to anything, or where it is known already that the body cannot be read.
     #[must_use]
     pub fn begin(bytes: Bytes, kind: BodyKind) -> (Self, Option<Behind>) {
         let mut text = Self { bytes, kind, found: Vec::new(), fault: None, begun: true };
@@ -472,7 +488,8 @@ impl BodyText {
         }
         let mut scanner = Scanner::new(&text.kind, HELD);
         let open = text.search(&mut scanner);
-        let behind = (!text.found.is_empty()).then_some(Behind { scanner, open });
+        let refers = open.is_some() || !text.found.is_empty();
+        let behind = refers.then_some(Behind { scanner, open });
         (text, behind)
     }
 
