@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use body::Edits;
 pub use locate::{Located, References, Unknown};
-pub use remainder::Remainder;
+pub use remainder::{Remainder, Unfollowed};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};

@@ -291,7 +291,8 @@ impl Policy {
             // Nor texts: they are no secrets.
             c.as_text().is_none() && their_own.is_none_or(|owner| is_for(who, owner, index))
         };
-        let bound = || index.concerned(origin).filter(theirs);
+        // Values lead to credentials that are among these themselves.
+        let bound = || index.bound_to(origin).filter(theirs);
         let few = bound().nth(HIDDEN_FROM_ALL).is_none();
         if few {
             hidden.extend(bound().filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
