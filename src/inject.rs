@@ -124,19 +124,21 @@ impl Resolved {
         Ok(Self { granted, hidden, stamp: None })
     }
 
-    /// The same for a permit of which values come from elsewhere: `granted` gives the one that is
-    /// injected, and `known` all those that the answer must not contain.
+    /// The same where values come from elsewhere, or need not all be had: `granted` gives the one that is
+    /// injected, and `known` all those that the answer must not contain, of what is made or fetched and of
+    /// what this request does not carry. What it carries is hidden by being injected.
     ///
     /// # Errors
     /// What `granted` and `known` say.
-    pub fn gather(
+    pub fn gather<K: IntoIterator<Item = Secret>>(
         permit: &Permit,
         granted: impl FnMut(&Grant) -> Result<Secret, Refusal>,
-        mut known: impl FnMut(&Grant) -> Result<Vec<Secret>, Refusal>,
+        mut known: impl FnMut(&Grant) -> Result<K, Refusal>,
     ) -> Result<Self, Refusal> {
         let granted = permit.grants().iter().map(granted).collect::<Result<_, Refusal>>()?;
         let mut hidden = HiddenSecrets::default();
-        for grant in permit.grants().iter().chain(permit.hidden()) {
+        let made = permit.grants().iter().filter(|grant| grant.credential().is_supplied());
+        for grant in made.chain(permit.hidden()) {
             for secret in known(grant)? {
                 hidden.add(grant, secret);
             }
@@ -149,10 +151,12 @@ impl Resolved {
         Self { stamp: Some(stamp), ..self }
     }
 
-    /// Whether nothing enters but what one of these digests is of.
+    /// Whether nothing that is made or fetched enters but what one of these digests is of.
     #[must_use]
-    pub fn is_among(&self, digests: &[[u8; 32]]) -> bool {
-        self.granted.iter().all(|secret| digests.contains(&digest(secret)))
+    pub fn is_among(&self, permit: &Permit, digests: &[[u8; 32]]) -> bool {
+        let entering = permit.grants().iter().zip(&self.granted);
+        let mut made = entering.filter(|(grant, _)| grant.credential().is_supplied());
+        made.all(|(_, secret)| digests.contains(&digest(secret)))
     }
 }
 

@@ -57,6 +57,13 @@ impl Standing {
         Self { door, chain, found: AtomicU64::new(generation << 1 | 1) }
     }
 
+    /// Of a chain that the door was not asked about: one that came with a session that was resumed.
+    #[must_use]
+    pub fn unasked(door: Arc<dyn Vouch>, chain: Box<[Box<[u8]>]>) -> Self {
+        // A generation that no door comes to.
+        Self { door, chain, found: AtomicU64::new(u64::MAX) }
+    }
+
     /// Whether the door would let it in still.
     #[must_use]
     pub fn holds(&self) -> bool {

@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
+use std::iter::once;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
@@ -171,6 +172,13 @@ impl Watch {
     pub fn is_in_target(&self, method: &str, path: &str) -> bool {
         !self.known.is_empty()
             && (self.in_path(path).is_some() || self.in_text(method.as_bytes()).is_some())
+    }
+
+    /// Whether there is a secret in the name of a host, which records show and resolvers are asked for.
+    #[must_use]
+    pub fn is_in_host(&self, host: &str) -> bool {
+        let mut texts = once(host).chain(host.split('.'));
+        !self.known.is_empty() && texts.any(|text| self.in_text(text.as_bytes()).is_some())
     }
 
     /// Whether there is a secret in what a request or a tunnel says of its run, which records show too.

@@ -298,9 +298,7 @@ impl Policy {
             hidden.extend(bound().filter(|c| seen.insert(&c.name)).filter_map(Grant::whole));
         }
         for (_, rule) in self.candidates(who, origin, index).filter(|_| !few) {
-            // More rather than less: what a condition leaves out now may have been used a moment ago.
-            let may = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
-            if rule.uses.is_empty() || !may || !rule.may_name(&origin.authority.host) {
+            if !may_grant(rule, who, origin) {
                 continue;
             }
             // Those of other environments too.
@@ -313,6 +311,19 @@ impl Policy {
         let older: Vec<Grant> = older.collect();
         hidden.extend(older);
         hidden
+    }
+
+    /// Whether some rule lets this agent use the credential at `origin`, whatever else it asks of a request.
+    #[must_use]
+    pub fn may_use(
+        &self,
+        who: &Identity,
+        origin: &Origin,
+        credential: &Credential,
+        index: &CredentialIndex,
+    ) -> bool {
+        let mut rules = self.candidates(who, origin, index).map(|(_, rule)| rule);
+        rules.any(|rule| may_grant(rule, who, origin) && rule.uses.contain(credential, index))
     }
 
     /// What `inject: always` adds to a request that carries no reference: the live credentials of
@@ -349,6 +360,13 @@ impl Policy {
         });
         grants
     }
+}
+
+/// Whether a rule has credentials for this agent at this origin. More rather than less: what a condition
+/// leaves out now may have been used a moment ago.
+fn may_grant(rule: &Rule, who: &Identity, origin: &Origin) -> bool {
+    let theirs = !rule.deny && rule.agents.contain(&who.agent, &who.labels);
+    theirs && !rule.uses.is_empty() && rule.may_name(&origin.authority.host)
 }
 
 /// Where a slot writes: two slots of one header are one place.

@@ -361,6 +361,29 @@ fn injection_without_a_reference_uses_the_first_slot() {
 }
 
 #[test]
+fn who_may_use_a_credential_at_an_origin_is_known_without_a_request() {
+    let rules = policy(
+        "  - {name: one, agents: [a], to: ['https://*.openai.com'], use: [llm], methods: [POST]}\n\
+         \x20 - {name: no, agents: [b], use: [openai], deny: true}\n\
+         \x20 - {name: open, agents: ['*'], to: ['https://*.openai.com']}\n",
+    );
+    let index = index();
+    let credential = index.get("openai").unwrap();
+    for (agent, to, may) in [
+        ("a", "https://api.openai.com", true),
+        ("a", "https://api.anthropic.com", false),
+        ("b", "https://api.openai.com", false),
+        ("c", "https://api.openai.com", false),
+    ] {
+        assert_eq!(
+            rules.may_use(&who(agent), &origin(to), credential, &index),
+            may,
+            "{agent} {to}"
+        );
+    }
+}
+
+#[test]
 fn a_text_of_a_value_is_granted_into_bodies_by_its_name_and_by_all() {
     let values = r#"{"account":{"variable":"A","default":{"text":"acct_1"},"environments":{"prod":{"text":"x"}},
         "enters":{"to":["https://pay.test"],"slots":["json /account"]}}}"#;

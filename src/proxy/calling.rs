@@ -166,7 +166,8 @@ impl<'a> Calling<'a> {
             inbound.without_extensions();
             opening.read_messages(&permit);
             if permit.is_supplied() {
-                opening.knows(make_ready(self.gateway, &self.state, &permit).await);
+                let asker = (&*self.who, inbound.origin());
+                opening.knows(make_ready(self.gateway, &self.state, &permit, asker).await);
             }
         }
         let pass = self.pass(&inbound, &ledger, true).map_err(Unanswered::refusal)?;
@@ -336,7 +337,8 @@ impl<'a> Calling<'a> {
             self.unsent(ledger, refusal, uses, first)
         };
         let named = || named(&self.references);
-        let resolved = resolve(self.gateway, &self.state, permit)
+        let asker = (&*self.who, inbound.origin());
+        let resolved = resolve(self.gateway, &self.state, permit, asker)
             .await
             .map_err(|refusal| refused(ledger, refusal, &named()))?;
         // Why here: a value may have been long in coming.

@@ -80,7 +80,7 @@ use crate::secret::Secret;
 use crate::supply::{Keep, Supply};
 use crate::tls::LeafCache;
 use crate::upstream::Upstream;
-use crate::vault::Snapshot;
+use crate::vault::{Snapshot, VaultError};
 
 /// Everything that a decision depends on, at one moment.
 pub struct State {
@@ -115,11 +115,13 @@ impl State {
     pub fn open(&self, credential: &Name, version: u32) -> Result<Secret, Refusal> {
         let sealed = self.sealed.as_ref();
         let sealed = sealed.ok_or_else(|| Refusal::new(Code::VaultUnavailable))?;
-        sealed.open(credential, version).map_err(|error| {
-            tracing::error!(%credential, version, %error, "a sealed secret does not open");
-            Refusal::new(Code::VaultCorrupt)
-        })
+        sealed.open(credential, version).map_err(|error| corrupt(credential, version, &error))
     }
+}
+
+fn corrupt(credential: &Name, version: u32, error: &VaultError) -> Refusal {
+    tracing::error!(%credential, version, %error, "a sealed secret does not open");
+    Refusal::new(Code::VaultCorrupt)
 }
 
 /// Looks for changes of the vault now, rather than at the next poll.
@@ -186,6 +188,7 @@ pub struct Gateway {
     budgets: retry::Budgets,
     breakers: breaker::Breakers,
     doorkeeper: Doorkeeper,
+    unopened: supplied::Unopened,
     /// Where the time of limits begins.
     start: Instant,
 }
@@ -224,6 +227,7 @@ impl Gateway {
             budgets: retry::Budgets::default(),
             breakers: breaker::Breakers::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
+            unopened: supplied::Unopened::default(),
             start: Instant::now(),
         }
     }

@@ -24,7 +24,7 @@ use super::stream::{Cut, Stream};
 use super::{Caller, Gateway, Near, Place, State, Workspace, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn::{self, Credentials, Denied, Shown};
-use crate::host::{Authority, Origin, Scheme};
+use crate::host::{Authority, Host, Origin, Scheme};
 use crate::metrics::{Failure, TunnelKind};
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Meters, TunnelDecision};
@@ -58,7 +58,7 @@ pub(super) async fn front(
         // To all alike: without the vault nobody can be told from anybody.
         Err(_) if gateway.default_workspace().state().sealed.is_none() => {
             let refusal = Refusal::new(Code::VaultUnavailable);
-            return anonymous(gateway, near, target.destination(), &refusal);
+            return anonymous(gateway, near, target.unless_secret(gateway), &refusal);
         }
         Err(failed) => return challenge(gateway, near, (&target, shutdown), failed).await,
     };
@@ -66,15 +66,18 @@ pub(super) async fn front(
     let identity = match read_context(request.headers()) {
         Ok(context) if context == Context::default() => identity,
         Ok(context) => Arc::new(identity.saying(&context)),
-        Err(refusal) => return anonymous(gateway, near, target.destination(), &refusal),
+        Err(refusal) => return anonymous(gateway, near, target.unless_secret(gateway), &refusal),
     };
     // Why here: what is said of the run stands in each record from here on.
     let (identity, sighted) = unless_secret(&workspace, identity);
+    // And the destination, which a resolver would hear of beside.
+    let in_host = target.has_secret(&workspace);
     let client = Client::of(request.version(), request.headers());
     let (near, cut, baseline) = (near.clone(), end.cut.clone(), OnceLock::new());
     let caller = Caller { near, workspace, identity, client, cut, baseline };
-    if sighted {
-        let ledger = Ledger::at(gateway, &caller, target.destination());
+    if sighted || in_host {
+        let destination = if in_host { String::new() } else { target.destination() };
+        let ledger = Ledger::at(gateway, &caller, destination);
         let refusal = Refusal::new(Code::RealCredential);
         ledger.refuse(&caller.state(), &refusal, &[]);
         return refusal::respond(&refusal, ledger.id);
@@ -115,6 +118,23 @@ impl Target {
             Self::Connect(authority) => authority.to_string(),
             Self::Absolute(origin) => origin.to_string(),
         }
+    }
+
+    /// Whether the host's name has a secret of this workspace in it.
+    fn has_secret(&self, workspace: &Workspace) -> bool {
+        let host = match self {
+            Self::Connect(authority) => &authority.host,
+            Self::Absolute(origin) => &origin.authority.host,
+        };
+        let Host::Name(name) = host else { return false };
+        let state = workspace.state();
+        state.sealed.as_ref().is_some_and(|sealed| sealed.watch.is_in_host(name))
+    }
+
+    /// The destination of somebody of whom nobody knows the workspace; empty with a secret of any in it.
+    fn unless_secret(&self, gateway: &Gateway) -> String {
+        let secret = gateway.workspaces().iter().any(|workspace| self.has_secret(workspace));
+        if secret { String::new() } else { self.destination() }
     }
 }
 
@@ -196,7 +216,7 @@ async fn challenge(
     if noted.tell {
         tell_of_failures(gateway, source, claimed.as_ref(), (denied, noted));
     }
-    let answer = anonymous(gateway, near, target.destination(), &refusal);
+    let answer = anonymous(gateway, near, target.unless_secret(gateway), &refusal);
     if !noted.wait.is_zero() {
         tokio::select! {
             () = tokio::time::sleep(noted.wait) => {}

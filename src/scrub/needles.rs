@@ -1,5 +1,7 @@
 //! The forms in which a secret could come back.
 
+use std::collections::HashSet;
+use std::hash::BuildHasher as _;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -19,6 +21,9 @@ pub struct Needles {
     late: Vec<Late>,
     text: Arena,
     places: Vec<Place>,
+    /// Hashes of the forms, by which another one is known without a look at each. Keyed, and of nobody
+    /// else's use.
+    hashes: HashSet<u64>,
 }
 
 /// What is known of needles before they are made.
@@ -159,6 +164,7 @@ impl Needles {
     /// Every encoding of `bytes`; `known` takes the place of the bytes themselves.
     fn add_forms(&mut self, bytes: &[u8], known: &Range<usize>, replacement: &Range<usize>) {
         self.places.reserve(USUAL_FORMS);
+        self.hashes.reserve(USUAL_FORMS);
         // The usual forms in full: each base64 is made with what is cut off at its ends.
         self.text.reserve(22 * bytes.len() + 32);
         // In front of the raw form, so that base64 can be made of it at each alignment.
@@ -271,7 +277,11 @@ impl Needles {
     fn keep(&mut self, form: Range<usize>, replacement: &Range<usize>) {
         let bytes = &self.text.bytes[form.clone()];
         // Forms that come to nothing (the core of a two-byte secret) would match everywhere.
-        if bytes.len() >= 3 && !self.iter().any(|n| n.bytes == bytes) {
+        if bytes.len() < 3 {
+            return;
+        }
+        let is_new = self.hashes.insert(self.hashes.hasher().hash_one(bytes));
+        if is_new || !self.iter().any(|n| n.bytes == bytes) {
             self.places.push(Place { form, replacement: replacement.clone() });
         }
     }
@@ -343,6 +353,21 @@ mod tests {
 
     fn contains(needles: &Needles, text: &[u8]) -> bool {
         needles.iter().any(|n| text.windows(n.bytes.len()).any(|w| w == n.bytes))
+    }
+
+    #[test]
+    fn a_form_of_two_secrets_is_one_needle_and_the_first_ones() {
+        let mut needles = Needles::default();
+        for (secret, placeholder) in [("s3cr3t-of-a", "locum_a"), ("s3cr3t-of-b", "locum_b")] {
+            needles.add(&Secret::new(secret.into()), placeholder);
+        }
+        let forms = needles.places.len();
+        needles.add(&Secret::new(b"s3cr3t-of-a".to_vec()), "locum_c");
+        assert_eq!(needles.places.len(), forms);
+        // One look tells: none of them was compared with all the others.
+        assert_eq!(needles.hashes.len(), forms);
+        let found = needles.iter().find(|n| n.bytes == b"s3cr3t-of-a").unwrap();
+        assert_eq!(found.replacement, b"locum_a");
     }
 
     #[test]

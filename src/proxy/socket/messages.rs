@@ -149,9 +149,11 @@ impl Following {
             return Ok(None);
         }
         habits::look_at_message(&permit, &self.ledger, unix_now()).map_err(refused)?;
-        let resolved = resolve(&self.gateway, &state, &permit).await.map_err(refused)?;
+        let standing = &self.messages.standing;
+        let asker = (&**standing.who(), standing.origin());
+        let resolved = resolve(&self.gateway, &state, &permit, asker).await.map_err(refused)?;
         // The scrub of the answers would not know it.
-        if permit.is_supplied() && !resolved.is_among(&self.messages.values) {
+        if permit.is_supplied() && !resolved.is_among(&permit, &self.messages.values) {
             let refusal = Refusal::new(Code::CredentialRefused);
             return Err(refused(
                 refusal.because("another token was made since the socket was opened"),
