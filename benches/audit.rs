@@ -58,6 +58,7 @@ fn audit(c: &mut Criterion) {
         bytes_down: 5300,
         scrubbed: 0,
         unsearched: false,
+        misplaced: 0,
         upstream_us: Some(412_000),
         total_us: 900_123,
     };

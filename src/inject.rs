@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use body::Edits;
 pub use locate::{Located, References, Unknown};
-pub use remainder::Remainder;
+pub use remainder::{Remainder, Unfollowed};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};
@@ -295,7 +295,9 @@ pub fn inject(
 ) -> Result<OutboundRequest, Refusal> {
     alone_in_their_places(permit)?;
     let (parts, origin, body) = request.into_parts();
-    let mut filling = Filling { parts, body, edits: Edits::default(), needles: Needles::default() };
+    let places = places(permit);
+    let (edits, needles) = (Edits::default(), Needles::default());
+    let mut filling = Filling { parts, body, edits, needles, places };
     let mut uses = Vec::with_capacity(permit.grants().len());
     let (mut signature, mut signed, mut certificate) = (None, Vec::new(), None);
     for (grant, secret) in permit.grants().iter().zip(resolved.granted) {
@@ -314,7 +316,7 @@ pub fn inject(
             if !signed.is_empty() {
                 return Err(Refusal::new(Code::SlotMismatch));
             }
-            strip(&mut filling.parts, grant.credential(), slot, &secret)?;
+            filling.strip(grant.credential(), slot, &secret)?;
             signed.push((grant, secret));
         } else {
             // The text of a value is no secret, in whatever form it enters.
@@ -337,7 +339,7 @@ pub fn inject(
             why: grant.why(),
         });
     }
-    let Filling { mut parts, body: sent, edits, mut needles } = filling;
+    let Filling { mut parts, body: sent, edits, mut needles, .. } = filling;
     let body = sent.as_ref().and_then(|sent| edits.apply(sent.bytes()));
     if let (Some(sent), Some(body)) = (&sent, &body) {
         set_length(&mut parts.headers, sent.bytes().len(), body.len())?;
@@ -383,17 +385,26 @@ pub fn inject(
     Ok(OutboundRequest { parts, origin, uses, needles, body, chunks, certificate, undecodable })
 }
 
-/// Refuses two credentials of which one would take the other out, or stand where it stands: each owns all
-/// its places of the head. One of them would be missing, and the record would have both.
+/// Which slot of whose is filled, where there is more than one.
+fn places(permit: &Permit) -> Vec<(&Name, &Slot)> {
+    let several = permit.grants().iter().filter(|_| permit.grants().len() > 1);
+    let own = several.map(|grant| (grant.credential(), grant.slot()));
+    own.filter_map(|(own, slot)| Some((&own.name, own.slots.get(slot)?))).collect()
+}
+
+/// Refuses two credentials of which one would take the other out, or stand where it stands: each that a
+/// request refers to owns all its places of the head. One of them would be missing, and the record would
+/// have both. Those that a rule puts in unasked own the place that they are put in, as it was chosen.
 fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
     let grants = permit.grants();
     for grant in grants.iter().filter(|_| grants.len() > 1) {
         let own = grant.credential();
         let Some(slot) = own.slots.get(grant.slot()) else { continue };
-        let others = grants.iter().map(Grant::credential).filter(|other| other.name != own.name);
-        for other in others {
-            if other.slots.iter().any(|place| is_one_place(place, slot)) {
-                let (own, other) = (&own.name, &other.name);
+        for other in grants.iter().filter(|other| other.credential().name != own.name) {
+            let mut owned = other.credential().slots.iter().enumerate();
+            let counts = |at: usize| !other.why().unasked || at == other.slot();
+            if owned.any(|(at, place)| counts(at) && is_one_place(place, slot)) {
+                let (own, other) = (&own.name, &other.credential().name);
                 return Err(Refusal::with_detail(
                     Code::BadRequest,
                     format!(
@@ -480,14 +491,16 @@ pub fn fill_message(
 }
 
 /// A request while it is being filled.
-struct Filling {
+struct Filling<'p> {
     parts: Parts,
     body: Option<BodyText>,
     edits: Edits,
     needles: Needles,
+    /// What is filled, and by whom; empty where there is one.
+    places: Vec<(&'p Name, &'p Slot)>,
 }
 
-impl Filling {
+impl Filling<'_> {
     fn fill(&mut self, grant: &Grant, slot: &Slot, secret: &Secret) -> Result<(), Refusal> {
         let Self { parts, needles, .. } = self;
         let mut value = None;
@@ -509,7 +522,7 @@ impl Filling {
             | Slot::Multipart { .. }
             | Slot::WebSocket { .. } => self.fill_body(grant, slot, secret)?,
         }
-        strip(&mut self.parts, grant.credential(), slot, secret)?;
+        self.strip(grant.credential(), slot, secret)?;
         if let (Some(name), Some(value)) = (slot.header_name(), value) {
             self.parts.headers.insert(name, value);
         }
@@ -545,7 +558,7 @@ impl Filling {
             let mut text = Zeroizing::new(Vec::with_capacity(6 + wire.len()));
             text.extend_from_slice(b"Basic ");
             text.extend_from_slice(&wire);
-            strip(&mut self.parts, grant.credential(), slot, secret)?;
+            self.strip(grant.credential(), slot, secret)?;
             self.parts.headers.insert(header::AUTHORIZATION, sensitive(text)?);
         } else if slot.is_in_body() {
             let body = self.body.as_ref().ok_or_else(|| Refusal::new(Code::Internal))?;
@@ -559,7 +572,7 @@ impl Filling {
                     self.needles.add_rendered(filled, placeholder.as_bytes(), placeholder);
                 }
             }
-            strip(&mut self.parts, grant.credential(), slot, secret)?;
+            self.strip(grant.credential(), slot, secret)?;
         } else {
             self.fill(grant, slot, &own(slot))?;
         }
@@ -580,39 +593,42 @@ impl Filling {
         }
         Ok(())
     }
-}
-
-/// Removes what the client sent in any place of the head that is a slot of the credential, but for
-/// `own`, which is being filled.
-fn strip(
-    parts: &mut Parts,
-    credential: &Credential,
-    own: &Slot,
-    secret: &Secret,
-) -> Result<(), Refusal> {
-    for name in credential.slots.iter().filter_map(Slot::header_name) {
-        parts.headers.remove(name);
-    }
-    if let Some(query) = parts.uri.query() {
-        let is_another = |sent: &[u8]| {
-            let mut others = credential.slots.iter().filter(|slot| *slot != own);
-            others.any(|slot| matches!(slot, Slot::Query { name } if name.as_bytes() == sent))
-        };
-        if let Some(target) = query::without(parts.uri.path(), query, is_another) {
-            parts.uri = target_of(Zeroizing::new(target.into_bytes()))?;
+    /// Removes what the client sent in any place of the head that is a slot of the credential, but for
+    /// `own`, which is being filled, and for those that another credential fills.
+    fn strip(
+        &mut self,
+        credential: &Credential,
+        own: &Slot,
+        secret: &Secret,
+    ) -> Result<(), Refusal> {
+        let Self { parts, places, .. } = self;
+        let others = places.iter().filter(|(name, _)| **name != credential.name);
+        let filled = |slot: &&Slot| others.clone().any(|(_, place)| is_one_place(place, slot));
+        let emptied = || credential.slots.iter().filter(|slot| !filled(slot));
+        for name in emptied().filter_map(Slot::header_name) {
+            parts.headers.remove(name);
         }
+        if let Some(query) = parts.uri.query() {
+            let is_another = |sent: &[u8]| {
+                let mut others = emptied().filter(|slot| *slot != own);
+                others.any(|slot| matches!(slot, Slot::Query { name } if name.as_bytes() == sent))
+            };
+            if let Some(target) = query::without(parts.uri.path(), query, is_another) {
+                parts.uri = target_of(Zeroizing::new(target.into_bytes()))?;
+            }
+        }
+        let entry = match own {
+            Slot::Subprotocol { template } => Some((template, secret)),
+            _ => None,
+        };
+        let lists = |slot: &Slot| matches!(slot, Slot::Subprotocol { .. });
+        if parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
+            && credential.slots.iter().any(lists)
+        {
+            subprotocol::rewrite(&mut parts.headers, credential, entry)?;
+        }
+        Ok(())
     }
-    let entry = match own {
-        Slot::Subprotocol { template } => Some((template, secret)),
-        _ => None,
-    };
-    let lists = |slot: &Slot| matches!(slot, Slot::Subprotocol { .. });
-    if parts.headers.contains_key(header::SEC_WEBSOCKET_PROTOCOL)
-        && credential.slots.iter().any(lists)
-    {
-        subprotocol::rewrite(&mut parts.headers, credential, entry)?;
-    }
-    Ok(())
 }
 
 /// A field value around the secret. Its memory is wiped when the last holder lets go of it, and it

@@ -341,6 +341,10 @@ pub struct Outcome {
     /// Whether the answer's body passed without being searched, by a rule that says so.
     #[serde(skip_serializing_if = "is_false")]
     pub unsearched: bool,
+    /// How many references stood outside the slots in what of the body came behind the beginning that was
+    /// decided on. The access record has those before it.
+    #[serde(skip_serializing_if = "is_zero_u64")]
+    pub misplaced: u64,
     /// From sending the request to the answer's head, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upstream_us: Option<u64>,

@@ -14,7 +14,7 @@ use http::{Method, Uri, Version};
 
 pub(crate) use body::unescape;
 pub use body::{
-    Behind, BodyKind, BodyText, Found, Malformed, Place, Scanner, See, Seen, Step, is_coded,
+    Behind, BodyKind, BodyText, Found, Malformed, Open, Place, Scanner, See, Seen, Step, is_coded,
     strings,
 };
 pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};

@@ -129,6 +129,7 @@ impl Drop for Account {
             bytes_down: 0,
             scrubbed: 0,
             unsearched: false,
+            misplaced: 0,
             upstream_us: self.status.map(|_| took),
             total_us: took,
         });

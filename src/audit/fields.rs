@@ -165,6 +165,7 @@ impl Fields for Outcome {
             bytes_down,
             scrubbed,
             unsearched,
+            misplaced,
             upstream_us,
             total_us,
         } = self;
@@ -182,6 +183,9 @@ impl Fields for Outcome {
         }
         if *unsearched {
             line.raw(b",\"unsearched\":true");
+        }
+        if *misplaced > 0 {
+            line.number(b",\"misplaced\":", *misplaced);
         }
         if let Some(upstream) = upstream_us {
             line.number(b",\"upstream_us\":", *upstream);
@@ -355,6 +359,7 @@ mod tests {
                 bytes_down,
                 scrubbed: scrubbed % 2,
                 unsearched: scrubbed % 4 > 1,
+                misplaced: scrubbed % 3,
                 upstream_us,
                 total_us,
             });

@@ -114,6 +114,7 @@ fn outcome_later(log: &AuditLog, n: u64) {
         bytes_down: 2,
         scrubbed: 0,
         unsearched: false,
+        misplaced: 0,
         upstream_us: None,
         total_us: 3,
     });

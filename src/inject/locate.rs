@@ -361,6 +361,10 @@ impl References {
 
     fn in_body(&mut self, body: &BodyText, origin: &Origin, index: &CredentialIndex) {
         self.fault = body.fault();
+        // Nothing is found in what cannot be read, and an alarm is none that can be avoided so.
+        if self.fault.is_some() {
+            self.honeytoken = index.honeytoken_in(body.bytes()).cloned().or(self.honeytoken.take());
+        }
         let bound = || index.concerned(origin).flat_map(|c| &c.slots);
         for found in body.found() {
             let is = |slot: &Slot| found.place.is(slot);

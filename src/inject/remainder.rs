@@ -11,9 +11,9 @@ use super::References;
 use crate::credential::{Credential, CredentialIndex, Slot};
 use crate::host::Origin;
 use crate::outcome::{Code, Refusal};
-use crate::policy::Permit;
+use crate::policy::{Grant, Permit};
 use crate::reference::Name;
-use crate::request::{Behind, BodyKind, InboundRequest, Place, Scanner, Seen};
+use crate::request::{Behind, BodyKind, BodyText, InboundRequest, Place, Scanner, Seen};
 
 /// The rest of a body whose beginning was decided on.
 pub struct Remainder {
@@ -28,6 +28,21 @@ impl fmt::Debug for Remainder {
     }
 }
 
+/// Why what comes behind a beginning is not read, and the request is refused.
+#[derive(Debug)]
+pub struct Unfollowed {
+    /// What is said.
+    pub refusal: Refusal,
+    /// The honeytoken that was named, if one was.
+    pub honeytoken: Option<Name>,
+}
+
+impl From<Unfollowed> for Refusal {
+    fn from(why: Unfollowed) -> Self {
+        why.refusal
+    }
+}
+
 impl Remainder {
     /// For the request that `permit` is for, of whose body the beginning was read.
     ///
@@ -39,20 +54,10 @@ impl Remainder {
         (request, references): (&InboundRequest, &References),
         permit: &Permit,
         index: &Arc<CredentialIndex>,
-    ) -> Result<Self, Refusal> {
-        let (Some(body), Some(behind)) = (request.body(), behind) else { return Err(too_late()) };
-        let slot =
-            |grant: &crate::policy::Grant| grant.credential().slots.get(grant.slot()).cloned();
-        let enters = permit.grants().iter().filter_map(slot).any(|slot| body.kind().has(&slot));
-        if !enters {
-            return Err(too_late());
-        }
-        if permit.reads_body() || references.wants_all(request) {
-            return Err(Refusal::with_detail(
-                Code::BodyTooLarge,
-                "The request is signed over all of its body, which is longer than what is held in memory",
-            ));
-        }
+    ) -> Result<Self, Unfollowed> {
+        let (Some(body), Some(Behind { scanner, open })) = (request.body(), behind) else {
+            return Err(Unfollowed { refusal: too_late(), honeytoken: None });
+        };
         let is_slot = |place: &Place| {
             let located = references.located().iter().flat_map(|l| &l.credential().slots);
             located.into_iter().any(|slot| place.is(slot))
@@ -66,14 +71,17 @@ impl Remainder {
             counted: false,
             misplaced: 0,
             honeytoken: None,
-            verdict: Ok(()),
+            verdict: enters_beginning((request, body, references), permit),
         };
-        for (place, name) in &behind.open {
-            judge.reference(place, name.as_deref());
+        if let Some((place, names)) = &open {
+            for name in names {
+                judge.reference(place, name.as_deref());
+            }
         }
-        let kind = body.kind().clone();
-        judge.verdict.clone()?;
-        Ok(Self { scanner: behind.scanner, kind, judge })
+        match judge.verdict.clone() {
+            Ok(()) => Ok(Self { scanner, kind: body.kind().clone(), judge }),
+            Err(refusal) => Err(Unfollowed { refusal, honeytoken: judge.honeytoken }),
+        }
     }
 
     /// Reads on: what may be sent after it, if it may.
@@ -120,6 +128,25 @@ impl Remainder {
     }
 }
 
+/// Whether something enters the beginning, and the rest has no say.
+fn enters_beginning(
+    (request, body, references): (&InboundRequest, &BodyText, &References),
+    permit: &Permit,
+) -> Result<(), Refusal> {
+    let slot = |grant: &Grant| grant.credential().slots.get(grant.slot()).cloned();
+    let enters = permit.grants().iter().filter_map(slot).any(|slot| body.kind().has(&slot));
+    if !enters || body.found().is_empty() {
+        return Err(too_late());
+    }
+    if permit.reads_body() || references.wants_all(request) {
+        return Err(Refusal::with_detail(
+            Code::BodyTooLarge,
+            "The request is signed over all of its body, which is longer than what is held in memory",
+        ));
+    }
+    Ok(())
+}
+
 /// A body that is not searched to its end before it is sent.
 fn too_late() -> Refusal {
     Refusal::with_detail(
@@ -152,7 +179,12 @@ impl Judge {
             }
             Seen::Entry(_) => {}
             Seen::Reference(place, name) => self.reference(place, *name),
-            Seen::Text { .. } => self.counted = false,
+            Seen::Text { place, refers, says, .. } => {
+                self.counted = false;
+                if let Some(says) = says.filter(|_| *refers) {
+                    self.stand_in(place, says);
+                }
+            }
         }
     }
 
@@ -162,8 +194,7 @@ impl Judge {
             self.honeytoken = Some(bait.name.clone());
         }
         if self.is_slot(place, name) {
-            let detail = "A reference stands in a field behind what is searched before the body is sent: put it before the file";
-            return self.refuse(Refusal::with_detail(Code::BodyTooLarge, detail));
+            return self.refuse_late();
         }
         if !std::mem::replace(&mut self.counted, true) {
             self.misplaced += 1;
@@ -171,6 +202,23 @@ impl Judge {
         if self.refuse_misplaced {
             self.refuse(Refusal::new(Code::Misplaced));
         }
+    }
+
+    /// A stand-in may have more behind the reference in it that could be of its name, so that only all of the
+    /// text says whose it is.
+    fn stand_in(&mut self, place: &Place, says: &[u8]) {
+        let Some(named) = self.index.named_by(says) else { return };
+        if named.properties.honeytoken {
+            self.honeytoken = Some(named.name.clone());
+        }
+        if is_of(place, named) {
+            self.refuse_late();
+        }
+    }
+
+    fn refuse_late(&mut self) {
+        let detail = "A reference stands in a field behind what is searched before the body is sent: put it before the file";
+        self.refuse(Refusal::with_detail(Code::BodyTooLarge, detail));
     }
 
     /// Whether the reference would have had a say: in a field of any credential that is bound here, or of
@@ -190,4 +238,9 @@ impl Judge {
             self.verdict = Err(refusal);
         }
     }
+}
+
+/// Whether the place is a field of the credential's own, or within one.
+fn is_of(place: &Place, credential: &Credential) -> bool {
+    credential.slots.iter().any(|slot| place.is(slot) || place.is_inside(slot))
 }

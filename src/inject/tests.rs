@@ -36,7 +36,8 @@ fn send(
     target: &str,
     fields: &[(&str, &str)],
 ) -> Result<(Parts, Option<Needles>), Refusal> {
-    let (request, needles) = send_with(credentials, secret, target, fields, None)?;
+    let index = CredentialIndex::new(credentials, HashMap::new());
+    let (request, needles) = send_with(&index, secret, target, fields, None)?;
     Ok((request.into_parts().0, needles))
 }
 
@@ -45,22 +46,34 @@ fn fill(slot: &str, kind: &str, secret: &str, body: &[u8]) -> Result<Vec<u8>, Re
     let length = body.len().to_string();
     let fields = [("content-type", kind), ("content-length", &*length)];
     let body = Bytes::copy_from_slice(body);
-    let all = vec![credential("a", &[slot], None)];
-    let (request, _) = send_with(all, secret, "/", &fields, Some(body.clone()))?;
+    let (request, _) = send_with(&among_others(slot), secret, "/", &fields, Some(body.clone()))?;
     let length = request.headers()["content-length"].to_str().unwrap().to_owned();
     let Some(filled) = request.into_body() else { return Ok(body.to_vec()) };
     assert_eq!(length, filled.len().to_string());
     Ok(filled.to_vec())
 }
 
+/// The credential `a` in a slot, beside one that is bound elsewhere, a bait, and the text of a value.
+fn among_others(slot: &str) -> CredentialIndex {
+    let slots = ["json /other", "form other", "multipart other"];
+    let mut other = credential("other", &slots, Some("sk-locum_other-00000000"));
+    other.destinations = ["https://other.test".parse().unwrap()].into();
+    let mut bait = credential("bait", &["json /bait"], None);
+    (bait.version, bait.properties.honeytoken) = (None, true);
+    let values = r#"{"v":{"variable":"V","default":{"text":"acct_1"},"enters":
+        {"to":["https://api.test"],"slots":["json /v","form v","multipart v"]}}}"#;
+    let values = serde_json::from_str(values).unwrap();
+    CredentialIndex::new(vec![credential("a", &[slot], None), other, bait], HashMap::new())
+        .with_values(&"default".parse().unwrap(), &values)
+}
+
 fn send_with(
-    credentials: Vec<Credential>,
+    index: &CredentialIndex,
     secret: &str,
     target: &str,
     fields: &[(&str, &str)],
     body: Option<Bytes>,
 ) -> Result<(Request<Option<Bytes>>, Option<Needles>), Refusal> {
-    let index = CredentialIndex::new(credentials, HashMap::new());
     let authority = Authority::parse("api.test:443", None).unwrap();
     let origin = Origin { scheme: Scheme::Https, authority };
     let mut builder = Request::builder().uri(target).header("host", "api.test");
@@ -75,9 +88,12 @@ fn send_with(
     let text = "version: 1\nrules:\n  - {name: all, agents: ['*'], use: ['*']}\n";
     let policy = policy::compile(vec![Source::new("p.yaml", text)]).unwrap();
     let who = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
-    let references = References::locate(&request, &index);
-    let permit = policy.authorize(&who, &request, &references, &index, 0)?;
-    let open = |_: &Credential, version| {
+    let references = References::locate(&request, index);
+    let permit = policy.authorize(&who, &request, &references, index, 0)?;
+    let open = |credential: &Credential, version| {
+        if let Some(text) = credential.as_text() {
+            return Ok(Secret::new(text.as_bytes().to_vec()));
+        }
         assert_eq!(version, 3);
         Ok(Secret::new(secret.as_bytes().to_vec()))
     };
@@ -96,8 +112,7 @@ fn stream(
     body: &[u8],
     (first, piece): (usize, usize),
 ) -> Result<Vec<u8>, Refusal> {
-    let index =
-        Arc::new(CredentialIndex::new(vec![credential("a", &[slot], None)], HashMap::new()));
+    let index = Arc::new(among_others(slot));
     let authority = Authority::parse("api.test:443", None).unwrap();
     let origin = Origin { scheme: Scheme::Https, authority };
     let head = Request::post("/").header("host", "api.test").header("content-type", kind);
@@ -113,7 +128,10 @@ fn stream(
     let references = References::locate(&request, &index);
     let permit = policy.authorize(&who, &request, &references, &index, 0)?;
     let mut remainder = Remainder::new(behind, (&request, &references), &permit, &index)?;
-    let resolved = Resolved::open(&permit, |_, _| Ok(Secret::new(SECRET.as_bytes().to_vec())))?;
+    let open = |credential: &Credential, _| {
+        Ok(Secret::new(credential.as_text().unwrap_or(SECRET).as_bytes().to_vec()))
+    };
+    let resolved = Resolved::open(&permit, open)?;
     let outbound = inject(request, &permit, resolved)?;
     let mut sent = outbound.body.clone().expect("something enters it").to_vec();
     for piece in rest.chunks(piece) {
@@ -440,6 +458,9 @@ fn body() -> impl Strategy<Value = (&'static str, &'static str, String)> {
         r#""key":{"key":"locum_a"}"#,
         r#""other":[true,false,"locum_locum_c"]"#,
         r#""broken":01"#,
+        r#""v":"locum_v""#,
+        r#""v":"locum_nobody""#,
+        r#""other":"sk-\u006cocum_other-00000000""#,
         r#""x":"""#,
     ]);
     let json = (json, prop::sample::select(&["}", "} ", "", "}x"][..])).prop_map(|(all, end)| {
@@ -454,6 +475,9 @@ fn body() -> impl Strategy<Value = (&'static str, &'static str, String)> {
         "=locum_b",
         "x=%%6",
         "y=locum_%61",
+        "v=locum_v",
+        "v=locum_nobody",
+        "other=sk%2dlocum_other-00000000",
     ]);
     let form =
         form.prop_map(|all| ("form key", "application/x-www-form-urlencoded", all.join("&")));
@@ -464,6 +488,8 @@ fn body() -> impl Strategy<Value = (&'static str, &'static str, String)> {
         "form-data; name=\"k\\ey\"\r\n\r\n",
         "form-data; name=big\r\n\r\n.............................................",
         "attachment; name=key\r\n\r\nlocum_a",
+        "form-data; name=v\r\n\r\nlocum_nobody",
+        "form-data; name=other\r\n\r\nsk-locum_other-00000000",
     ]);
     let ends = prop::sample::select(&["--b--", "--b-- \r\nbye", "--b--\r\n--b", "--b", ""][..]);
     let parts = (parts, ends).prop_map(|(all, end)| {
@@ -542,9 +568,57 @@ fn what_comes_too_late_is_refused_or_cut() {
         assert_eq!(refused.code, Code::BodyTooLarge, "{text}");
         assert!(refused.detail.contains("put the field before the file"), "{}", refused.detail);
     }
+    // As they are refused in a body that is there at once.
+    for late in [r#""v":"locum_nobody""#, r#""other":"sk-locum_other-00000000""#] {
+        let text = format!("{start}\"x\":1,{late}}}");
+        assert_eq!(
+            fill("json /key", "application/json", SECRET, text.as_bytes()).unwrap_err().code,
+            Code::CredentialRefused
+        );
+        assert_eq!(json(&text, start.len()).code, Code::BodyTooLarge, "{late}");
+    }
     // The first is decided on, and the other of the same credential comes when it has left.
     let index = "form key";
     let refused =
         stream(index, "application/x-www-form-urlencoded", b"key=locum_a&a=1&key=locum_b", (14, 3));
     assert_eq!(refused.unwrap_err().code, Code::BodyUnreadable);
+}
+
+#[test]
+fn a_bait_at_the_end_of_a_beginning_is_an_alarm_whatever_it_is_refused_for() {
+    let index = Arc::new(among_others("json /key"));
+    let authority = Authority::parse("api.test:443", None).unwrap();
+    let origin = Origin { scheme: Scheme::Https, authority };
+    for (misplaced, text, code) in [
+        ("refuse", r#"{"key":"locum_a","x":"see locum_bait, "#, Code::Misplaced),
+        ("inert", r#"{"x":"see locum_bait, "#, Code::BodyTooLarge),
+        ("inert", r#"{"key":"locum_a","bait":"locum_bait "#, Code::BodyTooLarge),
+    ] {
+        let head = Request::post("/").header("host", "api.test");
+        let head = head.header("content-type", "application/json").body(()).unwrap();
+        let mut request = InboundRequest::parse(head.into_parts().0, &origin).unwrap();
+        let (body, behind) = BodyText::begin(text.into(), crate::request::BodyKind::Json);
+        request.take_body(body);
+        let rules = format!(
+            "version: 1\nrules:\n  - {{name: all, agents: ['*'], to: ['https://api.test'], use: ['*'], misplaced: {misplaced}}}\n"
+        );
+        let policy = policy::compile(vec![Source::new("p.yaml", &rules)]).unwrap();
+        let who = Identity::new("default".parse().unwrap(), "a".parse().unwrap(), "t");
+        let references = References::locate(&request, &index);
+        assert!(references.honeytoken().is_none(), "the text is not over");
+        let permit = policy.authorize(&who, &request, &references, &index, 0).unwrap();
+        let why = Remainder::new(behind, (&request, &references), &permit, &index).unwrap_err();
+        assert_eq!(why.refusal.code, code, "{text}");
+        assert_eq!(why.honeytoken.unwrap().as_str(), "bait", "{text}");
+    }
+}
+
+#[test]
+fn a_bait_in_a_body_that_cannot_be_read_is_an_alarm() {
+    let index = among_others("json /key");
+    let authority = Authority::parse("api.test:443", None).unwrap();
+    let origin = Origin { scheme: Scheme::Https, authority };
+    let message = BodyText::read(r#"{"x":"locum_bait""#.into(), crate::request::BodyKind::Message);
+    let references = References::locate_message(&message, &origin, &index);
+    assert!(references.fault().is_some() && references.honeytoken().is_some());
 }

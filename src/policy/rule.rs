@@ -308,6 +308,9 @@ impl Uses {
 
     /// The credentials among these that may go to `origin`, some of them perhaps twice; of a value, what it
     /// is in those environments.
+    ///
+    /// It has to agree with [`Self::contain`]: a text that is granted and not listed here would be injected
+    /// into heads, and no body would be read for it.
     pub(super) fn bound_to<'a>(
         &'a self,
         origin: &'a Origin,
@@ -315,9 +318,15 @@ impl Uses {
         within: Within<'a>,
     ) -> impl Iterator<Item = &'a Arc<Credential>> {
         let (all, named) = match self {
-            Self::All => (Some(index.bound_to(origin)), None),
+            Self::All => (Some(index.concerned(origin)), None),
             Self::Named(names) => (None, Some(names)),
         };
+        // What a value leads to is there under its own name, but for the texts.
+        let all = all.into_iter().flatten().flat_map(move |one| {
+            let (own, value) = if one.is_value() { (None, Some(one)) } else { (Some(one), None) };
+            let held = value.into_iter().flat_map(move |v| index.held(v.name.as_str(), within));
+            own.into_iter().chain(held.filter(|c| c.as_text().is_some() && c.is_bound_to(origin)))
+        });
         let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
         let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
         // A name grants the credential, and what serves its reference or is its value.
@@ -326,7 +335,7 @@ impl Uses {
             let own = index.get(name).into_iter().chain(index.servers(name));
             own.chain(index.held(name, within))
         });
-        all.into_iter().flatten().chain(named.filter(|c| c.is_bound_to(origin)))
+        all.chain(named.filter(|c| c.is_bound_to(origin)))
     }
 
     /// Whether it grants the credential, by its own name, a value's or a set's.

@@ -361,6 +361,35 @@ fn injection_without_a_reference_uses_the_first_slot() {
 }
 
 #[test]
+fn a_text_of_a_value_is_granted_into_bodies_by_its_name_and_by_all() {
+    let values = r#"{"account":{"variable":"A","default":{"text":"acct_1"},"environments":{"prod":{"text":"x"}},
+        "enters":{"to":["https://pay.test"],"slots":["json /account"]}}}"#;
+    let values = serde_json::from_str(values).unwrap();
+    let index = index().with_values(&"default".parse().unwrap(), &values);
+    for (uses, granted) in [("['*']", true), ("[account]", true), ("[openai]", false)] {
+        let rules = policy(&format!(
+            "  - {{name: pay, agents: ['*'], to: [https://pay.test], use: {uses}}}\n"
+        ));
+        let json = ["content-type: application/json"];
+        let mut request = parsed("POST https://pay.test/", &json).unwrap();
+        let (who, none) = (who("a"), References::default());
+        let kind = rules.wants_body(&who, &request, &none, (&index, 0));
+        assert_eq!(kind, granted.then_some(crate::request::BodyKind::Json), "{uses}");
+        let body = r#"{"account":"locum_account"}"#.into();
+        request.take_body(crate::request::BodyText::read(body, crate::request::BodyKind::Json));
+        let references = References::locate(&request, &index);
+        let permit = rules.authorize(&who, &request, &references, &index, 0);
+        let texts =
+            permit.iter().flat_map(Permit::grants).map(|grant| grant.credential().as_text());
+        let texts: Vec<_> = texts.collect();
+        assert_eq!(texts, if granted { vec![Some("acct_1")] } else { Vec::new() }, "{uses}");
+    }
+    let origin = origin("https://elsewhere.test");
+    let mut texts = rule::Uses::All.bound_to(&origin, &index, Within::Any).map(|one| one.as_text());
+    assert!(!texts.any(|text| text.is_some()), "it is bound elsewhere");
+}
+
+#[test]
 fn injection_without_a_reference_is_decided_under_every_reading_of_the_path() {
     let rules = policy(
         "  - {name: anything, agents: ['*'], to: [https://api.openai.com]}

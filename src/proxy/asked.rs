@@ -67,8 +67,9 @@ impl Asked<'_> {
             decided = self.decide(self.caller.state()).await;
             // Why here: what goes out is what was decided on, so whatever comes behind it must not have had
             // a say.
-            decided.decision =
-                self.followed(&decided, body, behind).map_or_else(Err, |()| decided.decision);
+            decided.decision = self
+                .followed(&decided, (body, ledger), behind)
+                .map_or_else(Err, |()| decided.decision);
         }
         // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
         // secret and reached nobody.
@@ -110,7 +111,7 @@ impl Asked<'_> {
     fn followed(
         &self,
         decided: &Decided,
-        body: &mut Upload,
+        (body, ledger): (&mut Upload, &Ledger),
         behind: Option<Behind>,
     ) -> Result<(), Refusal> {
         let (true, Ok(permit)) =
@@ -119,7 +120,12 @@ impl Asked<'_> {
             return Ok(());
         };
         let asked = (&self.inbound, &decided.references);
-        let remainder = Remainder::new(behind, asked, permit, &decided.state.credentials)?;
+        let index = &decided.state.credentials;
+        let remainder = Remainder::new(behind, asked, permit, index).inspect_err(|why| {
+            if let Some(bait) = &why.honeytoken {
+                ledger.baited(bait);
+            }
+        })?;
         body.follow(remainder)
     }
 

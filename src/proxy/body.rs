@@ -19,7 +19,7 @@ use super::echo::hushed;
 use super::expect::Gate;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
-use super::linger::Linger;
+use super::linger::{Linger, Signs};
 use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
 use crate::inject::Remainder;
@@ -55,8 +55,10 @@ struct Streamed {
 
 /// How an agent hears that an answer is not whole.
 pub(super) enum Unfinished {
-    /// By an end that is none: of chunks, of a length, of a stream.
+    /// By an end that is none: of chunks, of a length.
     Error,
+    /// By a reset of its stream, which is one of several on the connection.
+    Stream,
     /// By a reset of the connection, whose end would be the answer's. Forgotten when it is whole.
     Reset,
     /// By gRPC's status, as of a call whose connection was lost: of a reset stream gRPC clients think
@@ -121,7 +123,7 @@ impl Streamed {
             Unfinished::GrpcStatus => {
                 Ok(Frame::trailers(grpc_trailers(GRPC_DENIED, &code.title())))
             }
-            Unfinished::Error | Unfinished::Reset => Err(code.title().into()),
+            Unfinished::Error | Unfinished::Stream | Unfinished::Reset => Err(code.title().into()),
         }
     }
 
@@ -134,7 +136,7 @@ impl Streamed {
         self.close(Ending::UpstreamAborted);
         match self.unfinished {
             Unfinished::GrpcStatus => Ok(Frame::trailers(broken_grpc(&error))),
-            Unfinished::Error | Unfinished::Reset => Err(error.into()),
+            Unfinished::Error | Unfinished::Stream | Unfinished::Reset => Err(error.into()),
         }
     }
 
@@ -157,7 +159,13 @@ impl Streamed {
                 Poll::Ready(Some(Ok(frame)))
             }
             Some(Err(error)) => {
-                self.broken = Some(Box::new(Linger::new(error, self.cut.clone())));
+                let signs = match self.unfinished {
+                    // Trailers go out behind what waits, whenever that is.
+                    Unfinished::GrpcStatus => return Poll::Ready(Some(self.broke(error))),
+                    Unfinished::Stream => Signs::AMONG_OTHERS,
+                    Unfinished::Error | Unfinished::Reset => Signs::ALONE,
+                };
+                self.broken = Some(Box::new(Linger::new(error, self.cut.clone(), signs)));
                 self.poll_frame(cx)
             }
             None => {

@@ -237,6 +237,7 @@ impl Drop for Account<'_> {
             bytes_down: down as u64,
             scrubbed: 0,
             unsearched: false,
+            misplaced: 0,
             upstream_us: status.map(|_| took),
             total_us: took,
         });

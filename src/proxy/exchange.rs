@@ -159,6 +159,7 @@ pub(super) async fn answer(
         // Its agent knows neither chunks nor, where there is none, a length.
         Version::HTTP_10 => Unfinished::Reset,
         Version::HTTP_2 if is_grpc(response.headers()) => Unfinished::GrpcStatus,
+        Version::HTTP_2 => Unfinished::Stream,
         _ => Unfinished::Error,
     };
     Ok(response.map(|body| Body::streamed(body, tally, (unfinished, cut.clone()))))

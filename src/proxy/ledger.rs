@@ -226,9 +226,10 @@ impl Ledger {
         self.habit.as_ref()
     }
 
-    /// Accounts for what was seen of a body behind its beginning; why it was cut, if it was.
-    fn behind(&self) -> Option<Code> {
-        let behind = self.up.behind()?;
+    /// Accounts for what was seen of a body behind its beginning: why it was cut, if it was, and how many
+    /// references stood outside the slots there.
+    fn behind(&self) -> (Option<Code>, u64) {
+        let Some(behind) = self.up.behind() else { return (None, 0) };
         let misplaced = behind.misplaced.load(Ordering::Relaxed);
         if misplaced > 0 {
             self.gateway.metrics.misplaced(misplaced);
@@ -236,7 +237,7 @@ impl Ledger {
         if let Some(honeytoken) = behind.honeytoken.get() {
             self.baited(honeytoken);
         }
-        behind.cut.get().copied()
+        (behind.cut.get().copied(), misplaced as u64)
     }
 
     fn weigh(&self, moved: u64) {
@@ -397,7 +398,8 @@ impl Ledger {
         if let Some(ticket) = &self.ticket {
             ticket.give_back();
         }
-        self.behind();
+        let (_cut, misplaced) = self.behind();
+        record.misplaced += usize::try_from(misplaced).unwrap_or(usize::MAX);
         let _unrecorded = self.gateway.audit.access(&record);
         self.count_refusal(refusal);
         self.gateway.metrics.request(&self.agent(), metrics::Result::Refused);
@@ -433,7 +435,7 @@ impl Ledger {
     pub(super) fn failed(&self, refusal: &Refusal, up: u64) {
         self.charge(up, 0);
         self.weigh(up);
-        self.behind();
+        let (_cut, misplaced) = self.behind();
         self.pending.store(false, Ordering::Relaxed);
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
@@ -445,6 +447,7 @@ impl Ledger {
             bytes_down: 0,
             scrubbed: 0,
             unsearched: false,
+            misplaced,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -489,7 +492,7 @@ impl Drop for Ledger {
         let up = self.up.bytes();
         self.charge(up, 0);
         self.weigh(up);
-        let code = self.behind();
+        let (code, misplaced) = self.behind();
         self.gateway.audit.outcome(&Outcome {
             request_id: self.id,
             ending: Ending::DownstreamAborted,
@@ -500,6 +503,7 @@ impl Drop for Ledger {
             bytes_down: 0,
             scrubbed: 0,
             unsearched: false,
+            misplaced,
             upstream_us: None,
             total_us: micros(self.start.elapsed()),
         });
@@ -554,7 +558,8 @@ impl Tally {
             self.code = Some(Code::CredentialRevoked);
         }
         // An origin that has answered already hears no reason, and the agent neither.
-        self.code = self.code.or(self.ledger.behind());
+        let (cut, misplaced) = self.ledger.behind();
+        self.code = self.code.or(cut);
         let (up, down) = (self.up.bytes(), self.down + self.copied.bytes());
         self.ledger.charge(up, down);
         self.ledger.weigh(up.saturating_add(down));
@@ -576,6 +581,7 @@ impl Tally {
             bytes_down: down,
             scrubbed: self.scrubbed,
             unsearched: self.unsearched,
+            misplaced,
             upstream_us: self.upstream,
             total_us: micros(self.ledger.start.elapsed()),
         });

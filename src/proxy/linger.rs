@@ -11,17 +11,39 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::stream::Cut;
 
-/// How long what was handed on has to be written where nothing stands in its way: hyper writes it when
-/// its task is next run, which on a busy machine is a few milliseconds.
-const WRITTEN_WITHIN: Duration = Duration::from_millis(20);
+/// How often it is looked whether bytes have left.
+const TICK: Duration = Duration::from_millis(20);
 
 /// How long an agent that does not read is waited for.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How a connection shows that what was handed on has left it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Signs {
+    /// How long it has to have written nothing, where it could.
+    quiet: Duration,
+    /// How long the break waits at most, whatever moves.
+    at_most: Duration,
+}
+
+impl Signs {
+    /// A connection that is this answer's own. hyper writes what it has when its task is next run, which
+    /// on a busy machine is a few milliseconds; all that moves is the answer, of which nothing more comes.
+    pub(super) const ALONE: Self = Self { quiet: TICK, at_most: Duration::from_mins(1) };
+
+    /// A stream among others (HTTP/2). What is handed on may wait for the agent to open its window, and
+    /// no sign of that reaches us: agents with small windows open them a round trip later, and few round
+    /// trips are longer than a second. What moves may be another stream, and would move for ever.
+    pub(super) const AMONG_OTHERS: Self =
+        Self { quiet: Duration::from_secs(1), at_most: Duration::from_secs(10) };
+}
 
 /// A break that is still to be told.
 pub(super) struct Linger<E> {
     why: Option<E>,
     cut: Cut,
+    signs: Signs,
+    begun: Instant,
     /// How much had been written when it was last looked.
     written: u64,
     moved: Instant,
@@ -29,24 +51,92 @@ pub(super) struct Linger<E> {
 }
 
 impl<E> Linger<E> {
-    pub(super) fn new(why: E, cut: Cut) -> Self {
-        let written = cut.written();
-        let tick = Box::pin(sleep(WRITTEN_WITHIN));
-        Self { why: Some(why), cut, written, moved: Instant::now(), tick }
+    pub(super) fn new(why: E, cut: Cut, signs: Signs) -> Self {
+        let (now, written) = (Instant::now(), cut.written());
+        let tick = Box::pin(sleep(TICK));
+        Self { why: Some(why), cut, signs, begun: now, written, moved: now, tick }
     }
 
     /// Why it broke off, once all that came before is on its way, or will never be.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<E>> {
         loop {
             ready!(self.tick.as_mut().poll(cx));
-            let written = self.cut.written();
+            let (now, written) = (Instant::now(), self.cut.written());
             if written != self.written {
-                (self.written, self.moved) = (written, Instant::now());
+                (self.written, self.moved) = (written, now);
             }
-            if !self.cut.is_full() || self.moved.elapsed() >= PATIENCE {
+            let patience = if self.cut.is_full() { PATIENCE } else { self.signs.quiet };
+            if now - self.moved >= patience || now - self.begun >= self.signs.at_most {
                 return Poll::Ready(self.why.take());
             }
-            self.tick.as_mut().reset(Instant::now() + WRITTEN_WITHIN);
+            self.tick.as_mut().reset(now + TICK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+
+    use super::*;
+
+    /// How long the break waits while `each` is done to the connection in every pause of this length.
+    async fn waits(signs: Signs, pause: Duration, mut each: impl FnMut(&Cut, u32)) -> Duration {
+        let (cut, begun) = (Cut::default(), Instant::now());
+        let mut linger = Linger::new("broken", cut.clone(), signs);
+        for round in 0.. {
+            let told = poll_fn(|cx| linger.poll(cx));
+            if let Ok(why) = tokio::time::timeout(pause, told).await {
+                assert_eq!(why, Some("broken"));
+                break;
+            }
+            each(&cut, round);
+        }
+        begun.elapsed()
+    }
+
+    fn wrote(cut: &Cut) {
+        cut.note(&Poll::Ready(Ok(1)));
+    }
+
+    const LATE: Duration = Duration::from_millis(700);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_window_that_opens_late_still_gets_what_waits_for_it() {
+        // An agent that opens its window three times, each time long after it was full.
+        let opens = |cut: &Cut, round| {
+            if round < 3 {
+                wrote(cut);
+            }
+        };
+        let waited = waits(Signs::AMONG_OTHERS, LATE, opens).await;
+        assert!(waited >= 3 * LATE + Signs::AMONG_OTHERS.quiet, "{waited:?}");
+        assert!(waited < 4 * LATE + Signs::AMONG_OTHERS.quiet, "{waited:?}");
+        // A connection of its own says at once that all has left.
+        assert!(waits(Signs::ALONE, LATE, |_, _| {}).await < LATE);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_moves_for_others_does_not_keep_the_break_for_ever() {
+        for signs in [Signs::AMONG_OTHERS, Signs::ALONE] {
+            // Another stream keeps the connection full, and moves.
+            let busy = |cut: &Cut, _| {
+                wrote(cut);
+                cut.note(&Poll::Pending);
+            };
+            let pause = Duration::from_millis(10);
+            let waited = waits(signs, pause, busy).await;
+            let late = waited.checked_sub(signs.at_most).unwrap();
+            assert!(late <= 2 * TICK, "{waited:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_does_not_read_is_waited_for_as_long_as_ever() {
+        for signs in [Signs::AMONG_OTHERS, Signs::ALONE] {
+            let full = |cut: &Cut, _| cut.note(&Poll::Pending);
+            let waited = waits(signs, Duration::from_millis(10), full).await;
+            assert!(waited >= PATIENCE && waited <= PATIENCE + 2 * TICK, "{waited:?}");
         }
     }
 }

@@ -51,7 +51,8 @@ impl Cut {
         self.0.full.load(Ordering::Relaxed)
     }
 
-    fn note(&self, wrote: &Poll<io::Result<usize>>) {
+    /// What became of a write.
+    pub(super) fn note(&self, wrote: &Poll<io::Result<usize>>) {
         match wrote {
             Poll::Ready(Ok(bytes)) => {
                 self.0.written.fetch_add(*bytes as u64, Ordering::Relaxed);

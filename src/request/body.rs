@@ -8,6 +8,7 @@ mod form;
 mod json;
 mod multipart;
 
+use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -41,16 +42,25 @@ pub enum Seen<'a> {
         refers: bool,
         /// Whether it is no text of the encoding: a file, or the head of a part.
         opaque: bool,
+        /// What it says, decoded, if it is no longer than a stand-in can be. What is not ASCII, or a control
+        /// character, may be another of the kind.
+        says: Option<&'a [u8]>,
     },
 }
 
 /// Is told what is seen.
 pub type See<'a> = &'a mut dyn FnMut(Seen<'_>);
 
+/// The longest stand-in that is looked for in what streams. Keys of providers, which stand-ins are made after,
+/// have some hundred bytes, and no field of a head in which one would be sent is longer.
+const LONGEST_STAND_IN: usize = 4096;
+
 /// A text, as far as it has come.
 #[derive(Debug, Default)]
 struct Text {
     spotter: Spotter,
+    /// Its beginning, as long as it may be a stand-in, and one byte more.
+    says: Vec<u8>,
     start: usize,
     refers: bool,
     opaque: bool,
@@ -59,11 +69,16 @@ struct Text {
 impl Text {
     fn begin(&mut self, start: usize, opaque: bool) {
         (self.start, self.opaque, self.refers) = (start, opaque, false);
+        self.says.clear();
     }
 
     /// What comes next, decoded.
     fn push(&mut self, text: &[u8], place: &Place, see: See<'_>) {
-        let Self { spotter, refers, opaque, .. } = self;
+        let Self { spotter, refers, opaque, says, .. } = self;
+        if !*opaque {
+            let room = (LONGEST_STAND_IN + 1 - says.len()).min(text.len());
+            says.extend_from_slice(&text[..room]);
+        }
         spotter.push(text, &mut |name| {
             *refers = true;
             see(Seen::Reference(place, name.filter(|_| !*opaque)));
@@ -75,12 +90,14 @@ impl Text {
     }
 
     fn end(&mut self, end: usize, place: &Place, see: See<'_>) {
-        let Self { spotter, refers, opaque, start } = self;
+        let Self { spotter, refers, opaque, start, says } = self;
         spotter.finish(&mut |name| {
             *refers = true;
             see(Seen::Reference(place, name.filter(|_| !*opaque)));
         });
-        see(Seen::Text { place, at: *start..end, refers: *refers, opaque: *opaque });
+        let whole = !*opaque && says.len() <= LONGEST_STAND_IN;
+        let says = whole.then_some(says.as_slice());
+        see(Seen::Text { place, at: *start..end, refers: *refers, opaque: *opaque, says });
     }
 }
 
@@ -152,6 +169,16 @@ impl Scanner {
     /// Whether there is what starts like a reference in the text of a document that is not over.
     fn refers(&self) -> bool {
         matches!(&self.grammar, Grammar::Json(scanner) if scanner.refers())
+    }
+
+    /// Where the text is that is not over, if one is.
+    fn place(&self) -> Option<&Place> {
+        match &self.grammar {
+            Grammar::Json(scanner) => Some(scanner.place()),
+            Grammar::Form(scanner) => scanner.place(),
+            Grammar::Multipart(scanner) => Some(scanner.place()),
+            Grammar::Any => None,
+        }
     }
 }
 
@@ -229,7 +256,7 @@ impl BodyKind {
                 "The body is said to be JSON, and is not: it holds a reference that may stand anywhere",
             ),
             Self::Multipart { .. } => Some(
-                "The body is said to be multipart/form-data, and is not: it holds a reference that may stand anywhere",
+                "The body is said to be multipart/form-data, and is not, or can be read in two ways: it holds a reference that may stand anywhere",
             ),
             // Whatever it is, it is pairs.
             Self::Form | Self::Whole => None,
@@ -304,13 +331,36 @@ impl Place {
         }
     }
 
-    /// How many steps it takes there.
-    fn steps(&self) -> usize {
-        match self {
-            Self::Json(path) | Self::Message(path) => path.len(),
-            Self::Form(_) | Self::Multipart(_) => 1,
-        }
+    /// The steps of the way there.
+    fn way(&self) -> impl DoubleEndedIterator<Item = Key<'_>> + ExactSizeIterator {
+        let (path, name) = match self {
+            Self::Json(path) | Self::Message(path) => (path.as_slice(), None),
+            Self::Form(name) | Self::Multipart(name) => (&[][..], Some(name)),
+        };
+        let length = path.len() + usize::from(name.is_some());
+        let key = move |at: usize| match path.get(at) {
+            Some(Step::Name(name)) => Key::Name(name),
+            Some(Step::At(place)) => Key::At(*place),
+            None => Key::Name(name.map_or(&[], Vec::as_slice)),
+        };
+        (0..length).map(key)
     }
+
+    /// How many bytes of memory it takes.
+    fn weight(&self) -> usize {
+        let own = |key: Key<'_>| match key {
+            Key::Name(name) => name.len(),
+            Key::At(_) => 0,
+        };
+        self.way().map(|key| size_of::<Step>() + own(key)).sum()
+    }
+}
+
+/// A step, to compare it with others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Key<'p> {
+    Name(&'p [u8]),
+    At(usize),
 }
 
 /// Whether the way begins with all of the pointer.
@@ -336,6 +386,16 @@ pub struct Found {
 /// as much as an agent can have us hold.
 const HELD: usize = 64 * 1024;
 
+/// The most texts with references that one body may have, and the most bytes that the ways to them may take
+/// together. Each is kept with its way, which can be as long as the body, so that without a bound a body would
+/// take its own length squared; and nobody refers to so much.
+const MOST_FOUND: usize = 1000;
+const MOST_OF_WAYS: usize = 1 << 20;
+
+/// Why a body with more of them is not read.
+const TOO_MANY: &str =
+    "The body holds more references, or references deeper inside, than are looked at in one body";
+
 /// A body that was read, whole or as far as it is in memory, with all texts in it that hold references.
 #[derive(Clone, Debug)]
 pub struct BodyText {
@@ -348,16 +408,62 @@ pub struct BodyText {
     begun: bool,
 }
 
-/// A reference in a text that is not over: where, and its name.
-type Open = (Place, Option<String>);
+/// A text with references in it that is not over: where it stands, and their names.
+pub type Open = (Place, BTreeSet<Option<String>>);
 
 /// What reads on behind the beginning of a body.
 #[derive(Debug)]
 pub struct Behind {
     /// Has read the beginning.
     pub scanner: Scanner,
-    /// The references of the text that is not over there.
-    pub open: Vec<(Place, Option<String>)>,
+    /// The text that is not over there, if it refers to anything.
+    pub open: Option<Open>,
+}
+
+/// Notes the texts of a body that hold references.
+struct Search<'b> {
+    bytes: &'b Bytes,
+    kind: &'b BodyKind,
+    begun: bool,
+    found: Vec<Found>,
+    /// The bytes of the ways to them.
+    ways: usize,
+    too_many: bool,
+    /// Whether there is any reference.
+    any: bool,
+    /// The references of the text that is being read. Asked for at the end of a beginning alone.
+    names: BTreeSet<Option<String>>,
+}
+
+impl Search<'_> {
+    fn see(&mut self, seen: &Seen<'_>) {
+        match seen {
+            Seen::Entry(_) => {}
+            Seen::Reference(_, name) => {
+                self.any = true;
+                if self.begun {
+                    self.names.insert(name.map(str::to_owned));
+                }
+            }
+            Seen::Text { place, at, refers, opaque, .. } => {
+                self.names.clear();
+                if *refers && !self.too_many {
+                    self.note(place, at.clone(), *opaque);
+                }
+            }
+        }
+    }
+
+    fn note(&mut self, place: &Place, at: Range<usize>, opaque: bool) {
+        self.ways += place.weight();
+        self.too_many = self.found.len() == MOST_FOUND || self.ways > MOST_OF_WAYS;
+        if self.too_many {
+            self.found = Vec::new();
+            return;
+        }
+        let text = if opaque { Vec::new() } else { self.kind.decoded(&self.bytes[at.clone()]) };
+        self.found.push(Found { place: place.clone(), text, at, ambiguous: false });
+    }
 }
 
 impl BodyText {
@@ -373,7 +479,7 @@ impl BodyText {
     }
 
     /// Reads the beginning of a body, with the texts that are over in it. There is nothing to read on where
-    /// none of these refers to anything, or where it is known already that the body cannot be read.
+    /// nothing in it refers to anything, or where it is known already that the body cannot be read.
     #[must_use]
     pub fn begin(bytes: Bytes, kind: BodyKind) -> (Self, Option<Behind>) {
         let mut text = Self { bytes, kind, found: Vec::new(), fault: None, begun: true };
@@ -382,36 +488,33 @@ impl BodyText {
         }
         let mut scanner = Scanner::new(&text.kind, HELD);
         let open = text.search(&mut scanner);
-        let behind = (!text.found.is_empty()).then_some(Behind { scanner, open });
+        let refers = open.is_some() || !text.found.is_empty();
+        let behind = refers.then_some(Behind { scanner, open });
         (text, behind)
     }
 
-    /// Notes what there is. The references of a text that is not over are given back.
-    fn search(&mut self, scanner: &mut Scanner) -> Vec<Open> {
-        let Self { bytes, kind, found, begun, .. } = self;
-        let (mut any, mut open) = (reference::occurs(bytes), Vec::new());
-        let see = &mut |seen: Seen<'_>| match seen {
-            Seen::Entry(_) => {}
-            Seen::Reference(place, name) => {
-                any = true;
-                open.push((place.clone(), name.map(str::to_owned)));
-            }
-            Seen::Text { place, at, refers, opaque } => {
-                open.clear();
-                if refers {
-                    let text = if opaque { Vec::new() } else { kind.decoded(&bytes[at.clone()]) };
-                    found.push(Found { place: place.clone(), text, at, ambiguous: false });
-                }
-            }
-        };
+    /// Notes what there is. The text that is not over is given back.
+    fn search(&mut self, scanner: &mut Scanner) -> Option<Open> {
+        let Self { bytes, kind, begun, .. } = self;
+        let (begun, any) = (*begun, reference::occurs(bytes));
+        let (found, names) = (Vec::new(), BTreeSet::new());
+        let mut search = Search { bytes, kind, begun, found, ways: 0, too_many: false, any, names };
+        let see = &mut |seen: Seen<'_>| search.see(&seen);
         let read = scanner.push(bytes, see);
-        if read.and_then(|()| if *begun { Ok(()) } else { scanner.finish(see) }).is_err() {
-            found.clear();
-            self.fault = if any || scanner.refers() { kind.malformed() } else { None };
-            return Vec::new();
+        let read = read.and_then(|()| if begun { Ok(()) } else { scanner.finish(see) });
+        let Search { mut found, too_many, any, names, .. } = search;
+        if too_many {
+            self.fault = Some(TOO_MANY);
+            return None;
         }
-        mark_repeated(bytes, kind, found, *begun);
-        open
+        if read.is_err() {
+            self.fault = if any || scanner.refers() { kind.malformed() } else { None };
+            return None;
+        }
+        mark_repeated(bytes, kind, &mut found, begun);
+        self.found = found;
+        let open = scanner.place().filter(|_| !names.is_empty()).cloned()?;
+        Some((open, names))
     }
 
     /// Whether it may hold a reference, whose characters may be escaped. Nearly no body does, and then
@@ -463,22 +566,68 @@ fn mark_repeated(bytes: &[u8], kind: &BodyKind, found: &mut [Found], begun: bool
     if found.is_empty() {
         return;
     }
-    // For each text, how often each step of its way occurs.
-    let mut counts: Vec<Vec<usize>> = found.iter().map(|f| vec![0; f.place.steps()]).collect();
+    let mut ways = Ways::to(found);
     let see = &mut |seen: Seen<'_>| {
-        let Seen::Entry(place) = seen else { return };
-        for (found, counts) in found.iter().zip(&mut counts) {
-            if place.leads_to(&found.place) {
-                counts[place.steps() - 1] += 1;
-            }
+        if let Seen::Entry(place) = seen {
+            ways.pass(place);
         }
     };
     // It was read before, as far as it goes. A name at the end of a beginning may be cut.
     let mut scanner = Scanner::new(kind, usize::MAX);
     let read = scanner.push(bytes, see);
     let _read = read.and_then(|()| if begun { Ok(()) } else { scanner.finish(see) });
-    for (found, counts) in found.iter_mut().zip(counts) {
-        found.ambiguous = counts.iter().any(|count| *count > 1);
+    let repeated: Vec<bool> = found.iter().map(|found| ways.repeat(&found.place)).collect();
+    for (found, repeated) in found.iter_mut().zip(repeated) {
+        found.ambiguous = repeated;
+    }
+}
+
+/// The ways to what was found, as a tree in which a body is followed: of each of its entries the last step
+/// alone is looked up, however many ways there are and however long.
+struct Ways<'p> {
+    /// Where a step leads from a place of the tree. The root is 0.
+    next: HashMap<(usize, Key<'p>), usize>,
+    /// How often each place was passed.
+    times: Vec<usize>,
+    /// The places of the entry that was the last, and of those that it is in; none off the ways.
+    here: Vec<Option<usize>>,
+}
+
+impl<'p> Ways<'p> {
+    fn to(found: &'p [Found]) -> Self {
+        let (mut next, mut times) = (HashMap::new(), vec![0]);
+        for found in found {
+            found.place.way().fold(0, |at, key| {
+                *next.entry((at, key)).or_insert_with(|| {
+                    times.push(0);
+                    times.len() - 1
+                })
+            });
+        }
+        Self { next, times, here: vec![Some(0)] }
+    }
+
+    /// The next entry of the body. What it is in came before it.
+    fn pass(&mut self, place: &Place) {
+        let mut way = place.way();
+        let depth = way.len();
+        let Some(last) = way.next_back() else { return };
+        let above = self.here.get(depth - 1).copied().flatten();
+        let own = above.and_then(|above| self.next.get(&(above, last)).copied());
+        self.here.resize(depth, None);
+        self.here.push(own);
+        if let Some(own) = own {
+            self.times[own] += 1;
+        }
+    }
+
+    /// Whether a step of the way is there more than once.
+    fn repeat(&self, place: &Place) -> bool {
+        let mut at = Some(0);
+        place.way().any(|key| {
+            at = at.and_then(|from| self.next.get(&(from, key)).copied());
+            at.is_some_and(|at| self.times[at] > 1)
+        })
     }
 }
 
@@ -521,6 +670,53 @@ mod tests {
                 let whole = seen(&kind, std::iter::once(text.as_bytes()));
                 let pieces = seen(&kind, text.as_bytes().chunks(piece));
                 prop_assert_eq!(whole, pieces);
+            }
+        }
+    }
+
+    /// What is kept of a body stays within its bounds, and is found within them.
+    #[test]
+    fn a_hostile_body_keeps_no_more_than_a_bound() {
+        let (name, deep) = ("n".repeat(500_000), "[".repeat(500));
+        let row = |text: &str, times: usize| vec![text; times].join(",");
+        let multipart = BodyKind::Multipart { boundary: b"b"[..].into() };
+        let part = "--b\r\nContent-Disposition: form-data; name=a; x=";
+        for (kind, body, texts) in [
+            (BodyKind::Json, format!("{{\"{name}\":\"{}\"}}", "locum_ ".repeat(70_000)), Some(1)),
+            (BodyKind::Json, format!("{{\"{name}\":[{}]}}", row("\"locum_\"", 2)), Some(2)),
+            (BodyKind::Json, format!("{{\"{name}\":[{}]}}", row("\"locum_\"", 50_000)), None),
+            (BodyKind::Message, format!("[{}]", row("\"locum_\"", 60_000)), None),
+            (BodyKind::Json, format!("[{}]", row("\"locum_\"", MOST_FOUND)), Some(MOST_FOUND)),
+            (BodyKind::Json, format!("[{}]", row("\"locum_\"", MOST_FOUND + 1)), None),
+            (BodyKind::Json, format!("{deep}{}{}", row("\"locum_\"", 900), "]".repeat(500)), None),
+            (BodyKind::Form, "a=locum_&".repeat(116_000), None),
+            (BodyKind::Form, format!("{name}=locum_&").repeat(3), None),
+            (
+                multipart.clone(),
+                format!("{part}{}\r\n\r\n\r\n--b--", "locum_ ".repeat(100_000)),
+                Some(1),
+            ),
+            (
+                multipart,
+                format!("{}--b--", format!("{part}locum_\r\n\r\n\r\n").repeat(10_000)),
+                None,
+            ),
+        ] {
+            let start = &body[..60.min(body.len())];
+            let bytes = Bytes::from(body.clone());
+            let read = BodyText::read(bytes.clone(), kind.clone());
+            assert_eq!(
+                read.fault(),
+                if texts.is_none() { Some(TOO_MANY) } else { None },
+                "{start}"
+            );
+            assert_eq!(read.found().len(), texts.unwrap_or(0), "{start}");
+            for cut in [bytes.len(), bytes.len() / 2, bytes.len() - 3] {
+                let (begun, behind) = BodyText::begin(bytes.slice(..cut), kind.clone());
+                let ways: usize = begun.found().iter().map(|found| found.place.weight()).sum();
+                assert!(begun.found().len() <= MOST_FOUND && ways <= MOST_OF_WAYS, "{start}");
+                let open = behind.and_then(|behind| behind.open);
+                assert!(open.is_none_or(|(_, names)| names.len() == 1), "{start}");
             }
         }
     }

@@ -99,6 +99,33 @@ fn two_credentials_that_claim_one_place_are_refused() {
     assert_eq!(world.origin.last().header("x-other"), Some(&*third));
 }
 
+/// What a rule puts in unasked stands in one place each, and takes nothing else out on its way.
+#[test]
+fn credentials_that_go_unasked_claim_the_place_that_they_are_put_in() {
+    let key = ["--to", "https://api.test", "--header", "X-Key: {secret}"];
+    let slots = [&key[..], &["--header", "Authorization: Bearer {secret}"]].concat();
+    let (early, second) = (canary(), canary());
+    let world = World::with(&slots, canary(), |home, _| {
+        home.add("early", BEARER, &early);
+        home.add("second", BEARER, &second);
+        home.policy(
+            "version: 1\nrules:\n\
+             - {name: one, agents: ['*'], to: ['https://api.test'], paths: [/one], use: [early, main], inject: always}\n\
+             - {name: two, agents: ['*'], to: ['https://api.test'], paths: [/two], use: [main, second], inject: always}\n",
+        );
+    });
+    let own = ["Authorization: Bearer my-own-key", "X-Key: my-own-key"];
+    for (path, bearer) in [("/one", &early), ("/two", &second)] {
+        for fields in [&[][..], &own] {
+            let answer = world.ask("GET", path, fields, "");
+            assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+            let seen = world.origin.last();
+            assert_eq!(seen.all("authorization"), [format!("Bearer {bearer}")], "{path}");
+            assert_eq!(seen.all("x-key"), [&*world.key], "{path}");
+        }
+    }
+}
+
 #[test]
 fn unknown_revoked_unbound_and_forbidden_look_alike() {
     let world = World::with(BEARER, canary(), |home, origin| {

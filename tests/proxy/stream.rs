@@ -265,6 +265,38 @@ fn a_cut_in_the_clear_is_a_reset_for_an_agent_of_http_1_0() {
     }
 }
 
+/// What waits for the agent to open its window is as much the agent's as what is on its way.
+#[test]
+fn what_came_before_a_cut_waits_for_a_window_that_opens_late() {
+    let text = "x".repeat(100_000);
+    let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
+    let script = vec![Script::Read, Script::Send(format!("{head}{text}").into_bytes())];
+    let origin = Origin::scripted(HOST, script);
+    let world = World::before(origin, BEARER, canary(), |_, _| {});
+    let (came, broken) = runtime().block_on(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        let asked = request2("GET", "/cut", &[("authorization", "Bearer locum_main")]);
+        let mut send = agent.send.clone().ready().await.unwrap();
+        let (answer, _) = send.send_request(asked, true).unwrap();
+        let (mut stream, mut came) = (answer.await.unwrap().into_body(), 0);
+        loop {
+            match stream.data().await {
+                Some(Ok(data)) => {
+                    came += data.len();
+                    // A round trip across an ocean, once the window is used up.
+                    if came == 65_535 {
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        stream.flow_control().release_capacity(came).unwrap();
+                    }
+                }
+                Some(Err(error)) => break (came, Some(error)),
+                None => break (came, None),
+            }
+        }
+    });
+    assert_eq!((came, broken.is_some()), (text.len(), true), "{broken:?}");
+}
+
 /// Servers that close a connection without TLS's goodbye lose nothing of what they said before, and
 /// nobody takes it for whole.
 #[test]

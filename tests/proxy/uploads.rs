@@ -273,7 +273,8 @@ fn put(stream: &mut SendStream<Bytes>, bytes: &[u8], last: bool) {
 #[track_caller]
 fn broken_off(world: &World, before: usize, code: &str, id: &serde_json::Value) {
     let seen = eventually("the origin to see the cut", PATIENCE, || {
-        let seen = world.origin.seen().split_off(before).remove(0);
+        // The bytes may be there, and the request not yet.
+        let seen = world.origin.seen().split_off(before).into_iter().next()?;
         (seen.length > 0 && !seen.complete).then_some(seen)
     });
     assert!(seen.length < seen.header("content-length").map_or(u64::MAX, |n| n.parse().unwrap()));
@@ -304,6 +305,9 @@ fn what_is_at_hand_already_is_refused_before_a_byte_goes_up() {
 fn a_rule_that_refuses_misplaced_references_cuts_them_and_others_count_them() {
     let world = World::with(SLOTS, canary(), |home, origin| {
         small(home, origin);
+        let _value = home
+            .locum(&["credential", "add", "bait", "--provider", "openai", "--honeytoken", "--json"])
+            .ok();
         home.policy(
             "version: 1\nrules:\n\
              - {name: strict, agents: ['*'], to: ['https://api.test'], paths: ['/open/strict'], use: [main], misplaced: refuse}\n\
@@ -328,6 +332,12 @@ fn a_rule_that_refuses_misplaced_references_cuts_them_and_others_count_them() {
         (counted >= 3).then_some(counted)
     });
     assert_eq!(texts, 3, "one text before the cut, and two that passed");
+    let recorded = eventually("the outcomes", PATIENCE, || {
+        let outcomes = world.home.audit().into_iter().filter(|r| r["kind"] == "outcome");
+        let counts: Vec<_> = outcomes.filter_map(|r| r["misplaced"].as_u64()).collect();
+        (counts.len() >= 2).then_some(counts)
+    });
+    assert_eq!(recorded, [1, 2], "the outcome has what the access record came too early for");
     // In a text that is not over where the beginning is, too.
     let text =
         format!("{{\"api_key\":\"locum_main\",\"x\":\"locum_main {}\"}}", "x".repeat(2 * HELD));
@@ -336,6 +346,11 @@ fn a_rule_that_refuses_misplaced_references_cuts_them_and_others_count_them() {
     let answer = world.ask("POST", "/open/strict", &[&kind], &text);
     assert_eq!(answer.problem(), "misplaced-reference");
     assert_eq!(world.origin.seen().len(), before);
+    // And who names a bait there has set off the alarm, for whatever else it is refused.
+    let text = text.replace("\"locum_main ", "\"locum_bait ");
+    let answer = world.ask("POST", "/open/strict", &[&kind], &text);
+    assert_eq!(answer.problem(), "misplaced-reference");
+    assert_eq!(world.serve.metric("locum_honeytokens_total"), 1);
 }
 
 #[test]

@@ -56,6 +56,11 @@ impl Scanner {
         self.value_over(at, see);
     }
 
+    /// Where the value is that is being read.
+    pub(super) fn place(&self) -> Option<&Place> {
+        self.value.as_ref()
+    }
+
     fn in_name(&mut self, rest: &[u8], at: usize, see: See<'_>) -> Result<usize, Malformed> {
         let length = memchr::memchr2(b'=', b'&', rest).unwrap_or(rest.len());
         if length > self.bound - self.name.len() {

@@ -227,6 +227,11 @@ impl Scanner {
         self.text.refers()
     }
 
+    /// Where the value is that is due, or was the last.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Goes on with the byte behind this one.
     fn go(&mut self, state: State) -> usize {
         self.state = state;

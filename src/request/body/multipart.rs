@@ -60,6 +60,9 @@ pub(super) struct Scanner {
     /// How much of it has come. It begins with a CR and has no other, so that what breaks off is no
     /// beginning of another.
     matched: usize,
+    /// How much of a boundary begins the line that is being read, for those to whom a CR or an LF alone ends
+    /// one; nothing where it begins otherwise.
+    line: Option<usize>,
     stage: Stage,
     /// The head that is being read, where it began, and how long it may be.
     head: Vec<u8>,
@@ -92,6 +95,7 @@ impl Scanner {
             delimiter: [b"\r\n--", boundary].concat().into(),
             // The first boundary may stand at the very start, without the line end that belongs to it.
             matched: 2,
+            line: Some(0),
             stage: Stage::Preamble,
             head: Vec::new(),
             head_at: 0,
@@ -114,7 +118,7 @@ impl Scanner {
         while let Some(rest) = piece.get(at..).filter(|rest| !rest.is_empty()) {
             let here = from.wrapping_add(at);
             at += match self.stage {
-                Stage::Preamble | Stage::Content => self.seek(rest, here, see),
+                Stage::Preamble | Stage::Content => self.seek(rest, here, see)?,
                 Stage::Head => self.in_head(rest[0], here, see)?,
                 Stage::Epilogue => return self.in_epilogue(rest),
                 Stage::Behind | Stage::Dash | Stage::Blank | Stage::Return => {
@@ -130,42 +134,48 @@ impl Scanner {
         if matches!(self.stage, Stage::Epilogue) { Ok(()) } else { Err(Malformed) }
     }
 
+    /// Where the content is that is being read.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
     /// Goes on to the next boundary.
-    fn seek(&mut self, rest: &[u8], from: usize, see: See<'_>) -> usize {
+    fn seek(&mut self, rest: &[u8], from: usize, see: See<'_>) -> Result<usize, Malformed> {
         let (mut at, mut told) = (0, 0);
         while at < rest.len() {
             if self.matched == 0 {
                 at = memchr::memchr(b'\r', &rest[at..]).map_or(rest.len(), |more| at + more);
-                self.say(&rest[told..at], see);
+                self.say(&rest[told..at], see)?;
                 self.matched = usize::from(at < rest.len());
                 at = (at + 1).min(rest.len());
             } else if self.delimiter[self.matched] == rest[at] {
                 self.matched += 1;
                 at += 1;
             } else {
-                self.not_a_boundary(see);
+                self.not_a_boundary(see)?;
             }
             told = at;
             if self.matched == self.delimiter.len() {
                 self.boundary(from.wrapping_add(at), see);
-                return at;
+                return Ok(at);
             }
         }
-        at
+        Ok(at)
     }
 
     /// What looked like a boundary is content.
-    fn not_a_boundary(&mut self, see: See<'_>) {
+    fn not_a_boundary(&mut self, see: See<'_>) -> Result<(), Malformed> {
         let matched = std::mem::take(&mut self.matched);
-        if matches!(self.stage, Stage::Content) {
-            self.text.push(&self.delimiter[..matched], &self.place, see);
-        }
+        let text: Box<[u8]> = self.delimiter[..matched].into();
+        self.say(&text, see)
     }
 
-    fn say(&mut self, text: &[u8], see: See<'_>) {
+    fn say(&mut self, text: &[u8], see: See<'_>) -> Result<(), Malformed> {
+        let fault = odd_boundary(&mut self.line, &self.delimiter[2..], text);
         if matches!(self.stage, Stage::Content) {
-            self.text.push(text, &self.place, see);
+            self.text.push(&text[..fault.unwrap_or(text.len())], &self.place, see);
         }
+        fault.map_or(Ok(()), |_| Err(Malformed))
     }
 
     /// A boundary has come, up to `end`.
@@ -228,6 +238,7 @@ impl Scanner {
         }
         // A file is not read any further.
         self.text.begin(end, file);
+        self.line = Some(0);
         self.stage = Stage::Content;
         Ok(())
     }
@@ -248,12 +259,46 @@ impl Scanner {
     }
 }
 
-/// The part's name, and whether it is something else than a field. None for a head that says it twice.
+/// Where a line of content turns out to begin like a boundary: there are readers to whom a line ends with any of
+/// CR and LF, or for whom the empty line of a head belongs to a boundary behind it, and it is another part.
+fn odd_boundary(line: &mut Option<usize>, boundary: &[u8], text: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    while let Some(byte) = text.get(at) {
+        if let Some(matched) = line.filter(|matched| boundary[*matched] == *byte) {
+            *line = Some(matched + 1);
+            if matched + 1 == boundary.len() {
+                return Some(at);
+            }
+            at += 1;
+        } else {
+            // No boundary has a line end in it, so that what breaks off is no beginning of another.
+            let end = memchr::memchr2(b'\r', b'\n', &text[at..]);
+            *line = end.map(|_| 0);
+            at = end.map_or(text.len(), |end| at + end + 1);
+        }
+    }
+    None
+}
+
+/// The lines of a head, each a name and a value. None where readers differ in where one ends or whether it goes
+/// on (RFC 2045 folds lines, and HTTP no longer does), or in what is a name.
+fn lines(head: &[u8]) -> Option<Vec<(&[u8], &[u8])>> {
+    head.strip_suffix(b"\r\n")?.split_inclusive(|b| *b == b'\n').map(line).collect()
+}
+
+fn line(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let line = line.strip_suffix(b"\r\n")?;
+    let (name, value) = line.split_at(line.iter().position(|b| *b == b':')?);
+    let odd = |b: &u8| b.is_ascii_control() && *b != b'\t';
+    let token = !name.is_empty() && name.iter().all(u8::is_ascii_graphic);
+    (token && !value.iter().any(odd)).then(|| (name, value[1..].trim_ascii()))
+}
+
+/// The part's name, and whether it is something else than a field. None for a head that says it twice, or that
+/// says it to some readers and not to others.
 fn name(head: &[u8]) -> Option<(Option<Vec<u8>>, bool)> {
     let (mut name, mut file) = (None, false);
-    for line in head.split(|b| *b == b'\n') {
-        let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
-        let (field, value) = (line[..colon].trim_ascii(), line[colon + 1..].trim_ascii());
+    for (field, value) in lines(head)? {
         if field.eq_ignore_ascii_case(b"content-transfer-encoding") {
             file |=
                 ![&b"7bit"[..], b"8bit", b"binary"].iter().any(|c| value.eq_ignore_ascii_case(c));
@@ -269,6 +314,10 @@ fn name(head: &[u8]) -> Option<(Option<Vec<u8>>, bool)> {
         let lower = parameters.to_ascii_lowercase();
         file |=
             memmem::find(&lower, b"filename").is_some() || memmem::find(&lower, b"name*").is_some();
+        // Some take it for itself, and some for an escape.
+        if !file && parameters.contains(&b'\\') {
+            return None;
+        }
     }
     Some((name, file))
 }
@@ -297,7 +346,7 @@ mod tests {
     #[test]
     fn a_part_is_found_by_its_name() {
         assert_eq!(found(BODY), Ok(vec![("token".to_owned(), "locum_x", false)]));
-        let quoted = BODY.replace("name=token", "name=\"to\\ken\"; x=1");
+        let quoted = BODY.replace("name=token", "name=\"token\"; x=1");
         assert_eq!(found(&quoted), Ok(vec![("token".to_owned(), "locum_x", false)]));
         let twice = BODY.replace("name=\"a\"", "name=\"token\"");
         assert_eq!(found(&twice), Ok(vec![("token".to_owned(), "locum_x", true)]));
@@ -307,7 +356,7 @@ mod tests {
         assert_eq!(found(&coded).unwrap()[0].0, "");
         let preamble = format!("hello\r\n{BODY}epilogue");
         assert_eq!(found(&preamble).unwrap().len(), 1);
-        let like_one = BODY.replace("\r\n1\r\n", "\r\n1\r\r\n\r\n-\r\n--\r\n--\r\n");
+        let like_one = BODY.replace("\r\n1\r\n", "\r\n1--b\r\r\n\r\n-\r\n--\n-\n--\r\n--\r\n");
         assert_eq!(
             found(&like_one),
             found(BODY).map(|all| vec![(all[0].0.clone(), "locum_x", false)])
@@ -328,6 +377,34 @@ mod tests {
             ("name=token", "name=\"token"),
             ("name=token\r\n\r\n", "name=token\r\n"),
             ("name=token", "name=token\r\nContent-Disposition: form-data; name=b"),
+            ("name=token", "name=\"to\\ken\""),
+            ("name=token", "name=token; x=\"a\\\"; name=message; y=\\\"\""),
+            // A line that goes on in the next, to those who fold them.
+            ("name=token", "name=token\r\n ; name=message"),
+            ("name=token", "name=token\r\n\t; name=message"),
+            ("name=token", "name=token\r\n name*=utf-8''message"),
+            ("name=token", "name=token;\r\n filename=x"),
+            ("name=token", "name=token\r\nX: y\r\n z: w"),
+            // A line that is none.
+            ("name=token", "name=token\r\n; name=message"),
+            ("name=token", "name=token\r\n: name=message"),
+            ("name=token", "name=token\r\nContent-Disposition : form-data; name=message"),
+            ("name=token", "name=token; x=y\n; name=message"),
+            ("name=token", "name=token\nX: y"),
+            ("name=token", "name=token\rX: y"),
+            ("name=token", "name=token\r; name=message"),
+            ("name=token", "name=token; x=y\0"),
+            ("name=token", "name=token\u{b}X: y"),
+            // Another part, to those to whom the empty line or a single CR or LF belongs to its boundary.
+            ("\r\n1\r\n", "\r\n--b\r\nContent-Disposition: form-data; name=token\r\n\r\nevil\r\n"),
+            ("\r\n1\r\n", "\r\n1\n--b\nContent-Disposition: form-data; name=token\n\nevil\r\n"),
+            (
+                "\r\n1\r\n",
+                "\r\n1\r--b\r\nContent-Disposition: form-data; name=token\r\n\r\nevil\r\n",
+            ),
+            ("\r\n1\r\n", "\r\n\r\n\n--b--\r\n"),
+            ("\r\n1\r\n", "\r\n-\n--b--\r\n"),
+            ("--b\r\nContent-D", "x\n--b\n\n\r\n--b\r\nContent-D"),
         ] {
             let body = BODY.replace(from, to);
             assert_ne!(body, BODY);
