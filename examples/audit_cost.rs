@@ -97,6 +97,7 @@ fn pairs_of(log: &AuditLog, thread: u32, pairs: u32) {
             bytes_up: 1200,
             bytes_down: 5300,
             scrubbed: 0,
+            misplaced: 0,
             unsearched: false,
             upstream_us: Some(412_000),
             total_us: 900_123,

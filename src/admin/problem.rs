@@ -68,9 +68,12 @@ impl From<VaultError> for Problem {
             // Since the request was begun.
             Fault::Revoked(Kind::Administrator, _) => return Self::unauthorized(),
             Fault::Unknown(..) | Fault::NoSuchVersion(..) => (StatusCode::NOT_FOUND, "not-found"),
-            Fault::Exists(..) | Fault::Revoked(..) | Fault::NothingStaged(_) => {
-                (StatusCode::CONFLICT, "conflict")
-            }
+            Fault::ApproverIsNew(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Fault::Exists(..)
+            | Fault::Revoked(..)
+            | Fault::NothingStaged(_)
+            | Fault::SameSecret(..)
+            | Fault::Decided(_) => (StatusCode::CONFLICT, "conflict"),
             Fault::Invalid(_) | Fault::Secret(_) | Fault::RunToken(_) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "invalid")
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
-use http::{Request, StatusCode};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -75,9 +75,10 @@ impl Remote {
     }
 
     fn bring<T: DeserializeOwned>(&self, call: Call) -> Result<T, Failure> {
+        let changes = call.method != Method::GET;
         let (status, body) = self.runtime.block_on(async {
             let asked = tokio::time::timeout(PATIENCE, self.ask(call)).await;
-            asked.unwrap_or_else(|_| Err(self.unreachable("it does not answer")))
+            asked.unwrap_or_else(|_| Err(self.broken_off("it does not answer", changes)))
         })?;
         if status != StatusCode::OK {
             return Err(refused(status, &body));
@@ -106,7 +107,8 @@ impl Remote {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let failed = |error: hyper::Error| self.unreachable(&error.to_string());
+        let changes = call.method != Method::GET;
+        let failed = |error: hyper::Error| self.broken_off(&error.to_string(), changes);
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
         let connection = tokio::spawn(connection);
@@ -123,8 +125,18 @@ impl Remote {
         let status = answer.status();
         let body = Limited::new(answer.into_body(), LONGEST).collect().await;
         connection.abort();
-        let body = body.map_err(|error| self.unreachable(&error.to_string()))?;
+        let body = body.map_err(|error| self.broken_off(&error.to_string(), changes))?;
         Ok((status, body.to_bytes()))
+    }
+
+    /// Where it was reached: a change may have been made, and a token that was made is lost.
+    fn broken_off(&self, why: &str, changes: bool) -> Failure {
+        let failure = self.unreachable(why);
+        if !changes {
+            return failure;
+        }
+        failure
+            .help("what was asked for may have been done all the same: look before you ask again")
     }
 
     fn unreachable(&self, why: &str) -> Failure {

@@ -31,7 +31,7 @@ impl Timeouts {
 }
 
 /// The right to send one request with the credentials it names. Cannot be copied, and cannot be
-/// made but by [`Policy::authorize`]:
+/// made but by [`Policy::authorize`](super::Policy::authorize):
 ///
 /// ```compile_fail
 /// let permit = locum::policy::Permit { rule: "mine".into(), grants: Vec::new(), always: false };

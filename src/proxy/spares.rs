@@ -275,6 +275,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_limit_that_is_said_to_be_over_at_once_is_not_asked_about_at_once() {
+        let (spares, name) = (Spares::default(), "key".parse::<Name>().unwrap());
+        let before = Instant::now();
+        spares.rest(&name, 1, (StatusCode::TOO_MANY_REQUESTS, Duration::ZERO));
+        let until = spares.resting.get(&(name, 1)).unwrap().until;
+        assert!(until >= before + SHORTEST_REST);
+    }
+
+    #[test]
     fn times_are_read_in_both_forms() {
         let read = |text: &str| {
             let value = http::HeaderValue::from_str(text).unwrap();

@@ -273,7 +273,7 @@ fn digest(token: &str) -> String {
     data_encoding::HEXLOWER.encode(&hash.finalize())
 }
 
-fn read(db: &Connection, own: &DataKey) -> Result<Vec<Administrator>, Fault> {
+pub(super) fn read(db: &Connection, own: &DataKey) -> Result<Vec<Administrator>, Fault> {
     let Some(item) = items::get(db, own, ITEM)? else { return Ok(Vec::new()) };
     let all = item.expose(|json| serde_json::from_slice(json).ok());
     all.ok_or_else(|| items::corrupt(ITEM))

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 
 use rusqlite::Connection;
 
+use super::administrators::{self, Administrator};
 use super::error::{Fault, VaultError};
 use super::keys::DataKey;
-use super::{Action, Vault, items};
+use super::{Action, Change, Vault, items};
 use crate::approval::Decision;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -19,31 +20,29 @@ const KEPT: i64 = 24 * 60 * 60;
 const MOST: usize = 10_000;
 
 impl Vault {
-    /// Writes down what whoever acts here says of a question, in the place of what was said before. A yes
-    /// counts once that many `approvers` have said it of the same, each for themselves, and until then only
-    /// for as long as it is `open`. A no counts at once. Returns what has come of it.
+    /// Writes down what whoever acts here says of a question. A yes counts once as many have said it of the same as are
+    /// wanted, each for themselves, and until then only for as long as it is open. A no counts at once. What is decided
+    /// stays so. Returns what has come of it.
     ///
     /// # Errors
-    /// [`VaultError`] when the database cannot be written.
+    /// [`Fault::Decided`]; [`Fault::ApproverIsNew`] for an administrator who was added after the question was asked, where
+    /// several are wanted; [`VaultError`] when the database cannot be written.
     ///
     /// # Panics
     /// Never: texts and numbers are JSON.
-    pub fn decide(
-        &mut self,
-        decision: Decision,
-        (approvers, open): (u32, i64),
-    ) -> Result<Decision, VaultError> {
+    pub fn decide(&mut self, decision: Decision, wanted: Wanted) -> Result<Decision, VaultError> {
         let action =
             if decision.approved { Action::ApprovalGranted } else { Action::ApprovalDenied };
         let subject = decision.id.clone();
+        let who = self.administrator.as_ref().map(|who| who.name.clone());
         // A person's tokens change, and they stay the same person.
-        let who = self.administrator.as_ref();
-        let who = who.map_or_else(|| self.by.clone(), |who| format!("administrator {}", who.name));
+        let who = who.map_or_else(|| self.by.clone(), |name| signature(&name));
         self.change(action, &subject, |tx, change| {
             let name = item(change.workspace);
             let mut all = read(tx, change.own, &name)?;
+            let electors = Electors::of(tx, change, wanted)?;
             let before = all.iter().find(|one| one.id == decision.id).cloned();
-            let decision = joined(decision, before, who, (approvers, open, change.now));
+            let decision = joined(decision, before, who, (wanted, change.now), &electors)?;
             all.retain(|one| one.until > change.now - KEPT && one.id != decision.id);
             all.push(decision.clone());
             let surplus = all.len().saturating_sub(MOST);
@@ -68,25 +67,76 @@ impl Vault {
     }
 }
 
+/// An administrator, as one who decided.
+fn signature(name: &Name) -> String {
+    format!("{ADMINISTRATOR}{name}")
+}
+
+/// What stands before an administrator's name; no user of the machine has a name with a blank in it.
+const ADMINISTRATOR: &str = "administrator ";
+
+/// What a question wants.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// How many have to say yes.
+    pub approvers: u32,
+    /// When it was asked, in seconds since the Unix epoch.
+    pub asked: i64,
+    /// The last second in which it can be answered.
+    pub open: i64,
+}
+
+/// Whose yes counts: administrators of now, and where several are wanted those who were there before the question,
+/// or an owner could make the others up when they are needed.
+struct Electors {
+    several: bool,
+    names: Vec<String>,
+}
+
+impl Electors {
+    fn of(db: &Connection, change: &Change<'_>, wanted: Wanted) -> Result<Self, Fault> {
+        let several = wanted.approvers > 1;
+        let counts = |one: &&Administrator| {
+            let there = one.workspace == *change.workspace && one.lives(change.now);
+            there && (!several || one.created <= wanted.asked)
+        };
+        let all = administrators::read(db, change.own)?;
+        let names = all.iter().filter(counts).map(|one| signature(&one.name)).collect();
+        Ok(Self { several, names })
+    }
+
+    fn have(&self, who: &String) -> bool {
+        !who.starts_with(ADMINISTRATOR) || self.names.contains(who)
+    }
+}
+
 /// What somebody says, with what others have said before of the same.
 fn joined(
     new: Decision,
     before: Option<Decision>,
     who: String,
-    (approvers, open, now): (u32, i64, i64),
-) -> Decision {
-    if !new.approved {
-        return Decision { by: vec![who], missing: 0, ..new };
+    (wanted, now): (Wanted, i64),
+    electors: &Electors,
+) -> Result<Decision, Fault> {
+    let before = before.filter(|old| old.digest == new.digest && now <= old.until);
+    if before.as_ref().is_some_and(|old| old.settles(&new.digest).is_some()) {
+        return Err(Fault::Decided(new.id));
     }
-    let same = |old: &Decision| old.approved && old.digest == new.digest && now <= old.until;
-    let mut by = before.filter(same).map(|old| old.by).unwrap_or_default();
+    if !new.approved {
+        return Ok(Decision { by: vec![who], missing: 0, ..new });
+    }
+    if electors.several && !electors.have(&who) {
+        return Err(Fault::ApproverIsNew(new.id));
+    }
+    let mut by = before.filter(|old| old.approved).map(|old| old.by).unwrap_or_default();
+    by.retain(|one| electors.have(one));
     if !by.contains(&who) {
         by.push(who);
     }
     let said = u32::try_from(by.len()).unwrap_or(u32::MAX);
-    let missing = approvers.saturating_sub(said);
-    let until = if missing == 0 { new.until } else { open };
-    Decision { until, by, missing, ..new }
+    let missing = wanted.approvers.saturating_sub(said);
+    let until = if missing == 0 { new.until } else { wanted.open };
+    Ok(Decision { until, by, missing, ..new })
 }
 
 /// All decisions, by question.

@@ -74,6 +74,10 @@ pub enum Fault {
     NothingStaged(Name),
     /// A version of the credential has this very secret.
     SameSecret(Name, u32, VersionState),
+    /// The request waits for no approval any more.
+    Decided(String),
+    /// Whoever approves the request is an administrator since later than it waits.
+    ApproverIsNew(String),
     /// The credential is not for captured tokens.
     NotForCapture(Name),
     /// What was given cannot be stored.
@@ -201,6 +205,8 @@ impl Fault {
                 | Self::NotForCapture(_)
                 | Self::NothingStaged(_)
                 | Self::SameSecret(..)
+                | Self::Decided(_)
+                | Self::ApproverIsNew(_)
                 | Self::Invalid(_)
                 | Self::Secret(_)
                 | Self::RunToken(_)
@@ -310,6 +316,12 @@ impl fmt::Display for Fault {
             Self::NoSuchVersion(name, version) => {
                 write!(f, "the credential '{name}' has no live version {version}")
             }
+            Self::Decided(id) => write!(f, "the request {id} is decided already, and stays so"),
+            Self::ApproverIsNew(id) => write!(
+                f,
+                "the request {id} waits for several, and was there before you were an administrator: \
+                 somebody has to approve it who was"
+            ),
             Self::SameSecret(name, version, VersionState::Revoked) => write!(
                 f,
                 "this secret is version {version} of '{name}', which was revoked; make a new one at the provider"

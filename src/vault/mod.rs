@@ -65,6 +65,7 @@ use crate::secret::Secret;
 
 pub use administrators::{Administrator, PREFIX as ADMINISTRATOR_PREFIX, Role};
 pub use agents::{AgentInfo, TokenInfo};
+pub use approvals::Wanted;
 pub use archive::Backup;
 pub use care::Scheduled;
 pub use check::{

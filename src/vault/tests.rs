@@ -556,14 +556,19 @@ fn yes(digest: &str) -> crate::approval::Decision {
     }
 }
 
+/// Two people, of a question that was asked in the far future: whoever is there was there before.
+fn two(open: i64) -> Wanted {
+    Wanted { approvers: 2, asked: i64::MAX, open }
+}
+
 #[test]
 fn a_yes_of_several_is_one_when_each_has_said_it_of_the_same() {
     let home = Home::new();
-    let mut vault = home.open();
+    let vault = home.open();
     let open = i64::MAX - 1;
     let says = |who: &str, digest: &str, open: i64| {
         let mut acting = home.open().acting_as(who);
-        acting.decide(yes(digest), (2, open)).unwrap()
+        acting.decide(yes(digest), two(open)).unwrap()
     };
     let first = says("alice", "d", open);
     assert_eq!((first.missing, first.until, first.settles("d")), (1, open, None));
@@ -576,9 +581,51 @@ fn a_yes_of_several_is_one_when_each_has_said_it_of_the_same() {
     assert_eq!((second.missing, second.until), (0, i64::MAX));
     assert_eq!((second.settles("d"), second.settles("e")), (Some(true), None));
     assert_eq!(vault.decisions().unwrap()["1"].by, ["carol", "bob"]);
-    // A no is one at once.
-    let no = vault.decide(crate::approval::Decision { approved: false, ..yes("d") }, (2, open));
-    assert_eq!((no.unwrap().settles("d")), Some(false));
+}
+
+#[test]
+fn what_is_decided_stays_so_and_one_no_decides() {
+    let home = Home::new();
+    let mut vault = home.open().acting_as("alice");
+    let no = crate::approval::Decision { approved: false, ..yes("d") };
+    let open = i64::MAX - 1;
+    assert_eq!(vault.decide(yes("d"), two(open)).unwrap().settles("d"), None);
+    assert_eq!(vault.decide(no.clone(), two(open)).unwrap().settles("d"), Some(false));
+    let alone = Wanted { approvers: 1, ..two(open) };
+    for wanted in [two(open), alone] {
+        for said in [yes("d"), no.clone()] {
+            let fault = vault.decide(said, wanted).unwrap_err().fault;
+            assert!(matches!(fault, Fault::Decided(_)), "{fault}");
+        }
+    }
+    assert_eq!(vault.decisions().unwrap()["1"].settles("d"), Some(false));
+    // Of another request nothing is decided.
+    assert_eq!(vault.decide(yes("e"), alone).unwrap().settles("e"), Some(true));
+}
+
+#[test]
+fn of_several_only_those_count_who_were_there_before_and_are_there_still() {
+    let home = Home::new();
+    let mut vault = home.open();
+    let asked = now() + 100;
+    let open = i64::MAX - 1;
+    let wanted = Wanted { approvers: 2, asked, open };
+    let administrator = |vault: &mut Vault, who: &str| {
+        let (_, token) = vault.administrator_add(&name(who), Role::Owner, None).unwrap();
+        vault.administrator_of(&token, now()).unwrap().unwrap()
+    };
+    let max = administrator(&mut vault, "max");
+    let ona = administrator(&mut vault, "ona");
+    let says = |who: &Administrator, wanted: Wanted| {
+        home.open().on_behalf_of(who, |vault| vault.decide(yes("d"), wanted))
+    };
+    // One who was made up when a second was needed.
+    let fault = says(&ona, Wanted { asked: ona.created - 1, ..wanted }).unwrap_err().fault;
+    assert!(matches!(fault, Fault::ApproverIsNew(_)), "{fault}");
+    assert_eq!(says(&max, wanted).unwrap().missing, 1);
+    vault.administrator_revoke(&name("max")).unwrap();
+    let after = says(&ona, wanted).unwrap();
+    assert_eq!((after.missing, &after.by[..]), (1, &["administrator ona".to_owned()][..]));
 }
 
 /// Something of every kind, in the workspace that is worked in.
@@ -587,7 +634,7 @@ fn fill(vault: &mut Vault) -> crate::token::Token {
     vault.set_add(&name("all"), &[name("b")]).unwrap();
     let token = vault.agent_admit(&name("a"), None, None).unwrap();
     vault.run_revoke(&name("a"), crate::token::run::Which::All).unwrap();
-    vault.decide(yes("d"), (1, 0)).unwrap();
+    vault.decide(yes("d"), Wanted { approvers: 1, ..two(0) }).unwrap();
     token
 }
 

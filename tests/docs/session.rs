@@ -22,10 +22,11 @@ use crate::origin::{HOSTS, Origin};
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// The values that the documents put into the vault, by the variable that they take them from.
-const KEYS: [&str; 6] = [
+const KEYS: [&str; 7] = [
     "MY_OPENAI_KEY",
     "MY_GITHUB_TOKEN",
     "BILLING_KEY",
+    "NEW_BILLING_KEY",
     "SEARCH_KEY",
     "NEW_SEARCH_KEY",
     "THIRD_SEARCH_KEY",

@@ -121,7 +121,7 @@ fn a_spiffe_id_says_who_calls_and_no_password_is_needed() {
 fn a_certificate_that_has_ended_ends_live_use() {
     let (world, clients, ca) = world(SPIFFE);
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-    let end = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs() + 4);
+    let end = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(since.as_secs() + 8);
     let writer = clients.issue_with("writer", |params| {
         uris(&["spiffe://prod.example/ns/agents/sa/writer"])(params);
         params.not_after = end;

@@ -167,20 +167,6 @@ fn a_pool_is_spread_by_weight_and_cools_down() {
 }
 
 #[test]
-fn a_limit_that_is_said_to_be_over_at_once_is_not_asked_about_at_once() {
-    let pool = Pool::new(["1", "1", "1"]);
-    let mut wire = pool.world.tunnel();
-    for key in &pool.keys {
-        pool.world.origin.answer(key, 429, Some("0"));
-    }
-    assert_eq!(ask(&mut wire).header("retry-after"), Some("1"));
-    let before = pool.world.origin.seen().len();
-    assert_eq!(ask(&mut wire).problem(), "credential-exhausted");
-    let after = pool.world.origin.seen().len();
-    assert!(after - before < 3, "all of them are asked again");
-}
-
-#[test]
 fn a_pool_rests_no_longer_than_the_origin_says_and_leaves_invalid_keys_out() {
     let pool = Pool::new(["1", "1", "1"]);
     let mut wire = pool.world.tunnel();

@@ -408,7 +408,7 @@ fn a_refusal_of_ours_comes_before_the_body_too() {
 
 #[test]
 fn an_upload_that_stands_still_is_the_agents_fault() {
-    let scene = Scene::with(|home| home.set("upstream.timeouts: {idle: 300ms, response: 1h}"));
+    let scene = Scene::with(|home| home.set("upstream.timeouts: {idle: 1s, response: 1h}"));
     let (mut near, mut far, _) = scene.begin(post("/stalled", &["Content-Length: 10"]));
     near.send("12345");
     far.until("12345");

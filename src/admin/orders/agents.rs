@@ -89,6 +89,12 @@ impl Order for AddAgent {
         let labels: Vec<_> =
             labels.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         let token = desk.write(|vault| {
+            // One that is there may have too many labels with these: then nothing is done, and no token is lost.
+            let is_there = |one: &AgentInfo| one.name == name && one.revoked.is_none();
+            let known = !labels.is_empty() && vault.agents()?.iter().any(is_there);
+            if known && !no_token {
+                vault.agent_label(&name, &labels, &[])?;
+            }
             let token = if no_token {
                 vault.agent_add(&name)?;
                 None
@@ -96,7 +102,7 @@ impl Order for AddAgent {
                 Some(vault.agent_admit(&name, ttl.map(after), note.as_deref())?)
             };
             // Nobody has the token yet: no request comes before the labels.
-            if !labels.is_empty() {
+            if !labels.is_empty() && !known {
                 vault.agent_label(&name, &labels, &[])?;
             }
             Ok(token)

@@ -7,6 +7,7 @@ use super::{Call, Desk, Order, Trouble, now};
 use crate::admin::problem::Problem;
 use crate::app::{Failure, Place};
 use crate::approval::{Decision, Question};
+use crate::vault::Wanted;
 
 /// All that wait in the workspace.
 pub(crate) struct ListQuestions;
@@ -140,7 +141,8 @@ impl Order for Decide {
             by: Vec::new(),
             missing: 0,
         };
-        let wanted = (question.approvers, question.until);
+        let wanted =
+            Wanted { approvers: question.approvers, asked: question.asked, open: question.until };
         let Decision { id, approved, until, missing, .. } =
             desk.write(|vault| Ok(vault.decide(decision, wanted)?))?;
         Ok(Decided { id, approved, until, missing })
