@@ -110,7 +110,9 @@ fn a_secret_in_the_name_of_a_host_is_recorded_and_looked_up_nowhere() {
     let world = World::with(BEARER, canary(), |home, _| {
         let slots = ["--to", "https://else.test", "--header", "X-Key: {secret}"];
         home.add("hexadecimal", &slots, &hex);
-        home.policy("version: 1\nrules:\n- {name: any, agents: ['*'], to: ['https://**', 'http://**'], tunnel: opaque}\n");
+        home.policy(
+            "version: 1\nrules:\n- {name: any, agents: ['*'], to: ['https://*'], tunnel: opaque}\n",
+        );
     });
     let host = format!("{hex}.evil.test");
     let own = world.agent.authorization();
