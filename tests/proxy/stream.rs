@@ -268,7 +268,8 @@ fn a_cut_in_the_clear_is_a_reset_for_an_agent_of_http_1_0() {
 /// What waits for the agent to open its window is as much the agent's as what is on its way.
 #[test]
 fn what_came_before_a_cut_waits_for_a_window_that_opens_late() {
-    let text = "x".repeat(100_000);
+    // A little more than the window, so that its last piece is begun and waits.
+    let text = "x".repeat(65_600);
     let head = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n";
     let script = vec![Script::Read, Script::Send(format!("{head}{text}").into_bytes())];
     let origin = Origin::scripted(HOST, script);
