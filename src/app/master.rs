@@ -81,7 +81,11 @@ pub(super) fn unlock_from<T>(
                 if !first.may_be_a_change_cut_short(&path) {
                     return Err(first.into());
                 }
-                finish_change(config, (vault, &path), turn, &open)?.ok_or_else(|| first.into())
+                match finish_change(config, (vault, &path), turn, &open)? {
+                    Some(done) => Ok(done),
+                    // Whoever was changing the key may have finished between the two looks.
+                    None => by_file(config, &path, &open).map_err(|_| first.into()),
+                }
             })
         }
     }

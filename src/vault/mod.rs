@@ -247,20 +247,22 @@ impl Vault {
         let db = schema::connect(&resolved)?;
         schema::check_format(&db)?;
         schema::use_wal(&db)?;
-        let row = VaultRow::read(&db)?;
+        // All of one state: another process may be changing the keys.
+        let tx = db.unchecked_transaction()?;
+        let row = VaultRow::read(&tx)?;
         if row.passphrase.is_some() != master.passphrase.is_some() {
             return Err(Fault::OtherKeySource);
         }
         let wrapping = WrappingKey::derive(row.vault_id, &master.key);
         let key_fits = crypto::same(wrapping.check(), &row.key_check);
-        match unwrap_data_key(&db, &wrapping, VAULT_SCOPE) {
+        match unwrap_data_key(&tx, &wrapping, VAULT_SCOPE) {
             Ok(_) if !key_fits => return Err(Fault::Corrupt(Row::Vault)),
             Err(Fault::Corrupt(_)) if !key_fits => return Err(Fault::WrongKey),
             other => drop(other?),
         }
         let workspace = default_workspace();
-        let generation = generation(&db)?;
-        let keys = Keys::unwrap(&db, &wrapping, &workspace, generation)?;
+        let keys = Keys::unwrap(&tx, &wrapping, &workspace, generation(&tx)?)?;
+        drop(tx);
         Ok(Self {
             path: Arc::clone(path),
             db,

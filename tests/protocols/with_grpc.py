@@ -129,7 +129,7 @@ def echo_trailer():
 
 def cut():
     call = channel.unary_stream("/probe.Probe/Cut")(b"", TIMEOUT, REFERENCE)
-    count = 0
+    count, last = 0, None
     try:
         for _ in call:
             count += 1
@@ -137,10 +137,13 @@ def cut():
                 unary_call("Next", b"")
             else:
                 # The server ends on this one. Were the call dropped, it would be cancelled.
-                _last = channel.unary_unary("/probe.Probe/Next").future(b"", TIMEOUT, REFERENCE)
+                last = channel.unary_unary("/probe.Probe/Next").future(b"", TIMEOUT, REFERENCE)
         print(f"cut: whole, {count} messages")
     except grpc.RpcError as failure:
         print(f"cut: {failure.code().name} after {count} messages")
+    # A call that Python takes away while it ends waits for its own lock, now and then.
+    if last:
+        last.exception()
 
 
 for case in sys.argv[1:]:
