@@ -226,7 +226,7 @@ pub(super) fn named(references: &References) -> Vec<Use> {
 }
 
 /// Refuses a request that carries a secret.
-fn sighted(ledger: &Ledger, state: &State, sighting: Sighting) -> Refusal {
+pub(super) fn sighted(ledger: &Ledger, state: &State, sighting: Sighting) -> Refusal {
     let Sighting { credential, version } = sighting;
     if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
         ledger.baited(&credential);

@@ -237,6 +237,9 @@ impl Ledger {
         if let Some(honeytoken) = behind.honeytoken.get() {
             self.baited(honeytoken);
         }
+        if behind.moved.load(Ordering::Relaxed) {
+            self.unbound();
+        }
         (behind.cut.get().copied(), misplaced as u64)
     }
 
@@ -421,7 +424,7 @@ impl Ledger {
     }
 
     /// Raises the alarm over a reference that went to another host: someone is trying to move a key.
-    fn unbound(&self) {
+    pub(super) fn unbound(&self) {
         self.gateway.metrics.unbound();
         tracing::warn!(
             agent = &*self.agent(),
@@ -617,6 +620,8 @@ struct Count {
 #[derive(Debug, Default)]
 struct Behind {
     misplaced: AtomicUsize,
+    /// Whether a reference stood in a field of a credential that is bound elsewhere.
+    moved: AtomicBool,
     honeytoken: OnceLock<Name>,
     /// Why it was cut.
     cut: OnceLock<Code>,
@@ -642,6 +647,7 @@ impl Uploaded {
         let Some(count) = &self.0 else { return };
         let behind = count.behind.get_or_init(Box::default);
         behind.misplaced.store(remainder.misplaced(), Ordering::Relaxed);
+        behind.moved.store(remainder.moved(), Ordering::Relaxed);
         if let Some(honeytoken) = remainder.honeytoken() {
             let _noted_before = behind.honeytoken.set(honeytoken.clone());
         }
