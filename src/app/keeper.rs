@@ -30,7 +30,7 @@ use crate::audit::AuditLog;
 use crate::config::Config;
 use crate::credential::{Credential, Stage};
 use crate::files::{self, FileError};
-use crate::metrics::{Metrics, Readings};
+use crate::metrics::{Due, Metrics, Readings};
 use crate::ops::{Observe, Readiness};
 use crate::outcome::{Code, Refusal};
 use crate::proxy::{Gateway, Refresh, State, Workspace, Workspaces};
@@ -867,10 +867,13 @@ fn verdicts(health: &BTreeMap<String, Health>) -> Vec<(String, bool)> {
 }
 
 /// When credentials of a workspace are due, as metrics name them.
-fn dates(space: &Space) -> impl Iterator<Item = (String, i64)> {
+fn dates(space: &Space) -> impl Iterator<Item = Due> {
     let workspace = space.name().as_str();
     let dates = space.reminders.dates().into_iter();
-    dates.map(move |(name, at)| (qualified(workspace, &name).into_owned(), at))
+    dates.map(move |due| {
+        let credential = qualified(workspace, &due.credential).into_owned();
+        Due { credential, ..due }
+    })
 }
 
 /// The vault as the config says that it is to be used.
