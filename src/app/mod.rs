@@ -34,6 +34,7 @@ mod serve;
 mod service;
 mod session;
 mod space;
+mod stamp;
 mod supplier;
 mod workspaces;
 mod wrapping;

@@ -82,7 +82,8 @@ pub(super) enum Command {
     /// End the use of a credential; its name stays known, and refused
     #[command(after_help = versions::REVOKE_EXAMPLE)]
     Revoke(versions::Revoke),
-    /// Say how often a credential is to be rotated; reminders come 14 days ahead
+    /// Say how often a credential is to be rotated; reminders come 14 days ahead, or in the last half
+    /// of a shorter time
     #[command(
         after_help = "Example:\n  locum credential schedule openai --rotate-every 30d\n  locum credential schedule billing --sensitivity high"
     )]
