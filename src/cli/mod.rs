@@ -254,7 +254,6 @@ pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     /// The leaves of the command tree whose help has no example. `help` repeats the tree.
     fn without_example(command: &clap::Command, missing: &mut Vec<String>) {

@@ -52,9 +52,12 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
         Command::Remove { name, members, json } => {
             let whole = members.is_empty();
             let set = way.order(TakeFromSet { name, taken: Taken { members } })?;
-            json.tell(&set, || match whole {
-                true => output::line(&format!("removed the set {}; its members stay", set.name)),
-                false => say_members(&set),
+            json.tell(&set, || {
+                if whole {
+                    output::line(&format!("removed the set {}; its members stay", set.name))
+                } else {
+                    say_members(&set)
+                }
             })
         }
         Command::List { json } => list(&way.order(ListSets)?, json),
