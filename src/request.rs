@@ -7,10 +7,11 @@
 mod body;
 mod frames;
 mod handshake;
+mod heads;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Method, Uri, Version};
+use http::{Extensions, Method, Uri, Version};
 
 pub(crate) use body::unescape;
 pub use body::{
@@ -19,6 +20,7 @@ pub use body::{
 };
 pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;
+pub use heads::{Contradiction, Heads, Odd, one_length};
 
 use crate::agent::Context;
 use crate::host::{Authority, Origin, Scheme};
@@ -44,6 +46,8 @@ impl InboundRequest {
     /// # Errors
     /// `bad-request`, `ambiguous-path`, `authority-mismatch`, `method-refused`, `upgrade-refused`.
     pub fn parse(mut parts: Parts, origin: &Origin) -> Result<Self, Refusal> {
+        // Why here: what its parser has settled cannot be seen in it any more.
+        check_seen(&parts.extensions)?;
         let websocket = Handshake::take(&mut parts)?;
         check_method(&parts.method)?;
         check_framing(&parts)?;
@@ -227,6 +231,16 @@ fn in_parameters(query: &str) -> impl Iterator<Item = Method> {
             || matches!(method, Method::POST | Method::PATCH | Method::CONNECT);
         known.then_some(method)
     })
+}
+
+/// Whether the bytes of the request had one meaning, by whoever saw them before they were read.
+///
+/// # Errors
+/// `bad-request`.
+pub fn check_seen(extensions: &Extensions) -> Result<(), Refusal> {
+    extensions
+        .get::<Odd>()
+        .map_or(Ok(()), |odd| Err(Refusal::with_detail(Code::BadRequest, odd.detail())))
 }
 
 /// One framing, or none (RFC 9112 section 6.3): the message ends where both sides think it does.
@@ -468,6 +482,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Brings the target to origin-form and sees to it that there is a Host: what goes upstream names
 /// the authority once.
 fn settle_target(parts: &mut Parts, origin: &Origin) -> Result<(), Refusal> {
+    // The authority form is for CONNECT alone (RFC 9112 section 3.2.3); of the path it says nothing.
+    if parts.uri.authority().is_some() && parts.uri.scheme().is_none() {
+        return Err(Refusal::with_detail(Code::BadRequest, "The target is a host without a path"));
+    }
     if parts.uri.authority().is_some() {
         let path = parts.uri.path_and_query().cloned();
         let path = path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
@@ -684,6 +702,9 @@ mod tests {
         assert_eq!(parse("https://api.test/v1?q=1", &host).unwrap().path(), "/v1");
         assert_eq!(code("https://evil.test/v1", &host), Some(Code::AuthorityMismatch));
         assert_eq!(code("http://api.test:443/v1", &host), Some(Code::AuthorityMismatch));
+        for alone in ["api.test", "api.test:443"] {
+            assert_eq!(code(alone, &host), Some(Code::BadRequest), "{alone}");
+        }
     }
 
     #[test]

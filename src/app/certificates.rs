@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Failure;
-use super::keeper::FileStamp;
+use super::stamp::FileStamp;
 use crate::agent::certificate::RevocationList;
 use crate::config::{ClientCertificates, Config, ListenAt, ListenerTls as Setting};
 use crate::files;

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use parking_lot::Mutex;
 
-use super::keeper::FileStamp;
+use super::stamp::FileStamp;
 use crate::agent::certificate::RevocationList;
 use crate::authn::IssuerKeys;
 use crate::config::{Config, JwtIssuer, Keys};

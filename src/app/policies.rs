@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::keeper::FileStamp;
+use super::stamp::FileStamp;
 use super::{Failure, Home};
 use crate::agent::DEFAULT_WORKSPACE;
 use crate::document::{Limits, Problem, Report, Source};

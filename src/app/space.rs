@@ -8,9 +8,9 @@ use std::time::SystemTime;
 
 use super::identity::{agents, authenticators};
 use super::issuer_keys::AllKeys;
-use super::keeper::FileStamp;
 use super::policies::{load_policy, stamp};
 use super::reminders::Reminders;
+use super::stamp::FileStamp;
 use super::{Failure, Home};
 use crate::authn::{Agents, Authenticators, Directory};
 use crate::config::Config;

@@ -22,6 +22,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::Body;
 use super::spelling::Speller;
 use crate::outcome::Code;
+use crate::request::{Heads, Odd};
 use crate::upstream::{Gather, Spelling};
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
@@ -67,7 +68,14 @@ pub(super) struct Progress {
     interim: Mutex<Vec<u8>>,
     /// Whether there are any.
     has_interim: AtomicBool,
+    /// What is odd about a request of this connection, the first that is, and its number.
+    odd: AtomicU8,
+    odd_at: AtomicU32,
 }
+
+/// Of a request that is odd; 0 as long as none was.
+const FRAMING: u8 = 1;
+const FRAGMENT: u8 = 2;
 
 /// What of interim answers waits for an agent. One head of an origin is no longer; what does not fit
 /// is dropped, because the answer does not depend on it.
@@ -89,7 +97,10 @@ impl Progress {
         mut request: Request<Incoming>,
     ) -> (Answering, Request<Incoming>) {
         let has_body = !request.body().is_end_stream();
-        self.begun.fetch_add(1, Ordering::Relaxed);
+        let number = self.begun.fetch_add(1, Ordering::Relaxed);
+        if let Some(odd) = self.odd(number) {
+            request.extensions_mut().insert(odd);
+        }
         self.uploading.store(has_body, Ordering::Relaxed);
         self.answer.store(DUE, Ordering::Relaxed);
         self.head.store(false, Ordering::Relaxed);
@@ -97,6 +108,33 @@ impl Progress {
             request.extensions_mut().insert(Reading(Arc::clone(self)));
         }
         (Answering(Arc::clone(self)), request)
+    }
+
+    /// Notes that the request with that number will be odd.
+    fn note_odd(&self, number: u32, odd: Odd) {
+        let odd = match odd {
+            Odd::Framing => FRAMING,
+            Odd::Fragment => FRAGMENT,
+        };
+        self.odd_at.store(number, Ordering::Relaxed);
+        self.odd.store(odd, Ordering::Relaxed);
+    }
+
+    /// What is odd about the request with that number.
+    fn odd(&self, number: u32) -> Option<Odd> {
+        let odd = match self.odd.load(Ordering::Relaxed) {
+            FRAMING => Odd::Framing,
+            FRAGMENT => Odd::Fragment,
+            _ => return None,
+        };
+        (self.odd_at.load(Ordering::Relaxed) == number).then_some(odd)
+    }
+
+    /// Whether an answer that is given now is the last: the request was not read to its end, or where that
+    /// is could be read in two ways.
+    fn is_last(&self) -> bool {
+        let number = self.requests().wrapping_sub(1);
+        self.uploading.load(Ordering::Relaxed) || self.odd(number).is_some()
     }
 
     /// Has the head of an interim answer go out, when hyper has nothing on its way.
@@ -176,12 +214,12 @@ impl Progress {
 pub(super) struct Answering(Arc<Progress>);
 
 impl Answering {
-    /// Ties itself to the body of the answer. An answer that comes before its request has been read
-    /// is the last on its connection, and says so.
+    /// Ties itself to the body of the answer. An answer that comes before its request has been read, or to
+    /// an odd one, is the last on its connection, and says so.
     pub(super) fn until_the_end_of(self, mut answer: Response<Body>) -> Response<Answer> {
         if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             self.0.turn(DUE, SWITCHED);
-        } else if self.0.uploading.load(Ordering::Relaxed) {
+        } else if self.0.is_last() {
             answer.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer.map(|body| Answer { body, _answering: self })
@@ -240,6 +278,9 @@ pub(super) struct Inlet<S> {
     progress: Arc<Progress>,
     /// Reads along, where hyper does not keep how each name is written.
     speller: Option<Speller>,
+    /// Follows the requests as they come, from the first that hyper will read here.
+    heads: Heads,
+    first: u32,
     clocks: Clocks,
     refuse: Refuse,
     head: Option<Head>,
@@ -278,13 +319,15 @@ struct Own {
 
 impl<S> Inlet<S> {
     pub(super) fn new(inner: S, progress: Arc<Progress>, clocks: Clocks, refuse: Refuse) -> Self {
-        let ahead = Bytes::new();
+        let (ahead, first) = (Bytes::new(), progress.requests());
         Self {
             inner,
             gather: Gather::default(),
             ahead,
             progress,
             speller: None,
+            heads: Heads::default(),
+            first,
             clocks,
             refuse,
             head: None,
@@ -325,6 +368,13 @@ impl<S> Inlet<S> {
     /// Whether the last answer is out, to its last byte, and no head after it has been read.
     fn between_requests(&self) -> bool {
         self.progress.answer.load(Ordering::Relaxed) == NONE
+    }
+
+    /// Looks at what hyper is about to read.
+    fn look(&mut self, bytes: &[u8]) {
+        if let Some((head, odd)) = self.heads.push(bytes) {
+            self.progress.note_odd(self.first.wrapping_add(head), odd);
+        }
     }
 
     /// Notes the first byte of a head. The start of one that came together with the request before
@@ -526,6 +576,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
             if !this.is_spelt(&ahead) {
                 return Poll::Pending;
             }
+            this.look(&ahead);
             buf.put_slice(&ahead);
             this.ahead.advance(length);
             return Poll::Ready(Ok(()));
@@ -541,6 +592,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
                         buf.set_filled(before);
                         return Poll::Pending;
                     }
+                    this.look(read);
                 }
                 this.left |= result.as_ref().is_err_and(has_left);
                 Poll::Ready(result)

@@ -30,7 +30,7 @@ use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Meters, TunnelDecision};
 use crate::record::Event;
 use crate::reference::Name;
-use crate::request::{absolute_origin, read_context};
+use crate::request::{absolute_origin, check_seen, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch, Wire};
 use crate::upstream::Transport;
 
@@ -139,6 +139,7 @@ impl Target {
 }
 
 fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
+    check_seen(request.extensions())?;
     if *request.method() != http::Method::CONNECT {
         return absolute_origin(request.uri()).map(Target::Absolute);
     }

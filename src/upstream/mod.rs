@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
@@ -59,6 +59,7 @@ use trust::Offer;
 use crate::host::{Authority, Origin, Scheme};
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
+use crate::request::one_length;
 use crate::secret::Secret;
 
 /// How often a request may meet a dead connection from the pool before it gets a fresh one. An
@@ -299,8 +300,9 @@ impl Upstream {
                     {
                         Ok(answer) => {
                             timing.head = start.elapsed();
-                            let response =
+                            let mut response =
                                 answer.into_body(patience.idle).map(UpstreamBody::stream);
+                            one_framing(response.headers_mut(), authority)?;
                             return Ok(Sent { response, reused: timing.is_reused(), timing });
                         }
                         // The origin itself says that it may be sent again, which it can say for ever.
@@ -475,7 +477,8 @@ impl Upstream {
                 format!("{} used a transfer coding unasked", key.origin.authority),
             ));
         }
-        let (parts, incoming) = response.into_parts();
+        let (mut parts, incoming) = response.into_parts();
+        one_framing(&mut parts.headers, &key.origin.authority)?;
         let body = if upload.is_some_and(|upload| !upload.is_done()) {
             UpstreamBody::detached(incoming, *link, idle)
         } else {
@@ -552,6 +555,28 @@ fn announced_wait(headers: &HeaderMap) -> Option<Duration> {
         .filter_map(|parameter| parameter.trim().strip_prefix("timeout="))
         .find_map(|digits| digits.parse::<u64>().ok())?;
     Some(Duration::from_secs(seconds.saturating_sub(1)))
+}
+
+/// An answer says once where it ends, or does not count. Of a length beside a coding the coding is right
+/// (RFC 9112 section 6.3), and is so to some readers only: whoever sends both may be showing an answer of
+/// its own making behind the first. A length that is said again is handed on once.
+fn one_framing(headers: &mut HeaderMap, target: &Authority) -> Result<(), Refusal> {
+    let refuse = || {
+        let detail = format!("{target} said in two ways where its answer ends");
+        Err(Refusal::with_detail(Code::UpstreamFailed, detail))
+    };
+    let lengths = headers.get_all(CONTENT_LENGTH).iter().map(HeaderValue::as_bytes);
+    let Ok(length) = one_length(lengths) else { return refuse() };
+    let Some(length) = length else { return Ok(()) };
+    if headers.contains_key(TRANSFER_ENCODING) {
+        return refuse();
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let is_list = lengths.next().is_some_and(|first| first.as_bytes().contains(&b','));
+    if is_list || lengths.next().is_some() {
+        headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Ok(())
 }
 
 fn refusal(failure: &Failure, target: &Authority, upload: Option<&Upload>) -> Refusal {

@@ -27,7 +27,7 @@ use super::h2::{NoStream, OpenStream, Seat};
 use super::link::{Failure, Link, Patience, Stream};
 use super::pool::{Lane, PoolKey};
 use super::trust::{Offer, speaks_other};
-use super::{Call, Sent, Timing, Upstream, Way, broken, refusal};
+use super::{Call, Sent, Timing, Upstream, Way, broken, one_framing, refusal};
 use crate::host::Authority;
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
@@ -180,7 +180,8 @@ async fn ask_shared(
     };
     timing.head = start.elapsed();
     if !opened.response.status().is_success() {
-        let response = opened.declined().into_body(idle).map(UpstreamBody::stream);
+        let mut response = opened.declined().into_body(idle).map(UpstreamBody::stream);
+        one_framing(response.headers_mut(), asking.target())?;
         return Ok(Some(Upgraded::Declined(Sent { response, reused, timing })));
     }
     let OpenStream { response, sending, seat } = opened;

@@ -32,28 +32,29 @@ fn broken(world: &World, name: &str, bytes: &str) {
     assert!(!world.origin.raw().concat().contains("smuggled"), "{name}");
 }
 
-/// Sends bytes to which RFC 9112 gives one meaning although they say it twice: the origin is told it
-/// once, and whatever it is sent was decided on and recorded by itself.
+/// Sends a request that says more than once where it ends: 400, in whatever pieces it comes, the connection
+/// ends, and the origin sees nothing.
 #[track_caller]
-fn settled(world: &World, name: &str, bytes: &str) {
-    let permitted = || {
-        let mut records = world.home.audit();
-        records.retain(|r| r["kind"] == "access" && r["decision"] == "permit");
-        records.len()
-    };
-    // By then what a case before this one had on its way has arrived.
-    assert_eq!(world.get("/in-order").status, 200);
-    let (seen_before, permitted_before) = (world.origin.seen().len(), permitted());
-    let mut wire = world.tunnel();
-    wire.send(bytes);
-    wire.finish();
-    wire.until_closed();
-    let seen = &world.origin.seen()[seen_before..];
-    for seen in seen {
-        let framing = seen.all("content-length").len() + seen.all("transfer-encoding").len();
-        assert!(framing <= 1, "{name}: {seen:?}");
+fn said_twice(world: &World, name: &str, bytes: &str) {
+    let bytes = &bytes.replace("/open/", "/twice/");
+    let good = request("GET", "/v1/before", &[AUTHORIZED], "");
+    for (pieces, ahead) in [(usize::MAX, 0), (1, 0), (usize::MAX, 1), (7, 2)] {
+        let mut wire = world.tunnel();
+        let all = good.repeat(ahead) + bytes;
+        for piece in all.as_bytes().chunks(pieces) {
+            let _ended_already = wire.try_send(piece);
+        }
+        for _ in 0..ahead {
+            assert_eq!(wire.answer().status, 200, "{name}");
+        }
+        let answer = wire.answer_to("POST");
+        assert_eq!((answer.status, &*answer.problem()), (400, "bad-request"), "{name}");
+        assert_eq!(answer.header("connection"), Some("close"), "{name}");
+        wire.finish();
+        assert!(wire.until_closed().is_empty(), "{name}: the connection went on");
     }
-    assert_eq!(permitted() - permitted_before, seen.len(), "{name}");
+    assert!(!world.origin.raw().concat().contains("/twice/"), "{name}: bytes went upstream");
+    world.never_leaks(&[]);
 }
 
 #[test]
@@ -122,12 +123,70 @@ fn one_message_has_one_end() {
     for (name, bytes) in [
         ("CL.TE", first("Content-Length: 3\r\nTransfer-Encoding: chunked", "0\r\n\r\n")),
         ("TE.CL", first("Transfer-Encoding: chunked\r\nContent-Length: 3", "0\r\n\r\n")),
+        ("CL.TE, length 0", first("Content-Length: 0\r\nTransfer-Encoding: chunked", "0\r\n\r\n")),
+        (
+            "TE.CL, not a number",
+            first("Transfer-Encoding: chunked\r\nContent-Length: x", "0\r\n\r\n"),
+        ),
         ("one length twice", first("Content-Length: 0\r\nContent-Length: 0", "")),
+        (
+            "one length twice, and a body",
+            first("Content-Length: 3\r\nX: y\r\nContent-Length: 3", "abc"),
+        ),
     ] {
-        settled(&world, name, &bytes);
+        said_twice(&world, name, &bytes);
     }
     // The same proxy, still in order.
     assert_eq!(world.get("/after").status, 200);
+}
+
+/// The same at the proxy's own door, to which a client without a tunnel speaks.
+#[test]
+fn a_request_at_the_door_has_one_end() {
+    let world = World::new();
+    let login = format!("Proxy-Authorization: {}", world.agent.authorization());
+    for framing in [
+        "Content-Length: 3\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 3",
+        "Content-Length: 0\r\nContent-Length: 0",
+    ] {
+        for first in [
+            "POST http://api.test/open/x HTTP/1.1\r\nHost: api.test",
+            "CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443",
+        ] {
+            let mut wire = world.serve.wire();
+            wire.send(format!("{first}\r\n{login}\r\n{framing}\r\n\r\n0\r\n\r\n"));
+            let answer = wire.answer_to("POST");
+            assert_eq!(
+                (answer.status, &*answer.problem()),
+                (400, "bad-request"),
+                "{first} {framing}"
+            );
+            wire.finish();
+            assert!(wire.until_closed().is_empty(), "{first} {framing}: the connection went on");
+        }
+    }
+    assert_eq!(world.origin.connections(), 0);
+}
+
+/// A fragment is the client's own. Who took it for a part of the path would see another request than the
+/// one that was decided on.
+#[test]
+fn a_target_with_a_fragment_is_refused() {
+    let world = World::new();
+    for target in ["/v1/x#y", "/v1/x?q#", "/#", "https://api.test/v1/x#y", "/v1/x%23y#/../z"] {
+        let answer = world.get(target);
+        assert_eq!((answer.status, &*answer.problem()), (400, "bad-request"), "{target}");
+        assert!(answer.text().contains("fragment"), "{}", answer.text());
+    }
+    let mut wire = world.serve.wire();
+    let login = format!("Proxy-Authorization: {}", world.agent.authorization());
+    wire.send(format!("GET http://api.test/x#y HTTP/1.1\r\nHost: api.test\r\n{login}\r\n\r\n"));
+    assert_eq!(wire.answer().problem(), "bad-request");
+    assert_eq!(world.origin.connections(), 0);
+    // Escaped, it is a part of the path.
+    assert_eq!(world.get("/v1/x%23y").status, 200);
+    assert_eq!(world.origin.last().target, "/v1/x%23y");
 }
 
 #[test]

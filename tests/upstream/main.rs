@@ -682,6 +682,11 @@ mod broken_answers {
             "hello\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 3\r\n\r\nabc",
             "HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nab",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2, 3\r\n\r\nabc",
+            "HTTP/1.1 200 OK\r\nContent-Length: 2,\r\n\r\nab",
+            "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+            "HTTP/1.1 204 No Content\r\nContent-Length: x\r\n\r\n",
             "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n folded: x\r\n\r\nab",
             "HTTP/1.1 200 OK\r\nX Y: z\r\nContent-Length: 2\r\n\r\nab",
             "HTTP/1.1 200 OK\r\nX : z\r\nContent-Length: 2\r\n\r\nab",
@@ -691,6 +696,19 @@ mod broken_answers {
             let target = target(Scheme::Http, origin.address);
             let sent = send(&upstream(), &target, "a", get("/")).await;
             assert_eq!(refused(sent), Code::UpstreamFailed, "{answer:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_length_that_is_said_again_is_handed_on_once() {
+        for fields in ["Content-Length: 2\r\nContent-Length: 2", "Content-Length: 2, 2"] {
+            let answer = format!("HTTP/1.1 200 OK\r\n{fields}\r\n\r\nab");
+            let script = vec![ReadRequest, Send(Box::leak(answer.into()))];
+            let origin = Origin::plain(vec![script]).await;
+            let target = target(Scheme::Http, origin.address);
+            let sent = send(&upstream(), &target, "a", get("/")).await.unwrap();
+            let lengths = sent.response.headers().get_all("content-length");
+            assert_eq!(lengths.iter().collect::<Vec<_>>(), ["2"], "{fields:?}");
         }
     }
 
