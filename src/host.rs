@@ -295,6 +295,28 @@ impl HostPattern {
         }
     }
 
+    /// Whether each host of `other` is in the set.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (PatternKind::Any, _) => true,
+            (_, PatternKind::Exact(host)) => self.matches(host),
+            (PatternKind::Labels(all), PatternKind::Labels(few)) => covers_labels(all, few),
+            (PatternKind::Exact(_) | PatternKind::Labels(_), _) => false,
+        }
+    }
+
+    /// Whether a host may be in both sets. That a name has at most 253 bytes is not looked at.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        match (&self.0, &other.0) {
+            (PatternKind::Any, _) | (_, PatternKind::Any) => true,
+            (PatternKind::Exact(host), _) => other.matches(host),
+            (_, PatternKind::Exact(host)) => self.matches(host),
+            (PatternKind::Labels(a), PatternKind::Labels(b)) => labels_meet(a, b),
+        }
+    }
+
     /// The one host that the pattern names, if it names just one.
     #[must_use]
     pub fn exact(&self) -> Option<&Host> {
@@ -353,6 +375,34 @@ fn match_labels<'a>(
             }
         },
     }
+}
+
+/// Whether each name of `few` is one of `all`: what stands in `few` for any label has to be met by what
+/// stands for any.
+fn covers_labels(all: &[Label], few: &[Label]) -> bool {
+    let Some(((first, rest), (label, more))) = all.split_first().zip(few.split_first()) else {
+        return all.is_empty() && few.is_empty();
+    };
+    match first {
+        Label::Literal(_) => first == label && covers_labels(rest, more),
+        Label::One => *label != Label::Many && covers_labels(rest, more),
+        Label::Many => (1..=few.len()).any(|taken| covers_labels(rest, &few[taken..])),
+    }
+}
+
+/// Whether a name is in both. A pattern has one `**` at most, so the ways to try are few.
+fn labels_meet(a: &[Label], b: &[Label]) -> bool {
+    let Some(((first, rest), (other, others))) = a.split_first().zip(b.split_first()) else {
+        return a.is_empty() && b.is_empty();
+    };
+    if let (Label::Literal(text), Label::Literal(other)) = (first, other)
+        && text != other
+    {
+        return false;
+    }
+    labels_meet(rest, others)
+        || (*first == Label::Many && labels_meet(a, others))
+        || (*other == Label::Many && labels_meet(rest, b))
 }
 
 impl FromStr for HostPattern {
@@ -427,6 +477,20 @@ impl Destination {
         self.scheme == origin.scheme
             && self.port == origin.authority.port
             && self.host.matches(&origin.authority.host)
+    }
+
+    /// Whether each origin of `other` is in the set.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let same = self.scheme == other.scheme && self.port == other.port;
+        same && self.host.covers(&other.host)
+    }
+
+    /// Whether an origin may be in both sets.
+    #[must_use]
+    pub fn meets(&self, other: &Self) -> bool {
+        let same = self.scheme == other.scheme && self.port == other.port;
+        same && self.host.meets(&other.host)
     }
 }
 
@@ -541,6 +605,38 @@ mod tests {
         assert!(any.matches(&host("10.0.0.1")) && any.matches(&host("x.y")));
         for bad in ["a*.example.com", "*.*", "**.a.**", "*-b.c"] {
             assert_eq!(bad.parse::<HostPattern>(), Err(HostError::Wildcard), "{bad}");
+        }
+    }
+
+    #[test]
+    fn patterns_that_cover_or_meet_another() {
+        let pattern = |text: &str| text.parse::<HostPattern>().unwrap();
+        for (a, b, covers, meets) in [
+            ("*", "10.0.0.1", true, true),
+            ("*", "**.test", true, true),
+            ("**.test", "*", false, true),
+            ("*.test", "a.test", true, true),
+            ("*.test", "a.b.test", false, false),
+            ("*.test", "10.0.0.1", false, false),
+            ("**.acme.test", "*.acme.test", true, true),
+            ("*.acme.test", "**.acme.test", false, true),
+            ("**.test", "*.a.test", true, true),
+            ("**.test", "a.**.test", true, true),
+            ("a.**.test", "**.test", false, true),
+            ("*.a.test", "*.b.test", false, false),
+            ("*.a.test", "b.*.test", false, true),
+            ("*.*.test", "**.test", false, true),
+            ("**.test", "*.*.test", true, true),
+            ("a.**.test", "**.b.test", false, true),
+            ("a.**.test", "b.**.test", false, false),
+            ("**.a.test", "**.b.test", false, false),
+            ("a.**.x.test", "a.*.test", false, false),
+            ("a.**.test", "a.*.x.test", true, true),
+            ("*.test", "*.test", true, true),
+        ] {
+            let (a, b) = (pattern(a), pattern(b));
+            assert_eq!((a.covers(&b), a.meets(&b)), (covers, meets), "{a} {b}");
+            assert_eq!(b.meets(&a), meets, "{b} {a}");
         }
     }
 

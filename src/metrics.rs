@@ -72,6 +72,7 @@ struct Gauges {
     policy_rules: IntGauge,
     reload_success: IntGaugeVec,
     due: IntGaugeVec,
+    told_from: IntGaugeVec,
     healthy: IntGaugeVec,
 }
 
@@ -104,10 +105,21 @@ pub struct Readings {
     pub policy_generation: u64,
     /// Rules in force.
     pub policy_rules: u64,
-    /// When each credential with a schedule is to be rotated, in seconds since the Unix epoch.
-    pub due: Vec<(String, i64)>,
+    /// The credentials with a schedule.
+    pub due: Vec<Due>,
     /// Whether the provider of each credential that was tried there took it.
     pub healthy: Vec<(String, bool)>,
+}
+
+/// When a credential is to be rotated. Times are in seconds since the Unix epoch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Its name, as labels have it.
+    pub credential: String,
+    /// The moment.
+    pub at: i64,
+    /// From when on that is told.
+    pub told_from: i64,
 }
 
 /// The kind of a tunnel, as a label.
@@ -687,6 +699,12 @@ impl Gauges {
                 "When a credential with a schedule is to be rotated.",
                 &["credential"],
             )?,
+            told_from: gauge_vec(
+                r,
+                "locum_credential_reminder_timestamp_seconds",
+                "From when on the next rotation of a credential with a schedule is reminded of.",
+                &["credential"],
+            )?,
             reload_success: gauge_vec(
                 r,
                 "locum_reload_success",
@@ -714,8 +732,10 @@ impl Gauges {
         set(&self.policy_rules, now.policy_rules);
         // One that is gone or has no schedule any more is not due.
         self.due.reset();
-        for (credential, at) in &now.due {
+        self.told_from.reset();
+        for Due { credential, at, told_from } in &now.due {
             self.due.with_label_values(&[credential]).set(*at);
+            self.told_from.with_label_values(&[credential]).set(*told_from);
         }
         self.healthy.reset();
         for (credential, good) in &now.healthy {

@@ -482,6 +482,10 @@ fn join_cookies(headers: &mut HeaderMap) {
 /// Brings the target to origin-form and sees to it that there is a Host: what goes upstream names
 /// the authority once.
 fn settle_target(parts: &mut Parts, origin: &Origin) -> Result<(), Refusal> {
+    // The authority form is for CONNECT alone (RFC 9112 section 3.2.3); of the path it says nothing.
+    if parts.uri.authority().is_some() && parts.uri.scheme().is_none() {
+        return Err(Refusal::with_detail(Code::BadRequest, "The target is a host without a path"));
+    }
     if parts.uri.authority().is_some() {
         let path = parts.uri.path_and_query().cloned();
         let path = path.unwrap_or_else(|| http::uri::PathAndQuery::from_static("/"));
@@ -698,6 +702,9 @@ mod tests {
         assert_eq!(parse("https://api.test/v1?q=1", &host).unwrap().path(), "/v1");
         assert_eq!(code("https://evil.test/v1", &host), Some(Code::AuthorityMismatch));
         assert_eq!(code("http://api.test:443/v1", &host), Some(Code::AuthorityMismatch));
+        for alone in ["api.test", "api.test:443"] {
+            assert_eq!(code(alone, &host), Some(Code::BadRequest), "{alone}");
+        }
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use support::*;
 
@@ -735,14 +735,8 @@ fn schedules_are_reminded_of_and_the_register_knows_who_used_what() {
         metric("locum_credential_due_timestamp_seconds{credential=\"main\"}").then_some(())
     });
     assert!(due().is_empty(), "90 days are far");
-    // As short as a schedule is: its day is near at once, and in the second after, less than a day away.
-    let second = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let first = second();
-    eventually("the next second", SOON, || (second() > first).then_some(()));
-    say(&["schedule", "main", "--rotate-every", "1d"]);
-    let told = eventually("it is on record", SOON, || due().pop());
-    assert_eq!((&told["subject"], due().len()), (&"main".into(), 1));
-    assert_eq!(told["detail"], "due in 0 days; its secret is 0 days old");
+    // How it is told of is in tests/clock.
+    assert!(metric("locum_credential_reminder_timestamp_seconds{credential=\"main\"}"));
     say(&["schedule", "main", "--none"]);
     eventually("it is not due any more", SOON, || {
         (!metric("locum_credential_due_timestamp_seconds{")).then_some(())
@@ -766,6 +760,7 @@ fn schedules_are_reminded_of_and_the_register_knows_who_used_what() {
         markdown.starts_with("| credential | what |") && markdown.contains("| worker |"),
         "{markdown}"
     );
+    assert!(markdown.contains("| 1 current (1 request) |"), "{markdown}");
     // Both are new; neither has been unused for as long.
     assert!(!say(&["list", "--unused-for", "1h"]).contains("idle"));
     eventually("they are a second old", SOON * 3, || {
@@ -774,6 +769,110 @@ fn schedules_are_reminded_of_and_the_register_knows_who_used_what() {
     });
     assert!(!say(&["list", "--unused-for", "1h", "--json"]).contains("main"));
     world.never_leaks(&[("register", markdown.as_bytes())]);
+}
+
+#[test]
+fn the_register_and_who_uses_say_whose_key_was_used_in_which_version_and_when_it_is_due() {
+    let world = World::new();
+    let home = &world.home;
+    home.set("credentials.trust_claims: true");
+    let alices = canary();
+    world.origin.accept(&alices);
+    let own: &[&str] =
+        &["--tier", "user", "--owner", "alice", "--serves", "main", "--node", "write"];
+    let care: &[&str] = &["--sensitivity", "high", "--tag", "team-b"];
+    home.add("alices", &[BEARER, own, care].concat(), &alices);
+    home.policy(
+        "version: 1\nrules:\n  - {name: 'the [work] of | all', agents: [worker], use: [main]}\n",
+    );
+    let ask = |fields: &[&str]| {
+        let fields = [&[AUTHORIZED], fields].concat();
+        eventually("it goes through", SOON, || {
+            let answer = world.tunnel().ask(request("GET", "/v1/x", &fields, ""));
+            (answer.status == 200).then_some(())
+        });
+    };
+    let hers = || world.origin.last().header("authorization").unwrap().contains(&alices);
+    eventually("claims are trusted", SOON, || {
+        ask(&["Locum-User: alice", "Locum-Node: write", "Locum-Run: 7"]);
+        hers().then_some(())
+    });
+    let newer = canary();
+    world.origin.accept(&newer);
+    home.locum_with(&["credential", "rotate", "alices", "--grace", "1h"], newer.as_bytes()).ok();
+    let mut runs = 8..;
+    let run = eventually("a run that begins after it has it", SOON, || {
+        let run = runs.next().unwrap().to_string();
+        ask(&["Locum-User: alice", "Locum-Node: write", &format!("Locum-Run: {run}")]);
+        let sent = world.origin.last().header("authorization").unwrap().to_owned();
+        sent.contains(&newer).then_some(run)
+    });
+    ask(&[]);
+    let say = |arguments: &[&str]| home.locum(&[&["credential"], arguments].concat()).ok();
+    let register: serde_json::Value =
+        serde_json::from_str(&say(&["register", "--json"]).out).unwrap();
+    let line = register.as_array().unwrap().iter().find(|l| l["credential"] == "alices").unwrap();
+    for (field, expected) in [
+        ("tier", serde_json::json!("user")),
+        ("owner", serde_json::json!("alice")),
+        ("serves", serde_json::json!("main")),
+        ("nodes", serde_json::json!(["write"])),
+        ("tags", serde_json::json!(["team-b"])),
+        ("goes_to", serde_json::json!(["https://api.test"])),
+        ("slots", serde_json::json!(["header authorization: Bearer {secret}"])),
+        ("may_use", serde_json::json!({"the [work] of | all": ["worker"]})),
+        ("sensitivity", serde_json::json!("high")),
+        ("schedule", serde_json::json!("every 30 days (high)")),
+    ] {
+        assert_eq!(line[field], expected, "{field} in {line}");
+    }
+    assert_eq!(line["due"].as_i64().unwrap() - line["rotated"].as_i64().unwrap(), 30 * 86_400);
+    let state =
+        |n: usize| (line["versions"][n]["version"].clone(), line["versions"][n]["state"].clone());
+    assert_eq!(state(0), (1.into(), "retired".into()));
+    assert_eq!(state(1), (2.into(), "current".into()));
+    assert!(line["versions"][0]["grace_until"].is_i64());
+    for (version, least) in [("1", 1), ("2", 1)] {
+        let used = &line["used"]["versions"][version];
+        assert!(used["requests"].as_u64() >= Some(least) && used["last"].is_string(), "{line}");
+    }
+    let table = say(&["register"]).out;
+    let row = table.lines().find(|row| row.starts_with("alices")).unwrap();
+    for part in
+        ["user alice, as main, in write", "worker (the [work] of | all)", "1 retired until "]
+    {
+        assert!(row.contains(part), "{part} in {row}");
+    }
+    let markdown = say(&["register", "--markdown"]).out;
+    assert!(markdown.contains(r"worker (the \[work] of \| all)"), "{markdown}");
+    let columns = |row: &str| row.replace(r"\|", "").matches('|').count();
+    assert!(markdown.lines().all(|row| columns(row) == 12), "{markdown}");
+    // Beside it, who: by run and version.
+    let used = say(&["who-uses", "alices"]);
+    assert!(
+        used.err.starts_with(
+            "alices is of the tier user alice; requests get version 2, 0 days old, due "
+        ),
+        "{}",
+        used.err
+    );
+    let users: serde_json::Value =
+        serde_json::from_str(&say(&["who-uses", "alices", "--json"]).out).unwrap();
+    let of =
+        |run: &str| users.as_array().unwrap().iter().find(|u| u["run"] == run).unwrap().clone();
+    assert_eq!((&of("7")["version"], &of(&run)["version"]), (&1.into(), &2.into()));
+    assert_eq!(of(&run)["user"], "alice");
+    // What there is not has no users; what is gone has those that it had.
+    let wrong = |arguments: &[&str]| {
+        home.locum(&[&["credential", "who-uses"], arguments].concat()).failed(1).err
+    };
+    assert!(wrong(&["alice"]).contains("no credential 'alice'"), "{}", wrong(&["alice"]));
+    assert!(wrong(&["alices", "--version", "9"]).contains("alices has no version 9"));
+    assert_eq!(say(&["who-uses", "alices", "--version", "2", "--since", "1s", "--json"]).code, 0);
+    say(&["remove", "alices"]);
+    assert!(say(&["who-uses", "alices"]).out.contains("worker"));
+    world.never_leaks(&[("register", markdown.as_bytes()), ("table", table.as_bytes())]);
+    home.never_leaks(&[&alices, &newer], &[]);
 }
 
 #[test]
@@ -823,4 +922,28 @@ fn a_key_that_its_provider_does_not_take_any_more_is_noticed() {
     assert!(calls.iter().filter(|r| r["rule"] == "health" && r["kind"] == "access").count() > 2);
     assert!(calls.iter().any(|r| r["event"] == "credential-version-tried"));
     home.never_leaks(&[&good, &bad], &[("log", serve.log().as_bytes())]);
+}
+
+#[test]
+fn a_provider_that_does_not_answer_keeps_no_check_of_others_waiting() {
+    let home = Home::new();
+    home.set("credentials.health: 1s");
+    let mute = Origin::scripted("api.anthropic.com", vec![Script::Read, Script::Wait]);
+    let origin = Origin::start("api.openai.com");
+    home.reach(&mute);
+    home.reach(&origin);
+    let good = canary();
+    origin.accept(&good);
+    // More than are waited for one after the other within a test's patience.
+    for n in 0..3 {
+        home.add(&format!("a-mute-{n}"), &["--provider", "anthropic"], &canary());
+    }
+    home.add("openai", &["--provider", "openai"], &good);
+    let serve = home.serve();
+    // All three are under way, and none is answered.
+    eventually("they are asked about", PATIENCE, || (mute.raw().len() >= 3).then_some(()));
+    let calls = || origin.seen_at("/v1/models").len();
+    let before = calls();
+    eventually("others are", PATIENCE, || (calls() >= before + 3).then_some(()));
+    drop(serve);
 }

@@ -17,7 +17,7 @@
 use locum::agent::{Identity, Labels};
 use locum::document::Source;
 use locum::outcome::Code;
-use locum::policy::{Answer, Inquiry, compile_all, supposed};
+use locum::policy::{Answer, Around, Inquiry, LintKind, compile_all, supposed};
 
 /// Numbers that look random, and are the same for the same seed (splitmix64).
 struct Dice(u64);
@@ -633,5 +633,94 @@ fn the_compiled_policy_decides_as_the_reference() {
         "intercept",
     ] {
         assert!(seen.get(kind).is_some_and(|n| *n > questions / 4000), "{kind}: {seen:#?}");
+    }
+}
+
+/// A rule that is much like another: at times it is inside of it, and at times by a hair not.
+fn like(dice: &mut Dice, one: &Rule, name: String) -> Rule {
+    let mut other = rule(dice, name.clone());
+    let deny = one.deny && dice.once_in(2);
+    let mut like = Rule { name, deny, shadow: false, opaque: one.opaque && !deny, ..one.clone() };
+    if one.deny && !deny {
+        // What a rule that denies says of the others' methods holds for one that allows.
+        like.always = false;
+    }
+    match dice.below(8) {
+        0 => like.agents = other.agents,
+        1 => like.to = other.to.take().or(like.to),
+        2 if !like.opaque => like.methods = other.methods,
+        3 if !like.opaque => like.paths = other.paths,
+        4 if !like.opaque => like.state = other.state,
+        5 if !like.deny => like.users = other.users,
+        6 => like.when = other.when,
+        _ => {}
+    }
+    like
+}
+
+/// A rule that a lint says decides nothing does not decide, and one that an earlier rule eclipses can go.
+#[test]
+fn a_rule_that_is_said_to_decide_nothing_decides_nothing() {
+    const EACH: u64 = 40;
+    const NOW: i64 = 40;
+    let questions = number("LOCUM_REFERENCE", 40_000);
+    let seed = number("LOCUM_SEED", 1);
+    let mut seen = std::collections::BTreeMap::<&str, u64>::new();
+    for round in 0..questions.div_ceil(EACH) {
+        let mut dice = Dice(seed.wrapping_mul(5_000_011).wrapping_add(round));
+        let count = 2 + dice.below(7);
+        let mut rules: Vec<Rule> = (0..count).map(|n| rule(&mut dice, format!("r{n}"))).collect();
+        for copy in 0..2 {
+            let one = rules[dice.below(count)].clone();
+            let at = dice.below(rules.len());
+            rules.insert(at, like(&mut dice, &one, format!("c{copy}")));
+        }
+        rules.sort_by_key(|rule| !rule.organisation);
+        let files = sources(&rules);
+        // A copy with other places may be none: a credential never goes over http.
+        let Ok(compiled) = compile_all(files.clone()) else { continue };
+        let index = compiled.given.index();
+        let around = Around { now: NOW, sources: &files, index: &index, vault: None };
+        for lint in compiled.policy.lint(around) {
+            let (removed, idle) = match lint.kind {
+                LintKind::Unreachable | LintKind::Denied => (true, true),
+                LintKind::WithoutEffect | LintKind::BeyondOrganisation => (false, true),
+                _ => (false, false),
+            };
+            let Some(one) =
+                rules.iter().find(|one| lint.message.contains(&format!("rule `{}`: ", one.name)))
+            else {
+                continue;
+            };
+            *seen.entry(lint.kind.id()).or_default() += 1;
+            // Without the last rule of the organisation, nothing would be bounded.
+            let removed = removed && (lint.kind == LintKind::Unreachable || !one.organisation);
+            let others: Vec<Rule> =
+                rules.iter().filter(|other| !removed || other.name != one.name).cloned().collect();
+            let without = compile_all(sources(&others)).unwrap().policy;
+            for _ in 0..if idle { EACH } else { 0 } {
+                let question = question(&mut dice);
+                let question = Question { at: NOW + question.at, ..question };
+                let inquiry = inquiry(&question);
+                let answer = inquiry.ask(&compiled.policy, &index);
+                let told = || {
+                    let text = files.iter().map(Source::text).collect::<Vec<_>>().join("\n");
+                    format!("seed {seed}, round {round}: {lint:?}: {:?}\n{text}", inquiry.wish)
+                };
+                assert_eq!(answer, inquiry.ask(&without, &index), "{}", told());
+                let (Answer::Allow(by) | Answer::Ask(by) | Answer::Opaque(by)) = answer else {
+                    continue;
+                };
+                assert_ne!(*by, *one.name, "{}", told());
+            }
+        }
+    }
+    for kind in [
+        LintKind::Unreachable,
+        LintKind::Denied,
+        LintKind::WithoutEffect,
+        LintKind::BeyondOrganisation,
+    ] {
+        assert!(seen.get(kind.id()).is_some_and(|n| *n > questions / 4000), "{kind:?}: {seen:#?}");
     }
 }

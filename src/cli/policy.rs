@@ -7,22 +7,21 @@ mod explain;
 mod learn;
 mod put;
 
-use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::output;
+use super::output::{self, Json};
 use super::way::Where;
 use crate::agent::Labels;
 pub(crate) use explain::{explained, recorded};
 
 use crate::app::{Failure, Home, Opened, policies_of, read_policies};
 use crate::config::{self, Config};
-use crate::document::{Report, suggest};
-use crate::policy::{Policy, SCHEMA};
+use crate::document::Report;
+use crate::policy::SCHEMA;
 use crate::reference::Name;
 use crate::vault::{KeySource, Vault};
-use check::{Beside, Form};
+use check::{Beside, Form, Known};
 
 /// Subcommands of `locum policy`.
 #[derive(Debug, clap::Subcommand)]
@@ -85,6 +84,8 @@ has a mistake."
         /// The file, named NAME.yaml
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        json: Json,
     },
     /// Take a policy file away, if the others are sound without it
     #[command(after_help = "Example:\n  locum policy remove team.yaml")]
@@ -92,6 +93,8 @@ has a mistake."
         /// The file's name
         #[arg(value_name = "NAME.yaml")]
         file: String,
+        #[command(flatten)]
+        json: Json,
     },
     /// Print a JSON Schema of the policy document, by which editors complete and check
     #[command(
@@ -142,43 +145,32 @@ pub(super) fn run(to: &Where, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Diff { old, new, json } => return diff::run(&old, &new, json),
         Command::List { json } => return put::list(to, json),
-        Command::Put { file } => return put::put(to, &file),
-        Command::Remove { file } => return put::remove(to, file),
+        Command::Put { file, json } => return put::put(to, &file, json),
+        Command::Remove { file, json } => return put::remove(to, file, json),
     };
     if !paths.is_empty() {
-        return check::run(read_policies(&paths), form, strict, |_| Beside::default());
+        return check::run(read_policies(&paths), form, strict, Beside::default);
     }
     let home = home?;
     let policies = home.policies();
     if policies.symlink_metadata().is_err() {
         home.require()?;
     }
-    check::run(read_policies(&policies_of(&home)?), form, strict, |compiled| {
-        compare(&compiled.policy, &home)
-    })
+    check::run(read_policies(&policies_of(&home)?), form, strict, || beside(&home))
 }
 
 fn rejected(files: usize, report: &Report, json: bool) -> Result<ExitCode, Failure> {
     check::rejected(files, report, if json { Form::Json } else { Form::Text })
 }
 
-/// What the rules name and the vault does not have. A vault that cannot be opened without asking
-/// for a passphrase is not asked: a check of files should not hang on a person.
-fn compare(policy: &Policy, home: &Home) -> Beside {
+/// What the home's vault has. One that cannot be opened without asking for a passphrase is not asked: a
+/// check of files should not hang on a person.
+fn beside(home: &Home) -> Beside {
     if !home.exists() || asks(home) {
         return Beside::default();
     }
-    let known = Opened::open(home).and_then(|opened| {
-        let agents = opened.vault.agents()?.into_iter().filter(|agent| agent.revoked.is_none());
-        let mut agents: Vec<(Name, Labels)> =
-            agents.map(|agent| (agent.name, agent.labels)).collect();
-        agents.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
-        Ok((Known::of(&opened)?, opened.vault.snapshot()?.credentials, agents))
-    });
-    match known {
-        Ok((known, index, agents)) => {
-            Beside { warnings: known.missing(policy), known: Some((index, agents)) }
-        }
+    match Opened::open(home).and_then(|opened| Known::of(&opened)) {
+        Ok(known) => Beside { warnings: Vec::new(), known: Some(known) },
         Err(failure) => {
             let warning = format!("the names could not be compared with the vault: {failure}");
             Beside { warnings: vec![warning], known: None }
@@ -197,71 +189,15 @@ fn asks(home: &Home) -> bool {
     by_passphrase && prompt
 }
 
-/// The names that a vault has.
-struct Known {
-    agents: HashSet<String>,
-    uses: HashSet<String>,
-}
-
 impl Known {
     fn of(opened: &Opened) -> Result<Self, Failure> {
-        let agents = opened.vault.agents()?.into_iter().filter(|a| a.revoked.is_none());
+        let agents = opened.vault.agents()?.into_iter().filter(|agent| agent.revoked.is_none());
+        let mut agents: Vec<(Name, Labels)> =
+            agents.map(|agent| (agent.name, agent.labels)).collect();
+        agents.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         let credentials = opened.vault.credentials()?.into_iter().map(|c| c.name);
         let sets = opened.vault.sets()?.into_iter().map(|s| s.name);
-        Ok(Self {
-            agents: agents.map(|a| a.name.to_string()).collect(),
-            uses: credentials.chain(sets).map(|name| name.to_string()).collect(),
-        })
-    }
-
-    fn missing(&self, policy: &Policy) -> Vec<String> {
-        let mut warnings = Vec::new();
-        for names in policy.names() {
-            let mut look = |kind: &str, name: &str, known: &HashSet<String>| {
-                if !known.contains(name) {
-                    warnings.push(unknown(names.rule, kind, name, known));
-                }
-            };
-            names.agents.iter().for_each(|name| look("live agent", name.as_str(), &self.agents));
-            let kind = "credential or set";
-            names.uses.iter().for_each(|name| look(kind, name.as_str(), &self.uses));
-        }
-        warnings
-    }
-}
-
-fn unknown(rule: &str, kind: &str, name: &str, known: &HashSet<String>) -> String {
-    let rule = output::plain(rule);
-    let mut words: Vec<&str> = known.iter().map(String::as_str).collect();
-    words.sort_unstable();
-    let near = suggest(name, words);
-    let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-    format!("rule `{rule}`: the vault has no {kind} `{name}`{near}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::document::Source;
-    use crate::policy;
-
-    fn compile(text: &str) -> Policy {
-        policy::compile(vec![Source::new("p.yaml", text)]).unwrap()
-    }
-
-    #[test]
-    fn names_that_the_vault_lacks_are_warned_of_with_the_nearest() {
-        let policy = compile(
-            "version: 1\ngroups: {all: [writer, reader]}\nrules:\n  - {name: r, agents: [all], use: [opnai]}\n  - {name: s, agents: ['*'], use: ['*']}\n",
-        );
-        let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
-        let known = Known { agents: set(&["reader"]), uses: set(&["openai"]) };
-        assert_eq!(
-            known.missing(&policy),
-            [
-                "rule `r`: the vault has no live agent `writer`",
-                "rule `r`: the vault has no credential or set `opnai`; did you mean `openai`?",
-            ]
-        );
+        let uses = credentials.chain(sets).collect();
+        Ok(Self { index: opened.vault.snapshot()?.credentials, agents, uses })
     }
 }

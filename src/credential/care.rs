@@ -8,6 +8,12 @@ use serde::{Deserialize, Serialize};
 /// Seconds of a day.
 const DAY: i64 = 24 * 60 * 60;
 
+/// How long ahead a rotation is told of, at most: two weeks, in which a person can plan it.
+const SOON: i64 = 14 * DAY;
+
+/// How long ahead it is told of again, at most: what was not planned is to be done now.
+const NEAR: i64 = 3 * DAY;
+
 /// How often a credential is to be rotated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -74,7 +80,30 @@ impl Schedule {
     /// When one that was rotated then is due, both in seconds since the Unix epoch.
     #[must_use]
     pub fn due(self, rotated: i64) -> i64 {
-        rotated.saturating_add(i64::from(self.days()) * DAY)
+        rotated.saturating_add(self.seconds())
+    }
+
+    /// From when on it is told of: 14 days ahead, and half of the interval for a shorter one, which would otherwise
+    /// be told of from its first day on.
+    #[must_use]
+    pub fn told_from(self, rotated: i64) -> i64 {
+        self.due(rotated).saturating_sub(SOON.min(self.seconds() / 2))
+    }
+
+    /// How near the date of one that was rotated then is, both in seconds since the Unix epoch.
+    #[must_use]
+    pub fn stage(self, rotated: i64, now: i64) -> Stage {
+        let near = NEAR.min(self.seconds() / 10);
+        match self.due(rotated).saturating_sub(now) {
+            ..=0 => Stage::Over,
+            left if left <= near => Stage::Near,
+            _ if now >= self.told_from(rotated) => Stage::Soon,
+            _ => Stage::Far,
+        }
+    }
+
+    fn seconds(self) -> i64 {
+        i64::from(self.days()) * DAY
     }
 }
 
@@ -92,25 +121,12 @@ impl fmt::Display for Schedule {
 pub enum Stage {
     /// Not yet.
     Far,
-    /// Within 14 days: time to plan it.
+    /// Within 14 days, or the last half of a shorter interval: time to plan it.
     Soon,
-    /// Within three days.
+    /// Within three days, or the last tenth of a shorter interval.
     Near,
     /// Past.
     Over,
-}
-
-impl Stage {
-    /// Of a date at a moment, both in seconds since the Unix epoch.
-    #[must_use]
-    pub fn of(due: i64, now: i64) -> Self {
-        match due.saturating_sub(now) {
-            ..=0 => Self::Over,
-            left if left <= 3 * DAY => Self::Near,
-            left if left <= 14 * DAY => Self::Soon,
-            _ => Self::Far,
-        }
-    }
 }
 
 /// Whole days from one moment to a later one.
@@ -142,14 +158,28 @@ mod tests {
 
     #[test]
     fn reminders_come_nearer() {
-        let due = 100 * DAY;
-        let at = |left: i64| Stage::of(due, due - left);
-        assert_eq!(at(15 * DAY), Stage::Far);
-        assert_eq!(at(14 * DAY), Stage::Soon);
-        assert_eq!(at(3 * DAY), Stage::Near);
-        assert_eq!(at(1), Stage::Near);
-        assert_eq!(at(0), Stage::Over);
-        assert_eq!(Stage::of(i64::MIN, i64::MAX), Stage::Over);
+        const HOUR: i64 = DAY / 24;
+        // Of each interval in days: the last moment of each stage, in seconds before it is due.
+        for (days, soon, near) in [
+            (3650, 14 * DAY, 3 * DAY),
+            (90, 14 * DAY, 3 * DAY),
+            (30, 14 * DAY, 3 * DAY),
+            (28, 14 * DAY, 28 * DAY / 10),
+            (14, 7 * DAY, 14 * DAY / 10),
+            (7, 7 * DAY / 2, 7 * DAY / 10),
+            (2, DAY, 2 * DAY / 10),
+            (1, 12 * HOUR, DAY / 10),
+        ] {
+            let schedule = Schedule::Days(days);
+            let at = |left: i64| schedule.stage(0, schedule.due(0) - left);
+            assert_eq!(at(schedule.due(0)), Stage::Far, "{days}: at once");
+            assert_eq!(at(soon + 1), Stage::Far, "{days}");
+            assert_eq!((at(soon), at(near + 1)), (Stage::Soon, Stage::Soon), "{days}");
+            assert_eq!((at(near), at(1)), (Stage::Near, Stage::Near), "{days}");
+            assert_eq!((at(0), at(-1)), (Stage::Over, Stage::Over), "{days}");
+            assert_eq!(schedule.told_from(5), 5 + schedule.due(0) - soon, "{days}");
+        }
+        assert_eq!(Schedule::Days(30).stage(i64::MIN, i64::MAX), Stage::Over);
         assert!(Stage::Far < Stage::Soon && Stage::Near < Stage::Over);
     }
 }

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use data_encoding::HEXLOWER;
 use sha2::{Digest, Sha256};
 
-use super::Policy;
 use super::cases::{Case, Given};
 use super::limits::Meter;
 use super::read::{Draft, Drafts, Fields, Meant, Member, read_document};
 use super::rule::{Agents, Place, Rule};
-use crate::document::{Document, Limits, Node, Report, Source, Value, suggest};
+use super::{Group, Policy};
+use crate::document::{Document, Key, Limits, Node, Report, Source, Value, suggest};
 use crate::host::Scheme;
 use crate::reference::Name;
 
@@ -84,9 +84,32 @@ pub fn compile_all(sources: Vec<Source>) -> Result<Compiled, Report> {
         }));
     }
     check_cases(&drafts, &given, &mut report);
+    let groups = groups(&drafts);
     let rules = link(drafts, &mut report);
     report.into_result()?;
-    Ok(Compiled { policy: Policy::new(rules, files, digest), cases, given })
+    Ok(Compiled { policy: Policy::new(rules, (files, groups), digest), cases, given })
+}
+
+/// What is called a group, and where.
+fn groups(drafts: &[(&Document, Drafts<'_>)]) -> Vec<Group> {
+    let all = || {
+        (0..).zip(drafts).flat_map(|(file, (_, drafts))| {
+            drafts.groups.iter().map(move |(key, members)| (file, *key, members))
+        })
+    };
+    let members: HashSet<&str> = all()
+        .flat_map(|(_, _, members)| members)
+        .filter_map(|member| match member {
+            Member::Named(name) => Some(name.as_str()),
+            Member::Labelled(_) => None,
+        })
+        .collect();
+    let group = |(file, key, _): (u32, &Key, &Vec<Member>)| Group {
+        name: key.text.clone(),
+        place: Place { file, at: key.at },
+        is_member: members.contains(&*key.text),
+    };
+    all().map(group).collect()
 }
 
 /// Names in tests that nothing has: the test would pass or fail for another reason than it says.

@@ -45,6 +45,18 @@ pub(super) struct Wanted<N> {
     pub(super) values: Vec<TextPattern>,
 }
 
+impl<N: PartialEq> Wanted<N> {
+    /// Whether one of `others` asks for the same name, and takes no value that this one does not.
+    pub(super) fn is_asked_by(&self, others: &[Self]) -> bool {
+        others.iter().any(|other| other.name == self.name && cover(&self.values, &other.values))
+    }
+}
+
+/// Whether each text of `few` is one of `all`.
+fn cover(all: &[TextPattern], few: &[TextPattern]) -> bool {
+    few.iter().all(|one| all.iter().any(|pattern| pattern.covers(one)))
+}
+
 impl<N> Wanted<N> {
     pub(super) fn takes(&self, value: &[u8]) -> bool {
         self.values.iter().any(|pattern| pattern.matches(value))
@@ -69,6 +81,16 @@ impl Conditions {
     /// Whether nothing is asked.
     pub(super) fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether whatever is as `other` asks is as these ask, in whichever sense they are asked.
+    pub(super) fn cover(&self, other: &Self) -> bool {
+        let query = self.query.iter().all(|wanted| wanted.is_asked_by(&other.query));
+        let headers = self.headers.iter().all(|wanted| wanted.is_asked_by(&other.headers));
+        let said = |all: &[TextPattern], few: &[TextPattern]| {
+            all.is_empty() || (!few.is_empty() && cover(all, few))
+        };
+        query && headers && said(&self.users, &other.users) && said(&self.runs, &other.runs)
     }
 
     /// Whether the query is as asked, in every reading of it, or for `any` in one.

@@ -15,7 +15,6 @@ use super::approval::Approval;
 use super::capture::Capture;
 use super::conditions::{Conditions, Wanted};
 use super::limits::Limits;
-use super::lint::meet;
 use super::path::PathPattern;
 use super::retry::Retry;
 use super::rule::{Agents, Choice, Rule, Uses};
@@ -454,7 +453,7 @@ fn overlap(a: &Rule, b: &Rule, left: &mut usize) -> bool {
         return true;
     }
     *left -= pairs;
-    to.iter().any(|one| others.iter().any(|other| meet(one, other)))
+    to.iter().any(|one| others.iter().any(|other| one.meets(other)))
 }
 
 impl Terms {

@@ -46,7 +46,7 @@ pub use diff::{Change, Combination, Diff};
 pub use explain::{Explanation, Verdict as RuleVerdict};
 pub use learn::{Act, Learned, Learner, Lesson, Observed};
 pub use limits::{Limits, Met, Meters, Per, Queue, Rate, RateError, Ticket, Waiting};
-pub use lint::{Lint, LintKind};
+pub use lint::{Around, Has, Lint, LintKind};
 pub use path::{PathError, PathPattern};
 pub use permit::{Grant, Permit, Timeouts};
 pub use retry::{Cause, Causes, Retry};
@@ -57,7 +57,7 @@ pub use tunnel::TunnelDecision;
 
 use candidates::Candidates;
 use limits::Meter;
-use rule::{Agents, Rule, Uses};
+use rule::{Agents, Place, Rule, Uses};
 
 use crate::agent::Identity;
 use crate::credential::CredentialIndex;
@@ -76,18 +76,17 @@ pub struct Policy {
     /// are only recorded.
     bounded: (bool, bool),
     files: Vec<Arc<str>>,
+    groups: Vec<Group>,
     digest: String,
 }
 
-/// The names in one rule. `*` is none of them, and groups are their members.
-#[derive(Clone, Debug)]
-pub struct RuleNames<'p> {
-    /// The rule's own.
-    pub rule: &'p str,
-    /// Of agents, in order.
-    pub agents: Vec<&'p Name>,
-    /// Of credentials and sets, in order.
-    pub uses: Vec<&'p Name>,
+/// A name for agents, and where it is given.
+#[derive(Debug)]
+struct Group {
+    name: Box<str>,
+    place: Place,
+    /// Whether some group has a member of that name, which is an agent.
+    is_member: bool,
 }
 
 fn sorted(names: &HashSet<Name>) -> Vec<&Name> {
@@ -97,7 +96,7 @@ fn sorted(names: &HashSet<Name>) -> Vec<&Name> {
 }
 
 impl Policy {
-    fn new(rules: Vec<Rule>, files: Vec<Arc<str>>, digest: String) -> Self {
+    fn new(rules: Vec<Rule>, (files, groups): (Vec<Arc<str>>, Vec<Group>), digest: String) -> Self {
         let bounds =
             |shadows| rules.iter().any(|r| r.organisation && !r.deny && (shadows || !r.shadow));
         Self {
@@ -105,6 +104,7 @@ impl Policy {
             shadows: rules.iter().any(|rule| rule.shadow),
             bounded: (bounds(false), bounds(true)),
             files,
+            groups,
             digest,
             rules,
         }
@@ -156,21 +156,6 @@ impl Policy {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty()
-    }
-
-    /// The names that each rule has in it, for checks against a vault.
-    pub fn names(&self) -> impl Iterator<Item = RuleNames<'_>> {
-        self.rules.iter().map(|rule| RuleNames {
-            rule: &rule.name,
-            agents: match &rule.agents {
-                Agents::Any => Vec::new(),
-                Agents::Some { names, .. } => sorted(names),
-            },
-            uses: match &rule.uses {
-                Uses::All => Vec::new(),
-                Uses::Named(names) => sorted(names),
-            },
-        })
     }
 
     /// The rules that allow and have one of these names in them, or name no credential: each with its

@@ -3,11 +3,13 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::text;
+
 /// A set of paths. The query is no part of it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct PathPattern(Box<[Segment]>);
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 enum Segment {
     /// The literal parts between the `*`s of a segment; one part means no `*`.
     Parts(Box<[Box<str>]>),
@@ -72,12 +74,94 @@ impl PathPattern {
     pub fn matches(&self, path: &str) -> bool {
         let Some(rest) = path.strip_prefix('/') else { return false };
         let segments: Vec<&str> = rest.split('/').collect();
-        match_segments(&self.0, &segments)
+        match_segments(&self.0, &segments, |parts, segment| match_parts(parts, segment))
+    }
+
+    /// Whether each path of `other` is in the set. When in doubt, not.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        // What stands for any segments can only be met by what stands for any, too.
+        match_segments(&self.0, &other.0, |all, few| match few {
+            Segment::Parts(few) => covers_parts(all, few),
+            Segment::Any => false,
+        })
+    }
+
+    /// Whether a path may be in both sets. When in doubt, it may.
+    pub(super) fn meets(&self, other: &Self) -> bool {
+        self.0.len() * other.0.len() > COMPARED || segments_meet(&self.0, &other.0)
+    }
+
+    /// The one path of the set, where no `*` makes it more.
+    pub(super) fn exact(&self) -> Option<String> {
+        let plain =
+            |segment: &Segment| matches!(segment, Segment::Parts(parts) if parts.len() == 1);
+        self.0.iter().all(plain).then(|| self.to_string())
+    }
+
+    /// The segments at its start that have no `*`, as far as `most`.
+    pub(super) fn head(&self, most: usize) -> impl Iterator<Item = &str> {
+        let plain = self.0.iter().map_while(|segment| match segment {
+            Segment::Parts(parts) if parts.len() == 1 => parts.first().map(|only| &**only),
+            _ => None,
+        });
+        plain.take(most)
     }
 }
 
+/// Pairs of segments that are looked at to see whether two patterns meet.
+const COMPARED: usize = 10_000;
+
+/// Whether some segments fit both, by a table of what is left of each.
+fn segments_meet(a: &[Segment], b: &[Segment]) -> bool {
+    let width = b.len() + 1;
+    let mut meets = vec![false; (a.len() + 1) * width];
+    for at in (0..=a.len()).rev() {
+        for other in (0..=b.len()).rev() {
+            let left = |at: usize, other: usize| meets.get(at * width + other) == Some(&true);
+            let found = match (a.get(at), b.get(other)) {
+                (None, None) => true,
+                // No segment more, or one of the other's under it.
+                (Some(Segment::Any), one) => {
+                    left(at + 1, other) || (one.is_some() && left(at, other + 1))
+                }
+                (one, Some(Segment::Any)) => {
+                    left(at, other + 1) || (one.is_some() && left(at + 1, other))
+                }
+                (Some(Segment::Parts(one)), Some(Segment::Parts(two))) => {
+                    parts_meet(one, two) && left(at + 1, other + 1)
+                }
+                (Some(_), None) | (None, Some(_)) => false,
+            };
+            meets[at * width + other] = found;
+        }
+    }
+    meets.first() == Some(&true)
+}
+
+/// Whether a segment fits both. Between its first and its last part there is room for the parts of both.
+fn parts_meet(a: &[Box<str>], b: &[Box<str>]) -> bool {
+    match (a, b) {
+        ([only], parts) | (parts, [only]) => match_parts(parts, only),
+        ([first, .., last], [start, .., end]) => {
+            (first.starts_with(&**start) || start.starts_with(&**first))
+                && (last.ends_with(&**end) || end.ends_with(&**last))
+        }
+        _ => false,
+    }
+}
+
+fn covers_parts(all: &[Box<str>], few: &[Box<str>]) -> bool {
+    let empty = |parts: &[Box<str>]| parts.iter().all(|part| part.is_empty());
+    // `*` alone is any segment but the empty one, and only an empty one has a single empty part.
+    if all.len() > 1 && empty(all) { few.len() > 1 || !empty(few) } else { text::covers(all, few) }
+}
+
 /// The classic glob loop over segments: on a mismatch, the last `**` takes one segment more.
-fn match_segments(pattern: &[Segment], segments: &[&str]) -> bool {
+fn match_segments<S>(
+    pattern: &[Segment],
+    segments: &[S],
+    fits: impl Fn(&[Box<str>], &S) -> bool,
+) -> bool {
     let (mut p, mut s) = (0, 0);
     let mut back: Option<(usize, usize)> = None;
     while s < segments.len() {
@@ -86,7 +170,7 @@ fn match_segments(pattern: &[Segment], segments: &[&str]) -> bool {
                 back = Some((p + 1, s));
                 p += 1;
             }
-            Some(Segment::Parts(parts)) if match_parts(parts, segments[s]) => {
+            Some(Segment::Parts(parts)) if fits(parts, &segments[s]) => {
                 p += 1;
                 s += 1;
             }
@@ -169,6 +253,42 @@ mod tests {
         ] {
             assert_eq!(matches(pattern, path), expected, "{pattern} {path}");
         }
+    }
+
+    /// What covers and what meets is found by trying: all paths of up to three segments of a few kinds.
+    #[test]
+    fn patterns_that_cover_or_meet_another() {
+        let segments = ["", "a", "b", "ab", "ba", "aab"];
+        let mut paths: Vec<String> = Vec::new();
+        for one in segments {
+            paths.push(format!("/{one}"));
+            for two in segments {
+                paths.push(format!("/{one}/{two}"));
+                paths.extend(segments.map(|three| format!("/{one}/{two}/{three}")));
+            }
+        }
+        let patterns = [
+            "/", "/a", "/a/b", "/*", "/a/*", "/**", "/a/**", "/*/b", "/**/b", "/a*", "/*a", "/a*b",
+            "/**/a/**", "/*/**", "/a/**/b", "/a/", "/*/*/*", "/**/*", "/b*/a", "/a/a*/b",
+        ];
+        let patterns = patterns.map(|text| text.parse::<PathPattern>().unwrap());
+        let (mut covered, mut met) = (0, 0);
+        for a in &patterns {
+            for b in &patterns {
+                let each = paths.iter().all(|path| !b.matches(path) || a.matches(path));
+                let both = paths.iter().any(|path| b.matches(path) && a.matches(path));
+                assert!(each || !a.covers(b), "{a} {b}");
+                assert_eq!(a.meets(b), both, "{a} {b}");
+                covered += usize::from(a.covers(b));
+                met += usize::from(both);
+            }
+        }
+        assert!(covered > 90 && met > 200, "{covered} {met}");
+        let covers = |a: &str, b: &str| {
+            a.parse::<PathPattern>().unwrap().covers(&b.parse::<PathPattern>().unwrap())
+        };
+        assert!(covers("/v1/**", "/v1") && covers("/v1/**", "/v1/*/x") && covers("/**", "/"));
+        assert!(!covers("/v1/*", "/v1/**") && !covers("/v1/*", "/v1/") && !covers("/a*", "/*"));
     }
 
     #[test]

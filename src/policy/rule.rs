@@ -88,6 +88,11 @@ pub(super) enum Agents {
 pub(super) struct Choice(pub(super) Box<[Wanted<LabelName>]>);
 
 impl Choice {
+    /// Whether it takes all agents that `other` takes.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        self.0.iter().all(|wanted| wanted.is_asked_by(&other.0))
+    }
+
     pub(super) fn takes(&self, labels: &Labels) -> bool {
         let has = |wanted: &Wanted<LabelName>| {
             let value = labels.get(wanted.name.as_str());
@@ -327,15 +332,21 @@ impl Uses {
             let held = value.into_iter().flat_map(move |v| index.held(v.name.as_str(), within));
             own.into_iter().chain(held.filter(|c| c.as_text().is_some() && c.is_bound_to(origin)))
         });
-        let members = |name: &'a Name| index.set(name.as_str()).unwrap_or_default();
-        let names = named.into_iter().flatten().flat_map(move |n| once(n).chain(members(n)));
-        // A name grants the credential, and what serves its reference or is its value.
-        let named = names.flat_map(move |name| {
-            let name = name.as_str();
-            let own = index.get(name).into_iter().chain(index.servers(name));
-            own.chain(index.held(name, within))
-        });
+        let named =
+            named.into_iter().flatten().flat_map(move |name| granted_by(name, index, within));
         all.chain(named.filter(|c| c.is_bound_to(origin)))
+    }
+
+    /// All that the names grant, some perhaps twice; of `"*"`, which grants what there is, nothing.
+    pub(super) fn named<'a>(
+        &'a self,
+        index: &'a CredentialIndex,
+    ) -> impl Iterator<Item = &'a Arc<Credential>> {
+        let names = match self {
+            Self::All => None,
+            Self::Named(names) => Some(names),
+        };
+        names.into_iter().flatten().flat_map(|name| granted_by(name, index, Within::Any))
     }
 
     /// Whether it grants the credential, by its own name, a value's or a set's.
@@ -351,4 +362,19 @@ impl Uses {
             }
         }
     }
+}
+
+/// What the name of a credential, a value or a set grants: the credentials themselves, and what serves
+/// their references or is their value.
+fn granted_by<'a>(
+    name: &'a Name,
+    index: &'a CredentialIndex,
+    within: Within<'a>,
+) -> impl Iterator<Item = &'a Arc<Credential>> {
+    let members = index.set(name.as_str()).unwrap_or_default();
+    once(name).chain(members).flat_map(move |name| {
+        let name = name.as_str();
+        let own = index.get(name).into_iter().chain(index.servers(name));
+        own.chain(index.held(name, within))
+    })
 }

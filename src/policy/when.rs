@@ -48,14 +48,44 @@ impl When {
         // A clock beyond the year 9999 opens nothing.
         let Ok(at) = Timestamp::from_second(at) else { return false };
         let local = zone.to_datetime(at);
-        let today = bit(local.weekday());
-        let yesterday = bit(local.weekday().previous());
+        self.contains_local(local.weekday(), minute_of(local.time()))
+    }
+
+    /// Whether a minute of a day is among its days and hours.
+    fn contains_local(&self, day: Weekday, minute: u16) -> bool {
+        let (today, yesterday) = (bit(day), bit(day.previous()));
         if self.hours.is_empty() {
             return self.days & today != 0;
         }
         self.hours.iter().any(|hours| {
-            let (in_todays, in_yesterdays) = hours.contain(local.time());
+            let (in_todays, in_yesterdays) = hours.contain(minute);
             (in_todays && self.days & today != 0) || (in_yesterdays && self.days & yesterday != 0)
+        })
+    }
+
+    /// Whether it is in force whenever `other` is. Of two zones, not: they may change.
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        let from = self.not_before.is_none_or(|own| other.not_before.is_some_and(|o| own <= o));
+        let to = self.not_after.is_none_or(|own| other.not_after.is_some_and(|o| own >= o));
+        if !from || !to {
+            return false;
+        }
+        if self.zone.is_none() {
+            return true;
+        }
+        if self.zone != other.zone {
+            return false;
+        }
+        // Between two of these minutes nothing changes in either.
+        let borders = |when: &Self| -> Vec<u16> {
+            when.hours.iter().flat_map(|hours| [hours.start, hours.end % MINUTES]).collect()
+        };
+        let minutes = [vec![0], borders(self), borders(other)].concat();
+        let days = Weekday::Monday.cycle_forward().take(DAYS.len());
+        days.into_iter().all(|day| {
+            minutes.iter().all(|minute| {
+                !other.contains_local(day, *minute) || self.contains_local(day, *minute)
+            })
         })
     }
 }
@@ -150,14 +180,17 @@ const MINUTES: u16 = 24 * 60;
 
 impl Hours {
     /// Whether a time is in the hours that began today, and in those that began yesterday.
-    fn contain(self, time: Time) -> (bool, bool) {
-        let minutes = i32::from(time.hour()) * 60 + i32::from(time.minute());
-        let minute = u16::try_from(minutes).unwrap_or_default();
+    fn contain(self, minute: u16) -> (bool, bool) {
         if self.start < self.end {
             return ((self.start..self.end).contains(&minute), false);
         }
         (minute >= self.start, minute < self.end)
     }
+}
+
+fn minute_of(time: Time) -> u16 {
+    let minutes = i32::from(time.hour()) * 60 + i32::from(time.minute());
+    u16::try_from(minutes).unwrap_or_default()
 }
 
 impl FromStr for Hours {
@@ -250,6 +283,39 @@ mod tests {
         assert!(!two.contains(at("2026-10-25T02:00:00Z")));
         assert!(!two.contains(at("2026-03-29T00:59:59Z")), "01:59:59");
         assert!(!two.contains(at("2026-03-29T01:00:00Z")), "03:00");
+    }
+
+    #[test]
+    fn times_that_cover_others() {
+        let office = when("mon-fri", &["08:00-18:00"], "Europe/Berlin");
+        let covers =
+            |days: &str, hours: &[&str], name: &str| office.covers(&when(days, hours, name));
+        assert!(covers("mon", &["08:00-18:00"], "Europe/Berlin"));
+        assert!(covers("tue-thu", &["09:00-10:00", "12:00-18:00"], "Europe/Berlin"));
+        assert!(!covers("tue-sat", &["09:00-10:00"], "Europe/Berlin"));
+        assert!(!covers("mon", &["07:59-18:00"], "Europe/Berlin"));
+        assert!(!covers("mon", &["17:00-18:01"], "Europe/Berlin"));
+        assert!(!covers("mon", &[], "Europe/Berlin"));
+        assert!(!covers("mon", &["08:00-18:00"], "Europe/Paris"), "which has the same hours today");
+        let night = when("fri", &["22:00-06:00"], "UTC");
+        assert!(night.covers(&when("fri", &["23:00-24:00"], "UTC")));
+        assert!(night.covers(&when("sat", &["05:00-06:00"], "UTC")), "the end of Friday's night");
+        assert!(!night.covers(&when("fri", &["05:00-06:00"], "UTC")), "Thursday's night");
+        assert!(when("mon-sun", &[], "UTC").covers(&night));
+        let until = |not_before: Option<&str>, not_after: Option<&str>| When {
+            days: EVERY_DAY,
+            hours: Vec::new(),
+            zone: None,
+            not_before: not_before.map(at),
+            not_after: not_after.map(at),
+        };
+        let (first, last) = (Some("2026-01-01T00:00:00Z"), Some("2026-02-01T00:00:00Z"));
+        assert!(until(first, None).covers(&until(first, last)));
+        assert!(until(None, last).covers(&until(first, last)));
+        assert!(!until(first, last).covers(&until(first, None)));
+        assert!(!until(last, None).covers(&until(first, None)));
+        assert!(until(None, last).covers(&When { not_after: last.map(at), ..office.clone() }));
+        assert!(!office.covers(&until(first, last)));
     }
 
     #[test]

@@ -88,15 +88,29 @@ fn names_that_the_vault_lacks_are_warnings() {
     let ran = home.run(&["policy", "check"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(ran.out.starts_with("no mistakes in 2 files with 2 rules"), "{ran:?}");
+    let unknown = ran.err.lines().filter(|line| line.starts_with("warning[unknown-name]: "));
+    let unknown: Vec<&str> = unknown.map(|line| line.split_once("policies/").unwrap().1).collect();
     assert_eq!(
-        ran.err.lines().filter(|line| line.starts_with("warning: ")).collect::<Vec<_>>(),
+        unknown,
         [
-            "warning: rule `r`: the vault has no live agent `reseacher`; did you mean `researcher`?",
-            "warning: rule `r`: the vault has no credential or set `bilings`; did you mean `billing`?",
+            "second.yaml:3:24: rule `r`: the vault has no live agent `reseacher`",
+            "second.yaml:3:70: rule `r`: the vault has no credential or set `bilings`",
         ]
     );
+    for shown in [
+        "     |                        ^\n  help: did you mean `researcher`?",
+        "bilings]}\n     |                                                                      ^\n  help: did you mean `billing`?",
+    ] {
+        assert!(ran.err.contains(shown), "{shown} is not in {ran:?}");
+    }
     let report = home.json(&["policy", "check", "--json"]);
-    assert_eq!(report["warnings"].as_array().unwrap().len(), 2);
+    let lints = report["lints"].as_array().unwrap();
+    let unknown = lints.iter().filter(|lint| lint["id"] == "unknown-name");
+    let unknown: Vec<_> =
+        unknown.map(|lint| (&lint["line"], &lint["column"], &lint["help"])).collect();
+    let help = [json!("did you mean `researcher`?"), json!("did you mean `billing`?")];
+    let (line, columns) = (json!(3), [json!(24), json!(70)]);
+    assert_eq!(unknown, [(&line, &columns[0], &help[0]), (&line, &columns[1], &help[1])]);
 }
 
 #[test]
@@ -179,9 +193,9 @@ fn what_is_probably_not_meant_is_said_with_its_place() {
     let ran = home.run(&["policy", "check", "p.yaml"]);
     assert_eq!(ran.code, 0, "{ran:?}");
     for line in [
-        "warning[wildcard-with-credential]: p.yaml:3:5: rule `wide`: ",
-        "   3 |   - {name: wide, agents: [a], to: ['https://*.github.io'], use: [pages]}\n     |     ^",
-        "warning[wildcard-under-public-suffix]: p.yaml:3:5: rule `wide`: anybody can have a host",
+        "warning[wildcard-with-credential]: p.yaml:3:36: rule `wide`: ",
+        "   3 |   - {name: wide, agents: [a], to: ['https://*.github.io'], use: [pages]}\n     |                                    ^",
+        "warning[wildcard-under-public-suffix]: p.yaml:3:36: rule `wide`: anybody can have a host",
         "warning[unreachable-rule]: p.yaml:4:5: rule `again`: `wide`, at p.yaml:3, allows all",
         "  help: remove it, or move it before the other",
     ] {
@@ -197,7 +211,7 @@ fn what_is_probably_not_meant_is_said_with_its_place() {
     let sarif = home.json(&["policy", "check", "--sarif", "p.yaml"]);
     let results = sarif["runs"][0]["results"].as_array().unwrap();
     assert_eq!((&sarif["version"], results.len()), (&json!("2.1.0"), 3));
-    let region = json!({ "startLine": 3, "startColumn": 5 });
+    let region = json!({ "startLine": 3, "startColumn": 36 });
     assert_eq!(results[0]["locations"][0]["physicalLocation"]["region"], region);
     fs::write(home.beside("p.yaml"), WRONG).unwrap();
     let ran = home.run(&["policy", "check", "--sarif", "p.yaml"]);

@@ -12,4 +12,5 @@
 mod support;
 
 mod anomalies;
+mod reminders;
 mod steps;

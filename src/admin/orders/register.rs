@@ -7,12 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::credentials::{age_days, due, rotated};
-use super::{Call, Desk, Order, Trouble, records, unix};
+use super::{Call, Desk, Order, Trouble, now, records, unix};
+use crate::agent::Label;
 use crate::app::{Failure, load_policy};
 use crate::audit::{Entry, Filter, Kind, query};
+use crate::credential::{Schedule, Sensitivity};
+use crate::policy::Policy;
 use crate::record::Decision;
 use crate::reference::Name;
-use crate::vault::{CredentialInfo, Tier};
+use crate::vault::{CredentialInfo, Fault, Tier, VersionState};
 
 /// What the audit log has of a credential's use.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -21,6 +24,32 @@ pub(crate) struct Usage {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) last: Option<String>,
     pub(crate) agents: BTreeSet<String>,
+    /// The same of each version that requests carried.
+    #[serde(default)]
+    pub(crate) versions: BTreeMap<u64, VersionUsage>,
+}
+
+/// What it has of one version.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct VersionUsage {
+    pub(crate) requests: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) last: Option<String>,
+}
+
+impl Usage {
+    /// One more request, whose record this is; `version` is the one that it carried.
+    fn count(&mut self, entry: &Entry, version: Option<u64>) {
+        let at = entry.text("time").map(str::to_owned);
+        self.requests += 1;
+        self.last.clone_from(&at);
+        // Errands of Locum's own have no agent.
+        self.agents.extend(entry.text("agent").map(str::to_owned));
+        if let Some(version) = version {
+            let of = self.versions.entry(version).or_default();
+            (of.requests, of.last) = (of.requests + 1, at);
+        }
+    }
 }
 
 /// The use of all credentials of the workspace from a time on. Reads the files of the log that are as new,
@@ -39,11 +68,8 @@ fn usage(desk: &impl Desk, since: SystemTime) -> Result<BTreeMap<String, Usage>,
         let more = entry.value().get("more_credentials").and_then(Value::as_array);
         for one in std::iter::once(entry.value()).chain(more.into_iter().flatten()) {
             let Some(name) = one.get("credential").and_then(Value::as_str) else { continue };
-            let usage = all.entry(name.to_owned()).or_default();
-            usage.requests += 1;
-            usage.last = entry.text("time").map(str::to_owned);
-            // Errands of Locum's own have no agent.
-            usage.agents.extend(entry.text("agent").map(str::to_owned));
+            let version = one.get("version").and_then(Value::as_u64);
+            all.entry(name.to_owned()).or_default().count(&entry, version);
         }
     }
     Ok(all)
@@ -82,19 +108,53 @@ pub(crate) const REGISTER_SINCE: u64 = 90 * 24 * 60 * 60;
 pub(crate) struct Line {
     pub(crate) credential: String,
     pub(crate) what: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) provider: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<String>,
+    /// Where its secret lies, if not in this vault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<String>,
     pub(crate) tier: Tier,
+    /// The user whose it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) owner: Option<Label>,
+    /// The reference that it serves beside its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) serves: Option<Name>,
+    /// The steps of runs for which alone it is used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) nodes: Vec<Label>,
     pub(crate) tags: Vec<String>,
     pub(crate) goes_to: Vec<String>,
+    /// In which places of a request.
+    #[serde(default)]
+    pub(crate) slots: Vec<String>,
     /// Each rule that lets anybody use it, with whom it names.
     pub(crate) may_use: BTreeMap<String, Vec<String>>,
     pub(crate) used: Usage,
     pub(crate) state: String,
+    /// The versions that requests may carry, or could after a promotion.
+    #[serde(default)]
+    pub(crate) versions: Vec<LiveVersion>,
     pub(crate) rotated: i64,
     pub(crate) age_days: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) sensitivity: Option<Sensitivity>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) schedule: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) due: Option<i64>,
+}
+
+/// A version that is not over: the current one, one that is staged, or one whose grace lasts.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct LiveVersion {
+    pub(crate) version: u32,
+    pub(crate) state: String,
+    pub(crate) created: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) grace_until: Option<i64>,
 }
 
 impl Order for Register {
@@ -117,24 +177,61 @@ impl Order for Register {
             let held = values.iter().filter(|(_, value)| value.credentials().any(leads));
             let names = within.map(|set| &set.name).chain(held.map(|(name, _)| name));
             let names: Vec<&Name> = names.chain([&info.name]).chain(serves).collect();
-            let rules = policy.users_of(&names).into_iter();
-            Line {
-                credential: info.name.to_string(),
-                what: what(info),
-                tier: info.tier,
-                tags: info.tags.clone(),
-                goes_to: info.destinations.iter().map(ToString::to_string).collect(),
-                may_use: rules.map(|(rule, agents)| (rule.to_owned(), agents)).collect(),
-                used: used.remove(info.name.as_str()).unwrap_or_default(),
-                state: if info.current().is_some() { "live" } else { "revoked" }.to_owned(),
-                rotated: rotated(info),
-                age_days: age_days(info),
-                schedule: info.properties.rotate.map(|schedule| schedule.to_string()),
-                due: due(info),
-            }
+            let used = used.remove(info.name.as_str()).unwrap_or_default();
+            Line::of(info, &policy, &names, used)
         };
         Ok(all.iter().map(line).collect())
     }
+}
+
+impl Line {
+    /// Of a credential that rules may name in these ways.
+    fn of(info: &CredentialInfo, policy: &Policy, names: &[&Name], used: Usage) -> Self {
+        let properties = &info.properties;
+        let rules = policy.users_of(names).into_iter();
+        Self {
+            credential: info.name.to_string(),
+            what: what(info),
+            provider: info.provider.clone(),
+            kind: properties.kind.as_ref().map(|kind| kind.name().to_owned()),
+            source: properties.source.as_ref().map(ToString::to_string),
+            tier: info.tier,
+            owner: properties.owner.clone(),
+            serves: properties.serves.clone(),
+            nodes: properties.nodes.clone(),
+            tags: info.tags.clone(),
+            goes_to: info.destinations.iter().map(ToString::to_string).collect(),
+            slots: info.slots.iter().map(ToString::to_string).collect(),
+            may_use: rules.map(|(rule, agents)| (rule.to_owned(), agents)).collect(),
+            used,
+            state: if info.current().is_some() { "live" } else { "revoked" }.to_owned(),
+            versions: live_versions(info),
+            rotated: rotated(info),
+            age_days: age_days(info),
+            sensitivity: match properties.rotate {
+                Some(Schedule::Sensitivity(one)) => Some(one),
+                Some(Schedule::Days(_)) | None => None,
+            },
+            schedule: properties.rotate.map(|schedule| schedule.to_string()),
+            due: due(info),
+        }
+    }
+}
+
+fn live_versions(info: &CredentialInfo) -> Vec<LiveVersion> {
+    let now = now();
+    let lives = info.versions.iter().filter(|version| match version.state {
+        VersionState::Current | VersionState::Staged => true,
+        VersionState::Retired => version.grace_until.is_some_and(|until| until >= now),
+        VersionState::Revoked => false,
+    });
+    let live = lives.map(|version| LiveVersion {
+        version: version.version,
+        state: version.state.as_str().to_owned(),
+        created: version.created,
+        grace_until: version.grace_until,
+    });
+    live.collect()
 }
 
 fn what(info: &CredentialInfo) -> String {
@@ -144,7 +241,7 @@ fn what(info: &CredentialInfo) -> String {
     format!("{provider}{}{}", kind.unwrap_or_default(), source.unwrap_or_default())
 }
 
-/// The agents and runs that used a credential, the last first.
+/// The agents and runs that used a credential, the last first. Of one that is gone there is what the log has.
 pub(crate) struct WhoUses {
     pub(crate) name: Name,
     /// Only these versions; any where none is named.
@@ -189,6 +286,7 @@ impl Order for WhoUses {
             since: self.since.and_then(|at| UNIX_EPOCH.checked_add(Duration::from_secs(at))),
             ..Filter::default()
         };
+        let known = desk.read(|vault| Ok(vault.credential(&self.name)?));
         let mut found = Found::default();
         for entry in
             query(desk.log(), records::of_the_workspace(desk, filter)?).map_err(Failure::from)?
@@ -196,8 +294,35 @@ impl Order for WhoUses {
             found.take(&entry.map_err(Failure::from)?, &self.name, &self.versions);
         }
         let mut all: Vec<User> = found.users.into_values().collect();
+        if all.is_empty() {
+            self.check_names(&known?)?;
+        } else {
+            known.map(drop).or_else(is_gone)?;
+        }
         all.sort_by(|a, b| b.last.cmp(&a.last).then_with(|| a.agent.cmp(&b.agent)));
         Ok(all)
+    }
+}
+
+impl WhoUses {
+    /// That nobody has used what there is not is no answer, but a slip.
+    fn check_names(&self, known: &CredentialInfo) -> Result<(), Trouble> {
+        let is_known = |version: &&u32| known.versions.iter().any(|one| one.version == **version);
+        match self.versions.iter().find(|version| !is_known(version)) {
+            None => Ok(()),
+            Some(version) => Err(Trouble::Missing(
+                Failure::new(format!("{} has no version {version}", self.name))
+                    .help(format!("`locum credential show {}` lists them", self.name)),
+            )),
+        }
+    }
+}
+
+/// A credential that was removed is known by its records alone.
+fn is_gone(trouble: Trouble) -> Result<(), Trouble> {
+    match trouble {
+        Trouble::Vault(error) if matches!(error.fault, Fault::Unknown(..)) => Ok(()),
+        other => Err(other),
     }
 }
 

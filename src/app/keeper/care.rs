@@ -9,7 +9,7 @@ use crate::app::checkup::Health;
 use crate::app::reminders;
 use crate::app::space::Space;
 use crate::credential::{Credential, Stage};
-use crate::metrics::Readings;
+use crate::metrics::{Due, Readings};
 use crate::ops::{Observe, Readiness};
 
 /// How often it is looked for credentials that are due, when nothing has changed.
@@ -129,8 +129,11 @@ fn verdicts(health: &BTreeMap<String, Health>) -> Vec<(String, bool)> {
 }
 
 /// When credentials of a workspace are due, as metrics name them.
-fn dates(space: &Space) -> impl Iterator<Item = (String, i64)> {
+fn dates(space: &Space) -> impl Iterator<Item = Due> {
     let workspace = space.name().as_str();
     let dates = space.reminders.dates().into_iter();
-    dates.map(move |(name, at)| (qualified(workspace, &name).into_owned(), at))
+    dates.map(move |due| {
+        let credential = qualified(workspace, &due.credential).into_owned();
+        Due { credential, ..due }
+    })
 }

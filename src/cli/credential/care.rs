@@ -1,11 +1,11 @@
 //! When credentials are due, who uses them, and who may: `schedule`, `register`, and what lists show.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::admin::orders::credentials::{LONGEST_DAYS, ScheduleCredential, Scheduled, Scheduling};
 use crate::admin::orders::now;
-use crate::admin::orders::register::{self as orders, Line};
+use crate::admin::orders::register::{self as orders, Line, LiveVersion};
+use crate::agent::Label;
 use crate::app::Failure;
 use crate::cli::output::{self, Table, plain};
 use crate::cli::way::Way;
@@ -81,7 +81,7 @@ pub(super) fn schedule(way: &mut Way, args: &ScheduleCommand) -> Result<(), Fail
 pub(super) fn due_text(due: Option<i64>) -> String {
     let Some(due) = due else { return "-".to_owned() };
     let left = due - now();
-    let date: String = output::time(due).chars().take(10).collect();
+    let date = date(due);
     if left <= 0 { format!("{date}, OVERDUE") } else { date }
 }
 
@@ -113,39 +113,82 @@ pub(super) fn register(way: &mut Way, args: &Register) -> Result<(), Failure> {
     table.print()
 }
 
-const HEADINGS: [&str; 8] =
-    ["CREDENTIAL", "WHAT", "GOES TO", "MAY USE IT", "USED BY", "LAST USE", "ROTATED", "DUE"];
+const HEADINGS: [&str; 11] = [
+    "CREDENTIAL",
+    "WHAT",
+    "WHOSE",
+    "GOES TO",
+    "MAY USE IT",
+    "USED BY",
+    "LAST USE",
+    "VERSIONS",
+    "ROTATED",
+    "SENSITIVITY",
+    "DUE",
+];
 
 fn row(line: &Line) -> Vec<String> {
-    let agents: BTreeSet<&str> = line.may_use.values().flatten().map(String::as_str).collect();
-    let join = |all: &mut dyn Iterator<Item = &str>| {
-        let all: Vec<String> = all.map(plain).collect();
-        if all.is_empty() { "-".to_owned() } else { all.join(", ") }
-    };
     let last = line.used.last.as_deref().map_or("-", |time| time.get(..10).unwrap_or(time));
+    let rule =
+        |(rule, agents): (&String, &Vec<String>)| format!("{} ({rule})", listed(agents, ", "));
     vec![
         line.credential.clone(),
         plain(&format!("{}{}", line.what, if line.state == "live" { "" } else { ", revoked" })),
-        join(&mut line.goes_to.iter().map(String::as_str)),
-        join(&mut agents.into_iter()),
-        join(&mut line.used.agents.iter().map(String::as_str)),
+        whose(line),
+        listed(&line.goes_to, ", "),
+        listed(line.may_use.iter().map(rule), "; "),
+        listed(&line.used.agents, ", "),
         plain(last),
-        format!(
-            "{} ({} d ago)",
-            output::time(line.rotated).get(..10).unwrap_or_default(),
-            line.age_days
-        ),
+        listed(line.versions.iter().map(|version| live(line, version)), "; "),
+        format!("{} ({} d ago)", date(line.rotated), line.age_days),
+        line.sensitivity.map_or("-", Sensitivity::as_str).to_owned(),
         due_text(line.due),
     ]
 }
 
-/// A table as Markdown has it.
+fn listed<T: AsRef<str>>(all: impl IntoIterator<Item = T>, between: &str) -> String {
+    let all: Vec<String> = all.into_iter().map(|one| plain(one.as_ref())).collect();
+    if all.is_empty() { "-".to_owned() } else { all.join(between) }
+}
+
+/// `platform`; `user alice, as search, in fetch`.
+fn whose(line: &Line) -> String {
+    let tier = line.tier.as_str();
+    let owner = line.owner.as_ref().map_or(String::new(), |owner| format!(" {}", owner.as_str()));
+    let serves = line.serves.as_ref().map_or(String::new(), |name| format!(", as {name}"));
+    let nodes: Vec<&str> = line.nodes.iter().map(Label::as_str).collect();
+    let nodes =
+        if nodes.is_empty() { String::new() } else { format!(", in {}", nodes.join(" and ")) };
+    plain(&format!("{tier}{owner}{serves}{nodes}"))
+}
+
+/// `3 current (57 requests)`; `2 retired until 2026-11-23 10:00:00Z (4 requests)`.
+fn live(line: &Line, LiveVersion { version, state, grace_until, .. }: &LiveVersion) -> String {
+    let until =
+        grace_until.map_or(String::new(), |until| format!(" until {}", output::time(until)));
+    let requests = line.used.versions.get(&u64::from(*version)).map_or(0, |used| used.requests);
+    format!("{version} {state}{until} ({})", output::counted(requests, "request"))
+}
+
+fn date(unix: i64) -> String {
+    output::time(unix).chars().take(10).collect()
+}
+
+/// A table as Markdown has it. Names of rules and texts of paths are no markup.
 fn markdown(mut rows: impl Iterator<Item = Vec<String>>) -> Result<(), Failure> {
-    let line = |cells: Vec<String>| {
-        let cells: Vec<String> = cells.iter().map(|cell| cell.replace('|', "\\|")).collect();
-        output::line(&format!("| {} |", cells.join(" | ")))
-    };
+    let line = |cells: Vec<String>| output::line(&format!("| {} |", cells.join(" | ")));
     line(HEADINGS.map(str::to_lowercase).to_vec())?;
     line(HEADINGS.map(|_| "---".to_owned()).to_vec())?;
-    rows.try_for_each(line)
+    rows.try_for_each(|cells| line(cells.iter().map(|cell| unmarked(cell)).collect()))
+}
+
+fn unmarked(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if matches!(c, '\\' | '|' | '<' | '*' | '[' | '`') {
+            shown.push('\\');
+        }
+        shown.push(c);
+    }
+    shown
 }

@@ -2,6 +2,8 @@
 
 use std::time::SystemTime;
 
+use super::care::due_text;
+use crate::admin::orders::credentials::{ShowCredential, Shown};
 use crate::admin::orders::register::{self as orders, MOST_USERS, User};
 use crate::admin::orders::unix;
 use crate::app::Failure;
@@ -29,7 +31,31 @@ pub(in crate::cli) struct WhoUses {
 pub(super) fn who_uses(way: &mut Way, args: &WhoUses) -> Result<(), Failure> {
     let versions = args.version.into_iter().collect();
     let users = users(way, &args.name, versions, args.since)?;
-    if args.json { output::json(&users) } else { table(&users).print() }
+    if args.json {
+        return output::json(&users);
+    }
+    // One that was removed has records alone.
+    if let Ok(shown) = way.order(ShowCredential { name: args.name.clone() }) {
+        output::note(&whose(&shown));
+    }
+    table(&users).print()
+}
+
+/// Whose key it is, which version requests get, and when that is due.
+fn whose(shown: &Shown) -> String {
+    let owner = shown.owner.as_ref().map_or(String::new(), |user| format!(" {}", user.as_str()));
+    let version = shown.version.map_or("none: it is revoked".to_owned(), |one| one.to_string());
+    let due = match shown.due {
+        Some(_) => format!("due {}", due_text(shown.due)),
+        None => "without a schedule".to_owned(),
+    };
+    format!(
+        "{} is of the tier {}{}; requests get version {version}, {} old, {due}",
+        shown.name,
+        shown.tier.as_str(),
+        plain(&owner),
+        output::counted(shown.age_days.unsigned_abs(), "day"),
+    )
 }
 
 /// Who used one of these versions of a credential, or any when none is named; the last first.

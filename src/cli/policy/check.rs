@@ -13,7 +13,7 @@ use crate::app::{Exit, Failure, ReadPolicy};
 use crate::cli::output::counted;
 use crate::credential::CredentialIndex;
 use crate::document::{Problem, Report, Source};
-use crate::policy::{Compiled, Lint, LintKind};
+use crate::policy::{Around, Compiled, Has, Lint, LintKind};
 use crate::reference::Name;
 
 /// How the result is told.
@@ -24,39 +24,46 @@ pub(super) enum Form {
     Sarif,
 }
 
-/// What a vault has, and what is missing in it.
+/// What there is beside the files.
 #[derive(Default)]
 pub(super) struct Beside {
     pub(super) warnings: Vec<String>,
-    pub(super) known: Option<(Arc<CredentialIndex>, Labelled)>,
+    pub(super) known: Option<Known>,
 }
 
-/// Agents and what they are labelled with.
-pub(super) type Labelled = Vec<(Name, Labels)>;
+/// What a vault has.
+pub(super) struct Known {
+    pub(super) index: Arc<CredentialIndex>,
+    /// The live ones.
+    pub(super) agents: Vec<(Name, Labels)>,
+    /// Credentials and sets.
+    pub(super) uses: Vec<Name>,
+}
 
 pub(super) fn run(
     read: ReadPolicy,
     form: Form,
     strict: bool,
-    beside: impl FnOnce(&Compiled) -> Beside,
+    beside: impl FnOnce() -> Beside,
 ) -> Result<ExitCode, Failure> {
     let ReadPolicy { files, sources, policy } = read;
     let compiled = match policy {
         Ok(compiled) => compiled,
         Err(report) => return rejected(files, &report, form),
     };
-    let Beside { mut warnings, known } = beside(&compiled);
-    let policy = &compiled.policy;
+    let Beside { mut warnings, known } = beside();
+    let Compiled { policy, given, .. } = &compiled;
     if policy.is_empty() {
         warnings.push("there is no rule, so nothing is allowed".to_owned());
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let mut lints = policy.lint(i64::try_from(now).unwrap_or(i64::MAX));
-    lints.extend(match known {
-        Some((index, agents)) => policy.lint_with(&index, &agents),
-        None => policy.lint_destinations(&compiled.given.index()),
+    let supposed = given.index();
+    let lints = policy.lint(Around {
+        now: i64::try_from(now).unwrap_or(i64::MAX),
+        sources: &sources,
+        index: known.as_ref().map_or(&supposed, |known| &known.index),
+        vault: known.as_ref().map(|known| Has { agents: &known.agents, uses: &known.uses }),
     });
-    lints.sort_by(|a, b| a.place.cmp(&b.place));
     let (rules, digest) = (policy.len(), policy.digest());
     match form {
         Form::Json => output::json(&json!({
@@ -67,14 +74,13 @@ pub(super) fn run(
         Form::Sarif => {
             // Code hosts take no finding without a place.
             let start = sources.first().map(|source| (source.name(), 1, 1));
-            let about_names =
-                warnings.iter().map(|text| result("unknown-name", "warning", text, start));
+            let others = warnings.iter().map(|text| result("warning", "warning", text, start));
             let lints = lints.iter().map(|lint| {
                 let place = lint.place.as_ref().map(|(file, at)| (&**file, at.line, at.column));
-                let text = format!("{} ({})", lint.message, lint.kind.advice());
+                let text = format!("{} ({})", lint.message, lint.advice);
                 result(lint.kind.id(), "warning", &text, place.or(start))
             });
-            output::json(&sarif(&about_names.chain(lints).collect::<Vec<_>>()))?;
+            output::json(&sarif(&others.chain(lints).collect::<Vec<_>>()))?;
         }
         Form::Text => {
             for warning in &warnings {
@@ -93,7 +99,7 @@ pub(super) fn run(
 
 /// A lint with its source line, as a mistake is shown.
 fn shown(lint: &Lint, sources: &[Source]) -> String {
-    let (id, advice) = (lint.kind.id(), lint.kind.advice());
+    let (id, advice) = (lint.kind.id(), &lint.advice);
     let source = |file: &str| sources.iter().find(|source| source.name() == file);
     let place = lint.place.as_ref().and_then(|(file, at)| Some((source(file)?, *at)));
     let Some((source, at)) = place else {
@@ -104,7 +110,7 @@ fn shown(lint: &Lint, sources: &[Source]) -> String {
         at: Some(at),
         path: String::new(),
         message: lint.message.clone(),
-        advice: Some(advice.to_owned()),
+        advice: Some(advice.clone()),
     };
     format!("warning[{id}]: {problem}")
 }
@@ -112,7 +118,7 @@ fn shown(lint: &Lint, sources: &[Source]) -> String {
 fn lint_json(lint: &Lint) -> Value {
     let place = lint.place.as_ref();
     json!({
-        "id": lint.kind.id(), "message": lint.message, "help": lint.kind.advice(),
+        "id": lint.kind.id(), "message": lint.message, "help": lint.advice,
         "file": place.map(|(file, _)| file),
         "line": place.map(|(_, at)| at.line), "column": place.map(|(_, at)| at.column),
     })
@@ -183,7 +189,7 @@ fn sarif(results: &[Value]) -> Value {
         LintKind::ALL.map(|kind| json!({ "id": kind.id(), "help": { "text": kind.advice() } }));
     let others = [
         ("mistake", "mend it: no proxy takes the file"),
-        ("unknown-name", "the vault does not have it"),
+        ("warning", "what was to be compared could not be, or there is nothing"),
     ];
     let others = others.map(|(id, text)| json!({ "id": id, "help": { "text": text } }));
     let rules: Vec<Value> = others.into_iter().chain(lints).collect();
