@@ -261,10 +261,14 @@ impl BodyKind {
             "application/json" | "text/json" => Self::Json,
             "application/x-www-form-urlencoded" => Self::Form,
             "multipart/form-data" => {
-                let boundary = multipart::boundary(parameters)?;
-                boundary.map_or(Self::Unclear(BOUNDARIES), |boundary| Self::Multipart {
-                    boundary: boundary.into_bytes().into(),
-                })
+                match multipart::boundary(parameters) {
+                    Ok(Some(boundary)) => {
+                        Self::Multipart { boundary: boundary.into_bytes().into() }
+                    }
+                    // Without one nobody finds a part.
+                    Ok(None) => return None,
+                    Err(Malformed) => Self::Unclear(BOUNDARIES),
+                }
             }
             list if list.contains(',') => Self::Unclear("The Content-Type is a list"),
             other if other.ends_with("+json") => Self::Json,

@@ -171,7 +171,7 @@ impl Listing {
         for (radix, percent) in readings(&text[at..]) {
             let mut said = self.said(text.len() - at);
             let mut search = |said: &Said| {
-                best = self.search(needles, said).into_iter().chain(best.take()).reduce(earlier)
+                best = self.search(needles, said).into_iter().chain(best.take()).reduce(earlier);
             };
             let mut rest = at;
             while let Some(token) = token(text, rest, *percent) {
@@ -275,9 +275,8 @@ impl Listing {
     /// How many bytes at the end of `text` could be the start of a text that is listed, or in base32.
     pub(super) fn tail(&self, needles: &Needles, text: &[u8]) -> usize {
         let Some(last) = text.last().filter(|_| self.shortest < usize::MAX) else { return 0 };
-        let based = |table: &[bool; 256]| match table[usize::from(*last)] {
-            true => self.base32(needles).tail(text, table),
-            false => 0,
+        let based = |table: &[bool; 256]| {
+            if table[usize::from(*last)] { self.base32(needles).tail(text, table) } else { 0 }
         };
         self.open(needles, text).0.max(based(&UPPER)).max(based(&LOWER))
     }
@@ -307,7 +306,7 @@ impl Listing {
                     if !token.goes_on {
                         said.clear();
                     }
-                    return said.open(needles, *radix, text, Some(token.digits));
+                    return said.open(needles, *radix, text, Some(&token.digits));
                 }
                 self.read(*radix, text, token, &mut said, &mut |_| {});
             }
@@ -343,16 +342,16 @@ impl Said {
         needles: &Needles,
         radix: Radix,
         text: &[u8],
-        last: Option<Range<usize>>,
+        last: Option<&Range<usize>>,
     ) -> (usize, usize) {
         for first in 0..=self.bytes.len() {
             let rest = &self.bytes[first..];
             let start = self.places.get(first).map(|place| place.start);
-            let Some(start) = start.or(last.as_ref().map(|last| last.start)) else { break };
+            let Some(start) = start.or(last.map(|last| last.start)) else { break };
             let begins = |needle: Needle<'_>| {
                 let more = needle.bytes.strip_prefix(rest).filter(|more| !more.is_empty());
                 more.is_some_and(|more| {
-                    last.as_ref().is_none_or(|last| may_become(radix, &text[last.clone()], more))
+                    last.is_none_or(|last| may_become(radix, &text[last.clone()], more))
                 })
             };
             if needles.texts().any(begins) {

@@ -4,19 +4,20 @@ use memchr::memmem;
 
 use super::{Malformed, Place, See, Seen, Text};
 
-/// The boundary among the parameters of a type (RFC 2046 section 5.1.1). None where there is none; nothing inside
-/// where there are two, or one that is not legal.
-pub(super) fn boundary(parameters: &str) -> Option<Option<String>> {
+/// The boundary among the parameters of a type (RFC 2046 section 5.1.1), if there is one.
+///
+/// # Errors
+/// There are two, or one that is not legal.
+pub(super) fn boundary(parameters: &str) -> Result<Option<String>, Malformed> {
     // As RFC 2231 would have it, which some readers take for the same.
     if parameters.to_ascii_lowercase().contains("boundary*") {
-        return Some(None);
+        return Err(Malformed);
     }
-    let Ok(boundary) = sole(parameters.as_bytes(), b"boundary") else { return Some(None) };
-    let boundary = boundary?;
+    let Some(boundary) = sole(parameters.as_bytes(), b"boundary")? else { return Ok(None) };
     let legal = |b: &u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(b);
     let fits = (1..=70).contains(&boundary.len()) && boundary.iter().all(legal);
-    let fits = fits && !boundary.ends_with(b" ");
-    Some(fits.then(|| String::from_utf8(boundary).ok()).flatten())
+    let text = String::from_utf8(boundary).ok().filter(|text| fits && !text.ends_with(' '));
+    text.map(Some).ok_or(Malformed)
 }
 
 /// The charset among the parameters of a type.
