@@ -770,8 +770,11 @@ pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
         text.push_str(part);
     }
     for item in uses {
+        for part in ["+", item.credential.as_str(), "@"] {
+            text.push_str(part);
+        }
         // Writing to a text cannot fail.
-        let _ = write!(text, "+{}@{}", item.credential.as_str(), item.version.unwrap_or_default());
+        let _ = write!(text, "{}", item.version.unwrap_or_default());
     }
     text.into()
 }
