@@ -35,7 +35,7 @@ mod wrapped;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub(crate) use credential::{follow_certificate, provider_slots, provider_to, rotated_material};
 pub(crate) use policy::{explained, recorded};
@@ -139,7 +139,9 @@ enum Command {
 /// Parses the command line, does what it says, and reports.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let matches = Cli::command().try_get_matches();
+    let as_json = matches.as_ref().is_ok_and(wants_json);
+    let cli = match matches.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => cli,
         Err(error) => {
             let failed = error.use_stderr();
@@ -155,9 +157,21 @@ pub fn main() -> ExitCode {
         Ok(code) => code,
         Err(failure) => {
             output::report(&failure);
+            if as_json {
+                output::report_as_json(&failure);
+            }
             ExitCode::from(failure.exit() as u8)
         }
     }
+}
+
+/// Whether the command was asked for JSON.
+fn wants_json(matches: &ArgMatches) -> bool {
+    let mut last = matches;
+    while let Some((_, inner)) = last.subcommand() {
+        last = inner;
+    }
+    last.try_get_one::<bool>("json").is_ok_and(|json| json == Some(&true))
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -222,7 +236,6 @@ pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     /// The leaves of the command tree whose help has no example. `help` repeats the tree.
     fn without_example(command: &clap::Command, missing: &mut Vec<String>) {

@@ -1,6 +1,7 @@
 //! What commands print: tables for people, JSON for machines, errors with their next step.
 
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -36,7 +37,11 @@ pub(super) fn line_for_good(text: &str) -> Result<(), Failure> {
     written(text).map_err(|error| unwritten(&error))
 }
 
+/// Whether something stands on standard output already.
+static WRITTEN: AtomicBool = AtomicBool::new(false);
+
 fn written(text: &str) -> io::Result<()> {
+    WRITTEN.store(true, Ordering::Relaxed);
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush())
 }
@@ -87,6 +92,16 @@ pub(super) fn report(failure: &Failure) {
     let _ = writeln!(err, "{red}error{reset}: {failure}");
     if let Some(advice) = failure.advice() {
         let _ = writeln!(err, "{bold}help{reset}: {advice}");
+    }
+}
+
+/// Writes a failure to standard output, for the machine that reads there: alone, so that there is never
+/// more than one value.
+pub(super) fn report_as_json(failure: &Failure) {
+    if !WRITTEN.load(Ordering::Relaxed) {
+        let told = serde_json::json!({ "error": failure.to_string(), "help": failure.advice() });
+        // Nobody is left to tell when standard output is gone.
+        let _ = json(&told);
     }
 }
 

@@ -127,3 +127,34 @@ fn a_lost_or_foreign_key_is_told_apart_from_a_broken_vault() {
     home.run(&["init"]).refused(1, &["master.key"]);
     assert!(!home.file("master.key").exists(), "no new key beside a vault that it does not open");
 }
+
+#[test]
+fn a_failure_is_json_where_json_was_asked_for() {
+    let home = Home::new();
+    let unknown = "0123456789abcdef0123456789abcdef";
+    for (arguments, code, error) in [
+        (&["policy", "explain", "--request", unknown, "--json"][..], 1, "no access record"),
+        (&["agent", "revoke", "nobody", "--json"], 1, "nobody"),
+        (&["credential", "show", "nothing", "--json"], 1, "nothing"),
+    ] {
+        let ran = home.run(arguments);
+        assert_eq!(ran.code, code, "{ran:?}");
+        let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+        assert!(told["error"].as_str().unwrap().contains(error), "{told}");
+        assert!(told.as_object().unwrap().contains_key("help"), "{told}");
+        assert!(ran.err.starts_with("error: "), "people are told all the same: {ran:?}");
+        let plain = home.run(&arguments[..arguments.len() - 1]);
+        assert_eq!((plain.code, &*plain.out), (code, ""), "{plain:?}");
+    }
+    home.ok(&["agent", "add", "researcher"]);
+    let told = home.json(&["agent", "revoke", "researcher", "--run", "42", "--json"]);
+    let only = serde_json::json!({ "run": "42" });
+    assert_eq!(
+        (&told["agent"], &told["all"], &told["only"]),
+        (&"researcher".into(), &false.into(), &only)
+    );
+    let told = home.json(&["agent", "revoke", "researcher", "--json"]);
+    assert_eq!((&told["all"], &told["tokens"]), (&true.into(), &1.into()));
+    let told = home.json(&["anomalies", "accept", "researcher", "--json"]);
+    assert_eq!((&told["agent"], &told["usual_from"]), (&"researcher".into(), &"next-start".into()));
+}

@@ -85,10 +85,8 @@ fn granted(rule: &Rule) -> Vec<&'static str> {
 /// workspace else one of the organisation's, else the agent itself.
 fn named(rule: &Rule, name: &str, q: &Question) -> bool {
     let [floor, own] = GROUPS;
-    let visible: Vec<&(&str, &[Member])> = match rule.organisation {
-        true => floor.iter().collect(),
-        false => own.iter().chain(floor).collect(),
-    };
+    let visible: Vec<&(&str, &[Member])> =
+        if rule.organisation { floor.iter().collect() } else { own.iter().chain(floor).collect() };
     let member = |member: &Member| match member {
         Member::Agent(agent) => *agent == q.agent,
         Member::Team(team) => q.team == Some(*team),
@@ -128,7 +126,7 @@ fn weekday(days: i64) -> i64 {
 /// last), at an hour of UTC each.
 fn is_summer(at: i64, from: (usize, usize, i64), to: (usize, usize, i64)) -> bool {
     let today = at.div_euclid(86_400);
-    let year = (1970..).take_while(|year| first_of(*year, 1) <= today).last().unwrap();
+    let year = (1970..2100).take_while(|year| first_of(*year, 1) <= today).last().unwrap();
     let change = |(month, nth, hour): (usize, usize, i64)| {
         let month = first_of(year, month)..first_of(year, month + 1);
         let sundays: Vec<i64> = month.filter(|day| weekday(*day) == 6).collect();
