@@ -589,7 +589,10 @@ impl Upload {
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
             let settled = match &self.trailing {
                 Some(trailing) => trailing.settle(trailers, &self.count),
-                None => Ok(trailers.clear()),
+                None => {
+                    trailers.clear();
+                    Ok(())
+                }
             };
             if let Err(refusal) = settled {
                 self.count.cut(refusal.code);
