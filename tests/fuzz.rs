@@ -46,6 +46,8 @@ mod decide;
 mod frames;
 #[path = "../fuzz/fuzz_targets/grpc.rs"]
 mod grpc;
+#[path = "../fuzz/fuzz_targets/heads.rs"]
+mod heads;
 #[path = "../fuzz/fuzz_targets/inject.rs"]
 mod inject;
 #[path = "../fuzz/fuzz_targets/jwt.rs"]
@@ -76,6 +78,7 @@ const TARGETS: &[Target] = &[
     ("decide", 1500, decide::run),
     ("frames", 1500, frames::run),
     ("grpc", 1500, grpc::run),
+    ("heads", 1500, heads::run),
     ("inject", 1500, inject::run),
     ("jwt", 1500, jwt::run),
     ("policy", 1500, policy::run),

@@ -1,13 +1,31 @@
 //! What commands print: tables for people, JSON for machines, errors with their next step.
 
 use std::io::{self, IsTerminal as _, Write as _};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::app::Failure;
+
+/// Whether a machine reads what a command has done.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Json {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Json {
+    /// Prints what was done: as JSON, or in words.
+    pub(super) fn tell(
+        self,
+        done: &impl Serialize,
+        words: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if self.json { json(done) } else { words() }
+    }
+}
 
 /// Prints a value as JSON, on one line of its own.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
@@ -37,11 +55,7 @@ pub(super) fn line_for_good(text: &str) -> Result<(), Failure> {
     written(text).map_err(|error| unwritten(&error))
 }
 
-/// Whether something stands on standard output already.
-static WRITTEN: AtomicBool = AtomicBool::new(false);
-
 fn written(text: &str) -> io::Result<()> {
-    WRITTEN.store(true, Ordering::Relaxed);
     let mut out = io::stdout().lock();
     writeln!(out, "{text}").and_then(|()| out.flush())
 }
@@ -95,14 +109,12 @@ pub(super) fn report(failure: &Failure) {
     }
 }
 
-/// Writes a failure to standard output, for the machine that reads there: alone, so that there is never
-/// more than one value.
-pub(super) fn report_as_json(failure: &Failure) {
-    if !WRITTEN.load(Ordering::Relaxed) {
-        let told = serde_json::json!({ "error": failure.to_string(), "help": failure.advice() });
-        // Nobody is left to tell when standard output is gone.
-        let _ = json(&told);
-    }
+/// The same for a machine: the last line of standard error, and an object of JSON.
+pub(super) fn report_json(failure: &Failure) {
+    let said = serde_json::json!({
+        "error": failure.to_string(), "help": failure.advice(), "exit_code": failure.exit() as u8,
+    });
+    let _ = writeln!(io::stderr().lock(), "{said}");
 }
 
 /// Says something to the person, beside the output.

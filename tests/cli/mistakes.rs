@@ -25,6 +25,64 @@ fn a_command_line_that_makes_no_sense_is_64() {
 }
 
 #[test]
+fn a_machine_hears_of_a_mistake_in_json_too() {
+    let missing = Home::missing();
+    let home = Home::new();
+    let said = |home: &Home, args: &[&str], code: i32| -> serde_json::Value {
+        let ran = home.run(args);
+        assert_eq!((ran.code, &*ran.out), (code, ""), "{args:?}: {}", ran.err);
+        let said: serde_json::Value =
+            serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+        assert_eq!(said["exit_code"], code, "{said}");
+        said
+    };
+    let of = said(&missing, &["credential", "list", "--json"], 64);
+    assert!(of["error"].as_str().unwrap().contains("is not a Locum home"), "{of}");
+    assert!(of["help"].as_str().unwrap().contains("locum init"), "{of}");
+    let of = said(&home, &["credential", "show", "nothing", "--json"], 1);
+    assert_eq!(
+        (&of["error"], &of["help"]),
+        (&"there is no credential 'nothing'".into(), &().into())
+    );
+    // A line that is not understood is answered as it looks.
+    let of = said(&home, &["credential", "shwo", "--json"], 64);
+    assert!(of["error"].as_str().unwrap().contains("unrecognized subcommand 'shwo'"), "{of}");
+    let ran = home.run(&["run", "--agent", "nobody", "--", "true", "--json"]);
+    assert!(ran.code != 0 && ran.err.starts_with("error: "), "it is the program's: {}", ran.err);
+}
+
+#[test]
+fn what_commands_have_done_is_json_where_that_is_asked_for() {
+    let home = Home::new();
+    home.add_credential("a", "a-secret-of-some-length");
+    home.add_credential("b", "b-secret-of-some-length");
+    fs::write(home.beside("extra.yaml"), "version: 1\nrules: []\n").unwrap();
+    home.ok(&["admin", "add", "alice", "--role", "viewer"]);
+    let rotated = home.run_with(
+        &["credential", "rotate", "a", "--stage", "--json"],
+        b"another-secret-of-some-length",
+    );
+    let rotated: serde_json::Value = serde_json::from_str(&rotated.out).unwrap();
+    assert_eq!((&rotated["version"], &rotated["staged"]), (&2.into(), &true.into()));
+    for (args, field, expected) in [
+        (&["credential", "promote", "a"][..], "before", serde_json::json!(1)),
+        (&["credential", "promote", "a", "--version", "1"], "version", serde_json::json!(1)),
+        (&["set", "add", "both", "a", "b"], "members", serde_json::json!(["a", "b"])),
+        (&["set", "remove", "both", "b"], "members", serde_json::json!(["a"])),
+        (&["set", "remove", "both"], "members", serde_json::json!([])),
+        (&["value", "set", "region", "eu"], "is", serde_json::json!({"text": "eu"})),
+        (&["value", "remove", "region"], "name", serde_json::json!("region")),
+        (&["policy", "put", "extra.yaml"], "file", serde_json::json!("extra.yaml")),
+        (&["policy", "remove", "extra.yaml"], "removed", serde_json::json!(true)),
+        (&["credential", "remove", "b"], "removed", serde_json::json!(true)),
+        (&["admin", "revoke", "alice"], "revoked", serde_json::json!(true)),
+    ] {
+        let done = home.json(&[args, &["--json"]].concat());
+        assert_eq!(done[field], expected, "{args:?}: {done}");
+    }
+}
+
+#[test]
 fn every_command_says_how_to_make_a_home_where_there_is_none() {
     let home = Home::missing();
     for args in [
@@ -129,23 +187,8 @@ fn a_lost_or_foreign_key_is_told_apart_from_a_broken_vault() {
 }
 
 #[test]
-fn a_failure_is_json_where_json_was_asked_for() {
+fn what_was_revoked_or_accepted_is_json_where_json_was_asked_for() {
     let home = Home::new();
-    let unknown = "0123456789abcdef0123456789abcdef";
-    for (arguments, code, error) in [
-        (&["policy", "explain", "--request", unknown, "--json"][..], 1, "no access record"),
-        (&["agent", "revoke", "nobody", "--json"], 1, "nobody"),
-        (&["credential", "show", "nothing", "--json"], 1, "nothing"),
-    ] {
-        let ran = home.run(arguments);
-        assert_eq!(ran.code, code, "{ran:?}");
-        let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
-        assert!(told["error"].as_str().unwrap().contains(error), "{told}");
-        assert!(told.as_object().unwrap().contains_key("help"), "{told}");
-        assert!(ran.err.starts_with("error: "), "people are told all the same: {ran:?}");
-        let plain = home.run(&arguments[..arguments.len() - 1]);
-        assert_eq!((plain.code, &*plain.out), (code, ""), "{plain:?}");
-    }
     home.ok(&["agent", "add", "researcher"]);
     let told = home.json(&["agent", "revoke", "researcher", "--run", "42", "--json"]);
     let only = serde_json::json!({ "run": "42" });
@@ -157,4 +200,8 @@ fn a_failure_is_json_where_json_was_asked_for() {
     assert_eq!((&told["all"], &told["tokens"]), (&true.into(), &1.into()));
     let told = home.json(&["anomalies", "accept", "researcher", "--json"]);
     assert_eq!((&told["agent"], &told["usual_from"]), (&"researcher".into(), &"next-start".into()));
+    let ran = home.run(&["agent", "revoke", "nobody", "--json"]);
+    assert_eq!((ran.code, &*ran.out), (1, ""), "{ran:?}");
+    let told: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+    assert!(told["error"].as_str().unwrap().contains("nobody"), "{told}");
 }
