@@ -923,3 +923,27 @@ fn a_key_that_its_provider_does_not_take_any_more_is_noticed() {
     assert!(calls.iter().any(|r| r["event"] == "credential-version-tried"));
     home.never_leaks(&[&good, &bad], &[("log", serve.log().as_bytes())]);
 }
+
+#[test]
+fn a_provider_that_does_not_answer_keeps_no_check_of_others_waiting() {
+    let home = Home::new();
+    home.set("credentials.health: 1s");
+    let mute = Origin::scripted("api.anthropic.com", vec![Script::Read, Script::Wait]);
+    let origin = Origin::start("api.openai.com");
+    home.reach(&mute);
+    home.reach(&origin);
+    let good = canary();
+    origin.accept(&good);
+    // More than are waited for one after the other within a test's patience.
+    for n in 0..3 {
+        home.add(&format!("a-mute-{n}"), &["--provider", "anthropic"], &canary());
+    }
+    home.add("openai", &["--provider", "openai"], &good);
+    let serve = home.serve();
+    // All three are under way, and none is answered.
+    eventually("they are asked about", PATIENCE, || (mute.raw().len() >= 3).then_some(()));
+    let calls = || origin.seen_at("/v1/models").len();
+    let before = calls();
+    eventually("others are", PATIENCE, || (calls() >= before + 3).then_some(()));
+    drop(serve);
+}

@@ -67,11 +67,14 @@ impl From<VaultError> for Problem {
         let (status, code) = match &error.fault {
             // Since the request was begun.
             Fault::Revoked(Kind::Administrator, _) => return Self::unauthorized(),
-            Fault::Unknown(..) | Fault::NoSuchVersion(..) => (StatusCode::NOT_FOUND, "not-found"),
+            Fault::Unknown(..) | Fault::NoSuchVersion(..) | Fault::NotPromotable(_, _, None) => {
+                (StatusCode::NOT_FOUND, "not-found")
+            }
             Fault::ApproverIsNew(_) => (StatusCode::FORBIDDEN, "forbidden"),
             Fault::Exists(..)
             | Fault::Revoked(..)
             | Fault::NothingStaged(_)
+            | Fault::NotPromotable(..)
             | Fault::SameSecret(..)
             | Fault::Decided(_) => (StatusCode::CONFLICT, "conflict"),
             Fault::Invalid(_) | Fault::Secret(_) | Fault::RunToken(_) => {

@@ -1,11 +1,12 @@
 //! Health checks of a running proxy: each credential that the catalogue has a call for is tried at its
 //! provider once in a while, if `credentials.health` says so.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
 
 use super::health::{Checked, Probe, Subject, Verdict, call_for};
 use super::keeper::Keeper;
@@ -14,6 +15,13 @@ use crate::credential::{Credential, Kind};
 use crate::outcome::Code;
 use crate::proxy::Gateway;
 use crate::reference::Name;
+
+/// How many are asked about at a time: a provider that does not answer keeps few others waiting, and a home with hundreds
+/// of credentials does not call all of their providers in one moment.
+const AT_ONCE: usize = 8;
+
+/// Of a credential, in a workspace, in a version.
+type Key = (Name, Name, u32);
 
 /// How often it is looked whose turn it is.
 const TICK: Duration = Duration::from_secs(1);
@@ -34,7 +42,8 @@ pub struct Health {
 
 /// Looks after the credentials of a gateway until it is dropped.
 pub(super) async fn watch(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
-    let mut turns: HashMap<(Name, Name, u32), Instant> = HashMap::new();
+    let mut turns: HashMap<Key, Instant> = HashMap::new();
+    let mut checks = Checks::default();
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -56,10 +65,57 @@ pub(super) async fn watch(keeper: Arc<Keeper>, gateway: Arc<Gateway>) {
             // The first time at any moment of the interval, so that not all go out at the start.
             let turn =
                 *turns.entry(key.clone()).or_insert_with(|| Instant::now() + part_of(every, 0.0));
-            if turn <= Instant::now() {
-                turns.insert(key, Instant::now() + part_of(every, 0.9));
-                check(&keeper, &gateway, credential, version).await;
+            if turn <= Instant::now() && checks.is_free(&key).await {
+                turns.insert(key.clone(), Instant::now() + part_of(every, 0.9));
+                let (keeper, gateway) = (Arc::clone(&keeper), Arc::clone(&gateway));
+                let credential = Arc::clone(credential);
+                checks.start(key, async move {
+                    check(&keeper, &gateway, &credential, version).await;
+                });
             }
+        }
+    }
+}
+
+/// Those that are under way. They end with it.
+#[derive(Default)]
+struct Checks {
+    tasks: JoinSet<Key>,
+    of: HashSet<Key>,
+}
+
+impl Checks {
+    /// Waits until one more may be made; false while that of the same credential is under way.
+    async fn is_free(&mut self, key: &Key) -> bool {
+        while let Some(ended) = self.tasks.try_join_next() {
+            self.ended(ended);
+        }
+        if self.of.contains(key) {
+            return false;
+        }
+        while self.tasks.len() >= AT_ONCE {
+            if let Some(ended) = self.tasks.join_next().await {
+                self.ended(ended);
+            }
+        }
+        true
+    }
+
+    fn start(&mut self, key: Key, check: impl Future<Output = ()> + Send + 'static) {
+        self.of.insert(key.clone());
+        self.tasks.spawn(async move {
+            check.await;
+            key
+        });
+    }
+
+    fn ended(&mut self, ended: Result<Key, tokio::task::JoinError>) {
+        match ended {
+            Ok(key) => {
+                self.of.remove(&key);
+            }
+            // It does not say which: the next turn of any may be too early, and none is left out.
+            Err(_) => self.of.clear(),
         }
     }
 }

@@ -155,17 +155,24 @@ impl From<Unopened> for Failure {
     }
 }
 
+/// The key in a file, unwrapped where it is wrapped.
+pub(super) fn key_in_file(config: &Config, path: &Path) -> Result<MasterKey, Failure> {
+    read_key(config, path).map_err(Failure::from)
+}
+
+fn read_key(config: &Config, path: &Path) -> Result<MasterKey, Unopened> {
+    match KeyFile::load(path).map_err(Unopened::Key)? {
+        KeyFile::Plain(master) => Ok(master),
+        KeyFile::Wrapped(wrapped) => wrapping::unwrap(config, &wrapped).map_err(Unopened::Wrapped),
+    }
+}
+
 fn by_file<T>(
     config: &Config,
     path: &Path,
     open: impl Fn(&MasterKey) -> Result<T, VaultError>,
 ) -> Result<(T, MasterKey), Unopened> {
-    let master = match KeyFile::load(path).map_err(Unopened::Key)? {
-        KeyFile::Plain(master) => master,
-        KeyFile::Wrapped(wrapped) => {
-            wrapping::unwrap(config, &wrapped).map_err(Unopened::Wrapped)?
-        }
-    };
+    let master = read_key(config, path)?;
     let opened = open(&master).map_err(Unopened::Vault)?;
     Ok((opened, master))
 }
@@ -288,13 +295,17 @@ pub fn rekey(home: &Home, choice: Option<NewKey>) -> Result<Rekeyed, Failure> {
 }
 
 /// Gives a vault that was recovered a new key file, where there is none.
-pub(super) fn new_key_file(opened: &mut Opened, path: &Path) -> Result<(), Failure> {
-    to_key_file(opened, path, true, &NewKey::File)?;
+pub(super) fn new_key_file(
+    opened: &mut Opened,
+    path: &Path,
+    choice: &NewKey,
+) -> Result<(), Failure> {
+    to_key_file(opened, path, true, choice)?;
     write_records(&opened.home, &opened.vault, &[&opened.master])
 }
 
 /// What is there, anew: a wrapped key is followed by one that is wrapped by the same.
-fn like(path: &Path) -> NewKey {
+pub(super) fn like(path: &Path) -> NewKey {
     match KeyFile::load(path) {
         Ok(KeyFile::Wrapped(wrapped)) => NewKey::Wrapped(Box::new(wrapped.wrapper)),
         Ok(KeyFile::Plain(_)) | Err(_) => NewKey::File,

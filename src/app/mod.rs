@@ -61,7 +61,7 @@ pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};
 pub use policies::load_policy;
 pub(crate) use policies::{ReadPolicy, check_policy_file, policies_of, read_policies};
-pub use recovery::{Recovered, make_recovery, recover};
+pub use recovery::{Recovered, make_recovery, recover, restore_by_key};
 pub use relay::Relay;
 pub use restore::{Accept, Restored, restore};
 pub use serve::{Proxy, ProxyOptions};

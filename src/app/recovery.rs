@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use zeroize::Zeroizing;
 
-use super::master::{Turn, key_file, new_key_file};
+use super::master::{NewKey, Turn, key_file, key_in_file, like, new_key_file};
 use super::open::Opened;
 use super::restore::{Accept, Restored, restore_with};
 use super::{Failure, Home};
@@ -95,7 +95,7 @@ fn read_records(home: &Home) -> Result<Vec<RecoveryRecord>, Failure> {
     })
 }
 
-/// What shares have given back.
+/// What shares, or a key of before, have given back.
 #[derive(Debug)]
 pub struct Recovered {
     /// The vault, and what was put back.
@@ -104,8 +104,51 @@ pub struct Recovered {
     pub key_file: PathBuf,
     /// The one that was there before, if one was.
     pub kept_key: Option<PathBuf>,
-    /// The set whose shares were used.
-    pub set: RecoverySet,
+    /// The set whose shares were used, if shares were.
+    pub set: Option<RecoverySet>,
+}
+
+/// Puts the copy `from` in the vault's place that another key file opens, such as the one of before a `rekey`; and gives it
+/// a new key file, because the home's own does not open it.
+///
+/// # Errors
+/// When the key does not open the copy, a proxy serves the home, or as `restore` fails.
+pub fn restore_by_key(
+    home: &Home,
+    from: &Path,
+    key: &Path,
+    accept: Accept,
+) -> Result<Recovered, Failure> {
+    home.require_closed()?;
+    let (config, turn) = at_rest(home, "stop it, restore, and start it again")?;
+    let master = key_in_file(&config, key)?;
+    let restored = restore_with(home, from, accept, &turn, Some(master))?;
+    let own = key_file(home, &config);
+    with_new_key(home, restored, &like(&own), None)
+}
+
+/// The home's config, and the turn to change its vault: no proxy has it open.
+fn at_rest(home: &Home, help: &str) -> Result<(Config, Turn), Failure> {
+    files::check_directory(home.path())?;
+    let config = Config::load(&home.config(), home.path())?;
+    if AuditLog::is_locked(&config.audit.dir) {
+        return Err(Failure::new("a proxy serves this home, and has its vault open").help(help));
+    }
+    let turn = Turn::require(&config.vault.store)?;
+    Ok((config, turn))
+}
+
+fn with_new_key(
+    home: &Home,
+    mut restored: Restored,
+    choice: &NewKey,
+    set: Option<RecoverySet>,
+) -> Result<Recovered, Failure> {
+    let path = key_file(home, &restored.opened.config);
+    let kept_key = set_aside(&path)?;
+    new_key_file(&mut restored.opened, &path, choice)?;
+    restored.record();
+    Ok(Recovered { restored, key_file: path, kept_key, set })
 }
 
 /// Opens the vault of the home, or the copy `from`, which then takes its place, with shares; and gives it
@@ -119,14 +162,8 @@ pub fn recover(
     accept: Accept,
     mut next: impl FnMut(usize, u8) -> Result<Secret, Failure>,
 ) -> Result<Recovered, Failure> {
-    files::check_directory(home.path())?;
-    let config = Config::load(&home.config(), home.path())?;
-    if AuditLog::is_locked(&config.audit.dir) {
-        return Err(Failure::new("a proxy serves this home, and has its vault open").help(
-            "while it runs, the key is not lost: take a backup of what it has; then stop it",
-        ));
-    }
-    let turn = Turn::require(&config.vault.store)?;
+    let help = "while it runs, the key is not lost: take a backup of what it has; then stop it";
+    let (config, turn) = at_rest(home, help)?;
     let backup = from.map(Backup::at).transpose()?.flatten();
     let records = match backup.as_ref().and_then(Backup::recovery) {
         Some(record) => vec![record.clone()],
@@ -143,16 +180,13 @@ pub fn recover(
             (None, Some(copy)) => fits(copy, master),
             (None, None) => fits(&config.vault.store, master),
         })?;
-    let mut restored = if let Some(from) = from {
+    let restored = if let Some(from) = from {
         restore_with(home, from, accept, &turn, Some(master))?
     } else {
-        Restored { opened: Opened::open_by(home, master)?, kept: None, accepted: false }
+        let opened = Opened::open_by(home, master)?;
+        Restored { opened, kept: None, accepted: false, unrecorded: None }
     };
-    let path = key_file(home, &restored.opened.config);
-    let kept_key = set_aside(&path)?;
-    new_key_file(&mut restored.opened, &path)?;
-    restored.opened.changed()?;
-    Ok(Recovered { restored, key_file: path, kept_key, set })
+    with_new_key(home, restored, &NewKey::File, Some(set))
 }
 
 fn fits(vault: &Path, master: &MasterKey) -> bool {

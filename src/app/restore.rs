@@ -4,21 +4,22 @@
 //! that was there is kept under another name. A copy that is older than what has been seen brings
 //! back what was revoked since, so it takes an explicit word.
 
+use std::cell::Cell;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::master::{Turn, unlock, unlock_from};
+use super::master::{Turn, key_file, unlock, unlock_from};
 use super::open::{
     Opened, anchor_file, announce_restore, drained, next_anchor_file, operator, read_anchor,
     set_drained,
 };
 use super::{Failure, Home};
 use crate::audit::AuditLog;
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::files::{self, FileError, Temporary};
-use crate::vault::{Backup, Fault, MasterKey, Vault, VaultError};
+use crate::vault::{Backup, Fault, KeySource, MasterKey, Vault, VaultError};
 
 /// What is accepted of a copy, beyond one that is the newest state, as Locum left it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,6 +39,15 @@ pub struct Restored {
     pub kept: Option<PathBuf>,
     /// Whether something had to be accepted for it.
     pub accepted: bool,
+    /// Why the audit log does not have it, if it has not: with the machine the log may be gone, too.
+    pub unrecorded: Option<Failure>,
+}
+
+impl Restored {
+    /// Brings what was done on record. It is done in any case.
+    pub(super) fn record(&mut self) {
+        self.unrecorded = self.opened.changed().err();
+    }
 }
 
 /// Puts the copy `from` in the vault's place.
@@ -85,15 +95,19 @@ pub(super) fn restore_with(
     let kept = keep(store)?;
     announce_restore(&config, &judged.anchor)?;
     copy.publish_over(store)?;
-    files::rename_private(&next_anchor_file(&config), &anchor_file(&config))?;
-    let mut opened = match again {
-        // The home may have no key that opens it.
-        Some(master) => Opened::open_by(home, master)?,
-        None => Opened::open_in_turn(home, Some(turn))?,
+    let open = || {
+        files::rename_private(&next_anchor_file(&config), &anchor_file(&config))?;
+        match again {
+            // The home may have no key that opens it.
+            Some(master) => Opened::open_by(home, master),
+            None => Opened::open_in_turn(home, Some(turn)),
+        }
     };
-    opened.changed()?;
-    opened.write_certificates()?;
-    Ok(Restored { opened, kept, accepted: judged.accepted })
+    let opened = open().map_err(|failure| failure.within(IN_PLACE))?;
+    let mut restored = Restored { opened, kept, accepted: judged.accepted, unrecorded: None };
+    restored.record();
+    restored.opened.write_certificates().map_err(|failure| failure.within(IN_PLACE))?;
+    Ok(restored)
 }
 
 /// The copy as a database beside the vault, and the key that opened it if it was sealed as a whole.
@@ -107,10 +121,56 @@ fn copy_of(
     let Some(backup) = Backup::at(from)? else {
         return Ok((Temporary::copy_of(from, store)?, None));
     };
-    let open = |master: &MasterKey| backup.unseal(master, store);
-    let unlocked = unlock_from(home, config, (backup.key_source()?, store), Some(turn), open);
-    let (copy, master) = unlocked.map_err(|failure| failure.within(UNUSABLE))?;
+    let key = Fit { home, config, from, source: backup.key_source()?, misfits: Cell::new(false) };
+    let open = |master: &MasterKey| key.tried(backup.unseal(master, store));
+    let unlocked = unlock_from(home, config, (key.source.clone(), store), Some(turn), open);
+    let unlocked = unlocked.map_err(|failure| key.explained(failure, &backup.vault_id()));
+    let (copy, master) = unlocked?;
     Ok((copy, Some(master)))
+}
+
+/// Whether a key fits a copy; and if not, why that may be.
+struct Fit<'a> {
+    home: &'a Home,
+    config: &'a Config,
+    from: &'a Path,
+    /// What opens the copy.
+    source: KeySource,
+    misfits: Cell<bool>,
+}
+
+impl Fit<'_> {
+    fn tried<T>(&self, opened: Result<T, VaultError>) -> Result<T, VaultError> {
+        opened.inspect_err(|error| {
+            self.misfits.set(matches!(error.fault, Fault::WrongKey | Fault::OtherKeySource));
+        })
+    }
+
+    /// A copy of this very vault that the key of today does not open is one of before a `rekey`.
+    fn explained(&self, failure: Failure, id: &str) -> Failure {
+        let config = self.config;
+        let asks_a_program = matches!(config.vault.key, config::KeySource::Command(_));
+        let has_none = matches!(self.source, KeySource::File)
+            && !asks_a_program
+            && !key_file(self.home, config).exists();
+        let is_this_vault = Vault::id_of(&config.vault.store).is_ok_and(|own| own == id);
+        if !is_this_vault || !(self.misfits.get() || has_none) {
+            return failure.within(UNUSABLE);
+        }
+        let help = match self.source {
+            KeySource::File => {
+                "name the key file of that time with --key-file FILE; or take shares, with --recovery"
+            }
+            KeySource::Passphrase(_) => {
+                "give the passphrase of that time; or take shares, with --recovery"
+            }
+        };
+        Failure::new(format!(
+            "{UNUSABLE}: {} is of this vault, and from before its master key was changed: it opens with the key of that time",
+            self.from.display()
+        ))
+        .help(help)
+    }
 }
 
 /// The same with the key that is known.
@@ -169,12 +229,14 @@ impl Judge<'_> {
     }
 
     fn open(&mut self, accept: Accept) -> Result<(Vault, bool), Failure> {
-        Vault::key_source(self.copy).map_err(|error| self.unusable(error))?;
+        let source = Vault::key_source(self.copy).map_err(|error| self.unusable(error))?;
+        let Self { home, config, from, .. } = *self;
+        let key = Fit { home, config, from, source, misfits: Cell::new(false) };
         let known = self.master.take();
         // What is wrong with the copy itself does not mean that the key does not fit.
         let open = |master: &MasterKey| match Vault::open(self.copy, master) {
             Err(error) if matches!(error.fault, Fault::WrongKey | Fault::OtherKeySource) => {
-                Err(self.named(error))
+                key.tried(Err(self.named(error)))
             }
             other => Ok(other),
         };
@@ -182,7 +244,8 @@ impl Judge<'_> {
             Some(master) => open(&master).map(|opened| (opened, master)).map_err(Failure::from),
             None => unlock(self.home, self.config, self.copy, Some(self.turn), open),
         };
-        let (opened, master) = unlocked.map_err(|failure| failure.within(UNUSABLE))?;
+        let id = || Vault::id_of(self.copy).unwrap_or_default();
+        let (opened, master) = unlocked.map_err(|failure| key.explained(failure, &id()))?;
         match opened {
             Ok(vault) => self.compare(vault, &master, accept),
             Err(error) if !matches!(error.fault, Fault::Changed) => Err(self.unusable(error)),
@@ -229,6 +292,8 @@ impl Judge<'_> {
 }
 
 const UNUSABLE: &str = "the copy cannot be used";
+
+const IN_PLACE: &str = "the copy is in the vault's place, but";
 
 /// Whether the copy has no write-ahead log beside it.
 fn require_alone(copy: &Path) -> Result<(), Failure> {

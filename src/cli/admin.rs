@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::output::{self, Table, time_or_dash};
+use super::output::{self, Json, Table, time_or_dash};
 use super::way::Where;
 use crate::admin::orders::administrators::{
     AddAdministrator, AddedAdministrator, Administrator, ListAdministrators, RevokeAdministrator,
@@ -44,6 +44,8 @@ pub(super) enum Command {
     Revoke {
         /// The administrator's name
         name: Name,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -80,9 +82,9 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
             Ok(())
         }
         Command::List { json } => list(&way.order(ListAdministrators)?, json),
-        Command::Revoke { name } => {
+        Command::Revoke { name, json } => {
             let revoked = way.order(RevokeAdministrator { name })?;
-            output::line(&format!("revoked {}", revoked.name))
+            json.tell(&revoked, || output::line(&format!("revoked {}", revoked.name)))
         }
     }
 }

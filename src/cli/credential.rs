@@ -18,7 +18,7 @@ use kind::KindArgs;
 use source::SourceArgs;
 
 use super::import;
-use super::output::{self, Table};
+use super::output::{self, Json, Table};
 use super::way::{Way, Where};
 use crate::admin::orders::Given;
 use crate::admin::orders::credentials::{
@@ -69,9 +69,9 @@ pub(super) enum Command {
     /// finish with it
     #[command(after_help = versions::ROTATE_EXAMPLE)]
     Rotate(versions::Rotate),
-    /// Make the staged version of a credential the one that requests get
+    /// Make the staged version of a credential, or an earlier one, the one that requests get
     #[command(
-        after_help = "Example:\n  locum credential rotate openai --stage < new-key.txt\n  locum credential promote openai"
+        after_help = "Example:\n  locum credential rotate openai --stage < new-key.txt\n  locum credential promote openai\n  locum credential promote openai --version 2   # back to it"
     )]
     Promote(versions::Promote),
     /// Try a credential at its provider, by a cheap call that changes nothing
@@ -104,6 +104,8 @@ pub(super) enum Command {
     Remove {
         /// The credential's name
         name: Name,
+        #[command(flatten)]
+        json: Json,
     },
     /// Move the keys of a .env file into the vault
     #[command(
@@ -240,9 +242,9 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
         }
         Command::Revoke(args) => versions::revoke(&mut way, args),
         Command::WhoUses(args) => users::who_uses(&mut way, &args),
-        Command::Remove { name } => {
+        Command::Remove { name, json } => {
             let removed = way.order(RemoveCredential { name })?;
-            output::line(&format!("removed {}", removed.name))
+            json.tell(&removed, || output::line(&format!("removed {}", removed.name)))
         }
         Command::Import(args) => import::run(&mut way.here("an import")?, &args),
     }

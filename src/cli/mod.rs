@@ -36,7 +36,7 @@ mod wrapped;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 pub(crate) use credential::{follow_certificate, provider_slots, provider_to, rotated_material};
 pub(crate) use policy::{explained, recorded};
@@ -93,8 +93,7 @@ enum Command {
     /// Open the vault of a proxy that is locked
     Unlock(unlock::Args),
     /// Have the proxy forget every key and secret; it answers 503 until it is unlocked
-    #[command(after_help = "Example:\n  locum lock\n\nWhat is under way is broken off.")]
-    Lock,
+    Lock(unlock::LockArgs),
     /// Run a program as an agent, through the proxy
     Run(run::Args),
     /// The private proxy that runs share
@@ -143,14 +142,9 @@ enum Command {
 /// Parses the command line, does what it says, and reports.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
-            let failed = error.use_stderr();
-            // Nobody is left to tell when the terminal is gone.
-            let _ = error.print();
-            return if failed { ExitCode::from(Exit::Usage as u8) } else { ExitCode::SUCCESS };
-        }
+    let (cli, json) = match parsed() {
+        Ok(parsed) => parsed,
+        Err(error) => return mistyped(&error),
     };
     // Before any key is read, in every command: `run` holds them beside the program that it starts.
     // `serve` says what the platform does not give.
@@ -158,10 +152,48 @@ pub fn main() -> ExitCode {
     match dispatch(cli) {
         Ok(code) => code,
         Err(failure) => {
-            output::report(&failure);
+            if json {
+                output::report_json(&failure);
+            } else {
+                output::report(&failure);
+            }
             ExitCode::from(failure.exit() as u8)
         }
     }
+}
+
+/// The command line, and whether a machine reads what comes of it.
+fn parsed() -> Result<(Cli, bool), clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut Cli::command()))?;
+    Ok((cli, wants_json(&matches)))
+}
+
+/// Whether the command has `--json`, and was given it.
+fn wants_json(matches: &ArgMatches) -> bool {
+    match matches.subcommand() {
+        Some((_, matches)) => wants_json(matches),
+        None => matches!(matches.try_get_one::<bool>("json"), Ok(Some(true))),
+    }
+}
+
+/// Says what is wrong with a command line, or what was asked of it: help, or the version.
+fn mistyped(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nobody is left to tell when the terminal is gone.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    // It was not understood, so this is what it looks like. What is behind `--` is another program's.
+    if std::env::args().take_while(|word| word != "--").any(|word| word == "--json") {
+        let text = error.render().to_string();
+        let (what, more) = text.trim_end().split_once("\n\n").unwrap_or((text.trim_end(), ""));
+        let failure = Failure::usage(what.strip_prefix("error: ").unwrap_or(what));
+        output::report_json(&failure.help(more));
+    } else {
+        let _ = error.print();
+    }
+    ExitCode::from(Exit::Usage as u8)
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -177,7 +209,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::RunToken(args) => done(run_token::run(&to, args)),
         Command::Serve(args) => done(serve::run(&locate()?, &args)),
         Command::Unlock(args) => done(unlock::unlock(&locate()?, &args)),
-        Command::Lock => done(unlock::lock(&locate()?)),
+        Command::Lock(args) => done(unlock::lock(&locate()?, &args)),
         Command::Run(args) => run::run(&locate()?, &args),
         Command::SharedProxy => done(run::shared_proxy(&locate()?)),
         Command::Env(args) => done(env::run(&locate()?, &args)),
@@ -227,7 +259,6 @@ pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory as _;
 
     /// The leaves of the command tree whose help has no example. `help` repeats the tree.
     fn without_example(command: &clap::Command, missing: &mut Vec<String>) {
@@ -240,6 +271,40 @@ mod tests {
             missing.push(command.get_name().to_owned());
         }
         command.get_subcommands().for_each(|c| without_example(c, missing));
+    }
+
+    /// The leaves of the command tree without `--json`, by their whole names.
+    fn without_json(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        if command.get_name() == "help" || command.is_hide_set() {
+            return;
+        }
+        let has = command.get_arguments().any(|argument| argument.get_long() == Some("json"));
+        if !command.has_subcommands() && !has {
+            found.push(path.trim_start().to_owned());
+        }
+        for below in command.get_subcommands() {
+            without_json(below, &format!("{path} {}", below.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn every_command_with_a_result_prints_it_as_json_where_that_is_asked_for() {
+        let mut command = Cli::command();
+        command.build();
+        let mut found = Vec::new();
+        without_json(&command, "", &mut found);
+        // Those whose output is another program's, or is JSON, or goes on for as long as they run.
+        let without = [
+            "agent revoke",
+            "anomalies accept",
+            "audit export",
+            "config schema",
+            "policy schema",
+            "run",
+            "serve",
+        ];
+        found.retain(|name| !without.contains(&&**name));
+        assert!(found.is_empty(), "no --json: {found:?}");
     }
 
     #[test]

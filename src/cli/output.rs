@@ -8,6 +8,25 @@ use serde::Serialize;
 
 use crate::app::Failure;
 
+/// Whether a machine reads what a command has done.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(super) struct Json {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Json {
+    /// Prints what was done: as JSON, or in words.
+    pub(super) fn tell(
+        self,
+        done: &impl Serialize,
+        words: impl FnOnce() -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        if self.json { json(done) } else { words() }
+    }
+}
+
 /// Prints a value as JSON, on one line of its own.
 pub(super) fn json(value: &impl Serialize) -> Result<(), Failure> {
     line(&json_text(value)?)
@@ -88,6 +107,14 @@ pub(super) fn report(failure: &Failure) {
     if let Some(advice) = failure.advice() {
         let _ = writeln!(err, "{bold}help{reset}: {advice}");
     }
+}
+
+/// The same for a machine: the last line of standard error, and an object of JSON.
+pub(super) fn report_json(failure: &Failure) {
+    let said = serde_json::json!({
+        "error": failure.to_string(), "help": failure.advice(), "exit_code": failure.exit() as u8,
+    });
+    let _ = writeln!(io::stderr().lock(), "{said}");
 }
 
 /// Says something to the person, beside the output.

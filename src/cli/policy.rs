@@ -10,7 +10,7 @@ mod put;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::output;
+use super::output::{self, Json};
 use super::way::Where;
 use crate::agent::Labels;
 pub(crate) use explain::{explained, recorded};
@@ -84,6 +84,8 @@ has a mistake."
         /// The file, named NAME.yaml
         #[arg(value_name = "FILE")]
         file: PathBuf,
+        #[command(flatten)]
+        json: Json,
     },
     /// Take a policy file away, if the others are sound without it
     #[command(after_help = "Example:\n  locum policy remove team.yaml")]
@@ -91,6 +93,8 @@ has a mistake."
         /// The file's name
         #[arg(value_name = "NAME.yaml")]
         file: String,
+        #[command(flatten)]
+        json: Json,
     },
     /// Print a JSON Schema of the policy document, by which editors complete and check
     #[command(
@@ -141,8 +145,8 @@ pub(super) fn run(to: &Where, command: Command) -> Result<ExitCode, Failure> {
         }
         Command::Diff { old, new, json } => return diff::run(&old, &new, json),
         Command::List { json } => return put::list(to, json),
-        Command::Put { file } => return put::put(to, &file),
-        Command::Remove { file } => return put::remove(to, file),
+        Command::Put { file, json } => return put::put(to, &file, json),
+        Command::Remove { file, json } => return put::remove(to, file, json),
     };
     if !paths.is_empty() {
         return check::run(read_policies(&paths), form, strict, Beside::default);

@@ -1,6 +1,6 @@
 //! `locum set`: credentials under one name, for policies to grant as one.
 
-use super::output::{self, Table};
+use super::output::{self, Json, Table};
 use super::way::Where;
 use crate::admin::orders::sets::{AddToSet, ListSets, Set, TakeFromSet, Taken};
 use crate::app::Failure;
@@ -17,6 +17,8 @@ pub(super) enum Command {
         /// Credentials that belong to it
         #[arg(required = true, value_name = "MEMBER")]
         members: Vec<Name>,
+        #[command(flatten)]
+        json: Json,
     },
     /// Take members out of a set; without members, remove the set itself
     #[command(
@@ -28,6 +30,8 @@ pub(super) enum Command {
         /// Credentials that no longer belong to it; they themselves stay
         #[arg(value_name = "MEMBER")]
         members: Vec<Name>,
+        #[command(flatten)]
+        json: Json,
     },
     /// List sets and their members
     #[command(after_help = "Example:\n  locum set list --json")]
@@ -41,14 +45,20 @@ pub(super) enum Command {
 pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
     let mut way = to.open()?;
     match command {
-        Command::Add { name, members } => say_members(&way.order(AddToSet { name, members })?),
-        Command::Remove { name, members } => {
+        Command::Add { name, members, json } => {
+            let set = way.order(AddToSet { name, members })?;
+            json.tell(&set, || say_members(&set))
+        }
+        Command::Remove { name, members, json } => {
             let whole = members.is_empty();
             let set = way.order(TakeFromSet { name, taken: Taken { members } })?;
-            if whole {
-                return output::line(&format!("removed the set {}; its members stay", set.name));
-            }
-            say_members(&set)
+            json.tell(&set, || {
+                if whole {
+                    output::line(&format!("removed the set {}; its members stay", set.name))
+                } else {
+                    say_members(&set)
+                }
+            })
         }
         Command::List { json } => list(&way.order(ListSets)?, json),
     }

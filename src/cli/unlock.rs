@@ -5,7 +5,9 @@ use std::path::PathBuf;
 
 use zeroize::Zeroizing;
 
-use super::output;
+use serde_json::json;
+
+use super::output::{self, Json};
 use crate::app::{Failure, Home, ask_to_lock, ask_to_unlock};
 use crate::secret::Secret;
 use crate::vault::without_line_end;
@@ -25,6 +27,16 @@ pub(super) struct Args {
     /// Hand nothing over: have the proxy take the key from where locum.yaml says, or have it unwrapped
     #[arg(long)]
     configured: bool,
+    #[command(flatten)]
+    json: Json,
+}
+
+/// Arguments of `locum lock`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Example:\n  locum lock\n\nWhat is under way is broken off.")]
+pub(super) struct LockArgs {
+    #[command(flatten)]
+    json: Json,
 }
 
 pub(super) fn unlock(home: &Home, args: &Args) -> Result<(), Failure> {
@@ -46,7 +58,8 @@ pub(super) fn unlock(home: &Home, args: &Args) -> Result<(), Failure> {
         return Err(Failure::usage("nothing was handed over")
             .help("give the passphrase or the key; or say --configured"));
     }
-    output::line(&ask_to_unlock(home, &given)?)
+    let said = ask_to_unlock(home, &given)?;
+    args.json.tell(&json!({ "locked": false, "said": said }), || output::line(&said))
 }
 
 fn read(from: impl std::io::Read) -> std::io::Result<Secret> {
@@ -58,6 +71,7 @@ fn read(from: impl std::io::Read) -> std::io::Result<Secret> {
     Ok(Secret::new(without_line_end(&bytes).to_vec()))
 }
 
-pub(super) fn lock(home: &Home) -> Result<(), Failure> {
-    output::line(&ask_to_lock(home)?)
+pub(super) fn lock(home: &Home, args: &LockArgs) -> Result<(), Failure> {
+    let said = ask_to_lock(home)?;
+    args.json.tell(&json!({ "locked": true, "said": said }), || output::line(&said))
 }

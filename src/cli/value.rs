@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use super::output::{self, Table};
+use super::output::{self, Json, Table};
 use super::way::{Way, Where};
 use crate::admin::orders::values::{HasValue, ListValues, Place, RemoveValue, SetValue};
 use crate::app::{self, Failure, Opened};
@@ -37,6 +37,8 @@ pub(super) enum Command {
         variable: Option<String>,
         #[command(flatten)]
         enters: EntersArgs,
+        #[command(flatten)]
+        json: Json,
     },
     /// List values
     #[command(after_help = "Example:\n  locum value list --environment prod")]
@@ -65,6 +67,8 @@ pub(super) enum Command {
         /// Only what it is there
         #[arg(long, value_name = "NAME")]
         environment: Option<Name>,
+        #[command(flatten)]
+        json: Json,
     },
 }
 
@@ -117,24 +121,26 @@ impl EntersArgs {
 pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
     let mut way = to.open()?;
     match command {
-        Command::Set { name, text, credential, environment, variable, enters } => {
+        Command::Set { name, text, credential, environment, variable, enters, json } => {
             let enters = enters.read()?;
             let set = SetValue { name, text, credential, environment, variable, enters };
-            let HasValue { name, is, environment, taken } = way.order(set)?;
-            if taken {
+            let set = way.order(set)?;
+            let HasValue { name, is, environment, taken } = &set;
+            if *taken {
                 output::note(&format!(
                     "locum: {} is the reference of something else; programs get the value as a variable alone",
                     name.reference()
                 ));
             }
-            output::line(&format!("{name} is {}{}", shown(&is), whereabouts(environment.as_ref())))
+            let place = whereabouts(environment.as_ref());
+            json.tell(&set, || output::line(&format!("{name} is {}{place}", shown(is))))
         }
         Command::List { environment, json } => list(&all(&mut way)?, environment.as_ref(), json),
         Command::Show { name, json } => show(&all(&mut way)?, &name, json),
-        Command::Remove { name, environment } => {
+        Command::Remove { name, environment, json } => {
             let place = whereabouts(environment.as_ref());
             let removed = way.order(RemoveValue { name, from: Place { environment } })?;
-            output::line(&format!("removed {}{place}", removed.name))
+            json.tell(&removed, || output::line(&format!("removed {}{place}", removed.name)))
         }
     }
 }

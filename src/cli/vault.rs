@@ -7,7 +7,8 @@ use serde_json::json;
 
 use super::output::{self, Table, counted};
 use crate::app::{
-    Accept, Failure, Home, NewKey, Opened, key_described, make_recovery, recover, rekey, restore,
+    Accept, Failure, Home, NewKey, Opened, Recovered, Restored, key_described, make_recovery,
+    recover, rekey, restore, restore_by_key,
 };
 use crate::config::{self, Passphrase};
 use crate::secret::Secret;
@@ -74,7 +75,7 @@ pub(super) enum Command {
     },
     /// Put a copy back in the vault's place; the file that was there is kept
     #[command(
-        after_help = "Example:\n  locum vault restore /mnt/backup/vault-2026-11-21.db --accept-rollback\n  locum vault restore --recovery\n\nThe last one opens the vault that is there with shares, which are asked for one by one, or read from standard input, one a line."
+        after_help = "Example:\n  locum vault restore /mnt/backup/vault-2026-11-21.db --accept-rollback\n  locum vault restore /mnt/backup/vault-2026-10-01.db --key-file old-master.key --accept-rollback\n  locum vault restore --recovery\n\nThe second puts back a backup of before a `rekey`; the vault then gets a new key file. The last one opens the vault that is there with shares, which are asked for one by one, or read from standard input, one a line."
     )]
     Restore {
         /// The copy; with --recovery, the vault that is there needs none
@@ -83,6 +84,9 @@ pub(super) enum Command {
         /// The master key is lost: open it with shares, and give it a new key file
         #[arg(long)]
         recovery: bool,
+        /// The key file that opens the copy, where today's does not: of before a `rekey`
+        #[arg(long, value_name = "FILE", requires = "file", conflicts_with = "recovery")]
+        key_file: Option<PathBuf>,
         /// Accept an older state: what was revoked since is valid again, what was added is gone
         #[arg(long)]
         accept_rollback: bool,
@@ -125,11 +129,14 @@ pub(super) fn run(home: &Home, one: bool, command: Command) -> Result<(), Failur
         Command::Rotate { end_run_tokens, json } => rotate(home, one, end_run_tokens, json),
         Command::Backup { file, plain, json } => backup(home, &file, plain, json),
         Command::Recovery { threshold, shares, json } => recovery(home, threshold, shares, json),
-        Command::Restore { file, recovery, accept_rollback, accept_changes, json } => {
+        Command::Restore { file, recovery, key_file, accept_rollback, accept_changes, json } => {
             let accept = Accept { rollback: accept_rollback, changes: accept_changes };
-            match file {
-                Some(file) if !recovery => put_back(home, &file, accept, json),
-                file => with_shares(home, file.as_deref(), accept, json),
+            match (file, key_file) {
+                (Some(file), Some(key)) => {
+                    new_key(home, &restore_by_key(home, &file, &key, accept)?, json)
+                }
+                (Some(file), None) if !recovery => put_back(home, &file, accept, json),
+                (file, _) => with_shares(home, file.as_deref(), accept, json),
             }
         }
     }
@@ -169,14 +176,21 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
     let (workspace, workspaces) = (vault.workspace(), vault.workspaces()?.len());
     let source = key_described(home, &opened.config, vault.path())?;
     let (locked, anchored) = (opened.is_locked_in_memory(), opened.is_anchored());
+    let recovery = vault.recovery()?;
     if json {
+        let recovery = recovery.map(|set| {
+            json!({
+                "set": set.set, "threshold": set.threshold, "shares": set.shares,
+                "epoch": set.epoch,
+            })
+        });
         return output::json(&json!({
             "path": vault.path(), "id": vault.id(), "format": FORMAT, "epoch": epoch,
             "key_source": if source == "key file" { "key-file" } else { &*source }, "locked_in_memory": locked,
             "anchored": anchored, "verified": verify,
             "credentials": counts.credentials, "live_credentials": counts.live_credentials,
             "sets": counts.sets, "agents": counts.agents, "tokens": counts.tokens,
-            "workspace": workspace, "workspaces": workspaces,
+            "workspace": workspace, "workspaces": workspaces, "recovery": recovery,
         }));
     }
     let path = vault.path().display().to_string();
@@ -188,7 +202,7 @@ fn status(home: &Home, verify: bool, json: bool) -> Result<(), Failure> {
     field("opened by", source);
     field("keys in memory", locked_text(locked).to_owned());
     field("anchor", anchored_text(anchored).to_owned());
-    let recovery = vault.recovery()?.map(|set| {
+    let recovery = recovery.map(|set| {
         format!(
             "{} of {} shares, set {}, of epoch {}",
             set.threshold, set.shares, set.set, set.epoch
@@ -373,12 +387,33 @@ fn with_shares(
         Ok(Secret::new(line.into_bytes()))
     };
     let done = recover(home, file, accept, next)?;
+    new_key(home, &done, json)?;
+    if json {
+        return Ok(());
+    }
+    output::line(
+        "shares that many have seen are shares no more: make new ones with `locum vault recovery`",
+    )
+}
+
+/// Warns of a vault that was put in its place and that the audit log does not have. Why, for a machine.
+fn unrecorded(restored: &Restored) -> Option<String> {
+    let why = restored.unrecorded.as_ref()?;
+    output::note(&format!(
+        "warning: the vault is in its place, and the audit log has it not: {why}"
+    ));
+    Some(why.to_string())
+}
+
+/// Says that a vault was put back or opened by a key that is its key no more.
+fn new_key(home: &Home, done: &Recovered, json: bool) -> Result<(), Failure> {
     let vault = &done.restored.opened.vault;
+    let unrecorded = unrecorded(&done.restored);
     if json {
         return output::json(&json!({
-            "epoch": vault.epoch()?, "set": done.set.set, "key_file": done.key_file,
-            "kept": done.restored.kept, "kept_key": done.kept_key,
-            "accepted": done.restored.accepted,
+            "epoch": vault.epoch()?, "set": done.set.as_ref().map(|set| &set.set),
+            "key_file": done.key_file, "kept": done.restored.kept, "kept_key": done.kept_key,
+            "accepted": done.restored.accepted, "unrecorded": unrecorded,
         }));
     }
     output::line(&format!(
@@ -394,18 +429,17 @@ fn with_shares(
             home.config().display()
         ))?;
     }
-    output::line(
-        "shares that many have seen are shares no more: make new ones with `locum vault recovery`",
-    )
+    Ok(())
 }
 
 fn put_back(home: &Home, file: &Path, accept: Accept, json: bool) -> Result<(), Failure> {
     let restored = restore(home, file, accept)?;
     let (vault, kept) = (&restored.opened.vault, &restored.kept);
-    let counts = Counts::of(vault)?;
+    let (counts, unrecorded) = (Counts::of(vault)?, unrecorded(&restored));
     if json {
         return output::json(&json!({
             "epoch": vault.epoch()?, "kept": kept, "accepted": restored.accepted,
+            "unrecorded": unrecorded,
             "credentials": counts.credentials, "agents": counts.agents, "tokens": counts.tokens,
         }));
     }

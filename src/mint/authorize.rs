@@ -155,6 +155,28 @@ pub fn poll(
     oauth::call_with(oauth, material, &pairs, now)
 }
 
+/// The name of an error in an answer (RFC 6749 section 5.2), as [`error_name`] lets it be shown.
+#[must_use]
+pub fn error_of(body: &Secret) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Answer {
+        error: String,
+    }
+    let answer = body.expose(|bytes| serde_json::from_slice::<Answer>(bytes)).ok()?;
+    error_name(&answer.error).map(str::to_owned)
+}
+
+/// An error's name, if it is one that may be shown: letters and `_`, as all that are registered and the providers' own.
+/// Nothing that steers a terminal passes as one, and no token.
+#[must_use]
+pub fn error_name(text: &str) -> Option<&str> {
+    /// The longest that is registered has 33.
+    const LONGEST: usize = 64;
+    let is_name = (1..=LONGEST).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphabetic() || byte == b'_');
+    is_name.then_some(text)
+}
+
 /// What came of a code.
 pub enum Granted {
     /// The refresh token.
@@ -192,4 +214,23 @@ pub fn granted(status: StatusCode, body: &Secret) -> Result<Granted, MintError> 
     token.map(Granted::Token).ok_or(MintError::Failed(
         "it answered without a refresh token: some want a scope or a parameter for one (offline_access, access_type=offline)",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_an_error_is_shown_and_nothing_else() {
+        let of = |body: &str| error_of(&Secret::new(body.as_bytes().to_vec()));
+        for name in ["unauthorized_client", "AuthorizationPendingException", "x"] {
+            assert_eq!(of(&format!(r#"{{"error":"{name}"}}"#)).as_deref(), Some(name));
+        }
+        let long = "a".repeat(65);
+        for other in ["", "a b", r"\u001b[2J", "sk-live", "k3y", "é", &long] {
+            assert_eq!(of(&format!(r#"{{"error":"{other}"}}"#)), None, "{other}");
+        }
+        assert_eq!(of(r#"{"error":7}"#), None);
+        assert_eq!(of("<html>"), None);
+    }
 }

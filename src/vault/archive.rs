@@ -274,6 +274,12 @@ impl Backup {
         source().map_err(|fault: Fault| fault.at(&self.path))
     }
 
+    /// Which vault it is of, in hex.
+    #[must_use]
+    pub fn vault_id(&self) -> String {
+        HEXLOWER.encode(&self.vault_id)
+    }
+
     /// The master key that opens it, sealed for recovery, if there were shares.
     #[must_use]
     pub fn recovery(&self) -> Option<&RecoveryRecord> {

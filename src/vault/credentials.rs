@@ -583,7 +583,7 @@ impl CredentialRow {
     }
 
     /// All versions, oldest first.
-    fn versions(&self, db: &Connection) -> Result<Vec<Version>, Fault> {
+    pub(super) fn versions(&self, db: &Connection) -> Result<Vec<Version>, Fault> {
         let mut statement = db.prepare_cached(
             "SELECT version, state, created, ended, grace_until, fingerprint, sealed FROM versions \
              WHERE credential = ?1 ORDER BY version",
@@ -620,8 +620,8 @@ impl CredentialRow {
 }
 
 /// A row of the table of versions.
-struct Version {
-    info: VersionInfo,
+pub(super) struct Version {
+    pub(super) info: VersionInfo,
     sealed: Option<Vec<u8>>,
 }
 

@@ -72,6 +72,8 @@ pub enum Fault {
     NoSuchVersion(Name, u32),
     /// No version of the credential waits to be promoted.
     NothingStaged(Name),
+    /// The version cannot become the current one; none where it is not there.
+    NotPromotable(Name, u32, Option<VersionState>),
     /// A version of the credential has this very secret.
     SameSecret(Name, u32, VersionState),
     /// The request waits for no approval any more.
@@ -204,6 +206,7 @@ impl Fault {
                 | Self::NoSuchVersion(..)
                 | Self::NotForCapture(_)
                 | Self::NothingStaged(_)
+                | Self::NotPromotable(..)
                 | Self::SameSecret(..)
                 | Self::Decided(_)
                 | Self::ApproverIsNew(_)
@@ -337,6 +340,18 @@ impl fmt::Display for Fault {
                     "no version of '{name}' waits to be promoted; add one with \
                      `locum credential rotate {name} --stage`"
                 )
+            }
+            Self::NotPromotable(name, version, None) => write!(
+                f,
+                "'{name}' has no version {version}; `locum credential show {name}` lists them"
+            ),
+            Self::NotPromotable(name, version, Some(VersionState::Revoked)) => write!(
+                f,
+                "version {version} of '{name}' was revoked, and its secret is erased; make a new one at \
+                 the provider"
+            ),
+            Self::NotPromotable(name, version, Some(state)) => {
+                write!(f, "version {version} of '{name}' is {} already", state.as_str())
             }
             Self::Invalid(why) => why.fmt(f),
             Self::Secret(why) => why.fmt(f),

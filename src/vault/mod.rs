@@ -241,6 +241,20 @@ impl Vault {
         read().map_err(|fault: Fault| fault.at(&at))
     }
 
+    /// Which vault this is, in hex, without opening it: the same for all copies of it, whatever their keys.
+    ///
+    /// # Errors
+    /// When the file is no vault, or cannot be read.
+    pub fn id_of(path: &Path) -> Result<String, VaultError> {
+        let at: Arc<Path> = path.into();
+        let read = || {
+            let db = schema::connect(&schema::check_files(path)?)?;
+            schema::check_format(&db)?;
+            Ok(data_encoding::HEXLOWER.encode(&VaultRow::read(&db)?.vault_id))
+        };
+        read().map_err(|fault: Fault| fault.at(&at))
+    }
+
     fn open_unchecked(path: &Arc<Path>, master: &MasterKey) -> Result<Self, Fault> {
         let resolved = schema::check_files(path)?;
         let file = FileId::of(&resolved).ok_or_else(|| FileError::Missing(path.to_path_buf()))?;

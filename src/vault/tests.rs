@@ -1775,6 +1775,44 @@ fn a_staged_version_waits_for_its_promotion() {
 }
 
 #[test]
+fn a_retired_version_is_gone_back_to_and_a_revoked_one_is_not() {
+    use VersionState::{Current, Retired, Revoked, Staged};
+    let home = Home::new();
+    let mut vault = with_credential(&home);
+    let info = |vault: &Vault| vault.credential(&name("a")).unwrap().versions;
+    let states = |vault: &Vault| info(vault).iter().map(|v| v.state).collect::<Vec<_>>();
+    vault.rotate_with_grace(&name("a"), &secret("second-value-of-a"), 60).unwrap();
+    vault.stage(&name("a"), &secret("third-value-of-a")).unwrap();
+    let back = vault.promote_version(&name("a"), 1, 60).unwrap();
+    assert_eq!(back, Promotion { current: 1, before: Some(2) });
+    assert_eq!(states(&vault), [Current, Retired, Staged]);
+    assert!(info(&vault)[0].grace_until.is_none() && info(&vault)[0].ended.is_none());
+    let snapshot = vault.snapshot().unwrap();
+    assert_eq!(snapshot.credentials.get("a").unwrap().version, Some(1));
+    for version in [1, 2] {
+        assert!(snapshot.open(&name("a"), version).is_ok(), "{version} is live");
+    }
+    vault.verify().unwrap();
+    // There is no other way to a version than from staged or retired.
+    let refused = |vault: &mut Vault, version| {
+        vault.promote_version(&name("a"), version, 0).unwrap_err().fault
+    };
+    assert!(matches!(refused(&mut vault, 1), Fault::NotPromotable(_, 1, Some(Current))));
+    assert!(matches!(refused(&mut vault, 9), Fault::NotPromotable(_, 9, None)));
+    vault.revoke_version(&name("a"), 2).unwrap();
+    assert!(matches!(refused(&mut vault, 2), Fault::NotPromotable(_, 2, Some(Revoked))));
+    assert_eq!(states(&vault), [Current, Revoked, Staged]);
+    // A staged one may be named, too; and the next number is none that there was.
+    assert_eq!(vault.promote_version(&name("a"), 3, 0).unwrap().before, Some(1));
+    assert_eq!(vault.rotate(&name("a"), &secret("fourth-value-of-a")).unwrap(), 4);
+    // A secret that was given twice, and revoked as one of them, does not come back as the other.
+    let first = vault.open_version(&name("a"), 1).unwrap();
+    assert_eq!(vault.rotate(&name("a"), &first).unwrap(), 5);
+    vault.revoke_version(&name("a"), 5).unwrap();
+    assert!(matches!(refused(&mut vault, 1), Fault::SameSecret(_, 5, Revoked)));
+}
+
+#[test]
 fn what_is_cut_is_revoked_and_said_so() {
     let home = Home::new();
     let mut vault = with_credential(&home);

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction};
 
-use super::credentials::{CredentialRow, Sealed, VersionState, check_secret};
+use super::credentials::{CredentialRow, Sealed, VersionInfo, VersionState, check_secret};
 use super::error::{Fault, Kind, VaultError};
 use super::keys::DataKey;
 use super::{Action, Change, Vault, exchanged, now};
@@ -94,6 +94,31 @@ impl Vault {
                 (row.id, current),
             )?;
             Ok(Promotion { current, before })
+        })
+    }
+
+    /// Makes a version that is staged or retired the current one: the way back to a secret that is still sealed here. What
+    /// was current is retired, as by [`Vault::rotate_with_grace`]; what is staged beside it stays so.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`], [`Fault::NotPromotable`], or [`Fault::SameSecret`] when its secret was revoked as another version.
+    pub fn promote_version(
+        &mut self,
+        name: &Name,
+        version: u32,
+        grace: i64,
+    ) -> Result<Promotion, VaultError> {
+        let subject = format!("{name} version {version}");
+        self.change(Action::VersionPromoted, &subject, |tx, change| {
+            let row = CredentialRow::find(tx, change.workspace, name)?;
+            row.check_is_promotable(tx, name, version)?;
+            let before = row.retire(tx, change.now, grace)?;
+            tx.execute(
+                "UPDATE versions SET state = 'current', ended = NULL, grace_until = NULL \
+                 WHERE credential = ?1 AND version = ?2",
+                (row.id, version),
+            )?;
+            Ok(Promotion { current: version, before })
         })
     }
 
@@ -193,6 +218,29 @@ impl CredentialRow {
             (self.id, now, until),
         )?;
         Ok(before)
+    }
+
+    fn check_is_promotable(
+        &self,
+        tx: &Transaction<'_>,
+        name: &Name,
+        version: u32,
+    ) -> Result<(), Fault> {
+        let all = self.versions(tx)?;
+        let of = all.iter().map(|one| &one.info);
+        let wanted = of.clone().find(|info| info.version == version);
+        let wanted = wanted.ok_or_else(|| Fault::NotPromotable(name.clone(), version, None))?;
+        if !matches!(wanted.state, VersionState::Staged | VersionState::Retired) {
+            return Err(Fault::NotPromotable(name.clone(), version, Some(wanted.state)));
+        }
+        // It may have been given twice, and ended as the other.
+        let revoked = |info: &&VersionInfo| {
+            info.state == VersionState::Revoked && info.fingerprint == wanted.fingerprint
+        };
+        match of.clone().find(revoked) {
+            Some(info) => Err(Fault::SameSecret(name.clone(), info.version, info.state)),
+            None => Ok(()),
+        }
     }
 
     /// Deletes the rows of versions below `version`.

@@ -25,6 +25,64 @@ fn a_command_line_that_makes_no_sense_is_64() {
 }
 
 #[test]
+fn a_machine_hears_of_a_mistake_in_json_too() {
+    let missing = Home::missing();
+    let home = Home::new();
+    let said = |home: &Home, args: &[&str], code: i32| -> serde_json::Value {
+        let ran = home.run(args);
+        assert_eq!((ran.code, &*ran.out), (code, ""), "{args:?}: {}", ran.err);
+        let said: serde_json::Value =
+            serde_json::from_str(ran.err.lines().last().unwrap()).unwrap();
+        assert_eq!(said["exit_code"], code, "{said}");
+        said
+    };
+    let of = said(&missing, &["credential", "list", "--json"], 64);
+    assert!(of["error"].as_str().unwrap().contains("is not a Locum home"), "{of}");
+    assert!(of["help"].as_str().unwrap().contains("locum init"), "{of}");
+    let of = said(&home, &["credential", "show", "nothing", "--json"], 1);
+    assert_eq!(
+        (&of["error"], &of["help"]),
+        (&"there is no credential 'nothing'".into(), &().into())
+    );
+    // A line that is not understood is answered as it looks.
+    let of = said(&home, &["credential", "shwo", "--json"], 64);
+    assert!(of["error"].as_str().unwrap().contains("unrecognized subcommand 'shwo'"), "{of}");
+    let ran = home.run(&["run", "--agent", "nobody", "--", "true", "--json"]);
+    assert!(ran.code != 0 && ran.err.starts_with("error: "), "it is the program's: {}", ran.err);
+}
+
+#[test]
+fn what_commands_have_done_is_json_where_that_is_asked_for() {
+    let home = Home::new();
+    home.add_credential("a", "a-secret-of-some-length");
+    home.add_credential("b", "b-secret-of-some-length");
+    fs::write(home.beside("extra.yaml"), "version: 1\nrules: []\n").unwrap();
+    home.ok(&["admin", "add", "alice", "--role", "viewer"]);
+    let rotated = home.run_with(
+        &["credential", "rotate", "a", "--stage", "--json"],
+        b"another-secret-of-some-length",
+    );
+    let rotated: serde_json::Value = serde_json::from_str(&rotated.out).unwrap();
+    assert_eq!((&rotated["version"], &rotated["staged"]), (&2.into(), &true.into()));
+    for (args, field, expected) in [
+        (&["credential", "promote", "a"][..], "before", serde_json::json!(1)),
+        (&["credential", "promote", "a", "--version", "1"], "version", serde_json::json!(1)),
+        (&["set", "add", "both", "a", "b"], "members", serde_json::json!(["a", "b"])),
+        (&["set", "remove", "both", "b"], "members", serde_json::json!(["a"])),
+        (&["set", "remove", "both"], "members", serde_json::json!([])),
+        (&["value", "set", "region", "eu"], "is", serde_json::json!({"text": "eu"})),
+        (&["value", "remove", "region"], "name", serde_json::json!("region")),
+        (&["policy", "put", "extra.yaml"], "file", serde_json::json!("extra.yaml")),
+        (&["policy", "remove", "extra.yaml"], "removed", serde_json::json!(true)),
+        (&["credential", "remove", "b"], "removed", serde_json::json!(true)),
+        (&["admin", "revoke", "alice"], "revoked", serde_json::json!(true)),
+    ] {
+        let done = home.json(&[args, &["--json"]].concat());
+        assert_eq!(done[field], expected, "{args:?}: {done}");
+    }
+}
+
+#[test]
 fn every_command_says_how_to_make_a_home_where_there_is_none() {
     let home = Home::missing();
     for args in [

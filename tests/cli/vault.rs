@@ -86,11 +86,77 @@ fn a_backup_of_before_the_rekey_opens_with_the_key_of_then() {
     home.ok(&["vault", "rekey"]);
     assert_ne!(fs::read(home.file("master.key")).unwrap(), old);
     let restore = ["vault", "restore", "copy.db", "--accept-rollback"];
-    home.run(&restore).refused(1, &["copy.db: the master key does not open this vault"]);
+    let says = ["copy.db is of this vault", "before its master key was changed", "--key-file"];
+    home.run(&restore).refused(1, &says);
     home.ok(&["vault", "status"]);
     fs::write(home.file("master.key"), &old).unwrap();
     home.ok(&restore);
     home.ok(&["vault", "status", "--verify"]);
+}
+
+#[test]
+fn a_backup_of_before_the_rekey_is_put_back_with_the_key_of_then_and_gets_a_new_one() {
+    let home = Home::new();
+    home.add_credential("a", "a-secret-of-some-length");
+    for (backup, key, plain) in [("sealed.db", "old.key", false), ("plain.db", "older.key", true)] {
+        let mut arguments = vec!["vault", "backup", backup];
+        arguments.extend(plain.then_some("--plain"));
+        home.ok(&arguments);
+        fs::copy(home.file("master.key"), home.beside(key)).unwrap();
+        home.ok(&["vault", "rekey"]);
+        home.ok(&["agent", "add", &format!("since-{}", &key[..3].trim_end_matches('.'))]);
+        let today = fs::read(home.file("master.key")).unwrap();
+        let restore = ["vault", "restore", backup, "--accept-rollback"];
+        home.run(&restore).refused(1, &["is of this vault", "--key-file"]);
+        // Another key is none of it, and changes nothing.
+        fs::write(home.beside("today.key"), &today).unwrap();
+        crate::home::set_mode(&home.beside("today.key"), 0o600);
+        home.run(&[&restore[..], &["--key-file", "today.key"]].concat()).refused(1, &[backup]);
+        home.ok(&["vault", "status"]);
+        let with_key = [&restore[..], &["--key-file", key, "--json"]].concat();
+        let done = home.json(&with_key);
+        assert_eq!(done["accepted"], true);
+        assert_eq!(fs::read(done["kept_key"].as_str().unwrap()).unwrap(), today, "it is kept");
+        let new = fs::read(home.file("master.key")).unwrap();
+        assert!(
+            new != today && new != fs::read(home.beside(key)).unwrap(),
+            "neither is its key now"
+        );
+        assert_eq!(home.credentials(), ["a"]);
+        home.ok(&["vault", "status", "--verify"]);
+        home.ok(&["audit", "verify"]);
+    }
+    home.run(&["vault", "restore", "--recovery", "--key-file", "old.key"]).refused(64, &[]);
+}
+
+#[test]
+fn a_restore_beside_a_log_that_is_gone_is_done_and_says_what_is_missing() {
+    let home = Home::new();
+    home.add_credential("a", "a-secret-of-some-length");
+    home.ok(&["vault", "backup", "copy.db"]);
+    home.add_credential("b", "another-secret-of-some-length");
+    fs::remove_dir_all(home.file("audit")).unwrap();
+    let ran = home.run(&["vault", "restore", "copy.db"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(ran.out.contains("put copy.db in the vault's place"), "{}", ran.out);
+    for part in
+        ["warning: the vault is in its place", "the whole log is missing", "--accept-audit-damage"]
+    {
+        assert!(ran.err.contains(part), "{part}: {}", ran.err);
+    }
+    assert_eq!(home.credentials(), ["a"]);
+    let done = home.json(&["vault", "restore", "copy.db", "--json"]);
+    assert!(done["unrecorded"].as_str().unwrap().contains("the whole log is missing"), "{done}");
+}
+
+#[test]
+fn the_status_says_in_json_who_can_recover_the_vault() {
+    let home = Home::new();
+    assert!(home.json(&["vault", "status", "--json"])["recovery"].is_null());
+    let made = home.json(&["vault", "recovery", "--threshold", "2", "--shares", "3", "--json"]);
+    let recovery = &home.json(&["vault", "status", "--json"])["recovery"];
+    assert_eq!((&recovery["threshold"], &recovery["shares"]), (&2.into(), &3.into()));
+    assert_eq!((&recovery["set"], &recovery["epoch"]), (&made["set"], &made["epoch"]));
 }
 
 #[test]

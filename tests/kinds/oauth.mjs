@@ -13,7 +13,7 @@ const issuer = new OAuth2Issuer();
 await issuer.keys.generate('RS256');
 const service = new OAuth2Service(issuer);
 
-const settings = { mode: 'ok', life: 3600, rotate: false, date: 0, refresh: null, before: null, leeway: false, delay: 0, key: null, device: null };
+const settings = { mode: 'ok', life: 3600, rotate: false, date: 0, refresh: null, before: null, leeway: false, delay: 0, key: null, device: null, go: 'https://as.test/go' };
 const issued = new Map(); // token -> when it runs out, in milliseconds
 const seen = { token: 0, requests: [], api: 0, expired: 0, unknown: 0, refreshed: [] };
 
@@ -87,7 +87,7 @@ function tokens(request, response) {
   const answer = (status, type, text) => { response.writeHead(status, { 'content-type': type }); response.end(text); };
   if (request.url.startsWith('/device')) {
     return answer(200, 'application/json', JSON.stringify({
-      device_code: 'dc-1', user_code: 'WDJB-MJHT', verification_uri: 'https://as.test/go', interval: 1, expires_in: 60 }));
+      device_code: 'dc-1', user_code: 'WDJB-MJHT', verification_uri: settings.go, interval: 1, expires_in: 60 }));
   }
   if (settings.device !== null) {
     request.resume();

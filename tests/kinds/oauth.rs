@@ -664,6 +664,43 @@ fn a_device_without_a_browser_is_connected_by_a_code() {
     servers.set(&json!({"device": ["access_denied"]}));
     home.locum(&["credential", "remove", "main"]).ok();
     let ran = connect(&home, &arguments, |_| {}).failed(1);
-    assert!(ran.err.contains("the person has refused"), "{}", ran.err);
+    assert!(ran.err.contains("the person has refused (access_denied)"), "{}", ran.err);
+    // What the server calls it is told, and nothing that steers a terminal reaches it.
+    servers.set(&json!({"device": ["unauthorized_client"], "go": "https://as.test/\u{1b}[2Jgo"}));
+    let ran = connect(&home, &arguments, |_| {}).failed(1);
+    assert!(ran.err.contains("answered with an error (unauthorized_client)"), "{}", ran.err);
+    assert!(!ran.out.contains('\u{1b}') && ran.out.contains("u{1b}[2Jgo"), "{}", ran.out);
+    servers.set(&json!({"device": ["\u{1b}]0;x"]}));
+    let ran = connect(&home, &arguments, |_| {}).failed(1);
+    assert!(
+        ran.err.contains("answered with an error") && !ran.err.contains('\u{1b}'),
+        "{}",
+        ran.err
+    );
+    // For a machine there is JSON alone on standard output.
+    servers.set(&json!({"device": ["token"], "refresh": secret}));
+    let ran = connect(&home, &[&arguments[..], &["--json"]].concat(), |_| {}).ok();
+    assert!(ran.err.contains("and type WDJB-MJHT"), "{}", ran.err);
+    let added: Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(added["credential"], "main");
     home.never_leaks(&[&secret], &[]);
+}
+
+#[test]
+fn a_person_who_refuses_at_the_browser_is_told_what_the_server_calls_it() {
+    let home = Home::new();
+    let _servers = Servers::start(&home);
+    let ran = connect(&home, CONNECT, |line| {
+        if !line.starts_with("https://as.test/authorize?") {
+            return;
+        }
+        let redirect = browse(line, &home);
+        let (at, query) = redirect.split_once('?').unwrap();
+        let state = query.split('&').find(|pair| pair.starts_with("state=")).unwrap();
+        assert!(
+            browse(&format!("{at}?error=invalid_scope&{state}"), &home).contains("not connected")
+        );
+    });
+    let err = ran.failed(1).err;
+    assert!(err.contains("the provider gave no code") && err.contains("(invalid_scope)"), "{err}");
 }

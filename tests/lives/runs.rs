@@ -251,6 +251,32 @@ fn a_staged_version_is_used_when_it_is_promoted_and_not_before() {
 }
 
 #[test]
+fn a_retired_version_is_gone_back_to_without_its_secret() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    let new = canary();
+    rotate(&world, &mut wire, &new, &["--grace", "0"]);
+    assert_eq!(key_of(&world, &mut wire, "during"), new);
+    let back = ["credential", "promote", "main", "--version", "1", "--grace", "1h"];
+    let ran = world.home.locum(&back).ok();
+    assert!(ran.out.contains("requests get version 1 from now on"), "{}", ran.out);
+    in_force(&world, &mut wire, &world.key);
+    // What began with the one that was left may finish with it.
+    assert_eq!(key_of(&world, &mut wire, "during"), new);
+    world.home.locum(&["credential", "revoke", "main", "--version", "2", "--now"]).ok();
+    assert_eq!(key_of(&world, &mut wire, "during"), world.key);
+    let ran = world.home.locum(&["credential", "promote", "main", "--version", "2"]).failed(1);
+    assert!(ran.err.contains("was revoked"), "{}", ran.err);
+    let ran = world.home.locum(&["credential", "promote", "main", "--version", "3"]).failed(1);
+    assert!(ran.err.contains("has no version 3"), "{}", ran.err);
+    let promoted = "credential-version-promoted";
+    let events = world.home.audit();
+    let said = |r: &&serde_json::Value| r["event"] == promoted;
+    assert_eq!(events.iter().find(said).unwrap()["subject"], "main version 1");
+    world.never_leaks(&[]);
+}
+
+#[test]
 fn a_version_is_tried_at_its_provider_before_it_is_promoted() {
     const PROVIDER: &str = "api.openai.com";
     let (old, new) = (canary(), canary());

@@ -463,7 +463,7 @@ fn grace_of(desk: &impl Desk, seconds: Option<u64>) -> Result<i64, Trouble> {
     Ok(i64::try_from(seconds).unwrap_or(i64::MAX))
 }
 
-/// Makes the staged version the one that requests get.
+/// Makes the staged version, or one that is named, the one that requests get.
 pub(crate) struct PromoteCredential {
     pub(crate) name: Name,
     pub(crate) how: Promoting,
@@ -475,6 +475,9 @@ pub(crate) struct Promoting {
     /// As with a rotation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) grace: Option<u64>,
+    /// One that is staged or retired; by default the staged one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) version: Option<u32>,
 }
 
 impl Order for PromoteCredential {
@@ -485,10 +488,13 @@ impl Order for PromoteCredential {
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<Rotated, Trouble> {
-        let Self { name, how: Promoting { grace } } = self;
+        let Self { name, how: Promoting { grace, version } } = self;
         let grace = grace_of(desk, grace)?;
         desk.write(|vault| {
-            let promotion = vault.promote(&name, grace)?;
+            let promotion = match version {
+                Some(version) => vault.promote_version(&name, version, grace)?,
+                None => vault.promote(&name, grace)?,
+            };
             follow_certificate(vault, &name, false)?;
             Ok(Rotated::of(name, promotion, grace))
         })

@@ -99,6 +99,25 @@ impl Client<'_> {
     }
 }
 
+/// Why there is no token, with the name that the server has for it.
+fn refused(at: &str, error: &MintError, name: Option<&str>) -> Failure {
+    let why = error.to_string();
+    match name {
+        Some(name) if !why.contains(name) => Failure::new(format!("{at}: {why} ({name})")),
+        _ => Failure::new(format!("{at}: {why}")),
+    }
+}
+
+/// Tells the person what to do; beside the output, where a machine reads that.
+fn tell(args: &Connect, text: &str) -> Result<(), Failure> {
+    if args.add.json {
+        output::note(text);
+        Ok(())
+    } else {
+        output::line(text)
+    }
+}
+
 fn endpoint(
     typed: Option<&Endpoint>,
     known: Option<&str>,
@@ -131,8 +150,8 @@ async fn by_browser(
     let (state, pkce) = (authorize::unguessable().map_err(failed)?, Pkce::new().map_err(failed)?);
     let shown = (&*redirect, &*state, &pkce);
     let address = authorize::address(&consent, client.oauth, shown, &args.authorize_parameter);
-    output::line("open this address in a browser on this machine, and consent:")?;
-    output::line(&address)?;
+    tell(args, "open this address in a browser on this machine, and consent:")?;
+    tell(args, &address)?;
     let waiting = tokio::time::timeout(PATIENCE, callback(&listener, &state)).await;
     let code = waiting.map_err(|_| Failure::new("nobody has consented in ten minutes"))??;
     let call = authorize::exchange(
@@ -147,7 +166,10 @@ async fn by_browser(
         Ok(Granted::Pending | Granted::SlowDown) => {
             Err(Failure::new("the token endpoint asks to wait, which fits no code"))
         }
-        Err(error) => Err(Failure::new(format!("the token endpoint: {error}"))),
+        Err(error) => {
+            let name = authorize::error_of(&reply.body);
+            Err(refused("the token endpoint", &error, name.as_deref()))
+        }
     }
 }
 
@@ -173,9 +195,12 @@ async fn callback(listener: &TcpListener, state: &str) -> Result<String, Failure
             return Ok(code);
         }
         answer(&mut stream, "200 OK", "Locum is not connected. This page can be closed.").await;
-        return Err(Failure::new(
-            "the provider gave no code: the person has refused, or the request was wrong",
-        ));
+        let what = "the provider gave no code: the person has refused, or the request was wrong";
+        let name = value("error");
+        return Err(match name.as_deref().and_then(authorize::error_name) {
+            Some(name) => Failure::new(format!("{what} ({name})")),
+            None => Failure::new(what),
+        });
     }
 }
 
@@ -214,12 +239,12 @@ async fn by_device(
     let tenant = args.add.kind.tenant();
     let at = endpoint(args.device_endpoint.as_ref(), known, tenant, "--device-endpoint")?;
     let reply = client.send(authorize::device(client.oauth, client.material, &at)).await?;
-    let code: DeviceCode = authorize::device_code(reply.status, &reply.body)
-        .map_err(|e| Failure::new(format!("{at}: {e}")))?;
-    output::line(&format!(
-        "open {} in a browser, and type {}",
-        code.verification_uri, code.user_code
-    ))?;
+    let code: DeviceCode = authorize::device_code(reply.status, &reply.body).map_err(|error| {
+        refused(&at.to_string(), &error, authorize::error_of(&reply.body).as_deref())
+    })?;
+    // Texts of a server, before whoever reads them on a terminal.
+    let (at, type_it) = (output::plain(&code.verification_uri), output::plain(&code.user_code));
+    tell(args, &format!("open {at} in a browser, and type {type_it}"))?;
     let mut interval = code.interval.unwrap_or(INTERVAL).clamp(1, 60);
     let patience = code.expires_in.map_or(PATIENCE, Duration::from_secs).min(PATIENCE);
     let start = Instant::now();
@@ -232,7 +257,10 @@ async fn by_device(
             Ok(Granted::Pending) => {}
             // As the RFC has it, for good.
             Ok(Granted::SlowDown) => interval += 5,
-            Err(error) => return Err(Failure::new(format!("the token endpoint: {error}"))),
+            Err(error) => {
+                let name = authorize::error_of(&reply.body);
+                return Err(refused("the token endpoint", &error, name.as_deref()));
+            }
         }
     }
     Err(Failure::new("the code has run out"))

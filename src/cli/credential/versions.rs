@@ -11,7 +11,7 @@ use crate::admin::orders::credentials::{
 };
 use crate::admin::orders::register::User;
 use crate::app::Failure;
-use crate::cli::output;
+use crate::cli::output::{self, Json};
 use crate::cli::way::Way;
 use crate::config::MAX_GRACE;
 use crate::document::{parse_duration, show_duration};
@@ -36,6 +36,8 @@ pub(in crate::cli) struct Rotate {
     stage: bool,
     #[command(flatten)]
     value: Value,
+    #[command(flatten)]
+    json: Json,
 }
 
 /// Arguments of `locum credential promote`.
@@ -47,6 +49,11 @@ pub(in crate::cli) struct Promote {
     /// credentials.grace in locum.yaml
     #[arg(long, value_name = "TIME", value_parser = grace)]
     grace: Option<Duration>,
+    /// This version, which is staged or retired, and not revoked; by default the one that is staged
+    #[arg(long, value_name = "N")]
+    version: Option<u32>,
+    #[command(flatten)]
+    json: Json,
 }
 
 fn grace(text: &str) -> Result<Duration, String> {
@@ -58,7 +65,7 @@ fn grace(text: &str) -> Result<Duration, String> {
 }
 
 pub(super) fn rotate(way: &mut Way, args: Rotate) -> Result<(), Failure> {
-    let Rotate { name, grace, stage, value } = args;
+    let Rotate { name, grace, stage, value, json } = args;
     // Asked before the secret is: a wrong name should not cost a paste.
     let known = way.order(ShowCredential { name: name.clone() })?;
     require_own_secret(&name, known.source.as_ref())?;
@@ -71,21 +78,23 @@ pub(super) fn rotate(way: &mut Way, args: Rotate) -> Result<(), Failure> {
     let grace = grace.map(|grace| grace.as_secs());
     let new = Rotation { secret: Given(secret), grace, stage, force_short: value.force_short };
     let rotated = way.order(RotateCredential { name, new })?;
-    if rotated.staged {
-        let Rotated { name, version, .. } = rotated;
+    json.tell(&rotated, || say("rotated", &rotated))
+}
+
+pub(super) fn promote(way: &mut Way, args: Promote) -> Result<(), Failure> {
+    let grace = args.grace.map(|grace| grace.as_secs());
+    let how = Promoting { grace, version: args.version };
+    let promoted = way.order(PromoteCredential { name: args.name, how })?;
+    args.json.tell(&promoted, || say("promoted", &promoted))
+}
+
+fn say(did: &str, rotated: &Rotated) -> Result<(), Failure> {
+    let Rotated { name, version, staged, before, grace } = rotated;
+    if *staged {
         return output::line(&format!(
             "staged version {version} of {name}; `locum credential promote {name}` has requests get it"
         ));
     }
-    say("rotated", &rotated)
-}
-
-pub(super) fn promote(way: &mut Way, args: Promote) -> Result<(), Failure> {
-    let how = Promoting { grace: args.grace.map(|grace| grace.as_secs()) };
-    say("promoted", &way.order(PromoteCredential { name: args.name, how })?)
-}
-
-fn say(did: &str, Rotated { name, version, before, grace, .. }: &Rotated) -> Result<(), Failure> {
     output::line(&format!("{did} {name}; requests get version {version} from now on"))?;
     match before {
         Some(before) if *grace > 0 => output::line(&format!(

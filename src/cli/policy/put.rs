@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use crate::admin::orders::policies::{ListPolicies, PutPolicy, RemovePolicy};
 use crate::app::Failure;
-use crate::cli::output::{self, Table};
+use crate::cli::output::{self, Json, Table};
 use crate::cli::way::Where;
 
 pub(super) fn list(to: &Where, json: bool) -> Result<ExitCode, Failure> {
@@ -26,18 +26,18 @@ pub(super) fn list(to: &Where, json: bool) -> Result<ExitCode, Failure> {
     Ok(if policies.mistakes.is_some() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-pub(super) fn put(to: &Where, path: &Path) -> Result<ExitCode, Failure> {
+pub(super) fn put(to: &Where, path: &Path, json: Json) -> Result<ExitCode, Failure> {
     let wrong = |what: String| Failure::usage(format!("{}: {what}", path.display()));
     let name = path.file_name().and_then(|name| name.to_str());
     let file = name.ok_or_else(|| wrong("it has no name".to_owned()))?.to_owned();
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let put = to.open()?.order(PutPolicy { file, text })?;
-    output::line(&format!("{} is in force", put.file))?;
+    json.tell(&put, || output::line(&format!("{} is in force", put.file)))?;
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn remove(to: &Where, file: String) -> Result<ExitCode, Failure> {
+pub(super) fn remove(to: &Where, file: String, json: Json) -> Result<ExitCode, Failure> {
     let removed = to.open()?.order(RemovePolicy { file })?;
-    output::line(&format!("removed {}", removed.file))?;
+    json.tell(&removed, || output::line(&format!("removed {}", removed.file)))?;
     Ok(ExitCode::SUCCESS)
 }
