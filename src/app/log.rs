@@ -13,11 +13,11 @@ use crate::config::{Level, Log, LogFormat};
 pub fn start(settings: &Log) {
     use std::io::IsTerminal as _;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    start_with(settings, std::io::stderr, colour);
+    start_with(*settings, std::io::stderr, colour);
 }
 
 /// The same, where somebody else shows the lines. Panics are among them.
-pub(super) fn start_to<W>(settings: &Log, to: W)
+pub(super) fn start_to<W>(settings: Log, to: W)
 where
     W: std::io::Write + Clone + Send + Sync + 'static,
 {
@@ -25,7 +25,7 @@ where
     std::panic::set_hook(Box::new(|panic| tracing::error!(%panic, "a task has ended by a panic")));
 }
 
-fn start_with<W>(settings: &Log, to: W, colour: bool)
+fn start_with<W>(settings: Log, to: W, colour: bool)
 where
     W: for<'a> MakeWriter<'a> + Send + Sync + 'static,
 {

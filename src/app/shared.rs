@@ -280,7 +280,7 @@ async fn prepare(
     let mut opened = Opened::open_by(home, master)?;
     // The programs own the terminal; only what they should not miss is said on it.
     opened.config.log.level = Level::Warn;
-    start_to(&opened.config.log, ToRuns(log.clone()));
+    start_to(opened.config.log, ToRuns(log.clone()));
     let options = ProxyOptions { private: true, ..ProxyOptions::default() };
     let proxy = Proxy::start_opened(opened, options).await?;
     let address = proxy.serving.clear()?;

@@ -351,12 +351,7 @@ async fn enter(gateway: &Gateway, entrance: &Entrance, accepted: Accepted) -> io
     }
 }
 
-async fn serve_front(
-    gateway: Arc<Gateway>,
-    stream: Stream,
-    near: Near,
-    shutdown: Shutdown,
-) {
+async fn serve_front(gateway: Arc<Gateway>, stream: Stream, near: Near, shutdown: Shutdown) {
     let since = Instant::now();
     let peer = near.peer;
     let limits = gateway.limits;
