@@ -73,7 +73,7 @@ where
     let mut next = Some((stream, Bytes::new()));
     while let Some((stream, unread)) = next.take() {
         let inlet = Inlet::new(stream, Arc::clone(&progress), bounds.clocks, Arc::clone(&refuse));
-        let inlet = inlet.with_unread(unread);
+        let inlet = inlet.spelling().with_unread(unread);
         // In a box, so that a connection that waits is not as large as one that serves.
         let quiet = Box::pin(active(inlet, &progress, bounds, stop.as_mut(), &answer)).await?;
         if let Some(quiet) = quiet {
@@ -153,7 +153,8 @@ where
             Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
         }
     });
-    let connection = settings(bounds).serve_connection(TokioIo::new(inlet), service);
+    let keeps_names = progress.is_mixed();
+    let connection = settings(bounds, keeps_names).serve_connection(TokioIo::new(inlet), service);
     let mut serving = Serving::Http(connection);
     let mut clock = Clock { turn: progress.requests(), since: Instant::now(), quiet: true };
     let mut sleep = pin!(sleep_until(clock.since + QUIET));
@@ -167,6 +168,10 @@ where
         if let Poll::Ready(ended) = listening.poll(cx, |cx| serving.poll(cx)) {
             return Poll::Ready(ended.map(|()| false));
         }
+        if progress.is_mixed() != keeps_names {
+            // Nothing of the head went further, so it is served as if it had come to the next.
+            return Poll::Ready(Ok(true));
+        }
         if progress.is_to_switch() {
             serving.let_switch();
             progress.made_to_switch();
@@ -177,7 +182,7 @@ where
     Ok(if over { serving.into_stream() } else { None })
 }
 
-fn settings(bounds: Bounds) -> Builder {
+fn settings(bounds: Bounds, keeps_names: bool) -> Builder {
     let mut builder = Builder::new();
     builder
         // The inlet has a clock that begins with the first byte of a head. hyper's begins with the
@@ -185,7 +190,7 @@ fn settings(bounds: Bounds) -> Builder {
         .header_read_timeout(None)
         .max_buf_size(bounds.head_bytes.max(8192))
         .max_header_size(bounds.head_bytes)
-        .preserve_header_case(true);
+        .preserve_header_case(keeps_names);
     if bounds.headers != HYPER_HEADERS {
         builder.max_headers(bounds.headers);
     }
@@ -242,8 +247,13 @@ where
         let Self::Http(connection) = self else { return None };
         let parts = connection.into_parts();
         let (stream, ahead) = parts.io.into_inner().into_parts();
-        // At most one of the two has bytes: what was put back is read before anything else is.
-        Some((stream, held(if ahead.is_empty() { parts.read_buf } else { ahead })))
+        // Both have bytes where a head came in pieces, and the last was held back.
+        let unread = match (parts.read_buf.is_empty(), ahead.is_empty()) {
+            (true, _) => ahead,
+            (false, true) => parts.read_buf,
+            (false, false) => [parts.read_buf, ahead].concat().into(),
+        };
+        Some((stream, held(unread)))
     }
 }
 
@@ -464,6 +474,30 @@ mod tests {
             for answer in &answers[1..] {
                 let body = "x".repeat(300);
                 assert!(answer.starts_with("200") && answer.ends_with(&body), "{all}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn names_are_written_in_any_way_and_heads_come_in_any_pieces() {
+        const HEADS: [&str; 4] = [
+            "GET / HTTP/1.1\r\nhost: a\r\nx-a: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nX-A: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHost: a\r\nx-A: b\r\n\r\n",
+            "GET / HTTP/1.1\r\nHOST: a\r\nx-a: b\r\n\r\n",
+        ];
+        for last in HEADS {
+            for cut in 1..last.len() {
+                let mut served = served(3, 1024);
+                for head in [HEADS[0], HEADS[1], last, HEADS[0]] {
+                    let (first, rest) = head.split_at(cut);
+                    served.client.write_all(first.as_bytes()).await.unwrap();
+                    // Time stands still until everybody waits, so the first piece is read alone.
+                    tokio::time::sleep(Duration::from_millis(if cut % 2 == 0 { 1 } else { 200 }))
+                        .await;
+                    served.client.write_all(rest.as_bytes()).await.unwrap();
+                    assert!(served.answer(3).await.starts_with("HTTP/1.1 200"), "{head} at {cut}");
+                }
             }
         }
     }

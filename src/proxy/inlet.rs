@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -20,9 +20,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Body;
+use super::spelling::Speller;
 use crate::outcome::Code;
 use crate::request::{Heads, Odd};
-use crate::upstream::Gather;
+use crate::upstream::{Gather, Spelling};
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
 /// bytes unread, the kernel would reset the connection, and with it could go the answer that the
@@ -59,6 +60,10 @@ pub(super) struct Progress {
     switches: AtomicBool,
     /// Whether the connection has been made one that can switch.
     can_switch: AtomicBool,
+    /// Whether the names in the last head begin their words with capitals.
+    titled: AtomicBool,
+    /// Whether names came that are written in no one way: from then on hyper keeps each as it is.
+    mixed: AtomicBool,
     /// Heads of interim answers that are to go out before the answer.
     interim: Mutex<Vec<u8>>,
     /// Whether there are any.
@@ -188,6 +193,16 @@ impl Progress {
         .await;
     }
 
+    /// How the names in the last head are written, where hyper does not keep each.
+    pub(super) fn spelling(&self) -> Spelling {
+        if self.titled.load(Ordering::Relaxed) { Spelling::Title } else { Spelling::Lower }
+    }
+
+    /// Whether hyper is to keep the writing of each name.
+    pub(super) fn is_mixed(&self) -> bool {
+        self.mixed.load(Ordering::Relaxed)
+    }
+
     /// Goes from one step of an answer to the next, if that is where it is.
     fn turn(&self, from: u8, to: u8) {
         let _elsewhere =
@@ -261,6 +276,8 @@ pub(super) struct Inlet<S> {
     /// Read already, and given out before anything else.
     ahead: Bytes,
     progress: Arc<Progress>,
+    /// Reads along, where hyper does not keep how each name is written.
+    speller: Option<Speller>,
     /// Follows the requests as they come, from the first that hyper will read here.
     heads: Heads,
     first: u32,
@@ -308,6 +325,7 @@ impl<S> Inlet<S> {
             gather: Gather::default(),
             ahead,
             progress,
+            speller: None,
             heads: Heads::default(),
             first,
             clocks,
@@ -320,6 +338,12 @@ impl<S> Inlet<S> {
             left: false,
             linger: None,
         }
+    }
+
+    /// Reads along, unless hyper keeps how each name is written.
+    pub(super) fn spelling(mut self) -> Self {
+        self.speller = (!self.progress.is_mixed()).then(Speller::default);
+        self
     }
 
     /// Puts back what was read of the stream before.
@@ -363,7 +387,24 @@ impl<S> Inlet<S> {
         let after = self.progress.requests();
         if self.head.as_ref().is_none_or(|head| head.after != after) {
             self.head = Some(Head { after, since: Instant::now(), alarm: None });
+            self.speller = self.speller.take().map(|_head_before| Speller::default());
         }
+    }
+
+    /// Whether these bytes of a head can go on: all its names so far are written in one way. If not, who
+    /// holds the connection hears of it, and has hyper begin anew with the head. A connection that may
+    /// change its protocol cannot begin anew, and a request that comes before the one before it is answered
+    /// is not looked at: their names go out as those of the last head before.
+    fn is_spelt(&mut self, read: &[u8]) -> bool {
+        let looks = self.between_requests() && !self.progress.switches.load(Ordering::Relaxed);
+        let Some(speller) = self.speller.as_mut().filter(|_| looks) else { return true };
+        speller.read(read);
+        let Some(spelling) = speller.spelling() else {
+            self.progress.mixed.store(true, Ordering::Relaxed);
+            return false;
+        };
+        self.progress.titled.store(spelling == Spelling::Title, Ordering::Relaxed);
+        true
     }
 
     /// Ready when a head has been on its way for too long.
@@ -531,17 +572,27 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Inlet<S> {
         let this = self.get_mut();
         if !this.ahead.is_empty() {
             let length = this.ahead.len().min(buf.remaining());
-            let ahead = this.ahead.split_to(length);
+            let ahead = this.ahead.slice(..length);
+            if !this.is_spelt(&ahead) {
+                return Poll::Pending;
+            }
             this.look(&ahead);
             buf.put_slice(&ahead);
+            this.ahead.advance(length);
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
         match this.gather.poll_read(&mut this.inner, cx, buf) {
             Poll::Ready(result) => {
                 if buf.filled().len() > before {
-                    this.look(&buf.filled()[before..]);
                     this.note_read();
+                    let read = &buf.filled()[before..];
+                    if !this.is_spelt(read) {
+                        this.ahead = Bytes::copy_from_slice(read);
+                        buf.set_filled(before);
+                        return Poll::Pending;
+                    }
+                    this.look(read);
                 }
                 this.left |= result.as_ref().is_err_and(has_left);
                 Poll::Ready(result)

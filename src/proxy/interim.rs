@@ -15,7 +15,7 @@ use super::exchange::strip_answer;
 use super::inlet::Progress;
 use crate::inject::Pending;
 use crate::scrub::Interim;
-use crate::upstream::Interims;
+use crate::upstream::{Interims, Spelling};
 
 /// The way of interim answers to an agent: its connection's, if that has one.
 #[derive(Clone)]
@@ -36,6 +36,11 @@ impl Outlet {
     pub(super) fn listens(&self, version: Version) -> Option<Interims> {
         let hears = version == Version::HTTP_11 && self.0.is_some();
         hears.then(Interims::default)
+    }
+
+    /// How the names in the head of the request are written, where that is not kept for each.
+    pub(super) fn spelling(&self) -> Spelling {
+        self.0.as_ref().map_or(Spelling::Lower, |progress| progress.spelling())
     }
 
     /// Has it go out before the answer.

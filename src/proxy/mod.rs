@@ -35,6 +35,7 @@ mod runs;
 mod signal;
 mod socket;
 mod spares;
+mod spelling;
 #[cfg(target_os = "linux")]
 mod splice;
 mod stream;

@@ -27,6 +27,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
+use super::Spelling;
 use super::body::{RequestBody, Upload};
 use super::gather::Gather;
 use super::hear::HeardOut;
@@ -177,13 +178,17 @@ pub(super) struct Link {
 
 impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
-    pub(super) async fn new(stream: Stream, leash: Leash) -> hyper::Result<Self> {
+    pub(super) async fn new(
+        stream: Stream,
+        leash: Leash,
+        spelling: Spelling,
+    ) -> hyper::Result<Self> {
         let move_here = Arc::<AtomicBool>::default();
         let (gather, moves) = (Gather::default(), Arc::clone(&move_here));
         let end = leash.end();
         let stream = Movable { stream, gather, leash, move_here: moves };
         let (sender, driver) =
-            Self::settings().handshake(TokioIo::new(HeardOut::new(stream))).await?;
+            Self::settings(spelling).handshake(TokioIo::new(HeardOut::new(stream))).await?;
         let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
         Ok(Self {
             sender,
@@ -201,12 +206,13 @@ impl Link {
     /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
     /// HTTP/0.9), which are hyper's defaults and are left alone. `max_headers` too stays at its
     /// default of 100, because any other value makes hyper allocate for each response.
-    fn settings() -> Builder {
+    fn settings(spelling: Spelling) -> Builder {
         let mut builder = Builder::new();
-        // Origins that mind the case of field names see it as the client wrote it: what the agent's
-        // side noted of it is honoured here. The answer's is not noted, which is a tenth of the work
-        // on it: names in answers are lower-case in HTTP/2 and HTTP/3, and clients are used to it.
+        // Origins that mind the case of field names see it as the client wrote it: in the way that is told
+        // here, or as the agent's side noted it of each name. The answer's is not noted, which is a tenth
+        // of the work on it: names in answers are lower-case in HTTP/2 and HTTP/3, and clients are used to it.
         builder.max_buf_size(BUFFER).max_header_size(HEAD);
+        builder.title_case_headers(spelling == Spelling::Title);
         builder
     }
 
@@ -529,7 +535,7 @@ mod tests {
 
     async fn link() -> (Link, DuplexStream) {
         let (near, far) = duplex(1024);
-        (Link::new(Stream::Memory(near), Leash::default()).await.unwrap(), far)
+        (Link::new(Stream::Memory(near), Leash::default(), Spelling::Lower).await.unwrap(), far)
     }
 
     fn request() -> Request<RequestBody> {
@@ -593,7 +599,9 @@ mod tests {
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
             let mut link =
-                Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default()).await.unwrap();
+                Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default(), Spelling::Lower)
+                    .await
+                    .unwrap();
             assert_eq!(link.home(), here());
             link.exchange(request(), None, PATIENCE).await.ok().unwrap();
             assert!(link.is_settled());
@@ -622,7 +630,9 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
-            Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default()).await.unwrap()
+            Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default(), Spelling::Lower)
+                .await
+                .unwrap()
         });
         drop(listener.accept().unwrap());
         second.block_on(async {

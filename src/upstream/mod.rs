@@ -143,6 +143,19 @@ pub struct Call<'a> {
     /// The client certificate, with its key, that a new connection shows: a credential's own, in the
     /// place of that in `upstream.hosts`. The principal names it.
     pub certificate: Option<&'a Secret>,
+    /// How the client writes the names of its fields.
+    pub spelling: Spelling,
+}
+
+/// How the names of fields are written over HTTP/1.1, for origins that mind. A request whose extensions
+/// hold the writing of each name, as hyper's server keeps it, goes out with that.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Spelling {
+    /// `content-type`.
+    #[default]
+    Lower,
+    /// `Content-Type`.
+    Title,
 }
 
 /// How a new connection is made.
@@ -254,7 +267,7 @@ impl Upstream {
 
         let authority = &call.origin.authority;
         let route = self.routes.find(&authority.host);
-        let key = self.pool.key(call.origin, route.id, call.principal);
+        let key = self.pool.key(&call, route.id);
         let way = Way { route, certificate: call.certificate };
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
@@ -388,7 +401,8 @@ impl Upstream {
         if offer == Offer::Both && key.origin.scheme == Scheme::Https {
             self.pool.spoke(key, Spoken::Http1);
         }
-        let link = Link::new(stream, leash).await.map_err(|error| broken(&error, target))?;
+        let link =
+            Link::new(stream, leash, key.spelling).await.map_err(|error| broken(&error, target))?;
         Ok((Lane::Own(Box::new(link)), timing))
     }
 

@@ -19,6 +19,7 @@ use tokio::time::Instant;
 
 use super::h2::{Multiplex, Seat, Turn};
 use super::link::{Link, here};
+use super::{Call, Spelling};
 use crate::host::Origin;
 use crate::outcome::Refusal;
 
@@ -60,6 +61,8 @@ pub(super) struct PoolKey {
     route: usize,
     /// Who sends, and with which credentials; opaque here.
     pub(super) principal: Arc<str>,
+    /// hyper is told it when a connection begins.
+    pub(super) spelling: Spelling,
 }
 
 impl Hash for PoolKey {
@@ -214,14 +217,16 @@ impl Pool {
         }
     }
 
-    /// The key of a connection to `origin` over `route` for `principal`. The hash is keyed at
-    /// random, so that nobody can choose names that fall together.
-    pub(super) fn key(&self, origin: &Origin, route: usize, principal: &Arc<str>) -> PoolKey {
+    /// The key of a connection for a call over `route`. The hash is keyed at random, so that nobody can
+    /// choose names that fall together.
+    pub(super) fn key(&self, call: &Call<'_>, route: usize) -> PoolKey {
+        let Call { origin, principal, spelling, .. } = *call;
         PoolKey {
-            hash: self.hasher.hash_one((origin, route, principal)),
+            hash: self.hasher.hash_one((origin, route, principal, spelling)),
             origin: origin.clone(),
             route,
             principal: principal.clone(),
+            spelling,
         }
     }
 

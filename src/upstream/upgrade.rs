@@ -86,7 +86,7 @@ impl Upstream {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
             idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
-        let key = self.pool.key(call.origin, route.id, call.principal);
+        let key = self.pool.key(&call, route.id);
         let way = Way { route, certificate: call.certificate };
         let asking = Asking { call, way, key, handshake, patience };
         if let Some(seat) = self.pool.socket_seat(&asking.key)
@@ -109,7 +109,7 @@ impl Upstream {
         let Call { origin, principal, .. } = asking.call;
         let (stream, timing) = self.stream(origin, principal, asking.way, Offer::Http1).await?;
         let leash = self.leashes.hold(principal);
-        let link = Link::new(stream, leash).await;
+        let link = Link::new(stream, leash, asking.call.spelling).await;
         let link = link.map_err(|error| broken(&error, asking.target()))?;
         Ok((Box::new(link), timing))
     }

@@ -354,6 +354,52 @@ fn a_path_that_can_be_read_in_two_ways_is_refused_where_it_matters() {
     }
 }
 
+/// HTTP minds no case in the names of fields, and some origins do.
+#[test]
+fn names_of_fields_arrive_as_the_client_wrote_them() {
+    let world = World::new();
+    let ways = [
+        ["host", "accept", "x-own-1", "authorization"],
+        ["Host", "Accept", "X-Own-1", "Authorization"],
+        ["Host", "accept", "X-OWN-1", "authorization"],
+        ["HOST", "Accept", "x-Own-1", "AUTHORIZATION"],
+        ["host", "accept", "x-own-1", "authorization"],
+    ];
+    // On one connection, each after each; and each as the first on its own, in two pieces.
+    let mut wire = world.tunnel();
+    let mut number = 0;
+    let mut ask = |wire: &mut Wire, names: [&str; 4], cut: usize| {
+        number += 1;
+        let path = format!("/open/{number}");
+        let lines = |bearer: &str| {
+            let values = ["api.test", "text/plain", "1", &format!("Bearer {bearer}")];
+            names.iter().zip(values).map(|(name, value)| format!("{name}: {value}")).collect()
+        };
+        let sent: Vec<String> = lines("locum_main");
+        let text = format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", sent.join("\r\n"));
+        let (first, rest) = text.split_at(cut.min(text.len()));
+        wire.send(first);
+        wire.send(rest);
+        assert_eq!(wire.answer().status, 200, "{text}");
+        let raw = world.origin.raw();
+        let start = format!("GET {path} ");
+        let seen = raw.iter().find_map(|raw| raw.get(raw.find(&start)?..)).unwrap();
+        let head = seen.split("\r\n\r\n").next().unwrap();
+        let expected: Vec<String> = lines(&world.key);
+        for line in expected {
+            assert!(head.split("\r\n").any(|seen| seen == line), "{line}: {head}");
+        }
+    };
+    for names in ways {
+        ask(&mut wire, names, 0);
+    }
+    for names in ways {
+        for cut in [26, 45, 61, 1000] {
+            ask(&mut world.tunnel(), names, cut);
+        }
+    }
+}
+
 /// Reads what an origin was sent on one connection as the strictest reader would: the first line of
 /// each request. What it does not take is a failure, but for a body that breaks off at the end.
 #[track_caller]
