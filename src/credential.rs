@@ -849,6 +849,11 @@ impl CredentialIndex {
         self.templates.contains_key(name)
     }
 
+    /// The headers that are slots of any credential.
+    pub fn slot_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.templates.keys()
+    }
+
     /// Whether the query parameter, decoded, is a slot of any credential.
     #[must_use]
     pub fn is_slot_parameter(&self, name: &[u8]) -> bool {

@@ -119,7 +119,7 @@ async fn authorized(
     if let Some(sighting) = watch.and_then(|watch| watch.find(&inbound)) {
         return Err(sighted(&ledger, &state, sighting));
     }
-    body.watched(&state);
+    body.watched(&state, inbound.origin());
     // Why here: what follows can only be done with a permit, and only this makes one.
     let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
     let decided = asked.decided(state, &mut body, &mut ledger).await?;

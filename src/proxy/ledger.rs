@@ -237,6 +237,9 @@ impl Ledger {
         if let Some(honeytoken) = behind.honeytoken.get() {
             self.baited(honeytoken);
         }
+        if behind.moved.load(Ordering::Relaxed) {
+            self.unbound();
+        }
         (behind.cut.get().copied(), misplaced as u64)
     }
 
@@ -617,6 +620,10 @@ struct Count {
 #[derive(Debug, Default)]
 struct Behind {
     misplaced: AtomicUsize,
+    /// Of those, how many were in fields behind the body.
+    in_trailers: AtomicUsize,
+    /// Whether one of the latter is of a credential that does not go there.
+    moved: AtomicBool,
     honeytoken: OnceLock<Name>,
     /// Why it was cut.
     cut: OnceLock<Code>,
@@ -641,13 +648,38 @@ impl Uploaded {
     pub(super) fn saw(&self, remainder: &Remainder, cut: Option<&Refusal>) {
         let Some(count) = &self.0 else { return };
         let behind = count.behind.get_or_init(Box::default);
-        behind.misplaced.store(remainder.misplaced(), Ordering::Relaxed);
+        let in_trailers = behind.in_trailers.load(Ordering::Relaxed);
+        behind.misplaced.store(remainder.misplaced() + in_trailers, Ordering::Relaxed);
         if let Some(honeytoken) = remainder.honeytoken() {
             let _noted_before = behind.honeytoken.set(honeytoken.clone());
         }
         if let Some(refusal) = cut {
             let _cut_before = behind.cut.set(refusal.code);
         }
+    }
+
+    /// Notes what was seen in the fields behind the body.
+    pub(super) fn saw_trailers(&self, found: &References) {
+        let Some(count) = self.0.as_ref().filter(|_| found.misplaced() > 0) else { return };
+        let behind = count.behind.get_or_init(Box::default);
+        behind.misplaced.fetch_add(found.misplaced(), Ordering::Relaxed);
+        behind.in_trailers.store(found.misplaced(), Ordering::Relaxed);
+        behind.moved.store(found.moved(), Ordering::Relaxed);
+        if let Some(honeytoken) = found.honeytoken() {
+            let _noted_before = behind.honeytoken.set(honeytoken.name.clone());
+        }
+    }
+
+    /// Notes why the body goes no further.
+    pub(super) fn cut(&self, code: Code) {
+        if let Some(count) = &self.0 {
+            let _cut_before = count.behind.get_or_init(Box::default).cut.set(code);
+        }
+    }
+
+    /// How many references stood in the fields behind the body, as far as it was read.
+    pub(super) fn in_trailers(&self) -> usize {
+        self.behind().map_or(0, |behind| behind.in_trailers.load(Ordering::Relaxed))
     }
 
     fn behind(&self) -> Option<&Behind> {

@@ -19,7 +19,7 @@ use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
-use super::listener::{Door, Shutdown};
+use super::listener::Shutdown;
 use super::stream::{Cut, Stream};
 use super::{Caller, Gateway, Near, Place, State, Workspace, refusal, unix_now};
 use crate::agent::{Context, Identity};
@@ -43,7 +43,6 @@ pub(super) struct AgentEnd {
 /// Answers one request on the proxy port.
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
-    door: &Door,
     near: &Near,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
@@ -53,7 +52,7 @@ pub(super) async fn front(
         Ok(target) => target,
         Err(refusal) => return anonymous(gateway, near, String::new(), &refusal),
     };
-    let (workspace, identity) = match authenticate(gateway, door, near, &request).await {
+    let (workspace, identity) = match authenticate(gateway, near, &request).await {
         Ok(found) => found,
         // To all alike: without the vault nobody can be told from anybody.
         Err(_) if gateway.default_workspace().state().sealed.is_none() => {
@@ -165,15 +164,9 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
 /// Who calls, and in which workspace; or why nobody is let in, and who it says that it is.
 async fn authenticate(
     gateway: &Arc<Gateway>,
-    door: &Door,
     near: &Near,
     request: &Request<Incoming>,
 ) -> Result<(Arc<Workspace>, Arc<Identity>), (Denied, Option<Name>)> {
-    if let Door::Open(identity) = door {
-        let workspace = gateway.workspace(&identity.workspace);
-        let workspace = workspace.ok_or_else(|| (Denied::Unknown, Some(identity.agent.clone())))?;
-        return Ok((workspace, Arc::clone(identity)));
-    }
     let credentials = proxy_credentials(request).map_err(|denied| (denied, None))?;
     let claimed = || credentials.as_ref().and_then(Credentials::user).map(|u| u.agent.clone());
     let check = |gateway: &Gateway| {

@@ -355,10 +355,14 @@ impl Scrubber {
     /// Hands on all of `text` that no later byte can change; returns where the rest begins.
     fn certain(&mut self, text: &Bytes, out: &mut impl FnMut(Bytes)) -> usize {
         let mut done = 0;
+        let mut tail = text.len() - self.tail(text);
         loop {
             let made = self.search.made();
             let found = made.find_any(&self.table, text, done);
-            let tail = text.len() - self.tail(&text[done..]).min(text.len() - done);
+            // What a match has taken is not held back any more. Otherwise it does not change.
+            if tail < done {
+                tail = text.len() - self.tail(&text[done..]).min(text.len() - done);
+            }
             let Match { at, end, needle } = match found {
                 // A tail that starts no later than the match could grow into a longer match there.
                 Some(found) if found.at < tail || found.needle.bytes.len() == made.longest => found,

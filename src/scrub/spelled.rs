@@ -28,6 +28,10 @@ const SHORT: usize = 8;
 /// encoded text they go on to be, and need not be looked at one by one.
 const STRETCH: usize = 4096;
 
+/// How many characters are read before they are searched for the first time: behind a match the search begins
+/// anew, and a text may be full of them.
+const FIRST_LOOK: usize = 512;
+
 /// Slots of the set of pairs, a power of two: of a usual secret's 600 pairs each seventh slot is taken.
 const PAIRS: usize = 4096;
 
@@ -39,6 +43,8 @@ pub(super) struct Spelling {
     written: [bool; 256],
     /// Which bytes follow each other in a needle, hashed.
     pairs: Box<[u64; PAIRS / 64]>,
+    /// The bytes that a needle begins with.
+    first: [bool; 256],
     /// The shortest needle and the longest.
     shortest: usize,
     longest: usize,
@@ -70,10 +76,47 @@ struct Said {
     places: Vec<Range<usize>>,
     /// What stands behind the last.
     after: Option<Unit>,
+    /// Ends of lines and NULs behind the last.
+    gap: usize,
     /// Where the reading ended.
     until: usize,
-    /// Whether it ended at a byte that no needle has.
-    closed: bool,
+}
+
+impl Said {
+    fn from(at: usize) -> Self {
+        Self { until: at, ..Self::default() }
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.places.clear();
+    }
+
+    fn keep_last(&mut self, most: usize) {
+        let gone = self.bytes.len().saturating_sub(most);
+        self.bytes.drain(..gone);
+        self.places.drain(..gone);
+    }
+}
+
+/// Why the reading ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stop {
+    /// As much is said as was asked for.
+    Full,
+    /// At a byte that no needle has.
+    Closed,
+    /// At the end of the text.
+    Over,
+}
+
+/// Whether a needle is spelled out at a place.
+enum Here {
+    /// Up to this byte.
+    Until(usize),
+    /// As far as the text goes.
+    Open,
+    No,
 }
 
 impl Spelling {
@@ -82,12 +125,16 @@ impl Spelling {
             alphabet: [false; 256],
             written: [false; 256],
             pairs: Box::new([0; PAIRS / 64]),
+            first: [false; 256],
             shortest: usize::MAX,
             longest: 1,
         };
         for needle in needles.iter() {
             new.shortest = new.shortest.min(needle.bytes.len());
             new.longest = new.longest.max(needle.bytes.len());
+            if let Some(first) = needle.bytes.first() {
+                new.first[usize::from(*first)] = true;
+            }
             for byte in needle.bytes {
                 new.alphabet[usize::from(*byte)] = true;
             }
@@ -125,7 +172,7 @@ impl Spelling {
                 if escape < known || !self.may_be_part(text, from, escape) {
                     continue;
                 }
-                match self.around(needles, text, from, escape) {
+                match self.around(needles, text, from..until, escape) {
                     Ok(found) => return Some(found),
                     Err(until) => known = until.max(escape + 1),
                 }
@@ -202,39 +249,117 @@ impl Spelling {
         false
     }
 
-    /// The first needle that is spelled out in the piece of text that the escape at `at` is part of; or
-    /// how far there is none.
+    /// The first needle that is spelled out in the run of characters that the escape at `at` is part of, and
+    /// begins in `within`; or how far there is none. Nothing of the run is read twice.
     fn around<'n>(
         &self,
         needles: &'n Needles,
         text: &[u8],
-        from: usize,
+        within: Range<usize>,
         at: usize,
     ) -> Result<Spelled<'n>, usize> {
-        let said = self.read(text, self.reach_back(text, from, at), Some(at));
-        let mut best: Option<Spelled<'n>> = None;
-        for needle in needles.iter() {
-            for start in memchr::memmem::find_iter(&said.bytes, needle.bytes) {
-                let last = start + needle.bytes.len() - 1;
-                let place = said.places[start].start..said.places[last].end;
-                // What is written as it is, the other search finds.
-                if place.len() == needle.bytes.len() {
-                    continue;
+        let mut said = Said::from(self.reach_back(text, within.start, at));
+        let mut inside: Option<Spelled<'n>> = None;
+        let mut look = FIRST_LOOK;
+        loop {
+            let stop = self.read(text, &mut said, (Some(at), look), &mut |place| {
+                if inside.is_none() {
+                    inside = self.spelled_at(needles, text, place);
                 }
-                let better = best.as_ref().is_none_or(|best| {
-                    (place.start, best.place.end) < (best.place.start, place.end)
-                });
-                if better {
-                    best = Some(Spelled { place, needle });
-                }
+            });
+            let found = self.first_said(needles, &said).into_iter().chain(inside.take());
+            let found = found.reduce(sooner);
+            let open = stop == Stop::Full
+                && found
+                    .as_ref()
+                    .is_some_and(|found| self.may_go_on_before(needles, &said, found.place.start));
+            match found {
+                Some(found) if !open => return Ok(found),
+                // It is found again, if it does not stand in a longer one.
+                Some(found) => inside = Some(found),
+                None => {}
             }
+            said.keep_last(self.longest - 1);
+            // What was dropped begins none, and what comes only one that is not asked for.
+            let over = said.places.first().is_some_and(|first| first.start >= within.end);
+            if stop != Stop::Full || over {
+                return inside.ok_or(said.until);
+            }
+            look = said.bytes.len() + self.longest.max(FIRST_LOOK);
         }
-        best.ok_or_else(|| {
-            // One that begins among the last may go on behind what was read.
-            let last = said.places.len().saturating_sub(self.longest - 1);
-            let open = said.places.get(last).filter(|_| !said.closed);
-            open.map_or(said.until, |place| place.start)
-        })
+    }
+
+    /// The first needle in what was said that is not written as it is, which the other search finds.
+    fn first_said<'n>(&self, needles: &'n Needles, said: &Said) -> Option<Spelled<'n>> {
+        if said.bytes.len() < self.shortest {
+            return None;
+        }
+        let found = needles.iter().filter_map(|needle| {
+            let mut places = memchr::memmem::find_iter(&said.bytes, needle.bytes).map(|start| {
+                let last = start + needle.bytes.len() - 1;
+                said.places[start].start..said.places[last].end
+            });
+            let place = places.find(|place| place.len() != needle.bytes.len())?;
+            Some(Spelled { place, needle })
+        });
+        found.reduce(sooner)
+    }
+
+    /// Whether a needle that begins before `place` may go on behind what was said.
+    fn may_go_on_before(&self, needles: &Needles, said: &Said, place: usize) -> bool {
+        let first = said.bytes.len().saturating_sub(self.longest - 1);
+        let mut before = (first..said.bytes.len()).take_while(|at| said.places[*at].start < place);
+        before.any(|at| self.begins_with(needles, &said.bytes[at..]))
+    }
+
+    /// Whether `rest` is the beginning of a needle, and not all of it.
+    fn begins_with(&self, needles: &Needles, rest: &[u8]) -> bool {
+        let begins = |n: Needle<'_>| n.bytes.len() > rest.len() && n.bytes.starts_with(rest);
+        rest.first().is_some_and(|first| self.first[usize::from(*first)])
+            && needles.iter().any(begins)
+    }
+
+    /// The longest needle that is spelled out at `place`, within what was taken for one character: before
+    /// a needle may stand what together with its beginning looks like an escape.
+    fn spelled_at<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        place: usize,
+    ) -> Option<Spelled<'n>> {
+        let all = self.that_may_begin(needles, text, place).filter_map(|needle| {
+            let Here::Until(end) = here(text, place, needle.bytes) else { return None };
+            let spelled = end - place != needle.bytes.len();
+            spelled.then_some(Spelled { place: place..end, needle })
+        });
+        all.reduce(sooner)
+    }
+
+    /// Whether a needle may be spelled out at `place` that goes on behind the text.
+    fn is_open_at(&self, needles: &Needles, text: &[u8], place: usize) -> bool {
+        let mut all = self.that_may_begin(needles, text, place);
+        all.any(|needle| matches!(here(text, place, needle.bytes), Here::Open))
+    }
+
+    /// The needles that begin with what is written at `place`.
+    fn that_may_begin<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        place: usize,
+    ) -> impl Iterator<Item = Needle<'n>> + use<'n> {
+        let (unit, length) = Self::unit(&text[place..]);
+        let byte = match unit {
+            Unit::Byte(byte)
+                if self.first[usize::from(byte)]
+                    && self.may_go_on(byte, &text[place + length..]) =>
+            {
+                Some(byte)
+            }
+            _ => None,
+        };
+        let all = byte.map(|byte| needles.iter().filter(move |n| n.bytes[0] == byte));
+        all.into_iter().flatten()
     }
 
     /// How many bytes at the end of `text` could be a needle spelled out, of which more is to come.
@@ -243,26 +368,30 @@ impl Spelling {
         if !text[start..].iter().any(|b| is_escape(*b)) {
             return 0;
         }
-        let said = self.read(text, start, None);
-        let whole = said.places.len();
+        let mut said = Said::from(start);
+        let mut inside = None;
+        self.read(text, &mut said, (None, usize::MAX), &mut |place| {
+            if inside.is_none() && self.is_open_at(needles, text, place) {
+                inside = Some(text.len() - place);
+            }
+        });
+        let inside = inside.unwrap_or(0);
         let cut = said.after == Some(Unit::Cut);
-        for first in 0..whole {
+        for first in said.bytes.len().saturating_sub(self.longest - 1)..said.bytes.len() {
             let (place, rest) = (&said.places[first], &said.bytes[first..]);
             let spelled = cut || text.len() - place.start != rest.len();
-            if !spelled {
-                continue;
-            }
-            let begins = |n: Needle<'_>| n.bytes.len() > rest.len() && n.bytes.starts_with(rest);
-            if needles.iter().any(begins) {
-                return text.len() - place.start;
+            if spelled && self.begins_with(needles, rest) {
+                return inside.max(text.len() - place.start);
             }
         }
-        if cut && !text.ends_with(b"\r") { text.len() - said.until } else { 0 }
+        let cut = if cut && !text.ends_with(b"\r") { text.len() - said.until } else { 0 };
+        inside.max(cut)
     }
 
     /// Whether `held` is the end of a line, with so little of a needle before it that it can be shown.
     pub(super) fn is_end_of_line(&self, held: &[u8]) -> bool {
-        let said = self.read(held, 0, None);
+        let mut said = Said::from(0);
+        self.read(held, &mut said, (None, usize::MAX), &mut |_| {});
         let end = said.places.last().map_or(0, |last| last.end);
         let broken = said.after == Some(Unit::Break) || held.ends_with(b"\r");
         broken && end == said.bytes.len() && end < SHORT
@@ -275,19 +404,25 @@ impl Spelling {
         run.map_or(start, |before| start + before + 1)
     }
 
-    /// What is said from `at` on without a byte between that no needle has: the last such piece that
-    /// begins before `past`, and as much behind it as a needle is long; or the last of all.
-    fn read(&self, text: &[u8], mut at: usize, past: Option<usize>) -> Said {
-        let mut said = Said::default();
-        let mut gap = 0;
-        while at < text.len() {
-            if past.is_some_and(|past| at > past + LONGEST_UNIT * self.longest) {
-                break;
+    /// Reads on what is said, without a byte between that no needle has: the piece that goes on behind `past`,
+    /// or the last of all; until so much is said as is asked for. Places within a character that is written
+    /// in several bytes go to `inside`.
+    fn read(
+        &self,
+        text: &[u8],
+        said: &mut Said,
+        (past, most): (Option<usize>, usize),
+        inside: &mut dyn FnMut(usize),
+    ) -> Stop {
+        while said.until < text.len() {
+            if said.bytes.len() >= most {
+                return Stop::Full;
             }
+            let at = said.until;
             let (unit, length) = Self::unit(&text[at..]);
-            gap = if matches!(unit, Unit::Break | Unit::Nul) { gap + 1 } else { 0 };
+            said.gap = if matches!(unit, Unit::Break | Unit::Nul) { said.gap + 1 } else { 0 };
             let ends = match unit {
-                _ if gap > GAP => true,
+                _ if said.gap > GAP => true,
                 Unit::Byte(byte) if self.has(byte) => {
                     said.bytes.push(byte);
                     said.places.push(at..at + length);
@@ -298,25 +433,25 @@ impl Spelling {
                 Unit::Break => said.after == Some(Unit::Break),
                 Unit::Nul => false,
                 Unit::Cut => {
+                    (at + 1..text.len()).for_each(inside);
                     said.after = Some(unit);
-                    break;
+                    return Stop::Over;
                 }
             };
-            at += length;
-            if ends && past.is_some_and(|past| at > past) {
-                said.closed = true;
-                break;
+            (at + 1..at + length).for_each(&mut *inside);
+            said.until += length;
+            if ends && past.is_some_and(|past| said.until > past) {
+                return Stop::Closed;
             }
             if ends {
-                said = Said::default();
+                said.clear();
             }
             said.after = match unit {
                 Unit::Byte(_) => None,
                 unit => Some(unit),
             };
         }
-        said.until = at;
-        said
+        Stop::Over
     }
 
     fn has(&self, byte: u8) -> bool {
@@ -352,6 +487,30 @@ impl Spelling {
         };
         read.unwrap_or((Unit::Byte(first), 1))
     }
+}
+
+/// The one that begins first; of two, the longer.
+fn sooner<'n>(one: Spelled<'n>, other: Spelled<'n>) -> Spelled<'n> {
+    let key = |found: &Spelled<'_>| (found.place.start, std::cmp::Reverse(found.place.end));
+    if key(&other) < key(&one) { other } else { one }
+}
+
+/// Whether `needle` is spelled out from `place` on.
+fn here(text: &[u8], place: usize, needle: &[u8]) -> Here {
+    let (mut at, mut gap, mut rest) = (place, 0, needle);
+    let mut broken = false;
+    while let Some((next, others)) = rest.split_first() {
+        let (unit, length) = Spelling::unit(&text[at..]);
+        match unit {
+            Unit::Byte(byte) if byte == *next => (rest, gap, broken) = (others, 0, false),
+            Unit::Break if gap < GAP && !broken => (gap, broken) = (gap + 1, true),
+            Unit::Nul if gap < GAP => (gap, broken) = (gap + 1, false),
+            Unit::Cut => return Here::Open,
+            _ => return Here::No,
+        }
+        at += length;
+    }
+    Here::Until(at)
 }
 
 /// Where in a text an escape may begin. A line break's CR is looked at with its LF.
@@ -675,11 +834,50 @@ mod tests {
         let broken = lines(&BASE64.encode(&KEY.as_bytes()[..24].repeat(6000)), 3, "\n");
         let slashes = "\\".repeat(150_000);
         for text in [almost, broken, slashes] {
-            let start = std::time::Instant::now();
-            let chunks: Vec<&[u8]> = text.as_bytes().chunks(16 * 1024).collect();
-            assert_eq!(through(&chunks, Fit::Exact).1, 0);
-            // Unoptimised, and beside other tests: quadratic work would take minutes.
-            assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+            bounded(KEY, &text, 16 * 1024);
+        }
+    }
+
+    /// Each character of a long key may stand alone on its line, and each chunk be of a few bytes.
+    #[test]
+    fn what_is_said_of_a_long_key_is_read_once() {
+        let long: String = (0..2000_u32)
+            .map(|n| char::from(b"abcdefghijklmnopqrstuvwxyzABCDEF"[(n * n / 7 % 32) as usize]))
+            .collect();
+        let noise: String =
+            (0..64 * 1024_u32).map(|n| char::from(b'a' + (n * n / 11 % 26) as u8)).collect();
+        let ids: Vec<&str> = ["0123abcd45ef"; 4000].into();
+        bounded(&long, &lines(&noise, 1, "\n"), 16 * 1024);
+        bounded(&long, &ids.join("\n"), 16 * 1024);
+        bounded(KEY, &lines(&noise[..16 * 1024], 1, "\n"), 7);
+        let almost: String = KEY.bytes().map(|b| format!("%{b:02x}")).collect();
+        bounded(KEY, &almost[..60].repeat(600), 7);
+    }
+
+    /// Unoptimised, and beside other tests: quadratic work would take minutes.
+    #[track_caller]
+    fn bounded(key: &str, text: &str, size: usize) {
+        let start = std::time::Instant::now();
+        let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+        assert_eq!(of(key, &chunks, Fit::Exact).1, 0);
+        assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+    }
+
+    /// Found by the fuzz target of WebSocket frames: `%252a` is a sign to who reads from the left, and ends a
+    /// needle before it has begun.
+    #[test]
+    fn what_stands_before_a_secret_does_not_hide_it() {
+        for (key, text) in [
+            ("abcabcab+/", "%252abcabcab%252B%252f"),
+            ("abcabcab+/", "100%abcabcab%2B%2f"),
+            ("nabcabcab+/", "\\nabcabcab\\u002b\\/"),
+            ("abcabcab+/", "&#x6abcabcab&#43;&#47;"),
+        ] {
+            for size in [1, 2, 3, 7, text.len()] {
+                let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+                let (seen, replaced) = of(key, &chunks, Fit::Exact);
+                assert_eq!(replaced, 1, "{text} by {size}: {:?}", String::from_utf8_lossy(&seen));
+            }
         }
     }
 
