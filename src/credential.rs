@@ -575,10 +575,10 @@ impl Slot {
     #[must_use]
     pub fn label(&self) -> String {
         match self {
-            Self::Header { name, .. } => format!("header:{name}"),
+            Self::Header { name, .. } => ["header:", name.as_str()].concat(),
             Self::Basic { part: BasicPart::User, .. } => "basic:user".to_owned(),
             Self::Basic { part: BasicPart::Password, .. } => "basic:password".to_owned(),
-            Self::Query { name } => format!("query:{name}"),
+            Self::Query { name } => ["query:", name].concat(),
             Self::Path { .. } => "path".to_owned(),
             Self::Subprotocol { .. } => "subprotocol".to_owned(),
             Self::Json { pointer } => format!("json:{pointer}"),
@@ -847,6 +847,11 @@ impl CredentialIndex {
     #[must_use]
     pub fn is_slot_header(&self, name: &HeaderName) -> bool {
         self.templates.contains_key(name)
+    }
+
+    /// The headers that are slots of any credential.
+    pub fn slot_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.templates.keys()
     }
 
     /// Whether the query parameter, decoded, is a slot of any credential.

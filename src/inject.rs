@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use data_encoding::BASE64;
-use http::header::{self, HeaderMap, HeaderValue};
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Method, Request, Response, Uri};
@@ -37,7 +37,7 @@ use crate::outcome::{Code, Refusal};
 use crate::policy::{Grant, Permit};
 use crate::record::{Recorded, Use};
 use crate::reference::Name;
-use crate::request::{BodyText, InboundRequest};
+use crate::request::{BodyText, InboundRequest, is_one_field};
 use crate::scrub::{self, Hidden, Interim, Needles, Undecodable, Unscrubbed};
 use crate::secret::Secret;
 use crate::sign::hmac::Stamp;
@@ -428,7 +428,10 @@ pub(crate) fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
 fn is_one_place(one: &Slot, other: &Slot) -> bool {
     match (one, other) {
         (Slot::Query { name: one }, Slot::Query { name: other }) => one == other,
-        _ => one.header_name().is_some() && one.header_name() == other.header_name(),
+        _ => one
+            .header_name()
+            .zip(other.header_name())
+            .is_some_and(|(one, other)| is_one_field(one.as_str(), other.as_str())),
     }
 }
 
@@ -614,6 +617,7 @@ impl Filling<'_> {
         let emptied = || credential.slots.iter().filter(|slot| !filled(slot));
         for name in emptied().filter_map(Slot::header_name) {
             parts.headers.remove(name);
+            strip_namesakes(&mut parts.headers, name);
         }
         if let Some(query) = parts.uri.query() {
             let is_another = |sent: &[u8]| {
@@ -635,6 +639,16 @@ impl Filling<'_> {
             subprotocol::rewrite(&mut parts.headers, credential, entry)?;
         }
         Ok(())
+    }
+}
+
+/// Removes what an origin may join with the field, or take in its place: `X_Api_Key` is `X-Api-Key` to
+/// whoever reads fields as CGI has them.
+fn strip_namesakes(headers: &mut HeaderMap, name: &HeaderName) {
+    let is_namesake = |other: &&HeaderName| is_one_field(other.as_str(), name.as_str());
+    // Each removal leaves one less.
+    while let Some(other) = headers.keys().find(is_namesake).cloned() {
+        headers.remove(other);
     }
 }
 
@@ -773,8 +787,11 @@ pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
         text.push_str(part);
     }
     for item in uses {
+        for part in ["+", item.credential.as_str(), "@"] {
+            text.push_str(part);
+        }
         // Writing to a text cannot fail.
-        let _ = write!(text, "+{}@{}", item.credential.as_str(), item.version.unwrap_or_default());
+        let _ = write!(text, "{}", item.version.unwrap_or_default());
     }
     text.into()
 }

@@ -112,7 +112,7 @@ codes! {
     /// The method reflects the request or tunnels through it.
     MethodRefused "method-refused" 405 "http_request_denied"
         "This method is not forwarded"
-        "TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection; a field that asks for another method, such as X-HTTP-Method-Override, has to go where that one is not allowed alike.";
+        "Methods are written in capitals. TRACE, TRACK and CONNECT inside a tunnel would hand the credential back or escape inspection; a field that asks for another method, such as X-HTTP-Method-Override, has to go where that one is not allowed alike.";
     /// An upgrade that is not understood: another protocol than WebSocket, or no valid handshake.
     UpgradeRefused "upgrade-refused" 403 "http_request_denied"
         "This protocol upgrade is not forwarded"

@@ -176,11 +176,18 @@ fn parse_authority(text: &str, scheme: Scheme) -> Result<Authority, Refusal> {
         .map_err(|e| Refusal::with_detail(Code::BadRequest, e.to_string()))
 }
 
-/// TRACE and TRACK hand the request back, injected header and all; CONNECT would leave inspection.
+/// TRACE and TRACK hand the request back, injected header and all; CONNECT would leave inspection. A method
+/// with a small letter is none that a rule can name, and many an origin takes it for the one in capitals.
 fn check_method(method: &Method) -> Result<(), Refusal> {
-    let reflects = matches!(*method, Method::TRACE | Method::CONNECT)
-        || method.as_str().eq_ignore_ascii_case("TRACK");
-    if reflects { Err(Refusal::new(Code::MethodRefused)) } else { Ok(()) }
+    let text = method.as_str();
+    if ["TRACE", "TRACK", "CONNECT"].iter().any(|never| text.eq_ignore_ascii_case(never)) {
+        return Err(Refusal::new(Code::MethodRefused));
+    }
+    if text.bytes().any(|b| b.is_ascii_lowercase()) {
+        let detail = "Methods are written in capitals, as DELETE: in small letters it is another to HTTP, and the same to many servers";
+        return Err(Refusal::with_detail(Code::MethodRefused, detail));
+    }
+    Ok(())
 }
 
 /// By these, frameworks let a form or a firewalled client ask for a method that it cannot send. CGI and
@@ -192,11 +199,16 @@ const METHOD_OVERRIDES: [&str; 4] =
 const METHOD_PARAMETER: &str = "_method";
 
 fn is_override(name: &HeaderName) -> bool {
-    let same = |(own, sent): (u8, u8)| own == sent || (own == b'-' && sent == b'_');
-    name.as_str().starts_with('x')
-        && METHOD_OVERRIDES.iter().any(|own| {
-            own.len() == name.as_str().len() && own.bytes().zip(name.as_str().bytes()).all(same)
-        })
+    let name = name.as_str();
+    name.starts_with('x') && METHOD_OVERRIDES.iter().any(|own| is_one_field(own, name))
+}
+
+/// Whether two names are one field to CGI and all that follow it, which make `_` of `-`, and some of `.`: what
+/// comes under both they join, or take the last.
+#[must_use]
+pub fn is_one_field(one: &str, other: &str) -> bool {
+    let settled = |b: u8| if matches!(b, b'_' | b'.') { b'-' } else { b };
+    one.len() == other.len() && one.bytes().map(settled).eq(other.bytes().map(settled))
 }
 
 fn other_methods(headers: &HeaderMap, query: Option<&str>) -> Result<Vec<Method>, Refusal> {
@@ -447,9 +459,11 @@ const NOT_IN_TRAILERS: [HeaderName; 20] = [
 /// of a credential: exactly one copy of that goes out.
 pub fn strip_trailers(trailers: &mut HeaderMap, is_slot: impl Fn(&HeaderName) -> bool) {
     strip_hop_by_hop(trailers);
-    let goes = |name: &&HeaderName| {
-        is_ours(name) || NOT_IN_TRAILERS.contains(name) || is_override(name) || is_slot(name)
+    let of_a_head = |name: &HeaderName| {
+        NOT_IN_TRAILERS.iter().any(|own| is_one_field(own.as_str(), name.as_str()))
     };
+    let goes =
+        |name: &&HeaderName| is_ours(name) || of_a_head(name) || is_override(name) || is_slot(name);
     let names: Vec<HeaderName> = trailers.keys().filter(goes).cloned().collect();
     for name in names {
         trailers.remove(name);
@@ -769,6 +783,7 @@ mod tests {
             "locum-run",
             "x-http-method-override",
             "content-type",
+            "content_type",
             "te",
             "grpc-status",
             "x-amz-trailer-signature",
@@ -787,7 +802,9 @@ mod tests {
         let host = ("host", "api.test");
         assert_eq!(code("/", &[host, ("upgrade", "foo")]), Some(Code::UpgradeRefused));
         assert_eq!(code("/", &[host, ("upgrade", "h2c")]), None);
-        for method in ["TRACE", "TRACK", "track", "CONNECT"] {
+        for method in
+            ["TRACE", "TRACK", "track", "CONNECT", "Trace", "Connect", "get", "dELETE", "purge"]
+        {
             let mut parts = request("/", &[("host", "api.test")]);
             parts.method = method.parse().unwrap();
             let refused = InboundRequest::parse(parts, &origin()).unwrap_err();

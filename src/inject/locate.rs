@@ -105,6 +105,26 @@ impl References {
         found
     }
 
+    /// Looks through the fields behind a body on its way to `origin`. None of them is a slot.
+    #[must_use]
+    pub fn locate_trailers(trailers: &HeaderMap, origin: &Origin, index: &CredentialIndex) -> Self {
+        let mut found = Self::default();
+        for (name, value) in trailers {
+            let text = value.as_bytes();
+            if reference::occurs(text) {
+                found.outside(text, 1, Some(origin), index);
+            } else if name == header::AUTHORIZATION
+                && let Some(pair) = BasicPair::decode(value)
+            {
+                let halves = [BasicPart::Password, BasicPart::User].map(|part| pair.half(part));
+                for half in halves.into_iter().filter(|half| reference::occurs(half)) {
+                    found.outside(half, 1, Some(origin), index);
+                }
+            }
+        }
+        found
+    }
+
     /// References as they were seen once, to decide on them again.
     pub(crate) fn seen(
         located: impl IntoIterator<Item = (Arc<Credential>, Option<usize>)>,

@@ -14,7 +14,7 @@ use super::verdict::{Kind, Verdict};
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex, Kind as CredentialKind, Slot, Within};
 use crate::host::{Origin, Scheme};
-use crate::inject::References;
+use crate::inject::{Located, References};
 use crate::outcome::{Code, Refusal, reason};
 use crate::reference::Name;
 use crate::request::InboundRequest;
@@ -384,7 +384,7 @@ pub(super) fn usable<'r>(
 ) -> Result<Vec<Picked<'r>>, Refusal> {
     let refers = references.unresolved() || !references.located().is_empty();
     if refers && origin.scheme != Scheme::Https {
-        return Err(Refusal::new(Code::Plaintext));
+        return Err(in_the_clear(references, origin));
     }
     if references.unresolved() {
         return Err(Refusal::new(Code::CredentialRefused).because(reason::UNKNOWN));
@@ -413,6 +413,20 @@ pub(super) fn usable<'r>(
         }
     }
     Ok(references.located().iter().map(Picked::of).collect())
+}
+
+/// A reference that goes out in the clear. To another host than its credential's it is as much of an alarm
+/// as over TLS.
+fn in_the_clear(references: &References, origin: &Origin) -> Refusal {
+    let refusal = Refusal::new(Code::Plaintext);
+    let mut located = references.located().iter().map(Located::credential);
+    let goes = |credential: &Credential| {
+        credential.destinations.iter().any(|own| own.host.matches(&origin.authority.host))
+    };
+    if located.any(|credential| !goes(credential)) {
+        return refusal.because(reason::NOT_BOUND);
+    }
+    refusal
 }
 
 /// Whether a request goes where the credential's own tokens come from. Nobody but Locum asks there

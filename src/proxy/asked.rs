@@ -72,6 +72,12 @@ impl Asked<'_> {
                 .followed(&decided, (body, ledger), behind)
                 .map_or_else(Err, |()| decided.decision);
         }
+        // Why here: what follows a body was read with it, or will be looked at on its way.
+        if let Ok(permit) = &decided.decision
+            && let Err(refusal) = body.held_to(permit)
+        {
+            decided.decision = Err(refusal);
+        }
         // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
         // secret and reached nobody.
         approval::obtain(self, decided, body, ledger).await
@@ -264,7 +270,7 @@ pub(super) fn unread(why: Ungathered) -> Refusal {
     match why {
         Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
         Ungathered::Late => Refusal::new(Code::RequestTimeout),
-        Ungathered::Secret => Refusal::new(Code::RealCredential),
+        Ungathered::Refused(code) => Refusal::new(code),
         Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }
 }

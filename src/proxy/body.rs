@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::request::Parts;
-use http::{HeaderMap, Request, Version};
+use http::{HeaderMap, HeaderName, Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::timeout;
@@ -22,9 +22,11 @@ use super::ledger::{Tally, Uploaded};
 use super::linger::{Linger, Signs};
 use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
 use super::stream::Cut;
-use crate::inject::Remainder;
+use crate::host::Origin;
+use crate::inject::{References, Remainder};
 use crate::outcome::{Code, Ending, Refusal};
-use crate::request::strip_trailers;
+use crate::policy::Permit;
+use crate::request::{is_one_field, strip_trailers};
 use crate::scrub::{ScrubError, ScrubbedBody};
 use crate::sign::sigv4::{ChunkError, ChunkSigner};
 use crate::upstream::{BodyError, UpstreamBody};
@@ -238,7 +240,7 @@ pub(super) struct Upload {
     /// What signs its chunks anew on their way.
     chunks: Option<Box<ChunkSigner>>,
     /// What knows which trailers may not go on.
-    state: Option<Arc<State>>,
+    trailing: Option<Box<Trailing>>,
 }
 
 /// Where a body comes from.
@@ -280,34 +282,45 @@ pub(super) enum Ungathered {
     Late,
     /// The agent broke off.
     Broken,
-    /// There is a secret of the vault in what follows it.
-    Secret,
+    /// What follows it may not go on.
+    Refused(Code),
 }
 
 impl From<BoxError> for Ungathered {
     fn from(error: BoxError) -> Self {
         let refused = error.downcast_ref::<Refusal>();
-        if refused.is_some_and(|refusal| refusal.code == Code::RealCredential) {
-            Self::Secret
-        } else {
-            Self::Broken
-        }
+        refused.map_or(Self::Broken, |refusal| Self::Refused(refusal.code))
     }
 }
 
-/// Takes out of the fields behind a body what may not stand there, and what a credential has in its
-/// hands; the rest is watched as a head is.
-fn settle_trailers(trailers: &mut HeaderMap, state: Option<&State>) -> Result<(), Refusal> {
-    let Some(state) = state else {
-        trailers.clear();
-        return Ok(());
-    };
-    let watch = state.sealed.as_ref().map(|sealed| &sealed.watch);
-    if watch.is_some_and(|watch| watch.is_in_trailers(trailers)) {
-        return Err(Refusal::new(Code::RealCredential));
+/// What looks at the fields behind a body.
+struct Trailing {
+    state: Arc<State>,
+    origin: Origin,
+    /// Whether a reference that stands there is a reason to refuse; not known before it is decided.
+    refuse_misplaced: bool,
+}
+
+impl Trailing {
+    /// Takes out what may not stand there, and what a credential has in its hands; the rest is watched as
+    /// a head is.
+    fn settle(&self, trailers: &mut HeaderMap, count: &Uploaded) -> Result<(), Refusal> {
+        let Self { state, origin, refuse_misplaced } = self;
+        let watch = state.sealed.as_ref().map(|sealed| &sealed.watch);
+        if watch.is_some_and(|watch| watch.is_in_trailers(trailers)) {
+            return Err(Refusal::new(Code::RealCredential));
+        }
+        let index = &state.credentials;
+        count.saw_trailers(&References::locate_trailers(trailers, origin, index));
+        if *refuse_misplaced && count.in_trailers() > 0 {
+            return Err(Refusal::new(Code::Misplaced));
+        }
+        let reads_as = |name: &HeaderName| {
+            index.slot_headers().any(|slot| is_one_field(slot.as_str(), name.as_str()))
+        };
+        strip_trailers(trailers, reads_as);
+        Ok(())
     }
-    strip_trailers(trailers, |name| state.credentials.is_slot_header(name));
-    Ok(())
 }
 
 impl Upload {
@@ -321,15 +334,40 @@ impl Upload {
         let inner = Source::Agent(inner);
         (
             parts,
-            Self { inner, told, count, reading, gate, remainder: None, chunks: None, state: None },
+            Self {
+                inner,
+                told,
+                count,
+                reading,
+                gate,
+                remainder: None,
+                chunks: None,
+                trailing: None,
+            },
         )
     }
 
-    /// Has what follows it looked at as its head was.
-    pub(super) fn watched(&mut self, state: &Arc<State>) {
-        if !self.is_empty() {
-            self.state = Some(Arc::clone(state));
+    /// Has what follows it on its way to `origin` looked at as its head was. Nothing follows a body of
+    /// HTTP/1.1 that has a length.
+    pub(super) fn watched(&mut self, state: &Arc<State>, origin: &Origin) {
+        let ends_itself = !self.told && self.size_hint().exact().is_some();
+        if !self.is_empty() && !ends_itself {
+            let (state, origin) = (Arc::clone(state), origin.clone());
+            self.trailing = Some(Box::new(Trailing { state, origin, refuse_misplaced: false }));
         }
+    }
+
+    /// Holds what follows it to the permit of its request.
+    ///
+    /// # Errors
+    /// `misplaced-reference` where it was read, and what follows it has a reference.
+    pub(super) fn held_to(&mut self, permit: &Permit) -> Result<(), Refusal> {
+        let Some(trailing) = &mut self.trailing else { return Ok(()) };
+        trailing.refuse_misplaced = permit.refuses_misplaced();
+        if trailing.refuse_misplaced && self.count.in_trailers() > 0 {
+            return Err(Refusal::new(Code::Misplaced));
+        }
+        Ok(())
     }
 
     /// Whether fields follow it, of one that was read.
@@ -483,7 +521,7 @@ impl Upload {
         };
         let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
         let (reading, gate, remainder, chunks) = (None, None, None, None);
-        Self { inner, told: false, count, reading, gate, remainder, chunks, state: None }
+        Self { inner, told: false, count, reading, gate, remainder, chunks, trailing: None }
     }
 
     /// All of it, if it was read before.
@@ -548,10 +586,18 @@ impl Upload {
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }
-        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut())
-            && let Err(refusal) = settle_trailers(trailers, self.state.as_deref())
-        {
-            return Poll::Ready(Some(Err(refusal.into())));
+        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
+            let settled = match &self.trailing {
+                Some(trailing) => trailing.settle(trailers, &self.count),
+                None => {
+                    trailers.clear();
+                    Ok(())
+                }
+            };
+            if let Err(refusal) = settled {
+                self.count.cut(refusal.code);
+                return Poll::Ready(Some(Err(refusal.into())));
+            }
         }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));

@@ -31,6 +31,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
@@ -280,6 +281,7 @@ impl Upstream {
             let start = Instant::now();
             let (failure, again) = match lane {
                 Lane::Own(mut link) => {
+                    announce_chunks(&mut request);
                     match link
                         .exchange(interim::heard(request, call.interims), upload, patience)
                         .await
@@ -294,6 +296,10 @@ impl Upstream {
                     }
                 }
                 Lane::Shared(seat) => {
+                    // HTTP/2 has no chunks; an earlier attempt may have been over HTTP/1.1.
+                    if stale > 0 {
+                        request.headers_mut().remove(TRANSFER_ENCODING);
+                    }
                     match seat
                         .exchange(interim::at_once(request), upload, patience, call.interims)
                         .await
@@ -555,6 +561,19 @@ fn announced_wait(headers: &HeaderMap) -> Option<Duration> {
         .filter_map(|parameter| parameter.trim().strip_prefix("timeout="))
         .find_map(|digits| digits.parse::<u64>().ok())?;
     Some(Duration::from_secs(seconds.saturating_sub(1)))
+}
+
+/// Says that the body comes in chunks where its length is not known. hyper does so itself but for methods that
+/// rarely have one, whose body it would leave out without a word.
+fn announce_chunks(request: &mut Request<RequestBody>) {
+    let rarely = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
+    if rarely
+        && !request.body().is_end_stream()
+        && request.body().size_hint().exact().is_none()
+        && !request.headers().contains_key(CONTENT_LENGTH)
+    {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
 }
 
 /// An answer says once where it ends, or does not count. Of a length beside a coding the coding is right

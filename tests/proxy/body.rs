@@ -261,3 +261,75 @@ fn behind_a_body_nothing_goes_on_that_belongs_to_a_head() {
     let (_, behind) = raw.split_once("\r\n0\r\n").expect("the last chunk");
     assert_eq!(behind.to_ascii_lowercase(), "x-checksum: 1\r\n\r\n", "{raw}");
 }
+
+/// What follows a body is looked at as its head is, whatever is taken out of it.
+#[test]
+fn references_behind_a_body_count_as_those_in_a_head_do() {
+    const RULES: &str = "version: 1
+rules:
+  - {name: strict, agents: ['*'], use: ['*'], paths: [/open/strict], misplaced: refuse}
+  - {name: open, agents: ['*'], use: ['*'], paths: [/echo]}
+";
+    let world = World::with(BEARER, canary(), |home, _| {
+        let elsewhere = ["--to", "https://else.test", "--header", "X-Else: {secret}"];
+        home.add("elsewhere", &elsewhere, &canary());
+        home.locum(&["credential", "add", "bait", "--provider", "openai", "--honeytoken"]).ok();
+        home.policy(RULES);
+    });
+    let post = |target: &str, trailer: &str| {
+        let fields = [AUTHORIZED, "Transfer-Encoding: chunked"];
+        let head = request("POST", target, &fields, "");
+        world.tunnel().ask(format!("{head}2\r\nhi\r\n0\r\n{trailer}\r\n\r\n"))
+    };
+    let counts = || {
+        ["misplaced", "unbound", "honeytoken"].map(|what| {
+            world.serve.metric(match what {
+                "misplaced" => "locum_misplaced_references_total",
+                "unbound" => "locum_unbound_references_total",
+                _ => "locum_honeytokens_total",
+            })
+        })
+    };
+    for (trailer, raised) in [
+        ("X-Sum: 1", [0, 0, 0]),
+        ("X-Sum: locum_main", [1, 0, 0]),
+        ("X-Sum: a locum_elsewhere", [1, 1, 0]),
+        ("Authorization: Bearer locum_elsewhere", [1, 1, 0]),
+        ("X-Sum: locum_bait", [1, 1, 1]),
+    ] {
+        let before = counts();
+        let answer = post("/echo", trailer);
+        assert_eq!(answer.status, 200, "{trailer}: {}", answer.text());
+        let expected: Vec<_> = before.iter().zip(raised).map(|(b, r)| b + r).collect();
+        eventually(trailer, PATIENCE, || (counts().to_vec() == expected).then_some(()));
+        let answer = post("/open/strict", trailer);
+        if raised[0] == 0 {
+            assert_eq!(answer.status, 200, "{trailer}: {}", answer.text());
+        } else {
+            assert_eq!(answer.problem(), "misplaced-reference", "{trailer}");
+        }
+        let expected: Vec<_> = before.iter().zip(raised).map(|(b, r)| b + 2 * r).collect();
+        eventually(trailer, PATIENCE, || (counts().to_vec() == expected).then_some(()));
+    }
+}
+
+/// A body of unknown length goes on with every method, to the byte.
+#[test]
+fn bodies_in_chunks_reach_the_origin_with_methods_that_rarely_have_one() {
+    let world = World::new();
+    for method in ["GET", "HEAD", "DELETE", "OPTIONS", "POST"] {
+        let fields = [AUTHORIZED, "Transfer-Encoding: chunked"];
+        let head = request(method, "/echo", &fields, "");
+        let mut wire = world.tunnel();
+        wire.send(format!("{head}5\r\nhello\r\n0\r\n\r\n"));
+        let answer = wire.answer_to(method);
+        assert_eq!(answer.status, 200, "{method}: {}", answer.text());
+        let raw = world.origin.last_raw();
+        let sent = raw.split("\r\n\r\n").last().map(|_| raw.contains("5\r\nhello\r\n0\r\n\r\n"));
+        assert_eq!(sent, Some(true), "{method}: {raw}");
+        assert_eq!(world.origin.last().body, b"hello", "{method}");
+    }
+    // And without a body there is none.
+    assert_eq!(world.ask("GET", "/echo", &[AUTHORIZED], "").status, 200);
+    assert!(world.origin.last().header("transfer-encoding").is_none());
+}

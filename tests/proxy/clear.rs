@@ -198,3 +198,29 @@ fn upgrades_in_the_clear_are_refused() {
         assert_eq!(near.answer().problem(), "upgrade-refused");
     });
 }
+
+#[test]
+fn a_reference_that_goes_elsewhere_in_the_clear_is_an_alarm_too() {
+    let clear = clear();
+    let other = ["--to", "https://else.test", "--header", "Authorization: Bearer {secret}"];
+    clear.home.add("elsewhere", &other, &canary());
+    let ask = |name: &str| {
+        let field = format!("Authorization: Bearer locum_{name}");
+        let answer = clear.get("http://plain.test/open/x", "plain.test", &[&field]);
+        assert_eq!(answer.problem(), "plaintext-refused", "{name}");
+        (
+            answer.text().replace(&answer.request_id(), ""),
+            clear.serve.metric("locum_unbound_references_total"),
+        )
+    };
+    let (own, none) = ask("main");
+    assert_eq!(none, 0);
+    let told = eventually("the new credential", PATIENCE, || {
+        let (told, counted) = ask("elsewhere");
+        (counted == 1).then_some(told)
+    });
+    assert_eq!(told, own, "the agent hears no difference");
+    let records = clear.home.accesses_to("/open/x");
+    let reason = records.last().map(|record| record["reason"].clone());
+    assert_eq!(reason, Some("the credential is not bound to this destination".into()));
+}

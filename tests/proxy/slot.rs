@@ -416,3 +416,41 @@ fn a_reference_that_goes_elsewhere_is_an_alarm_outside_the_slots_too() {
     }
     assert_eq!(counted(), before);
 }
+
+/// A method in other letters is none that a rule names, and the same to many an origin.
+#[test]
+fn methods_are_in_capitals() {
+    let world = World::ruled(
+        "version: 1
+rules:
+  - {name: mine, agents: ['*'], use: ['*']}
+  - {name: nothing is deleted, agents: ['*'], to: ['https://api.test'], methods: [DELETE], deny: true}
+",
+    );
+    assert_eq!(world.ask("DELETE", "/open/x", &[AUTHORIZED], "").problem(), "not-allowed");
+    for method in ["delete", "Delete", "trace", "Connect", "track", "get", "purge"] {
+        let answer = world.ask(method, "/open/x", &[AUTHORIZED], "");
+        assert_eq!((answer.status, &*answer.problem()), (405, "method-refused"), "{method}");
+    }
+    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(world.ask("PURGE", "/open/x", &[AUTHORIZED], "").status, 200);
+}
+
+/// CGI and its kin read `_` for `-`, and join what comes under both or take the last.
+#[test]
+fn beside_an_injected_field_none_goes_on_that_is_read_as_the_same() {
+    let slots = ["--to", "https://api.test", "--header", "X-Api-Key: {secret}"];
+    let world = World::with(&slots, canary(), |_, _| {});
+    let fields = ["X_Api_Key: mine", "X-Api-Key: locum_main", "x.api-key: mine", "X_Api_Keys: 1"];
+    let answer = world.ask("GET", "/open/x", &fields, "");
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let seen = world.origin.last();
+    assert_eq!(seen.all("x-api-key"), [&*world.key]);
+    for (name, value) in [("x_api_key", None), ("x.api-key", None), ("x_api_keys", Some("1"))] {
+        assert_eq!(seen.header(name), value, "{name}");
+    }
+    let head = request("POST", "/echo", &[fields[1], "Transfer-Encoding: chunked"], "");
+    let answer = world.tunnel().ask(format!("{head}1\r\nx\r\n0\r\nX_Api_Key: mine\r\n\r\n"));
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(!world.origin.last_raw().contains("mine"), "{}", world.origin.last_raw());
+}
