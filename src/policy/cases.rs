@@ -19,7 +19,7 @@ use crate::agent::{
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
-use crate::inject::{References, Unknown};
+use crate::inject::{References, Unknown, alone_in_their_places};
 use crate::outcome::Code;
 use crate::reference::Name;
 use crate::request::InboundRequest;
@@ -286,7 +286,9 @@ impl Inquiry {
         };
         let references = self.references(policy, &request, index);
         let Self { who, at, .. } = self;
-        match policy.authorize(who, &request, &references, index, *at) {
+        let permitted = policy.authorize(who, &request, &references, index, *at);
+        // Asked of a call when its secrets are put in.
+        match permitted.and_then(|permit| alone_in_their_places(&permit).map(|()| permit)) {
             Ok(permit) if permit.approval().is_some() => Answer::Ask((&**permit.rule()).into()),
             Ok(permit) => Answer::Allow((&**permit.rule()).into()),
             Err(refusal) => Answer::Refuse(refusal.code, refusal.rule.map(|rule| (&*rule).into())),
