@@ -585,9 +585,8 @@ fn read_fields<'d>(
             reader.problem(key, "not the name of a header field");
         }
         let read = |text: &str| {
-            text.parse::<HeaderValue>().map_err(
-                |_| "a field's value has visible characters of ASCII, blanks and tabs alone",
-            )
+            text.parse::<HeaderValue>()
+                .map_err(|_| "a field's value has no control character but a tab")
         };
         let values = reader.one_or_list(values, |r, n| r.parsed_with(n, read));
         let (Ok(name), Some(values)) = (name, values) else { continue };
