@@ -4,6 +4,7 @@ mod bait;
 mod care;
 mod connect;
 mod kind;
+mod providers;
 mod source;
 mod users;
 mod verify;
@@ -52,6 +53,17 @@ pub(super) enum Command {
         /// Only those that the audit log has no use of for so long
         #[arg(long, value_name = "DURATION", value_parser = crate::document::parse_duration)]
         unused_for: Option<std::time::Duration>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the providers of the catalogue, for `credential add --provider`
+    #[command(
+        after_help = "Example:\n  locum credential providers\n  locum credential providers google --json"
+    )]
+    Providers {
+        /// Only those with this in their id, name, host or variable
+        like: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -224,8 +236,13 @@ pub(super) struct Value {
 }
 
 pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    // What is in the catalogue needs no home.
+    if let Command::Providers { like, json } = &command {
+        return providers::list(like.as_deref(), *json);
+    }
     let mut way = to.open()?;
     match command {
+        Command::Providers { .. } => Ok(()),
         Command::Add(args) => add(way, &args),
         Command::Connect(args) => connect::run(&mut way.here("logging in at a browser")?, *args),
         Command::List { unused_for, json } => {
