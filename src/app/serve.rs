@@ -266,7 +266,7 @@ impl Proxy {
         });
         let desk = self.desk(&gates);
         let places: Vec<String> = self.serving.places().collect();
-        tracing::info!(proxy = ?places, ops = ?self.serving.ops, "serving");
+        tracing::info!(proxy = ?places, ops = self.serving.ops.map(display), "serving");
         let cores = Cores::start(&self.gateway, &gates)?;
         service::ready();
         let (leave, end) = tokio::select! {

@@ -256,3 +256,58 @@ fn providers_can_be_found() {
         home.run_with(&["credential", "add", "x", "--provider", "zzzzzzzz"], b"0123456789abcdef");
     ran.refused(64, &["locum credential providers"]);
 }
+
+#[test]
+fn a_key_that_is_typed_where_none_belongs_is_not_shown() {
+    let home = Home::new();
+    let key = "sk-proj-aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5zA7";
+    let given = format!("--secret={key}");
+    for words in [
+        &["credential", "add", "x", key][..],
+        &["credential", "add", "x", "--secret", key],
+        &["credential", "add", "x", &given],
+        &["credential", "add", "x", key, "--json"],
+    ] {
+        let ran = home.run(words);
+        ran.refused(64, &[]);
+        assert!(!ran.err.contains("aB3dE5fG7hI9"), "{words:?}: {ran:?}");
+    }
+    home.run(&["credential", "add", "x", key]).refused(64, &["on standard input", "--from-file"]);
+}
+
+#[test]
+fn what_was_pasted_along_with_a_secret_is_told() {
+    let home = Home::new();
+    let add = |name: &str, secret: &str, more: &[&str]| {
+        let words =
+            ["credential", "add", name, "--to", "https://api.test", "--header", "x: {secret}"];
+        home.run_with(&[&words[..], more].concat(), secret.as_bytes())
+    };
+    for (secret, why) in [
+        ("\"0123456789abcdef\"", "stands in quotes"),
+        ("'0123456789abcdef'\n", "stands in quotes"),
+        ("API_KEY=0123456789abcdef", "has the name of its variable before it"),
+        ("export API_KEY=0123456789abcdef", "has the name of its variable before it"),
+    ] {
+        let ran = add("x", secret, &[]);
+        ran.refused(64, &[why, "--as-is"]);
+        assert!(!ran.err.contains("0123456789abcdef"), "{ran:?}");
+    }
+    for (name, secret) in
+        [("a", "QUJD0123_456789=="), ("b", "key=0123456789abcdef"), ("c", "it's \"so\"!")]
+    {
+        assert_eq!(add(name, secret, &[]).code, 0, "{secret}");
+    }
+    assert_eq!(add("d", "'0123456789abcdef'", &["--as-is"]).code, 0);
+}
+
+#[test]
+fn what_was_typed_wrongly_is_64() {
+    let home = Home::new();
+    home.run(&["vault", "recovery", "--threshold", "5", "--shares", "3"])
+        .refused(64, &["no more than there are"]);
+    home.run(&["config", "check", "/nope"]).refused(64, &["there is no such file"]);
+    let ran = home.run(&["workspace", "remove", "default"]);
+    ran.refused(64, &["cannot be removed"]);
+    assert!(!ran.err.contains("--yes"), "{ran:?}");
+}
