@@ -19,8 +19,8 @@ use crate::agent::{
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
-use crate::inject::{References, Unknown};
-use crate::outcome::Code;
+use crate::inject::{References, Unknown, alone_in_their_places};
+use crate::outcome::{Code, Refusal};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 
@@ -61,6 +61,10 @@ impl FromStr for Wish {
         let (method, url) = text.split_once(' ').ok_or(WishError)?;
         if method == "CONNECT" {
             return Authority::parse(url, None).map(Self::Connect).map_err(|_| WishError);
+        }
+        // No client sends these as they are, and a list of cases is no place to guess.
+        if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(WishError);
         }
         let start = url.find("://").ok_or(WishError)? + 3;
         let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
@@ -167,7 +171,10 @@ pub fn supposed(user: UserName) -> Option<Identity> {
 
 impl Inquiry {
     /// The request as it would come; none for a tunnel, and for what no client could send.
-    pub(super) fn request(&self, index: &CredentialIndex) -> Option<Result<InboundRequest, Code>> {
+    pub(super) fn request(
+        &self,
+        index: &CredentialIndex,
+    ) -> Option<Result<InboundRequest, Refusal>> {
         let Wish::Request { method, socket, origin, target } = &self.wish else { return None };
         let mut target = target.to_string();
         let mut builder =
@@ -190,7 +197,7 @@ impl Inquiry {
             }
         }
         let parts = builder.uri(target).body(()).ok()?.into_parts().0;
-        Some(InboundRequest::parse(parts, origin).map_err(|refusal| refusal.code))
+        Some(InboundRequest::parse(parts, origin))
     }
 
     /// Whether the target has the reference in it already, there where a path or query wants it.
@@ -277,12 +284,14 @@ impl Inquiry {
         }
         let request = match self.request(index) {
             Some(Ok(request)) => request,
-            Some(Err(code)) => return Answer::Refuse(code, None),
+            Some(Err(refusal)) => return Answer::Refuse(refusal.code, None),
             None => return Answer::Refuse(Code::BadRequest, None),
         };
         let references = self.references(policy, &request, index);
         let Self { who, at, .. } = self;
-        match policy.authorize(who, &request, &references, index, *at) {
+        let permitted = policy.authorize(who, &request, &references, index, *at);
+        // Asked of a call when its secrets are put in.
+        match permitted.and_then(|permit| alone_in_their_places(&permit).map(|()| permit)) {
             Ok(permit) if permit.approval().is_some() => Answer::Ask((&**permit.rule()).into()),
             Ok(permit) => Answer::Allow((&**permit.rule()).into()),
             Err(refusal) => Answer::Refuse(refusal.code, refusal.rule.map(|rule| (&*rule).into())),
@@ -295,8 +304,9 @@ impl Inquiry {
         policy: &Policy,
         index: &CredentialIndex,
         look: impl FnOnce(Question<'_>) -> T,
-    ) -> Result<T, Code> {
-        let request = self.request(index).unwrap_or(Err(Code::BadRequest))?;
+    ) -> Result<T, Refusal> {
+        let none = || Err(Refusal::new(Code::BadRequest));
+        let request = self.request(index).unwrap_or_else(none)?;
         let references = self.references(policy, &request, index);
         let question = Question {
             who: &self.who,
@@ -557,11 +567,13 @@ fn read_expected(map: &mut Map<'_, '_>) -> Option<Expected> {
     let code = given(map, "code", |r, n| r.choice(n, &codes));
     let word = word?;
     if let Some(node) = map.node("code").filter(|_| word != Word::Refuse) {
-        map.reader().problem(node, "only a refusal has a code");
+        let advice = "remove `code`, or write `expect: refuse`";
+        map.reader().problem_with_help(node, "only a refusal has a code", advice);
         return None;
     }
     if let Some(node) = map.node("rule").filter(|_| word == Word::Intercept) {
-        map.reader().problem(node, "no rule decides on a tunnel that is looked into");
+        let message = "no rule decides on a tunnel that is looked into";
+        map.reader().problem_with_help(node, message, "remove `rule`");
         return None;
     }
     Some(Expected { word, rule: rule?.map(Into::into), code: code? })
@@ -578,7 +590,11 @@ fn read_fields<'d>(
         if name.is_err() {
             reader.problem(key, "not the name of a header field");
         }
-        let values = reader.one_or_list(values, Reader::parsed::<HeaderValue>);
+        let read = |text: &str| {
+            text.parse::<HeaderValue>()
+                .map_err(|_| "a field's value has no control character but a tab")
+        };
+        let values = reader.one_or_list(values, |r, n| r.parsed_with(n, read));
         let (Ok(name), Some(values)) = (name, values) else { continue };
         fields.extend(values.into_iter().map(|value| (name.clone(), value)));
     }

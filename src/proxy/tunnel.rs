@@ -76,7 +76,7 @@ pub(super) async fn front(
     let caller = Caller { near, workspace, identity, client, cut, baseline };
     if sighted || in_host {
         let destination = if in_host { String::new() } else { target.destination() };
-        let ledger = Ledger::at(gateway, &caller, destination);
+        let ledger = Ledger::at(gateway, &caller, destination.into());
         let refusal = Refusal::new(Code::RealCredential);
         ledger.refuse(&caller.state(), &refusal, &[]);
         return refusal::respond(&refusal, ledger.id);
@@ -88,7 +88,7 @@ pub(super) async fn front(
         }
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
-            let route = Route { caller, origin, other_name: false, place: None, shutdown };
+            let route = Route::new((caller, shutdown), origin, false, None);
             // Boxed: most of these connections become tunnels, and would carry the room for it.
             Box::pin(exchange(gateway, &route, request, &end.outlet)).await
         }
@@ -449,7 +449,7 @@ impl Inner {
     fn route(self, scheme: Scheme, other_name: bool) -> Route {
         let Self { caller, authority, place, shutdown } = self;
         let origin = Origin { scheme, authority };
-        Route { caller, origin, other_name, place: Some(Arc::new(place)), shutdown }
+        Route::new((caller, shutdown), origin, other_name, Some(Arc::new(place)))
     }
 }
 
