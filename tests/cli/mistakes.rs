@@ -306,7 +306,9 @@ fn what_was_typed_wrongly_is_64() {
     let home = Home::new();
     home.run(&["vault", "recovery", "--threshold", "5", "--shares", "3"])
         .refused(64, &["no more than there are"]);
-    home.run(&["config", "check", "/nope"]).refused(64, &["there is no such file"]);
+    let nowhere = home.beside("nowhere.yaml");
+    home.run(&["config", "check", nowhere.to_str().unwrap()])
+        .refused(64, &["there is no such file"]);
     let ran = home.run(&["workspace", "remove", "default"]);
     ran.refused(64, &["cannot be removed"]);
     assert!(!ran.err.contains("--yes"), "{ran:?}");
