@@ -44,7 +44,7 @@ pub(crate) use scan::looks_like_a_key;
 use way::{Admin, Where};
 
 use crate::app::{Exit, Failure, Opened, SHARED_PROXY};
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Provider};
 use crate::reference::Name;
 
 /// A forward proxy that holds the keys, so that agents need not.
@@ -241,7 +241,7 @@ fn has_a_key(word: &str) -> bool {
     // No option and no name of anything is so long and begins as keys do.
     let value = word.split_once('=').map_or(word, |(_, value)| value);
     let known = |prefix: &String| value.len() >= 16 && value.starts_with(prefix.as_str());
-    let mut prefixes = Catalog::embedded().iter().flat_map(|provider| provider.prefixes());
+    let mut prefixes = Catalog::embedded().iter().flat_map(Provider::prefixes);
     looks_like_a_key(word).is_some() || prefixes.any(known)
 }
 
