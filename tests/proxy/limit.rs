@@ -353,7 +353,7 @@ fn silent_connections_keep_nobody_from_the_other_ports() {
         silent.push(wire);
         silent.push(Wire::try_unix(&socket).unwrap());
     }
-    assert!(world.serve.metrics().contains("locum_requests_total"));
+    assert!(world.serve.metrics().contains("locum_tunnels_open"));
     let mut administrator = Wire::try_unix(&socket).unwrap();
     let asked = administrator.ask("GET /v1/agents HTTP/1.1\r\nHost: x\r\n\r\n");
     assert_eq!(asked.status, 401, "{}", asked.text());
