@@ -575,10 +575,10 @@ impl Slot {
     #[must_use]
     pub fn label(&self) -> String {
         match self {
-            Self::Header { name, .. } => format!("header:{name}"),
+            Self::Header { name, .. } => ["header:", name.as_str()].concat(),
             Self::Basic { part: BasicPart::User, .. } => "basic:user".to_owned(),
             Self::Basic { part: BasicPart::Password, .. } => "basic:password".to_owned(),
-            Self::Query { name } => format!("query:{name}"),
+            Self::Query { name } => ["query:", name].concat(),
             Self::Path { .. } => "path".to_owned(),
             Self::Subprotocol { .. } => "subprotocol".to_owned(),
             Self::Json { pointer } => format!("json:{pointer}"),

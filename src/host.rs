@@ -31,8 +31,14 @@ pub enum HostError {
     AmbiguousAddress,
     /// Not valid under IDNA (UTS 46).
     Idna,
+    /// An IPv6 address that is not in brackets, or not in both.
+    Bracket,
+    /// A user name, or one with a password, before the host.
+    Userinfo,
     /// The port is missing, zero, or over 65535.
     Port,
+    /// A wildcard for the port.
+    AnyPort,
     /// The scheme is neither `https` nor `http`.
     Scheme,
     /// A destination has a scheme, a host and a port, and nothing after them.
@@ -53,7 +59,14 @@ impl fmt::Display for HostError {
                 "the host could be read as an address in more than one way; write a.b.c.d or [v6]"
             }
             Self::Idna => "the host is not a valid internationalised name (IDNA)",
+            Self::Bracket => {
+                "an IPv6 address stands in brackets, with the port behind them: [::1]:443"
+            }
+            Self::Userinfo => {
+                "a user name or password does not belong here; a credential of the vault has it"
+            }
             Self::Port => "the port is not a number from 1 to 65535",
+            Self::AnyPort => "a port has no wildcard; write each port as a destination of its own",
             Self::Scheme => "the scheme is missing or unknown; write https://host or http://host",
             Self::Trailing => "a destination ends after host and port; paths go into `paths`",
             Self::Wildcard => {
@@ -206,6 +219,13 @@ impl Authority {
 
 /// Splits off `:port`, minding the colons of a bracketed IPv6 address.
 fn split_port(text: &str) -> Result<(&str, Option<&str>), HostError> {
+    if text.contains('@') {
+        return Err(HostError::Userinfo);
+    }
+    let colons = || text.bytes().filter(|b| *b == b':').count();
+    if text.starts_with('[') != text.contains(']') || (!text.starts_with('[') && colons() > 1) {
+        return Err(HostError::Bracket);
+    }
     let tail_start = match text.rfind(']') {
         Some(bracket) => bracket + 1,
         None => text.find(':').unwrap_or(text.len()),
@@ -218,6 +238,9 @@ fn split_port(text: &str) -> Result<(&str, Option<&str>), HostError> {
 }
 
 fn parse_port(digits: &str) -> Result<u16, HostError> {
+    if digits == "*" {
+        return Err(HostError::AnyPort);
+    }
     if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(HostError::Port);
     }
@@ -652,8 +675,14 @@ mod tests {
             ("ftp://a.test", HostError::Scheme),
             ("https://a.test/v1", HostError::Trailing),
             ("https://a.test?x", HostError::Trailing),
-            ("https://u:p@a.test", HostError::Port),
-            ("https://u@a.test", HostError::Character),
+            ("https://u:p@a.test", HostError::Userinfo),
+            ("https://u@a.test", HostError::Userinfo),
+            ("https://[::1", HostError::Bracket),
+            ("https://::1", HostError::Bracket),
+            ("https://::1]:443", HostError::Bracket),
+            ("https://[::1]443", HostError::Character),
+            ("https://*.example.com:*", HostError::AnyPort),
+            ("https://a.test:https", HostError::Port),
         ] {
             assert_eq!(bad.parse::<Destination>(), Err(why), "{bad}");
         }

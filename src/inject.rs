@@ -27,7 +27,7 @@ use zeroize::Zeroizing;
 
 use body::Edits;
 pub use locate::{Located, References, Unknown};
-pub use remainder::{Remainder, Unfollowed};
+pub use remainder::{Known, Remainder, Unfollowed};
 pub use watch::{Digest, DigestKey, Sighting, Watch};
 
 use crate::credential::{BasicPart, Credential, Kind, Login, PathTemplate, Slot};
@@ -399,7 +399,10 @@ fn places(permit: &Permit) -> Vec<(&Name, &Slot)> {
 /// Refuses two credentials of which one would take the other out, or stand where it stands: each that a
 /// request refers to owns all its places of the head. One of them would be missing, and the record would
 /// have both. Those that a rule puts in unasked own the place that they are put in, as it was chosen.
-fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
+///
+/// # Errors
+/// `bad-request`, with the two of them.
+pub(crate) fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
     let grants = permit.grants();
     for grant in grants.iter().filter(|_| grants.len() > 1) {
         let own = grant.credential();
@@ -784,8 +787,11 @@ pub fn principal(workspace: &str, agent: &str, uses: &[Use]) -> Arc<str> {
         text.push_str(part);
     }
     for item in uses {
+        for part in ["+", item.credential.as_str(), "@"] {
+            text.push_str(part);
+        }
         // Writing to a text cannot fail.
-        let _ = write!(text, "+{}@{}", item.credential.as_str(), item.version.unwrap_or_default());
+        let _ = write!(text, "{}", item.version.unwrap_or_default());
     }
     text.into()
 }

@@ -10,6 +10,7 @@ mod deflate;
 mod engine;
 mod escapes;
 mod frames;
+mod listed;
 mod messages;
 mod needles;
 mod search;

@@ -81,5 +81,5 @@ fn attach(runtime: &Runtime, gate: &Gate) -> io::Result<Entrance> {
         Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?),
         Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
     };
-    Ok(Entrance { listener, door: gate.door.clone(), tls: gate.tls.clone() })
+    Ok(Entrance { listener, tls: gate.tls.clone() })
 }

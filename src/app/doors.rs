@@ -14,9 +14,7 @@ use super::certificates::Certificates;
 use super::far_side::far_side;
 use super::service::Socket;
 use crate::admin::Listening;
-use crate::agent::Identity;
 use crate::config::{Config, Listen, ListenAt};
-use crate::proxy::Door;
 use crate::tls::ListenerTls;
 use crate::upstream::NoLogins;
 
@@ -27,7 +25,6 @@ const BACKLOG: u32 = 4096;
 /// One place where agents connect. The sockets do not block; each thread has its own handle of each.
 pub(super) struct Gate {
     pub(super) socket: Arc<Socket>,
-    pub(super) door: Door,
     pub(super) tls: Option<Arc<ListenerTls>>,
 }
 
@@ -45,7 +42,6 @@ impl Gate {
 pub(super) struct Doors {
     pub(super) gates: Vec<Gate>,
     pub(super) ops: Option<TcpListener>,
-    pub(super) open_port: Option<SocketAddr>,
     pub(super) certificates: Vec<Certificates>,
     /// Where administrators connect.
     pub(super) admin: Option<Listening>,
@@ -188,7 +184,7 @@ impl Doors {
             let tls = certificates.as_ref().map(|one| Arc::clone(&one.tls));
             doors.certificates.extend(certificates);
             let socket = Arc::new(doors.listen(listen, config, &mut inherited)?);
-            doors.gates.push(Gate { socket, door: Door::Credentials, tls });
+            doors.gates.push(Gate { socket, tls });
         }
         doors.ops = match config.ops.listen {
             // A predecessor keeps its own to the end.
@@ -243,21 +239,12 @@ impl Doors {
         }
     }
 
-    /// Free loopback ports, for the private proxy of one run.
-    pub(super) fn open_private(open_for: Option<&Identity>) -> Result<Self, Failure> {
+    /// A free loopback port, for the private proxy of runs.
+    pub(super) fn open_private() -> Result<Self, Failure> {
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut doors = Self::none();
-        let mut open = |key, door| -> Result<Option<SocketAddr>, Failure> {
-            let socket = Arc::new(Socket::Tcp(bind(loopback, key)?));
-            let gate = Gate { socket, door, tls: None };
-            let address = gate.address();
-            doors.gates.push(gate);
-            Ok(address)
-        };
-        open("proxy.listen", Door::Credentials)?;
-        if let Some(identity) = open_for {
-            doors.open_port = open("the open port", Door::Open(Arc::new(identity.clone())))?;
-        }
+        let socket = Arc::new(Socket::Tcp(bind(loopback, "proxy.listen")?));
+        doors.gates.push(Gate { socket, tls: None });
         Ok(doors)
     }
 
@@ -265,7 +252,6 @@ impl Doors {
         Self {
             gates: Vec::new(),
             ops: None,
-            open_port: None,
             admin: None,
             certificates: Vec::new(),
             files: Vec::new(),

@@ -175,6 +175,18 @@ impl Home {
         self.path.join("control.sock")
     }
 
+    /// Where runs join the private proxy that one of them has started.
+    #[must_use]
+    pub fn run_socket(&self) -> PathBuf {
+        self.path.join("run.sock")
+    }
+
+    /// Whose lock a run has while it looks for that proxy, or starts it.
+    #[must_use]
+    pub fn run_lock(&self) -> PathBuf {
+        self.path.join("run.lock")
+    }
+
     /// Which versions the runs began with that the proxy has seen: kept over its restart.
     #[must_use]
     pub fn runs(&self) -> PathBuf {

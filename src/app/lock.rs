@@ -521,7 +521,7 @@ fn entrance(gate: &Gate) -> Result<Entrance, Failure> {
             Listener::Unix(UnixListener::from_std(listener).map_err(failed)?)
         }
     };
-    Ok(Entrance { listener, door: gate.door.clone(), tls: gate.tls.clone() })
+    Ok(Entrance { listener, tls: gate.tls.clone() })
 }
 
 /// The same sockets once more, those of agents first.

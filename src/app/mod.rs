@@ -34,6 +34,7 @@ mod restore;
 mod serve;
 mod service;
 mod session;
+mod shared;
 mod space;
 mod stamp;
 mod supplier;
@@ -71,4 +72,5 @@ pub use session::{
     Session, SessionOptions, SessionToken, VARIABLE_TAG, end as end_session, mint as mint_session,
     mint_in as mint_session_in, plan as plan_session, settings, taken_names,
 };
+pub use shared::{COMMAND as SHARED_PROXY, Joined, answering, join, serve_shared};
 pub use workspaces::{PolicyFile, make_workspace, policy_files, remove_workspace_files};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::master::{Turn, unlock};
 use super::{Failure, Home};
-use crate::audit::{self, AuditLog};
+use crate::audit::{self, AuditError, AuditLog};
 use crate::config::{self, Config, Passphrase};
 use crate::files;
 use crate::record::{AuditSink as _, Event};
@@ -23,6 +23,13 @@ pub const CA_CERTIFICATE_ITEM: &str = "ca-certificate";
 
 /// How often it is looked whether a change is in force: far less than the time that it takes.
 const IN_FORCE_STEP: Duration = Duration::from_millis(5);
+
+/// How long the audit log of another process of this home is waited for: a command has it for an
+/// instant, and a private proxy whose last run is over as long as its last requests may take.
+const LOG_FREE_WITHIN: Duration = Duration::from_secs(15);
+
+/// How often that is looked at.
+const LOG_STEP: Duration = Duration::from_millis(10);
 
 /// A change is in force.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +170,53 @@ impl Opened {
         let anchor = audit_anchor(&self.vault)?;
         let options = audit::Options { accept_damage, ..audit_options(&self.config) };
         Ok(AuditLog::open(&self.config.audit.dir, &self.vault.audit_key(), options, anchor)?)
+    }
+
+    /// The same for a proxy, which has it from here on. Another process of this home may have it for an
+    /// instant; and where the next proxy is a `private` one, the one before it may just be ending.
+    ///
+    /// # Errors
+    /// As [`Opened::audit`], with who has it.
+    pub(super) async fn audit_when_free(
+        &self,
+        accept_damage: bool,
+        private: bool,
+    ) -> Result<AuditLog, Failure> {
+        let start = Instant::now();
+        loop {
+            let anchor = audit_anchor(&self.vault)?;
+            let options = audit::Options { accept_damage, ..audit_options(&self.config) };
+            let key = self.vault.audit_key();
+            let error = match AuditLog::open(&self.config.audit.dir, &key, options, anchor) {
+                Err(error @ AuditError::Locked { .. }) => error,
+                other => return Ok(other?),
+            };
+            if self.is_kept_by_another(private) || start.elapsed() > LOG_FREE_WITHIN {
+                return Err(self.log_taken(error));
+            }
+            tokio::time::sleep(LOG_STEP).await;
+        }
+    }
+
+    /// Whether somebody has the log for longer than an instant.
+    fn is_kept_by_another(&self, private: bool) -> bool {
+        super::shared::answering(self).is_some() || !private && super::shared::is_there(&self.home)
+    }
+
+    fn log_taken(&self, error: AuditError) -> Failure {
+        if let Some(serving) = super::shared::answering(self) {
+            let pid = serving.pid;
+            return Failure::new(format!("process {pid} serves this home already")).help(
+                "use that one, or stop it; `locum serve --take-over` takes its place while it serves",
+            );
+        }
+        if super::shared::is_there(&self.home) {
+            return Failure::new(
+                "a `locum run` of this home is at work, and its private proxy writes the audit log",
+            )
+            .help("wait for its end, then start `locum serve`; runs that begin after that use it");
+        }
+        error.into()
     }
 
     /// Where the proxy of this home listens, if one runs.

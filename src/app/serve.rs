@@ -26,13 +26,13 @@ use super::service::{self, Activation, Socket};
 use super::supplier::Supplier;
 use super::{Failure, Home, Serving};
 use crate::admin::{self, Listening, Office};
-use crate::agent::{Identity, default_workspace};
+use crate::agent::default_workspace;
 use crate::audit::AuditLog;
 use crate::config::{Config, ListenAt};
 use crate::environment;
 use crate::metrics::Metrics;
 use crate::ops;
-use crate::proxy::{Door, Gateway, Leave, Limits};
+use crate::proxy::{Gateway, Leave, Limits};
 use crate::record::{AuditSink as _, Event};
 use crate::tls::{Alpn, LeafCache};
 use crate::upstream::NoLogins;
@@ -45,12 +45,10 @@ const LEAVES: usize = 1024;
 #[derive(Debug, Default)]
 pub struct ProxyOptions {
     /// Listens on a free loopback port instead of the configured one, and on no operations port:
-    /// for the private proxy of one `run`.
+    /// for the private proxy of runs.
     pub private: bool,
     /// Goes on over a damaged audit log, in a new chain that says so.
     pub accept_audit_damage: bool,
-    /// Also opens a loopback port without authentication, for this identity alone.
-    pub open_for: Option<Identity>,
     /// Sockets that the service manager has passed.
     pub activation: Activation,
     /// Takes over from the proxy that runs on this home, if one does.
@@ -61,8 +59,6 @@ pub struct ProxyOptions {
 pub struct Proxy {
     /// Where it listens.
     pub serving: Serving,
-    /// The port without authentication, when one was asked for.
-    pub open_port: Option<SocketAddr>,
     /// The certificates that its clients need.
     pub bundle: environment::Bundle,
     home: Home,
@@ -134,7 +130,8 @@ impl Proxy {
         let leave = if passed { Leave::Open } else { Leave::Closed };
         // Before the log: where there are records, there is an anchor.
         write_anchor(&opened.vault, &config)?;
-        let audit = Arc::new(opened.audit_with(options.accept_audit_damage)?);
+        let audit = opened.audit_when_free(options.accept_audit_damage, private).await?;
+        let audit = Arc::new(audit);
         drain_journal(&opened.vault, &config, &audit, u64::MAX)?;
         let bundle = write_certificates(&opened)?;
         let leaves =
@@ -143,10 +140,10 @@ impl Proxy {
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
         let doors = match certificates {
-            None => Doors::open_private(options.open_for.as_ref())?,
+            None => Doors::open_private()?,
             Some(certificates) => Doors::open(&config, certificates, inherited)?,
         };
-        let Doors { gates, ops, open_port, admin, certificates, files } = doors;
+        let Doors { gates, ops, admin, certificates, files } = doors;
         let administrators = admin.as_ref().and_then(Listening::address);
         let serving =
             Serving { admin: administrators, ..serving(&config, &gates, ops.as_ref(), private) };
@@ -173,12 +170,14 @@ impl Proxy {
         }
         let supplier = Supplier::new(&gateway, &keeper)?;
         gateway.supply_with(Arc::<Supplier>::clone(&supplier));
-        if !private {
+        if private {
+            // The log is this process's: what is announced is of one that was killed.
+            home.withdraw();
+        } else {
             home.announce(&serving)?;
         }
         let proxy = Self {
             serving,
-            open_port,
             bundle,
             home,
             keeper,
@@ -454,9 +453,8 @@ fn serving(
     ops: Option<&std::net::TcpListener>,
     private: bool,
 ) -> Serving {
-    let with_credentials = |gate: &&Gate| matches!(gate.door, Door::Credentials);
     let ports = |tls: bool| {
-        let of_kind = gates.iter().filter(with_credentials).filter(|g| g.tls.is_some() == tls);
+        let of_kind = gates.iter().filter(|g| g.tls.is_some() == tls);
         of_kind.filter_map(Gate::address).collect()
     };
     let paths = config.proxy.listen.iter().filter_map(|listen| match &listen.at {

@@ -29,7 +29,9 @@ pub struct Session {
     pub proxy_url: String,
     /// What the child's environment becomes.
     pub plan: Plan,
-    /// The caller's environment.
+    /// The variables that held real keys, and got no placeholder in their place.
+    pub withheld: BTreeSet<String>,
+    /// The caller's environment, without real keys.
     pub inherited: environment::Snapshot,
 }
 
@@ -46,6 +48,8 @@ pub struct SessionOptions<'a> {
     pub state: PathBuf,
     /// Settings, by their variables.
     pub settings: BTreeMap<String, String>,
+    /// Variables of the caller that hold real keys, which the program is not to have.
+    pub real_keys: BTreeSet<String>,
 }
 
 /// A token that was made for a session: its id and its text.
@@ -118,7 +122,10 @@ pub fn plan(
     token: &SessionToken,
     options: &SessionOptions<'_>,
 ) -> Result<Session, Failure> {
-    let inherited: environment::Snapshot = std::env::vars_os().collect();
+    let mut inherited: environment::Snapshot = std::env::vars_os().collect();
+    let (emptied, withheld): (BTreeSet<String>, BTreeSet<String>) =
+        options.real_keys.iter().cloned().partition(|name| is_counted(name));
+    withhold(&mut inherited, &emptied, &withheld);
     let proxy_url = proxy_url(options.user, &token.1, options.proxy);
     let wgetrc = environment::user_wgetrc(&inherited).and_then(|path| std::fs::read(path).ok());
     let inputs = Inputs {
@@ -134,9 +141,34 @@ pub fn plan(
         inherited: inherited.clone(),
         wgetrc,
     };
-    let plan = environment::plan(&inputs)
+    let mut plan = environment::plan(&inputs)
         .map_err(|e| Failure::new(format!("the environment cannot be made: {e}")))?;
-    Ok(Session { token_id: token.0.clone(), proxy_url, plan, inherited })
+    plan.set.extend(emptied.iter().map(|name| (name.clone(), OsString::new())));
+    let withheld: BTreeSet<String> =
+        withheld.into_iter().filter(|name| !plan.set.contains_key(name)).collect();
+    plan.remove.extend(withheld.iter().cloned());
+    let withheld = withheld.into_iter().chain(emptied).collect();
+    Ok(Session { token_id: token.0.clone(), proxy_url, plan, withheld, inherited })
+}
+
+/// A value that git counts: without it, every git command would fail.
+fn is_counted(name: &str) -> bool {
+    name.starts_with("GIT_CONFIG_VALUE_")
+}
+
+/// Takes real keys out of what is inherited, so that nothing is made of them either.
+fn withhold(
+    inherited: &mut environment::Snapshot,
+    emptied: &BTreeSet<String>,
+    withheld: &BTreeSet<String>,
+) {
+    let of = |names: &BTreeSet<String>, name: &OsString| {
+        name.to_str().is_some_and(|name| names.contains(name))
+    };
+    inherited.retain(|(name, _)| !of(withheld, name));
+    for (_, value) in inherited.iter_mut().filter(|(name, _)| of(emptied, name)) {
+        *value = OsString::new();
+    }
 }
 
 impl Session {
@@ -224,15 +256,19 @@ const BARE: &percent_encoding::AsciiSet = &percent_encoding::NON_ALPHANUMERIC
 /// `http://user:token@host:port`. Neither part needs escaping but for the context's `/`, `@`, `:`
 /// and `=`, which a URL's userinfo may not hold bare.
 fn proxy_url(user: &UserName, token: &str, proxy: SocketAddr) -> String {
-    // A proxy that listens on every address is reached on this machine's own.
+    let name = user.to_string();
+    let name = percent_encoding::utf8_percent_encode(&name, BARE);
+    format!("http://{name}:{token}@{}", reachable(proxy))
+}
+
+/// A proxy that listens on every address is reached on this machine's own.
+pub(super) fn reachable(proxy: SocketAddr) -> SocketAddr {
     let host = match proxy.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::from([127, 0, 0, 1]),
         IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
         ip => ip,
     };
-    let name = user.to_string();
-    let name = percent_encoding::utf8_percent_encode(&name, BARE);
-    format!("http://{name}:{token}@{}", SocketAddr::new(host, proxy.port()))
+    SocketAddr::new(host, proxy.port())
 }
 
 /// The variables in which programs look for each live credential.

@@ -8,7 +8,7 @@ use super::output::{self, Table, time_or_dash};
 use super::way::Where;
 use crate::admin::orders::agents::{
     AddAgent, AddedAgent, AddedToken, Agent, LabelAgent, Labelled, Labelling, ListAgents, Only,
-    RevokeAgent, serial,
+    RevokeAgent, RevokedAgent, serial,
 };
 use crate::admin::orders::unix;
 use crate::agent::{Label, LabelName, LabelPair, Labels};
@@ -70,7 +70,7 @@ pub(super) enum Command {
     },
     /// Revoke an agent with all its tokens, or one token, or the run tokens of one run
     #[command(
-        after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa\n  locum agent revoke researcher --run 42"
+        after_help = "Example:\n  locum agent revoke researcher\n  locum agent revoke researcher --token k3v9x2qa\n  locum agent revoke researcher --run 42 --json"
     )]
     Revoke {
         /// The agent's name
@@ -90,6 +90,9 @@ pub(super) enum Command {
         /// Only the token of an issuer (JWT) of this id: its `token_id` in the records
         #[arg(long, value_name = "ID", group = "one")]
         jwt: Option<String>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -106,10 +109,18 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
             labelled(&way.order(LabelAgent { name, change })?, json)
         }
         Command::List { json } => list(&way.order(ListAgents)?, json),
-        Command::Revoke { name, token, run, run_token, certificate, jwt } => {
+        Command::Revoke { name, token, run, run_token, certificate, jwt, json } => {
             let only = Only { token, run, run_token, certificate, jwt };
             let what = in_words(&name, &only);
+            let said = serde_json::json!(&only);
             let revoked = way.order(RevokeAgent { name, only })?;
+            if json {
+                let RevokedAgent { agent, tokens } = revoked;
+                let (all, only) = (what.is_none(), Some(said).filter(|_| what.is_some()));
+                return output::json(&serde_json::json!({
+                    "agent": agent, "all": all, "tokens": tokens, "only": only,
+                }));
+            }
             output::line(&what.unwrap_or_else(|| {
                 let tokens = revoked.tokens.unwrap_or_default();
                 format!("revoked {} and its {tokens} live tokens", revoked.agent)

@@ -53,6 +53,9 @@ pub(super) enum Command {
         /// Only with this credential
         #[arg(long, value_name = "NAME")]
         credential: Option<Name>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -72,9 +75,15 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
             list(entries.filter_map(|entry| Told::of(&entry)).filter(of), json)
         }
         Command::Show { agent, json } => show(&Opened::open(home)?, agent.as_ref(), json),
-        Command::Accept { agent, credential } => {
+        Command::Accept { agent, credential, json } => {
             let opened = Opened::open(home)?;
             let heard = app::accept_anomalies(&opened, &agent, credential.as_ref(), PATIENCE)?;
+            if json {
+                let from = if heard { "now" } else { "next-start" };
+                return output::json(&json!({
+                    "agent": agent, "credential": credential, "usual_from": from,
+                }));
+            }
             let word = if heard {
                 "what was told of it is usual from now on"
             } else {

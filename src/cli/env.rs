@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::keys::{Keep, real_keys, warn_withheld};
 use super::output;
 use crate::agent::{Context, Label, UserName};
 use crate::app::{
@@ -37,6 +38,8 @@ pub(super) struct Args {
     /// The shell that reads it
     #[arg(long, value_enum, default_value = "sh")]
     shell: ShellName,
+    #[command(flatten)]
+    keep: Keep,
     /// Print variables to set and to remove as JSON
     #[arg(long)]
     json: bool,
@@ -67,9 +70,12 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
     let bundle = opened.write_certificates()?;
     let credentials = opened.vault.credentials()?;
     let state = home.clients().join("env");
-    let options = SessionOptions { user: &user, proxy, open_port: None, state, settings };
+    let real_keys = real_keys(&opened, &args.keep)?;
+    let options =
+        SessionOptions { user: &user, proxy, open_port: None, state, settings, real_keys };
     let session = plan_session(&credentials, home, bundle, &token, &options)?;
     session.write_files()?;
+    warn_withheld(&session.withheld);
     if args.json {
         let set: std::collections::BTreeMap<&str, String> = session
             .plan

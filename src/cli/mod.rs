@@ -17,6 +17,7 @@ mod doctor;
 mod env;
 mod import;
 mod init;
+mod keys;
 mod output;
 mod policy;
 mod remote;
@@ -42,7 +43,7 @@ pub(crate) use policy::{explained, recorded};
 pub(crate) use scan::looks_like_a_key;
 use way::{Admin, Where};
 
-use crate::app::{Exit, Failure, Opened};
+use crate::app::{Exit, Failure, Opened, SHARED_PROXY};
 use crate::reference::Name;
 
 /// A forward proxy that holds the keys, so that agents need not.
@@ -95,6 +96,9 @@ enum Command {
     Lock(unlock::LockArgs),
     /// Run a program as an agent, through the proxy
     Run(run::Args),
+    /// The private proxy that runs share
+    #[command(name = SHARED_PROXY, hide = true)]
+    SharedProxy,
     /// Print the environment of an agent, for a shell to read
     Env(env::Args),
     /// Check policies
@@ -207,6 +211,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Unlock(args) => done(unlock::unlock(&locate()?, &args)),
         Command::Lock(args) => done(unlock::lock(&locate()?, &args)),
         Command::Run(args) => run::run(&locate()?, &args),
+        Command::SharedProxy => done(run::shared_proxy(&locate()?)),
         Command::Env(args) => done(env::run(&locate()?, &args)),
         Command::Policy(command) => policy::run(&to, command),
         Command::Config(command) => config::run(locate(), command),

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{ExitCode, ExitStatus};
 use std::time::Duration;
@@ -10,13 +12,13 @@ use std::time::Duration;
 use tokio::process::{Child, Command};
 use tokio::signal::unix::{SignalKind, signal};
 
+use super::keys::{Keep, real_keys, warn_withheld};
 use super::{output, runtime};
-use crate::agent::{Context, Identity, Label, Proof, UserName};
+use crate::agent::{Context, Label, Proof, UserName};
 use crate::app::{
-    Failure, Home, Opened, Proxy, ProxyOptions, Relay, Session, SessionOptions, SessionToken,
-    end_session, mint_session, mint_session_in, plan_session, start_log,
+    Failure, Home, Joined, Opened, Relay, Session, SessionOptions, SessionToken, answering,
+    end_session, join, mint_session, mint_session_in, plan_session, serve_shared,
 };
-use crate::config::Level;
 use crate::reference::Name;
 
 /// Arguments of `locum run`.
@@ -45,6 +47,8 @@ pub(super) struct Args {
     /// find it in `LOCUM_OPEN_PROXY`
     #[arg(long)]
     open_port: bool,
+    #[command(flatten)]
+    keep: Keep,
     /// The program and its arguments
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<OsString>,
@@ -53,19 +57,25 @@ pub(super) struct Args {
 /// A run's token ends with the run. Should this process be killed, it ends by itself.
 const TOKEN_LIFE: Duration = Duration::from_hours(168);
 
-/// How long a private proxy waits for the program's last requests: the program is gone.
-const DRAIN: Duration = Duration::from_secs(2);
-
 pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     let mut opened = Opened::open(home)?;
     let settings = super::value::settings(&opened, args.environment.as_ref())?;
     let user = user_name(args)?;
     let (token, proof) = mint(&mut opened, args, &user)?;
     let result = runtime().and_then(|runtime| {
-        runtime.block_on(serve_and_run(opened, args, (&user, settings), (&token, &proof)))
+        runtime.block_on(serve_and_run(opened, args, (&user, settings), &token))
     });
     end_token(home, &args.agent, (&token.0, &proof));
     result
+}
+
+/// Is the private proxy that runs of a home share, as the run that starts it asks.
+pub(super) fn shared_proxy(home: &Home) -> Result<(), Failure> {
+    let first = std::io::stdin().as_fd().try_clone_to_owned();
+    let first = first.map_err(|e| Failure::new(format!("standard input: {e}")))?;
+    runtime()?.block_on(async {
+        serve_shared(home, UnixStream::from(first), super::serve::stop_signal()?).await
+    })
 }
 
 /// A token of the agent's own, or one that fixes the environment.
@@ -111,69 +121,46 @@ async fn serve_and_run(
     opened: Opened,
     args: &Args,
     (user, settings): (&UserName, BTreeMap<String, String>),
-    (token, proof): (&SessionToken, &Proof),
+    token: &SessionToken,
 ) -> Result<ExitCode, Failure> {
     let home = opened.home.clone();
     let credentials = opened.vault.credentials()?;
-    let running = opened.running();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let (proxy, open_port, bundle, serving) = if let Some(serving) = running {
-        let proxy = serving.clear()?;
-        let bundle = opened.write_certificates()?;
-        let open_port =
-            if args.open_port { Some(Relay::start(proxy, user, &token.1).await?) } else { None };
-        // The keys are not needed any more, and the program may run for days.
-        drop(opened);
-        (proxy, open_port, bundle, None)
-    } else {
-        let proxy = start_private(opened, args, user, (&token.0, proof)).await?;
-        let (address, open_port) = (proxy.serving.clear()?, proxy.open_port);
-        let bundle = proxy.bundle.clone();
-        let serving = tokio::spawn(proxy.serve(
-            async {
-                let _ = stopped.await;
-            },
-            DRAIN,
-        ));
-        (address, open_port, bundle, Some(serving))
-    };
+    let bundle = opened.write_certificates()?;
+    let real_keys = real_keys(&opened, &args.keep)?;
+    let (proxy, joined) = proxy_of(&opened).await?;
+    // The keys are not needed any more, and the program may run for days.
+    drop(opened);
+    let open_port =
+        if args.open_port { Some(Relay::start(proxy, user, &token.1).await?) } else { None };
     let state = home.clients().join(&token.0);
-    let options = SessionOptions { user, proxy, open_port, state: state.clone(), settings };
+    let options =
+        SessionOptions { user, proxy, open_port, state: state.clone(), settings, real_keys };
     let session = plan_session(&credentials, &home, bundle, token, &options)?;
     warn_contested(&session);
+    warn_withheld(&session.withheld);
     session.write_files()?;
     let status = run_child(&args.command, &session, open_port).await;
-    let _nobody_serves = stop.send(());
-    if let Some(serving) = serving {
-        match serving.await {
-            Ok(Ok(())) => {}
-            Ok(Err(failure)) => {
-                output::note(&format!("locum: the proxy did not end in order: {failure}"));
-            }
-            Err(_) => output::note("locum: the proxy ended by a panic"),
-        }
+    if let Some(joined) = joined {
+        joined.leave().await;
     }
     // The files name a token that is no longer valid.
     let _ = std::fs::remove_dir_all(&state);
     status.map(exit_code)
 }
 
-async fn start_private(
-    mut opened: Opened,
-    args: &Args,
-    user: &UserName,
-    (token_id, proof): (&str, &Proof),
-) -> Result<Proxy, Failure> {
-    // The program owns the terminal; only what it should not miss is said on it.
-    opened.config.log.level = Level::Warn;
-    start_log(&opened.config.log);
-    let open_for = args.open_port.then(|| Identity {
-        context: user.context.clone(),
-        proof: proof.clone(),
-        ..Identity::new(opened.vault.workspace().clone(), user.agent.clone(), token_id)
-    });
-    Proxy::start_opened(opened, ProxyOptions { private: true, open_for, ..ProxyOptions::default() })
-        .await
+/// The proxy that runs on this home; else a private one, which all runs of the home share.
+async fn proxy_of(opened: &Opened) -> Result<(SocketAddr, Option<Joined>), Failure> {
+    if let Some(serving) = answering(opened) {
+        return Ok((serving.clear()?, None));
+    }
+    match join(opened, output::note).await {
+        Ok(joined) => Ok((joined.proxy, Some(joined))),
+        // One was started at the same moment.
+        Err(failure) => match answering(opened) {
+            Some(serving) => Ok((serving.clear()?, None)),
+            None => Err(failure),
+        },
+    }
 }
 
 fn warn_contested(session: &Session) {

@@ -18,7 +18,8 @@ use serde::Serialize;
 use super::import;
 use super::output::{self, Table};
 use crate::app::{Exit, Failure, Opened};
-use shapes::{Hit, Shapes};
+use crate::catalog::{Catalog, Provider};
+use shapes::{Hit, Shapes, What};
 use tree::Looked;
 
 /// Arguments of `locum scan`.
@@ -213,6 +214,19 @@ fn hits(path: &str, text: &[u8]) -> Vec<Hit> {
         }
     }
     hits
+}
+
+/// Whether what a variable holds is shaped like a key of a provider: of whoever has such a prefix, or of the
+/// one whose variable it is.
+pub(super) fn is_a_providers_key(variable: &str, value: &[u8]) -> bool {
+    let text = [variable.as_bytes(), b"=", value].concat();
+    let own = Catalog::embedded().by_variable(variable).map(Provider::id);
+    Shapes::all().find(&text).iter().any(|hit| match hit.what {
+        What::Provider(provider) => {
+            !hit.what.prefix(hit.of(&text)).is_empty() || own == Some(provider.id())
+        }
+        What::PrivateKey | What::WebToken | What::Assigned => false,
+    })
 }
 
 /// What kind of key a text is, by its shape; none for a text that is no key.

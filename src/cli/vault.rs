@@ -420,6 +420,7 @@ fn new_key(home: &Home, done: &Recovered, json: bool) -> Result<(), Failure> {
         "the vault opens with the new key in {}; keep a copy of it elsewhere",
         done.key_file.display()
     ))?;
+    valid_again(&done.restored)?;
     if let Some(kept) = &done.kept_key {
         output::line(&format!("the key file that was there is {}", kept.display()))?;
     }
@@ -447,12 +448,18 @@ fn put_back(home: &Home, file: &Path, accept: Accept, json: bool) -> Result<(), 
     if let Some(kept) = kept {
         output::line(&format!("the file that was there is {}", kept.display()))?;
     }
-    if restored.accepted {
-        output::line(&format!(
-            "what was revoked since is valid again: look through `locum credential list` ({}) and `locum agent list` ({})",
-            counted(counts.credentials as u64, "credential"),
-            counted(counts.tokens as u64, "live token"),
-        ))?;
+    valid_again(&restored)
+}
+
+/// What an older state has brought back.
+fn valid_again(restored: &Restored) -> Result<(), Failure> {
+    if !restored.accepted {
+        return Ok(());
     }
-    Ok(())
+    let counts = Counts::of(&restored.opened.vault)?;
+    output::line(&format!(
+        "what was revoked since is valid again: look through `locum credential list` ({}) and `locum agent list` ({})",
+        counted(counts.credentials as u64, "credential"),
+        counted(counts.tokens as u64, "live token"),
+    ))
 }

@@ -32,6 +32,13 @@ impl<'d> Reader<'d> {
         self.report.is_full()
     }
 
+    /// Whether something is wrong right inside a collection that kept it from being read into the tree.
+    #[must_use]
+    pub fn is_told(&self, node: &Node) -> bool {
+        let path = self.document.path(node);
+        self.document.report.problems().iter().any(|problem| problem.path == path)
+    }
+
     /// The value, if neither the document nor any reader had a problem.
     ///
     /// # Errors
@@ -317,6 +324,20 @@ impl<'d> Map<'_, 'd> {
     ) -> Option<T> {
         if !self.has(key) {
             self.reader.problem(self.node, format!("the key `{key}` is missing"));
+        }
+        self.optional(key, read)
+    }
+
+    /// The same, with advice on what to add where it is missing.
+    pub fn required_as<T>(
+        &mut self,
+        key: &'static str,
+        advice: &str,
+        read: impl FnOnce(&mut Reader<'d>, &'d Node) -> Option<T>,
+    ) -> Option<T> {
+        if !self.has(key) {
+            let message = format!("the key `{key}` is missing");
+            self.reader.problem_with_help(self.node, message, advice);
         }
         self.optional(key, read)
     }

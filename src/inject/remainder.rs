@@ -35,7 +35,12 @@ pub struct Unfollowed {
     pub refusal: Refusal,
     /// The honeytoken that was named, if one was.
     pub honeytoken: Option<Name>,
+    /// Whether a reference stood in a field of a credential that is bound elsewhere.
+    pub moved: bool,
 }
+
+/// Whether a text is a secret of the vault.
+pub type Known = Box<dyn Fn(&[u8]) -> bool + Send + Sync>;
 
 impl From<Unfollowed> for Refusal {
     fn from(why: Unfollowed) -> Self {
@@ -56,7 +61,7 @@ impl Remainder {
         index: &Arc<CredentialIndex>,
     ) -> Result<Self, Unfollowed> {
         let (Some(body), Some(Behind { scanner, open })) = (request.body(), behind) else {
-            return Err(Unfollowed { refusal: too_late(), honeytoken: None });
+            return Err(Unfollowed { refusal: too_late(), honeytoken: None, moved: false });
         };
         let is_slot = |place: &Place| {
             let located = references.located().iter().flat_map(|l| &l.credential().slots);
@@ -71,6 +76,8 @@ impl Remainder {
             counted: false,
             misplaced: 0,
             honeytoken: None,
+            moved: false,
+            known: None,
             verdict: enters_beginning((request, body, references), permit),
         };
         if let Some((place, names)) = &open {
@@ -80,16 +87,26 @@ impl Remainder {
         }
         match judge.verdict.clone() {
             Ok(()) => Ok(Self { scanner, kind: body.kind().clone(), judge }),
-            Err(refusal) => Err(Unfollowed { refusal, honeytoken: judge.honeytoken }),
+            Err(refusal) => {
+                let Judge { honeytoken, moved, .. } = judge;
+                Err(Unfollowed { refusal, honeytoken, moved })
+            }
         }
+    }
+
+    /// Has the fields that a credential enters looked at for secrets of the vault.
+    #[must_use]
+    pub fn watching(mut self, known: Known) -> Self {
+        self.judge.known = Some(known);
+        self
     }
 
     /// Reads on: what may be sent after it, if it may.
     ///
     /// # Errors
     /// `body-too-large` for a reference in a slot, `body-unreadable` for a field that was filled and is
-    /// there again and for what cannot be read, `misplaced-reference` where the rule says so. Nothing of
-    /// the body may be sent any more.
+    /// there again and for what cannot be read, `misplaced-reference` where the rule says so, `real-credential`
+    /// for a secret in a slot. Nothing of the body may be sent any more.
     pub fn push(&mut self, piece: &[u8]) -> Result<(), Refusal> {
         let Self { scanner, judge, .. } = self;
         let read = scanner.push(piece, &mut |seen| judge.see(&seen));
@@ -116,6 +133,12 @@ impl Remainder {
     #[must_use]
     pub fn honeytoken(&self) -> Option<&Name> {
         self.judge.honeytoken.as_ref()
+    }
+
+    /// Whether a reference stood in a field of a credential that is bound elsewhere.
+    #[must_use]
+    pub fn moved(&self) -> bool {
+        self.judge.moved
     }
 
     fn verdict(&self, read: bool) -> Result<(), Refusal> {
@@ -165,6 +188,8 @@ struct Judge {
     counted: bool,
     misplaced: usize,
     honeytoken: Option<Name>,
+    moved: bool,
+    known: Option<Known>,
     verdict: Result<(), Refusal>,
 }
 
@@ -184,6 +209,10 @@ impl Judge {
                 if let Some(says) = says.filter(|_| *refers) {
                     self.stand_in(place, says);
                 }
+                let known = |says: &&[u8]| self.known.as_ref().is_some_and(|known| known(says));
+                if self.is_entered(place) && says.as_ref().is_some_and(known) {
+                    self.refuse(Refusal::new(Code::RealCredential));
+                }
             }
         }
     }
@@ -194,6 +223,8 @@ impl Judge {
             self.honeytoken = Some(bait.name.clone());
         }
         if self.is_slot(place, name) {
+            let named = name.and_then(|name| self.index.referred(name));
+            self.moved |= named.is_some_and(|named| self.is_moved(place, named));
             return self.refuse_late();
         }
         if !std::mem::replace(&mut self.counted, true) {
@@ -212,8 +243,18 @@ impl Judge {
             self.honeytoken = Some(named.name.clone());
         }
         if is_of(place, named) {
+            self.moved |= self.is_moved(place, named);
             self.refuse_late();
         }
+    }
+
+    fn is_moved(&self, place: &Place, named: &Credential) -> bool {
+        is_of(place, named) && !named.is_bound_to(&self.origin)
+    }
+
+    /// Whether a credential that is bound here enters the place, or what it is in.
+    fn is_entered(&self, place: &Place) -> bool {
+        self.index.concerned(&self.origin).any(|bound| is_of(place, bound))
     }
 
     fn refuse_late(&mut self) {

@@ -15,9 +15,10 @@ use sha2::Sha256;
 
 use super::{locate, query, subprotocol};
 use crate::agent::Context;
-use crate::credential::{BasicPart, Credential, Slot};
+use crate::credential::{BasicPart, Credential, CredentialIndex, Slot};
+use crate::host::Origin;
 use crate::reference::{self, Name};
-use crate::request::InboundRequest;
+use crate::request::{BodyText, InboundRequest, Place};
 
 /// What is shorter is no token of any provider, and would cost a hash for each word.
 const SHORTEST: usize = 16;
@@ -73,6 +74,12 @@ pub struct Sighting {
     pub credential: Name,
     /// Which version of it.
     pub version: u32,
+}
+
+impl Sighting {
+    fn of((credential, version): &(Name, u32)) -> Self {
+        Self { credential: credential.clone(), version: *version }
+    }
 }
 
 /// What stands around a secret in a slot.
@@ -161,10 +168,30 @@ impl Watch {
             .or_else(|| self.in_path(request.path()))
             .or_else(|| self.in_text(request.method().as_str().as_bytes()))
             .or_else(|| self.in_context(request.context()));
-        found.map(|(credential, version)| Sighting {
-            credential: credential.clone(),
-            version: *version,
-        })
+        found.map(Sighting::of)
+    }
+
+    /// Looks through what stands in the fields of a body that a credential which is bound to `origin` enters:
+    /// there an agent would write its key. The rest of a body is talk, and nobody looks at it.
+    #[must_use]
+    pub fn find_in_body(
+        &self,
+        body: &BodyText,
+        origin: &Origin,
+        index: &CredentialIndex,
+    ) -> Option<Sighting> {
+        if self.known.is_empty() {
+            return None;
+        }
+        let slots = index.concerned(origin).flat_map(|bound| &bound.slots);
+        let slots: Vec<&Slot> = slots.filter(|slot| body.kind().has(slot)).collect();
+        if slots.is_empty() {
+            return None;
+        }
+        let is = |place: &Place| slots.iter().any(|slot| place.is(slot) || place.is_inside(slot));
+        let mut found = None;
+        body.texts_in(&is, &mut |text| found = found.or_else(|| self.in_text(text)));
+        found.map(Sighting::of)
     }
 
     /// Whether there is a secret in what a record shows of a request, however little of it was read.

@@ -19,7 +19,7 @@ use crate::agent::{
 use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template};
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
-use crate::inject::{References, Unknown};
+use crate::inject::{References, Unknown, alone_in_their_places};
 use crate::outcome::Code;
 use crate::reference::Name;
 use crate::request::InboundRequest;
@@ -61,6 +61,10 @@ impl FromStr for Wish {
         let (method, url) = text.split_once(' ').ok_or(WishError)?;
         if method == "CONNECT" {
             return Authority::parse(url, None).map(Self::Connect).map_err(|_| WishError);
+        }
+        // No client sends these as they are, and a list of cases is no place to guess.
+        if url.contains(|c: char| c.is_whitespace() || c.is_control()) {
+            return Err(WishError);
         }
         let start = url.find("://").ok_or(WishError)? + 3;
         let end = url[start..].find(['/', '?']).map_or(url.len(), |at| start + at);
@@ -282,7 +286,9 @@ impl Inquiry {
         };
         let references = self.references(policy, &request, index);
         let Self { who, at, .. } = self;
-        match policy.authorize(who, &request, &references, index, *at) {
+        let permitted = policy.authorize(who, &request, &references, index, *at);
+        // Asked of a call when its secrets are put in.
+        match permitted.and_then(|permit| alone_in_their_places(&permit).map(|()| permit)) {
             Ok(permit) if permit.approval().is_some() => Answer::Ask((&**permit.rule()).into()),
             Ok(permit) => Answer::Allow((&**permit.rule()).into()),
             Err(refusal) => Answer::Refuse(refusal.code, refusal.rule.map(|rule| (&*rule).into())),
@@ -551,11 +557,13 @@ fn read_expected(map: &mut Map<'_, '_>) -> Option<Expected> {
     let code = given(map, "code", |r, n| r.choice(n, &codes));
     let word = word?;
     if let Some(node) = map.node("code").filter(|_| word != Word::Refuse) {
-        map.reader().problem(node, "only a refusal has a code");
+        let advice = "remove `code`, or write `expect: refuse`";
+        map.reader().problem_with_help(node, "only a refusal has a code", advice);
         return None;
     }
     if let Some(node) = map.node("rule").filter(|_| word == Word::Intercept) {
-        map.reader().problem(node, "no rule decides on a tunnel that is looked into");
+        let message = "no rule decides on a tunnel that is looked into";
+        map.reader().problem_with_help(node, message, "remove `rule`");
         return None;
     }
     Some(Expected { word, rule: rule?.map(Into::into), code: code? })
@@ -572,7 +580,12 @@ fn read_fields<'d>(
         if name.is_err() {
             reader.problem(key, "not the name of a header field");
         }
-        let values = reader.one_or_list(values, Reader::parsed::<HeaderValue>);
+        let read = |text: &str| {
+            text.parse::<HeaderValue>().map_err(
+                |_| "a field's value has visible characters of ASCII, blanks and tabs alone",
+            )
+        };
+        let values = reader.one_or_list(values, |r, n| r.parsed_with(n, read));
         let (Ok(name), Some(values)) = (name, values) else { continue };
         fields.extend(values.into_iter().map(|value| (name.clone(), value)));
     }

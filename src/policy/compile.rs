@@ -125,7 +125,7 @@ fn check_cases(drafts: &[(&Document, Drafts<'_>)], given: &Given, report: &mut R
                 let near = suggest(rule, rules.iter().copied());
                 report.push(match near {
                     Some(near) => problem.help(format!("did you mean `{near}`?")),
-                    None => problem,
+                    None => problem.help("name a rule of these files, or remove `rule`"),
                 });
             }
             let refers = case.inquiry.refers.as_ref().map(Name::as_str);
@@ -223,13 +223,14 @@ impl Linker<'_> {
         for (key, members) in &drafts.groups {
             if names.groups.insert(key.text.to_string(), members.clone()).is_some() {
                 let twice = format!("the group `{}` is defined twice", key.text);
-                self.report.push(document.problem(*key, twice));
+                let problem = document.problem(*key, twice);
+                self.report.push(problem.help("give one another name, or make one list of both"));
             }
         }
         for (key, fields) in &drafts.parts {
             if names.parts.insert(key.text.to_string(), fields.clone()).is_some() {
                 let twice = format!("the part `{}` is defined twice", key.text);
-                self.report.push(document.problem(*key, twice));
+                self.report.push(document.problem(*key, twice).help("give one another name"));
             }
         }
     }
@@ -327,7 +328,7 @@ impl Linker<'_> {
             let spot = value_of(draft.node, key);
             let spot = spot.or_else(|| draft.with.first().map(|(_, node)| *node));
             let problem = document.problem(spot.unwrap_or(draft.node), message);
-            self.report.push(if help.is_empty() { problem } else { problem.help(help) });
+            self.report.push(problem.help(help));
         };
         if !has("to") && !has("use") {
             self.report.push(document.problem(draft.node, "the rule has neither `to` nor `use`, so nothing says where it applies").help(
@@ -337,7 +338,8 @@ impl Linker<'_> {
         }
         if draft.deny {
             for key in DENY_HAS_NO.into_iter().filter(|key| has(key)) {
-                problem(key, format!("`{key}` is for rules that allow, and this one denies"), "");
+                let message = format!("`{key}` is for rules that allow, and this one denies");
+                problem(key, message, &format!("remove `{key}`, or `deny`"));
             }
             for key in ["users", "runs"].into_iter().filter(|key| has(key)) {
                 let message = format!(
@@ -378,7 +380,7 @@ impl Linker<'_> {
         }
         if fields.always == Some(true) && !has("use") {
             let message = "`inject: always` needs `use`, to say what to inject";
-            problem("inject", message.to_owned(), "");
+            problem("inject", message.to_owned(), "add `use: [NAME]`");
         }
         let grants = !draft.deny && fields.uses.as_ref().is_some_and(|uses| !uses.is_empty());
         let clear = fields.to.iter().flatten().any(|d| d.scheme == Scheme::Http);
@@ -403,9 +405,9 @@ impl Linker<'_> {
             };
             if *text == "*" {
                 if agents.len() > 1 {
-                    self.report.push(
-                        document.problem(*node, "`*` stands for all agents, and so stands alone"),
-                    );
+                    let message = "`*` stands for all agents, and so stands alone";
+                    let problem = document.problem(*node, message);
+                    self.report.push(problem.help("remove the others, or `*`"));
                 }
                 return Agents::Any;
             }

@@ -16,6 +16,7 @@ use super::verdict::Kind;
 use crate::credential::{Credential, CredentialIndex};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
+use crate::inject::alone_in_their_places;
 use crate::outcome::{Code, Refusal};
 
 /// One rule, held against one request.
@@ -110,8 +111,12 @@ impl Policy {
             Code::AmbiguousPath => self.by_reading(q),
             Code::MethodRefused => self.by_method(q),
             _ => match self.authorize(q.who, q.request, q.references, q.index, q.at) {
+                Ok(permit) => {
+                    let claimed = alone_in_their_places(&permit).err();
+                    claimed.into_iter().map(|why| why.detail.into_owned()).collect()
+                }
                 Err(Refusal { reason: Some(reason), .. }) => vec![reason.to_owned()],
-                _ => Vec::new(),
+                Err(_) => Vec::new(),
             },
         };
         inquiry.with_question(self, index, readings).unwrap_or_default()

@@ -2,7 +2,7 @@
 //! register, credentials that nobody may use.
 //!
 //! What is said is certain. A rule that is called unreachable, denied or without effect decides on no
-//! request at all, which `tests/reference.rs` holds every lint to.
+//! request at all, which `tests/reference` holds every lint to.
 
 mod beside;
 mod eclipse;

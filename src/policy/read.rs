@@ -17,7 +17,7 @@ use super::path::PathPattern;
 use super::retry::{Retry, read_retry};
 use super::rule::{Choice, Uses};
 use super::text::TextPattern;
-use super::when::{Days, EVERY_DAY, When, WhenError, moment, zone};
+use super::when::{Days, EVERY_DAY, When, WhenError, first_moment, moment, zone};
 use crate::agent::LabelName;
 use crate::credential::Pointer;
 use crate::document::{Key, Map, Node, Reader, Value};
@@ -211,7 +211,7 @@ impl Fields {
 
 pub(super) fn read_document<'d>(reader: &mut Reader<'d>, root: &'d Node) -> Option<Drafts<'d>> {
     let mut map = reader.map(root, TOP_KEYS)?;
-    map.required("version", |r, n| r.integer(n, 1..=1_u8));
+    map.required_as("version", "add `version: 1` at the top", |r, n| r.integer(n, 1..=1_u8));
     let layers = [("organisation", true), ("workspace", false)];
     let layer = given(&mut map, "layer", |r, n| Some((r.choice(n, &layers)?, n)));
     let groups = if map.has("groups") { map.optional("groups", read_groups)? } else { Vec::new() };
@@ -272,8 +272,10 @@ fn read_parts<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Vec<(&'d Ke
 fn read_rule<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Draft<'d>> {
     let mut map = reader.map(node, RULE_KEYS)?;
     let named = |r: &mut Reader<'d>, n: &'d Node| r.list(n, |r, n| Some((r.text(n)?, n)));
-    let name = map.required("name", |r, n| Some((r.text(n)?, n)));
-    let agents = map.required("agents", read_agents);
+    let advice = "add `name: what it is for`; records and reports name the rule by it";
+    let name = map.required_as("name", advice, |r, n| Some((r.text(n)?, n)));
+    let advice = "add `agents: [NAME]`, or `agents: [\"*\"]` for all";
+    let agents = map.required_as("agents", advice, read_agents);
     let with = given(&mut map, "with", named);
     let deny = given(&mut map, "deny", deny_is_true);
     let modes = [("enforce", false), ("shadow", true)];
@@ -399,7 +401,8 @@ fn read_wanted<'d, N>(
     name: impl Fn(&mut Reader<'d>, &'d Key) -> Option<N>,
 ) -> Option<Vec<Wanted<N>>> {
     let entries = reader.entries(node)?;
-    if entries.is_empty() {
+    // A key that was refused is gone from the tree, and was told of.
+    if entries.is_empty() && !reader.is_told(node) {
         reader.problem_with_help(node, "nothing is asked for", "name one, or remove the key");
     }
     let mut all = Vec::with_capacity(entries.len());
@@ -432,7 +435,7 @@ fn read_when<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<When> {
     let hours = given(&mut map, "hours", |r, n| r.one_or_list(n, Reader::parsed));
     let found = |name: &str| zone(name).ok_or(WhenError::Zone);
     let zone = given(&mut map, "zone", |r, n| r.parsed_with(n, found));
-    let not_before = given(&mut map, "not_before", |r, n| r.parsed_with(n, moment));
+    let not_before = given(&mut map, "not_before", |r, n| r.parsed_with(n, first_moment));
     let not_after = given(&mut map, "not_after", |r, n| r.parsed_with(n, moment));
     let local = map.has("days") || map.has("hours");
     let problem = if local && !map.has("zone") {
@@ -461,8 +464,9 @@ fn read_when<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<When> {
     }
     let (not_before, not_after) = (not_before?, not_after?);
     if not_before.zip(not_after).is_some_and(|(first, last)| first > last) {
-        map.reader()
-            .problem(node, "`not_after` is before `not_before`: the rule is never in force");
+        let spot = map.node("not_after").unwrap_or(node);
+        let message = "`not_after` is before `not_before`: the rule is never in force";
+        map.reader().problem_with_help(spot, message, "correct one of the two");
         return None;
     }
     let days = days?.map_or(EVERY_DAY, |days| days.iter().fold(0, |all, day| all | day.0));
@@ -475,7 +479,8 @@ fn read_uses<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Uses> {
         return if names.len() == 1 {
             Some(Uses::All)
         } else {
-            reader.problem(node, "`*` stands for all credentials, and so stands alone");
+            let message = "`*` stands for all credentials, and so stands alone";
+            reader.problem_with_help(node, message, "remove the others, or `*`");
             None
         };
     }
@@ -559,7 +564,7 @@ fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
     let text = reader.text(node)?;
     let upper = text.to_ascii_uppercase();
     if matches!(upper.as_str(), "TRACE" | "TRACK" | "CONNECT") {
-        reader.problem(node, format!("{upper} is never forwarded"));
+        reader.problem_with_help(node, format!("{upper} is never forwarded"), "remove it");
         return None;
     }
     if text != upper {
@@ -567,5 +572,10 @@ fn method<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Method> {
         reader.problem_with_help(node, "methods are case-sensitive", advice);
         return None;
     }
-    reader.parsed_with(node, str::parse::<Method>)
+    if let Ok(method) = text.parse::<Method>() {
+        return Some(method);
+    }
+    let advice = "a method is one word, such as GET or PROPFIND; several are items of the list";
+    reader.problem_with_help(node, "not a method", advice);
+    None
 }

@@ -14,8 +14,11 @@ static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundl
 
 /// The zone of an IANA name, such as `Europe/Berlin`.
 pub(super) fn zone(name: &str) -> Option<TimeZone> {
-    ZONES.get(name).ok()
+    NOWHERE.iter().all(|none| !none.eq_ignore_ascii_case(name)).then(|| ZONES.get(name).ok())?
 }
+
+/// Zones that are those of no place: what a machine is in that was never told, and one that nobody knows.
+const NOWHERE: [&str; 2] = ["Factory", "Etc/Unknown"];
 
 /// The times of a rule.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -216,9 +219,38 @@ impl FromStr for Hours {
     }
 }
 
-/// Reads a moment (RFC 3339) as seconds of Unix time.
+/// Reads a moment (RFC 3339) as the second of Unix time that it is in.
 pub(super) fn moment(text: &str) -> Result<i64, WhenError> {
-    text.parse::<Timestamp>().map(Timestamp::as_second).map_err(|_| WhenError::Moment)
+    let moment = exact(text)?;
+    Ok(moment.as_second() - i64::from(moment.subsec_nanosecond() < 0))
+}
+
+/// Reads a moment as the first second of Unix time that begins at it or behind it: what is in force from
+/// the middle of a second on is not in force at its beginning.
+pub(super) fn first_moment(text: &str) -> Result<i64, WhenError> {
+    let moment = exact(text)?;
+    Ok(moment.as_second() + i64::from(moment.subsec_nanosecond() > 0))
+}
+
+/// RFC 3339 and nothing else: the other notations of ISO 8601 leave out what a reader then guesses.
+fn exact(text: &str) -> Result<Timestamp, WhenError> {
+    let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
+    let rest = shape.strip_prefix("0000-00-00").ok_or(WhenError::Moment)?;
+    let rest = rest.strip_prefix(['T', 't', ' ']).ok_or(WhenError::Moment)?;
+    let rest = rest.strip_prefix("00:00:00").ok_or(WhenError::Moment)?;
+    let offset = match rest.strip_prefix('.') {
+        Some(fraction) => fraction.trim_start_matches('0'),
+        None => rest,
+    };
+    let fraction = rest.len() - offset.len();
+    let is_offset = matches!(offset, "Z" | "z" | "+00:00" | "-00:00");
+    // A day's worth of hours is no offset of any place.
+    let hours = text.get(text.len().saturating_sub(5)..).unwrap_or_default();
+    let fits = offset.len() == 1 || hours < "24";
+    if !is_offset || fraction == 1 || !fits {
+        return Err(WhenError::Moment);
+    }
+    text.parse().map_err(|_| WhenError::Moment)
 }
 
 #[cfg(test)]
@@ -361,8 +393,47 @@ mod tests {
             assert_eq!(bad.parse::<Hours>(), Err(WhenError::Hours), "{bad}");
         }
         assert!("00:00-24:00".parse::<Hours>().is_ok());
-        for bad in ["2026-01-01", "2026-01-01T00:00:00", "now", "1700000000"] {
+        for bad in [
+            "2026-01-01",
+            "2026-01-01T00:00:00",
+            "now",
+            "1700000000",
+            "2026-01-01T00Z",
+            "2026-01-01T00:00Z",
+            "2026-01-01T00:00:00,5Z",
+            "2026-01-01T00:00:00.Z",
+            "20260101T000000Z",
+            "+002026-01-01T00:00:00Z",
+            "2026-01-01T00:00:00+01",
+            "2026-01-01T00:00:00+0100",
+            "2026-01-01T00:00:00+24:00",
+            "2026-01-01T00:00:00+01:00[Europe/Berlin]",
+            "2026-13-01T00:00:00Z",
+            "2026-02-30T00:00:00Z",
+            "2026-01-01T24:00:00Z",
+            "\u{662}026-01-01T00:00:00Z",
+        ] {
             assert_eq!(moment(bad), Err(WhenError::Moment), "{bad}");
+        }
+        for good in [
+            "2026-01-01t00:00:00z",
+            "2026-01-01 00:00:00Z",
+            "2026-01-01T01:00:00+01:00",
+            "2025-12-31T18:30:00.000-05:30",
+            "2026-01-01T00:00:00-00:00",
+            "2026-01-01T00:00:00.999999999Z",
+        ] {
+            assert_eq!(moment(good), Ok(1_767_225_600), "{good}");
+        }
+        // In the middle of a second: what begins then has not begun with it.
+        assert_eq!(first_moment("2026-01-01T00:00:00.001Z"), Ok(1_767_225_601));
+        assert_eq!(first_moment("2026-01-01T00:00:00.000Z"), Ok(1_767_225_600));
+        assert_eq!(
+            (moment("1969-12-31T23:59:58.5Z"), first_moment("1969-12-31T23:59:58.5Z")),
+            (Ok(-2), Ok(-1))
+        );
+        for nowhere in ["Factory", "factory", "Etc/Unknown"] {
+            assert!(zone(nowhere).is_none(), "{nowhere}");
         }
         assert!(zone("Mars/Olympus").is_none() && zone("UTC").is_some());
     }

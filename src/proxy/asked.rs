@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::approval;
 use super::body::{Begun, Ungathered, Upload};
-use super::exchange::{named, refused};
+use super::exchange::{named, refused, sighted};
 use super::habits;
 use super::held::Purse;
 use super::ledger::Ledger;
@@ -65,6 +65,7 @@ impl Asked<'_> {
             let read = self.read(body, wanted).await;
             let behind = read.map_err(|refusal| refused(ledger, &decided.state, refusal, &[]))?;
             ledger.identify(Arc::clone(&self.who));
+            self.unless_sighted(ledger)?;
             decided = self.decide(self.caller.state()).await;
             // Why here: what goes out is what was decided on, so whatever comes behind it must not have had
             // a say.
@@ -81,6 +82,16 @@ impl Asked<'_> {
         // Why here: what a person has to approve is whole by now, and has used up no limit, opened no
         // secret and reached nobody.
         approval::obtain(self, decided, body, ledger).await
+    }
+
+    /// Refuses a body that has a secret of the vault in a credential's place.
+    fn unless_sighted(&self, ledger: &Ledger) -> Result<(), Refusal> {
+        let state = self.caller.state();
+        let (Some(sealed), Some(body)) = (&state.sealed, self.inbound.body()) else {
+            return Ok(());
+        };
+        let sighting = sealed.watch.find_in_body(body, self.inbound.origin(), &state.credentials);
+        sighting.map_or(Ok(()), |sighting| Err(sighted(ledger, &state, sighting)))
     }
 
     /// Decides. What was given a moment ago is no reason to refuse. Asked for whatever stands in the
@@ -132,13 +143,22 @@ impl Asked<'_> {
             if let Some(bait) = &why.honeytoken {
                 ledger.baited(bait);
             }
+            if why.moved {
+                ledger.unbound();
+            }
         })?;
-        body.follow(remainder)
+        let sealed = decided.state.sealed.clone();
+        let known =
+            move |text: &[u8]| sealed.as_ref().is_some_and(|sealed| sealed.watch.knows(text));
+        body.follow(remainder.watching(Box::new(known)))
     }
 
     /// Reads the body, or its beginning if it is longer than what is held; or says why it cannot be.
     async fn read(&mut self, body: &mut Upload, wanted: Wanted) -> Result<Option<Behind>, Refusal> {
         let digested = wanted.kind == BodyKind::Whole;
+        if let BodyKind::Unclear(why) = wanted.kind {
+            return Err(Refusal::with_detail(Code::BodyUnreadable, why));
+        }
         if is_coded(self.inbound.headers()) && !digested {
             let detail = "The body has a Content-Encoding, under which a reference cannot be seen";
             return Err(Refusal::with_detail(Code::BodyUnreadable, detail));

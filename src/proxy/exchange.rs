@@ -31,12 +31,31 @@ use crate::upstream::Sent;
 pub(super) struct Route {
     pub(super) caller: Caller,
     pub(super) origin: Origin,
+    /// The same as records name it: once for all requests.
+    destination: Arc<str>,
     /// The client's TLS named another host than its CONNECT: nothing in this tunnel is served.
     pub(super) other_name: bool,
     /// What the agent's tunnel counts as; none outside of one.
     pub(super) place: Option<Arc<Place>>,
     /// Whom a socket that outlives its connection's HTTP has to listen to.
     pub(super) shutdown: Shutdown,
+}
+
+impl Route {
+    pub(super) fn new(
+        (caller, shutdown): (Caller, Shutdown),
+        origin: Origin,
+        other_name: bool,
+        place: Option<Arc<Place>>,
+    ) -> Self {
+        let destination = origin.to_string().into();
+        Self { caller, origin, destination, other_name, place, shutdown }
+    }
+
+    /// A new account of a request.
+    fn ledger(&self, gateway: &Arc<Gateway>) -> Ledger {
+        Ledger::at(gateway, &self.caller, Arc::clone(&self.destination))
+    }
 }
 
 /// Answers a request: with the origin's scrubbed answer, or with the refusal.
@@ -46,7 +65,7 @@ pub(super) async fn exchange(
     request: Request<Incoming>,
     outlet: &Outlet,
 ) -> Response<Body> {
-    let mut ledger = Ledger::new(gateway, &route.caller, &route.origin);
+    let mut ledger = route.ledger(gateway);
     let id = ledger.id;
     // An extended CONNECT stands for a GET.
     let extended = request.extensions().get::<Protocol>().is_some();
@@ -63,7 +82,7 @@ pub(super) async fn exchange(
 
 /// The answer to a request in a tunnel that could not be read.
 pub(super) fn unreadable(gateway: &Arc<Gateway>, route: &Route, code: Code) -> Response<Body> {
-    let ledger = Ledger::new(gateway, &route.caller, &route.origin);
+    let ledger = route.ledger(gateway);
     let refusal = Refusal::new(code);
     ledger.refuse(&route.caller.state(), &refusal, &[]);
     tracing::info!(request_id = %ledger.id, %code, "refused unread");
@@ -227,7 +246,7 @@ pub(super) fn named(references: &References) -> Vec<Use> {
 }
 
 /// Refuses a request that carries a secret.
-fn sighted(ledger: &Ledger, state: &State, sighting: Sighting) -> Refusal {
+pub(super) fn sighted(ledger: &Ledger, state: &State, sighting: Sighting) -> Refusal {
     let Sighting { credential, version } = sighting;
     if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
         ledger.baited(&credential);

@@ -2,8 +2,9 @@
 //! answer is waited for.
 //!
 //! hyper's server sends none, so they go out below it, through the [inlet](super::inlet). On HTTP/2
-//! there is no such place, and an agent of HTTP/1.0 knows none (RFC 9110 section 15.2): those two
-//! hear the answer alone.
+//! there is no such place (the h2 crate's server could, `SendResponse::send_informational`, but hyper keeps
+//! that to itself, and below both, heads are compressed by what went before), and an agent of HTTP/1.0
+//! knows none (RFC 9110 section 15.2): those two hear the answer alone.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

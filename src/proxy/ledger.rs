@@ -37,7 +37,7 @@ pub(super) struct Ledger {
     gateway: Arc<Gateway>,
     identity: Option<Arc<Identity>>,
     near: Near,
-    destination: String,
+    destination: Arc<str>,
     method: String,
     path: Option<String>,
     websocket: bool,
@@ -62,25 +62,25 @@ pub(super) struct Ledger {
 
 impl Ledger {
     pub(super) fn new(gateway: &Arc<Gateway>, caller: &Caller, destination: &Origin) -> Self {
-        Self::at(gateway, caller, destination.to_string())
+        Self::at(gateway, caller, destination.to_string().into())
     }
 
-    /// For a request at the door, to a destination as it was named.
-    pub(super) fn at(gateway: &Arc<Gateway>, caller: &Caller, destination: String) -> Self {
+    /// For a request to a destination as records name it.
+    pub(super) fn at(gateway: &Arc<Gateway>, caller: &Caller, destination: Arc<str>) -> Self {
         let identity = Some(Arc::clone(&caller.identity));
         Self::open(gateway, identity, caller.near.clone(), destination)
     }
 
     /// For a request whose sender is not known.
     pub(super) fn anonymous(gateway: &Arc<Gateway>, near: &Near, destination: String) -> Self {
-        Self::open(gateway, None, near.clone(), destination)
+        Self::open(gateway, None, near.clone(), destination.into())
     }
 
     fn open(
         gateway: &Arc<Gateway>,
         identity: Option<Arc<Identity>>,
         near: Near,
-        destination: String,
+        destination: Arc<str>,
     ) -> Self {
         Self {
             id: super::request_id(),
@@ -182,7 +182,7 @@ impl Ledger {
         self.gateway.metrics.honeytoken();
         tracing::warn!(
             agent = &*self.agent(),
-            destination = self.destination,
+            destination = &*self.destination,
             request_id = %self.id,
             %honeytoken,
             "an agent sent a honeytoken"
@@ -345,7 +345,7 @@ impl Ledger {
             &self.gateway,
             self.identity.clone(),
             self.near.clone(),
-            self.destination.clone(),
+            Arc::clone(&self.destination),
         );
         (same.id, same.start) = (self.id, self.start);
         (same.method, same.path) = (self.method.clone(), self.path.clone());
@@ -413,7 +413,7 @@ impl Ledger {
         if refusal.code == Code::RealCredential {
             tracing::warn!(
                 agent = &*self.agent(),
-                destination = self.destination,
+                destination = &*self.destination,
                 request_id = %self.id,
                 "an agent sent a secret of the vault, in place of its placeholder"
             );
@@ -424,11 +424,11 @@ impl Ledger {
     }
 
     /// Raises the alarm over a reference that went to another host: someone is trying to move a key.
-    fn unbound(&self) {
+    pub(super) fn unbound(&self) {
         self.gateway.metrics.unbound();
         tracing::warn!(
             agent = &*self.agent(),
-            destination = self.destination,
+            destination = &*self.destination,
             request_id = %self.id,
             "a reference was sent to a host that its credential is not bound to"
         );
@@ -622,7 +622,7 @@ struct Behind {
     misplaced: AtomicUsize,
     /// Of those, how many were in fields behind the body.
     in_trailers: AtomicUsize,
-    /// Whether one of the latter is of a credential that does not go there.
+    /// Whether one of the latter, or one in a field of its credential, is of one that does not go there.
     moved: AtomicBool,
     honeytoken: OnceLock<Name>,
     /// Why it was cut.
@@ -650,6 +650,7 @@ impl Uploaded {
         let behind = count.behind.get_or_init(Box::default);
         let in_trailers = behind.in_trailers.load(Ordering::Relaxed);
         behind.misplaced.store(remainder.misplaced() + in_trailers, Ordering::Relaxed);
+        behind.moved.fetch_or(remainder.moved(), Ordering::Relaxed);
         if let Some(honeytoken) = remainder.honeytoken() {
             let _noted_before = behind.honeytoken.set(honeytoken.clone());
         }
@@ -664,7 +665,7 @@ impl Uploaded {
         let behind = count.behind.get_or_init(Box::default);
         behind.misplaced.fetch_add(found.misplaced(), Ordering::Relaxed);
         behind.in_trailers.store(found.misplaced(), Ordering::Relaxed);
-        behind.moved.store(found.moved(), Ordering::Relaxed);
+        behind.moved.fetch_or(found.moved(), Ordering::Relaxed);
         if let Some(honeytoken) = found.honeytoken() {
             let _noted_before = behind.honeytoken.set(honeytoken.name.clone());
         }

@@ -22,8 +22,8 @@ use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::tunnel::AgentEnd;
 use super::{Gateway, Near, tunnel};
+use crate::agent::UnixUser;
 use crate::agent::certificate::Vouch as _;
-use crate::agent::{Identity, UnixUser};
 use crate::record::Peer;
 use crate::tls::ListenerTls;
 
@@ -32,8 +32,6 @@ use crate::tls::ListenerTls;
 pub struct Entrance {
     /// The socket.
     pub listener: Listener,
-    /// How one gets in.
-    pub door: Door,
     /// For `https://` proxy URLs. Only on TCP: a Unix socket has no wire.
     pub tls: Option<Arc<ListenerTls>>,
 }
@@ -69,16 +67,6 @@ pub(super) enum Accepted {
     Unix(UnixStream),
 }
 use crate::upstream;
-
-/// How one gets in.
-#[derive(Clone, Debug)]
-pub enum Door {
-    /// With proxy credentials.
-    Credentials,
-    /// Without: every connection is this agent. For a loopback port of one run, whose clients never
-    /// send credentials.
-    Open(Arc<Identity>),
-}
 
 /// What becomes of the listening sockets when the proxy stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -342,7 +330,7 @@ async fn connection(
     match enter(&gateway, &entrance, accepted).await {
         Ok(io) => {
             let near = Near { peer, certificate: io.certificate(door).map(Arc::new) };
-            serve_front(gateway, entrance, Stream::new(io, place), near, shutdown).await;
+            serve_front(gateway, Stream::new(io, place), near, shutdown).await;
         }
         Err(error) => tracing::debug!(%peer, %error, "no TLS with the agent at the door"),
     }
@@ -363,13 +351,7 @@ async fn enter(gateway: &Gateway, entrance: &Entrance, accepted: Accepted) -> io
     }
 }
 
-async fn serve_front(
-    gateway: Arc<Gateway>,
-    entrance: Arc<Entrance>,
-    stream: Stream,
-    near: Near,
-    shutdown: Shutdown,
-) {
+async fn serve_front(gateway: Arc<Gateway>, stream: Stream, near: Near, shutdown: Shutdown) {
     let since = Instant::now();
     let peer = near.peer;
     let limits = gateway.limits;
@@ -383,16 +365,14 @@ async fn serve_front(
     let service = {
         let (near, shutdown) = (near, shutdown.clone());
         service_fn(move |request| {
-            let (gateway, entrance, shutdown) =
-                (Arc::clone(&gateway), Arc::clone(&entrance), shutdown.clone());
+            let (gateway, shutdown) = (Arc::clone(&gateway), shutdown.clone());
             let near = near.clone();
             let (answering, request) = progress.begin(request);
             let end = AgentEnd { outlet: Outlet::of(&progress), cut: cut.clone() };
             async move {
-                let door = &entrance.door;
                 // It is a part of the connection's task, which has its own place on the heap.
                 #[allow(clippy::large_futures)]
-                let answer = tunnel::front(&gateway, door, &near, &shutdown, request, &end).await;
+                let answer = tunnel::front(&gateway, &near, &shutdown, request, &end).await;
                 Ok::<_, Infallible>(answering.until_the_end_of(answer))
             }
         })

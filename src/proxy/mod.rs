@@ -60,7 +60,7 @@ pub use closed::serve_closed;
 pub use distrust::{Client, EVENT as DISTRUST_EVENT};
 pub use errand::{Errand, Reply, run_errand};
 pub use habits::EVENT as ANOMALY_EVENT;
-pub use listener::{Door, Entrance, Leave, Listener, serve};
+pub use listener::{Entrance, Leave, Listener, serve};
 pub use workspace::{Workspace, Workspaces};
 
 use failures::Failures;

@@ -19,7 +19,7 @@ use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
-use super::listener::{Door, Shutdown};
+use super::listener::Shutdown;
 use super::stream::{Cut, Stream};
 use super::{Caller, Gateway, Near, Place, State, Workspace, refusal, unix_now};
 use crate::agent::{Context, Identity};
@@ -43,7 +43,6 @@ pub(super) struct AgentEnd {
 /// Answers one request on the proxy port.
 pub(super) async fn front(
     gateway: &Arc<Gateway>,
-    door: &Door,
     near: &Near,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
@@ -53,7 +52,7 @@ pub(super) async fn front(
         Ok(target) => target,
         Err(refusal) => return anonymous(gateway, near, String::new(), &refusal),
     };
-    let (workspace, identity) = match authenticate(gateway, door, near, &request).await {
+    let (workspace, identity) = match authenticate(gateway, near, &request).await {
         Ok(found) => found,
         // To all alike: without the vault nobody can be told from anybody.
         Err(_) if gateway.default_workspace().state().sealed.is_none() => {
@@ -77,7 +76,7 @@ pub(super) async fn front(
     let caller = Caller { near, workspace, identity, client, cut, baseline };
     if sighted || in_host {
         let destination = if in_host { String::new() } else { target.destination() };
-        let ledger = Ledger::at(gateway, &caller, destination);
+        let ledger = Ledger::at(gateway, &caller, destination.into());
         let refusal = Refusal::new(Code::RealCredential);
         ledger.refuse(&caller.state(), &refusal, &[]);
         return refusal::respond(&refusal, ledger.id);
@@ -89,7 +88,7 @@ pub(super) async fn front(
         }
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
-            let route = Route { caller, origin, other_name: false, place: None, shutdown };
+            let route = Route::new((caller, shutdown), origin, false, None);
             // Boxed: most of these connections become tunnels, and would carry the room for it.
             Box::pin(exchange(gateway, &route, request, &end.outlet)).await
         }
@@ -165,15 +164,9 @@ fn target(request: &Request<Incoming>) -> Result<Target, Refusal> {
 /// Who calls, and in which workspace; or why nobody is let in, and who it says that it is.
 async fn authenticate(
     gateway: &Arc<Gateway>,
-    door: &Door,
     near: &Near,
     request: &Request<Incoming>,
 ) -> Result<(Arc<Workspace>, Arc<Identity>), (Denied, Option<Name>)> {
-    if let Door::Open(identity) = door {
-        let workspace = gateway.workspace(&identity.workspace);
-        let workspace = workspace.ok_or_else(|| (Denied::Unknown, Some(identity.agent.clone())))?;
-        return Ok((workspace, Arc::clone(identity)));
-    }
     let credentials = proxy_credentials(request).map_err(|denied| (denied, None))?;
     let claimed = || credentials.as_ref().and_then(Credentials::user).map(|u| u.agent.clone());
     let check = |gateway: &Gateway| {
@@ -456,7 +449,7 @@ impl Inner {
     fn route(self, scheme: Scheme, other_name: bool) -> Route {
         let Self { caller, authority, place, shutdown } = self;
         let origin = Origin { scheme, authority };
-        Route { caller, origin, other_name, place: Some(Arc::new(place)), shutdown }
+        Route::new((caller, shutdown), origin, other_name, Some(Arc::new(place)))
     }
 }
 

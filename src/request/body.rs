@@ -130,7 +130,7 @@ impl Scanner {
             BodyKind::Multipart { boundary } => {
                 Grammar::Multipart(multipart::Scanner::new(boundary, bound))
             }
-            BodyKind::Whole => Grammar::Any,
+            BodyKind::Whole | BodyKind::Unclear(_) => Grammar::Any,
         };
         Self { grammar, at: 0 }
     }
@@ -201,6 +201,28 @@ pub fn strings(bytes: &[u8], show: &mut dyn FnMut(&[Step], Range<usize>)) -> Res
     })
 }
 
+const BOUNDARIES: &str = "The Content-Type has no one `boundary`, by which all find the same parts";
+const CHARSETS: &str = "The Content-Type has a `charset` that is not UTF-8, or two of them";
+const UTF: &str = "The body is JSON in another encoding than UTF-8 (RFC 8259 section 8.1)";
+const MARK: &str = "The JSON begins with a byte order mark, which not all take for one";
+
+/// Whether texts in that charset are read by their bytes of ASCII, as they are here.
+fn is_of_ascii(charset: Option<&[u8]>) -> bool {
+    const ALIKE: [&str; 7] =
+        ["utf-8", "utf8", "us-ascii", "ascii", "iso-8859-1", "latin1", "windows-1252"];
+    let known =
+        |charset: &[u8]| ALIKE.iter().any(|one| charset.eq_ignore_ascii_case(one.as_bytes()));
+    charset.is_none_or(known)
+}
+
+/// Whether JSON that begins so is UTF-16 or UTF-32: by its mark, or by a NUL in one of its first two characters,
+/// which are of ASCII.
+fn is_wide(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"\xfe\xff")
+        || bytes.starts_with(b"\xff\xfe")
+        || bytes.iter().take(4).any(|b| *b == 0)
+}
+
 /// How a body is written, and so which slots may be in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyKind {
@@ -217,6 +239,8 @@ pub enum BodyKind {
     Message,
     /// Anything, read to be digested: no slot is in it.
     Whole,
+    /// A body of which the head says two things, or nothing that is understood: any slot of a body may be in it.
+    Unclear(&'static str),
 }
 
 impl BodyKind {
@@ -224,19 +248,35 @@ impl BodyKind {
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Option<Self> {
         let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-        let (Some(value), None) = (types.next(), types.next()) else { return None };
-        let text = value.to_str().ok()?;
+        let value = types.next()?;
+        if types.next().is_some() {
+            return Some(Self::Unclear("The request has two Content-Type fields"));
+        }
+        let Ok(text) = value.to_str() else {
+            return Some(Self::Unclear("The Content-Type is no text"));
+        };
         let (essence, parameters) = text.split_once(';').unwrap_or((text, ""));
         let essence = essence.trim().to_ascii_lowercase();
-        match essence.as_str() {
-            "application/json" | "text/json" => Some(Self::Json),
-            "application/x-www-form-urlencoded" => Some(Self::Form),
+        let kind = match essence.as_str() {
+            "application/json" | "text/json" => Self::Json,
+            "application/x-www-form-urlencoded" => Self::Form,
             "multipart/form-data" => {
-                let boundary = multipart::boundary(parameters)?.into_bytes().into();
-                Some(Self::Multipart { boundary })
+                match multipart::boundary(parameters) {
+                    Ok(Some(boundary)) => {
+                        Self::Multipart { boundary: boundary.into_bytes().into() }
+                    }
+                    // Without one nobody finds a part.
+                    Ok(None) => return None,
+                    Err(Malformed) => Self::Unclear(BOUNDARIES),
+                }
             }
-            other => other.ends_with("+json").then_some(Self::Json),
-        }
+            list if list.contains(',') => Self::Unclear("The Content-Type is a list"),
+            other if other.ends_with("+json") => Self::Json,
+            _ => return None,
+        };
+        let ascii =
+            multipart::charset(parameters).is_ok_and(|charset| is_of_ascii(charset.as_deref()));
+        Some(if ascii { kind } else { Self::Unclear(CHARSETS) })
     }
 
     /// What a text says that is written so.
@@ -244,7 +284,7 @@ impl BodyKind {
         match self {
             Self::Json | Self::Message => unescape(text),
             Self::Form => form::decode(text),
-            Self::Multipart { .. } | Self::Whole => text.to_vec(),
+            Self::Multipart { .. } | Self::Whole | Self::Unclear(_) => text.to_vec(),
         }
     }
 
@@ -260,6 +300,7 @@ impl BodyKind {
             ),
             // Whatever it is, it is pairs.
             Self::Form | Self::Whole => None,
+            Self::Unclear(why) => Some(why),
         }
     }
 
@@ -272,6 +313,10 @@ impl BodyKind {
                 | (Self::Form, Slot::Form { .. })
                 | (Self::Multipart { .. }, Slot::Multipart { .. })
                 | (Self::Message, Slot::WebSocket { .. })
+                | (
+                    Self::Unclear(_),
+                    Slot::Json { .. } | Slot::Form { .. } | Slot::Multipart { .. }
+                )
         )
     }
 }
@@ -471,7 +516,8 @@ impl BodyText {
     #[must_use]
     pub fn read(bytes: Bytes, kind: BodyKind) -> Self {
         let mut text = Self { bytes, kind, found: Vec::new(), fault: None, begun: false };
-        if text.may_refer() {
+        text.fault = text.encoding();
+        if text.fault.is_none() && text.may_refer() {
             let mut scanner = Scanner::new(&text.kind, usize::MAX);
             text.search(&mut scanner);
         }
@@ -483,7 +529,8 @@ impl BodyText {
     #[must_use]
     pub fn begin(bytes: Bytes, kind: BodyKind) -> (Self, Option<Behind>) {
         let mut text = Self { bytes, kind, found: Vec::new(), fault: None, begun: true };
-        if !text.may_refer() {
+        text.fault = text.encoding();
+        if text.fault.is_some() || !text.may_refer() {
             return (text, None);
         }
         let mut scanner = Scanner::new(&text.kind, HELD);
@@ -517,6 +564,29 @@ impl BodyText {
         Some((open, names))
     }
 
+    /// Why JSON cannot be read by its bytes.
+    fn encoding(&self) -> Option<&'static str> {
+        if self.kind != BodyKind::Json {
+            return None;
+        }
+        let marked = || self.bytes.starts_with(b"\xef\xbb\xbf") && self.may_refer();
+        if is_wide(&self.bytes) { Some(UTF) } else { marked().then_some(MARK) }
+    }
+
+    /// Shows what each text says that stands where `is` says: of a beginning, and of what is malformed, as far as
+    /// it goes.
+    pub fn texts_in(&self, is: &dyn Fn(&Place) -> bool, show: &mut dyn FnMut(&[u8])) {
+        let mut scanner = Scanner::new(&self.kind, usize::MAX);
+        let see = &mut |seen: Seen<'_>| {
+            if let Seen::Text { place, at, opaque: false, .. } = seen
+                && is(place)
+            {
+                show(&self.kind.decoded(&self.bytes[at]));
+            }
+        };
+        let _as_far_as_it_goes = scanner.push(&self.bytes, see).and_then(|()| scanner.finish(see));
+    }
+
     /// Whether it may hold a reference, whose characters may be escaped. Nearly no body does, and then
     /// nothing else is looked at.
     fn may_refer(&self) -> bool {
@@ -524,7 +594,7 @@ impl BodyText {
             BodyKind::Json | BodyKind::Message => b"\\u00",
             BodyKind::Form => b"%",
             BodyKind::Multipart { .. } => return reference::occurs(&self.bytes),
-            BodyKind::Whole => return false,
+            BodyKind::Whole | BodyKind::Unclear(_) => return false,
         };
         reference::occurs(&self.bytes) || memmem::find(&self.bytes, escape).is_some()
     }
@@ -750,6 +820,24 @@ mod tests {
         let mut two = HeaderMap::new();
         two.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         two.append(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        assert_eq!(BodyKind::of(&two), None);
+        let unclear = |kind: Option<BodyKind>| matches!(kind, Some(BodyKind::Unclear(_)));
+        assert!(unclear(BodyKind::of(&two)));
+        for odd in [
+            "application/json, text/plain",
+            "text/plain, multipart/form-data; boundary=a",
+            "application/json; charset=utf-16",
+            "application/json; charset=utf-8; Charset=utf-8",
+            "application/x-www-form-urlencoded; charset=ibm037",
+            "multipart/form-data; boundary=a; boundary=a",
+            "multipart/form-data; boundary=a; boundary*=utf-8''b",
+            "multipart/form-data; boundary=\"a",
+            "multipart/form-data; boundary=a; charset=utf-7",
+            "application/json; charset=\"",
+        ] {
+            assert!(unclear(kind(odd)), "{odd}");
+        }
+        for usual in ["application/json; charset=\"UTF-8\"", "text/json;charset=us-ascii; x=y;"] {
+            assert_eq!(kind(usual), Some(BodyKind::Json), "{usual}");
+        }
     }
 }

@@ -7,9 +7,7 @@ use std::sync::Arc;
 
 use data_encoding::{BASE64_NOPAD, HEXLOWER};
 
-use zeroize::Zeroizing;
-
-use super::escapes::{base64_escapes, escapes, is_plain, lower, upper};
+use super::escapes::{base64_escapes, escapes, is_plain};
 use crate::secret::{Secret, wipe};
 
 /// All byte strings that must not pass, and what to write in their place. Made for each request and
@@ -21,6 +19,9 @@ pub struct Needles {
     late: Vec<Late>,
     text: Arena,
     places: Vec<Place>,
+    /// The secrets, and what they became in their slots, as they are: what [`Listing`](super::listed::Listing)
+    /// knows in notations of which no form is made.
+    texts: Vec<Place>,
     /// Hashes of the forms, by which another one is known without a look at each. Keyed, and of nobody
     /// else's use.
     hashes: HashSet<u64>,
@@ -31,15 +32,16 @@ pub struct Needles {
 pub(super) struct Outline {
     /// None is shorter.
     pub(super) shortest: usize,
-    /// None has other bytes than letters, digits and those of [`is_of_forms`], but for lists of numbers
-    /// with blanks between them, which are of [`is_of_numbers`] and no shorter than [`shortest_numbers`].
+    /// None has other bytes than letters, digits and those of [`is_of_forms`], but for lists of numbers,
+    /// which are of [`is_of_lists`](super::listed::is_of_lists) and no shorter than
+    /// [`shortest_list`](super::listed::shortest_list).
     pub(super) plain: bool,
 }
 
 /// Whether the byte can stand in a form of a secret that nobody escapes: in itself, in hex, in base64
 /// with its padding, in what URLs and JSON make of base64, and in any of them spelled out.
 pub(super) fn is_of_forms(byte: u8) -> bool {
-    const OTHERS: &[u8] = b"+/=%\\&#;:,\r\n\0";
+    const OTHERS: &[u8] = b"+/=%\\&#;{}\r\n\0";
     is_plain(byte) || OTHERS.contains(&byte)
 }
 
@@ -75,16 +77,6 @@ fn unpadded(text: &[u8]) -> usize {
     text.iter().rposition(|b| *b != b'=').map_or(0, |at| at + 1)
 }
 
-/// Whether the byte can stand in the one form that has blanks: numbers, with a comma and a blank between.
-pub(super) fn is_of_numbers(byte: u8) -> bool {
-    byte.is_ascii_digit() || matches!(byte, b',' | b' ')
-}
-
-/// How long the shortest such list is, of a text of this length.
-pub(super) fn shortest_numbers(length: usize) -> usize {
-    length.saturating_mul(3).saturating_sub(2).max(1)
-}
-
 /// Where in the text a form and its replacement are.
 struct Place {
     form: Range<usize>,
@@ -98,9 +90,8 @@ pub(super) struct Needle<'n> {
     pub(super) replacement: &'n [u8],
 }
 
-/// How many forms nearly all secrets have: raw, hex in two cases, base64 at three alignments, and four
-/// lists of bytes.
-const USUAL_FORMS: usize = 11;
+/// How many forms nearly all secrets have: raw, hex in two cases, base64 at three alignments.
+const USUAL_FORMS: usize = 6;
 
 impl Needles {
     /// The same as [`Self::add`], for a secret that nobody else needs any more.
@@ -123,7 +114,7 @@ impl Needles {
     pub(super) fn outline(&self) -> Outline {
         let made = self.iter().map(|needle| Outline {
             shortest: needle.bytes.len(),
-            plain: needle.bytes.iter().all(|b| is_of_forms(*b) || is_of_numbers(*b)),
+            plain: needle.bytes.iter().all(|b| is_of_forms(*b)),
         });
         let late = self.late.iter().map(Late::outline);
         made.chain(late).fold(Outline { shortest: usize::MAX, plain: true }, |all, one| Outline {
@@ -133,7 +124,7 @@ impl Needles {
     }
 
     /// Adds every usual encoding of `secret`: raw, base64 and base64url at all three alignments,
-    /// hex, lists of bytes, percent (once and twice), JSON and HTML escapes as encoders write them. A
+    /// hex, percent (once and twice), JSON and HTML escapes as encoders write them. A
     /// Basic pair is covered by the base64 alignments, a templated header by the raw form; a pair that
     /// was encoded once more is [`Self::add_rendered`]'s.
     pub fn add(&mut self, secret: &Secret, placeholder: &str) {
@@ -166,16 +157,18 @@ impl Needles {
         self.places.reserve(USUAL_FORMS);
         self.hashes.reserve(USUAL_FORMS);
         // The usual forms in full: each base64 is made with what is cut off at its ends.
-        self.text.reserve(22 * bytes.len() + 32);
+        self.text.reserve(10 * bytes.len() + 32);
         // In front of the raw form, so that base64 can be made of it at each alignment.
         self.text.append(&[0; 2]);
         let raw = self.text.append(bytes);
         self.keep(raw.clone(), known);
+        if bytes.len() >= 3 && !self.texts().any(|text| text.bytes == bytes) {
+            self.texts.push(Place { form: raw.clone(), replacement: replacement.clone() });
+        }
         self.add_hex(&raw, replacement);
         for alignment in 0..3 {
             self.add_base64(&raw, alignment, replacement);
         }
-        self.add_lists(&raw, replacement);
         for form in escapes(bytes) {
             self.insert(&form, replacement);
         }
@@ -189,45 +182,6 @@ impl Needles {
         self.text.bytes[upper.clone()].make_ascii_uppercase();
         for form in [lower, upper] {
             self.keep(form, replacement);
-        }
-    }
-
-    /// The bytes one by one: hex with colons (OpenSSL) and with hyphens (.NET), and the numbers of a
-    /// JSON array (Node's `Buffer`), also with blanks (Python's `json`).
-    fn add_lists(&mut self, raw: &Range<usize>, replacement: &Range<usize>) {
-        let mut list = |write: &dyn Fn(u8, &mut Vec<u8>)| {
-            // Reserved for the longest, so that no part of the secret is left in a buffer outgrown.
-            let mut form = Zeroizing::new(Vec::with_capacity(5 * raw.len()));
-            for byte in raw.clone() {
-                write(self.text.bytes[byte], &mut form);
-            }
-            form.pop();
-            self.insert(&form, replacement);
-        };
-        let pair = |byte, separator, out: &mut Vec<u8>| {
-            out.extend_from_slice(&upper(byte));
-            out.push(separator);
-        };
-        list(&|byte, out| pair(byte, b':', out));
-        list(&|byte, out| pair(byte, b'-', out));
-        list(&|byte, out| {
-            out.extend_from_slice(&lower(byte));
-            out.push(b':');
-        });
-        for blank in [false, true] {
-            list(&|byte, out| {
-                // Without an allocation that would keep it, and begun with what the last one is cut by.
-                if blank && !out.is_empty() {
-                    out.push(b' ');
-                }
-                for (at, digit) in [100, 10, 1].map(|unit| byte / unit % 10).into_iter().enumerate()
-                {
-                    if digit > 0 || at == 2 || byte >= [100, 10, 1][at] {
-                        out.push(b'0' + digit);
-                    }
-                }
-                out.push(b',');
-            });
         }
     }
 
@@ -287,10 +241,19 @@ impl Needles {
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = Needle<'_>> {
-        self.places.iter().map(|place| Needle {
+        self.places.iter().map(|place| self.at(place))
+    }
+
+    /// The texts that the forms were made of.
+    pub(super) fn texts(&self) -> impl Iterator<Item = Needle<'_>> {
+        self.texts.iter().map(|place| self.at(place))
+    }
+
+    fn at(&self, place: &Place) -> Needle<'_> {
+        Needle {
             bytes: &self.text.bytes[place.form.clone()],
             replacement: &self.text.bytes[place.replacement.clone()],
-        })
+        }
     }
 
     /// Whether there is nothing to look for.
@@ -392,6 +355,9 @@ mod tests {
             let mut needles = Needles::default();
             needles.add_rendered(wire.as_bytes(), b"cm9ib3Q6bG9jdW1feA==", &"locum_x".into());
             needles.complete();
+            assert!(
+                needles.texts().any(|text| text.bytes == wire.trim_end_matches('=').as_bytes())
+            );
             for before in ["", "u", "us", "Authorization: Basic "] {
                 let text = format!("{before}{wire}\r\nHost: x");
                 for form in [
@@ -400,8 +366,6 @@ mod tests {
                     BASE64URL_NOPAD.encode(text.as_bytes()),
                     HEXLOWER.encode(text.as_bytes()),
                     HEXUPPER.encode(text.as_bytes()),
-                    format!("{:?}", text.as_bytes()).replace(' ', ""),
-                    format!("{:?}", text.as_bytes()),
                 ] {
                     assert!(contains(&needles, form.as_bytes()), "{form}");
                 }
@@ -434,8 +398,8 @@ mod tests {
     fn forms_that_are_alike_are_searched_once() {
         let mut needles = Needles::default();
         needles.add(&Secret::new(b"plainalnum0123".to_vec()), "locum_x");
-        // Raw, hex (both cases), base64 at three alignments, lists: nothing else differs.
-        assert!(needles.iter().count() <= 1 + 2 + 3 + 5, "{}", needles.iter().count());
+        // Raw, hex (both cases), base64 at three alignments: nothing else differs.
+        assert!(needles.iter().count() <= 1 + 2 + 3, "{}", needles.iter().count());
     }
 
     /// The forms as they were made one by one, each from its own definition.
@@ -495,9 +459,7 @@ mod tests {
             needles.complete();
             for needle in needles.iter() {
                 prop_assert!(needle.bytes.len() >= shortest);
-                let numbers = needle.bytes.len() >= shortest_numbers(shortest)
-                    && needle.bytes.iter().all(|b| is_of_numbers(*b));
-                prop_assert!(!plain || numbers || needle.bytes.iter().all(|b| is_of_forms(*b)));
+                prop_assert!(!plain || needle.bytes.iter().all(|b| is_of_forms(*b)));
             }
             let nobody_escapes = secrets.iter().flatten().all(|b| is_plain(*b));
             prop_assert_eq!(plain, nobody_escapes);

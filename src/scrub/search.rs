@@ -6,8 +6,9 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::header::HeaderMap;
 
-use super::needles::{Needle, Needles, Outline, is_of_forms, is_of_numbers, shortest_numbers};
-use super::spelled::Spelling;
+use super::listed::{Listing, is_of_lists, shortest_list};
+use super::needles::{Needle, Needles, Outline, is_of_forms};
+use super::spelled::{Spelled, Spelling};
 use crate::secret::wipe;
 
 /// How a replacement fits where the match stood.
@@ -65,6 +66,7 @@ struct Made {
     longest: usize,
     /// Larger than all else here, and an answer is moved often before it is read.
     spelling: Box<Spelling>,
+    listing: Box<Listing>,
 }
 
 /// Where a needle stands in a text, and which.
@@ -113,27 +115,34 @@ impl Made {
         let shortest = lengths().min().unwrap_or(1);
         let longest = lengths().max().unwrap_or(1);
         let spelling = Box::new(Spelling::new(&needles));
-        Self { needles, shortest, longest, spelling }
+        let listing = Box::new(Listing::new(&needles));
+        Self { needles, shortest, longest, spelling, listing }
     }
 
-    /// The first match at or after `from`, as it is or spelled out.
+    /// The first match at or after `from`, as it is, spelled out or listed.
     fn find_any(&self, table: &Table, text: &[u8], from: usize) -> Option<Match<'_>> {
         let found = self.find(table, text, from);
         let until = found.as_ref().map_or(text.len(), |(at, _)| *at);
         let spelled = self.spelling.find(&self.needles, text, from, until);
         // A piece with an escape in it can go on past the other, and hold a needle only there.
         let spelled = spelled.filter(|spelled| spelled.place.start <= until);
-        match (spelled, found) {
+        let first = match (spelled, found) {
             // The one that is spelled out begins before the other, or has it in it.
-            (Some(spelled), _) => {
-                let Range { start, end } = spelled.place;
-                Some(Match { at: start, end, needle: spelled.needle })
+            (Some(spelled), _) => Some(spelled),
+            (None, Some((at, needle))) => {
+                Some(Spelled { place: at..at + needle.bytes.len(), needle })
             }
-            (None, found) => {
-                let (at, needle) = found?;
-                Some(Match { at, end: at + needle.bytes.len(), needle })
-            }
-        }
+            (None, None) => None,
+        };
+        let until = first.as_ref().map_or(text.len(), |first| first.place.start);
+        let listed = self.listing.find(&self.needles, text, from, until);
+        let sooner = listed.filter(|listed| {
+            first.as_ref().is_none_or(|first| {
+                (listed.place.start, first.place.end) < (first.place.start, listed.place.end)
+            })
+        });
+        let Spelled { place: Range { start, end }, needle } = sooner.or(first)?;
+        Some(Match { at: start, end, needle })
     }
 
     /// The first match at or after `from`: where it starts, and which needle. The longest needle
@@ -199,6 +208,11 @@ impl Made {
         from
     }
 
+    /// Whether `held` is the end of a line, with so little of a needle in it that it can be shown.
+    fn is_end_of_line(&self, held: &[u8]) -> bool {
+        self.spelling.is_end_of_line(held) && self.listing.may_be_shown(&self.needles, held)
+    }
+
     fn longest_at(&self, text: &[u8]) -> Option<Needle<'_>> {
         let matching = self.needles.iter().filter(|n| text.starts_with(n.bytes));
         matching.max_by_key(|n| n.bytes.len())
@@ -223,8 +237,7 @@ impl Search {
         if !plain {
             return text.len() >= shortest;
         }
-        has_run(text, shortest, is_of_forms)
-            || has_run(text, shortest_numbers(shortest), is_of_numbers)
+        has_run(text, shortest, is_of_forms) || has_run(text, shortest_list(shortest), is_of_lists)
     }
 
     /// Whether a field's name has a needle in it. Names come in lower case, whatever the origin wrote.
@@ -334,7 +347,7 @@ impl Scrubber {
         let end = self.certain(&text, out);
         // A match that is a prefix of a longer needle is decided when the next bytes are there.
         self.held.extend_from_slice(&text[end..]);
-        if !self.held.is_empty() && self.search.made().spelling.is_end_of_line(&self.held) {
+        if !self.held.is_empty() && self.search.made().is_end_of_line(&self.held) {
             self.show_held(out);
         }
     }
@@ -390,7 +403,8 @@ impl Scrubber {
                 && made.needles.iter().any(|n| n.bytes.starts_with(rest))
         };
         let tail = (start..text.len()).find(could_be).map_or(0, |at| text.len() - at);
-        tail.max(made.spelling.tail(&made.needles, text))
+        let spelled = made.spelling.tail(&made.needles, text);
+        tail.max(spelled).max(made.listing.tail(&made.needles, text))
     }
 
     /// The stream has ended: what was held back is final.
@@ -484,6 +498,7 @@ fn emit(data: Bytes, out: &mut impl FnMut(Bytes)) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::spelled::LONGEST_UNIT;
     use super::*;
     use crate::secret::Secret;
     use proptest::prelude::*;
@@ -502,7 +517,10 @@ mod tests {
         let mut all = Vec::new();
         for chunk in chunks {
             scrubber.push(chunk.clone().into(), &mut |data| all.extend_from_slice(&data));
-            assert!(scrubber.held() < 26 * longest.max(1), "holds back more than a needle");
+            assert!(
+                scrubber.held() < LONGEST_UNIT * longest.max(1),
+                "holds back more than a needle"
+            );
         }
         scrubber.finish(&mut |data| all.extend_from_slice(&data));
         all

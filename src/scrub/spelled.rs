@@ -12,8 +12,8 @@ use super::needles::{Needle, Needles};
 /// How often escapes may be escaped themselves. Twice happens; more is made.
 const NESTED: usize = 4;
 
-/// The longest that a character is written, in bytes: `%252525252573`, or `&amp;amp;amp;amp;#x0073;`.
-const LONGEST_UNIT: usize = 26;
+/// The longest that a character is written, in bytes: `&amp;amp;amp;amp;DiacriticalGrave;`.
+pub(super) const LONGEST_UNIT: usize = 1 + 4 * NESTED + 17;
 
 /// How many NULs and ends of lines may stand between two characters: as many as in UTF-32, or around the end
 /// of a line in UTF-16.
@@ -144,9 +144,11 @@ impl Spelling {
             }
         }
         new.written = new.alphabet;
-        // The letters are those of `\n`, `\r`, `\u`, `\x` and of the names of entities.
-        for byte in b"%\\&#;=\r\n\0nrxXuampltgqos0123456789abcdefABCDEF" {
-            new.written[usize::from(*byte)] = true;
+        // The letters are those of `\n`, `\u` and of the names of entities. All are in the base64 of nearly all
+        // secrets anyhow.
+        for byte in 0..=u8::MAX {
+            let of_escapes = byte.is_ascii_alphanumeric() || b"%\\&#;=\r\n\0{}".contains(&byte);
+            new.written[usize::from(byte)] |= of_escapes;
         }
         new
     }
@@ -559,8 +561,8 @@ fn percent(text: &[u8]) -> Option<(Unit, usize)> {
     (at > 1).then_some((Unit::Byte(b'%'), at))
 }
 
-/// `\u0073` and `\x73`, a line break's `\n`, and signs behind a backslash; as many backslashes as
-/// quoting has made of one, within reason.
+/// `\u0073`, `\u{73}`, `\x73` and `\163`, a line break's `\n`, and signs behind a backslash; as many backslashes
+/// as quoting has made of one, within reason.
 fn backslash(text: &[u8]) -> Option<(Unit, usize)> {
     let most = &text[..text.len().min(2 << NESTED.min(3))];
     let run = most.iter().position(|b| *b != b'\\').unwrap_or(most.len());
@@ -581,6 +583,14 @@ fn backslash(text: &[u8]) -> Option<(Unit, usize)> {
         Some((Unit::Byte(value as u8), run + skip + all))
     };
     match after.first()? {
+        b'u' if after[1..].starts_with(b"{") => braced(&after[2..]).map_or_else(
+            || Some((Unit::Cut, text.len())),
+            |(byte, length)| byte.map(|byte| (Unit::Byte(byte), run + 2 + length)),
+        ),
+        b'0'..=b'7' => octal(after).map_or_else(
+            || Some((Unit::Cut, text.len())),
+            |(byte, length)| byte.map(|byte| (Unit::Byte(byte), run + length)),
+        ),
         b'u' => number(1, 2),
         b'x' => number(1, 0),
         b'r' if after[1..].starts_with(b"\\n") => Some((Unit::Break, run + 3)),
@@ -591,31 +601,127 @@ fn backslash(text: &[u8]) -> Option<(Unit, usize)> {
     }
 }
 
-/// `&#115;`, `&#x73;` and the five names that XML has, also where the `&` was escaped.
+/// What stands between `\u{` and `}`, up to six digits, and how long it is with its end; nothing where the text
+/// ends within.
+fn braced(text: &[u8]) -> Option<(Option<u8>, usize)> {
+    let digits = text.iter().take(6).take_while(|b| b.is_ascii_hexdigit()).count();
+    let end = *text.get(digits)?;
+    let value = hex(&text[..digits]).filter(|value| digits > 0 && end == b'}' && *value < 256);
+    Some((value.map(|value| value as u8), digits + 1))
+}
+
+/// Up to three octal digits; nothing where more may come.
+fn octal(text: &[u8]) -> Option<(Option<u8>, usize)> {
+    let digits = text.iter().take(3).take_while(|b| matches!(b, b'0'..=b'7')).count();
+    if digits < 3 && digits == text.len() {
+        return None;
+    }
+    let digit = |value: u32, b: &u8| value * 8 + u32::from(*b - b'0');
+    Some((u8::try_from(text[..digits].iter().fold(0, digit)).ok(), digits))
+}
+
+/// The names that HTML has for signs of ASCII; no letter and no digit has one. The first [`BARE`] are known
+/// without their `;`, too.
+const NAMES: [(&[u8], u8); 46] = [
+    (b"amp", b'&'),
+    (b"AMP", b'&'),
+    (b"lt", b'<'),
+    (b"LT", b'<'),
+    (b"gt", b'>'),
+    (b"GT", b'>'),
+    (b"quot", b'"'),
+    (b"QUOT", b'"'),
+    (b"apos", b'\''),
+    (b"excl", b'!'),
+    (b"num", b'#'),
+    (b"dollar", b'$'),
+    (b"percnt", b'%'),
+    (b"lpar", b'('),
+    (b"rpar", b')'),
+    (b"ast", b'*'),
+    (b"midast", b'*'),
+    (b"plus", b'+'),
+    (b"comma", b','),
+    (b"period", b'.'),
+    (b"sol", b'/'),
+    (b"colon", b':'),
+    (b"semi", b';'),
+    (b"equals", b'='),
+    (b"quest", b'?'),
+    (b"commat", b'@'),
+    (b"lsqb", b'['),
+    (b"lbrack", b'['),
+    (b"bsol", b'\\'),
+    (b"rsqb", b']'),
+    (b"rbrack", b']'),
+    (b"Hat", b'^'),
+    (b"lowbar", b'_'),
+    (b"UnderBar", b'_'),
+    (b"grave", b'`'),
+    (b"DiacriticalGrave", b'`'),
+    (b"lcub", b'{'),
+    (b"lbrace", b'{'),
+    (b"verbar", b'|'),
+    (b"vert", b'|'),
+    (b"VerticalLine", b'|'),
+    (b"rcub", b'}'),
+    (b"rbrace", b'}'),
+    // What is shown in their place where a font has none of them: looked at as the sign that was meant.
+    (b"hyphen", b'-'),
+    (b"dash", b'-'),
+    (b"minus", b'-'),
+];
+
+/// Those that HTML had before it asked for a `;`.
+const BARE: usize = 8;
+
+/// The most digits of a character's number. Readers take any number of zeros, and nobody writes more.
+const DIGITS: usize = 14;
+
+/// `&#115;`, `&#x73;` and the names that HTML has for signs, also where the `&` was escaped, and without the
+/// `;` where readers need none.
 fn entity(text: &[u8]) -> Option<(Unit, usize)> {
-    const NAMES: [(&[u8], u8); 5] =
-        [(b"amp", b'&'), (b"lt", b'<'), (b"gt", b'>'), (b"quot", b'"'), (b"apos", b'\'')];
     let mut at = 1;
     while at < 1 + 4 * NESTED && text[at..].starts_with(b"amp;") {
         at += 4;
     }
     let rest = &text[at..];
-    let most = &rest[..rest.len().min(8)];
-    let is_name = |b: &u8| b.is_ascii_alphanumeric() || *b == b'#';
-    let Some(end) = most.iter().position(|b| !is_name(b)) else {
-        return (rest.len() < 8).then_some((Unit::Cut, text.len()));
-    };
-    let length = at + end + 1;
-    let value = match &rest[..end] {
-        [b'#', b'x' | b'X', digits @ ..] if !digits.is_empty() => hex(digits),
-        [b'#', digits @ ..] => std::str::from_utf8(digits).ok().and_then(|d| d.parse().ok()),
-        name => NAMES.iter().find(|(known, _)| *known == name).map(|(_, byte)| u32::from(*byte)),
-    };
-    let value = value.filter(|value| rest[end] == b';' && *value < 256);
-    match value {
-        Some(value) => Some((Unit::Byte(value as u8), length)),
+    let read = if rest.first() == Some(&b'#') { numeric(rest) } else { named(rest) };
+    match read {
+        Some((Unit::Byte(byte), length)) => Some((Unit::Byte(byte), at + length)),
+        Some(_) => Some((Unit::Cut, text.len())),
+        // An escaped `&` that begins nothing.
         None => (at > 1).then_some((Unit::Byte(b'&'), at)),
     }
+}
+
+fn numeric(text: &[u8]) -> Option<(Unit, usize)> {
+    let radix = if matches!(text.get(1), Some(b'x' | b'X')) { 16 } else { 10 };
+    let first = if radix == 16 { 2 } else { 1 };
+    let digits = text.get(first..)?;
+    let is_digit = |b: &&u8| char::from(**b).is_digit(radix);
+    let length = digits.iter().take(DIGITS + 1).take_while(is_digit).count();
+    if length > DIGITS {
+        return None;
+    }
+    let Some(end) = digits.get(length) else { return Some((Unit::Cut, text.len())) };
+    let digits = std::str::from_utf8(&digits[..length]).ok()?;
+    let byte =
+        u64::from_str_radix(digits, radix).ok().and_then(|value| u8::try_from(value).ok())?;
+    Some((Unit::Byte(byte), first + length + usize::from(*end == b';')))
+}
+
+fn named(text: &[u8]) -> Option<(Unit, usize)> {
+    let name = text.iter().take_while(|b| b.is_ascii_alphabetic()).count();
+    let (name, end) = (&text[..name], text.get(name));
+    let is_open = end.is_none() && NAMES.iter().any(|(known, _)| known.starts_with(name));
+    if is_open {
+        return Some((Unit::Cut, text.len()));
+    }
+    let known = NAMES.iter().find(|(known, _)| *known == name).filter(|_| end == Some(&b';'));
+    let known = known.map(|(known, byte)| (Unit::Byte(*byte), known.len() + 1));
+    let bare = || NAMES[..BARE].iter().find(|(known, _)| name.starts_with(known));
+    known.or_else(|| bare().map(|(known, byte)| (Unit::Byte(*byte), known.len())))
 }
 
 /// Quoted-printable (RFC 2045 section 6.7): `=5F`, and `=` at the end of a line that goes on. Letters and
@@ -698,6 +804,17 @@ mod tests {
             ("HTML twice", each(|b| format!("&amp;#{b};"))),
             ("quoted-printable", key.replace('-', "=2D").replace('_', "=5F").replace('.', "=2E")),
             ("quoted-printable, a soft break", lines(key, 9, "=\r\n")),
+            (
+                "HTML, names",
+                key.replace('_', "&lowbar;").replace('.', "&period;").replace('-', "&hyphen;"),
+            ),
+            (
+                "HTML, another name",
+                key.replace('_', "&UnderBar;").replace('.', "&#46").replace('-', "&#45"),
+            ),
+            ("octal, signs", key.replace('_', "\\137").replace('.', "\\56").replace('-', "\\055")),
+            ("octal in JSON", key.replace('_', "\\\\137")),
+            ("braces, signs", key.replace('_', "\\u{5F}").replace('.', "\\u{00002e}")),
             ("Markdown", key.replace('-', "\\-").replace('_', "\\_").replace('.', "\\.")),
             ("UTF-16", each(|b| format!("{}\0", char::from(b)))),
             ("UTF-16, big", each(|b| format!("\0{}", char::from(b)))),
@@ -720,6 +837,13 @@ mod tests {
             all.push(("percent, some", some(at, |c| format!("%{:02x}", c as u32))));
             all.push(("JSON, some", some(at, |c| format!("\\u{:04x}", c as u32))));
             all.push(("HTML, some", some(at, |c| format!("&#{};", c as u32))));
+            all.push(("octal, some", some(at, |c| format!("\\{:03o}", c as u32))));
+            all.push(("braces, some", some(at, |c| format!("\\u{{{:x}}}", c as u32))));
+            all.push(("HTML, many zeros", some(at, |c| format!("&#{:014};", c as u32))));
+            all.push((
+                "HTML twice, hex, zeros",
+                some(at, |c| format!("&amp;#x{:010x};", c as u32)),
+            ));
         }
         all
     }

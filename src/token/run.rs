@@ -355,7 +355,8 @@ impl RunTokens {
         if revoked.iter().any(|one| one.ends(claims)) {
             return Err(NotGood::Revoked);
         }
-        if now > claims.expires { Err(NotGood::Expired) } else { Ok(()) }
+        // On it or after it, a token is not accepted (RFC 7519 section 4.1.4).
+        if now >= claims.expires { Err(NotGood::Expired) } else { Ok(()) }
     }
 }
 
@@ -417,7 +418,7 @@ mod tests {
             let revoked =
                 Revocation { agent: "researcher".into(), which, at_ms: 1_000_000, epoch: Some(8) };
             let tokens = RunTokens::new(Arc::new(key(1)), [name("researcher")], vec![revoked]);
-            tokens.stands(&claims, 2_000).is_err()
+            tokens.stands(&claims, 1_999).is_err()
         };
         for which in [Which::All, Which::Run("42".into())] {
             assert!(ended(before, which.clone()), "made on a clock that was ahead");
@@ -432,9 +433,9 @@ mod tests {
         let good = |revoked: Vec<Revocation>, agent: &str, now| {
             RunTokens::new(Arc::new(key(1)), [name(agent)], revoked).stands(&claims(), now)
         };
-        assert_eq!(good(vec![], "researcher", 2_000), Ok(()));
-        assert_eq!(good(vec![], "researcher", 2_001), Err(NotGood::Expired));
-        assert_eq!(good(vec![], "other", 2_000), Err(NotGood::Revoked));
+        assert_eq!(good(vec![], "researcher", 1_999), Ok(()));
+        assert_eq!(good(vec![], "researcher", 2_000), Err(NotGood::Expired));
+        assert_eq!(good(vec![], "other", 1_999), Err(NotGood::Revoked));
         let one = |which, at_ms| {
             vec![Revocation { agent: "researcher".into(), which, at_ms, epoch: None }]
         };
@@ -447,7 +448,7 @@ mod tests {
             (Which::Token("aaaabbbc".into()), 1_000_000, true),
         ] {
             assert_eq!(
-                good(one(which.clone(), at), "researcher", 2_000).is_ok(),
+                good(one(which.clone(), at), "researcher", 1_999).is_ok(),
                 stands,
                 "{which:?}"
             );

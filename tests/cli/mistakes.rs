@@ -185,3 +185,23 @@ fn a_lost_or_foreign_key_is_told_apart_from_a_broken_vault() {
     home.run(&["init"]).refused(1, &["master.key"]);
     assert!(!home.file("master.key").exists(), "no new key beside a vault that it does not open");
 }
+
+#[test]
+fn what_was_revoked_or_accepted_is_json_where_json_was_asked_for() {
+    let home = Home::new();
+    home.ok(&["agent", "add", "researcher"]);
+    let told = home.json(&["agent", "revoke", "researcher", "--run", "42", "--json"]);
+    let only = serde_json::json!({ "run": "42" });
+    assert_eq!(
+        (&told["agent"], &told["all"], &told["only"]),
+        (&"researcher".into(), &false.into(), &only)
+    );
+    let told = home.json(&["agent", "revoke", "researcher", "--json"]);
+    assert_eq!((&told["all"], &told["tokens"]), (&true.into(), &1.into()));
+    let told = home.json(&["anomalies", "accept", "researcher", "--json"]);
+    assert_eq!((&told["agent"], &told["usual_from"]), (&"researcher".into(), &"next-start".into()));
+    let ran = home.run(&["agent", "revoke", "nobody", "--json"]);
+    assert_eq!((ran.code, &*ran.out), (1, ""), "{ran:?}");
+    let told: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+    assert!(told["error"].as_str().unwrap().contains("nobody"), "{told}");
+}

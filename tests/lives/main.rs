@@ -9,6 +9,7 @@ mod certificate;
 mod degrade;
 mod emergency;
 mod login;
+mod programs;
 mod queue;
 mod runs;
 mod spares;

@@ -360,6 +360,61 @@ fn over_http2_it_is_the_same_in_all_four_pairs() {
     }
 }
 
+/// What the head says in two ways, and what is not written as the head says, has another reading for
+/// somebody: refused before a secret is opened, where a credential may enter the body at all.
+#[test]
+fn a_body_with_two_readings_of_its_kind_is_refused() {
+    let world = world();
+    let json = "{\"api_key\":\"locum_main\"}";
+    let parts = format!("{}--bnd--\r\n", part("token", "locum_main"));
+    for (fields, body) in [
+        (&[JSON, JSON][..], json),
+        (&[JSON, "Content-Type: text/plain"], json),
+        (&["Content-Type: text/plain", FORM], "token=locum_main"),
+        (&["Content-Type: application/json, text/plain"], json),
+        (&["Content-Type: application/json; charset=utf-16"], json),
+        (&["Content-Type: application/json; charset=utf-8; charset=utf-8"], json),
+        (&["Content-Type: application/x-www-form-urlencoded; charset=ibm037"], "token=locum_main"),
+        (&["Content-Type: multipart/form-data; boundary=bnd; boundary=x"], &parts),
+        (&["Content-Type: multipart/form-data; boundary=bnd; Boundary=bnd"], &parts),
+        (&["Content-Type: multipart/form-data; boundary=bnd; boundary*=utf-8''x"], &parts),
+        (&["Content-Type: multipart/form-data; boundary=bnd; charset=utf-7"], &parts),
+        (&[JSON], "\u{feff}{\"api_key\":\"locum_main\"}"),
+        (&[JSON], "\u{feff}{\"api_key\":\"\\u006cocum_main\"}"),
+    ] {
+        let answer = world.ask("POST", "/open/x", fields, body);
+        assert_eq!(
+            (answer.status, &*answer.problem()),
+            (400, "body-unreadable"),
+            "{fields:?} {body}"
+        );
+    }
+    let wide = |unit: fn(u16) -> [u8; 2], mark: bool| -> Vec<u8> {
+        let mark = mark.then_some(0xfeff);
+        mark.into_iter().chain(json.encode_utf16()).flat_map(unit).collect()
+    };
+    let utf_32: Vec<u8> = json.bytes().flat_map(|b| [b, 0, 0, 0]).collect();
+    for body in [
+        wide(u16::to_le_bytes, true),
+        wide(u16::to_be_bytes, true),
+        wide(u16::to_le_bytes, false),
+        wide(u16::to_be_bytes, false),
+        utf_32,
+    ] {
+        let mut wire = world.tunnel();
+        let length = format!("Content-Length: {}", body.len());
+        let head = request("POST", "/open/x", &[JSON, &length], "");
+        let answer = wire.ask([head.as_bytes(), &body].concat());
+        assert_eq!(answer.problem(), "body-unreadable", "{}", body.escape_ascii());
+    }
+    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(post(&world, "Content-Type: text/json; Charset=\"UTF-8\"", json).status, 200);
+    // Where no credential enters a body, nobody asks.
+    let other = World::new();
+    assert_eq!(other.ask("POST", "/open/x", &[JSON, FORM], json).status, 200);
+    world.never_leaks(&[]);
+}
+
 #[test]
 fn a_body_that_names_a_credential_bound_elsewhere_raises_an_alert() {
     let other = canary();

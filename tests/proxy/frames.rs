@@ -225,6 +225,21 @@ fn what_may_not_be_sent_ends_the_socket_and_does_not_go_up() {
     }
 }
 
+#[test]
+fn a_secret_in_a_field_of_a_message_ends_the_socket() {
+    let scene = Scene::new(canary(), |_| {});
+    let mut wire = scene.socket("/x");
+    wire.send(text("first"));
+    scene.frames(1);
+    wire.send(text(&identify(&in_json(&scene.key))));
+    wire.until_closed();
+    assert_eq!(scene.frames(1), [(0x81, b"first".to_vec())]);
+    let record = scene.home.accesses_to("/x").remove(1);
+    let refused = (&record["code"], &record["credential"], &record["version"]);
+    assert_eq!(refused, (&"real-credential".into(), &"main".into(), &1.into()), "{record}");
+    scene.home.never_leaks(&[&scene.key], &[]);
+}
+
 /// Waits until a new socket has this version. What is opened before the change and written to after it is
 /// ended.
 fn uses(scene: &Scene, version: &str) {

@@ -92,6 +92,11 @@ fn two_credentials_that_claim_one_place_are_refused() {
         let answer = world.ask("GET", "/v1/x", &fields, "");
         assert_eq!((answer.status, &*answer.problem()), (400, "bad-request"), "{fields:?}");
         assert!(answer.text().contains("claim one place"), "{}", answer.text());
+        let id = answer.request_id();
+        world.home.records_of(&id, 1);
+        let explained = world.home.locum(&["policy", "explain", "--request", &id]).out;
+        assert!(explained.contains("decision: refuse, with bad-request"), "{explained}");
+        assert!(explained.contains("claim one place"), "{explained}");
     }
     assert_eq!(world.origin.connections(), 0);
     let fields = [AUTHORIZED, "X-Other: locum_third"];

@@ -289,6 +289,52 @@ fn broken_off(world: &World, before: usize, code: &str, id: &serde_json::Value) 
     assert_eq!((&outcome["ending"], &outcome["code"]), (&"failed".into(), &code.into()));
 }
 
+/// What is an alarm in a short body is one behind the beginning of a long one.
+#[test]
+fn a_key_that_is_moved_or_shown_behind_the_beginning_is_an_alarm() {
+    let world = World::with(SLOTS, canary(), |home, origin| {
+        small(home, origin);
+        home.add("else", &["--to", "https://else.test", "--form", "other"], &canary());
+    });
+    let mut alarms = 0;
+    for (end, code, moved) in [
+        ("&other=locum_else".to_owned(), "body-too-large", true),
+        ("&b=locum_else&other=1".to_owned(), "", false),
+        (format!("&token={}", world.key), "body-unreadable", false),
+    ] {
+        let start = format!("token=locum_main&x={}", "x".repeat(HELD + 1000));
+        let mut wire = world.tunnel();
+        let filled = filled(&world);
+        wire.send(head(FORM, Framing::Length, start.len() + end.len()) + &start);
+        until_filled(&world, filled + 1);
+        let answer = wire.ask(&end);
+        let problem = if answer.status == 200 { String::new() } else { answer.problem() };
+        assert_eq!(problem, code, "{end}");
+        alarms += u64::from(moved);
+        assert_eq!(world.serve.metric("locum_unbound_references_total"), alarms, "{end}");
+    }
+    // At the border itself, and of another credential that is bound here.
+    let start = "token=locum_main&x=".to_owned() + &"x".repeat(HELD - 30) + "&other=locum_else";
+    let more = "&y=1".repeat(100);
+    let answer =
+        world.ask("POST", "/open/x", &[&format!("Content-Type: {FORM}")], &(start + &more));
+    assert_eq!(answer.status / 100, 4, "{}", answer.text());
+    assert_eq!(world.serve.metric("locum_unbound_references_total"), alarms + 1);
+}
+
+#[test]
+fn a_secret_behind_the_beginning_is_known_in_its_field() {
+    let world = World::with(SLOTS, canary(), with_second);
+    let start = format!("token=locum_main&x={}", "x".repeat(HELD + 1000));
+    let end = format!("&second={}", world.key);
+    let (mut wire, before) = (world.tunnel(), filled(&world));
+    wire.send(head(FORM, Framing::Length, start.len() + end.len()) + &start);
+    until_filled(&world, before + 1);
+    let answer = wire.ask(&end);
+    assert_eq!(answer.problem(), "real-credential", "{}", answer.text());
+    assert_eq!(filled(&world), before + 1, "it did not follow");
+}
+
 #[test]
 fn what_is_at_hand_already_is_refused_before_a_byte_goes_up() {
     let world = World::with(SLOTS, canary(), with_second);

@@ -103,6 +103,65 @@ fn a_secret_in_its_own_slot_is_known_and_never_recorded() {
     world.home.never_leaks(&[&bot], &[]);
 }
 
+/// A field that a credential enters is where an agent would write its key.
+#[test]
+fn a_secret_in_a_credentials_own_field_of_a_body_is_known() {
+    let slots = [
+        "--to",
+        "https://api.test",
+        "--json-pointer",
+        "/auth/key",
+        "--form",
+        "token",
+        "--multipart",
+        "token",
+    ];
+    let world = World::with(&slots, canary(), |_, _| {});
+    let gone = world.key.clone();
+    let key = canary();
+    world.home.locum_with(&["credential", "rotate", "main", "--grace", "0"], key.as_bytes()).ok();
+    let (json, form) = ("application/json", "application/x-www-form-urlencoded");
+    let parts = "multipart/form-data; boundary=bnd";
+    let part = |name: &str, value: &str| {
+        format!("--bnd\r\nContent-Disposition: form-data; name=\"{name}\"\r\n\r\n{value}\r\n")
+    };
+    let (first, rest) = key.split_at(1);
+    let escaped = format!("{{\"auth\":{{\"key\":\"\\u{:04x}{rest}\"}}}}", first.as_bytes()[0]);
+    let percent = format!("a=1&token=%{:02x}{rest}&b", first.as_bytes()[0]);
+    eventually("the rotation", PATIENCE, || {
+        let body = format!("token={key}");
+        let answer = world.ask("POST", "/open/x", &[&format!("Content-Type: {form}")], &body);
+        (answer.status == 403).then_some(())
+    });
+    let before = world.origin.seen().len();
+    for (kind, body) in [
+        (json, format!("{{\"auth\":{{\"key\":\"{key}\"}}}}")),
+        (json, format!("{{\"auth\":{{\"key\":\"{gone}\"}}}}")),
+        (json, format!("{{\"x\":1,\"auth\":{{\"key\":[\"a\",\"{key}\"]}}}}")),
+        (json, format!("{{\"auth\":{{\"key\":\"Bearer {key}\"}}}} and no JSON")),
+        (json, escaped),
+        (form, format!("a=1&token={key}")),
+        (form, format!("token=x&token={key}")),
+        (form, percent),
+        (parts, format!("{}{}--bnd--\r\n", part("a", "1"), part("token", &key))),
+        // Beside a reference that would be filled.
+        (parts, format!("{}{}--bnd--\r\n", part("token", "locum_main"), part("token", &key))),
+    ] {
+        let answer = world.ask("POST", "/open/y", &[&format!("Content-Type: {kind}")], &body);
+        assert_eq!((answer.status, &*answer.problem()), (403, "real-credential"), "{kind}: {body}");
+    }
+    assert_eq!(world.origin.seen().len(), before, "nothing of it left");
+    let records = world.home.accesses_to("/open/y");
+    assert!(records.iter().all(|r| r["credential"] == "main" && r["code"] == "real-credential"));
+    assert!(records.iter().any(|r| r["version"] == 1) && records.iter().any(|r| r["version"] == 2));
+    // What an agent says elsewhere in a body is between it and the origin.
+    let talk = format!("{{\"auth\":{{\"key\":\"mine\"}},\"text\":\"{gone}\"}}");
+    let answer = world.ask("POST", "/open/z", &[&format!("Content-Type: {json}")], &talk);
+    assert_eq!(answer.status, 200);
+    world.home.never_leaks(&[&key], &[]);
+    world.never_leaks(&[]);
+}
+
 /// Names of hosts have no capitals: keys in hex are whole in them.
 #[test]
 fn a_secret_in_the_name_of_a_host_is_recorded_and_looked_up_nowhere() {

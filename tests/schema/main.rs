@@ -271,6 +271,68 @@ fn what_the_reader_takes_fits_the_schema() {
     }
 }
 
+/// Texts that the reader and the schema could read in two ways: both take each, or neither does.
+#[test]
+fn reader_and_schema_agree_on_moments_and_requests() {
+    let moments = [
+        ("2026-01-01T00:00:00Z", true),
+        ("2026-01-01t00:00:00z", true),
+        ("2026-01-01 00:00:00+01:00", true),
+        ("2026-01-01T00:00:00.5-05:30", true),
+        ("2026-01-01T00:00:00.123456789Z", true),
+        ("2026-01-01T00:00:00-00:00", true),
+        ("2016-12-31T23:59:60Z", true),
+        ("2026-01-01T00Z", false),
+        ("2026-01-01T00:00Z", false),
+        ("2026-01-01T00:00:00,5Z", false),
+        ("2026-01-01T00:00:00.Z", false),
+        ("2026-01-01T00:00:00.1234567890Z", false),
+        ("20260101T000000Z", false),
+        ("+002026-01-01T00:00:00Z", false),
+        ("2026-01-01T00:00:00", false),
+        ("2026-01-01T00:00:00+01", false),
+        ("2026-01-01T00:00:00+0100", false),
+        ("2026-01-01T00:00:00+24:00", false),
+        ("2026-01-01T00:00:00+23:60", false),
+        ("2026-01-01T00:00:61Z", false),
+        ("2026-01-01T24:00:00Z", false),
+        ("2026-13-01T00:00:00Z", false),
+        ("2026-01-32T00:00:00Z", false),
+        ("2026-01-01T00:00:00+01:00[Europe/Berlin]", false),
+        ("2026-01-01T00:00:00Z ", false),
+    ];
+    let requests = [
+        ("GET https://x.test/a", true),
+        ("GET https://x.test", true),
+        ("SOCKET wss://x.test/a?b=c", true),
+        ("CONNECT x.test:443", true),
+        ("GET https://x.test/a b", false),
+        ("GET https://x.test/a\u{a0}b", false),
+        ("GET  https://x.test/", false),
+        ("GET x.test", false),
+        ("CONNECT x.test:443 ", false),
+        ("https://x.test/", false),
+    ];
+    let mut asked: Vec<(String, bool)> = Vec::new();
+    for (text, good) in moments {
+        asked.push((rule(&format!("when: {{not_before: '{text}'}}")), good));
+        let case =
+            format!("{{agent: a, request: 'GET https://x.test/', at: '{text}', expect: refuse}}");
+        asked.push((format!("version: 1\ntests: [{case}]\n"), good));
+    }
+    for (text, good) in requests {
+        let case = format!("{{agent: a, request: '{text}', expect: refuse}}");
+        asked.push((format!("version: 1\ntests: [{case}]\n"), good));
+    }
+    for (document, good) in &asked {
+        assert_eq!(is_read(document), *good, "the reader: {document}");
+    }
+    let trees: Vec<Value> = asked.iter().map(|(text, _)| as_json(text)).collect();
+    for ((document, good), verdict) in asked.iter().zip(validate(&trees)) {
+        assert_eq!(verdict.is_none(), *good, "the schema: {document}");
+    }
+}
+
 #[test]
 fn wrong_documents_do_not_fit_the_schema() {
     let rules = WRONG.iter().map(|more| rule(more));

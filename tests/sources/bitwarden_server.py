@@ -3,6 +3,9 @@
 `bitwarden_server.py CERTIFICATE KEY SECRET` prints its port. The item's password is what the file SECRET has in
 it at the moment; the account's password, and what the client logs in with, come from the environment. The keys
 of the account are made here, and all of it is encrypted as the client has it (AES-256-CBC with HMAC-SHA-256).
+
+With `BWS_ACCESS_TOKEN` in the environment it is a server of their Secrets Manager too, as far as `bws` asks one for a
+secret: the machine account of that token can read one, whose value is the same file's.
 """
 
 import base64
@@ -134,6 +137,44 @@ class Account:
         }
 
 
+class Machine:
+    """A machine account, by its access token: `0.ID.SECRET:KEY`."""
+
+    ORGANISATION = "99999999-8888-4777-8666-555555555555"
+
+    def __init__(self, token, secret):
+        self.file = secret
+        said, key = token.split(":")
+        _, self.id, self.secret = said.split(".")
+        derived = hmac.new(b"bitwarden-accesstoken", base64.b64decode(key), hashlib.sha256).digest()
+        info = b"sm-access-token"
+        first = hmac.new(derived, info + b"\x01", hashlib.sha256).digest()
+        self.key = first + hmac.new(derived, first + info + b"\x02", hashlib.sha256).digest()
+        self.organisation = os.urandom(64)
+
+    def token(self):
+        claims = {
+            "sub": self.id, "organization": self.ORGANISATION, "exp": int(time.time()) + 3600,
+            "scope": ["api.secrets"],
+        }
+        part = lambda value: base64.urlsafe_b64encode(json.dumps(value).encode()).decode().rstrip("=")
+        payload = json.dumps({"encryptionKey": b64(self.organisation)}).encode()
+        self.bearer = f"{part({'alg': 'none', 'typ': 'JWT'})}.{part(claims)}.{part({})}"
+        return {
+            "access_token": self.bearer, "expires_in": 3600, "token_type": "Bearer", "scope": "api.secrets",
+            "encrypted_payload": seal(self.key, payload),
+        }
+
+    def read(self):
+        with open(self.file, "rb") as file:
+            value = seal(self.organisation, file.read())
+        return {
+            "id": ITEM, "organizationId": self.ORGANISATION, "key": seal(self.organisation, b"billing"),
+            "value": value, "note": seal(self.organisation, b""), "creationDate": NOW, "revisionDate": NOW,
+            "projects": [], "read": True, "write": False, "object": "secret",
+        }
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -152,7 +193,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
             },
             "/identity/accounts/prelogin": lambda: {"kdf": 0, "kdfIterations": ROUNDS},
         }
-        if path == "/identity/connect/token":
+        machine = self.server.machine
+        if machine and path == "/identity/connect/token" and "scope=api.secrets" in body:
+            good = "client_id=" + machine.id in body and "client_secret=" + machine.secret in body
+            self.send(200, machine.token()) if good else self.send(400, {"error": "invalid_client"})
+        elif machine and path == "/api/secrets/" + ITEM:
+            good = self.headers.get("authorization") == "Bearer " + machine.bearer
+            self.send(200, machine.read()) if good else self.send(401, {"message": "not logged in"})
+        elif path == "/identity/connect/token":
             good = "client_secret=" + self.server.client_secret in body
             self.send(200, account.token()) if good else self.send(400, {"error": "invalid_client"})
         elif path in known:
@@ -179,6 +227,8 @@ def main():
     certificate, key, secret = sys.argv[1:]
     server.account = Account(os.environ["BW_PASSWORD"], secret)
     server.client_secret = os.environ["BW_CLIENTSECRET"]
+    token = os.environ.get("BWS_ACCESS_TOKEN")
+    server.machine = Machine(token, secret) if token else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(certificate, key)
     server.socket = context.wrap_socket(server.socket, server_side=True)

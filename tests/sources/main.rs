@@ -13,6 +13,7 @@ mod support;
 mod aws;
 mod clouds;
 mod kinds;
+mod managers;
 mod master;
 
 use std::fs;
@@ -529,8 +530,8 @@ struct Bitwarden {
 }
 
 impl Bitwarden {
-    fn start(secret: &str) -> Self {
-        let client = Tools::node_as("node-bitwarden", &["@bitwarden/cli@2026.6.0"]);
+    /// Its server, what it is called by, and a directory in which `secret` is the secret that it has.
+    fn serve(secret: &str, environment: &[(&str, &str)]) -> (Running, String, tempfile::TempDir) {
         let python = Tools::python_as("bitwarden", &["cryptography==48.0.0"]);
         let directory = tempfile::tempdir().unwrap();
         let authority = Authority::new(directory.path(), "bitwarden-ca");
@@ -542,13 +543,20 @@ impl Bitwarden {
         command.arg(script).arg(&issued.certificate).arg(&issued.key);
         command.arg(directory.path().join("secret"));
         Self::login(&mut command, &directory);
+        command.envs(environment.iter().copied());
         let mut server = Running::start(&mut command);
         let port = server.line("");
+        fs::copy(&authority.file, directory.path().join("ca.pem")).unwrap();
+        (server, format!("https://localhost:{}", port.trim()), directory)
+    }
+
+    fn start(secret: &str) -> Self {
+        let client = Tools::node_as("node-bitwarden", &["@bitwarden/cli@2026.6.0"]);
+        let (server, url, directory) = Self::serve(secret, &[]);
         let program = client.path.join("node_modules/.bin/bw");
-        let mut all = Self { directory, program, server, session: String::new() };
         // It trusts its own roots, unless Node is told of more.
-        fs::copy(&authority.file, all.directory.path().join("ca.pem")).unwrap();
-        all.bw(&["config", "server", &format!("https://localhost:{}", port.trim())]);
+        let mut all = Self { directory, program, server, session: String::new() };
+        all.bw(&["config", "server", &url]);
         all.bw(&["login", "--apikey"]);
         all.session = all.bw(&["unlock", "--passwordenv", "BW_PASSWORD", "--raw"]);
         all

@@ -152,6 +152,22 @@ fn an_owner_runs_the_commands_without_the_homes_files() {
     bea.does(&["set", "remove", "both", "extra"]);
     assert_eq!(bea.does(&["value", "set", "region", "eu-west-1"]), "region is eu-west-1\n");
     bea.does(&["value", "set", "key", "--credential", "extra", "--environment", "prod"]);
+    // A run's token fixes the environment whose values it gets, and names her as its user.
+    let run = |more: &[&str]| {
+        let made = bea.sees(&[&["run-token", "--agent", "made"], more].concat());
+        assert_eq!(made["user"], "bea");
+        Agent { token: made["token"].as_str().unwrap().to_owned(), ..agent.clone() }
+    };
+    let of_value = |agent: &Agent| {
+        let fields = ["Authorization: Bearer locum_key"];
+        two.serve.tunnel(agent, HOST).ask(request("GET", "/value", &fields, "")).status
+    };
+    eventually("the value is in force", PATIENCE, || {
+        (of_value(&run(&["--environment", "prod"])) == 200).then_some(())
+    });
+    assert_eq!(of_value(&run(&[])), 403, "it is nothing elsewhere");
+    let ran = bea.with(&["run-token", "--agent", "made", "--environment", "prdo"], "").failed(1);
+    assert!(ran.err.contains("environment 'prdo'"), "{}", ran.err);
     // Policies.
     let file = bea.nowhere.join("team.yaml");
     std::fs::write(&file, "version: 1\nrules: [{name: t, agents: ['*'], use: [both]}]\n").unwrap();

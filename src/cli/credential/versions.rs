@@ -160,7 +160,7 @@ pub(super) fn revoke(way: &mut Way, args: Revoke) -> Result<(), Failure> {
     if version.is_some() && revoked.current.is_none() {
         let name = &revoked.credential;
         output::note(&format!(
-            "{name} has no current version now: requests are refused until `locum credential rotate {name}`"
+            "{name} has no current version now: requests are refused until `locum credential rotate {name}`, or `promote {name} --version N` of one that is not revoked"
         ));
     }
     let mut outcome = Outcome { revoked: &revoked, in_force_ms: None, runs: None };

@@ -47,7 +47,7 @@ pub(in crate::cli) struct Args {
     #[arg(long = "header", value_name = "FIELD", value_parser = field)]
     fields: Vec<(HeaderName, HeaderValue)>,
     /// When: RFC 3339 [default: now]
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     at: Option<Timestamp>,
     /// A request of the audit log, by the `instance` of its refusal
     #[arg(long, value_name = "ID", conflicts_with_all = ["method", "agent", "labels", "refers", "fields", "at"])]
@@ -62,6 +62,11 @@ pub(in crate::cli) struct Args {
 
 fn user(text: &str) -> Result<UserName, String> {
     text.parse().map_err(|error: crate::agent::UserNameError| error.to_string())
+}
+
+fn moment(text: &str) -> Result<Timestamp, String> {
+    let advice = "write date, time and offset (RFC 3339), such as 2026-01-31T12:00:00Z";
+    text.parse().map_err(|_| advice.to_owned())
 }
 
 fn field(text: &str) -> Result<(HeaderName, HeaderValue), String> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::inject::{References, Unknown, fill_message};
+use crate::inject::{References, Sighting, Unknown, fill_message};
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
 use crate::proxy::exchange::named;
@@ -127,6 +127,7 @@ impl Following {
     /// A text with its secrets in it, as a frame; none when it holds no reference in a slot.
     async fn filled(&self, text: Bytes) -> Result<Option<Bytes>, Refusal> {
         let text = BodyText::read(text, BodyKind::Message);
+        self.unless_sighted(&text)?;
         if text.fault().is_none() && text.found().is_empty() {
             return Ok(None);
         }
@@ -165,6 +166,22 @@ impl Following {
         let mut mask = [0; 4];
         getrandom::fill(&mut mask).map_err(|_| Refusal::new(Code::Internal))?;
         Ok(Some(Bytes::from_owner(text_frame(&message.into_inner(), mask))))
+    }
+
+    /// Refuses a message that has a secret of the vault in a credential's place.
+    fn unless_sighted(&self, text: &BodyText) -> Result<(), Refusal> {
+        let state = self.workspace.state();
+        let Some(sealed) = &state.sealed else { return Ok(()) };
+        let origin = self.messages.standing.origin();
+        let Some(sighting) = sealed.watch.find_in_body(text, origin, &state.credentials) else {
+            return Ok(());
+        };
+        let Sighting { credential, version } = sighting;
+        if state.credentials.get(credential.as_str()).is_some_and(|c| c.properties.honeytoken) {
+            self.ledger.baited(&credential);
+        }
+        let uses = [Use { credential, version: Some(version), slot: None, why: Why::default() }];
+        Err(self.refused(&state, Refusal::new(Code::RealCredential), (&uses, None)))
     }
 
     fn decide(&self, state: Arc<State>, text: &BodyText) -> Decided {

@@ -4,16 +4,37 @@ use memchr::memmem;
 
 use super::{Malformed, Place, See, Seen, Text};
 
-/// The boundary among the parameters of a type (RFC 2046 section 5.1.1).
-pub(super) fn boundary(parameters: &str) -> Option<String> {
-    let boundary = parameter(parameters.as_bytes(), b"boundary")?;
+/// The boundary among the parameters of a type (RFC 2046 section 5.1.1), if there is one.
+///
+/// # Errors
+/// There are two, or one that is not legal.
+pub(super) fn boundary(parameters: &str) -> Result<Option<String>, Malformed> {
+    // As RFC 2231 would have it, which some readers take for the same.
+    if parameters.to_ascii_lowercase().contains("boundary*") {
+        return Err(Malformed);
+    }
+    let Some(boundary) = sole(parameters.as_bytes(), b"boundary")? else { return Ok(None) };
     let legal = |b: &u8| b.is_ascii_alphanumeric() || b"'()+_,-./:=? ".contains(b);
     let fits = (1..=70).contains(&boundary.len()) && boundary.iter().all(legal);
-    (fits && !boundary.ends_with(b" ")).then(|| String::from_utf8(boundary).ok())?
+    let text = String::from_utf8(boundary).ok().filter(|text| fits && !text.ends_with(' '));
+    text.map(Some).ok_or(Malformed)
+}
+
+/// The charset among the parameters of a type.
+///
+/// # Errors
+/// There are two, or parameters that are none.
+pub(super) fn charset(parameters: &str) -> Result<Option<Vec<u8>>, Malformed> {
+    sole(parameters.as_bytes(), b"charset")
 }
 
 /// The value of a parameter in `; name=value; name="value"`. None if it is there twice.
 fn parameter(text: &[u8], name: &[u8]) -> Option<Vec<u8>> {
+    sole(text, name).ok().flatten()
+}
+
+/// The same, told apart from one that is there twice.
+fn sole(text: &[u8], name: &[u8]) -> Result<Option<Vec<u8>>, Malformed> {
     let mut found = None;
     let mut rest = text;
     while !rest.is_empty() {
@@ -24,14 +45,14 @@ fn parameter(text: &[u8], name: &[u8]) -> Option<Vec<u8>> {
             rest = after.strip_prefix(b";").unwrap_or_default();
             continue;
         };
-        let (value, after) = value(after.trim_ascii_start())?;
+        let (value, after) = value(after.trim_ascii_start()).ok_or(Malformed)?;
         if own.trim_ascii().eq_ignore_ascii_case(name) && found.replace(value).is_some() {
-            return None;
+            return Err(Malformed);
         }
         rest = after.trim_ascii_start();
-        rest = if rest.is_empty() { rest } else { rest.strip_prefix(b";")? };
+        rest = if rest.is_empty() { rest } else { rest.strip_prefix(b";").ok_or(Malformed)? };
     }
-    found
+    Ok(found)
 }
 
 /// A token or a quoted text, and what follows it.

@@ -1,0 +1,777 @@
+//! Needles whose bytes are written one by one, as numbers with something between them; and base32.
+//!
+//! `73 6b 2d`, `0x73, 0x6b`, `[115, 107]`, `\163\153`, `U+0073 U+006B`, over several lines or not: there are too
+//! many ways to have a needle for each. But all of them are long, of very few characters, and of hardly any
+//! others: such runs are looked for, which few texts have, and read.
+
+use std::cell::OnceCell;
+use std::ops::Range;
+
+use data_encoding::BASE32_NOPAD;
+use zeroize::Zeroizing;
+
+use super::needles::{Needle, Needles};
+use super::spelled::Spelled;
+
+/// How much may stand between two numbers: pretty-printers indent, and languages name their escapes.
+const BETWEEN: usize = 32;
+
+/// The longest that one byte is written: what stands before it, `0x`, and its digits with zeros before them.
+const LONGEST_ITEM: usize = BETWEEN + 2 + DIGITS;
+
+/// The most digits of one number that stands alone: `&#00000115;`.
+const DIGITS: usize = 8;
+
+/// Numbers of a list that may be shown at the end of a line, when nobody knows whether the list goes on:
+/// fewer than any secret has bytes.
+const SHORT: usize = 8;
+
+/// NULs that may stand between two bytes, as in UTF-32.
+const NULS: usize = 3;
+
+/// Numbers that are kept at once. A longer list is searched in parts.
+const KEPT: usize = 4096;
+
+/// How numbers are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Radix {
+    /// Any even number of digits: so many bytes.
+    Hex,
+    Decimal,
+    Octal,
+}
+
+/// The ways to read a list: its radix, and whether `%2C` is something between two numbers and not one itself.
+const READINGS: [(Radix, bool); 6] = [
+    (Radix::Hex, false),
+    (Radix::Decimal, false),
+    (Radix::Octal, false),
+    (Radix::Hex, true),
+    (Radix::Decimal, true),
+    (Radix::Octal, true),
+];
+
+/// Those of them that make a difference to a text.
+fn readings(text: &[u8]) -> &'static [(Radix, bool)] {
+    if memchr::memchr(b'%', text).is_some() { &READINGS } else { &READINGS[..3] }
+}
+
+/// What lists are written with.
+pub(super) fn is_of_lists(byte: u8) -> bool {
+    LISTED[usize::from(byte)]
+}
+
+static LISTED: [bool; 256] = of(b"0123456789abcdefABCDEF xXuU\t\r\n,;:|-_\"'\\{}[]+&#%=");
+
+const fn of(bytes: &[u8]) -> [bool; 256] {
+    let (mut table, mut at) = ([false; 256], 0);
+    while at < bytes.len() {
+        table[bytes[at] as usize] = true;
+        at += 1;
+    }
+    table
+}
+
+/// The two alphabets of base32 (RFC 4648 section 6), of which a text has one.
+static UPPER: [bool; 256] = of(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ234567");
+static LOWER: [bool; 256] = of(b"abcdefghijklmnopqrstuvwxyz234567");
+
+/// How long the shortest list is of a text of this length: pairs of digits, and one thing between.
+pub(super) fn shortest_list(length: usize) -> usize {
+    length.saturating_mul(2).max(1)
+}
+
+/// What the texts that may be listed have in common.
+pub(super) struct Listing {
+    /// The bytes of these texts.
+    alphabet: [bool; 256],
+    shortest: usize,
+    longest: usize,
+    base32: OnceCell<Base32>,
+}
+
+/// The texts in base32, in two cases at five alignments. Made where a text may hold one.
+struct Base32 {
+    forms: Vec<(Zeroizing<Vec<u8>>, usize)>,
+    longest: usize,
+}
+
+/// What a list says, and where.
+struct Said {
+    bytes: Zeroizing<Vec<u8>>,
+    places: Vec<Range<usize>>,
+    /// NULs behind the last.
+    nuls: usize,
+}
+
+/// A run of digits, and whether it goes on a list.
+struct Token {
+    digits: Range<usize>,
+    goes_on: bool,
+}
+
+/// What a token says.
+enum Value {
+    /// One byte, or several in pairs of digits.
+    Byte(u8),
+    Pairs,
+    /// No byte.
+    None,
+}
+
+impl Listing {
+    pub(super) fn new(needles: &Needles) -> Self {
+        let lengths = || needles.texts().map(|text| text.bytes.len());
+        let mut alphabet = [false; 256];
+        for byte in needles.texts().flat_map(|text| text.bytes) {
+            alphabet[usize::from(*byte)] = true;
+        }
+        let (shortest, longest) =
+            (lengths().min().unwrap_or(usize::MAX), lengths().max().unwrap_or(1));
+        Self { alphabet, shortest, longest, base32: OnceCell::new() }
+    }
+
+    /// The first text that is listed, or in base32, at `from` or behind it, and begins no later than `until`.
+    pub(super) fn find<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        from: usize,
+        until: usize,
+    ) -> Option<Spelled<'n>> {
+        let listed = self.find_list(needles, text, from, until);
+        let until = listed.as_ref().map_or(until, |found| found.place.start);
+        let based = self.find_base32(needles, text, from, until);
+        [listed, based].into_iter().flatten().reduce(earlier)
+    }
+
+    fn find_list<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        from: usize,
+        until: usize,
+    ) -> Option<Spelled<'n>> {
+        let mut runs =
+            Runs { text, at: from, table: &LISTED, shortest: shortest_list(self.shortest) };
+        loop {
+            let run = runs.next().filter(|run| run.start <= until)?;
+            // One that begins before `until` may end behind it, and no list is longer than this.
+            let most = until.saturating_add(LONGEST_ITEM * self.longest);
+            let found = self.in_run(needles, &text[..run.end.min(most)], run.start);
+            if found.is_some() {
+                return found;
+            }
+        }
+    }
+
+    /// The first text that is listed in what is left of `text` from `at`, which is one run.
+    fn in_run<'n>(&self, needles: &'n Needles, text: &[u8], at: usize) -> Option<Spelled<'n>> {
+        let mut best = None;
+        for (radix, percent) in readings(&text[at..]) {
+            let mut said = self.said(text.len() - at);
+            let mut search = |said: &Said| {
+                best = self.search(needles, said).into_iter().chain(best.take()).reduce(earlier);
+            };
+            let mut rest = at;
+            while let Some(token) = token(text, rest, *percent) {
+                rest = token.digits.end;
+                self.read(*radix, text, token, &mut said, &mut search);
+            }
+            search(&said);
+        }
+        best
+    }
+
+    fn said(&self, length: usize) -> Said {
+        // As much as is ever kept, so that no part of a secret is left in a buffer outgrown.
+        let most = (length / 2 + 1).min(KEPT.max(2 * self.longest));
+        Said { bytes: Zeroizing::new(Vec::with_capacity(most)), places: Vec::new(), nuls: 0 }
+    }
+
+    /// Notes what the token says. What was said before is searched when it is over, or is as much as is kept.
+    fn read(
+        &self,
+        radix: Radix,
+        text: &[u8],
+        Token { digits, goes_on }: Token,
+        said: &mut Said,
+        search: &mut dyn FnMut(&Said),
+    ) {
+        if !goes_on {
+            said.over(search);
+        }
+        let written = &text[digits.clone()];
+        match value(radix, written) {
+            Value::Byte(byte) => self.note(byte, digits, said, search),
+            Value::Pairs => {
+                for (at, pair) in written.chunks_exact(2).enumerate() {
+                    let start = digits.start + 2 * at;
+                    self.note(number(pair, 16).unwrap_or(0), start..start + 2, said, search);
+                }
+            }
+            Value::None => said.over(search),
+        }
+    }
+
+    fn note(&self, byte: u8, place: Range<usize>, said: &mut Said, search: &mut dyn FnMut(&Said)) {
+        if byte == 0 && said.nuls < NULS {
+            said.nuls += 1;
+        } else if self.alphabet[usize::from(byte)] {
+            if said.bytes.len() == said.bytes.capacity() {
+                // What is left of it may be the start of a text.
+                search(said);
+                said.keep_last(self.longest - 1);
+            }
+            said.nuls = 0;
+            said.bytes.push(byte);
+            said.places.push(place);
+        } else {
+            said.over(search);
+        }
+    }
+
+    /// The first text in what was said.
+    fn search<'n>(&self, needles: &'n Needles, said: &Said) -> Option<Spelled<'n>> {
+        if said.bytes.len() < self.shortest {
+            return None;
+        }
+        let found = needles.texts().filter_map(|needle| {
+            let at = memchr::memmem::find(&said.bytes, needle.bytes)?;
+            let last = at + needle.bytes.len() - 1;
+            Some(Spelled { place: said.places[at].start..said.places[last].end, needle })
+        });
+        found.reduce(earlier)
+    }
+
+    fn find_base32<'n>(
+        &self,
+        needles: &'n Needles,
+        text: &[u8],
+        from: usize,
+        until: usize,
+    ) -> Option<Spelled<'n>> {
+        let shortest = shortest_base32(self.shortest);
+        let mut best: Option<Spelled<'n>> = None;
+        for table in [&UPPER, &LOWER] {
+            let mut runs = Runs { text, at: from, table, shortest };
+            while let Some(run) = runs.next().filter(|run| run.start <= until) {
+                let forms = self.base32(needles);
+                let end = run.end.min(until.saturating_add(forms.longest));
+                let found = forms.find(needles, &text[..end], run.start);
+                if found.is_some() {
+                    best = found.into_iter().chain(best).reduce(earlier);
+                    break;
+                }
+            }
+        }
+        best
+    }
+
+    fn base32(&self, needles: &Needles) -> &Base32 {
+        self.base32.get_or_init(|| Base32::new(needles))
+    }
+
+    /// How many bytes at the end of `text` could be the start of a text that is listed, or in base32.
+    pub(super) fn tail(&self, needles: &Needles, text: &[u8]) -> usize {
+        let Some(last) = text.last().filter(|_| self.shortest < usize::MAX) else { return 0 };
+        let based = |table: &[bool; 256]| {
+            if table[usize::from(*last)] { self.base32(needles).tail(text, table) } else { 0 }
+        };
+        self.open(needles, text).0.max(based(&UPPER)).max(based(&LOWER))
+    }
+
+    /// Whether so little of a list is at the end of what is held that it can be shown.
+    pub(super) fn may_be_shown(&self, needles: &Needles, held: &[u8]) -> bool {
+        self.open(needles, held).1 < SHORT
+    }
+
+    /// The list at the end of `text` that may become a text: its bytes, and how many numbers it has.
+    fn open(&self, needles: &Needles, text: &[u8]) -> (usize, usize) {
+        // Most texts end with a list no more than with the end of an event.
+        let between = text.iter().rev().take(BETWEEN + 1).take_while(|b| is_of_lists(**b));
+        let ends = between.clone().position(u8::is_ascii_hexdigit);
+        if !ends.is_some_and(|ends| goes_on(&text[text.len() - ends..])) {
+            return (0, 0);
+        }
+        let start = text.len().saturating_sub(LONGEST_ITEM * (self.longest + 1));
+        let run = text[start..].iter().rposition(|b| !is_of_lists(*b));
+        let run = run.map_or(start, |at| start + at + 1);
+        let open = |(radix, percent): &(Radix, bool)| {
+            let mut said = self.said(text.len() - run);
+            let mut rest = run;
+            while let Some(token) = token(text, rest, *percent) {
+                rest = token.digits.end;
+                if rest == text.len() {
+                    if !token.goes_on {
+                        said.clear();
+                    }
+                    return said.open(needles, *radix, text, Some(&token.digits));
+                }
+                self.read(*radix, text, token, &mut said, &mut |_| {});
+            }
+            said.open(needles, *radix, text, None)
+        };
+        readings(&text[run..]).iter().map(open).max().unwrap_or_default()
+    }
+}
+
+impl Said {
+    /// The list is over.
+    fn over(&mut self, search: &mut dyn FnMut(&Self)) {
+        search(self);
+        self.clear();
+    }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.places.clear();
+        self.nuls = 0;
+    }
+
+    fn keep_last(&mut self, most: usize) {
+        let gone = self.bytes.len().saturating_sub(most);
+        self.bytes.drain(..gone);
+        self.places.drain(..gone);
+    }
+
+    /// The bytes from the first number on with which a text may begin, and how many numbers they are. Of `last`
+    /// more digits may come.
+    fn open(
+        &self,
+        needles: &Needles,
+        radix: Radix,
+        text: &[u8],
+        last: Option<&Range<usize>>,
+    ) -> (usize, usize) {
+        for first in 0..=self.bytes.len() {
+            let rest = &self.bytes[first..];
+            let start = self.places.get(first).map(|place| place.start);
+            let Some(start) = start.or(last.map(|last| last.start)) else { break };
+            let begins = |needle: Needle<'_>| {
+                let more = needle.bytes.strip_prefix(rest).filter(|more| !more.is_empty());
+                more.is_some_and(|more| {
+                    last.is_none_or(|last| may_become(radix, &text[last.clone()], more))
+                })
+            };
+            if needles.texts().any(begins) {
+                return (text.len() - start, rest.len());
+            }
+        }
+        (0, 0)
+    }
+}
+
+/// Whether the digits, and more behind them, may say what a text goes on with.
+fn may_become(radix: Radix, digits: &[u8], more: &[u8]) -> bool {
+    let significant = digits.iter().position(|b| *b != b'0').map_or(&[][..], |at| &digits[at..]);
+    let written = |value: u8| match radix {
+        Radix::Hex => format!("{value:02x}"),
+        Radix::Decimal => format!("{value}"),
+        Radix::Octal => format!("{value:o}"),
+    };
+    if radix != Radix::Hex {
+        return digits.len() <= DIGITS && written(more[0]).as_bytes().starts_with(significant);
+    }
+    let own = |digits: &[u8], byte: u8| {
+        let written = written(byte);
+        written.as_bytes().get(..digits.len()).is_some_and(|own| own.eq_ignore_ascii_case(digits))
+    };
+    // Pairs, the last of which may be half of one, with NULs between them; or one number with zeros before it.
+    let mut pairs = digits.chunks(2).filter(|pair| pair.iter().any(|b| *b != b'0'));
+    let alone = digits.len() <= DIGITS && digits.starts_with(b"0") && own(significant, more[0]);
+    alone
+        || (pairs.clone().count() <= more.len()
+            && pairs.by_ref().zip(more).all(|(pair, byte)| own(pair, *byte)))
+}
+
+impl Base32 {
+    fn new(needles: &Needles) -> Self {
+        let mut forms = Vec::new();
+        for (number, text) in needles.texts().enumerate() {
+            for before in 0..5 {
+                let mut padded = Zeroizing::new(Vec::with_capacity(before + text.bytes.len()));
+                padded.resize(before, 0);
+                padded.extend_from_slice(text.bytes);
+                // What depends on the text alone.
+                let core = (before * 8).div_ceil(5)..padded.len() * 8 / 5;
+                let mut whole = Zeroizing::new(vec![0; BASE32_NOPAD.encode_len(padded.len())]);
+                BASE32_NOPAD.encode_mut(&padded, &mut whole);
+                let upper = Zeroizing::new(whole.get(core).unwrap_or_default().to_vec());
+                if upper.len() < 3 {
+                    continue;
+                }
+                let lower = Zeroizing::new(upper.to_ascii_lowercase());
+                forms.extend([(upper, number), (lower, number)]);
+            }
+        }
+        let longest = forms.iter().map(|(form, _)| form.len()).max().unwrap_or(0);
+        Self { forms, longest }
+    }
+
+    fn find<'n>(&self, needles: &'n Needles, text: &[u8], from: usize) -> Option<Spelled<'n>> {
+        let found = self.forms.iter().filter_map(|(form, number)| {
+            let start = from + memchr::memmem::find(&text[from..], form)?;
+            Some(Spelled {
+                place: start..start + form.len(),
+                needle: needles.texts().nth(*number)?,
+            })
+        });
+        found.reduce(earlier)
+    }
+
+    fn tail(&self, text: &[u8], table: &[bool; 256]) -> usize {
+        let start = text.len().saturating_sub(self.longest.saturating_sub(1));
+        let run = text[start..].iter().rposition(|b| !table[usize::from(*b)]);
+        let start = run.map_or(start, |at| start + at + 1);
+        let begins = |at: &usize| self.forms.iter().any(|(form, _)| form.starts_with(&text[*at..]));
+        (start..text.len()).find(begins).map_or(0, |at| text.len() - at)
+    }
+}
+
+/// How long the shortest text in base32 is, of a text of this length.
+fn shortest_base32(length: usize) -> usize {
+    // The first and the last character may mix with the neighbours'.
+    (length.saturating_mul(8) / 5).saturating_sub(2).max(3)
+}
+
+/// The one that begins first; of two, the longer.
+fn earlier<'n>(one: Spelled<'n>, other: Spelled<'n>) -> Spelled<'n> {
+    let key = |found: &Spelled<'_>| (found.place.start, std::cmp::Reverse(found.place.end));
+    if key(&other) < key(&one) { other } else { one }
+}
+
+/// The runs of a text that are of some characters alone, and not short.
+struct Runs<'t> {
+    text: &'t [u8],
+    at: usize,
+    table: &'t [bool; 256],
+    shortest: usize,
+}
+
+impl Runs<'_> {
+    fn next(&mut self) -> Option<Range<usize>> {
+        let is_of = |b: &u8| self.table[usize::from(*b)];
+        loop {
+            let window = self.text.get(self.at..)?.get(..self.shortest)?;
+            // The last byte that is not ends every window over it.
+            if let Some(last) = window.iter().rposition(|b| !is_of(b)) {
+                self.at += last + 1;
+                continue;
+            }
+            let start = self.at;
+            let more = &self.text[start + self.shortest..];
+            let length = more.iter().position(|b| !is_of(b)).unwrap_or(more.len());
+            self.at = start + self.shortest + length;
+            return Some(start..self.at);
+        }
+    }
+}
+
+/// The next run of digits at or behind `at`, but for those of a percent escape, where that is asked for.
+fn token(text: &[u8], at: usize, percent: bool) -> Option<Token> {
+    let rest = &text[at..];
+    let mut first = 0;
+    loop {
+        first += rest[first..].iter().position(u8::is_ascii_hexdigit)?;
+        match &rest[first..] {
+            // `0x`, which is no number.
+            [b'0', b'x' | b'X'] => return None,
+            [b'0', b'x' | b'X', next, ..] if next.is_ascii_hexdigit() => first += 2,
+            [_] if percent && rest[..first].ends_with(b"%") => return None,
+            [_, next, ..]
+                if percent && rest[..first].ends_with(b"%") && next.is_ascii_hexdigit() =>
+            {
+                first += 2;
+                continue;
+            }
+            _ => {}
+        }
+        break;
+    }
+    let length = rest[first..].iter().position(|b| !b.is_ascii_hexdigit());
+    let end = length.map_or(rest.len(), |length| first + length);
+    Some(Token { digits: at + first..at + end, goes_on: goes_on(&rest[..first]) })
+}
+
+/// Whether a list goes on behind this. An empty line is the end of it, and of an event.
+fn goes_on(between: &[u8]) -> bool {
+    let has = |empty: &[u8]| memchr::memmem::find(between, empty).is_some();
+    between.len() <= BETWEEN && !has(b"\n\n") && !has(b"\n\r\n")
+}
+
+fn value(radix: Radix, digits: &[u8]) -> Value {
+    let significant = digits.iter().position(|b| *b != b'0').map_or(&[][..], |at| &digits[at..]);
+    let alone = digits.len() <= DIGITS;
+    let byte = |radix| number(significant, radix).map_or(Value::None, Value::Byte);
+    match radix {
+        // One digit is a NUL, or no character of a text.
+        Radix::Hex
+            if alone && significant.len() <= 2 && (digits.len() > 1 || significant.is_empty()) =>
+        {
+            byte(16)
+        }
+        Radix::Hex if digits.len().is_multiple_of(2) => Value::Pairs,
+        Radix::Decimal if alone => byte(10),
+        Radix::Octal if alone => byte(8),
+        _ => Value::None,
+    }
+}
+
+/// Of no digits, 0.
+fn number(digits: &[u8], radix: u32) -> Option<u8> {
+    let digit = |value: u32, b: &u8| {
+        let next = value.checked_mul(radix)?.checked_add(char::from(*b).to_digit(radix)?)?;
+        (next < 256).then_some(next)
+    };
+    digits.iter().try_fold(0, digit).and_then(|value| u8::try_from(value).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Fit, Needles, Scrubber};
+    use crate::secret::Secret;
+    use bytes::Bytes;
+    use data_encoding::BASE32_NOPAD;
+    use proptest::prelude::*;
+
+    /// Keys of letters, of hex digits, and of digits alone.
+    const KEYS: [&str; 4] = [
+        "sk-Canary_0123456789.abcdef",
+        "9f86d081884c7d659a2feaa0",
+        "31415926535897932384",
+        "p@ss w0rd",
+    ];
+
+    fn through(key: &str, chunks: &[&[u8]], fit: Fit) -> (Vec<u8>, u64) {
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
+        let mut scrubber = Scrubber::for_needles(needles, fit);
+        let mut seen = Vec::new();
+        for chunk in chunks {
+            scrubber.push(Bytes::copy_from_slice(chunk), &mut |data| seen.extend_from_slice(&data));
+        }
+        scrubber.finish(&mut |data| seen.extend_from_slice(&data));
+        (seen, scrubber.replaced())
+    }
+
+    fn base32(text: &str) -> String {
+        BASE32_NOPAD.encode(text.as_bytes())
+    }
+
+    fn listed(key: &str) -> Vec<(&'static str, String)> {
+        let list = |write: fn(u8) -> String, between: &str| -> String {
+            key.bytes().map(write).collect::<Vec<_>>().join(between)
+        };
+        let pairs = |size: usize, between: &str| -> String {
+            let groups: Vec<String> =
+                key.as_bytes().chunks(size).map(|g| data_encoding::HEXLOWER.encode(g)).collect();
+            groups.join(between)
+        };
+        let escaped = |write: fn(u8) -> String| list(write, "");
+        let shifted = |before: &str| base32(&format!("{before}{key}, and more"));
+        vec![
+            ("hex, blanks", list(|b| format!("{b:02x}"), " ")),
+            ("hex, blanks, upper", list(|b| format!("{b:02X}"), " ")),
+            ("hex, colons", list(|b| format!("{b:02x}"), ":")),
+            ("hex, hyphens", list(|b| format!("{b:02X}"), "-")),
+            ("hex, commas", list(|b| format!("{b:02x}"), ",")),
+            ("hex, tabs", list(|b| format!("{b:02x}"), "\t")),
+            ("0x", list(|b| format!("0x{b:02x}"), ",")),
+            ("0x, blanks", list(|b| format!("0x{b:02x}"), ", ")),
+            ("0X", list(|b| format!("0X{b:02X}"), " ")),
+            ("0x, lines", list(|b| format!("0x{b:02x}"), ",\n")),
+            ("strings of hex", list(|b| format!("\"{b:02x}\""), ",")),
+            ("code points", list(|b| format!("U+{b:04X}"), " ")),
+            ("C", escaped(|b| format!("\\x{b:02x}"))),
+            ("CSS", escaped(|b| format!("\\{b:x} "))),
+            ("CSS, six digits", escaped(|b| format!("\\{b:06x}"))),
+            ("octal", escaped(|b| format!("\\{b:o}"))),
+            ("octal, three digits", escaped(|b| format!("\\{b:03o}"))),
+            ("octal, blanks", list(|b| format!("{b:03o}"), " ")),
+            ("braces", escaped(|b| format!("\\u{{{b:x}}}"))),
+            ("HTML without an end", escaped(|b| format!("&#{b}"))),
+            ("HTML, hex, without an end", escaped(|b| format!("&#x{b:x}"))),
+            ("HTML, zeros", escaped(|b| format!("&#{b:08};"))),
+            ("quoted-printable, all", escaped(|b| format!("={b:02X}"))),
+            ("numbers", list(|b| format!("{b}"), ",")),
+            ("numbers, blanks", list(|b| format!("{b}"), ", ")),
+            ("numbers and blanks alone", list(|b| format!("{b}"), " ")),
+            ("numbers, one a line", list(|b| format!("{b}"), ",\n        ")),
+            ("numbers, one a line, CRLF", list(|b| format!("{b}"), ",\r\n\t")),
+            ("numbers in a URL", list(|b| format!("{b}"), "%2C%20")),
+            ("hex in a URL", list(|b| format!("{b:02x}"), "%2c")),
+            ("numbers of UTF-16", list(|b| format!("{b},0"), ",")),
+            ("hex of UTF-16", list(|b| format!("{b:02x}00"), " ")),
+            ("words", pairs(2, " ")),
+            ("words of four", pairs(4, " ")),
+            ("hex in lines", pairs(5, "\n")),
+            ("base32", base32(key)),
+            ("base32, lower", base32(key).to_lowercase()),
+            ("base32, second", shifted("u")),
+            ("base32, third", shifted("us")),
+            ("base32, fourth, lower", shifted("use").to_lowercase()),
+            ("base32, fifth", shifted("user")),
+            ("base32, first again", shifted("user:")),
+        ]
+    }
+
+    #[test]
+    fn a_secret_is_known_in_any_list() {
+        for key in KEYS {
+            for (name, text) in listed(key) {
+                for (before, after) in [
+                    ("it is [", "]."),
+                    ("", ""),
+                    ("200, ", "\n\n"),
+                    ("a%20", "&b=1"),
+                    ("{\"k\": \"", "\"}"),
+                ] {
+                    let whole = format!("{before}{text}{after}");
+                    let (seen, replaced) = through(key, &[whole.as_bytes()], Fit::Exact);
+                    let seen = String::from_utf8_lossy(&seen).into_owned();
+                    assert_eq!(replaced, 1, "{name}: {whole:?} became {seen:?}");
+                    assert!(
+                        seen.contains("locum_x") && seen.len() < whole.len(),
+                        "{name}: {seen:?}"
+                    );
+                    let (kept, _) = through(key, &[whole.as_bytes()], Fit::InPlace);
+                    assert_eq!(kept.len(), whole.len(), "{name}");
+                    let bytes: Vec<&[u8]> = whole.as_bytes().chunks(1).collect();
+                    let (pieces, found) = through(key, &bytes, Fit::Exact);
+                    assert_eq!(found, 1, "{name}: {whole:?}");
+                    // Of lines the first numbers may have been shown.
+                    if !text.contains('\n') {
+                        assert_eq!(String::from_utf8_lossy(&pieces), seen, "{name}");
+                    }
+                }
+            }
+        }
+    }
+
+    /// A list that comes line by line is shown as long as it says nothing yet.
+    #[test]
+    fn lines_of_a_list_are_shown_until_they_say_something() {
+        let key = KEYS[0];
+        let mut needles = Needles::default();
+        needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
+        let mut scrubber = Scrubber::for_needles(needles, Fit::Exact);
+        let mut shown = String::new();
+        let mut lines = 0;
+        for byte in key.bytes() {
+            let before = shown.len();
+            scrubber.push(format!("  {byte},\n").into(), &mut |data| {
+                shown.push_str(std::str::from_utf8(&data).unwrap());
+            });
+            lines += usize::from(shown.len() > before);
+        }
+        assert!((super::SHORT - 1..=super::SHORT).contains(&lines), "{shown:?}");
+        assert!(shown.ends_with("locum_x,\n"), "{shown:?}");
+        for event in [
+            "data: 115\n\n",
+            "data: {\"n\": 115}\r\n\r\n",
+            "115\n\n",
+            "{\"a\": [115]}\n",
+            "[115,\n",
+        ] {
+            shown.clear();
+            scrubber.push(event.into(), &mut |data| {
+                shown.push_str(std::str::from_utf8(&data).unwrap())
+            });
+            assert_eq!(shown, event);
+        }
+    }
+
+    #[test]
+    fn what_only_looks_like_a_list_passes() {
+        let key = KEYS[0];
+        let almost: Vec<String> = key.bytes().map(|b| b.to_string()).collect();
+        let (most, last) = almost.split_at(almost.len() - 1);
+        for text in [
+            format!("{},{}", most.join(","), last[0].parse::<u8>().unwrap() + 1),
+            format!("{}\n\n{}", most.join(","), last[0]),
+            format!("{}{}{}", most.join(","), " ".repeat(40), last[0]),
+            format!("{},z,{}", most.join(","), last[0]),
+            "[15339, 1917, 0, 255, 256, -1]".to_owned(),
+            "0x 0x0 0xg 00 000000000 \\x \\u{} &#; &#x; %% == 0".to_owned(),
+            base32(key).replacen('2', "3", 1),
+            "2026-11-22T19:15:00Z 73:6b:2d 1e5, 12.5".to_owned(),
+        ] {
+            let (seen, replaced) = through(key, &[text.as_bytes()], Fit::Exact);
+            assert_eq!((String::from_utf8_lossy(&seen).into_owned(), replaced), (text.clone(), 0));
+            let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            assert_eq!(through(key, &bytes, Fit::Exact).0, text.as_bytes(), "{text}");
+        }
+    }
+
+    /// Lists that are all of the secret's bytes and never the secret, and what could be taken for the start of
+    /// one at each byte.
+    #[test]
+    fn hostile_lists_cost_little_more_than_others() {
+        let key = KEYS[0];
+        let almost: Vec<String> = key.bytes().take(20).map(|b| b.to_string()).collect();
+        let almost = (almost.join(",") + ",").repeat(2000);
+        let hex = data_encoding::HEXLOWER.encode(&key.as_bytes()[..20]).repeat(3000) + " ";
+        let digits = "115".repeat(50_000);
+        let words = "onsxg5dfon2a".repeat(12_000);
+        for text in [almost, hex, digits, words, " ".repeat(150_000), "0x".repeat(75_000)] {
+            let start = std::time::Instant::now();
+            for size in [16 * 1024, 100] {
+                let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
+                assert_eq!(through(key, &chunks, Fit::Exact), (text.clone().into_bytes(), 0));
+            }
+            // Unoptimised, and beside other tests: quadratic work would take minutes.
+            assert!(start.elapsed().as_secs() < 60, "{:?}", start.elapsed());
+        }
+    }
+
+    #[test]
+    fn a_list_longer_than_is_kept_is_searched_over_its_borders() {
+        let key = KEYS[0];
+        let list: Vec<String> = key.bytes().map(|b| b.to_string()).collect();
+        for before in super::KEPT - 30..super::KEPT + 3 {
+            let text = "115,".repeat(before) + &list.join(",") + ",115";
+            let (seen, replaced) = through(key, &[text.as_bytes()], Fit::Exact);
+            assert_eq!(replaced, 1, "behind {before}");
+            assert_eq!(seen, format!("{}locum_x,115", "115,".repeat(before)).as_bytes());
+        }
+    }
+
+    fn fragment() -> impl Strategy<Value = String> {
+        prop_oneof![
+            prop::sample::select(listed(KEYS[0])).prop_map(|(_, text)| text),
+            prop::sample::select(listed(KEYS[0]))
+                .prop_map(|(_, text)| text[..text.len() / 2].to_owned()),
+            prop::sample::select(listed(KEYS[0]))
+                .prop_map(|(_, text)| text[text.len() / 3..].to_owned()),
+            "[ -~]{0,12}",
+            "[0-9a-fx,: \\\\]{0,12}",
+            Just("\n\n".to_owned()),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_chunking_of_what_is_listed_equals_the_whole(
+            parts in prop::collection::vec(fragment(), 0..6),
+            cuts in prop::collection::vec(0_usize..1500, 0..10),
+            in_place in any::<bool>(),
+        ) {
+            let fit = if in_place { Fit::InPlace } else { Fit::Exact };
+            let text = parts.concat();
+            let bytes = text.as_bytes();
+            // Behind a line break the start of a list may have been shown, if it is short.
+            let breaks = |cut: &usize| *cut > 0 && matches!(bytes[cut - 1], b'\r' | b'\n' | b'n');
+            let mut cuts: Vec<usize> =
+                cuts.into_iter().map(|c| c.min(bytes.len())).filter(|c| !breaks(c)).collect();
+            cuts.sort_unstable();
+            let (mut chunks, mut last) = (Vec::new(), 0);
+            for cut in cuts.into_iter().chain([bytes.len()]) {
+                chunks.push(&bytes[last..cut]);
+                last = cut;
+            }
+            let (whole, cut) = (through(KEYS[0], &[bytes], fit), through(KEYS[0], &chunks, fit));
+            prop_assert_eq!(String::from_utf8_lossy(&cut.0), String::from_utf8_lossy(&whole.0));
+        }
+    }
+}
