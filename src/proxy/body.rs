@@ -606,12 +606,11 @@ impl Upload {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }
         if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()?.trailers_mut()) {
-            let settled = match &self.trailing {
-                Some(trailing) => trailing.settle(trailers, &self.count),
-                None => {
-                    trailers.clear();
-                    Ok(())
-                }
+            let settled = if let Some(trailing) = &self.trailing {
+                trailing.settle(trailers, &self.count)
+            } else {
+                trailers.clear();
+                Ok(())
             };
             if let Err(refusal) = settled {
                 self.count.cut(refusal.code);
