@@ -88,7 +88,9 @@ fuzz_target!(|data: &[u8]| {
     let authority = Authority::parse("api.test:443", None).unwrap();
     let origin = Origin { scheme: Scheme::Https, authority };
     let Ok(mut request) = InboundRequest::parse(head.into_parts().0, &origin) else { return };
-    let kind = BodyKind::of(request.headers());
+    // A kind that is not certain is refused before anything of the body is read.
+    let certain = |kind: &BodyKind| !matches!(kind, BodyKind::Unclear(_));
+    let kind = BodyKind::of(request.headers()).filter(certain);
     let sent = Bytes::copy_from_slice(body);
     if let Some(kind) = kind.clone() {
         streams_as_a_whole(&request, &sent, &kind);
@@ -202,6 +204,6 @@ fn body_changed_once(sent: &[u8], filled: &[u8], kind: &BodyKind) {
         }
         BodyKind::Form => assert!(!value.iter().any(|b| b"&=+;".contains(b))),
         BodyKind::Multipart { .. } => assert_eq!(value, SECRET.as_bytes()),
-        BodyKind::Whole => unreachable!("no slot is in it"),
+        BodyKind::Whole | BodyKind::Unclear(_) => unreachable!("no slot is in it"),
     }
 }

@@ -20,7 +20,7 @@ use crate::credential::{Credential, CredentialIndex, Properties, Slot, Template}
 use crate::document::{Key, Map, Node, Reader};
 use crate::host::{Authority, Destination, Origin, Scheme};
 use crate::inject::{References, Unknown, alone_in_their_places};
-use crate::outcome::Code;
+use crate::outcome::{Code, Refusal};
 use crate::reference::Name;
 use crate::request::InboundRequest;
 
@@ -171,7 +171,10 @@ pub fn supposed(user: UserName) -> Option<Identity> {
 
 impl Inquiry {
     /// The request as it would come; none for a tunnel, and for what no client could send.
-    pub(super) fn request(&self, index: &CredentialIndex) -> Option<Result<InboundRequest, Code>> {
+    pub(super) fn request(
+        &self,
+        index: &CredentialIndex,
+    ) -> Option<Result<InboundRequest, Refusal>> {
         let Wish::Request { method, socket, origin, target } = &self.wish else { return None };
         let mut target = target.to_string();
         let mut builder =
@@ -194,7 +197,7 @@ impl Inquiry {
             }
         }
         let parts = builder.uri(target).body(()).ok()?.into_parts().0;
-        Some(InboundRequest::parse(parts, origin).map_err(|refusal| refusal.code))
+        Some(InboundRequest::parse(parts, origin))
     }
 
     /// Whether the target has the reference in it already, there where a path or query wants it.
@@ -281,7 +284,7 @@ impl Inquiry {
         }
         let request = match self.request(index) {
             Some(Ok(request)) => request,
-            Some(Err(code)) => return Answer::Refuse(code, None),
+            Some(Err(refusal)) => return Answer::Refuse(refusal.code, None),
             None => return Answer::Refuse(Code::BadRequest, None),
         };
         let references = self.references(policy, &request, index);
@@ -301,8 +304,9 @@ impl Inquiry {
         policy: &Policy,
         index: &CredentialIndex,
         look: impl FnOnce(Question<'_>) -> T,
-    ) -> Result<T, Code> {
-        let request = self.request(index).unwrap_or(Err(Code::BadRequest))?;
+    ) -> Result<T, Refusal> {
+        let none = || Err(Refusal::new(Code::BadRequest));
+        let request = self.request(index).unwrap_or_else(none)?;
         let references = self.references(policy, &request, index);
         let question = Question {
             who: &self.who,
@@ -581,9 +585,8 @@ fn read_fields<'d>(
             reader.problem(key, "not the name of a header field");
         }
         let read = |text: &str| {
-            text.parse::<HeaderValue>().map_err(
-                |_| "a field's value has visible characters of ASCII, blanks and tabs alone",
-            )
+            text.parse::<HeaderValue>()
+                .map_err(|_| "a field's value has no control character but a tab")
         };
         let values = reader.one_or_list(values, |r, n| r.parsed_with(n, read));
         let (Ok(name), Some(values)) = (name, values) else { continue };

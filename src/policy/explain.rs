@@ -119,7 +119,9 @@ impl Policy {
                 Err(_) => Vec::new(),
             },
         };
-        inquiry.with_question(self, index, readings).unwrap_or_default()
+        // What is no request to decide on is refused before any rule, and says why itself.
+        let told = |refusal: Refusal| vec![refusal.detail.into_owned()];
+        inquiry.with_question(self, index, readings).unwrap_or_else(told)
     }
 
     /// What is decided on each reading of the path.

@@ -359,7 +359,8 @@ rules: [{name: floor, agents: [z], to: ['https://elsewhere.test']}]
     assert!(ran.out.contains("because:  read as PUT: not-allowed"), "{ran:?}");
     let ran = explain(&["get", "https://x.test/b"]);
     assert!(
-        ran.out.contains("methods: case counts; send GET") && !ran.out.contains("add get"),
+        ran.out.contains("because:  Methods are written in capitals")
+            && !ran.out.contains("add get"),
         "{ran:?}"
     );
     // What a rule wants is said.

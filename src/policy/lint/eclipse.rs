@@ -14,7 +14,7 @@ use crate::host::{Destination, HostPattern, Scheme};
 use crate::reference::Name;
 
 /// Steps of comparing, each some ten nanoseconds.
-const WORK: u64 = 50_000_000;
+const WORK: u64 = 20_000_000;
 
 /// Segments of a path by which rules are found.
 const HEAD: usize = 8;
@@ -117,7 +117,7 @@ impl<'r> Eclipses<'r> {
 
     /// Why nothing is left for this rule to decide, if that is certain.
     pub(super) fn of(&mut self, at: usize, rule: &Rule) -> Option<Eclipse> {
-        if rule.deny || rule.shadow {
+        if rule.deny || rule.shadow || !self.is_whole() {
             return None;
         }
         let Self { parts, denying, allowing, work, .. } = self;

@@ -484,3 +484,55 @@ fn labels_that_say_nothing_or_are_none_are_mistakes() {
         assert!(report.contains(mistake), "{agents}: {report}");
     }
 }
+
+/// One mistake, one message, and each says what to do.
+#[test]
+fn a_mistake_is_named_for_what_it_is() {
+    let rule = |keys: &str| format!("version: 1\nrules:\n  - {{name: r, agents: [a], {keys}}}\n");
+    let case = |keys: &str| format!("version: 1\ntests:\n  - {{agent: a, {keys}}}\n");
+    for (text, mistake, help) in [
+        (rule("to: ['https://[::1']"), "an IPv6 address stands in brackets", ""),
+        (rule("to: ['https://u:p@x.test']"), "a user name or password does not belong here", ""),
+        (rule("to: ['https://*.x.test:*']"), "a port has no wildcard", ""),
+        (rule("to: ['https://x.test'], query: {1: a}"), "a key has to be text", "put it in quotes"),
+        (
+            rule("to: ['https://x.test'], query: {}"),
+            "nothing is asked for",
+            "name one, or remove the key",
+        ),
+        (rule("to: ['https://x.test'], methods: ['GE T']"), "not a method", "a method is one word"),
+        (rule("to: ['https://x.test'], methods: [TRACE]"), "TRACE is never forwarded", "remove it"),
+        (
+            rule("to: ['https://x.test'], inject: always"),
+            "`inject: always` needs `use`",
+            "add `use",
+        ),
+        (rule("use: ['*', k]"), "`*` stands for all credentials", "remove the others"),
+        (rule("use: [k], when: {days: mon, zone: Factory}"), "no time zone has this name", ""),
+        (
+            rule(
+                "use: [k], when: {not_before: '2027-01-01T00:00:00Z', not_after: '2026-01-01T00:00:00Z'}",
+            ),
+            "`not_after` is before",
+            "correct one of the two",
+        ),
+        ("rules: []\n".to_owned(), "the key `version` is missing", "add `version: 1`"),
+        (
+            "version: 1\nrules:\n  - {name: r, to: ['https://x.test']}\n".to_owned(),
+            "the key `agents` is missing",
+            "add `agents: [NAME]`",
+        ),
+        (
+            case("request: GET https://x.test/, expect: allow, rule: nothing like it"),
+            "no rule has this name",
+            "name a rule of these files",
+        ),
+        (case("request: GET https://x.test/a b, expect: refuse"), "write a method and a URL", ""),
+    ] {
+        let report = compile(vec![Source::new("p.yaml", &text)]).unwrap_err();
+        let problems = report.problems();
+        let [problem] = &problems[..] else { panic!("{text}: {report}") };
+        assert!(problem.message.contains(mistake), "{text}: {report}");
+        assert!(problem.advice.as_deref().unwrap_or_default().contains(help), "{text}: {report}");
+    }
+}
