@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::approvals::Questions;
 use super::checkup;
 use super::cores::Cores;
+use super::descriptors;
 use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile};
 use super::far_side::far_side;
 use super::habits::Habits;
@@ -112,6 +113,12 @@ impl Proxy {
         opened.home = home.clone();
         let config = opened.config.clone();
         let private = options.private;
+        // Not for the proxy of one run: the program that it starts would have them too, and some that look at
+        // all that there may be have trouble with a million.
+        if !private {
+            descriptors::raise();
+            tell_of_descriptors(config.limits.connections);
+        }
         let certificates = if private { None } else { Some(ListenerCertificates::read(&config)?) };
         let passed = !options.activation.0.is_empty();
         let inherited = match own {
@@ -531,14 +538,27 @@ async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
+fn tell_of_descriptors(connections: usize) {
+    if let Some((most, needed)) = descriptors::lacking(connections) {
+        let fit = descriptors::fitting(connections);
+        tracing::warn!(
+            most,
+            needed,
+            "limits.connections is {connections}, and the limit of open files leaves room for {fit}; raise it (LimitNOFILE, ulimit -n)"
+        );
+    }
+}
+
 pub(super) fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
-        connections: limits.connections,
+        connections: descriptors::fitting(limits.connections),
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         url_bytes: limits.url_bytes,
         body_slot: limits.body_slot,
+        bodies: limits.bodies,
+        bodies_per_agent: limits.bodies_per_agent,
         headers: limits.headers,
         streams: limits.streams,
         head_time: limits.head_time,

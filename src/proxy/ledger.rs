@@ -759,6 +759,8 @@ mod tests {
             head_bytes: 8192,
             url_bytes: 8192,
             body_slot: 8192,
+            bodies: 1 << 20,
+            bodies_per_agent: 1 << 20,
             headers: 100,
             streams: 100,
             head_time: second,
