@@ -25,8 +25,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::json;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use office::Asked;
@@ -34,6 +33,7 @@ pub(crate) use office::Office;
 use problem::Problem;
 use timed::Timed;
 
+use crate::ops::seats::{Seat, Seats};
 use crate::tls::ListenerTls;
 
 /// People and automations that administer are few; more connections than this are somebody's mistake.
@@ -74,31 +74,28 @@ pub(crate) async fn serve(
     office: Arc<Office>,
     stop: impl Future<Output = ()>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::new(CONNECTIONS);
     // They end with the socket: a vault that is locked is in nobody's hands.
     let mut talks = JoinSet::new();
     let accept = async {
         loop {
-            let Ok(permit) = Arc::clone(&slots).acquire_owned().await else { return };
+            let accepted = match &listening {
+                Listening::Unix(listener) => listener.accept().await.map(|(it, _)| Near::Unix(it)),
+                Listening::Tcp(listener, tls) => {
+                    let tls = Arc::clone(tls);
+                    listener.accept().await.map(|(it, _)| Near::Tcp(it, tls))
+                }
+            };
+            let Ok(near) = accepted else {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            };
+            let seat = Arc::new(seats.take().await);
             while talks.try_join_next().is_some() {}
             let office = Arc::clone(&office);
-            let accepted = match &listening {
-                Listening::Unix(listener) => listener.accept().await.map(|(stream, _)| {
-                    talks.spawn(talk(stream, office, permit));
-                }),
-                Listening::Tcp(listener, tls) => listener.accept().await.map(|(stream, _)| {
-                    let tls = Arc::clone(tls);
-                    talks.spawn(async move {
-                        match tls.accept(stream, TIME).await {
-                            Ok(stream) => talk(stream, office, permit).await,
-                            Err(error) => tracing::debug!(%error, "no TLS with an administrator"),
-                        }
-                    });
-                }),
-            };
-            if accepted.is_err() {
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+            talks.spawn(async move {
+                let _lost = seat.during(near.talk(office, &seat)).await;
+            });
         }
     };
     tokio::select! {
@@ -108,15 +105,32 @@ pub(crate) async fn serve(
     talks.shutdown().await;
 }
 
-async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
-    stream: S,
-    office: Arc<Office>,
-    permit: OwnedSemaphorePermit,
-) {
-    let room = Arc::new(Room { office, _permit: permit });
+/// A connection that was accepted.
+enum Near {
+    Unix(UnixStream),
+    Tcp(TcpStream, Arc<ListenerTls>),
+}
+
+impl Near {
+    async fn talk(self, office: Arc<Office>, seat: &Arc<Seat>) {
+        match self {
+            Self::Unix(stream) => talk(stream, office, seat).await,
+            Self::Tcp(stream, tls) => match tls.accept(stream, TIME).await {
+                Ok(stream) => talk(stream, office, seat).await,
+                Err(error) => tracing::debug!(%error, "no TLS with an administrator"),
+            },
+        }
+    }
+}
+
+async fn talk<S: AsyncRead + AsyncWrite + Unpin>(stream: S, office: Arc<Office>, seat: &Arc<Seat>) {
+    let room = Arc::new(Room { office, seat: Arc::clone(seat) });
     let service = service_fn(move |request| {
         let room = Arc::clone(&room);
-        async move { Ok::<_, Infallible>(answer(&room, request).await) }
+        async move {
+            let _turn = room.seat.turn();
+            Ok::<_, Infallible>(answer(&room, request).await)
+        }
     });
     let connection = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
@@ -131,7 +145,7 @@ async fn talk<S: AsyncRead + AsyncWrite + Unpin>(
 /// it is gone, and has the place till it is done.
 struct Room {
     office: Arc<Office>,
-    _permit: OwnedSemaphorePermit,
+    seat: Arc<Seat>,
 }
 
 impl Room {

@@ -385,6 +385,12 @@ pub struct Limits {
     /// searched; what is longer is searched on its way behind that. Default 1 MiB: forms and JSON with a key among their fields are a few KiB, and a
     /// hundred of the largest at once are no more than a hundred MiB.
     pub body_slot: usize,
+    /// `bodies`: of all bodies that are read before they are sent (`body_slot`, signatures over a body, approvals),
+    /// held at once. Default 256 MiB: eight of the largest that are signed, and thousands of those with a key.
+    pub bodies: usize,
+    /// `bodies_per_agent`: the same, of one agent. Default 64 MiB, a quarter: four agents that send nothing else
+    /// leave nothing for a fifth, and one leaves most.
+    pub bodies_per_agent: usize,
     /// `headers`: fields of one request. Default 100, as of Apache: browsers send 20, SDKs 15.
     pub headers: usize,
     /// `streams`: of one HTTP/2 connection, open at once. Default 128: what nginx allows, and more
@@ -536,6 +542,8 @@ impl Default for Limits {
             head_bytes: 64 << 10,
             url_bytes: 16 << 10,
             body_slot: 1 << 20,
+            bodies: 256 << 20,
+            bodies_per_agent: 64 << 20,
             headers: 100,
             streams: 128,
             handshake: seconds(10),

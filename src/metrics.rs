@@ -39,6 +39,7 @@ pub struct Metrics {
     credential_answers: CounterVec,
     retries: CounterVec,
     queue_waiting: IntGauge,
+    bodies_held: IntGauge,
     queued: CounterVec,
     circuits: IntGaugeVec,
     approvals: CounterVec,
@@ -394,6 +395,11 @@ impl Metrics {
                 "locum_queue_waiting",
                 "Requests that wait for a limit of their rule now.",
             )?,
+            bodies_held: gauge(
+                r,
+                "locum_bodies_held_bytes",
+                "Bytes of bodies that are held in memory until their requests have left.",
+            )?,
             queued: counter_vec(
                 r,
                 "locum_queued_total",
@@ -542,6 +548,16 @@ impl Metrics {
     /// Counts a request that was sent again, or was not.
     pub fn retry(&self, what: Again) {
         self.retries.with_label_values(&[what.as_str()]).inc();
+    }
+
+    /// So much more of a body is held in memory.
+    pub fn body_grew(&self, bytes: usize) {
+        self.bodies_held.add(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// A body of so many bytes is held no more.
+    pub fn body_gone(&self, bytes: usize) {
+        self.bodies_held.sub(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// One more waits.

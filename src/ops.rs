@@ -1,5 +1,7 @@
 //! The operations port: `/metrics`, `/healthz` and `/readyz`, on a listener of its own.
 
+pub(crate) mod seats;
+
 use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
@@ -13,8 +15,9 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+
+use seats::Seats;
 
 use crate::metrics::{Metrics, Readings};
 
@@ -46,30 +49,34 @@ pub async fn serve(
     observe: Arc<dyn Observe>,
     stop: impl Future<Output = ()>,
 ) {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS));
+    let seats = Seats::new(CONNECTIONS);
     let mut connections = JoinSet::new();
     let accept = async {
         loop {
-            let permit = Arc::clone(&slots).acquire_owned().await;
-            while connections.try_join_next().is_some() {}
             let Ok((stream, _)) = listener.accept().await else {
                 tokio::time::sleep(std::time::Duration::from_millis(50)).await;
                 continue;
             };
+            let seat = Arc::new(seats.take().await);
+            while connections.try_join_next().is_some() {}
             let (metrics, observe) = (Arc::clone(&metrics), Arc::clone(&observe));
             connections.spawn(async move {
-                let service = service_fn(move |request| {
-                    let answer = answer(&request, &metrics, &*observe);
-                    async move { Ok::<_, Infallible>(answer) }
-                });
+                let service = {
+                    let seat = Arc::clone(&seat);
+                    service_fn(move |request| {
+                        let turn = seat.turn();
+                        let answer = answer(&request, &metrics, &*observe);
+                        drop(turn);
+                        async move { Ok::<_, Infallible>(answer) }
+                    })
+                };
                 let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
                     .header_read_timeout(std::time::Duration::from_mins(1))
                     .serve_connection(TokioIo::new(stream), service);
-                if let Err(error) = connection.await {
+                if let Some(Err(error)) = seat.during(connection).await {
                     tracing::debug!(%error, "a connection of the operations port ended");
                 }
-                drop(permit);
             });
         }
     };

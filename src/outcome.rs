@@ -128,7 +128,7 @@ codes! {
     /// Head or fields over the limit.
     HeadTooLarge "head-too-large" 431 "http_request_error"
         "The request's header section is over the limit"
-        "Send fewer or shorter header fields; limits.head_bytes in locum.yaml sets the limit.";
+        "Send fewer or shorter header fields; limits.head_bytes and limits.headers in locum.yaml set the limits.";
     /// A target over the limit.
     UrlTooLong "url-too-long" 414 "http_request_error"
         "The request's URL is over the limit"
@@ -147,8 +147,8 @@ codes! {
         "Send the header section at once, and keep the body moving; limits.head_time and upstream.timeouts.idle in locum.yaml set the times.";
     /// Too many at once.
     Overloaded "overloaded" 503 "connection_limit_reached"
-        "The proxy has as many tunnels open as it may"
-        "Close idle connections, or raise limits.connections in locum.yaml.";
+        "The proxy has as much in hand as it may"
+        "Close idle connections, or try again in a moment; limits.connections and limits.bodies in locum.yaml set what is in hand at once.";
     /// A limit of the rule that allows it is used up.
     RateLimited "rate-limited" 429 "http_request_denied"
         "A limit of the policy rule that allows this request is used up"

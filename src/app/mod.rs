@@ -7,6 +7,7 @@ mod authority;
 mod certificates;
 mod checkup;
 mod cores;
+pub(crate) mod descriptors;
 mod doors;
 mod failure;
 mod far_side;

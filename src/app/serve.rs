@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use super::approvals::Questions;
 use super::checkup;
 use super::cores::Cores;
+use super::descriptors;
 use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile};
 use super::far_side::far_side;
 use super::habits::Habits;
@@ -112,6 +113,12 @@ impl Proxy {
         opened.home = home.clone();
         let config = opened.config.clone();
         let private = options.private;
+        // Not for the proxy of one run: the program that it starts would have them too, and some that look at
+        // all that there may be have trouble with a million.
+        if !private {
+            descriptors::raise();
+            tell_of_descriptors(config.limits.connections);
+        }
         let certificates = if private { None } else { Some(ListenerCertificates::read(&config)?) };
         let passed = !options.activation.0.is_empty();
         let inherited = match own {
@@ -127,8 +134,9 @@ impl Proxy {
         let audit = Arc::new(audit);
         drain_journal(&opened.vault, &config, &audit, u64::MAX)?;
         let bundle = write_certificates(&opened)?;
-        let leaves =
-            LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http2, Alpn::Http11])?;
+        let authority = Arc::new(opened.authority()?);
+        let ca = Some(authority.info().fingerprint());
+        let leaves = LeafCache::new(authority, LEAVES, &[Alpn::Http2, Alpn::Http11])?;
         let metrics = Arc::new(
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
@@ -138,8 +146,11 @@ impl Proxy {
         };
         let Doors { gates, ops, admin, certificates, files } = doors;
         let administrators = admin.as_ref().and_then(Listening::address);
-        let serving =
-            Serving { admin: administrators, ..serving(&config, &gates, ops.as_ref(), private) };
+        let serving = Serving {
+            admin: administrators,
+            ca,
+            ..serving(&config, &gates, ops.as_ref(), private)
+        };
         let own = gates.iter().filter_map(Gate::address).chain(serving.ops).chain(serving.admin);
         let own: Vec<SocketAddr> = own.collect();
         let habits = Habits::open(&opened, &audit)?.map(Arc::new);
@@ -262,7 +273,7 @@ impl Proxy {
         });
         let desk = self.desk(&gates);
         let places: Vec<String> = self.serving.places().collect();
-        tracing::info!(proxy = ?places, ops = ?self.serving.ops, "serving");
+        tracing::info!(proxy = ?places, ops = self.serving.ops.map(display), "serving");
         let cores = Cores::start(&self.gateway, &gates)?;
         service::ready();
         let (leave, end) = tokio::select! {
@@ -461,6 +472,7 @@ fn serving(
         unix: paths.collect(),
         ops: ops.and_then(|listener| listener.local_addr().ok()),
         admin: None,
+        ca: None,
     }
 }
 
@@ -526,14 +538,27 @@ async fn hung_up(signal: &mut Option<tokio::signal::unix::Signal>) {
     }
 }
 
+fn tell_of_descriptors(connections: usize) {
+    if let Some((most, needed)) = descriptors::lacking(connections) {
+        let fit = descriptors::fitting(connections);
+        tracing::warn!(
+            most,
+            needed,
+            "limits.connections is {connections}, and the limit of open files leaves room for {fit}; raise it (LimitNOFILE, ulimit -n)"
+        );
+    }
+}
+
 pub(super) fn limits(config: &Config) -> Limits {
     let limits = &config.limits;
     Limits {
-        connections: limits.connections,
+        connections: descriptors::fitting(limits.connections),
         connections_per_agent: limits.connections_per_agent,
         head_bytes: limits.head_bytes,
         url_bytes: limits.url_bytes,
         body_slot: limits.body_slot,
+        bodies: limits.bodies,
+        bodies_per_agent: limits.bodies_per_agent,
         headers: limits.headers,
         streams: limits.streams,
         head_time: limits.head_time,

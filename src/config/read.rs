@@ -518,6 +518,8 @@ const LIMITS: &[&str] = &[
     "head_bytes",
     "url_bytes",
     "body_slot",
+    "bodies",
+    "bodies_per_agent",
     "headers",
     "streams",
     "handshake",
@@ -543,6 +545,10 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     // Under 4 KiB honest bodies fail, and over 64 MiB a few agents hold all memory.
     let body_slot = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 4 << 10..=64 << 20)?).ok();
     set(&mut limits.body_slot, map.optional("body_slot", body_slot));
+    // Under 1 MiB honest bodies wait for one another, and over 64 GiB there is no machine.
+    let bodies = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 1 << 20..=64 << 30)?).ok();
+    set(&mut limits.bodies, map.optional("bodies", bodies));
+    set(&mut limits.bodies_per_agent, map.optional("bodies_per_agent", bodies));
     set(&mut limits.headers, map.optional("headers", |r, n| r.integer(n, 16..=1_000)));
     set(&mut limits.streams, map.optional("streams", |r, n| r.integer(n, 1..=10_000)));
     set(&mut limits.handshake, map.optional("handshake", |r, n| r.duration(n, STEP)));

@@ -130,6 +130,8 @@ limits:
   head_bytes: 16KiB
   url_bytes: 4KiB
   body_slot: 2MiB
+  bodies: 32MiB
+  bodies_per_agent: 8MiB
   headers: 64
   streams: 200
   handshake: 3s
@@ -180,6 +182,8 @@ fn every_setting_is_read() {
         head_bytes: 16_384,
         url_bytes: 4096,
         body_slot: 2 << 20,
+        bodies: 32 << 20,
+        bodies_per_agent: 8 << 20,
         headers: 64,
         streams: 200,
         handshake: seconds(3),

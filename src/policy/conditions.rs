@@ -10,6 +10,7 @@ use percent_encoding::percent_decode;
 
 use super::text::TextPattern;
 use crate::agent::{Context, Label};
+use crate::request::is_one_field;
 
 /// Fields that no rule can ask for: the proxy takes them out, sets them anew, or puts a secret there.
 const UNFIT: [HeaderName; 16] = [
@@ -109,12 +110,16 @@ impl Conditions {
     /// Whether the fields are as asked, in every reading of them, or for `any` in one.
     pub(super) fn headers(&self, headers: &HeaderMap, any: bool) -> bool {
         self.headers.iter().all(|wanted| {
-            let mut lines = headers.get_all(&wanted.name).iter().peekable();
+            // CGI and its kin read `X_Mode` as `X-Mode`, and join the two or take the last.
+            let namesakes = headers
+                .iter()
+                .filter(|(name, _)| is_one_field(name.as_str(), wanted.name.as_str()));
+            let mut lines = namesakes.map(|(_, value)| value.as_bytes());
             if any {
-                return lines.any(|value| readings(value.as_bytes()).any(|v| wanted.takes(v)));
+                return lines.any(|value| readings(value).any(|v| wanted.takes(v)));
             }
-            lines.peek().is_some()
-                && lines.all(|value| readings(value.as_bytes()).all(|v| wanted.takes(v)))
+            headers.contains_key(&wanted.name)
+                && lines.all(|value| readings(value).all(|v| wanted.takes(v)))
         })
     }
 
@@ -194,9 +199,12 @@ impl Reading {
                 continue;
             }
             found.there |= *name == *wanted.name.as_bytes();
-            let takes = wanted.takes(&self.decode(value));
-            found.any |= takes;
-            found.other |= !takes;
+            let value = self.decode(value);
+            for value in [&*value, settled(&value)] {
+                let takes = wanted.takes(value);
+                found.any |= takes;
+                found.other |= !takes;
+            }
         }
         found
     }
@@ -215,11 +223,24 @@ impl Reading {
     }
 }
 
+/// A text without what some origins leave out: what follows a NUL, which ends it in C and in names of PHP, and
+/// what is blank around it.
+fn settled(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+    text[..end].trim_ascii()
+}
+
 /// Whether some origin takes a parameter for the one that is asked for: by its very name, in another
-/// case, or as an array of it (`service[]`, `service[0]`).
+/// case, as an array of it (`service[]`, `service[0]`), or as PHP has names, in which a blank, `.` and `[` are `_`.
 fn is_named(name: &[u8], wanted: &[u8]) -> bool {
+    let (name, wanted) = (settled(name), settled(wanted));
     let base = name.split(|b| *b == b'[').next().unwrap_or(name);
-    name.eq_ignore_ascii_case(wanted) || base.eq_ignore_ascii_case(wanted)
+    let in_php =
+        |b: u8| if matches!(b, b' ' | b'.' | b'[') { b'_' } else { b.to_ascii_lowercase() };
+    let same = |name: &[u8]| {
+        name.len() == wanted.len() && name.iter().zip(wanted).all(|(a, b)| in_php(*a) == in_php(*b))
+    };
+    same(name) || same(base.trim_ascii())
 }
 
 #[cfg(test)]
@@ -255,10 +276,29 @@ mod tests {
             (Some("x=;service=git-receive-pack&service=git-upload-pack"), false, true),
             (Some("service=git-upload-pack&%2573ervice=git-receive-pack"), false, true),
             (Some("Service=git-upload-pack"), false, true),
+            // Names and values as PHP and C have them.
+            (Some("service=git-upload-pack&+service=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&%20service=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&service%00x=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&service+=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&%09service[x]=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack%00.git-receive-pack"), false, true),
+            (Some("service=%20git-upload-pack"), false, true),
+            (Some("service=git-upload-pack&services=1&a.service=1"), true, true),
         ] {
             assert_eq!(fetch.query(query, false), all, "{query:?}");
             assert_eq!(fetch.query(query, true), any, "{query:?}");
         }
+        let scored = conditions("my_mode", "safe");
+        for other in
+            ["my.mode", "my%20mode", "my+mode", "my[mode", "my%5Bmode", "MY.mode", "%20my.mode"]
+        {
+            let query = format!("my_mode=safe&{other}=evil");
+            assert!(!scored.query(Some(&query), false), "{query}");
+            let query = format!("{other}=safe");
+            assert!(scored.query(Some(&query), true), "{query}");
+        }
+        assert!(scored.query(Some("my_mode=safe&my-mode=evil"), false));
         let spaced = conditions("q", "a b");
         assert!(!spaced.query(Some("q=a+b"), false), "a plus is a space, or it is not");
         assert!(spaced.query(Some("q=a+b"), true) && spaced.query(Some("q=a%20b"), false));
@@ -286,6 +326,17 @@ mod tests {
             }
             assert_eq!(wanted.headers(&map, false), all, "{lines:?}");
             assert_eq!(wanted.headers(&map, true), any, "{lines:?}");
+        }
+        // A field that is read as the same counts, and is not the one that was asked for.
+        for (other, value, both) in
+            [("x_api_version", "2023-01", false), ("x.api_version", "2024-9", true)]
+        {
+            let mut map = HeaderMap::new();
+            map.insert(HeaderName::from_static(other), value.parse().unwrap());
+            assert!(!wanted.headers(&map, false), "{other}");
+            assert_eq!(wanted.headers(&map, true), both, "{other}");
+            map.insert(name.clone(), "2024-01".parse().unwrap());
+            assert_eq!(wanted.headers(&map, false), both, "{other}");
         }
     }
 

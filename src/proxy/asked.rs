@@ -9,6 +9,7 @@ use super::approval;
 use super::body::{Begun, Ungathered, Upload};
 use super::exchange::{named, refused, sighted};
 use super::habits;
+use super::held::Purse;
 use super::ledger::Ledger;
 use super::queue;
 use super::{Caller, Gateway, State, unix_now};
@@ -168,7 +169,7 @@ impl Asked<'_> {
             (BodyText::read(bytes, wanted.kind), None)
         } else {
             let idle = wanted.idle.unwrap_or_else(|| self.gateway.upstream().idle());
-            let begun = body.begin(held, idle).await.map_err(unread)?;
+            let begun = body.begin(held, (&self.purse(), idle)).await.map_err(unread)?;
             self.still_valid()?;
             match begun {
                 Begun::Whole(bytes) => (BodyText::read(bytes, wanted.kind), None),
@@ -191,6 +192,10 @@ impl Asked<'_> {
         }
     }
 
+    fn purse(&self) -> Purse {
+        Purse::of(self.gateway, self.caller)
+    }
+
     async fn gathered(
         &self,
         body: &mut Upload,
@@ -198,7 +203,7 @@ impl Asked<'_> {
         idle: Option<Duration>,
     ) -> Result<Bytes, Refusal> {
         let idle = idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let bytes = body.gather(most, idle).await.map_err(unread)?;
+        let bytes = body.gather(most, (&self.purse(), idle)).await.map_err(unread)?;
         self.still_valid()?;
         Ok(bytes)
     }
@@ -270,6 +275,7 @@ pub(super) fn unread(why: Ungathered) -> Refusal {
     match why {
         Ungathered::TooLarge => Refusal::new(Code::BodyTooLarge),
         Ungathered::Late => Refusal::new(Code::RequestTimeout),
+        Ungathered::Full(full) => full.into(),
         Ungathered::Refused(code) => Refusal::new(code),
         Ungathered::Broken => Refusal::with_detail(Code::BadRequest, "The body broke off"),
     }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use super::State;
 use super::echo::hushed;
 use super::expect::Gate;
+use super::held::{Full, Held, Purse};
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use super::linger::{Linger, Signs};
@@ -241,6 +242,8 @@ pub(super) struct Upload {
     chunks: Option<Box<ChunkSigner>>,
     /// What knows which trailers may not go on.
     trailing: Option<Box<Trailing>>,
+    /// What it has of the memory for bodies.
+    held: Option<Arc<Held>>,
 }
 
 /// Where a body comes from.
@@ -284,6 +287,8 @@ pub(super) enum Ungathered {
     Broken,
     /// What follows it may not go on.
     Refused(Code),
+    /// There is no more memory for bodies.
+    Full(Full),
 }
 
 impl From<BoxError> for Ungathered {
@@ -343,6 +348,7 @@ impl Upload {
                 remainder: None,
                 chunks: None,
                 trailing: None,
+                held: None,
             },
         )
     }
@@ -391,21 +397,26 @@ impl Upload {
     pub(super) async fn gather(
         &mut self,
         most: usize,
-        idle: Duration,
+        (purse, idle): (&Purse, Duration),
     ) -> Result<Bytes, Ungathered> {
         let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
         if announced > most || matches!(self.inner, Source::Begun { .. }) {
             return Err(Ungathered::TooLarge);
         }
-        match self.begin(most, idle).await? {
+        match self.begin(most, (purse, idle)).await? {
             Begun::Whole(bytes) => Ok(bytes),
             Begun::Beginning(_) => Err(Ungathered::TooLarge),
         }
     }
 
     /// Reads it, or its first `most` bytes if it has more.
-    pub(super) async fn begin(&mut self, most: usize, idle: Duration) -> Result<Begun, Ungathered> {
+    pub(super) async fn begin(
+        &mut self,
+        most: usize,
+        (purse, idle): (&Purse, Duration),
+    ) -> Result<Begun, Ungathered> {
         self.gate = None;
+        let mut held = purse.open();
         // Not for an agent to say how much memory it takes before it has sent anything.
         let announced = usize::try_from(self.size_hint().lower()).unwrap_or(usize::MAX);
         let mut read = BytesMut::with_capacity(announced.min(GATHERED_AT_FIRST));
@@ -422,13 +433,16 @@ impl Upload {
                 }
             };
             let room = most - read.len();
+            held.grow(read.len() + data.len().min(room)).map_err(Ungathered::Full)?;
             if data.len() > room {
+                self.held = Some(Arc::new(held));
                 read.extend_from_slice(&data.split_to(room));
                 return self.begun(read.freeze(), data);
             }
             read.extend_from_slice(&data);
         }
         let whole = read.freeze();
+        self.held = Some(Arc::new(held));
         self.inner = Source::Gathered { data: Some(whole.clone()), trailers };
         Ok(Begun::Whole(whole))
     }
@@ -499,7 +513,11 @@ impl Upload {
     ///
     /// # Errors
     /// When it was to be read, and could not be.
-    pub(super) async fn keep(&mut self, most: usize, idle: Duration) -> Result<bool, Ungathered> {
+    pub(super) async fn keep(
+        &mut self,
+        most: usize,
+        of: (&Purse, Duration),
+    ) -> Result<bool, Ungathered> {
         match self.inner {
             Source::Gathered { .. } => return Ok(true),
             Source::Begun { .. } => return Ok(false),
@@ -510,7 +528,7 @@ impl Upload {
         if announced.is_none_or(|bytes| bytes > most) {
             return Ok(false);
         }
-        self.gather(most, idle).await.map(|_kept| true)
+        self.gather(most, of).await.map(|_kept| true)
     }
 
     /// The same once more, of one that can be sent more than once.
@@ -521,7 +539,8 @@ impl Upload {
         };
         let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
         let (reading, gate, remainder, chunks) = (None, None, None, None);
-        Self { inner, told: false, count, reading, gate, remainder, chunks, trailing: None }
+        let held = self.held.clone();
+        Self { inner, told: false, count, reading, gate, remainder, chunks, trailing: None, held }
     }
 
     /// All of it, if it was read before.

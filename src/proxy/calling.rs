@@ -10,6 +10,7 @@ use super::body::{Body, Upload};
 use super::breaker::Pass;
 use super::captured::Captures;
 use super::exchange::{Route, Way, answer, failed, named, refused};
+use super::held::Purse;
 use super::interim::{Outlet, passing};
 use super::ledger::Ledger;
 use super::retry::Plan;
@@ -210,7 +211,9 @@ impl<'a> Calling<'a> {
         body: &mut Upload,
     ) -> Result<Option<Again>, Refusal> {
         let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let kept = body.keep(self.gateway.limits.body_slot, idle).await.map_err(unread)?;
+        let purse = Purse::of(self.gateway, &self.route.caller);
+        let kept = body.keep(self.gateway.limits.body_slot, (&purse, idle)).await;
+        let kept = kept.map_err(unread)?;
         Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
     }
 

@@ -209,7 +209,8 @@ fn check(
     }
     // hyper counts those of HTTP/1.1; on HTTP/2 only their bytes are bounded.
     if parts.headers.len() > gateway.limits.headers {
-        return Err(Refusal::new(Code::HeadTooLarge));
+        let detail = format!("The request has more than {} header fields", gateway.limits.headers);
+        return Err(Refusal::with_detail(Code::HeadTooLarge, detail));
     }
     InboundRequest::parse(parts, &route.origin)
 }

@@ -21,6 +21,7 @@ mod exchange;
 mod expect;
 mod failures;
 mod habits;
+mod held;
 mod http1;
 mod inlet;
 mod inside;
@@ -48,7 +49,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -145,6 +146,10 @@ pub struct Limits {
     pub url_bytes: usize,
     /// Bytes of a body that a credential may enter.
     pub body_slot: usize,
+    /// Bytes of all bodies that are read before they are sent, at once.
+    pub bodies: usize,
+    /// The same, of one agent.
+    pub bodies_per_agent: usize,
     /// Header fields of a request.
     pub headers: usize,
     /// Streams of one HTTP/2 connection, open at once.
@@ -189,6 +194,8 @@ pub struct Gateway {
     budgets: retry::Budgets,
     breakers: breaker::Breakers,
     doorkeeper: Doorkeeper,
+    /// Bytes of bodies that are held in memory.
+    bodies: AtomicUsize,
     unopened: supplied::Unopened,
     /// Where the time of limits begins.
     start: Instant,
@@ -228,6 +235,7 @@ impl Gateway {
             budgets: retry::Budgets::default(),
             breakers: breaker::Breakers::default(),
             doorkeeper: Doorkeeper::new(limits.connections),
+            bodies: AtomicUsize::new(0),
             unopened: supplied::Unopened::default(),
             start: Instant::now(),
         }

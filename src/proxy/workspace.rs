@@ -31,6 +31,8 @@ pub struct Workspace {
     name: Name,
     state: ArcSwap<State>,
     tunnels: DashMap<Name, usize>,
+    /// Bytes of each agent's bodies that are held in memory.
+    bodies: DashMap<Name, usize>,
     pub(super) spares: Spares,
     pub(super) distrust: Distrust,
     /// Tells what lives longer than one decision that there is a new state.
@@ -45,6 +47,7 @@ impl Workspace {
             name,
             state: ArcSwap::from_pointee(state),
             tunnels: DashMap::new(),
+            bodies: DashMap::new(),
             spares: Spares::default(),
             distrust: Distrust::default(),
             news: watch::Sender::new(()),
@@ -134,6 +137,22 @@ impl Workspace {
         }
         *open += 1;
         Ok(Place { workspace: Arc::clone(self), agent: agent.clone() })
+    }
+
+    /// Counts so many more bytes of bodies of `agent`, if that is no more than `most` then.
+    pub(super) fn takes(&self, agent: &Name, more: usize, most: usize) -> bool {
+        let mut held = self.bodies.entry(agent.clone()).or_insert(0);
+        let fits = held.saturating_add(more) <= most;
+        *held += if fits { more } else { 0 };
+        fits
+    }
+
+    /// Counts so many bytes less.
+    pub(super) fn gives_back(&self, agent: &Name, bytes: usize) {
+        if let Some(mut held) = self.bodies.get_mut(agent) {
+            *held = held.saturating_sub(bytes);
+        }
+        self.bodies.remove_if(agent, |_, held| *held == 0);
     }
 
     /// Waits for a reason to end what lives longer than one decision: asks now, at each new state,

@@ -282,3 +282,107 @@ fn processor_time(pid: u32) -> Duration {
     // Linux tells it in hundredths of a second, whatever its own clock does.
     Duration::from_millis(ticks * 10)
 }
+
+/// A body that has to be read before it is sent is counted as it comes, and no longer than it is held.
+#[test]
+fn bodies_in_memory_have_a_bound_for_each_agent_and_for_all() {
+    const PIECE: usize = 900 << 10;
+    let slots = ["--to", "https://api.test", "--json-pointer", "/api_key"];
+    let world = World::with(&slots, canary(), |home, _| {
+        home.set("limits.bodies: 3MiB");
+        home.set("limits.bodies_per_agent: 2MiB");
+    });
+    let other = world.home.agent("other");
+    let held = || world.serve.metric("locum_bodies_held_bytes");
+    let start = format!("{{\"api_key\":\"locum_main\",\"x\":\"{}", "x".repeat(PIECE));
+    let length = start.len() + 2;
+    let head = request(
+        "POST",
+        "/open/x",
+        &["Content-Type: application/json", &format!("Content-Length: {length}")],
+        "",
+    );
+    let begin = |agent: &Agent| {
+        let mut wire = world.serve.tunnel(agent, HOST);
+        wire.send(format!("{head}{start}"));
+        wire
+    };
+    let until = |least: usize| {
+        eventually("the bodies are held", PATIENCE, || (held() >= least as u64).then_some(()));
+    };
+    let refused = |wire: &mut Wire| {
+        let answer = wire.answer();
+        assert_eq!((answer.status, &*answer.problem()), (503, "overloaded"));
+        assert!(answer.header("retry-after").is_some());
+        answer.text()
+    };
+    let first = begin(&world.agent);
+    until(PIECE);
+    let mut second = begin(&world.agent);
+    until(2 * PIECE);
+    assert!(refused(&mut begin(&world.agent)).contains("limits.bodies_per_agent"));
+    let third = begin(&other);
+    until(3 * PIECE);
+    assert!(refused(&mut begin(&other)).contains("(limits.bodies)"));
+    // Who goes on goes on, who goes away gives back, and then there is room.
+    second.send("\"}");
+    assert_eq!(second.answer().status, 200);
+    drop((first, third));
+    eventually("nothing is held", PATIENCE, || (held() == 0).then_some(()));
+    let mut again = begin(&world.agent);
+    again.send("\"}");
+    assert_eq!(again.answer().status, 200);
+    eventually("nothing is held", PATIENCE, || (held() == 0).then_some(()));
+    world.never_leaks(&[]);
+}
+
+/// Whoever reaches a port can open connections and say nothing; those who say something are served.
+#[test]
+fn silent_connections_keep_nobody_from_the_other_ports() {
+    let world = World::new();
+    let socket = world.home.path().join("admin.sock");
+    let mut silent: Vec<Wire> = Vec::new();
+    for number in 0..80 {
+        let mut wire = Wire::plain(world.serve.ops);
+        // Some begin a head, and some have been answered.
+        match number % 3 {
+            0 => wire.send("GET /healthz HTTP/1.1\r\nHost: x\r\n"),
+            1 => assert_eq!(wire.ask("GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").status, 200),
+            _ => {}
+        }
+        silent.push(wire);
+        silent.push(Wire::try_unix(&socket).unwrap());
+    }
+    assert!(world.serve.metrics().contains("locum_tunnels_open"));
+    let mut administrator = Wire::try_unix(&socket).unwrap();
+    let asked = administrator.ask("GET /v1/agents HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(asked.status, 401, "{}", asked.text());
+    // And without anybody else who comes, they end of themselves.
+    let mut alone = Wire::plain(world.serve.ops);
+    alone.send("GET /healthz HTTP/1.1\r\n");
+    alone.until_closed();
+}
+
+/// The soft limit of open files is the shell's, often 1,024, and the hard one is what a service may have.
+#[test]
+#[cfg(target_os = "linux")]
+fn the_proxy_has_as_many_open_files_as_it_may() {
+    let started = |connections: &str| {
+        let home = Home::new();
+        home.set(connections);
+        let locum = home.command(&["serve"]);
+        let mut shell = std::process::Command::new("sh");
+        home.clean(&mut shell);
+        shell.args(["-c", "ulimit -S -n 300; ulimit -H -n 600; exec \"$@\"", "sh"]);
+        shell.arg(locum.get_program()).args(locum.get_args());
+        let serve = Serve::start_as(&home, &mut shell);
+        let text = std::fs::read_to_string(format!("/proc/{}/limits", serve.pid())).unwrap();
+        let line = text.lines().find(|line| line.starts_with("Max open files")).unwrap();
+        assert_eq!(line.split_whitespace().nth(3), Some("600"), "{line}");
+        serve.log()
+    };
+    let log = started("limits.connections: 100");
+    assert!(!log.contains("limit of open files"), "{log}");
+    let log = started("limits.connections: 1000");
+    assert!(log.contains("leaves room for 172"), "{log}");
+}

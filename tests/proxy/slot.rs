@@ -454,3 +454,32 @@ fn beside_an_injected_field_none_goes_on_that_is_read_as_the_same() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     assert!(!world.origin.last_raw().contains("mine"), "{}", world.origin.last_raw());
 }
+
+/// A condition is asked of every reading that an origin may have of query and fields.
+#[test]
+fn conditions_hold_for_names_as_php_and_cgi_read_them() {
+    let world = World::ruled(
+        "version: 1
+rules:
+  - {name: safe, agents: ['*'], use: [main], query: {mode: safe}, headers: {X-Mode: safe}}
+  - {name: never, agents: ['*'], to: ['https://api.test'], query: {danger: '*'}, deny: true}
+",
+    );
+    let ask = |query: &str, field: &str| {
+        let target = format!("/open/x{query}");
+        world.ask("GET", &target, &[AUTHORIZED, "X-Mode: safe", field], "").status
+    };
+    assert_eq!(ask("?mode=safe", "X-Note: 1"), 200);
+    for (query, field) in [
+        ("?mode=safe&+mode=evil", "X-Note: 1"),
+        ("?mode=safe&%20mode=evil", "X-Note: 1"),
+        ("?mode=safe&mode%00=evil", "X-Note: 1"),
+        ("?mode=safe&+danger=1", "X-Note: 1"),
+        ("?mode=safe&danger%00x=1", "X-Note: 1"),
+        ("?mode=safe&danger%20=1", "X-Note: 1"),
+        ("?mode=safe", "X_Mode: evil"),
+    ] {
+        assert_eq!(ask(query, field), 403, "{query} {field}");
+    }
+    assert_eq!(world.origin.seen().len(), 1);
+}

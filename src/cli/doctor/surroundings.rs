@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime};
 
 use super::Findings;
 use super::keeping::inside;
-use crate::app::{Home, Opened};
+use crate::app::{Home, Opened, descriptors};
 use crate::catalog::Catalog;
 use crate::vault::harden_process;
 
 pub(super) fn look(home: &Home, opened: Option<&Opened>, findings: &mut Findings) {
     look_at_clock(home, findings);
     look_at_memory(findings);
+    look_at_descriptors(opened, findings);
     let before = findings.0.len();
     look_at_variables(opened, findings);
     look_at_keys(findings);
@@ -58,6 +59,19 @@ fn look_at_memory(findings: &mut Findings) {
     }
     if gaps.is_empty() {
         findings.ok("memory", "no core files, and closed to other processes of this user");
+    }
+}
+
+/// As many as this process may have; the proxy's service may set its own.
+fn look_at_descriptors(opened: Option<&Opened>, findings: &mut Findings) {
+    let Some(connections) = opened.map(|opened| opened.config.limits.connections) else { return };
+    match descriptors::lacking(connections) {
+        Some((most, needed)) => findings.warning(
+            "files",
+            format!("limits.connections is {connections}, which takes {needed} open files, and a process here may have {most}"),
+            "raise the limit of open files (LimitNOFILE, ulimit -Hn), or lower limits.connections",
+        ),
+        None => findings.ok("files", "as many open files as limits.connections needs"),
     }
 }
 
