@@ -8,12 +8,47 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read as _, Write as _};
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::fs::OFlags;
 use zeroize::Zeroizing;
+
+/// The longest path of a Unix socket that Linux takes (`sun_path` of unix(7)), in bytes.
+const SOCKET_PATH: usize = 107;
+
+/// A name by which a Unix socket can be bound and found however long its path is, as long as this lives.
+#[derive(Debug)]
+pub struct SocketPath {
+    path: PathBuf,
+    _directory: Option<File>,
+}
+
+impl SocketPath {
+    /// The path itself, or one by way of its open directory.
+    #[must_use]
+    pub fn of(path: &Path) -> Self {
+        let itself = || Self { path: path.to_owned(), _directory: None };
+        if path.as_os_str().len() <= SOCKET_PATH || !cfg!(target_os = "linux") {
+            return itself();
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return itself() };
+        let flags = (OFlags::PATH | OFlags::DIRECTORY).bits();
+        let opened = File::options().read(true).custom_flags(flags.cast_signed()).open(parent);
+        // What is wrong with it, the socket says better.
+        let Ok(directory) = opened else { return itself() };
+        let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
+        Self { path, _directory: Some(directory) }
+    }
+}
+
+impl AsRef<Path> for SocketPath {
+    fn as_ref(&self) -> &Path {
+        &self.path
+    }
+}
 
 /// Why a file or directory is not trusted, or could not be used.
 #[derive(Debug)]
@@ -407,6 +442,23 @@ pub fn directory_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_socket_is_bound_and_found_however_long_its_path_is() {
+        use std::os::unix::net::{UnixListener, UnixStream};
+
+        let directory = tempfile::tempdir().unwrap();
+        let deep = directory.path().join("d".repeat(120));
+        fs::create_dir(&deep).unwrap();
+        for path in [directory.path().join("s"), deep.join("s")] {
+            let listener = UnixListener::bind(SocketPath::of(&path)).unwrap();
+            assert!(fs::symlink_metadata(&path).is_ok(), "it stands where it was asked for");
+            UnixStream::connect(SocketPath::of(&path)).unwrap();
+            drop(listener);
+        }
+        let missing = SocketPath::of(&deep.join("no").join("s"));
+        assert!(UnixStream::connect(missing).is_err());
+    }
 
     use std::os::unix::fs::{PermissionsExt as _, symlink};
 

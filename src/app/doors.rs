@@ -15,6 +15,7 @@ use super::far_side::far_side;
 use super::service::Socket;
 use crate::admin::Listening;
 use crate::config::{Config, Listen, ListenAt};
+use crate::files::SocketPath;
 use crate::tls::ListenerTls;
 use crate::upstream::NoLogins;
 
@@ -321,12 +322,21 @@ fn bind(address: SocketAddr, key: &str) -> Result<TcpListener, Failure> {
 }
 
 /// Binds a Unix socket with its mode from the first moment. What a dead process left is replaced.
-pub(super) fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, Failure> {
+fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, Failure> {
+    bind_by((path, path), mode)
+}
+
+/// The same for a socket of the home's own, which may lie deeper than others could find it.
+pub(super) fn bind_own(path: &Path) -> Result<UnixListener, Failure> {
+    bind_by((path, SocketPath::of(path).as_ref()), 0o600)
+}
+
+fn bind_by((path, name): (&Path, &Path), mode: u32) -> Result<UnixListener, Failure> {
     clear(path)?;
     // In the mode of a new file the mask decides. It is the process's, and other threads may make
     // files meanwhile: all of ours are for their owner alone in any case.
     let before = rustix::process::umask(Mode::from_raw_mode(0o177));
-    let bound = UnixListener::bind(path);
+    let bound = UnixListener::bind(name);
     rustix::process::umask(before);
     let failed = |error: std::io::Error| {
         let at = path.display();
@@ -346,7 +356,7 @@ fn clear(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(format!("{at} exists, and is no socket"))
             .help("move it away, or set another path in locum.yaml"));
     }
-    match UnixStream::connect(path) {
+    match UnixStream::connect(SocketPath::of(path)) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
                 .map_err(|error| Failure::new(format!("{at} is left of a dead process: {error}")))

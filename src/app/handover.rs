@@ -24,6 +24,7 @@ use rustix::net::{
 
 use super::service::Socket;
 use super::{Failure, Home};
+use crate::files::SocketPath;
 
 /// What is asked for; the number is that of this conversation's form.
 const ASK: &[u8; 12] = b"take over 1\n";
@@ -56,7 +57,7 @@ impl Desk {
             _ => {}
         }
         // The home lets nobody else in; the caller's user is looked at besides.
-        let listener = tokio::net::UnixListener::bind(&path)?;
+        let listener = tokio::net::UnixListener::bind(SocketPath::of(&path))?;
         Ok(Self { listener, sockets })
     }
 
@@ -125,7 +126,7 @@ impl Taken {
     /// When it does not answer as it should. It then goes on as before.
     pub(super) fn ask(home: &Home) -> Result<Option<Self>, Failure> {
         let path = home.take_over();
-        let stream = match UnixStream::connect(&path) {
+        let stream = match UnixStream::connect(SocketPath::of(&path)) {
             Ok(stream) => stream,
             Err(error) if nobody(&error) => return Ok(None),
             Err(error) => return Err(failed(&path, &error)),

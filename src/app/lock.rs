@@ -16,13 +16,14 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
-use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile, bind_unix};
+use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile, bind_own};
 use super::master::{opening_key, unlock};
 use super::open::{Opened, check_anchor, operator};
 use super::serve::{Stop, announced_as, limits};
 use super::service::{self, Activation, Socket};
 use super::{Failure, Home, Proxy, ProxyOptions};
 use crate::config::{self, Config, Passphrase};
+use crate::files::SocketPath;
 use crate::metrics::{Metrics, Readings};
 use crate::ops::{self, Observe, Readiness};
 use crate::outcome::{Code, Refusal};
@@ -98,7 +99,7 @@ impl Counter {
     fn open(home: &Home) -> Result<Self, Failure> {
         let path = home.control();
         // Whatever has the name is of a dead process: a live one has the audit log, or the ports.
-        let listener = bind_unix(&path, 0o600)?;
+        let listener = bind_own(&path)?;
         let failed = |e: io::Error| Failure::new(format!("{}: {e}", path.display()));
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
@@ -196,7 +197,7 @@ fn ask(home: &Home, head: &[u8], given: &[u8]) -> Result<String, Failure> {
         _ => Failure::new(format!("{}: the proxy does not answer: {error}", path.display())),
     };
     let converse = || {
-        let mut stream = UnixStream::connect(&path)?;
+        let mut stream = UnixStream::connect(SocketPath::of(&path))?;
         stream.set_write_timeout(Some(STEP))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(head)?;

@@ -27,11 +27,12 @@ use tokio::sync::broadcast;
 use tokio::task::{JoinHandle, JoinSet};
 use zeroize::Zeroizing;
 
-use super::doors::{SocketFile, bind_unix};
+use super::doors::{SocketFile, bind_own};
 use super::log::start_to;
 use super::open::Opened;
 use super::{Failure, Home, Proxy, ProxyOptions, Serving};
 use crate::config::{Config, Level};
+use crate::files::SocketPath;
 use crate::vault::{MasterKey, Vault};
 
 /// What a run says at the home's socket; the number is that of this conversation's form.
@@ -118,7 +119,7 @@ pub fn answering(opened: &Opened) -> Option<Serving> {
 
 /// Whether such a proxy is there, and takes runs.
 pub(super) fn is_there(home: &Home) -> bool {
-    StdUnixStream::connect(home.run_socket()).is_ok()
+    StdUnixStream::connect(SocketPath::of(&home.run_socket())).is_ok()
 }
 
 /// Joins the private proxy of this home, or starts it. `note` is told what it logs.
@@ -161,7 +162,7 @@ pub(super) fn take_turn(home: &Home) -> Result<File, Failure> {
 
 /// None when no such proxy runs, or it is just ending.
 async fn ask(home: &Home) -> Option<UnixStream> {
-    let mut stream = UnixStream::connect(home.run_socket()).await.ok()?;
+    let mut stream = UnixStream::connect(SocketPath::of(&home.run_socket())).await.ok()?;
     stream.write_all(ASK).await.ok()?;
     Some(stream)
 }
@@ -304,7 +305,7 @@ async fn prepare(
     let ready = Ready { proxy: proxy.serving.clear()?, ca: proxy.serving.ca.clone() };
     let path = home.run_socket();
     let failed = |e: io::Error| Failure::new(format!("{}: {e}", path.display()));
-    let listener = bind_unix(&path, 0o600)?;
+    let listener = bind_own(&path)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let file = SocketFile::of(&path);

@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use super::output;
 use crate::admin::orders::{Call, Order};
 use crate::app::Failure;
-use crate::files;
+use crate::files::{self, SocketPath};
 use crate::vault::without_line_end;
 
 /// From the first byte to the last of an answer: a change waits until it is in force and on record.
@@ -93,7 +93,8 @@ impl Remote {
         let failed = |error: std::io::Error| self.unreachable(&error.to_string());
         match &self.to {
             To::Unix(path) => {
-                self.talk(UnixStream::connect(path).await.map_err(failed)?, call).await
+                self.talk(UnixStream::connect(SocketPath::of(path)).await.map_err(failed)?, call)
+                    .await
             }
             To::Tls { host, port, name, connector } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;

@@ -303,3 +303,26 @@ fn a_proxy_with_the_ca_of_before_is_told_of() {
     run.end();
     assert!(!said());
 }
+
+/// The kernel takes 107 bytes for the path of a socket, and homes lie in directories of builds and of tests.
+#[test]
+fn a_home_may_lie_as_deep_as_it_likes() {
+    let directory = tempfile::tempdir().unwrap();
+    let deep = directory.path().join("d".repeat(100)).join("e".repeat(100)).join("home");
+    let locum = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_locum"));
+        let done = command.arg("--home").arg(&deep).args(arguments).output().unwrap();
+        let error = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{arguments:?}: {error}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    std::fs::create_dir_all(deep.parent().unwrap()).unwrap();
+    locum(&["init"]);
+    locum(&["agent", "add", "worker"]);
+    // One within the other finds the proxy that is there.
+    let inner = env!("CARGO_BIN_EXE_locum");
+    let home = deep.to_str().unwrap();
+    let run = ["run", "--agent", "worker", "--"];
+    let nested = [&run[..], &[inner, "--home", home], &run, &["echo", "done"]].concat();
+    assert_eq!(locum(&nested), "done\n");
+}
