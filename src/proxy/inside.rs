@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -22,10 +22,9 @@ use hyper::rt::Executor;
 use hyper::server::conn::http2;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
 use tokio::sync::Notify;
-use tokio::time::{Instant, Sleep, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::body::Body;
 use super::distrust::Watch;
@@ -152,8 +151,8 @@ impl Inside {
                 }
             })
         };
-        let tasks = Tasks { alive: self.route.shutdown.alive(), unread: limits.idle_reader };
-        let connection = settings(limits, tasks).serve_connection(TokioIo::new(stream), service);
+        let connection = settings(limits, self.route.shutdown.alive())
+            .serve_connection(TokioIo::new(stream), service);
         let mut connection = std::pin::pin!(connection);
         tokio::select! {
             ended = connection.as_mut() => return Ok(ended?),
@@ -172,8 +171,8 @@ impl Inside {
     }
 }
 
-fn settings(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
-    let mut builder = http2::Builder::new(tasks);
+fn settings(limits: &Limits, alive: Alive) -> http2::Builder<Tasks> {
+    let mut builder = http2::Builder::new(Tasks(alive));
     builder
         .timer(TokioTimer::new())
         .max_concurrent_streams(limits.streams)
@@ -194,69 +193,20 @@ fn settings(limits: &Limits, tasks: Tasks) -> http2::Builder<Tasks> {
     builder
 }
 
-/// The tasks of streams. Each keeps the shutdown waiting; they are cut off with their connection, and each
-/// of itself when its agent takes nothing of an answer for so long.
+/// The tasks of streams. Each keeps the shutdown waiting; they are cut off with their connection.
 #[derive(Clone)]
-struct Tasks {
-    alive: Alive,
-    unread: Duration,
-}
+struct Tasks(Alive);
 
 impl<F> Executor<F> for Tasks
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, task: F) {
-        let Self { alive, unread } = self.clone();
-        let stall = Arc::new(Stall::default());
-        let watched = Arc::clone(&stall);
-        tokio::spawn(STALL.scope(stall, async move {
-            let mut task = std::pin::pin!(task);
-            let mut alarm = None;
-            poll_fn(|cx| match task.as_mut().poll(cx) {
-                Poll::Ready(()) => Poll::Ready(()),
-                // Its end resets the stream, and lets go of the origin.
-                Poll::Pending => watched.poll(cx, unread, &mut alarm),
-            })
-            .await;
+        let alive = self.0.clone();
+        tokio::spawn(async move {
+            task.await;
             drop(alive);
-        }));
-    }
-}
-
-tokio::task_local! {
-    /// Whether the agent takes what the stream of this task has for it.
-    static STALL: Arc<Stall>;
-}
-
-/// Since when an agent has left lying what it was given of an answer. hyper asks for more only when there is
-/// room for it in the stream's window.
-#[derive(Default)]
-struct Stall(Mutex<Option<Instant>>);
-
-impl Stall {
-    fn note(&self, given: Option<Instant>) {
-        *self.0.lock() = given;
-    }
-
-    /// Ready when the agent has taken nothing for `time`. The alarm is set when it first has to be, which for
-    /// nearly no answer it has.
-    fn poll(
-        &self,
-        cx: &mut Context<'_>,
-        time: Duration,
-        alarm: &mut Option<Pin<Box<Sleep>>>,
-    ) -> Poll<()> {
-        let Some(given) = *self.0.lock() else { return Poll::Pending };
-        let deadline = given + time;
-        let alarm = alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        while alarm.as_mut().poll(cx).is_ready() {
-            if alarm.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(deadline);
-        }
-        Poll::Pending
+        });
     }
 }
 
@@ -367,17 +317,15 @@ impl Stay {
     }
 }
 
-/// A body that knows when its stream is over, and whether it stands still.
+/// A body that knows when its stream is over.
 struct Followed {
     body: Body,
     open: Open,
-    stall: Option<Arc<Stall>>,
 }
 
 fn followed(response: Response<Body>, mut open: Open) -> Response<Followed> {
     open.finished = response.body().is_end_stream();
-    let stall = STALL.try_with(Arc::clone).ok();
-    response.map(|body| Followed { body, open, stall })
+    response.map(|body| Followed { body, open })
 }
 
 impl HttpBody for Followed {
@@ -394,11 +342,6 @@ impl HttpBody for Followed {
             Poll::Ready(None) => true,
             Poll::Ready(Some(Ok(frame))) => frame.is_trailers() || self.body.is_end_stream(),
         };
-        if let Some(stall) = &self.stall {
-            // What is out is taken, or waits for the window; what has not come is the origin's affair.
-            let waits = matches!(&frame, Poll::Ready(Some(Ok(_))));
-            stall.note(waits.then(Instant::now));
-        }
         frame
     }
 

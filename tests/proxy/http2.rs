@@ -858,33 +858,3 @@ fn a_head_in_ever_more_pieces_ends_the_connection() {
     assert_eq!(world.origin.connections(), 0);
     assert_eq!(world.get("/after").status, 200);
 }
-
-/// An agent that takes nothing of an answer gives its origin's connection back, and keeps its other streams.
-#[test]
-fn an_answer_that_nobody_reads_is_let_go_of() {
-    let world = World::with(BEARER, canary(), |home, _| home.set("limits.idle_reader: 1s"));
-    runtime().block_on(async {
-        let agent = Http2::open(&world.serve, &world.agent).await;
-        let (answer, _sending) = agent.begin(request2("GET", "/bytes/3000000", &[KEY])).await;
-        let answer = answer.await.unwrap();
-        assert_eq!(answer.status(), 200);
-        let mut body = answer.into_body();
-        let broken = loop {
-            // Its window is never given back.
-            match body.data().await {
-                Some(Ok(_)) => {}
-                end => break end,
-            }
-        };
-        let error = broken.expect("no end of the body").expect_err("a reset");
-        assert!(error.is_reset() && error.is_remote(), "{error}");
-        assert_eq!(agent.ask(request2("GET", "/echo", &[KEY]), b"").await.status, 200);
-    });
-    let access = world.home.accesses_to("/bytes/3000000").remove(0);
-    let records = world.home.audit();
-    let outcome = records
-        .iter()
-        .find(|r| r["kind"] == "outcome" && r["request_id"] == access["request_id"])
-        .unwrap();
-    assert_eq!(outcome["ending"], "downstream-aborted", "{outcome}");
-}
