@@ -397,6 +397,8 @@ fn fails_closed_and_heals(world: &World, name: &str, break_it: impl FnOnce(), me
         (answer.status != 200).then_some(answer)
     });
     assert_eq!((answer.status, &*answer.problem()), (503, "audit-unavailable"), "{name}");
+    // With the next three, and those that come before it has mended itself.
+    let mut refused = 4;
     let before = world.origin.seen().len();
     for target in ["/v1/x", "/open/x"] {
         let answer = wire.ask(request("GET", target, &[AUTHORIZED], ""));
@@ -413,10 +415,15 @@ fn fails_closed_and_heals(world: &World, name: &str, break_it: impl FnOnce(), me
     mend();
     eventually(&format!("{name}: it mends itself"), PATIENCE, || {
         let answer = wire.ask(request("GET", "/v1/x", &[AUTHORIZED], ""));
+        refused += usize::from(answer.status != 200);
         (answer.status == 200).then_some(())
     });
     assert_eq!(world.serve.readiness().0, 200, "{name}");
     assert_eq!(world.serve.metric("locum_audit_up"), 1, "{name}");
+    let records = world.home.audit();
+    let resumed = records.iter().rfind(|record| record["event"] == "audit-resumed").unwrap();
+    let told = format!("refused for want of a record: {refused} calls");
+    assert!(resumed["detail"].as_str().unwrap().contains(&told), "{name}: {refused}, {resumed}");
     // Every call that the origin saw has its record.
     let permitted = world.home.audit();
     let permitted = permitted.iter().filter(|r| r["kind"] == "access" && r["decision"] == "permit");

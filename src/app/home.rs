@@ -57,12 +57,26 @@ impl Home {
         [self.config(), self.vault()].iter().any(|path| path.symlink_metadata().is_ok())
     }
 
+    /// Why nobody can tell whether it is there; none when it is not.
+    fn hidden(&self) -> Option<(PathBuf, std::io::Error)> {
+        use std::io::ErrorKind;
+        let each = [self.config(), self.vault()].into_iter();
+        let errors = each.filter_map(|path| path.symlink_metadata().err().map(|e| (path, e)));
+        let absent = |kind| matches!(kind, ErrorKind::NotFound | ErrorKind::NotADirectory);
+        errors.into_iter().find(|(_, error)| !absent(error.kind()))
+    }
+
     /// An error that says what to run, when `init` was not.
     ///
     /// # Errors
     /// When there is no vault here.
     pub fn require(&self) -> Result<(), Failure> {
         if !self.exists() {
+            if let Some((path, error)) = self.hidden() {
+                return Err(Failure::new(format!("{}: {error}", path.display())).help(
+                    "run this as the user whose home it is, or name another with --home DIR or LOCUM_HOME",
+                ));
+            }
             return Err(Failure::usage(format!("{} is not a Locum home", self.path.display()))
                 .help("run `locum init`, or name the right home with --home DIR or LOCUM_HOME"));
         }
@@ -181,7 +195,7 @@ impl Home {
         self.path.join("run.sock")
     }
 
-    /// Whose lock a run has while it looks for that proxy, or starts it.
+    /// Whose lock a run has while it looks for that proxy, or starts it; and an `init` at its work.
     #[must_use]
     pub fn run_lock(&self) -> PathBuf {
         self.path.join("run.lock")
@@ -264,6 +278,9 @@ pub struct Serving {
     /// The administrators' port, where they have one and no Unix socket.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub admin: Option<SocketAddr>,
+    /// The fingerprint of the CA that it shows its clients; none where it is locked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<String>,
 }
 
 impl Serving {

@@ -5,12 +5,16 @@ use std::path::PathBuf;
 
 use super::master::{by_command, new_passphrase};
 use super::open::{Opened, ca_certificate};
+use super::shared::take_turn;
 use super::{Failure, Home, authority};
 use crate::config::{self, Config, Passphrase};
 use crate::environment;
 use crate::files::{self, FileError};
 use crate::policy::{FIRST_POLICY, SCHEMA, STRICT_POLICY};
 use crate::vault::{MasterKey, PassphraseParams, Vault};
+
+/// The file of the first policy.
+const FIRST: &str = "first.yaml";
 
 /// What opens a new vault.
 #[derive(Clone, Debug)]
@@ -28,6 +32,8 @@ pub struct Init {
     pub home: Home,
     /// What was made, in order; empty when all was there.
     pub made: Vec<PathBuf>,
+    /// The strict policy was asked for, and another was there.
+    pub other_policy: bool,
 }
 
 /// Makes what is missing of a home. Safe to run twice, and after a run that was cut short.
@@ -36,10 +42,12 @@ pub struct Init {
 /// When a file or directory is loose, a link, or cannot be made; nothing that was there is changed.
 pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure> {
     let mut made = Vec::new();
-    let fresh = home.path().symlink_metadata().is_err();
+    let absent = home.path().symlink_metadata().is_err();
     files::create_directory(home.path())?;
     home.require_closed()?;
-    if fresh {
+    // Of two at once, in start scripts, the second goes on with what the first has made.
+    let _turn = take_turn(home)?;
+    if absent && !home.exists() {
         made.push(home.path().to_owned());
     }
     write_new(&mut made, home.config(), config_text(key).as_bytes())?;
@@ -52,8 +60,17 @@ pub fn init(home: &Home, strict: bool, key: &KeyChoice) -> Result<Init, Failure>
         made.push(home.ca());
     }
     opened.changed()?;
+    let published = [home.ca(), home.bundle()];
+    let missing = published.into_iter().filter(|path| path.symlink_metadata().is_err());
+    let missing: Vec<PathBuf> = missing.filter(|path| !made.contains(path)).collect();
     write_certificates(&opened)?;
-    Ok(Init { home: home.clone(), made })
+    made.extend(missing);
+    Ok(Init { home: home.clone(), made, other_policy: strict && !is_strict(home) })
+}
+
+/// Whether the first policy is the strict one, as it was written.
+fn is_strict(home: &Home) -> bool {
+    fs::read(home.policies().join(FIRST)).is_ok_and(|text| text == STRICT_POLICY.as_bytes())
 }
 
 /// The commented defaults, with the passphrase's source in place of the key file if one was chosen.
@@ -85,7 +102,7 @@ fn make_policies(made: &mut Vec<PathBuf>, home: &Home, strict: bool) -> Result<(
         return Ok(()); // Whoever emptied it meant to.
     }
     let text = if strict { STRICT_POLICY } else { FIRST_POLICY };
-    write_new(made, directory.join("first.yaml"), text.as_bytes())?;
+    write_new(made, directory.join(FIRST), text.as_bytes())?;
     // For editors alone; the proxy does not read it.
     write_new(made, directory.join("schema.json"), SCHEMA.as_bytes())
 }

@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::doors::{Doors, Gate, Giver, Inherited, ListenerCertificates, SocketFile, bind_unix};
-use super::master::unlock;
+use super::master::{opening_key, unlock};
 use super::open::{Opened, check_anchor, operator};
 use super::serve::{Stop, announced_as, limits};
 use super::service::{self, Activation, Socket};
@@ -243,7 +243,7 @@ fn open_with(home: &Home, given: &Secret) -> Result<Opened, Failure> {
         (true, _) => unlock(home, &config, &path, None, open)?,
         (false, source) => {
             let master = match source {
-                KeySource::Passphrase(params) => MasterKey::from_passphrase(given, params)?,
+                KeySource::Passphrase(params) => opening_key(given, params)?,
                 KeySource::File => {
                     given.expose(|text| MasterKey::from_text(text, Path::new("whoever unlocks")))?
                 }

@@ -97,7 +97,17 @@ fn by_passphrase(config: &Config, params: PassphraseParams) -> Result<MasterKey,
         config::KeySource::File(_) | config::KeySource::Command(_) => &Passphrase::Prompt,
     };
     let text = passphrase(from, "Passphrase of the vault: ")?;
-    Ok(MasterKey::from_passphrase(&text, params)?)
+    opening_key(&text, params)
+}
+
+/// The key of a vault that is there. A passphrase that none is made of is no weak one, but a wrong one.
+pub(super) fn opening_key(text: &Secret, params: PassphraseParams) -> Result<MasterKey, Failure> {
+    MasterKey::from_passphrase(text, params).map_err(|error| match error {
+        KeyError::WeakPassphrase => {
+            Failure::new("the passphrase does not open this vault: it is shorter than any that does, or mistyped")
+        }
+        other => other.into(),
+    })
 }
 
 /// How long a program may take that prints the master key: some ask a person, or a far server.

@@ -48,7 +48,11 @@ pub fn make_recovery(
         Some(set) => format!("set {} is in force, as before", set.set),
         None => "the vault has no shares, as before".to_owned(),
     };
-    let (set, texts) = opened.vault.make_recovery(threshold, shares)?;
+    let made = opened.vault.make_recovery(threshold, shares);
+    let (set, texts) = made.map_err(|error| match error.fault {
+        Fault::BadShares => Failure::usage(error.to_string()),
+        _ => error.into(),
+    })?;
     let worthless = || format!("what was printed of set {} opens nothing; {before}", set.set);
     hand_out(&set, &texts).map_err(|failure| failure.help(worthless()))?;
     drop(texts);

@@ -134,8 +134,9 @@ impl Proxy {
         let audit = Arc::new(audit);
         drain_journal(&opened.vault, &config, &audit, u64::MAX)?;
         let bundle = write_certificates(&opened)?;
-        let leaves =
-            LeafCache::new(Arc::new(opened.authority()?), LEAVES, &[Alpn::Http2, Alpn::Http11])?;
+        let authority = Arc::new(opened.authority()?);
+        let ca = Some(authority.info().fingerprint());
+        let leaves = LeafCache::new(authority, LEAVES, &[Alpn::Http2, Alpn::Http11])?;
         let metrics = Arc::new(
             Metrics::new().map_err(|e| Failure::new(format!("the metrics cannot be made: {e}")))?,
         );
@@ -145,8 +146,11 @@ impl Proxy {
         };
         let Doors { gates, ops, admin, certificates, files } = doors;
         let administrators = admin.as_ref().and_then(Listening::address);
-        let serving =
-            Serving { admin: administrators, ..serving(&config, &gates, ops.as_ref(), private) };
+        let serving = Serving {
+            admin: administrators,
+            ca,
+            ..serving(&config, &gates, ops.as_ref(), private)
+        };
         let own = gates.iter().filter_map(Gate::address).chain(serving.ops).chain(serving.admin);
         let own: Vec<SocketAddr> = own.collect();
         let habits = Habits::open(&opened, &audit)?.map(Arc::new);
@@ -269,7 +273,7 @@ impl Proxy {
         });
         let desk = self.desk(&gates);
         let places: Vec<String> = self.serving.places().collect();
-        tracing::info!(proxy = ?places, ops = ?self.serving.ops, "serving");
+        tracing::info!(proxy = ?places, ops = self.serving.ops.map(display), "serving");
         let cores = Cores::start(&self.gateway, &gates)?;
         service::ready();
         let (leave, end) = tokio::select! {
@@ -468,6 +472,7 @@ fn serving(
         unix: paths.collect(),
         ops: ops.and_then(|listener| listener.local_addr().ok()),
         admin: None,
+        ca: None,
     }
 }
 

@@ -59,11 +59,23 @@ pub const COMMAND: &str = "shared-proxy";
 #[derive(Debug, Serialize, Deserialize)]
 enum Said {
     /// Clients may connect.
-    Ready { proxy: SocketAddr },
+    Ready { proxy: SocketAddr, ca: Option<String> },
     /// It could not be started, or did not end in order.
     Failed { what: String, help: Option<String> },
     /// It has logged this.
     Log(String),
+}
+
+/// What every run is told when it has joined.
+struct Ready {
+    proxy: SocketAddr,
+    ca: Option<String>,
+}
+
+impl Ready {
+    fn said(&self) -> Said {
+        Said::Ready { proxy: self.proxy, ca: self.ca.clone() }
+    }
 }
 
 impl Said {
@@ -87,6 +99,8 @@ type Note = fn(&str);
 pub struct Joined {
     /// Where it listens.
     pub proxy: SocketAddr,
+    /// The fingerprint of the CA that it shows its clients.
+    pub ca: Option<String>,
     write: WriteHalf<UnixStream>,
     listening: JoinHandle<()>,
     note: Note,
@@ -125,20 +139,24 @@ pub async fn join(opened: &Opened, note: fn(&str)) -> Result<Joined, Failure> {
     joined.ok_or_else(|| Failure::new("the proxy of this run ended before it was ready"))
 }
 
-/// A file of the system's locks, which end with their process.
 async fn turn(home: &Home) -> Result<File, Failure> {
+    let home = home.clone();
+    let waited = tokio::task::spawn_blocking(move || take_turn(&home)).await;
+    waited.map_err(|error| Failure::new(format!("a lock could not be waited for: {error}")))?
+}
+
+/// Waits for a file of the system's locks, which end with their process.
+pub(super) fn take_turn(home: &Home) -> Result<File, Failure> {
     let path = home.run_lock();
-    let locked = move || {
+    let locked = || {
         let mut options = File::options();
         let file = options.create(true).truncate(false).write(true).mode(0o600).open(&path)?;
         rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
         Ok(file)
     };
-    let failed = |error: io::Error| {
-        Failure::new(format!("{}: cannot be locked: {error}", home.run_lock().display()))
-    };
-    let waited = tokio::task::spawn_blocking(locked).await;
-    waited.map_err(io::Error::other).and_then(|locked| locked).map_err(failed)
+    locked().map_err(|error: io::Error| {
+        Failure::new(format!("{}: cannot be locked: {error}", path.display()))
+    })
 }
 
 /// None when no such proxy runs, or it is just ending.
@@ -189,9 +207,9 @@ impl Joined {
                 .help("end the `locum run` that is stopped, or start `locum serve`")
         };
         match tokio::time::timeout(patience, first).await.map_err(late)? {
-            Some(Said::Ready { proxy }) => {
+            Some(Said::Ready { proxy, ca }) => {
                 let listening = tokio::spawn(listen(lines, note));
-                Ok(Some(Self { proxy, write, listening, note }))
+                Ok(Some(Self { proxy, ca, write, listening, note }))
             }
             Some(Said::Failed { what, help }) => {
                 let failure = Failure::new(what);
@@ -283,14 +301,14 @@ async fn prepare(
     start_to(opened.config.log, ToRuns(log.clone()));
     let options = ProxyOptions { private: true, ..ProxyOptions::default() };
     let proxy = Proxy::start_opened(opened, options).await?;
-    let address = proxy.serving.clear()?;
+    let ready = Ready { proxy: proxy.serving.clear()?, ca: proxy.serving.ca.clone() };
     let path = home.run_socket();
     let failed = |e: io::Error| Failure::new(format!("{}: {e}", path.display()));
     let listener = bind_unix(&path, 0o600)?;
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
     let file = SocketFile::of(&path);
-    Ok((Company { listener, file, log, address, runs: JoinSet::new() }, proxy))
+    Ok((Company { listener, file, log, ready, runs: JoinSet::new() }, proxy))
 }
 
 /// A line of the log, for every run.
@@ -314,7 +332,7 @@ struct Company {
     listener: UnixListener,
     file: Option<SocketFile>,
     log: broadcast::Sender<Arc<str>>,
-    address: SocketAddr,
+    ready: Ready,
     /// One task for each, which ends when the run lets go.
     runs: JoinSet<UnixStream>,
 }
@@ -326,7 +344,7 @@ impl Company {
         (first, lines): (UnixStream, broadcast::Receiver<Arc<str>>),
         stop: impl Future<Output = ()> + Send,
     ) -> Result<(), Failure> {
-        let ready = Said::Ready { proxy: self.address };
+        let ready = self.ready.said();
         self.runs.spawn(attend(first, lines, ready));
         // The last one's connection lasts until everything is closed: it waits for that.
         let mut last = None;
@@ -376,7 +394,7 @@ impl Company {
         let own = rustix::process::geteuid().as_raw();
         // The home lets nobody else in; this is a second look.
         if stream.peer_cred().is_ok_and(|peer| peer.uid() == own) {
-            let (lines, ready) = (self.log.subscribe(), Said::Ready { proxy: self.address });
+            let (lines, ready) = (self.log.subscribe(), self.ready.said());
             self.runs.spawn(async move {
                 let mut asked = [0; ASK.len()];
                 let read = tokio::time::timeout(STEP, stream.read_exact(&mut asked)).await;

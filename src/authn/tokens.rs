@@ -83,8 +83,9 @@ impl Authenticate for ByToken {
     }
 }
 
+/// From that second on, as for the `exp` of RFC 7519 section 4.1.4.
 fn is_expired(record: &TokenRecord, now: i64) -> bool {
-    record.expires.is_some_and(|expires| now > expires)
+    record.expires.is_some_and(|expires| now >= expires)
 }
 
 #[cfg(test)]
@@ -115,7 +116,7 @@ mod tests {
 
     #[test]
     fn all_others_are_denied() {
-        let (authenticator, token) = knows(Some(NOW));
+        let (authenticator, token) = knows(Some(NOW + 1));
         let (_, other) = knows(None);
         // The id of the known token with the secret of another.
         let mixed = format!("{}{}", &token[..12], &other[12..]);
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_record_that_was_moved_or_prolonged_does_not_verify() {
-        let (authenticator, token) = knows(Some(NOW));
+        let (authenticator, token) = knows(Some(NOW + 1));
         let edit = |edit: fn(&mut TokenRecord)| {
             let known = authenticator.directory.first().unwrap();
             let mut tokens = (*known.tokens).clone();
@@ -170,7 +171,7 @@ mod tests {
 
     #[test]
     fn an_identity_falls_with_its_token() {
-        let (authenticator, token) = knows(Some(NOW));
+        let (authenticator, token) = knows(Some(NOW + 1));
         let identity = ask(&authenticator, "a", &token, NOW).unwrap();
         assert_eq!(authenticator.still_valid(&identity, NOW + 1), Some(false));
         let (without, _) = knows(None);

@@ -4,7 +4,7 @@ mod certificate;
 
 use std::time::{Duration, SystemTime};
 
-use super::output::{self, Table, time_or_dash};
+use super::output::{self, Table, counted, time_or_dash};
 use super::way::Where;
 use crate::admin::orders::agents::{
     AddAgent, AddedAgent, AddedToken, Agent, LabelAgent, Labelled, Labelling, ListAgents, Only,
@@ -123,7 +123,11 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
             }
             output::line(&what.unwrap_or_else(|| {
                 let tokens = revoked.tokens.unwrap_or_default();
-                format!("revoked {} and its {tokens} live tokens", revoked.agent)
+                format!(
+                    "revoked {} and its {}",
+                    revoked.agent,
+                    counted(tokens as u64, "live token")
+                )
             }))
         }
         Command::Certificate(args) => {

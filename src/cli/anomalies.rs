@@ -136,7 +136,8 @@ fn list(told: impl Iterator<Item = Told>, json: bool) -> Result<(), Failure> {
         });
         return output::json(&all.collect::<Vec<_>>());
     }
-    let mut table = Table::new(&["TIME", "AGENT", "CREDENTIAL", "NEW", "SEEN", "USUAL", "REQUEST"]);
+    let mut table =
+        Table::of_any_texts(&["TIME", "AGENT", "CREDENTIAL", "NEW", "SEEN", "USUAL", "REQUEST"]);
     for Told { time, agent, kind, seen, credential, usual, request } in told {
         let cells = [time, agent, credential, kind, seen, usual, request];
         table.row(cells.iter().map(|cell| output::plain(cell)).collect());

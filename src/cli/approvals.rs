@@ -80,7 +80,7 @@ fn list(questions: &[Asked], json: bool) -> Result<(), Failure> {
     if json {
         return output::json(&questions);
     }
-    let mut table = Table::new(&["ID", "AGENT", "REQUEST", "USE", "BODY", "UNTIL"]);
+    let mut table = Table::of_any_texts(&["ID", "AGENT", "REQUEST", "USE", "BODY", "UNTIL"]);
     for Asked { question, .. } in questions {
         let Question { id, agent, method, destination, target, uses, .. } = question;
         table.row(vec![

@@ -38,7 +38,7 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
         Command::Schema => output::line(SCHEMA.trim_end()).map(|()| ExitCode::SUCCESS),
         Command::Check { file: Some(file), json } => {
             if file.symlink_metadata().is_err() {
-                return Err(Failure::new(format!("{}: there is no such file", file.display())));
+                return Err(Failure::usage(format!("{}: there is no such file", file.display())));
             }
             let home = file.parent().map(ToOwned::to_owned).unwrap_or_default();
             let loaded = Config::load(&file, &std::path::absolute(&home).unwrap_or(home));

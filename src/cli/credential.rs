@@ -4,6 +4,7 @@ mod bait;
 mod care;
 mod connect;
 mod kind;
+mod providers;
 mod source;
 mod users;
 mod verify;
@@ -52,6 +53,17 @@ pub(super) enum Command {
         /// Only those that the audit log has no use of for so long
         #[arg(long, value_name = "DURATION", value_parser = crate::document::parse_duration)]
         unused_for: Option<std::time::Duration>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// List the providers of the catalogue, for `credential add --provider`
+    #[command(
+        after_help = "Example:\n  locum credential providers\n  locum credential providers google --json"
+    )]
+    Providers {
+        /// Only those with this in their id, name, host or variable
+        like: Option<String>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -221,11 +233,19 @@ pub(super) struct Value {
     /// Accept a secret of under 8 bytes, though such texts turn up in answers by chance
     #[arg(long)]
     force_short: bool,
+    /// Take it as it is, though it stands in quotes or looks like a line `NAME=value`
+    #[arg(long)]
+    as_is: bool,
 }
 
 pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
+    // What is in the catalogue needs no home.
+    if let Command::Providers { like, json } = &command {
+        return providers::list(like.as_deref(), *json);
+    }
     let mut way = to.open()?;
     match command {
+        Command::Providers { .. } => Ok(()),
         Command::Add(args) => add(way, &args),
         Command::Connect(args) => connect::run(&mut way.here("logging in at a browser")?, *args),
         Command::List { unused_for, json } => {
@@ -516,6 +536,10 @@ impl Value {
     /// Reads the secret, and refuses what could not be used.
     pub(super) fn read(&self, prompt: &str) -> Result<Secret, Failure> {
         let secret = self.read_any(prompt)?;
+        if let Some(what) = secret.expose(pasted).filter(|_| !self.as_is) {
+            return Err(Failure::usage(format!("the secret {what}, which is hardly a part of it"))
+                .help("give the bare value; or say --as-is, if the provider wants exactly this"));
+        }
         secret
             .expose(|bytes| validate_secret(bytes, self.force_short))
             .map_err(|problem| Failure::usage(format!("the secret cannot be stored: {problem}")))?;
@@ -532,6 +556,22 @@ impl Value {
         };
         Ok(Secret::new(without_line_end(&bytes).to_vec()))
     }
+}
+
+/// What was taken along when a secret was copied out of a file or a shell.
+fn pasted(secret: &[u8]) -> Option<&'static str> {
+    let quoted =
+        |quote: u8| secret.len() > 2 && [secret.first(), secret.last()] == [Some(&quote); 2];
+    if quoted(b'"') || quoted(b'\'') {
+        return Some("stands in quotes");
+    }
+    let secret = secret.strip_prefix(b"export ").unwrap_or(secret);
+    let (name, value) = secret.split_at_checked(memchr::memchr(b'=', secret)?)?;
+    // Of base64, `=` is the end.
+    let assigned = value.iter().any(|byte| *byte != b'=');
+    let of_name = |byte: &u8| byte.is_ascii_uppercase() || byte.is_ascii_digit() || *byte == b'_';
+    let named = name.first().is_some_and(u8::is_ascii_uppercase) && name.iter().all(of_name);
+    (named && assigned && name.contains(&b'_')).then_some("has the name of its variable before it")
 }
 
 fn from_env(name: &str) -> Result<Zeroizing<Vec<u8>>, Failure> {

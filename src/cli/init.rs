@@ -35,6 +35,13 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<(), Failure> {
         None => KeyChoice::Config,
     };
     let init = init(home, args.strict, &key)?;
+    if init.other_policy {
+        output::note(&format!(
+            "locum: --strict is for a new home, and changed nothing: policies are in {} already; to lock this home down, \
+             take rules with `tunnel: opaque` out of them",
+            home.policies().display()
+        ));
+    }
     let made: Vec<String> = init.made.iter().map(|path| path.display().to_string()).collect();
     if args.json {
         return output::json(&serde_json::json!({"home": home.path(), "made": made}));

@@ -44,6 +44,7 @@ pub(crate) use scan::looks_like_a_key;
 use way::{Admin, Where};
 
 use crate::app::{Exit, Failure, Opened, SHARED_PROXY};
+use crate::catalog::{Catalog, Provider};
 use crate::reference::Name;
 
 /// A forward proxy that holds the keys, so that agents need not.
@@ -75,16 +76,31 @@ enum Command {
     /// Make a home: vault, CA, config, first policy
     Init(init::Args),
     /// Add, list, rotate and remove credentials
-    #[command(subcommand, visible_alias = "credentials")]
+    #[command(
+        subcommand,
+        visible_alias = "credentials",
+        after_help = "Example:\n  locum credential add openai --provider openai < key.txt\n  locum credential list\n  locum credential rotate openai < new-key.txt"
+    )]
     Credential(credential::Command),
     /// Group credentials under one name
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  locum set add salesforce-prod sf-oauth sf-token\n  locum set list"
+    )]
     Set(set::Command),
     /// Set values that programs get by their environment: regions, addresses, names of models
-    #[command(subcommand, visible_alias = "values")]
+    #[command(
+        subcommand,
+        visible_alias = "values",
+        after_help = "Example:\n  locum value set region eu-west-1 --environment prod\n  locum value list"
+    )]
     Value(value::Command),
     /// Add, list and revoke agents and their tokens
-    #[command(subcommand, visible_alias = "agents")]
+    #[command(
+        subcommand,
+        visible_alias = "agents",
+        after_help = "Example:\n  locum agent add researcher\n  locum agent list\n  locum agent revoke researcher"
+    )]
     Agent(agent::Command),
     /// Make a short-lived token for one run, which may do less than its agent
     RunToken(run_token::Args),
@@ -102,31 +118,48 @@ enum Command {
     /// Print the environment of an agent, for a shell to read
     Env(env::Args),
     /// Check policies
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  locum policy check\n  locum policy explain --agent researcher POST https://api.openai.com/v1/responses"
+    )]
     Policy(policy::Command),
     /// Check locum.yaml
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  locum config check")]
     Config(config::Command),
     /// Approve or refuse requests that a rule holds for a person
-    #[command(subcommand, visible_alias = "approval")]
+    #[command(
+        subcommand,
+        visible_alias = "approval",
+        after_help = "Example:\n  locum approvals list\n  locum approvals approve ID"
+    )]
     Approvals(approvals::Command),
     /// See what agents do that they usually do not
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  locum anomalies list --since 7d")]
     Anomalies(anomalies::Command),
     /// Search and verify the audit log
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  locum audit query --since 1h\n  locum audit verify"
+    )]
     Audit(audit::Command),
     /// Show the CA that agents trust
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  locum ca show\n  locum ca rotate")]
     Ca(ca::Command),
     /// Add, list and remove workspaces: each has its own agents, credentials and policies
-    #[command(subcommand, visible_alias = "workspaces")]
+    #[command(
+        subcommand,
+        visible_alias = "workspaces",
+        after_help = "Example:\n  locum workspace add billing\n  locum workspace list"
+    )]
     Workspace(workspace::Command),
     /// Say who may administer a workspace without the home's files
-    #[command(subcommand)]
+    #[command(
+        subcommand,
+        after_help = "Example:\n  locum admin add alice --role owner\n  locum admin list"
+    )]
     Admin(admin::Command),
     /// Look after the vault
-    #[command(subcommand)]
+    #[command(subcommand, after_help = "Example:\n  locum vault status\n  locum vault backup FILE")]
     Vault(vault::Command),
     /// Check a home and its proxy, and say what to mend
     Doctor(doctor::Args),
@@ -184,16 +217,41 @@ fn mistyped(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
+    let keys: Vec<String> = std::env::args().skip(1).filter(|word| has_a_key(word)).collect();
     // It was not understood, so this is what it looks like. What is behind `--` is another program's.
     if std::env::args().take_while(|word| word != "--").any(|word| word == "--json") {
-        let text = error.render().to_string();
+        let text = without(&keys, error.render().to_string());
         let (what, more) = text.trim_end().split_once("\n\n").unwrap_or((text.trim_end(), ""));
         let failure = Failure::usage(what.strip_prefix("error: ").unwrap_or(what));
         output::report_json(&failure.help(more));
+    } else if !keys.is_empty() {
+        output::note(without(&keys, error.render().to_string()).trim_end());
+        output::note(
+            "\na secret is never given on the command line, where others can read it: give it on standard input, \
+             or with --from-env or --from-file; and take this one for seen",
+        );
     } else {
         let _ = error.print();
     }
     ExitCode::from(Exit::Usage as u8)
+}
+
+/// Whether a word of the command line is a key, or is given one: `--secret=KEY`.
+fn has_a_key(word: &str) -> bool {
+    // No option and no name of anything is so long and begins as keys do.
+    let value = word.split_once('=').map_or(word, |(_, value)| value);
+    let known = |prefix: &String| value.len() >= 16 && value.starts_with(prefix.as_str());
+    let mut prefixes = Catalog::embedded().iter().flat_map(Provider::prefixes);
+    looks_like_a_key(word).is_some() || prefixes.any(known)
+}
+
+/// A text that is shown, without keys that were typed where none belongs.
+fn without(keys: &[String], mut text: String) -> String {
+    for key in keys {
+        let value = key.split_once('=').map_or(key.as_str(), |(_, value)| value);
+        text = text.replace(key, "...").replace(value, "...");
+    }
+    text
 }
 
 fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
@@ -260,14 +318,13 @@ pub(in crate::cli) fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 mod tests {
     use super::*;
 
-    /// The leaves of the command tree whose help has no example. `help` repeats the tree.
+    /// The commands of the tree, with its groups, whose help has no example. `help` repeats the tree.
     fn without_example(command: &clap::Command, missing: &mut Vec<String>) {
         if command.get_name() == "help" || command.is_hide_set() {
             return;
         }
-        let leaf = !command.has_subcommands();
         let example = command.get_after_help().is_some_and(|h| h.to_string().contains("Example"));
-        if leaf && !example {
+        if !example {
             missing.push(command.get_name().to_owned());
         }
         command.get_subcommands().for_each(|c| without_example(c, missing));

@@ -68,15 +68,26 @@ fn unwritten(error: &io::Error) -> Failure {
 #[derive(Debug)]
 pub(super) struct Table {
     rows: Vec<Vec<String>>,
+    /// The most characters of a cell.
+    most: usize,
 }
+
+/// The most characters of a cell with a text from elsewhere, such as a URL: the columns behind it stay in
+/// sight. All of it is in `--json`.
+const LONG: usize = 72;
 
 impl Table {
     pub(super) fn new(head: &[&str]) -> Self {
-        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()] }
+        Self { rows: vec![head.iter().map(|cell| (*cell).to_owned()).collect()], most: usize::MAX }
+    }
+
+    /// The same; texts that are too long for a table are cut in their middle.
+    pub(super) fn of_any_texts(head: &[&str]) -> Self {
+        Self { most: LONG, ..Self::new(head) }
     }
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
-        self.rows.push(cells);
+        self.rows.push(cells.into_iter().map(|cell| cut(cell, self.most)).collect());
     }
 
     pub(super) fn print(&self) -> Result<(), Failure> {
@@ -96,6 +107,19 @@ impl Table {
         };
         self.rows.iter().map(render).collect::<Vec<_>>().join("\n")
     }
+}
+
+/// A text of at most so many characters: of a longer one its two ends.
+fn cut(text: String, most: usize) -> String {
+    let count = text.chars().count();
+    if count <= most {
+        return text;
+    }
+    // Two thirds for the beginning, which says more: the host of a URL.
+    let begin = most * 2 / 3;
+    let end = most.saturating_sub(begin + 1);
+    let chars = || text.chars();
+    chars().take(begin).chain(['…']).chain(chars().skip(count - end)).collect()
 }
 
 /// Writes a failure to standard error.
@@ -292,6 +316,19 @@ mod tests {
         table.row(vec!["a".into(), "https://a.test".into()]);
         table.row(vec!["longer".into(), "-".into()]);
         assert_eq!(table.render(), "NAME    TO\na       https://a.test\nlonger  -");
+    }
+
+    #[test]
+    fn long_texts_are_cut_in_their_middle() {
+        let url = format!("https://api.test/{}/end", "a".repeat(500));
+        let mut table = Table::of_any_texts(&["TO", "BY"]);
+        table.row(vec![url.clone(), "x".into()]);
+        let shown = table.render();
+        let row = shown.lines().nth(1).unwrap();
+        assert!(row.starts_with("https://api.test/aaa") && row.ends_with("aa/end  x"), "{row}");
+        assert_eq!(row.chars().count(), LONG + 3);
+        assert_eq!((cut(url.clone(), usize::MAX), cut("äöü".into(), 3)), (url, "äöü".into()));
+        assert_eq!(cut("äöüß".into(), 3), "äö…");
     }
 
     #[test]

@@ -20,6 +20,7 @@ use crate::app::{
     end_session, join, mint_session, mint_session_in, plan_session, serve_shared,
 };
 use crate::reference::Name;
+use crate::tls::CaInfo;
 
 /// Arguments of `locum run`.
 #[derive(Debug, clap::Args)]
@@ -127,7 +128,8 @@ async fn serve_and_run(
     let credentials = opened.vault.credentials()?;
     let bundle = opened.write_certificates()?;
     let real_keys = real_keys(&opened, &args.keep)?;
-    let (proxy, joined) = proxy_of(&opened).await?;
+    let (proxy, ca, joined) = proxy_of(&opened).await?;
+    warn_other_ca(&opened, ca.as_deref(), joined.is_some())?;
     // The keys are not needed any more, and the program may run for days.
     drop(opened);
     let open_port =
@@ -149,18 +151,33 @@ async fn serve_and_run(
 }
 
 /// The proxy that runs on this home; else a private one, which all runs of the home share.
-async fn proxy_of(opened: &Opened) -> Result<(SocketAddr, Option<Joined>), Failure> {
+async fn proxy_of(
+    opened: &Opened,
+) -> Result<(SocketAddr, Option<String>, Option<Joined>), Failure> {
     if let Some(serving) = answering(opened) {
-        return Ok((serving.clear()?, None));
+        return Ok((serving.clear()?, serving.ca, None));
     }
     match join(opened, output::note).await {
-        Ok(joined) => Ok((joined.proxy, Some(joined))),
+        Ok(joined) => Ok((joined.proxy, joined.ca.clone(), Some(joined))),
         // One was started at the same moment.
         Err(failure) => match answering(opened) {
-            Some(serving) => Ok((serving.clear()?, None)),
+            Some(serving) => Ok((serving.clear()?, serving.ca, None)),
             None => Err(failure),
         },
     }
+}
+
+/// The program believes the CA of today; a proxy shows the one that it was started with.
+fn warn_other_ca(opened: &Opened, shown: Option<&str>, private: bool) -> Result<(), Failure> {
+    let own = CaInfo::read(&opened.certificate()?)?.fingerprint();
+    if shown.is_some_and(|shown| shown != own) {
+        let next =
+            if private { "end the other `locum run`s of this home" } else { "start it again" };
+        output::note(&format!(
+            "locum: the proxy has the CA from before `locum ca rotate`, and this program will not trust it: {next}"
+        ));
+    }
+    Ok(())
 }
 
 fn warn_contested(session: &Session) {

@@ -112,6 +112,10 @@ fn list(home: &Home, json: bool) -> Result<(), Failure> {
 fn remove(home: &Home, name: &Name, yes: bool, json: bool) -> Result<(), Failure> {
     let mut opened = Opened::open(&home.in_workspace(&crate::agent::default_workspace()))?;
     let own = home.in_workspace(name);
+    if *name == crate::agent::default_workspace() {
+        return Err(Failure::usage("the workspace `default` cannot be removed: every home has it")
+            .help("remove its credentials and agents one by one, or the home itself"));
+    }
     let known = opened.vault.workspaces()?.into_iter().find(|one| one.name == *name);
     let files = policy_files(&own)?;
     let contents = match &known {

@@ -453,6 +453,12 @@ pub struct Given {
 }
 
 impl Given {
+    /// Whether nothing is supposed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.credentials.is_empty() && self.sets.is_empty()
+    }
+
     /// The credentials, each in the header of most APIs.
     ///
     /// # Panics

@@ -387,7 +387,7 @@ impl Ledger {
         record.unknown_in = unknown.map(|unknown| &*unknown.place);
         record.code = Some(refusal.code);
         record.reason = refusal.reason;
-        let _unrecorded = self.gateway.audit.access(&record);
+        self.record_refusal(&record, refusal);
         self.count_refusal(refusal);
     }
 
@@ -403,9 +403,16 @@ impl Ledger {
         }
         let (_cut, misplaced) = self.behind();
         record.misplaced += usize::try_from(misplaced).unwrap_or(usize::MAX);
-        let _unrecorded = self.gateway.audit.access(&record);
+        self.record_refusal(&record, refusal);
         self.count_refusal(refusal);
         self.gateway.metrics.request(&self.agent(), metrics::Result::Refused);
+    }
+
+    /// What is refused because its record could not be written was counted as that by the log.
+    fn record_refusal(&self, record: &Access<'_>, refusal: &Refusal) {
+        if refusal.code != Code::AuditUnavailable {
+            let _unrecorded = self.gateway.audit.access(record);
+        }
     }
 
     fn count_refusal(&self, refusal: &Refusal) {

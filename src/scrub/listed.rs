@@ -676,7 +676,7 @@ mod tests {
         ] {
             shown.clear();
             scrubber.push(event.into(), &mut |data| {
-                shown.push_str(std::str::from_utf8(&data).unwrap())
+                shown.push_str(std::str::from_utf8(&data).unwrap());
             });
             assert_eq!(shown, event);
         }

@@ -970,7 +970,7 @@ mod tests {
             .collect();
         let noise: String =
             (0..64 * 1024_u32).map(|n| char::from(b'a' + (n * n / 11 % 26) as u8)).collect();
-        let ids: Vec<&str> = ["0123abcd45ef"; 4000].into();
+        let ids = vec!["0123abcd45ef"; 4000];
         bounded(&long, &lines(&noise, 1, "\n"), 16 * 1024);
         bounded(&long, &ids.join("\n"), 16 * 1024);
         bounded(KEY, &lines(&noise[..16 * 1024], 1, "\n"), 7);

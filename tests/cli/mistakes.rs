@@ -186,6 +186,134 @@ fn a_lost_or_foreign_key_is_told_apart_from_a_broken_vault() {
     assert!(!home.file("master.key").exists(), "no new key beside a vault that it does not open");
 }
 
+/// Which a start script may do on two machines of a pod, or twice.
+#[test]
+fn homes_are_made_by_several_at_once() {
+    for _ in 0..3 {
+        let home = Home::missing();
+        let at_once: Vec<_> =
+            (0..4).map(|_| home.command(&["init", "--json"]).spawn().unwrap()).collect();
+        let mut made = Vec::new();
+        for child in at_once {
+            let ran = child.wait_with_output().unwrap();
+            assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+            let json: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+            made.extend(json["made"].as_array().unwrap().clone());
+        }
+        let (all, vault) = (made.len(), home.file("vault.db"));
+        assert_eq!(made.iter().filter(|path| **path == *vault.to_str().unwrap()).count(), 1);
+        made.sort_by_key(ToString::to_string);
+        made.dedup();
+        assert_eq!(made.len(), all, "each file was made once: {made:?}");
+        home.ok(&["vault", "status", "--verify"]);
+    }
+}
+
+#[test]
+fn init_says_what_it_made_and_what_it_did_not() {
+    let home = Home::missing();
+    home.ok(&["init"]);
+    let ran = home.run(&["init", "--strict"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("--strict is for a new home, and changed nothing"), "{ran:?}");
+    fs::remove_file(home.file("ca-bundle.pem")).unwrap();
+    let ran = home.run(&["init"]);
+    assert_eq!((&*ran.err, ran.out.contains("ca-bundle.pem")), ("", true), "{ran:?}");
+    assert!(home.ok(&["init"]).contains("has everything already"));
+    // Where the strict policy is there, nothing is swallowed.
+    assert_eq!(Home::new().run(&["init", "--strict"]).err, "");
+}
+
+#[test]
+fn a_home_that_cannot_be_looked_into_is_not_called_absent() {
+    let home = Home::missing();
+    symlink("home", home.path()).unwrap();
+    let ran = home.run(&["credential", "list"]);
+    ran.refused(1, &["locum.yaml: ", "as the user whose home it is"]);
+    assert!(!ran.err.contains("is not a Locum home"), "{ran:?}");
+}
+
+#[test]
+fn providers_can_be_found() {
+    let home = Home::missing();
+    let all = home.json(&["credential", "providers", "--json"]);
+    assert!(all.as_array().unwrap().len() > 50, "{}", all.as_array().unwrap().len());
+    let openai = all.as_array().unwrap().iter().find(|one| one["provider"] == "openai").unwrap();
+    assert_eq!(
+        (&openai["name"], &openai["variables"][0]),
+        (&"OpenAI".into(), &"OPENAI_API_KEY".into())
+    );
+    let some = home.ok(&["credential", "providers", "GITHUB"]);
+    let rows: Vec<&str> = some.lines().collect();
+    assert!(rows[0].starts_with("PROVIDER") && rows.len() > 1 && rows.len() < 12, "{some}");
+    assert!(rows.iter().any(|row| row.starts_with("github ")), "{some}");
+    home.run(&["credential", "providers", "nobody-has-this"]).refused(1, &["--to and --header"]);
+    let home = Home::new();
+    let ran =
+        home.run_with(&["credential", "add", "x", "--provider", "opnai"], b"0123456789abcdef");
+    ran.refused(64, &["did you mean `openai`?", "locum credential providers"]);
+    let ran =
+        home.run_with(&["credential", "add", "x", "--provider", "zzzzzzzz"], b"0123456789abcdef");
+    ran.refused(64, &["locum credential providers"]);
+}
+
+#[test]
+fn a_key_that_is_typed_where_none_belongs_is_not_shown() {
+    let home = Home::new();
+    let key = "sk-proj-aB3dE5fG7hI9jK1lM3nO5pQ7rS9tU1vW3xY5zA7";
+    let given = format!("--secret={key}");
+    for words in [
+        &["credential", "add", "x", key][..],
+        &["credential", "add", "x", "--secret", key],
+        &["credential", "add", "x", &given],
+        &["credential", "add", "x", key, "--json"],
+    ] {
+        let ran = home.run(words);
+        ran.refused(64, &[]);
+        assert!(!ran.err.contains("aB3dE5fG7hI9"), "{words:?}: {ran:?}");
+    }
+    home.run(&["credential", "add", "x", key]).refused(64, &["on standard input", "--from-file"]);
+}
+
+#[test]
+fn what_was_pasted_along_with_a_secret_is_told() {
+    let home = Home::new();
+    let add = |name: &str, secret: &str, more: &[&str]| {
+        let words =
+            ["credential", "add", name, "--to", "https://api.test", "--header", "x: {secret}"];
+        home.run_with(&[&words[..], more].concat(), secret.as_bytes())
+    };
+    for (secret, why) in [
+        ("\"0123456789abcdef\"", "stands in quotes"),
+        ("'0123456789abcdef'\n", "stands in quotes"),
+        ("API_KEY=0123456789abcdef", "has the name of its variable before it"),
+        ("export API_KEY=0123456789abcdef", "has the name of its variable before it"),
+    ] {
+        let ran = add("x", secret, &[]);
+        ran.refused(64, &[why, "--as-is"]);
+        assert!(!ran.err.contains("0123456789abcdef"), "{ran:?}");
+    }
+    for (name, secret) in
+        [("a", "QUJD0123_456789=="), ("b", "key=0123456789abcdef"), ("c", "it's \"so\"!")]
+    {
+        assert_eq!(add(name, secret, &[]).code, 0, "{secret}");
+    }
+    assert_eq!(add("d", "'0123456789abcdef'", &["--as-is"]).code, 0);
+}
+
+#[test]
+fn what_was_typed_wrongly_is_64() {
+    let home = Home::new();
+    home.run(&["vault", "recovery", "--threshold", "5", "--shares", "3"])
+        .refused(64, &["no more than there are"]);
+    let nowhere = home.beside("nowhere.yaml");
+    home.run(&["config", "check", nowhere.to_str().unwrap()])
+        .refused(64, &["there is no such file"]);
+    let ran = home.run(&["workspace", "remove", "default"]);
+    ran.refused(64, &["cannot be removed"]);
+    assert!(!ran.err.contains("--yes"), "{ran:?}");
+}
+
 #[test]
 fn what_was_revoked_or_accepted_is_json_where_json_was_asked_for() {
     let home = Home::new();

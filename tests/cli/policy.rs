@@ -400,3 +400,34 @@ rules: [{name: floor, agents: [z], to: ['https://elsewhere.test']}]
         "{ran:?}"
     );
 }
+
+#[test]
+fn policies_of_elsewhere_are_explained_with_the_vault_there_is() {
+    let home = Home::new();
+    home.add_credential("main", "a-secret-of-some-length");
+    let text = "version: 1
+rules: [{name: r, agents: [a], to: ['https://api.test'], use: [main]}]
+";
+    fs::write(home.beside("p.yaml"), text).unwrap();
+    let words = [
+        "policy",
+        "explain",
+        "--policy",
+        "p.yaml",
+        "--agent",
+        "a",
+        "--use",
+        "main",
+        "GET",
+        "https://api.test/x",
+    ];
+    let ran = home.run(&words);
+    assert!(ran.code == 0 && ran.out.starts_with("decision: allow, by the rule `r`"), "{ran:?}");
+    // What their own tests suppose goes before it.
+    fs::write(
+        home.beside("p.yaml"),
+        format!("{text}given: {{credentials: {{other: ['https://x.test']}}}}\n"),
+    )
+    .unwrap();
+    assert_eq!(home.run(&words).code, 1);
+}

@@ -273,3 +273,33 @@ fn a_program_gets_no_real_keys() {
     home.said(&printed);
     home.never_leaks(&[&openai, &revoked], &[]);
 }
+
+#[test]
+fn a_proxy_with_the_ca_of_before_is_told_of() {
+    let stage = Stage::new();
+    let home = &stage.home;
+    let serve = home.serve();
+    let said = || {
+        let words = ["run", "--agent", "worker", "--", "true"];
+        let ran = home.locum(&words).ok();
+        ran.err.contains("the proxy has the CA from before `locum ca rotate`")
+    };
+    let found = || {
+        let ran = home.locum(&["doctor", "--json"]);
+        ran.out.contains("has the CA from before `locum ca rotate`")
+    };
+    assert_eq!((said(), found()), (false, false));
+    home.locum(&["ca", "rotate"]).ok();
+    assert_eq!((said(), found()), (true, true));
+    serve.stop();
+    let serve = home.serve();
+    assert_eq!((said(), found()), (false, false));
+    serve.stop();
+    // A private proxy that was there before has the old one, too.
+    let mut run = Running::start(home, "worker");
+    assert_eq!(run.next(), "ready");
+    home.locum(&["ca", "rotate"]).ok();
+    assert!(said());
+    run.end();
+    assert!(!said());
+}

@@ -302,8 +302,12 @@ pub(crate) fn provider_of(id: &str) -> Result<&'static Provider, Failure> {
     catalog.get(id).ok_or_else(|| {
         let failure = Failure::usage(format!("the catalogue has no provider `{id}`"));
         match catalog.suggest(id) {
-            Some(near) => failure.help(format!("did you mean `{near}`?")),
-            None => failure.help("say where it goes and how with --to and --header"),
+            Some(near) => failure.help(format!(
+                "did you mean `{near}`? `locum credential providers` lists them all"
+            )),
+            None => failure.help(
+                "`locum credential providers` lists them; for another, say where it goes and how with --to and --header",
+            ),
         }
     })
 }

@@ -66,7 +66,7 @@ impl Rows {
     }
 
     pub(super) fn print(self) -> Result<(), Failure> {
-        let mut table = Table::new(&[
+        let mut table = Table::of_any_texts(&[
             "TIME",
             "AGENT",
             "DECISION",

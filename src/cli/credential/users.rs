@@ -76,8 +76,9 @@ pub(super) fn users(
 }
 
 pub(super) fn table(all: &[User]) -> Table {
-    let mut table =
-        Table::new(&["AGENT", "RUN", "USER", "VERSION", "REQUESTS", "OPEN", "FIRST", "LAST"]);
+    let mut table = Table::of_any_texts(&[
+        "AGENT", "RUN", "USER", "VERSION", "REQUESTS", "OPEN", "FIRST", "LAST",
+    ]);
     let or_dash = |text: &Option<String>| text.as_deref().map_or("-".to_owned(), plain);
     for user in all {
         table.row(vec![

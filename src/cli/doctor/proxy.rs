@@ -11,6 +11,7 @@ use crate::app::{Opened, Serving};
 use crate::audit::AuditLog;
 use crate::cli::demo::{get_plain, knock};
 use crate::config::{Listen, ListenAt};
+use crate::tls::CaInfo;
 
 const CHECK: &str = "proxy";
 
@@ -49,9 +50,25 @@ async fn look_at_running(opened: &Opened, serving: &Serving, findings: &mut Find
             "start it again: proxy.listen is read at the start only",
         );
     }
+    look_at_ca(opened, serving, findings);
     match serving.ops {
         Some(address) => look_at_operations(address, findings).await,
         None => findings.ok("operations", "ops.listen is off"),
+    }
+}
+
+/// Whose certificates the proxy shows: clients have the CA of today in their bundles.
+fn look_at_ca(opened: &Opened, serving: &Serving, findings: &mut Findings) {
+    let own = opened.certificate().and_then(|text| Ok(CaInfo::read(&text)?.fingerprint()));
+    // Where the CA cannot be read, its own check says so.
+    if let (Some(shown), Ok(own)) = (&serving.ca, own)
+        && *shown != own
+    {
+        findings.problem(
+            CHECK,
+            format!("process {} has the CA from before `locum ca rotate`, and clients trust the new one", serving.pid),
+            "start it again, and then the agents",
+        );
     }
 }
 

@@ -158,14 +158,15 @@ impl Args {
     }
 }
 
-/// The credentials of the vault, and the agent's labels there; with policies of elsewhere, what their
-/// tests suppose.
+/// The credentials of the vault, and the agent's labels there; of policies of elsewhere what their tests
+/// suppose, where they suppose anything or there is no home.
 fn known(
     home: Option<&Home>,
     compiled: &Compiled,
     (args, agent): (&Args, &Name),
 ) -> Result<(Arc<CredentialIndex>, Option<Labels>), Failure> {
-    match home.filter(|home| home.exists() && args.paths.is_empty()) {
+    match home.filter(|home| home.exists() && (args.paths.is_empty() || compiled.given.is_empty()))
+    {
         Some(home) => {
             let snapshot = Opened::open(home)?.vault.snapshot()?;
             let labels = snapshot.labels.get(agent).cloned();
