@@ -193,6 +193,12 @@ impl<'a> Calling<'a> {
             }
             Ok(Upgraded::Declined(sent)) => {
                 pass.answered(sent.response.status().as_u16());
+                // To an agent that asked by an extended CONNECT a 2xx is an open socket (RFC 8441 section 5).
+                if opening.handshake().is_extended() && sent.response.status().is_success() {
+                    let detail = "The host answered the WebSocket's handshake, and opened none";
+                    let refusal = Refusal::with_detail(Code::UpstreamFailed, detail);
+                    return Err(failed(&ledger, refusal, way.up.bytes()));
+                }
                 answer((sent, pending), ledger, way).await
             }
             Err(refusal) => {

@@ -698,6 +698,25 @@ fn over_http2_too_the_policy_is_asked_about_the_socket() {
     assert_eq!(scene.origin.connections(), 0);
 }
 
+/// A 2xx to an extended CONNECT is an open socket, and what an origin says to a handshake that it declines is none.
+#[test]
+fn over_http2_a_handshake_that_is_declined_never_looks_open() {
+    for (status, seen) in [("200 OK", 502), ("204 No Content", 502), ("403 Forbidden", 403)] {
+        let length = if status.starts_with("204") { "" } else { "Content-Length: 0\r\n" };
+        let answer = format!("HTTP/1.1 {status}\r\n{length}\r\n");
+        let scene = Scene::with(|_| vec![Script::Read, send(&answer)], |_| {});
+        let reply = runtime().block_on(async {
+            let agent = Http2::open(&scene.serve, &scene.agent).await;
+            open_two(&agent).await;
+            agent.ask(extended("/x", "websocket"), b"").await
+        });
+        assert_eq!(reply.status, seen, "{status}");
+        if seen == 502 {
+            assert_eq!(reply.problem(), "upstream-failed", "{status}");
+        }
+    }
+}
+
 /// An origin in the clear, by name.
 fn clear() -> (Serve, Origin, Agent, Home) {
     let home = Home::new();
