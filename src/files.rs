@@ -19,7 +19,8 @@ use zeroize::Zeroizing;
 /// The longest path of a Unix socket that Linux takes (`sun_path` of unix(7)), in bytes.
 const SOCKET_PATH: usize = 107;
 
-/// A name by which a Unix socket can be bound and found however long its path is, as long as this lives.
+/// A name by which a Unix socket can be bound and found however long its path is, as long as this lives: lend it,
+/// because tokio lets go of a path that it is given before it connects.
 #[derive(Debug)]
 pub struct SocketPath {
     path: PathBuf,
@@ -451,13 +452,13 @@ mod tests {
         let deep = directory.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
         for path in [directory.path().join("s"), deep.join("s")] {
-            let listener = UnixListener::bind(SocketPath::of(&path)).unwrap();
+            let listener = UnixListener::bind(&SocketPath::of(&path)).unwrap();
             assert!(fs::symlink_metadata(&path).is_ok(), "it stands where it was asked for");
-            UnixStream::connect(SocketPath::of(&path)).unwrap();
+            UnixStream::connect(&SocketPath::of(&path)).unwrap();
             drop(listener);
         }
         let missing = SocketPath::of(&deep.join("no").join("s"));
-        assert!(UnixStream::connect(missing).is_err());
+        assert!(UnixStream::connect(&missing).is_err());
     }
 
     use std::os::unix::fs::{PermissionsExt as _, symlink};

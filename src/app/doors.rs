@@ -356,7 +356,7 @@ fn clear(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(format!("{at} exists, and is no socket"))
             .help("move it away, or set another path in locum.yaml"));
     }
-    match UnixStream::connect(SocketPath::of(path)) {
+    match UnixStream::connect(&SocketPath::of(path)) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
                 .map_err(|error| Failure::new(format!("{at} is left of a dead process: {error}")))

@@ -93,8 +93,8 @@ impl Remote {
         let failed = |error: std::io::Error| self.unreachable(&error.to_string());
         match &self.to {
             To::Unix(path) => {
-                self.talk(UnixStream::connect(SocketPath::of(path)).await.map_err(failed)?, call)
-                    .await
+                let path = SocketPath::of(path);
+                self.talk(UnixStream::connect(&path).await.map_err(failed)?, call).await
             }
             To::Tls { host, port, name, connector } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;

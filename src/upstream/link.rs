@@ -171,6 +171,8 @@ pub(super) struct Link {
     opened: Instant,
     /// The runtime that waits for its socket.
     home: Option<runtime::Id>,
+    /// How it writes the names of fields, which hyper is told when a connection begins.
+    spelling: Spelling,
     move_here: Arc<AtomicBool>,
     /// Whether it came to this runtime, and has not been looked at since.
     unheard: bool,
@@ -198,6 +200,7 @@ impl Link {
             end,
             opened,
             home,
+            spelling,
             move_here,
             unheard: false,
         })
@@ -225,6 +228,11 @@ impl Link {
     /// event would come by way of this one's thread.
     pub(super) fn home(&self) -> Option<runtime::Id> {
         self.home
+    }
+
+    /// How it writes the names of fields.
+    pub(super) fn spelling(&self) -> Spelling {
+        self.spelling
     }
 
     /// Makes this thread's runtime its home.

@@ -164,6 +164,13 @@ pub enum Spelling {
 struct Way<'a> {
     route: &'a Route,
     certificate: Option<&'a Secret>,
+    spelling: Spelling,
+}
+
+impl<'a> Way<'a> {
+    fn of(route: &'a Route, call: &Call<'a>) -> Self {
+        Self { route, certificate: call.certificate, spelling: call.spelling }
+    }
 }
 
 /// Says whether a request with these fields may still leave.
@@ -268,8 +275,8 @@ impl Upstream {
 
         let authority = &call.origin.authority;
         let route = self.routes.find(&authority.host);
-        let key = self.pool.key(&call, route.id);
-        let way = Way { route, certificate: call.certificate };
+        let key = self.pool.key(call.origin, route.id, call.principal);
+        let way = Way::of(route, &call);
         let patience = Patience {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
             idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
@@ -336,7 +343,7 @@ impl Upstream {
         way: Way<'_>,
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
-        let links = stale < STALE_RETRIES;
+        let links = (stale < STALE_RETRIES).then_some(way.spelling);
         if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
@@ -362,7 +369,7 @@ impl Upstream {
     }
 
     /// A connection that is there, and alive.
-    async fn waiting(&self, key: &PoolKey, links: bool) -> Option<Lane> {
+    async fn waiting(&self, key: &PoolKey, links: Option<Spelling>) -> Option<Lane> {
         loop {
             let mut lane = self.pool.take(key, links)?;
             let alive = match &mut lane {
@@ -408,7 +415,7 @@ impl Upstream {
             self.pool.spoke(key, Spoken::Http1);
         }
         let link =
-            Link::new(stream, leash, key.spelling).await.map_err(|error| broken(&error, target))?;
+            Link::new(stream, leash, way.spelling).await.map_err(|error| broken(&error, target))?;
         Ok((Lane::Own(Box::new(link)), timing))
     }
 
@@ -417,7 +424,7 @@ impl Upstream {
         &self,
         origin: &Origin,
         principal: &Arc<str>,
-        Way { route, certificate }: Way<'_>,
+        Way { route, certificate, .. }: Way<'_>,
         offer: Offer,
     ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();

@@ -17,9 +17,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
+use super::Spelling;
 use super::h2::{Multiplex, Seat, Turn};
 use super::link::{Link, here};
-use super::{Call, Spelling};
 use crate::host::Origin;
 use crate::outcome::Refusal;
 
@@ -61,8 +61,6 @@ pub(super) struct PoolKey {
     route: usize,
     /// Who sends, and with which credentials; opaque here.
     pub(super) principal: Arc<str>,
-    /// hyper is told it when a connection begins.
-    pub(super) spelling: Spelling,
 }
 
 impl Hash for PoolKey {
@@ -217,16 +215,14 @@ impl Pool {
         }
     }
 
-    /// The key of a connection for a call over `route`. The hash is keyed at random, so that nobody can
-    /// choose names that fall together.
-    pub(super) fn key(&self, call: &Call<'_>, route: usize) -> PoolKey {
-        let Call { origin, principal, spelling, .. } = *call;
+    /// The key of a connection to `origin` over `route` for `principal`. The hash is keyed at
+    /// random, so that nobody can choose names that fall together.
+    pub(super) fn key(&self, origin: &Origin, route: usize, principal: &Arc<str>) -> PoolKey {
         PoolKey {
-            hash: self.hasher.hash_one((origin, route, principal, spelling)),
+            hash: self.hasher.hash_one((origin, route, principal)),
             origin: origin.clone(),
             route,
             principal: principal.clone(),
-            spelling,
         }
     }
 
@@ -236,9 +232,9 @@ impl Pool {
         &self.shards[usize::from(bits) % SHARDS]
     }
 
-    /// A stream of a shared connection, or the newest waiting one that is alive; the dead ones
-    /// before it are dropped. With `links` unset, streams only.
-    pub(super) fn take(&self, key: &PoolKey, links: bool) -> Option<Lane> {
+    /// A stream of a shared connection, or the newest waiting one that is alive and writes names as `links`
+    /// says; the dead ones before it are dropped. With `links` unset, streams only.
+    pub(super) fn take(&self, key: &PoolKey, links: Option<Spelling>) -> Option<Lane> {
         let now = Instant::now();
         loop {
             let mut idle = match self.shard(key).lock().take(key, links, now, &self.limits)? {
@@ -397,7 +393,7 @@ impl Shard {
     fn take(
         &mut self,
         key: &PoolKey,
-        links: bool,
+        links: Option<Spelling>,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<Taken> {
@@ -406,12 +402,11 @@ impl Shard {
         if let Some(seat) = entry.seat(now, limits) {
             return Some(Taken::Seat(seat));
         }
-        if !links {
-            return None;
-        }
+        let spelling = links?;
         // One of this runtime's own, so that its socket need not move; another rather than none.
-        let own = entry.idle.iter().rposition(|idle| idle.link.home() == here());
-        let at = own.or(entry.idle.len().checked_sub(1))?;
+        let fits = |idle: &Idle| idle.link.spelling() == spelling;
+        let own = entry.idle.iter().rposition(|idle| fits(idle) && idle.link.home() == here());
+        let at = own.or_else(|| entry.idle.iter().rposition(fits))?;
         Some(Taken::Idle(entry.idle.remove(at)))
     }
 

@@ -86,8 +86,8 @@ impl Upstream {
             response: call.response_timeout.unwrap_or(self.timeouts.response),
             idle: call.idle_timeout.unwrap_or(self.timeouts.idle),
         };
-        let key = self.pool.key(&call, route.id);
-        let way = Way { route, certificate: call.certificate };
+        let key = self.pool.key(call.origin, route.id, call.principal);
+        let way = Way::of(route, &call);
         let asking = Asking { call, way, key, handshake, patience };
         if let Some(seat) = self.pool.socket_seat(&asking.key)
             && let Some(upgraded) = ask_shared(&asking, &parts, seat, Timing::default()).await?

@@ -314,7 +314,7 @@ fn a_token_works_until_it_is_revoked() {
     let mut vault = home.open();
     let agent = name("agent");
     let first = vault.token_add(&agent, None, Some("laptop")).unwrap();
-    let second = vault.token_add(&agent, Some(1_000), None).unwrap();
+    let second = vault.token_add(&agent, Some(1_001), None).unwrap();
     let (id, second_id) = (first.id().to_owned(), second.id().to_owned());
     let (first, second) = (first.into_text(), second.into_text());
     assert!(authenticates(&vault, "agent", &first) && authenticates(&vault, "agent", &second));
@@ -333,9 +333,9 @@ fn a_token_works_until_it_is_revoked() {
 
     let tokens = &vault.agents().unwrap()[0].tokens;
     assert!(tokens.iter().all(|t| t.revoked.is_some()) && tokens.len() == 2);
-    assert_eq!(vault.tokens_purge(1_000).unwrap(), 0);
+    assert_eq!(vault.tokens_purge(1_001).unwrap(), 0);
     let epoch = vault.epoch().unwrap();
-    assert_eq!(vault.tokens_purge(1_001).unwrap(), 1);
+    assert_eq!(vault.tokens_purge(1_002).unwrap(), 1);
     assert_eq!(vault.epoch().unwrap(), epoch + 1);
     assert!(vault.agents().unwrap()[0].tokens.iter().all(|t| t.id != second_id));
     vault.verify().unwrap();
