@@ -62,7 +62,7 @@ impl Scene {
 
     #[track_caller]
     fn log_in(&self) -> Answer {
-        self.world.ask("POST", "/login", &[AUTHORIZED, "Content-Length: 4"], "user")
+        self.world.ask("POST", "/login", &[AUTHORIZED], "user")
     }
 
     #[track_caller]
@@ -130,7 +130,7 @@ fn an_answer_without_the_token_does_not_pass() {
     scene.tokens.push("token-of-some-length".into());
     scene.never_leaks();
     // What is no success has no token, and is the agent's to read.
-    let answer = scene.world.ask("POST", "/login", &["Content-Length: 4"], "user");
+    let answer = scene.world.ask("POST", "/login", &[], "user");
     assert_eq!(answer.status, 401, "{}", answer.text());
 }
 
@@ -213,7 +213,7 @@ fn a_token_is_taken_out_whatever_the_status() {
             format!("HTTP/1.1 303 There\r\nLocation: /\r\nContent-Length: {length}\r\n\r\n{json}"),
         ),
     ] {
-        let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+        let ask = request("POST", "/login", &[], "user");
         let (heard, home) = heard(answer.as_bytes(), FIELD, &ask);
         assert!(leaks(&token, heard.as_bytes()).is_empty(), "{status}: {heard}");
         assert!(heard.contains(&format!("HTTP/1.1 {status}")), "{heard}");
@@ -221,7 +221,7 @@ fn a_token_is_taken_out_whatever_the_status() {
         home.never_leaks(&[&token], &[]);
     }
     // Without a token in it, what did not go well is the agent's to read.
-    let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+    let ask = request("POST", "/login", &[], "user");
     let (heard, _home) = heard(b"HTTP/1.1 401 No\r\nContent-Length: 5\r\n\r\nwrong", FIELD, &ask);
     assert!(heard.contains("HTTP/1.1 401") && heard.ends_with("wrong"), "{heard}");
 }
@@ -239,7 +239,7 @@ fn a_token_is_taken_out_of_a_coded_answer_to_a_login_without_a_credential() {
     );
     let only_the_field = FIELD.replace("      - {json: /access_token, as: renewal}\n", "");
     for policy in [FIELD, &only_the_field] {
-        let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+        let ask = request("POST", "/login", &[], "user");
         let (heard, home) = heard(&[head.as_bytes(), &body].concat(), policy, &ask);
         assert!(heard.contains("HTTP/1.1 200"), "{heard}");
         assert!(heard.contains(r#""other":"locum_"#), "the body is readable: {heard}");
@@ -256,7 +256,7 @@ fn no_token_passes_ahead_of_the_answer_or_in_place_of_one() {
     let early = format!(
         "HTTP/1.1 103 Early Hints\r\n{field}\r\n\r\nHTTP/1.1 200 OK\r\n{field}\r\nContent-Length: 0\r\n\r\n"
     );
-    let ask = request("POST", "/login", &["Content-Length: 4"], "user");
+    let ask = request("POST", "/login", &[], "user");
     let (early, _home) = heard(early.as_bytes(), &only_the_field, &ask);
     assert!(leaks(&token, early.as_bytes()).is_empty(), "{early}");
     // The key of RFC 6455 section 1.3, and its answer.

@@ -144,7 +144,7 @@ fn run_activated(home: &Home, socket: &TcpListener) -> Ran {
 fn a_second_proxy_of_a_home_is_refused_and_hurts_nobody() {
     let world = World::new();
     let ran = world.home.locum(&["serve"]).failed(1);
-    assert!(ran.err.contains("another process"), "{}", ran.err);
+    assert!(ran.err.contains("serves this home already"), "{}", ran.err);
     assert_eq!(world.get("/v1/x").status, 200);
     // One that could not start does not take over either.
     world.home.policy("version: 1\nrules: nonsense\n");

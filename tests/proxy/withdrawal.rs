@@ -30,8 +30,8 @@ fn a_stream_is_cut_within_a_second_if_its_rule_says_so() {
     let scene = scene(&rules(", on_withdrawal: cut"));
     let (mut near, mut far, _) = scene.begin(request("GET", "/events", &[AUTHORIZED], ""));
     far.send(CHUNKED);
-    far.send("5\r\nfirst\r\n");
-    near.until("first");
+    far.send("6\r\nfirst.\r\n");
+    near.until("first.");
     scene.home.policy(NOTHING);
     let start = Instant::now();
     let rest = near.until_closed();
@@ -55,8 +55,8 @@ fn without_a_word_it_is_finished() {
     let scene = scene(&rules(""));
     let (mut near, mut far, _) = scene.begin(request("GET", "/events", &[AUTHORIZED], ""));
     far.send(CHUNKED);
-    far.send("5\r\nfirst\r\n");
-    near.until("first");
+    far.send("6\r\nfirst.\r\n");
+    near.until("first.");
     scene.home.policy(NOTHING);
     reloaded(&scene);
     far.send("4\r\nlast\r\n0\r\n\r\n");
@@ -69,8 +69,8 @@ fn a_rule_that_is_written_otherwise_and_still_allows_it_cuts_nothing() {
     let scene = scene(&rules(", on_withdrawal: cut"));
     let (mut near, mut far, _) = scene.begin(request("GET", "/events", &[AUTHORIZED], ""));
     far.send(CHUNKED);
-    far.send("5\r\nfirst\r\n");
-    near.until("first");
+    far.send("6\r\nfirst.\r\n");
+    near.until("first.");
     scene.home.policy(&rules(", methods: [GET], paths: [/events]"));
     reloaded(&scene);
     far.send("4\r\nlast\r\n0\r\n\r\n");
@@ -93,13 +93,13 @@ fn a_stream_of_http2_is_cut_alone() {
         let cut = ask("/events");
         let (mut far, _) = scene.peer.request();
         far.send(CHUNKED);
-        far.send("5\r\nfirst\r\n");
+        far.send("6\r\nfirst.\r\n");
         let whole = ask("/kept");
         let (mut other, _) = scene.peer.request();
         other.send(CHUNKED);
         scene.home.policy(&kept);
         let cut = cut.await.unwrap().unwrap();
-        assert_eq!((cut.text().as_str(), cut.broken.is_some()), ("first", true));
+        assert_eq!((cut.text().as_str(), cut.broken.is_some()), ("first.", true));
         other.send("4\r\nlast\r\n0\r\n\r\n");
         let whole = whole.await.unwrap().unwrap();
         assert_eq!((whole.text().as_str(), whole.broken.is_none()), ("last", true));
