@@ -441,7 +441,8 @@ fn abort(length: Option<u64>) -> Response<Body> {
 fn download(length: u64) -> Response<Body> {
     let (send, body) = channel();
     tokio::spawn(async move {
-        let piece = Bytes::from(vec![b'x'; 64 * 1024]);
+        // As texts are: no proxy has to take a run of one character for what it is not.
+        let piece = Bytes::from(b"Nothing of note, (really); \"go on\". ".repeat(1820));
         let mut left = length;
         while left > 0 {
             let now = piece.slice(..piece.len().min(usize::try_from(left).unwrap()));
