@@ -43,10 +43,11 @@ impl SocketPath {
         let path = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd())).join(name);
         Self { path, _directory: Some(directory) }
     }
-}
 
-impl AsRef<Path> for SocketPath {
-    fn as_ref(&self) -> &Path {
+    /// To be bound or connected to while `self` is there. Never given away: some libraries drop an
+    /// owned path before they use its name.
+    #[must_use]
+    pub fn as_path(&self) -> &Path {
         &self.path
     }
 }
@@ -452,13 +453,13 @@ mod tests {
         let deep = directory.path().join("d".repeat(120));
         fs::create_dir(&deep).unwrap();
         for path in [directory.path().join("s"), deep.join("s")] {
-            let listener = UnixListener::bind(&SocketPath::of(&path)).unwrap();
+            let listener = UnixListener::bind(SocketPath::of(&path).as_path()).unwrap();
             assert!(fs::symlink_metadata(&path).is_ok(), "it stands where it was asked for");
-            UnixStream::connect(&SocketPath::of(&path)).unwrap();
+            UnixStream::connect(SocketPath::of(&path).as_path()).unwrap();
             drop(listener);
         }
         let missing = SocketPath::of(&deep.join("no").join("s"));
-        assert!(UnixStream::connect(&missing).is_err());
+        assert!(UnixStream::connect(missing.as_path()).is_err());
     }
 
     use std::os::unix::fs::{PermissionsExt as _, symlink};

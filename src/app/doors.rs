@@ -328,7 +328,7 @@ fn bind_unix(path: &Path, mode: u32) -> Result<UnixListener, Failure> {
 
 /// The same for a socket of the home's own, which may lie deeper than others could find it.
 pub(super) fn bind_own(path: &Path) -> Result<UnixListener, Failure> {
-    bind_by((path, SocketPath::of(path).as_ref()), 0o600)
+    bind_by((path, SocketPath::of(path).as_path()), 0o600)
 }
 
 fn bind_by((path, name): (&Path, &Path), mode: u32) -> Result<UnixListener, Failure> {
@@ -356,7 +356,7 @@ fn clear(path: &Path) -> Result<(), Failure> {
         return Err(Failure::new(format!("{at} exists, and is no socket"))
             .help("move it away, or set another path in locum.yaml"));
     }
-    match UnixStream::connect(&SocketPath::of(path)) {
+    match UnixStream::connect(SocketPath::of(path).as_path()) {
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path)
                 .map_err(|error| Failure::new(format!("{at} is left of a dead process: {error}")))

@@ -57,7 +57,7 @@ impl Desk {
             _ => {}
         }
         // The home lets nobody else in; the caller's user is looked at besides.
-        let listener = tokio::net::UnixListener::bind(&SocketPath::of(&path))?;
+        let listener = tokio::net::UnixListener::bind(SocketPath::of(&path).as_path())?;
         Ok(Self { listener, sockets })
     }
 
@@ -126,7 +126,7 @@ impl Taken {
     /// When it does not answer as it should. It then goes on as before.
     pub(super) fn ask(home: &Home) -> Result<Option<Self>, Failure> {
         let path = home.take_over();
-        let stream = match UnixStream::connect(&SocketPath::of(&path)) {
+        let stream = match UnixStream::connect(SocketPath::of(&path).as_path()) {
             Ok(stream) => stream,
             Err(error) if nobody(&error) => return Ok(None),
             Err(error) => return Err(failed(&path, &error)),

@@ -197,7 +197,7 @@ fn ask(home: &Home, head: &[u8], given: &[u8]) -> Result<String, Failure> {
         _ => Failure::new(format!("{}: the proxy does not answer: {error}", path.display())),
     };
     let converse = || {
-        let mut stream = UnixStream::connect(&SocketPath::of(&path))?;
+        let mut stream = UnixStream::connect(SocketPath::of(&path).as_path())?;
         stream.set_write_timeout(Some(STEP))?;
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.write_all(head)?;

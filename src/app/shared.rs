@@ -119,7 +119,7 @@ pub fn answering(opened: &Opened) -> Option<Serving> {
 
 /// Whether such a proxy is there, and takes runs.
 pub(super) fn is_there(home: &Home) -> bool {
-    StdUnixStream::connect(&SocketPath::of(&home.run_socket())).is_ok()
+    StdUnixStream::connect(SocketPath::of(&home.run_socket()).as_path()).is_ok()
 }
 
 /// Joins the private proxy of this home, or starts it. `note` is told what it logs.
@@ -163,7 +163,7 @@ pub(super) fn take_turn(home: &Home) -> Result<File, Failure> {
 /// None when no such proxy runs, or it is just ending.
 async fn ask(home: &Home) -> Option<UnixStream> {
     let path = SocketPath::of(&home.run_socket());
-    let mut stream = UnixStream::connect(&path).await.ok()?;
+    let mut stream = UnixStream::connect(path.as_path()).await.ok()?;
     stream.write_all(ASK).await.ok()?;
     Some(stream)
 }

@@ -94,7 +94,7 @@ impl Remote {
         match &self.to {
             To::Unix(path) => {
                 let path = SocketPath::of(path);
-                self.talk(UnixStream::connect(&path).await.map_err(failed)?, call).await
+                self.talk(UnixStream::connect(path.as_path()).await.map_err(failed)?, call).await
             }
             To::Tls { host, port, name, connector } => {
                 let stream = TcpStream::connect((host.as_str(), *port)).await.map_err(failed)?;

@@ -313,8 +313,10 @@ impl<'a> Calling<'a> {
             ..call(permit, (&origin, &principal), LastLook(&still))
         };
         let upstream = self.gateway.upstream();
-        let sending = upstream.send(request, call);
-        let sent = passing(sending, heard.as_ref(), self.outlet, &mut pending).await;
+        let sent = {
+            let sending = pin!(upstream.send(request, call));
+            passing(sending, heard.as_ref(), self.outlet, &mut pending).await
+        };
         let sent = match sent {
             Ok(sent) => sent,
             Err(refusal) => {

@@ -7,7 +7,7 @@
 //! knows none (RFC 9110 section 15.2): those two hear the answer alone.
 
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use http::{HeaderMap, StatusCode, Version, header};
@@ -52,15 +52,15 @@ impl Outlet {
     }
 }
 
-/// Waits for an answer, and passes on what comes before it.
+/// Waits for an answer, and passes on what comes before it. The future is lent: one that is given
+/// would lie in this one twice.
 pub(super) async fn passing<T>(
-    answer: impl Future<Output = T>,
+    mut answer: Pin<&mut impl Future<Output = T>>,
     heard: Option<&Interims>,
     outlet: &Outlet,
     pending: &mut Pending,
 ) -> T {
     let Some(heard) = heard else { return answer.await };
-    let mut answer = pin!(answer);
     poll_fn(|cx| {
         let answered = answer.as_mut().poll(cx);
         while let Some(interim) = heard.take() {

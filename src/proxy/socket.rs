@@ -187,7 +187,7 @@ impl Socket {
             let from_agent = Chunks::new(from_agent, Bytes::new());
             let up = upwards(from_agent, uplink, &up, &moved, following);
             let down = downwards(downlink, to_agent, &mut tally, &moved);
-            both(up, down).await
+            both(pin!(up), pin!(down)).await
         };
         let (ending, withdrawn) = tokio::select! {
             ending = ways => ending,
@@ -224,11 +224,12 @@ enum Up {
 /// Runs both ways until the socket is over. Each may be finished long before the other. A break of
 /// either ends both, and then neither stream is ended in order: what was cut on one side is cut on the
 /// other. But an origin that takes no more may still have said why.
+///
+/// The ways are lent: what is given would lie in this future twice.
 async fn both(
-    up: impl Future<Output = Up>,
-    down: impl Future<Output = Ending>,
+    mut up: Pin<&mut impl Future<Output = Up>>,
+    mut down: Pin<&mut impl Future<Output = Ending>>,
 ) -> (Ending, Option<Code>) {
-    let (mut up, mut down) = (pin!(up), pin!(down));
     let ending = tokio::select! {
         ended = &mut up => match ended {
             Up::Finished | Up::Refused => down.await,

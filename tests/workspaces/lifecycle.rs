@@ -26,7 +26,7 @@ fn workspaces_are_added_listed_and_removed() {
     assert_eq!(names(), ["default", "a", "b"]);
     home.locum(&["workspace", "add", "b"]).failed(64);
     home.locum(&["workspace", "remove", "nix"]).failed(64);
-    home.locum(&["workspace", "remove", "default", "--yes"]).failed(1);
+    home.locum(&["workspace", "remove", "default", "--yes"]).failed(64);
     home.locum(&["--workspace", "nix", "agent", "list"]).failed(64);
     let mut command = home.command(&["agent", "add", "from-env"]);
     run(command.env("LOCUM_WORKSPACE", "a"), b"").ok();
