@@ -45,7 +45,7 @@ pub async fn answer(
     let keys = state.keys.lock().clone();
     let key = shown.into_iter().find(|key| open.is_some() || keys.contains(key));
     if open.is_none() && key.is_none() {
-        return unauthorized();
+        return unauthorized(state);
     }
     let path = open.unwrap_or(path).to_owned();
     // What shows that the answer does not wait for the request's end comes before it is read.
@@ -549,10 +549,10 @@ fn anthropic(state: &Arc<State>, body: &[u8], key: &str) -> Response<Body> {
     sse(state, events)
 }
 
-fn unauthorized() -> Response<Body> {
+fn unauthorized(state: &State) -> Response<Body> {
     let error = json!({"error": {"message": "Incorrect API key provided", "type": "auth"}});
     let mut response = json_answer(StatusCode::UNAUTHORIZED, &error);
-    let challenge = HeaderValue::from_static("Basic realm=\"origin\"");
+    let challenge = state.challenge.lock().parse().unwrap();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
 }
