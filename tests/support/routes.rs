@@ -437,12 +437,14 @@ fn abort(length: Option<u64>) -> Response<Body> {
     response
 }
 
+/// What a download says, again and again: as texts are, and no run of one character.
+pub const DOWNLOADED: &[u8; 36] = b"Nothing of note, (really); \"go on\". ";
+
 /// So many bytes, made as they are sent.
 fn download(length: u64) -> Response<Body> {
     let (send, body) = channel();
     tokio::spawn(async move {
-        // As texts are: no proxy has to take a run of one character for what it is not.
-        let piece = Bytes::from(b"Nothing of note, (really); \"go on\". ".repeat(1820));
+        let piece = Bytes::from(DOWNLOADED.repeat(1820));
         let mut left = length;
         while left > 0 {
             let now = piece.slice(..piece.len().min(usize::try_from(left).unwrap()));
