@@ -219,7 +219,7 @@ impl Spelling {
                     }
                     continue;
                 }
-                match self.around((needles, look), text, from..until, escape) {
+                match self.around((needles, look), text, from.max(known)..until, escape) {
                     Ok(found) => return Some(found),
                     Err(until) => known = until.max(escape + 1),
                 }
@@ -310,6 +310,10 @@ impl Spelling {
     /// Whether a needle may go on over what stands from `at` to `end`, which says nothing. Of a usual one four
     /// characters stand on one of the two sides: those that are spelled themselves are looked at by themselves.
     fn may_go_over(&self, text: &[u8], Range { start: at, end }: Range<usize>) -> bool {
+        let next_to_it = text[..at].last().is_some_and(|b| self.may_go_on(*b, &text[end..]));
+        if !next_to_it || self.shortest < 8 {
+            return next_to_it;
+        }
         let Some(before) = self.four_before(text, at) else { return true };
         let Some(behind) = self.four_behind(&text[end..]) else { return true };
         let [.., b2, b1] = before;
@@ -317,10 +321,7 @@ impl Spelling {
         let has = |four: [u8; 4]| {
             self.has_triple(four[0], four[1], four[2]) && self.has_triple(four[1], four[2], four[3])
         };
-        self.has_pair(b1, a1)
-            && (self.shortest < 8
-                || (self.has_triple(b2, b1, a1) && has(before))
-                || (self.has_triple(b1, a1, a2) && has(behind)))
+        (self.has_triple(b2, b1, a1) && has(before)) || (self.has_triple(b1, a1, a2) && has(behind))
     }
 
     /// The last four characters before `at`, if they are written as they are, and less where there are no more.
@@ -1159,7 +1160,8 @@ mod tests {
         let almost = all[..60].repeat(3000);
         let broken = lines(&BASE64.encode(&KEY.as_bytes()[..24].repeat(6000)), 3, "\n");
         let slashes = "\\".repeat(150_000);
-        for text in [almost, broken, slashes] {
+        let breaks = "\\n\\\\".repeat(40_000);
+        for text in [almost, broken, slashes, breaks] {
             bounded(KEY, &text, 16 * 1024);
         }
     }
@@ -1175,6 +1177,8 @@ mod tests {
         let ids = vec!["0123abcd45ef"; 4000];
         bounded(&long, &lines(&noise, 1, "\n"), 16 * 1024);
         bounded(&long, &ids.join("\n"), 16 * 1024);
+        bounded(&long, &"\\n\\\\".repeat(16 * 1024), 16 * 1024);
+        bounded(&long, &"as\\n\\\\".repeat(16 * 1024), 16 * 1024);
         bounded(KEY, &lines(&noise[..16 * 1024], 1, "\n"), 7);
         let almost: String = KEY.bytes().map(|b| format!("%{b:02x}")).collect();
         bounded(KEY, &almost[..60].repeat(600), 7);
