@@ -301,7 +301,7 @@ impl Clock {
     ) -> Poll<Due> {
         loop {
             ready!(self.alarm.as_mut().poll(cx));
-            let now = Instant::now();
+            let now = vitals.instant();
             let heard = vitals.heard();
             self.asked = self.asked.filter(|asked| heard < *asked);
             let life = match self.asked {

@@ -98,7 +98,7 @@ async fn answered(
         let answer = answer.as_mut().poll(cx).map(Some);
         let mut early = outlet.take();
         if answer.is_pending() && wanted.is_some_and(|wanted| wanted.is_news(cx)) {
-            early.insert(0, go_on());
+            early.push(go_on());
         }
         // Asked last where nothing came: it is what wakes us.
         if (answer.is_pending() || !early.is_empty()) && respond.poll_reset(cx).is_ready() {

@@ -56,6 +56,11 @@ impl Vitals {
         self.begin + Duration::from_millis(when.load(Ordering::Relaxed))
     }
 
+    /// Now, as exactly as times are kept here.
+    pub(super) fn instant(&self) -> Instant {
+        self.begin + Duration::from_millis(self.now())
+    }
+
     /// Has the connection's task woken when it is to look.
     pub(super) fn listen(&self, cx: &Context<'_>) {
         self.connection.register(cx.waker());
