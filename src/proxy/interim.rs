@@ -51,11 +51,6 @@ impl Outlet {
         Self(Way::Http2(Mutex::default()))
     }
 
-    /// Where to listen for those of one call: nowhere, when its agent would not hear of them.
-    pub(super) fn listens(&self, version: Version) -> Option<Interims> {
-        (version >= Version::HTTP_11).then(Interims::default)
-    }
-
     /// How the names in the head of the request are written, where that is not kept for each.
     pub(super) fn spelling(&self) -> Spelling {
         match &self.0 {
@@ -93,6 +88,11 @@ impl Early {
             self.waiting.push(head);
         }
     }
+}
+
+/// Where to listen for those of one call: nowhere, when its agent, who speaks `version`, knows none.
+pub(super) fn listens(version: Version) -> Option<Interims> {
+    (version >= Version::HTTP_11).then(Interims::default)
 }
 
 /// Waits for an answer, and passes on what comes before it. The future is lent: one that is given
