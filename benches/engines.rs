@@ -95,6 +95,7 @@ fn credential(name: &str, to: &str) -> Credential {
         version: Some(1),
         older: Box::default(),
         revoked: Box::default(),
+        newest: 1,
         properties: Properties::default(),
         part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),

@@ -71,6 +71,8 @@ pub struct Credential {
     pub older: Box<[Older]>,
     /// Versions whose use was ended.
     pub revoked: Box<[u32]>,
+    /// The highest number of a version that was ever the current one: higher ones are not known here.
+    pub newest: u32,
     /// What else there is to say of it.
     pub properties: Properties,
     /// Whether it stands for itself alone.
@@ -147,6 +149,7 @@ impl Credential {
             version: members.iter().find_map(|member| member.version),
             older: Box::default(),
             revoked: Box::default(),
+            newest: 1,
             properties: Properties::default(),
             part: Part::Face(Chain::of(members)),
         }
@@ -938,6 +941,7 @@ pub(crate) mod tests {
             version: Some(1),
             older: Box::default(),
             revoked: Box::default(),
+            newest: 1,
             properties: Properties::default(),
             part: Part::default(),
             tier: Tier::default(),

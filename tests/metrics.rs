@@ -137,7 +137,7 @@ fn descriptors_and_tunnels_come_back() {
         cut.send(b"\x16\x03\x01\x02\x00");
         tunnels[0].send("POST /v1/x HTTP/1.1\r\nHost: api.test\r\nContent-Length: 9\r\n\r\n12");
         tunnels[1].send(request("GET", "/bytes/9000000", &[AUTHORIZED], ""));
-        tunnels[1].until("xxx");
+        tunnels[1].until("Nothing of note");
     };
     round(0);
     let settled = || {

@@ -153,13 +153,14 @@ fn making_and_using_shares_that_is_killed_leaves_a_vault_that_opens() {
     let shares = make(&home, 2, 3);
     let master = home.path().join("master.key");
     let input = lines(&[&shares[0], &shares[2]]);
-    let mut dice = Dice::new();
+    let (mut dice, mut aim) = (Dice::new(), Aim::at(usual));
     let (start, mut kills, mut opened) = (std::time::Instant::now(), 0, 0);
     while kills < 60 && start.elapsed() < KILLING_TIME {
         let round = format!("kill {kills} of seed {}", dice.seed);
         fs::remove_file(&master).unwrap();
         let command = home.command(&["vault", "restore", "--recovery"]);
-        killed(command, &input, usual / 4 + dice.time(usual));
+        let usual = aim.usual();
+        aim.learn(killed(command, &input, usual / 4 + dice.time(usual)));
         if home.locum(&["vault", "status", "--verify"]).code == 0 {
             opened += 1;
         } else {

@@ -25,6 +25,7 @@ static INDEX: LazyLock<CredentialIndex> = LazyLock::new(|| {
         version: live.then_some(1),
         older: Box::default(),
         revoked: Box::default(),
+        newest: 1,
         properties: Properties::default(),
         part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),

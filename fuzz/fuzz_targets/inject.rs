@@ -45,6 +45,7 @@ static INDEX: LazyLock<Arc<CredentialIndex>> = LazyLock::new(|| {
         version: Some(1),
         older: Box::default(),
         revoked: Box::default(),
+        newest: 1,
         properties: Properties::default(),
         part: locum::credential::Part::default(),
         tier: locum::credential::Tier::default(),

@@ -215,9 +215,11 @@ impl Supplier {
     async fn copy(&self, fetch: Fetch<'_>, entry: &Mutex<Entry>) -> Result<Made, Refusal> {
         let sent = Moment::now();
         let fetched = self.fetched(&fetch, entry).await?;
-        let lifetime = match fetched.lease {
-            Some(lease) => Lifetime::from(sent, lease),
-            None => Lifetime::of_copy(sent, fetch.source.refresh(), fetch.source.stale()),
+        let lifetime = if let Some(lease) = fetched.lease {
+            Lifetime::from(sent, lease)
+        } else {
+            let (refresh, stale) = (fetch.source.refresh(), fetch.source.stale());
+            Lifetime::of_copy(sent, refresh, stale, fetched.ends)
         };
         Ok((self.shelf.put(&owner(fetch.credential), &fetched.secret)?, lifetime))
     }

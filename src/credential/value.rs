@@ -241,6 +241,7 @@ impl Credential {
             version: self.version,
             older: self.older.clone(),
             revoked: self.revoked.clone(),
+            newest: self.newest,
             properties: self.properties.clone(),
             part: Part::Held {
                 value: value.clone(),
@@ -262,6 +263,7 @@ impl Credential {
             version: Some(0),
             older: Box::default(),
             revoked: Box::default(),
+            newest: 1,
             properties: Properties::default(),
             part: Part::Text(text.into()),
         }

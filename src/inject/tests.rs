@@ -23,6 +23,7 @@ fn credential(name: &str, slots: &[&str], stand_in: Option<&str>) -> Credential 
         version: Some(3),
         older: Box::default(),
         revoked: Box::default(),
+        newest: 1,
         properties: Properties::default(),
         part: crate::credential::Part::default(),
         tier: crate::credential::Tier::default(),

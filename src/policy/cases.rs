@@ -481,6 +481,7 @@ impl Given {
             version: Some(1),
             older: Box::default(),
             revoked: Box::default(),
+            newest: 1,
             properties: Properties::default(),
             part: crate::credential::Part::default(),
             tier: crate::credential::Tier::default(),

@@ -26,6 +26,7 @@ pub(crate) fn credential(name: &str, to: &[&str], slots: &[&str]) -> Credential 
         version: Some(1),
         older: Box::default(),
         revoked: Box::default(),
+        newest: 1,
         properties: Properties::default(),
         part: crate::credential::Part::default(),
         tier: crate::credential::Tier::default(),

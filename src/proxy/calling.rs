@@ -42,20 +42,12 @@ pub(super) struct Calling<'a> {
     version: Version,
 }
 
-/// Why there is no answer of the origin.
+/// Why there is no answer of the origin: what the agent is told.
 enum Unanswered {
     /// The call was not made. It is recorded.
     Refused(Refusal),
-    /// The call was made, and came to nothing.
+    /// The call was made, and came to nothing. That is still to be recorded.
     Failed(Refusal),
-}
-
-impl Unanswered {
-    /// What the agent is told. Of a call that was made, its failure is still to be recorded.
-    fn refusal(self) -> Refusal {
-        let (Self::Refused(refusal) | Self::Failed(refusal)) = self;
-        refusal
-    }
 }
 
 /// A request that is recorded, on whose behalf it goes, what signs its body on the way, and what a new
@@ -143,70 +135,151 @@ impl<'a> Calling<'a> {
                 way.watch.over(Box::pin(until).as_mut()).await
             }
         };
-        called.unwrap_or_else(|refusal| Err(self.cut_off(ledger, refusal))).map_err(|why| match why
-        {
-            Unanswered::Refused(refusal) => refusal,
-            Unanswered::Failed(refusal) => failed(ledger, refusal, way.up.bytes()),
-        })
+        let called = called.unwrap_or_else(|refusal| Err(self.cut_off(ledger, refusal)));
+        called.map_err(|why| told(ledger, why, way))
     }
 
-    /// The answer to the handshake of a socket, which the origin may decline.
+    /// The answer to the handshake of a socket, which the origin may decline. One that it declines for the
+    /// sake of the credential is sent again with another, as any request is.
     ///
     /// # Errors
     /// Why there is none. It is recorded.
     pub(super) async fn over_socket(
         &self,
         mut opening: Opening,
-        (mut inbound, body): (InboundRequest, Upload),
-        permit: Permit,
+        (mut inbound, mut body): (InboundRequest, Upload),
+        mut permit: Permit,
         mut ledger: Ledger,
         way: Way<'_>,
     ) -> Result<Response<Body>, Refusal> {
         let moment = (&*self.state.credentials, self.at);
-        if self.state.policy.wants_messages(&self.who, &inbound, &self.references, moment) {
+        let reads = self.state.policy.wants_messages(&self.who, &inbound, &self.references, moment);
+        if reads {
             inbound.without_extensions();
-            opening.read_messages(&permit);
-            if permit.is_supplied() {
-                let asker = (&*self.who, inbound.origin());
-                opening.knows(make_ready(self.gateway, &self.state, &permit, asker).await);
-            }
         }
-        let pass = self.pass(&inbound, &ledger, true).map_err(Unanswered::refusal)?;
-        let mut attempt = Attempt::FIRST;
-        let recorded = self.recorded(inbound, &permit, &mut ledger, &mut attempt).await;
-        let (recorded, principal, chunks, certificate) = recorded.map_err(Unanswered::refusal)?;
+        let mut again = None;
+        if spares::has_spare(&permit, self.at) {
+            let kept = self.again(&permit, &inbound, &mut body).await;
+            again = kept.map_err(|refusal| self.refused(&ledger, refusal))?;
+        }
+        let (mut tried, mut attempt) = (Tried::default(), Attempt::FIRST);
+        loop {
+            if reads {
+                self.read_messages(&mut opening, &inbound, &permit).await;
+            }
+            let request = (inbound, body);
+            let asked = self.handshake(&opening, request, &permit, &mut ledger, &mut attempt).await;
+            let (upgraded, pending) = asked.map_err(|why| told(&ledger, why, &way))?;
+            let status = match &upgraded {
+                Upgraded::Switched(_) => StatusCode::SWITCHING_PROTOCOLS,
+                Upgraded::Declined(sent) => sent.response.status(),
+            };
+            let Some(once_more) = &again else {
+                return self.opened(opening, (upgraded, pending), ledger, way).await;
+            };
+            let workspace = &self.route.caller.workspace;
+            match self.gateway.judge(workspace, &mut permit, &mut tried, (status, self.at)) {
+                Verdict::Take => {
+                    return self.opened(opening, (upgraded, pending), ledger, way).await;
+                }
+                Verdict::Exhausted(refusal) => {
+                    return Err(failed(&ledger, refusal, way.up.bytes()));
+                }
+                Verdict::Again => {}
+            }
+            (inbound, body) = (once_more.inbound.clone(), once_more.body.again());
+            opening.carries(&inbound, &permit);
+            attempt = Attempt { first: false, state: attempt.state };
+        }
+    }
+
+    /// What is needed to look at the messages of a socket with this permit.
+    async fn read_messages(
+        &self,
+        opening: &mut Opening,
+        inbound: &InboundRequest,
+        permit: &Permit,
+    ) {
+        opening.read_messages(permit);
+        if permit.is_supplied() {
+            let asker = (&*self.who, inbound.origin());
+            opening.knows(make_ready(self.gateway, &self.state, permit, asker).await);
+        }
+    }
+
+    /// Sends the handshake of a socket once.
+    async fn handshake(
+        &self,
+        opening: &Opening,
+        (inbound, body): (InboundRequest, Upload),
+        permit: &Permit,
+        ledger: &mut Ledger,
+        attempt: &mut Attempt,
+    ) -> Result<(Upgraded, Pending), Unanswered> {
+        let pass = self.pass(&inbound, ledger, attempt.first)?;
+        let recorded = self.recorded(inbound, permit, ledger, attempt).await;
+        let (recorded, principal, chunks, certificate) = recorded?;
         let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
         let origin = pending.origin().clone();
         let still = |_: &HeaderMap| {
             pass.connected();
-            self.workspace().still(self.allowed_by(&attempt), &self.who, ledger.carried())
+            self.workspace().still(self.allowed_by(attempt), &self.who, ledger.carried())
         };
         let call = Call {
             certificate: certificate.as_ref(),
             spelling: self.outlet.spelling(),
-            ..call(&permit, (&origin, &principal), LastLook(&still))
+            ..call(permit, (&origin, &principal), LastLook(&still))
         };
         match self.gateway.upstream().upgrade(request, call, opening.handshake()).await {
-            Ok(Upgraded::Switched(switched)) => {
-                pass.answered(StatusCode::SWITCHING_PROTOCOLS.as_u16());
-                socket::open(self.gateway, opening, switched, pending, ledger).await
-            }
-            Ok(Upgraded::Declined(sent)) => {
-                pass.answered(sent.response.status().as_u16());
-                // To an agent that asked by an extended CONNECT a 2xx is an open socket (RFC 8441 section 5).
-                if opening.handshake().is_extended() && sent.response.status().is_success() {
-                    let detail = "The host answered the WebSocket's handshake, and opened none";
-                    let refusal = Refusal::with_detail(Code::UpstreamFailed, detail);
-                    return Err(failed(&ledger, refusal, way.up.bytes()));
+            Ok(upgraded) => {
+                let declined = match &upgraded {
+                    Upgraded::Switched(_) => None,
+                    Upgraded::Declined(sent) => Some(&sent.response),
+                };
+                pass.answered(
+                    declined.map_or(StatusCode::SWITCHING_PROTOCOLS, Response::status).as_u16(),
+                );
+                if let Some(response) = declined {
+                    self.note(permit, response.status(), response.headers());
                 }
-                answer((sent, pending), ledger, way).await
+                Ok((upgraded, pending))
             }
             Err(refusal) => {
                 pass.failed(refusal.code);
-                let refusal = of_certificate(refusal, certificate.is_some());
-                Err(failed(&ledger, refusal, way.up.bytes()))
+                Err(Unanswered::Failed(of_certificate(refusal, certificate.is_some())))
             }
         }
+    }
+
+    /// The origin's last word on a socket.
+    async fn opened(
+        &self,
+        opening: Opening,
+        (upgraded, pending): (Upgraded, Pending),
+        ledger: Ledger,
+        way: Way<'_>,
+    ) -> Result<Response<Body>, Refusal> {
+        let sent = match upgraded {
+            Upgraded::Switched(switched) => {
+                return socket::open(self.gateway, opening, switched, pending, ledger).await;
+            }
+            Upgraded::Declined(sent) => sent,
+        };
+        // To an agent that asked by an extended CONNECT a 2xx is an open socket (RFC 8441 section 5).
+        if opening.handshake().is_extended() && sent.response.status().is_success() {
+            let detail = "The host answered the WebSocket's handshake, and opened none";
+            let refusal = Refusal::with_detail(Code::UpstreamFailed, detail);
+            return Err(failed(&ledger, refusal, way.up.bytes()));
+        }
+        answer((sent, pending), ledger, way).await
+    }
+
+    /// Learns from an answer what it says of the credential.
+    fn note(&self, permit: &Permit, status: StatusCode, headers: &HeaderMap) {
+        if status == StatusCode::UNAUTHORIZED {
+            rejected(self.gateway, permit);
+        }
+        self.route.caller.workspace.spares.note(permit, status, headers);
     }
 
     /// The request as it is sent as often as need be, if all of it can be had.
@@ -326,14 +399,7 @@ impl<'a> Calling<'a> {
             }
         };
         pass.answered(sent.response.status().as_u16());
-        if sent.response.status() == StatusCode::UNAUTHORIZED {
-            rejected(self.gateway, permit);
-        }
-        self.route.caller.workspace.spares.note(
-            permit,
-            sent.response.status(),
-            sent.response.headers(),
-        );
+        self.note(permit, sent.response.status(), sent.response.headers());
         Ok((sent, pending))
     }
 
@@ -425,6 +491,14 @@ impl<'a> Calling<'a> {
             return Unanswered::Failed(refusal);
         }
         Unanswered::Refused(refused(ledger, &self.state, refusal, &[]))
+    }
+}
+
+/// What the agent is told where there is no answer, which is on record then.
+fn told(ledger: &Ledger, why: Unanswered, way: &Way<'_>) -> Refusal {
+    match why {
+        Unanswered::Refused(refusal) => refusal,
+        Unanswered::Failed(refusal) => failed(ledger, refusal, way.up.bytes()),
     }
 }
 

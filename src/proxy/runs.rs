@@ -175,8 +175,9 @@ fn again(
         Some(older) if low(current) != seen.version => older.version,
         _ => current,
     };
-    // A request that began before a rotation must not take a run back that began after it.
-    let newer = seen.version.wrapping_sub(low(current));
+    // A request that began before a rotation knows nothing of the version of a run that began after it, and must not
+    // take that back. (Which is the current one says nothing: that may be an older one again.)
+    let newer = seen.version.wrapping_sub(low(credential.newest));
     let is_newer = newer != 0 && newer < u16::MAX / 2;
     let now = Seen { version: low(version), minute, ..seen };
     if now != seen && !is_newer {
@@ -206,7 +207,7 @@ mod tests {
     fn at_version(current: u32, older: &[(u32, i64)]) -> Credential {
         let older = older.iter().map(|(version, until)| Older { version: *version, until: *until });
         let new = credential("main", &["https://api.test"], &["query key"]);
-        Credential { version: Some(current), older: older.collect(), ..new }
+        Credential { version: Some(current), older: older.collect(), newest: current, ..new }
     }
 
     fn version(table: &Table, run: &str, credential: &Credential, at: i64) -> u32 {
@@ -238,6 +239,19 @@ mod tests {
         assert_eq!(all, [1, 2, 3]);
         // A grace of none, and a version that was revoked in its grace, are the same here.
         assert_eq!(version(&table, "one", &at_version(4, &[]), NOW), 4);
+    }
+
+    #[test]
+    fn a_run_that_went_back_with_its_credential_finishes_with_what_it_went_back_to() {
+        let table = Table::new();
+        let back = Credential { newest: 2, ..at_version(1, &[(2, NOW + 60)]) };
+        assert_eq!(version(&table, "run", &at_version(2, &[]), NOW), 2);
+        assert_eq!(version(&table, "run", &back, NOW), 2);
+        // Its grace is over, and then there is a third.
+        assert_eq!(version(&table, "run", &back, NOW + 61), 1);
+        let third = at_version(3, &[(1, NOW + 120)]);
+        assert_eq!(version(&table, "run", &third, NOW + 62), 1);
+        assert_eq!(version(&table, "run", &third, NOW + 121), 3);
     }
 
     #[test]

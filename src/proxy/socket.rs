@@ -155,6 +155,11 @@ impl Opening {
         }
     }
 
+    /// Notes that it is sent with another credential than it was to be.
+    pub(super) fn carries(&mut self, inbound: &InboundRequest, permit: &Permit) {
+        self.standing = Standing::new(&Arc::clone(self.standing.who()), inbound, permit);
+    }
+
     pub(super) fn handshake(&self) -> &Handshake {
         &self.handshake
     }

@@ -388,7 +388,9 @@ impl CredentialRow {
     ) -> Result<(), Fault> {
         let mut others = Others::all(db, workspace)?;
         let query = format!(
-            "SELECT {COLUMNS}, current.version, current.sealed FROM credentials \
+            "SELECT {COLUMNS}, current.version, current.sealed, \
+             (SELECT max(version) FROM versions WHERE credential = id AND state <> 'staged') AS newest \
+             FROM credentials \
              LEFT JOIN (SELECT credential, version, sealed FROM versions WHERE state = 'current') \
              AS current ON current.credential = id WHERE workspace = ?1"
         );
@@ -404,7 +406,8 @@ impl CredentialRow {
                 place: credential.place(key.vault_id(), version).into(),
                 ciphertext: ciphertext.into(),
             });
-            let others = others.remove(&credential.id).unwrap_or_default();
+            let mut others = others.remove(&credential.id).unwrap_or_default();
+            others.newest = row.get::<_, Option<u32>>("newest")?.unwrap_or_default();
             take(credential, sealed, others)?;
         }
         Ok(())
@@ -534,6 +537,7 @@ impl CredentialRow {
             version: version.filter(|_| !properties.honeytoken && !properties.for_sources),
             older: others.older(),
             revoked: others.revoked.as_slice().into(),
+            newest: others.newest,
             properties,
             part: crate::credential::Part::default(),
         })

@@ -282,6 +282,8 @@ pub(super) struct Others {
     pub(super) revoked: Vec<u32>,
     /// Those of which streams are to be broken off.
     pub(super) cut: Vec<u32>,
+    /// The highest number of all but what is staged.
+    pub(super) newest: u32,
 }
 
 struct Other {

@@ -277,6 +277,21 @@ fn a_retired_version_is_gone_back_to_without_its_secret() {
 }
 
 #[test]
+fn a_run_that_went_back_to_an_older_version_finishes_with_it_when_the_next_comes() {
+    let world = World::new();
+    let mut wire = world.tunnel();
+    rotate(&world, &mut wire, &canary(), &["--grace", "1h"]);
+    assert_ne!(key_of(&world, &mut wire, "during"), world.key);
+    let back = ["credential", "promote", "main", "--version", "1", "--grace", "1s"];
+    world.home.locum(&back).ok();
+    eventually("the end of the grace", PATIENCE, || {
+        (key_of(&world, &mut wire, "during") == world.key).then_some(())
+    });
+    rotate(&world, &mut wire, &canary(), &["--grace", "1h"]);
+    assert_eq!(key_of(&world, &mut wire, "during"), world.key);
+}
+
+#[test]
 fn a_version_is_tried_at_its_provider_before_it_is_promoted() {
     const PROVIDER: &str = "api.openai.com";
     let (old, new) = (canary(), canary());

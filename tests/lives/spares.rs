@@ -101,6 +101,133 @@ fn a_401_of_the_origins_own_is_the_agents_and_costs_no_other_request_anything() 
     assert_eq!(world.origin.seen().len(), before + 1);
 }
 
+#[test]
+fn a_run_whose_version_the_origin_has_ended_goes_on_with_the_new_one() {
+    let world = World::new();
+    let (old, new) = (world.key.clone(), canary());
+    let mut wire = world.tunnel();
+    let of_run = request("GET", "/v1/x", &[AUTHORIZED, "Locum-Run: 7"], "");
+    assert_eq!(wire.ask(&of_run).status, 200);
+    world.origin.accept(&new);
+    world.home.locum_with(&["credential", "rotate", "main", "--grace", "1h"], new.as_bytes()).ok();
+    in_force(&world, &mut wire);
+    assert_eq!(wire.ask(&of_run).status, 200);
+    assert_eq!(last(&world.origin, 1)[0], old, "it goes on with what it began with");
+    // The provider knows no grace.
+    world.origin.state.keys.lock().remove(&old);
+    assert_eq!(wire.ask(&of_run).status, 200);
+    assert_eq!(last(&world.origin, 2), [old, new.clone()]);
+    assert_eq!(wire.ask(&of_run).status, 200);
+    assert_eq!(last(&world.origin, 2), [new.clone(), new], "the old one is left alone");
+    let fallbacks = events(&world.home, "credential-fallback");
+    assert_eq!(fallbacks.len(), 1, "{fallbacks:?}");
+    assert_eq!(fallbacks[0]["subject"], "main version 1");
+}
+
+#[test]
+fn over_http2_it_is_the_same_and_what_streams_is_sent_once() {
+    let world = World::http2();
+    let new = canary();
+    world.home.locum_with(&["credential", "rotate", "main", "--grace", "1h"], new.as_bytes()).ok();
+    in_force(&world, &mut world.tunnel());
+    let main = ("authorization", "Bearer locum_main");
+    runtime().block_on(async {
+        let http2 = Http2::open(&world.serve, &world.agent).await;
+        let length = ("content-length", "4");
+        let reply = http2.ask(request2("POST", "/v1/x", &[main, length]), b"body").await;
+        assert_eq!((reply.status, &*world.origin.last().body), (200, &b"body"[..]));
+        let reply = http2.ask(request2("GET", "/events/3", &[main]), b"").await;
+        assert!(reply.broken.is_none() && reply.text().contains("data: 2"), "{}", reply.text());
+    });
+    // Neither is good: each is tried once, what streams with one alone.
+    world.origin.state.keys.lock().clear();
+    let before = world.origin.seen().len();
+    runtime().block_on(async {
+        let http2 = Http2::open(&world.serve, &world.agent).await;
+        let reply = http2.ask(request2("POST", "/streams", &[main]), b"body").await;
+        assert_eq!(reply.status, 401);
+        assert_eq!(world.origin.seen().len(), before + 1);
+        let reply = http2.ask(request2("GET", "/whole", &[main]), b"").await;
+        assert_eq!(reply.status, 401);
+    });
+    assert!(world.origin.seen().len() <= before + 3);
+}
+
+const HANDSHAKE: [&str; 5] = [
+    AUTHORIZED,
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    "Sec-WebSocket-Version: 13",
+];
+
+/// Has the origin open sockets to whoever shows `key`.
+fn opens_to(scene: &Scene, key: &str) {
+    // To the key above (RFC 6455 section 1.3).
+    const SWITCHES: &str = "101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=";
+    let key = key.to_owned();
+    scene.peer.serve(move |mut wire| {
+        while let Some(head) = wire.try_head() {
+            let known = head.contains(&key);
+            let status = if known { SWITCHES } else { "401 Unauthorized\r\nContent-Length: 0" };
+            wire.send(format!("HTTP/1.1 {status}\r\n\r\n"));
+            if known {
+                let _ = wire.try_until_end();
+                return;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_socket_is_opened_with_the_version_that_the_origin_takes_and_ends_with_that() {
+    let scene = Scene::new();
+    let (old, new) = (scene.key.clone(), canary());
+    opens_to(&scene, &old);
+    let open = |path: &str| {
+        let mut wire = scene.tunnel();
+        assert_eq!(wire.ask(request("GET", path, &HANDSHAKE, "")).status, 101);
+        wire
+    };
+    scene.home.locum_with(&["credential", "rotate", "main", "--grace", "1h"], new.as_bytes()).ok();
+    let second = eventually("the new version", PATIENCE, || {
+        open("/probe");
+        let probes = scene.home.accesses_to("/probe");
+        probes.iter().find(|record| record["chosen_by"] == "after-401").cloned()
+    });
+    assert_eq!(second["version"], 1);
+    assert_eq!(events(&scene.home, "credential-fallback")[0]["subject"], "main version 2");
+    // The other rests by now.
+    let mut wire = open("/socket");
+    assert_eq!(scene.home.accesses_to("/socket").len(), 1);
+    let cut = ["credential", "revoke", "main", "--version", "1", "--cut"];
+    scene.home.locum(&cut).ok();
+    wire.until_closed();
+    scene.home.never_leaks(&[&old, &new], &[]);
+}
+
+#[test]
+fn a_socket_that_no_version_opens_is_declined_once() {
+    let scene = Scene::new();
+    opens_to(&scene, "nobody's");
+    let mut wire = scene.tunnel();
+    let of_run = [&HANDSHAKE[..], &["Locum-Run: 7"]].concat();
+    assert_eq!(wire.ask(request("GET", "/first", &of_run, "")).status, 401);
+    assert_eq!(scene.home.accesses_to("/first").len(), 1, "there is no other");
+    let rotate = ["credential", "rotate", "main", "--grace", "1h"];
+    scene.home.locum_with(&rotate, canary().as_bytes()).ok();
+    let records = eventually("the new version", PATIENCE, || {
+        assert_eq!(wire.ask(request("GET", "/probe", &HANDSHAKE, "")).status, 401);
+        let records = scene.home.accesses_to("/probe");
+        (records.last()?["chosen_by"] == "after-401").then_some(records)
+    });
+    let id = &records.last().unwrap()["request_id"];
+    assert_eq!(records.iter().filter(|record| record["request_id"] == *id).count(), 2);
+    let all = scene.home.records_of(id.as_str().unwrap(), 3);
+    assert_eq!(all.iter().filter(|record| record["kind"] == "outcome").count(), 1);
+    assert!(events(&scene.home, "credential-fallback").is_empty());
+}
+
 /// Three keys behind the reference `pool`.
 struct Pool {
     world: World,

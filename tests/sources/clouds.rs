@@ -1,6 +1,5 @@
-//! Google Secret Manager and Azure Key Vault. No emulator that is to be had answers as they do, so that
-//! these origins are ours, and answer as the providers' documents say; and metadata services, which are
-//! ours too.
+//! Google Secret Manager and Azure Key Vault, as origins of ours that answer as the providers' documents
+//! say (and that their own clients take for them: `sdks.rs`); and metadata services, which are ours too.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener};
@@ -11,13 +10,13 @@ use serde_json::{Value, json};
 use crate::support::*;
 use crate::{SOON, Stage};
 
-const GOOGLE: &str = "secretmanager.googleapis.com";
-const AZURE: &str = "billing.vault.azure.net";
-const TOKENS: &str = "login.test";
+pub(super) const GOOGLE: &str = "secretmanager.googleapis.com";
+pub(super) const AZURE: &str = "billing.vault.azure.net";
+pub(super) const TOKENS: &str = "login.test";
 
 /// A token endpoint that gives this token to whoever asks: that the assertions are right is tested with
 /// the kinds.
-fn tokens(scene: &Stage, token: &str) -> Origin {
+pub(super) fn tokens(scene: &Stage, token: &str) -> Origin {
     let origin = Origin::start(TOKENS);
     scene.home.reach(&origin);
     let answer = json!({"access_token": token, "token_type": "Bearer", "expires_in": 3600});
@@ -26,7 +25,7 @@ fn tokens(scene: &Stage, token: &str) -> Origin {
 }
 
 /// An answer of `projects.secrets.versions.access`.
-fn google(origin: &Origin, version: &str, value: &str, sum: Option<&str>) {
+pub(super) fn google(origin: &Origin, version: &str, value: &str, sum: Option<&str>) {
     let mut payload = json!({"data": BASE64.encode(value.as_bytes())});
     if let Some(sum) = sum {
         payload["dataCrc32c"] = json!(sum);

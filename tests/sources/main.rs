@@ -1,6 +1,6 @@
 //! Credentials whose secrets lie elsewhere: in a real OpenBao server that is sealed, stopped, slow and
-//! shut to us, in AWS as moto plays it, in origins that answer as Google and Azure document it, in
-//! files, and in what programs print.
+//! shut to us, in AWS as moto plays it, in Google Secret Manager as drongo plays it, in origins that Google's
+//! and Azure's own clients read, in files, and in what programs print.
 //!
 //! The server is installed once under `target/`; where that fails, these tests fail.
 #![allow(missing_docs, unreachable_pub, dead_code)]
@@ -15,6 +15,7 @@ mod clouds;
 mod kinds;
 mod managers;
 mod master;
+mod sdks;
 
 use std::fs;
 use std::io::{Read as _, Write as _};

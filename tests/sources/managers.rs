@@ -1,6 +1,6 @@
 //! Managers of secrets by their own programs. `bw` is run beside this, in the root of these tests. `op` is its maker's own
 //! download and speaks to servers of theirs, so that a stand-in takes its place, which answers nothing but what 1Password
-//! documents of the command. `bws` is run where somebody has built it.
+//! documents of the command, and which their own library for it calls as Locum does. `bws` is run where somebody has built it.
 
 use super::*;
 
@@ -70,6 +70,41 @@ fn a_secret_of_1password_by_what_its_program_is_documented_to_do() {
         (scene.ask(&serve).problem() == "source-unavailable").then_some(())
     });
     scene.home.never_leaks(&[&first, &second, &token], &[("log", serve.log().as_bytes())]);
+}
+
+/// What 1Password's own library for the program makes of the stand-in.
+const LIBRARY: &str = r#"
+const op = require("@1password/op-js");
+op.setServiceAccount(process.env.TOKEN);
+const say = (read) => {
+  try { return { value: read() } } catch (error) { return { error: error.name, message: error.message, status: error.status } }
+};
+const read = (reference) => say(() => op.read.parse(reference));
+console.log(JSON.stringify([read("op://prod/billing/key"), read("op://prod/other/key")]));
+"#;
+
+#[test]
+fn the_library_of_1password_calls_what_stands_in_for_its_program_as_we_do() {
+    let tools = Tools::node_as("node-1password", &["@1password/op-js@0.1.13"]);
+    let (value, token) = (canary(), format!("ops_{}", canary()));
+    let op = Op::new(&token, &value);
+    let scene = Stage::new();
+    scene.add(&["--source", &op.source("op://prod/billing/key")], "");
+    let mut command = scene.home.command(&["serve"]);
+    command.env("OP_SERVICE_ACCOUNT_TOKEN", &token).stdin(Stdio::null());
+    let serve = Serve::start_as(&scene.home, &mut command);
+    scene.until_shown(&serve, &value);
+    let ours = fs::read_to_string(op.file("called")).unwrap();
+    let path = std::env::var("PATH").unwrap();
+    let mut node = Command::new("node");
+    node.args(["-e", LIBRARY]).current_dir(&tools.path).env("TOKEN", &token);
+    node.env("PATH", format!("{}:{path}", op.directory.path().display()));
+    let said: Value = serde_json::from_str(&command_output(&mut node)).unwrap();
+    assert_eq!(said[0]["value"], *value);
+    let error = serde_json::json!({"error": "CLIError", "message": "could not find item op://prod/other/key", "status": 1});
+    assert_eq!(said[1], error);
+    let theirs = fs::read_to_string(op.file("called")).unwrap();
+    assert_eq!(ours, theirs.replace("other", "billing"));
 }
 
 #[test]

@@ -58,6 +58,25 @@ pub fn took(command: impl FnOnce()) -> Duration {
     start.elapsed()
 }
 
+/// How long a command takes just now. What it took once says little of a machine that has other things to
+/// do: each that ends before it is killed makes this less, each that does not makes it more.
+pub struct Aim(Duration);
+
+impl Aim {
+    pub fn at(usual: Duration) -> Self {
+        Self(usual)
+    }
+
+    pub fn usual(&self) -> Duration {
+        self.0
+    }
+
+    pub fn learn(&mut self, too_late: bool) {
+        let twentieth = (self.0 / 20).max(Duration::from_micros(100));
+        self.0 = if too_late { self.0.saturating_sub(twentieth) } else { self.0 + twentieth };
+    }
+}
+
 /// Kills `command` at points drawn over all of its time until the time is up; `check` is told the
 /// round, and whether it had succeeded by then.
 pub fn kill_again_and_again(
@@ -65,14 +84,16 @@ pub fn kill_again_and_again(
     mut command: impl FnMut(u32) -> Command,
     mut check: impl FnMut(u32, &str, bool),
 ) {
-    let mut dice = Dice::new();
+    let (mut dice, mut aim) = (Dice::new(), Aim::at(usual));
     let (start, mut kills, mut done) = (Instant::now(), 0, 0);
     while kills < 150 && start.elapsed() < KILLING_TIME {
         let round = format!("kill {kills} of seed {}", dice.seed);
+        let usual = aim.usual();
         // Most of them where files are written, and not while the program starts.
         let from = if dice.roll(4) == 0 { Duration::ZERO } else { usual / 3 };
         let after = from + dice.time((usual * 4 / 3).saturating_sub(from));
         let acknowledged = killed(command(kills), "", after);
+        aim.learn(acknowledged);
         check(kills, &round, acknowledged);
         kills += 1;
         done += u32::from(acknowledged);

@@ -47,6 +47,8 @@ pub struct State {
     /// What it answers to the next requests with a key it takes, one after the other, in place of
     /// everything else: a status, `Retry-After`, and a body.
     pub next: Mutex<VecDeque<(u16, Option<String>, String)>>,
+    /// What it says with its 401.
+    pub challenge: Mutex<String>,
     seen: Mutex<Vec<Seen>>,
     connections: AtomicUsize,
     raw: Mutex<Vec<Arc<Mutex<Vec<u8>>>>>,
@@ -204,6 +206,11 @@ impl Origin {
         self.state.keys.lock().insert(key.to_owned());
     }
 
+    /// Says this to who shows no key that it takes (`WWW-Authenticate`).
+    pub fn challenge(&self, challenge: &str) {
+        challenge.clone_into(&mut self.state.challenge.lock());
+    }
+
     /// Every request so far.
     pub fn seen(&self) -> Vec<Seen> {
         self.state.seen.lock().clone()
@@ -292,6 +299,7 @@ impl Default for State {
             keys: Mutex::default(),
             answers: Mutex::default(),
             next: Mutex::default(),
+            challenge: Mutex::new("Basic realm=\"origin\"".to_owned()),
             seen: Mutex::default(),
             connections: AtomicUsize::new(0),
             raw: Mutex::default(),

@@ -45,7 +45,7 @@ pub async fn answer(
     let keys = state.keys.lock().clone();
     let key = shown.into_iter().find(|key| open.is_some() || keys.contains(key));
     if open.is_none() && key.is_none() {
-        return unauthorized();
+        return unauthorized(state);
     }
     let path = open.unwrap_or(path).to_owned();
     // What shows that the answer does not wait for the request's end comes before it is read.
@@ -437,12 +437,14 @@ fn abort(length: Option<u64>) -> Response<Body> {
     response
 }
 
+/// What a download says, again and again: as texts are, and no run of one character.
+pub const DOWNLOADED: &[u8; 36] = b"Nothing of note, (really); \"go on\". ";
+
 /// So many bytes, made as they are sent.
 fn download(length: u64) -> Response<Body> {
     let (send, body) = channel();
     tokio::spawn(async move {
-        // As texts are: no proxy has to take a run of one character for what it is not.
-        let piece = Bytes::from(b"Nothing of note, (really); \"go on\". ".repeat(1820));
+        let piece = Bytes::from(DOWNLOADED.repeat(1820));
         let mut left = length;
         while left > 0 {
             let now = piece.slice(..piece.len().min(usize::try_from(left).unwrap()));
@@ -547,10 +549,10 @@ fn anthropic(state: &Arc<State>, body: &[u8], key: &str) -> Response<Body> {
     sse(state, events)
 }
 
-fn unauthorized() -> Response<Body> {
+fn unauthorized(state: &State) -> Response<Body> {
     let error = json!({"error": {"message": "Incorrect API key provided", "type": "auth"}});
     let mut response = json_answer(StatusCode::UNAUTHORIZED, &error);
-    let challenge = HeaderValue::from_static("Basic realm=\"origin\"");
+    let challenge = state.challenge.lock().parse().unwrap();
     response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     response
 }

@@ -164,7 +164,7 @@ impl Service<'_> {
             Err(_) => bytes_of(&said, "SecretBinary")?,
         };
         let secret = value.expose(|bytes| chosen(bytes, field))?;
-        Ok(Fetched { secret, lease: None })
+        Ok(Fetched { secret, lease: None, ends: None })
     }
 }
 

@@ -41,13 +41,14 @@ pub(in crate::app) async fn secret(
     }
     let said = json_of(&reply)?;
     let value = text_of(&said, "value").map_err(|_| "the vault's answer has no secret")?;
+    // Its owner's word for a version, which is often months ahead: another may be there much sooner.
     let ends = said.pointer("/attributes/exp").and_then(serde_json::Value::as_i64);
     let left = ends.map(|ends| ends.saturating_sub(jiff::Timestamp::now().as_second()));
-    let lease = match left.map(u64::try_from) {
+    let ends = match left.map(u64::try_from) {
         None => None,
         Some(Ok(left)) if left > 0 => Some(Duration::from_secs(left)),
         Some(_) => return Err("what it gave has expired already".into()),
     };
     let secret = value.expose(|bytes| chosen(bytes, field))?;
-    Ok(Fetched { secret, lease })
+    Ok(Fetched { secret, lease: None, ends })
 }

@@ -45,7 +45,7 @@ pub(in crate::app) async fn secret(
         return Err("what the vault answered is damaged".into());
     }
     let secret = value.expose(|bytes| chosen(bytes, field))?;
-    Ok(Fetched { secret, lease: None })
+    Ok(Fetched { secret, lease: None, ends: None })
 }
 
 /// CRC-32C (Castagnoli, RFC 3720 appendix B.4), bit by bit: for 64 KiB at most, once in minutes.

@@ -36,8 +36,10 @@ const FILE_LIMIT: usize = 256 * 1024;
 /// What was fetched.
 pub(super) struct Fetched {
     pub(super) secret: Secret,
-    /// How long it is good for, if its source has said so.
+    /// How long it is good for, if its source has said so: another is got before that, and not sooner.
     pub(super) lease: Option<Duration>,
+    /// How long it may be used at most, whatever else is said: it may change before.
+    pub(super) ends: Option<Duration>,
 }
 
 /// Why nothing was.

@@ -48,7 +48,7 @@ impl Server<'_> {
         let lease = seconds(&answer, "lease_duration").filter(|_| leased);
         // A lease ends with the token that it was given to.
         let lease = lease.map(|lease| session.map_or(lease, |session| lease.min(session)));
-        Ok(Fetched { secret, lease })
+        Ok(Fetched { secret, lease, ends: None })
     }
 
     /// Has something done with a key of the vault's own.

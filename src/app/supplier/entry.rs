@@ -78,11 +78,18 @@ impl Lifetime {
 
 impl Lifetime {
     /// Of a copy of what lies elsewhere: looked for again after `refresh`, and used for as long as
-    /// `stale` after that when it cannot be had.
-    pub(super) fn of_copy(sent: Moment, refresh: Duration, stale: Duration) -> Self {
+    /// `stale` after that when it cannot be had; but not after `ends`, where that is said.
+    pub(super) fn of_copy(
+        sent: Moment,
+        refresh: Duration,
+        stale: Duration,
+        ends: Option<Duration>,
+    ) -> Self {
         let jitter = (refresh / 10).min(JITTER).mul_f64(chance());
-        let end = sent.after(refresh + stale);
-        Self { born: sent, due: sent.after(refresh.saturating_sub(jitter)), last: end, end }
+        let used = (refresh + stale).min(ends.unwrap_or(Duration::MAX));
+        let due = refresh.saturating_sub(jitter).min(used);
+        let end = sent.after(used);
+        Self { born: sent, due: sent.after(due), last: end, end }
     }
 }
 
@@ -230,6 +237,24 @@ mod tests {
 
     fn later(at: Moment, seconds: f64) -> Moment {
         at.after(Duration::from_secs_f64(seconds))
+    }
+
+    #[test]
+    fn a_copy_is_looked_for_again_and_not_used_after_its_end() {
+        let (start, minute, day) = (Moment::now(), 60.0_f64, Duration::from_hours(24));
+        // Refreshed after five minutes, good for an hour more, and it ends: at no time, in a year, in half an hour,
+        // in a minute.
+        let half = Duration::from_mins(30);
+        let ends =
+            [(None, 65.0_f64), (Some(day * 365), 65.0), (Some(half), 30.0), (Some(half / 30), 1.0)];
+        for (ends, last) in ends {
+            let of =
+                Lifetime::of_copy(start, Duration::from_mins(5), Duration::from_hours(1), ends);
+            assert!(of.due.is_past(later(start, 5.0 * minute)), "{ends:?}");
+            assert!(!of.due.is_past(later(start, last.min(4.0) * minute - 1.0)), "{ends:?}");
+            assert!(of.last.is_past(later(start, last * minute)), "{ends:?}");
+            assert!(!of.last.is_past(later(start, last * minute - 1.0)), "{ends:?}");
+        }
     }
 
     #[test]

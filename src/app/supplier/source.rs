@@ -222,7 +222,7 @@ fn pick(bytes: &[u8], field: Option<&str>) -> Result<Fetched, Failed> {
             return Err("it is no JSON object, and a field of one is asked for".into());
         }
     };
-    Ok(Fetched { secret, lease })
+    Ok(Fetched { secret, lease, ends: None })
 }
 
 /// What the forms of programs that print secrets call the end of one: AWS, Google, Kubernetes, others.
