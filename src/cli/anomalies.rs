@@ -77,6 +77,7 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
         Command::Show { agent, json } => show(&Opened::open(home)?, agent.as_ref(), json),
         Command::Accept { agent, credential, json } => {
             let opened = Opened::open(home)?;
+            require_known(&opened, &agent, credential.as_ref())?;
             let heard = app::accept_anomalies(&opened, &agent, credential.as_ref(), PATIENCE)?;
             if json {
                 let from = if heard { "now" } else { "next-start" };
@@ -91,6 +92,26 @@ pub(super) fn run(home: &Home, command: Command) -> Result<(), Failure> {
             };
             output::line(&format!("{agent}: {word}"))
         }
+    }
+}
+
+/// A slip of the pen would look like a word that was heard. An agent whom an issuer names is in no vault, but in what
+/// was learned.
+fn require_known(opened: &Opened, agent: &Name, credential: Option<&Name>) -> Result<(), Failure> {
+    let baselines = app::baselines(opened)?;
+    let mut own = baselines.iter().filter(|one| one.workspace() == opened.vault.workspace());
+    let kept = opened.vault.agents()?.iter().any(|one| one.name == *agent);
+    if !kept && !own.any(|one| one.agent() == agent) {
+        let failure =
+            Failure::new(format!("there is no agent {agent}, and nothing was told of it"));
+        return Err(failure.help("`locum anomalies list` has those of which something was told"));
+    }
+    let there =
+        |name: &Name| opened.vault.credentials().map(|all| all.iter().any(|one| one.name == *name));
+    match credential {
+        Some(name) if !there(name)? => Err(Failure::new(format!("there is no credential {name}"))
+            .help("`locum anomalies list` names the credential of each anomaly")),
+        _ => Ok(()),
     }
 }
 
