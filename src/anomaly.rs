@@ -564,7 +564,7 @@ impl Baselines {
 }
 
 /// A baseline in words, of one agent with one credential.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Shown {
     /// Of which workspace.
     pub workspace: Name,

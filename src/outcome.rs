@@ -345,6 +345,9 @@ pub mod reason {
         "it is not as usual for this agent; the event `anomaly` of the same request says how";
     /// The agent came by a run token that leaves it other credentials.
     pub const NOT_OF_THE_RUN: &str = "the run token does not name this credential";
+    /// The method that is never forwarded is not the request's own.
+    pub const OTHER_METHOD: &str =
+        "a field or a parameter asks for TRACE, TRACK or CONNECT in place of the request's method";
 }
 
 /// What an origin says of a credential by an answer that it gave, and that is the agent's.

@@ -24,7 +24,7 @@ pub use heads::{Contradiction, Heads, Odd, one_length};
 
 use crate::agent::Context;
 use crate::host::{Authority, Origin, Scheme};
-use crate::outcome::{Code, Refusal};
+use crate::outcome::{Code, Refusal, reason};
 use crate::reference;
 
 /// A request whose framing, authority and path have one meaning.
@@ -219,14 +219,22 @@ fn other_methods(headers: &HeaderMap, query: Option<&str>) -> Result<Vec<Method>
         let method = Method::from_bytes(&method).map_err(|_| {
             Refusal::with_detail(Code::BadRequest, "A field asks for a method that is none")
         })?;
-        check_method(&method)?;
+        check_other_method(&method)?;
         methods.push(method);
     }
     for value in query.into_iter().flat_map(in_parameters) {
-        check_method(&value)?;
+        check_other_method(&value)?;
         methods.push(value);
     }
     Ok(methods)
+}
+
+/// The same for a method that is asked for beside the request's own: what is to go is not the method.
+fn check_other_method(method: &Method) -> Result<(), Refusal> {
+    check_method(method).map_err(|refusal| {
+        let detail = "A field or a parameter asks for a method that is never forwarded, such as X-HTTP-Method-Override: TRACE; send it without";
+        Refusal::with_detail(refusal.code, detail).because(reason::OTHER_METHOD)
+    })
 }
 
 /// The methods that a query asks for. What is no method of HTTP's is somebody's parameter of that name.

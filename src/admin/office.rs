@@ -192,6 +192,10 @@ impl Desk for Seat<'_> {
         Ok(self.office.keeper.grace())
     }
 
+    fn trust_domain(&self) -> String {
+        self.office.keeper.trust_domain()
+    }
+
     fn who(&self) -> Option<&Administrator> {
         Some(&self.who)
     }

@@ -3,8 +3,11 @@
 
 pub(crate) mod administrators;
 pub(crate) mod agents;
+pub(crate) mod anomalies;
 pub(crate) mod approvals;
+pub(crate) mod certificates;
 pub(crate) mod credentials;
+pub(crate) mod learn;
 pub(crate) mod policies;
 pub(crate) mod records;
 pub(crate) mod register;
@@ -21,7 +24,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use zeroize::Zeroizing;
 
 use super::problem::Problem;
-use crate::app::{Failure, Home, Opened, check_policy_file};
+use crate::app::{Failure, Home, Opened, check_policy_file, trust_domain};
 use crate::files;
 use crate::secret::Secret;
 use crate::vault::{Administrator, Vault, VaultError};
@@ -59,6 +62,18 @@ impl Call {
     }
 }
 
+/// The query of a target, of the parameters that there are.
+fn query_of<const N: usize>(pairs: [(&str, Option<String>); N]) -> String {
+    let encoded = |(name, value): (&str, Option<String>)| {
+        let value = value?;
+        let value =
+            percent_encoding::utf8_percent_encode(&value, percent_encoding::NON_ALPHANUMERIC);
+        Some(format!("{name}={value}"))
+    };
+    let all: Vec<String> = pairs.into_iter().filter_map(encoded).collect();
+    if all.is_empty() { String::new() } else { format!("?{}", all.join("&")) }
+}
+
 /// Where orders are carried out: in a home that is open, or in a running proxy for an administrator.
 pub(crate) trait Desk {
     /// The home, in the workspace that is worked in.
@@ -69,6 +84,9 @@ pub(crate) trait Desk {
 
     /// How long what began with the old version of a credential may use it, where nobody says.
     fn grace(&self) -> Result<Duration, Trouble>;
+
+    /// The trust domain of the names in certificates that the home issues to agents.
+    fn trust_domain(&self) -> String;
 
     /// The administrator whose order it is; none for whoever has the home's files.
     fn who(&self) -> Option<&Administrator>;
@@ -149,6 +167,10 @@ impl Desk for Opened {
 
     fn grace(&self) -> Result<Duration, Trouble> {
         Ok(self.config.credentials.grace)
+    }
+
+    fn trust_domain(&self) -> String {
+        trust_domain(&self.config).to_owned()
     }
 
     fn who(&self) -> Option<&Administrator> {

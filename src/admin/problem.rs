@@ -42,6 +42,10 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "forbidden", detail)
     }
 
+    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", detail)
+    }
+
     pub(super) fn own_request() -> Self {
         let detail = "this request was made for you; somebody else has to decide on it";
         Self::new(StatusCode::FORBIDDEN, "own-request", detail)

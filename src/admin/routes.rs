@@ -9,13 +9,16 @@ use serde_json::{Value, json};
 use super::office::{Done, Seat};
 use super::orders::administrators::{AddAdministrator, ListAdministrators, RevokeAdministrator};
 use super::orders::agents::{AddAgent, LabelAgent, ListAgents, RevokeAgent};
+use super::orders::anomalies::{AcceptAnomalies, ListAnomalies, SINCE, ShowUsual};
 use super::orders::approvals::{Decide, ListQuestions};
+use super::orders::certificates::{IssueCertificate, ListCertificates};
 use super::orders::credentials::{
     AddCredential, ListCredentials, PromoteCredential, RemoveCredential, RevokeCredential,
     RotateCredential, ScheduleCredential, ShowCredential, Shown,
 };
+use super::orders::learn::Learn;
 use super::orders::policies::{ListPolicies, PutPolicy, RemovePolicy};
-use super::orders::records::{QueryRecords, RECORDS, kind_of, of_the_workspace};
+use super::orders::records::{ExportRecords, QueryRecords, RECORDS, kind_of, of_the_workspace};
 use super::orders::register::{REGISTER_SINCE, Register, WhoUses};
 use super::orders::runs::MakeRunToken;
 use super::orders::sets::{AddToSet, ListSets, TakeFromSet};
@@ -82,9 +85,34 @@ const ROUTES: &[Route] = &[
     get("/v1/sets", Viewer, |seat, _| seat.take(ListSets)),
     get("/v1/values", Viewer, |seat, _| seat.take(ListValues)),
     get("/v1/agents", Viewer, |seat, _| seat.take(ListAgents)),
+    get("/v1/agents/*/certificates", Viewer, |seat, parts| {
+        seat.take(ListCertificates { agent: name(parts)? })
+    }),
     get("/v1/policies", Viewer, |seat, _| seat.take(ListPolicies)),
     get("/v1/policies/explain", Viewer, |seat, _| explain(seat)),
+    get("/v1/policies/learn", Viewer, |seat, _| {
+        let parameters = Parameters::of(seat);
+        let (agent, since) = (parameters.name("agent")?, parameters.moment("since")?);
+        seat.take(Learn { agent, since })
+    }),
     get("/v1/audit", Viewer, |seat, _| records(seat)),
+    get("/v1/audit/export", Viewer, |seat, _| {
+        let parameters = Parameters::of(seat);
+        let (since, until) = (parameters.moment("since")?, parameters.moment("until")?);
+        let after = parameters.number("after")?.unwrap_or_default();
+        let limit = parameters.number("limit")?;
+        seat.take(ExportRecords { since, until, after, limit })
+    }),
+    get("/v1/anomalies", Viewer, |seat, _| {
+        let parameters = Parameters::of(seat);
+        let (agent, since) = (parameters.name("agent")?, parameters.moment("since")?);
+        let since = since.or_else(|| SystemTime::now().checked_sub(SINCE)).unwrap_or(UNIX_EPOCH);
+        seat.take(ListAnomalies { agent, since })
+    }),
+    get("/v1/anomalies/usual", Viewer, |seat, _| {
+        let agent = Parameters::of(seat).name("agent")?;
+        seat.take(ShowUsual { agent })
+    }),
     get("/v1/approvals", Viewer, |seat, _| seat.take(ListQuestions)),
     get("/v1/placeholders", Member, |seat, _| {
         let all = seat.read(|vault| Ok(placeholders_of(&vault.credentials()?)))?;
@@ -123,6 +151,10 @@ const ROUTES: &[Route] = &[
     post("/v1/agents/*/labels", Owner, |seat, parts| {
         seat.take(LabelAgent { name: name(parts)?, change: seat.body()? })
     }),
+    post("/v1/agents/*/certificates", Owner, |seat, parts| {
+        seat.take(IssueCertificate { agent: name(parts)?, wanted: seat.body()? })
+    }),
+    post("/v1/anomalies/accept", Owner, |seat, _| seat.take(seat.body::<AcceptAnomalies>()?)),
     post("/v1/agents/*/revoke", Owner, |seat, parts| {
         seat.take(RevokeAgent { name: name(parts)?, only: seat.body()? })
     }),
@@ -214,6 +246,13 @@ impl Parameters {
 
     fn text(&self, name: &str) -> Option<String> {
         self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.clone())
+    }
+
+    fn name(&self, name: &str) -> Result<Option<Name>, Problem> {
+        let read = |text: String| {
+            text.parse().map_err(|_| Problem::bad(format!("the parameter `{name}` is no name")))
+        };
+        self.text(name).map(read).transpose()
     }
 
     fn all(&self, name: &str) -> impl Iterator<Item = &str> {

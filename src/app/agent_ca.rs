@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use super::{Failure, Home, Opened};
+use super::{Failure, Home};
 use crate::agent::default_workspace;
+use crate::config::{CertificateName, Config};
 use crate::files;
 use crate::reference::Name;
 use crate::secret::Secret;
-use crate::tls::{ClientAuthority, ClientIssued};
+use crate::tls::{ClientAuthority, ClientIssued, TlsError};
 use crate::vault::{Fault, Vault};
 
 /// The items of the vault.
@@ -27,70 +28,61 @@ impl Home {
     }
 }
 
-impl Opened {
-    /// Issues a certificate for an agent that lives; of `request`, where there is one, the key is taken.
-    ///
-    /// # Errors
-    /// When there is no such agent, the CA cannot be used, or the request is none.
-    pub fn issue_certificate(
-        &mut self,
-        agent: &Name,
-        ttl: Duration,
-        request: Option<&str>,
-    ) -> Result<ClientIssued, Failure> {
-        let agents = self.vault.agents()?;
-        let known = agents.iter().find(|one| one.name == *agent);
-        match known.map(|one| one.revoked) {
-            Some(None) => {}
-            Some(Some(_)) => return Err(Failure::new(format!("the agent {agent} was revoked"))),
-            None => {
-                let failure = Failure::new(format!("there is no agent {agent}"));
-                return Err(failure.help(format!("locum agent add {agent} --no-token")));
-            }
-        }
-        let now = SystemTime::now();
-        let authority = self.agent_authority(now)?;
-        let issued = authority.issue(agent, &self.spiffe_id(agent), (now, ttl), request)?;
-        self.vault.note_certificate(agent, &issued.serial)?;
-        self.changed()?;
-        Ok(issued)
-    }
+/// Issues a certificate of the home's CA to an agent of the vault's workspace, with the key of `request`.
+/// That the agent lives is asked before.
+///
+/// # Errors
+/// When the CA cannot be used, or the request is none.
+pub(crate) fn issue_certificate(
+    vault: &mut Vault,
+    (home, domain): (&Home, &str),
+    (agent, ttl): (&Name, Duration),
+    request: &str,
+) -> Result<ClientIssued, Failure> {
+    let now = SystemTime::now();
+    let authority = authority(vault, home, now)?;
+    let id = spiffe_id(domain, vault.workspace(), agent);
+    let issued = authority.issue(agent, &id, (now, ttl), request);
+    let issued = issued.map_err(|error| match error {
+        TlsError::RequestUnreadable => Failure::usage(error.to_string()),
+        other => other.into(),
+    })?;
+    vault.note_certificate(agent, &issued.serial)?;
+    Ok(issued)
+}
 
-    /// `spiffe://DOMAIN/agent/NAME`, and with its workspace where that is another than the default one.
-    fn spiffe_id(&self, agent: &Name) -> String {
-        let (domain, workspace) = (self.trust_domain(), self.vault.workspace());
-        if *workspace == default_workspace() {
-            format!("spiffe://{domain}/agent/{agent}")
-        } else {
-            format!("spiffe://{domain}/workspace/{workspace}/agent/{agent}")
-        }
+/// `spiffe://DOMAIN/agent/NAME`, and with its workspace where that is another than the default one.
+fn spiffe_id(domain: &str, workspace: &Name, agent: &Name) -> String {
+    if *workspace == default_workspace() {
+        format!("spiffe://{domain}/agent/{agent}")
+    } else {
+        format!("spiffe://{domain}/workspace/{workspace}/agent/{agent}")
     }
+}
 
-    /// The trust domain of the config, where certificates are known by their SPIFFE ids.
-    fn trust_domain(&self) -> &str {
-        use crate::config::CertificateName;
-        let names = self.config.identity.client_certificates.as_ref();
-        match names.map(|names| &names.name) {
-            Some(CertificateName::Spiffe(domain)) => domain,
-            _ => DOMAIN,
-        }
+/// The trust domain of the config, where certificates are known by their SPIFFE ids.
+pub(crate) fn trust_domain(config: &Config) -> &str {
+    let names = config.identity.client_certificates.as_ref();
+    match names.map(|names| &names.name) {
+        Some(CertificateName::Spiffe(domain)) => domain,
+        _ => DOMAIN,
     }
+}
 
-    fn agent_authority(&mut self, now: SystemTime) -> Result<ClientAuthority, Failure> {
-        let key = match open(&self.vault, KEY_ITEM)? {
-            Some(key) => key,
-            None => make(&mut self.vault, now)?,
-        };
-        let certificate = open(&self.vault, CERTIFICATE_ITEM)?;
-        let certificate =
-            certificate.ok_or_else(|| Failure::new("the agents' CA has no certificate"))?;
-        let pem = certificate.expose(|bytes| String::from_utf8_lossy(bytes).into_owned());
-        let file = self.home.agent_ca();
-        if std::fs::read(&file).ok().as_deref() != Some(pem.as_bytes()) {
-            files::replace_private(&file, pem.as_bytes())?;
-        }
-        Ok(ClientAuthority::load(&pem, &key, now)?)
+fn authority(vault: &mut Vault, home: &Home, now: SystemTime) -> Result<ClientAuthority, Failure> {
+    let key = match open(vault, KEY_ITEM)? {
+        Some(key) => key,
+        None => make(vault, now)?,
+    };
+    let certificate = open(vault, CERTIFICATE_ITEM)?;
+    let certificate =
+        certificate.ok_or_else(|| Failure::new("the agents' CA has no certificate"))?;
+    let pem = certificate.expose(|bytes| String::from_utf8_lossy(bytes).into_owned());
+    let file = home.agent_ca();
+    if std::fs::read(&file).ok().as_deref() != Some(pem.as_bytes()) {
+        files::replace_private(&file, pem.as_bytes())?;
     }
+    Ok(ClientAuthority::load(&pem, &key, now)?)
 }
 
 /// An item, if there is one.

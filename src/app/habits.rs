@@ -119,26 +119,28 @@ fn read(place: &Place, key: &Hmac<Sha256>) -> Result<Option<Stored>, Failure> {
 ///
 /// # Errors
 /// When the file cannot be read, or somebody else wrote it.
-pub fn baselines(opened: &Opened) -> Result<Vec<Kept>, Failure> {
-    let stored = read(&Place::of(&opened.home), &key(&opened.vault))?;
+pub fn baselines(home: &Home, vault: &Vault) -> Result<Vec<Kept>, Failure> {
+    let stored = read(&Place::of(home), &key(vault))?;
     Ok(stored.map(|stored| stored.agents).unwrap_or_default())
 }
 
-/// Leaves word that what was told of an agent is usual, and says whether a running proxy has taken it
-/// within `patience`; else the next one does at its start.
+/// Leaves word that what was told of an agent of the home's workspace is usual, and says whether a running
+/// proxy has taken it within `patience`; else the next one does at its start. Who says it is whoever runs
+/// this, where nobody else is named.
 ///
 /// # Errors
 /// When it cannot be written.
 pub fn accept(
-    opened: &Opened,
-    agent: &Name,
-    credential: Option<&Name>,
+    (home, log): (&Home, &Path),
+    (agent, credential): (&Name, Option<&Name>),
+    by: Option<String>,
     patience: Duration,
 ) -> Result<bool, Failure> {
-    let workspace = opened.vault.workspace().clone();
+    let workspace = home.workspace().clone();
     let (agent, credential) = (agent.clone(), credential.cloned());
-    let word = Word { workspace, agent, credential, by: operator() };
-    let place = Place::of(&opened.home);
+    let by = by.unwrap_or_else(operator);
+    let word = Word { workspace, agent, credential, by };
+    let place = Place::of(home);
     files::create_directory(&place.0)?;
     let mut id = [0; 8];
     getrandom::fill(&mut id).map_err(|e| Failure::new(format!("no randomness: {e}")))?;
@@ -146,7 +148,7 @@ pub fn accept(
     // Plain strings always serialise.
     files::create_private(&path, &serde_json::to_vec(&word).unwrap_or_default())?;
     let start = Instant::now();
-    while opened.running().is_some() && start.elapsed() < patience {
+    while AuditLog::is_locked(log) && start.elapsed() < patience {
         if !path.exists() {
             return Ok(true);
         }
@@ -252,6 +254,10 @@ impl Habits {
             let word = files::read_private(&path, 4096).ok();
             let word = word.and_then(|bytes| serde_json::from_slice::<Word>(&bytes).ok());
             if let Some(Word { workspace, agent, credential, by }) = word {
+                // What cannot be recorded is not done, and heard again when it can be.
+                if !self.audit.healthy() {
+                    continue;
+                }
                 let known = self.baselines.accept((&workspace, &agent), credential.as_ref());
                 let with = credential.as_ref().map_or("any", Name::as_str);
                 let found = if known { "accepted" } else { "nothing is known of it" };

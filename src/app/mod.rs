@@ -41,7 +41,8 @@ mod supplier;
 mod workspaces;
 mod wrapping;
 
-pub use crate::anomaly::Kept as Usual;
+pub use crate::anomaly::{Kept as Habit, Shown as Usual};
+pub(crate) use agent_ca::{issue_certificate, trust_domain};
 pub(crate) use approvals::Place;
 pub use authority::is_published;
 pub use checkup::Health;

@@ -61,6 +61,17 @@ pub(super) enum Command {
     },
     /// Issue a certificate by which an agent shows who it is
     Certificate(certificate::Args),
+    /// List the certificates that were issued to an agent in the last 90 days
+    #[command(
+        after_help = "Example:\n  locum agent certificates researcher\n  locum agent revoke researcher --certificate 5f0c…"
+    )]
+    Certificates {
+        /// The agent's name
+        name: Name,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// List agents and their tokens
     #[command(after_help = "Example:\n  locum agent list")]
     List {
@@ -136,9 +147,8 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
                 )
             }))
         }
-        Command::Certificate(args) => {
-            certificate::run(&mut way.here("issuing a certificate")?, &args)
-        }
+        Command::Certificate(args) => certificate::run(&mut way, &args),
+        Command::Certificates { name, json } => certificate::list(&mut way, name, json),
     }
 }
 

@@ -381,34 +381,42 @@ fn proof_as_text(report: &Report) -> String {
 
 fn export(dir: &Path, filter: Filter, to: Option<&Path>) -> Result<ExitCode, Failure> {
     let found = query(dir, filter)?;
-    match to {
-        None => print_all(found),
-        Some(path) => export_to(path, found),
-    }
+    let Some(path) = to else { return print_all(found) };
+    export_to(path, |write| {
+        let (mut records, mut unreadable) = (0_u64, Unreadable::default());
+        for entry in found {
+            match entry {
+                Ok(entry) => {
+                    records += 1;
+                    write(entry.line())?;
+                }
+                Err(error) => unreadable.note(&error.into()),
+            }
+        }
+        Ok((records, unreadable.exit()))
+    })
 }
 
-/// The file is there whole or not at all.
-fn export_to(path: &Path, found: Query) -> Result<ExitCode, Failure> {
+/// The file is there whole or not at all: `fill` writes it line by line, and says how many records there are.
+fn export_to(
+    path: &Path,
+    fill: impl FnOnce(&mut dyn FnMut(&str) -> Result<bool, Failure>) -> Result<(u64, ExitCode), Failure>,
+) -> Result<ExitCode, Failure> {
     let temporary = Temporary::beside(path)?;
     let failed = |e: std::io::Error| Failure::new(format!("{}: {e}", path.display()));
     let file = std::fs::OpenOptions::new().write(true).open(temporary.path()).map_err(failed)?;
     let mut file = std::io::BufWriter::with_capacity(64 * 1024, file);
-    let (mut records, mut unreadable) = (0_u64, Unreadable::default());
-    for entry in found {
-        match entry {
-            Ok(entry) => {
-                records += 1;
-                writeln!(file, "{}", entry.line()).map_err(failed)?;
-            }
-            Err(error) => unreadable.note(&error.into()),
-        }
-    }
+    let mut write = |line: &str| {
+        writeln!(file, "{line}").map_err(failed)?;
+        Ok(true)
+    };
+    let (records, exit) = fill(&mut write)?;
     file.flush().map_err(failed)?;
     drop(file);
     temporary.publish_as_new(path)?;
     let records = counted(records, "record");
     output::line(&format!("wrote {records} to {}", path.display()))?;
-    Ok(unreadable.exit())
+    Ok(exit)
 }
 
 #[cfg(test)]

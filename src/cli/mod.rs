@@ -274,7 +274,7 @@ fn dispatch(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Policy(command) => policy::run(&to, command),
         Command::Config(command) => config::run(locate(), command),
         Command::Approvals(command) => done(approvals::run(&to, command)),
-        Command::Anomalies(command) => done(anomalies::run(&locate()?, command)),
+        Command::Anomalies(command) => done(anomalies::run(&to, command)),
         Command::Audit(command) => audit::run(&to, command),
         Command::Ca(command) => done(ca::run(&locate()?, command)),
         Command::Admin(command) => done(admin::run(&to, command)),

@@ -138,7 +138,7 @@ pub(super) fn run(to: &Where, command: Command) -> Result<ExitCode, Failure> {
             return explain::run_there(to, &args);
         }
         Command::Explain(args) => return explain::run(home, &args),
-        Command::Learn(args) => return learn::run(&home?, &args),
+        Command::Learn(args) => return learn::run(to, &args),
         Command::Schema => {
             output::line(SCHEMA.trim_end())?;
             return Ok(ExitCode::SUCCESS);

@@ -5,7 +5,6 @@
 
 use std::iter::once;
 
-use super::Policy;
 use super::cases::{Answer, Inquiry, Wish};
 use super::conditions::Wanted;
 use super::decide::Question;
@@ -13,6 +12,7 @@ use super::diff::either;
 use super::rule::{Asked, Check, Rule};
 use super::text::TextPattern;
 use super::verdict::Kind;
+use super::{Group, Policy};
 use crate::credential::{Credential, CredentialIndex};
 use crate::document::Position;
 use crate::host::{Authority, Origin, Scheme};
@@ -216,10 +216,45 @@ impl Policy {
             deny: rule.deny,
             shadow: rule.shadow,
             organisation: rule.organisation,
-            wants: misses.iter().map(|check| wants(rule, *check)).collect(),
+            wants: misses.iter().map(|check| self.wants(rule, *check, asked)).collect(),
             misses,
             spares: rule.deny && !rule.uses.is_empty() && grants != Some(true),
             grants,
+        }
+    }
+
+    /// What a rule asks for under one of its keys.
+    fn wants(&self, rule: &Rule, check: Check, asked: Asked<'_>) -> Option<String> {
+        let conditions = rule.conditions.as_deref();
+        let texts = |all: &Vec<TextPattern>| (!all.is_empty()).then(|| either(all));
+        let Asked { who, origin, .. } = asked;
+        match check {
+            // Lists to which something can be added, which is said in place of what they have, and where
+            // that would not do, why.
+            Check::Agent => {
+                let own = |group: &&Group| *group.name == *who.agent.as_str();
+                self.groups.iter().find(own)?;
+                Some(format!("`{}` means a group of others; give that another name", who.agent))
+            }
+            Check::Destination if rule.to.is_none() => {
+                Some(format!("there is none, and no credential of `use` may go to {origin}"))
+            }
+            Check::Destination if origin.scheme == Scheme::Http && !rule.uses.is_empty() => {
+                Some("credentials go over https:// alone; send it there".to_owned())
+            }
+            Check::Destination | Check::Method | Check::Path => None,
+            Check::Query => {
+                let one = |w: &Wanted<Box<str>>| format!("{}={}", w.name, either(&w.values));
+                conditions.map(|all| all.query.iter().map(one).collect::<Vec<_>>().join(", "))
+            }
+            Check::Headers => {
+                let one =
+                    |w: &Wanted<http::HeaderName>| format!("{}: {}", w.name, either(&w.values));
+                conditions.map(|all| all.headers.iter().map(one).collect::<Vec<_>>().join(", "))
+            }
+            Check::User => conditions.and_then(|all| texts(&all.users)),
+            Check::Run => conditions.and_then(|all| texts(&all.runs)),
+            Check::Time => rule.when.as_ref().map(ToString::to_string),
         }
     }
 }
@@ -229,25 +264,4 @@ fn seen_from_outside(mut verdict: Verdict<'_>) -> Verdict<'_> {
     (verdict.misses, verdict.wants) =
         pairs.filter(|(check, _)| Check::OUTSIDE.contains(check)).unzip();
     verdict
-}
-
-/// What a rule asks for under one of its keys.
-fn wants(rule: &Rule, check: Check) -> Option<String> {
-    let conditions = rule.conditions.as_deref();
-    let texts = |all: &Vec<TextPattern>| (!all.is_empty()).then(|| either(all));
-    match check {
-        // Lists to which something can be added, which is said in place of what they have.
-        Check::Agent | Check::Destination | Check::Method | Check::Path => None,
-        Check::Query => {
-            let one = |w: &Wanted<Box<str>>| format!("{}={}", w.name, either(&w.values));
-            conditions.map(|all| all.query.iter().map(one).collect::<Vec<_>>().join(", "))
-        }
-        Check::Headers => {
-            let one = |w: &Wanted<http::HeaderName>| format!("{}: {}", w.name, either(&w.values));
-            conditions.map(|all| all.headers.iter().map(one).collect::<Vec<_>>().join(", "))
-        }
-        Check::User => conditions.and_then(|all| texts(&all.users)),
-        Check::Run => conditions.and_then(|all| texts(&all.runs)),
-        Check::Time => rule.when.as_ref().map(ToString::to_string),
-    }
 }

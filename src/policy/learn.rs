@@ -45,7 +45,7 @@ pub enum Act {
 }
 
 /// A rule that was learned.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Learned {
     /// Its name.
     pub name: String,

@@ -51,8 +51,6 @@ pub struct ClientAuthority {
 pub struct ClientIssued {
     /// PEM, one block.
     pub certificate_pem: String,
-    /// Its key, PEM, when it was made here, and not by whoever asked.
-    pub key_pem: Option<Secret>,
     /// In lower-case hex, as in audit records.
     pub serial: String,
     /// The SPIFFE id in it.
@@ -117,8 +115,8 @@ impl ClientAuthority {
     }
 
     /// Issues a certificate whose one name is this SPIFFE id, for as long as `ttl` and no
-    /// longer than the CA. Without a request it comes with a new key. Of a request (PKCS #10) the key is
-    /// taken, and that whoever asks has it is checked; what else it asks for is not looked at.
+    /// longer than the CA. Of the request (PKCS #10, PEM) the key is taken, and that whoever asks has it is
+    /// checked; what else it asks for is not looked at.
     ///
     /// # Errors
     /// [`TlsError::RequestUnreadable`]; [`TlsError::Signing`].
@@ -127,7 +125,7 @@ impl ClientAuthority {
         agent: &Name,
         id: &str,
         (now, ttl): (SystemTime, Duration),
-        request: Option<&str>,
+        request: &str,
     ) -> Result<ClientIssued, TlsError> {
         let not_after = (now + ttl.min(MAX_TTL)).min(self.not_after);
         let serial = random_serial()?;
@@ -143,23 +141,30 @@ impl ClientAuthority {
         params.serial_number = Some(serial.clone());
         params.not_before = (now - BACKDATE).into();
         params.not_after = not_after.into();
-        let (certificate, key_pem) = if let Some(request) = request {
-            let asked = CertificateSigningRequestParams::from_pem(request)
-                .map_err(|_| TlsError::RequestUnreadable)?;
-            (params.signed_by(&asked.public_key, &self.issuer)?, None)
-        } else {
-            let secret = generate_key()?;
-            let key = P256Key::read(&secret)?;
-            (params.signed_by(&key, &self.issuer)?, Some(pem_of(&secret)))
-        };
+        let asked = CertificateSigningRequestParams::from_pem(request)
+            .map_err(|_| TlsError::RequestUnreadable)?;
+        let certificate = params.signed_by(&asked.public_key, &self.issuer)?;
         Ok(ClientIssued {
             certificate_pem: certificate.pem(),
-            key_pem,
             serial: HEXLOWER.encode(serial.as_ref()),
             id: id.to_owned(),
             not_after,
         })
     }
+}
+
+/// A new key, in PEM, and a request for a certificate of it. It asks for no name: who it is for, whoever
+/// issues it says.
+///
+/// # Errors
+/// [`TlsError::Signing`] or [`TlsError::Library`] when the library has no randomness.
+pub fn request() -> Result<(Secret, String), TlsError> {
+    let secret = generate_key()?;
+    let key = P256Key::read(&secret)?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name = rcgen::DistinguishedName::new();
+    let request = params.serialize_request(&key)?.pem()?;
+    Ok((pem_of(&secret), request))
 }
 
 fn pem_of(key: &Secret) -> Secret {
@@ -214,8 +219,9 @@ mod tests {
     #[test]
     fn a_certificate_names_one_agent_and_is_for_clients_alone() {
         let agent: Name = "researcher".parse().unwrap();
+        let (key, request) = request().unwrap();
         let issued = authority()
-            .issue(&agent, "spiffe://prod.example/agent/researcher", hour(), None)
+            .issue(&agent, "spiffe://prod.example/agent/researcher", hour(), &request)
             .unwrap();
         assert_eq!(issued.id, "spiffe://prod.example/agent/researcher");
         let der = first_certificate(&issued.certificate_pem).unwrap();
@@ -225,11 +231,12 @@ mod tests {
         let usage = read.extended_key_usage().unwrap().unwrap().value;
         assert!(usage.client_auth && !usage.server_auth && !usage.any && !read.is_ca());
         assert_eq!(HEXLOWER.encode(read.raw_serial()), issued.serial);
-        let key = issued.key_pem.unwrap();
+        let own = key.expose(|pem| rcgen::KeyPair::from_pem(std::str::from_utf8(pem).unwrap()));
+        assert_eq!(read.public_key().raw, own.unwrap().subject_public_key_info());
         assert!(key.expose(|pem| pem.starts_with(b"-----BEGIN PRIVATE KEY-----\n")));
         let long = (now(), Duration::from_hours(10_000));
         let issued = authority()
-            .issue(&agent, "spiffe://prod.example/agent/researcher", long, None)
+            .issue(&agent, "spiffe://prod.example/agent/researcher", long, &request)
             .unwrap();
         assert_eq!(issued.not_after, now() + MAX_TTL);
     }
@@ -242,10 +249,8 @@ mod tests {
         wanted.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         let request = wanted.serialize_request(&key).unwrap().pem().unwrap();
         let agent: Name = "writer".parse().unwrap();
-        let issued = authority()
-            .issue(&agent, "spiffe://locum/agent/writer", hour(), Some(&request))
-            .unwrap();
-        assert!(issued.key_pem.is_none());
+        let issued =
+            authority().issue(&agent, "spiffe://locum/agent/writer", hour(), &request).unwrap();
         let der = first_certificate(&issued.certificate_pem).unwrap();
         let (_, read) = X509Certificate::from_der(&der).unwrap();
         assert_eq!(read.public_key().raw, key.subject_public_key_info());
@@ -258,8 +263,7 @@ mod tests {
         let broken =
             format!("{first}{}{}", if rest.starts_with('A') { 'B' } else { 'A' }, &rest[1..]);
         for bad in [&*broken, "", &issued.certificate_pem] {
-            let refused =
-                authority().issue(&agent, "spiffe://locum/agent/writer", hour(), Some(bad));
+            let refused = authority().issue(&agent, "spiffe://locum/agent/writer", hour(), bad);
             assert!(matches!(refused, Err(TlsError::RequestUnreadable)), "{bad}");
         }
     }

@@ -305,8 +305,9 @@ mod tests {
     fn client(server: &CertificateDer<'static>, ca: &ClientAuthority) -> Arc<ClientConfig> {
         let (now, agent) = (SystemTime::now(), "writer".parse().unwrap());
         let id = "spiffe://prod.example/agent/writer";
-        let issued = ca.issue(&agent, id, (now, Duration::from_hours(1)), None).unwrap();
-        let key = issued.key_pem.unwrap().expose(PrivateKeyDer::from_pem_slice).unwrap();
+        let (key, request) = crate::tls::client_request().unwrap();
+        let issued = ca.issue(&agent, id, (now, Duration::from_hours(1)), &request).unwrap();
+        let key = key.expose(PrivateKeyDer::from_pem_slice).unwrap();
         let mut roots = RootCertStore::empty();
         roots.add(server.clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

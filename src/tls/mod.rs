@@ -24,7 +24,10 @@ use rustls::{CipherSuite, NamedGroup};
 
 pub use accept::{AcceptError, Accepted, CaAlert, SniMatch, accept, ca_alert};
 pub use ca::{CaInfo, CaMaterial, CertificateAuthority};
-pub use clients::{ClientAuthority, ClientIssued, MAX_TTL as MAX_CLIENT_TTL, revocation_lists};
+pub use clients::{
+    ClientAuthority, ClientIssued, MAX_TTL as MAX_CLIENT_TTL, request as client_request,
+    revocation_lists,
+};
 pub use first_byte::{FirstByte, Prefixed, first_byte};
 pub use leaf::{LeafCache, LeafConfigs};
 pub use listener::{ListenerPem, ListenerStream, ListenerTls, client_certificate};

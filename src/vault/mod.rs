@@ -80,7 +80,7 @@ pub use journal::{Action, AuditAnchor, JournalEntry};
 pub use master::{KeyError, KeySource, MIN_PASSPHRASE, MasterKey, PassphraseParams};
 pub use recovery::{MAX_SHARES, RecoveryRecord, RecoverySet, Share, ShareError};
 pub use rotate::{OldRuns, Rotated};
-pub use runs::NewRunToken;
+pub use runs::{IssuedOnce, NewRunToken};
 pub use sets::SetInfo;
 pub use shelf::{Shelf, Shelved};
 pub use snapshot::Snapshot;

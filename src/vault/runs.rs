@@ -24,6 +24,20 @@ const PLENTY: usize = 1000;
 /// than certificates of services are, and tokens by far.
 const LONGEST_PROOF: i64 = 400 * 24 * 60 * 60;
 
+/// How long a certificate of the home's own CA is good at the most, in seconds: ninety days.
+const LONGEST_CERTIFICATE: i64 = 90 * 24 * 60 * 60;
+
+/// A certificate that was issued to an agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IssuedOnce {
+    /// In lower-case hex.
+    pub serial: String,
+    /// When, in seconds of Unix time.
+    pub issued: i64,
+    /// When it was ended before its time, if it was.
+    pub revoked: Option<i64>,
+}
+
 /// What a run token is to say.
 #[derive(Clone, Debug)]
 pub struct NewRunToken {
@@ -87,6 +101,43 @@ impl Vault {
         self.change(Action::CertificateIssued, &subject, |tx, change| {
             agents::require_known(tx, change.workspace, agent).map(drop)
         })
+    }
+
+    /// The certificates that were issued to an agent within the time for which one can be good, the oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`Fault::Unknown`] for the agent.
+    pub fn certificates(&self, agent: &Name) -> Result<Vec<IssuedOnce>, VaultError> {
+        self.issued_to(agent).map_err(|fault| self.fault(fault))
+    }
+
+    fn issued_to(&self, agent: &Name) -> Result<Vec<IssuedOnce>, Fault> {
+        let tx = self.db.unchecked_transaction()?;
+        agents::require_known(&tx, &self.workspace, agent)?;
+        let revoked = revocations(&tx, &self.keys(&tx)?.own, &self.workspace)?;
+        let ends = |serial: &str| {
+            let proof = Which::Proof(format!("serial:{serial}"));
+            let mut own = revoked.iter().filter(|one| one.agent == agent.as_str());
+            own.find(|one| one.which == proof).map(|one| one.at_ms / 1000)
+        };
+        let begin = format!("{} serial:", qualified(self.workspace.as_str(), agent.as_str()));
+        let mut statement = tx.prepare_cached(
+            "SELECT subject, at FROM journal WHERE action = ?1 AND at >= ?2 ORDER BY epoch",
+        )?;
+        // What was issued in another workspace of its name is nobody's here.
+        let since = self.began(&tx)?.unwrap_or_default().max(now() - LONGEST_CERTIFICATE);
+        let rows = statement.query_map((Action::CertificateIssued.as_str(), since), |row| {
+            Ok((row.get::<_, String>(0)?, row.get(1)?))
+        })?;
+        let mut all = Vec::new();
+        for row in rows {
+            let (subject, issued) = row?;
+            if let Some(serial) = subject.strip_prefix(&begin) {
+                all.push(IssuedOnce { revoked: ends(serial), serial: serial.to_owned(), issued });
+            }
+        }
+        Ok(all)
     }
 
     /// Ends run tokens of an agent that were made until now. Later ones are good.

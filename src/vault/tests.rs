@@ -1869,6 +1869,13 @@ fn certificates_end_with_their_agent_and_their_workspace() {
     vault.agent_revoke(&name("agent")).unwrap();
     vault.agent_add(&name("agent")).unwrap();
     assert!(ended(&vault, "agent", "00aa") && !ended(&vault, "more", "00bb"));
+    let listed = |vault: &Vault, who: &str| -> Vec<(String, bool)> {
+        let all = vault.certificates(&name(who)).unwrap().into_iter();
+        all.map(|one| (one.serial, one.revoked.is_some())).collect()
+    };
+    assert_eq!(listed(&vault, "agent"), [("00aa".to_owned(), true)]);
+    assert_eq!(listed(&vault, "more"), [("00bb".to_owned(), false)]);
+    assert!(vault.certificates(&name("nobody")).is_err());
     let other = name("other");
     for _ in 0..2 {
         vault.workspace_add(&other).unwrap();
@@ -1876,6 +1883,7 @@ fn certificates_end_with_their_agent_and_their_workspace() {
         vault.agent_add(&name("agent")).unwrap();
         assert!(!ended(&vault, "agent", "00ee"));
         vault.note_certificate(&name("agent"), "00cc").unwrap();
+        assert_eq!(listed(&vault, "agent").last().unwrap().0, "00cc");
         vault.workspace_remove(&other, true).unwrap();
     }
     vault.workspace_add(&other).unwrap();

@@ -65,13 +65,14 @@ impl Vault {
     /// # Errors
     /// [`VaultError`] when the journal cannot be read.
     pub fn workspace_since(&self) -> Result<Option<i64>, VaultError> {
+        self.began(&self.db).map_err(|fault| self.fault(fault))
+    }
+
+    /// When the workspace was added; none of the one that was there from the beginning.
+    pub(super) fn began(&self, db: &Connection) -> Result<Option<i64>, Fault> {
         let query = "SELECT max(at) FROM journal WHERE action = ?1 AND subject = ?2";
         let asked = (Action::WorkspaceAdded.as_str(), self.workspace.as_str());
-        let since = || {
-            let mut statement = self.db.prepare_cached(query)?;
-            Ok(statement.query_row(asked, |row| row.get(0))?)
-        };
-        since().map_err(|fault: Fault| self.fault(fault))
+        Ok(db.prepare_cached(query)?.query_row(asked, |row| row.get(0))?)
     }
 
     /// Works in another workspace from here on.

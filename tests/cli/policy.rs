@@ -324,6 +324,7 @@ fn an_explanation_gives_the_reason_whatever_it_is() {
 rules:
   - {name: no j, deny: true, agents: ['*'], use: [j]}
   - {name: x, agents: [a], to: ['https://x.test'], methods: [GET], paths: ['/a/**', '/b'], use: [k]}
+  - {name: own, agents: [a], methods: [PATCH], use: [k]}
   - {name: denysecret, deny: true, agents: ['*'], to: ['https://x.test'], paths: ['/a/secret/**', '/secret/**']}
   - {name: hours, agents: [a], to: ['https://t.test'], when: {not_after: '2020-01-01T00:00:00Z'}, query: {state: [open, draft]}, headers: {x-v: '1'}, users: [alice], runs: ['7']}
 given: {credentials: {k: [https://x.test], j: [https://x.test]}}
@@ -357,6 +358,18 @@ rules: [{name: floor, agents: [z], to: ['https://elsewhere.test']}]
     );
     let ran = explain(&["GET", "https://x.test/b", "--header", "X-HTTP-Method-Override: PUT"]);
     assert!(ran.out.contains("because:  read as PUT: not-allowed"), "{ran:?}");
+    let ran = explain(&["GET", "https://x.test/b", "--header", "X-HTTP-Method-Override: TRACE"]);
+    assert!(ran.out.contains("because:  A field or a parameter asks for a method"), "{ran:?}");
+    // No advice that `policy check` would refuse, and none to deny more.
+    let ran = explain(&["GET", "http://x.test/c", "--use", "k"]);
+    for said in [
+        "            to: credentials go over https:// alone; send it there\n            paths: add /c\n",
+        "            to: there is none, and no credential of `use` may go to http://x.test\n",
+        "            to: it is about other destinations than http://x.test\n",
+        "            paths: it is about others than /c\n",
+    ] {
+        assert!(ran.out.contains(said), "{said}: {ran:?}");
+    }
     let ran = explain(&["get", "https://x.test/b"]);
     assert!(
         ran.out.contains("because:  Methods are written in capitals")
@@ -399,6 +412,33 @@ rules: [{name: floor, agents: [z], to: ['https://elsewhere.test']}]
         ran.out.contains("misses:   `floor` (p/org/floor.yaml:3), the organisation's"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn an_agent_that_is_called_as_a_group_is_told_so() {
+    const RULES: &str = "version: 1
+groups: {research: [clerk]}
+rules: [{name: x, agents: [research], to: ['https://x.test']}]
+";
+    let home = Home::missing();
+    fs::write(home.beside("p.yaml"), RULES).unwrap();
+    let explain = |agent: &str| {
+        home.run(&[
+            "policy",
+            "explain",
+            "--policy",
+            "p.yaml",
+            "--agent",
+            agent,
+            "GET",
+            "https://x.test/",
+        ])
+    };
+    let ran = explain("research");
+    let said = "agents: `research` means a group of others; give that another name";
+    assert!(ran.code == 1 && ran.out.contains(said), "{ran:?}");
+    assert!(explain("other").out.contains("agents: add `other`"));
+    assert_eq!(explain("clerk").code, 0);
 }
 
 #[test]

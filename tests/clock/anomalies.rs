@@ -227,3 +227,60 @@ fn a_thousand_times_the_usual_volume_is_told_of_once() {
     }
     assert_eq!(watched.told(), texts(&[["requests", "main", "101 in an hour"]]));
 }
+
+#[test]
+fn an_owner_accepts_from_afar_what_a_viewer_can_only_see() {
+    let watched = Watched::new(Some(
+        "version: 1
+rules:
+  - {name: strict, agents: ['*'], use: [second], anomalies: refuse}
+  - {name: rest, agents: ['*'], use: [main]}
+",
+    ));
+    let Watched { world, clock, .. } = &watched;
+    let asks = |role: &'static str| {
+        let added = clock.locum(&world.home, &["admin", "add", role, "--role", role]).ok();
+        let token = added.out.trim().to_owned();
+        let socket = format!("unix:{}", world.home.path().join("admin.sock").display());
+        move |words: &[&str]| {
+            let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_locum"));
+            world.home.clean(&mut command);
+            command.args(words).env("LOCUM_ADMIN_URL", &socket).env("LOCUM_ADMIN_TOKEN", &token);
+            run(clock.show_to(&mut command), b"")
+        }
+    };
+    let (owner, viewer) = (asks("owner"), asks("viewer"));
+    assert_eq!(watched.use_second(HOST).status, 401);
+    clock.set("+2h");
+    assert_eq!(&*watched.use_second("other.test").problem(), "unusual-request");
+    let told: Value =
+        serde_json::from_str(&viewer(&["anomalies", "list", "--json"]).ok().out).unwrap();
+    assert_eq!(
+        (&told[0]["agent"], &told[0]["credential"], &told[0]["seen"]),
+        (&"worker".into(), &"second".into(), &"https://other.test".into())
+    );
+    for form in [&["--json"][..], &[]] {
+        let words = [&["anomalies", "list"], form].concat();
+        assert_eq!(viewer(&words).ok().out, clock.locum(&world.home, &words).ok().out);
+    }
+    let accept = ["anomalies", "accept", "worker", "--credential", "second"];
+    let refused = viewer(&accept).failed(1);
+    assert!(refused.err.contains("this takes the role owner"), "{}", refused.err);
+    assert_eq!(&*watched.use_second("other.test").problem(), "unusual-request");
+    let accepted = owner(&accept).ok();
+    assert_eq!(accepted.out, "worker: what was told of it is usual from now on\n");
+    assert_eq!(watched.use_second("other.test").status, 401, "the origin's own word");
+    let events = world.home.audit();
+    let event = events.iter().find(|record| record["event"] == "anomaly-accepted").unwrap();
+    assert!(event["by"].as_str().unwrap().starts_with("owner owner (token "), "{event}");
+    assert_eq!((&event["workspace"], &event["subject"]), (&"default".into(), &"worker".into()));
+    // What is usual, by both ways alike, as soon as it is written down.
+    let words = ["anomalies", "show", "worker", "--json"];
+    let shown = eventually("it is written", PATIENCE, || {
+        let shown = viewer(&words);
+        (shown.code == 0 && shown.out.contains("other.test")).then_some(shown)
+    });
+    assert_eq!(shown.out, clock.locum(&world.home, &words).ok().out);
+    let nobody = viewer(&["anomalies", "show", "nobody"]).failed(1);
+    assert!(nobody.err.contains("nothing is known of the agent nobody yet"), "{}", nobody.err);
+}

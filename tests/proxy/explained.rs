@@ -43,6 +43,10 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
         ("ambiguous-path", world.ask("GET", "/v1/../strict", &[AUTHORIZED], "")),
         ("method-refused", world.ask("TRACE", "/v1/x", &[], "")),
         (
+            "method-refused",
+            world.ask("GET", "/v1/x", &[AUTHORIZED, "X-HTTP-Method-Override: TRACE"], ""),
+        ),
+        (
             "upgrade-refused",
             world.ask("GET", "/v1/x", &["Upgrade: foo", "Connection: upgrade"], ""),
         ),
@@ -69,6 +73,9 @@ fn each_refusal_says_what_to_change_and_its_id_finds_all_of_it() {
         let recorded = format!("recorded: refuse, with {code}");
         assert!(explained.contains(&recorded), "{code}: {explained}");
         assert!(explained.contains("decision: "), "{code}: {explained}");
+        if code == "method-refused" {
+            assert!(explained.contains("decision: refuse, with method-refused"), "{explained}");
+        }
     }
     // Of a request that could not be read there is nothing to decide on.
     let unread = world.ask("GET", "/v1/x", &many, "");

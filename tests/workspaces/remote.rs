@@ -269,6 +269,8 @@ fn a_role_reaches_as_far_over_the_socket_and_mistakes_are_told_as_beside_the_fil
             "beside the home's files",
         ),
         (&["audit", "verify"], 64, "beside the home's files"),
+        (&["agent", "certificate", "nobody"], 1, "there is no agent nobody"),
+        (&["agent", "certificates", "nobody"], 1, "nobody"),
         (&["--workspace", "default", "agent", "list"], 64, "of the workspace b"),
         (&["--home", ".", "--admin-url", "unix:/x", "agent", "list"], 64, "--home"),
         (&["--admin-url", "http://locum.test", "agent", "list"], 64, "https://"),
@@ -374,4 +376,98 @@ fn over_a_network_the_proxy_shows_who_it_is() {
         0,
         "the system does not know it"
     );
+}
+
+#[test]
+fn the_log_is_exported_and_learned_from_without_the_homes_files() {
+    let two = Two::new();
+    let vic = Person::of(&two.home, "b", "vic", "viewer");
+    let mut wire = two.serve.tunnel(&two.b, HOST);
+    for at in 0..20 {
+        let target = format!("/v1/of-b/{at}");
+        assert_eq!(wire.ask(request("GET", &target, &[AUTHORIZED], "")).status, 200);
+    }
+    drop(wire);
+    assert_eq!(two.get(&two.a, "/v1/of-a").status, 200);
+    two.home.accesses_to("/v1/of-a");
+    let until = "2100-01-01";
+    let here = eventually("all of them have ended", PATIENCE, || {
+        let here = two.home.locum(&in_b(&["audit", "export", "--until", until])).ok().out;
+        let whole = here.matches(r#""kind":"outcome""#).count() == 20;
+        (whole && here.contains("administrator-added")).then_some(here)
+    });
+    assert!(here.contains("/v1/of-b") && !here.contains("/v1/of-a"), "{here}");
+    assert_eq!(vic.does(&["audit", "export", "--until", until]), here);
+    // Into a file, whole or not at all, and none that is there.
+    let said = vic.does(&["audit", "export", "--until", until, "--output", "b.jsonl"]);
+    assert_eq!(said, format!("wrote {} records to b.jsonl\n", here.lines().count()));
+    let file = vic.nowhere.join("b.jsonl");
+    assert!(std::fs::read_to_string(&file).unwrap() == here);
+    assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    vic.with(&["audit", "export", "--output", "b.jsonl"], "").failed(1);
+    // Rules, of what its own agents did.
+    seen_alike(&vic, "b", &[&["policy", "learn"], &["policy", "learn", "--agent", "worker"]]);
+    let learned = vic.sees(&["policy", "learn", "--since", "1h"]);
+    assert_eq!(learned["requests"], 20);
+    let policy = learned["policy"].as_str().unwrap();
+    assert!(policy.contains("use: [main]") && !policy.contains("of-a"), "{policy}");
+    assert_eq!(vic.sees(&["policy", "learn", "--agent", "nobody"])["requests"], 0);
+}
+
+#[test]
+fn an_owner_has_certificates_issued_for_keys_that_nobody_else_has() {
+    let two = Two::new();
+    let (bea, vic) =
+        (Person::of(&two.home, "b", "bea", "owner"), Person::of(&two.home, "b", "vic", "viewer"));
+    let ran = vic.with(&["agent", "certificate", "worker"], "").failed(1);
+    assert!(ran.err.contains("this takes the role owner"), "{}", ran.err);
+    assert!(!vic.nowhere.join("worker.key").exists());
+    let issued = bea.sees(&["agent", "certificate", "worker", "--ttl", "1h"]);
+    assert_eq!(issued["id"], "spiffe://locum/workspace/b/agent/worker");
+    let serial = issued["serial"].as_str().unwrap().to_owned();
+    let read = |name: &str| std::fs::read_to_string(bea.nowhere.join(name)).unwrap();
+    let (key, certificate) = (read("worker.key"), read("worker.pem"));
+    assert!(key.starts_with("-----BEGIN PRIVATE KEY-----"), "{key}");
+    // The pair belongs together, and comes from the home's CA.
+    let own = openssl(&["pkey", "-pubout"], &key);
+    assert_eq!(openssl(&["x509", "-noout", "-pubkey"], &certificate), own);
+    let ca = two.home.path().join("agents-ca.pem");
+    let ca = ["verify", "-CAfile", ca.to_str().unwrap()];
+    assert!(openssl(&ca, &certificate).contains(": OK"));
+    // What is listed, by both ways, and what ends it.
+    seen_alike(&vic, "b", &[&["agent", "certificates", "worker"]]);
+    let listed = vic.sees(&["agent", "certificates", "worker"]);
+    assert_eq!(
+        (&listed[0]["serial"], &listed[0]["revoked"]),
+        (&serial.as_str().into(), &Value::Null)
+    );
+    bea.does(&["agent", "revoke", "worker", "--certificate", &serial]);
+    let listed = vic.sees(&["agent", "certificates", "worker"]);
+    assert!(listed[0]["revoked"].is_i64() && listed[1].is_null(), "{listed}");
+    assert_eq!(
+        json(&two.home, &["agent", "certificates", "worker", "--json"]),
+        serde_json::json!([])
+    );
+    // What is no request, and what is too long.
+    std::fs::write(bea.nowhere.join("bad.csr"), &certificate).unwrap();
+    let ran = bea.with(&["agent", "certificate", "worker", "--csr", "bad.csr"], "");
+    assert!(ran.code == 64 && ran.err.contains("request"), "{} {}", ran.code, ran.err);
+    let records = two.home.audit_now();
+    let event = records.iter().find(|r| r["event"] == "certificate-issued").unwrap();
+    assert_eq!(
+        (&event["workspace"], &event["subject"]),
+        (&"b".into(), &format!("worker serial:{serial}").into())
+    );
+    assert!(event["by"].as_str().unwrap().starts_with("owner bea (token "), "{event}");
+    // Where it was made, the key is, and nowhere else.
+    std::fs::remove_file(bea.nowhere.join("worker.key")).unwrap();
+    let middle = key.lines().nth(1).unwrap();
+    two.home.never_leaks(&[middle], &[]);
+}
+
+/// What openssl makes of a text.
+#[track_caller]
+fn openssl(words: &[&str], input: &str) -> String {
+    let mut command = Command::new("openssl");
+    run(command.args(words), input.as_bytes()).ok().out
 }

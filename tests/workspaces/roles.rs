@@ -65,10 +65,15 @@ const TABLE: &[(&str, &str, &str, usize)] = &[
     ("GET", "/v1/sets", "", 0),
     ("GET", "/v1/values", "", 0),
     ("GET", "/v1/agents", "", 0),
+    ("GET", "/v1/agents/worker/certificates", "", 0),
     ("GET", "/v1/policies", "", 0),
     ("GET", "/v1/policies/explain?agent=worker&method=GET&url=https://api.test/x&use=main", "", 0),
+    ("GET", "/v1/policies/learn?agent=worker", "", 0),
     ("GET", "/v1/audit?limit=5", "", 0),
     ("GET", "/v1/audit?limit=5&form=lines", "", 0),
+    ("GET", "/v1/audit/export?after=3", "", 0),
+    ("GET", "/v1/anomalies?agent=worker&since=0", "", 0),
+    ("GET", "/v1/anomalies/usual", "", 0),
     ("GET", "/v1/approvals", "", 0),
     ("GET", "/v1/placeholders", "", 1),
     ("POST", "/v1/run-tokens", r#"{"agent": "worker"}"#, 1),
@@ -86,6 +91,8 @@ const TABLE: &[(&str, &str, &str, usize)] = &[
     ("POST", "/v1/agents", "{}", 2),
     ("POST", "/v1/agents/nix/labels", r#"{"labels": {"team": "ml"}}"#, 2),
     ("POST", "/v1/agents/nix/revoke", "{}", 2),
+    ("POST", "/v1/agents/worker/certificates", r#"{"csr": ""}"#, 2),
+    ("POST", "/v1/anomalies/accept", "{}", 2),
     ("PUT", "/v1/policies/more.yaml", "rules: [", 2),
     ("DELETE", "/v1/policies/nix.yaml", "", 2),
     ("GET", "/v1/administrators", "", 2),
@@ -98,7 +105,7 @@ const TABLE: &[(&str, &str, &str, usize)] = &[
 fn the_table_is_whole(api: &Api) {
     let routes = api.get("/v1/routes");
     let routes = routes.as_array().unwrap();
-    assert!(routes.len() >= 30, "{routes:?}");
+    assert!(routes.len() >= 41, "{routes:?}");
     for route in routes {
         let text = |key: &str| route[key].as_str().unwrap();
         let fits = |(method, path, _, least): &&(&str, &str, &str, usize)| {
@@ -604,4 +611,36 @@ fn two_people_approve_what_a_rule_wants_two_for() {
     let by: Vec<&str> =
         yes.map(|r| r["by"].as_str().unwrap().split(" (").next().unwrap()).collect();
     assert_eq!(by, ["member max", "member max", "owner ona"]);
+}
+
+#[test]
+fn an_export_in_parts_is_the_whole_of_it_and_of_one_workspace() {
+    let two = Two::new();
+    let viewer = Api::of(&two.home, "b", "vic", "viewer");
+    for at in 0..5 {
+        assert_eq!(two.get(&two.b, &format!("/of-b/{at}")).status, 200);
+        assert_eq!(two.get(&two.a, &format!("/of-a/{at}")).status, 200);
+        two.home.accesses_to(&format!("/of-a/{at}"));
+    }
+    let here = eventually("all of them have ended", PATIENCE, || {
+        let whole = in_b(&["audit", "export", "--until", "2100-01-01"]);
+        let here = two.home.locum(&whole).ok().out;
+        let whole = here.matches(r#""kind":"outcome""#).count() == 5;
+        (whole && here.contains("administrator-added")).then_some(here)
+    });
+    let (mut lines, mut after, mut parts) = (Vec::new(), 0, 0);
+    loop {
+        let part = viewer.get(&format!("/v1/audit/export?limit=2&after={after}&until=4102444800"));
+        let own = part["lines"].as_array().unwrap();
+        assert!(own.len() <= 2, "{part}");
+        lines.extend(own.iter().map(|line| line.as_str().unwrap().to_owned() + "\n"));
+        parts += 1;
+        match part["next"].as_u64() {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    // The end of a request stands in another part than its beginning, and is there.
+    assert!(lines.concat() == here && parts >= 5, "{parts} parts: {lines:?}\n{here}");
+    assert!(here.contains("/of-b/4") && !here.contains("/of-a"), "{here}");
 }

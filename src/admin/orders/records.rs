@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Call, Desk, Order, Trouble, unix};
+use super::{Call, Desk, Order, Trouble, query_of, unix};
 use crate::app::Failure;
 use crate::audit::{Filter, Kind, query};
 use crate::record::Decision;
@@ -58,13 +58,7 @@ impl Order for QueryRecords {
             ("limit", Some(self.limit.to_string())),
             ("form", Some("lines".to_owned())),
         ];
-        let pairs = all.into_iter().filter_map(|(name, value)| {
-            let value =
-                percent_encoding::utf8_percent_encode(&value?, percent_encoding::NON_ALPHANUMERIC)
-                    .to_string();
-            Some(format!("{name}={value}"))
-        });
-        Ok(Call::get(format!("/v1/audit?{}", pairs.collect::<Vec<_>>().join("&"))))
+        Ok(Call::get(format!("/v1/audit{}", query_of(all))))
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<Lines, Trouble> {
@@ -79,6 +73,72 @@ impl Order for QueryRecords {
             }
         }
         Ok(lines)
+    }
+}
+
+/// The most bytes of lines in one part of an export, and one line more.
+const PART: usize = 4 << 20;
+
+/// All records of the workspace within a time, the oldest first, in parts.
+pub(crate) struct ExportRecords {
+    pub(crate) since: Option<SystemTime>,
+    pub(crate) until: Option<SystemTime>,
+    /// The number of the last record of the part before; 0 for the first.
+    pub(crate) after: u64,
+    /// At most so many in this part; as many as there is room for, where nothing is said.
+    pub(crate) limit: Option<usize>,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) lines: Vec<String>,
+    /// Lines that cannot be read.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub(crate) unreadable: u64,
+    /// After which record the next part begins; none when this was the last.
+    pub(crate) next: Option<u64>,
+}
+
+impl Order for ExportRecords {
+    type Answer = Part;
+
+    fn call(&self) -> Result<Call, Failure> {
+        let time = |time: Option<SystemTime>| time.map(|time| unix(time).to_string());
+        let pairs = [
+            ("since", time(self.since)),
+            ("until", time(self.until)),
+            ("after", Some(self.after.to_string())),
+            ("limit", self.limit.map(|limit| limit.to_string())),
+        ];
+        Ok(Call::get(format!("/v1/audit/export{}", query_of(pairs))))
+    }
+
+    fn carry_out(self, desk: &mut impl Desk) -> Result<Part, Trouble> {
+        let Self { since, until, after, limit } = self;
+        let limit = limit.unwrap_or(usize::MAX).max(1);
+        let filter = of_the_workspace(desk, Filter { since, until, ..Filter::default() })?;
+        let mut part = Part { lines: Vec::new(), unreadable: 0, next: None };
+        let (mut bytes, mut last) = (0, after);
+        // From the beginning each time: only there an outcome finds the request that it is of.
+        for entry in query(desk.log(), filter).map_err(Failure::from)? {
+            let Ok(entry) = entry else {
+                // What stands before the first of this part was told with the part before.
+                part.unreadable += u64::from(after == 0 || last > after);
+                continue;
+            };
+            let number = entry.seq().unwrap_or(last);
+            if number <= after {
+                continue;
+            }
+            if bytes >= PART || part.lines.len() >= limit {
+                part.next = Some(last);
+                break;
+            }
+            bytes += entry.line().len();
+            last = number;
+            part.lines.push(entry.line().to_owned());
+        }
+        Ok(part)
     }
 }
 

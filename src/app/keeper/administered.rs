@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::{Keeper, LOOK_AGAIN, Seen};
 use crate::app::Failure;
+use crate::app::agent_ca::trust_domain;
 use crate::app::space::{Looking, PolicyNews};
 use crate::proxy::Workspace;
 use crate::reference::Name;
@@ -118,6 +119,11 @@ impl Keeper {
     /// How long what began with the old version of a credential may use it, where nobody says otherwise.
     pub(crate) fn grace(&self) -> Duration {
         self.seen.lock().config.credentials.grace
+    }
+
+    /// The trust domain of the names in certificates that the home issues.
+    pub(crate) fn trust_domain(&self) -> String {
+        trust_domain(&self.seen.lock().config).to_owned()
     }
 
     /// A workspace as it is served.

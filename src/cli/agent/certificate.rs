@@ -3,12 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::super::output;
-use crate::app::{Failure, Opened};
+use super::super::output::{self, Table, time_or_dash};
+use super::super::way::Way;
+use crate::admin::orders::certificates::{
+    IssueCertificate, IssuedCertificate, ListCertificates, Wanted, checked,
+};
+use crate::app::Failure;
 use crate::document::parse_duration;
 use crate::files;
 use crate::reference::Name;
-use crate::tls::MAX_CLIENT_TTL;
+use crate::tls::client_request;
 
 /// The longest request for a certificate: one with an RSA key of 16,384 bits has 6 KiB.
 const LONGEST: u64 = 64 << 10;
@@ -38,42 +42,55 @@ pub(in crate::cli) struct Args {
 
 fn ttl(text: &str) -> Result<Duration, String> {
     let ttl = parse_duration(text).map_err(|error| error.to_string())?;
-    if (Duration::from_mins(1)..=MAX_CLIENT_TTL).contains(&ttl) {
-        Ok(ttl)
-    } else {
-        Err("a certificate is good for 1m to 90d; issue it again before it ends".into())
-    }
+    checked(ttl).map_err(str::to_owned)
 }
 
-pub(super) fn run(opened: &mut Opened, args: &Args) -> Result<(), Failure> {
+pub(super) fn run(way: &mut Way, args: &Args) -> Result<(), Failure> {
     let Args { name, out, .. } = args;
-    let request = args.csr.as_deref().map(read).transpose()?;
-    let issued = opened.issue_certificate(name, args.ttl, request.as_deref())?;
+    // A key that is made is made here: whoever issues the certificate never has it.
+    let (own, csr) = match &args.csr {
+        Some(file) => (None, read(file)?),
+        None => client_request().map(|(key, request)| (Some(key), request))?,
+    };
+    let wanted = Wanted { csr, ttl: Some(args.ttl.as_secs()) };
+    let issued = way.order(IssueCertificate { agent: name.clone(), wanted })?;
     let certificate = out.join(format!("{name}.pem"));
-    let key = issued.key_pem.as_ref().map(|_| out.join(format!("{name}.key")));
+    let key = own.as_ref().map(|_| out.join(format!("{name}.key")));
     // The key first: a certificate without its key is worth nothing, and the pair before it stays a pair
     // for as long as can be.
-    if let (Some(path), Some(pem)) = (&key, &issued.key_pem) {
+    if let (Some(path), Some(pem)) = (&key, &own) {
         pem.expose(|pem| files::replace_private(path, pem))?;
     }
-    files::replace_private(&certificate, issued.certificate_pem.as_bytes())?;
-    let end = jiff::Timestamp::try_from(issued.not_after).map(jiff::Timestamp::as_second);
-    let end = end.unwrap_or_default();
+    files::replace_private(&certificate, issued.certificate.as_bytes())?;
+    let IssuedCertificate { serial, id, expires, .. } = issued;
     if args.json {
         return output::json(&serde_json::json!({
-            "agent": name, "serial": issued.serial, "id": issued.id, "expires": end,
+            "agent": name, "serial": serial, "id": id, "expires": expires,
             "certificate": certificate, "key": key,
         }));
     }
-    output::line(&format!("{}, good until {}", certificate.display(), output::time(end)))?;
+    output::line(&format!("{}, good until {}", certificate.display(), output::time(expires)))?;
     if let Some(key) = &key {
         output::line(&format!("{}, its key", key.display()))?;
     }
     output::note(&format!(
-        "It names {}. `locum agent revoke {name} --certificate {}` ends it.\nA listener believes its CA with `client_ca: agents-ca.pem` under proxy.tls; `--help` has the rest.",
-        issued.id, issued.serial,
+        "It names {id}. `locum agent revoke {name} --certificate {serial}` ends it.\nA listener believes its CA with `client_ca: agents-ca.pem` under proxy.tls; `--help` has the rest.",
     ));
     Ok(())
+}
+
+/// Those that may still be good.
+pub(super) fn list(way: &mut Way, agent: Name, json: bool) -> Result<(), Failure> {
+    let all = way.order(ListCertificates { agent })?;
+    if json {
+        return output::json(&all);
+    }
+    let mut table = Table::new(&["SERIAL", "ISSUED", "REVOKED"]);
+    for one in all {
+        let (issued, revoked) = (output::time(one.issued), time_or_dash(one.revoked));
+        table.row(vec![one.serial, issued, revoked]);
+    }
+    table.print()
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 
 use super::rows::{Rows, one_line};
-use super::{Command, QueryArgs};
-use crate::admin::orders::records::{Lines, QueryRecords, RECORDS};
+use super::{Command, QueryArgs, export_to};
+use crate::admin::orders::records::{ExportRecords, Lines, QueryRecords, RECORDS};
 use crate::app::Failure;
 use crate::audit::{Entry, Filter, Kind};
 use crate::cli::output;
@@ -21,7 +21,16 @@ pub(super) fn run(mut way: Way, command: Command) -> Result<ExitCode, Failure> {
         Command::Query(args) => search(&mut way, *args),
         Command::Tail { lines, follow, json } => tail(&mut way, lines, (follow, json)),
         Command::Verify { .. } => way.here("verifying the log").map(|_| ExitCode::SUCCESS),
-        Command::Export { .. } => way.here("an export of the log").map(|_| ExitCode::SUCCESS),
+        Command::Export { since, until, output: None } => {
+            let mut lines = output::Lines::new();
+            let (_, unreadable) = export(&mut way, (since, until), |line| lines.line(line))?;
+            lines.flush()?;
+            Ok(said(unreadable))
+        }
+        Command::Export { since, until, output: Some(path) } => export_to(&path, |write| {
+            let (records, unreadable) = export(&mut way, (since, until), write)?;
+            Ok((records, said(unreadable)))
+        }),
     }
 }
 
@@ -57,12 +66,40 @@ fn entries(found: &Lines) -> impl Iterator<Item = Entry> {
     found.lines.iter().filter_map(|line| Entry::read(line))
 }
 
+/// All of it, part by part, until whoever takes it has enough: how many records, and lines that cannot be
+/// read.
+fn export(
+    way: &mut Way,
+    (since, until): (Option<SystemTime>, Option<SystemTime>),
+    mut take: impl FnMut(&str) -> Result<bool, Failure>,
+) -> Result<(u64, u64), Failure> {
+    let (mut records, mut unreadable, mut after) = (0, 0, 0);
+    loop {
+        let part = way.order(ExportRecords { since, until, after, limit: None })?;
+        unreadable += part.unreadable;
+        for line in &part.lines {
+            records += 1;
+            if !take(line)? {
+                return Ok((records, unreadable));
+            }
+        }
+        match part.next {
+            Some(next) => after = next,
+            None => return Ok((records, unreadable)),
+        }
+    }
+}
+
 /// Lines that cannot be read are told, and the others shown, as beside the files.
 fn unreadable(found: &Lines) -> ExitCode {
-    if found.unreadable == 0 {
+    said(found.unreadable)
+}
+
+fn said(unreadable: u64) -> ExitCode {
+    if unreadable == 0 {
         return ExitCode::SUCCESS;
     }
-    let lines = output::counted(found.unreadable, "line");
+    let lines = output::counted(unreadable, "line");
     output::note(&format!("warning: {lines} of the log cannot be read"));
     ExitCode::FAILURE
 }

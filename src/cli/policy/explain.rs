@@ -18,7 +18,7 @@ use crate::cli::way::{Way, Where};
 use crate::config::Config;
 use crate::credential::CredentialIndex;
 use crate::inject::Unknown;
-use crate::outcome::Code;
+use crate::outcome::{Code, reason};
 use crate::policy::{
     Answer, Check, Compiled, Explanation, Inquiry, Referred, RuleVerdict, Wish, supposed,
 };
@@ -255,7 +255,7 @@ fn asked(entry: &Entry) -> Option<Inquiry> {
         wish: format!("{method} {url}").parse::<Wish>().ok()?,
         refers: seen.credentials.first().map(|(name, _)| name.clone()),
         seen: Some(Box::new(seen)),
-        fields: recorded_overrides(text("method_override")),
+        fields: recorded_overrides(text("method_override"), text("reason")),
         at,
     })
 }
@@ -306,10 +306,14 @@ fn recorded_run_token(record: &Value, who: &Identity, at: i64) -> Option<Proof> 
     })))
 }
 
-/// The fields by which it asked for other methods.
-fn recorded_overrides(methods: Option<&str>) -> Vec<(HeaderName, HeaderValue)> {
+/// The fields by which it asked for other methods; of one that is never forwarded no more is known.
+fn recorded_overrides(
+    methods: Option<&str>,
+    reason: Option<&str>,
+) -> Vec<(HeaderName, HeaderValue)> {
     let name = HeaderName::from_static("x-http-method-override");
-    let methods = methods.into_iter().flat_map(|methods| methods.split(','));
+    let never = (reason == Some(reason::OTHER_METHOD)).then_some("TRACE");
+    let methods = methods.into_iter().flat_map(|methods| methods.split(',')).chain(never);
     methods.filter_map(|method| Some((name.clone(), method.parse().ok()?))).collect()
 }
 
@@ -545,12 +549,37 @@ impl Seen {
 fn changes(verdict: &RuleVerdict<'_>, inquiry: &Inquiry) -> Vec<String> {
     let wants = verdict.wants.iter().map(Option::as_deref);
     let keys = verdict.misses.iter().zip(wants);
+    let change = if verdict.deny { other } else { change };
     let mut changes: Vec<String> =
         keys.map(|(check, wants)| change(*check, wants, inquiry)).collect();
     if verdict.spares {
         changes.push("use: it denies none of the credentials of this request".to_owned());
     }
     changes
+}
+
+/// What a rule that denies is about instead: nobody wants it to deny more.
+fn other(check: Check, wants: Option<&str>, inquiry: &Inquiry) -> String {
+    match (check, &inquiry.wish) {
+        (Check::Agent, _) => format!("agents: it is for others than `{}`", inquiry.who.agent),
+        (Check::Destination, Wish::Connect(authority)) => {
+            format!("to: it is about other destinations than {authority}")
+        }
+        (Check::Destination, Wish::Request { origin, .. }) => {
+            format!("to: it is about other destinations than {origin}")
+        }
+        (Check::Method, Wish::Request { socket: true, .. }) => {
+            "methods: it is not about WebSockets".to_owned()
+        }
+        (Check::Method, Wish::Request { method, .. }) => {
+            format!("methods: it is about others than {method}")
+        }
+        (Check::Path, Wish::Request { target, .. }) => {
+            let path = target.split('?').next().unwrap_or_default();
+            format!("paths: it is about others than {path}")
+        }
+        _ => change(check, wants, inquiry),
+    }
 }
 
 /// What would have to change in one key, which wants something else.
@@ -568,6 +597,8 @@ fn change(check: Check, wants: Option<&str>, inquiry: &Inquiry) -> String {
         label.map_or_else(|| "nothing".to_owned(), |label| format!("`{}`", label.as_str()))
     };
     match check {
+        // What says more than that something has to be added.
+        Check::Agent | Check::Destination if wants.is_some() => format!("{}: {wanted}", key(check)),
         Check::Agent if inquiry.who.labels.is_empty() => {
             format!("agents: add `{}`", inquiry.who.agent)
         }
@@ -575,7 +606,7 @@ fn change(check: Check, wants: Option<&str>, inquiry: &Inquiry) -> String {
             let Identity { agent, labels, .. } = &inquiry.who;
             format!("agents: add `{agent}`, or labels that it has: {labels}")
         }
-        Check::Destination => format!("to: add {origin}, or bind a credential of `use` there"),
+        Check::Destination => format!("to: add {origin}"),
         Check::Method if method == "a WebSocket" => "websocket: allow".to_owned(),
         // Other spellings of a known method are none that a list can have.
         Check::Method if method.bytes().any(|b| b.is_ascii_lowercase()) => {

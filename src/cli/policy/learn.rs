@@ -1,18 +1,16 @@
 //! `locum policy learn`: rules out of the audit log, for a person to read and to narrow.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::SystemTime;
 
-use serde_json::{Value, json};
-
 use super::output;
-use crate::app::{Failure, Home};
-use crate::audit::{Entry, Filter, Kind, query};
+use crate::admin::orders::learn::{Learn, Taught, learned};
+use crate::app::Failure;
+use crate::audit::Filter;
 use crate::cli::audit::moment;
+use crate::cli::way::Where;
 use crate::config::Config;
 use crate::outcome::Code;
-use crate::policy::{Act, Learner, Lesson, Observed};
 use crate::reference::Name;
 
 /// Arguments of `locum policy learn`.
@@ -29,58 +27,16 @@ pub(in crate::cli) struct Args {
     json: bool,
 }
 
-pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
-    home.require()?;
-    let config = Config::load(&home.config(), home.path())?;
-    let filter = Filter {
-        workspace: Some(home.workspace().to_string()),
-        since: args.since,
-        agent: args.agent.as_ref().map(ToString::to_string),
-        ..Filter::default()
-    };
-    let mut log = Log::default();
-    for entry in query(&config.audit.dir, filter)? {
-        log.read(&entry?);
-    }
-    let (read, left_out) = (log.read, std::mem::take(&mut log.left_out));
-    let lesson = log.finish();
+pub(super) fn run(to: &Where, args: &Args) -> Result<ExitCode, Failure> {
+    let order = Learn { agent: args.agent.clone(), since: args.since };
+    let taught = if to.is_there() { to.open()?.order(order)? } else { here(to, &order)? };
     if args.json {
-        output::json(&json!({
-            "requests": read, "rules": lesson.rules, "left_out": left_out,
-            "tunnels_left_out": lesson.seen_otherwise, "beyond_rules": lesson.beyond_rules,
-            "refused_readings": lesson.refused_readings,
-            "policy": lesson.to_yaml(&above(read)),
-        }))?;
+        output::json(&taught)?;
     } else {
-        output::line(lesson.to_yaml(&above(read)).trim_end())?;
-        for (code, count) in &left_out {
-            let requests = output::counted(*count, "request");
-            let why = why_left_out(code);
-            output::note(&format!("left out: {requests} refused with {code}, {why}"));
-        }
-        for (count, what, why) in [
-            (
-                lesson.seen_otherwise,
-                "tunnel",
-                "to hosts where the same agent's requests were looked into",
-            ),
-            (
-                lesson.beyond_rules,
-                "request",
-                "that no rule can allow: a credential over http://, or a method that no list can have",
-            ),
-            (
-                lesson.refused_readings,
-                "refused request",
-                "with a path of more than one reading, which only a rule for any path would allow",
-            ),
-        ] {
-            if count > 0 {
-                output::note(&format!("left out: {} {why}", output::counted(count, what)));
-            }
-        }
+        output::line(taught.policy.trim_end())?;
+        say_what_was_left_out(&taught);
     }
-    if read == 0 {
+    if taught.requests == 0 {
         let whose = args.agent.as_ref().map(|agent| format!(" of the agent `{agent}`"));
         let whose = whose.unwrap_or_default();
         output::note(&format!(
@@ -90,12 +46,42 @@ pub(super) fn run(home: &Home, args: &Args) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn above(read: u64) -> String {
-    format!(
-        "Learned by `locum policy learn` from {}: what was done, not what should be.\n\
-         Read each rule, narrow it, and remove what nobody needs.",
-        output::counted(read, "request")
-    )
+/// Beside the log, which takes no key to read.
+fn here(to: &Where, order: &Learn) -> Result<Taught, Failure> {
+    let home = to.home()?;
+    home.require()?;
+    let config = Config::load(&home.config(), home.path())?;
+    let workspace = Some(home.workspace().to_string());
+    learned(&config.audit.dir, Filter { workspace, ..order.filter() })
+}
+
+fn say_what_was_left_out(taught: &Taught) {
+    for (code, count) in &taught.left_out {
+        let requests = output::counted(*count, "request");
+        let why = why_left_out(code);
+        output::note(&format!("left out: {requests} refused with {code}, {why}"));
+    }
+    for (count, what, why) in [
+        (
+            taught.tunnels_left_out,
+            "tunnel",
+            "to hosts where the same agent's requests were looked into",
+        ),
+        (
+            taught.beyond_rules,
+            "request",
+            "that no rule can allow: a credential over http://, or a method that no list can have",
+        ),
+        (
+            taught.refused_readings,
+            "refused request",
+            "with a path of more than one reading, which only a rule for any path would allow",
+        ),
+    ] {
+        if count > 0 {
+            output::note(&format!("left out: {} {why}", output::counted(count, what)));
+        }
+    }
 }
 
 /// Why nothing is learned from what was refused with this code.
@@ -120,71 +106,5 @@ fn why_left_out(code: &str) -> &'static str {
             | Code::RealCredential,
         ) => "which no rule allows",
         _ => "on which rules have no say",
-    }
-}
-
-/// The audit log, as it is read.
-#[derive(Default)]
-struct Log {
-    learner: Learner,
-    read: u64,
-    /// By code: refused for another reason than the rules.
-    left_out: BTreeMap<String, u64>,
-}
-
-impl Log {
-    fn read(&mut self, entry: &Entry) {
-        if entry.kind() != Some(Kind::Access) {
-            return;
-        }
-        let Some(observed) = self.observed(entry) else { return };
-        self.read += 1;
-        self.learner.add(observed);
-    }
-
-    fn observed(&mut self, entry: &Entry) -> Option<Observed> {
-        let agent = entry.text("agent")?.parse().ok()?;
-        let destination = entry.text("destination")?.to_owned();
-        let method = entry.text("method")?;
-        let refused = entry.text("decision") == Some("refuse");
-        if refused && !by_the_rules(entry) {
-            let code = entry.text("code").unwrap_or("no code").to_owned();
-            *self.left_out.entry(code).or_default() += 1;
-            return None;
-        }
-        let tunnel = method == "CONNECT";
-        let path = if tunnel { "" } else { entry.text("path")? };
-        let uses = entry.credentials().filter_map(|name| name.parse().ok()).collect();
-        let act = match (tunnel, &entry.value()["websocket"]) {
-            (true, _) => Act::Tunnel,
-            (_, Value::Bool(true)) => Act::Socket,
-            _ => Act::Request(method.to_owned()),
-        };
-        let always = !refused && is_unasked(entry.value());
-        Some(Observed { agent, act, destination, path: path.to_owned(), uses, always, refused })
-    }
-
-    fn finish(self) -> Lesson {
-        self.learner.finish()
-    }
-}
-
-/// Whether a rule put the credential into a request that did not refer to it.
-fn is_unasked(record: &Value) -> bool {
-    record["chosen_by"].as_str().is_some_and(|why| why.split(',').any(|word| word == "unasked"))
-}
-
-/// Whether a request was refused for want of a rule. What a rule denies was meant to be refused, and no
-/// rule allows what cannot be read in one way or refers to what there is none of.
-fn by_the_rules(entry: &Entry) -> bool {
-    let Some(code) = Code::ALL.iter().find(|code| entry.text("code") == Some(code.as_str())) else {
-        return false;
-    };
-    let reason = entry.text("reason").unwrap_or_default();
-    match code {
-        Code::NotAllowed => reason != "a rule denies it",
-        Code::CredentialRefused => reason.starts_with("no rule"),
-        Code::RateLimited | Code::Misplaced => true,
-        _ => false,
     }
 }
