@@ -36,7 +36,7 @@ pub use forwarder::Forwarder;
 pub use git::{Repository, git, plain as plain_git};
 pub use home::{Agent, Home, Ran, run};
 pub use http2::{Http2, Reply, ask2, frame, frames, interim2, reply2, request2};
-pub use kills::{Aim, Dice, KILLING_TIME, kill_again_and_again, killed, took};
+pub use kills::{Aim, Dice, another, kill_again_and_again, killed, took};
 pub use next_proxy::NextProxy;
 pub use origin::{Identity, Masks, Origin, Script, Seen, identity_files};
 pub use peer::{Peer, Scene};
