@@ -54,9 +54,24 @@ fn scrub(c: &mut Criterion) {
     let almost = &KEY[..KEY.len() - 1];
     // And the last bytes of a window, which is where the search looks first.
     let window = &KEY[KEY.len().min(64) - 24..KEY.len().min(64)];
-    for (name, unit) in
-        [("json", json), ("base64", base64), ("almost", almost), ("windows", window)]
-    {
+    // What is made of few characters may be a list of a secret's bytes, or base32.
+    let dump = "4f 67 1c 9a 03 7e d2 b8 55 0c e1 3f 88 a6 2b f4 \n";
+    let base64_lines = format!("{base64}{}\n", &base64[..17]);
+    let base32 = "KRUGKIDROVUWG2ZAMJZG653OEBTG66BANJ2W24DTEBXXMZLSEB2GQZJANRQXU6JA\n";
+    let escapes = "\\u043a\\u043b\\u044e\\u0447";
+    for (name, unit) in [
+        ("json", json),
+        ("base64", base64),
+        ("almost", almost),
+        ("windows", window),
+        ("base64 in lines", &base64_lines),
+        ("base32 in lines", base32),
+        ("hex dump", dump),
+        ("escapes", escapes),
+        ("run of x", "x"),
+        ("run of 0", "0"),
+        ("NULs", "\0"),
+    ] {
         let text = filled(64 * 1024, unit);
         group.throughput(Throughput::Bytes(text.len() as u64));
         group.bench_function(BenchmarkId::new("64 KiB", name), |b| {

@@ -15,6 +15,7 @@ mod messages;
 mod needles;
 mod search;
 mod spelled;
+mod table;
 
 use std::collections::VecDeque;
 use std::pin::Pin;

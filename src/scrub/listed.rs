@@ -5,13 +5,15 @@
 //! others: such runs are looked for, which few texts have, and read.
 
 use std::cell::OnceCell;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 use data_encoding::BASE32_NOPAD;
+use memchr::memmem::Finder;
 use zeroize::Zeroizing;
 
 use super::needles::{Needle, Needles};
 use super::spelled::Spelled;
+use super::table::{THOROUGH, Table};
 
 /// How much may stand between two numbers: pretty-printers indent, and languages name their escapes.
 const BETWEEN: usize = 32;
@@ -32,13 +34,56 @@ const NULS: usize = 3;
 /// Numbers that are kept at once. A longer list is searched in parts.
 const KEPT: usize = 4096;
 
+/// How much of a run is read at the least, where some of it has to be.
+const PART: usize = 4096;
+
+/// How far back the end of what came is looked at first: a few numbers tell of nearly all lists that they are not
+/// the beginning of a text.
+const LAST: usize = 4 * LONGEST_ITEM;
+
+/// How many numbers in a row make a place worth reading: of a dump of anything one in many millions.
+const IN_A_ROW: usize = 3;
+
 /// How numbers are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Radix {
-    /// Any even number of digits: so many bytes.
+    /// More than two digits are pairs: so many bytes.
     Hex,
     Decimal,
     Octal,
+}
+
+impl Radix {
+    /// The digits of a byte, of which hex has two.
+    fn written(self, byte: u8) -> Digits {
+        let base = match self {
+            Self::Hex => 16,
+            Self::Decimal => 10,
+            Self::Octal => 8,
+        };
+        let mut digits = Digits { bytes: [b'0'; 3], first: 3 };
+        let mut rest = byte;
+        while rest > 0 || digits.first == 3 || self == Self::Hex && digits.first > 1 {
+            digits.first -= 1;
+            digits.bytes[digits.first] = b"0123456789abcdef"[usize::from(rest % base)];
+            rest /= base;
+        }
+        digits
+    }
+}
+
+/// As many as a byte has.
+struct Digits {
+    bytes: [u8; 3],
+    first: usize,
+}
+
+impl Deref for Digits {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[self.first..]
+    }
 }
 
 /// The ways to read a list: its radix, and whether `%2C` is something between two numbers and not one itself.
@@ -87,21 +132,41 @@ pub(super) struct Listing {
     alphabet: [bool; 256],
     shortest: usize,
     longest: usize,
+    /// Made where a text may hold a list, or base32.
+    anchors: OnceCell<Anchors>,
     base32: OnceCell<Base32>,
+}
+
+/// Of each text one byte as each radix writes it, by which its lists are known among others.
+struct Anchors(Vec<Anchor>);
+
+struct Anchor {
+    radix: Radix,
+    digits: Finder<'static>,
+    /// Of which text, and which of its bytes.
+    text: usize,
+    at: usize,
 }
 
 /// The texts in base32, in two cases at five alignments. Made where a text may hold one.
 struct Base32 {
     forms: Vec<(Zeroizing<Vec<u8>>, usize)>,
     longest: usize,
+    table: Option<Table>,
+    /// The characters that a form begins with.
+    first: [bool; 256],
 }
 
 /// What a list says, and where.
 struct Said {
     bytes: Zeroizing<Vec<u8>>,
     places: Vec<Range<usize>>,
+    /// The number before the first, which is none of the list; what it ends with may be.
+    before: Option<Range<usize>>,
     /// NULs behind the last.
     nuls: usize,
+    /// Whether there was more before it that is not of the list.
+    is_cut: bool,
 }
 
 /// A run of digits, and whether it goes on a list.
@@ -128,7 +193,7 @@ impl Listing {
         }
         let (shortest, longest) =
             (lengths().min().unwrap_or(usize::MAX), lengths().max().unwrap_or(1));
-        Self { alphabet, shortest, longest, base32: OnceCell::new() }
+        Self { alphabet, shortest, longest, anchors: OnceCell::new(), base32: OnceCell::new() }
     }
 
     /// The first text that is listed, or in base32, at `from` or behind it, and begins no later than `until`.
@@ -157,7 +222,7 @@ impl Listing {
         loop {
             let run = runs.next().filter(|run| run.start <= until)?;
             // One that begins before `until` may end behind it, and no list is longer than this.
-            let most = until.saturating_add(LONGEST_ITEM * self.longest);
+            let most = until.saturating_add(self.reach());
             let found = self.in_run(needles, &text[..run.end.min(most)], run.start);
             if found.is_some() {
                 return found;
@@ -165,18 +230,50 @@ impl Listing {
         }
     }
 
-    /// The first text that is listed in what is left of `text` from `at`, which is one run.
-    fn in_run<'n>(&self, needles: &'n Needles, text: &[u8], at: usize) -> Option<Spelled<'n>> {
+    /// The longest that a text is listed.
+    fn reach(&self) -> usize {
+        LONGEST_ITEM * (self.longest + 1)
+    }
+
+    /// The first text that is listed in what is left of `text` from `at`, which is one run. It is read only
+    /// around the places where three numbers in a row are those of a text: hardly any run has one.
+    fn in_run<'n>(&self, needles: &'n Needles, text: &[u8], start: usize) -> Option<Spelled<'n>> {
+        let anchors = self.anchors.get_or_init(|| Anchors::new(needles));
+        let mut from = start;
+        loop {
+            let place = anchors.first(needles, text, from)?;
+            // As much behind as before, so that no place is read more than a few times.
+            let part = self.part_around(text, start, place);
+            from = part.end;
+            let end = text.len().min(part.end.saturating_add(self.reach()));
+            if let Some(found) = self.in_part(needles, &text[..end], part.start) {
+                return Some(found);
+            }
+        }
+    }
+
+    /// What is read because of a place: no list that it may be part of begins before its start, and the search
+    /// goes on behind its end.
+    fn part_around(&self, text: &[u8], start: usize, place: usize) -> Range<usize> {
+        let before = place.saturating_sub(self.reach()).max(start);
+        begin(text, start, before)..place + PART.max(self.reach())
+    }
+
+    fn in_part<'n>(&self, needles: &'n Needles, text: &[u8], at: usize) -> Option<Spelled<'n>> {
         let mut best = None;
         for (radix, percent) in readings(&text[at..]) {
             let mut said = self.said(text.len() - at);
             let mut search = |said: &Said| {
-                best = self.search(needles, said).into_iter().chain(best.take()).reduce(earlier);
+                best = self
+                    .search(needles, *radix, text, said)
+                    .into_iter()
+                    .chain(best.take())
+                    .reduce(earlier);
             };
             let mut rest = at;
             while let Some(token) = token(text, rest, *percent) {
                 rest = token.digits.end;
-                self.read(*radix, text, token, &mut said, &mut search);
+                self.read((needles, *radix), text, token, &mut said, &mut search);
             }
             search(&said);
         }
@@ -185,14 +282,15 @@ impl Listing {
 
     fn said(&self, length: usize) -> Said {
         // As much as is ever kept, so that no part of a secret is left in a buffer outgrown.
-        let most = (length / 2 + 1).min(KEPT.max(2 * self.longest));
-        Said { bytes: Zeroizing::new(Vec::with_capacity(most)), places: Vec::new(), nuls: 0 }
+        let most = (length / 2 + 2).min(KEPT.max(2 * self.longest));
+        let bytes = Zeroizing::new(Vec::with_capacity(most));
+        Said { bytes, places: Vec::new(), before: None, nuls: 0, is_cut: false }
     }
 
     /// Notes what the token says. What was said before is searched when it is over, or is as much as is kept.
     fn read(
         &self,
-        radix: Radix,
+        (needles, radix): (&Needles, Radix),
         text: &[u8],
         Token { digits, goes_on }: Token,
         said: &mut Said,
@@ -202,15 +300,36 @@ impl Listing {
             said.over(search);
         }
         let written = &text[digits.clone()];
+        if radix != Radix::Hex {
+            said.ended_by(needles, radix, text, &digits, search);
+        }
         match value(radix, written) {
             Value::Byte(byte) => self.note(byte, digits, said, search),
             Value::Pairs => {
-                for (at, pair) in written.chunks_exact(2).enumerate() {
-                    let start = digits.start + 2 * at;
-                    self.note(number(pair, 16).unwrap_or(0), start..start + 2, said, search);
+                self.read_pairs(text, digits.clone(), said, search);
+                // Half a pair too many may stand before the first of them as well.
+                if !written.len().is_multiple_of(2) {
+                    said.over(search);
+                    self.read_pairs(text, digits.start + 1..digits.end, said, search);
                 }
             }
-            Value::None => said.over(search),
+            Value::None => {
+                said.over(search);
+                said.before = Some(digits);
+            }
+        }
+    }
+
+    fn read_pairs(
+        &self,
+        text: &[u8],
+        digits: Range<usize>,
+        said: &mut Said,
+        search: &mut dyn FnMut(&Said),
+    ) {
+        for (at, pair) in text[digits.clone()].chunks_exact(2).enumerate() {
+            let start = digits.start + 2 * at;
+            self.note(number(pair, 16).unwrap_or(0), start..start + 2, said, search);
         }
     }
 
@@ -218,7 +337,7 @@ impl Listing {
         if byte == 0 && said.nuls < NULS {
             said.nuls += 1;
         } else if self.alphabet[usize::from(byte)] {
-            if said.bytes.len() == said.bytes.capacity() {
+            if said.bytes.len() + 1 == said.bytes.capacity() {
                 // What is left of it may be the start of a text.
                 search(said);
                 said.keep_last(self.longest - 1);
@@ -228,18 +347,30 @@ impl Listing {
             said.places.push(place);
         } else {
             said.over(search);
+            said.before = Some(place);
         }
     }
 
     /// The first text in what was said.
-    fn search<'n>(&self, needles: &'n Needles, said: &Said) -> Option<Spelled<'n>> {
-        if said.bytes.len() < self.shortest {
+    fn search<'n>(
+        &self,
+        needles: &'n Needles,
+        radix: Radix,
+        text: &[u8],
+        said: &Said,
+    ) -> Option<Spelled<'n>> {
+        // Of the first byte the number may be the end of a longer one.
+        if said.bytes.len() + 1 < self.shortest {
             return None;
         }
         let found = needles.texts().filter_map(|needle| {
-            let at = memchr::memmem::find(&said.bytes, needle.bytes)?;
-            let last = at + needle.bytes.len() - 1;
-            Some(Spelled { place: said.places[at].start..said.places[last].end, needle })
+            let last = needle.bytes.len() - 1;
+            let whole = memchr::memmem::find(&said.bytes, needle.bytes)
+                .map(|at| said.places[at].start..said.places[at + last].end);
+            let glued = said.behind_more(radix, text, needle.bytes);
+            let glued = glued.map(|(at, start)| start..said.places[at + last - 1].end);
+            let place = [whole, glued].into_iter().flatten().min_by_key(|place| place.start)?;
+            Some(Spelled { place, needle })
         });
         found.reduce(earlier)
     }
@@ -294,25 +425,203 @@ impl Listing {
         if !ends.is_some_and(|ends| goes_on(&text[text.len() - ends..])) {
             return (0, 0);
         }
-        let start = text.len().saturating_sub(LONGEST_ITEM * (self.longest + 1));
-        let run = text[start..].iter().rposition(|b| !is_of_lists(*b));
-        let run = run.map_or(start, |at| start + at + 1);
-        let open = |(radix, percent): &(Radix, bool)| {
-            let mut said = self.said(text.len() - run);
-            let mut rest = run;
-            while let Some(token) = token(text, rest, *percent) {
-                rest = token.digits.end;
-                if rest == text.len() {
-                    if !token.goes_on {
-                        said.clear();
-                    }
-                    return said.open(needles, *radix, text, Some(&token.digits));
-                }
-                self.read(*radix, text, token, &mut said, &mut |_| {});
+        let mut back = LAST;
+        loop {
+            let first = text.len().saturating_sub(self.reach());
+            let start = text.len().saturating_sub(back).max(first);
+            let run = text[start..].iter().rposition(|b| !is_of_lists(*b));
+            let begin = run.map_or_else(|| begin(text, first, start), |at| start + at + 1);
+            let (mut open, mut earlier) = ((0, 0), false);
+            for reading in readings(&text[begin..]) {
+                let (here, whole) = self.open_from(needles, text, begin, *reading);
+                (open, earlier) = (open.max(here), earlier || whole);
             }
-            said.open(needles, *radix, text, None)
+            if !earlier || run.is_some() || start == first {
+                return open;
+            }
+            back *= 4;
+        }
+    }
+
+    /// The same in one reading and from a place on; and whether it may have begun before that.
+    fn open_from(
+        &self,
+        needles: &Needles,
+        text: &[u8],
+        from: usize,
+        (radix, percent): (Radix, bool),
+    ) -> ((usize, usize), bool) {
+        let mut said = self.said(text.len() - from);
+        let mut rest = from;
+        let last = loop {
+            let Some(token) = token(text, rest, percent) else { break None };
+            rest = token.digits.end;
+            if rest == text.len() {
+                if !token.goes_on {
+                    said.clear();
+                }
+                break Some(token.digits);
+            }
+            self.read((needles, radix), text, token, &mut said, &mut |_| {});
         };
-        readings(&text[run..]).iter().map(open).max().unwrap_or_default()
+        if !goes_on(&text[rest..]) {
+            return ((0, 0), false);
+        }
+        let open = said.open(needles, radix, text, last.as_ref());
+        // The pairs that more digits cannot change.
+        if let Some(digits) = last.filter(|digits| digits.len() > DIGITS) {
+            let digits = digits.start..digits.end - 1 - (digits.len() - 1) % 2;
+            self.read(
+                (needles, radix),
+                text,
+                Token { digits, goes_on: true },
+                &mut said,
+                &mut |_| {},
+            );
+        }
+        let is_part = |n: Needle<'_>| memchr::memmem::find(n.bytes, &said.bytes).is_some();
+        (open, !said.is_cut && needles.texts().any(is_part))
+    }
+}
+
+/// Where to begin to read a list, not to begin within a number or an escape; not before `first`, and no later
+/// than `at` but for whole pairs of digits.
+fn begin(text: &[u8], first: usize, at: usize) -> usize {
+    let digits = text[first..at].iter().rposition(|b| !b.is_ascii_hexdigit());
+    let digits = digits.map_or(first, |before| first + before + 1);
+    let escaped = digits > first && text[digits - 1] == b'%';
+    match at - digits {
+        // The number, with what it is escaped by.
+        0..=DIGITS => digits - usize::from(escaped),
+        // Pairs, and more of them to come than of any number alone.
+        within => digits + within / 2 * 2 - 2 * DIGITS.min(within / 2),
+    }
+}
+
+impl Anchors {
+    fn new(needles: &Needles) -> Self {
+        let mut anchors = Vec::new();
+        for (number, text) in needles.texts().enumerate() {
+            // As many bytes come behind it as are compared, and the last, which more digits may follow.
+            let most = text.bytes.len().saturating_sub(IN_A_ROW).max(1);
+            for radix in [Radix::Hex, Radix::Decimal, Radix::Octal] {
+                let rarest = (0..most).max_by_key(|at| rarity(radix, text.bytes[*at]));
+                let at = rarest.unwrap_or(0);
+                let lower = radix.written(text.bytes[at]);
+                let upper = lower.to_ascii_uppercase();
+                let other = Some(&upper[..]).filter(|upper| **upper != *lower);
+                for digits in [Some(&*lower), other].into_iter().flatten() {
+                    let digits = Finder::new(digits).into_owned();
+                    anchors.push(Anchor { radix, digits, text: number, at });
+                }
+            }
+        }
+        Self(anchors)
+    }
+
+    /// The first place at `from` or behind it around which a text may be listed.
+    fn first(&self, needles: &Needles, text: &[u8], from: usize) -> Option<usize> {
+        let mut first = None;
+        for anchor in &self.0 {
+            let end = first.unwrap_or(text.len());
+            first = anchor.first(needles, &text[..end], text, from).or(first);
+        }
+        first
+    }
+}
+
+impl Anchor {
+    /// The first place at `from` or behind it, and in `within`, where the byte stands and those behind it.
+    fn first(
+        &self,
+        needles: &Needles,
+        within: &[u8],
+        text: &[u8],
+        mut from: usize,
+    ) -> Option<usize> {
+        let known = needles.texts().nth(self.text)?.bytes.get(self.at + 1..)?;
+        let behind = &known[..known.len().min(IN_A_ROW - 1)];
+        loop {
+            let place = from + self.digits.find(within.get(from..)?)?;
+            if goes_on_with(self.radix, text, place + self.digits.needle().len(), behind) {
+                return Some(place);
+            }
+            from = place + 1;
+        }
+    }
+}
+
+/// How seldom the byte stands in what is no list of a text: digits that differ, and one that only its radix has.
+fn rarity(radix: Radix, byte: u8) -> (bool, usize, usize) {
+    let written = radix.written(byte);
+    let mut distinct = written.to_vec();
+    distinct.sort_unstable();
+    distinct.dedup();
+    let letters = written.iter().any(u8::is_ascii_alphabetic);
+    // One digit is no byte, as hex has it.
+    (written.len() > 1, distinct.len() + usize::from(letters), written.len())
+}
+
+/// Whether the numbers behind the digits that end at `at` are these, in one of the readings.
+fn goes_on_with(radix: Radix, text: &[u8], at: usize, numbers: &[u8]) -> bool {
+    // No more pairs than the numbers can take, with their NULs.
+    let most = 2 * numbers.len() * (NULS + 1);
+    let more = text[at..].iter().take(most).take_while(|b| b.is_ascii_hexdigit()).count();
+    if more > 0 && radix != Radix::Hex {
+        return false;
+    }
+    let pairs = at..at + more;
+    [false, true].into_iter().any(|percent| {
+        let mut expected = Expected { numbers, nuls: 0 };
+        if !text[pairs.clone()].chunks_exact(2).all(|pair| expected.takes(number(pair, 16))) {
+            return false;
+        }
+        if !pairs.len().is_multiple_of(2) {
+            return expected.numbers.is_empty();
+        }
+        let mut rest = pairs.end;
+        while !expected.numbers.is_empty() {
+            let Some(Token { digits, goes_on: true }) = token(text, rest, percent) else {
+                return false;
+            };
+            rest = digits.end;
+            let written = &text[digits];
+            let all = match value(radix, written) {
+                Value::Byte(byte) => expected.takes(Some(byte)),
+                Value::Pairs => written.chunks_exact(2).all(|p| expected.takes(number(p, 16))),
+                Value::None => false,
+            };
+            let half = written.len() > 2 && !written.len().is_multiple_of(2);
+            if !all || half && radix == Radix::Hex && !expected.numbers.is_empty() {
+                return false;
+            }
+        }
+        true
+    })
+}
+
+/// Numbers that have to come, with NULs between them.
+struct Expected<'n> {
+    numbers: &'n [u8],
+    nuls: usize,
+}
+
+impl Expected<'_> {
+    /// Whether the list may go on with this.
+    fn takes(&mut self, number: Option<u8>) -> bool {
+        match (number, self.numbers.split_first()) {
+            // All that was asked for has come.
+            (_, None) => true,
+            (Some(0), _) if self.nuls < NULS => {
+                self.nuls += 1;
+                true
+            }
+            (Some(byte), Some((next, rest))) if byte == *next => {
+                *self = Self { numbers: rest, nuls: 0 };
+                true
+            }
+            _ => false,
+        }
     }
 }
 
@@ -326,13 +635,62 @@ impl Said {
     fn clear(&mut self) {
         self.bytes.clear();
         self.places.clear();
+        self.before = None;
         self.nuls = 0;
+        self.is_cut = true;
     }
 
     fn keep_last(&mut self, most: usize) {
         let gone = self.bytes.len().saturating_sub(most);
         self.bytes.drain(..gone);
         self.places.drain(..gone);
+        self.before = None;
+    }
+
+    /// The number before the one at `at`, if it ends as `byte` is written, with more before that: where it does.
+    fn glued(&self, radix: Radix, text: &[u8], at: usize, byte: u8) -> Option<usize> {
+        let before = match at.checked_sub(1) {
+            Some(before) => self.places.get(before),
+            None => self.before.as_ref(),
+        };
+        let digits = before.filter(|_| radix != Radix::Hex)?.clone();
+        let written = radix.written(byte);
+        let ends = digits.len() > written.len() && text[digits.clone()].ends_with(&written);
+        ends.then(|| digits.end - written.len())
+    }
+
+    /// Where a text is said whose first number stands behind other digits, and where that begins.
+    fn behind_more(&self, radix: Radix, text: &[u8], needle: &[u8]) -> Option<(usize, usize)> {
+        let (first, rest) = needle.split_first()?;
+        let mut places = memchr::memmem::find_iter(&self.bytes, rest);
+        places.find_map(|at| Some((at, self.glued(radix, text, at, *first)?)))
+    }
+
+    /// Searches what was said with each number that a text may end with, where that stands before other digits.
+    fn ended_by(
+        &mut self,
+        needles: &Needles,
+        radix: Radix,
+        text: &[u8],
+        digits: &Range<usize>,
+        search: &mut dyn FnMut(&Self),
+    ) {
+        let zeros = text[digits.clone()].iter().take_while(|b| **b == b'0').count();
+        let significant = digits.start + zeros..digits.end;
+        for needle in needles.texts() {
+            let Some((last, most)) = needle.bytes.split_last() else { continue };
+            let written = radix.written(*last);
+            let ends = significant.len() > written.len()
+                && text[significant.clone()].starts_with(&written)
+                && self.bytes.ends_with(&most[1.min(most.len())..]);
+            if ends {
+                self.bytes.push(*last);
+                self.places.push(digits.start..significant.start + written.len());
+                search(self);
+                self.bytes.pop();
+                self.places.pop();
+            }
+        }
     }
 
     /// The bytes from the first number on with which a text may begin, and how many numbers they are. Of `last`
@@ -344,38 +702,50 @@ impl Said {
         text: &[u8],
         last: Option<&Range<usize>>,
     ) -> (usize, usize) {
+        let goes_on = |rest: &[u8], needle: &[u8]| {
+            let more = needle.strip_prefix(rest).filter(|more| !more.is_empty());
+            more.is_some_and(|more| {
+                last.is_none_or(|last| may_become(radix, &text[last.clone()], more))
+            })
+        };
         for first in 0..=self.bytes.len() {
             let rest = &self.bytes[first..];
+            let mut glued = needles.texts().filter_map(|needle| {
+                let (byte, more) = needle.bytes.split_first()?;
+                self.glued(radix, text, first, *byte).filter(|_| goes_on(rest, more))
+            });
+            if let Some(start) = glued.next() {
+                return (text.len() - start, rest.len() + 1);
+            }
             let start = self.places.get(first).map(|place| place.start);
             let Some(start) = start.or(last.map(|last| last.start)) else { break };
-            let begins = |needle: Needle<'_>| {
-                let more = needle.bytes.strip_prefix(rest).filter(|more| !more.is_empty());
-                more.is_some_and(|more| {
-                    last.is_none_or(|last| may_become(radix, &text[last.clone()], more))
-                })
-            };
-            if needles.texts().any(begins) {
+            if needles.texts().any(|needle| goes_on(rest, needle.bytes)) {
                 return (text.len() - start, rest.len());
             }
         }
-        (0, 0)
+        // The first number may begin within the last, but not with its zeros.
+        let digits = last.map_or(0..0, |last| last.start + 1..last.end);
+        let mut begins = digits.filter(|at| {
+            let rest = &text[*at..];
+            needles.texts().any(|needle| {
+                rest[0].eq_ignore_ascii_case(&radix.written(needle.bytes[0])[0])
+                    && may_become(radix, rest, needle.bytes)
+            })
+        });
+        begins.next().map_or((0, 0), |at| (text.len() - at, 0))
     }
 }
 
 /// Whether the digits, and more behind them, may say what a text goes on with.
 fn may_become(radix: Radix, digits: &[u8], more: &[u8]) -> bool {
     let significant = digits.iter().position(|b| *b != b'0').map_or(&[][..], |at| &digits[at..]);
-    let written = |value: u8| match radix {
-        Radix::Hex => format!("{value:02x}"),
-        Radix::Decimal => format!("{value}"),
-        Radix::Octal => format!("{value:o}"),
-    };
+    let written = |value: u8| radix.written(value);
     if radix != Radix::Hex {
-        return digits.len() <= DIGITS && written(more[0]).as_bytes().starts_with(significant);
+        return digits.len() <= DIGITS && written(more[0]).starts_with(significant);
     }
     let own = |digits: &[u8], byte: u8| {
         let written = written(byte);
-        written.as_bytes().get(..digits.len()).is_some_and(|own| own.eq_ignore_ascii_case(digits))
+        written.get(..digits.len()).is_some_and(|own| own.eq_ignore_ascii_case(digits))
     };
     // Pairs, the last of which may be half of one, with NULs between them; or one number with zeros before it.
     let mut pairs = digits.chunks(2).filter(|pair| pair.iter().any(|b| *b != b'0'));
@@ -405,26 +775,33 @@ impl Base32 {
                 forms.extend([(upper, number), (lower, number)]);
             }
         }
-        let longest = forms.iter().map(|(form, _)| form.len()).max().unwrap_or(0);
-        Self { forms, longest }
+        let lengths = || forms.iter().map(|(form, _)| form.len());
+        let longest = lengths().max().unwrap_or(0);
+        let bytes = || forms.iter().map(|(form, _)| &form[..]);
+        let table = lengths().min().map(|shortest| Table::new(bytes(), shortest, THOROUGH));
+        let mut first = [false; 256];
+        bytes().filter_map(<[u8]>::first).for_each(|b| first[usize::from(*b)] = true);
+        Self { forms, longest, table, first }
     }
 
     fn find<'n>(&self, needles: &'n Needles, text: &[u8], from: usize) -> Option<Spelled<'n>> {
-        let found = self.forms.iter().filter_map(|(form, number)| {
-            let start = from + memchr::memmem::find(&text[from..], form)?;
-            Some(Spelled {
-                place: start..start + form.len(),
-                needle: needles.texts().nth(*number)?,
-            })
-        });
-        found.reduce(earlier)
+        let longest_at = |at: usize| {
+            let here = self.forms.iter().filter(|(form, _)| text[at..].starts_with(form));
+            here.max_by_key(|(form, _)| form.len())
+        };
+        let (start, (form, number)) = self.table.as_ref()?.find(text, from, &longest_at)?;
+        let needle = needles.texts().nth(*number)?;
+        Some(Spelled { place: start..start + form.len(), needle })
     }
 
     fn tail(&self, text: &[u8], table: &[bool; 256]) -> usize {
         let start = text.len().saturating_sub(self.longest.saturating_sub(1));
         let run = text[start..].iter().rposition(|b| !table[usize::from(*b)]);
         let start = run.map_or(start, |at| start + at + 1);
-        let begins = |at: &usize| self.forms.iter().any(|(form, _)| form.starts_with(&text[*at..]));
+        let begins = |at: &usize| {
+            self.first[usize::from(text[*at])]
+                && self.forms.iter().any(|(form, _)| form.starts_with(&text[*at..]))
+        };
         (start..text.len()).find(begins).map_or(0, |at| text.len() - at)
     }
 }
@@ -461,8 +838,11 @@ impl Runs<'_> {
             }
             let start = self.at;
             let more = &self.text[start + self.shortest..];
-            let length = more.iter().position(|b| !is_of(b)).unwrap_or(more.len());
-            self.at = start + self.shortest + length;
+            // Eight at once, because such runs may be long.
+            let whole = more.chunks_exact(8).take_while(|eight| eight.iter().all(is_of)).count();
+            let rest = &more[8 * whole..];
+            let length = rest.iter().position(|b| !is_of(b)).unwrap_or(rest.len());
+            self.at = start + self.shortest + 8 * whole + length;
             return Some(start..self.at);
         }
     }
@@ -511,7 +891,7 @@ fn value(radix: Radix, digits: &[u8]) -> Value {
         {
             byte(16)
         }
-        Radix::Hex if digits.len().is_multiple_of(2) => Value::Pairs,
+        Radix::Hex if digits.len() > 2 => Value::Pairs,
         Radix::Decimal if alone => byte(10),
         Radix::Octal if alone => byte(8),
         _ => Value::None,
@@ -701,6 +1081,48 @@ mod tests {
             assert_eq!((String::from_utf8_lossy(&seen).into_owned(), replaced), (text.clone(), 0));
             let bytes: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
             assert_eq!(through(key, &bytes, Fit::Exact).0, text.as_bytes(), "{text}");
+        }
+    }
+
+    /// Of long runs of what lists are written with nearly all is passed over, and no list of a text.
+    #[test]
+    fn what_is_no_list_of_a_text_is_not_read() {
+        let dump: String =
+            (0..4000_u32).map(|n| format!("{:02x} ", n.wrapping_mul(0x9E37_79B1) >> 24)).collect();
+        for key in KEYS {
+            let mut needles = Needles::default();
+            needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
+            let anchors = super::Anchors::new(&needles);
+            let first = |text: &str| anchors.first(&needles, text.as_bytes(), 0);
+            let runs = ["x", "0", "a", " ", "\n", "12, ", "\\u0430", "%E4%B8"];
+            for text in runs.map(|unit| unit.repeat(5000)).iter().chain([&dump]) {
+                assert_eq!(first(text), None, "{key} in {:?}", &text[..20]);
+            }
+            for (name, text) in listed(key).into_iter().filter(|(n, _)| !n.starts_with("base32")) {
+                assert!(first(&format!("12, {text}, 0")).is_some(), "{key}: {name}");
+            }
+        }
+    }
+
+    #[test]
+    fn digits_beside_a_list_do_not_hide_it() {
+        let key = KEYS[0];
+        for (name, text) in listed(key).into_iter().filter(|(n, _)| !n.starts_with("base32")) {
+            for (before, after) in [("7", ""), ("", "7"), ("41", "15"), ("a", "b"), ("200", "300")]
+            {
+                let whole = format!("[{before}{text}{after}]");
+                let (seen, replaced) = through(key, &[whole.as_bytes()], Fit::Exact);
+                assert_eq!(replaced, 1, "{name}: {whole}");
+                assert!(seen.len() < 60, "{name}: {}", seen.escape_ascii());
+                for cut in 1..whole.len() {
+                    let (one, other) = whole.as_bytes().split_at(cut);
+                    assert_eq!(
+                        through(key, &[one, other], Fit::Exact).1,
+                        1,
+                        "{name}: {cut} {whole}"
+                    );
+                }
+            }
         }
     }
 

@@ -9,6 +9,7 @@ use http::header::HeaderMap;
 use super::listed::{Listing, is_of_lists, shortest_list};
 use super::needles::{Needle, Needles, Outline, is_of_forms};
 use super::spelled::{Spelled, Spelling};
+use super::table::{BRIEF, Effort, THOROUGH, Table};
 use crate::secret::wipe;
 
 /// How a replacement fits where the match stood.
@@ -20,33 +21,6 @@ pub enum Fit {
     /// `Content-Length` that was already sent stays true.
     InPlace,
 }
-
-/// How much is made ready before a text is searched.
-#[derive(Clone, Copy)]
-struct Effort {
-    /// The longest window: moves are no longer than it.
-    window: usize,
-    /// Slots of the shift table, a power of two: the fewer are taken, the longer are the moves.
-    slots: usize,
-}
-
-/// For the texts of one short answer: a small table is filled in less time than it saves.
-const BRIEF: Effort = Effort { window: 16, slots: 512 };
-
-/// For streams: 4 KiB fit the first-level cache. A table entry is one byte, and longer moves would
-/// gain nothing.
-const THOROUGH: Effort = Effort { window: 64, slots: 4096 };
-
-/// How many stretches of a long text are searched in turn.
-const LANES: usize = 4;
-
-/// The length of such a stretch. Long enough that the lanes' different ends cost little; short,
-/// because what they have searched behind a match is searched again.
-const LANE: usize = 1024;
-
-/// What is searched in one go behind the last match, so that a text full of them is not searched
-/// over and over.
-const FIRST_STRETCH: usize = 512;
 
 /// A set of needles to search for.
 pub(super) struct Search {
@@ -76,38 +50,6 @@ struct Match<'n> {
     needle: Needle<'n>,
 }
 
-/// Wu and Manber's table over the first bytes of each needle.
-struct Table {
-    /// For a block of bytes, how far the window may move on. Bounded by the window.
-    shift: Box<[u8]>,
-    window: usize,
-    /// The length of a block: three bytes, or less for tiny needles.
-    block: usize,
-}
-
-impl Table {
-    fn new(made: &Made, effort: Effort) -> Self {
-        let window = made.shortest.min(effort.window);
-        let block = window.min(3);
-        let furthest = u8::try_from(window - block + 1).unwrap_or(u8::MAX);
-        let mut shift = vec![furthest; effort.slots].into_boxed_slice();
-        for needle in made.needles.iter() {
-            for (at, bytes) in needle.bytes[..window].windows(block).enumerate() {
-                let slot = &mut shift[hash(bytes) & (effort.slots - 1)];
-                *slot = (*slot).min(u8::try_from(window - block - at).unwrap_or(0));
-            }
-        }
-        Self { shift, window, block }
-    }
-
-    /// How far a window at `at` may move on; not at all where the text may match.
-    fn shift(&self, text: &[u8], at: usize) -> usize {
-        let end = at + self.window;
-        let slot = hash(&text[end - self.block..end]) & (self.shift.len() - 1);
-        usize::from(self.shift[slot])
-    }
-}
-
 impl Made {
     fn new(mut needles: Needles) -> Self {
         needles.complete();
@@ -119,11 +61,16 @@ impl Made {
         Self { needles, shortest, longest, spelling, listing }
     }
 
+    fn table(&self, effort: Effort) -> Table {
+        Table::new(self.needles.iter().map(|needle| needle.bytes), self.shortest, effort)
+    }
+
     /// The first match at or after `from`, as it is, spelled out or listed.
     fn find_any(&self, table: &Table, text: &[u8], from: usize) -> Option<Match<'_>> {
         let found = self.find(table, text, from);
         let until = found.as_ref().map_or(text.len(), |(at, _)| *at);
-        let spelled = self.spelling.find(&self.needles, text, from, until);
+        let look = |said: &[u8], from| self.find(table, said, from);
+        let spelled = self.spelling.find(&self.needles, &look, text, from..until);
         // A piece with an escape in it can go on past the other, and hold a needle only there.
         let spelled = spelled.filter(|spelled| spelled.place.start <= until);
         let first = match (spelled, found) {
@@ -148,64 +95,7 @@ impl Made {
     /// The first match at or after `from`: where it starts, and which needle. The longest needle
     /// wins where several start at one place.
     fn find(&self, table: &Table, text: &[u8], from: usize) -> Option<(usize, Needle<'_>)> {
-        let (mut from, mut until) = (from, from + FIRST_STRETCH);
-        loop {
-            let found = self.find_before(until, table, text, from);
-            if found.is_some() || until >= text.len() {
-                return found;
-            }
-            from = self.skip(table, text, until);
-            until = from + LANES * LANE;
-        }
-    }
-
-    /// The first match at or after `from` that starts before `until`.
-    fn find_before(
-        &self,
-        until: usize,
-        table: &Table,
-        text: &[u8],
-        from: usize,
-    ) -> Option<(usize, Needle<'_>)> {
-        let mut window = from;
-        // No needle is shorter than the shortest, so none starts in the last bytes.
-        while window < until && text.len().saturating_sub(window) >= self.shortest {
-            let shift = table.shift(text, window);
-            if shift > 0 {
-                window += shift;
-                continue;
-            }
-            if let Some(needle) = self.longest_at(&text[window..]) {
-                return Some((window, needle));
-            }
-            window += 1;
-        }
-        None
-    }
-
-    /// Moves on from `from` to a place before which no match starts: near the next match, or near
-    /// the end of the text. Each look at the table waits for the one before it in the same lane, and
-    /// no longer, so that a few lanes keep the processor busy where one would leave it waiting.
-    fn skip(&self, table: &Table, text: &[u8], mut from: usize) -> usize {
-        while text.len().saturating_sub(from) >= LANES * LANE + self.shortest {
-            let ends: [usize; LANES] = std::array::from_fn(|lane| from + (lane + 1) * LANE);
-            let mut at = ends.map(|end| end - LANE);
-            while at.iter().zip(&ends).all(|(at, end)| at < end) {
-                for at in &mut at {
-                    *at += match table.shift(text, *at) {
-                        0 if self.longest_at(&text[*at..]).is_some() => return from,
-                        shift => shift.max(1),
-                    };
-                }
-            }
-            // The lanes come to their ends one after another.
-            let rest = |(at, end)| self.find_before(end, table, text, at).is_some();
-            if at.into_iter().zip(ends).any(rest) {
-                return from;
-            }
-            from += LANES * LANE;
-        }
-        from
+        table.find(text, from, &|at| self.longest_at(&text[at..]))
     }
 
     /// Whether `held` is the end of a line, with so little of a needle in it that it can be shown.
@@ -256,7 +146,7 @@ impl Search {
             return 0;
         }
         let made = self.made();
-        let table = self.brief.get_or_init(|| Table::new(made, BRIEF));
+        let table = self.brief.get_or_init(|| made.table(BRIEF));
         let mut found = 0;
         let mut done = 0;
         while let Some(Match { at, end, needle }) = made.find_any(table, text, done) {
@@ -272,6 +162,11 @@ impl Search {
     }
 }
 
+/// Whether a digit of a number stands there.
+fn is_number(text: &[u8], at: usize) -> bool {
+    text.get(at).is_some_and(u8::is_ascii_hexdigit)
+}
+
 /// Whether `length` bytes in a row are of a kind.
 fn has_run(text: &[u8], length: usize, is_of_kind: impl Fn(u8) -> bool) -> bool {
     let mut rest = text;
@@ -281,18 +176,6 @@ fn has_run(text: &[u8], length: usize, is_of_kind: impl Fn(u8) -> bool) -> bool 
         rest = &rest[at + 1..];
     }
     false
-}
-
-/// Mixes a block of one to three bytes (Knuth's multiplicative hash; the upper half is the better
-/// one).
-fn hash(block: &[u8]) -> usize {
-    let number = match *block {
-        [a, b, c] => u32::from_le_bytes([a, b, c, 0]),
-        [a, b] => u32::from_le_bytes([a, b, 0, 0]),
-        [a] => u32::from(a),
-        _ => 0,
-    };
-    (number.wrapping_mul(0x9E37_79B1) >> 16) as usize
 }
 
 fn replacement(needle: Needle<'_>, length: usize, fit: Fit) -> Vec<u8> {
@@ -323,7 +206,7 @@ impl Scrubber {
         for needle in search.made().needles.iter() {
             first[usize::from(needle.bytes[0])] = true;
         }
-        let table = Table::new(search.made(), THOROUGH);
+        let table = search.made().table(THOROUGH);
         Self { search, table, first, fit, held: Vec::new(), shown: 0, replaced: 0 }
     }
 
@@ -372,8 +255,10 @@ impl Scrubber {
         loop {
             let made = self.search.made();
             let found = made.find_any(&self.table, text, done);
-            // What a match has taken is not held back any more. Otherwise it does not change.
-            if tail < done {
+            // What a match has taken is not held back any more, and behind it a number begins anew that
+            // was part of a longer one. Otherwise it does not change.
+            let parts = done > 0 && is_number(text, done - 1) && is_number(text, done);
+            if tail < done || parts {
                 tail = text.len() - self.tail(&text[done..]).min(text.len() - done);
             }
             let Match { at, end, needle } = match found {
@@ -413,7 +298,7 @@ impl Scrubber {
             return;
         }
         let made = self.search.made();
-        let table = self.search.brief.get_or_init(|| Table::new(made, BRIEF));
+        let table = self.search.brief.get_or_init(|| made.table(BRIEF));
         let text = Bytes::copy_from_slice(&self.held);
         let mut done = 0;
         while let Some(Match { at, end, needle }) = made.find_any(table, &text, done) {
@@ -499,6 +384,7 @@ fn emit(data: Bytes, out: &mut impl FnMut(Bytes)) {
 #[cfg(test)]
 mod tests {
     use super::super::spelled::LONGEST_UNIT;
+    use super::super::table::{FIRST_STRETCH, LANE, LANES};
     use super::*;
     use crate::secret::Secret;
     use proptest::prelude::*;
