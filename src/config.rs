@@ -110,6 +110,8 @@ impl Default for Breaker {
 /// `upstream.hosts.<pattern>`: how some hosts are reached.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpstreamHost {
+    /// Where it stands.
+    pub at: Place,
     /// The hosts.
     pub pattern: HostPattern,
     /// `address`: whom to dial in place of what the name resolves to.
@@ -125,6 +127,19 @@ pub struct UpstreamHost {
     /// `http1_only`: never offer HTTP/2. Default `false`.
     pub http1_only: bool,
 }
+
+/// Where in `locum.yaml` something stands, as `FILE:LINE:COLUMN`. What says the same is the same wherever it stands:
+/// a line that is moved changes no setting.
+#[derive(Clone, Debug, Default)]
+pub struct Place(pub Box<str>);
+
+impl PartialEq for Place {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for Place {}
 
 /// `approvals`: requests that a person has to approve.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -327,7 +327,13 @@ impl Temporary {
             .create_new(true) // O_EXCL: neither follows nor opens what is there.
             .mode(0o600)
             .open(&temporary.0)
-            .map_err(|e| FileError::io(&temporary.0, e))?;
+            .map_err(|e| match path.parent() {
+                // The caller's own words: nobody knows the name beside it.
+                Some(parent) if e.kind() == io::ErrorKind::NotFound => {
+                    FileError::Missing(parent.to_owned())
+                }
+                _ => FileError::io(path, e),
+            })?;
         Ok(temporary)
     }
 

@@ -71,6 +71,7 @@ struct Gauges {
     audit_failures: IntGauge,
     policy_generation: IntGauge,
     policy_rules: IntGauge,
+    policies: IntGaugeVec,
     reload_success: IntGaugeVec,
     due: IntGaugeVec,
     told_from: IntGaugeVec,
@@ -106,6 +107,8 @@ pub struct Readings {
     pub policy_generation: u64,
     /// Rules in force.
     pub policy_rules: u64,
+    /// Of each workspace, the digest of its policy in force.
+    pub policies: Vec<(String, String)>,
     /// The credentials with a schedule.
     pub due: Vec<Due>,
     /// Whether the provider of each credential that was tried there took it.
@@ -703,6 +706,12 @@ impl Gauges {
                 "Loads of the policy since the start.",
             )?,
             policy_rules: gauge(r, "locum_policy_rules", "Rules in force.")?,
+            policies: gauge_vec(
+                r,
+                "locum_policy_info",
+                "The policy in force of each workspace, by its digest.",
+                &["workspace", "digest"],
+            )?,
             healthy: gauge_vec(
                 r,
                 "locum_credential_healthy",
@@ -746,6 +755,11 @@ impl Gauges {
         set(&self.audit_failures, now.audit_failures);
         set(&self.policy_generation, now.policy_generation);
         set(&self.policy_rules, now.policy_rules);
+        // The one before is not in force any more.
+        self.policies.reset();
+        for (workspace, digest) in &now.policies {
+            self.policies.with_label_values(&[workspace, digest]).set(1);
+        }
         // One that is gone or has no schedule any more is not due.
         self.due.reset();
         self.told_from.reset();

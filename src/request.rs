@@ -333,6 +333,14 @@ fn same_authority(text: &str, origin: &Origin) -> Result<(), Refusal> {
 }
 
 fn mismatch(text: &str, origin: &Origin) -> Refusal {
+    // The right host, and a tunnel for TLS that was not begun.
+    let in_the_clear =
+        origin.scheme == Scheme::Http && origin.authority.port == Scheme::Https.default_port();
+    if in_the_clear && origin.authority.host.name() == Some(text) {
+        let detail =
+            format!("The request came without TLS, in a tunnel to port {}", origin.authority.port);
+        return Refusal::with_detail(Code::AuthorityMismatch, detail);
+    }
     let shown: String = text.chars().filter(char::is_ascii_graphic).take(80).collect();
     Refusal::with_detail(
         Code::AuthorityMismatch,
@@ -716,6 +724,20 @@ mod tests {
             code("/", &[("host", "api.test"), ("host", "api.test")]),
             Some(Code::BadRequest)
         );
+    }
+
+    #[test]
+    fn a_request_in_the_clear_where_tls_is_spoken_is_told_so() {
+        let authority = Authority::parse("api.test:443", None).unwrap();
+        let origin = Origin { scheme: Scheme::Http, authority };
+        let told = |host: &str| {
+            let refusal =
+                InboundRequest::parse(request("/", &[("host", host)]), &origin).err().unwrap();
+            assert_eq!(refusal.code, Code::AuthorityMismatch);
+            refusal.detail.to_string()
+        };
+        assert_eq!(told("api.test"), "The request came without TLS, in a tunnel to port 443");
+        assert!(told("evil.test").starts_with("The request names evil.test"));
     }
 
     #[test]

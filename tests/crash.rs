@@ -2,7 +2,8 @@
 //! audit log verifies, what was acknowledged is there, and every call that an origin saw has its
 //! record.
 //!
-//! The points are drawn from a seed, which a failure prints; `LOCUM_TEST_SEED` plays it again.
+//! The points are drawn from a seed, which a failure prints; `LOCUM_TEST_SEED` plays it again. What a crash does to a
+//! refresh token that is being replaced is tested with the kinds (`tests/kinds/oauth.rs`).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::format_collect)]
 
 mod support;
@@ -56,7 +57,7 @@ fn commands_are_done_or_not_done() {
     let (mut credentials, mut agents) = state(&home);
     let start = Instant::now();
     let (mut kills, mut done) = (0_u32, 0_u32);
-    while kills < 150 && start.elapsed() < KILLING_TIME {
+    while another(kills, 150, start) {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let (mut wanted, mut wanted_agents) = (credentials.clone(), agents.clone());
         let names: Vec<&String> = credentials.keys().collect();
@@ -143,7 +144,7 @@ fn a_version_is_rotated_staged_promoted_and_revoked_or_not() {
     home.add("main", BEARER, &canary());
     let (mut before, start) = (versions(&home), Instant::now());
     let (mut kills, mut finished) = (0_u32, 0_u32);
-    while kills < 150 && start.elapsed() < KILLING_TIME {
+    while another(kills, 150, start) {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let staged = before.iter().any(|version| version.1 == "staged");
         let live = before.iter().any(|version| version.1 != "revoked");
@@ -329,7 +330,7 @@ fn init_is_done_or_can_be_done_again() {
     let _ = Home::new();
     let most = whole.elapsed();
     let mut kills = 0;
-    while kills < 40 && start.elapsed() < KILLING_TIME {
+    while another(kills, 40, start) {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let home = Home::bare();
         killed(home.command(&["init"]), "", dice.time(most));
@@ -355,8 +356,8 @@ fn every_call_that_was_made_has_its_record() {
     let agent = home.agent("worker");
     let mut dice = Dice::new();
     let start = Instant::now();
-    let (mut kills, mut answered) = (0, 0);
-    while kills < 60 && start.elapsed() < KILLING_TIME {
+    let (mut kills, mut answered) = (0_u32, 0_usize);
+    while another(kills, 60, start) {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let serve = home.serve();
         // After a crash the key is the last that was acknowledged, or the one that was on its way.
@@ -401,7 +402,7 @@ fn every_call_that_was_made_has_its_record() {
         kills += 1;
     }
     assert!(kills >= 10, "too slow a machine to say anything: {kills} kills");
-    assert!(answered > kills, "hardly any traffic: {answered} answers");
+    assert!(answered > kills as usize, "hardly any traffic: {answered} answers");
     sound(&home, "at the end");
     home.never_leaks(&[keys.first().unwrap(), keys.last().unwrap()], &[]);
     eprintln!("{kills} kills, {answered} answers");

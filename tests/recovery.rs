@@ -155,7 +155,7 @@ fn making_and_using_shares_that_is_killed_leaves_a_vault_that_opens() {
     let input = lines(&[&shares[0], &shares[2]]);
     let (mut dice, mut aim) = (Dice::new(), Aim::at(usual));
     let (start, mut kills, mut opened) = (std::time::Instant::now(), 0, 0);
-    while kills < 60 && start.elapsed() < KILLING_TIME {
+    while another(kills, 60, start) {
         let round = format!("kill {kills} of seed {}", dice.seed);
         fs::remove_file(&master).unwrap();
         let command = home.command(&["vault", "restore", "--recovery"]);

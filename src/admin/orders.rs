@@ -7,6 +7,7 @@ pub(crate) mod anomalies;
 pub(crate) mod approvals;
 pub(crate) mod certificates;
 pub(crate) mod credentials;
+pub(crate) mod kinds;
 pub(crate) mod learn;
 pub(crate) mod policies;
 pub(crate) mod records;

@@ -60,7 +60,15 @@ pub fn far_side(
         resolver: Arc::new(SystemResolver::default()),
         logins,
     };
-    Ok(Upstream::new(settings)?)
+    Upstream::new(settings).map_err(|error| {
+        let of_it = |host: &&UpstreamHost| Some(&host.pattern) == error.pattern.as_ref();
+        let at = upstream.hosts.iter().find(of_it).map(|host| host.at.0.clone());
+        let failure = Failure::from(error);
+        match at {
+            Some(at) => failure.within(&at),
+            None => failure,
+        }
+    })
 }
 
 /// When hosts that fail are left alone, as the config wants it.

@@ -55,6 +55,9 @@ const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// The most bytes of a file of runs: somewhat more than all that are seen.
 const MAX_RUNS: usize = 1 << 20;
 
+/// How often it is said that it cannot.
+const TELL_AGAIN: Duration = Duration::from_mins(1);
+
 /// How often the vault notes where the audit log is.
 const ANCHOR_EVERY: Duration = Duration::from_secs(1);
 
@@ -67,6 +70,8 @@ pub struct Keeper {
     gateway: std::sync::OnceLock<Weak<Gateway>>,
     /// Where this process listens, which it never dials.
     own: Vec<SocketAddr>,
+    /// What it was started with: some of it holds until its end.
+    started: Config,
     /// Opens the credentials of proxies on the way.
     logins: Arc<VaultLogins>,
     seen: Mutex<Seen>,
@@ -91,6 +96,7 @@ impl Keeper {
         own: Vec<SocketAddr>,
     ) -> Result<Self, Failure> {
         let Opened { home, config, vault, master } = opened;
+        let started = config.clone();
         let mark = vault.change_mark()?;
         let snapshots = vault.snapshots()?;
         metrics.reload("config", true);
@@ -120,6 +126,7 @@ impl Keeper {
             retired: Vec::new(),
             looked: None,
             anchored: (Instant::now(), 0),
+            unanchored: None,
             health: BTreeMap::new(),
             reminded: None,
             asked: None,
@@ -137,6 +144,7 @@ impl Keeper {
             metrics,
             gateway: std::sync::OnceLock::new(),
             own,
+            started,
             keys,
             seen: Mutex::new(seen),
             certificates: Mutex::default(),
@@ -531,7 +539,9 @@ impl Keeper {
             return Ok(None);
         }
         let upstream = self.far_side(&new, vault)?;
-        for key in old.restart_needed(&new) {
+        // What is put back to what is in force needs no start, and what was told is not told again.
+        let changed = old.restart_needed(&new);
+        for key in self.started.restart_needed(&new).iter().filter(|key| changed.contains(key)) {
             tracing::warn!(key, "this setting takes effect at the next start");
         }
         if let Some(gateway) = self.gateway() {
@@ -578,9 +588,19 @@ impl Keeper {
             return;
         }
         match seen.vault.set_audit_anchor(anchor.seq, &anchor.mac) {
-            Ok(()) => seen.anchored = (Instant::now(), anchor.seq),
+            Ok(()) => {
+                seen.anchored = (Instant::now(), anchor.seq);
+                if seen.unanchored.take().is_some() {
+                    tracing::info!("the audit log is anchored in the vault again");
+                }
+            }
             Err(error) => {
-                tracing::warn!(%error, "the audit log could not be anchored in the vault");
+                // A disk that is full stays so for a while, and its log is on it too.
+                seen.anchored.0 = Instant::now();
+                if seen.unanchored.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                    seen.unanchored = Some(Instant::now());
+                    tracing::warn!(%error, "the audit log could not be anchored in the vault");
+                }
             }
         }
     }

@@ -224,7 +224,7 @@ pub fn nobody_to_ask(home: &Home) -> Result<bool, Failure> {
     let config = Config::load(&home.config(), home.path())?;
     let asks = match &config.vault.key {
         config::KeySource::Passphrase(from) => matches!(from, Passphrase::Prompt),
-        _ => matches!(Vault::key_source(&config.vault.store)?, KeySource::Passphrase(_)),
+        _ => matches!(super::master::key_source(&config.vault.store)?, KeySource::Passphrase(_)),
     };
     Ok(asks && !io::stdin().is_terminal())
 }

@@ -55,7 +55,15 @@ pub(super) fn unlock<T>(
     turn: Option<&Turn>,
     open: impl Fn(&MasterKey) -> Result<T, VaultError>,
 ) -> Result<(T, MasterKey), Failure> {
-    unlock_from(home, config, (Vault::key_source(vault)?, vault), turn, open)
+    unlock_from(home, config, (key_source(vault)?, vault), turn, open)
+}
+
+/// By what a vault is opened that is to be there.
+pub(super) fn key_source(vault: &Path) -> Result<KeySource, Failure> {
+    Vault::key_source(vault).map_err(|error| match &error.fault {
+        Fault::File(FileError::Missing(_)) => Failure::from(error).help(VAULT_GONE),
+        _ => error.into(),
+    })
 }
 
 /// The same, for what is opened by the key of the vault that is at `vault` or is to be there.
@@ -136,6 +144,12 @@ fn successor(path: &Path) -> PathBuf {
     name.into()
 }
 
+/// What to do without a vault.
+const VAULT_GONE: &str = "put the vault back: `locum vault restore FILE` from a backup; the audit log and the policies are not in it, and stay";
+
+/// What to do without its key.
+const KEY_GONE: &str = "put the key file back from where a copy is kept, or use recovery shares, if there are any: `locum vault restore --recovery`; nothing else opens the vault";
+
 /// Why a key file does not open a vault.
 enum Unopened {
     Key(KeyError),
@@ -158,6 +172,9 @@ impl Unopened {
 impl From<Unopened> for Failure {
     fn from(why: Unopened) -> Self {
         match why {
+            Unopened::Key(error @ KeyError::File(FileError::Missing(_))) => {
+                Self::from(error).help(KEY_GONE)
+            }
             Unopened::Key(error) => error.into(),
             Unopened::Wrapped(failure) => failure,
             Unopened::Vault(error) => error.into(),
@@ -215,7 +232,7 @@ fn finish_change<T>(
 /// # Errors
 /// When the vault cannot be read.
 pub fn key_described(home: &Home, config: &Config, vault: &Path) -> Result<String, Failure> {
-    Ok(match Vault::key_source(vault)? {
+    Ok(match key_source(vault)? {
         KeySource::Passphrase(_) => "passphrase".to_owned(),
         KeySource::File if matches!(config.vault.key, config::KeySource::Command(_)) => {
             "command".to_owned()

@@ -314,7 +314,7 @@ pub(super) fn open_unasked(home: &Home, config: &Config) -> Result<(Vault, Maste
     let path = &config.vault.store;
     let asks = match &config.vault.key {
         config::KeySource::Passphrase(from) => matches!(from, Passphrase::Prompt),
-        _ => matches!(Vault::key_source(path)?, KeySource::Passphrase(_)),
+        _ => matches!(super::master::key_source(path)?, KeySource::Passphrase(_)),
     };
     if asks {
         return Err(Failure::new("the vault is opened by another passphrase than at the start")

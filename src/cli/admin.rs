@@ -70,10 +70,26 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
             };
             let ttl = expires.map(|time| time.as_secs());
             let added = way.order(AddAdministrator { name, role, ttl })?;
-            if json {
-                return output::json(&added);
+            let told = if json {
+                output::json_for_good(&added)
+            } else {
+                output::line_for_good(&added.token.0)
+            };
+            if let Err(failure) = told {
+                // Nobody has read the token, so nobody could use it.
+                let name = added.name;
+                let revoked = way.order(RevokeAdministrator { name: name.clone() }).is_ok();
+                return Err(failure.help(if revoked {
+                    format!("{name} was revoked, for nobody has read the token; add it again")
+                } else {
+                    format!(
+                        "nobody has read the token: `locum admin revoke {name}`, and add it again"
+                    )
+                }));
             }
-            output::line(&added.token.0)?;
+            if json {
+                return Ok(());
+            }
             let AddedAdministrator { name, role, workspace, token_id, .. } = &added;
             output::note(&format!(
                 "This is the token {token_id} of {name}, {} of {workspace}; it is not shown again.",

@@ -5,7 +5,7 @@ mod certificate;
 use std::time::{Duration, SystemTime};
 
 use super::output::{self, Table, counted, time_or_dash};
-use super::way::Where;
+use super::way::{Way, Where};
 use crate::admin::orders::agents::{
     AddAgent, AddedAgent, AddedToken, Agent, LabelAgent, Labelled, Labelling, ListAgents, Only,
     RevokeAgent, RevokedAgent, serial,
@@ -113,7 +113,13 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
         Command::Add { name, expires, note, labels, no_token, json } => {
             let ttl = expires.map(|time| time.as_secs());
             let labels = pairs(labels)?;
-            added(way.order(AddAgent { name, note, ttl, labels, no_token })?, json)
+            let made = way.order(AddAgent { name, note, ttl, labels, no_token })?;
+            let (agent, id) = (made.agent.clone(), made.token.as_ref().map(|t| t.token_id.clone()));
+            let told = added(made, json);
+            match id {
+                Some(id) => told.map_err(|failure| unread(&mut way, &agent, &id, failure)),
+                None => told,
+            }
         }
         Command::Label { name, labels, remove, json } => {
             let change = Labelling { labels: pairs(labels)?, remove };
@@ -151,9 +157,22 @@ pub(super) fn from_now(duration: Duration) -> i64 {
     unix(SystemTime::now() + duration)
 }
 
+/// A token that nobody has read is ended: nobody could use it, and nobody would know of it.
+fn unread(way: &mut Way, name: &Name, token: &str, failure: Failure) -> Failure {
+    let only = Only { token: Some(token.to_owned()), ..Only::default() };
+    match way.order(RevokeAgent { name: name.clone(), only }) {
+        Ok(_) => failure.help(format!(
+            "the token {token} was revoked, for nobody has read it; `locum agent add {name}` makes another"
+        )),
+        Err(_) => failure.help(format!(
+            "nobody has read the token {token}: end it with `locum agent revoke {name} --token {token}`; `locum agent add {name}` makes another"
+        )),
+    }
+}
+
 fn added(added: AddedAgent, json: bool) -> Result<(), Failure> {
     if json {
-        return output::json(&added);
+        return output::json_for_good(&added);
     }
     let name = added.agent;
     let Some(AddedToken { token_id, token }) = added.token else {
@@ -162,7 +181,7 @@ fn added(added: AddedAgent, json: bool) -> Result<(), Failure> {
         ));
         return Ok(());
     };
-    output::line(&token.0)?;
+    output::line_for_good(&token.0)?;
     output::note(&format!(
         "This is {name}'s token {token_id}; it is not shown again.\nSet HTTPS_PROXY=http://{name}:TOKEN@HOST:PORT, or use `locum run --agent {name}`."
     ));

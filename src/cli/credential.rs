@@ -23,18 +23,18 @@ use super::output::{self, Json, Table};
 use super::way::{Way, Where};
 use crate::admin::orders::Given;
 use crate::admin::orders::credentials::{
-    AddCredential, ListCredentials, RemoveCredential, ShowCredential, Shown, check_owner,
-    placeholder, provider_of,
+    AddCredential, AddedCredential, ListCredentials, RemoveCredential, ShowCredential, Shown,
+    check_owner, placeholder, provider_of,
 };
 use crate::agent::Label;
-use crate::app::{Failure, Opened, VARIABLE_TAG};
+use crate::app::{Failure, VARIABLE_TAG};
 use crate::catalog::{Provider, SlotText};
-use crate::credential::{CloudLogin, Kind, MAX_WEIGHT, Properties, Slot, Source};
+use crate::credential::{Kind, MAX_WEIGHT, Properties, Slot};
 use crate::host::{Destination, Scheme};
 use crate::reference::Name;
 use crate::secret::Secret;
 use crate::vault::{MAX_SECRET, NewCredential, Tier, validate_secret, without_line_end};
-pub(crate) use kind::{follow_certificate, rotated as rotated_material};
+pub(crate) use kind::{follow_certificate, kept as kept_material, rotated as rotated_material};
 
 /// Subcommands of `locum credential`.
 #[derive(Debug, clap::Subcommand)]
@@ -273,50 +273,35 @@ pub(super) fn run(to: &Where, command: Command) -> Result<(), Failure> {
 fn add(mut way: Way, args: &Add) -> Result<(), Failure> {
     let new = describe(args)?;
     let bait = args.honeytoken && args.value.from_env.is_none() && args.value.from_file.is_none();
-    let plain =
-        args.kind.is_plain() && args.source.is_none() && !args.captured && !args.for_sources;
     if bait {
         return add_bait(&mut way, args, &new);
     }
-    if plain {
-        let secret = args.value.read(&format!("Secret of {}: ", args.name))?;
-        way.order(to_order(new.clone(), secret, args.value.force_short))?;
-        return added(args, &new);
-    }
-    add_with_files(&mut way.here("adding what has a kind or a source")?, args, new)
+    let done = way.order(with_secret(args, to_order(new))?)?;
+    said(args, &done)
 }
 
-/// What reads files, runs programs or has its values from elsewhere.
-fn add_with_files(opened: &mut Opened, args: &Add, mut new: NewCredential) -> Result<(), Failure> {
+/// The same with what is kept for it: nothing yet, a login at its source, what a kind makes its value of, or
+/// the value. What reads files reads them here.
+fn with_secret(args: &Add, order: AddCredential) -> Result<AddCredential, Failure> {
     if args.captured {
-        opened.vault.add_captured(&new)?;
-        opened.changed()?;
-        return added(args, &new);
+        return Ok(order);
     }
     let provider = args.provider.as_deref().map(provider_of).transpose()?;
-    let secret = if let Some(source) = args.source.read()? {
-        check_login(opened, &source)?;
-        new.properties.kind = args.kind.of_what_lies_elsewhere(provider)?;
-        let secret = SourceArgs::login(&source, &args.value, &args.name)?;
-        new.properties.source = Some(source);
-        secret
-    } else {
-        match args.kind.read(&args.name, provider, &args.value)? {
-            Some((kind, secret)) => {
-                new.properties.kind = Some(kind);
-                secret
-            }
-            None => args.value.read(&format!("Secret of {}: ", args.name))?,
-        }
+    if let Some((words, source)) = args.source.read()? {
+        let kind = args.kind.of_what_lies_elsewhere(provider)?;
+        let secret = SourceArgs::login(&source, &args.value, &args.name)?.map(Given);
+        return Ok(AddCredential { kind, source: Some(words), secret, ..order });
+    }
+    let (kind, secret) = match args.kind.read(&args.name, provider, &args.value)? {
+        Some((kind, secret)) => (Some(kind), secret),
+        None => (None, args.value.read(&format!("Secret of {}: ", args.name))?),
     };
-    opened.vault.add_credential(&new, &secret)?;
-    kind::follow_certificate(&mut opened.vault, &args.name, true)?;
-    opened.changed()?;
-    added(args, &new)
+    let force_short = args.value.force_short;
+    Ok(AddCredential { kind, secret: Some(Given(secret)), force_short, ..order })
 }
 
-/// A credential of a plain secret, as it is brought to wherever it is added.
-fn to_order(new: NewCredential, secret: Secret, force_short: bool) -> AddCredential {
+/// A credential as it is brought to wherever it is added, without its secret.
+fn to_order(new: NewCredential) -> AddCredential {
     let NewCredential { name, provider, tier, tags, destinations, slots, stand_in, properties } =
         new;
     AddCredential {
@@ -333,56 +318,37 @@ fn to_order(new: NewCredential, secret: Secret, force_short: bool) -> AddCredent
         weight: properties.weight,
         rotate: properties.rotate,
         honeytoken: properties.honeytoken,
-        force_short,
-        secret: Given(secret),
+        captured: properties.captured,
+        for_sources: properties.for_sources,
+        kind: None,
+        source: None,
+        force_short: false,
+        secret: None,
     }
-}
-
-/// What a source logs in with is there, is for that, and may go there.
-fn check_login(opened: &Opened, source: &Source) -> Result<(), Failure> {
-    let (Some(CloudLogin::Credential { name }), Some(url)) = (source.cloud_login(), source.url())
-    else {
-        return Ok(());
-    };
-    let login = opened.vault.credential(name)?;
-    if !login.properties.for_sources {
-        return Err(Failure::usage(format!("{name} is a credential that agents may get"))
-            .help("add one for this with --for-sources"));
-    }
-    let own = login.properties.source.as_ref().and_then(Source::cloud_login);
-    if matches!(own, Some(CloudLogin::Credential { .. })) {
-        return Err(Failure::usage(format!("{name} is itself got by logging in with another"))
-            .help(
-                "give the key of the cloud to this vault, or have it come from a file or a vault",
-            ));
-    }
-    if !login.destinations.iter().any(|to| to.matches(url.origin())) {
-        return Err(Failure::usage(format!("{name} may not go to {}", url.origin()))
-            .help(format!("add it with --to {}", url.origin())));
-    }
-    Ok(())
 }
 
 fn added(args: &Add, new: &NewCredential) -> Result<(), Failure> {
-    let name = &new.name;
-    if new.properties.for_sources && !args.json {
-        output::line(&format!(
-            "added {name}; sources log in with credential:{name}, and no agent gets it"
-        ))?;
-        let to: Vec<String> = new.destinations.iter().map(ToString::to_string).collect();
-        return output::line(&format!("it goes to {} only", to.join(", ")));
-    }
-    let serves = new.properties.serves.as_ref();
-    let own = (name, new.stand_in.as_deref());
-    let placeholder = placeholder(own, serves);
-    let to: Vec<String> = new.destinations.iter().map(ToString::to_string).collect();
+    let own = (&new.name, new.stand_in.as_deref());
+    let done = AddedCredential {
+        credential: new.name.clone(),
+        version: Some(1),
+        placeholder: placeholder(own, new.properties.serves.as_ref()),
+        to: new.destinations.iter().map(ToString::to_string).collect(),
+    };
+    said(args, &done)
+}
+
+fn said(args: &Add, done: &AddedCredential) -> Result<(), Failure> {
     if args.json {
-        let version = (!args.captured).then_some(1);
-        return output::json(&serde_json::json!({
-            "credential": name, "version": version, "placeholder": placeholder, "to": to,
-        }));
+        return output::json(done);
     }
-    output::line(&format!("added {name}; agents use {placeholder}"))?;
+    let AddedCredential { credential: name, placeholder, to, .. } = done;
+    let how = if args.for_sources {
+        format!("sources log in with credential:{name}, and no agent gets it")
+    } else {
+        format!("agents use {placeholder}")
+    };
+    output::line(&format!("added {name}; {how}"))?;
     output::line(&format!("it goes to {} only", to.join(", ")))
 }
 
@@ -391,7 +357,8 @@ fn added(args: &Add, new: &NewCredential) -> Result<(), Failure> {
 fn add_bait(way: &mut Way, args: &Add, new: &NewCredential) -> Result<(), Failure> {
     let provider = args.provider.as_deref().map(provider_of).transpose()?;
     let value = bait::bait(provider)?;
-    way.order(to_order(new.clone(), Secret::new(value.clone().into_bytes()), false))?;
+    let secret = Some(Given(Secret::new(value.clone().into_bytes())));
+    way.order(AddCredential { secret, ..to_order(new.clone()) })?;
     if args.json {
         return output::json(&serde_json::json!({
             "credential": new.name, "version": 1, "honeytoken": true, "value": value,
@@ -419,7 +386,7 @@ fn describe(args: &Add) -> Result<NewCredential, Failure> {
     }
     let stand_in = {
         let reference = args.name.reference();
-        let own = args.stand_in.clone().or_else(|| args.kind.stand_in(&reference));
+        let own = args.stand_in.clone();
         own.or_else(|| provider.and_then(|p| p.stand_in(&reference)))
     };
     Ok(NewCredential {

@@ -38,7 +38,9 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-pub(crate) use credential::{follow_certificate, provider_slots, provider_to, rotated_material};
+pub(crate) use credential::{
+    follow_certificate, kept_material, provider_slots, provider_to, rotated_material,
+};
 pub(crate) use policy::{explained, recorded};
 pub(crate) use scan::looks_like_a_key;
 use way::{Admin, Where};

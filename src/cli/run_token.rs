@@ -64,9 +64,9 @@ pub(super) fn run(to: &Where, args: Args) -> Result<(), Failure> {
         environment: args.environment,
     })?;
     if args.json {
-        return output::json(&made);
+        return output::json_for_good(&made);
     }
-    output::line(&made.token.0)?;
+    output::line_for_good(&made.token.0)?;
     output::note(&format!(
         "This is the run token {id} of {agent}, good until {}; it is not shown again.\nSet HTTPS_PROXY=http://{agent}:TOKEN@HOST:PORT. `locum agent revoke {agent} --run-token {id}` ends it.",
         output::time(made.expires),

@@ -14,8 +14,8 @@ use ipnet::IpNet;
 
 use super::{
     Anomalies, Approvals, Audit, Breaker, Config, Credentials, Fsync, KeyPair, KeySource, Level,
-    Limits, Listen, Log, LogFormat, MAX_GRACE, Ops, Passphrase, Pool, Retain, Timeouts, Upstream,
-    UpstreamHost, UpstreamProxy, Vault, Webhook, seconds,
+    Limits, Listen, Log, LogFormat, MAX_GRACE, Ops, Passphrase, Place, Pool, Retain, Timeouts,
+    Upstream, UpstreamHost, UpstreamProxy, Vault, Webhook, seconds,
 };
 use crate::credential::Endpoint;
 use crate::document::{Key, Map, Node, Reader, Value, parse_duration};
@@ -233,7 +233,8 @@ fn host<'d>(
     let proxy = map.optional("proxy", upstream_proxy);
     let http1_only = map.optional("http1_only", Reader::boolean).unwrap_or(false);
     let pattern = pattern.ok()?;
-    Some(UpstreamHost { pattern, address, ca_file, crl_file, client_cert, proxy, http1_only })
+    let at = Place(reader.place(key).into());
+    Some(UpstreamHost { at, pattern, address, ca_file, crl_file, client_cert, proxy, http1_only })
 }
 
 fn host_and_port<'d>(reader: &mut Reader<'d>, node: &'d Node) -> Option<Authority> {

@@ -222,6 +222,7 @@ fn listen() -> Vec<Listen> {
 fn hosts() -> Vec<UpstreamHost> {
     let home = |path: &str| Path::new(HOME).join(path);
     let host = |pattern: &str| UpstreamHost {
+        at: super::Place::default(),
         pattern: pattern.parse().unwrap(),
         address: None,
         ca_file: None,

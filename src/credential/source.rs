@@ -282,6 +282,24 @@ impl Source {
         }
     }
 
+    /// Whether the proxy's own machine is what reads it, or what it is known by elsewhere: its files, its
+    /// environment, its programs, its identity in a cloud or cluster.
+    #[must_use]
+    pub fn is_of_the_machine(&self) -> bool {
+        match &self.place {
+            Place::File { .. }
+            | Place::Env { .. }
+            | Place::Systemd { .. }
+            | Place::Command { .. } => true,
+            Place::Vault { login, .. } => {
+                !matches!(login, VaultLogin::Token | VaultLogin::Approle { .. })
+            }
+            Place::Aws { login, .. } | Place::Gcp { login, .. } | Place::Azure { login, .. } => {
+                !matches!(login, CloudLogin::Credential { .. })
+            }
+        }
+    }
+
     /// After what time it is looked for again.
     #[must_use]
     pub fn refresh(&self) -> Duration {

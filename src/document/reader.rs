@@ -208,7 +208,13 @@ impl<'d> Reader<'d> {
     }
 
     fn outside<T>(&mut self, node: &Node, least: impl Display, most: impl Display) -> Option<T> {
-        self.problem(node, format!("has to be from {least} to {most}"));
+        let (least, most) = (least.to_string(), most.to_string());
+        let message = if least == most {
+            format!("has to be {least}")
+        } else {
+            format!("has to be from {least} to {most}")
+        };
+        self.problem(node, message);
         None
     }
 
@@ -224,8 +230,15 @@ impl<'d> Reader<'d> {
     pub fn parsed_with<T, E: Display>(
         &mut self,
         node: &'d Node,
-        parse: impl FnOnce(&str) -> Result<T, E>,
+        parse: impl Fn(&str) -> Result<T, E>,
     ) -> Option<T> {
+        // What a number would not say in quotes either is not to be put in them.
+        if let Value::Int(number) = node.value
+            && let Err(error) = parse(&number.to_string())
+        {
+            self.problem(node, error.to_string());
+            return None;
+        }
         let text = self.text(node)?;
         parse(text).map_err(|error| self.problem(node, error.to_string())).ok()
     }
@@ -246,6 +259,13 @@ impl<'d> Reader<'d> {
             None => self.problem(node, message),
         }
         None
+    }
+
+    /// Where a place is, as messages begin: `FILE:LINE:COLUMN`.
+    #[must_use]
+    pub fn place(&self, spot: impl Into<Spot>) -> String {
+        let at = spot.into().at();
+        format!("{}:{}:{}", self.document.source().name(), at.line, at.column)
     }
 
     /// A value for a message: itself, unless it stands under a key that is called like a secret.

@@ -412,7 +412,11 @@ impl Meters {
                 if let Err(quota) = counter.enter(&meter.limits, now, is_first) {
                     ticket.give_back();
                     let queue = meter.limits.queue;
-                    return Err(Box::new(Met { refusal: refusal(quota), queue, counter }));
+                    return Err(Box::new(Met {
+                        refusal: refusal(quota, meter.limits.per),
+                        queue,
+                        counter,
+                    }));
                 }
                 ticket.held.push((counter, meter.limits));
             }
@@ -506,18 +510,32 @@ impl PartialEq for Meters {
 
 impl Eq for Meters {}
 
-fn refusal(quota: Quota) -> Refusal {
+/// Of what several agents use up together, none is told that it was itself.
+fn refusal(quota: Quota, per: Per) -> Refusal {
+    let own = per == Per::Agent;
     let (detail, reason) = match quota.what {
-        Measure::Requests => (
+        Measure::Requests if own => (
             "This agent has sent as many requests as a policy rule lets it in this time",
             "the rule's limit on requests",
         ),
-        Measure::Concurrent => (
+        Measure::Requests => (
+            "As many requests were sent as a policy rule lets through in this time",
+            "the rule's limit on requests",
+        ),
+        Measure::Concurrent if own => (
             "This agent has as many requests open as a policy rule lets it at once",
             "the rule's limit on requests at once",
         ),
-        Measure::Bytes => (
+        Measure::Concurrent => (
+            "As many requests are open as a policy rule lets through at once",
+            "the rule's limit on requests at once",
+        ),
+        Measure::Bytes if own => (
             "This agent has moved as many bytes as a policy rule lets it in this time",
+            "the rule's limit on bytes",
+        ),
+        Measure::Bytes => (
+            "As many bytes were moved as a policy rule lets through in this time",
             "the rule's limit on bytes",
         ),
     };

@@ -11,13 +11,12 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use hyper::body::Incoming;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::State;
-use super::echo::hushed;
 use super::expect::Gate;
 use super::held::{Full, Held, Purse};
+use super::incoming::Incoming;
 use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use super::linger::{Linger, Signs};
@@ -514,7 +513,7 @@ impl Upload {
     }
 
     /// Looks at what the agent has sent before it is sent on.
-    fn look_at(&mut self, frame: Option<&hyper::Result<Frame<Bytes>>>) -> Result<(), Refusal> {
+    fn look_at(&mut self, frame: Option<&Result<Frame<Bytes>, BoxError>>) -> Result<(), Refusal> {
         match frame {
             // It breaks off of itself.
             Some(Err(_)) => Ok(()),
@@ -593,8 +592,7 @@ impl Upload {
         self
     }
 
-    /// Whether a body that has nothing more was reset. hyper takes a reset with `NO_ERROR` for the
-    /// end, and Node's `close()` sends that in the middle of an upload.
+    /// Whether a body that has nothing more was reset: on HTTP/2 its end is told.
     fn was_cut(&self) -> bool {
         self.told && !self.inner.is_end_stream()
     }
@@ -622,10 +620,7 @@ impl Upload {
                 return Poll::Ready(data.or_else(|| trailers.take().map(Frame::trailers)).map(Ok));
             }
         };
-        let mut frame = ready!(hushed(|| {
-            let frame = Pin::new(&mut *inner).poll_frame(cx);
-            (frame, !inner.is_end_stream())
-        }));
+        let mut frame = ready!(inner.poll_frame(cx));
         if frame.is_none() && self.was_cut() {
             return Poll::Ready(Some(Err("the agent reset its request".into())));
         }
@@ -654,7 +649,7 @@ impl Upload {
         {
             return Poll::Ready(Some(Err(refusal.into())));
         }
-        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+        Poll::Ready(frame)
     }
 
     /// The next whole chunk with its new signature.

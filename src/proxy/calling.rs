@@ -11,7 +11,7 @@ use super::breaker::Pass;
 use super::captured::Captures;
 use super::exchange::{Route, Way, answer, failed, named, refused};
 use super::held::Purse;
-use super::interim::{Outlet, passing};
+use super::interim::{Outlet, listens, passing};
 use super::ledger::Ledger;
 use super::retry::Plan;
 use super::socket::{self, AgentSide, Opening};
@@ -367,7 +367,7 @@ impl<'a> Calling<'a> {
         let origin = pending.origin().clone();
         // What comes before an answer of which a token is taken could have it too.
         let takes = !permit.captures().is_empty();
-        let heard = if takes { None } else { self.outlet.listens(self.version) };
+        let heard = if takes { None } else { listens(self.version) };
         let still = |fields: &HeaderMap| {
             pass.connected();
             let allowed_by = self.allowed_by(&attempt);

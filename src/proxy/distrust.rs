@@ -307,6 +307,9 @@ fn is_a_close(error: &(dyn Error + 'static)) -> bool {
     if let Some(error) = error.downcast_ref::<hyper::Error>() {
         return !error.is_timeout() && !error.is_parse();
     }
+    if error.is::<h2::Error>() {
+        return true;
+    }
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() != io::ErrorKind::TimedOut)
 }
 

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
+use h2::ext::Protocol;
+use http::request::Parts;
 use http::{HeaderMap, Request, Response, Uri, Version, header};
-use hyper::body::Incoming;
-use hyper::ext::Protocol;
 
 use super::asked::Asked;
 use super::body::{Body, Unfinished, Upload};
 use super::calling::Calling;
 use super::captured::Captures;
+use super::incoming::Incoming;
 use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
@@ -188,7 +189,7 @@ fn check(
     gateway: &Gateway,
     state: &State,
     route: &Route,
-    parts: http::request::Parts,
+    parts: Parts,
 ) -> Result<InboundRequest, Refusal> {
     // Without the vault nobody knows who is who: that is not the agent's fault.
     if state.sealed.is_none() {
@@ -207,12 +208,24 @@ fn check(
     if target_length(&parts.uri) > gateway.limits.url_bytes {
         return Err(Refusal::new(Code::UrlTooLong));
     }
-    // hyper counts those of HTTP/1.1; on HTTP/2 only their bytes are bounded.
+    // On HTTP/1.1 hyper bounds a head, before there is a request.
+    if parts.version == Version::HTTP_2 && head_size(&parts) > gateway.limits.head_bytes {
+        let detail = format!("The head has more than {} bytes", gateway.limits.head_bytes);
+        return Err(Refusal::with_detail(Code::HeadTooLarge, detail));
+    }
     if parts.headers.len() > gateway.limits.headers {
         let detail = format!("The request has more than {} header fields", gateway.limits.headers);
         return Err(Refusal::with_detail(Code::HeadTooLarge, detail));
     }
     InboundRequest::parse(parts, &route.origin)
+}
+
+/// The size of a head as HTTP/2 counts it: 32 bytes for each field beside its text (RFC 9113 section
+/// 6.5.2). Of the pseudo-fields only the target can be long.
+fn head_size(parts: &Parts) -> usize {
+    let fields = parts.headers.iter();
+    let fields = fields.map(|(name, value)| name.as_str().len() + value.len() + 32);
+    target_length(&parts.uri) + fields.sum::<usize>()
 }
 
 /// The length of a target as it was sent.

@@ -1,15 +1,16 @@
 //! `Expect: 100-continue` (RFC 9110 section 10.1.1): the agent sends its body when the origin has
 //! said that it wants it, and keeps it when the origin says no instead.
 //!
-//! hyper tells the agent to go on when somebody asks for its body, so the body is not asked for
-//! before the origin has told us to go on.
+//! The agent is told to go on when somebody asks for its body (on HTTP/1.1 by hyper, on HTTP/2 by
+//! [`Wanted`]), so the body is not asked for before the origin has told us to go on.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use http::{Request, Version, header};
-use hyper::body::Incoming;
+use atomic_waker::AtomicWaker;
+use http::{HeaderMap, Request, Version, header};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -20,6 +21,34 @@ use crate::upstream::GoOn;
 /// curl waits before it sends unasked.
 const WAIT: Duration = Duration::from_secs(1);
 
+/// Whether the agent waits for a `100 Continue`.
+pub(super) fn is_expected(head: &HeaderMap) -> bool {
+    let expected = head.get(header::EXPECT);
+    expected.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether somebody has asked for the body of a stream whose agent waits to hear it. Who asks may be
+/// another task than the one that answers.
+#[derive(Default)]
+pub(super) struct Wanted {
+    asked: AtomicBool,
+    answering: AtomicWaker,
+}
+
+impl Wanted {
+    /// Somebody asks.
+    pub(super) fn now(&self) {
+        self.asked.store(true, Ordering::Release);
+        self.answering.wake();
+    }
+
+    /// True once, when somebody has asked. The task of `cx` is woken when somebody does.
+    pub(super) fn is_news(&self, cx: &Context<'_>) -> bool {
+        self.answering.register(cx.waker());
+        self.asked.swap(false, Ordering::Acquire)
+    }
+}
+
 /// Closed until the origin wants the body, or has said nothing for too long.
 pub(super) struct Gate {
     told: oneshot::Receiver<()>,
@@ -29,11 +58,9 @@ pub(super) struct Gate {
 
 impl Gate {
     /// The gate of a request that expects one.
-    pub(super) fn of(request: &mut Request<Incoming>) -> Option<Self> {
-        let expected = request.headers().get(header::EXPECT)?;
-        if request.version() != Version::HTTP_11
-            || !expected.as_bytes().eq_ignore_ascii_case(b"100-continue")
-        {
+    pub(super) fn of<B>(request: &mut Request<B>) -> Option<Self> {
+        // HTTP/1.0 knows no interim answers.
+        if request.version() < Version::HTTP_11 || !is_expected(request.headers()) {
             return None;
         }
         let (tell, told) = oneshot::channel();

@@ -1,16 +1,16 @@
 //! What an origin says before its answer (1xx): searched as the answer is, and handed on while the
 //! answer is waited for.
 //!
-//! hyper's server sends none, so they go out below it, through the [inlet](super::inlet). On HTTP/2
-//! there is no such place (the h2 crate's server could, `SendResponse::send_informational`, but hyper keeps
-//! that to itself, and below both, heads are compressed by what went before), and an agent of HTTP/1.0
-//! knows none (RFC 9110 section 15.2): those two hear the answer alone.
+//! hyper's server sends none, so on HTTP/1.1 they go out below it, through the [inlet](super::inlet); on
+//! HTTP/2 the stream's task sends them. An agent of HTTP/1.0 knows none (RFC 9110 section 15.2), and hears
+//! the answer alone.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 
-use http::{HeaderMap, StatusCode, Version, header};
+use http::{HeaderMap, Response, StatusCode, Version, header};
+use parking_lot::Mutex;
 
 use super::exchange::strip_answer;
 use super::inlet::Progress;
@@ -18,38 +18,81 @@ use crate::inject::Pending;
 use crate::scrub::Interim;
 use crate::upstream::{Interims, Spelling};
 
-/// The way of interim answers to an agent: its connection's, if that has one.
-#[derive(Clone)]
-pub(super) struct Outlet(Option<Arc<Progress>>);
+/// How many bytes of interim answers one stream is sent. They are held until the agent reads them, and an
+/// origin could send them without end; those over it are dropped, because the answer does not depend on them.
+const EARLY_BYTES: usize = 64 * 1024;
+
+/// The way of interim answers to an agent.
+pub(super) struct Outlet(Way);
+
+enum Way {
+    /// Below hyper's HTTP/1.1.
+    Http1(Arc<Progress>),
+    /// By the task of the stream.
+    Http2(Mutex<Early>),
+}
+
+/// What the task of a stream is to send before the answer.
+#[derive(Default)]
+struct Early {
+    waiting: Vec<Response<()>>,
+    /// How many bytes there were in all.
+    bytes: usize,
+}
 
 impl Outlet {
     /// Below hyper's HTTP/1.1.
     pub(super) fn of(progress: &Arc<Progress>) -> Self {
-        Self(Some(Arc::clone(progress)))
+        Self(Way::Http1(Arc::clone(progress)))
     }
 
-    /// None.
-    pub(super) fn none() -> Self {
-        Self(None)
-    }
-
-    /// Where to listen for those of one call: nowhere, when its agent would not hear of them.
-    pub(super) fn listens(&self, version: Version) -> Option<Interims> {
-        let hears = version == Version::HTTP_11 && self.0.is_some();
-        hears.then(Interims::default)
+    /// Of one stream, whose task [takes](Self::take) them.
+    pub(super) fn of_stream() -> Self {
+        Self(Way::Http2(Mutex::default()))
     }
 
     /// How the names in the head of the request are written, where that is not kept for each.
     pub(super) fn spelling(&self) -> Spelling {
-        self.0.as_ref().map_or(Spelling::Lower, |progress| progress.spelling())
+        match &self.0 {
+            Way::Http1(progress) => progress.spelling(),
+            Way::Http2(_) => Spelling::Lower,
+        }
     }
 
     /// Has it go out before the answer.
     pub(super) fn send(&self, interim: Interim) {
-        if let Some(progress) = &self.0 {
-            progress.put_interim(&text(interim));
+        match &self.0 {
+            Way::Http1(progress) => progress.put_interim(&text(interim)),
+            Way::Http2(early) => early.lock().put(interim),
         }
     }
+
+    /// What is to go out on the stream, oldest first.
+    pub(super) fn take(&self) -> Vec<Response<()>> {
+        match &self.0 {
+            Way::Http1(_) => Vec::new(),
+            Way::Http2(early) => std::mem::take(&mut early.lock().waiting),
+        }
+    }
+}
+
+impl Early {
+    fn put(&mut self, interim: Interim) {
+        let (status, headers) = fields(interim);
+        // As HTTP/2 counts a head.
+        let size = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 32);
+        self.bytes += 32 + size.sum::<usize>();
+        if self.bytes <= EARLY_BYTES {
+            let mut head = Response::new(());
+            (*head.status_mut(), *head.headers_mut()) = (status, headers);
+            self.waiting.push(head);
+        }
+    }
+}
+
+/// Where to listen for those of one call: nowhere, when its agent, who speaks `version`, knows none.
+pub(super) fn listens(version: Version) -> Option<Interims> {
+    (version >= Version::HTTP_11).then(Interims::default)
 }
 
 /// Waits for an answer, and passes on what comes before it. The future is lent: one that is given
@@ -74,10 +117,16 @@ pub(super) async fn passing<T>(
 
 /// The head as it goes over the wire. It has no body, whatever it says: who believed a length would
 /// take the answer for it.
-fn text(interim: Interim) -> Vec<u8> {
+fn fields(interim: Interim) -> (StatusCode, HeaderMap) {
     let (status, mut headers) = interim.into_parts();
     strip_answer(&mut headers);
     headers.remove(header::CONTENT_LENGTH);
+    (status, headers)
+}
+
+/// The same as HTTP/1.1 has it.
+fn text(interim: Interim) -> Vec<u8> {
+    let (status, headers) = fields(interim);
     head(status, &headers)
 }
 

@@ -84,7 +84,8 @@ pub(super) type Alive = mpsc::Sender<Infallible>;
 #[derive(Clone, Debug)]
 pub(super) struct Shutdown {
     begun: Signal,
-    leave: Arc<OnceLock<Leave>>,
+    /// And how long what is under way may take then.
+    leave: Arc<OnceLock<(Leave, Duration)>>,
     alive: Alive,
     abort: Signal,
 }
@@ -109,7 +110,12 @@ impl Shutdown {
     }
 
     fn leave(&self) -> Leave {
-        self.leave.get().copied().unwrap_or(Leave::Closed)
+        self.leave.get().map_or(Leave::Closed, |(leave, _)| *leave)
+    }
+
+    /// How long what is under way may take when the proxy stops; nothing is known of it before.
+    pub(super) fn drain(&self) -> Duration {
+        self.leave.get().map_or(Duration::ZERO, |(_, drain)| *drain)
     }
 
     /// What keeps the shutdown waiting while it is held.
@@ -158,7 +164,7 @@ pub async fn serve(
     stop: impl Future<Output = (Leave, Duration)>,
 ) {
     let (begin, cut) = (Bell::default(), Bell::default());
-    let left = Arc::<OnceLock<Leave>>::default();
+    let left = Arc::<OnceLock<(Leave, Duration)>>::default();
     let (alive, mut gone) = mpsc::channel::<Infallible>(1);
     let shutdown =
         Shutdown { begun: begin.signal(), leave: Arc::clone(&left), alive, abort: cut.signal() };
@@ -167,7 +173,7 @@ pub async fn serve(
     }
     drop(shutdown);
     let (leave, drain) = stop.await;
-    let _only_here = left.set(leave);
+    let _only_here = left.set((leave, drain));
     begin.ring();
     if tokio::time::timeout(drain, gone.recv()).await.is_err() {
         tracing::warn!(?drain, "requests were still in flight at the end of the time for draining");

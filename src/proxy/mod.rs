@@ -23,6 +23,8 @@ mod failures;
 mod habits;
 mod held;
 mod http1;
+mod http2;
+mod incoming;
 mod inlet;
 mod inside;
 mod interim;

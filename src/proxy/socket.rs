@@ -17,13 +17,15 @@ use http::{Extensions, Response, StatusCode, header};
 use http_body::Body as _;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use self::messages::{Following, Messages};
 use super::body::Body;
 use super::exchange::{Route, failed, strip_answer};
-use super::inside::Stay;
+use super::http2::Duplex;
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
 use super::withdrawal::no_longer;
@@ -39,17 +41,49 @@ use crate::scrub::{ScrubError, ScrubbedBody, scrub};
 use crate::upstream::{Chunks, Downlink, Switched, Uplink};
 
 /// The agent's end of a request that may become a socket.
-pub(super) struct AgentSide {
-    upgrade: OnUpgrade,
-    /// On HTTP/2, that its stream is still open.
-    stay: Option<Stay>,
+pub(super) enum AgentSide {
+    /// Its connection, when HTTP/1.1 has been left.
+    Http1(OnUpgrade),
+    /// Its stream, when the request has been answered.
+    Http2(SocketEnd),
 }
+
+/// Brings the stream of an extended CONNECT. Among the extensions of a request, which are to be cloned,
+/// so whoever takes it first has it.
+#[derive(Clone)]
+pub(super) struct SocketEnd(Arc<Mutex<Option<oneshot::Receiver<Duplex>>>>);
+
+impl SocketEnd {
+    /// And how it is brought.
+    pub(super) fn new() -> (oneshot::Sender<Duplex>, Self) {
+        let (bring, brought) = oneshot::channel();
+        (bring, Self(Arc::new(Mutex::new(Some(brought)))))
+    }
+
+    async fn brought(self) -> Option<Duplex> {
+        let brought = self.0.lock().take();
+        brought?.await.ok()
+    }
+}
+
+/// Bytes both ways.
+trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
 
 impl AgentSide {
     /// Takes it off a request, for it is not to travel with it.
     pub(super) fn take(extensions: &mut Extensions) -> Option<Self> {
-        let upgrade = extensions.remove::<OnUpgrade>()?;
-        Some(Self { upgrade, stay: extensions.remove::<Stay>() })
+        let stream = extensions.remove::<SocketEnd>().map(Self::Http2);
+        stream.or_else(|| extensions.remove::<OnUpgrade>().map(Self::Http1))
+    }
+
+    /// What is read and written, once HTTP is out of its way. None when that came to nothing.
+    async fn opened(self) -> Option<Box<dyn Both>> {
+        match self {
+            Self::Http1(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
+            Self::Http2(end) => Some(Box::new(end.brought().await?)),
+        }
     }
 }
 
@@ -98,7 +132,7 @@ impl Opening {
             handshake,
             standing: Standing::new(who, inbound, permit),
             caller,
-            // hyper hands one out with every request that has an Upgrade or is a CONNECT.
+            // There is one with every request that has an Upgrade or is a CONNECT.
             agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
             place,
             shutdown: route.shutdown.clone(),
@@ -184,10 +218,10 @@ impl Socket {
     async fn run(self, gateway: &Gateway, opening: Opening) {
         let _open = gateway.metrics.tunnel(TunnelKind::WebSocket);
         let Opening { standing, caller, agent_side, place, known, .. } = opening;
-        let Ok(agent) = agent_side.upgrade.await else { return };
+        let Some(agent) = agent_side.opened().await else { return };
         let Self { downlink, uplink, up, moved, mut tally, following } = self;
         let (ticket, sent) = (tally.ticket(), up.clone());
-        let (from_agent, to_agent) = tokio::io::split(TokioIo::new(agent));
+        let (from_agent, to_agent) = tokio::io::split(agent);
         let ways = async {
             let from_agent = Chunks::new(from_agent, Bytes::new());
             let up = upwards(from_agent, uplink, &up, &moved, following);
@@ -209,7 +243,7 @@ impl Socket {
             tracing::info!(%agent, %code, "a WebSocket was ended");
         }
         tally.close(ending);
-        drop((place, agent_side.stay));
+        drop(place);
     }
 }
 

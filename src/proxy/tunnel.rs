@@ -15,6 +15,7 @@ use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
 use super::failures::{Noted, Source};
 use super::habits;
+use super::incoming::Incoming as AgentBody;
 use super::inlet::Inlet;
 use super::inside::serve_inside;
 use super::interim::Outlet;
@@ -90,7 +91,7 @@ pub(super) async fn front(
             let shutdown = shutdown.clone();
             let route = Route::new((caller, shutdown), origin, false, None);
             // Boxed: most of these connections become tunnels, and would carry the room for it.
-            Box::pin(exchange(gateway, &route, request, &end.outlet)).await
+            Box::pin(exchange(gateway, &route, request.map(AgentBody::Http1), &end.outlet)).await
         }
     }
 }

@@ -5,10 +5,10 @@
 //! connection is HTTP any more, so both must have meant it, and meant the same.
 
 use data_encoding::BASE64;
+use h2::ext::Protocol;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{Method, Version};
-use hyper::ext::Protocol;
 use sha1::{Digest, Sha1};
 
 use crate::outcome::{Code, Refusal};

@@ -45,7 +45,7 @@ pub use pool::{PoolCounts, PoolLimits};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
 pub use trust::{ClientCertificate, RootSummary, TrustError, refuses_certificate};
-pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink};
+pub use upgrade::{Chunks, Downlink, Switched, Upgraded, Uplink, poll_send};
 pub use via::{Login, LoginAccount, LoginFor, Logins, NoLogins, ProxyRule, Transport};
 
 use body::{Home, RequestBody, Upload};

@@ -282,8 +282,11 @@ enum Up {
     Shared { stream: SendStream<Bytes>, _seat: Arc<Seat> },
 }
 
-/// Sends as much of `bytes` as the origin has room for.
-fn poll_send(
+/// Sends as much of `bytes` as the other side of a stream has room for.
+///
+/// # Errors
+/// When it takes no more.
+pub fn poll_send(
     stream: &mut SendStream<Bytes>,
     cx: &mut Context<'_>,
     bytes: &[u8],

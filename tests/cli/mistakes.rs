@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
+use std::process::Stdio;
 
-use crate::home::{Home, set_mode};
+use crate::home::{Home, Ran, set_mode};
 
 #[test]
 fn a_command_line_that_makes_no_sense_is_64() {
@@ -332,4 +333,109 @@ fn what_was_revoked_or_accepted_is_json_where_json_was_asked_for() {
     assert_eq!((ran.code, &*ran.out), (1, ""), "{ran:?}");
     let told: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
     assert!(told["error"].as_str().unwrap().contains("nobody"), "{told}");
+}
+
+/// What a command says that cannot print: it is printed to where nothing fits.
+fn unprinted(home: &Home, args: &[&str]) -> Ran {
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let output = home.command(args).stdin(Stdio::null()).stdout(full).output().unwrap();
+    Ran {
+        code: output.status.code().unwrap(),
+        out: String::new(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn a_token_that_could_not_be_printed_is_ended_and_the_way_to_another_is_told() {
+    let home = Home::new();
+    for args in [&["agent", "add", "one"][..], &["agent", "add", "two", "--json"]] {
+        let again = format!("`locum agent add {}` makes another", args[2]);
+        unprinted(&home, args).refused(1, &["No space left", "was revoked", &again]);
+    }
+    // So is one whose reader has gone away.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let output = home.command(&["agent", "add", "three"]).stdout(writer).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+    let listed = home.json(&["agent", "list", "--json"]);
+    let agents = listed.as_array().unwrap();
+    assert_eq!(agents.len(), 3, "{listed}");
+    assert!(agents.iter().all(|agent| agent["tokens"][0]["revoked"].is_i64()), "{listed}");
+    home.ok(&["agent", "add", "one"]);
+    let args = ["admin", "add", "boss", "--role", "owner"];
+    unprinted(&home, &args).refused(1, &["boss was revoked", "add it again"]);
+    home.ok(&args);
+}
+
+#[test]
+fn what_has_no_effect_or_another_than_meant_says_so() {
+    let home = Home::new();
+    let said = &["there is no agent nobody", "locum anomalies list"];
+    home.run(&["anomalies", "accept", "nobody"]).refused(1, said);
+    home.ok(&["agent", "add", "worker"]);
+    home.ok(&["anomalies", "accept", "worker"]);
+    let args = ["anomalies", "accept", "worker", "--credential", "nothing"];
+    home.run(&args).refused(1, &["there is no credential nothing"]);
+    home.add_credential("a", "a-secret-of-some-length");
+    let rotate =
+        |secret: &str| home.run_with(&["credential", "rotate", "a"], secret.as_bytes()).out;
+    assert!(!rotate("b-secret-of-some-length").contains("used again"));
+    home.ok(&["credential", "revoke", "a"]);
+    assert!(
+        rotate("c-secret-of-some-length")
+            .contains("a was revoked, and no request got it; now it is used again")
+    );
+}
+
+#[test]
+fn what_is_gone_is_named_with_the_way_back() {
+    let home = Home::new();
+    let missing = home.beside("no").join("log.jsonl");
+    let ran = home.run(&["audit", "export", "--output", missing.to_str().unwrap()]);
+    ran.refused(1, &["no does not exist"]);
+    assert!(!ran.err.contains("log.jsonl"), "{}", ran.err);
+    let copy = home.beside("copy");
+    home.ok(&["vault", "backup", copy.to_str().unwrap()]);
+    let away = home.beside("away");
+    for (file, way) in
+        [("master.key", "locum vault restore --recovery"), ("vault.db", "locum vault restore FILE")]
+    {
+        fs::rename(home.file(file), &away).unwrap();
+        for args in [&["credential", "list"][..], &["serve"]] {
+            home.run(args).refused(1, &[&format!("{file} does not exist"), way]);
+        }
+        if file == "master.key" {
+            fs::rename(&away, home.file(file)).unwrap();
+        }
+    }
+    home.ok(&["vault", "restore", copy.to_str().unwrap()]);
+    home.ok(&["credential", "list"]);
+    home.write("locum.yaml", "upstream:\n  hosts:\n    a.test: {ca_file: /nowhere/ca.pem}\n");
+    let said = &["locum.yaml:3:5: upstream.hosts.a.test: /nowhere/ca.pem cannot be read"];
+    home.run(&["config", "check"]).refused(1, said);
+    home.run(&["serve"]).refused(1, said);
+}
+
+#[test]
+fn a_number_is_to_be_put_in_quotes_only_where_that_helps() {
+    let home = Home::new();
+    let file = home.beside("rules.yaml");
+    let check = |text: &str| {
+        fs::write(&file, text).unwrap();
+        home.run(&["policy", "check", file.to_str().unwrap()])
+    };
+    let rule = |limit: &str| {
+        format!(
+            "version: 1\nrules:\n- {{name: a, agents: ['*'], to: ['https://x.test'], limits: {{requests: {limit}}}}}\n"
+        )
+    };
+    for limit in ["60", "'60'"] {
+        let ran = check(&rule(limit));
+        ran.refused(64, &["write how many and in what time: 10/s, 60/min"]);
+        assert!(!ran.err.contains("quotes"), "{}", ran.err);
+    }
+    check("version: 1\nrules:\n- {name: 7, agents: ['*'], to: ['https://x.test']}\n")
+        .refused(64, &["put it in quotes"]);
+    check("version: 2\nrules: []\n").refused(64, &["version: has to be 1"]);
 }

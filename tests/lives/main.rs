@@ -6,6 +6,7 @@
 mod support;
 
 mod certificate;
+mod config;
 mod degrade;
 mod emergency;
 mod login;

@@ -81,6 +81,34 @@ fn by_httpx(world: &World) {
     assert_eq!(world.origin.seen_at("/v1/many/").len(), 30);
 }
 
+/// What httpx waits for when the proxy stops comes to its end, and so does a connection that waits: it sees
+/// at the next request that it is closed, and asks for another.
+#[test]
+fn httpx_while_the_proxy_stops() {
+    for mut world in worlds() {
+        world.origin.hold();
+        let mut program = Running::start(agent(&world, python()).arg(script("stopped_httpx.py")));
+        assert_eq!(program.line("idle: "), "200 over HTTP/2");
+        assert_eq!(program.line("event: "), "0");
+        // A connection that is younger hears of the stop, so the others have too.
+        let mut younger = world.serve.raw_http2(&world.agent);
+        world.serve.terminate();
+        younger.until_closed();
+        for event in 1..4 {
+            world.origin.release();
+            assert_eq!(program.line("event: "), event.to_string());
+        }
+        world.origin.release();
+        assert_eq!(program.line("stream: "), "whole");
+        // Nobody listens any more.
+        assert_eq!(program.line("idle then: "), "ConnectError");
+        assert_eq!(program.line("busy then: "), "ConnectError");
+        world.home.said(&program.end().ok());
+        assert!(world.serve.ended(PATIENCE).success());
+        world.home.never_leaks(&[&world.key], &[]);
+    }
+}
+
 struct Nghttp2 {
     package: Debian,
     forwarder: Forwarder,

@@ -13,6 +13,11 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime().block_on(test)
 }
 
+/// What has to happen soon.
+async fn soon<T>(what: &str, it: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, it).await.unwrap_or_else(|_| panic!("no {what}"))
+}
+
 fn open(world: &World) -> Http2 {
     run(Http2::open(&world.serve, &world.agent))
 }
@@ -91,22 +96,152 @@ fn each_side_speaks_what_it_has_and_all_four_pairs_work() {
 }
 
 #[test]
-fn hints_of_an_origin_do_not_disturb_an_agent_of_http_2() {
+fn what_an_origin_says_before_its_answer_reaches_an_agent_of_http_2() {
     let scene = Scene::new();
-    scene.peer.serve(|mut far| {
+    let key = scene.key.clone();
+    scene.peer.serve(move |mut far| {
         while far.try_head().is_some() {
-            far.send("HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n");
+            far.send("HTTP/1.1 102 Processing\r\n\r\n");
+            far.send(format!(
+                "HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\nX-Key: Bearer {key}\r\n\
+                 Content-Length: 5\r\nConnection: x-mine\r\nX-Mine: 1\r\n\r\n"
+            ));
             far.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal");
         }
     });
     run(async {
         let agent = Http2::open(&scene.serve, &scene.agent).await;
         for _ in 0..2 {
-            let reply = agent.ask(request2("GET", "/hints", &[KEY]), b"").await;
+            let mut send = agent.send.clone().ready().await.unwrap();
+            let (mut answer, _) =
+                send.send_request(request2("GET", "/hints", &[KEY]), true).unwrap();
+            let processing = interim2(&mut answer).await.unwrap();
+            assert_eq!((processing.status().as_u16(), processing.headers().len()), (102, 0));
+            let hints = interim2(&mut answer).await.unwrap();
+            assert_eq!(hints.status(), 103);
+            assert_eq!(
+                (&hints.headers()["link"], hints.headers().len()),
+                (&"</a.css>".parse().unwrap(), 2)
+            );
+            assert_eq!(hints.headers()["x-key"], "Bearer locum_main");
+            assert!(interim2(&mut answer).await.is_none());
+            let reply = reply2(answer).await.unwrap();
             assert_eq!((reply.status, &*reply.text()), (200, "final"));
             assert!(reply.broken.is_none());
         }
+        // A client that does not ask hears the answer.
+        let reply = agent.ask(request2("GET", "/hints", &[KEY]), b"").await;
+        assert_eq!((reply.status, &*reply.text()), (200, "final"));
     });
+    scene.home.never_leaks(&[&scene.key], &[]);
+}
+
+#[test]
+fn an_origin_that_says_very_much_before_its_answer_is_not_kept_in_memory() {
+    let scene = Scene::new();
+    scene.peer.serve(|mut far| {
+        while far.try_head().is_some() {
+            let hint = format!("HTTP/1.1 103 Early Hints\r\nX: {}\r\n\r\n", "a".repeat(1000));
+            far.send(hint.repeat(100));
+            far.send("HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nfinal");
+        }
+    });
+    run(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        let mut send = agent.send.clone().ready().await.unwrap();
+        let (mut answer, _) = send.send_request(request2("GET", "/hints", &[KEY]), true).unwrap();
+        let mut hints = 0;
+        while interim2(&mut answer).await.is_some() {
+            hints += 1;
+        }
+        assert!((1..=64).contains(&hints), "{hints}");
+        assert_eq!(reply2(answer).await.unwrap().text(), "final");
+    });
+}
+
+#[test]
+fn an_agent_of_http_2_keeps_its_body_until_the_origin_wants_it() {
+    let scene = Scene::new();
+    run(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        let fields = [KEY, ("expect", "100-continue"), ("content-length", "5")];
+        let (mut answer, mut body) = agent.begin(request2("PUT", "/put", &fields)).await;
+        let (mut far, head) = scene.peer.request();
+        assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
+        far.send("HTTP/1.1 100 Continue\r\n\r\n");
+        let told = soon("100 Continue", interim2(&mut answer)).await;
+        assert_eq!(told.unwrap().status(), 100);
+        body.send_data(Bytes::from_static(b"12345"), true).unwrap();
+        far.until("12345");
+        far.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(reply2(answer).await.unwrap().status, 201);
+        // One that does not want it says so, and the connection goes on.
+        let (answer, _body) = agent.begin(request2("PUT", "/put", &fields)).await;
+        far.until("\r\n\r\n");
+        far.send("HTTP/1.1 413 Content Too Large\r\nContent-Length: 2\r\n\r\nno");
+        assert_eq!(reply2(answer).await.unwrap().text(), "no");
+        drop(far);
+        let after = request2("GET", "/after", &[KEY]);
+        let after = tokio::spawn(ask2(agent.send.clone(), after, b""));
+        let (mut far, _) = scene.peer.request();
+        far.send("HTTP/1.1 204 No Content\r\n\r\n");
+        let reply = after.await.unwrap().unwrap();
+        assert_eq!(reply.status, 204);
+    });
+}
+
+#[test]
+fn a_body_that_we_read_ourselves_is_asked_for() {
+    let slot: &[&str] = &["--to", "https://api.test", "--json-pointer", "/key"];
+    let world = World::with(slot, canary(), |_, _| {});
+    run(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        let body = br#"{"key": "locum_main"}"#;
+        let fields = [("expect", "100-continue"), ("content-type", "application/json")];
+        let (mut answer, mut sending) = agent.begin(request2("POST", "/open/x", &fields)).await;
+        let told = soon("100 Continue", interim2(&mut answer)).await;
+        assert_eq!(told.unwrap().status(), 100);
+        sending.send_data(Bytes::from_static(body), true).unwrap();
+        let reply = reply2(answer).await.unwrap();
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    });
+    let seen = world.origin.last();
+    assert!(String::from_utf8_lossy(&seen.body).contains(&world.key));
+}
+
+#[test]
+fn a_head_that_is_too_long_is_answered_by_us_and_recorded() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.head_bytes: 8KiB"));
+    let series = "locum_refusals_total{code=\"head-too-large\"}";
+    run(async {
+        let agent = Http2::open(&world.serve, &world.agent).await;
+        let path = "a".repeat(9000);
+        let long = "a".repeat(30_000);
+        let just = "a".repeat(8192);
+        for (nth, (path, value)) in
+            [("/v1/x", &*long), ("/v1/x", &*just), (&*format!("/{path}"), "1")].iter().enumerate()
+        {
+            let reply = agent.ask(request2("GET", path, &[KEY, ("x-long", value)]), b"").await;
+            assert_eq!((reply.status, &*reply.problem()), (431, "head-too-large"));
+            assert!(reply.header("proxy-status").unwrap().starts_with("locum;"));
+            assert!(reply.header("date").is_some() && reply.broken.is_none());
+            assert_eq!(world.serve.metric(series), nth as u64 + 1);
+        }
+        // Beyond what is read of one it is h2's own answer, and the connection is as good as before.
+        let far_too_long = "a".repeat(60_000);
+        let request = request2("GET", "/v1/x", &[KEY, ("x-long", &far_too_long)]);
+        let bare = ask2(agent.send.clone(), request, b"").await;
+        assert!(bare.as_ref().map_or(true, |bare| bare.status == 431), "{bare:?}");
+        // 32 bytes a field, and a little for the rest.
+        let fits = "a".repeat(8192 - 500);
+        let reply = agent.ask(request2("GET", "/v1/x", &[KEY, ("x-long", &fits)]), b"").await;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    });
+    let audit = world.home.audit();
+    let refused =
+        audit.iter().filter(|r| r["code"] == "head-too-large" && r["decision"] == "refuse");
+    assert_eq!(refused.count(), 3);
+    assert_eq!(world.origin.seen().len(), 1);
 }
 
 /// HPACK's literals that are never indexed (RFC 7541 section 6.2.3): `authorization` is name 23 of the
@@ -535,7 +670,11 @@ fn idle_connections_are_told_to_go_and_busy_ones_are_not() {
 #[test]
 fn at_shutdown_streams_finish_and_new_ones_are_sent_away() {
     for two in [false, true] {
-        let mut world = if two { World::http2() } else { World::new() };
+        let origin = if two { Origin::http2(HOST) } else { Origin::start(HOST) };
+        let mut world = World::before(origin, BEARER, canary(), |home, _| {
+            // A third of it is quiet.
+            home.set("limits.drain: 9s");
+        });
         world.origin.hold();
         let (held, agent) = run(async {
             let agent = Http2::open(&world.serve, &world.agent).await;
@@ -559,6 +698,82 @@ fn at_shutdown_streams_finish_and_new_ones_are_sent_away() {
         });
         assert!(world.serve.ended(PATIENCE).success());
         assert_eq!(outcome(&world)["ending"], "complete");
+    }
+}
+
+/// Python's `h2` takes nothing after a GOAWAY, and no client a second one: so it is said once, when all
+/// that was under way has been answered.
+#[test]
+fn a_stop_is_told_when_the_last_stream_has_ended_and_in_one_word() {
+    const PING: u8 = 6;
+    const GOAWAY: u8 = 7;
+    for two in [false, true] {
+        let mut world = if two { World::http2() } else { World::new() };
+        world.origin.hold();
+        let head = |path: &str| {
+            let fields = [(":path", path), (":authority", HOST), ("authorization", KEY.1)];
+            let fields = fields.map(|(name, value)| literal(name, value)).concat();
+            [&[0x82, 0x87][..], &fields].concat()
+        };
+        let mut busy = world.serve.raw_http2(&world.agent);
+        busy.send(frame(1, 0x5, 1, &head("/hold")));
+        world.origin.until_seen(1);
+        let mut idle = world.serve.raw_http2(&world.agent);
+        world.serve.terminate();
+        let said = frames(&idle.until_closed());
+        let goodbyes: Vec<_> = said.iter().filter(|(kind, ..)| *kind == GOAWAY).collect();
+        let [(_, _, _, goodbye)] = &goodbyes[..] else { panic!("{said:?}") };
+        assert_eq!(goodbye[..], [0; 8], "no stream was looked at, and nothing is wrong");
+        assert!(!said.iter().any(|(kind, ..)| *kind == PING), "{said:?}");
+        // By now the other has heard of the stop as well, and says nothing of it: what comes is served.
+        busy.send(frame(1, 0x5, 3, &head("/v1/x")));
+        let is_last = |kind, flags, stream| kind <= 1 && flags & 1 == 1 && stream == 3;
+        let before = answered_until(&mut busy, is_last);
+        assert!(!before.iter().any(|(kind, ..)| [PING, GOAWAY].contains(kind)), "{before:?}");
+        world.origin.release();
+        let said = frames(&busy.until_closed());
+        let kinds: Vec<u8> = said.iter().map(|(kind, ..)| *kind).collect();
+        assert!(
+            said.iter()
+                .any(|(kind, flags, stream, _)| *kind <= 1 && flags & 1 == 1 && *stream == 1)
+        );
+        assert!(!kinds.contains(&PING) && kinds.last() == Some(&GOAWAY), "{kinds:?}");
+        assert_eq!(said.last().unwrap().3, [0, 0, 0, 3, 0, 0, 0, 0]);
+        assert!(world.serve.ended(PATIENCE).success());
+    }
+}
+
+/// An agent that takes nothing of an answer is not waited for without end, and keeps its other streams.
+#[test]
+fn an_answer_that_nobody_reads_is_let_go_of() {
+    for two in [false, true] {
+        let origin = if two { Origin::http2(HOST) } else { Origin::start(HOST) };
+        let world = World::before(origin, BEARER, canary(), |home, _| {
+            home.set("limits.idle_reader: 1s");
+        });
+        let mut builder = h2::client::Builder::new();
+        builder.initial_connection_window_size(16 << 20);
+        run(async {
+            let agent = Http2::open_with(&world.serve, &world.agent, &builder).await;
+            let mut send = agent.send.clone().ready().await.unwrap();
+            let big = request2("GET", "/bytes/3000000", &[KEY]);
+            let (answer, _) = send.send_request(big, true).unwrap();
+            let mut unread = answer.await.unwrap().into_body();
+            let broken = loop {
+                // Its window is never given back.
+                match soon("reset", unread.data()).await {
+                    Some(Ok(_)) => {}
+                    end => break end,
+                }
+            };
+            let error = broken.expect("no end of the body").expect_err("a reset");
+            assert!(error.is_reset() && error.is_remote(), "{error}");
+            assert_eq!(error.reason(), Some(Reason::CANCEL));
+            assert_eq!(agent.ask(request2("GET", "/v1/x", &[KEY]), b"").await.status, 200);
+        });
+        let access = world.home.accesses_to("/bytes/3000000").remove(0);
+        let id = access["request_id"].as_str().unwrap();
+        assert_eq!(world.home.records_of(id, 2)[1]["ending"], "downstream-aborted");
     }
 }
 

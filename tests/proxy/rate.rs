@@ -91,6 +91,9 @@ fn an_answer_holds_its_place_until_it_is_over() {
     world.origin.until_seen(1);
     let refused = world.get("/v1/x");
     assert_eq!((refused.status, refused.header("retry-after")), (429, Some("1")));
+    // What several use up together, none is told to have used up itself.
+    let told = "As many requests are open as a policy rule lets through at once";
+    assert!(refused.text().contains(told), "{}", refused.text());
     let policy = "\"concurrent\";q=1;qu=\"concurrent-requests\"";
     assert_eq!(refused.header("ratelimit-policy"), Some(policy));
     world.origin.release();

@@ -315,9 +315,9 @@ fn what_came_before_a_cut_waits_for_a_window_that_opens_late() {
             match stream.data().await {
                 Some(Ok(data)) => {
                     came += data.len();
-                    // A round trip across an ocean, once the window is used up.
+                    // Longer than any round trip, once the window is used up.
                     if came == 65_535 {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        tokio::time::sleep(Duration::from_millis(1500)).await;
                         stream.flow_control().release_capacity(came).unwrap();
                     }
                 }

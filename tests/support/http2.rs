@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use h2::SendStream;
 use h2::client::{ResponseFuture, SendRequest};
-use http::{HeaderMap, Request};
+use http::{HeaderMap, Request, Response};
 use rustls::pki_types::ServerName;
 use std::sync::Arc;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -108,6 +108,11 @@ pub async fn reply2(answer: ResponseFuture) -> Result<Reply, h2::Error> {
         Err(error) => reply.broken = Some(error),
     }
     Ok(reply)
+}
+
+/// What comes next before an answer; none when the answer does.
+pub async fn interim2(answer: &mut ResponseFuture) -> Option<Response<()>> {
+    std::future::poll_fn(|cx| answer.poll_informational(cx)).await.map(Result::unwrap)
 }
 
 impl Reply {

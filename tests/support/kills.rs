@@ -7,6 +7,15 @@ use std::time::{Duration, Instant};
 /// How long one of these tests may go on, however slow the machine.
 pub const KILLING_TIME: Duration = Duration::from_secs(30);
 
+/// Whether there is to be another kill, of `most` in all: until the time is up. `LOCUM_TEST_KILLS` has it go on to so
+/// many, however long that takes.
+pub fn another(kills: u32, most: u32, start: Instant) -> bool {
+    match std::env::var("LOCUM_TEST_KILLS") {
+        Ok(wanted) => kills < wanted.parse().unwrap(),
+        Err(_) => kills < most && start.elapsed() < KILLING_TIME,
+    }
+}
+
 /// A small generator (xorshift64*), so that a seed says all.
 pub struct Dice {
     pub seed: u64,
@@ -86,7 +95,7 @@ pub fn kill_again_and_again(
 ) {
     let (mut dice, mut aim) = (Dice::new(), Aim::at(usual));
     let (start, mut kills, mut done) = (Instant::now(), 0, 0);
-    while kills < 150 && start.elapsed() < KILLING_TIME {
+    while another(kills, 150, start) {
         let round = format!("kill {kills} of seed {}", dice.seed);
         let usual = aim.usual();
         // Most of them where files are written, and not while the program starts.

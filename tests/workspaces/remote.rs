@@ -259,14 +259,15 @@ fn a_role_reaches_as_far_over_the_socket_and_mistakes_are_told_as_beside_the_fil
                 "credential",
                 "add",
                 "k",
-                "--captured",
+                "--source",
+                "file:/etc/hostname",
                 "--to",
                 "https://api.test",
                 "--header",
                 "X: {secret}",
             ],
             64,
-            "beside the home's files",
+            "the proxy's own machine",
         ),
         (&["audit", "verify"], 64, "beside the home's files"),
         (&["agent", "certificate", "nobody"], 1, "there is no agent nobody"),
@@ -470,4 +471,81 @@ fn an_owner_has_certificates_issued_for_keys_that_nobody_else_has() {
 fn openssl(words: &[&str], input: &str) -> String {
     let mut command = Command::new("openssl");
     run(command.args(words), input.as_bytes()).ok().out
+}
+
+#[test]
+fn an_owner_adds_what_has_a_kind_a_source_or_no_value_yet() {
+    let two = Two::new();
+    let bea = Person::of(&two.home, "b", "bea", "owner");
+    let [password, seed, key, login] =
+        [canary(), "JBSWY3DPEHPK3PXP".to_owned(), canary(), canary()];
+    let adds = |name: &str, more: &[&str], input: &str| {
+        let words = [&["credential", "add", name, "--to", "https://api.test"], more].concat();
+        let said = bea.with(&words, input).ok().out;
+        assert!(said.starts_with(&format!("added {name}; ")), "{said}");
+        said
+    };
+    adds("login", &["--kind", "basic"], &format!("worker:{password}"));
+    adds("otp", &["--kind", "totp", "--header", "X-Otp: {secret}"], &seed);
+    let signed =
+        ["--kind", "hmac", "--sign", "{method}{target}", "--signed-header", "X-Sig: {signature}"];
+    adds("signed", &signed, &key);
+    let aws = adds("aws", &["--kind", "aws"], &format!("AKIAIOSFODNN7EXAMPLE:{login}"));
+    assert!(aws.contains("AKIAlocum_aws_"), "{aws}");
+    let ask = |field: &str| {
+        let answer = two.serve.tunnel(&two.b, HOST).ask(request("GET", "/v1/x", &[field], ""));
+        (answer.status, two.origin.last())
+    };
+    // The key goes nowhere: the origin gets what is made of it.
+    let (_, sent) = ask(&format!("Authorization: {}", basic("locum_login", "locum_login")));
+    assert_eq!(sent.header("authorization"), Some(&*basic("worker", &password)));
+    let (_, sent) = ask("X-Otp: locum_otp");
+    let otp = sent.header("x-otp").unwrap();
+    assert!(otp.len() == 6 && otp.bytes().all(|b| b.is_ascii_digit()), "{otp}");
+    let (_, sent) = ask("X-Sig: locum_signed");
+    let signature = sent.header("x-sig").unwrap();
+    assert!(
+        signature.len() == 64 && signature.bytes().all(|b| b.is_ascii_hexdigit()),
+        "{signature}"
+    );
+    // What another vault has, with a login that the workspace brings; and what has no value yet.
+    let vault = [
+        "--source",
+        "vault:kv/data/x#key",
+        "--source-url",
+        "https://vault.test",
+        "--header",
+        "X-Far: {secret}",
+    ];
+    adds("far", &vault, &login);
+    adds("session", &["--captured", "--header", "X-Session: {secret}"], "");
+    let cloud = adds(
+        "cloud",
+        &["--for-sources", "--kind", "aws"],
+        &format!("AKIAIOSFODNN7EXAMPLE:{login}x"),
+    );
+    assert!(cloud.contains("sources log in with credential:cloud"), "{cloud}");
+    let shown = |name: &str| bea.sees(&["credential", "show", name]);
+    assert_eq!(shown("far")["source"]["place"]["vault"]["path"], "kv/data/x");
+    assert_eq!(
+        (&shown("session")["captured"], &shown("session")["version"]),
+        (&true.into(), &Value::Null)
+    );
+    assert_eq!(shown("cloud")["for_sources"], true);
+    assert_eq!(shown("signed")["kind"]["hmac"]["message"], "{method}{target}");
+    seen_alike(
+        &bea,
+        "b",
+        &[
+            &["credential", "show", "login"],
+            &["credential", "show", "aws"],
+            &["credential", "list"],
+        ],
+    );
+    // Rotated as ever, and of its kind.
+    bea.with(&["credential", "rotate", "login", "--grace", "0"], "worker:another-password").ok();
+    let (_, sent) = ask(&format!("Authorization: {}", basic("locum_login", "locum_login")));
+    assert_eq!(sent.header("authorization"), Some(&*basic("worker", "another-password")));
+    let metrics = two.serve.metrics();
+    two.home.never_leaks(&[&password, &key, &login], &[("metrics", metrics.as_bytes())]);
 }

@@ -238,6 +238,66 @@ fn an_owner_manages_one_workspace_and_no_other() {
 }
 
 #[test]
+fn what_says_of_itself_what_it_is_not_or_needs_the_proxys_machine_is_not_added() {
+    let two = Two::new();
+    let owner = Api::of(&two.home, "b", "bea", "owner");
+    let key = canary();
+    let to = json!(["https://api.test"]);
+    for (wrong, why) in [
+        (json!({"kind": {"totp": {"digits": 99, "period": 30, "hash": "sha1"}}}), "6 to 8 digits"),
+        (
+            json!({"kind": {"oauth": {"grant": "refresh", "token-endpoint": "https://x.test/"}}}),
+            "who asks",
+        ),
+        (json!({"kind": "client-certificate"}), "certificate"),
+        (json!({"slots": ["aws"]}), "belongs to a kind"),
+        (json!({"captured": true}), "no other value"),
+        (json!({"for_sources": true, "honeytoken": true}), "nothing else"),
+        (json!({"source": {"from": "file:/etc/hostname"}}), "machine"),
+        (json!({"source": {"from": "command:[\"/bin/id\"]"}}), "machine"),
+        (json!({"source": {"from": "env:HOME"}}), "machine"),
+        (
+            json!({"source": {"from": "aws:s", "region": "eu-west-1", "login": "instance"}}),
+            "machine",
+        ),
+        (
+            json!({"source": {"from": "aws:s", "region": "eu-west-1", "login": "environment"}}),
+            "machine",
+        ),
+        (
+            json!({"source": {"from": "vault:kv/data/x", "url": "https://v.test", "login": "kubernetes:r"}}),
+            "machine",
+        ),
+        (
+            json!({"source": {"from": "vault:kv/data/x", "url": "https://v.test", "login": "token-file:/x"}}),
+            "machine",
+        ),
+        (
+            json!({"source": {"from": "aws:s", "region": "eu-west-1", "login": "credential:nix"}}),
+            "nix",
+        ),
+        (
+            json!({"source": {"from": "aws:s", "region": "eu-west-1", "login": "credential:main"}}),
+            "agents may get",
+        ),
+    ] {
+        let mut body = json!({"name": "y", "to": to, "slots": ["query key"]});
+        if wrong.get("source").is_none() {
+            body["secret"] = json!(key);
+        }
+        for (name, value) in wrong.as_object().unwrap() {
+            body[name] = value.clone();
+        }
+        let (status, problem) = owner.post("/v1/credentials", &body);
+        let told = problem["detail"].as_str().unwrap_or_default();
+        assert!([404, 422].contains(&status) && told.contains(why), "{body}: {status} {problem}");
+        assert!(!problem.to_string().contains(&key), "{problem}");
+    }
+    assert_eq!(owner.get("/v1/credentials").as_array().unwrap().len(), 1);
+    two.home.never_leaks(&[&key], &[]);
+}
+
+#[test]
 fn an_owner_puts_policies_that_are_sound_and_widens_nothing() {
     let bound = "version: 1\nlayer: organisation\nrules:\n  - {name: not there, agents: ['*'], to: ['https://api.test'], paths: ['/secret/**'], deny: true}\n";
     let two = Two::with("version: 1\nrules: []\n", |home| {
@@ -250,6 +310,15 @@ fn an_owner_puts_policies_that_are_sound_and_widens_nothing() {
     let put = |file: &str, text: &str| owner.raw("PUT", &format!("/v1/policies/{file}"), text);
     assert_eq!(put("team.yaml", OPEN).0, 200);
     assert_eq!(two.get(&two.b, "/open").status, 200, "in force when it was answered");
+    // The digest of records is that of the metric, of each workspace one.
+    let record = two.home.accesses_to("/open").remove(0);
+    let metrics = two.serve.metrics();
+    let of_b: Vec<&str> = metrics
+        .lines()
+        .filter(|line| line.starts_with("locum_policy_info{") && line.contains(r#"workspace="b""#))
+        .collect();
+    let digest = record["policy_digest"].as_str().unwrap();
+    assert!(of_b.len() == 1 && of_b[0].contains(digest) && of_b[0].ends_with(" 1"), "{of_b:?}");
     assert_eq!(two.get(&two.b, "/secret/x").status, 403, "the organisation's");
     assert_eq!(two.get(&two.a, "/open").status, 403, "the other workspace's");
     // Mistakes are told, and change nothing.

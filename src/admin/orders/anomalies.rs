@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::records::of_the_workspace;
 use super::{Call, Desk, Order, Trouble, query_of, unix};
-use crate::app::{self, Failure, Undone};
+use crate::app::{self, Failure, Home, Undone};
 use crate::audit::{Entry, Filter, Kind, query};
 use crate::proxy::ANOMALY_EVENT;
 use crate::reference::Name;
+use crate::vault::Vault;
 
 pub(crate) use crate::app::Usual;
 
@@ -145,7 +146,8 @@ impl Order for AcceptAnomalies {
     fn carry_out(self, desk: &mut impl Desk) -> Result<Accepted, Trouble> {
         let Self { agent, credential } = self;
         // Nothing of the vault is changed, so it is asked apart whether whoever says it may still.
-        desk.read(|_| Ok(()))?;
+        let home = desk.home().clone();
+        desk.read(|vault| require_known(&home, vault, (&agent, credential.as_ref())))?;
         let by = desk.who().map(crate::vault::Administrator::signature);
         let about = (&agent, credential.as_ref());
         let heard = app::accept_anomalies((desk.home(), desk.log()), about, by, PATIENCE)?;
@@ -155,5 +157,30 @@ impl Order for AcceptAnomalies {
         }
         let usual_from = if heard { "now" } else { "next-start" }.to_owned();
         Ok(Accepted { agent, credential, usual_from })
+    }
+}
+
+/// A slip of the pen would look like a word that was heard. An agent whom an issuer names is in no vault, but in what
+/// was learned.
+fn require_known(
+    home: &Home,
+    vault: &Vault,
+    (agent, credential): (&Name, Option<&Name>),
+) -> Result<(), Trouble> {
+    let missing = |what: String, help: &str| Err(Trouble::Missing(Failure::new(what).help(help)));
+    let is_kept = vault.agents()?.iter().any(|one| one.name == *agent);
+    let is_usual = |one: &app::Habit| one.workspace() == home.workspace() && one.agent() == agent;
+    if !is_kept && !app::baselines(home, vault)?.iter().any(is_usual) {
+        return missing(
+            format!("there is no agent {agent}, and nothing was told of it"),
+            "`locum anomalies list` has those of which something was told",
+        );
+    }
+    match credential {
+        Some(name) if !vault.credentials()?.iter().any(|one| one.name == *name) => missing(
+            format!("there is no credential {name}"),
+            "`locum anomalies list` names the credential of each anomaly",
+        ),
+        _ => Ok(()),
     }
 }

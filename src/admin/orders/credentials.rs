@@ -2,14 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::kinds::{
+    AtSource, check_is_not_of_the_machine, check_kind, check_login, slots_of, stand_in_of,
+};
 use super::{Call, Desk, Given, Order, Trouble, now, register};
 use crate::agent::Label;
 use crate::app::{Failure, Health};
 use crate::catalog::{Catalog, Provider};
-use crate::cli::{follow_certificate, provider_slots, provider_to, rotated_material};
+use crate::cli::{
+    follow_certificate, kept_material, provider_slots, provider_to, rotated_material,
+};
 use crate::config::MAX_GRACE;
 use crate::credential::{
-    Kind, MAX_WEIGHT, Properties, Schedule, Slot, Source, days_between, stand_in_for,
+    ELSEWHERE, Kind, MAX_WEIGHT, Properties, Schedule, Slot, Source, days_between, stand_in_for,
 };
 use crate::host::Destination;
 use crate::reference::Name;
@@ -189,10 +194,11 @@ impl Order for ShowCredential {
     }
 }
 
-/// A credential whose secret comes with it. Sources and kinds are for those who have the files: they read
-/// files and run programs of the proxy's machine.
+/// A credential. Its secret comes with it, unless it has none yet (`captured`) or it lies elsewhere. What the
+/// proxy's own machine reads, runs or is known by is for those who have the files.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a key of its own")]
 pub(crate) struct AddCredential {
     pub(crate) name: Name,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -221,16 +227,29 @@ pub(crate) struct AddCredential {
     pub(crate) rotate: Option<Schedule>,
     #[serde(default)]
     pub(crate) honeytoken: bool,
+    /// Whether its values are taken out of answers.
+    #[serde(default)]
+    pub(crate) captured: bool,
+    /// Whether sources of others log in with it, and no agent gets it.
+    #[serde(default)]
+    pub(crate) for_sources: bool,
+    /// What is made of the secret, as `credential show --json` has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) kind: Option<Kind>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source: Option<AtSource>,
     /// Whether a secret of under 8 bytes is taken.
     #[serde(default)]
     pub(crate) force_short: bool,
-    pub(crate) secret: Given,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) secret: Option<Given>,
 }
 
 #[derive(Serialize, Deserialize)]
 pub(crate) struct AddedCredential {
     pub(crate) credential: Name,
-    pub(crate) version: u32,
+    /// None while there is none.
+    pub(crate) version: Option<u32>,
     pub(crate) placeholder: String,
     pub(crate) to: Vec<String>,
 }
@@ -243,37 +262,51 @@ impl Order for AddCredential {
     }
 
     fn carry_out(self, desk: &mut impl Desk) -> Result<AddedCredential, Trouble> {
-        let (new, secret) = self.read()?;
-        desk.write(|vault| Ok(vault.add_credential(&new, &secret)?))?;
+        let (new, kept) = self.read()?;
+        if let Some(source) = &new.properties.source {
+            if desk.who().is_some() {
+                check_is_not_of_the_machine(source)?;
+            }
+            desk.read(|vault| check_login(vault, source))?;
+        }
+        desk.write(|vault| {
+            match &kept {
+                Some(secret) => vault.add_credential(&new, secret)?,
+                None => vault.add_captured(&new)?,
+            }
+            Ok(follow_certificate(vault, &new.name, true)?)
+        })?;
         let own = (&new.name, new.stand_in.as_deref());
         Ok(AddedCredential {
             placeholder: placeholder(own, new.properties.serves.as_ref()),
             to: new.destinations.iter().map(ToString::to_string).collect(),
             credential: new.name,
-            version: 1,
+            version: kept.map(|_| 1),
         })
     }
 }
 
 impl AddCredential {
-    /// What is to be stored. What is wrong with it says nothing of the secret.
-    fn read(self) -> Result<(NewCredential, Secret), Trouble> {
+    /// What is to be stored, and what is kept of its secret. What is wrong with it says nothing of the secret.
+    fn read(self) -> Result<(NewCredential, Option<Secret>), Trouble> {
         let provider = self.provider.as_deref().map(provider_of).transpose()?;
         let to: Vec<Destination> = match provider.filter(|_| self.to.is_empty()) {
             Some(provider) => provider_to(provider)?,
             None => parsed("to", &self.to)?,
         };
-        let slots: Vec<Slot> = match provider.filter(|_| self.slots.is_empty()) {
-            Some(provider) => provider_slots(provider)?,
-            None => parsed("slots", &self.slots)?,
-        };
+        let source = self.source.as_ref().map(AtSource::read).transpose()?;
         check_owner(self.tier, self.owner.as_ref(), self.serves.as_ref())?;
         check_schedule(self.rotate)?;
         if self.weight.is_some_and(|weight| !(1..=MAX_WEIGHT).contains(&weight)) {
             return Err(Failure::usage(format!("weight: it is 1 to {MAX_WEIGHT}")).into());
         }
-        let stand_in = self.stand_in.or_else(|| provider?.stand_in(&self.name.reference()));
-        let secret = checked(self.secret.0, self.force_short)?;
+        let slots = self.slots(provider)?;
+        let stand_in = self.stand_in.clone().or_else(|| {
+            let reference = self.name.reference();
+            let own = self.kind.as_ref().and_then(|kind| stand_in_of(kind, &reference));
+            own.or_else(|| provider?.stand_in(&reference))
+        });
+        let kept = self.kept(source.as_ref())?;
         let new = NewCredential {
             provider: self.provider,
             tier: self.tier,
@@ -283,16 +316,65 @@ impl AddCredential {
             stand_in,
             properties: Properties {
                 honeytoken: self.honeytoken,
+                captured: self.captured,
+                for_sources: self.for_sources,
+                kind: self.kind,
+                source,
                 serves: self.serves.filter(|serves| *serves != self.name),
                 owner: self.owner,
                 nodes: self.nodes,
                 weight: self.weight.filter(|weight| *weight != 1),
                 rotate: self.rotate,
-                ..Properties::default()
             },
             name: self.name,
         };
-        Ok((new, secret))
+        Ok((new, kept))
+    }
+
+    fn slots(&self, provider: Option<&Provider>) -> Result<Vec<Slot>, Failure> {
+        let given: Vec<Slot> = parsed("slots", &self.slots)?;
+        if let Some(kind) = &self.kind {
+            let own = provider.and_then(|provider| provider_slots(provider).ok());
+            return slots_of(kind, given, own.unwrap_or_default());
+        }
+        if given.iter().any(|slot| matches!(slot, Slot::Aws | Slot::Certificate)) {
+            return Err(Failure::usage("a slot of this shape belongs to a kind")
+                .help("say what is made of the secret: `aws`, or `client-certificate`"));
+        }
+        match provider.filter(|_| given.is_empty()) {
+            Some(provider) => provider_slots(provider),
+            None => Ok(given),
+        }
+    }
+
+    /// What lies in the vault for it; nothing for what is captured.
+    fn kept(&self, source: Option<&Source>) -> Result<Option<Secret>, Trouble> {
+        let Self { captured, for_sources, honeytoken, serves, .. } = self;
+        if let Some(kind) = &self.kind {
+            check_kind(kind, source)?;
+        }
+        if *for_sources && (*honeytoken || *captured || serves.is_some()) {
+            let what = "what sources log in with is for nothing else";
+            return Err(Trouble::wrong(what, "leave `honeytoken`, `captured` and `serves` out"));
+        }
+        if *captured && (*honeytoken || source.is_some() || self.secret.is_some()) {
+            let what = "what is captured has no other value";
+            return Err(Trouble::wrong(what, "leave `honeytoken`, `source` and `secret` out"));
+        }
+        let secret = self.secret.as_ref().map(|given| &given.0);
+        match (source, &self.kind, secret) {
+            _ if *captured => Ok(None),
+            (Some(source), _, None) if !source.wants_login() => {
+                Ok(Some(Secret::new(ELSEWHERE.to_vec())))
+            }
+            (Some(source), _, Some(_)) if !source.wants_login() => {
+                let what = "a source that asks for no login takes no secret";
+                Err(Trouble::wrong(what, "leave `secret` out"))
+            }
+            (_, _, None) => Err(Trouble::wrong("there is no secret", "give it: `secret`")),
+            (None, Some(kind), Some(secret)) => Ok(Some(kept_material(kind, secret)?)),
+            (_, _, Some(secret)) => Ok(Some(checked(secret, self.force_short)?)),
+        }
     }
 }
 
@@ -344,10 +426,10 @@ fn check_schedule(rotate: Option<Schedule>) -> Result<(), Failure> {
 }
 
 /// A secret that can be used.
-fn checked(secret: Secret, force_short: bool) -> Result<Secret, Trouble> {
+fn checked(secret: &Secret, force_short: bool) -> Result<Secret, Trouble> {
     let sound = secret.expose(|bytes| validate_secret(bytes, force_short));
     sound.map_err(|why| Failure::usage(format!("the secret cannot be stored: {why}")))?;
-    Ok(secret)
+    Ok(secret.expose(|bytes| Secret::new(bytes.to_vec())))
 }
 
 fn parsed<T: std::str::FromStr>(key: &str, texts: &[String]) -> Result<Vec<T>, Failure>
@@ -410,7 +492,7 @@ impl Order for RotateCredential {
         }
         let grace = grace_of(desk, grace)?;
         desk.write(|vault| {
-            let secret = to_be_kept(vault, &name, secret.0, force_short)?;
+            let secret = to_be_kept(vault, &name, &secret.0, force_short)?;
             if stage {
                 let version = vault.stage(&name, &secret)?;
                 return Ok(Rotated { name, version, staged: true, before: None, grace: 0 });
@@ -444,14 +526,14 @@ pub(crate) fn require_own_secret(name: &Name, source: Option<&Source>) -> Result
 fn to_be_kept(
     vault: &Vault,
     name: &Name,
-    secret: Secret,
+    secret: &Secret,
     force_short: bool,
 ) -> Result<Secret, Trouble> {
     let Properties { kind, source, .. } = vault.credential(name)?.properties;
     require_own_secret(name, source.as_ref())?;
     match kind.filter(|_| source.is_none()) {
         // What a kind makes its value of lies elsewhere where there is a source; here is the login there.
-        Some(kind) => Ok(rotated_material(vault, name, &kind, &secret)?),
+        Some(kind) => Ok(rotated_material(vault, name, &kind, secret)?),
         None => checked(secret, force_short),
     }
 }

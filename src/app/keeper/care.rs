@@ -103,6 +103,7 @@ impl Observe for Keeper {
             audit_failures: audit.refused_accesses + audit.lost_outcomes + audit.lost_events,
             policy_generation: seen.generation,
             policy_rules: seen.spaces.iter().map(|space| space.policy.len() as u64).sum(),
+            policies: seen.spaces.iter().map(in_force).collect(),
             due: seen.spaces.iter().flat_map(dates).collect(),
             healthy: verdicts(&seen.health),
         }
@@ -126,6 +127,11 @@ impl Observe for Keeper {
 fn verdicts(health: &BTreeMap<String, Health>) -> Vec<(String, bool)> {
     let known = health.iter().filter(|(_, health)| health.verdict != "unknown");
     known.map(|(name, health)| (name.clone(), health.verdict == "good")).collect()
+}
+
+/// The workspace and the digest of its policy.
+fn in_force(space: &Space) -> (String, String) {
+    (space.name().to_string(), space.policy.digest().to_owned())
 }
 
 /// When credentials of a workspace are due, as metrics name them.

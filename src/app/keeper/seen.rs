@@ -44,6 +44,8 @@ pub(super) struct Seen {
     pub(super) retired: Vec<Arc<State>>,
     pub(super) looked: Option<Instant>,
     pub(super) anchored: (Instant, u64),
+    /// Since when it cannot be, as it was told last.
+    pub(super) unanchored: Option<Instant>,
     /// The last verdict on each credential that was tried at its provider.
     pub(super) health: BTreeMap<String, Health>,
     /// When it was last looked for what is due; none after a change of the vault.

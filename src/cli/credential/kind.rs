@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use super::{Value, from_env, from_file};
+use crate::admin::orders::kinds::{login_slots, token_slots};
 use crate::app::Failure;
 use crate::catalog::Provider;
 use crate::credential::{
-    Aws, BasicPart, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Login,
-    Oauth, OauthGrant, Pattern, Role, Schedule, Signing, SigningError, Slot, Timestamp, Totp,
-    TotpHash, days_between,
+    Aws, ClientAuth, Encoding, Endpoint, GithubApp, HmacHash, KeyForm, Kind, Login, Oauth,
+    OauthGrant, Pattern, Role, Schedule, Signing, SigningError, Slot, Timestamp, Totp, TotpHash,
+    days_between,
 };
 use crate::mint::Material;
 use crate::reference::Name;
@@ -221,12 +222,6 @@ impl KindArgs {
         self.kind.is_none()
     }
 
-    /// A stand-in, where programs want the key in a shape of its kind.
-    pub(super) fn stand_in(&self, reference: &str) -> Option<String> {
-        // As long as a key id is, and told from a longer name by what is no part of one.
-        (self.kind == Some(KindName::Aws)).then(|| format!("{:0<20}", format!("AKIA{reference}_")))
-    }
-
     /// The variables in which programs look for what stands for a key of the kind.
     pub(super) fn variables(&self) -> &'static [&'static str] {
         match self.kind {
@@ -248,19 +243,7 @@ impl KindArgs {
             return Ok(vec![Slot::Certificate]);
         }
         if self.kind == Some(KindName::Basic) {
-            let users = self.users()?;
-            let fits = |slot: &Slot| {
-                slot.is_in_body() || matches!(slot, Slot::Basic { .. } | Slot::Header { .. })
-            };
-            if !typed.iter().all(fits) {
-                return Err(Failure::usage("a user name with its password cannot enter a slot of this shape")
-                    .help("give --basic, --header, --form, --multipart or --json-pointer for the password, and --user-form or --user-json-pointer for the name"));
-            }
-            // Those of the password first: where both are referred to, the record names it.
-            let usual = [BasicPart::Password, BasicPart::User];
-            let usual = usual.map(|part| Slot::Basic { part, other: "".into() });
-            let own = if typed.is_empty() { usual.into() } else { typed };
-            return Ok(own.into_iter().chain(users).collect());
+            return login_slots(typed, self.users()?);
         }
         // A signature goes where its fields say.
         if self.kind == Some(KindName::Hmac) {
@@ -632,17 +615,6 @@ pub(super) fn fill_in(text: &str, tenant: Option<&str>) -> Result<Endpoint, Fail
     format!("{head}{tenant}{tail}").parse().map_err(wrong)
 }
 
-/// The slots of a credential whose token is made.
-fn token_slots(typed: Vec<Slot>, provider: Vec<Slot>) -> Vec<Slot> {
-    if !typed.is_empty() {
-        return typed;
-    }
-    let bearer = Slot::header("Authorization: Bearer {secret}").ok();
-    let own: Vec<Slot> =
-        provider.into_iter().filter(|slot| Some(slot) == bearer.as_ref()).collect();
-    if own.is_empty() { bearer.into_iter().collect() } else { own }
-}
-
 /// What is kept when a credential of a kind gets a new secret: the new one, and what it leaves unsaid.
 pub(crate) fn rotated(
     vault: &Vault,
@@ -658,6 +630,13 @@ pub(crate) fn rotated(
         Some(Ok(old)) => new.merged(&old),
         _ => new,
     };
+    check(kind, &material)?;
+    Ok(material.to_secret())
+}
+
+/// What of a secret is kept for a kind, as it was given.
+pub(crate) fn kept(kind: &Kind, secret: &Secret) -> Result<Secret, Failure> {
+    let material = read(secret, kind)?;
     check(kind, &material)?;
     Ok(material.to_secret())
 }

@@ -1,8 +1,9 @@
 //! What is said of a source on the command line.
 
 use super::Value;
+use crate::admin::orders::kinds::{AtSource, LONGEST};
 use crate::app::Failure;
-use crate::credential::{Beside, ELSEWHERE, Endpoint, Source};
+use crate::credential::{Endpoint, Source};
 use crate::document::parse_duration;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -40,9 +41,6 @@ pub(super) struct SourceArgs {
     source_stale: Option<u32>,
 }
 
-/// A day: what is older is not a copy any more.
-const LONGEST: u32 = 24 * 60 * 60;
-
 fn seconds(text: &str) -> Result<u32, String> {
     let duration = parse_duration(text).map_err(|error| error.to_string())?;
     let seconds = u32::try_from(duration.as_secs()).ok().filter(|seconds| *seconds <= LONGEST);
@@ -50,37 +48,36 @@ fn seconds(text: &str) -> Result<u32, String> {
 }
 
 impl SourceArgs {
-    pub(super) fn is_none(&self) -> bool {
-        self.source.is_none()
-    }
-
-    /// The source, if one is named.
-    pub(super) fn read(&self) -> Result<Option<Source>, Failure> {
-        let Some(text) = &self.source else { return Ok(None) };
-        let beside = Beside {
+    /// The source, if one is named, and the words for it.
+    pub(super) fn read(&self) -> Result<Option<(AtSource, Source)>, Failure> {
+        let Some(from) = self.source.clone() else { return Ok(None) };
+        let words = AtSource {
+            from,
             url: self.source_url.clone(),
             login: self.source_login.clone(),
             namespace: self.source_namespace.clone(),
             region: self.source_region.clone(),
             version: self.source_version.clone(),
+            refresh: self.source_refresh,
+            stale: self.source_stale,
         };
-        let mut source = Source::parse(text, beside)
-            .map_err(|error| Failure::usage(format!("--source '{text}': {error}")))?;
-        // Not at each call, whatever is said.
-        source.refresh = self.source_refresh.map(|seconds| seconds.max(1));
-        source.stale = self.source_stale;
-        Ok(Some(source))
+        let source = words.read()?;
+        Ok(Some((words, source)))
     }
 
-    /// What our own vault keeps for it: what the source asks its callers for.
-    pub(super) fn login(source: &Source, value: &Value, name: &Name) -> Result<Secret, Failure> {
+    /// What our own vault keeps for it: what the source asks its callers for, if it asks for anything.
+    pub(super) fn login(
+        source: &Source,
+        value: &Value,
+        name: &Name,
+    ) -> Result<Option<Secret>, Failure> {
         if source.wants_login() {
-            return value.read(&format!("Login of {name} at its source: "));
+            return value.read(&format!("Login of {name} at its source: ")).map(Some);
         }
         if value.from_env.is_some() || value.from_file.is_some() {
             return Err(Failure::usage("a source that asks for no login takes no secret")
                 .help("leave --from-env and --from-file out"));
         }
-        Ok(Secret::new(ELSEWHERE.to_vec()))
+        Ok(None)
     }
 }

@@ -102,7 +102,9 @@ fn say(did: &str, rotated: &Rotated) -> Result<(), Failure> {
             show_duration(Duration::from_secs(*grace))
         )),
         Some(before) => output::line(&format!("version {before} is used no more")),
-        None => Ok(()),
+        None => output::line(&format!(
+            "{name} was revoked, and no request got it; now it is used again"
+        )),
     }
 }
 
