@@ -221,10 +221,10 @@ fn is_stream(headers: &HeaderMap) -> bool {
 
 /// Whether the body is made of messages with their lengths before them.
 fn has_messages(headers: &HeaderMap) -> bool {
-    let content_type = headers.get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    // Of two, nobody knows which one is believed.
     let starts = |with: &[u8]| {
-        content_type
-            .is_some_and(|t| t.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with)))
+        let mut types = headers.get_all(header::CONTENT_TYPE).iter().map(HeaderValue::as_bytes);
+        types.any(|t| t.get(..with.len()).is_some_and(|t| t.eq_ignore_ascii_case(with)))
     };
     // The text form of gRPC-Web is base64, and its lengths are not to be seen.
     (starts(b"application/grpc") && !starts(b"application/grpc-web-text"))
@@ -369,6 +369,19 @@ impl<B> ScrubbedBody<B> {
         }
     }
 
+    /// Whether something is held back that tells nothing: who waits for it may have it when the stream pauses.
+    #[must_use]
+    pub fn waits(&self) -> bool {
+        matches!(&self.inner, Inner::Searching { engine, .. } if engine.waits())
+    }
+
+    /// Nothing more has come for a while: what [`Self::waits`] comes next.
+    pub fn pause(&mut self) {
+        if let Inner::Searching { engine, ready, .. } = &mut self.inner {
+            engine.pause(&mut |data| ready.push_back(Frame::data(data)));
+        }
+    }
+
     /// Whether it should have been searched, and passes without: by a rule that says so.
     #[must_use]
     pub fn unsearched(&self) -> bool {
@@ -438,13 +451,44 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
+/// What one piece of a body became, as one piece: a body full of secrets would else be as many writes.
+#[derive(Default)]
+struct Joined {
+    /// Nearly always all, and then there is no copy.
+    first: Bytes,
+    all: Vec<u8>,
+}
+
+impl Joined {
+    fn add(&mut self, data: Bytes) {
+        if self.first.is_empty() {
+            self.first = data;
+            return;
+        }
+        if self.all.is_empty() {
+            self.all.extend_from_slice(&self.first);
+        }
+        self.all.extend_from_slice(&data);
+    }
+
+    fn frame(self) -> Option<Frame<Bytes>> {
+        let whole = if self.all.is_empty() { self.first } else { self.all.into() };
+        (!whole.is_empty()).then(|| Frame::data(whole))
+    }
+}
+
 fn scrub_frame(
     frame: Frame<Bytes>,
     engine: &mut Engine,
     ready: &mut VecDeque<Frame<Bytes>>,
 ) -> Result<(), Unscrubbable> {
     match frame.into_data() {
-        Ok(data) => engine.push(data, &mut |data| ready.push_back(Frame::data(data))),
+        Ok(data) => {
+            let mut joined = Joined::default();
+            let pushed = engine.push(data, &mut |data| joined.add(data));
+            ready.extend(joined.frame());
+            pushed
+        }
         Err(frame) => {
             engine.finish(&mut |data| ready.push_back(Frame::data(data)));
             if let Ok(mut trailers) = frame.into_trailers() {

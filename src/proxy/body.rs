@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Version};
 use http_body::{Body as HttpBody, Frame, SizeHint};
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 
 use super::State;
 use super::expect::Gate;
@@ -34,7 +34,13 @@ use crate::upstream::{BodyError, UpstreamBody};
 /// What is set aside for a body before any of it has come: more than nearly all that are searched.
 const GATHERED_AT_FIRST: usize = 16 * 1024;
 
+/// How long a stream says nothing before it is thought to wait for the agent. Pieces of one text come closer behind
+/// each other, and what is held back until then is at most three characters.
+const QUIET: Duration = Duration::from_millis(500);
+
 type BoxError = Box<dyn Error + Send + Sync>;
+
+type Scrubbed = Result<Frame<Bytes>, ScrubError<BodyError>>;
 
 /// The body of any answer to an agent.
 pub struct Body(Kind);
@@ -51,6 +57,8 @@ struct Streamed {
     tally: Tally,
     unfinished: Unfinished,
     cut: Cut,
+    /// Runs while the stream says nothing, and something is held back that tells nothing. Boxed: few answers have it.
+    quiet: Option<Pin<Box<Sleep>>>,
     /// Boxed: few answers break off, and all would have to have room for it.
     broken: Option<Box<Linger<ScrubError<BodyError>>>>,
 }
@@ -86,7 +94,7 @@ impl Body {
         (unfinished, cut): (Unfinished, Cut),
     ) -> Self {
         tally.unsearched = inner.unsearched();
-        let mut streamed = Streamed { inner, tally, unfinished, cut, broken: None };
+        let mut streamed = Streamed { inner, tally, unfinished, cut, quiet: None, broken: None };
         streamed.close_if_over();
         Self(Kind::Streamed(Box::new(streamed)))
     }
@@ -150,7 +158,7 @@ impl Streamed {
             let why = ready!(broken.poll(cx));
             return Poll::Ready(why.map(|why| self.broke(why)));
         }
-        match ready!(Pin::new(&mut self.inner).poll_frame(cx)) {
+        match ready!(self.poll_scrubbed(cx)) {
             Some(Ok(frame)) => {
                 self.tally.passed(frame.data_ref().map_or(&[], |data| data));
                 // Nothing follows trailers, and hyper does not ask again.
@@ -175,6 +183,22 @@ impl Streamed {
                 Poll::Ready(None)
             }
         }
+    }
+}
+
+impl Streamed {
+    /// The next of what is scrubbed; what tells nothing, too, when nothing else came for a while: it could be the
+    /// last byte of a prompt.
+    fn poll_scrubbed(&mut self, cx: &mut Context<'_>) -> Poll<Option<Scrubbed>> {
+        let next = Pin::new(&mut self.inner).poll_frame(cx);
+        if next.is_ready() || !self.inner.waits() {
+            self.quiet = None;
+            return next;
+        }
+        ready!(self.quiet.get_or_insert_with(|| Box::pin(sleep(QUIET))).as_mut().poll(cx));
+        self.quiet = None;
+        self.inner.pause();
+        Pin::new(&mut self.inner).poll_frame(cx)
     }
 }
 

@@ -241,8 +241,7 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
             }
             Phase::Told => {}
         }
-        let connection = &self.connection;
-        match ready!(self.clock.poll(cx, &self.vitals, || connection.has_streams())) {
+        match ready!(self.clock.poll(cx, &self.vitals)) {
             Due::Gone => {
                 let error = "the agent does not answer a ping any more";
                 let error = io::Error::new(io::ErrorKind::TimedOut, error);
@@ -281,24 +280,16 @@ struct Clock {
     asked: Option<Instant>,
     ping_after: Duration,
     idle: Duration,
-    /// For streams whose answer was handed on whole, and is not taken.
-    unread: Duration,
 }
 
 impl Clock {
     fn new(ping: Option<PingPong>, limits: &Limits) -> Self {
         let (ping_after, idle) = (limits.ping_after, limits.idle_tunnel);
-        let unread = limits.idle_reader.min(idle);
-        let alarm = Box::pin(sleep_until(Instant::now() + ping_after.min(unread)));
-        Self { alarm, ping, asked: None, ping_after, idle, unread }
+        let alarm = Box::pin(sleep_until(Instant::now() + ping_after.min(idle)));
+        Self { alarm, ping, asked: None, ping_after, idle }
     }
 
-    fn poll(
-        &mut self,
-        cx: &mut Context<'_>,
-        vitals: &Vitals,
-        has_streams: impl Fn() -> bool,
-    ) -> Poll<Due> {
+    fn poll(&mut self, cx: &mut Context<'_>, vitals: &Vitals) -> Poll<Due> {
         loop {
             ready!(self.alarm.as_mut().poll(cx));
             let now = vitals.instant();
@@ -314,12 +305,12 @@ impl Clock {
                 }
                 None => heard + self.ping_after,
             };
-            let patience = if has_streams() { self.unread } else { self.idle };
-            let idle = vitals.idle_since().map_or(now, |since| since) + patience;
+            // Where streams are served it is looked again when that time has passed.
+            let idle = vitals.idle_since().unwrap_or(now) + self.idle;
             if idle <= now {
                 return Poll::Ready(Due::Idle);
             }
-            self.alarm.as_mut().reset(life.min(idle).min(now + self.unread));
+            self.alarm.as_mut().reset(life.min(idle));
         }
     }
 

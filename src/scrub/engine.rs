@@ -36,6 +36,19 @@ impl Engine {
         }
     }
 
+    /// Whether something is held back that may be shown when nothing more comes. What a message says is of use when
+    /// it is whole, and then all of it is known.
+    pub(super) fn waits(&self) -> bool {
+        matches!(self, Self::Bytes(scrubber) if scrubber.waits())
+    }
+
+    /// Nothing more has come for a while.
+    pub(super) fn pause(&mut self, out: &mut impl FnMut(Bytes)) {
+        if let Self::Bytes(scrubber) = self {
+            scrubber.pause(out);
+        }
+    }
+
     pub(super) fn finish(&mut self, out: &mut impl FnMut(Bytes)) {
         match self {
             Self::Bytes(scrubber) => scrubber.finish(out),

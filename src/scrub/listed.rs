@@ -31,8 +31,9 @@ const SHORT: usize = 8;
 /// NULs that may stand between two bytes, as in UTF-32.
 const NULS: usize = 3;
 
-/// Numbers that are kept at once. A longer list is searched in parts.
-const KEPT: usize = 4096;
+/// Numbers that are kept at once. A longer list is searched in parts: of a list full of texts each is then found
+/// before much behind it is read.
+const KEPT: usize = 512;
 
 /// How much of a run is read at the least, where some of it has to be.
 const PART: usize = 4096;
@@ -217,13 +218,13 @@ impl Listing {
         from: usize,
         until: usize,
     ) -> Option<Spelled<'n>> {
+        // One that begins before `until` may end behind it, and no list is longer than this.
+        let text = &text[..text.len().min(until.saturating_add(self.reach()))];
         let mut runs =
             Runs { text, at: from, table: &LISTED, shortest: shortest_list(self.shortest) };
         loop {
             let run = runs.next().filter(|run| run.start <= until)?;
-            // One that begins before `until` may end behind it, and no list is longer than this.
-            let most = until.saturating_add(self.reach());
-            let found = self.in_run(needles, &text[..run.end.min(most)], run.start);
+            let found = self.in_run(needles, &text[..run.end], run.start);
             if found.is_some() {
                 return found;
             }
@@ -260,22 +261,26 @@ impl Listing {
     }
 
     fn in_part<'n>(&self, needles: &'n Needles, text: &[u8], at: usize) -> Option<Spelled<'n>> {
-        let mut best = None;
+        let mut best: Option<Spelled<'n>> = None;
         for (radix, percent) in readings(&text[at..]) {
             let mut said = self.said(text.len() - at);
-            let mut search = |said: &Said| {
-                best = self
-                    .search(needles, *radix, text, said)
-                    .into_iter()
-                    .chain(best.take())
-                    .reduce(earlier);
-            };
-            let mut rest = at;
+            let mut here: Option<Spelled<'n>> = None;
+            let (mut rest, mut left) = (at, self.longest * (NULS + 1));
             while let Some(token) = token(text, rest, *percent) {
+                // What begins before the one that was found ends no later than this.
+                left -= usize::from(here.is_some());
+                let first = said.places.first().map_or(token.digits.start, |first| first.start);
+                if left == 0 || best.as_ref().is_some_and(|best| first > best.place.start) {
+                    break;
+                }
                 rest = token.digits.end;
-                self.read((needles, *radix), text, token, &mut said, &mut search);
+                self.read((needles, *radix), text, token, &mut said, &mut |said| {
+                    let found = self.search(needles, *radix, text, said);
+                    here = found.into_iter().chain(here.take()).reduce(earlier);
+                });
             }
-            search(&said);
+            let last = self.search(needles, *radix, text, &said);
+            best = [best, here, last].into_iter().flatten().reduce(earlier);
         }
         best
     }
@@ -383,6 +388,7 @@ impl Listing {
         until: usize,
     ) -> Option<Spelled<'n>> {
         let shortest = shortest_base32(self.shortest);
+        let text = &text[..text.len().min(until.saturating_add(2 * self.longest + shortest))];
         let mut best: Option<Spelled<'n>> = None;
         for table in [&UPPER, &LOWER] {
             let mut runs = Runs { text, at: from, table, shortest };
@@ -417,6 +423,17 @@ impl Listing {
         self.open(needles, held).1 < SHORT
     }
 
+    /// Whether what is held says no more than so many characters of a text, as a list or in base32.
+    pub(super) fn says_at_most(&self, needles: &Needles, held: &[u8], most: usize) -> bool {
+        let based = |table| self.base32(needles).tail(held, table) <= most;
+        self.open(needles, held).1 <= most && based(&UPPER) && based(&LOWER)
+    }
+
+    /// The length of the shortest text.
+    pub(super) fn shortest(&self) -> usize {
+        self.shortest
+    }
+
     /// The list at the end of `text` that may become a text: its bytes, and how many numbers it has.
     fn open(&self, needles: &Needles, text: &[u8]) -> (usize, usize) {
         // Most texts end with a list no more than with the end of an event.
@@ -434,7 +451,8 @@ impl Listing {
             let (mut open, mut earlier) = ((0, 0), false);
             for reading in readings(&text[begin..]) {
                 let (here, whole) = self.open_from(needles, text, begin, *reading);
-                (open, earlier) = (open.max(here), earlier || whole);
+                open = (open.0.max(here.0), open.1.max(here.1));
+                earlier |= whole;
             }
             if !earlier || run.is_some() || start == first {
                 return open;
@@ -708,6 +726,10 @@ impl Said {
                 last.is_none_or(|last| may_become(radix, &text[last.clone()], more))
             })
         };
+        let in_last = last.map_or(0, |last| match radix {
+            Radix::Hex => last.len().div_ceil(2),
+            Radix::Decimal | Radix::Octal => 1,
+        });
         for first in 0..=self.bytes.len() {
             let rest = &self.bytes[first..];
             let mut glued = needles.texts().filter_map(|needle| {
@@ -715,12 +737,12 @@ impl Said {
                 self.glued(radix, text, first, *byte).filter(|_| goes_on(rest, more))
             });
             if let Some(start) = glued.next() {
-                return (text.len() - start, rest.len() + 1);
+                return (text.len() - start, rest.len() + 1 + in_last);
             }
             let start = self.places.get(first).map(|place| place.start);
             let Some(start) = start.or(last.map(|last| last.start)) else { break };
             if needles.texts().any(|needle| goes_on(rest, needle.bytes)) {
-                return (text.len() - start, rest.len());
+                return (text.len() - start, rest.len() + in_last);
             }
         }
         // The first number may begin within the last, but not with its zeros.
@@ -732,7 +754,7 @@ impl Said {
                     && may_become(radix, rest, needle.bytes)
             })
         });
-        begins.next().map_or((0, 0), |at| (text.len() - at, 0))
+        begins.next().map_or((0, 0), |at| (text.len() - at, in_last))
     }
 }
 
@@ -1026,6 +1048,29 @@ mod tests {
                     }
                 }
             }
+        }
+    }
+
+    /// A stream that pauses behind each byte of a list shows three of its numbers at the most.
+    #[test]
+    fn a_list_that_pauses_shows_what_tells_nothing() {
+        let key = KEYS[0];
+        for (name, text) in listed(key) {
+            if text.contains('\n') {
+                // Of lines more may be shown.
+                continue;
+            }
+            let mut needles = Needles::default();
+            needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
+            let mut scrubber = Scrubber::for_needles(needles, Fit::Exact);
+            let mut shown = 0;
+            for byte in text.bytes() {
+                scrubber.push(Bytes::copy_from_slice(&[byte]), &mut |_| {});
+                scrubber.pause(&mut |data| shown += data.len());
+            }
+            assert!(shown <= 4 * text.len().div_ceil(key.len()), "{name}: {}", &text[..shown]);
+            scrubber.finish(&mut |_| {});
+            assert_eq!(scrubber.replaced(), 1, "{name}");
         }
     }
 

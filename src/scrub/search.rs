@@ -22,6 +22,11 @@ pub enum Fit {
     InPlace,
 }
 
+/// How many characters of a secret may be shown of what could become it, when a stream pauses there. A reader may
+/// wait for just these, as behind a prompt, and they tell nothing: keys of one provider have more than that in common,
+/// and what ends like more is hardly there by chance.
+const TELLING: usize = 3;
+
 /// A set of needles to search for.
 pub(super) struct Search {
     /// Before they are made, and what is known of them.
@@ -101,6 +106,18 @@ impl Made {
     /// Whether `held` is the end of a line, with so little of a needle in it that it can be shown.
     fn is_end_of_line(&self, held: &[u8]) -> bool {
         self.spelling.is_end_of_line(held) && self.listing.may_be_shown(&self.needles, held)
+    }
+
+    /// Whether `held` says so little of a secret, however it is written, that it can be shown while nothing more
+    /// comes: no more than three characters, and an eighth of the shortest.
+    fn tells_little(&self, held: &[u8]) -> bool {
+        let most = TELLING.min(self.listing.shortest() / 8);
+        let begins = |at: &usize| self.needles.iter().any(|n| n.bytes.starts_with(&held[*at..]));
+        let plain = (0..held.len()).find(begins).is_none_or(|at| held.len() - at <= most);
+        plain
+            && most > 0
+            && self.spelling.says_at_most(&self.needles, held, most)
+            && self.listing.says_at_most(&self.needles, held, most)
     }
 
     fn longest_at(&self, text: &[u8]) -> Option<Needle<'_>> {
@@ -243,6 +260,19 @@ impl Scrubber {
         }
     }
 
+    /// Whether what is held tells too little to be held from who waits for it. What has a known length goes on by
+    /// itself.
+    pub(super) fn waits(&self) -> bool {
+        self.fit == Fit::Exact && self.unshown() > 0 && self.search.made().tells_little(&self.held)
+    }
+
+    /// Nothing more has come for a while: hands such on. It stays part of the search.
+    pub(super) fn pause(&mut self, out: &mut impl FnMut(Bytes)) {
+        if self.waits() {
+            self.show_held(out);
+        }
+    }
+
     fn show_held(&mut self, out: &mut impl FnMut(Bytes)) {
         emit(Bytes::copy_from_slice(&self.held[self.shown..]), out);
         self.shown = self.held.len();
@@ -285,7 +315,10 @@ impl Scrubber {
         let could_be = |at: &usize| {
             let rest = &text[*at..];
             self.first[usize::from(rest[0])]
-                && made.needles.iter().any(|n| n.bytes.starts_with(rest))
+                && made
+                    .needles
+                    .iter()
+                    .any(|n| n.bytes.len() > rest.len() && n.bytes.starts_with(rest))
         };
         let tail = (start..text.len()).find(could_be).map_or(0, |at| text.len() - at);
         let spelled = made.spelling.tail(&made.needles, text);
@@ -447,6 +480,59 @@ mod tests {
         let mut pieces = 0;
         scrubber.push(Bytes::from_static(b"data: {\"delta\":\"hello\"}\n\n"), &mut |_| pieces += 1);
         assert_eq!((pieces, scrubber.held()), (1, 0));
+    }
+
+    /// What an agent sees that waits for more: nothing is held back from it but what tells something.
+    #[test]
+    fn a_stream_that_pauses_is_shown_but_for_what_tells_something() {
+        let paused = |text: &[u8]| {
+            let mut scrubber =
+                Scrubber::for_needles(needles(&[b"sk-Canary_0123456789.abcdef"]), Fit::Exact);
+            let (mut seen, mut most) = (Vec::new(), 0);
+            for (at, byte) in text.iter().enumerate() {
+                let byte = Bytes::copy_from_slice(std::slice::from_ref(byte));
+                scrubber.push(byte, &mut |data| seen.extend_from_slice(&data));
+                scrubber.pause(&mut |data| seen.extend_from_slice(&data));
+                most = most.max((at + 1).saturating_sub(seen.len()));
+            }
+            scrubber.finish(&mut |data| seen.extend_from_slice(&data));
+            (seen, scrubber.replaced(), most)
+        };
+        for text in [
+            &b"first"[..],
+            b"Password for sk",
+            b"what is this? (y/n) s",
+            b"[1] a\n[2] b\nchoice: ",
+            b"115",
+            b"{\"n\": 115, ",
+            b"100%",
+            b"C:\\",
+            b"a &am",
+            b"ONV",
+            b"c2s",
+        ] {
+            let held_back = 0;
+            assert_eq!(paused(text), (text.to_vec(), 0, held_back), "{}", text.escape_ascii());
+        }
+        // Of the key itself three characters are shown, and no fourth.
+        assert_eq!(paused(b"it is sk-Can").0, b"it is sk-Can");
+        assert_eq!(paused(b"it is sk-Can").2, 3);
+        let (seen, replaced, _) = paused(b"it is sk-Canary_0123456789.abcdef, so");
+        assert_eq!((&seen[..], replaced), (&b"it is sk-locum_x, so"[..], 1));
+    }
+
+    #[test]
+    fn of_a_short_secret_a_pause_shows_less_or_nothing() {
+        for (secret, shown) in [(&b"0123456"[..], 0), (b"01234567", 1), (b"0123456789abcdef", 2)] {
+            let mut scrubber = Scrubber::for_needles(needles(&[secret]), Fit::Exact);
+            let mut seen = 0;
+            for byte in secret {
+                let byte = Bytes::copy_from_slice(std::slice::from_ref(byte));
+                scrubber.push(byte, &mut |_| {});
+                scrubber.pause(&mut |data| seen += data.len());
+            }
+            assert_eq!(seen, shown, "{}", secret.escape_ascii());
+        }
     }
 
     #[test]

@@ -12,8 +12,11 @@ use super::needles::{Needle, Needles};
 /// How often escapes may be escaped themselves. Twice happens; more is made.
 const NESTED: usize = 4;
 
-/// The longest that a character is written, in bytes: `&amp;amp;amp;amp;DiacriticalGrave;`.
-pub(super) const LONGEST_UNIT: usize = 1 + 4 * NESTED + 17;
+/// The longest that a character is written, in bytes: the end of a line, and what the next is set in by. Longer than
+/// `&amp;amp;amp;amp;DiacriticalGrave;`.
+pub(super) const LONGEST_UNIT: usize = INDENT + 3;
+
+const _: () = assert!(1 + 4 * NESTED + 17 <= LONGEST_UNIT);
 
 /// How many NULs and ends of lines may stand between two characters: as many as in UTF-32, or around the end
 /// of a line in UTF-16.
@@ -23,6 +26,9 @@ const GAP: usize = 3;
 /// secret has. Who follows lines as they come would else see some without their ends. Should the next
 /// line go on with a needle, that is found and replaced; what was shown of it is then all that shows.
 const SHORT: usize = 8;
+
+/// How far a line may be set in.
+const INDENT: usize = 32;
 
 /// What is looked through for escapes in one go, once all bytes of a window could be a needle's: in an
 /// encoded text they go on to be, and need not be looked at one by one.
@@ -54,6 +60,8 @@ pub(super) struct Spelling {
     beyond_ascii: bool,
     /// Those, and what escapes of them are written with.
     written: [bool; 256],
+    /// Those, and what lines are set in with.
+    indented: [bool; 256],
     /// Which bytes follow each other in a needle, hashed.
     pairs: Box<[u64; PAIRS / 64]>,
     /// Which three.
@@ -145,6 +153,7 @@ impl Spelling {
             alphabet: [false; 256],
             beyond_ascii: false,
             written: [false; 256],
+            indented: [false; 256],
             pairs: Box::new([0; PAIRS / 64]),
             triples: Box::new([0; TRIPLES / 64]),
             first: [false; 256],
@@ -177,6 +186,9 @@ impl Spelling {
             let of_escapes = byte.is_ascii_alphanumeric() || b"%\\&#;=\r\n\0{}".contains(&byte);
             new.written[usize::from(byte)] |= of_escapes;
         }
+        new.indented = new.written;
+        new.indented[usize::from(b' ')] = true;
+        new.indented[usize::from(b'\t')] = true;
         new
     }
 
@@ -191,12 +203,13 @@ impl Spelling {
     ) -> Option<Spelled<'n>> {
         // What was read is not read again for each escape in it.
         let (mut at, mut known) = (from, from);
+        let written = self.written(&text[from..]);
         loop {
-            at = self.skip(text, at);
+            at = self.skip(written, text, at);
             if at >= until {
                 return None;
             }
-            let mut end = until.min(self.stretch(text, at));
+            let mut end = until.min(self.stretch(written, text, at));
             for escape in escapes(&text[at..end]).map(|escape| at + escape) {
                 if escape < known || !self.may_be_part(text, from, escape) {
                     // Of a long run none is part of a needle, but for what its end may begin.
@@ -206,7 +219,7 @@ impl Spelling {
                     }
                     continue;
                 }
-                match self.around((needles, look), text, from..until, escape) {
+                match self.around((needles, look), text, from.max(known)..until, escape) {
                     Ok(found) => return Some(found),
                     Err(until) => known = until.max(escape + 1),
                 }
@@ -215,21 +228,26 @@ impl Spelling {
         }
     }
 
+    /// What needles are written with in a text.
+    fn written(&self, text: &[u8]) -> &[bool; 256] {
+        if is_indented(text) { &self.indented } else { &self.written }
+    }
+
     /// Where the stretch that begins at `at` ends. What is left of a run of bytes that a needle may be
     /// written with belongs to it, where that is too little for a window of its own.
-    fn stretch(&self, text: &[u8], at: usize) -> usize {
+    fn stretch(&self, written: &[bool; 256], text: &[u8], at: usize) -> usize {
         let end = text.len().min(at + STRETCH);
         let next = text[end..].iter().take(self.shortest);
-        let rest = next.take_while(|b| self.written[usize::from(**b)]).count();
+        let rest = next.take_while(|b| written[usize::from(**b)]).count();
         if rest < self.shortest { end + rest } else { end }
     }
 
     /// Moves on from `at` to where as many bytes as the shortest needle has are all ones that a needle is
     /// written with. In prose and JSON there is a blank or a quote in between, which ends all windows
     /// over it, the last of them first.
-    fn skip(&self, text: &[u8], mut at: usize) -> usize {
+    fn skip(&self, written: &[bool; 256], text: &[u8], mut at: usize) -> usize {
         while let Some(window) = text.get(at..).and_then(|rest| rest.get(..self.shortest)) {
-            let Some(last) = window.iter().rposition(|b| !self.written[usize::from(*b)]) else {
+            let Some(last) = window.iter().rposition(|b| !written[usize::from(*b)]) else {
                 return at;
             };
             at += last + 1;
@@ -244,7 +262,7 @@ impl Spelling {
         let beside = text.get(at + 1).copied();
         let may_be = match text[at] {
             b'%' => beside.is_some_and(|b| match b {
-                b'0'..=b'7' => true,
+                b'0'..=b'7' | b'u' => true,
                 // What is no ASCII few needles have.
                 b => self.beyond_ascii && b.is_ascii_hexdigit(),
             }),
@@ -292,6 +310,10 @@ impl Spelling {
     /// Whether a needle may go on over what stands from `at` to `end`, which says nothing. Of a usual one four
     /// characters stand on one of the two sides: those that are spelled themselves are looked at by themselves.
     fn may_go_over(&self, text: &[u8], Range { start: at, end }: Range<usize>) -> bool {
+        let next_to_it = text[..at].last().is_some_and(|b| self.may_go_on(*b, &text[end..]));
+        if !next_to_it || self.shortest < 8 {
+            return next_to_it;
+        }
         let Some(before) = self.four_before(text, at) else { return true };
         let Some(behind) = self.four_behind(&text[end..]) else { return true };
         let [.., b2, b1] = before;
@@ -299,25 +321,22 @@ impl Spelling {
         let has = |four: [u8; 4]| {
             self.has_triple(four[0], four[1], four[2]) && self.has_triple(four[1], four[2], four[3])
         };
-        self.has_pair(b1, a1)
-            && (self.shortest < 8
-                || (self.has_triple(b2, b1, a1) && has(before))
-                || (self.has_triple(b1, a1, a2) && has(behind)))
+        (self.has_triple(b2, b1, a1) && has(before)) || (self.has_triple(b1, a1, a2) && has(behind))
     }
 
     /// The last four characters before `at`, if they are written as they are, and less where there are no more.
     fn four_before(&self, text: &[u8], at: usize) -> Option<[u8; 4]> {
         let (mut four, mut left) = ([0; 4], 4);
-        for byte in text[..at].iter().rev().take(4 * (GAP + 1)) {
+        for byte in text[..at].iter().rev().take(4 * (GAP + 1) + INDENT) {
             match byte {
-                b'\r' | b'\n' | 0 => {}
+                b'\r' | b'\n' | 0 | b' ' | b'\t' => {}
                 byte if is_escape(*byte) => return None,
                 byte => {
                     left -= 1;
                     four[left] = *byte;
                 }
             }
-            if left == 0 || !self.has(four[left]) {
+            if left == 0 || left < 4 && !self.has(four[left]) {
                 break;
             }
         }
@@ -465,7 +484,8 @@ impl Spelling {
         let mut back = LAST;
         loop {
             let start = text.len().saturating_sub(back).max(first);
-            let run = text[start..].iter().rposition(|b| !self.written[usize::from(*b)]);
+            let written = self.written(&text[start..]);
+            let run = text[start..].iter().rposition(|b| !written[usize::from(*b)]);
             let begin = run.map_or(start, |at| start + at + 1);
             let (tail, earlier) = self.tail_from(needles, text, begin);
             if !earlier || run.is_some() || start == first {
@@ -502,19 +522,39 @@ impl Spelling {
         (inside.max(cut), earlier)
     }
 
+    /// Whether what is held says no more than so many characters of a needle, spelled out.
+    pub(super) fn says_at_most(&self, needles: &Needles, held: &[u8], most: usize) -> bool {
+        let from = |place: usize| {
+            let mut said = Said::from(place);
+            self.read(held, &mut said, (None, usize::MAX), &mut |_| {});
+            said.bytes.len()
+        };
+        let mut said = Said::from(0);
+        let mut inside = 0;
+        self.read(held, &mut said, (None, usize::MAX), &mut |place| {
+            if inside == 0 && self.is_open_at(needles, held, place) {
+                inside = from(place);
+            }
+        });
+        let first = (0..said.bytes.len()).find(|at| self.begins_with(needles, &said.bytes[*at..]));
+        inside <= most && first.is_none_or(|first| said.bytes.len() - first <= most)
+    }
+
     /// Whether `held` is the end of a line, with so little of a needle before it that it can be shown.
     pub(super) fn is_end_of_line(&self, held: &[u8]) -> bool {
         let mut said = Said::from(0);
         self.read(held, &mut said, (None, usize::MAX), &mut |_| {});
         let end = said.places.last().map_or(0, |last| last.end);
-        let broken = said.after == Some(Unit::Break) || held.ends_with(b"\r");
+        let set_in = held.ends_with(b" ") || held.ends_with(b"\t");
+        let broken = said.after == Some(Unit::Break) && !set_in || held.ends_with(b"\r");
         broken && end == said.bytes.len() && end < SHORT
     }
 
     /// Where to begin to read, to know what is said at `at`.
     fn reach_back(&self, text: &[u8], from: usize, at: usize) -> usize {
         let start = at.saturating_sub(LONGEST_UNIT * self.longest).max(from);
-        let run = text[start..at].iter().rposition(|b| !self.written[usize::from(*b)]);
+        let written = self.written(&text[start..]);
+        let run = text[start..at].iter().rposition(|b| !written[usize::from(*b)]);
         run.map_or(start, |before| start + before + 1)
     }
 
@@ -605,8 +645,24 @@ impl Spelling {
             0 => Some((Unit::Nul, 1)),
             _ => None,
         };
-        read.unwrap_or((Unit::Byte(first), 1))
+        match read {
+            // A line may be set in, as in YAML, and in a field that is folded.
+            Some((Unit::Break, length)) if matches!(first, b'\r' | b'\n') => {
+                (Unit::Break, length + indent(&text[length..]))
+            }
+            read => read.unwrap_or((Unit::Byte(first), 1)),
+        }
     }
+}
+
+/// How many blanks there are before what a line says.
+fn indent(line: &[u8]) -> usize {
+    line.iter().take(INDENT).take_while(|b| matches!(b, b' ' | b'\t')).count()
+}
+
+/// Whether a line is set in.
+fn is_indented(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'\n', text).any(|end| matches!(text.get(end + 1), Some(b' ' | b'\t')))
 }
 
 /// The one that begins first; of two, the longer.
@@ -675,7 +731,7 @@ fn is_cut(rest: &[u8], digits: usize) -> bool {
     rest.len() < digits && hex(rest).is_some()
 }
 
-/// `%73`, and `%2573` where a URL was put into a URL.
+/// `%73`, and `%2573` where a URL was put into a URL; `%u0073`.
 fn percent(text: &[u8]) -> Option<(Unit, usize)> {
     let mut at = 1;
     while at < 1 + 2 * NESTED && text[at..].starts_with(b"25") {
@@ -686,6 +742,16 @@ fn percent(text: &[u8]) -> Option<(Unit, usize)> {
     }
     if is_cut(&text[at..], 2) {
         return Some((Unit::Cut, text.len()));
+    }
+    // Before there was a standard for what is no ASCII (JavaScript's `escape`).
+    if let Some(digits) = text[at..].strip_prefix(b"u") {
+        if is_cut(digits, 4) {
+            return Some((Unit::Cut, text.len()));
+        }
+        let value = digits.get(..4).and_then(hex).and_then(|value| u8::try_from(value).ok());
+        if let Some(byte) = value {
+            return Some((Unit::Byte(byte), at + 5));
+        }
     }
     // An escaped `%` that begins nothing.
     (at > 1).then_some((Unit::Byte(b'%'), at))
@@ -950,6 +1016,12 @@ mod tests {
             ("UTF-16, big", each(|b| format!("\0{}", char::from(b)))),
             ("UTF-32", each(|b| format!("{}\0\0\0", char::from(b)))),
             ("lines", lines(key, 10, "\n")),
+            ("lines, set in", lines(key, 10, "\n    ")),
+            ("lines, folded", lines(key, 7, "\r\n\t")),
+            ("hex, lines, set in", lines(&HEXLOWER.encode(key.as_bytes()), 16, "\n  ")),
+            ("%u", each(|b| format!("%u{b:04x}"))),
+            ("%u, upper", each(|b| format!("%u{b:04X}"))),
+            ("%25u", each(|b| format!("%25u{b:04x}"))),
             ("hex, lines", lines(&HEXLOWER.encode(key.as_bytes()), 32, "\r\n")),
             ("base64 in JSON", lines(&base64, 76, "\\n")),
             ("base64 in JSON, CRLF", lines(&base64, 76, "\\r\\n")),
@@ -959,12 +1031,13 @@ mod tests {
             ("numbers", each(|b| format!("{b},"))),
         ];
         for width in 58..=76 {
-            for end in ["\n", "\r\n", "=\r\n"] {
+            for end in ["\n", "\r\n", "=\r\n", "\n    ", "\n\t", "\r\n "] {
                 all.push(("base64 in lines", lines(&base64, width, end)));
             }
         }
         for at in 0..3 {
             all.push(("percent, some", some(at, |c| format!("%{:02x}", c as u32))));
+            all.push(("%u, some", some(at, |c| format!("%u{:04X}", c as u32))));
             all.push(("JSON, some", some(at, |c| format!("\\u{:04x}", c as u32))));
             all.push(("HTML, some", some(at, |c| format!("&#{};", c as u32))));
             all.push(("octal, some", some(at, |c| format!("\\{:03o}", c as u32))));
@@ -1087,7 +1160,8 @@ mod tests {
         let almost = all[..60].repeat(3000);
         let broken = lines(&BASE64.encode(&KEY.as_bytes()[..24].repeat(6000)), 3, "\n");
         let slashes = "\\".repeat(150_000);
-        for text in [almost, broken, slashes] {
+        let breaks = "\\n\\\\".repeat(40_000);
+        for text in [almost, broken, slashes, breaks] {
             bounded(KEY, &text, 16 * 1024);
         }
     }
@@ -1103,6 +1177,8 @@ mod tests {
         let ids = vec!["0123abcd45ef"; 4000];
         bounded(&long, &lines(&noise, 1, "\n"), 16 * 1024);
         bounded(&long, &ids.join("\n"), 16 * 1024);
+        bounded(&long, &"\\n\\\\".repeat(16 * 1024), 16 * 1024);
+        bounded(&long, &"as\\n\\\\".repeat(16 * 1024), 16 * 1024);
         bounded(KEY, &lines(&noise[..16 * 1024], 1, "\n"), 7);
         let almost: String = KEY.bytes().map(|b| format!("%{b:02x}")).collect();
         bounded(KEY, &almost[..60].repeat(600), 7);
@@ -1171,7 +1247,7 @@ mod tests {
             needles.add(&Secret::new(key.as_bytes().to_vec()), "locum_x");
             let spelling = super::Spelling::new(&needles);
             let mut thorough = super::Spelling::new(&needles);
-            thorough.written = [true; 256];
+            (thorough.written, thorough.indented) = ([true; 256], [true; 256]);
             let mut parts: Vec<String> = parts.iter().map(|p| p.replace(KEY, key)).collect();
             parts.insert(at.min(parts.len()), filler.repeat(fills / filler.len()));
             let (text, mut from) = (parts.concat(), 0);

@@ -13,6 +13,11 @@ fn run<T>(test: impl Future<Output = T>) -> T {
     runtime().block_on(test)
 }
 
+/// What has to happen soon.
+async fn soon<T>(what: &str, it: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, it).await.unwrap_or_else(|_| panic!("no {what}"))
+}
+
 fn open(world: &World) -> Http2 {
     run(Http2::open(&world.serve, &world.agent))
 }
@@ -164,7 +169,8 @@ fn an_agent_of_http_2_keeps_its_body_until_the_origin_wants_it() {
         let (mut far, head) = scene.peer.request();
         assert!(head.to_ascii_lowercase().contains("expect: 100-continue"), "{head}");
         far.send("HTTP/1.1 100 Continue\r\n\r\n");
-        assert_eq!(interim2(&mut answer).await.unwrap().status(), 100);
+        let told = soon("100 Continue", interim2(&mut answer)).await;
+        assert_eq!(told.unwrap().status(), 100);
         body.send_data(Bytes::from_static(b"12345"), true).unwrap();
         far.until("12345");
         far.send("HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n");
@@ -193,7 +199,8 @@ fn a_body_that_we_read_ourselves_is_asked_for() {
         let body = br#"{"key": "locum_main"}"#;
         let fields = [("expect", "100-continue"), ("content-type", "application/json")];
         let (mut answer, mut sending) = agent.begin(request2("POST", "/open/x", &fields)).await;
-        assert_eq!(interim2(&mut answer).await.unwrap().status(), 100);
+        let told = soon("100 Continue", interim2(&mut answer)).await;
+        assert_eq!(told.unwrap().status(), 100);
         sending.send_data(Bytes::from_static(body), true).unwrap();
         let reply = reply2(answer).await.unwrap();
         assert_eq!(reply.status, 200, "{}", reply.text());
@@ -754,7 +761,7 @@ fn an_answer_that_nobody_reads_is_let_go_of() {
             let mut unread = answer.await.unwrap().into_body();
             let broken = loop {
                 // Its window is never given back.
-                match unread.data().await {
+                match soon("reset", unread.data()).await {
                     Some(Ok(_)) => {}
                     end => break end,
                 }

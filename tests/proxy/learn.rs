@@ -18,6 +18,9 @@ fn what_was_done_is_allowed_by_what_was_learned() {
         world.ask("GET", "/v1/chat", &["Authorization: Bearer locum_nobody"], "").status,
         403
     );
+    // Permitted by a rule, and reached by nobody.
+    let closed = connect("10.1.2.3:443", &world.agent.authorization());
+    assert_eq!(world.serve.wire().ask(closed).problem(), "address-forbidden");
     let other = world.home.agent("other");
     let learned = |arguments: &[&str]| {
         let ran = world.home.locum(&[&["policy", "learn"], arguments].concat()).ok();
@@ -25,11 +28,13 @@ fn what_was_done_is_allowed_by_what_was_learned() {
     };
     eventually("the records", PATIENCE, || {
         let json: Value = serde_json::from_str(&learned(&["--json"]).0).unwrap();
-        (json["requests"] == 6 && json["left_out"]["credential-refused"] == 1).then_some(())
+        let left_out = &json["left_out"];
+        let all = left_out["credential-refused"] == 1 && left_out["address-forbidden"] == 1;
+        (json["requests"] == 6 && all).then_some(())
     });
     let (text, notes) = learned(&[]);
     assert!(notes.contains("left out: 1 request refused with credential-refused"), "{notes}");
-    assert!(text.contains("from 6 requests"), "{text}");
+    assert!(text.contains("from 6 requests") && !text.contains("10.1.2.3"), "{text}");
     assert!(!text.contains(&world.key) && text.contains("use: [main]"), "{text}");
     let (none, word) = learned(&["--agent", "other"]);
     assert!(none.contains("rules: []"));

@@ -64,6 +64,37 @@ fn only_what_could_be_the_secret_waits_for_the_next_bytes() {
     assert!(!transcript.contains(&scene.key) && transcript.contains(start), "{transcript}");
 }
 
+/// An agent that waits for a prompt, which ends with no line, sees all of it.
+#[test]
+fn a_stream_that_pauses_is_there_to_its_last_byte() {
+    let scene = Scene::new();
+    let (mut near, mut far, _) = scene.begin(ask("/prompt"));
+    far.send(CHUNKED.replace("text/event-stream", "text/plain"));
+    let few = (scene.key.len() / 8).min(3);
+    assert!(few > 0, "the key is long enough for its first character to tell nothing");
+    for length in 1..=few {
+        let start = &scene.key[..length];
+        far.send(chunk(&format!("choice {length} {start}")));
+        near.until(&format!("choice {length} \r\n"));
+        near.until(&format!("{start}\r\n"));
+    }
+    // It may go on with the key even so, of which then no more is shown.
+    far.send(chunk(&scene.key[few..]));
+    near.until("locum_main\r\n");
+    // More of it than that waits, however long.
+    let (start, rest) = scene.key.split_at(few + 5);
+    far.send(chunk(&format!("so {start}")));
+    near.until("so \r\n");
+    assert!(near.is_silent(Duration::from_millis(1500)), "the start of a secret is handed on");
+    far.send(chunk(rest));
+    near.until("locum_main\r\n");
+    far.send("0\r\n\r\n");
+    near.until("0\r\n\r\n");
+    let transcript = String::from_utf8_lossy(&near.transcript).into_owned();
+    assert!(!transcript.contains(&scene.key[few..]), "{transcript}");
+    assert_eq!(scene.ending("/prompt"), "complete");
+}
+
 #[test]
 fn events_of_any_framing_arrive_one_by_one() {
     let events: Vec<String> = (0..5).map(|i| format!("data: {i}\n\n")).collect();
@@ -284,9 +315,9 @@ fn what_came_before_a_cut_waits_for_a_window_that_opens_late() {
             match stream.data().await {
                 Some(Ok(data)) => {
                     came += data.len();
-                    // A round trip across an ocean, once the window is used up.
+                    // Longer than any round trip, once the window is used up.
                     if came == 65_535 {
-                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        tokio::time::sleep(Duration::from_millis(1500)).await;
                         stream.flow_control().release_capacity(came).unwrap();
                     }
                 }

@@ -68,7 +68,7 @@ pub(crate) fn learned(dir: &Path, filter: Filter) -> Result<Taught, Failure> {
     for entry in query(dir, filter)? {
         log.read(&entry?);
     }
-    let Log { learner, read, left_out } = log;
+    let Log { learner, read, left_out, .. } = log.whole();
     let lesson = learner.finish();
     let policy = lesson.to_yaml(&above(read));
     let Lesson { rules, seen_otherwise, beyond_rules, refused_readings } = lesson;
@@ -97,16 +97,46 @@ struct Log {
     learner: Learner,
     read: u64,
     left_out: BTreeMap<String, u64>,
+    /// What was permitted and has no outcome yet, by its request.
+    open: BTreeMap<String, Vec<Observed>>,
 }
 
 impl Log {
     fn read(&mut self, entry: &Entry) {
-        if entry.kind() != Some(Kind::Access) {
-            return;
+        match entry.kind() {
+            Some(Kind::Access) => {
+                let Some(observed) = self.observed(entry) else { return };
+                match entry.request_id().filter(|_| !observed.refused) {
+                    Some(id) => self.open.entry(id.to_owned()).or_default().push(observed),
+                    None => self.learn(observed),
+                }
+            }
+            Some(Kind::Outcome) => self.ended(entry),
+            _ => {}
         }
-        let Some(observed) = self.observed(entry) else { return };
+    }
+
+    fn learn(&mut self, observed: Observed) {
         self.read += 1;
         self.learner.add(observed);
+    }
+
+    /// A name that led to an address which is closed to the proxy was reached by nobody: a rule for it would
+    /// only keep the door open for when it leads elsewhere.
+    fn ended(&mut self, entry: &Entry) {
+        let Some(all) = entry.request_id().and_then(|id| self.open.remove(id)) else { return };
+        match entry.text("code").filter(|code| *code == Code::AddressForbidden.as_str()) {
+            Some(code) => *self.left_out.entry(code.to_owned()).or_default() += 1,
+            None => all.into_iter().for_each(|observed| self.learn(observed)),
+        }
+    }
+
+    /// With what goes on still.
+    fn whole(mut self) -> Self {
+        for observed in std::mem::take(&mut self.open).into_values().flatten() {
+            self.learn(observed);
+        }
+        self
     }
 
     fn observed(&mut self, entry: &Entry) -> Option<Observed> {

@@ -231,15 +231,36 @@ impl Sending {
         }
     }
 
-    /// Sends the piece that waits for room, if there is one. True when it was the last.
+    /// Sends the piece that waits for room, if there is one, and no more of it than there is room for: so what
+    /// is left of the body is not looked at before the agent has made room for all that came before, and its
+    /// end, or its break, waits for that. True when it was the last.
     fn poll_waiting(
         &mut self,
         cx: &mut Context<'_>,
         patience: Duration,
     ) -> Poll<Result<bool, GivenUp>> {
-        if self.waiting.is_none() {
-            return Poll::Ready(Ok(false));
+        while let Some((mut piece, last)) = self.waiting.take() {
+            let room = self.to.capacity();
+            if room >= piece.len() {
+                self.unread.moved();
+                let sent = self.to.send_data(piece, last);
+                return Poll::Ready(sent.map(|()| last).map_err(|_reset| GivenUp));
+            }
+            if room > 0 {
+                self.unread.moved();
+                let part = piece.split_to(room);
+                self.to.send_data(part, false).map_err(|_reset| GivenUp)?;
+            }
+            // No more than is at hand claims a share of the connection's window.
+            self.to.reserve_capacity(piece.len());
+            self.waiting = Some((piece, last));
+            ready!(self.poll_room(cx, patience))?;
         }
+        Poll::Ready(Ok(false))
+    }
+
+    /// Ready when the agent has made room, or will not.
+    fn poll_room(&mut self, cx: &mut Context<'_>, patience: Duration) -> Poll<Result<(), GivenUp>> {
         while self.to.capacity() == 0 {
             match self.to.poll_capacity(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
@@ -252,10 +273,7 @@ impl Sending {
                 }
             }
         }
-        self.unread.moved();
-        let (piece, last) = self.waiting.take().unwrap_or_default();
-        let sent = self.to.send_data(piece, last);
-        Poll::Ready(sent.map(|()| last).map_err(|_reset| GivenUp))
+        Poll::Ready(Ok(()))
     }
 
     /// Takes the next piece of the body. True when that was all.
@@ -274,8 +292,7 @@ impl Sending {
         if piece.is_empty() {
             return if last { self.finish(piece).map(|()| true) } else { Ok(false) };
         }
-        // No more than is at hand claims a share of the connection's window.
-        self.to.reserve_capacity(1);
+        self.to.reserve_capacity(piece.len());
         self.waiting = Some((piece, last));
         Ok(false)
     }
