@@ -29,10 +29,15 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Opens an existing file that has been checked. SQLite is given no chance to make one, or to
 /// follow a link.
 pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX // One connection is used by one thread at a time.
+    let flags = OpenFlags::SQLITE_OPEN_NO_MUTEX // One connection is used by one thread at a time.
         | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-    let db = Connection::open_with_flags(path, flags)?;
+    let db = match still(path) {
+        Some(uri) => {
+            let read = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            Connection::open_with_flags(uri, flags | read)?
+        }
+        None => Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_READ_WRITE)?,
+    };
     db.busy_timeout(BUSY_TIMEOUT)?;
     // The file may have been prepared by somebody else: it must not make SQLite do things.
     db.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
@@ -50,6 +55,19 @@ pub(super) fn connect(path: &Path) -> Result<Connection, Fault> {
     // A commit is on the disk when it returns.
     db.pragma_update(None, "synchronous", "FULL")?;
     Ok(db)
+}
+
+/// How SQLite is to open a vault in a directory that cannot be written, such as a copy on a medium that is read-only:
+/// it cannot keep there what readers and writers share. None for one that can be written, or that somebody has open.
+fn still(path: &Path) -> Option<String> {
+    let writable =
+        rustix::fs::access(files::directory_of(path), rustix::fs::Access::WRITE_OK).is_ok();
+    if writable || beside(path, "-wal").exists() {
+        return None;
+    }
+    // The characters that mean something in a URI's path.
+    let path = path.to_str()?.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+    Some(format!("file:{path}?immutable=1"))
 }
 
 /// Makes the tables, in a file that is empty.
@@ -80,6 +98,9 @@ pub(super) fn format(db: &Connection) -> Result<i64, Fault> {
 
 /// Turns the write-ahead log on. Says so in the file, so that it is done once.
 pub(super) fn use_wal(db: &Connection) -> Result<(), Fault> {
+    if db.is_readonly("main")? {
+        return Ok(());
+    }
     let mode: String = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get(0))?;
     if mode == "wal" {
         Ok(())

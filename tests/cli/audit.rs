@@ -5,11 +5,12 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::home::{Home, Proxy};
+use crate::home::{Home, Proxy, set_mode};
 
 fn log(home: &Home) -> PathBuf {
     home.file("audit/audit-00000000000000000001.jsonl")
@@ -228,4 +229,53 @@ fn an_export_is_whole_records_in_a_file_of_its_own() {
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     home.run(&["audit", "export", "--output", "log.jsonl"]).refused(1, &["exists already"]);
     assert_eq!(home.ok(&["audit", "export", "--until", "1h"]), "");
+}
+
+/// A user who is not root.
+const NOBODY: u32 = 65534;
+
+/// As an auditor has it: a copy that nobody can write.
+#[test]
+fn a_log_is_verified_where_nothing_can_be_written() {
+    use std::os::unix::process::CommandExt as _;
+    let home = Home::new();
+    home.add_credential("a", "a-secret-of-some-length");
+    // To root nothing is read-only, and another user may not find the way to the program.
+    let program = home.beside("locum");
+    fs::copy(env!("CARGO_BIN_EXE_locum"), &program).unwrap();
+    let root = rustix::process::geteuid().is_root();
+    let mut paths: Vec<_> = home.files().into_iter().map(|(path, _)| path).collect();
+    paths.retain(|path| path.starts_with(home.path()));
+    let entries = fs::read_dir(home.path()).unwrap().map(|entry| entry.unwrap().path());
+    let mut directories: Vec<_> = entries.filter(|path| path.is_dir()).collect();
+    directories.push(home.path());
+    for path in paths.iter().chain(&directories) {
+        if root {
+            std::os::unix::fs::chown(path, Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        set_mode(path, if path.is_dir() { 0o500 } else { 0o400 });
+    }
+    set_mode(home.path().parent().unwrap(), 0o755);
+    let run = |args: &[&str]| {
+        let mut command = Command::new(&program);
+        command.args(args).env_clear().env("LOCUM_HOME", home.path()).current_dir("/");
+        if root {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        let output = command.stdin(Stdio::null()).output().unwrap();
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code().unwrap(), String::from_utf8(said).unwrap())
+    };
+    let (code, said) = run(&["audit", "verify"]);
+    assert!(code == 0 && said.contains("the audit log is whole"), "{said}");
+    let (code, said) = run(&["credential", "list"]);
+    assert!(code == 0 && said.contains("a  "), "{said}");
+    // What would change something says why it cannot.
+    let (code, said) = run(&["credential", "revoke", "a"]);
+    assert!(code == 1 && said.contains("read-only"), "{said}");
+    let (_, said) = run(&["audit", "verify"]);
+    assert!(said.contains("the audit log is whole"), "{said}");
+    for path in directories.iter().rev() {
+        set_mode(path, 0o700);
+    }
 }
