@@ -266,7 +266,7 @@ impl Listing {
             let mut said = self.said(text.len() - at);
             let mut here: Option<Spelled<'n>> = None;
             let (mut rest, mut left) = (at, self.longest * (NULS + 1));
-            while let Some(token) = token(text, rest, *percent) {
+            while let Some(token) = token(text, rest, *percent, usize::MAX) {
                 // What begins before the one that was found ends no later than this.
                 left -= usize::from(here.is_some());
                 let first = said.places.first().map_or(token.digits.start, |first| first.start);
@@ -472,7 +472,7 @@ impl Listing {
         let mut said = self.said(text.len() - from);
         let mut rest = from;
         let last = loop {
-            let Some(token) = token(text, rest, percent) else { break None };
+            let Some(token) = token(text, rest, percent, usize::MAX) else { break None };
             rest = token.digits.end;
             if rest == text.len() {
                 if !token.goes_on {
@@ -599,7 +599,7 @@ fn goes_on_with(radix: Radix, text: &[u8], at: usize, numbers: &[u8]) -> bool {
         }
         let mut rest = pairs.end;
         while !expected.numbers.is_empty() {
-            let Some(Token { digits, goes_on: true }) = token(text, rest, percent) else {
+            let Some(Token { digits, goes_on: true }) = token(text, rest, percent, BETWEEN) else {
                 return false;
             };
             rest = digits.end;
@@ -870,12 +870,14 @@ impl Runs<'_> {
     }
 }
 
-/// The next run of digits at or behind `at`, but for those of a percent escape, where that is asked for.
-fn token(text: &[u8], at: usize, percent: bool) -> Option<Token> {
+/// The next run of digits at or behind `at`, but for those of a percent escape, where that is asked for. It begins
+/// no further behind than `most`.
+fn token(text: &[u8], at: usize, percent: bool, most: usize) -> Option<Token> {
     let rest = &text[at..];
     let mut first = 0;
     loop {
-        first += rest[first..].iter().position(u8::is_ascii_hexdigit)?;
+        let left = most.checked_sub(first)?.saturating_add(1);
+        first += rest[first..].iter().take(left).position(u8::is_ascii_hexdigit)?;
         match &rest[first..] {
             // `0x`, which is no number.
             [b'0', b'x' | b'X'] => return None,
@@ -1181,9 +1183,12 @@ mod tests {
         let hex = data_encoding::HEXLOWER.encode(&key.as_bytes()[..20]).repeat(3000) + " ";
         let digits = "115".repeat(50_000);
         let words = "onsxg5dfon2a".repeat(12_000);
-        for text in [almost, hex, digits, words, " ".repeat(150_000), "0x".repeat(75_000)] {
+        // One escape behind the other, of which no reading but one has numbers.
+        let escaped: String = key.bytes().rev().map(|b| format!("%{b:02x}")).collect();
+        let texts = [almost, hex, digits, words, escaped.repeat(2000), " ".repeat(150_000)];
+        for text in texts.into_iter().chain(["0x".repeat(75_000)]) {
             let start = std::time::Instant::now();
-            for size in [16 * 1024, 100] {
+            for size in [text.len(), 16 * 1024, 100] {
                 let chunks: Vec<&[u8]> = text.as_bytes().chunks(size).collect();
                 assert_eq!(through(key, &chunks, Fit::Exact), (text.clone().into_bytes(), 0));
             }

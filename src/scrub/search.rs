@@ -8,7 +8,7 @@ use http::header::HeaderMap;
 
 use super::listed::{Listing, is_of_lists, shortest_list};
 use super::needles::{Needle, Needles, Outline, is_of_forms};
-use super::spelled::{Spelled, Spelling};
+use super::spelled::{Spelled, Spelling, Written};
 use super::table::{BRIEF, Effort, THOROUGH, Table};
 use crate::secret::wipe;
 
@@ -71,11 +71,16 @@ impl Made {
     }
 
     /// The first match at or after `from`, as it is, spelled out or listed.
-    fn find_any(&self, table: &Table, text: &[u8], from: usize) -> Option<Match<'_>> {
+    fn find_any(
+        &self,
+        (table, written): (&Table, Written<'_>),
+        text: &[u8],
+        from: usize,
+    ) -> Option<Match<'_>> {
         let found = self.find(table, text, from);
         let until = found.as_ref().map_or(text.len(), |(at, _)| *at);
         let look = |said: &[u8], from| self.find(table, said, from);
-        let spelled = self.spelling.find(&self.needles, &look, text, from..until);
+        let spelled = self.spelling.find(&self.needles, (&look, written), text, from..until);
         // A piece with an escape in it can go on past the other, and hold a needle only there.
         let spelled = spelled.filter(|spelled| spelled.place.start <= until);
         let first = match (spelled, found) {
@@ -164,9 +169,10 @@ impl Search {
         }
         let made = self.made();
         let table = self.brief.get_or_init(|| made.table(BRIEF));
+        let by = (table, made.spelling.written(text));
         let mut found = 0;
         let mut done = 0;
-        while let Some(Match { at, end, needle }) = made.find_any(table, text, done) {
+        while let Some(Match { at, end, needle }) = made.find_any(by, text, done) {
             out.extend_from_slice(&text[done..at]);
             out.extend_from_slice(&replacement(needle, end - at, fit));
             done = end;
@@ -282,9 +288,10 @@ impl Scrubber {
     fn certain(&mut self, text: &Bytes, out: &mut impl FnMut(Bytes)) -> usize {
         let mut done = 0;
         let mut tail = text.len() - self.tail(text);
+        let made = self.search.made();
+        let written = made.spelling.written(text);
         loop {
-            let made = self.search.made();
-            let found = made.find_any(&self.table, text, done);
+            let found = made.find_any((&self.table, written), text, done);
             // What a match has taken is not held back any more, and behind it a number begins anew that
             // was part of a longer one. Otherwise it does not change.
             let parts = done > 0 && is_number(text, done - 1) && is_number(text, done);
@@ -333,8 +340,9 @@ impl Scrubber {
         let made = self.search.made();
         let table = self.search.brief.get_or_init(|| made.table(BRIEF));
         let text = Bytes::copy_from_slice(&self.held);
+        let by = (table, made.spelling.written(&text));
         let mut done = 0;
-        while let Some(Match { at, end, needle }) = made.find_any(table, &text, done) {
+        while let Some(Match { at, end, needle }) = made.find_any(by, &text, done) {
             let replaced = replacement(needle, end - at, self.fit);
             emit(skip(text.slice(done..at), &mut self.shown), out);
             emit(instead(replaced, end - at, self.fit, &mut self.shown), out);

@@ -95,6 +95,9 @@ pub(super) struct Spelled<'n> {
 /// Finds the first needle in what is said, from a place on, and the longest of those that begin there.
 pub(super) type Look<'l, 'n> = &'l dyn Fn(&[u8], usize) -> Option<(usize, Needle<'n>)>;
 
+/// The bytes that needles are written with in a text: found out once for all of it.
+pub(super) type Written<'w> = &'w [bool; 256];
+
 /// What a piece of text says: each byte, and where it is written.
 #[derive(Default)]
 struct Said {
@@ -197,13 +200,12 @@ impl Spelling {
     pub(super) fn find<'n>(
         &self,
         needles: &'n Needles,
-        look: Look<'_, 'n>,
+        (look, written): (Look<'_, 'n>, Written<'_>),
         text: &[u8],
         Range { start: from, end: until }: Range<usize>,
     ) -> Option<Spelled<'n>> {
         // What was read is not read again for each escape in it.
         let (mut at, mut known) = (from, from);
-        let written = self.written(&text[from..]);
         loop {
             at = self.skip(written, text, at);
             if at >= until {
@@ -219,7 +221,7 @@ impl Spelling {
                     }
                     continue;
                 }
-                match self.around((needles, look), text, from.max(known)..until, escape) {
+                match self.around((needles, look, written), text, from.max(known)..until, escape) {
                     Ok(found) => return Some(found),
                     Err(until) => known = until.max(escape + 1),
                 }
@@ -229,13 +231,13 @@ impl Spelling {
     }
 
     /// What needles are written with in a text.
-    fn written(&self, text: &[u8]) -> &[bool; 256] {
+    pub(super) fn written(&self, text: &[u8]) -> Written<'_> {
         if is_indented(text) { &self.indented } else { &self.written }
     }
 
     /// Where the stretch that begins at `at` ends. What is left of a run of bytes that a needle may be
     /// written with belongs to it, where that is too little for a window of its own.
-    fn stretch(&self, written: &[bool; 256], text: &[u8], at: usize) -> usize {
+    fn stretch(&self, written: Written<'_>, text: &[u8], at: usize) -> usize {
         let end = text.len().min(at + STRETCH);
         let next = text[end..].iter().take(self.shortest);
         let rest = next.take_while(|b| written[usize::from(**b)]).count();
@@ -245,7 +247,7 @@ impl Spelling {
     /// Moves on from `at` to where as many bytes as the shortest needle has are all ones that a needle is
     /// written with. In prose and JSON there is a blank or a quote in between, which ends all windows
     /// over it, the last of them first.
-    fn skip(&self, written: &[bool; 256], text: &[u8], mut at: usize) -> usize {
+    fn skip(&self, written: Written<'_>, text: &[u8], mut at: usize) -> usize {
         while let Some(window) = text.get(at..).and_then(|rest| rest.get(..self.shortest)) {
             let Some(last) = window.iter().rposition(|b| !written[usize::from(*b)]) else {
                 return at;
@@ -368,12 +370,12 @@ impl Spelling {
     /// begins in `within`; or how far there is none. Nothing of the run is read twice.
     fn around<'n>(
         &self,
-        (needles, look_for): (&'n Needles, Look<'_, 'n>),
+        (needles, look_for, written): (&'n Needles, Look<'_, 'n>, Written<'_>),
         text: &[u8],
         within: Range<usize>,
         at: usize,
     ) -> Result<Spelled<'n>, usize> {
-        let mut said = Said::from(self.reach_back(text, within.start, at));
+        let mut said = Said::from(self.reach_back(written, text, within.start, at));
         let mut inside: Option<Spelled<'n>> = None;
         let mut look = FIRST_LOOK;
         loop {
@@ -551,9 +553,8 @@ impl Spelling {
     }
 
     /// Where to begin to read, to know what is said at `at`.
-    fn reach_back(&self, text: &[u8], from: usize, at: usize) -> usize {
+    fn reach_back(&self, written: Written<'_>, text: &[u8], from: usize, at: usize) -> usize {
         let start = at.saturating_sub(LONGEST_UNIT * self.longest).max(from);
-        let written = self.written(&text[start..]);
         let run = text[start..at].iter().rposition(|b| !written[usize::from(*b)]);
         run.map_or(start, |before| start + before + 1)
     }
@@ -1180,6 +1181,7 @@ mod tests {
         bounded(&long, &"\\n\\\\".repeat(16 * 1024), 16 * 1024);
         bounded(&long, &"as\\n\\\\".repeat(16 * 1024), 16 * 1024);
         bounded(KEY, &lines(&noise[..16 * 1024], 1, "\n"), 7);
+        bounded(KEY, &lines(&KEY[..26].repeat(6000), 1, "\n"), 320 * 1024);
         let almost: String = KEY.bytes().map(|b| format!("%{b:02x}")).collect();
         bounded(KEY, &almost[..60].repeat(600), 7);
     }
@@ -1261,7 +1263,8 @@ mod tests {
             };
             loop {
                 let find = |spelling: &super::Spelling| {
-                    let found = spelling.find(&needles, &look, text.as_bytes(), from..text.len());
+                    let look = (&look as super::Look<'_, '_>, spelling.written(text.as_bytes()));
+                    let found = spelling.find(&needles, look, text.as_bytes(), from..text.len());
                     found.map(|found| found.place)
                 };
                 let found = find(&spelling);
