@@ -52,7 +52,8 @@ pub struct Explanation<'p> {
     pub answer: Answer,
     /// Why, where the rules that match do not show it: one line each.
     pub because: Vec<String>,
-    /// Rules that match first, then the nearest; each in the order of the document.
+    /// Rules that match first, then those for this destination, the nearest first, then others; each in the
+    /// order of the document.
     pub rules: Vec<Verdict<'p>>,
     /// How many others there are: they have neither this agent nor this host.
     pub others: usize,
@@ -97,7 +98,11 @@ impl Policy {
             verdict.spares &=
                 !matches!(&answer, Answer::Refuse(_, Some(rule)) if **rule == *verdict.rule);
         }
-        rules.sort_by_key(|verdict| (verdict.misses.len(), verdict.spares));
+        rules.sort_by_key(|verdict| {
+            // Another host is further away than anything else: nobody would add it.
+            let elsewhere = verdict.misses.contains(&Check::Destination);
+            (elsewhere, verdict.misses.len(), verdict.spares)
+        });
         Explanation { answer, because, others: count - rules.len(), rules }
     }
 

@@ -166,16 +166,11 @@ impl fmt::Display for Limits {
             let unit = WINDOWS.iter().find(|(_, seconds)| *seconds == rate.window.as_secs());
             unit.map_or("", |(name, _)| name)
         };
-        f.write_str("at most")?;
-        if let Some(rate) = self.requests {
-            write!(f, " {} requests/{}", rate.count, window(rate))?;
-        }
-        if let Some(most) = self.concurrent {
-            write!(f, " {most} at once")?;
-        }
-        if let Some(rate) = self.bytes {
-            write!(f, " {}/{}", show_size(rate.count), window(rate))?;
-        }
+        let requests = self.requests.map(|r| format!("{} requests/{}", r.count, window(r)));
+        let concurrent = self.concurrent.map(|most| format!("{most} at once"));
+        let bytes = self.bytes.map(|r| format!("{}/{}", show_size(r.count), window(r)));
+        let all: Vec<String> = [requests, concurrent, bytes].into_iter().flatten().collect();
+        write!(f, "at most {}", all.join(", "))?;
         let per = match self.per {
             Per::Agent => "agent",
             Per::Credential => "credential",
@@ -695,6 +690,12 @@ mod tests {
         assert!(ask(&meters, "a", now).is_err());
         drop((two, three));
         assert!(ask(&meters, "a", now).is_ok());
+    }
+
+    #[test]
+    fn limits_are_told_one_by_one() {
+        let all = Limits { concurrent: Some(8), per: Per::Rule, ..requests("60/min") };
+        assert_eq!(all.to_string(), "at most 60 requests/min, 8 at once per rule");
     }
 
     #[test]

@@ -387,6 +387,9 @@ rules: [{name: floor, agents: [z], to: ['https://elsewhere.test']}]
     ] {
         assert!(ran.out.contains(wanted), "{wanted}: {ran:?}");
     }
+    // A rule for this host stands before those for others, however much of it does not fit.
+    let place = |rule: &str| ran.out.find(&format!("misses:   `{rule}`")).unwrap();
+    assert!(place("hours") < place("x") && place("hours") < place("own"), "{ran:?}");
     let ran = explain(&["CONNECT", "x.test:443"]);
     assert!(ran.out.contains("because:  the credential `j` may go there"), "{ran:?}");
     let ran = explain(&["CONNECT", "t.test:443", "--at", "2019-01-01T00:00:00Z"]);
