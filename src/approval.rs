@@ -34,6 +34,9 @@ pub struct Question {
     pub rule: String,
     /// What for.
     pub method: String,
+    /// What it asks to go on as (`websocket`): a GET then, behind which anything may be sent. Among the fields, too.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upgrade: Option<String>,
     /// Scheme, host and port.
     pub destination: String,
     /// Path and query as they will be sent, with references in the place of secrets.
@@ -83,6 +86,14 @@ fn is_default(workspace: &Name) -> bool {
 }
 
 impl Question {
+    /// What is asked for, in one line.
+    #[must_use]
+    pub fn request(&self) -> String {
+        let Self { method, destination, target, upgrade, .. } = self;
+        let upgrade = upgrade.as_ref().map(|to| format!(" as a {to}")).unwrap_or_default();
+        format!("{method}{upgrade} {destination}{target}")
+    }
+
     /// What an answer is bound to: SHA-256 over all that will be sent and by whom, each text with its
     /// length before it, in hex.
     #[must_use]
@@ -144,7 +155,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// Fields that differ from one sending of the same request to the next, and mean nothing to what is
 /// done: an answer is good whatever they say.
-const PASSING: [HeaderName; 8] = [
+const PASSING: [HeaderName; 9] = [
+    header::SEC_WEBSOCKET_KEY,
     header::ACCEPT_ENCODING,
     header::CONTENT_LENGTH,
     header::DATE,
@@ -255,6 +267,7 @@ mod tests {
             user: None,
             rule: "r".into(),
             method: "POST".into(),
+            upgrade: None,
             destination: "https://x.test".into(),
             target: "/v1/mail?to=bob".into(),
             uses: vec!["k".into()],

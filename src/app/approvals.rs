@@ -228,6 +228,7 @@ fn word_of(question: &Question) -> Bytes {
         "user": question.user,
         "rule": question.rule,
         "method": question.method,
+        "upgrade": question.upgrade,
         "destination": question.destination,
         "path": path,
         "use": question.uses,
@@ -309,10 +310,10 @@ impl Approvals for Questions {
         open.insert(question.id.clone(), question.clone());
         self.metrics.asking_open(open.len());
         drop(open);
-        let Question { agent, rule, method, destination, .. } = &question;
-        let path = question.target.split('?').next().unwrap_or_default();
-        let what =
-            format!("agent {agent}, rule {rule}: {method} {destination}{path}, digest {digest}");
+        let Question { agent, rule, .. } = &question;
+        let request = question.request();
+        let request = request.split('?').next().unwrap_or_default();
+        let what = format!("agent {agent}, rule {rule}: {request}, digest {digest}");
         self.note("approval-asked", &question, what);
         self.metrics.asking(Asking::Asked);
         self.tell(&question);

@@ -82,11 +82,11 @@ fn list(questions: &[Asked], json: bool) -> Result<(), Failure> {
     }
     let mut table = Table::of_any_texts(&["ID", "AGENT", "REQUEST", "USE", "BODY", "UNTIL"]);
     for Asked { question, .. } in questions {
-        let Question { id, agent, method, destination, target, uses, .. } = question;
+        let Question { id, agent, uses, .. } = question;
         table.row(vec![
             id.clone(),
             output::plain(agent),
-            output::plain(&format!("{method} {destination}{target}")),
+            output::plain(&question.request()),
             output::list(uses),
             format!("{} B", question.body_bytes),
             output::time(question.until),
@@ -108,10 +108,7 @@ fn show(asked: &Asked, json: bool) -> Result<(), Failure> {
         ("run", said(&question.run)),
         ("user", said(&question.user)),
         ("rule", output::plain(&question.rule)),
-        ("request", {
-            let Question { method, destination, target, .. } = question;
-            output::plain(&format!("{method} {destination}{target}"))
-        }),
+        ("request", output::plain(&question.request())),
         ("use", output::list(&question.uses)),
         ("content type", said(&question.content_type)),
         ("body", format!("{} B, SHA-256 {}", question.body_bytes, question.body_sha256)),

@@ -14,6 +14,7 @@ use super::exchange::{named, refused};
 use super::ledger::Ledger;
 use super::{State, unix_now};
 use crate::approval::{Decision, Question, digest_of_fields, sha256};
+use crate::inject::alone_in_their_places;
 use crate::outcome::{Code, Refusal};
 use crate::policy::{Approval, Permit};
 use crate::record::RequestId;
@@ -29,8 +30,12 @@ pub(super) async fn obtain(
     body: &mut Upload,
     ledger: &Ledger,
 ) -> Result<Decided, Refusal> {
-    let permit = decided.decision.as_ref().ok();
-    let Some(approval) = permit.and_then(Permit::approval) else { return Ok(decided) };
+    let Ok(permit) = &decided.decision else { return Ok(decided) };
+    // Why here: nobody is asked, and no secret opened or token fetched, for what cannot be filled.
+    if let Err(refusal) = alone_in_their_places(permit) {
+        return Err(refused(ledger, &decided.state, refusal, &named(&decided.references)));
+    }
+    let Some(approval) = permit.approval() else { return Ok(decided) };
     let uses = named(&decided.references);
     // Boxed: no other request shall carry room for it.
     let held = Box::pin(held(asked, decided, (body, approval), ledger.id)).await;
@@ -163,6 +168,7 @@ fn question(
         user: label(&who.context.user),
         rule: permit.rule().to_string(),
         method: inbound.method().to_string(),
+        upgrade: inbound.websocket().map(|_| "websocket".to_owned()),
         destination: inbound.origin().to_string(),
         target: format!("{}{query}", inbound.path()),
         uses: permit.grants().iter().map(|g| g.credential().name.to_string()).collect(),

@@ -104,6 +104,60 @@ fn a_request_is_held_until_a_person_approves_it() {
     world.never_leaks(&[("listed", listed.as_bytes()), ("shown", shown.as_bytes())]);
 }
 
+/// Behind a handshake anything may be sent: nobody shall take it for a GET.
+#[test]
+fn a_person_sees_that_a_request_goes_on_as_a_websocket() {
+    let world = World::ruled(
+        "version: 1
+rules:
+  - {name: later, agents: ['*'], use: ['*'], approval: {answer: refuse}}
+",
+    );
+    let ask = |key: &str| {
+        let key = format!("Sec-WebSocket-Key: {key}");
+        let fields = [
+            AUTHORIZED,
+            "Upgrade: websocket",
+            "Connection: Upgrade",
+            "Sec-WebSocket-Version: 13",
+            &*key,
+        ];
+        problem(&world.ask("GET", "/later/stream", &fields, ""))
+    };
+    assert_eq!(ask("dGhlIHNhbXBsZSBub25jZQ==").0, 403);
+    let asked = question(&world);
+    assert_eq!((&asked["method"], &asked["upgrade"]), (&json!("GET"), &json!("websocket")));
+    for command in [&["approvals", "list"][..], &["approvals", "show", id(&asked)]] {
+        let out = world.home.locum(command).ok().out;
+        assert!(out.contains("GET as a websocket https://api.test/later/stream"), "{out}");
+    }
+    // Each handshake has a key of its own, and the question is the same; that of a GET is another.
+    assert_eq!(ask("AQIDBAUGBwgJCgsMDQ4PEA==").0, 403);
+    assert_eq!(waiting(&world).len(), 1);
+    assert_eq!(problem(&world.ask("GET", "/later/stream", &[AUTHORIZED], "")).0, 403);
+    let both = waiting(&world);
+    assert_eq!(both.len(), 2);
+    assert_ne!(both[0]["digest"], both[1]["digest"]);
+    assert!(both.iter().any(|question| question.get("upgrade").is_none()));
+}
+
+/// What cannot be filled is refused before a person is asked, and before a secret is opened for it.
+#[test]
+fn nobody_is_asked_about_two_credentials_for_one_place() {
+    let second = canary();
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.add("second", &["--to", "https://api.test", "--basic", "robot"], &second);
+        home.policy(HELD);
+    });
+    let other = format!("Authorization: {}", basic("robot", "locum_second"));
+    for path in ["/later/pay", "/mail/send"] {
+        let (status, code, detail) = problem(&world.ask("POST", path, &[AUTHORIZED, &other], "x"));
+        assert_eq!((status, &*code), (400, "bad-request"));
+        assert!(detail.contains("claim one place"), "{detail}");
+    }
+    assert!(waiting(&world).is_empty());
+}
+
 #[test]
 fn a_person_can_refuse() {
     let world = World::ruled(HELD);
