@@ -13,7 +13,7 @@ use super::limits::Meter;
 use super::read::{Draft, Drafts, Fields, Meant, Member, read_document};
 use super::rule::{Agents, Place, Rule};
 use super::{Group, Policy};
-use crate::document::{Document, Key, Limits, Node, Report, Source, Value, suggest};
+use crate::document::{Document, Key, Limits, Node, Problem, Report, Source, Value, suggest};
 use crate::host::Scheme;
 use crate::reference::Name;
 
@@ -169,7 +169,7 @@ struct Linker<'r> {
 
 /// Puts the drafts of all files together: names are unique, and agents may be groups of any file.
 fn link(drafts: Vec<(&Document, Drafts<'_>)>, report: &mut Report) -> Vec<Rule> {
-    let incomplete = !report.is_empty();
+    let incomplete = hides_names(report);
     let mut linker = Linker { report, names: Default::default(), incomplete };
     for (document, drafts) in &drafts {
         linker.check_layer(document, drafts.organisation);
@@ -195,6 +195,16 @@ fn link(drafts: Vec<(&Document, Drafts<'_>)>, report: &mut Report) -> Vec<Rule> 
         }
     }
     rules
+}
+
+/// Whether a part may be among what could not be read: a file, its parts, or a key that was meant for them.
+/// What is wrong with a rule or a test hides none.
+fn hides_names(report: &Report) -> bool {
+    let hides = |problem: &Problem| {
+        let key = problem.path.split(['.', '[']).next().unwrap_or_default();
+        !["rules", "groups", "tests", "given"].contains(&key)
+    };
+    report.is_full() || report.problems().into_iter().any(hides)
 }
 
 impl Linker<'_> {

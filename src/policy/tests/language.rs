@@ -407,6 +407,12 @@ rules:
     let part = "version: 1\nparts: {twice: {to: ['https://a.test']}}\n";
     assert!(missed(part).contains("no part is called `twice`"), "a part of the workspace's");
     assert!(!missed("version: 2\n").contains("no part"));
+    assert!(!missed("version: 1\npart: {twice: {to: ['https://a.test']}}\n").contains("no part"));
+    // What is wrong with a rule hides no part.
+    let both = missed(
+        "version: 1\nrules: [{name: r, agents: [a], to: ['https://a.test'], methods: [get]}]\n",
+    );
+    assert!(both.contains("no part is called `twice`") && both.contains("write GET"), "{both}");
 }
 
 #[test]
