@@ -625,6 +625,33 @@ mod tests {
     }
 
     #[test]
+    fn messages_are_messages_whichever_of_two_types_says_so() {
+        for types in [["text/plain", "application/grpc"], ["application/grpc", "text/plain"]] {
+            let response = Response::builder()
+                .header("content-type", types[0])
+                .header("content-type", types[1])
+                .body(Full::new(Bytes::from_static(b"\0\0\0\0\x16 sk-canary-0123456789.")));
+            let (_, whole, replaced) = through(response.unwrap());
+            assert_eq!((&whole[..], replaced), (&b"\0\0\0\0\x16 locum_openai********."[..], 1));
+        }
+    }
+
+    /// Each piece that goes out may be a chunk, a record and a system call.
+    #[test]
+    fn a_piece_full_of_secrets_goes_out_in_one_piece() {
+        let text = b"sk-canary-0123456789, ".repeat(500);
+        let body = Streamed(frames(&[&text, b"."]).into(), SizeHint::default());
+        let unscrubbed = Unscrubbed::new(Response::new(body), Method::GET, Some(needles()));
+        let mut body = run(scrub(unscrubbed)).unwrap().into_body();
+        let mut pieces = Vec::new();
+        while let Some(frame) = run(body.frame()) {
+            pieces.push(frame.unwrap().into_data().unwrap());
+        }
+        assert_eq!(pieces, [Bytes::from(b"locum_openai, ".repeat(500)), Bytes::from_static(b".")]);
+        assert_eq!(body.replaced(), 500);
+    }
+
+    #[test]
     fn compressed_messages_are_refused() {
         for name in MESSAGE_CODINGS {
             for (coding, refused) in [("gzip", true), ("identity", false)] {

@@ -14,6 +14,7 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::State;
+use super::exchange::strip_answers_trailers;
 use super::expect::Gate;
 use super::held::{Full, Held, Purse};
 use super::incoming::Incoming;
@@ -99,6 +100,21 @@ impl Body {
         Self(Kind::Streamed(Box::new(streamed)))
     }
 
+    /// The body of an answer that has none, whatever came: to a HEAD, or with a status that says so.
+    pub(super) fn without_content(mut self) -> Self {
+        if let Kind::Streamed(streamed) = &mut self.0 {
+            streamed.close(Ending::Complete);
+        }
+        Self::empty()
+    }
+
+    /// Ready when nothing is left of the rule, token or credential of an answer that its agent does not read:
+    /// who does, hears of it by the next frame.
+    pub(super) fn poll_withdrawn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Kind::Streamed(streamed) = &mut self.0 else { return Poll::Pending };
+        streamed.tally.watch.poll(cx).map(|code| streamed.withdrawn(code))
+    }
+
     /// All of a body of our own.
     pub(super) fn as_whole(&self) -> Option<Bytes> {
         match &self.0 {
@@ -125,10 +141,14 @@ impl Streamed {
         self.tally.close(ending);
     }
 
-    /// Cuts an answer of whose rule, token or credential nothing is left.
-    fn cut(&mut self, code: Code) -> Result<Frame<Bytes>, BoxError> {
+    fn withdrawn(&mut self, code: Code) {
         self.tally.code = Some(code);
         self.close(Ending::Failed);
+    }
+
+    /// Cuts an answer of whose rule, token or credential nothing is left.
+    fn cut(&mut self, code: Code) -> Result<Frame<Bytes>, BoxError> {
+        self.withdrawn(code);
         match self.unfinished {
             Unfinished::GrpcStatus => {
                 Ok(Frame::trailers(grpc_trailers(GRPC_DENIED, &code.title())))
@@ -159,7 +179,10 @@ impl Streamed {
             return Poll::Ready(why.map(|why| self.broke(why)));
         }
         match ready!(self.poll_scrubbed(cx)) {
-            Some(Ok(frame)) => {
+            Some(Ok(mut frame)) => {
+                if let Some(trailers) = frame.trailers_mut() {
+                    strip_answers_trailers(trailers);
+                }
                 self.tally.passed(frame.data_ref().map_or(&[], |data| data));
                 // Nothing follows trailers, and hyper does not ask again.
                 if frame.is_trailers() {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use h2::ext::Protocol;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, Uri, Version, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, Version, header};
 
 use super::asked::Asked;
 use super::body::{Body, Unfinished, Upload};
@@ -73,12 +73,21 @@ pub(super) async fn exchange(
     let method = if extended { "GET" } else { request.method().as_str() };
     ledger.asked(method, Some(request.uri().path()));
     let grpc = refusal::wants_grpc(&request);
+    let is_head = *request.method() == Method::HEAD;
     let refused = match authorized(gateway, route, request, outlet, ledger).await {
+        Ok(response) if is_head || has_no_content(response.status()) => {
+            return response.map(Body::without_content);
+        }
         Ok(response) => return response,
         Err(refused) => refused,
     };
     tracing::info!(request_id = %id, code = %refused.code, detail = %refused.detail, "refused");
     if grpc { refusal::respond_grpc(&refused, id) } else { refusal::respond(&refused, id) }
+}
+
+/// Whether answers of this status have no content (RFC 9110 sections 15.3.5 and 15.4.5).
+fn has_no_content(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// The answer to a request in a tunnel that could not be read.
@@ -166,6 +175,10 @@ pub(super) async fn answer(
     };
     let mut response = taken.map_err(|refusal| failed(&ledger, refusal, up.bytes()))?;
     strip_answer(response.headers_mut());
+    if response.status() == StatusCode::NO_CONTENT {
+        // RFC 9110 section 8.6: clients of HTTP/2 take it for a broken answer.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+    }
     if version != Version::HTTP_2 {
         announce_trailers(response.headers_mut());
     }
@@ -290,6 +303,12 @@ fn announce_trailers(headers: &mut HeaderMap) {
 
 fn is_grpc(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(refusal::is_grpc)
+}
+
+/// The same for what stands behind an answer's body. What frames it was said in the head.
+pub(super) fn strip_answers_trailers(trailers: &mut HeaderMap) {
+    strip_answer(trailers);
+    trailers.remove(header::CONTENT_LENGTH);
 }
 
 /// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.

@@ -179,6 +179,9 @@ impl<'a, S: AsyncRead + AsyncWrite + Unpin> Serving<'a, S> {
                 return Poll::Ready(ended);
             }
             if self.vitals.is_flooded() {
+                // As far as it can be said at once.
+                self.connection.abrupt_shutdown(Reason::ENHANCE_YOUR_CALM);
+                let _said = self.connection.poll_closed(cx);
                 return Poll::Ready(Err("too many streams were given up".into()));
             }
             // What is said there goes out in the next round.

@@ -7,6 +7,7 @@ mod support;
 mod address;
 mod approval;
 mod authority;
+mod bare;
 mod body;
 mod capture;
 mod clear;

@@ -19,12 +19,13 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::super::Gateway;
 use super::super::body::Body;
-use super::super::exchange::{Route, exchange};
+use super::super::exchange::{Route, exchange, unreadable};
 use super::super::expect::{Wanted, is_expected};
 use super::super::incoming::{Incoming, StreamBody};
 use super::super::interim::Outlet;
 use super::super::socket::SocketEnd;
 use super::vitals::Open;
+use crate::outcome::Code;
 use crate::upstream::poll_send;
 
 /// A stream that was opened.
@@ -43,6 +44,8 @@ impl Stream {
     pub(super) async fn serve(self, request: Request<RecvStream>) {
         let Self { gateway, route, mut open, mut respond } = self;
         if has_connect_body(&request) {
+            // Recorded, and not answered: what follows is no HTTP.
+            let _unsent = unreadable(&gateway, &route, Code::BadRequest);
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
         let is_head = *request.method() == Method::HEAD;
@@ -266,6 +269,10 @@ impl Sending {
                 Poll::Ready(Some(Ok(_))) => {}
                 Poll::Ready(_) => return Poll::Ready(Err(GivenUp)),
                 Poll::Pending => {
+                    if self.body.poll_withdrawn(cx).is_ready() {
+                        self.to.send_reset(Reason::INTERNAL_ERROR);
+                        return Poll::Ready(Err(GivenUp));
+                    }
                     ready!(self.unread.poll(cx, patience));
                     tracing::debug!(?patience, "the agent took nothing of its answer");
                     self.to.send_reset(Reason::CANCEL);
@@ -284,8 +291,14 @@ impl Sending {
                 let trailers = frame.into_trailers().unwrap_or_default();
                 // What was claimed and not used is for the others.
                 self.to.reserve_capacity(0);
-                let sent = self.to.send_trailers(trailers);
-                return sent.map(|()| true).map_err(|_reset| GivenUp);
+                return match self.to.send_trailers(trailers) {
+                    Ok(()) => Ok(true),
+                    Err(error) => {
+                        tracing::debug!(%error, "the end of an answer was not sent");
+                        self.to.send_reset(Reason::INTERNAL_ERROR);
+                        Err(GivenUp)
+                    }
+                };
             }
         };
         let last = self.body.is_end_stream();

@@ -78,7 +78,7 @@ impl Vitals {
 
     /// Since when no stream is served; none while one is.
     pub(super) fn idle_since(&self) -> Option<Instant> {
-        (self.open.load(Ordering::Relaxed) == 0).then(|| self.at(&self.changed))
+        (self.open.load(Ordering::Acquire) == 0).then(|| self.at(&self.changed))
     }
 
     /// Whether too many streams were given up.
@@ -126,7 +126,8 @@ impl Open {
 impl Drop for Open {
     fn drop(&mut self) {
         self.of.changed.store(self.of.now(), Ordering::Relaxed);
-        self.of.open.fetch_sub(1, Ordering::Relaxed);
+        // Who sees that it is none any more, sees since when.
+        self.of.open.fetch_sub(1, Ordering::Release);
         if self.finished {
             self.of.finished.fetch_add(1, Ordering::Relaxed);
         } else if self.begin.elapsed() < SHORT {
