@@ -149,3 +149,25 @@ fn a_connect_with_a_body_is_on_record() {
         records.iter().any(|r| r["kind"] == "access" && r["code"] == "bad-request").then_some(())
     });
 }
+
+/// Its head goes out when it is known that nothing follows it, and not before.
+#[test]
+fn a_request_that_says_it_is_empty_waits_for_its_end() {
+    let scene = Scene::new();
+    runtime().block_on(async {
+        let agent = Http2::open(&scene.serve, &scene.agent).await;
+        let empty = |path: &str| request2("POST", path, &[KEY, ("content-length", "0")]);
+        let (bad, mut body) = agent.begin(empty("/bad")).await;
+        // Whatever has come of the first by the time that this one's is answered, was not sent on.
+        let good = agent.begin(empty("/good")).await;
+        let mut end = good.1;
+        end.send_data(Bytes::new(), true).unwrap();
+        let (mut far, head) = scene.peer.request();
+        assert!(head.starts_with("POST /good "), "{head}");
+        far.send("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
+        assert_eq!(good.0.await.unwrap().status(), 200);
+        body.send_data(Bytes::from_static(b"GET /smuggled"), true).unwrap();
+        let error = bad.await.unwrap_err();
+        assert_eq!(error.reason(), Some(h2::Reason::PROTOCOL_ERROR));
+    });
+}

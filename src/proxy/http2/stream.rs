@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 use super::super::Gateway;
 use super::super::body::Body;
@@ -41,10 +41,16 @@ type Opening = (oneshot::Sender<Duplex>, RecvStream);
 
 impl Stream {
     /// Answers the request, and sends the answer as far as the agent takes it.
-    pub(super) async fn serve(self, request: Request<RecvStream>) {
+    pub(super) async fn serve(self, mut request: Request<RecvStream>) {
         let Self { gateway, route, mut open, mut respond } = self;
         if has_connect_body(&request) {
             // Recorded, and not answered: what follows is no HTTP.
+            let _unsent = unreadable(&gateway, &route, Code::BadRequest);
+            return respond.send_reset(Reason::PROTOCOL_ERROR);
+        }
+        if says_it_is_empty(&request)
+            && !is_empty(request.body_mut(), gateway.limits.head_time).await
+        {
             let _unsent = unreadable(&gateway, &route, Code::BadRequest);
             return respond.send_reset(Reason::PROTOCOL_ERROR);
         }
@@ -72,6 +78,27 @@ impl Stream {
 fn has_connect_body<B>(request: &Request<B>) -> bool {
     let length = request.headers().get(header::CONTENT_LENGTH);
     *request.method() == Method::CONNECT && length.is_some_and(|length| length != "0")
+}
+
+/// Whether a request that is not over says that it has no content.
+fn says_it_is_empty(request: &Request<RecvStream>) -> bool {
+    let length = request.headers().get(header::CONTENT_LENGTH);
+    length.is_some_and(|length| length == "0") && !request.body().is_end_stream()
+}
+
+/// Waits for the end of a body that is to be empty. An origin of HTTP/1.1 takes its head for the whole
+/// request, and one whose content is not as long as it says may not go on (RFC 9113 section 8.1.1).
+async fn is_empty(body: &mut RecvStream, limit: Duration) -> bool {
+    let over = async {
+        loop {
+            match poll_fn(|cx| body.poll_data(cx)).await {
+                None => return true,
+                Some(Ok(data)) if data.is_empty() => {}
+                Some(_) => return false,
+            }
+        }
+    };
+    timeout(limit, over).await.unwrap_or(false)
 }
 
 /// The request as the steps take it, and what belongs to its stream alone.
