@@ -25,6 +25,7 @@ pub mod document;
 pub mod environment;
 pub mod files;
 pub mod host;
+pub mod http1;
 pub mod inject;
 pub mod metrics;
 pub mod mint;
