@@ -15,6 +15,9 @@ const EXTENSIONS: usize = 16 * 1024;
 /// The digits of a size: more than a `u64` holds are no size.
 const DIGITS: u32 = 16;
 
+/// The end of a body, with nothing behind it.
+const END: &[u8] = b"0\r\n\r\n";
+
 /// What comes next of a body.
 #[derive(Debug)]
 pub enum Piece {
@@ -179,6 +182,15 @@ impl Chunks {
         })
     }
 
+    /// Takes the end of a body without trailers, if it is right behind what was given out: whoever has the
+    /// last piece then knows that it is the last.
+    pub fn finish(&mut self, from: &mut BytesMut) {
+        if matches!(self.place, Place::Size { digits: 0, .. }) && from.starts_with(END) {
+            from.advance(END.len());
+            self.place = Place::Over;
+        }
+    }
+
     fn count_extension(&mut self) -> Result<(), ChunksError> {
         self.extensions = self.extensions.checked_sub(1).ok_or(ChunksError::Extensions)?;
         Ok(())
@@ -248,6 +260,25 @@ mod tests {
             let (data, trailers, left) = read(end.as_bytes().chunks(1)).unwrap();
             assert!(data.is_empty() && trailers.unwrap().is_empty() && left.is_empty());
         }
+    }
+
+    #[test]
+    fn the_last_piece_is_known_to_be_it_where_the_end_is_there() {
+        let (mut chunks, mut from) =
+            (Chunks::new(TRAILERS), BytesMut::from("5\r\n0\r\n\r\n\r\n0\r\n\r\nGET"));
+        chunks.finish(&mut from);
+        let piece = chunks.read(&mut from).unwrap();
+        assert!(matches!(piece, Some(Piece::Data(data)) if data == "0\r\n\r\n"));
+        assert!(!chunks.is_over());
+        chunks.finish(&mut from);
+        assert!(chunks.is_over() && chunks.read(&mut from).unwrap().is_none());
+        assert_eq!(from, "GET");
+        // In the middle of a chunk it is data.
+        let (mut chunks, mut from) = (Chunks::new(TRAILERS), BytesMut::from("6\r\na"));
+        chunks.read(&mut from).unwrap().unwrap();
+        from.extend_from_slice(END);
+        chunks.finish(&mut from);
+        assert!(!chunks.is_over() && from == END);
     }
 
     #[test]
