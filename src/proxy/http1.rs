@@ -1,42 +1,52 @@
 //! An agent's HTTP/1.1 connection inside a tunnel, which costs little while it waits.
 //!
-//! hyper serves while there is something to serve. A connection that says nothing for a moment is
-//! taken apart, and only its stream is kept until the next byte comes: most connections of agents
-//! wait most of the time, and hyper's buffers are two thirds of what one of them costs.
+//! One task reads a head, has it answered, and writes the answer ([`reply`]); the request's body is read from
+//! the same stream by whoever asks for it ([`wire`]). A connection that says nothing for a moment is taken apart,
+//! and only its stream is kept until the next byte comes: most connections of agents wait most of the time.
+
+mod body;
+mod linger;
+mod reply;
+mod wire;
 
 use std::error::Error;
+use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response, header};
-use hyper::body::Incoming;
-use hyper::server::conn::http1::{Builder, Connection, UpgradeableConnection};
-use hyper::service::{HttpService, service_fn};
-use hyper_util::rt::TokioIo;
+use bytes::BytesMut;
+use http::{Request, Response, StatusCode, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
+pub(super) use self::body::{Source, WireBody};
+
+use self::body::Framing;
+use self::linger::Linger;
+use self::reply::{Asked, Sending};
+use self::wire::{Next, Owner, Upload};
 use super::body::Body;
-use super::echo::Listening;
-use super::inlet::{Answer, Clocks, Inlet, Progress, Refuse, has_left};
+use super::expect::is_expected;
+use super::incoming::Incoming;
+use super::inlet::{Clocks, Refuse, has_left};
 use super::interim::Outlet;
+use super::socket::{Both, SocketEnd};
+use crate::http1::{HeadError, Length, RequestHead, Spelling};
+use crate::outcome::Code;
+use crate::request::Odd;
+use crate::tls::Prefixed;
 
 /// How long a connection says nothing before it is taken apart. Longer than a client needs that has
 /// its next request ready; shorter than a model thinks. To put a connection together again costs a
-/// microsecond; to keep the buffers of each would cost 24 KiB.
+/// microsecond; to keep the buffers of each, and its place for an exchange, would cost 24 KiB.
 const QUIET: Duration = Duration::from_millis(50);
 
 /// The most that is read of the next request to see that there is one.
 const FIRST_BYTES: usize = 512;
-
-/// The fields of a head for which hyper has room on the stack; for another bound it allocates with
-/// each request.
-const HYPER_HEADERS: usize = 100;
 
 /// What bounds a connection.
 #[derive(Clone, Copy)]
@@ -51,6 +61,8 @@ pub(super) struct Bounds {
     pub(super) idle: Duration,
 }
 
+type Ended<T> = Result<T, Box<dyn Error + Send + Sync>>;
+
 /// Serves `stream` until it ends, answering each request with `answer`, and with `refuse` what
 /// cannot be read as one. When `stop` is ready, the request in flight is the last one.
 ///
@@ -62,22 +74,20 @@ pub(super) async fn serve<S, A, F>(
     stop: impl Future<Output = ()>,
     refuse: Refuse,
     answer: A,
-) -> Result<(), Box<dyn Error + Send + Sync>>
+) -> Ended<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     A: Fn(Request<Incoming>, Outlet) -> F,
     F: Future<Output = Response<Body>>,
 {
-    let progress = Arc::<Progress>::default();
     let mut stop = pin!(stop);
-    let mut next = Some((stream, Bytes::new()));
+    let mut next = Some((stream, BytesMut::new()));
     while let Some((stream, unread)) = next.take() {
-        let inlet = Inlet::new(stream, Arc::clone(&progress), bounds.clocks, Arc::clone(&refuse));
-        let inlet = inlet.spelling().with_unread(unread);
+        let serving = Serving { wire: Owner::new(stream, unread, bounds), bounds, refuse: &refuse };
         // In a box, so that a connection that waits is not as large as one that serves.
-        let quiet = Box::pin(active(inlet, &progress, bounds, stop.as_mut(), &answer)).await?;
-        if let Some(quiet) = quiet {
-            next = wait(quiet, bounds.idle, stop.as_mut()).await?;
+        let quiet = Box::pin(serving.run(stop.as_mut(), &answer)).await?;
+        if let Some(stream) = quiet {
+            next = wait(stream, bounds.idle, stop.as_mut()).await?;
         }
     }
     Ok(())
@@ -85,22 +95,17 @@ where
 
 /// Waits for the first bytes of the next request. None when there will be none.
 async fn wait<S>(
-    (mut stream, unread): (S, Bytes),
+    mut stream: S,
     idle: Duration,
     mut stop: Pin<&mut impl Future<Output = ()>>,
-) -> io::Result<Option<(S, Bytes)>>
+) -> io::Result<Option<(S, BytesMut)>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    if !unread.is_empty() {
-        return Ok(Some((stream, unread)));
-    }
-    let first = std::future::poll_fn(|cx| {
+    let first = poll_fn(|cx| {
         if stop.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Ok(Bytes::new()));
+            return Poll::Ready(Ok(BytesMut::new()));
         }
-        // TLS may hold the last of an answer; an error shows in the read.
-        let _flushed = Pin::new(&mut stream).poll_flush(cx);
         poll_first(&mut stream, cx)
     });
     let first = timeout(idle, first).await.unwrap_or_else(|_| Err(ErrorKind::TimedOut.into()));
@@ -118,186 +123,224 @@ where
 fn poll_first<S: AsyncRead + Unpin>(
     stream: &mut S,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<Bytes>> {
+) -> Poll<io::Result<BytesMut>> {
     // On the stack, and only while it is looked at: a place in the future would be there for as long
     // as the connection waits.
     let mut space = [MaybeUninit::<u8>::uninit(); FIRST_BYTES];
     let mut first = ReadBuf::uninit(&mut space);
     ready!(Pin::new(stream).poll_read(cx, &mut first))?;
-    Poll::Ready(Ok(Bytes::copy_from_slice(first.filled())))
+    Poll::Ready(Ok(BytesMut::from(first.filled())))
 }
 
-/// Serves requests until there are none for [`QUIET`], and gives the stream back, with what was read
-/// of it; or until the connection ends.
-async fn active<S, A, F>(
-    inlet: Inlet<S>,
-    progress: &Arc<Progress>,
+/// A connection that is served.
+struct Serving<'a, S> {
+    wire: Owner<S>,
     bounds: Bounds,
-    mut stop: Pin<&mut impl Future<Output = ()>>,
-    answer: &A,
-) -> hyper::Result<Option<(S, Bytes)>>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    A: Fn(Request<Incoming>, Outlet) -> F,
-    F: Future<Output = Response<Body>>,
-{
-    let service = service_fn(|request: Request<Incoming>| {
-        if request.headers().contains_key(header::UPGRADE) {
-            progress.may_switch();
-        }
-        let (answering, request) = progress.begin(request);
-        // Called within: what is captured has a place of its own beside what is awaited.
-        async move {
-            progress.until_it_can_switch().await;
-            let answer = answer(request, Outlet::of(progress)).await;
-            Ok::<_, std::convert::Infallible>(answering.until_the_end_of(answer))
-        }
-    });
-    let keeps_names = progress.is_mixed();
-    let connection = settings(bounds, keeps_names).serve_connection(TokioIo::new(inlet), service);
-    let mut serving = Serving::Http(connection);
-    let mut clock = Clock { turn: progress.requests(), since: Instant::now(), quiet: true };
-    let mut sleep = pin!(sleep_until(clock.since + QUIET));
-    let mut stopping = false;
-    let mut listening = Listening::default();
-    let over = std::future::poll_fn(|cx| {
-        if !stopping && stop.as_mut().poll(cx).is_ready() {
-            stopping = true;
-            serving.stop();
-        }
-        if let Poll::Ready(ended) = listening.poll(cx, |cx| serving.poll(cx)) {
-            return Poll::Ready(ended.map(|()| false));
-        }
-        if progress.is_mixed() != keeps_names {
-            // Nothing of the head went further, so it is served as if it had come to the next.
-            return Poll::Ready(Ok(true));
-        }
-        if progress.is_to_switch() {
-            serving.let_switch();
-            progress.made_to_switch();
-        }
-        clock.poll(progress, serving.patience(bounds), sleep.as_mut(), cx).map(|()| Ok(true))
-    })
-    .await?;
-    Ok(if over { serving.into_stream() } else { None })
+    refuse: &'a Refuse,
 }
 
-fn settings(bounds: Bounds, keeps_names: bool) -> Builder {
-    let mut builder = Builder::new();
-    builder
-        // The inlet has a clock that begins with the first byte of a head. hyper's begins with the
-        // end of the last answer, and is made anew for each request.
-        .header_read_timeout(None)
-        .max_buf_size(bounds.head_bytes.max(8192))
-        .max_header_size(bounds.head_bytes)
-        .preserve_header_case(keeps_names);
-    if bounds.headers != HYPER_HEADERS {
-        builder.max_headers(bounds.headers);
-    }
-    builder
-}
+/// Brings the stream to whoever goes on without HTTP.
+type Bring = oneshot::Sender<Box<dyn Both>>;
 
-/// hyper's connection. One that may switch protocols cannot be taken apart any more, so it is made
-/// one of those when it has been asked to, and no sooner.
-enum Serving<S, V: HttpService<Incoming>> {
-    Http(Connection<TokioIo<Inlet<S>>, V>),
-    MaySwitch(UpgradeableConnection<TokioIo<Inlet<S>>, V>),
-    /// Taken out, or between the two.
-    Gone,
-}
-
-impl<S, V> Serving<S, V>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    V: HttpService<Incoming, ResBody = Answer>,
-    V::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<hyper::Result<()>> {
-        match self {
-            Self::Http(connection) => Pin::new(connection).poll(cx),
-            Self::MaySwitch(connection) => Pin::new(connection).poll(cx),
-            Self::Gone => Poll::Ready(Ok(())),
-        }
-    }
-
-    /// How long it may say nothing.
-    fn patience(&self, bounds: Bounds) -> Duration {
-        match self {
-            Self::Http(_) => QUIET,
-            Self::MaySwitch(_) | Self::Gone => bounds.idle,
-        }
-    }
-
-    fn stop(&mut self) {
-        match self {
-            Self::Http(connection) => Pin::new(connection).graceful_shutdown(),
-            Self::MaySwitch(connection) => Pin::new(connection).graceful_shutdown(),
-            Self::Gone => {}
-        }
-    }
-
-    fn let_switch(&mut self) {
-        *self = match std::mem::replace(self, Self::Gone) {
-            Self::Http(connection) => Self::MaySwitch(connection.with_upgrades()),
-            other => other,
-        };
-    }
-
-    fn into_stream(self) -> Option<(S, Bytes)> {
-        let Self::Http(connection) = self else { return None };
-        let parts = connection.into_parts();
-        let (stream, ahead) = parts.io.into_inner().into_parts();
-        // Both have bytes where a head came in pieces, and the last was held back.
-        let unread = match (parts.read_buf.is_empty(), ahead.is_empty()) {
-            (true, _) => ahead,
-            (false, true) => parts.read_buf,
-            (false, false) => [parts.read_buf, ahead].concat().into(),
-        };
-        Some((stream, held(unread)))
-    }
-}
-
-/// What is left of a buffer, without the buffer where nothing is: a piece of no bytes keeps all 8 KiB of
-/// hyper's for as long as the connection waits.
-fn held(left: Bytes) -> Bytes {
-    if left.is_empty() { Bytes::new() } else { left }
-}
-
-/// How long there has been nothing to serve.
-struct Clock {
-    turn: u32,
-    quiet: bool,
+/// How long a connection has waited for a head.
+struct Waiting {
+    /// Since when nothing has come.
     since: Instant,
+    /// Made when the rest of a head is waited for, which for nearly every head is never.
+    head: Option<Pin<Box<Sleep>>>,
 }
 
-impl Clock {
-    /// Ready when that was so long. To be called whenever the connection may have moved.
-    fn poll(
-        &mut self,
-        progress: &Progress,
-        patience: Duration,
-        mut sleep: Pin<&mut Sleep>,
-        cx: &mut Context<'_>,
-    ) -> Poll<()> {
-        // A whole request and its answer may lie between two looks.
-        let (turn, quiet) = (progress.requests(), progress.is_quiet());
-        if (turn, quiet) != (self.turn, self.quiet) {
-            (self.turn, self.quiet) = (turn, quiet);
-            self.since = Instant::now();
-        }
-        if !quiet {
-            return Poll::Pending;
-        }
-        let deadline = self.since + patience;
-        // The timer is left where it is, goes off early, and is set anew: 20 times a second, and not
-        // with each request.
+impl<S> Serving<'_, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    /// Serves requests until there are none for [`QUIET`], and gives the stream back; or until the
+    /// connection ends.
+    async fn run<A, F>(
+        self,
+        mut stop: Pin<&mut impl Future<Output = ()>>,
+        answer: &A,
+    ) -> Ended<Option<S>>
+    where
+        A: Fn(Request<Incoming>, Outlet) -> F,
+        F: Future<Output = Response<Body>>,
+    {
+        let mut stopping = false;
+        let mut quiet = pin!(sleep_until(Instant::now() + QUIET));
         loop {
-            ready!(sleep.as_mut().poll(cx));
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
+            let mut waiting = Waiting { since: Instant::now(), head: None };
+            let next = poll_fn(|cx| {
+                stopping = stopping || stop.as_mut().poll(cx).is_ready();
+                self.poll_next(cx, (&mut waiting, quiet.as_mut()), stopping)
+            });
+            let head = match next.await? {
+                Next::Head(head) => head,
+                Next::Nothing => return Ok(self.wire.into_stream().map(|(stream, _none)| stream)),
+                Next::Begun => return Err(self.give_up().await.into()),
+                Next::Unreadable(error) => return Err(self.refused(error).await),
+                Next::Over => {
+                    self.end().await;
+                    return Ok(None);
+                }
+            };
+            let (asked, request, bring) = self.received(head);
+            let response = {
+                let outlet = Outlet::of(self.wire.share());
+                let mut answering = pin!(answer(request, outlet));
+                let answered = poll_fn(|cx| match answering.as_mut().poll(cx) {
+                    Poll::Ready(answer) => {
+                        stopping = stopping || stop.as_mut().poll(cx).is_ready();
+                        Poll::Ready(Ok(answer))
+                    }
+                    Poll::Pending => self.wire.poll_waiting(cx).map(Err),
+                });
+                answered.await?
+            };
+            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let (out, upload) = self.wire.answer();
+            let last = stopping || upload != Upload::Over;
+            let mut sending = Sending::new(&asked, response, out, last);
+            poll_fn(|cx| sending.poll(cx, &self.wire)).await?;
+            if switches {
+                return self.switch(bring).map(|()| None);
             }
-            sleep.as_mut().reset(deadline);
+            let keeps_alive = sending.keeps_alive;
+            self.wire.reuse(sending.into_out());
+            if !keeps_alive {
+                self.end().await;
+                return Ok(None);
+            }
         }
+    }
+
+    /// Ready with the next head; with [`Next::Nothing`] when none has begun for [`QUIET`], and with
+    /// [`Next::Begun`] when one does not come to its end.
+    fn poll_next(
+        &self,
+        cx: &mut Context<'_>,
+        (waiting, quiet): (&mut Waiting, Pin<&mut Sleep>),
+        stopping: bool,
+    ) -> Poll<io::Result<Next>> {
+        let next = self.wire.poll_head(cx)?;
+        match &next {
+            Next::Nothing if stopping => return Poll::Ready(Ok(Next::Over)),
+            Next::Nothing => ready!(poll_quiet(cx, waiting.since + QUIET, quiet)),
+            Next::Begun => {
+                let within = self.bounds.clocks.head;
+                let alarm = || Box::pin(sleep_until(Instant::now() + within));
+                ready!(waiting.head.get_or_insert_with(alarm).as_mut().poll(cx));
+            }
+            Next::Head(_) | Next::Over | Next::Unreadable(_) => {}
+        }
+        Poll::Ready(Ok(next))
+    }
+
+    /// The request as the steps take it, and what is needed of it here.
+    fn received(&self, head: RequestHead) -> (Asked, Request<Incoming>, Option<Bring>) {
+        let asked = Asked::of(&head);
+        let RequestHead { request, length, two_framings, fragment, spelling, .. } = head;
+        let (mut parts, ()) = request.into_parts();
+        let odd = match (fragment, two_framings) {
+            (true, _) => Some(Odd::Fragment),
+            (false, true) => Some(Odd::Framing),
+            (false, false) => None,
+        };
+        let body = match length {
+            // Nobody knows what follows.
+            _ if odd.is_some() => {
+                self.wire.begin(Upload::GivenUp, false);
+                Incoming::Empty
+            }
+            Length::Exact(0) => {
+                self.wire.begin(Upload::Over, false);
+                Incoming::Empty
+            }
+            length => {
+                // HTTP/1.0 knows no interim answers.
+                let new = parts.version >= Version::HTTP_11;
+                self.wire.begin(Upload::Open, new && is_expected(&parts.headers));
+                let framing = Framing::new(length, self.bounds.headers);
+                Incoming::Http1(WireBody::new(self.wire.share(), framing))
+            }
+        };
+        if let Some(odd) = odd {
+            parts.extensions.insert(odd);
+        }
+        if spelling != Spelling::Lower {
+            parts.extensions.insert(spelling);
+        }
+        let bring = parts.headers.contains_key(header::UPGRADE).then(|| {
+            let (bring, end) = SocketEnd::<Box<dyn Both>>::new();
+            parts.extensions.insert(end);
+            bring
+        });
+        (asked, Request::from_parts(parts, body), bring)
+    }
+
+    /// Gives the stream to whoever goes on with another protocol.
+    fn switch(self, bring: Option<Bring>) -> Ended<()> {
+        // A request with a body, of which there may be more, is answered by no 101 of ours.
+        let over = self.wire.upload() == Upload::Over;
+        let (Some(bring), true) = (bring, over) else { return Err("nobody asked to switch".into()) };
+        if let Some((stream, unread)) = self.wire.into_stream() {
+            // Who does not take it ends it.
+            let _untaken = bring.send(Box::new(Prefixed::new(unread.to_vec(), stream)));
+        }
+        Ok(())
+    }
+
+    /// Answers what is no head. What comes behind it is not read.
+    async fn refused(&self, error: HeadError) -> Box<dyn Error + Send + Sync> {
+        let code = match error {
+            HeadError::Malformed | HeadError::Framing => Code::BadRequest,
+            HeadError::LongTarget => Code::UrlTooLong,
+            HeadError::TooLarge => Code::HeadTooLarge,
+        };
+        let mut sending = self.own(code);
+        match poll_fn(|cx| sending.poll(cx, &self.wire)).await {
+            Ok(()) => self.end().await,
+            Err(error) => return error,
+        }
+        error.into()
+    }
+
+    /// Tells an agent whose head does not come to its end, as far as that can be told at once.
+    async fn give_up(&self) -> io::Error {
+        let mut sending = self.own(Code::RequestTimeout);
+        poll_fn(|cx| {
+            let _told = sending.poll(cx, &self.wire);
+            Poll::Ready(())
+        })
+        .await;
+        io::Error::new(ErrorKind::TimedOut, "the head of a request did not come to its end")
+    }
+
+    /// An answer of ours to what is no request.
+    fn own(&self, code: Code) -> Sending {
+        self.wire.begin(Upload::GivenUp, false);
+        let (out, _) = self.wire.answer();
+        Sending::new(&Asked::unread(), (self.refuse)(code), out, true)
+    }
+
+    /// Ends the connection, when nobody reads from it any more.
+    async fn end(&self) {
+        let upload = poll_fn(|cx| self.wire.poll_upload(cx)).await;
+        // Only where something may still come: others are gone as soon as they are answered.
+        let mut linger = (upload != Upload::Over).then(Linger::default);
+        let mut told = false;
+        poll_fn(|cx| self.wire.poll_end(cx, &mut told, linger.as_mut())).await;
+    }
+}
+
+/// Ready at `deadline`. The timer is left where it is, goes off early, and is set anew: 20 times a second,
+/// and not with each request.
+fn poll_quiet(cx: &mut Context<'_>, deadline: Instant, mut alarm: Pin<&mut Sleep>) -> Poll<()> {
+    loop {
+        ready!(alarm.as_mut().poll(cx));
+        if alarm.deadline() >= deadline {
+            return Poll::Ready(());
+        }
+        alarm.as_mut().reset(deadline);
     }
 }
 
@@ -306,7 +349,7 @@ mod tests {
     use super::*;
     use crate::proxy::signal::Bell;
     use crate::scrub::{Hidden, Interim};
-    use bytes::Buf as _;
+    use std::sync::Arc;
     use http::StatusCode;
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
@@ -341,9 +384,9 @@ mod tests {
                 let mut response = Response::new(Body::whole(vec![b'x'; length].into()));
                 if request.uri().path() == "/switch" {
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-                    let switched = hyper::upgrade::on(&mut request);
+                    let end = request.extensions_mut().remove::<SocketEnd<Box<dyn Both>>>();
                     tokio::spawn(async move {
-                        let mut stream = TokioIo::new(switched.await.unwrap());
+                        let mut stream = end.unwrap().brought().await.unwrap();
                         let mut early = [0; 5];
                         stream.read_exact(&mut early).await.unwrap();
                         stream.write_all(&early).await.unwrap();
@@ -376,16 +419,6 @@ mod tests {
             assert!(body.iter().all(|b| *b == b'x'));
             String::from_utf8(text).unwrap()
         }
-    }
-
-    #[test]
-    fn a_connection_that_waits_holds_no_buffer() {
-        let buffer = Bytes::from(vec![b'x'; 8192]);
-        let mut rest = buffer.clone();
-        rest.advance(8192);
-        let rest = held(rest);
-        assert!(rest.is_empty() && buffer.is_unique());
-        assert_eq!(held(buffer.slice(8000..)), buffer[8000..]);
     }
 
     #[tokio::test(start_paused = true)]
@@ -527,7 +560,7 @@ mod tests {
         served.client.write_all(GET).await.unwrap();
         assert!(served.answer(0).await.starts_with("HTTP/1.1 200"));
         let begin = Instant::now();
-        served.server.await.unwrap().unwrap();
+        served.server.await.unwrap().unwrap_err();
         assert_eq!(begin.elapsed().as_secs(), BOUNDS.idle.as_secs());
     }
 

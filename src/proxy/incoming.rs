@@ -12,13 +12,16 @@ use http_body::{Body as _, Frame, SizeHint};
 
 use super::echo::hushed;
 use super::expect::Wanted;
+use super::http1::WireBody;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What comes behind the head of a request.
 pub(super) enum Incoming {
+    /// By HTTP/1.1 at the door.
+    Door(hyper::body::Incoming),
     /// By HTTP/1.1.
-    Http1(hyper::body::Incoming),
+    Http1(WireBody),
     /// On a stream of HTTP/2.
     Http2(StreamBody),
     /// Nothing that belongs to the request.
@@ -75,13 +78,14 @@ impl Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Http1(body) => {
+            Self::Door(body) => {
                 let frame = ready!(hushed(|| {
                     let frame = Pin::new(&mut *body).poll_frame(cx);
                     (frame, !body.is_end_stream())
                 }));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
+            Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => {
                 let frame = ready!(body.poll_frame(cx));
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
@@ -93,6 +97,7 @@ impl Incoming {
     /// Whether there is nothing more, and it ended in order.
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
+            Self::Door(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
             Self::Empty => true,
@@ -102,6 +107,7 @@ impl Incoming {
     /// How much more is to come, as far as the agent said.
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
+            Self::Door(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.length.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Empty => SizeHint::with_exact(0),

@@ -7,7 +7,6 @@ use std::error::Error;
 use std::sync::Arc;
 
 use http::Request;
-use hyper::body::Incoming as Http1Body;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::Instant;
 
@@ -65,9 +64,9 @@ impl Inside {
             Arc::new(move |code| unreadable(&gateway, &route, code))
         };
         let stop = self.route.shutdown.reached(Instant::now());
-        let answer = async |request: Request<Http1Body>, outlet: Outlet| {
+        let answer = async |request: Request<Incoming>, outlet: Outlet| {
             self.watch.spoke();
-            exchange(&self.gateway, &self.route, request.map(Incoming::Http1), &outlet).await
+            exchange(&self.gateway, &self.route, request, &outlet).await
         };
         http1::serve(stream, bounds, stop, refuse, answer).await
     }

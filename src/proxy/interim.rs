@@ -13,6 +13,7 @@ use http::{HeaderMap, Response, StatusCode, Version, header};
 use parking_lot::Mutex;
 
 use super::exchange::strip_answer;
+use super::http1::Source;
 use super::inlet::Progress;
 use crate::inject::Pending;
 use crate::scrub::Interim;
@@ -27,7 +28,9 @@ pub(super) struct Outlet(Way);
 
 enum Way {
     /// Below hyper's HTTP/1.1.
-    Http1(Arc<Progress>),
+    Door(Arc<Progress>),
+    /// On the connection.
+    Http1(Arc<dyn Source>),
     /// By the task of the stream.
     Http2(Mutex<Early>),
 }
@@ -42,8 +45,13 @@ struct Early {
 
 impl Outlet {
     /// Below hyper's HTTP/1.1.
-    pub(super) fn of(progress: &Arc<Progress>) -> Self {
-        Self(Way::Http1(Arc::clone(progress)))
+    pub(super) fn of_door(progress: &Arc<Progress>) -> Self {
+        Self(Way::Door(Arc::clone(progress)))
+    }
+
+    /// Of one connection.
+    pub(super) fn of(wire: Arc<dyn Source>) -> Self {
+        Self(Way::Http1(wire))
     }
 
     /// Of one stream, whose task [takes](Self::take) them.
@@ -54,15 +62,16 @@ impl Outlet {
     /// How the names in the head of the request are written, where that is not kept for each.
     pub(super) fn spelling(&self) -> Spelling {
         match &self.0 {
-            Way::Http1(progress) => progress.spelling(),
-            Way::Http2(_) => Spelling::Lower,
+            Way::Door(progress) => progress.spelling(),
+            Way::Http1(_) | Way::Http2(_) => Spelling::Lower,
         }
     }
 
     /// Has it go out before the answer.
     pub(super) fn send(&self, interim: Interim) {
         match &self.0 {
-            Way::Http1(progress) => progress.put_interim(&text(interim)),
+            Way::Door(progress) => progress.put_interim(&text(interim)),
+            Way::Http1(wire) => wire.put_early(&text(interim)),
             Way::Http2(early) => early.lock().put(interim),
         }
     }
@@ -70,7 +79,7 @@ impl Outlet {
     /// What is to go out on the stream, oldest first.
     pub(super) fn take(&self) -> Vec<Response<()>> {
         match &self.0 {
-            Way::Http1(_) => Vec::new(),
+            Way::Door(_) | Way::Http1(_) => Vec::new(),
             Way::Http2(early) => std::mem::take(&mut early.lock().waiting),
         }
     }

@@ -374,7 +374,7 @@ async fn serve_front(gateway: Arc<Gateway>, stream: Stream, near: Near, shutdown
             let (gateway, shutdown) = (Arc::clone(&gateway), shutdown.clone());
             let near = near.clone();
             let (answering, request) = progress.begin(request);
-            let end = AgentEnd { outlet: Outlet::of(&progress), cut: cut.clone() };
+            let end = AgentEnd { outlet: Outlet::of_door(&progress), cut: cut.clone() };
             async move {
                 // It is a part of the connection's task, which has its own place on the heap.
                 #[allow(clippy::large_futures)]

@@ -14,6 +14,7 @@ mod captured;
 mod closed;
 mod complaint;
 mod copy;
+mod date;
 mod distrust;
 mod echo;
 mod errand;
@@ -44,6 +45,7 @@ mod splice;
 mod stream;
 mod supplied;
 mod tunnel;
+mod unread;
 mod withdrawal;
 mod workspace;
 

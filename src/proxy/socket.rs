@@ -42,46 +42,56 @@ use crate::upstream::{Chunks, Downlink, Switched, Uplink};
 
 /// The agent's end of a request that may become a socket.
 pub(super) enum AgentSide {
-    /// Its connection, when HTTP/1.1 has been left.
-    Http1(OnUpgrade),
+    /// Its connection to the proxy itself, when HTTP/1.1 has been left.
+    Door(OnUpgrade),
+    /// Its connection in a tunnel.
+    Http1(SocketEnd<Box<dyn Both>>),
     /// Its stream, when the request has been answered.
-    Http2(SocketEnd),
+    Http2(SocketEnd<Duplex>),
 }
 
-/// Brings the stream of an extended CONNECT. Among the extensions of a request, which are to be cloned,
-/// so whoever takes it first has it.
-#[derive(Clone)]
-pub(super) struct SocketEnd(Arc<Mutex<Option<oneshot::Receiver<Duplex>>>>);
+/// Brings what is left of a request's connection, or stream, when it is no more HTTP's. Among the extensions
+/// of the request, which are to be cloned, so whoever takes it first has it.
+pub(super) struct SocketEnd<T>(Arc<Mutex<Option<oneshot::Receiver<T>>>>);
 
-impl SocketEnd {
+impl<T> Clone for SocketEnd<T> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> SocketEnd<T> {
     /// And how it is brought.
-    pub(super) fn new() -> (oneshot::Sender<Duplex>, Self) {
+    pub(super) fn new() -> (oneshot::Sender<T>, Self) {
         let (bring, brought) = oneshot::channel();
         (bring, Self(Arc::new(Mutex::new(Some(brought)))))
     }
 
-    async fn brought(self) -> Option<Duplex> {
+    /// When it is there. None when that came to nothing.
+    pub(super) async fn brought(self) -> Option<T> {
         let brought = self.0.lock().take();
         brought?.await.ok()
     }
 }
 
 /// Bytes both ways.
-trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(super) trait Both: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Both for T {}
 
 impl AgentSide {
     /// Takes it off a request, for it is not to travel with it.
     pub(super) fn take(extensions: &mut Extensions) -> Option<Self> {
-        let stream = extensions.remove::<SocketEnd>().map(Self::Http2);
-        stream.or_else(|| extensions.remove::<OnUpgrade>().map(Self::Http1))
+        let stream = extensions.remove().map(Self::Http2);
+        let connection = stream.or_else(|| extensions.remove().map(Self::Http1));
+        connection.or_else(|| extensions.remove().map(Self::Door))
     }
 
     /// What is read and written, once HTTP is out of its way. None when that came to nothing.
     async fn opened(self) -> Option<Box<dyn Both>> {
         match self {
-            Self::Http1(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
+            Self::Door(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
+            Self::Http1(end) => end.brought().await,
             Self::Http2(end) => Some(Box::new(end.brought().await?)),
         }
     }

@@ -91,7 +91,7 @@ pub(super) async fn front(
             let shutdown = shutdown.clone();
             let route = Route::new((caller, shutdown), origin, false, None);
             // Boxed: most of these connections become tunnels, and would carry the room for it.
-            Box::pin(exchange(gateway, &route, request.map(AgentBody::Http1), &end.outlet)).await
+            Box::pin(exchange(gateway, &route, request.map(AgentBody::Door), &end.outlet)).await
         }
     }
 }

@@ -6,7 +6,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use h2::server::SendResponse;
@@ -15,15 +15,17 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep_until, timeout};
+use tokio::time::timeout;
 
 use super::super::Gateway;
 use super::super::body::Body;
+use super::super::date;
 use super::super::exchange::{Route, exchange, unreadable};
 use super::super::expect::{Wanted, is_expected};
 use super::super::incoming::{Incoming, StreamBody};
 use super::super::interim::Outlet;
 use super::super::socket::SocketEnd;
+use super::super::unread::Unread;
 use super::vitals::Open;
 use crate::outcome::Code;
 use crate::upstream::poll_send;
@@ -175,10 +177,7 @@ fn begun(
 /// answers (RFC 9110 section 6.6.1).
 fn settle(headers: &mut HeaderMap) {
     headers.remove(header::CONNECTION);
-    headers.entry(header::DATE).or_insert_with(|| {
-        let now = httpdate::fmt_http_date(SystemTime::now());
-        HeaderValue::try_from(now).unwrap_or_else(|_| HeaderValue::from_static(""))
-    });
+    headers.entry(header::DATE).or_insert_with(date::now);
 }
 
 fn send_head(
@@ -340,33 +339,6 @@ impl Sending {
     /// Ends the body with a piece that needs no room, for it is empty.
     fn finish(&mut self, piece: Bytes) -> Result<(), GivenUp> {
         self.to.send_data(piece, true).map_err(|_reset| GivenUp)
-    }
-}
-
-/// How long an agent has taken nothing. The timer is made for the first answer that waits, and set anew when
-/// it goes off: answers wait for a moment all the time.
-#[derive(Default)]
-struct Unread {
-    since: Option<Instant>,
-    alarm: Option<Pin<Box<Sleep>>>,
-}
-
-impl Unread {
-    fn moved(&mut self) {
-        self.since = None;
-    }
-
-    /// Ready when that was too long.
-    fn poll(&mut self, cx: &mut Context<'_>, patience: Duration) -> Poll<()> {
-        let deadline = *self.since.get_or_insert_with(Instant::now) + patience;
-        let alarm = self.alarm.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        loop {
-            ready!(alarm.as_mut().poll(cx));
-            if alarm.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            alarm.as_mut().reset(deadline);
-        }
     }
 }
 
