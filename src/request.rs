@@ -7,7 +7,8 @@
 mod body;
 mod frames;
 mod handshake;
-mod heads;
+mod length;
+mod odd;
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
@@ -20,7 +21,8 @@ pub use body::{
 };
 pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;
-pub use heads::{Contradiction, Heads, Odd, one_length};
+pub use length::{Contradiction, one_length};
+pub use odd::Odd;
 
 use crate::agent::Context;
 use crate::host::{Authority, Origin, Scheme};

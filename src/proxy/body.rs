@@ -18,7 +18,6 @@ use super::exchange::strip_answers_trailers;
 use super::expect::Gate;
 use super::held::{Full, Held, Purse};
 use super::incoming::Incoming;
-use super::inlet::Reading;
 use super::ledger::{Tally, Uploaded};
 use super::linger::{Linger, Signs};
 use super::refusal::{GRPC_DENIED, GRPC_INTERNAL, broken_grpc_status, grpc_trailers};
@@ -125,8 +124,7 @@ impl Body {
 }
 
 impl Streamed {
-    /// hyper does not ask again once the announced length is out, so the end is looked for after
-    /// each frame.
+    /// Nobody asks again once the announced length is out, so the end is looked for after each frame.
     fn close_if_over(&mut self) {
         if self.inner.is_end_stream() {
             self.close(Ending::Complete);
@@ -157,7 +155,7 @@ impl Streamed {
         }
     }
 
-    /// The error goes on to hyper, which breaks the connection off: an answer that was cut upstream is
+    /// The error goes on to the connection, which breaks off: an answer that was cut upstream is
     /// cut here, and never ended as if whole.
     fn broke(&mut self, error: ScrubError<BodyError>) -> Result<Frame<Bytes>, BoxError> {
         if matches!(error, ScrubError::Unscrubbable) {
@@ -184,7 +182,7 @@ impl Streamed {
                     strip_answers_trailers(trailers);
                 }
                 self.tally.passed(frame.data_ref().map_or(&[], |data| data));
-                // Nothing follows trailers, and hyper does not ask again.
+                // Nothing follows trailers, and nobody asks again.
                 if frame.is_trailers() {
                     self.close(Ending::Complete);
                 }
@@ -280,7 +278,6 @@ pub(super) struct Upload {
     /// Whether the end of the stream says that the body was whole.
     told: bool,
     count: Uploaded,
-    reading: Option<Reading>,
     gate: Option<Gate>,
     /// What looks at what comes behind a beginning that was decided on.
     remainder: Option<Box<Remainder>>,
@@ -378,7 +375,6 @@ impl Upload {
     /// The head of a request, and its body, of which nothing is read before it is wanted.
     pub(super) fn of(mut request: Request<Incoming>) -> (Parts, Self) {
         let gate = Gate::of(&mut request);
-        let reading = request.extensions_mut().remove();
         let (parts, inner) = request.into_parts();
         let told = parts.version == Version::HTTP_2;
         let count = if inner.is_end_stream() { Uploaded::default() } else { Uploaded::counting() };
@@ -389,7 +385,6 @@ impl Upload {
                 inner,
                 told,
                 count,
-                reading,
                 gate,
                 remainder: None,
                 chunks: None,
@@ -584,9 +579,9 @@ impl Upload {
             Source::Agent(_) | Source::Begun { .. } => (None, None),
         };
         let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
-        let (reading, gate, remainder, chunks) = (None, None, None, None);
+        let (gate, remainder, chunks) = (None, None, None);
         let held = self.held.clone();
-        Self { inner, told: false, count, reading, gate, remainder, chunks, trailing: None, held }
+        Self { inner, told: false, count, gate, remainder, chunks, trailing: None, held }
     }
 
     /// All of it, if it was read before.
@@ -661,11 +656,6 @@ impl Upload {
         }
         if let Some(Ok(frame)) = &frame {
             self.count.add(frame.data_ref().map_or(0, Bytes::len));
-        }
-        let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
-        let over = !more || self.inner.is_end_stream();
-        if let Some(reading) = self.reading.take_if(|_| over) {
-            reading.done();
         }
         if self.remainder.is_some()
             && let Err(refusal) = self.look_at(frame.as_ref())

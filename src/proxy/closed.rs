@@ -1,17 +1,15 @@
 //! Doors behind which nothing is open yet: every request is answered with one refusal, because without
 //! the vault nobody can be told from anybody, and nothing can be recorded or intercepted.
 
-use std::convert::Infallible;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::http1::{self, Bounds, Clocks, Refuse};
 use super::listener::{Accepted, Entrance};
 use super::refusal::respond;
 use super::request_id;
@@ -22,6 +20,10 @@ const CONNECTIONS: usize = 512;
 
 /// How long a connection is kept: for some requests of a client that tries again, and not for good.
 const KEPT: Duration = Duration::from_secs(30);
+
+/// The bytes of a head, and its fields. The config's own bounds are larger by default.
+const HEAD: usize = 16 * 1024;
+const FIELDS: usize = 100;
 
 /// How long after a failure to accept the next one is tried.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -75,13 +77,18 @@ pub async fn serve_closed(
     drop(all);
 }
 
-async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, refusal: &Refusal, head: Duration) {
-    let service = service_fn(|_| async { Ok::<_, Infallible>(respond(refusal, request_id())) });
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(head)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
+async fn answer<S>(stream: S, refusal: &Refusal, head: Duration)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let clocks = Clocks { head, unread: KEPT };
+    let bounds = Bounds { head_bytes: HEAD, headers: FIELDS, clocks, idle: head, half_close: true };
+    let refuse: Refuse = Arc::new(|code| respond(&Refusal::new(code), request_id()));
+    let answer = async |_request, _outlet| respond(refusal, request_id());
+    // Nothing but HTTP is spoken here: no request is granted.
+    let leave = |_stream, _unread| ();
+    let served = http1::serve(stream, bounds, pending(), (refuse, leave), answer);
+    if let Err(error) = served.await {
         tracing::debug!(%error, "a connection to a locked proxy ended");
     }
 }

@@ -9,8 +9,6 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -55,13 +53,6 @@ impl End for Stream {
             Io::Tcp(stream) => Some(stream),
             Io::Unix(_) | Io::Tls(_) => None,
         }
-    }
-}
-
-/// What is left when a connection is none of ours.
-impl End for TokioIo<Upgraded> {
-    fn tcp(&self) -> Option<&TcpStream> {
-        None
     }
 }
 

@@ -304,9 +304,6 @@ impl Watch {
 
 /// Not when we waited for too long, and not when the client spoke after all.
 fn is_a_close(error: &(dyn Error + 'static)) -> bool {
-    if let Some(error) = error.downcast_ref::<hyper::Error>() {
-        return !error.is_timeout() && !error.is_parse();
-    }
     if error.is::<h2::Error>() {
         return true;
     }

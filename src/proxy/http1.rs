@@ -1,4 +1,4 @@
-//! An agent's HTTP/1.1 connection inside a tunnel, which costs little while it waits.
+//! An agent's HTTP/1.1 connection, which costs little while it waits.
 //!
 //! One task reads a head, has it answered, and writes the answer ([`reply`]); the request's body is read from
 //! the same stream by whoever asks for it ([`wire`]). A connection that says nothing for a moment is taken apart,
@@ -14,13 +14,13 @@ use std::future::poll_fn;
 use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use http::{Request, Response, StatusCode, Version, header};
+use http::{Method, Request, Response, Version, header};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 pub(super) use self::body::{Source, WireBody};
@@ -31,14 +31,12 @@ use self::reply::{Asked, Sending};
 use self::wire::{Next, Owner, Upload};
 use super::body::Body;
 use super::expect::is_expected;
+use super::handed::{Hand, Handed};
 use super::incoming::Incoming;
-use super::inlet::{Clocks, Refuse, has_left};
 use super::interim::Outlet;
-use super::socket::{Both, SocketEnd};
 use crate::http1::{HeadError, Length, RequestHead, Spelling};
 use crate::outcome::Code;
 use crate::request::Odd;
-use crate::tls::Prefixed;
 
 /// How long a connection says nothing before it is taken apart. Longer than a client needs that has
 /// its next request ready; shorter than a model thinks. To put a connection together again costs a
@@ -59,31 +57,51 @@ pub(super) struct Bounds {
     pub(super) clocks: Clocks,
     /// For the first byte of a head.
     pub(super) idle: Duration,
+    /// Whether an agent that ends its side still waits for its answer.
+    pub(super) half_close: bool,
 }
+
+/// How long an agent may take.
+#[derive(Clone, Copy)]
+pub(super) struct Clocks {
+    /// From the first byte of a head to its last.
+    pub(super) head: Duration,
+    /// How long it may take nothing of an answer.
+    pub(super) unread: Duration,
+}
+
+/// Makes, and records, the answer to what could not be read.
+pub(super) type Refuse = Arc<dyn Fn(Code) -> Response<Body> + Send + Sync>;
+
+/// Makes of a stream, and of what was read of it beyond the last request, what goes on without HTTP.
+pub(super) type Leave<S, T> = fn(S, Vec<u8>) -> T;
 
 type Ended<T> = Result<T, Box<dyn Error + Send + Sync>>;
 
 /// Serves `stream` until it ends, answering each request with `answer`, and with `refuse` what
-/// cannot be read as one. When `stop` is ready, the request in flight is the last one.
+/// cannot be read as one. When `stop` is ready, the request in flight is the last one. A request that may end
+/// HTTP on it (an upgrade, a CONNECT) has a [`Handed`] of what `leave` makes of the stream then.
 ///
 /// # Errors
 /// When the client broke the protocol or the connection, or was too slow.
-pub(super) async fn serve<S, A, F>(
+pub(super) async fn serve<S, T, A, F>(
     stream: S,
     bounds: Bounds,
     stop: impl Future<Output = ()>,
-    refuse: Refuse,
+    (refuse, leave): (Refuse, Leave<S, T>),
     answer: A,
 ) -> Ended<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Send + 'static,
     A: Fn(Request<Incoming>, Outlet) -> F,
     F: Future<Output = Response<Body>>,
 {
     let mut stop = pin!(stop);
     let mut next = Some((stream, BytesMut::new()));
     while let Some((stream, unread)) = next.take() {
-        let serving = Serving { wire: Owner::new(stream, unread, bounds), bounds, refuse: &refuse };
+        let wire = Owner::new(stream, unread, bounds);
+        let serving = Serving { wire, bounds, refuse: &refuse, leave };
         // In a box, so that a connection that waits is not as large as one that serves.
         let quiet = Box::pin(serving.run(stop.as_mut(), &answer)).await?;
         if let Some(stream) = quiet {
@@ -133,14 +151,12 @@ fn poll_first<S: AsyncRead + Unpin>(
 }
 
 /// A connection that is served.
-struct Serving<'a, S> {
+struct Serving<'a, S, T> {
     wire: Owner<S>,
     bounds: Bounds,
     refuse: &'a Refuse,
+    leave: Leave<S, T>,
 }
-
-/// Brings the stream to whoever goes on without HTTP.
-type Bring = oneshot::Sender<Box<dyn Both>>;
 
 /// How long a connection has waited for a head.
 struct Waiting {
@@ -150,9 +166,10 @@ struct Waiting {
     head: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Serving<'_, S>
+impl<S, T> Serving<'_, S, T>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    T: Send + 'static,
 {
     /// Serves requests until there are none for [`QUIET`], and gives the stream back; or until the
     /// connection ends.
@@ -183,7 +200,7 @@ where
                     return Ok(None);
                 }
             };
-            let (asked, request, bring) = self.received(head);
+            let (asked, request, hand) = self.received(head);
             let response = {
                 let outlet = Outlet::of(self.wire.share());
                 let mut answering = pin!(answer(request, outlet));
@@ -196,13 +213,13 @@ where
                 });
                 answered.await?
             };
-            let switches = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let leaves = asked.leaves_http(response.status());
             let (out, upload) = self.wire.answer();
             let last = stopping || upload != Upload::Over;
             let mut sending = Sending::new(&asked, response, out, last);
             poll_fn(|cx| sending.poll(cx, &self.wire)).await?;
-            if switches {
-                return self.switch(bring).map(|()| None);
+            if leaves {
+                return self.left(hand).map(|()| None);
             }
             let keeps_alive = sending.keeps_alive;
             self.wire.reuse(sending.into_out());
@@ -236,7 +253,7 @@ where
     }
 
     /// The request as the steps take it, and what is needed of it here.
-    fn received(&self, head: RequestHead) -> (Asked, Request<Incoming>, Option<Bring>) {
+    fn received(&self, head: RequestHead) -> (Asked, Request<Incoming>, Option<Hand<T>>) {
         let asked = Asked::of(&head);
         let RequestHead { request, length, two_framings, fragment, spelling, .. } = head;
         let (mut parts, ()) = request.into_parts();
@@ -269,22 +286,23 @@ where
         if spelling != Spelling::Lower {
             parts.extensions.insert(spelling);
         }
-        let bring = parts.headers.contains_key(header::UPGRADE).then(|| {
-            let (bring, end) = SocketEnd::<Box<dyn Both>>::new();
-            parts.extensions.insert(end);
-            bring
+        let may_leave = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
+        let hand = may_leave.then(|| {
+            let (hand, handed) = Handed::<T>::new();
+            parts.extensions.insert(handed);
+            hand
         });
-        (asked, Request::from_parts(parts, body), bring)
+        (asked, Request::from_parts(parts, body), hand)
     }
 
-    /// Gives the stream to whoever goes on with another protocol.
-    fn switch(self, bring: Option<Bring>) -> Ended<()> {
-        // A request with a body, of which there may be more, is answered by no 101 of ours.
+    /// Gives the stream to whoever goes on without HTTP.
+    fn left(self, hand: Option<Hand<T>>) -> Ended<()> {
+        // Such a request has no body: more of one would be taken for what follows it.
         let over = self.wire.upload() == Upload::Over;
-        let (Some(bring), true) = (bring, over) else { return Err("nobody asked to switch".into()) };
+        let (Some(hand), true) = (hand, over) else { return Err("nobody asked to leave HTTP".into()) };
         if let Some((stream, unread)) = self.wire.into_stream() {
-            // Who does not take it ends it.
-            let _untaken = bring.send(Box::new(Prefixed::new(unread.to_vec(), stream)));
+            // A copy, because the buffer is far larger, and would live as long.
+            let _untaken = hand.send((self.leave)(stream, unread.to_vec()));
         }
         Ok(())
     }
@@ -332,6 +350,13 @@ where
     }
 }
 
+/// Whether this is the end of a stream in TLS that did not say that it would end. Most clients go so, and
+/// none of them reads the end that we would say: it would cost a record, and the reset that it is answered
+/// with.
+fn has_left(error: &io::Error) -> bool {
+    error.kind() == ErrorKind::UnexpectedEof
+}
+
 /// Ready at `deadline`. The timer is left where it is, goes off early, and is set anew: 20 times a second,
 /// and not with each request.
 fn poll_quiet(cx: &mut Context<'_>, deadline: Instant, mut alarm: Pin<&mut Sleep>) -> Poll<()> {
@@ -349,7 +374,7 @@ mod tests {
     use super::*;
     use crate::proxy::signal::Bell;
     use crate::scrub::{Hidden, Interim};
-    use std::sync::Arc;
+    use crate::tls::Prefixed;
     use http::StatusCode;
     use tokio::io::{AsyncReadExt, DuplexStream, duplex};
     use tokio::task::JoinHandle;
@@ -359,6 +384,7 @@ mod tests {
         headers: 10,
         clocks: Clocks { head: Duration::from_secs(15), unread: Duration::from_mins(2) },
         idle: Duration::from_mins(10),
+        half_close: false,
     };
 
     const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
@@ -384,9 +410,9 @@ mod tests {
                 let mut response = Response::new(Body::whole(vec![b'x'; length].into()));
                 if request.uri().path() == "/switch" {
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-                    let end = request.extensions_mut().remove::<SocketEnd<Box<dyn Both>>>();
+                    let handed = request.extensions_mut().remove::<Handed<Prefixed<DuplexStream>>>();
                     tokio::spawn(async move {
-                        let mut stream = end.unwrap().brought().await.unwrap();
+                        let mut stream = handed.unwrap().come().await.unwrap();
                         let mut early = [0; 5];
                         stream.read_exact(&mut early).await.unwrap();
                         stream.write_all(&early).await.unwrap();
@@ -397,7 +423,8 @@ mod tests {
             let refuse: Refuse = Arc::new(|_| Response::new(Body::whole("refused".into())));
             let stop = async move { signal.given().await };
             let answer = |request, outlet| Box::pin(answer(request, outlet));
-            serve(far, BOUNDS, stop, refuse, answer).await
+            let leave = |stream, unread| Prefixed::new(unread, stream);
+            serve(far, BOUNDS, stop, (refuse, leave), answer).await
         });
         Served { client, bell, server }
     }

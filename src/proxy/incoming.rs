@@ -1,16 +1,14 @@
 //! An agent's body as it comes, of whichever version of HTTP.
 
 use std::error::Error;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use h2::RecvStream;
 use http::{HeaderMap, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 
-use super::echo::hushed;
 use super::expect::Wanted;
 use super::http1::WireBody;
 
@@ -18,8 +16,6 @@ type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What comes behind the head of a request.
 pub(super) enum Incoming {
-    /// By HTTP/1.1 at the door.
-    Door(hyper::body::Incoming),
     /// By HTTP/1.1.
     Http1(WireBody),
     /// On a stream of HTTP/2.
@@ -78,13 +74,6 @@ impl Incoming {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self {
-            Self::Door(body) => {
-                let frame = ready!(hushed(|| {
-                    let frame = Pin::new(&mut *body).poll_frame(cx);
-                    (frame, !body.is_end_stream())
-                }));
-                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
-            }
             Self::Http1(body) => body.poll_frame(cx),
             Self::Http2(body) => {
                 let frame = ready!(body.poll_frame(cx));
@@ -97,7 +86,6 @@ impl Incoming {
     /// Whether there is nothing more, and it ended in order.
     pub(super) fn is_end_stream(&self) -> bool {
         match self {
-            Self::Door(body) => body.is_end_stream(),
             Self::Http1(body) => body.is_end_stream(),
             Self::Http2(body) => body.stream.is_end_stream(),
             Self::Empty => true,
@@ -107,7 +95,6 @@ impl Incoming {
     /// How much more is to come, as far as the agent said.
     pub(super) fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Door(body) => body.size_hint(),
             Self::Http1(body) => body.size_hint(),
             Self::Http2(body) => body.length.map_or_else(SizeHint::default, SizeHint::with_exact),
             Self::Empty => SizeHint::with_exact(0),

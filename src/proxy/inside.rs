@@ -13,12 +13,13 @@ use tokio::time::Instant;
 use super::Gateway;
 use super::distrust::Watch;
 use super::exchange::{Route, exchange, unreadable};
+use super::http1::Refuse;
 use super::http2::Ended;
 use super::incoming::Incoming;
-use super::inlet::Refuse;
 use super::interim::Outlet;
 use super::{http1, http2};
-use crate::tls::Alpn;
+use super::socket::Both;
+use crate::tls::{Alpn, Prefixed};
 
 /// Serves the requests inside a tunnel.
 pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, protocol: Alpn)
@@ -53,12 +54,8 @@ impl Inside {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let limits = &self.gateway.limits;
-        let bounds = http1::Bounds {
-            head_bytes: limits.head_bytes,
-            headers: limits.headers,
-            clocks: limits.clocks(),
-            idle: limits.idle_tunnel,
-        };
+        let bounds = limits.bounds(limits.idle_tunnel, false);
+        let leave = |stream, unread| -> Box<dyn Both> { Box::new(Prefixed::new(unread, stream)) };
         let refuse: Refuse = {
             let (gateway, route) = (Arc::clone(&self.gateway), Arc::clone(&self.route));
             Arc::new(move |code| unreadable(&gateway, &route, code))
@@ -68,7 +65,7 @@ impl Inside {
             self.watch.spoke();
             exchange(&self.gateway, &self.route, request, &outlet).await
         };
-        http1::serve(stream, bounds, stop, refuse, answer).await
+        http1::serve(stream, bounds, stop, (refuse, leave), answer).await
     }
 
     async fn serve_http2<S>(&self, stream: S) -> Ended

@@ -1,9 +1,8 @@
 //! What an origin says before its answer (1xx): searched as the answer is, and handed on while the
 //! answer is waited for.
 //!
-//! hyper's server sends none, so on HTTP/1.1 they go out below it, through the [inlet](super::inlet); on
-//! HTTP/2 the stream's task sends them. An agent of HTTP/1.0 knows none (RFC 9110 section 15.2), and hears
-//! the answer alone.
+//! The connection writes them on HTTP/1.1, and the stream's task on HTTP/2. An agent of HTTP/1.0 knows none
+//! (RFC 9110 section 15.2), and hears the answer alone.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -14,7 +13,6 @@ use parking_lot::Mutex;
 
 use super::exchange::strip_answer;
 use super::http1::Source;
-use super::inlet::Progress;
 use crate::inject::Pending;
 use crate::scrub::Interim;
 use crate::upstream::{Interims, Spelling};
@@ -27,8 +25,6 @@ const EARLY_BYTES: usize = 64 * 1024;
 pub(super) struct Outlet(Way);
 
 enum Way {
-    /// Below hyper's HTTP/1.1.
-    Door(Arc<Progress>),
     /// On the connection.
     Http1(Arc<dyn Source>),
     /// By the task of the stream.
@@ -44,11 +40,6 @@ struct Early {
 }
 
 impl Outlet {
-    /// Below hyper's HTTP/1.1.
-    pub(super) fn of_door(progress: &Arc<Progress>) -> Self {
-        Self(Way::Door(Arc::clone(progress)))
-    }
-
     /// Of one connection.
     pub(super) fn of(wire: Arc<dyn Source>) -> Self {
         Self(Way::Http1(wire))
@@ -62,7 +53,6 @@ impl Outlet {
     /// How the names in the head of the request are written, where that is not kept for each.
     pub(super) fn spelling(&self) -> Spelling {
         match &self.0 {
-            Way::Door(progress) => progress.spelling(),
             Way::Http1(_) | Way::Http2(_) => Spelling::Lower,
         }
     }
@@ -70,7 +60,6 @@ impl Outlet {
     /// Has it go out before the answer.
     pub(super) fn send(&self, interim: Interim) {
         match &self.0 {
-            Way::Door(progress) => progress.put_interim(&text(interim)),
             Way::Http1(wire) => wire.put_early(&text(interim)),
             Way::Http2(early) => early.lock().put(interim),
         }
@@ -79,7 +68,7 @@ impl Outlet {
     /// What is to go out on the stream, oldest first.
     pub(super) fn take(&self) -> Vec<Response<()>> {
         match &self.0 {
-            Way::Door(_) | Way::Http1(_) => Vec::new(),
+            Way::Http1(_) => Vec::new(),
             Way::Http2(early) => std::mem::take(&mut early.lock().waiting),
         }
     }
@@ -136,18 +125,9 @@ fn fields(interim: Interim) -> (StatusCode, HeaderMap) {
 /// The same as HTTP/1.1 has it.
 fn text(interim: Interim) -> Vec<u8> {
     let (status, headers) = fields(interim);
-    head(status, &headers)
-}
-
-fn head(status: StatusCode, headers: &HeaderMap) -> Vec<u8> {
-    let reason = status.canonical_reason().unwrap_or_default();
-    let mut text = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-    for (name, value) in headers {
-        text.extend_from_slice(name.as_str().as_bytes());
-        text.extend_from_slice(b": ");
-        text.extend_from_slice(value.as_bytes());
-        text.extend_from_slice(b"\r\n");
-    }
+    let mut text = Vec::new();
+    write_status_line(status, &mut text);
+    write_fields(&headers, &Spelling::Lower, &mut text);
     text.extend_from_slice(b"\r\n");
     text
 }

@@ -3,24 +3,22 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
-use super::inlet::{Inlet, Progress, Refuse};
+use super::http1::{self, Refuse};
 use super::interim::Outlet;
 use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
-use super::tunnel::AgentEnd;
+use super::tunnel::{AgentEnd, Left};
 use super::{Gateway, Near, tunnel};
 use crate::agent::UnixUser;
 use crate::agent::certificate::Vouch as _;
@@ -361,47 +359,20 @@ async fn serve_front(gateway: Arc<Gateway>, stream: Stream, near: Near, shutdown
     let since = Instant::now();
     let peer = near.peer;
     let limits = gateway.limits;
-    let progress = Arc::<Progress>::default();
     let refuse: Refuse = {
         let (gateway, near) = (Arc::clone(&gateway), near.clone());
         Arc::new(move |code| tunnel::unreadable(&gateway, &near, code))
     };
     let cut = stream.cut();
-    let stream = Inlet::new(stream, Arc::clone(&progress), limits.clocks(), refuse);
-    let service = {
-        let (near, shutdown) = (near, shutdown.clone());
-        service_fn(move |request| {
-            let (gateway, shutdown) = (Arc::clone(&gateway), shutdown.clone());
-            let near = near.clone();
-            let (answering, request) = progress.begin(request);
-            let end = AgentEnd { outlet: Outlet::of_door(&progress), cut: cut.clone() };
-            async move {
-                // It is a part of the connection's task, which has its own place on the heap.
-                #[allow(clippy::large_futures)]
-                let answer = tunnel::front(&gateway, &near, &shutdown, request, &end).await;
-                Ok::<_, Infallible>(answering.until_the_end_of(answer))
-            }
-        })
+    let answer = async |request, outlet| {
+        let end = AgentEnd { outlet, cut: cut.clone() };
+        tunnel::front(&gateway, &near, &shutdown, request, &end).await
     };
-    let connection = hyper::server::conn::http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(limits.head_time)
-        .max_buf_size(limits.head_bytes.max(8192))
-        .max_header_size(limits.head_bytes)
-        .max_headers(limits.headers)
-        .preserve_header_case(true)
-        .half_close(true)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = shutdown.reached(since) => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    if let Err(error) = ended {
+    // Clients without a tunnel end their side when they have asked.
+    let bounds = limits.bounds(limits.head_time, true);
+    let leave = |stream, unread| Left { stream, unread };
+    let stop = shutdown.reached(since);
+    if let Err(error) = http1::serve(stream, bounds, stop, (refuse, leave), answer).await {
         tracing::debug!(%peer, %error, "the connection ended");
     }
 }

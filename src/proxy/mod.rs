@@ -16,17 +16,16 @@ mod complaint;
 mod copy;
 mod date;
 mod distrust;
-mod echo;
 mod errand;
 mod exchange;
 mod expect;
 mod failures;
 mod habits;
+mod handed;
 mod held;
 mod http1;
 mod http2;
 mod incoming;
-mod inlet;
 mod inside;
 mod interim;
 mod ledger;
@@ -39,7 +38,6 @@ mod runs;
 mod signal;
 mod socket;
 mod spares;
-mod spelling;
 #[cfg(target_os = "linux")]
 mod splice;
 mod stream;
@@ -173,8 +171,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    fn clocks(&self) -> inlet::Clocks {
-        inlet::Clocks { head: self.head_time, unread: self.idle_reader }
+    /// Of a connection of HTTP/1.1 that may say nothing for `idle` between two requests.
+    fn bounds(&self, idle: Duration, half_close: bool) -> http1::Bounds {
+        http1::Bounds {
+            head_bytes: self.head_bytes,
+            headers: self.headers,
+            clocks: http1::Clocks { head: self.head_time, unread: self.idle_reader },
+            idle,
+            half_close,
+        }
     }
 }
 

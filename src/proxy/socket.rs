@@ -15,19 +15,17 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Extensions, Response, StatusCode, header};
 use http_body::Body as _;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep_until};
 
 use self::messages::{Following, Messages};
 use super::body::Body;
 use super::exchange::{Route, failed, strip_answer};
+use super::handed::Handed;
 use super::http2::Duplex;
 use super::ledger::{Ledger, Tally, Uploaded};
 use super::listener::Shutdown;
+use super::tunnel::Left;
 use super::withdrawal::no_longer;
 use super::{Caller, Gateway, Place};
 use crate::agent::Identity;
@@ -38,40 +36,17 @@ use crate::policy::{Permit, Standing};
 use crate::record::Use;
 use crate::request::{Handshake, InboundRequest, ask_for_websocket};
 use crate::scrub::{ScrubError, ScrubbedBody, scrub};
+use crate::tls::Prefixed;
 use crate::upstream::{Chunks, Downlink, Switched, Uplink};
 
 /// The agent's end of a request that may become a socket.
 pub(super) enum AgentSide {
-    /// Its connection to the proxy itself, when HTTP/1.1 has been left.
-    Door(OnUpgrade),
+    /// Its connection to the proxy itself.
+    Door(Handed<Left>),
     /// Its connection in a tunnel.
-    Http1(SocketEnd<Box<dyn Both>>),
-    /// Its stream, when the request has been answered.
-    Http2(SocketEnd<Duplex>),
-}
-
-/// Brings what is left of a request's connection, or stream, when it is no more HTTP's. Among the extensions
-/// of the request, which are to be cloned, so whoever takes it first has it.
-pub(super) struct SocketEnd<T>(Arc<Mutex<Option<oneshot::Receiver<T>>>>);
-
-impl<T> Clone for SocketEnd<T> {
-    fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
-    }
-}
-
-impl<T> SocketEnd<T> {
-    /// And how it is brought.
-    pub(super) fn new() -> (oneshot::Sender<T>, Self) {
-        let (bring, brought) = oneshot::channel();
-        (bring, Self(Arc::new(Mutex::new(Some(brought)))))
-    }
-
-    /// When it is there. None when that came to nothing.
-    pub(super) async fn brought(self) -> Option<T> {
-        let brought = self.0.lock().take();
-        brought?.await.ok()
-    }
+    Http1(Handed<Box<dyn Both>>),
+    /// Its stream.
+    Http2(Handed<Duplex>),
 }
 
 /// Bytes both ways.
@@ -90,9 +65,12 @@ impl AgentSide {
     /// What is read and written, once HTTP is out of its way. None when that came to nothing.
     async fn opened(self) -> Option<Box<dyn Both>> {
         match self {
-            Self::Door(upgrade) => Some(Box::new(TokioIo::new(upgrade.await.ok()?))),
-            Self::Http1(end) => end.brought().await,
-            Self::Http2(end) => Some(Box::new(end.brought().await?)),
+            Self::Door(handed) => {
+                let Left { stream, unread } = handed.come().await?;
+                Some(Box::new(Prefixed::new(unread, stream)))
+            }
+            Self::Http1(handed) => handed.come().await,
+            Self::Http2(handed) => Some(Box::new(handed.come().await?)),
         }
     }
 }

@@ -4,9 +4,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use http::{Request, Response, header};
-use hyper::body::Incoming;
-use hyper::upgrade::{OnUpgrade, Parts};
-use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::body::Body;
@@ -15,8 +12,8 @@ use super::distrust::{self, Client, Sign};
 use super::exchange::{Route, exchange};
 use super::failures::{Noted, Source};
 use super::habits;
-use super::incoming::Incoming as AgentBody;
-use super::inlet::Inlet;
+use super::handed::Handed;
+use super::incoming::Incoming;
 use super::inside::serve_inside;
 use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
@@ -34,6 +31,13 @@ use crate::reference::Name;
 use crate::request::{absolute_origin, check_seen, read_context};
 use crate::tls::{self, Alpn, FirstByte, Prefixed, SniMatch, Wire};
 use crate::upstream::Transport;
+
+/// What is left of a connection when its CONNECT has been answered.
+pub(super) struct Left {
+    pub(super) stream: Stream,
+    /// What was read of it beyond the request.
+    pub(super) unread: Vec<u8>,
+}
 
 /// What a request on the proxy port can do to its connection beside answering.
 pub(super) struct AgentEnd {
@@ -84,14 +88,18 @@ pub(super) async fn front(
     }
     match target {
         Target::Connect(authority) => {
-            let upgrade = hyper::upgrade::on(&mut request);
-            connect(gateway, caller, authority, upgrade, shutdown.clone()).await
+            // There is one with every CONNECT.
+            let Some(handed) = request.extensions_mut().remove() else {
+                let id = super::request_id();
+                return refusal::respond(&Refusal::new(Code::Internal), id);
+            };
+            connect(gateway, caller, authority, handed, shutdown.clone()).await
         }
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
             let route = Route::new((caller, shutdown), origin, false, None);
             // Boxed: most of these connections become tunnels, and would carry the room for it.
-            Box::pin(exchange(gateway, &route, request.map(AgentBody::Door), &end.outlet)).await
+            Box::pin(exchange(gateway, &route, request, &end.outlet)).await
         }
     }
 }
@@ -286,7 +294,7 @@ async fn connect(
     gateway: &Arc<Gateway>,
     caller: Caller,
     authority: Authority,
-    upgrade: OnUpgrade,
+    handed: Handed<Left>,
     shutdown: Shutdown,
 ) -> Response<Body> {
     let state = caller.state();
@@ -309,7 +317,7 @@ async fn connect(
                     let gateway = Arc::clone(gateway);
                     let inner = shutdown.clone();
                     shutdown.spawn(async move {
-                        let ends = (upgrade, upstream);
+                        let ends = (handed, upstream);
                         copy_opaque(&gateway, &caller, &authority, ends, ledger, &inner).await;
                         drop(place);
                     });
@@ -321,7 +329,7 @@ async fn connect(
         TunnelDecision::Intercept => {
             let gateway = Arc::clone(gateway);
             let inner = Inner { caller, authority, place, shutdown: shutdown.clone() };
-            shutdown.spawn(async move { intercept(&gateway, inner, upgrade).await });
+            shutdown.spawn(async move { intercept(&gateway, inner, handed).await });
             Response::new(Body::empty())
         }
     }
@@ -365,7 +373,7 @@ async fn copy_opaque(
     gateway: &Gateway,
     caller: &Caller,
     authority: &Authority,
-    (upgrade, upstream): (OnUpgrade, Transport),
+    (handed, upstream): (Handed<Left>, Transport),
     ledger: Ledger,
     shutdown: &Shutdown,
 ) {
@@ -383,20 +391,9 @@ async fn copy_opaque(
             () = quiet(shutdown, || moved.0.bytes() + moved.1.bytes()) => None,
         }
     };
-    let Ok(upgraded) = upgrade.await else { return };
-    let ends = async {
-        match upgraded.downcast::<TokioIo<Inlet<Stream>>>() {
-            Ok(Parts { io, read_buf, .. }) => {
-                // A copy, because the HTTP layer's buffer is far larger, and would live as long.
-                let early = read_buf.to_vec();
-                drop(read_buf);
-                copy(io.into_inner().into_inner(), early, upstream, (up, down)).await
-            }
-            Err(upgraded) => copy(TokioIo::new(upgraded), Vec::new(), upstream, (up, down)).await,
-        }
-    };
+    let Some(Left { stream, unread }) = handed.come().await else { return };
     let (ending, code) = tokio::select! {
-        ending = ends => (ending, None),
+        ending = copy(stream, unread, upstream, (up, down)) => (ending, None),
         code = withdrawn => match code {
             Some(_) => (Ending::Failed, code),
             None => (Ending::Complete, None),
@@ -455,18 +452,10 @@ impl Inner {
 }
 
 /// Takes the socket from under the CONNECT, with what the client sent right behind it.
-async fn intercept(gateway: &Arc<Gateway>, inner: Inner, upgrade: OnUpgrade) {
+async fn intercept(gateway: &Arc<Gateway>, inner: Inner, handed: Handed<Left>) {
     let _open = gateway.metrics.tunnel(TunnelKind::Intercepted);
-    let Ok(upgraded) = upgrade.await else { return };
-    match upgraded.downcast::<TokioIo<Inlet<Stream>>>() {
-        Ok(Parts { io, read_buf, .. }) => {
-            let stream = Prefixed::new(read_buf.to_vec(), io.into_inner().into_inner());
-            // It would live as long as the tunnel, and is far larger than what is in it.
-            drop(read_buf);
-            look_inside(gateway, inner, stream).await;
-        }
-        Err(upgraded) => look_inside(gateway, inner, TokioIo::new(upgraded)).await,
-    }
+    let Some(Left { stream, unread }) = handed.come().await else { return };
+    look_inside(gateway, inner, Prefixed::new(unread, stream)).await;
 }
 
 async fn look_inside<S>(gateway: &Arc<Gateway>, inner: Inner, stream: S)

@@ -52,6 +52,11 @@ impl Asked {
         Self { method, version, keeps_alive: false, trailers: false }
     }
 
+    /// Whether an answer of this status is the end of HTTP on the connection.
+    pub(super) fn leaves_http(&self, status: StatusCode) -> bool {
+        status == StatusCode::SWITCHING_PROTOCOLS || self.is_tunnel(status)
+    }
+
     /// Whether an answer of this status has a body.
     fn has_body(&self, status: StatusCode) -> bool {
         let none = status.is_informational()
@@ -279,12 +284,12 @@ fn write_head(
         // The version that its client knows. `HTTP/1.` stands before it.
         out[start + 7] = b'0';
     }
-    let switches = head.status == StatusCode::SWITCHING_PROTOCOLS;
-    if !switches {
+    let leaves = asked.leaves_http(head.status);
+    if !leaves {
         head.headers.remove(header::CONNECTION);
     }
     write_fields(&head.headers, &Spelling::Lower, out);
-    match (switches || asked.is_tunnel(head.status), keeps_alive) {
+    match (leaves, keeps_alive) {
         (true, _) => {}
         (false, false) => out.extend_from_slice(b"connection: close\r\n"),
         (false, true) if old => out.extend_from_slice(b"connection: keep-alive\r\n"),

@@ -388,7 +388,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
     /// Ready when the agent has ended its side, or its connection has broken. Nothing is read for that once
     /// the next request has begun to come, nor while a body is read.
     fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
-        if self.body != Upload::Over || !self.read.is_empty() {
+        if self.bounds.half_close || self.body != Upload::Over || !self.read.is_empty() {
             return Poll::Pending;
         }
         match ready!(self.poll_read(cx)) {

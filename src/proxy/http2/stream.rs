@@ -14,7 +14,6 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body as _, Frame};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use super::super::Gateway;
@@ -22,9 +21,9 @@ use super::super::body::Body;
 use super::super::date;
 use super::super::exchange::{Route, exchange, unreadable};
 use super::super::expect::{Wanted, is_expected};
+use super::super::handed::{Hand, Handed};
 use super::super::incoming::{Incoming, StreamBody};
 use super::super::interim::Outlet;
-use super::super::socket::SocketEnd;
 use super::super::unread::Unread;
 use super::vitals::Open;
 use crate::outcome::Code;
@@ -39,7 +38,7 @@ pub(super) struct Stream {
 }
 
 /// What becomes of an extended CONNECT: whom its stream is brought to, and the agent's half of it.
-type Opening = (oneshot::Sender<Duplex>, RecvStream);
+type Opening = (Hand<Duplex>, RecvStream);
 
 impl Stream {
     /// Answers the request, and sends the answer as far as the agent takes it.
@@ -63,7 +62,7 @@ impl Stream {
         let answer = answered(answer, &mut respond, wanted.as_deref(), &outlet).await;
         let Some(mut answer) = answer else { return };
         if is_head {
-            // On HTTP/1.1 hyper itself keeps a body from a HEAD.
+            // On HTTP/1.1 a HEAD is answered with the length of our own body, too.
             *answer.body_mut() = Body::empty();
         }
         if let Some(opening) = opening.filter(|_| answer.status().is_success()) {
@@ -109,7 +108,7 @@ fn received(
 ) -> (Request<Incoming>, Option<Arc<Wanted>>, Option<Opening>) {
     let (mut parts, stream) = request.into_parts();
     if parts.method == Method::CONNECT {
-        let (bring, end) = SocketEnd::new();
+        let (bring, end) = Handed::new();
         parts.extensions.insert(end);
         return (Request::from_parts(parts, Incoming::Empty), None, Some((bring, stream)));
     }
