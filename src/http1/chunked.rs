@@ -147,6 +147,17 @@ impl Chunks {
         }
     }
 
+    /// Whether the body is over, of which the end is taken out as well if it is at hand and has no fields:
+    /// whoever has the last of the data need not come back for it.
+    pub fn ends(&mut self, from: &mut BytesMut) -> bool {
+        const END: &[u8] = b"0\r\n\r\n";
+        if matches!(self.place, Place::Size { digits: 0, .. }) && from.starts_with(END) {
+            from.advance(END.len());
+            self.place = Place::Over;
+        }
+        self.is_over()
+    }
+
     /// The place behind a byte that is neither data nor of a trailer.
     fn line(&mut self, byte: u8) -> Result<Place, ChunksError> {
         Ok(match (self.place, byte) {
@@ -282,6 +293,22 @@ mod tests {
                 "{}",
                 text.escape_debug()
             );
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_at_hand_is_taken_with_the_data() {
+        for (text, ends, left) in [
+            (&b"1\r\na\r\n0\r\n\r\nnext"[..], true, &b"next"[..]),
+            (b"1\r\na\r\n0\r\n\r", false, b"0\r\n\r"),
+            (b"1\r\na\r\n0\r\nx: 1\r\n\r\n", false, b"0\r\nx: 1\r\n\r\n"),
+            (b"2\r\na", false, b""),
+            // Behind data, and in the place of what ends its chunk.
+            (b"1\r\na0\r\n\r\n", false, b"0\r\n\r\n"),
+        ] {
+            let (mut chunks, mut from) = (Chunks::new(TRAILERS), BytesMut::from(text));
+            assert!(matches!(chunks.read(&mut from), Ok(Some(Piece::Data(data))) if data == "a"));
+            assert_eq!((chunks.ends(&mut from), &from[..]), (ends, left), "{}", text.escape_ascii());
         }
     }
 
