@@ -308,7 +308,12 @@ mod tests {
         ] {
             let (mut chunks, mut from) = (Chunks::new(TRAILERS), BytesMut::from(text));
             assert!(matches!(chunks.read(&mut from), Ok(Some(Piece::Data(data))) if data == "a"));
-            assert_eq!((chunks.ends(&mut from), &from[..]), (ends, left), "{}", text.escape_ascii());
+            assert_eq!(
+                (chunks.ends(&mut from), &from[..]),
+                (ends, left),
+                "{}",
+                text.escape_ascii()
+            );
         }
     }
 

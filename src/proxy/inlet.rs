@@ -21,9 +21,10 @@ use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Body;
 use super::spelling::Speller;
+use crate::http1::Spelling;
 use crate::outcome::Code;
 use crate::request::{Heads, Odd};
-use crate::upstream::{Gather, Spelling};
+use crate::upstream::Gather;
 
 /// How long what an agent still sends is read and thrown away after the last answer. Closed with
 /// bytes unread, the kernel would reset the connection, and with it could go the answer that the
@@ -106,6 +107,10 @@ impl Progress {
         self.head.store(false, Ordering::Relaxed);
         if has_body {
             request.extensions_mut().insert(Reading(Arc::clone(self)));
+        }
+        // How all names are written, where hyper does not keep each.
+        if self.titled.load(Ordering::Relaxed) {
+            request.extensions_mut().insert(Spelling::Title);
         }
         (Answering(Arc::clone(self)), request)
     }
@@ -191,11 +196,6 @@ impl Progress {
             Poll::Pending
         })
         .await;
-    }
-
-    /// How the names in the last head are written, where hyper does not keep each.
-    pub(super) fn spelling(&self) -> Spelling {
-        if self.titled.load(Ordering::Relaxed) { Spelling::Title } else { Spelling::Lower }
     }
 
     /// Whether hyper is to keep the writing of each name.

@@ -4,7 +4,7 @@
 //! the writing of each name, in a second map of all names for each request, which is a tenth of what a
 //! request costs. Nearly all clients write all names in one of two ways, and a way can be told once.
 
-use crate::upstream::Spelling;
+use crate::http1::Spelling;
 
 /// Reads along with the heads on one connection.
 pub(super) struct Speller {
