@@ -15,9 +15,6 @@ const EXTENSIONS: usize = 16 * 1024;
 /// The digits of a size: more than a `u64` holds are no size.
 const DIGITS: u32 = 16;
 
-/// The end of a body, with nothing behind it.
-const END: &[u8] = b"0\r\n\r\n";
-
 /// What comes next of a body.
 #[derive(Debug)]
 pub enum Piece {
@@ -150,6 +147,17 @@ impl Chunks {
         }
     }
 
+    /// Whether the body is over, of which the end is taken out as well if it is at hand and has no fields:
+    /// whoever has the last of the data need not come back for it.
+    pub fn ends(&mut self, from: &mut BytesMut) -> bool {
+        const END: &[u8] = b"0\r\n\r\n";
+        if matches!(self.place, Place::Size { digits: 0, .. }) && from.starts_with(END) {
+            from.advance(END.len());
+            self.place = Place::Over;
+        }
+        self.is_over()
+    }
+
     /// The place behind a byte that is neither data nor of a trailer.
     fn line(&mut self, byte: u8) -> Result<Place, ChunksError> {
         Ok(match (self.place, byte) {
@@ -180,15 +188,6 @@ impl Chunks {
             (Place::Cr | Place::Lf, _) => return Err(ChunksError::Unended),
             _ => return Err(ChunksError::Size),
         })
-    }
-
-    /// Takes the end of a body without trailers, if it is right behind what was given out: whoever has the
-    /// last piece then knows that it is the last.
-    pub fn finish(&mut self, from: &mut BytesMut) {
-        if matches!(self.place, Place::Size { digits: 0, .. }) && from.starts_with(END) {
-            from.advance(END.len());
-            self.place = Place::Over;
-        }
     }
 
     fn count_extension(&mut self) -> Result<(), ChunksError> {
@@ -263,25 +262,6 @@ mod tests {
     }
 
     #[test]
-    fn the_last_piece_is_known_to_be_it_where_the_end_is_there() {
-        let (mut chunks, mut from) =
-            (Chunks::new(TRAILERS), BytesMut::from("5\r\n0\r\n\r\n\r\n0\r\n\r\nGET"));
-        chunks.finish(&mut from);
-        let piece = chunks.read(&mut from).unwrap();
-        assert!(matches!(piece, Some(Piece::Data(data)) if data == "0\r\n\r\n"));
-        assert!(!chunks.is_over());
-        chunks.finish(&mut from);
-        assert!(chunks.is_over() && chunks.read(&mut from).unwrap().is_none());
-        assert_eq!(from, "GET");
-        // In the middle of a chunk it is data.
-        let (mut chunks, mut from) = (Chunks::new(TRAILERS), BytesMut::from("6\r\na"));
-        chunks.read(&mut from).unwrap().unwrap();
-        from.extend_from_slice(END);
-        chunks.finish(&mut from);
-        assert!(!chunks.is_over() && from == END);
-    }
-
-    #[test]
     fn what_two_readers_could_part_over_is_refused() {
         use ChunksError::{Extensions, Size, Trailers, Unended};
         let long = format!("1;{}\r\na\r\n", "x".repeat(EXTENSIONS + 1));
@@ -312,6 +292,27 @@ mod tests {
                 error,
                 "{}",
                 text.escape_debug()
+            );
+        }
+    }
+
+    #[test]
+    fn an_end_that_is_at_hand_is_taken_with_the_data() {
+        for (text, ends, left) in [
+            (&b"1\r\na\r\n0\r\n\r\nnext"[..], true, &b"next"[..]),
+            (b"1\r\na\r\n0\r\n\r", false, b"0\r\n\r"),
+            (b"1\r\na\r\n0\r\nx: 1\r\n\r\n", false, b"0\r\nx: 1\r\n\r\n"),
+            (b"2\r\na", false, b""),
+            // Behind data, and in the place of what ends its chunk.
+            (b"1\r\na0\r\n\r\n", false, b"0\r\n\r\n"),
+        ] {
+            let (mut chunks, mut from) = (Chunks::new(TRAILERS), BytesMut::from(text));
+            assert!(matches!(chunks.read(&mut from), Ok(Some(Piece::Data(data))) if data == "a"));
+            assert_eq!(
+                (chunks.ends(&mut from), &from[..]),
+                (ends, left),
+                "{}",
+                text.escape_ascii()
             );
         }
     }

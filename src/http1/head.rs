@@ -129,6 +129,7 @@ pub fn read_request(
         *request.headers_mut() = fields;
         // HTTP/1.0 knows no coding, and whoever handed it on may have read on behind its head.
         framing.broken |= framing.codings > 0 && (version == 0 || !framing.chunked);
+        framing.broken |= framing.listed;
         let two_framings = framing.codings + framing.lengths > 1;
         if framing.broken && !two_framings {
             return Err(HeadError::Framing);
@@ -318,6 +319,8 @@ struct Framing {
     /// How many fields give a length, and the length.
     lengths: u32,
     length: Option<u64>,
+    /// Whether one of them gives a list. Origins send the same twice (RFC 9112 section 6.3); clients do not.
+    listed: bool,
     /// How many fields name codings, and whether the last coding of all is the chunked one.
     codings: u32,
     chunked: bool,
@@ -332,9 +335,13 @@ impl Framing {
     fn note(&mut self, name: &HeaderName, value: &HeaderValue) {
         match *name {
             header::CONTENT_LENGTH => {
-                let length = length_of(value.as_bytes());
-                self.broken |= length.is_none() || (self.lengths > 0 && length != self.length);
-                (self.lengths, self.length) = (self.lengths + 1, length);
+                for (at, length) in value.as_bytes().split(|byte| *byte == b',').enumerate() {
+                    let length = length_of(length.trim_ascii());
+                    let again = self.lengths > 0 || at > 0;
+                    self.broken |= length.is_none() || (again && length != self.length);
+                    (self.length, self.listed) = (length, self.listed || at > 0);
+                }
+                self.lengths += 1;
             }
             header::TRANSFER_ENCODING => {
                 self.codings += 1;
@@ -524,6 +531,7 @@ mod tests {
         for (method, text, length, stays) in [
             (get, "200 OK\r\ncontent-length: 5", Length::Exact(5), true),
             (get, "200\r\ncontent-length: 5\r\ncontent-length: 5", Length::Exact(5), true),
+            (get, "200 OK\r\ncontent-length: 5, 5", Length::Exact(5), true),
             (get, "200 OK\r\na: b", Length::UntilClose, false),
             (get, "200 OK\r\ntransfer-encoding: chunked", Length::Chunked, true),
             (get, "200 OK\r\ntransfer-encoding: gzip", Length::UntilClose, true),
@@ -545,6 +553,8 @@ mod tests {
         for text in [
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\n",
             "HTTP/1.1 200 OK\r\ncontent-length: -5\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5, 6\r\n\r\n",
+            "HTTP/1.1 200 OK\r\ncontent-length: 5,\r\n\r\n",
             "HTTP/1.0 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
             "HTTP/1.1 20 OK\r\n\r\n",
             "ICY 200 OK\r\n\r\n",

@@ -28,7 +28,7 @@ use crate::record::{Recorded, Use};
 use crate::request::InboundRequest;
 use crate::secret::Secret;
 use crate::sign::sigv4::ChunkSigner;
-use crate::upstream::{Call, LastLook, Sent, Spelling, Upgraded, refuses_certificate};
+use crate::upstream::{Call, LastLook, Sent, Upgraded, refuses_certificate};
 
 /// The circumstances of a call, which are the same however often it is made.
 pub(super) struct Calling<'a> {
@@ -227,7 +227,6 @@ impl<'a> Calling<'a> {
         };
         let call = Call {
             certificate: certificate.as_ref(),
-            spelling: self.outlet.spelling(),
             ..call(permit, (&origin, &principal), LastLook(&still))
         };
         match self.gateway.upstream().upgrade(request, call, opening.handshake()).await {
@@ -382,7 +381,6 @@ impl<'a> Calling<'a> {
         let call = Call {
             interims: heard.as_ref(),
             certificate: certificate.as_ref(),
-            spelling: self.outlet.spelling(),
             ..call(permit, (&origin, &principal), LastLook(&still))
         };
         let upstream = self.gateway.upstream();
@@ -517,7 +515,6 @@ fn call<'c>(
         interims: None,
         last_look: Some(last_look),
         certificate: None,
-        spelling: Spelling::default(),
     }
 }
 

@@ -23,7 +23,7 @@ use crate::outcome::{Code, Ending, Refusal};
 use crate::record::{Access, AuditSink, Outcome, Recorded, RequestId, Use};
 use crate::reference::Name;
 use crate::secret::Secret;
-use crate::upstream::{Call, Spelling, Upstream, UpstreamBody};
+use crate::upstream::{Call, Upstream, UpstreamBody};
 
 /// The longest that an errand may take in all. An agent's request waits for it, and gives up at some
 /// time of its own; a minute is what most of them bear.
@@ -177,7 +177,6 @@ async fn send(upstream: &Upstream, leaving: Recorded<Leaving>) -> Result<Reply, 
         interims: None,
         last_look: None,
         certificate: None,
-        spelling: Spelling::default(),
     };
     let sent = upstream.send(request, call).await?;
     let (parts, body) = sent.response.into_parts();

@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 
 use super::exchange::strip_answer;
 use super::http1::Source;
+use crate::http1::{Spelling, write_fields, write_status_line};
 use crate::inject::Pending;
 use crate::scrub::Interim;
-use crate::upstream::{Interims, Spelling};
+use crate::upstream::Interims;
 
 /// How many bytes of interim answers one stream is sent. They are held until the agent reads them, and an
 /// origin could send them without end; those over it are dropped, because the answer does not depend on them.
@@ -48,13 +49,6 @@ impl Outlet {
     /// Of one stream, whose task [takes](Self::take) them.
     pub(super) fn of_stream() -> Self {
         Self(Way::Http2(Mutex::default()))
-    }
-
-    /// How the names in the head of the request are written, where that is not kept for each.
-    pub(super) fn spelling(&self) -> Spelling {
-        match &self.0 {
-            Way::Http1(_) | Way::Http2(_) => Spelling::Lower,
-        }
     }
 
     /// Has it go out before the answer.

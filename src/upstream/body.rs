@@ -11,12 +11,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::h2::StreamBody;
-use super::link::{Link, Task, silent};
+use super::link::{Detached, Incoming, Link, LinkError, Outgoing};
 use super::pool::{Pool, PoolKey};
 use crate::outcome::Refusal;
 
@@ -162,7 +161,7 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(cx));
-        // After trailers hyper does not ask again.
+        // After trailers nobody asks again.
         let more = matches!(&frame, Some(Ok(frame)) if !frame.is_trailers());
         let last = !more || this.inner.is_end_stream();
         this.upload.note(last);
@@ -180,7 +179,7 @@ where
 
 impl<B> Tracked<B> {
     /// A body may break off with a refusal of its own (a slot in it that may not be filled, say).
-    /// hyper would wrap it where only a reference can be had, so it is kept here for the caller.
+    /// HTTP/2 would wrap it where only a reference can be had, so it is kept here for the caller.
     fn keep_refusal(&self, error: BoxError) -> BoxError {
         match error.downcast::<Refusal>() {
             Ok(refusal) => {
@@ -196,7 +195,7 @@ impl<B> Tracked<B> {
 #[derive(Debug)]
 pub enum BodyError {
     /// The connection broke, or the framing is wrong: the body is not whole.
-    Broken(hyper::Error),
+    Broken(LinkError),
     /// The connection ended inside the body: it is not whole.
     Truncated,
     /// The HTTP/2 stream was reset, or its connection ended: the body is not whole.
@@ -232,8 +231,8 @@ impl StdError for BodyError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
             Self::Broken(error) => Some(error),
-            // hyper looks through the sources for what it tells the agent why its stream is reset,
-            // and REFUSED_STREAM or NO_ERROR would be a lie there: an answer had begun.
+            // Whoever looks through the sources for what to tell the agent would find REFUSED_STREAM or
+            // NO_ERROR, which would be a lie there: an answer had begun.
             Self::Reset(_) | Self::Truncated | Self::Idle(_) => None,
         }
     }
@@ -247,12 +246,12 @@ pub(super) struct Home {
     pub(super) wait: Option<Duration>,
 }
 
-/// What moves the bytes of an answer.
+/// What the bytes of an answer come over.
 enum Engine {
-    /// The reader itself. Only such a connection is used again.
+    /// A connection that may be used again.
     Inline(Box<Link>, Box<Home>),
-    /// A task, because the request is still being sent.
-    Task(Task),
+    /// One on which the request is still being sent.
+    Detached(Box<Detached>),
     /// Nothing any more: the end was reached, or an error.
     Done,
 }
@@ -271,8 +270,8 @@ impl UpstreamBody {
         Self(Kind::Link(LinkBody::inline(incoming, link, home, idle)))
     }
 
-    pub(super) fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
-        Self(Kind::Link(LinkBody::detached(incoming, link, idle)))
+    pub(super) fn detached(incoming: Incoming, link: Link, rest: Outgoing, idle: Duration) -> Self {
+        Self(Kind::Link(LinkBody::detached(incoming, link.detach(rest), idle)))
     }
 
     pub(super) fn stream(stream: StreamBody) -> Self {
@@ -296,7 +295,7 @@ impl Body for UpstreamBody {
 
     fn is_end_stream(&self) -> bool {
         match &self.0 {
-            Kind::Link(body) => body.incoming.is_end_stream(),
+            Kind::Link(body) => body.incoming.is_over(),
             Kind::Stream(body) => body.is_end_stream(),
         }
     }
@@ -330,76 +329,59 @@ impl LinkBody {
         body
     }
 
-    fn detached(incoming: Incoming, link: Link, idle: Duration) -> Self {
-        Self { incoming, engine: Engine::Task(link.into_task()), idle, waiting_since: None }
+    fn detached(incoming: Incoming, link: Detached, idle: Duration) -> Self {
+        Self { incoming, engine: Engine::Detached(Box::new(link)), idle, waiting_since: None }
     }
 
     /// At the end of the body the connection goes home. Some readers never ask for more than the
     /// announced length, so this is looked at after every frame.
     fn finish_if_over(&mut self) {
-        if self.incoming.is_end_stream() {
-            self.finish();
-        }
-    }
-
-    fn finish(&mut self) {
-        if let Engine::Inline(mut link, home) = std::mem::replace(&mut self.engine, Engine::Done)
-            && link.is_settled()
+        if self.incoming.is_over()
+            && let Engine::Inline(mut link, home) =
+                std::mem::replace(&mut self.engine, Engine::Done)
         {
-            let Home { pool, key, wait } = *home;
-            pool.put(key, link, wait);
+            if self.incoming.leaves_all_well() && link.is_settled() {
+                let Home { pool, key, wait } = *home;
+                pool.put(key, link, wait);
+            } else {
+                link.close();
+            }
         }
     }
 
-    /// What has arrived, moving bytes first if nothing has.
-    fn poll_incoming(&mut self, cx: &mut Context<'_>) -> Poll<Option<hyper::Result<Frame<Bytes>>>> {
-        let Engine::Inline(link, _) = &mut self.engine else {
-            return Pin::new(&mut self.incoming).poll_frame(cx);
-        };
-        // All that fills the body happens inside `drive`, so the body itself need wake nobody.
-        let first = Pin::new(&mut self.incoming).poll_frame(&mut silent());
-        if first.is_ready() {
-            return first;
-        }
-        let frame = link.drive_for(cx, |cx| Pin::new(&mut self.incoming).poll_frame(cx));
-        if frame.is_pending() && link.has_ended() {
-            self.engine = Engine::Done;
-        }
-        frame
-    }
-
-    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+    /// Ready when nothing has come for too long.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let since = *self.waiting_since.get_or_insert_with(Instant::now);
         let deadline = since + self.idle;
-        let over = match &mut self.engine {
+        match &mut self.engine {
             Engine::Inline(link, _) => link.poll_alarm(cx, deadline),
-            Engine::Task(task) => task.poll_alarm(cx, deadline),
-            // A body that hyper still calls open after its connection has gone.
-            Engine::Done => return Poll::Ready(BodyError::Truncated),
-        };
-        over.map(|()| BodyError::Idle(self.idle))
+            Engine::Detached(link) => link.poll_alarm(cx, deadline),
+            Engine::Done => Poll::Ready(()),
+        }
     }
 
     fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        let error = match self.poll_incoming(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
+        let next = match &mut self.engine {
+            Engine::Inline(link, _) => link.poll_frame(cx, &mut self.incoming),
+            Engine::Detached(link) => link.poll_frame(cx, &mut self.incoming),
+            Engine::Done if self.incoming.is_over() => return Poll::Ready(None),
+            // It broke off before, and stays so.
+            Engine::Done => return Poll::Ready(Some(Err(BodyError::Truncated))),
+        };
+        let error = match next {
+            Poll::Ready(Some(Err(error))) => error,
+            Poll::Ready(next) => {
                 self.waiting_since = None;
-                // Nothing follows trailers, and some readers do not ask again.
-                if frame.is_trailers() {
-                    self.finish();
-                }
                 self.finish_if_over();
-                return Poll::Ready(Some(Ok(frame)));
+                return Poll::Ready(next);
             }
-            Poll::Ready(None) => {
-                self.finish();
-                return Poll::Ready(None);
+            Poll::Pending => {
+                ready!(self.poll_idle(cx));
+                BodyError::Idle(self.idle)
             }
-            Poll::Ready(Some(Err(error))) => BodyError::Broken(error),
-            Poll::Pending => ready!(self.poll_idle(cx)),
         };
         // Dropping the connection closes it: nothing after an error can be trusted.
         self.engine = Engine::Done;

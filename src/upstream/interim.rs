@@ -51,26 +51,28 @@ impl fmt::Debug for Interims {
     }
 }
 
-/// Has a request listen for interim answers, on a connection of HTTP/1.1.
-pub(super) fn heard<B>(mut request: Request<B>, interims: Option<&Interims>) -> Request<B> {
-    let go_on = request.extensions().get::<GoOn>().cloned();
-    if go_on.is_none() && interims.is_none() {
-        return request;
+/// Who hears of the interim answers to one request.
+#[derive(Default)]
+pub(super) struct Hearing<'a> {
+    pub(super) go_on: Option<GoOn>,
+    pub(super) interims: Option<&'a Interims>,
+}
+
+impl<'a> Hearing<'a> {
+    /// Of this request.
+    pub(super) fn of<B>(request: &Request<B>, interims: Option<&'a Interims>) -> Self {
+        Self { go_on: request.extensions().get().cloned(), interims }
     }
-    let interims = interims.cloned();
-    hyper::ext::on_informational(&mut request, move |interim| {
-        if interim.status() != StatusCode::CONTINUE {
-            if let Some(interims) = &interims {
-                let mut head = Response::new(());
-                *head.status_mut() = interim.status();
-                *head.headers_mut() = interim.headers().clone();
-                interims.hear(head);
+
+    pub(super) fn hear(&self, interim: Response<()>) {
+        if interim.status() == StatusCode::CONTINUE {
+            if let Some(GoOn(told)) = &self.go_on {
+                told();
             }
-        } else if let Some(GoOn(told)) = &go_on {
-            told();
+        } else if let Some(interims) = self.interims {
+            interims.hear(interim);
         }
-    });
-    request
+    }
 }
 
 /// On HTTP/2 nobody has to wait: a body that is not wanted is stopped by a reset of its stream, and

@@ -55,7 +55,8 @@ impl Leashes {
 }
 
 impl End {
-    fn now(&self) {
+    /// Ends the connection.
+    pub(super) fn now(&self) {
         // First the word: who is woken looks at it.
         self.now.store(true, Ordering::Release);
         self.waiting.wake();

@@ -1,47 +1,44 @@
 //! One HTTP/1.1 connection to an origin, driven by whoever uses it.
 //!
-//! hyper splits a connection into a handle and a driver, and expects the driver to be spawned. Here
-//! the two stay together: the task that waits for the answer also moves the bytes. That saves two
-//! wake-ups of another task for each request, a task for each idle connection, and gives an exact
-//! answer to *is it dead?* when a connection is taken from the pool. And whoever drives a connection
-//! can take its stream and buffer back, which is how a WebSocket begins (`upgrade`).
+//! The task that waits for an answer also moves the bytes. That saves two wake-ups of another task for each
+//! request, a task for each idle connection, and gives an exact answer to *is it dead?* when a connection is
+//! taken from the pool. While it waits there it has no buffer.
 
-use std::future::Future;
+mod answer;
+mod outgoing;
+mod wire;
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::AsFd;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use http::{Request, Response};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::{Builder, Connection, SendRequest};
-use hyper_util::rt::TokioIo;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use bytes::Bytes;
+use http::Request;
+use http_body::Frame;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::runtime::{self, Handle};
 use tokio::task::coop::unconstrained;
-use tokio::task::yield_now;
+use tokio::task::{JoinHandle, yield_now};
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_rustls::client::TlsStream;
 
-use super::Spelling;
-use super::body::{RequestBody, Upload};
-use super::gather::Gather;
-use super::hear::HeardOut;
+pub(super) use answer::{Answer, Incoming};
+pub(super) use outgoing::{Outgoing, Stop};
+
+use super::body::{BodyError, RequestBody, Upload};
+use super::interim::{Hearing, Interims};
 use super::leash::{End, Leash};
 use super::trust::{agreed_on_http2, refuses_our_certificate};
 use super::via::Transport;
-
-/// The longest response head: over 64 KiB they are refused by every server and browser in use.
-const HEAD: usize = 64 * 1024;
-
-/// The most that hyper reads ahead of a slow reader, and the most that it gathers before it writes.
-/// Buffers start at 8 KiB and grow to this only for a bulk transfer: six TLS records. More would cost
-/// less of the kernel's work, and be held for each slow reader.
-const BUFFER: usize = 96 * 1024;
+use crate::http1::{ChunksError, HeadError};
+use wire::Wire;
 
 /// The bytes below HTTP.
 pub(super) enum Stream {
@@ -75,37 +72,10 @@ impl Stream {
     }
 }
 
-/// A stream that can be handed to another runtime. Who has the connection cannot reach the stream
-/// inside it, so it leaves word, and the stream moves when it is next used.
-pub(super) struct Movable {
-    pub(super) stream: Stream,
-    gather: Gather,
-    leash: Leash,
-    move_here: Arc<AtomicBool>,
-}
-
-impl Movable {
-    fn settle(&mut self) -> io::Result<()> {
-        self.leash.check()?;
-        if self.move_here.load(Ordering::Relaxed) {
-            self.move_here.store(false, Ordering::Relaxed);
-            self.stream.enter_this_runtime()?;
-        }
-        Ok(())
-    }
-
-    fn settled(&mut self) -> io::Result<Pin<&mut Stream>> {
-        self.settle()?;
-        Ok(Pin::new(&mut self.stream))
-    }
-}
-
 /// The runtime of this thread, if it has one.
 pub(super) fn here() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|handle| handle.id())
 }
-
-type Driver = Connection<TokioIo<HeardOut<Movable>>, RequestBody>;
 
 /// Why an exchange gave no answer.
 pub(super) enum Failure {
@@ -115,7 +85,7 @@ pub(super) enum Failure {
     /// The origin wants HTTP/1.1 for it, and has not looked at it; here is the request.
     Http1Required(Box<Request<RequestBody>>),
     /// The connection broke, or what came over it was not HTTP.
-    Broken(hyper::Error),
+    Broken(LinkError),
     /// The answer's head did not come in time.
     Late,
     /// The request's body did not move for the idle time.
@@ -130,6 +100,40 @@ impl Failure {
     /// The request back, where it may be sent again; the error, where it may not.
     pub(super) fn stream(error: h2::Error, back: Option<Box<Request<RequestBody>>>) -> Self {
         back.map_or(Self::Stream(error), Self::Unsent)
+    }
+}
+
+/// Why a connection is of no use any more.
+#[derive(Debug)]
+pub enum LinkError {
+    /// The head of the answer cannot be read.
+    Head(HeadError),
+    /// The answer's body is not in the coding that its head names.
+    Chunks(ChunksError),
+    /// It ended before the answer.
+    Closed,
+    /// It broke: the system says so, or TLS.
+    Io(io::Error),
+}
+
+impl fmt::Display for LinkError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Head(_) | Self::Chunks(_) => "the host's answer is no valid HTTP/1.1",
+            Self::Closed => "the host closed the connection before its answer",
+            Self::Io(_) => "the connection to the host broke",
+        })
+    }
+}
+
+impl StdError for LinkError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            Self::Head(error) => Some(error),
+            Self::Chunks(error) => Some(error),
+            Self::Closed => None,
+            Self::Io(error) => Some(error),
+        }
     }
 }
 
@@ -158,65 +162,34 @@ impl Patience {
     }
 }
 
-/// A connection: hyper's handle and its driver.
+/// A connection. What is read and written of one exchange has its buffers with that.
 pub(super) struct Link {
-    pub(super) sender: SendRequest<RequestBody>,
-    /// None once the connection has ended. It must not be polled after that.
-    pub(super) driver: Option<Driver>,
-    /// What the origin said of our certificate, if that was the end.
-    verdict: Option<hyper::Error>,
+    wire: Wire<Stream>,
     alarm: Alarm,
     /// What ends it from outside.
     end: Arc<End>,
     opened: Instant,
     /// The runtime that waits for its socket.
     home: Option<runtime::Id>,
-    /// How it writes the names of fields, which hyper is told when a connection begins.
-    spelling: Spelling,
-    move_here: Arc<AtomicBool>,
+    /// Whether nothing can come any more, or nothing that was asked for.
+    ended: bool,
     /// Whether it came to this runtime, and has not been looked at since.
     unheard: bool,
 }
 
 impl Link {
     /// Makes an HTTP/1.1 connection of a stream. Sends nothing yet.
-    pub(super) async fn new(
-        stream: Stream,
-        leash: Leash,
-        spelling: Spelling,
-    ) -> hyper::Result<Self> {
-        let move_here = Arc::<AtomicBool>::default();
-        let (gather, moves) = (Gather::default(), Arc::clone(&move_here));
+    pub(super) fn new(stream: Stream, leash: Leash) -> Self {
         let end = leash.end();
-        let stream = Movable { stream, gather, leash, move_here: moves };
-        let (sender, driver) =
-            Self::settings(spelling).handshake(TokioIo::new(HeardOut::new(stream))).await?;
-        let (alarm, opened, home) = (Alarm::default(), Instant::now(), here());
-        Ok(Self {
-            sender,
-            driver: Some(driver),
-            verdict: None,
-            alarm,
+        Self {
+            wire: Wire::new(stream, leash),
+            alarm: Alarm::default(),
             end,
-            opened,
-            home,
-            spelling,
-            move_here,
+            opened: Instant::now(),
+            home: here(),
+            ended: false,
             unheard: false,
-        })
-    }
-
-    /// Strict where responses can be read in two ways (no obsolete folding, no ignored lines, no
-    /// HTTP/0.9), which are hyper's defaults and are left alone. `max_headers` too stays at its
-    /// default of 100, because any other value makes hyper allocate for each response.
-    fn settings(spelling: Spelling) -> Builder {
-        let mut builder = Builder::new();
-        // Origins that mind the case of field names see it as the client wrote it: in the way that is told
-        // here, or as the agent's side noted it of each name. The answer's is not noted, which is a tenth
-        // of the work on it: names in answers are lower-case in HTTP/2 and HTTP/3, and clients are used to it.
-        builder.max_buf_size(BUFFER).max_header_size(HEAD);
-        builder.title_case_headers(spelling == Spelling::Title);
-        builder
+        }
     }
 
     /// When it was opened.
@@ -230,19 +203,14 @@ impl Link {
         self.home
     }
 
-    /// How it writes the names of fields.
-    pub(super) fn spelling(&self) -> Spelling {
-        self.spelling
-    }
-
     /// Makes this thread's runtime its home.
     pub(super) fn adopt(&mut self) {
         let here = here();
-        if self.home != here {
+        if here.is_some() && self.home != here {
             self.home = here;
-            self.move_here.store(true, Ordering::Relaxed);
             self.alarm = Alarm::default();
             self.unheard = true;
+            self.ended |= self.wire.stream.enter_this_runtime().is_err();
         }
     }
 
@@ -252,8 +220,7 @@ impl Link {
         if !std::mem::take(&mut self.unheard) {
             return true;
         }
-        // The first look is what moves the socket. What this runtime then hears of it is there after
-        // its next turn, and not before.
+        // What this runtime hears of the socket is there after its next turn, and not before.
         if !self.is_alive() {
             return false;
         }
@@ -265,59 +232,29 @@ impl Link {
     /// bytes that nobody asked for (an answer before its question), both end it here.
     pub(super) fn is_alive(&mut self) -> bool {
         // Nobody is to be woken: the next user polls again with a waker of its own.
-        self.drive(&mut silent());
-        self.is_ready()
+        self.poll_end(&mut silent()).is_pending()
     }
 
-    fn is_ready(&self) -> bool {
-        self.driver.is_some() && self.sender.is_ready()
+    /// Ready when it has ended: with an error, if there was one.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Error>> {
+        if self.ended {
+            return Poll::Ready(None);
+        }
+        let mut byte = [0];
+        let read = ready!(Pin::new(&mut self.wire).poll_read(cx, &mut ReadBuf::new(&mut byte)));
+        self.ended = true;
+        Poll::Ready(read.err())
     }
 
-    /// Whether the last exchange is over on both sides and the next may begin. An answer that came
-    /// before its request was sent in full leaves the connection unfit, and so does `close`.
+    /// Whether the next exchange may begin, now that one is over. Lets go of the task that waited last: a
+    /// waker holds all the memory of its task, for as long as the connection waits in the pool.
     pub(super) fn is_settled(&mut self) -> bool {
-        let settled = self.is_ready() || self.is_alive();
+        let settled = self.is_alive();
         if settled {
             self.alarm.forget_waker();
             self.end.forget_waker();
         }
         settled
-    }
-
-    /// Moves bytes until `arrived` has something, or nothing moves any more and `cx` will be woken
-    /// when something does.
-    ///
-    /// The driver moves first without a waker. What it fills on the way wakes whoever filled it once
-    /// it is taken, and that would be this very task: a second run of everything above, for nothing.
-    pub(super) fn drive_for<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        mut arrived: impl FnMut(&mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
-        self.drive(&mut silent());
-        let found = arrived(&mut silent());
-        if found.is_ready() {
-            return found;
-        }
-        self.drive(cx);
-        arrived(&mut silent())
-    }
-
-    /// Moves bytes both ways as far as they go.
-    fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(driver) = &mut self.driver
-            && let Poll::Ready(ended) = Pin::new(driver).poll(cx)
-        {
-            // Dropping it hands a waiting answer or body its error. What the driver's own error
-            // would say is in theirs, but not in that of a request that had not left yet.
-            self.driver = None;
-            self.verdict = ended.err().filter(|error| refuses_our_certificate(error));
-        }
-    }
-
-    /// Whether nothing can come any more.
-    pub(super) fn has_ended(&self) -> bool {
-        self.driver.is_none()
     }
 
     /// Sends the request and waits for the head of the answer.
@@ -326,40 +263,108 @@ impl Link {
         request: Request<RequestBody>,
         upload: Option<&Upload>,
         patience: Patience,
-    ) -> Result<Response<Incoming>, Failure> {
+        interims: Option<&Interims>,
+    ) -> Result<Answer, Failure> {
         let sent = Instant::now();
-        // Unconstrained, because it is polled with a waker that wakes nobody: all that can make it
-        // ready happens inside `drive`, and the runtime's budget must not pause it unseen.
-        let mut answer = pin!(unconstrained(self.sender.try_send_request(request)));
+        // With the task's own waker, which then is where what comes first is told.
+        if let Poll::Ready(error) = poll_fn(|cx| Poll::Ready(self.poll_end(cx))).await {
+            return Err(match error {
+                // The next connection would hear the same.
+                Some(error) if refuses_our_certificate(&error) => {
+                    Failure::Broken(LinkError::Io(error))
+                }
+                _ => Failure::Unsent(Box::new(request)),
+            });
+        }
+        let method = request.method().clone();
+        let hearing = Hearing::of(&request, interims);
+        let Some(outgoing) = Outgoing::new(request) else { return Err(Failure::Unfit) };
+        let (mut rest, mut incoming) = (Some(outgoing), Incoming::new());
         let mut begun = false;
-        std::future::poll_fn(|cx| {
-            let answered = if std::mem::replace(&mut begun, true) {
-                self.drive_for(cx, |cx| answer.as_mut().poll(cx))
-            } else {
-                // There is something to send and nothing to take yet.
-                self.drive(cx);
-                answer.as_mut().poll(&mut silent())
-            };
-            if let Poll::Ready(answer) = answered {
-                return Poll::Ready(answer.map_err(|mut error| match error.take_message() {
-                    Some(request) => match self.verdict.take() {
-                        None => Failure::Unsent(Box::new(request)),
-                        // The next connection would hear the same.
-                        Some(verdict) => Failure::Broken(verdict),
-                    },
-                    None => Failure::Broken(error.into_error()),
-                }));
+        let answered = poll_fn(|cx| {
+            // Before the answer, which may wait for it.
+            match rest.as_mut().map(|rest| rest.poll(&mut self.wire, cx)) {
+                Some(Poll::Ready(Ok(()))) => rest = None,
+                Some(Poll::Ready(Err(Stop::Body))) => return Poll::Ready(Err(Failure::Unfit)),
+                Some(Poll::Ready(Err(Stop::Wire(error)))) => {
+                    return Poll::Ready(Err(Failure::Broken(LinkError::Io(error))));
+                }
+                Some(Poll::Pending) | None => {}
+            }
+            // It was listened to a moment ago.
+            if std::mem::replace(&mut begun, true) {
+                let head = incoming.poll_head(&mut self.wire, cx, (&method, &hearing));
+                if let Poll::Ready(head) = head {
+                    return Poll::Ready(head.map_err(Failure::Broken));
+                }
             }
             let (deadline, late) = patience.deadline(sent, upload);
             self.alarm.poll(cx, deadline).map(|()| Err(late))
-        })
-        .await
+        });
+        match answered.await {
+            Ok(response) => Ok(Answer { response, incoming, rest }),
+            Err(failure) => {
+                self.ended = true;
+                Err(failure)
+            }
+        }
     }
 
-    /// Lets the driver run as a task of its own, for an answer that came while the request was
-    /// still being sent: the reader of the answer may then wait for the writer of the request.
-    pub(super) fn into_task(self) -> Task {
-        Task { driver: self.driver.map(tokio::spawn), _sender: self.sender, alarm: self.alarm }
+    /// The next of the body of its answer.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        incoming.poll_frame(&mut self.wire, cx)
+    }
+
+    /// Ready when `deadline` is over.
+    pub(super) fn poll_alarm(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
+        self.alarm.poll(cx, deadline)
+    }
+
+    /// Has the rest of a request sent by a task, for an answer that came before: the reader of the answer
+    /// may wait for the writer of the request.
+    pub(super) fn detach(self, rest: Outgoing) -> Detached {
+        let (read, write) = tokio::io::split(self.wire);
+        let uploading = tokio::spawn(upload(rest, write, self.end));
+        Detached { read, alarm: self.alarm, uploading }
+    }
+
+    /// Ends it in order: nothing comes any more that is worth a wait.
+    pub(super) fn close(mut self) {
+        let _the_origin_may_be_gone = Pin::new(&mut self.wire).poll_shutdown(&mut silent());
+    }
+
+    /// The stream, for whoever goes on without HTTP.
+    pub(super) fn into_stream(self) -> Stream {
+        self.wire.stream
+    }
+}
+
+/// Sends the rest of a request, and ends the connection when that comes to nothing.
+async fn upload(mut rest: Outgoing, mut wire: WriteHalf<Wire<Stream>>, end: Arc<End>) {
+    if poll_fn(|cx| rest.poll(&mut wire, cx)).await.is_err() {
+        end.now();
+    }
+}
+
+/// A connection whose answer came before all of the request was sent. It is not used again.
+pub(super) struct Detached {
+    read: ReadHalf<Wire<Stream>>,
+    alarm: Alarm,
+    uploading: JoinHandle<()>,
+}
+
+impl Detached {
+    /// The next of the body of its answer.
+    pub(super) fn poll_frame(
+        &mut self,
+        cx: &mut Context<'_>,
+        incoming: &mut Incoming,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        incoming.poll_frame(&mut self.read, cx)
     }
 
     /// Ready when `deadline` is over.
@@ -368,25 +373,9 @@ impl Link {
     }
 }
 
-/// A connection that drives itself to the end of one exchange, and is not used again.
-pub(super) struct Task {
-    driver: Option<tokio::task::JoinHandle<hyper::Result<()>>>,
-    /// hyper ends an idle connection whose handle is gone; this one is not idle yet.
-    _sender: SendRequest<RequestBody>,
-    alarm: Alarm,
-}
-
-impl Task {
-    pub(super) fn poll_alarm(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        self.alarm.poll(cx, deadline)
-    }
-}
-
-impl Drop for Task {
+impl Drop for Detached {
     fn drop(&mut self) {
-        if let Some(driver) = &self.driver {
-            driver.abort();
-        }
+        self.uploading.abort();
     }
 }
 
@@ -443,52 +432,6 @@ macro_rules! either {
     };
 }
 
-impl AsyncRead for Movable {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        this.settle()?;
-        let read = this.gather.poll_read(&mut this.stream, cx, buf);
-        if read.is_pending() {
-            this.leash.wait(cx)?;
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Movable {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().settled()?.poll_write(cx, buf)
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().settled()?.poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.get_mut().settled()?.poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.get_mut().settled()?.poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-}
-
 impl AsyncRead for Stream {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -541,9 +484,9 @@ mod tests {
     const PATIENCE: Patience =
         Patience { response: Duration::from_secs(5), idle: Duration::from_secs(5) };
 
-    async fn link() -> (Link, DuplexStream) {
+    fn link() -> (Link, DuplexStream) {
         let (near, far) = duplex(1024);
-        (Link::new(Stream::Memory(near), Leash::default(), Spelling::Lower).await.unwrap(), far)
+        (Link::new(Stream::Memory(near), Leash::default()), far)
     }
 
     fn request() -> Request<RequestBody> {
@@ -553,29 +496,30 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_met_a_closed_connection_comes_back_whole() {
-        let (mut link, far) = link().await;
+        let (mut link, far) = link();
         assert!(link.is_alive());
         drop(far);
-        let Err(Failure::Unsent(request)) = link.exchange(request(), None, PATIENCE).await else {
+        let Err(Failure::Unsent(request)) = link.exchange(request(), None, PATIENCE, None).await
+        else {
             panic!("the request was not given back");
         };
         assert_eq!(request.uri(), "/pay");
         assert!(!request.body().is_end_stream());
-        assert!(link.has_ended());
+        assert!(!link.is_alive());
     }
 
     #[tokio::test]
     async fn a_request_of_which_a_byte_was_read_does_not_come_back() {
-        let (mut link, mut far) = link().await;
+        let (mut link, mut far) = link();
         let origin = tokio::spawn(async move { far.read_u8().await });
-        let sent = link.exchange(request(), None, PATIENCE).await;
+        let sent = link.exchange(request(), None, PATIENCE, None).await;
         assert!(matches!(sent, Err(Failure::Broken(_))));
         assert_eq!(origin.await.unwrap().unwrap(), b'P');
     }
 
     #[tokio::test]
     async fn an_answer_before_its_question_ends_the_connection() {
-        let (mut link, mut far) = link().await;
+        let (mut link, mut far) = link();
         far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         assert!(!link.is_alive());
     }
@@ -606,12 +550,9 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
-            let mut link =
-                Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default(), Spelling::Lower)
-                    .await
-                    .unwrap();
+            let mut link = Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default());
             assert_eq!(link.home(), here());
-            link.exchange(request(), None, PATIENCE).await.ok().unwrap();
+            link.exchange(request(), None, PATIENCE, None).await.ok().unwrap();
             assert!(link.is_settled());
             link
         });
@@ -621,8 +562,8 @@ mod tests {
             link.adopt();
             assert_eq!(link.home(), here());
             assert!(link.is_alive());
-            let answer = link.exchange(request(), None, PATIENCE).await.ok().unwrap();
-            assert_eq!(answer.status(), 200);
+            let answer = link.exchange(request(), None, PATIENCE, None).await.ok().unwrap();
+            assert_eq!(answer.response.status(), 200);
             drop(link);
         });
         assert_eq!(origin.join().unwrap(), 2);
@@ -638,9 +579,7 @@ mod tests {
         let (first, second) = (runtime(), runtime());
         let mut link = first.block_on(async {
             let stream = TcpStream::connect(address).await.unwrap();
-            Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default(), Spelling::Lower)
-                .await
-                .unwrap()
+            Link::new(Stream::Plain(Transport::Tcp(stream)), Leash::default())
         });
         drop(listener.accept().unwrap());
         second.block_on(async {

@@ -12,7 +12,6 @@ mod dial;
 mod gather;
 mod guard;
 mod h2;
-mod hear;
 mod identity;
 mod interim;
 mod leash;
@@ -31,8 +30,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
-use http_body::Body as _;
-use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
 pub use body::{BodyError, UpstreamBody};
@@ -41,6 +38,7 @@ pub use gather::Gather;
 pub use guard::{AddressClass, AddressGuard, Forbidden, classify};
 pub use identity::{IdentityError, check_identity};
 pub use interim::{GoOn, Interims};
+pub use link::LinkError;
 pub use pool::{PoolCounts, PoolLimits};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use route::{HostRule, UpstreamError};
@@ -52,12 +50,13 @@ use body::{Home, RequestBody, Upload};
 use dial::Dialer;
 use h2::{Multiplex, Turn};
 use leash::Leashes;
-use link::{Failure, Link, Patience, Stream};
+use link::{Answer, Failure, Link, Patience, Stream};
 use pool::{Lane, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
 use trust::Offer;
 
 use crate::host::{Authority, Origin, Scheme};
+use crate::http1::HeadError;
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
 use crate::request::one_length;
@@ -144,19 +143,6 @@ pub struct Call<'a> {
     /// The client certificate, with its key, that a new connection shows: a credential's own, in the
     /// place of that in `upstream.hosts`. The principal names it.
     pub certificate: Option<&'a Secret>,
-    /// How the client writes the names of its fields.
-    pub spelling: Spelling,
-}
-
-/// How the names of fields are written over HTTP/1.1, for origins that mind. A request whose extensions
-/// hold the writing of each name, as hyper's server keeps it, goes out with that.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Spelling {
-    /// `content-type`.
-    #[default]
-    Lower,
-    /// `Content-Type`.
-    Title,
 }
 
 /// How a new connection is made.
@@ -164,12 +150,11 @@ pub enum Spelling {
 struct Way<'a> {
     route: &'a Route,
     certificate: Option<&'a Secret>,
-    spelling: Spelling,
 }
 
 impl<'a> Way<'a> {
     fn of(route: &'a Route, call: &Call<'a>) -> Self {
-        Self { route, certificate: call.certificate, spelling: call.spelling }
+        Self { route, certificate: call.certificate }
     }
 }
 
@@ -288,25 +273,16 @@ impl Upstream {
             let start = Instant::now();
             let (failure, again) = match lane {
                 Lane::Own(mut link) => {
-                    announce_chunks(&mut request);
-                    match link
-                        .exchange(interim::heard(request, call.interims), upload, patience)
-                        .await
-                    {
-                        Ok(response) => {
+                    match link.exchange(request, upload, patience, call.interims).await {
+                        Ok(answer) => {
                             timing.head = start.elapsed();
-                            let response =
-                                self.receive(response, link, upload, key, patience.idle)?;
+                            let response = self.receive(answer, link, key, patience.idle)?;
                             return Ok(Sent { response, reused: timing.is_reused(), timing });
                         }
                         Err(failure) => (failure, timing.is_reused()),
                     }
                 }
                 Lane::Shared(seat) => {
-                    // HTTP/2 has no chunks; an earlier attempt may have been over HTTP/1.1.
-                    if stale > 0 {
-                        request.headers_mut().remove(TRANSFER_ENCODING);
-                    }
                     match seat
                         .exchange(interim::at_once(request), upload, patience, call.interims)
                         .await
@@ -343,7 +319,7 @@ impl Upstream {
         way: Way<'_>,
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
-        let links = (stale < STALE_RETRIES).then_some(way.spelling);
+        let links = stale < STALE_RETRIES;
         if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
@@ -369,7 +345,7 @@ impl Upstream {
     }
 
     /// A connection that is there, and alive.
-    async fn waiting(&self, key: &PoolKey, links: Option<Spelling>) -> Option<Lane> {
+    async fn waiting(&self, key: &PoolKey, links: bool) -> Option<Lane> {
         loop {
             let mut lane = self.pool.take(key, links)?;
             let alive = match &mut lane {
@@ -414,9 +390,7 @@ impl Upstream {
         if offer == Offer::Both && key.origin.scheme == Scheme::Https {
             self.pool.spoke(key, Spoken::Http1);
         }
-        let link =
-            Link::new(stream, leash, way.spelling).await.map_err(|error| broken(&error, target))?;
-        Ok((Lane::Own(Box::new(link)), timing))
+        Ok((Lane::Own(Box::new(Link::new(stream, leash))), timing))
     }
 
     /// A connection before its HTTP.
@@ -468,9 +442,8 @@ impl Upstream {
     /// Ties the answer's body to its connection.
     fn receive(
         &self,
-        response: Response<Incoming>,
+        Answer { response, incoming, rest }: Answer,
         link: Box<Link>,
-        upload: Option<&Upload>,
         key: PoolKey,
         idle: Duration,
     ) -> Result<Response<UpstreamBody>, Refusal> {
@@ -482,7 +455,7 @@ impl Upstream {
             ));
         }
         // Nor for a transfer coding: the field belongs to this connection and is not handed on, so
-        // nobody could undo what hyper does not.
+        // nobody could undo it.
         let chunks = |v: &HeaderValue| v.as_bytes().eq_ignore_ascii_case(b"chunked");
         if !response.headers().get_all(TRANSFER_ENCODING).iter().all(chunks) {
             return Err(Refusal::with_detail(
@@ -490,10 +463,10 @@ impl Upstream {
                 format!("{} used a transfer coding unasked", key.origin.authority),
             ));
         }
-        let (mut parts, incoming) = response.into_parts();
+        let (mut parts, ()) = response.into_parts();
         one_framing(&mut parts.headers, &key.origin.authority)?;
-        let body = if upload.is_some_and(|upload| !upload.is_done()) {
-            UpstreamBody::detached(incoming, *link, idle)
+        let body = if let Some(rest) = rest {
+            UpstreamBody::detached(incoming, *link, rest, idle)
         } else {
             let home = Home { pool: self.pool.clone(), key, wait: announced_wait(&parts.headers) };
             UpstreamBody::inline(incoming, link, home, idle)
@@ -570,19 +543,6 @@ fn announced_wait(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds.saturating_sub(1)))
 }
 
-/// Says that the body comes in chunks where its length is not known. hyper does so itself but for methods that
-/// rarely have one, whose body it would leave out without a word.
-fn announce_chunks(request: &mut Request<RequestBody>) {
-    let rarely = matches!(*request.method(), http::Method::GET | http::Method::HEAD);
-    if rarely
-        && !request.body().is_end_stream()
-        && request.body().size_hint().exact().is_none()
-        && !request.headers().contains_key(CONTENT_LENGTH)
-    {
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-}
-
 /// An answer says once where it ends, or does not count. Of a length beside a coding the coding is right
 /// (RFC 9112 section 6.3), and is so to some readers only: whoever sends both may be showing an answer of
 /// its own making behind the first. A length that is said again is handed on once.
@@ -650,25 +610,21 @@ fn stream_broken(error: &::h2::Error, target: &Authority) -> Refusal {
     Refusal::with_detail(Code::UpstreamFailed, detail)
 }
 
-fn broken(error: &hyper::Error, target: &Authority) -> Refusal {
-    if let Some(refusal) = trust::late_refusal(target, error) {
-        return refusal;
-    }
-    let (code, detail) = if error.is_user() || error.is_body_write_aborted() {
-        (Code::BadRequest, BROKE_OFF.into())
-    } else if error.is_parse_too_large() {
-        (
-            Code::UpstreamFailed,
-            format!("{target} answered with a header section that is over the limit"),
-        )
-    } else if error.is_parse() {
-        (Code::UpstreamFailed, format!("{target} did not answer in valid HTTP/1.1"))
-    } else if error.is_incomplete_message() {
-        (Code::UpstreamFailed, format!("{target} closed the connection before it answered"))
-    } else {
-        (Code::UpstreamFailed, format!("{target} broke the connection before it answered"))
+fn broken(error: &LinkError, target: &Authority) -> Refusal {
+    let detail = match error {
+        LinkError::Io(error) => match trust::late_refusal(target, error) {
+            Some(refusal) => return refusal,
+            None => format!("{target} broke the connection before it answered"),
+        },
+        LinkError::Closed => format!("{target} closed the connection before it answered"),
+        LinkError::Head(HeadError::TooLarge) => {
+            format!("{target} answered with a header section that is over the limit")
+        }
+        LinkError::Head(_) | LinkError::Chunks(_) => {
+            format!("{target} did not answer in valid HTTP/1.1")
+        }
     };
-    Refusal::with_detail(code, detail)
+    Refusal::with_detail(Code::UpstreamFailed, detail)
 }
 
 #[cfg(test)]

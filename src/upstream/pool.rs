@@ -17,7 +17,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Spelling;
 use super::h2::{Multiplex, Seat, Turn};
 use super::link::{Link, here};
 use crate::host::Origin;
@@ -232,9 +231,9 @@ impl Pool {
         &self.shards[usize::from(bits) % SHARDS]
     }
 
-    /// A stream of a shared connection, or the newest waiting one that is alive and writes names as `links`
-    /// says; the dead ones before it are dropped. With `links` unset, streams only.
-    pub(super) fn take(&self, key: &PoolKey, links: Option<Spelling>) -> Option<Lane> {
+    /// A stream of a shared connection, or the newest waiting one that is alive; the dead ones before it are
+    /// dropped. Without `links`, streams only.
+    pub(super) fn take(&self, key: &PoolKey, links: bool) -> Option<Lane> {
         let now = Instant::now();
         loop {
             let mut idle = match self.shard(key).lock().take(key, links, now, &self.limits)? {
@@ -393,7 +392,7 @@ impl Shard {
     fn take(
         &mut self,
         key: &PoolKey,
-        links: Option<Spelling>,
+        links: bool,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<Taken> {
@@ -402,11 +401,12 @@ impl Shard {
         if let Some(seat) = entry.seat(now, limits) {
             return Some(Taken::Seat(seat));
         }
-        let spelling = links?;
+        if !links {
+            return None;
+        }
         // One of this runtime's own, so that its socket need not move; another rather than none.
-        let fits = |idle: &Idle| idle.link.spelling() == spelling;
-        let own = entry.idle.iter().rposition(|idle| fits(idle) && idle.link.home() == here());
-        let at = own.or_else(|| entry.idle.iter().rposition(fits))?;
+        let own = entry.idle.iter().rposition(|idle| idle.link.home() == here());
+        let at = own.or_else(|| entry.idle.len().checked_sub(1))?;
         Some(Taken::Idle(entry.idle.remove(at)))
     }
 

@@ -412,32 +412,20 @@ fn handshake_refusal(target: &Authority, error: &io::Error) -> Refusal {
 
 /// A server of TLS 1.3 judges our certificate when the handshake is over for us, and its alert comes
 /// in the place of an answer.
-pub(super) fn late_refusal(
-    target: &Authority,
-    error: &(dyn std::error::Error + 'static),
-) -> Option<Refusal> {
+pub(super) fn late_refusal(target: &Authority, error: &io::Error) -> Option<Refusal> {
     let why = tls_fault(tls_alert(error)?);
     let detail = format!("TLS with {target} was refused: {why}");
     Some(Refusal::with_detail(Code::TlsFailed, detail).because(why))
 }
 
 /// Whether that is what the alert is about: another connection would hear the same.
-pub(super) fn refuses_our_certificate(error: &(dyn std::error::Error + 'static)) -> bool {
+pub(super) fn refuses_our_certificate(error: &io::Error) -> bool {
     tls_alert(error).is_some_and(|alert| tls_fault(alert) == WANTS_ANOTHER)
 }
 
-/// Looks for an alert through the sources of what an HTTP library made of it.
-fn tls_alert<'e>(error: &'e (dyn std::error::Error + 'static)) -> Option<&'e rustls::Error> {
-    let mut next = Some(error);
-    while let Some(error) = next {
-        let inside = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        let tls = inside.and_then(|inside| inside.downcast_ref::<rustls::Error>());
-        if let Some(rustls::Error::AlertReceived(_)) = tls {
-            return tls;
-        }
-        next = error.source();
-    }
-    None
+fn tls_alert(error: &io::Error) -> Option<&rustls::Error> {
+    let alert = error.get_ref()?.downcast_ref::<rustls::Error>()?;
+    matches!(alert, rustls::Error::AlertReceived(_)).then_some(alert)
 }
 
 const WANTS_ANOTHER: &str = "it wants another client certificate; see upstream.hosts.HOST.client_cert, or --kind client-certificate";

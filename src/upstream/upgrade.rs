@@ -17,17 +17,15 @@ use h2::{RecvStream, SendStream};
 use http::request::Parts;
 use http::{Request, Response, StatusCode, Version};
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
-use hyper::client::conn::http1::Parts as Parts1;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadHalf, WriteHalf};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 
 use super::body::{RequestBody, UpstreamBody};
 use super::h2::{NoStream, OpenStream, Seat};
-use super::link::{Failure, Link, Patience, Stream};
+use super::link::{Answer, Link, Patience, Stream};
 use super::pool::{Lane, PoolKey};
 use super::trust::{Offer, speaks_other};
-use super::{Call, Sent, Timing, Upstream, Way, broken, one_framing, refusal};
+use super::{Call, Sent, Timing, Upstream, Way, one_framing, refusal};
 use crate::host::Authority;
 use crate::outcome::{Code, Refusal};
 use crate::record::Recorded;
@@ -109,9 +107,7 @@ impl Upstream {
         let Call { origin, principal, .. } = asking.call;
         let (stream, timing) = self.stream(origin, principal, asking.way, Offer::Http1).await?;
         let leash = self.leashes.hold(principal);
-        let link = Link::new(stream, leash, asking.call.spelling).await;
-        let link = link.map_err(|error| broken(&error, asking.target()))?;
-        Ok((Box::new(link), timing))
+        Ok((Box::new(Link::new(stream, leash)), timing))
     }
 
     /// A stream of a new connection that speaks HTTP/2, or of one that somebody else opens meanwhile.
@@ -145,19 +141,23 @@ impl Upstream {
         let mut request = Request::from_parts(parts, RequestBody::Empty);
         *request.version_mut() = Version::HTTP_11;
         let start = Instant::now();
-        let answer = timeout(patience.response, ask(&mut link, request)).await;
-        let answer = answer.map_err(|_late| refusal(&Failure::Late, target, None))?;
-        let mut response = answer.map_err(|error| broken(&error, target))?;
+        let answer = link.exchange(request, None, patience, None).await;
+        let answer = answer.map_err(|failure| refusal(&failure, target, None))?;
         timing.head = start.elapsed();
-        if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-            let response = self.receive(response, link, None, key, patience.idle)?;
+        if answer.response.status() != StatusCode::SWITCHING_PROTOCOLS {
+            let response = self.receive(answer, link, key, patience.idle)?;
             return Ok(Upgraded::Declined(Sent { response, reused: false, timing }));
         }
+        let Answer { response, incoming, rest } = answer;
         handshake.check_answer(response.headers()).map_err(|fault| wrong(target, fault))?;
-        response.extensions_mut().remove::<hyper::upgrade::OnUpgrade>();
-        let (downlink, uplink) =
-            take_stream(*link).ok_or_else(|| wrong(target, "broke off after its answer"))?;
-        let response = response.map(|_none| downlink);
+        if rest.is_some() {
+            return Err(wrong(target, "switched protocols before it was asked"));
+        }
+        let (read, write) = tokio::io::split(link.into_stream());
+        // What the origin sent right behind its 101 was read already, and comes first.
+        let downlink = Downlink(Down::Alone(Chunks::new(read, incoming.into_unread())));
+        let response = response.map(|()| downlink);
+        let uplink = Uplink(Up::Alone(write));
         Ok(Upgraded::Switched(Switched { response, uplink, timing, idle: patience.idle }))
     }
 }
@@ -200,40 +200,6 @@ fn no_way(target: &Authority) -> Refusal {
 
 fn wrong(target: &Authority, fault: &'static str) -> Refusal {
     Refusal::with_detail(Code::UpstreamFailed, format!("{target} {fault}"))
-}
-
-/// Sends a request that may end HTTP, and leaves the connection as its answer wants it.
-async fn ask(link: &mut Link, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
-    let driver = &mut link.driver;
-    let mut answer = pin!(link.sender.send_request(request));
-    let mut over = false;
-    let answer = std::future::poll_fn(|cx| {
-        if let Some(driver) = driver.as_mut().filter(|_| !over) {
-            // Not shut down: after a 101 the stream goes on, with other bytes.
-            over = driver.poll_without_shutdown(cx).is_ready();
-        }
-        match answer.as_mut().poll(cx) {
-            Poll::Pending if over => {
-                // Dropping it hands a waiting answer its error.
-                *driver = None;
-                answer.as_mut().poll(cx)
-            }
-            polled => polled,
-        }
-    });
-    let answer = answer.await?;
-    if over && answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        *driver = None;
-    }
-    Ok(answer)
-}
-
-/// Takes the stream from under HTTP. What the origin sent right behind its 101 was read already, and
-/// comes first. None when the connection has ended.
-fn take_stream(link: Link) -> Option<(Downlink, Uplink)> {
-    let Parts1 { io, read_buf, .. } = link.driver?.into_parts();
-    let (read, write) = tokio::io::split(io.into_inner().into_inner().stream);
-    Some((Downlink(Down::Alone(Chunks::new(read, read_buf))), Uplink(Up::Alone(write))))
 }
 
 /// The way from an origin that has switched protocols: a body without a length, which ends in order

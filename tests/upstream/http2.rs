@@ -432,7 +432,6 @@ async fn an_answer_that_does_not_come_or_stops_coming_has_its_times() {
         interims: None,
         last_look: None,
         certificate: None,
-        spelling: Spelling::default(),
     };
     let late = upstream.send(recorded(get("/never")), call).await;
     assert_eq!(refused(late), Code::ResponseTimeout);
@@ -467,7 +466,6 @@ async fn what_an_origin_says_before_its_answer_is_heard_by_who_wants_to() {
             interims: wanted,
             last_look: None,
             certificate: None,
-            spelling: Spelling::default(),
         };
         let sent = upstream.send(recorded(say("x")), call).await.unwrap();
         assert_eq!(text(sent).await.unwrap(), "x");

@@ -22,8 +22,7 @@ use locum::outcome::{Code, Refusal};
 use locum::record::{Access, AuditSink, Event, Outcome, Recorded, RequestId, Unrecorded};
 use locum::upstream::{
     AddressGuard, BodyError, Call, ClientCertificate, HostRule, Interims, PoolLimits, Resolve,
-    Resolving, SelfAddresses, Sent, Settings, Spelling, Timeouts, Transport, Upstream,
-    UpstreamBody,
+    Resolving, SelfAddresses, Sent, Settings, Timeouts, Transport, Upstream, UpstreamBody,
 };
 use origin::Step::{Goodbye, Hang, Head, Request as ReadRequest, Rest, Send, UntilClosed, Wait};
 use origin::{Leaf, Origin, Step};
@@ -111,7 +110,6 @@ where
         interims: None,
         last_look: None,
         certificate: None,
-        spelling: Spelling::default(),
     };
     upstream.send(recorded(request), call).await
 }
@@ -584,7 +582,6 @@ mod times {
             interims: None,
             last_look: None,
             certificate: None,
-            spelling: Spelling::default(),
         };
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_millis(700)).await;

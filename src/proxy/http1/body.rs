@@ -66,7 +66,7 @@ impl Framing {
             }
             Self::Chunked(chunks) => Ok(match chunks.read(read)? {
                 Some(Piece::Data(data)) => {
-                    chunks.finish(read);
+                    let _over = chunks.ends(read);
                     Some(Frame::data(data))
                 }
                 Some(Piece::End(trailers)) if !trailers.is_empty() => Some(Frame::trailers(trailers)),
