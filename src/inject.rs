@@ -440,7 +440,7 @@ fn set_length(headers: &mut HeaderMap, sent: usize, filled: usize) -> Result<(),
     let Some(said) = headers.get(header::CONTENT_LENGTH) else { return Ok(()) };
     let said = said.to_str().ok().and_then(|text| text.parse::<u64>().ok());
     let length = said.and_then(|said| said.checked_sub(sent as u64)?.checked_add(filled as u64));
-    // hyper has read it, and given us as much.
+    // Its reader has read it, and given us as much.
     let length = length.ok_or_else(|| Refusal::new(Code::Internal))?;
     headers.insert(header::CONTENT_LENGTH, length.into());
     Ok(())

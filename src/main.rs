@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use zeroizing_alloc::ZeroAlloc;
 
 /// Wipes what is freed. What this crate holds of a secret is wiped by its types; the buffers in which
-/// hyper writes a request's head, and rustls its records, are not ours, and would keep it until
+/// h2 writes a request's head, and rustls its records, are not ours, and would keep it until
 /// somebody else happened to be given the same memory.
 #[global_allocator]
 static MEMORY: ZeroAlloc<System> = ZeroAlloc(System);

@@ -150,8 +150,6 @@ where
         check_transfer(&parts.headers)?;
     }
     let read = read_codings(&parts, has_body);
-    // The reason phrase is free text, and nobody reads it.
-    parts.extensions.remove::<hyper::ext::ReasonPhrase>();
     let replaced = replaced + scrub_fields(&mut parts.headers, &search);
     let codings = match read {
         Ok(codings) => codings,
@@ -242,7 +240,7 @@ pub const MESSAGE_CODINGS_ACCEPTED: [HeaderName; 2] = [
 ];
 
 /// Nothing but chunks around the body: a transfer coding hides the secret as well as a content coding
-/// does, hyper undoes no other, and its name goes no further than to us.
+/// does, no other is undone here, and its name goes no further than to us.
 fn check_transfer(headers: &HeaderMap) -> Result<(), Refusal> {
     let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     if codings.all(|v| v.as_bytes().eq_ignore_ascii_case(b"chunked")) {

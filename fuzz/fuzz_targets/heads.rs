@@ -51,7 +51,11 @@ fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Message>, Option
 }
 
 /// True when there may be more to do.
-fn step(place: &mut Place, from: &mut BytesMut, messages: &mut Vec<Message>) -> Result<bool, String> {
+fn step(
+    place: &mut Place,
+    from: &mut BytesMut,
+    messages: &mut Vec<Message>,
+) -> Result<bool, String> {
     match place {
         Place::Lost => Ok(false),
         Place::Head(seen) => {

@@ -540,7 +540,7 @@ fn limits<'d>(reader: &mut Reader<'d>, node: &'d Node, mut limits: Limits) -> Op
     set(&mut limits.connections_per_agent, per_agent);
     // Under 4 KiB and 16 fields honest requests fail; over 1 MiB and 1,000 only floods succeed.
     set(&mut limits.head_bytes, map.optional("head_bytes", head_bytes));
-    // Over 65,534 hyper takes none.
+    // Over 65,534 bytes a target cannot be kept.
     let url_bytes = |r: &mut Reader<'d>, n| usize::try_from(r.size(n, 1024..=65_534)?).ok();
     set(&mut limits.url_bytes, map.optional("url_bytes", url_bytes));
     // Under 4 KiB honest bodies fail, and over 64 MiB a few agents hold all memory.

@@ -191,10 +191,12 @@ impl Streamed {
             }
             Some(Err(error)) => {
                 let signs = match self.unfinished {
-                    // Trailers go out behind what waits, whenever that is.
-                    Unfinished::GrpcStatus => return Poll::Ready(Some(self.broke(error))),
+                    // Trailers, or the connection's end, come behind what waits, whenever that is.
+                    Unfinished::GrpcStatus | Unfinished::Error => {
+                        return Poll::Ready(Some(self.broke(error)));
+                    }
                     Unfinished::Stream => Signs::AMONG_OTHERS,
-                    Unfinished::Error | Unfinished::Reset => Signs::ALONE,
+                    Unfinished::Reset => Signs::ALONE,
                 };
                 self.broken = Some(Box::new(Linger::new(error, self.cut.clone(), signs)));
                 self.poll_frame(cx)
@@ -258,7 +260,8 @@ impl HttpBody for Body {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Kind::Whole(bytes) => bytes.is_none(),
-            Kind::Streamed(streamed) => streamed.inner.is_end_stream(),
+            // One that broke off has nothing more to give, and is not over.
+            Kind::Streamed(streamed) => streamed.broken.is_none() && streamed.inner.is_end_stream(),
         }
     }
 

@@ -221,7 +221,7 @@ fn check(
     if target_length(&parts.uri) > gateway.limits.url_bytes {
         return Err(Refusal::new(Code::UrlTooLong));
     }
-    // On HTTP/1.1 hyper bounds a head, before there is a request.
+    // On HTTP/1.1 a head is bounded before there is a request.
     if parts.version == Version::HTTP_2 && head_size(&parts) > gateway.limits.head_bytes {
         let detail = format!("The head has more than {} bytes", gateway.limits.head_bytes);
         return Err(Refusal::with_detail(Code::HeadTooLarge, detail));
@@ -311,7 +311,7 @@ pub(super) fn strip_answers_trailers(trailers: &mut HeaderMap) {
     trailers.remove(header::CONTENT_LENGTH);
 }
 
-/// Takes the origin's hop-by-hop fields out; hyper writes our own. `Trailer` and `Upgrade` alike.
+/// Takes the origin's hop-by-hop fields out; the connection writes our own. `Trailer` and `Upgrade` alike.
 pub(super) fn strip_answer(headers: &mut HeaderMap) {
     strip_hop_by_hop(headers);
     headers.remove(header::PROXY_AUTHENTICATE);

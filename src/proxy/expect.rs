@@ -1,7 +1,7 @@
 //! `Expect: 100-continue` (RFC 9110 section 10.1.1): the agent sends its body when the origin has
 //! said that it wants it, and keeps it when the origin says no instead.
 //!
-//! The agent is told to go on when somebody asks for its body (on HTTP/1.1 by hyper, on HTTP/2 by
+//! The agent is told to go on when somebody asks for its body (on HTTP/1.1 by the connection, on HTTP/2 by
 //! [`Wanted`]), so the body is not asked for before the origin has told us to go on.
 
 use std::pin::Pin;

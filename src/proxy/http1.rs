@@ -28,13 +28,13 @@ pub(super) use self::body::{Source, WireBody};
 use self::body::Framing;
 use self::linger::Linger;
 use self::reply::{Asked, Sending};
-use self::wire::{Next, Owner, Upload};
+use self::wire::{GoOn, Next, Owner, Upload};
 use super::body::Body;
 use super::expect::is_expected;
 use super::handed::{Hand, Handed};
 use super::incoming::Incoming;
 use super::interim::Outlet;
-use crate::http1::{HeadError, Length, RequestHead, Spelling};
+use crate::http1::{HeadError, Length, Limits, RequestHead, Spelling};
 use crate::outcome::Code;
 use crate::request::Odd;
 
@@ -59,6 +59,12 @@ pub(super) struct Bounds {
     pub(super) idle: Duration,
     /// Whether an agent that ends its side still waits for its answer.
     pub(super) half_close: bool,
+}
+
+impl Bounds {
+    fn limits(&self) -> Limits {
+        Limits { bytes: self.head_bytes, fields: self.headers }
+    }
 }
 
 /// How long an agent may take.
@@ -265,18 +271,18 @@ where
         let body = match length {
             // Nobody knows what follows.
             _ if odd.is_some() => {
-                self.wire.begin(Upload::GivenUp, false);
+                self.wire.begin(Upload::GivenUp, GoOn::Unasked);
                 Incoming::Empty
             }
             Length::Exact(0) => {
-                self.wire.begin(Upload::Over, false);
+                self.wire.begin(Upload::Over, GoOn::Unasked);
                 Incoming::Empty
             }
             length => {
                 // HTTP/1.0 knows no interim answers.
-                let new = parts.version >= Version::HTTP_11;
-                self.wire.begin(Upload::Open, new && is_expected(&parts.headers));
-                let framing = Framing::new(length, self.bounds.headers);
+                let waits = parts.version >= Version::HTTP_11 && is_expected(&parts.headers);
+                self.wire.begin(Upload::Open, if waits { GoOn::Waits } else { GoOn::Unasked });
+                let framing = Framing::new(length, self.bounds.limits());
                 Incoming::Http1(WireBody::new(self.wire.share(), framing))
             }
         };
@@ -286,7 +292,8 @@ where
         if spelling != Spelling::Lower {
             parts.extensions.insert(spelling);
         }
-        let may_leave = parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
+        let may_leave =
+            parts.method == Method::CONNECT || parts.headers.contains_key(header::UPGRADE);
         let hand = may_leave.then(|| {
             let (hand, handed) = Handed::<T>::new();
             parts.extensions.insert(handed);
@@ -299,7 +306,9 @@ where
     fn left(self, hand: Option<Hand<T>>) -> Ended<()> {
         // Such a request has no body: more of one would be taken for what follows it.
         let over = self.wire.upload() == Upload::Over;
-        let (Some(hand), true) = (hand, over) else { return Err("nobody asked to leave HTTP".into()) };
+        let (Some(hand), true) = (hand, over) else {
+            return Err("nobody asked to leave HTTP".into());
+        };
         if let Some((stream, unread)) = self.wire.into_stream() {
             // A copy, because the buffer is far larger, and would live as long.
             let _untaken = hand.send((self.leave)(stream, unread.to_vec()));
@@ -335,7 +344,7 @@ where
 
     /// An answer of ours to what is no request.
     fn own(&self, code: Code) -> Sending {
-        self.wire.begin(Upload::GivenUp, false);
+        self.wire.begin(Upload::GivenUp, GoOn::Unasked);
         let (out, _) = self.wire.answer();
         Sending::new(&Asked::unread(), (self.refuse)(code), out, true)
     }
@@ -410,7 +419,8 @@ mod tests {
                 let mut response = Response::new(Body::whole(vec![b'x'; length].into()));
                 if request.uri().path() == "/switch" {
                     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-                    let handed = request.extensions_mut().remove::<Handed<Prefixed<DuplexStream>>>();
+                    let handed =
+                        request.extensions_mut().remove::<Handed<Prefixed<DuplexStream>>>();
                     tokio::spawn(async move {
                         let mut stream = handed.unwrap().come().await.unwrap();
                         let mut early = [0; 5];
@@ -602,6 +612,238 @@ mod tests {
             served.bell.ring();
             served.server.await.unwrap().unwrap();
             assert!(begin.elapsed() < Duration::from_secs(1), "after {pause} s");
+        }
+    }
+
+    /// What an agent hears that sends `sent` and then waits: each request is answered by what its path says.
+    async fn heard(sent: &str) -> (String, Ended<()>) {
+        let (mut client, far) = duplex(1 << 16);
+        let server = tokio::spawn(async move {
+            let refuse: Refuse = Arc::new(|code| {
+                let refused = Response::builder().status(code.status());
+                refused.body(Body::whole("refused".into())).unwrap()
+            });
+            let answer =
+                async |request: Request<Incoming>, _: Outlet| answer_by_path(request).await;
+            let leave = |stream, unread| Prefixed::new(unread, stream);
+            let answer = |request, outlet| Box::pin(answer(request, outlet));
+            serve(far, BOUNDS, std::future::pending(), (refuse, leave), answer).await
+        });
+        client.write_all(sent.as_bytes()).await.unwrap();
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.unwrap();
+        (String::from_utf8(all).unwrap(), server.await.unwrap())
+    }
+
+    async fn answer_by_path(request: Request<Incoming>) -> Response<Body> {
+        let path = request.uri().path().to_owned();
+        let (_, mut body) = request.into_parts();
+        let mut response = Response::new(Body::whole("abc".into()));
+        match path.split_once('=').unwrap_or((&path, "")) {
+            ("/status", status) => *response.status_mut() = status.parse().unwrap(),
+            ("/length", length) => {
+                response.headers_mut().insert(header::CONTENT_LENGTH, length.parse().unwrap());
+            }
+            ("/echo", _) => {
+                let mut all = Vec::new();
+                while let Some(frame) = poll_fn(|cx| body.poll_frame(cx)).await {
+                    let Ok(frame) = frame else { break };
+                    all.extend_from_slice(frame.data_ref().map_or(b"+", |data| data));
+                }
+                *response.body_mut() = Body::whole(all.into());
+            }
+            _ => {}
+        }
+        response
+    }
+
+    /// The heads and bodies without the day and its time.
+    fn undated(text: &str) -> String {
+        let dated = |line: &&str| line.starts_with("date: ");
+        let lines: Vec<&str> = text.split_inclusive("\r\n").collect();
+        let dates = lines.iter().filter(|line| dated(line)).count();
+        assert_eq!(
+            dates,
+            text.matches("HTTP/1.").count() - text.matches(" 100 ").count(),
+            "{text}"
+        );
+        lines.into_iter().filter(|line| !dated(line)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn answers_end_where_their_heads_say() {
+        let last = "connection: close\r\n";
+        for (line, fields, expected) in [
+            (
+                "GET / HTTP/1.1",
+                last,
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc",
+            ),
+            (
+                "HEAD / HTTP/1.1",
+                last,
+                "HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\n",
+            ),
+            (
+                "HEAD /length=9 HTTP/1.1",
+                last,
+                "HTTP/1.1 200 OK\r\ncontent-length: 9\r\nconnection: close\r\n\r\n",
+            ),
+            (
+                "GET /status=204 HTTP/1.1",
+                last,
+                "HTTP/1.1 204 No Content\r\nconnection: close\r\n\r\n",
+            ),
+            (
+                "GET /status=304 HTTP/1.1",
+                last,
+                "HTTP/1.1 304 Not Modified\r\nconnection: close\r\n\r\n",
+            ),
+            (
+                "GET /status=299 HTTP/1.1",
+                last,
+                "HTTP/1.1 299 \r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc",
+            ),
+            // HTTP/1.0 goes on where it was asked to.
+            (
+                "GET / HTTP/1.0",
+                "",
+                "HTTP/1.0 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc",
+            ),
+            (
+                "GET / HTTP/1.0\r\nconnection: keep-alive\r\n\r\nGET / HTTP/1.0",
+                "",
+                "HTTP/1.0 200 OK\r\nconnection: keep-alive\r\ncontent-length: 3\r\n\r\nabc\
+                 HTTP/1.0 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc",
+            ),
+        ] {
+            let (text, ended) = heard(&format!("{line}\r\n{fields}\r\n")).await;
+            assert_eq!(undated(&text), expected, "{line}");
+            ended.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_as_long_as_it_says_is_cut() {
+        for (length, body) in [(9, "abc"), (2, "")] {
+            let get = format!("GET /length={length} HTTP/1.1\r\n\r\nGET / HTTP/1.1\r\n\r\n");
+            let (text, ended) = heard(&get).await;
+            let expected = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{body}");
+            assert_eq!(undated(&text), expected);
+            ended.unwrap_err();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_are_read_to_their_end_and_no_further() {
+        let last = "GET / HTTP/1.1\r\nconnection: close\r\n\r\n";
+        for (framing, body, echo) in [
+            ("content-length: 5", "GET /".to_owned(), "GET /".to_owned()),
+            (
+                "transfer-encoding: chunked",
+                "3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n".into(),
+                "abcde".into(),
+            ),
+            ("transfer-encoding: chunked", "1\r\na\r\n0\r\nx: y\r\n\r\n".into(), "a+".into()),
+            ("content-length: 60000", "x".repeat(60_000), "x".repeat(60_000)),
+        ] {
+            let sent = format!("POST /echo HTTP/1.1\r\n{framing}\r\n\r\n{body}{last}");
+            let (text, ended) = heard(&sent).await;
+            let length = echo.len();
+            assert_eq!(
+                undated(&text),
+                format!(
+                    "HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{echo}\
+                     HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 3\r\n\r\nabc"
+                )
+            );
+            ended.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nothing_is_read_behind_what_has_no_clear_end() {
+        let next = "GET /next HTTP/1.1\r\n\r\n";
+        for (text, status) in [
+            // Answered before it was read.
+            ("POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\n123", "200 OK"),
+            ("POST / HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 5\r\n\r\n", "200 OK"),
+            ("POST /echo HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\nx\r\n", "200 OK"),
+            // Odd. It is for the steps to refuse it.
+            ("POST / HTTP/1.1\r\ncontent-length: 0\r\ncontent-length: 0\r\n\r\n", "200 OK"),
+            ("GET /#x HTTP/1.1\r\n\r\n", "200 OK"),
+            ("GET / HTTP/1.1\r\na b\r\n\r\n", "400 Bad Request"),
+            ("GET / HTTP/1.1\r\ntransfer-encoding: gzip\r\n\r\n", "400 Bad Request"),
+        ] {
+            let (heard, ended) = heard(&format!("{text}{next}")).await;
+            assert!(heard.starts_with(&format!("HTTP/1.1 {status}\r\n")), "{text}: {heard}");
+            assert!(heard.contains("\r\nconnection: close\r\n"), "{text}: {heard}");
+            assert_eq!(heard.matches("HTTP/1.1").count(), 1, "{text}: {heard}");
+            assert_eq!(ended.is_err(), status.starts_with('4'), "{text}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_is_told_to_go_on_when_its_body_is_asked_for() {
+        let (mut client, far) = duplex(1024);
+        let server = tokio::spawn(async move {
+            let refuse: Refuse = Arc::new(|_| Response::new(Body::empty()));
+            let leave = |stream, unread| Prefixed::new(unread, stream);
+            let answer = |request, _: Outlet| {
+                Box::pin(async move {
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                    answer_by_path(request).await
+                })
+            };
+            serve(far, BOUNDS, std::future::pending(), (refuse, leave), answer).await
+        });
+        let begin = Instant::now();
+        for (version, told) in [("1.1", "HTTP/1.1 100 Continue\r\n\r\n"), ("1.0", "")] {
+            let head = format!(
+                "POST /echo HTTP/{version}\r\nExpect: 100-Continue\r\nconnection: keep-alive\r\n\
+                 content-length: 2\r\n\r\n"
+            );
+            client.write_all(head.as_bytes()).await.unwrap();
+            let mut text = vec![0; told.len()];
+            client.read_exact(&mut text).await.unwrap();
+            assert_eq!(text, told.as_bytes());
+            assert_eq!(begin.elapsed().as_secs(), 1);
+            client.write_all(b"ab").await.unwrap();
+            let mut text = Vec::new();
+            while !text.ends_with(b"\r\n\r\nab") {
+                text.push(client.read_u8().await.unwrap());
+            }
+            assert!(text.starts_with(format!("HTTP/{version} 200").as_bytes()));
+        }
+        drop(client);
+        server.await.unwrap().unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_agent_that_leaves_is_not_answered_any_more() {
+        for half_close in [false, true] {
+            let (mut client, far) = duplex(1024);
+            let (begun, mut begins) = tokio::sync::mpsc::channel::<()>(2);
+            let server = tokio::spawn(async move {
+                let answer = |_: Request<Incoming>, _: Outlet| {
+                    let begun = begun.clone();
+                    async move {
+                        begun.send(()).await.unwrap();
+                        tokio::time::sleep(Duration::from_mins(1)).await;
+                        Response::new(Body::empty())
+                    }
+                };
+                let refuse: Refuse = Arc::new(|_| Response::new(Body::empty()));
+                let bounds = Bounds { half_close, ..BOUNDS };
+                let leave = |stream, unread| Prefixed::new(unread, stream);
+                serve(far, bounds, std::future::pending(), (refuse, leave), answer).await
+            });
+            client.write_all(GET).await.unwrap();
+            begins.recv().await.unwrap();
+            let begin = Instant::now();
+            client.shutdown().await.unwrap();
+            let ended = server.await.unwrap();
+            assert_eq!((ended.is_ok(), begin.elapsed().as_secs() >= 60), (half_close, half_close));
         }
     }
 }

@@ -17,8 +17,8 @@ use super::http1::Refuse;
 use super::http2::Ended;
 use super::incoming::Incoming;
 use super::interim::Outlet;
-use super::{http1, http2};
 use super::socket::Both;
+use super::{http1, http2};
 use crate::tls::{Alpn, Prefixed};
 
 /// Serves the requests inside a tunnel.

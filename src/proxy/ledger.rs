@@ -493,7 +493,7 @@ impl Ledger {
     }
 }
 
-/// The agent went away while its call was under way: hyper drops the exchange where it stands.
+/// The agent went away while its call was under way: the exchange is dropped where it stands.
 impl Drop for Ledger {
     fn drop(&mut self) {
         if !*self.pending.get_mut() {

@@ -1,7 +1,7 @@
 //! The last moments of an answer that broke off upstream.
 //!
-//! The agent hears of it by an end that is none, for which hyper throws away what it has not written
-//! yet. What came before the break is the agent's, so the break is told when that has left.
+//! The agent hears of it by a reset, of its stream or of its connection, for which what has not left yet is
+//! thrown away. What came before the break is the agent's, so the break is told when that has left.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -27,8 +27,8 @@ pub(super) struct Signs {
 }
 
 impl Signs {
-    /// A connection that is this answer's own. hyper writes what it has when its task is next run, which
-    /// on a busy machine is a few milliseconds; all that moves is the answer, of which nothing more comes.
+    /// A connection that is this answer's own. What the kernel has of it leaves within a few milliseconds; all
+    /// that moves is the answer, of which nothing more comes.
     pub(super) const ALONE: Self = Self { quiet: TICK, at_most: Duration::from_mins(1) };
 
     /// A stream among others (HTTP/2). What waits for the agent to open its window is not handed on before

@@ -15,7 +15,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use super::http1::{self, Refuse};
-use super::interim::Outlet;
 use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::tunnel::{AgentEnd, Left};

@@ -114,7 +114,7 @@ impl Handshake {
         if !lists_upgrade(headers) {
             return Err("switched protocols without `Connection: Upgrade`");
         }
-        // Spaces around a value are no part of it; hyper has taken them off.
+        // Spaces around a value are no part of it; the reader of a head has taken them off.
         if one(headers, &header::SEC_WEBSOCKET_ACCEPT) != Some(&self.accept) {
             return Err("answered the WebSocket handshake with a wrong Sec-WebSocket-Accept");
         }

@@ -9,9 +9,6 @@ use http_body::{Frame, SizeHint};
 
 use crate::http1::{Chunks, ChunksError, Length, Limits, Piece};
 
-/// The most bytes of what follows a body in chunks.
-const TRAILERS: usize = 16 * 1024;
-
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// A connection that a body is read from, and that interim answers go out on.
@@ -38,13 +35,12 @@ pub(in crate::proxy) enum Framing {
 }
 
 impl Framing {
-    pub(super) fn new(length: Length, fields: usize) -> Self {
+    /// The fields behind it are bounded as those of a head.
+    pub(super) fn new(length: Length, trailers: Limits) -> Self {
         match length {
             Length::Exact(length) => Self::Exact(length),
             // Of a request none lasts until the connection ends.
-            Length::Chunked | Length::UntilClose => {
-                Self::Chunked(Chunks::new(Limits { bytes: TRAILERS, fields }))
-            }
+            Length::Chunked | Length::UntilClose => Self::Chunked(Chunks::new(trailers)),
         }
     }
 
@@ -57,7 +53,10 @@ impl Framing {
     }
 
     /// Takes the next frame out of what was read.
-    pub(super) fn next(&mut self, read: &mut BytesMut) -> Result<Option<Frame<Bytes>>, ChunksError> {
+    pub(super) fn next(
+        &mut self,
+        read: &mut BytesMut,
+    ) -> Result<Option<Frame<Bytes>>, ChunksError> {
         match self {
             Self::Exact(left) => {
                 let here = usize::try_from(*left).map_or(read.len(), |left| left.min(read.len()));
@@ -69,7 +68,9 @@ impl Framing {
                     let _over = chunks.ends(read);
                     Some(Frame::data(data))
                 }
-                Some(Piece::End(trailers)) if !trailers.is_empty() => Some(Frame::trailers(trailers)),
+                Some(Piece::End(trailers)) if !trailers.is_empty() => {
+                    Some(Frame::trailers(trailers))
+                }
                 Some(Piece::End(_)) | None => None,
             }),
         }

@@ -37,9 +37,9 @@ impl Linger {
             }
         }
         let now = Instant::now();
-        let (until, alarm) = self.0.get_or_insert_with(|| {
-            (now + LINGER, Box::pin(sleep_until(now + LINGER_SILENT)))
-        });
+        let (until, alarm) = self
+            .0
+            .get_or_insert_with(|| (now + LINGER, Box::pin(sleep_until(now + LINGER_SILENT))));
         if heard {
             alarm.as_mut().reset((*until).min(now + LINGER_SILENT));
         }

@@ -19,7 +19,7 @@ use super::super::unread::Unread;
 use super::body::{Framing, Source};
 use super::linger::Linger;
 use super::{Bounds, has_left};
-use crate::http1::{HeadError, Limits, RequestHead, Seen, read_request};
+use crate::http1::{HeadError, RequestHead, Seen, read_request};
 use crate::upstream::Gather;
 
 /// What is read at once at first: a head, and the body that comes with it, nearly always.
@@ -59,8 +59,7 @@ struct State<S> {
     unread: Unread,
     bounds: Bounds,
     body: Upload,
-    /// Whether the agent waits for a `100 Continue`.
-    expects: bool,
+    go_on: GoOn,
     /// Whether the answer has begun: nothing goes out before it any more.
     answering: bool,
     /// Whether the agent closed its connection without the word by which TLS ends.
@@ -79,6 +78,17 @@ pub(super) enum Upload {
     Open,
     /// Nobody will.
     GivenUp,
+}
+
+/// Whether the agent is to be told to send its body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum GoOn {
+    /// It sends it, or there is none.
+    Unasked,
+    /// When somebody asks for it.
+    Waits,
+    /// Somebody has. Told by the task of the connection, behind what the origin said before.
+    Due,
 }
 
 /// What is to be written, in this order.
@@ -150,7 +160,7 @@ impl<S> Owner<S> {
             unread: Unread::default(),
             bounds,
             body: Upload::Over,
-            expects: false,
+            go_on: GoOn::Unasked,
             answering: false,
             left: false,
             owner: None,
@@ -170,11 +180,11 @@ impl<S> Owner<S> {
         state.stream.take().map(|stream| (stream, read))
     }
 
-    /// A request begins. `expects`: its agent waits for a `100 Continue` with the body.
-    pub(super) fn begin(&self, body: Upload, expects: bool) {
+    /// A request begins.
+    pub(super) fn begin(&self, body: Upload, go_on: GoOn) {
         let mut state = self.0.0.lock();
         state.body = body;
-        state.expects = expects;
+        state.go_on = go_on;
         state.answering = false;
         state.room = ROOM;
     }
@@ -217,7 +227,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
     /// The next head, or how far it is. The task is woken when there is more of it.
     pub(super) fn poll_head(&self, cx: &mut Context<'_>) -> io::Result<Next> {
         let state = &mut *self.0.0.lock();
-        let limits = Limits { bytes: state.bounds.head_bytes, fields: state.bounds.headers };
+        let limits = state.bounds.limits();
         loop {
             if !state.read.is_empty() {
                 match read_request(&mut state.read, &mut state.seen, limits) {
@@ -242,6 +252,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
         let state = &mut *self.0.0.lock();
         state.listen(cx);
         let mut early = std::mem::take(&mut state.early);
+        if state.go_on == GoOn::Due {
+            state.go_on = GoOn::Unasked;
+            early.front.extend_from_slice(CONTINUE);
+        }
         let wrote = state.poll_write(cx, &mut early);
         state.early = early;
         if let Poll::Ready(Err(error)) = wrote {
@@ -301,6 +315,11 @@ impl<S> State<S> {
     /// The body is read to its end, or never will be.
     fn settle(&mut self, body: Upload, cx: Option<&Context<'_>>) {
         self.body = body;
+        self.tell(cx);
+    }
+
+    /// Wakes the task of the connection, unless it is the one that runs.
+    fn tell(&mut self, cx: Option<&Context<'_>>) {
         let here = |owner: &Waker| cx.is_some_and(|cx| owner.will_wake(cx.waker()));
         if let Some(owner) = self.owner.take_if(|owner| !here(owner)) {
             owner.wake();
@@ -406,17 +425,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         framing: &mut Framing,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Frame<Bytes>>, BoxError>> {
-        if std::mem::take(&mut self.expects) && !self.answering {
-            self.early.front.extend_from_slice(CONTINUE);
-        }
-        if !self.answering && !self.early.is_empty() {
-            let mut early = std::mem::take(&mut self.early);
-            // What does not go out now is seen to by the task of the connection, too.
-            let wrote = self.poll_write(cx, &mut early);
-            self.early = early;
-            if let Poll::Ready(Err(error)) = wrote {
-                return Poll::Ready(Err(error.into()));
-            }
+        if self.go_on == GoOn::Waits {
+            self.go_on = GoOn::Due;
+            self.tell(Some(cx));
         }
         loop {
             if let Some(frame) = framing.next(&mut self.read)? {
