@@ -265,7 +265,7 @@ mod tests {
     fn what_two_readers_could_part_over_is_refused() {
         use ChunksError::{Extensions, Size, Trailers, Unended};
         let long = format!("1;{}\r\na\r\n", "x".repeat(EXTENSIONS + 1));
-        let many = format!("0\r\n{}\r\n", "a: b\r\n".repeat(5));
+        let many = format!("0\r\n{}\r\n", "a: b\r\n".repeat(7));
         for (text, error) in [
             ("\r\n", Size),
             ("x\r\n", Size),
@@ -285,6 +285,7 @@ mod tests {
             ("0\r\na: b\r\n c\r\n\r\n", Trailers),
             (&long, Extensions),
             (&many, Trailers),
+            (many.trim_end(), Trailers),
         ] {
             assert_eq!(read([text.as_bytes()]).unwrap_err(), error, "{}", text.escape_debug());
             assert_eq!(

@@ -261,7 +261,9 @@ fn take_head(
 ) -> Result<Option<Bytes>, HeadError> {
     let end = end_of_head(from, &mut seen.0);
     let length = end.unwrap_or(from.len());
-    if length > limits.bytes {
+    // One that goes on need not come to its end to have too many lines.
+    let goes_on = || memchr::memchr_iter(b'\n', from).nth(limits.fields + 1).is_some();
+    if length > limits.bytes || (end.is_none() && goes_on()) {
         return Err(HeadError::TooLarge);
     }
     Ok(end.map(|end| {
@@ -467,6 +469,9 @@ mod tests {
         let fields = |count| format!("GET / HTTP/1.1\r\n{}\r\n", "a: b\r\n".repeat(count));
         assert!(request(fields(10).as_bytes()).unwrap().is_some());
         assert_eq!(request(fields(11).as_bytes()).unwrap_err(), HeadError::TooLarge);
+        let endless = |count| format!("GET / HTTP/1.1\r\n{}", "a: b\r\n".repeat(count));
+        assert!(request(endless(10).as_bytes()).unwrap().is_none());
+        assert_eq!(request(endless(12).as_bytes()).unwrap_err(), HeadError::TooLarge);
     }
 
     #[test]

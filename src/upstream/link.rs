@@ -4,16 +4,17 @@
 //! request, a task for each idle connection, and gives an exact answer to *is it dead?* when a connection is
 //! taken from the pool. While it waits there it has no buffer.
 
+mod alarm;
 mod answer;
 mod outgoing;
+mod stream;
 mod wire;
 
 use std::error::Error as StdError;
 use std::fmt;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::os::fd::AsFd;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
@@ -21,56 +22,22 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http_body::Frame;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, ReadHalf, WriteHalf};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf, ReadHalf, WriteHalf};
 use tokio::runtime::{self, Handle};
-use tokio::task::coop::unconstrained;
 use tokio::task::{JoinHandle, yield_now};
-use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_rustls::client::TlsStream;
+use tokio::time::Instant;
 
+pub(super) use alarm::Alarm;
 pub(super) use answer::{Answer, Incoming};
 pub(super) use outgoing::{Outgoing, Stop};
+pub(super) use stream::Stream;
 
 use super::body::{BodyError, RequestBody, Upload};
 use super::interim::{Hearing, Interims};
 use super::leash::{End, Leash};
-use super::trust::{agreed_on_http2, refuses_our_certificate};
-use super::via::Transport;
+use super::trust::refuses_our_certificate;
 use crate::http1::{ChunksError, HeadError};
 use wire::Wire;
-
-/// The bytes below HTTP.
-pub(super) enum Stream {
-    /// In the clear.
-    Plain(Transport),
-    /// Verified TLS. Boxed: its state is some ten times that of a socket.
-    Tls(Box<TlsStream<Transport>>),
-    /// A pipe of the tests.
-    #[cfg(test)]
-    Memory(tokio::io::DuplexStream),
-}
-
-impl Stream {
-    /// Whether its TLS agreed on HTTP/2.
-    pub(super) fn is_http2(&self) -> bool {
-        matches!(self, Self::Tls(tls) if agreed_on_http2(tls))
-    }
-
-    /// Has this thread's runtime wait for the socket, in place of the one that did.
-    fn enter_this_runtime(&mut self) -> io::Result<()> {
-        let socket = match self {
-            Self::Plain(transport) => transport.socket(),
-            Self::Tls(tls) => tls.get_mut().0.socket(),
-            #[cfg(test)]
-            Self::Memory(_) => return Ok(()),
-        };
-        // Under another number: the old one is still with the old runtime until it is dropped.
-        let again = socket.as_fd().try_clone_to_owned()?;
-        *socket = TcpStream::from_std(again.into())?;
-        Ok(())
-    }
-}
 
 /// The runtime of this thread, if it has one.
 pub(super) fn here() -> Option<runtime::Id> {
@@ -384,102 +351,17 @@ pub(super) fn silent() -> Context<'static> {
     Context::from_waker(Waker::noop())
 }
 
-/// A timer that is set seldom. Deadlines move with every piece of a body; the timer is left where it
-/// is, and looks at the true deadline when it goes off. It stays with the connection, so that a
-/// request on a warm connection touches the runtime's timer wheel about once in a timeout.
-#[derive(Default)]
-pub(super) struct Alarm(Option<Pin<Box<Sleep>>>);
-
-impl Alarm {
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
-        if sleep.deadline() > deadline {
-            sleep.as_mut().reset(deadline);
-        }
-        // Unconstrained: an origin that always has more to say would take all of the runtime's
-        // budget, and no clock would ever be looked at.
-        while pin!(unconstrained(sleep.as_mut())).poll(cx).is_ready() {
-            if sleep.deadline() >= deadline {
-                return Poll::Ready(());
-            }
-            sleep.as_mut().reset(deadline);
-        }
-        Poll::Pending
-    }
-
-    pub(super) fn is_set(&self) -> bool {
-        self.0.is_some()
-    }
-
-    /// Lets go of the task that waited last. A waker holds all the memory of its task, and the timer
-    /// would hold the waker for as long as the connection waits in the pool.
-    pub(super) fn forget_waker(&mut self) {
-        if let Some(sleep) = &mut self.0 {
-            let _ = sleep.as_mut().poll(&mut silent());
-        }
-    }
-}
-
-/// Calls the same method of whichever stream it is.
-macro_rules! either {
-    ($self:ident.$method:ident($($argument:expr),*)) => {
-        match $self.get_mut() {
-            Self::Plain(stream) => Pin::new(stream).$method($($argument),*),
-            Self::Tls(stream) => Pin::new(stream).$method($($argument),*),
-            #[cfg(test)]
-            Self::Memory(stream) => Pin::new(stream).$method($($argument),*),
-        }
-    };
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        either!(self.poll_read(cx, buf))
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        either!(self.poll_write(cx, buf))
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.poll_flush(cx))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        either!(self.poll_shutdown(cx))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        either!(self.poll_write_vectored(cx, bufs))
-    }
-
-    /// Both kinds do it well: a socket by `writev`, rustls by gathering into one record.
-    fn is_write_vectored(&self) -> bool {
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bytes::Bytes;
+    use crate::upstream::via::Transport;
     use http_body::Body;
     use http_body_util::Full;
+    use std::pin::pin;
+    use std::task::Wake;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
 
     const PATIENCE: Patience =
         Patience { response: Duration::from_secs(5), idle: Duration::from_secs(5) };
@@ -522,6 +404,112 @@ mod tests {
         let (mut link, mut far) = link();
         far.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         assert!(!link.is_alive());
+    }
+
+    #[tokio::test]
+    async fn a_request_that_meets_what_nobody_asked_for_comes_back_whole() {
+        let (mut link, mut far) = link();
+        far.write_all(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let sent = link.exchange(request(), None, PATIENCE, None).await;
+        assert!(matches!(sent, Err(Failure::Unsent(_))));
+    }
+
+    /// A body that a test feeds.
+    struct Fed(mpsc::UnboundedReceiver<io::Result<Bytes>>);
+
+    impl Body for Fed {
+        type Data = Bytes;
+        type Error = io::Error;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            cx: &mut Context<'_>,
+        ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+            self.0.poll_recv(cx).map(|piece| piece.map(|piece| piece.map(Frame::data)))
+        }
+    }
+
+    fn fed() -> (mpsc::UnboundedSender<io::Result<Bytes>>, Request<RequestBody>) {
+        let (feed, body) = mpsc::unbounded_channel();
+        (feed, Request::post("/pay").body(RequestBody::new(Fed(body)).0).unwrap())
+    }
+
+    /// The writes fail, and nothing has been read yet.
+    #[tokio::test]
+    async fn an_answer_in_the_middle_of_an_upload_is_heard_before_its_end() {
+        let (mut link, mut far) = link();
+        let (feed, request) = fed();
+        feed.send(Ok(vec![b'x'; 5000].into())).unwrap();
+        let origin = tokio::spawn(async move {
+            far.read_u8().await.unwrap();
+            far.write_all(b"HTTP/1.1 413 No\r\nContent-Length: 4\r\n\r\nno").await.unwrap();
+        });
+        let Ok(answer) = link.exchange(request, None, PATIENCE, None).await else {
+            panic!("there is an answer");
+        };
+        assert_eq!(answer.response.status(), 413);
+        origin.await.unwrap();
+        let (mut incoming, mut detached) = (answer.incoming, link.detach(answer.rest.unwrap()));
+        let mut next = async || poll_fn(|cx| detached.poll_frame(cx, &mut incoming)).await.unwrap();
+        assert_eq!(next().await.unwrap().into_data().unwrap(), "no");
+        assert!(next().await.is_err(), "and the answer is not whole");
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_breaks_off_ends_the_connection_under_its_answer() {
+        let (mut link, mut far) = link();
+        let (feed, request) = fed();
+        far.write_all(b"").await.unwrap();
+        let origin = tokio::spawn(async move {
+            far.read_u8().await.unwrap();
+            let head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n";
+            far.write_all(head).await.unwrap();
+            let mut rest = Vec::new();
+            far.read_to_end(&mut rest).await.unwrap();
+            rest
+        });
+        let Ok(answer) = link.exchange(request, None, PATIENCE, None).await else {
+            panic!("there is an answer");
+        };
+        let (mut incoming, mut detached) = (answer.incoming, link.detach(answer.rest.unwrap()));
+        let mut next = async || poll_fn(|cx| detached.poll_frame(cx, &mut incoming)).await.unwrap();
+        assert_eq!(next().await.unwrap().into_data().unwrap(), "ok");
+        feed.send(Ok(Bytes::from_static(b"half"))).unwrap();
+        feed.send(Err(io::ErrorKind::BrokenPipe.into())).unwrap();
+        assert!(next().await.is_err());
+        drop(detached);
+        assert!(!origin.await.unwrap().ends_with(b"0\r\n\r\n"));
+    }
+
+    /// Its memory is that of a task, tens of kilobytes.
+    #[tokio::test]
+    async fn a_connection_that_waits_holds_no_waker() {
+        struct Nobody;
+        impl Wake for Nobody {
+            fn wake(self: Arc<Self>) {}
+        }
+        let nobody = Arc::new(Nobody);
+        let waker = Waker::from(Arc::clone(&nobody));
+        let mut cx = Context::from_waker(&waker);
+        let (near, mut far) = duplex(8 * 1024);
+        let mut link = Link::new(Stream::Memory(near), Leash::default());
+        let Answer { mut incoming, rest, .. } = {
+            let mut exchange = pin!(link.exchange(request(), None, PATIENCE, None));
+            assert!(exchange.as_mut().poll(&mut cx).is_pending());
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: 2000\r\n\r\n{:2000}", "");
+            far.write_all(answer.as_bytes()).await.unwrap();
+            let Poll::Ready(Ok(answer)) = exchange.as_mut().poll(&mut cx) else {
+                panic!("it is there");
+            };
+            answer
+        };
+        assert!(rest.is_none());
+        while !incoming.is_over() {
+            assert!(link.poll_frame(&mut cx, &mut incoming).is_ready());
+        }
+        assert!(incoming.leaves_all_well() && link.is_settled());
+        drop(waker);
+        assert_eq!(Arc::strong_count(&nobody), 1);
     }
 
     /// A connection that one runtime opened serves another, also when the first is gone.

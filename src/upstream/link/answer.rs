@@ -6,7 +6,7 @@ use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Bytes, BytesMut};
+use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
@@ -169,7 +169,8 @@ impl Incoming {
         if self.buffer.capacity() - self.buffer.len() < self.next {
             self.buffer.reserve(self.next);
         }
-        let read = pin!(wire.read_buf(&mut self.buffer)).poll(cx)?;
+        let mut room = (&mut self.buffer).limit(self.next);
+        let read = pin!(wire.read_buf(&mut room)).poll(cx)?;
         let Poll::Ready(read) = read else {
             if self.buffer.is_empty() {
                 self.buffer = BytesMut::new();

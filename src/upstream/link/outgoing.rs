@@ -311,8 +311,8 @@ mod tests {
             _: &mut Context<'_>,
             bytes: &[IoSlice<'_>],
         ) -> Poll<io::Result<usize>> {
-            let mut all: Vec<u8> = bytes.iter().flat_map(|slice| slice.iter().copied()).collect();
-            all.truncate(self.most);
+            let all = bytes.iter().flat_map(|slice| slice.iter().copied());
+            let all: Vec<u8> = all.take(self.most).collect();
             let length = all.len();
             self.all.push(all);
             Poll::Ready(Ok(length))
