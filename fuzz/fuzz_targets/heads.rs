@@ -33,8 +33,9 @@ enum Place {
     Lost,
 }
 
-/// The requests, and what ended them.
-fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Message>, Option<String>) {
+/// The requests, and whether something that is none ended them. Of several reasons for that, another may be
+/// found first where less is there.
+fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Message>, bool) {
     let (mut messages, mut from) = (Vec::new(), BytesMut::new());
     let mut place = Place::Head(Seen::default());
     for piece in pieces {
@@ -43,23 +44,19 @@ fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Message>, Option
             match step(&mut place, &mut from, &mut messages) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(error) => return (messages, Some(error)),
+                Err(()) => return (messages, true),
             }
         }
     }
-    (messages, None)
+    (messages, false)
 }
 
 /// True when there may be more to do.
-fn step(
-    place: &mut Place,
-    from: &mut BytesMut,
-    messages: &mut Vec<Message>,
-) -> Result<bool, String> {
+fn step(place: &mut Place, from: &mut BytesMut, messages: &mut Vec<Message>) -> Result<bool, ()> {
     match place {
         Place::Lost => Ok(false),
         Place::Head(seen) => {
-            let head = read_request(from, seen, LIMITS).map_err(|error| error.to_string())?;
+            let head = read_request(from, seen, LIMITS).map_err(drop)?;
             let Some(head) = head else { return Ok(false) };
             messages.push(Message { head: told(&head), body: Vec::new(), end: None });
             *place = match head.length {
@@ -84,7 +81,7 @@ fn step(
         }
         Place::Chunked(chunks) => {
             let message = messages.last_mut().unwrap();
-            match chunks.read(from).map_err(|error| error.to_string())? {
+            match chunks.read(from).map_err(drop)? {
                 None => return Ok(false),
                 Some(Piece::Data(data)) => message.body.extend_from_slice(&data),
                 Some(Piece::End(fields)) => {

@@ -115,6 +115,7 @@ impl Body {
     }
 
     /// All of a body of our own.
+    #[cfg(test)]
     pub(super) fn as_whole(&self) -> Option<Bytes> {
         match &self.0 {
             Kind::Whole(bytes) => bytes.clone(),

@@ -289,11 +289,10 @@ fn write_head(
         head.headers.remove(header::CONNECTION);
     }
     write_fields(&head.headers, &Spelling::Lower, out);
-    match (leaves, keeps_alive) {
-        (true, _) => {}
-        (false, false) => out.extend_from_slice(b"connection: close\r\n"),
-        (false, true) if old => out.extend_from_slice(b"connection: keep-alive\r\n"),
-        (false, true) => {}
+    if !leaves && !keeps_alive {
+        out.extend_from_slice(b"connection: close\r\n");
+    } else if !leaves && old {
+        out.extend_from_slice(b"connection: keep-alive\r\n");
     }
     if let Some(length) = length {
         // Writing to memory does not fail.
