@@ -447,7 +447,13 @@ mod requests {
             format!("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{chunk}0\r\n\r\n");
         let answer: &'static str = Box::leak(answer.into());
         let ca = origin::Authority::new();
-        let (upstream, _dir) = trust::pinned(&ca, None);
+        let (rule, _dir) = trust::rule(&ca, None);
+        // A machine that does other work is not a wake-up that was lost.
+        let patient = Duration::from_secs(30);
+        let timeouts =
+            Timeouts { tls: patient, response: patient, idle: patient, ..settings().timeouts };
+        let upstream =
+            Upstream::new(Settings { hosts: vec![rule], timeouts, ..settings() }).unwrap();
         let script = vec![[ReadRequest, Send(answer)]; REQUESTS].concat();
         let origin = Origin::tls(vec![script], ca.leaf("origin.test").server()).await;
         let (upstream, target) = (Arc::new(upstream), target(Scheme::Https, origin.address));
