@@ -283,14 +283,18 @@ impl Listing {
             let mut said = self.said(text.len() - at);
             let mut here: Option<Spelled<'n>> = None;
             let mut rest = at;
-            while let Some(token) = token(text, rest, *percent, usize::MAX) {
-                let first = said.before.as_ref().or(said.places.first());
-                let first = first.map_or(token.digits.start, |first| first.start);
-                // What begins now begins behind the one that was found.
-                let found = [&best, &here].into_iter().flatten();
-                if found.map(|found| found.place.start).any(|found| first > found) {
+            loop {
+                let found = [&best, &here].into_iter().flatten().map(|found| found.place.start);
+                let first = said.before.as_ref().or(said.places.first()).map(|first| first.start);
+                // What begins behind the one that was found is not read.
+                let most = match (found.min(), first) {
+                    (Some(found), first) => found.checked_sub(first.unwrap_or(rest)),
+                    (None, _) => Some(usize::MAX),
+                };
+                let most = most.map(|most| if first.is_some() { usize::MAX } else { most });
+                let Some(token) = most.and_then(|most| token(text, rest, *percent, most)) else {
                     break;
-                }
+                };
                 rest = token.digits.end;
                 self.read((needles, *radix), text, token, &mut said, &mut |said| {
                     let found = self.search(needles, *radix, text, said);

@@ -377,7 +377,7 @@ impl Spelling {
     ) -> Result<Spelled<'n>, usize> {
         let mut said = Said::from(self.reach_back(written, text, within.start, at));
         let mut inside: Option<Spelled<'n>> = None;
-        let mut look = FIRST_LOOK;
+        let mut look = FIRST_LOOK.min(2 * self.longest);
         loop {
             let stop = self.read(text, &mut said, (Some(at), look), &mut |place| {
                 if inside.is_none() {
