@@ -549,24 +549,8 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
         return Ok(Vec::new());
     }
     refuse_traps(path)?;
-    let mut texts = vec![path.to_owned()];
-    if path.contains("%u") || path.contains("%U") {
-        texts.push(decode_wide(path));
-    }
-    let mut last = texts[texts.len() - 1].clone();
-    for _ in 0..DECODINGS {
-        let next = decode(&last);
-        if next == last {
-            break;
-        }
-        texts.push(next.clone());
-        last = next;
-    }
-    if decode(&last) != last {
-        return Err(Refusal::new(Code::AmbiguousPath).because("the path is encoded too often"));
-    }
     let mut found: Vec<String> = Vec::new();
-    for text in &texts {
+    for text in &decodings(path)? {
         let folded = fold(text);
         let folded = Some(folded).filter(|folded| folded != text);
         for text in [Some(text), folded.as_ref()].into_iter().flatten() {
@@ -584,23 +568,59 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
 /// How often an origin, and the proxies before it, may decode a path.
 const DECODINGS: usize = 4;
 
-/// `%u002e`, which IIS and others read beside the percent encoding of RFC 3986.
-fn decode_wide(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find("%u").into_iter().chain(rest.find("%U")).min() {
-        out.push_str(&rest[..at]);
-        let digits = rest.get(at + 2..at + 6);
-        let code = digits.and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        if let Some(read) = code.and_then(char::from_u32) {
-            out.push(read);
-            rest = &rest[at + 6..];
-        } else {
-            out.push_str(&rest[at..at + 2]);
-            rest = &rest[at + 2..];
+/// A path as it is and however often it is decoded, each time with `%u002e` or without.
+fn decodings(path: &str) -> Result<Vec<String>, Refusal> {
+    let mut texts = vec![path.to_owned()];
+    let mut done = 0;
+    for _ in 0..=DECODINGS {
+        let last = texts.len();
+        for at in done..last {
+            let text = &texts[at];
+            let plain = percent_encoding::percent_decode_str(text).collect();
+            let wide = has_wide(text.as_bytes()).then(|| decode_wide(text.as_bytes()));
+            for next in std::iter::once(plain).chain(wide) {
+                let next = String::from_utf8_lossy(&next).into_owned();
+                if !texts.contains(&next) {
+                    texts.push(next);
+                }
+            }
+        }
+        if texts.len() == last {
+            return Ok(texts);
+        }
+        done = last;
+    }
+    Err(Refusal::new(Code::AmbiguousPath).because("the path is encoded too often"))
+}
+
+/// How long `%u002e` is.
+const WIDE: usize = 6;
+
+/// What `%u002e` at the beginning of a text stands for, to those who read it.
+fn wide(text: &[u8]) -> Option<char> {
+    let [b'%', b'u' | b'U', digits @ ..] = text.get(..WIDE)? else { return None };
+    let digit = |code: u32, b: &u8| Some(code * 16 + char::from(*b).to_digit(16)?);
+    digits.iter().try_fold(0, digit).and_then(char::from_u32)
+}
+
+/// Whether `%u002e` or its like stands in a text.
+pub(crate) fn has_wide(text: &[u8]) -> bool {
+    memchr::memchr_iter(b'%', text).any(|at| wide(&text[at..]).is_some())
+}
+
+/// Decodes a text as classic ASP, IIS and some firewalls do, which read `%u002e` beside the percent-encoding of
+/// RFC 3986.
+pub(crate) fn decode_wide(text: &[u8]) -> Vec<u8> {
+    let (mut out, mut done) = (Vec::with_capacity(text.len()), 0);
+    for at in memchr::memchr_iter(b'%', text) {
+        if let Some(read) = wide(&text[at..]) {
+            out.extend(percent_encoding::percent_decode(&text[done..at]));
+            out.extend_from_slice(read.encode_utf8(&mut [0; 4]).as_bytes());
+            done = at + WIDE;
         }
     }
-    out + rest
+    out.extend(percent_encoding::percent_decode(&text[done..]));
+    out
 }
 
 /// The characters that become a dot, a slash or a backslash where text is normalised (UAX 15, NFKC)
@@ -624,7 +644,7 @@ fn fold(text: &str) -> String {
 fn refuse_traps(path: &str) -> Result<(), Refusal> {
     let mut bytes = path.as_bytes().to_vec();
     for _ in 0..DECODINGS {
-        bytes = percent_encoding::percent_decode(&bytes).collect();
+        bytes = decode_wide(&bytes);
         let nul = bytes.contains(&0);
         let overlong = bytes.iter().any(|b| matches!(b, 0xC0 | 0xC1 | 0xF5..=0xFF))
             || bytes.windows(2).any(|w| {
@@ -638,10 +658,6 @@ fn refuse_traps(path: &str) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-fn decode(text: &str) -> String {
-    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// Reads `text` as an origin with these habits would.
@@ -875,6 +891,13 @@ mod tests {
         assert!(readings("/public/%252e%252e/admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/%25252e%25252e/admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/%u002e%u002e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%25u002e%U002e/admin").contains(&"/admin".to_owned()));
+        assert!(readings("/public/%u002e%2e/admin").contains(&"/admin".to_owned()));
+        // One that does not read it decodes all else.
+        for read in ["/admin/a%u002fb", "/admin/a/b"] {
+            assert!(readings("/public/%2e%2e/admin/a%u002fb").contains(&read.to_owned()), "{read}");
+        }
+        assert_eq!(readings("/50%u00/%u+041"), [""; 0]);
         assert!(readings("/public/%ef%bc%8e%ef%bc%8e/admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/..%e2%88%95admin").contains(&"/admin".to_owned()));
         assert!(readings("/public/..%20/admin").contains(&"/admin".to_owned()));

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode;
 
 use super::text::TextPattern;
 use crate::agent::{Context, Label};
-use crate::request::is_one_field;
+use crate::request::{decode_wide, has_wide, is_one_field};
 
 /// Fields that no rule can ask for: the proxy takes them out, sets them anew, or puts a secret there.
 const UNFIT: [HeaderName; 16] = [
@@ -98,7 +98,7 @@ impl Conditions {
     pub(super) fn query(&self, query: Option<&str>, any: bool) -> bool {
         self.query.iter().all(|wanted| {
             let query = query.unwrap_or_default();
-            let mut readings = Reading::ALL.iter().filter(|reading| reading.differs(query));
+            let mut readings = Reading::all().filter(|reading| reading.differs(query));
             if any {
                 readings.any(|reading| reading.found(wanted, query).any)
             } else {
@@ -153,6 +153,8 @@ struct Reading {
     plus: bool,
     /// What was decoded is decoded again.
     twice: bool,
+    /// `%u0064` is a `d`.
+    wide: bool,
 }
 
 /// What a reading has of one wanted parameter.
@@ -173,21 +175,28 @@ impl Found {
 }
 
 impl Reading {
-    const ALL: [Self; 8] = [
-        Self { semicolon: false, plus: false, twice: false },
-        Self { semicolon: true, plus: false, twice: false },
-        Self { semicolon: false, plus: true, twice: false },
-        Self { semicolon: true, plus: true, twice: false },
-        Self { semicolon: false, plus: false, twice: true },
-        Self { semicolon: true, plus: false, twice: true },
-        Self { semicolon: false, plus: true, twice: true },
-        Self { semicolon: true, plus: true, twice: true },
-    ];
+    /// All of them, the plainest first.
+    fn all() -> impl Iterator<Item = Self> {
+        (0..16_u8).map(|habits| Self {
+            semicolon: habits & 1 != 0,
+            plus: habits & 2 != 0,
+            twice: habits & 4 != 0,
+            wide: habits & 8 != 0,
+        })
+    }
 
     /// Whether it can differ for this query from the ones before it. The first always counts.
     fn differs(&self, query: &str) -> bool {
         let has = |byte| query.as_bytes().contains(&byte);
-        (!self.semicolon || has(b';')) && (!self.plus || has(b'+')) && (!self.twice || has(b'%'))
+        (!self.semicolon || has(b';'))
+            && (!self.plus || has(b'+'))
+            && (!self.twice || has(b'%'))
+            && (!self.wide || self.has_wide(query.as_bytes()))
+    }
+
+    fn has_wide(&self, query: &[u8]) -> bool {
+        let again = || has_wide(&percent_decode(query).collect::<Vec<u8>>());
+        query.contains(&b'%') && (has_wide(query) || (self.twice && again()))
     }
 
     fn found(&self, wanted: &Wanted<Box<str>>, query: &str) -> Found {
@@ -218,8 +227,11 @@ impl Reading {
         if !text.contains(&b'%') {
             return text;
         }
-        let once: Vec<u8> = percent_decode(&text).collect();
-        Cow::Owned(if self.twice { percent_decode(&once).collect() } else { once })
+        let once = |text: &[u8]| {
+            if self.wide { decode_wide(text) } else { percent_decode(text).collect() }
+        };
+        let decoded = once(&text);
+        Cow::Owned(if self.twice { once(&decoded) } else { decoded })
     }
 }
 
@@ -275,6 +287,12 @@ mod tests {
             (Some("service=git-upload-pack;service=git-receive-pack"), false, true),
             (Some("x=;service=git-receive-pack&service=git-upload-pack"), false, true),
             (Some("service=git-upload-pack&%2573ervice=git-receive-pack"), false, true),
+            // `%u0073`, which classic ASP reads, in name and value, and behind another encoding.
+            (Some("service=git-upload-pack&%u0073ervice=git-receive-pack"), false, true),
+            (Some("%u0073ervice=git-upload-pack"), false, true),
+            (Some("service=git%u002Dupload-pack"), false, true),
+            (Some("service=git-upload-pack&%25%750073ervice=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&x=%u0073&%u00zz=%u"), true, true),
             (Some("Service=git-upload-pack"), false, true),
             // Names and values as PHP and C have them.
             (Some("service=git-upload-pack&+service=git-receive-pack"), false, true),

@@ -42,6 +42,9 @@ const PART: usize = 4096;
 /// the beginning of a text.
 const LAST: usize = 4 * LONGEST_ITEM;
 
+/// The most digits that a byte is written with.
+const LONGEST_BYTE: usize = 3;
+
 /// How many numbers in a row make a place worth reading: of a dump of anything one in many millions.
 const IN_A_ROW: usize = 3;
 
@@ -100,6 +103,12 @@ const READINGS: [(Radix, bool); 6] = [
 /// Those of them that make a difference to a text.
 fn readings(text: &[u8]) -> &'static [(Radix, bool)] {
     if memchr::memchr(b'%', text).is_some() { &READINGS } else { &READINGS[..3] }
+}
+
+/// The same, those of a radix first.
+fn readings_by(radix: Radix, text: &[u8]) -> impl Iterator<Item = &'static (Radix, bool)> {
+    let of = move |same| readings(text).iter().filter(move |(r, _)| (*r == radix) == same);
+    of(true).chain(of(false))
 }
 
 /// What lists are written with.
@@ -162,6 +171,8 @@ struct Base32 {
 struct Said {
     bytes: Zeroizing<Vec<u8>>,
     places: Vec<Range<usize>>,
+    /// With how many it is searched, whether it is over or not.
+    look: usize,
     /// The number before the first, which is none of the list; what it ends with may be.
     before: Option<Range<usize>>,
     /// NULs behind the last.
@@ -242,12 +253,12 @@ impl Listing {
         let anchors = self.anchors.get_or_init(|| Anchors::new(needles));
         let mut from = start;
         loop {
-            let place = anchors.first(needles, text, from)?;
+            let (place, radix) = anchors.first(needles, text, from)?;
             // As much behind as before, so that no place is read more than a few times.
             let part = self.part_around(text, start, place);
             from = part.end;
             let end = text.len().min(part.end.saturating_add(self.reach()));
-            if let Some(found) = self.in_part(needles, &text[..end], part.start) {
+            if let Some(found) = self.in_part((needles, radix), &text[..end], part.start) {
                 return Some(found);
             }
         }
@@ -260,19 +271,30 @@ impl Listing {
         begin(text, start, before)..place + PART.max(self.reach())
     }
 
-    fn in_part<'n>(&self, needles: &'n Needles, text: &[u8], at: usize) -> Option<Spelled<'n>> {
+    /// The first text that is listed there, which is likely to be in this radix.
+    fn in_part<'n>(
+        &self,
+        (needles, likely): (&'n Needles, Radix),
+        text: &[u8],
+        at: usize,
+    ) -> Option<Spelled<'n>> {
         let mut best: Option<Spelled<'n>> = None;
-        for (radix, percent) in readings(&text[at..]) {
+        for (radix, percent) in readings_by(likely, &text[at..]) {
             let mut said = self.said(text.len() - at);
             let mut here: Option<Spelled<'n>> = None;
-            let (mut rest, mut left) = (at, self.longest * (NULS + 1));
-            while let Some(token) = token(text, rest, *percent, usize::MAX) {
-                // What begins before the one that was found ends no later than this.
-                left -= usize::from(here.is_some());
-                let first = said.places.first().map_or(token.digits.start, |first| first.start);
-                if left == 0 || best.as_ref().is_some_and(|best| first > best.place.start) {
+            let mut rest = at;
+            loop {
+                let found = [&best, &here].into_iter().flatten().map(|found| found.place.start);
+                let first = said.before.as_ref().or(said.places.first()).map(|first| first.start);
+                // What begins behind the one that was found is not read.
+                let most = match (found.min(), first) {
+                    (Some(found), first) => found.checked_sub(first.unwrap_or(rest)),
+                    (None, _) => Some(usize::MAX),
+                };
+                let most = most.map(|most| if first.is_some() { usize::MAX } else { most });
+                let Some(token) = most.and_then(|most| token(text, rest, *percent, most)) else {
                     break;
-                }
+                };
                 rest = token.digits.end;
                 self.read((needles, *radix), text, token, &mut said, &mut |said| {
                     let found = self.search(needles, *radix, text, said);
@@ -289,7 +311,8 @@ impl Listing {
         // As much as is ever kept, so that no part of a secret is left in a buffer outgrown.
         let most = (length / 2 + 2).min(KEPT.max(2 * self.longest));
         let bytes = Zeroizing::new(Vec::with_capacity(most));
-        Said { bytes, places: Vec::new(), before: None, nuls: 0, is_cut: false }
+        let look = most.min(2 * self.longest);
+        Said { bytes, places: Vec::new(), look, before: None, nuls: 0, is_cut: false }
     }
 
     /// Notes what the token says. What was said before is searched when it is over, or is as much as is kept.
@@ -309,13 +332,28 @@ impl Listing {
             said.ended_by(needles, radix, text, &digits, search);
         }
         match value(radix, written) {
-            Value::Byte(byte) => self.note(byte, digits, said, search),
+            Value::Byte(byte) => {
+                // Zeros before it tell nothing, and may have been handed on.
+                let zeros = written.iter().take_while(|b| **b == b'0').count();
+                let own = if radix == Radix::Hex { 2 } else { 1 };
+                let before = zeros.min(written.len().saturating_sub(own));
+                self.note(byte, digits.start + before..digits.end, said, search);
+            }
             Value::Pairs => {
-                self.read_pairs(text, digits.clone(), said, search);
-                // Half a pair too many may stand before the first of them as well.
-                if !written.len().is_multiple_of(2) {
+                // Half a pair may stand before the first of them as well.
+                let odd = digits.start + 1..digits.end;
+                if written.len().is_multiple_of(2) {
+                    // Then another is behind the last, and no other number goes on with them.
+                    if odd.len() / 2 >= self.shortest {
+                        let mut within = self.said(odd.len());
+                        self.read_pairs(text, odd, &mut within, search);
+                        search(&within);
+                    }
+                    self.read_pairs(text, digits, said, search);
+                } else {
+                    self.read_pairs(text, digits, said, search);
                     said.over(search);
-                    self.read_pairs(text, digits.start + 1..digits.end, said, search);
+                    self.read_pairs(text, odd, said, search);
                 }
             }
             Value::None => {
@@ -342,10 +380,11 @@ impl Listing {
         if byte == 0 && said.nuls < NULS {
             said.nuls += 1;
         } else if self.alphabet[usize::from(byte)] {
-            if said.bytes.len() + 1 == said.bytes.capacity() {
+            if said.bytes.len() + 1 >= said.look {
                 // What is left of it may be the start of a text.
                 search(said);
                 said.keep_last(self.longest - 1);
+                said.look = said.bytes.capacity();
             }
             said.nuls = 0;
             said.bytes.push(byte);
@@ -537,14 +576,25 @@ impl Anchors {
         Self(anchors)
     }
 
-    /// The first place at `from` or behind it around which a text may be listed.
-    fn first(&self, needles: &Needles, text: &[u8], from: usize) -> Option<usize> {
-        let mut first = None;
-        for anchor in &self.0 {
-            let end = first.unwrap_or(text.len());
-            first = anchor.first(needles, &text[..end], text, from).or(first);
+    /// The first place at `from` or behind it around which a text may be listed, and in which radix.
+    fn first(&self, needles: &Needles, text: &[u8], mut from: usize) -> Option<(usize, Radix)> {
+        let mut stretch = PART / 4;
+        loop {
+            // Of a list full of texts each is found before much behind it is looked at.
+            let until = text.len().min(from.saturating_add(stretch));
+            let mut first = None;
+            for anchor in &self.0 {
+                let end = first.map_or(until, |(place, _)| place);
+                let found = anchor.first(needles, &text[..end], text, from);
+                first = found.map(|place| (place, anchor.radix)).or(first);
+            }
+            if first.is_some() || until == text.len() {
+                return first;
+            }
+            // One may begin with the last digits.
+            from = until - (LONGEST_BYTE - 1);
+            stretch *= 4;
         }
-        first
     }
 }
 

@@ -8,7 +8,7 @@ use http::header::HeaderMap;
 
 use super::listed::{Listing, is_of_lists, shortest_list};
 use super::needles::{Needle, Needles, Outline, is_of_forms};
-use super::spelled::{Spelled, Spelling, Written};
+use super::spelled::{Spelled, Spelling, Written, is_escape};
 use super::table::{BRIEF, Effort, THOROUGH, Table};
 use crate::secret::wipe;
 
@@ -80,7 +80,10 @@ impl Made {
         let found = self.find(table, text, from);
         let until = found.as_ref().map_or(text.len(), |(at, _)| *at);
         let look = |said: &[u8], from| self.find(table, said, from);
-        let spelled = self.spelling.find(&self.needles, (&look, written), text, from..until);
+        // One that begins before the other, or with it, may have its first escape within it or behind it.
+        let reach =
+            found.as_ref().map_or(until, |(at, needle)| self.reach(text, *at, needle.bytes));
+        let spelled = self.spelling.find(&self.needles, (&look, written), text, from..reach);
         // A piece with an escape in it can go on past the other, and hold a needle only there.
         let spelled = spelled.filter(|spelled| spelled.place.start <= until);
         let first = match (spelled, found) {
@@ -106,6 +109,17 @@ impl Made {
     /// wins where several start at one place.
     fn find(&self, table: &Table, text: &[u8], from: usize) -> Option<(usize, Needle<'_>)> {
         table.find(text, from, &|at| self.longest_at(&text[at..]))
+    }
+
+    /// How far behind a needle that stands at `at` another may have its first escape that begins no later.
+    fn reach(&self, text: &[u8], at: usize, needle: &[u8]) -> usize {
+        let end = at + needle.len();
+        let goes_on = needle.last().is_some_and(|b| self.spelling.may_go_on(*b, &text[end..]));
+        match needle {
+            _ if goes_on => text.len().min(at + self.longest),
+            needle if needle.iter().any(|b| is_escape(*b)) => end,
+            _ => at,
+        }
     }
 
     /// Whether `held` is the end of a line, with so little of a needle in it that it can be shown.
@@ -300,7 +314,7 @@ impl Scrubber {
             }
             let Match { at, end, needle } = match found {
                 // A tail that starts no later than the match could grow into a longer match there.
-                Some(found) if found.at < tail || found.needle.bytes.len() == made.longest => found,
+                Some(found) if found.at < tail => found,
                 _ => {
                     emit(skip(text.slice(done..tail), &mut self.shown), out);
                     return tail;
@@ -329,7 +343,14 @@ impl Scrubber {
         };
         let tail = (start..text.len()).find(could_be).map_or(0, |at| text.len() - at);
         let spelled = made.spelling.tail(&made.needles, text);
-        tail.max(spelled).max(made.listing.tail(&made.needles, text))
+        let tail = tail.max(spelled).max(made.listing.tail(&made.needles, text));
+        // What digits say depends on what they are escaped by.
+        let escaped = match text[..text.len() - tail] {
+            [.., b'%'] if tail > 0 => 1,
+            [.., b'%', digit] if tail > 0 && digit.is_ascii_hexdigit() => 2,
+            _ => 0,
+        };
+        tail + escaped
     }
 
     /// The stream has ended: what was held back is final.
@@ -561,6 +582,80 @@ mod tests {
         assert_eq!(seen, b"b%2Flocum_xIlocum_x");
     }
 
+    /// Where forms overlap themselves and one another, the first of them is found, and of those the longest, wherever
+    /// the text is cut.
+    #[test]
+    fn a_cut_anywhere_in_forms_that_overlap_changes_nothing() {
+        let many = |before: &[u8], unit: &str, times: usize, behind: &str| {
+            [before, unit.repeat(times).as_bytes(), behind.as_bytes()].concat()
+        };
+        let backslashes = ["%255", &"\\".repeat(8), "\0", &"\\".repeat(23), ";"].concat();
+        let cases: [(&[&[u8]], Vec<u8>); 14] = [
+            // One that is spelled out begins before a form, with what it has in common with it.
+            (&[&[b'&'; 15]], many(b"&", "\\\\u0026", 15, "")),
+            (&[&[0xff; 14]], many(&[0xff], "%25ff", 14, "")),
+            (&[&[b'/'; 18]], many(&[b'/'; 19], "%2F", 18, "")),
+            (&[&[b'\\'; 8]], backslashes.into_bytes()),
+            // The last character of a form is the beginning of an escape.
+            (&[b"aa=aaaa="], b"=aa=aaaa=3D".to_vec()),
+            (&[&[b'='; 11]], many(b"Y", "=", 11, "3D")),
+            (&[b"%%%%=%%%"], b"%2525%2525%2525%2525%253d%2525%2525%2525252525".to_vec()),
+            // Of a list the first number has an escape, zeros or digits before it, or half a pair.
+            (&[&[b'\\'; 8]], many(b"%5C%5C", "5c", 7, "")),
+            (&[&[b'A'; 8]], many(b"%41%41", "41", 7, "")),
+            (&[b"00000100", &[b'a'; 8]], many(b"10", "97,", 8, "")),
+            (&[&[b'5'; 19]], many(b"353%53", ",53", 18, "N")),
+            (&[b"a+a+a+a+"], b"%561%252b%2561%252b0061002b0061002b".to_vec()),
+            (&[&[b'/'; 8]], b"22f2f2f2f2f2f2F2F2F0".to_vec()),
+            (&[&[0xff; 17]], many(b"%2", "ff", 16, "%25ff")),
+        ];
+        for (secrets, text) in cases {
+            for fit in [Fit::Exact, Fit::InPlace] {
+                let whole = stream(secrets, &[text.clone()], fit);
+                let single: Vec<_> = text.iter().map(|b| vec![*b]).collect();
+                let shown = text.escape_ascii();
+                assert_eq!(stream(secrets, &single, fit), whole, "{shown}");
+                for cut in 1..text.len() {
+                    let chunks = [text[..cut].to_vec(), text[cut..].to_vec()];
+                    assert_eq!(stream(secrets, &chunks, fit), whole, "{shown} at {cut}");
+                }
+            }
+        }
+    }
+
+    /// Of one letter, or few, and often the same over and over: their forms overlap.
+    fn of_few_letters() -> impl Strategy<Value = Vec<u8>> {
+        let letters: [&[u8]; 12] =
+            [b"a", b"A", b"0", b"5", b"/", b"ab", b"a1", b"=a", b"%2", b"/+", b"\\&", b"\xff"];
+        let letters = prop::sample::select(letters.to_vec());
+        let picks = prop::collection::vec(any::<prop::sample::Index>(), 1..16);
+        (letters, picks, 8..16_usize).prop_map(|(letters, picks, length)| {
+            picks.iter().map(|pick| *pick.get(letters)).cycle().take(length).collect()
+        })
+    }
+
+    /// A secret, or the end of one and another, as an origin may show it.
+    fn shown(secret: &[u8], form: usize) -> Vec<u8> {
+        use data_encoding::{BASE32_NOPAD, BASE64, BASE64URL_NOPAD, HEXLOWER, HEXUPPER};
+        let each = |write: &dyn Fn(&u8) -> String| secret.iter().map(write).collect::<String>();
+        let aligned = [&secret[..form % 3], secret].concat();
+        let text = match form / 3 {
+            0 => return secret.to_vec(),
+            1 => BASE64.encode(&aligned),
+            2 => BASE64URL_NOPAD.encode(&aligned),
+            3 => BASE32_NOPAD.encode(&aligned),
+            4 => HEXLOWER.encode(secret),
+            5 => HEXUPPER.encode(secret),
+            6 => each(&|b| format!("%{b:02X}")),
+            7 => each(&|b| format!("%25{b:02x}")),
+            8 => each(&|b| format!("\\u{b:04x}")),
+            9 => each(&|b| format!("&#{b};")),
+            10 => each(&|b| format!("&#x{b:x};")),
+            _ => each(&|b| format!("{b},")),
+        };
+        text.into_bytes()
+    }
+
     fn fragment() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
             Just(b"abcabcab".to_vec()),
@@ -575,6 +670,48 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn any_chunking_of_what_overlaps_equals_the_whole(
+            secrets in prop::collection::vec(of_few_letters(), 1..3),
+            parts in prop::collection::vec(
+                (any::<prop::sample::Index>(), 0..36_usize, 0..8_usize, any::<prop::sample::Index>()),
+                1..7,
+            ),
+            sizes in prop::collection::vec(1..24_usize, 1..12),
+            in_place in any::<bool>(),
+        ) {
+            let fit = if in_place { Fit::InPlace } else { Fit::Exact };
+            let mut text = Vec::new();
+            for (which, form, piece, cut) in parts {
+                let secret: &Vec<u8> = which.get(&secrets);
+                let whole = shown(secret, form);
+                let cut = cut.index(whole.len());
+                text.extend_from_slice(match piece {
+                    0 => &whole[..cut],
+                    1 => &whole[cut..],
+                    2 => &[&b" "[..], b"%", b"\\", b"&", b"=", b"0", b"\0", b"%25"][cut % 8],
+                    _ => &whole,
+                });
+            }
+            let secrets: Vec<&[u8]> = secrets.iter().map(|secret| &secret[..]).collect();
+            let single: Vec<_> = text.iter().map(|b| vec![*b]).collect();
+            let (mut chunks, mut rest) = (Vec::new(), &text[..]);
+            for size in sizes.iter().cycle() {
+                let (chunk, more) = rest.split_at((*size).min(rest.len()));
+                chunks.push(chunk.to_vec());
+                rest = more;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            let whole = stream(&secrets, &[text], fit);
+            prop_assert_eq!(stream(&secrets, &single, fit), &whole[..]);
+            prop_assert_eq!(stream(&secrets, &chunks, fit), &whole[..]);
+            for secret in secrets {
+                prop_assert!(!whole.windows(secret.len()).any(|window| window == secret));
+            }
+        }
+
         #[test]
         fn any_chunking_equals_the_whole(
             parts in prop::collection::vec(fragment(), 0..12),

@@ -297,11 +297,11 @@ impl Spelling {
     }
 
     /// Whether a needle has `byte` and behind it what `rest` says next.
-    fn may_go_on(&self, byte: u8, mut rest: &[u8]) -> bool {
+    pub(super) fn may_go_on(&self, byte: u8, mut rest: &[u8]) -> bool {
         for _ in 0..=GAP {
             let (unit, length) = Self::unit(rest);
             match unit {
-                Unit::Byte(next) => return self.has_pair(byte, next),
+                Unit::Byte(next) => return self.has(next) && self.has_pair(byte, next),
                 Unit::Break | Unit::Nul => rest = &rest[length..],
                 Unit::Cut => return true,
             }
@@ -377,7 +377,7 @@ impl Spelling {
     ) -> Result<Spelled<'n>, usize> {
         let mut said = Said::from(self.reach_back(written, text, within.start, at));
         let mut inside: Option<Spelled<'n>> = None;
-        let mut look = FIRST_LOOK;
+        let mut look = FIRST_LOOK.min(2 * self.longest);
         loop {
             let stop = self.read(text, &mut said, (Some(at), look), &mut |place| {
                 if inside.is_none() {
@@ -718,7 +718,7 @@ fn end_of_run(text: &[u8], at: usize) -> usize {
 }
 
 /// What begins an escape.
-fn is_escape(byte: u8) -> bool {
+pub(super) fn is_escape(byte: u8) -> bool {
     matches!(byte, b'%' | b'\\' | b'&' | b'=' | b'\r' | b'\n' | 0)
 }
 

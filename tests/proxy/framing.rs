@@ -330,6 +330,10 @@ fn a_path_that_can_be_read_in_two_ways_is_refused_where_it_matters() {
         "/v1/x/../../admin",
         "/v1/%00",
         "/v1/%c0%ae%c0%ae/admin",
+        "/v1/%u002e%u002e/admin",
+        "/v1/%25u002e%2e/admin",
+        "/v1/%2e%2e/admin%u002fx",
+        "/v1/%u0000",
         "//v1/../admin",
     ] {
         let answer = world.get(path);

@@ -457,7 +457,7 @@ fn beside_an_injected_field_none_goes_on_that_is_read_as_the_same() {
 
 /// A condition is asked of every reading that an origin may have of query and fields.
 #[test]
-fn conditions_hold_for_names_as_php_and_cgi_read_them() {
+fn conditions_hold_for_names_as_php_cgi_and_asp_read_them() {
     let world = World::ruled(
         "version: 1
 rules:
@@ -477,6 +477,10 @@ rules:
         ("?mode=safe&+danger=1", "X-Note: 1"),
         ("?mode=safe&danger%00x=1", "X-Note: 1"),
         ("?mode=safe&danger%20=1", "X-Note: 1"),
+        ("?mode=safe&%u0064anger=1", "X-Note: 1"),
+        ("?mode=safe&%25U0064anger=1", "X-Note: 1"),
+        ("?mode=safe&%u006dode=evil", "X-Note: 1"),
+        ("?mode=saf%u0065", "X-Note: 1"),
         ("?mode=safe", "X_Mode: evil"),
     ] {
         assert_eq!(ask(query, field), 403, "{query} {field}");
