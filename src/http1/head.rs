@@ -18,6 +18,9 @@ const FIELDS: usize = 128;
 /// The longest target that is read. What may be sent is bounded by the config, and far below.
 const TARGET: usize = u16::MAX as usize;
 
+/// The most bytes of empty lines before a head. Clients that end a body with a line too many send one.
+const EMPTY: usize = 16;
+
 /// What bounds a head.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
@@ -55,7 +58,12 @@ impl Error for HeadError {}
 
 /// How far a buffer has been looked through for the end of a head.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Seen(usize);
+pub struct Seen {
+    /// Where its last line begins, as far as is known.
+    line: usize,
+    /// Whether what has come of it has been read.
+    begun: bool,
+}
 
 /// Where a body ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,8 +114,18 @@ pub fn read_request(
     seen: &mut Seen,
     limits: Limits,
 ) -> Result<Option<RequestHead>, HeadError> {
-    skip_empty_lines(from, *seen);
-    let Some(head) = take_head(from, seen, limits)? else { return Ok(None) };
+    if !has_begun(from, *seen)? {
+        return Ok(None);
+    }
+    let before = *seen;
+    let Some(head) = take_head(from, &mut seen.line, limits)? else {
+        return seen.look(before, || {
+            with_room(limits.fields, |room| {
+                httparse::Request::new(&mut []).parse_with_uninit_headers(from, room)
+            })
+        });
+    };
+    *seen = Seen::default();
     with_room(limits.fields, |room| {
         let mut parsed = httparse::Request::new(&mut []);
         is_all_of(&head, parsed.parse_with_uninit_headers(&head, room))?;
@@ -158,11 +176,21 @@ pub fn read_response(
     limits: Limits,
     method: &Method,
 ) -> Result<Option<ResponseHead>, HeadError> {
-    skip_empty_lines(from, *seen);
-    let Some(head) = take_head(from, seen, limits)? else { return Ok(None) };
+    if !has_begun(from, *seen)? {
+        return Ok(None);
+    }
+    let (before, config) = (*seen, httparse::ParserConfig::default());
+    let Some(head) = take_head(from, &mut seen.line, limits)? else {
+        return seen.look(before, || {
+            with_room(limits.fields, |room| {
+                let mut parsed = httparse::Response::new(&mut []);
+                config.parse_response_with_uninit_headers(&mut parsed, from, room)
+            })
+        });
+    };
+    *seen = Seen::default();
     with_room(limits.fields, |room| {
         let mut parsed = httparse::Response::new(&mut []);
-        let config = httparse::ParserConfig::default();
         is_all_of(&head, config.parse_response_with_uninit_headers(&mut parsed, &head, room))?;
         let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
             return Err(HeadError::Malformed);
@@ -198,10 +226,7 @@ pub(super) fn read_trailers(
         [b'\n', ..] => return Err(HeadError::Malformed),
         _ => {}
     }
-    let mut place = Seen(*seen);
-    let head = take_head(from, &mut place, limits);
-    *seen = place.0;
-    let Some(head) = head? else { return Ok(None) };
+    let Some(head) = take_head(from, seen, limits)? else { return Ok(None) };
     let mut room = vec![httparse::EMPTY_HEADER; limits.fields];
     match httparse::parse_headers(&head, &mut room).map_err(refusal)? {
         httparse::Status::Complete((length, fields)) if length == head.len() => {
@@ -241,38 +266,54 @@ pub fn write_fields(fields: &HeaderMap, spelling: &Spelling, out: &mut Vec<u8>) 
     }
 }
 
-/// Empty lines before a head are as much as nothing (RFC 9112 section 2.2).
-fn skip_empty_lines(from: &mut BytesMut, seen: Seen) {
-    if seen.0 > 0 {
-        return;
+impl Seen {
+    /// That what is there may become a head. `parse` is asked when it comes, and with each line, and not with
+    /// each byte; who speaks something else hears so, and is not waited for.
+    fn look<T>(
+        &mut self,
+        before: Self,
+        parse: impl FnOnce() -> httparse::Result<usize>,
+    ) -> Result<Option<T>, HeadError> {
+        if !before.begun || before.line != self.line {
+            parse().map_err(refusal)?;
+        }
+        self.begun = true;
+        Ok(None)
     }
-    loop {
-        match &from[..] {
-            [b'\r', b'\n', ..] => from.advance(2),
-            [b'\n', ..] => from.advance(1),
-            _ => return,
+}
+
+/// Whether there is more than empty lines, which before a head are as much as nothing (RFC 9112 section 2.2).
+/// Until there is, they stay: somebody has begun to speak.
+fn has_begun(from: &mut BytesMut, seen: Seen) -> Result<bool, HeadError> {
+    let mut empty = 0;
+    while !seen.begun {
+        match &from[empty..] {
+            _ if empty > EMPTY => return Err(HeadError::Malformed),
+            [b'\r', b'\n', ..] => empty += 2,
+            [b'\n', ..] => empty += 1,
+            [] | [b'\r'] => return Ok(false),
+            _ => break,
         }
     }
+    from.advance(empty);
+    Ok(true)
 }
 
 /// Takes everything up to the empty line, when it is there. Heads that come byte by byte are looked through
 /// once.
 fn take_head(
     from: &mut BytesMut,
-    seen: &mut Seen,
+    seen: &mut usize,
     limits: Limits,
 ) -> Result<Option<Bytes>, HeadError> {
-    let end = end_of_head(from, &mut seen.0);
+    let end = end_of_head(from, seen);
     let length = end.unwrap_or(from.len());
     // One that goes on need not come to its end to have too many lines.
     let goes_on = || memchr::memchr_iter(b'\n', from).nth(limits.fields + 1).is_some();
     if length > limits.bytes || (end.is_none() && goes_on()) {
         return Err(HeadError::TooLarge);
     }
-    Ok(end.map(|end| {
-        seen.0 = 0;
-        from.split_to(end).freeze()
-    }))
+    Ok(end.map(|end| from.split_to(end).freeze()))
 }
 
 /// Where the empty line ends, of which nothing lies before `seen`; `seen` goes on to the last line's beginning.
@@ -532,6 +573,35 @@ mod tests {
             assert!(request(text).is_err(), "{}", text.escape_ascii());
         }
         assert!(request(b"GET /#a HTTP/1.1\r\n\r\n").unwrap().unwrap().fragment);
+    }
+
+    #[test]
+    fn what_cannot_become_a_head_is_refused_as_soon_as_that_shows() {
+        for text in [
+            &b"\x16\x03\x01\x02"[..],
+            b"\x05\x01\x00",
+            b"SSH-2.0-OpenSSH_9.7\r\n",
+            b"220 mail ESMTP\r\n",
+            b"\0\0\x12\x04",
+            b"<html>",
+            b"GET / HTTP/1.1\r\nno colon here\r\nx",
+            &[b'\n'; EMPTY + 1],
+        ] {
+            let shown = text.escape_ascii();
+            assert!(request(text).is_err(), "{shown}");
+            let (mut from, mut seen) = (text.into(), Seen::default());
+            let read = read_response(&mut from, &mut seen, LIMITS, &Method::GET);
+            assert!(read.is_err(), "{shown}");
+        }
+        // In two pieces: with the line that breaks it.
+        let (mut from, mut seen) = (BytesMut::from("HTTP/1.1 200 OK\r\n"), Seen::default());
+        assert!(read_response(&mut from, &mut seen, LIMITS, &Method::GET).unwrap().is_none());
+        from.extend_from_slice(b"no colon here\r\nx");
+        assert!(read_response(&mut from, &mut seen, LIMITS, &Method::GET).is_err());
+        // Who sends an empty line has begun.
+        let mut from = BytesMut::from("\r\n\r\n");
+        assert!(read_request(&mut from, &mut Seen::default(), LIMITS).unwrap().is_none());
+        assert_eq!(&from[..], b"\r\n\r\n");
     }
 
     #[test]

@@ -249,7 +249,12 @@ impl Link {
         let (mut rest, mut incoming) = (Some(outgoing), Incoming::new());
         let mut begun = false;
         let answered = poll_fn(|cx| {
-            // Before the answer, which may wait for it.
+            // It was listened to a moment ago. After that it is heard before more is sent, which may always move.
+            let head = if std::mem::replace(&mut begun, true) {
+                incoming.poll_head(&mut self.wire, cx, (&method, &hearing))
+            } else {
+                Poll::Pending
+            };
             match rest.as_mut().map(|rest| rest.poll(&mut self.wire, cx)) {
                 Some(Poll::Ready(Ok(()))) => rest = None,
                 Some(Poll::Ready(Err(Stop::Body))) => return Poll::Ready(Err(Failure::Unfit)),
@@ -258,12 +263,8 @@ impl Link {
                 }
                 Some(Poll::Pending) | None => {}
             }
-            // It was listened to a moment ago.
-            if std::mem::replace(&mut begun, true) {
-                let head = incoming.poll_head(&mut self.wire, cx, (&method, &hearing));
-                if let Poll::Ready(head) = head {
-                    return Poll::Ready(head.map_err(Failure::Broken));
-                }
+            if let Poll::Ready(head) = head {
+                return Poll::Ready(head.map_err(Failure::Broken));
             }
             let (deadline, late) = patience.deadline(sent, upload);
             self.alarm.poll(cx, deadline).map(|()| Err(late))

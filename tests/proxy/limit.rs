@@ -214,6 +214,19 @@ fn a_url_has_a_limit_of_its_own() {
 }
 
 #[test]
+fn what_is_no_http_is_refused_and_not_waited_for() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.head_time: 1h"));
+    for said in ["\x16\x03\x01\x02", "SSH-2.0-x\r\n", "\x05\x01\0", &"\r\n".repeat(20)] {
+        let mut wire = world.tunnel();
+        wire.send(said);
+        let answer = wire.answer();
+        assert_eq!((answer.status, &*answer.problem()), (400, "bad-request"), "{said:?}");
+        assert!(wire.until_closed().is_empty());
+    }
+    assert!(world.origin.seen().is_empty());
+}
+
+#[test]
 fn a_head_in_a_tunnel_has_its_time_from_its_first_byte() {
     let world = World::with(BEARER, canary(), |home, _| {
         home.set("limits.head_time: 300ms");
@@ -248,6 +261,10 @@ fn a_head_in_a_tunnel_has_its_time_from_its_first_byte() {
     let mut other = world.tunnel();
     other.send("GET / HTT");
     assert_eq!(other.answer().status, 408);
+    // Empty lines begin a head, and are not one.
+    let mut empty = world.tunnel();
+    empty.send("\r\n");
+    assert_eq!(empty.answer().status, 408);
     world.origin.release();
     assert_eq!(idle.answer_to("POST").text(), "held");
 }

@@ -25,6 +25,10 @@ const SMALL: usize = 4 * 1024;
 /// The most of small pieces that is gathered before it is written: a TLS record.
 const GATHERED: usize = 16 * 1024;
 
+/// So often is written before whoever sends looks again at what has come: an answer in the middle of an upload
+/// that always moves would be heard at its end.
+const AT_ONCE: usize = 16;
+
 /// What stands around a chunk: two line ends and the digits of its size; and the end of a body behind it.
 const AROUND: usize = 4 + 16 + 5;
 
@@ -68,7 +72,7 @@ impl Outgoing {
         wire: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Stop>> {
-        loop {
+        for _ in 0..AT_ONCE {
             let waits = self.fill(cx)?.is_pending();
             ready!(self.outbox.poll_write(wire, cx)).map_err(Stop::Wire)?;
             if !waits && !matches!(self.end, End::Over) {
@@ -78,6 +82,8 @@ impl Outgoing {
             let flushed = Pin::new(&mut *wire).poll_flush(cx).map_err(Stop::Wire)?;
             return if waits { Poll::Pending } else { flushed.map(Ok) };
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// Takes of the body as much as there is room for. Pending when that waits for the body.
