@@ -165,19 +165,21 @@ impl Chunks {
                 let digit = char::from(byte).to_digit(16).unwrap_or_default();
                 Place::Size { size: size << 4 | u64::from(digit), digits: digits + 1 }
             }
-            (Place::Size { digits: 0, .. }, _) => return Err(ChunksError::Size),
-            (Place::Size { size, .. } | Place::Space { size }, b' ' | b'\t') => {
+            (Place::Size { size, digits: 1.. } | Place::Space { size }, b' ' | b'\t') => {
                 self.count_extension()?;
                 Place::Space { size }
             }
-            (Place::Size { size, .. } | Place::Space { size }, b';') => Place::Extension { size },
+            (Place::Size { size, digits: 1.. } | Place::Space { size }, b';') => {
+                Place::Extension { size }
+            }
             (
-                Place::Size { size, .. } | Place::Space { size } | Place::Extension { size },
+                Place::Size { size, digits: 1.. }
+                | Place::Space { size }
+                | Place::Extension { size },
                 b'\r',
             ) => Place::SizeEnd { size },
             // A line that ends without a CR is where two readers part.
-            (Place::Extension { .. }, b'\n') => return Err(ChunksError::Size),
-            (Place::Extension { size }, _) => {
+            (Place::Extension { size }, byte) if byte != b'\n' => {
                 self.count_extension()?;
                 Place::Extension { size }
             }
@@ -196,11 +198,12 @@ impl Chunks {
     }
 }
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Writes the line that goes before a chunk of `size` bytes, which has to be at least one. Behind the chunk
 /// goes `\r\n`.
 pub fn write_size(size: usize, out: &mut Vec<u8>) {
     debug_assert!(size > 0, "a chunk of no bytes is the end");
-    const HEX: &[u8; 16] = b"0123456789abcdef";
     let digits = (usize::BITS - size.leading_zeros()).div_ceil(4).max(1);
     out.extend((0..digits).rev().map(|at| HEX[size >> (4 * at) & 15]));
     out.extend_from_slice(b"\r\n");

@@ -106,7 +106,7 @@ pub fn read_request(
     seen: &mut Seen,
     limits: Limits,
 ) -> Result<Option<RequestHead>, HeadError> {
-    skip_empty_lines(from, seen);
+    skip_empty_lines(from, *seen);
     let Some(head) = take_head(from, seen, limits)? else { return Ok(None) };
     with_room(limits.fields, |room| {
         let mut parsed = httparse::Request::new(&mut []);
@@ -158,7 +158,7 @@ pub fn read_response(
     limits: Limits,
     method: &Method,
 ) -> Result<Option<ResponseHead>, HeadError> {
-    skip_empty_lines(from, seen);
+    skip_empty_lines(from, *seen);
     let Some(head) = take_head(from, seen, limits)? else { return Ok(None) };
     with_room(limits.fields, |room| {
         let mut parsed = httparse::Response::new(&mut []);
@@ -242,8 +242,11 @@ pub fn write_fields(fields: &HeaderMap, spelling: &Spelling, out: &mut Vec<u8>) 
 }
 
 /// Empty lines before a head are as much as nothing (RFC 9112 section 2.2).
-fn skip_empty_lines(from: &mut BytesMut, seen: &Seen) {
-    while seen.0 == 0 {
+fn skip_empty_lines(from: &mut BytesMut, seen: Seen) {
+    if seen.0 > 0 {
+        return;
+    }
+    loop {
         match &from[..] {
             [b'\r', b'\n', ..] => from.advance(2),
             [b'\n', ..] => from.advance(1),
@@ -317,6 +320,7 @@ fn version_of(minor: u8) -> Version {
 
 /// What the fields of a head say of where it ends, and of what comes after it.
 #[derive(Debug, Default)]
+#[allow(clippy::struct_excessive_bools)] // Each is a word that was said or not.
 struct Framing {
     /// How many fields give a length, and the length.
     lengths: u32,
