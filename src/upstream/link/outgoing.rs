@@ -327,6 +327,8 @@ mod tests {
         }
     }
 
+    /// None in its place is a body that waits.
+    #[allow(clippy::unnecessary_wraps)]
     fn piece(text: impl Into<Bytes>) -> Option<Frame<Bytes>> {
         Some(Frame::data(text.into()))
     }
