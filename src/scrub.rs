@@ -449,29 +449,44 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
     }
 }
 
-/// What one piece of a body became, as one piece: a body full of secrets would else be as many writes.
-#[derive(Default)]
-struct Joined {
-    /// Nearly always all, and then there is no copy.
+/// What goes on as it came, and is not joined to what is beside it: a copy of more than this costs more than the
+/// chunk and the record of its own that it saves.
+const LONG: usize = 2048;
+
+/// What one piece of a body became, its short parts as one: a body full of secrets would else be as many writes.
+struct Joined<'r> {
+    ready: &'r mut VecDeque<Frame<Bytes>>,
+    /// Often the only short part, and then there is no copy.
     first: Bytes,
     all: Vec<u8>,
 }
 
-impl Joined {
-    fn add(&mut self, data: Bytes) {
-        if self.first.is_empty() {
-            self.first = data;
-            return;
-        }
-        if self.all.is_empty() {
-            self.all.extend_from_slice(&self.first);
-        }
-        self.all.extend_from_slice(&data);
+impl<'r> Joined<'r> {
+    fn new(ready: &'r mut VecDeque<Frame<Bytes>>) -> Self {
+        Self { ready, first: Bytes::new(), all: Vec::new() }
     }
 
-    fn frame(self) -> Option<Frame<Bytes>> {
-        let whole = if self.all.is_empty() { self.first } else { self.all.into() };
-        (!whole.is_empty()).then(|| Frame::data(whole))
+    fn add(&mut self, data: Bytes) {
+        if data.len() > LONG {
+            self.close();
+            self.ready.push_back(Frame::data(data));
+        } else if self.first.is_empty() {
+            self.first = data;
+        } else {
+            if self.all.is_empty() {
+                self.all.extend_from_slice(&self.first);
+            }
+            self.all.extend_from_slice(&data);
+        }
+    }
+
+    /// What was joined is a piece.
+    fn close(&mut self) {
+        let (first, all) = (std::mem::take(&mut self.first), std::mem::take(&mut self.all));
+        let whole = if all.is_empty() { first } else { all.into() };
+        if !whole.is_empty() {
+            self.ready.push_back(Frame::data(whole));
+        }
     }
 }
 
@@ -482,9 +497,9 @@ fn scrub_frame(
 ) -> Result<(), Unscrubbable> {
     match frame.into_data() {
         Ok(data) => {
-            let mut joined = Joined::default();
+            let mut joined = Joined::new(ready);
             let pushed = engine.push(data, &mut |data| joined.add(data));
-            ready.extend(joined.frame());
+            joined.close();
             pushed
         }
         Err(frame) => {
@@ -637,16 +652,34 @@ mod tests {
     /// Each piece that goes out may be a chunk, a record and a system call.
     #[test]
     fn a_piece_full_of_secrets_goes_out_in_one_piece() {
-        let text = b"sk-canary-0123456789, ".repeat(500);
-        let body = Streamed(frames(&[&text, b"."]).into(), SizeHint::default());
+        let text = Bytes::from(b"sk-canary-0123456789, ".repeat(500));
+        let seen = pieces(&[text, Bytes::from_static(b".")]);
+        assert_eq!(seen, [&b"locum_openai, ".repeat(500)[..], b"."]);
+    }
+
+    /// The pieces of a body that goes out, of these that came in.
+    fn pieces(chunks: &[Bytes]) -> Vec<Bytes> {
+        let chunks = chunks.iter().map(|chunk| Ok(Frame::data(chunk.clone()))).collect();
+        let body = Streamed(chunks, SizeHint::default());
         let unscrubbed = Unscrubbed::new(Response::new(body), Method::GET, Some(needles()));
         let mut body = run(scrub(unscrubbed)).unwrap().into_body();
-        let mut pieces = Vec::new();
-        while let Some(frame) = run(body.frame()) {
-            pieces.push(frame.unwrap().into_data().unwrap());
-        }
-        assert_eq!(pieces, [Bytes::from(b"locum_openai, ".repeat(500)), Bytes::from_static(b".")]);
-        assert_eq!(body.replaced(), 500);
+        std::iter::from_fn(|| Some(run(body.frame())?.unwrap().into_data().unwrap())).collect()
+    }
+
+    #[test]
+    fn what_is_long_is_not_copied() {
+        let dots = [b'.'; LONG + 1];
+        let came = Bytes::from(
+            [&dots[..], b"sk-canary-0123456789, ", b"sk-canary-0123456789", &dots].concat(),
+        );
+        let seen = pieces(std::slice::from_ref(&came));
+        assert_eq!(seen, [&dots[..], b"locum_openai, locum_openai", &dots]);
+        let last = came.len() - dots.len();
+        assert_eq!([seen[0].as_ptr(), seen[2].as_ptr()], [came.as_ptr(), came[last..].as_ptr()]);
+        // Nor is what is short, and has nothing short beside it.
+        let came = [Bytes::from_static(b". "), Bytes::copy_from_slice(&dots)];
+        let pointers = |pieces: &[Bytes]| pieces.iter().map(|p| p.as_ptr()).collect::<Vec<_>>();
+        assert_eq!(pointers(&pieces(&came)), pointers(&came));
     }
 
     #[test]
