@@ -365,7 +365,10 @@ fn silent_connections_keep_nobody_from_the_other_ports() {
         match number % 3 {
             0 => wire.send("GET /healthz HTTP/1.1\r\nHost: localhost\r\n"),
             1 => {
-                assert_eq!(wire.ask("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").status, 200)
+                assert_eq!(
+                    wire.ask("GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").status,
+                    200
+                );
             }
             _ => {}
         }
