@@ -215,7 +215,7 @@ fn a_url_has_a_limit_of_its_own() {
 
 #[test]
 fn what_is_no_http_is_refused_and_not_waited_for() {
-    let world = World::with(BEARER, canary(), |home, _| home.set("limits.head_time: 1h"));
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.head_time: 5m"));
     for said in ["\x16\x03\x01\x02", "SSH-2.0-x\r\n", "\x05\x01\0", &"\r\n".repeat(20)] {
         let mut wire = world.tunnel();
         wire.send(said);
