@@ -19,6 +19,7 @@ use tokio::task::JoinSet;
 
 use seats::Seats;
 
+use crate::host::{Authority, Host};
 use crate::metrics::{Metrics, Readings};
 
 /// What the port shows of the process.
@@ -60,12 +61,21 @@ pub async fn serve(
             let seat = Arc::new(seats.take().await);
             while connections.try_join_next().is_some() {}
             let (metrics, observe) = (Arc::clone(&metrics), Arc::clone(&observe));
+            let loopback =
+                stream.local_addr().is_ok_and(|own| own.ip().to_canonical().is_loopback());
             connections.spawn(async move {
                 let service = {
                     let seat = Arc::clone(&seat);
                     service_fn(move |request| {
                         let turn = seat.turn();
-                        let answer = answer(&request, &metrics, &*observe);
+                        let answer = if loopback && is_misled(&request) {
+                            text(
+                                StatusCode::MISDIRECTED_REQUEST,
+                                "ask for localhost, or an address\n",
+                            )
+                        } else {
+                            answer(&request, &metrics, &*observe)
+                        };
                         drop(turn);
                         async move { Ok::<_, Infallible>(answer) }
                     })
@@ -85,6 +95,16 @@ pub async fn serve(
         () = stop => {}
     }
     connections.shutdown().await;
+}
+
+/// Whether the request names a host that loopback is not: a page of that name, led here by DNS in a browser of this
+/// machine (DNS rebinding), could read the answer. No page is of somebody else's at `localhost` or at an address.
+fn is_misled(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    hosts.any(|host| {
+        let host = host.to_str().ok().and_then(|text| Authority::parse(text, Some(80)).ok());
+        host.is_none_or(|own| matches!(own.host, Host::Name(name) if &*name != "localhost"))
+    })
 }
 
 fn answer(

@@ -200,11 +200,11 @@ fn connections_that_are_kept_hold_nothing_over_a_lock_and_an_unlock() {
         "",
     );
     let serve = stage.home.serve();
-    let ready = request("GET", "/readyz", &[], "");
+    let ready = "GET /readyz HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let administrator = || Wire::try_unix(&stage.home.path().join("admin.sock")).unwrap();
     for _ in 0..2 {
         let (mut scraper, mut administers) = (Wire::plain(serve.ops), administrator());
-        assert_eq!(scraper.ask(&ready).status, 200);
+        assert_eq!(scraper.ask(ready).status, 200);
         assert_eq!(administers.ask(&me).status, 200);
         let ran = stage.home.locum(&["lock"]).ok();
         assert!(ran.out.contains("no secret is in the proxy's memory"), "{}", ran.out);
@@ -212,7 +212,7 @@ fn connections_that_are_kept_hold_nothing_over_a_lock_and_an_unlock() {
         stage.is_locked(&serve);
         // Nor does one that heard of a locked proxy go on hearing that.
         let mut scraper = Wire::plain(serve.ops);
-        assert_eq!(scraper.ask(&ready).status, 503);
+        assert_eq!(scraper.ask(ready).status, 503);
         stage.home.locum(&["unlock", "--configured"]).ok();
         stage.works(&serve);
         assert_eq!(scraper.until_closed(), b"");

@@ -185,3 +185,27 @@ fn the_operations_port_answers_what_it_should_and_no_more() {
     assert!(answer.status >= 400);
     assert_eq!(world.origin.connections(), 0);
 }
+
+/// DNS rebinding: a page that somebody's name has led to loopback asks with that name, in whatever form.
+#[test]
+fn a_page_of_another_name_reads_nothing_of_the_operations_port() {
+    let world = World::new();
+    let port = world.serve.ops.port();
+    let ask = |hosts: &str| {
+        let mut wire = Wire::plain(world.serve.ops);
+        wire.ask(format!("GET /metrics HTTP/1.1\r\n{hosts}\r\n"))
+    };
+    for host in ["127.0.0.1", "localhost", "LOCALHOST.", "[::1]", "10.0.0.1", "127.0.0.1:9"] {
+        assert_eq!(ask(&format!("Host: {host}\r\n")).status, 200, "{host}");
+    }
+    assert_eq!(ask(&format!("Host: localhost:{port}\r\n")).status, 200);
+    let led = format!("evil.test:{port}");
+    for host in
+        ["evil.test", &led, "127.0.0.1.evil.test", "evil@127.0.0.1", "local host", "2130706433", ""]
+    {
+        let answer = ask(&format!("Host: {host}\r\n"));
+        assert_eq!(answer.status, 421, "{host}: {}", answer.text());
+        assert!(!answer.text().contains("locum_"), "{host}");
+    }
+    assert_eq!(ask("Host: localhost\r\nHost: evil.test\r\n").status, 421);
+}

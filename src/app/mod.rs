@@ -57,7 +57,7 @@ pub use init::{Init, KeyChoice, init};
 pub use keeper::Keeper;
 pub(crate) use keeper::Undone;
 pub use lock::{ask_to_lock, ask_to_unlock, nobody_to_ask, serve_lockable};
-pub use log::start as start_log;
+pub use log::{start as start_log, tell_panics};
 pub use login::check_logins;
 pub use master::{NewKey, Rekeyed, key_described, rekey};
 pub use open::{CA_CERTIFICATE_ITEM, CA_KEY_ITEM, Opened, passphrase};

@@ -177,6 +177,7 @@ enum Command {
 /// Parses the command line, does what it says, and reports.
 #[must_use]
 pub fn main() -> ExitCode {
+    crate::app::tell_panics();
     let (cli, json) = match parsed() {
         Ok(parsed) => parsed,
         Err(error) => return mistyped(&error),

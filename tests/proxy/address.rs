@@ -1,7 +1,10 @@
 //! Where the proxy does not connect to, whatever a policy says. Canaries listen there, and nobody
 //! ever comes.
 
-use std::net::{IpAddr, UdpSocket};
+use std::io::{Read, Write};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::support::*;
 
@@ -158,4 +161,124 @@ fn the_proxy_does_not_connect_to_itself() {
             }
         }
     }
+}
+
+/// An address that is none of this machine's, as far as it knows, and leads to it all the same, as a NAT's may; and
+/// how many connections came that way.
+fn turned_back(listener: TcpListener, to: SocketAddr) -> Arc<AtomicUsize> {
+    let turns = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&turns);
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            counted.fetch_add(1, Ordering::SeqCst);
+            let (near, far) = (near.unwrap(), TcpStream::connect(to).unwrap());
+            let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+            for (from, to) in [(near, far), back] {
+                std::thread::spawn(move || carry(from, to));
+            }
+        }
+    });
+    turns
+}
+
+fn carry(mut from: TcpStream, mut to: TcpStream) {
+    let mut buffer = [0; 4096];
+    while let Ok(length @ 1..) = from.read(&mut buffer) {
+        if to.write_all(&buffer[..length]).is_err() {
+            break;
+        }
+    }
+    // The other side may be gone already.
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn what_leads_back_to_the_proxy_unseen_is_a_stranger_there() {
+    let nat = TcpListener::bind("127.0.0.1:0").unwrap();
+    let home = Home::new();
+    home.reach_as("nat.test", nat.local_addr().unwrap(), None);
+    home.set("limits.connections_per_agent: 4");
+    home.policy(&policy(&[opaque(443), clear(80)]));
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    let turns = turned_back(nat, serve.proxy);
+    // What goes on has no proxy credentials, and is no request to a proxy.
+    let answer = get(&serve, &agent, "nat.test");
+    assert_eq!((answer.status, turns.load(Ordering::SeqCst)), (400, 1), "{}", answer.text());
+    assert_eq!(home.audit().iter().filter(|r| r["code"] == "bad-request").count(), 1);
+    // In a tunnel it is the agent itself that takes each turn, and each is one of its tunnels.
+    let mut wire = serve.open_tunnel(&agent, "nat.test:443");
+    let again = connect("nat.test:443", &agent.authorization());
+    let next = |wire: &mut Wire| {
+        wire.send(&again);
+        wire.answer_to("CONNECT").status
+    };
+    let tunnels = (1..9).take_while(|_| next(&mut wire) == 200).count();
+    assert_eq!((tunnels, turns.load(Ordering::SeqCst)), (3, 5));
+}
+
+#[test]
+fn calls_of_the_proxys_own_go_no_further() {
+    let inside = Origin::silent("127.0.0.1").unwrap();
+    let url = format!("https://localhost:{}", inside.address.port());
+    let endpoint = format!("{url}/token");
+    let home = Home::new();
+    let kind = ["--kind", "oauth-refresh", "--token-endpoint", &endpoint, "--client-id", "us"];
+    home.add("minted", &[&kind[..], &["--to", "https://api.test"]].concat(), &canary());
+    let source = ["--source", "vault:kv/data/x#key", "--source-url", &url];
+    let login = ["--source-login", "approle:role", "--to", "https://api.test"];
+    let slot = ["--header", "X-Api-Key: {secret}"];
+    home.add("followed", &[&source[..], &login, &slot].concat(), &canary());
+    home.set(&format!(
+        "identity.jwt: [{{issuer: 'https://issuer.test', audience: locum, keys: '{url}/keys'}}]"
+    ));
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    for field in ["Authorization: Bearer locum_minted", "X-Api-Key: locum_followed"] {
+        let answer = serve.tunnel(&agent, HOST).ask(request("GET", "/", &[field], ""));
+        assert!(answer.status >= 500, "{field}: {}", answer.text());
+    }
+    eventually("each is on record as refused", PATIENCE, || {
+        let audit = home.audit_now();
+        let is_refused = |purpose: &str| {
+            let mut own = audit.iter().filter(|record| record["rule"] == purpose);
+            own.any(|access| {
+                let mut same = audit.iter().filter(|r| r["request_id"] == access["request_id"]);
+                same.any(|record| record["code"] == "address-forbidden")
+            })
+        };
+        ["token", "source", "issuer-keys"].into_iter().all(is_refused).then_some(())
+    });
+    assert_eq!(inside.connections(), 0);
+}
+
+#[test]
+fn ports_that_no_rule_names_are_not_reached() {
+    let (origin, free) = (Origin::silent("0.0.0.0").unwrap(), Origin::silent("0.0.0.0").unwrap());
+    let home = Home::new();
+    home.reach_as("api.test", origin.address, None);
+    home.reach_as("free.test", free.address, None);
+    home.add("main", BEARER, &canary());
+    let agent = home.agent("worker");
+    let serve = home.serve();
+    for host in ["api.test", "free.test"] {
+        for (port, bytes) in [
+            (22, "SSH-2.0-x\r\n"),
+            (25, "EHLO x\r\n"),
+            (2375, "GET /version HTTP/1.1\r\nHost: x\r\n\r\n"),
+            (6379, "*1\r\n$4\r\nPING\r\n"),
+            (8443, "\x16\x03\x01"),
+        ] {
+            let target = format!("{host}:{port}");
+            let mut wire = serve.open_tunnel(&agent, &target);
+            wire.send(bytes);
+            wire.finish();
+            wire.until_closed();
+            let answer = get(&serve, &agent, &target);
+            assert_eq!((answer.status, &*answer.problem()), (403, "not-allowed"), "{target}");
+        }
+    }
+    assert_eq!((origin.connections(), free.connections()), (0, 0));
+    serve.open_tunnel(&agent, "free.test:443");
+    assert_eq!(free.connections(), 1, "and this one can be reached");
 }

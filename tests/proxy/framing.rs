@@ -239,6 +239,11 @@ fn methods_that_reflect_or_tunnel_are_refused() {
     wire.send("CONNECT evil.test:443 HTTP/1.1\r\nHost: evil.test:443\r\n\r\n");
     assert!(wire.answer().status >= 400);
     assert_eq!(world.origin.connections(), 0);
+    // This one may be handed back by whoever it comes to as the last, too; what answers it is searched.
+    let answer = world.ask("OPTIONS", "/echo/raw", &[AUTHORIZED, "Max-Forwards: 0"], "");
+    assert_eq!((answer.status, world.origin.last().method.as_str()), (200, "OPTIONS"));
+    assert!(leaks(&world.key, &answer.body).is_empty(), "{}", answer.text());
+    assert!(answer.text().contains("locum_main"), "{}", answer.text());
 }
 
 #[test]
@@ -718,4 +723,41 @@ fn whatever_is_made_of_odd_bytes_each_request_is_decided_on_and_recorded() {
         accounted(&world, name, bytes.as_bytes());
     }
     assert_eq!(world.get("/after").status, 200);
+}
+
+#[test]
+fn a_method_that_is_asked_for_beside_the_requests_own_is_decided_on_too() {
+    let world = World::ruled(
+        "version: 1
+rules:
+  - {name: writes, agents: ['*'], use: [main], methods: [GET, POST], paths: [/open/**]}
+  - {name: all of this, agents: ['*'], use: [main], paths: [/any/**]}
+",
+    );
+    let ask = |target: &str, fields: &[&str]| {
+        let answer = world.ask("POST", target, &[&[AUTHORIZED], fields].concat(), "");
+        if answer.status == 200 { String::new() } else { answer.problem() }
+    };
+    for field in [
+        "X-HTTP-Method-Override: DELETE",
+        "x-http-method-override: delete",
+        "X_HTTP_METHOD_OVERRIDE: DELETE",
+        "X-HTTP-Method: DELETE",
+        "X-Method-Override: DELETE",
+        "X-Original-Method: DELETE",
+    ] {
+        assert_eq!(ask("/open/x", &[field]), "method-refused", "{field}");
+        assert_eq!(ask("/open/x", &["X-HTTP-Method-Override: GET", field]), "method-refused");
+    }
+    for target in
+        ["/open/x?_method=DELETE", "/open/x?a=1&_method=delete", "/open/x?_m%65thod=DELETE"]
+    {
+        assert_eq!(ask(target, &[]), "method-refused", "{target}");
+    }
+    assert_eq!(world.origin.connections(), 0);
+    // Where the policy makes no difference between them, neither does this.
+    assert_eq!(ask("/open/x?_method=GET", &["X-HTTP-Method-Override: GET"]), "");
+    assert_eq!(ask("/any/x", &["X-HTTP-Method-Override: DELETE"]), "");
+    assert_eq!(ask("/any/x", &["X-HTTP-Method-Override: TRACE"]), "method-refused");
+    assert_eq!(world.origin.seen().len(), 2);
 }

@@ -274,6 +274,20 @@ fn an_injected_value_is_never_indexed_by_hpack() {
     assert!(heads[5].len() < heads[0].len(), "{} {}", heads[5].len(), heads[0].len());
 }
 
+/// SETTINGS of this type and value (RFC 9113 section 6.5.2): whoever pushes to one that says so is cut off.
+const NO_PUSH: [u8; 6] = [0, 2, 0, 0, 0, 0];
+
+#[test]
+fn an_origin_is_told_that_it_may_push_nothing() {
+    let world = World::http2();
+    assert_eq!(world.get("/v1/x").status, 200);
+    let raw = world.origin.raw_bytes();
+    let (kind, _, stream, settings) =
+        frames(&raw[0]["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".len()..]).remove(0);
+    assert_eq!((kind, stream), (4, 0));
+    assert!(settings.chunks(6).any(|setting| setting == NO_PUSH), "{settings:?}");
+}
+
 #[test]
 fn every_stream_is_decided_and_recorded_for_itself() {
     let world = World::ruled(
