@@ -145,17 +145,21 @@ fn readings(value: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::once(value).chain(members.map(<[u8]>::trim_ascii))
 }
 
-/// One way in which an origin may take a query apart.
-struct Reading {
-    /// `;` separates, too.
-    semicolon: bool,
-    /// `+` is a space.
-    plus: bool,
-    /// What was decoded is decoded again.
-    twice: bool,
-    /// `%u0064` is a `d`.
-    wide: bool,
-}
+/// One way in which an origin may take a query apart: a set of habits.
+#[derive(Clone, Copy)]
+struct Reading(u8);
+
+/// `;` separates, too.
+const SEMICOLON: u8 = 1;
+
+/// `+` is a space.
+const PLUS: u8 = 2;
+
+/// What was decoded is decoded again.
+const TWICE: u8 = 4;
+
+/// `%u0064` is a `d`.
+const WIDE: u8 = 8;
 
 /// What a reading has of one wanted parameter.
 #[derive(Default)]
@@ -177,31 +181,30 @@ impl Found {
 impl Reading {
     /// All of them, the plainest first.
     fn all() -> impl Iterator<Item = Self> {
-        (0..16_u8).map(|habits| Self {
-            semicolon: habits & 1 != 0,
-            plus: habits & 2 != 0,
-            twice: habits & 4 != 0,
-            wide: habits & 8 != 0,
-        })
+        (0..=SEMICOLON | PLUS | TWICE | WIDE).map(Self)
+    }
+
+    fn has(self, habit: u8) -> bool {
+        self.0 & habit != 0
     }
 
     /// Whether it can differ for this query from the ones before it. The first always counts.
-    fn differs(&self, query: &str) -> bool {
-        let has = |byte| query.as_bytes().contains(&byte);
-        (!self.semicolon || has(b';'))
-            && (!self.plus || has(b'+'))
-            && (!self.twice || has(b'%'))
-            && (!self.wide || self.has_wide(query.as_bytes()))
+    fn differs(self, query: &str) -> bool {
+        let there = |byte| query.as_bytes().contains(&byte);
+        (!self.has(SEMICOLON) || there(b';'))
+            && (!self.has(PLUS) || there(b'+'))
+            && (!self.has(TWICE) || there(b'%'))
+            && (!self.has(WIDE) || self.has_wide(query.as_bytes()))
     }
 
-    fn has_wide(&self, query: &[u8]) -> bool {
+    fn has_wide(self, query: &[u8]) -> bool {
         let again = || has_wide(&percent_decode(query).collect::<Vec<u8>>());
-        query.contains(&b'%') && (has_wide(query) || (self.twice && again()))
+        query.contains(&b'%') && (has_wide(query) || (self.has(TWICE) && again()))
     }
 
-    fn found(&self, wanted: &Wanted<Box<str>>, query: &str) -> Found {
+    fn found(self, wanted: &Wanted<Box<str>>, query: &str) -> Found {
         let mut found = Found::default();
-        for pair in query.split(|c| c == '&' || (self.semicolon && c == ';')) {
+        for pair in query.split(|c| c == '&' || (self.has(SEMICOLON) && c == ';')) {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
             let name = self.decode(name);
             if !is_named(&name, wanted.name.as_bytes()) {
@@ -218,8 +221,8 @@ impl Reading {
         found
     }
 
-    fn decode<'t>(&self, text: &'t str) -> Cow<'t, [u8]> {
-        let text = if self.plus && text.contains('+') {
+    fn decode(self, text: &str) -> Cow<'_, [u8]> {
+        let text = if self.has(PLUS) && text.contains('+') {
             Cow::Owned(text.replace('+', " ").into_bytes())
         } else {
             Cow::Borrowed(text.as_bytes())
@@ -228,10 +231,10 @@ impl Reading {
             return text;
         }
         let once = |text: &[u8]| {
-            if self.wide { decode_wide(text) } else { percent_decode(text).collect() }
+            if self.has(WIDE) { decode_wide(text) } else { percent_decode(text).collect() }
         };
         let decoded = once(&text);
-        Cow::Owned(if self.twice { once(&decoded) } else { decoded })
+        Cow::Owned(if self.has(TWICE) { once(&decoded) } else { decoded })
     }
 }
 

@@ -611,7 +611,7 @@ mod tests {
         ];
         for (secrets, text) in cases {
             for fit in [Fit::Exact, Fit::InPlace] {
-                let whole = stream(secrets, &[text.clone()], fit);
+                let whole = stream(secrets, std::slice::from_ref(&text), fit);
                 let single: Vec<_> = text.iter().map(|b| vec![*b]).collect();
                 let shown = text.escape_ascii();
                 assert_eq!(stream(secrets, &single, fit), whole, "{shown}");
@@ -689,7 +689,7 @@ mod tests {
                 text.extend_from_slice(match piece {
                     0 => &whole[..cut],
                     1 => &whole[cut..],
-                    2 => &[&b" "[..], b"%", b"\\", b"&", b"=", b"0", b"\0", b"%25"][cut % 8],
+                    2 => [&b" "[..], b"%", b"\\", b"&", b"=", b"0", b"\0", b"%25"][cut % 8],
                     _ => &whole,
                 });
             }
