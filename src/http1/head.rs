@@ -285,8 +285,11 @@ impl Seen {
 /// Whether there is more than empty lines, which before a head are as much as nothing (RFC 9112 section 2.2).
 /// Until there is, they stay: somebody has begun to speak.
 fn has_begun(from: &mut BytesMut, seen: Seen) -> Result<bool, HeadError> {
+    if seen.begun {
+        return Ok(true);
+    }
     let mut empty = 0;
-    while !seen.begun {
+    loop {
         match &from[empty..] {
             _ if empty > EMPTY => return Err(HeadError::Malformed),
             [b'\r', b'\n', ..] => empty += 2,
