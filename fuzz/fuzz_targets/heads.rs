@@ -33,8 +33,8 @@ enum Place {
     Lost,
 }
 
-/// The requests, and whether something that is none ended them. Of several reasons for that, another may be
-/// found first where less is there.
+/// The requests, and whether something that is none, or none yet, ended them. Of several reasons for that, another
+/// may be found first where less is there; and that a head will be none shows sooner when more of it comes at once.
 fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Message>, bool) {
     let (mut messages, mut from) = (Vec::new(), BytesMut::new());
     let mut place = Place::Head(Seen::default());
@@ -48,7 +48,7 @@ fn read<'p>(pieces: impl IntoIterator<Item = &'p [u8]>) -> (Vec<Message>, bool) 
             }
         }
     }
-    (messages, false)
+    (messages, matches!(place, Place::Head(_)) && !from.is_empty())
 }
 
 /// True when there may be more to do.
