@@ -23,6 +23,10 @@ const SHORT: usize = 4 * 1024;
 /// So much is gathered of short pieces before they are written.
 const FULL: usize = 16 * 1024;
 
+/// So often is written before other connections have their turn: an answer that comes as fast as it goes would
+/// keep its thread for as long as it lasts.
+const AT_ONCE: usize = 16;
+
 type BoxError = Box<dyn Error + Send + Sync>;
 
 /// What of a request its answer depends on.
@@ -133,7 +137,7 @@ impl Sending {
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        loop {
+        for _ in 0..AT_ONCE {
             let waits = self.fill(cx);
             if wire.poll_write(cx, &mut self.out)?.is_pending() {
                 if self.body.poll_withdrawn(cx).is_ready() {
@@ -151,6 +155,8 @@ impl Sending {
                 return wire.poll_gone(cx).map(|error| Err(error.into()));
             }
         }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 
     /// What goes out next, for as long as there is more and it is short. True when more is waited for.
