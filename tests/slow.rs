@@ -14,13 +14,16 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 /// Connections of an attack, and how many of them are opened in a second.
 const ATTACKERS: &str = "200";
 const RATE: &str = "100";
 /// How long one lasts, in seconds.
 const LASTS: &str = "4";
+
+/// Bytes that a relay of an attack keeps, which the kernel doubles.
+const KEPT: usize = 16 * 1024;
 
 /// What a machine that has other things to do adds to a percentile by itself.
 const NOISE: Duration = Duration::from_millis(3);
@@ -130,7 +133,11 @@ async fn relay(
     attacker: &Agent,
     tls: tokio_rustls::TlsConnector,
 ) -> std::io::Result<()> {
-    let mut tunnel = TcpStream::connect(proxy).await?;
+    // What waits, waits in the proxy: this side of it keeps nothing that its own client does not read.
+    socket2::SockRef::from(&slow).set_send_buffer_size(KEPT)?;
+    let tunnel = TcpSocket::new_v4()?;
+    tunnel.set_recv_buffer_size(u32::try_from(KEPT).unwrap())?;
+    let mut tunnel = tunnel.connect(proxy).await?;
     tunnel.write_all(connect("api.test:443", &attacker.authorization()).as_bytes()).await?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, watch};
@@ -18,6 +19,15 @@ use super::Failure;
 use super::doors::Gate;
 use super::service::Socket;
 use crate::proxy::{self, Entrance, Gateway, Leave, Listener};
+
+/// Bytes of an answer that the kernel takes before it has sent them. What an agent does not read stays with its
+/// origin, costs no memory and no work, and is still here when its rule goes; without a bound the kernel takes
+/// megabytes for each connection. Whoever reads has more than this underway, which is not counted.
+const UNSENT: u32 = 128 * 1024;
+
+/// So many tasks go on before the thread looks at the network again: fewer than a runtime takes by itself,
+/// because a turn of a large answer is long, and an agent with a short one waits for all of them.
+const TURNS: u32 = 16;
 
 /// The threads that serve.
 pub(super) struct Cores {
@@ -34,7 +44,8 @@ impl Cores {
         let ended = Arc::new(Barrier::new(count));
         let mut cores = Self { threads: Vec::with_capacity(count), stop };
         for number in 0..count {
-            let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+            let mut runtime = Builder::new_current_thread();
+            let runtime = runtime.enable_all().event_interval(TURNS).build().map_err(failed)?;
             let own = gates.iter().map(|gate| attach(&runtime, gate));
             let own = own.collect::<io::Result<Vec<_>>>().map_err(failed)?;
             let (gateway, stopped) = (Arc::clone(gateway), stopped.clone());
@@ -78,7 +89,11 @@ async fn begun(mut stop: watch::Receiver<Option<(Leave, Duration)>>) -> (Leave, 
 fn attach(runtime: &Runtime, gate: &Gate) -> io::Result<Entrance> {
     let _inside = runtime.enter();
     let listener = match &*gate.socket {
-        Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?),
+        Socket::Tcp(listener) => {
+            // Every connection that is accepted has it from its listener.
+            SockRef::from(listener).set_tcp_notsent_lowat(UNSENT)?;
+            Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?)
+        }
         Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
     };
     Ok(Entrance { listener, tls: gate.tls.clone() })

@@ -25,7 +25,7 @@ const FULL: usize = 16 * 1024;
 
 /// So often is written before other connections have their turn: an answer that comes as fast as it goes would
 /// keep its thread for as long as it lasts.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 4;
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
