@@ -100,7 +100,12 @@ impl Keeper {
         let mark = vault.change_mark()?;
         let snapshots = vault.snapshots()?;
         metrics.reload("config", true);
-        let config_stamp = config_stamp(&home, &config);
+        let mut config_stamp: Vec<_> =
+            config_stamp(&home, &config).into_iter().map(FileStamp::once_settled).collect();
+        if Config::load(&home.config(), home.path()).as_ref() != Ok(&config) {
+            // It changed since it was read. The first look finds that.
+            config_stamp.clear();
+        }
         let keys = Arc::<AllKeys>::default();
         keys.follow(&config);
         for news in keys.look_at_files(true) {
@@ -441,14 +446,16 @@ impl Keeper {
         // Beside the config itself, which comes first.
         let files = now.get(1..) != seen.config_stamp.get(1..);
         if settled {
-            seen.config_stamp = now;
+            seen.config_stamp.clone_from(&now);
         }
         match self.load_config(&seen.config, files, seen.snapshot().as_deref()) {
-            Ok(Some(config)) => {
+            Ok(Some((config, stamp))) => {
                 tracing::info!("config reloaded");
                 self.note("config-reloaded", "locum.yaml");
                 if settled {
-                    seen.config_stamp = config_stamp(&self.home, &config);
+                    // Of the config itself, what it was before it was read: it may have changed again.
+                    let files = stamp.into_iter().skip(1).map(FileStamp::once_settled);
+                    seen.config_stamp = now.into_iter().take(1).chain(files).collect();
                 }
                 (seen.config, seen.config_problem) = (config, None);
                 self.keys.follow(&seen.config);
@@ -533,11 +540,13 @@ impl Keeper {
         old: &Config,
         files: bool,
         vault: Option<&Snapshot>,
-    ) -> Result<Option<Config>, Failure> {
+    ) -> Result<Option<(Config, Vec<FileStamp>)>, Failure> {
         let new = Config::load(&self.home.config(), self.home.path())?;
         if new == *old && !files {
             return Ok(None);
         }
+        // Before its files are read.
+        let stamp = config_stamp(&self.home, &new);
         let upstream = self.far_side(&new, vault)?;
         // What is put back to what is in force needs no start, and what was told is not told again.
         let changed = old.restart_needed(&new);
@@ -548,7 +557,7 @@ impl Keeper {
             gateway.set_upstream(upstream);
             gateway.break_by(breaker(&new));
         }
-        Ok(Some(new))
+        Ok(Some((new, stamp)))
     }
 
     /// Records an event about a credential.

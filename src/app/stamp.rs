@@ -42,6 +42,11 @@ impl FileStamp {
         let age = self.modified.and_then(|at| at.elapsed().ok());
         age.is_none_or(|age| age > TICK)
     }
+
+    /// What no file has, when a further change might not show: so it is looked at once more.
+    pub(super) fn once_settled(self) -> Self {
+        if self.is_settled() { self } else { Self { length: u64::MAX, ..self } }
+    }
 }
 
 /// The state of the config, and of the certificates and lists that it names for origins.
