@@ -10,7 +10,7 @@ use http::{
 };
 use httparse::Header;
 
-use super::spelling::{Speller, Spelling};
+use super::spelling::Spelling;
 
 /// The fields of a head for which there is room on the stack; for another bound it is allocated.
 const FIELDS: usize = 128;
@@ -138,7 +138,8 @@ pub fn read_request(
             return Err(HeadError::LongTarget);
         }
         let target = Uri::from_maybe_shared(head.slice_ref(path.as_bytes()));
-        let (fields, mut framing, spelling) = read_fields(&head, parsed.headers)?;
+        let (fields, mut framing) = read_fields(&head, parsed.headers)?;
+        let spelling = Spelling::of(&head, parsed.headers);
         let mut request = Request::new(());
         *request.method_mut() =
             Method::from_bytes(method.as_bytes()).map_err(|_| HeadError::Malformed)?;
@@ -195,7 +196,7 @@ pub fn read_response(
         let (Some(code), Some(version)) = (parsed.code, parsed.version) else {
             return Err(HeadError::Malformed);
         };
-        let (fields, framing, _) = read_fields(&head, parsed.headers)?;
+        let (fields, framing) = read_fields(&head, parsed.headers)?;
         let status = StatusCode::from_u16(code).map_err(|_| HeadError::Malformed)?;
         let mut response = Response::new(());
         *response.status_mut() = status;
@@ -449,14 +450,10 @@ fn length_of(value: &[u8]) -> Option<u64> {
 }
 
 /// Fields in place of their texts; each value is a piece of the head.
-fn read_fields(
-    head: &Bytes,
-    parsed: &[Header<'_>],
-) -> Result<(HeaderMap, Framing, Spelling), HeadError> {
+fn read_fields(head: &Bytes, parsed: &[Header<'_>]) -> Result<(HeaderMap, Framing), HeadError> {
     let mut fields = HeaderMap::with_capacity(parsed.len());
-    let (mut framing, mut speller) = (Framing::default(), Speller::default());
+    let mut framing = Framing::default();
     for field in parsed {
-        speller.look(field.name.as_bytes());
         let name = HeaderName::from_bytes(field.name.as_bytes());
         let name = name.map_err(|_| HeadError::Malformed)?;
         let value = if field.value.is_empty() {
@@ -468,10 +465,7 @@ fn read_fields(
         framing.note(&name, &value);
         fields.try_append(name, value).map_err(|_| HeadError::TooLarge)?;
     }
-    let spelling = speller.one_way().unwrap_or_else(|| {
-        Spelling::Each(parsed.iter().map(|field| head.slice_ref(field.name.as_bytes())).collect())
-    });
-    Ok((fields, framing, spelling))
+    Ok((fields, framing))
 }
 
 #[cfg(test)]

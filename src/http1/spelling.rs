@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::HeaderName;
+use httparse::Header;
 
 /// How the names of the fields of a head are written. Goes with a request, among its extensions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,42 +21,19 @@ pub enum Spelling {
     Each(Arc<[Bytes]>),
 }
 
-/// Looks at the names of a head one after another.
-pub(super) struct Speller {
-    /// Whether no name so far has a capital.
-    lower: bool,
-    /// Whether each word of each name so far begins with a capital, and has no other.
-    title: bool,
-}
-
-impl Default for Speller {
-    fn default() -> Self {
-        Self { lower: true, title: true }
-    }
-}
-
-impl Speller {
-    pub(super) fn look(&mut self, name: &[u8]) {
-        let mut begins = true;
-        for byte in name {
-            let capital = byte.is_ascii_uppercase();
-            self.lower &= !capital;
-            self.title &= if begins { !byte.is_ascii_lowercase() } else { !capital };
-            begins = *byte == b'-';
-        }
-    }
-
-    /// The way of all names; None where it takes [`Spelling::Each`] to tell.
-    pub(super) fn one_way(&self) -> Option<Spelling> {
-        match (self.lower, self.title) {
-            (true, _) => Some(Spelling::Lower),
-            (false, true) => Some(Spelling::Title),
-            (false, false) => None,
-        }
-    }
-}
-
 impl Spelling {
+    /// How these names of a head are written.
+    pub(super) fn of(head: &Bytes, fields: &[Header<'_>]) -> Self {
+        let names = || fields.iter().map(|field| field.name.as_bytes());
+        if names().all(|name| !name.iter().any(u8::is_ascii_uppercase)) {
+            Self::Lower
+        } else if names().all(is_title) {
+            Self::Title
+        } else {
+            Self::Each(names().map(|name| head.slice_ref(name)).collect())
+        }
+    }
+
     /// Writes a name in this way.
     pub(super) fn write(&self, name: &HeaderName, out: &mut Vec<u8>) {
         let lower = name.as_str().as_bytes();
@@ -78,4 +56,14 @@ impl Spelling {
             }
         }
     }
+}
+
+/// Whether each word of a name begins with a capital, and has no other.
+fn is_title(name: &[u8]) -> bool {
+    let mut begins = true;
+    name.iter().all(|byte| {
+        let title = if begins { !byte.is_ascii_lowercase() } else { !byte.is_ascii_uppercase() };
+        begins = *byte == b'-';
+        title
+    })
 }

@@ -23,7 +23,7 @@ use crate::http1::{HeadError, RequestHead, Seen, read_request};
 use crate::upstream::Gather;
 
 /// What is read at once at first: a head, and the body that comes with it, nearly always.
-const ROOM: usize = 8 * 1024;
+const ROOM: usize = 4 * 1024;
 
 /// Below, there is no use in another read into what is left of a buffer.
 const LEAST_ROOM: usize = 1024;

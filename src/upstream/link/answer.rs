@@ -22,7 +22,7 @@ const HEAD: Limits = Limits { bytes: 64 * 1024, fields: 100 };
 
 /// What is read at first, and the most that is read at once. It grows to that only for a bulk transfer: six
 /// TLS records. More would cost less of the kernel's work, and be held for each slow reader.
-const READ: (usize, usize) = (8 * 1024, 96 * 1024);
+const READ: (usize, usize) = (4 * 1024, 96 * 1024);
 
 /// The head of an answer, its body to come, and what is still to be sent.
 pub(in crate::upstream) struct Answer {
