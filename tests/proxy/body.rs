@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::support::*;
+use crate::upstream::sockets;
 
 #[test]
 fn answers_without_a_body_leave_the_connection_in_step() {
@@ -244,6 +245,12 @@ fn a_hundred_agents_that_do_not_read_take_little_memory() {
     });
     let each = (settled - before) / MANY;
     assert!(each < EACH, "{each} KiB each");
+    // Nor does the kernel take megabytes for each.
+    let (proxy, sockets) = (world.serve.proxy.port(), sockets());
+    let unsent = sockets.iter().filter(|socket| socket.local == proxy).map(|socket| socket.unsent);
+    let unsent: Vec<u64> = unsent.filter(|unsent| *unsent > 0).collect();
+    assert_eq!(unsent.len() as u64, MANY);
+    assert!(unsent.iter().all(|unsent| *unsent < 300 * 1024), "{unsent:?}");
 }
 
 /// What follows a body is read by many servers as if it stood in the head.
