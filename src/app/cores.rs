@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use socket2::SockRef;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Barrier, watch};
@@ -19,11 +18,6 @@ use super::Failure;
 use super::doors::Gate;
 use super::service::Socket;
 use crate::proxy::{self, Entrance, Gateway, Leave, Listener};
-
-/// Bytes of an answer that the kernel takes before it has sent them. What an agent does not read stays with its
-/// origin, costs no memory and no work, and is still here when its rule goes; without a bound the kernel takes
-/// megabytes for each connection. Whoever reads has more than this underway, which is not counted.
-const UNSENT: u32 = 128 * 1024;
 
 /// So many tasks go on before the thread looks at the network again: fewer than a runtime takes by itself,
 /// because a turn of a large answer is long, and an agent with a short one waits for all of them.
@@ -89,11 +83,7 @@ async fn begun(mut stop: watch::Receiver<Option<(Leave, Duration)>>) -> (Leave, 
 fn attach(runtime: &Runtime, gate: &Gate) -> io::Result<Entrance> {
     let _inside = runtime.enter();
     let listener = match &*gate.socket {
-        Socket::Tcp(listener) => {
-            // Every connection that is accepted has it from its listener.
-            SockRef::from(listener).set_tcp_notsent_lowat(UNSENT)?;
-            Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?)
-        }
+        Socket::Tcp(listener) => Listener::Tcp(TcpListener::from_std(listener.try_clone()?)?),
         Socket::Unix(listener) => Listener::Unix(UnixListener::from_std(listener.try_clone()?)?),
     };
     Ok(Entrance { listener, tls: gate.tls.clone() })

@@ -30,6 +30,11 @@ const KEEPALIVE_IDLE: Duration = Duration::from_mins(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 const KEEPALIVE_PROBES: u32 = 4;
 
+/// Bytes that the kernel takes before it has sent them. What one side does not read stays with the other, costs
+/// no memory and no work, and is still here when its rule goes; without a bound the kernel takes megabytes for
+/// each connection. Whoever reads has more than this underway, which is not counted.
+const UNSENT: u32 = 128 * 1024;
+
 /// Where this process itself listens: proxy, operations, every listener.
 #[derive(Clone, Debug, Default)]
 pub struct SelfAddresses {
@@ -343,7 +348,7 @@ pub fn tune(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
-    Ok(())
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT)
 }
 
 /// Says whose fault it is: the host's, the network's, or this machine's.
