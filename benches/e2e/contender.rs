@@ -15,7 +15,7 @@ use clap::ValueEnum;
 
 use super::client::{Way, connector};
 use super::home::{Home, LOCUM};
-use super::origin::{HOST, KEY, Origin, UNBOUND};
+use super::origin::{CODED, HOST, KEY, Origin, UNBOUND};
 use super::peers::Peer;
 use super::process::{Process, Talking};
 use super::{Http, Result};
@@ -31,6 +31,10 @@ pub(crate) enum Kind {
     Locum,
     /// Another build of Locum, in the same part. Takes part where its binary is given.
     Other,
+    /// Locum, intercepting and injecting, with answers in a coding that nobody knows, which a rule lets pass
+    /// unsearched: what is left of its cost is that of the search.
+    #[value(name = "unsearched")]
+    LocumUnsearched,
     /// Locum, copying bytes to a host that no credential is bound to.
     #[value(name = "opaque")]
     LocumOpaque,
@@ -48,6 +52,7 @@ impl fmt::Display for Kind {
             Self::Direct => "no proxy",
             Self::Tunnel => "plain tunnel",
             Self::Locum => "Locum",
+            Self::LocumUnsearched => "Locum, unsearched",
             Self::LocumOpaque => "Locum, opaque",
             Self::Other => "other Locum",
             Self::Envoy => "Envoy",
@@ -78,6 +83,14 @@ pub(crate) struct Contender {
     pub(crate) way: Way,
     pub(crate) host: &'static str,
     pub(crate) process: Option<Process>,
+}
+
+impl Contender {
+    /// Where it is asked for an answer that is searched, unless it is the one whose is not.
+    pub(crate) fn path(&self, path: &str) -> String {
+        let coded = if self.kind == Kind::LocumUnsearched { CODED } else { "" };
+        format!("{coded}{path}")
+    }
 }
 
 /// Starts contenders before one origin.
@@ -135,7 +148,11 @@ impl Field {
             return Ok(Rc::clone(home));
         }
         let scratch = self.scratch.path().join(format!("{kind:?}-{http:?}"));
-        let home = Rc::new(Home::new(self.binary(kind), &scratch, &self.origin, http)?);
+        let home = Home::new(self.binary(kind), &scratch, &self.origin, http)?;
+        if kind == Kind::LocumUnsearched {
+            home.let_unsearched_pass()?;
+        }
+        let home = Rc::new(home);
         self.homes.borrow_mut().insert((kind, http), Rc::clone(&home));
         Ok(home)
     }
@@ -157,7 +174,7 @@ impl Field {
                 let way = self.straight(address, Some(NOBODY), http)?;
                 Contender { kind, way, host: HOST, process: Some(process) }
             }
-            Kind::Locum | Kind::Other => {
+            Kind::Locum | Kind::Other | Kind::LocumUnsearched => {
                 let home = self.home(kind, http)?;
                 let process = home.serve(&self.tools.under)?;
                 Contender { kind, way: home.way()?, host: HOST, process: Some(process) }

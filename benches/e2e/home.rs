@@ -51,6 +51,15 @@ impl Home {
         Ok(home)
     }
 
+    /// Has answers to the measured agent that cannot be searched pass.
+    pub(crate) fn let_unsearched_pass(&self) -> Result<()> {
+        let rule = format!(
+            "version: 1\nrules:\n  - {{name: unsearched, agents: [bench], to: ['https://{HOST}'], \
+             use: [openai], scrub: {{undecodable: pass}}}}\n"
+        );
+        Ok(fs::write(self.path.join("policies/first.yaml"), rule)?)
+    }
+
     /// Returns the `Basic ...` of a new agent.
     pub(crate) fn add_agent(&self, name: &str) -> Result<String> {
         let agent = self.run(&["agent", "add", name, "--json"], "")?;

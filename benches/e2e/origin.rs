@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -34,6 +34,10 @@ pub(crate) const HOST: &str = "api.openai.com";
 pub(crate) const UNBOUND: &str = "files.bench.test";
 /// Hosts of which each is seen once.
 pub(crate) const COLD: &str = "*.cold.test";
+
+/// What the path of an answer begins with that is to have a coding nobody knows. Its bytes are those that it would
+/// have without.
+pub(crate) const CODED: &str = "/coded";
 
 /// One of them.
 pub(crate) fn cold_host(round: usize, number: usize) -> String {
@@ -209,6 +213,18 @@ async fn answer(request: Request<Incoming>, counts: &Counts) -> Response<Body> {
     }
     counts.right.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path().to_owned();
+    if let Some(path) = path.strip_prefix(CODED) {
+        let mut response = answer_at(path, request).await;
+        response.headers_mut().insert(header::CONTENT_ENCODING, UNKNOWN);
+        return response;
+    }
+    answer_at(&path, request).await
+}
+
+/// A coding that no proxy undoes.
+const UNKNOWN: HeaderValue = HeaderValue::from_static("x-bench");
+
+async fn answer_at(path: &str, request: Request<Incoming>) -> Response<Body> {
     let mut parts = path.trim_start_matches('/').split('/');
     let kind = parts.next().unwrap_or_default();
     let mut number = || parts.next().and_then(|n| n.parse::<u32>().ok()).unwrap_or_default();

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::Http::{One, Two};
-use super::contender::Kind::{self, Envoy, Locum, LocumOpaque, Tunnel};
+use super::contender::Kind::{self, Envoy, Locum, LocumOpaque, LocumUnsearched, Tunnel};
 use super::report::{Rounds, Table, number, print_aligned};
 use super::scenario::{connections, growth, memory, requests, streams};
 
@@ -155,6 +155,19 @@ impl Run<'_> {
                 what: format!("CPU for 1 GiB {name}, opaque, to the plain tunnel's"),
                 value: self.ratio(cpu, LocumOpaque, Tunnel),
                 most: 1.0,
+            });
+        }
+        all.push(Target {
+            what: "throughput of 1 GiB down unsearched, to that searched".to_owned(),
+            value: self.ratio((streams::DOWN, "MiB/s"), LocumUnsearched, Locum),
+            most: 1.11,
+        });
+        for quantile in ["p50", "p99"] {
+            let column = format!("{quantile} us");
+            all.push(Target {
+                what: format!("{quantile} of an event's delay, us above that unsearched"),
+                value: self.above((streams::EVENTS, &column), Locum, LocumUnsearched),
+                most: 100.0,
             });
         }
         all.push(Target {

@@ -10,8 +10,9 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::config::{Level, Log, LogFormat};
 
-/// Starts logging. Only this crate's own lines are shown below `warn`, whatever the level: the trace
-/// lines of HTTP and TLS libraries have headers in them, and headers have secrets in them.
+/// Starts logging. Only this crate's own lines are shown below `warn`, whatever the level: h2 says the words of a
+/// GOAWAY and fields that are not allowed, in which an origin may hand a secret back, and others may yet say more
+/// (`tests/trace.rs` knows what they say today).
 pub fn start(settings: &Log) {
     use std::io::IsTerminal as _;
     let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();

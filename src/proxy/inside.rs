@@ -20,6 +20,7 @@ use super::interim::Outlet;
 use super::socket::Both;
 use super::{http1, http2};
 use crate::tls::{Alpn, Prefixed};
+use crate::upstream::WithoutWords;
 
 /// Serves the requests inside a tunnel.
 pub(super) async fn serve_inside<S>(gateway: &Arc<Gateway>, route: Route, stream: S, protocol: Alpn)
@@ -38,6 +39,7 @@ where
     inside.watch.ended(error, inside.route.shutdown.has_begun());
     if let Some(error) = error {
         let Route { caller, origin, .. } = &*inside.route;
+        let error = WithoutWords(error);
         tracing::debug!(agent = %caller.identity.agent, %origin, %error, "the agent's connection ended");
     }
 }

@@ -9,6 +9,8 @@
 //! was written since it was handed over.
 
 use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::fmt;
 use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -726,6 +728,7 @@ impl Future for Driver {
             let over = match Pin::new(&mut this.pinger.connection).poll(cx) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Ready(Err(error)) => {
+                    let error = WithoutWords(&error);
                     tracing::debug!(%error, "an HTTP/2 connection to an origin ended");
                     true
                 }
@@ -743,6 +746,21 @@ impl Future for Driver {
                 return Poll::Pending;
             }
             this.released = None;
+        }
+    }
+}
+
+/// Shows an error without what the other side of HTTP/2 said beside its reason: the debug data of a GOAWAY, which
+/// h2 shows with the error, may be any text, and so what its sender was sent.
+pub struct WithoutWords<'a>(pub &'a (dyn StdError + 'static));
+
+impl fmt::Display for WithoutWords<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let error = self.0.downcast_ref::<h2::Error>();
+        match error.and_then(|error| Some((error.is_remote(), error.reason()?))) {
+            Some((true, reason)) => write!(f, "the other side says: {}", reason.description()),
+            Some((false, reason)) => f.write_str(reason.description()),
+            None => fmt::Display::fmt(self.0, f),
         }
     }
 }

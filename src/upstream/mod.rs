@@ -32,6 +32,7 @@ use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use tokio::time::{Instant, timeout};
 
+pub use self::h2::WithoutWords;
 pub use body::{BodyError, UpstreamBody};
 pub use dial::{SelfAddresses, tune};
 pub use gather::Gather;

@@ -22,11 +22,21 @@ pub struct Peer {
 impl Peer {
     /// With TLS, under a CA of its own.
     pub fn new(host: &str) -> Self {
+        Self::speaking(host, &[])
+    }
+
+    /// The same, for frames of HTTP/2.
+    pub fn http2(host: &str) -> Self {
+        Self::speaking(host, &[b"h2"])
+    }
+
+    fn speaking(host: &str, protocols: &[&[u8]]) -> Self {
         let directory = tempfile::Builder::new().prefix("locum-peer-").tempdir().unwrap();
         let identity = Identity::new(host);
         std::fs::write(directory.path().join("ca.pem"), &identity.ca).unwrap();
-        let tls = Some(Arc::new(identity.server_config()));
-        Self { tls, ..Self::bound(host, directory) }
+        let mut config = identity.server_config();
+        config.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        Self { tls: Some(Arc::new(config)), ..Self::bound(host, directory) }
     }
 
     /// In the clear.

@@ -10,10 +10,15 @@ use tokio::task::JoinSet;
 use super::super::Result;
 use super::super::body::{Body, now};
 use super::super::client::{Connection, read};
-use super::super::contender::{Contender, Field};
+use super::super::contender::{Contender, Field, Kind};
 use super::super::load::Latency;
 use super::super::report::{Column, Table};
 use super::{EVERYONE, Figures, Size, in_turn, note, start_all};
+
+/// And the one whose answers are not searched, which tells what the search costs.
+fn all() -> Vec<Kind> {
+    EVERYONE.into_iter().chain([Kind::LocumUnsearched]).collect()
+}
 
 /// The titles of the tables. A run that is quick has fewer bytes, and says so.
 pub(crate) const EVENTS: &str = "events, 8 streams, one in 5 ms each";
@@ -29,7 +34,7 @@ pub(super) async fn events(field: &Field, size: &Size) -> Result<Vec<Table>> {
     ];
     let mut table = Table::new(EVENTS, &COLUMNS);
     let count = 250 / size.shrink.min(25);
-    let mut contenders = start_all(field, &EVERYONE, size, size.first_http()).await?;
+    let mut contenders = start_all(field, &all(), size, size.first_http()).await?;
     for round in 0..size.rounds {
         for contender in in_turn(&mut contenders, round) {
             let measured = listen_to_all(contender, count).await;
@@ -45,7 +50,11 @@ async fn listen_to_all(contender: &Contender, count: u32) -> Result<Figures> {
     let before = contender.cpu()?;
     let mut streams = JoinSet::new();
     for connection in open {
-        streams.spawn_local(listen(connection, count));
+        streams.spawn_local(listen(
+            connection,
+            contender.path(&format!("/events/{count}/5")),
+            count,
+        ));
     }
     let mut latency = Latency::new()?;
     while let Some(delays) = streams.join_next().await {
@@ -60,8 +69,7 @@ async fn listen_to_all(contender: &Contender, count: u32) -> Result<Figures> {
 }
 
 /// How long each event of a stream was on its way.
-async fn listen(mut connection: Connection, count: u32) -> Result<Vec<Duration>> {
-    let path = format!("/events/{count}/5");
+async fn listen(mut connection: Connection, path: String, count: u32) -> Result<Vec<Duration>> {
     let mut body = connection.send("POST", &path, Body::empty()).await?.into_body();
     let mut delays = Vec::new();
     let mut text = Vec::new();
@@ -89,7 +97,7 @@ pub(super) async fn bulk(field: &Field, size: &Size) -> Result<Vec<Table>> {
     let mebibytes = 1024 / size.shrink.min(16);
     let mut down = Table::new(format!("{mebibytes} MiB down"), &COLUMNS);
     let mut up = Table::new(format!("{mebibytes} MiB up"), &COLUMNS);
-    let mut contenders = start_all(field, &EVERYONE, size, size.first_http()).await?;
+    let mut contenders = start_all(field, &all(), size, size.first_http()).await?;
     // Seconds each, and steady in themselves.
     for round in 0..size.rounds.min(3) {
         for contender in in_turn(&mut contenders, round) {
@@ -101,7 +109,7 @@ pub(super) async fn bulk(field: &Field, size: &Size) -> Result<Vec<Table>> {
 }
 
 async fn download(contender: &Contender, mebibytes: u32) -> Result<Figures> {
-    let path = format!("/text/{mebibytes}");
+    let path = contender.path(&format!("/text/{mebibytes}"));
     transfer(contender, mebibytes, &path, Body::empty(), async |response| read(response).await)
         .await
 }
