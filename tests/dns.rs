@@ -58,17 +58,28 @@ const PRIVATE: [&str; 30] = [
 
 #[test]
 fn a_name_server_that_lies_leads_to_no_private_address() {
+    in_its_own_network("whoever_asks");
+}
+
+#[test]
+fn nor_does_it_lead_calls_of_the_proxys_own_there() {
+    in_its_own_network("its_own_calls");
+}
+
+/// Runs one of the ignored tests below where every address is this machine.
+#[track_caller]
+fn in_its_own_network(test: &str) {
     let resolv = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(resolv.path(), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n").unwrap();
     let script = "set -e; \"$IP\" link set lo up; \
                   \"$IP\" route add local default dev lo; \
                   \"$IP\" -6 route add local default dev lo; \
                   mount --bind \"$RESOLV\" /etc/resolv.conf; \
-                  exec \"$TEST\" --ignored --exact in_a_network_of_its_own --nocapture";
+                  exec \"$TEST\" --ignored --exact \"$NAME\" --nocapture";
     let mut command = Command::new("unshare");
     command.args(["--user", "--map-root-user", "--net", "--mount", "--kill-child", "sh", "-c"]);
     command.arg(script).env("RESOLV", resolv.path());
-    command.env("TEST", std::env::current_exe().unwrap());
+    command.env("TEST", std::env::current_exe().unwrap()).env("NAME", test);
     let (ip, libraries) = iproute();
     command.env("IP", ip).env("LD_LIBRARY_PATH", libraries);
     let ran = run(&mut command, b"").ok();
@@ -86,8 +97,8 @@ fn iproute() -> (std::path::PathBuf, std::ffi::OsString) {
 }
 
 #[test]
-#[ignore = "started by the test above, in its network"]
-fn in_a_network_of_its_own() {
+#[ignore = "started by a test above, in its network"]
+fn whoever_asks() {
     let touched = Touched::listen(&[443, 80]);
     let names = Names::serve();
     let home = Home::new();
@@ -136,6 +147,85 @@ fn in_a_network_of_its_own() {
     assert!(touched.contains(&PUBLIC.parse().unwrap()), "the public answers were used");
     assert!(touched.is_subset(&public), "{touched:?}");
     assert!(names.asked("rebind") > 30, "the proxy asked anew");
+}
+
+/// Health checks, by the proxy and by the command, and word of approvals.
+#[test]
+#[ignore = "started by a test above, in its network"]
+fn its_own_calls() {
+    let touched = Touched::listen(&[443]);
+    let names = Names::serve();
+    let home = Home::new();
+    home.unset("upstream.allow_addresses");
+    home.add("openai", &["--provider", "openai"], &canary());
+    let hook = ["--to", "https://hook.test", "--header", "X-Unused: {secret}"];
+    home.add("hook", &hook, &canary());
+    home.add("main", BEARER, &canary());
+    home.set("approvals.webhook: https://hook.test/word");
+    home.set("approvals.key: hook");
+    home.policy(
+        "version: 1\nrules:\n\
+         - {name: held, agents: ['*'], use: [main], approval: {answer: refuse}}\n",
+    );
+    let agent = home.agent("worker");
+    let public = BTreeSet::from([PUBLIC.parse().unwrap()]);
+
+    // The command asks once, and for each answer.
+    let verify = || {
+        let ran = home.locum(&["credential", "verify", "openai", "--json"]);
+        assert!(ran.out.contains("\"unknown\""), "{}{}", ran.out, ran.err);
+        ran.out
+    };
+    names.say("api", &[&[PUBLIC]]);
+    verify();
+    assert_eq!(touched.take(), public, "this network works, and the canaries notice");
+    for private in PRIVATE {
+        for answer in [&[private][..], &[private, PUBLIC, PUBLIC_6], &[PUBLIC_6, PUBLIC, private]] {
+            names.say("api", &[answer]);
+            let said = verify();
+            assert_eq!(touched.take(), BTreeSet::new(), "{answer:?}: {said}");
+        }
+    }
+
+    // A proxy checks each second, and sends word of each question.
+    home.set("credentials.health: 1s");
+    let serve = home.serve();
+    let ask = |path: &str| {
+        let asked = "Authorization: Bearer locum_main\r\n";
+        let answer = serve
+            .tunnel(&agent, HOST)
+            .ask(format!("GET /{path} HTTP/1.1\r\nHost: {HOST}\r\n{asked}\r\n"));
+        assert_eq!(answer.status, 403, "{}", answer.text());
+    };
+    let refused = |purpose: &str| {
+        let audit = home.audit_now();
+        let is_refused = |access: &&serde_json::Value| {
+            access["rule"] == purpose
+                && audit.iter().any(|record| {
+                    record["request_id"] == access["request_id"]
+                        && record["code"] == "address-forbidden"
+                })
+        };
+        audit.iter().filter(is_refused).count()
+    };
+    for (n, answer) in
+        [&["127.0.0.1"][..], &["169.254.169.254"], &[PUBLIC, "::1"], &["64:ff9b::a9fe:a9fe"]]
+            .into_iter()
+            .enumerate()
+    {
+        names.say("api", &[answer]);
+        names.say("hook", &[answer]);
+        let before = ["health", "approval-webhook"].map(refused);
+        ask(&format!("private/{n}"));
+        eventually("both are on record as refused", PATIENCE, || {
+            let now = ["health", "approval-webhook"].map(refused);
+            (now[0] > before[0] && now[1] > before[1]).then_some(())
+        });
+        assert_eq!(touched.take(), BTreeSet::new(), "{answer:?}");
+    }
+    names.say("hook", &[&[PUBLIC]]);
+    ask("public");
+    eventually("word goes where it may", PATIENCE, || (touched.take() == public).then_some(()));
 }
 
 /// One host by every way that the proxy goes.

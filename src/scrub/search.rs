@@ -27,6 +27,9 @@ pub enum Fit {
 /// and what ends like more is hardly there by chance.
 const TELLING: usize = 3;
 
+/// So much of a chunk is joined to what is held first. The tests' chunks are short.
+const SEAM: usize = if cfg!(test) { 4 } else { 256 };
+
 /// A set of needles to search for.
 pub(super) struct Search {
     /// Before they are made, and what is known of them.
@@ -254,22 +257,33 @@ impl Scrubber {
     }
 
     /// Takes a chunk, and hands on what is certain. A chunk without a match is handed on as it is.
-    pub fn push(&mut self, chunk: Bytes, out: &mut impl FnMut(Bytes)) {
+    pub fn push(&mut self, mut chunk: Bytes, out: &mut impl FnMut(Bytes)) {
+        // What is held is mostly a byte or two, and settled by the next few: no reason to copy all of a chunk.
+        let mut seam = SEAM;
+        while !self.held.is_empty() && chunk.len() / 2 > seam {
+            self.take(chunk.split_to(seam), out);
+            seam *= 4;
+        }
+        self.take(chunk, out);
+        if !self.held.is_empty() && self.search.made().is_end_of_line(&self.held) {
+            self.show_held(out);
+        }
+    }
+
+    /// Takes what comes behind what is held.
+    fn take(&mut self, piece: Bytes, out: &mut impl FnMut(Bytes)) {
         let text = if self.held.is_empty() {
-            chunk
+            piece
         } else {
-            let mut joined = Vec::with_capacity(self.held.len() + chunk.len());
+            let mut joined = Vec::with_capacity(self.held.len() + piece.len());
             joined.extend_from_slice(&self.held);
-            joined.extend_from_slice(&chunk);
+            joined.extend_from_slice(&piece);
             self.release();
             joined.into()
         };
         let end = self.certain(&text, out);
         // A match that is a prefix of a longer needle is decided when the next bytes are there.
         self.held.extend_from_slice(&text[end..]);
-        if !self.held.is_empty() && self.search.made().is_end_of_line(&self.held) {
-            self.show_held(out);
-        }
     }
 
     /// Hands on what is held, if it is no more than `short`. It stays part of the search: what

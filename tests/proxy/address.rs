@@ -232,12 +232,23 @@ fn calls_of_the_proxys_own_go_no_further() {
     home.set(&format!(
         "identity.jwt: [{{issuer: 'https://issuer.test', audience: locum, keys: '{url}/keys'}}]"
     ));
+    let held = ["--to", "https://api.test", "--header", "X-Held: {secret}"];
+    home.add("held", &held, &canary());
+    home.set(&format!("approvals.webhook: {url}/word"));
+    home.set("approvals.key: held");
+    home.policy(
+        "version: 1\nrules:\n\
+         - {name: asked, agents: ['*'], use: [held], approval: {answer: refuse}}\n\
+         - {name: others, agents: ['*'], use: [minted, followed]}\n",
+    );
     let agent = home.agent("worker");
     let serve = home.serve();
     for field in ["Authorization: Bearer locum_minted", "X-Api-Key: locum_followed"] {
         let answer = serve.tunnel(&agent, HOST).ask(request("GET", "/", &[field], ""));
         assert!(answer.status >= 500, "{field}: {}", answer.text());
     }
+    let held = serve.tunnel(&agent, HOST).ask(request("GET", "/", &["X-Held: locum_held"], ""));
+    assert_eq!(held.status, 403, "{}", held.text());
     eventually("each is on record as refused", PATIENCE, || {
         let audit = home.audit_now();
         let is_refused = |purpose: &str| {
@@ -247,7 +258,10 @@ fn calls_of_the_proxys_own_go_no_further() {
                 same.any(|record| record["code"] == "address-forbidden")
             })
         };
-        ["token", "source", "issuer-keys"].into_iter().all(is_refused).then_some(())
+        ["token", "source", "issuer-keys", "approval-webhook"]
+            .into_iter()
+            .all(is_refused)
+            .then_some(())
     });
     assert_eq!(inside.connections(), 0);
 }

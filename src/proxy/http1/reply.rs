@@ -18,7 +18,7 @@ use crate::http1::{RequestHead, Spelling, write_end, write_fields, write_size, w
 use crate::request::strip_trailers;
 
 /// What is no longer than this goes out with what stands before it; a copy costs less than another piece.
-const SHORT: usize = 4 * 1024;
+pub(super) const SHORT: usize = 4 * 1024;
 
 /// So much is gathered of short pieces before they are written.
 const FULL: usize = 16 * 1024;
@@ -139,7 +139,7 @@ impl Sending {
     {
         for _ in 0..AT_ONCE {
             let waits = self.fill(cx);
-            if wire.poll_write(cx, &mut self.out)?.is_pending() {
+            if wire.poll_write(cx, &mut self.out, !waits && !self.over)?.is_pending() {
                 if self.body.poll_withdrawn(cx).is_ready() {
                     return Poll::Ready(Err("the answer was withdrawn".into()));
                 }

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use super::super::unread::Unread;
 use super::body::{Framing, Source};
 use super::linger::Linger;
+use super::reply::SHORT;
 use super::{Bounds, has_left};
 use crate::http1::{HeadError, RequestHead, Seen, read_request};
 use crate::upstream::Gather;
@@ -109,6 +110,20 @@ pub(super) struct Out {
 impl Out {
     fn is_empty(&self) -> bool {
         self.front.is_empty() && self.piece.is_empty() && self.back.is_empty()
+    }
+
+    /// Whether all that is left is short, and not the beginning of what it is.
+    fn has_short_rest(&self) -> bool {
+        let left = self.piece.len() + self.back.len() - self.written[1];
+        self.front.is_empty() && (1..=SHORT).contains(&left)
+    }
+
+    /// Makes what is left the front of what comes next.
+    fn gather(&mut self) {
+        self.front.extend_from_slice(&std::mem::take(&mut self.piece));
+        self.front.extend_from_slice(&self.back[self.written[1]..]);
+        self.back.clear();
+        self.written = [0, 0];
     }
 
     fn advance(&mut self, bytes: usize) {
@@ -256,7 +271,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
             state.go_on = GoOn::Unasked;
             early.front.extend_from_slice(CONTINUE);
         }
-        let wrote = state.poll_write(cx, &mut early);
+        let wrote = state.poll_write(cx, &mut early, false);
         state.early = early;
         if let Poll::Ready(Err(error)) = wrote {
             return Poll::Ready(error);
@@ -264,9 +279,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Owner<S> {
         state.poll_gone(cx)
     }
 
-    /// Writes all of it, through to the network.
-    pub(super) fn poll_write(&self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
-        self.0.0.lock().poll_write(cx, out)
+    /// Writes all of it, through to the network. `more`: except for a short rest, which what comes next is
+    /// written with.
+    pub(super) fn poll_write(
+        &self,
+        cx: &mut Context<'_>,
+        out: &mut Out,
+        more: bool,
+    ) -> Poll<io::Result<()>> {
+        self.0.0.lock().poll_write(cx, out, more)
     }
 
     /// Ready when the agent has gone, whose answer is being written.
@@ -364,8 +385,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Poll::Ready(read)
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
-        let wrote = self.poll_write_out(cx, out);
+    fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Out,
+        more: bool,
+    ) -> Poll<io::Result<()>> {
+        let wrote = self.poll_write_out(cx, out, more);
         if wrote.is_ready() {
             self.unread.moved();
             return wrote;
@@ -376,7 +402,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
         Poll::Ready(Err(io::Error::new(ErrorKind::TimedOut, message)))
     }
 
-    fn poll_write_out(&mut self, cx: &mut Context<'_>, out: &mut Out) -> Poll<io::Result<()>> {
+    fn poll_write_out(
+        &mut self,
+        cx: &mut Context<'_>,
+        out: &mut Out,
+        more: bool,
+    ) -> Poll<io::Result<()>> {
         let Some(stream) = &mut self.stream else {
             return Poll::Ready(Err(ErrorKind::NotConnected.into()));
         };
@@ -396,6 +427,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> State<S> {
             self.unread.moved();
             out.advance(wrote);
             out.held = true;
+            // TLS takes so many whole records at once, and of what is left it would make a small one.
+            if more && out.has_short_rest() {
+                out.gather();
+                break;
+            }
         }
         if out.held {
             ready!(Pin::new(stream).poll_flush(cx))?;
@@ -480,5 +516,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Source for Wire<S> {
         if !state.answering && state.early.front.len() + head.len() <= INTERIM {
             state.early.front.extend_from_slice(head);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_rest_is_the_front_of_what_comes_next() {
+        let all = [&b"f\r\n"[..], b"piece of a body", b"\r\n"];
+        let length: usize = all.iter().map(|part| part.len()).sum();
+        for written in 1..length {
+            let mut out = Out {
+                front: all[0].to_vec(),
+                piece: Bytes::from_static(all[1]),
+                back: all[2].to_vec(),
+                ..Out::default()
+            };
+            out.advance(written);
+            // Heads and sizes go out with what they stand before.
+            assert_eq!(out.has_short_rest(), written >= all[0].len(), "{written}");
+            if out.has_short_rest() {
+                out.gather();
+                assert_eq!(out.front, &all.concat()[written..]);
+                assert!(out.piece.is_empty() && out.back.is_empty() && out.written == [0, 0]);
+            }
+        }
+        let long = Bytes::from(vec![0; SHORT + 1]);
+        assert!(!Out { piece: long, ..Out::default() }.has_short_rest());
+        assert!(!Out::default().has_short_rest());
     }
 }

@@ -74,8 +74,9 @@ impl Outgoing {
     ) -> Poll<Result<(), Stop>> {
         for _ in 0..AT_ONCE {
             let waits = self.fill(cx)?.is_pending();
-            ready!(self.outbox.poll_write(wire, cx)).map_err(Stop::Wire)?;
-            if !waits && !matches!(self.end, End::Over) {
+            let more = !waits && !matches!(self.end, End::Over);
+            ready!(self.outbox.poll_write(wire, cx, more)).map_err(Stop::Wire)?;
+            if more {
                 continue;
             }
             // TLS keeps what the socket had no room for.
@@ -226,14 +227,22 @@ impl Outbox {
         }
     }
 
-    /// Ready when all of it has been written.
+    /// Ready when all of it has been written. `more`: except for a short rest of the piece and what is behind it,
+    /// which what comes next is written with.
     fn poll_write(
         &mut self,
         wire: &mut (impl AsyncWrite + Unpin),
         cx: &mut Context<'_>,
+        more: bool,
     ) -> Poll<io::Result<()>> {
         let whole = self.text.len() + self.piece.len();
         while self.written < whole {
+            // TLS takes so many whole records at once, and of what is left it would make a small one.
+            let in_piece = !self.piece.is_empty() && self.written > self.place;
+            if more && in_piece && whole - self.written <= SMALL {
+                self.gather();
+                return Poll::Ready(Ok(()));
+            }
             let wire = Pin::new(&mut *wire);
             let written = if self.piece.is_empty() {
                 wire.poll_write(cx, &self.text[self.written..])
@@ -251,6 +260,17 @@ impl Outbox {
         }
         self.clear();
         Poll::Ready(Ok(()))
+    }
+
+    /// Makes what is left of the piece, and behind it, the text of what comes next.
+    fn gather(&mut self) {
+        let of_piece = self.written - self.place;
+        let behind = self.place + of_piece.saturating_sub(self.piece.len());
+        let mut left = Vec::with_capacity(GATHERED);
+        left.extend_from_slice(self.piece.get(of_piece..).unwrap_or_default());
+        left.extend_from_slice(&self.text[behind..]);
+        self.clear();
+        self.text = left;
     }
 
     fn clear(&mut self) {
@@ -386,19 +406,25 @@ mod tests {
     #[test]
     fn pieces_of_any_size_arrive_in_order_however_they_are_taken() {
         let sizes = [1, SMALL, SMALL + 1, 3, GATHERED, 100_000, 2, 5000, 1];
-        let pieces = || sizes.map(|size| piece(vec![b'x'; size]));
+        let texts: Vec<String> =
+            ('a'..).zip(sizes).map(|(letter, size)| letter.to_string().repeat(size)).collect();
+        let pieces = || texts.iter().map(|text| piece(text.clone()));
         let chunks: String =
-            sizes.iter().map(|size| format!("{size:x}\r\n{}\r\n", "x".repeat(*size))).collect();
+            texts.iter().map(|text| format!("{:x}\r\n{text}\r\n", text.len())).collect();
         let chunked =
             format!("PUT /a?b HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n{chunks}0\r\n\r\n");
         let length: usize = sizes.iter().sum();
         let length: &'static str = Box::leak(length.to_string().into());
-        for most in [1, 7, 4096, 5000, usize::MAX] {
+        for most in [1, 7, 1000, 4096, 5000, 99_000, usize::MAX] {
             assert!(written(request(&[], pieces()), most).0 == chunked, "{most}");
             let (sent, _, whole) = written(request(&[("content-length", length)], pieces()), most);
             let (_, body) = sent.split_once("\r\n\r\n").unwrap();
-            assert!(body.len().to_string() == length && whole == Some(true), "{most}");
+            assert!(body == texts.concat() && whole == Some(true), "{most}");
         }
+        // What does not fit is written with what follows it.
+        let long = std::iter::repeat_n((), 10).map(|()| piece(vec![b'x'; 100_001]));
+        let (_, writes, _) = written(request(&[], long), 100_000);
+        assert_eq!(writes, 11);
         let small = std::iter::repeat_n((), 2000).map(|()| piece("x"));
         let (_, writes, _) = written(request(&[], small), usize::MAX);
         assert!(writes < 8, "{writes} writes for 12 KiB");
