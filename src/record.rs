@@ -5,6 +5,8 @@
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use serde::Serialize;
 
@@ -397,6 +399,23 @@ pub trait AuditSink: Send + Sync {
     /// [`Unrecorded`], and then nothing may go upstream.
     fn access(&self, record: &Access<'_>) -> Result<(), Unrecorded>;
 
+    /// Takes an access record, to write it together with others that come meanwhile. What
+    /// [`AuditSink::written`] wants to know of it; none where it is written.
+    ///
+    /// # Errors
+    /// [`Unrecorded`], and then nothing may go upstream.
+    fn take(&self, record: &Access<'_>) -> Result<Option<Arc<Commit>>, Unrecorded> {
+        self.access(record).map(|()| None)
+    }
+
+    /// Writes what was taken, if nobody has. When this returns `Ok`, it survives `kill -9`.
+    ///
+    /// # Errors
+    /// [`Unrecorded`], and then nothing may go upstream.
+    fn written(&self, commit: &Commit) -> Result<(), Unrecorded> {
+        commit.is_written().then_some(()).ok_or(Unrecorded)
+    }
+
     /// Writes the outcome record. A failure is the sink's to report: the call has been made.
     fn outcome(&self, record: &Outcome);
 
@@ -405,6 +424,45 @@ pub trait AuditSink: Send + Sync {
     /// # Errors
     /// [`Unrecorded`]; the caller decides whether it can go on.
     fn event(&self, record: &Event) -> Result<(), Unrecorded>;
+}
+
+/// What becomes of records that are written together. Who cannot read a result from it has none.
+#[derive(Debug, Default)]
+pub struct Commit(AtomicU8);
+
+const WAITING: u8 = 0;
+const WRITTEN: u8 = 1;
+const FAILED: u8 = 2;
+
+impl Commit {
+    pub(crate) fn settle(&self, written: bool) {
+        self.0.store(if written { WRITTEN } else { FAILED }, Ordering::Release);
+    }
+
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WAITING
+    }
+
+    /// Whether they are written.
+    #[must_use]
+    pub fn is_written(&self) -> bool {
+        self.0.load(Ordering::Acquire) == WRITTEN
+    }
+}
+
+/// An access record that a sink has taken, and that nothing may leave on before it is written.
+#[derive(Debug)]
+#[must_use]
+pub struct Taken(Option<Arc<Commit>>);
+
+impl Taken {
+    /// Hands a record over.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when the sink did not take it.
+    pub fn by(sink: &dyn AuditSink, record: &Access<'_>) -> Result<Self, Unrecorded> {
+        sink.take(record).map(Self)
+    }
 }
 
 /// Something that may leave, because its access record was written.
@@ -419,6 +477,17 @@ impl<T> Recorded<T> {
     /// [`Unrecorded`] when the sink did not take it; `value` is gone.
     pub fn new(value: T, sink: &dyn AuditSink, record: &Access<'_>) -> Result<Self, Unrecorded> {
         sink.access(record)?;
+        Ok(Self(value))
+    }
+
+    /// Has the record that was taken written, and only then lets `value` go on. The more records come in between,
+    /// the more are written at once.
+    ///
+    /// # Errors
+    /// [`Unrecorded`] when it was not written; `value` is gone.
+    pub fn once_written(value: T, sink: &dyn AuditSink, taken: Taken) -> Result<Self, Unrecorded> {
+        let Taken(commit) = taken;
+        commit.map_or(Ok(()), |commit| sink.written(&commit))?;
         Ok(Self(value))
     }
 

@@ -24,13 +24,13 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::record::{Access, AuditSink, Event, Outcome, Unrecorded};
+use crate::record::{Access, AuditSink, Commit, Event, Outcome, Unrecorded};
 use crate::secret::Secret;
 use chain::Keys;
 use fields::Fields;
@@ -333,33 +333,11 @@ struct Background {
     soon: bool,
 }
 
-/// Lines that wait for the writer, and the ticket that all who brought one hold.
+/// Lines that wait for the writer, and the commit that all who brought one hold.
 #[derive(Default)]
 struct Queue {
     batch: Batch,
-    ticket: Arc<Ticket>,
-}
-
-/// What became of a batch. Who cannot read a result from it has none.
-#[derive(Default)]
-struct Ticket(AtomicU8);
-
-const WAITING: u8 = 0;
-const WRITTEN: u8 = 1;
-const FAILED: u8 = 2;
-
-impl Ticket {
-    fn settle(&self, written: bool) {
-        self.0.store(if written { WRITTEN } else { FAILED }, Ordering::Release);
-    }
-
-    fn is_waiting(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WAITING
-    }
-
-    fn is_written(&self) -> bool {
-        self.0.load(Ordering::Acquire) == WRITTEN
-    }
+    commit: Arc<Commit>,
 }
 
 impl AuditLog {
@@ -555,6 +533,14 @@ impl AuditSink for AuditLog {
         self.shared.record(Kind::Access, record)
     }
 
+    fn take(&self, record: &Access<'_>) -> Result<Option<Arc<Commit>>, Unrecorded> {
+        self.shared.enqueue(Kind::Access, record).map(Some)
+    }
+
+    fn written(&self, commit: &Commit) -> Result<(), Unrecorded> {
+        self.shared.written(commit)
+    }
+
     fn outcome(&self, record: &Outcome) {
         // Counted where it is lost; the call has been made, and nobody can take it back.
         self.shared.record_soon(Kind::Outcome, record);
@@ -568,18 +554,23 @@ impl AuditSink for AuditLog {
 impl Shared {
     /// Writes a record, and waits until it is written.
     fn record(&self, kind: Kind, record: &impl Fields) -> Result<(), Unrecorded> {
-        let ticket = self.enqueue(kind, record)?;
-        if !self.wait_a_little(&ticket) {
-            self.with_writer(|writer| self.settle(writer, &ticket));
+        let commit = self.enqueue(kind, record)?;
+        self.written(&commit)
+    }
+
+    /// Waits until the batch of this commit is written.
+    fn written(&self, commit: &Commit) -> Result<(), Unrecorded> {
+        if !self.wait_a_little(commit) {
+            self.with_writer(|writer| self.settle(writer, commit));
         }
-        ticket.is_written().then_some(()).ok_or(Unrecorded)
+        commit.is_written().then_some(()).ok_or(Unrecorded)
     }
 
     /// Writes a record that nobody waits for: with the next that somebody does wait for, or within
     /// [`SOON`], so that two records cost one system call.
     fn record_soon(&self, kind: Kind, record: &impl Fields) {
-        let Ok(ticket) = self.enqueue(kind, record) else { return };
-        if !ticket.is_waiting() {
+        let Ok(commit) = self.enqueue(kind, record) else { return };
+        if !commit.is_waiting() {
             return;
         }
         if self.queue.lock().batch.is_long() {
@@ -594,7 +585,7 @@ impl Shared {
 
     /// Formats and hashes the line, and puts it where the next writer finds it. From then on it is
     /// the writer who counts it, as written or as lost.
-    fn enqueue(&self, kind: Kind, record: &impl Fields) -> Result<Arc<Ticket>, Unrecorded> {
+    fn enqueue(&self, kind: Kind, record: &impl Fields) -> Result<Arc<Commit>, Unrecorded> {
         thread_local! {
             static BODY: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
         }
@@ -613,15 +604,15 @@ impl Shared {
             let mac = self.keys.begin(body);
             let mut queue = self.queue.lock();
             queue.batch.push(body, mac, kind);
-            Ok(Arc::clone(&queue.ticket))
+            Ok(Arc::clone(&queue.commit))
         })
     }
 
     /// Waits for a short time without giving up the core: a write takes less time than to sleep and
     /// be woken. True when the batch was settled by another.
-    fn wait_a_little(&self, ticket: &Ticket) -> bool {
+    fn wait_a_little(&self, commit: &Commit) -> bool {
         for _ in 0..SPINS {
-            if !ticket.is_waiting() {
+            if !commit.is_waiting() {
                 return true;
             }
             if !self.writer.is_locked() {
@@ -648,24 +639,24 @@ impl Shared {
         }
     }
 
-    /// Writes the batch of this ticket, and what came since, unless somebody has.
-    fn settle(&self, writer: &mut Writer, ticket: &Ticket) {
-        if ticket.is_waiting() {
+    /// Writes the batch of this commit, and what came since, unless somebody has.
+    fn settle(&self, writer: &mut Writer, commit: &Commit) {
+        if commit.is_waiting() {
             self.write_queue(writer);
         }
     }
 
     fn write_queue(&self, writer: &mut Writer) {
-        let ticket = {
+        let commit = {
             let mut queue = self.queue.lock();
             std::mem::swap(&mut queue.batch, &mut writer.batch);
-            std::mem::take(&mut queue.ticket)
+            std::mem::take(&mut queue.commit)
         };
         let written = writer.commit((self.clock)(), &self.lost);
         if !written {
             self.healthy.store(false, Ordering::Release);
         }
-        ticket.settle(written);
+        commit.settle(written);
     }
 
     fn is_or_gets_healthy(&self) -> bool {

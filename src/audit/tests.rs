@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use super::writer::tests::Fault;
 use super::*;
 use crate::outcome::Ending;
-use crate::record::{Decision, RequestId, Use, Who, Why};
+use crate::record::{Decision, Recorded, RequestId, Taken, Use, Who, Why};
 use crate::reference::Name;
 
 const NEVER: Options =
@@ -49,6 +49,16 @@ fn access_of(
     credential: &str,
     decision: Decision,
 ) -> Result<(), Unrecorded> {
+    with_access(n, agent, credential, decision, |record| log.access(record))
+}
+
+fn with_access<T>(
+    n: u64,
+    agent: &str,
+    credential: &str,
+    decision: Decision,
+    then: impl FnOnce(&Access<'_>) -> T,
+) -> T {
     let (workspace, agent): (Name, Name) = ("default".parse().unwrap(), agent.parse().unwrap());
     let credential = Use {
         credential: credential.parse().unwrap(),
@@ -69,7 +79,7 @@ fn access_of(
         labels: None,
         run_token_use: None,
     };
-    log.access(&Access {
+    then(&Access {
         request_id: id(n),
         workspace: None,
         agent: Some(who),
@@ -282,6 +292,37 @@ fn an_outcome_shares_the_write_of_the_next_access_or_is_soon_written_alone() {
         until(|| records(home.path()).len() == 2 * usize::try_from(n).unwrap() + 1);
         until(|| head_says(home.path()) == log.last());
     }
+}
+
+#[test]
+fn records_that_come_together_are_written_or_refused_together() {
+    let home = TempDir::new().unwrap();
+    let log = open(home.path(), NEVER);
+    log.stop_keeper();
+    let take = |n| {
+        with_access(n, "researcher", "openai", Decision::Permit, |record| Taken::by(&log, record))
+    };
+    let written = |taken: Taken| Recorded::once_written((), &log, taken).map(Recorded::into_inner);
+    let [first, second, third] = [1, 2, 3].map(|n| take(n).unwrap());
+    assert_eq!(records(home.path()).len(), 0, "they wait for each other");
+    written(second).unwrap();
+    // And that the log was opened.
+    assert_eq!(records(home.path()).len(), 4);
+    written(first).unwrap();
+    written(third).unwrap();
+    assert_eq!(log.stats().accesses, 3);
+
+    let [fourth, fifth] = [4, 5].map(|n| take(n).unwrap());
+    log.inject(Fault::Error(rustix::io::Errno::NOSPC));
+    assert_eq!(written(fourth), Err(Unrecorded));
+    assert_eq!(written(fifth), Err(Unrecorded), "what the first of them tried was for both");
+    assert_eq!((log.stats().accesses, log.stats().refused_accesses), (3, 2));
+    let waits = log.healthy().then(|| take(6).map(written));
+    assert_eq!(waits, None, "a log that failed takes nothing");
+    until(|| access(&log, 7).is_ok());
+    drop(log);
+    whole(home.path());
+    dense(home.path());
 }
 
 /// Where the log ends, by its head.

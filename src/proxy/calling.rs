@@ -432,11 +432,8 @@ impl<'a> Calling<'a> {
         let (chunks, certificate) = (outbound.take_chunks(), outbound.take_certificate());
         let (workspace, agent) = (self.who.workspace.as_str(), self.who.agent.as_str());
         let principal = inject::principal(workspace, agent, &uses);
-        let recorded = if first {
-            ledger.permit(outbound, self.allowed_by(attempt), permit.rule(), &uses)
-        } else {
-            ledger.also(outbound, self.allowed_by(attempt), permit.rule(), &uses)
-        };
+        let by = (&**self.allowed_by(attempt), &**permit.rule(), first);
+        let recorded = ledger.in_turn(outbound, by, &uses).await;
         let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
         ledger.carries(uses);
         Ok((recorded, principal, chunks, certificate))

@@ -2,8 +2,10 @@
 //! outcome record when all is over, however it ends.
 
 use std::borrow::Cow;
+use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
@@ -19,7 +21,7 @@ use crate::metrics;
 use crate::outcome::{Code, Ending, Refusal, reason};
 use crate::policy::{Shadow, Ticket};
 use crate::record::{
-    Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Use, Who,
+    Access, Decision, Event, Outcome, Peer, Recorded, RequestId, ShadowDecision, Taken, Use, Who,
 };
 use crate::reference::Name;
 use crate::request::InboundRequest;
@@ -29,6 +31,19 @@ const MAX_TEXT: usize = 2048;
 
 /// `VERSION-CONTROL`: what is longer is a method of nobody's, and could be a secret.
 const LONGEST_METHOD: usize = 15;
+
+/// Lets the other tasks that are ready go first.
+async fn next_turn() {
+    let mut waited = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut waited, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
 
 /// One request, as the log will know it.
 pub(super) struct Ledger {
@@ -363,15 +378,49 @@ impl Ledger {
         rule: &str,
         uses: &[Use],
     ) -> Result<Recorded<T>, Refusal> {
+        let recorded =
+            Recorded::new(value, &*self.gateway.audit, &self.permitted(state, rule, uses));
+        let recorded = recorded.map_err(|_| Refusal::new(Code::AuditUnavailable))?;
+        self.injected(uses);
+        Ok(recorded)
+    }
+
+    /// Lets `value` go on when the access record of the request is written: with those of the requests whose turn
+    /// is now, so that many cost one system call. `first`: no call of it was permitted before.
+    pub(super) async fn in_turn<T>(
+        &self,
+        value: T,
+        (state, rule, first): (&State, &str, bool),
+        uses: &[Use],
+    ) -> Result<Recorded<T>, Refusal> {
+        let unrecorded = |_| Refusal::new(Code::AuditUnavailable);
+        let audit = &*self.gateway.audit;
+        let taken = Taken::by(audit, &self.permitted(state, rule, uses)).map_err(unrecorded)?;
+        // From here on there may be a record of it, and then it has an outcome, also if its agent leaves now.
+        self.pending.store(true, Ordering::Relaxed);
+        next_turn().await;
+        let recorded = Recorded::once_written(value, audit, taken).map_err(|unwritten| {
+            self.pending.store(!first, Ordering::Relaxed);
+            unrecorded(unwritten)
+        })?;
+        self.injected(uses);
+        if first {
+            self.gateway.metrics.proxy_time(self.start.elapsed());
+        }
+        Ok(recorded)
+    }
+
+    fn permitted<'r>(&'r self, state: &'r State, rule: &'r str, uses: &'r [Use]) -> Access<'r> {
         let mut record = self.access(state, uses);
         record.rule = Some(rule);
         record.decision = Decision::Permit;
-        let recorded = Recorded::new(value, &*self.gateway.audit, &record)
-            .map_err(|_| Refusal::new(Code::AuditUnavailable))?;
+        record
+    }
+
+    fn injected(&self, uses: &[Use]) {
         for item in uses {
             self.gateway.metrics.injection(&self.label(item.credential.as_str()));
         }
-        Ok(recorded)
     }
 
     /// Writes a further access record of a request that was permitted before, for what of it is
@@ -801,5 +850,22 @@ mod tests {
             Ending::DownstreamAborted,
         ];
         assert_eq!(*sink.0.lock(), all);
+    }
+    /// The sink has the record from the first poll on, whether it is written then or later.
+    #[test]
+    fn a_request_that_ends_while_its_record_is_written_has_an_outcome() {
+        let sink = Arc::new(Kept::default());
+        let gateway = gateway(Arc::clone(&sink));
+        let near = Near { peer: Peer::Unix(None), certificate: None };
+        let ledger = Ledger::anonymous(&gateway, &near, "https://api.test".to_owned());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        {
+            let state = state();
+            let mut turn = Box::pin(ledger.in_turn((), (&state, "rule", true), &[]));
+            assert!(turn.as_mut().poll(&mut cx).is_pending(), "others have their turn");
+        }
+        assert!(ledger.is_permitted());
+        drop(ledger);
+        assert_eq!(*sink.0.lock(), [Ending::DownstreamAborted]);
     }
 }
