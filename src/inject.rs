@@ -174,7 +174,7 @@ pub struct OutboundRequest {
     uses: Vec<Use>,
     needles: Option<Needles>,
     body: Option<Bytes>,
-    chunks: Option<ChunkSigner>,
+    chunks: Option<Box<ChunkSigner>>,
     certificate: Option<Secret>,
     undecodable: Undecodable,
 }
@@ -198,7 +198,7 @@ impl OutboundRequest {
     }
 
     /// What signs the chunks of the body as it streams, where each has a signature.
-    pub(crate) fn take_chunks(&mut self) -> Option<ChunkSigner> {
+    pub(crate) fn take_chunks(&mut self) -> Option<Box<ChunkSigner>> {
         self.chunks.take()
     }
 
@@ -377,7 +377,7 @@ pub fn inject(
     let mut chunks = None;
     if let Some((grant, secret)) = &signature {
         let signer = aws::Signer { grant, secret, origin: &origin };
-        chunks = signer.sign(&mut parts, whole, &mut needles)?;
+        chunks = signer.sign(&mut parts, whole, &mut needles)?.map(Box::new);
     }
     if !needles.is_empty() {
         for (placeholder, secret) in resolved.hidden.unsent {

@@ -93,15 +93,15 @@ impl<B> Unscrubbed<B> {
 
 /// What neither an answer nor what comes before it may contain.
 pub struct Hidden {
-    /// None when there is nothing to hide.
-    search: Option<Search>,
+    /// None when there is nothing to hide. In a box: on its way to the answer it is moved often.
+    search: Option<Box<Search>>,
     /// How often it stood in what came before the answer.
     replaced: u64,
 }
 
 impl From<Option<Needles>> for Hidden {
     fn from(needles: Option<Needles>) -> Self {
-        Self { search: needles.map(Search::new), replaced: 0 }
+        Self { search: needles.map(|needles| Box::new(Search::new(needles))), replaced: 0 }
     }
 }
 
@@ -174,7 +174,7 @@ where
                 return Err(refuse("a WebSocket extension that nobody offered"));
             }
             let frames = FrameScrubber::new(Scrubber::new(search, Fit::InPlace), agreed);
-            ScrubbedBody::searching(body, Engine::Frames(Box::new(frames)), replaced)
+            ScrubbedBody::searching(body, Engine::Frames(frames), replaced)
         }
         _ if has_messages(&parts.headers) => {
             let messages = MessageScrubber::new(Scrubber::new(search, Fit::InPlace));
@@ -294,7 +294,7 @@ fn scrub_fields(headers: &mut HeaderMap, search: &Search) -> u64 {
 /// Reads a short body whole, replaces, and says its new length.
 async fn gather<B>(
     mut body: Source<B>,
-    search: Search,
+    search: Box<Search>,
     mut replaced: u64,
 ) -> Result<(ScrubbedBody<B>, u64), Refusal>
 where
@@ -338,7 +338,8 @@ enum Inner<B> {
     /// Searched as it streams. `ready` holds what one frame became, `done` how it all ended.
     Searching {
         body: Source<B>,
-        engine: Engine,
+        /// In a box: larger than all else here, and few answers are searched as they stream.
+        engine: Box<Engine>,
         ready: VecDeque<Frame<Bytes>>,
         done: Option<Result<(), Unscrubbable>>,
     },
@@ -354,7 +355,7 @@ impl<B> ScrubbedBody<B> {
     }
 
     fn searching(body: Source<B>, engine: Engine, replaced: u64) -> Self {
-        let ready = VecDeque::new();
+        let (engine, ready) = (Box::new(engine), VecDeque::new());
         Self { inner: Inner::Searching { body, engine, ready, done: None }, replaced }
     }
 

@@ -609,8 +609,8 @@ impl Upload {
     }
 
     /// Signs its chunks on their way.
-    pub(super) fn signed(mut self, chunks: Option<ChunkSigner>) -> Self {
-        self.chunks = chunks.map(Box::new);
+    pub(super) fn signed(mut self, chunks: Option<Box<ChunkSigner>>) -> Self {
+        self.chunks = chunks;
         self
     }
 

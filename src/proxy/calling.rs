@@ -52,7 +52,7 @@ enum Unanswered {
 
 /// A request that is recorded, on whose behalf it goes, what signs its body on the way, and what a new
 /// connection of it shows.
-type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<ChunkSigner>, Option<Secret>);
+type Leaving = (Recorded<OutboundRequest>, Arc<str>, Option<Box<ChunkSigner>>, Option<Secret>);
 
 /// One of the times that a request is sent.
 struct Attempt {

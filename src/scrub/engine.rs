@@ -17,7 +17,7 @@ pub(super) enum Engine {
     /// Messages with their lengths before them.
     Messages(MessageScrubber),
     /// The frames of a WebSocket.
-    Frames(Box<FrameScrubber>),
+    Frames(FrameScrubber),
 }
 
 impl Engine {

@@ -228,7 +228,7 @@ fn replacement(needle: Needle<'_>, length: usize, fit: Fit) -> Vec<u8> {
 
 /// Searches a stream chunk by chunk. Holds back only a tail that could still become a match.
 pub struct Scrubber {
-    search: Search,
+    search: Box<Search>,
     table: Table,
     /// Which bytes start a needle: a tail without any of them holds nothing back.
     first: [bool; 256],
@@ -241,7 +241,7 @@ pub struct Scrubber {
 
 impl Scrubber {
     /// A scrubber for one stream.
-    pub(super) fn new(search: Search, fit: Fit) -> Self {
+    pub(super) fn new(search: Box<Search>, fit: Fit) -> Self {
         let mut first = [false; 256];
         for needle in search.made().needles.iter() {
             first[usize::from(needle.bytes[0])] = true;
@@ -253,7 +253,7 @@ impl Scrubber {
     /// A scrubber for `needles`, outside a response.
     #[must_use]
     pub fn for_needles(needles: Needles, fit: Fit) -> Self {
-        Self::new(Search::new(needles), fit)
+        Self::new(Box::new(Search::new(needles)), fit)
     }
 
     /// Takes a chunk, and hands on what is certain. A chunk without a match is handed on as it is.
