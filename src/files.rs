@@ -271,6 +271,24 @@ pub fn replace_private(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     temporary.publish_over(path)
 }
 
+/// As [`replace_private`], in a directory that is copied while it is written to: nothing comes and
+/// goes in it that a copying tool could see and then miss. What becomes the file lies beside the
+/// directory meanwhile, or in it where that cannot be: in a volume of its own.
+///
+/// # Errors
+/// As [`replace_private`].
+pub fn replace_among_copied(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
+    match check_private(path) {
+        Ok(()) | Err(FileError::Missing(_)) => {}
+        Err(other) => return Err(other),
+    }
+    let outside = Temporary::beside(directory_of(path)).and_then(|temporary| {
+        temporary.write(bytes)?;
+        temporary.publish_over(path)
+    });
+    outside.or_else(|_| replace_private(path, bytes))
+}
+
 /// Puts `bytes` in the place of what a file of the user's own was when it was read, `seen`. Mode and
 /// owner stay, and so does a link that leads to it. After `kill -9` there is the old one or the new.
 ///
@@ -553,6 +571,47 @@ mod tests {
         symlink(&path, &link).unwrap();
         assert!(matches!(replace_private(&link, b"x"), Err(FileError::NotPlain(_))));
         assert_eq!(names_in(home.path()), ["head", "link"]);
+    }
+
+    #[test]
+    fn a_directory_that_is_copied_shows_nothing_but_what_stays() {
+        let home = tempfile::tempdir().unwrap();
+        let audit = home.path().join("audit");
+        fs::create_dir(&audit).unwrap();
+        let path = audit.join("head");
+        replace_among_copied(&path, b"0").unwrap();
+        let is_over = std::sync::atomic::AtomicBool::new(false);
+        let order = std::sync::atomic::Ordering::Relaxed;
+        std::thread::scope(|scope| {
+            let looking = scope.spawn(|| {
+                let mut looks = 0;
+                while !is_over.load(order) {
+                    assert_eq!(names_in(&audit), ["head"]);
+                    looks += 1;
+                }
+                looks
+            });
+            for round in 1..100 {
+                replace_among_copied(&path, round.to_string().as_bytes()).unwrap();
+            }
+            is_over.store(true, order);
+            assert!(looking.join().unwrap() > 0);
+        });
+        assert_eq!(**read_private(&path, 9).unwrap(), *b"99");
+        assert_eq!(names_in(home.path()), ["audit"]);
+        set_mode(&path, 0o640);
+        assert!(matches!(replace_among_copied(&path, b"x"), Err(FileError::Loose(_, 0o640))));
+
+        // In a file system of its own, what is beside the directory cannot become a file in it.
+        let Ok(volume) = tempfile::tempdir_in("/dev/shm") else { return };
+        let linked = home.path().join("volume");
+        symlink(volume.path(), &linked).unwrap();
+        for text in [&b"one"[..], b"two"] {
+            replace_among_copied(&linked.join("head"), text).unwrap();
+            assert_eq!(**read_private(&linked.join("head"), 9).unwrap(), *text);
+        }
+        assert_eq!(names_in(volume.path()), ["head"]);
+        assert_eq!(names_in(home.path()), ["audit", "volume"]);
     }
 
     #[test]

@@ -398,7 +398,7 @@ pub(super) fn anchor_file(config: &Config) -> PathBuf {
 /// Notes beside the audit log how far the vault has come.
 pub(super) fn write_anchor(vault: &Vault, config: &Config) -> Result<(), Failure> {
     files::create_directory(&config.audit.dir)?;
-    Ok(files::replace_private(&anchor_file(config), vault.anchor_text()?.as_bytes())?)
+    Ok(files::replace_among_copied(&anchor_file(config), vault.anchor_text()?.as_bytes())?)
 }
 
 /// Up to which epoch the audit log has the vault's changes.
@@ -409,7 +409,7 @@ pub(super) fn drained(config: &Config) -> u64 {
 
 /// Notes up to which epoch the audit log has the vault's changes.
 pub(super) fn set_drained(config: &Config, epoch: u64) -> Result<(), Failure> {
-    Ok(files::replace_private(&drained_file(config), format!("{epoch}\n").as_bytes())?)
+    Ok(files::replace_among_copied(&drained_file(config), format!("{epoch}\n").as_bytes())?)
 }
 
 fn drained_file(config: &Config) -> PathBuf {

@@ -234,8 +234,9 @@ fn calls_of_the_proxys_own_go_no_further() {
     ));
     let held = ["--to", "https://api.test", "--header", "X-Held: {secret}"];
     home.add("held", &held, &canary());
+    home.add("word", &["--to", &url, "--header", "X-Word: {secret}"], &canary());
     home.set(&format!("approvals.webhook: {url}/word"));
-    home.set("approvals.key: held");
+    home.set("approvals.key: word");
     home.policy(
         "version: 1\nrules:\n\
          - {name: asked, agents: ['*'], use: [held], approval: {answer: refuse}}\n\
