@@ -60,7 +60,7 @@ impl Seen {
         if self.follow_file(home)? {
             self.mark = None;
         }
-        let mut mark = self.vault.change_mark()?;
+        let mark = self.vault.change_mark()?;
         // A version whose grace is over need not be searched for in answers any more.
         let over = self.spaces.iter().any(Space::grace_is_over);
         let trusts = self.config.credentials.trust_claims;
@@ -69,15 +69,15 @@ impl Seen {
         if self.mark == Some(mark) && as_it_was {
             return Ok(false);
         }
-        let snapshots = match self.vault.snapshots() {
-            Err(error) if matches!(error.fault, Fault::WrongKey) => {
-                self.follow_master_key(home)?;
-                // Each connection counts for itself.
-                mark = self.vault.change_mark()?;
-                self.vault.snapshots()?
-            }
-            other => other?,
-        };
+        let newest = self.newest;
+        let (mark, snapshots, since) = self.with_its_key(home, |vault| {
+            // Each connection counts for itself.
+            let mark = vault.change_mark()?;
+            let snapshots = vault.snapshots()?;
+            let is_newer = snapshots.first().is_some_and(|snapshot| snapshot.epoch > newest);
+            let since = if is_newer { vault.journal_since(newest)? } else { Vec::new() };
+            Ok((mark, snapshots, since))
+        })?;
         // All of them are of one.
         let epoch = snapshots.first().map_or(0, |snapshot| snapshot.epoch);
         let same = self.snapshot().is_some_and(|old| old.epoch == epoch) && as_it_was;
@@ -86,13 +86,10 @@ impl Seen {
                 .help("put back the newest copy of the vault"));
         }
         // One that was removed and added anew since has the name of the old one, and nothing else of it.
-        if epoch > self.newest {
-            let since = self.vault.journal_since(self.newest)?;
-            let removed = since.iter().filter(|line| line.action == Action::WorkspaceRemoved);
-            let removed: Vec<&str> = removed.map(|line| &*line.subject).collect();
-            let gone = |space: &mut Space| removed.contains(&space.name().as_str());
-            self.gone.extend(self.spaces.extract_if(.., gone));
-        }
+        let removed = since.iter().filter(|line| line.action == Action::WorkspaceRemoved);
+        let removed: Vec<&str> = removed.map(|line| &*line.subject).collect();
+        let gone = |space: &mut Space| removed.contains(&space.name().as_str());
+        self.gone.extend(self.spaces.extract_if(.., gone));
         self.mark = Some(mark);
         for (workspace, problem) in self.take(home, snapshots) {
             tracing::error!(%workspace, error = problem, "the policy of a workspace has mistakes, and nothing is allowed in it");
@@ -175,12 +172,28 @@ impl Seen {
         &mut self,
         home: &Home,
         workspace: &Name,
-        write: impl FnOnce(&mut Vault) -> Result<T, VaultError>,
+        mut write: impl FnMut(&mut Vault) -> Result<T, VaultError>,
     ) -> Result<T, Failure> {
         self.follow_file(home)?;
-        let written = self.vault.within(workspace, write)?;
+        let written = self.with_its_key(home, |vault| vault.within(workspace, &mut write))?;
         self.mark = None;
         Ok(written)
+    }
+
+    /// Does something with the vault; once more where that found that it has another master key by now.
+    /// Between any two transactions another process may have given it one, and new data keys.
+    pub(super) fn with_its_key<T>(
+        &mut self,
+        home: &Home,
+        mut act: impl FnMut(&mut Vault) -> Result<T, VaultError>,
+    ) -> Result<T, Failure> {
+        match act(&mut self.vault) {
+            Err(error) if matches!(error.fault, Fault::WrongKey) => {
+                self.follow_master_key(home)?;
+                Ok(act(&mut self.vault)?)
+            }
+            other => Ok(other?),
+        }
     }
 }
 

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::app::{KeyChoice, init};
-use crate::vault::{Administrator, Fault, MasterKey, Role, Vault};
+use crate::vault::{Administrator, Fault, MasterKey, OldRuns, Role, Vault};
 
 fn keeper(directory: &Path) -> Keeper {
     let home = Home::locate(Some(&directory.join("home"))).unwrap();
@@ -65,6 +65,40 @@ fn a_change_that_could_not_be_recorded_is_recorded_later() {
     std::fs::remove_dir(&anchor).unwrap();
     keeper.look(false);
     assert!(!keeper.seen.lock().unrecorded && anchor.is_file());
+}
+
+/// Another process gives the vault a new master key, and seals all anew.
+fn lock_out(keeper: &Keeper) {
+    crate::app::rekey(&keeper.home, None).unwrap();
+    let mut other = Opened::open(&keeper.home).unwrap();
+    other.vault.rotate_data_keys(OldRuns::Stand).unwrap();
+    other.changed().unwrap();
+}
+
+#[test]
+fn a_new_master_key_between_two_steps_is_followed_and_loses_no_write() {
+    let directory = tempfile::tempdir().unwrap();
+    let keeper = keeper(directory.path());
+    let home = keeper.home.clone();
+    let mut seen = keeper.seen.lock();
+    let default = seen.spaces[0].name().clone();
+    // Before a write.
+    lock_out(&keeper);
+    let late: Name = "late".parse().unwrap();
+    seen.write(&home, &default, |vault| vault.agent_add(&late)).unwrap();
+    // Between two reads of one look.
+    let mut tries = 0;
+    let read = seen.with_its_key(&home, |vault| {
+        tries += 1;
+        let snapshots = vault.snapshots()?;
+        if tries == 1 {
+            lock_out(&keeper);
+        }
+        Ok((snapshots.len(), vault.journal_since(0)?.len()))
+    });
+    let (snapshots, journal) = read.unwrap();
+    assert!(snapshots == 1 && journal > 4 && tries == 2, "{snapshots} {journal} {tries}");
+    assert!(seen.read_vault(&home).unwrap() && seen.vault.agents().unwrap().len() == 1);
 }
 
 /// The keeper's home with a second workspace `b` in it, and an owner of that.

@@ -55,7 +55,9 @@ impl Keeper {
         let read = move |keeper: &Self| {
             let mut seen = keeper.seen.lock();
             seen.follow_file(&keeper.home)?;
-            let given = seen.vault.within(&workspace, |vault| vault.exchanged(&name, &lent))?;
+            let look =
+                |vault: &mut Vault| vault.within(&workspace, |vault| vault.exchanged(&name, &lent));
+            let given = seen.with_its_key(&keeper.home, look)?;
             Ok((lent, given))
         };
         let gone = || Failure::new("the thread that reads the vault has failed");
