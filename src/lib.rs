@@ -18,6 +18,7 @@ pub mod approval;
 pub mod audit;
 pub mod authn;
 pub mod catalog;
+pub mod ciphers;
 pub mod cli;
 pub mod config;
 pub mod credential;

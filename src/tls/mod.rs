@@ -19,8 +19,8 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 use std::time::SystemTime;
 
+use rustls::NamedGroup;
 use rustls::crypto::CryptoProvider;
-use rustls::{CipherSuite, NamedGroup};
 
 pub use accept::{AcceptError, Accepted, CaAlert, SniMatch, accept, ca_alert};
 pub use ca::{CaInfo, CaMaterial, CertificateAuthority};
@@ -34,25 +34,8 @@ pub use listener::{ListenerPem, ListenerStream, ListenerTls, client_certificate}
 
 use crate::record::Peer;
 
-/// The one provider of cryptography. Named here and passed explicitly, so that no process-wide
-/// default decides.
-///
-/// AES-128 comes before AES-256: both are out of reach, and with AES-256 the handshake hashes with
-/// SHA-384, for which few processors have instructions, which is an eighth of its cost.
-static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
-    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    provider.cipher_suites.sort_by_key(|suite| !is_aes_128(suite.suite()));
-    Arc::new(provider)
-});
-
-fn is_aes_128(suite: CipherSuite) -> bool {
-    matches!(
-        suite,
-        CipherSuite::TLS13_AES_128_GCM_SHA256
-            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
-            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256
-    )
-}
+static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+    LazyLock::new(|| Arc::new(crate::ciphers::provider()));
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
