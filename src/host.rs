@@ -374,6 +374,13 @@ impl HostPattern {
     }
 }
 
+/// Whether names right below this one are given to the public (publicsuffix.org): `com`, `co.uk`,
+/// `github.io`. What the list does not know is somebody's own, such as `internal`.
+#[must_use]
+pub fn is_public_suffix(name: &str) -> bool {
+    psl::suffix(name.as_bytes()).is_some_and(|s| s.is_known() && s.as_bytes() == name.as_bytes())
+}
+
 /// Matches label by label from the left. A host has at most 127 labels and a pattern few wildcards,
 /// so trying every split of `**` is bounded.
 fn match_labels<'a>(

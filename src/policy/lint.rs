@@ -15,7 +15,7 @@ use super::rule::{Agents, Rule};
 use crate::agent::Labels;
 use crate::credential::CredentialIndex;
 use crate::document::{Position, Source};
-use crate::host::Destination;
+use crate::host::{Destination, is_public_suffix};
 use crate::reference::Name;
 use eclipse::{Eclipse, Eclipses};
 use spots::{About, Spots};
@@ -342,12 +342,6 @@ fn wildcard(rule: &Rule, destination: &Destination, found: &mut impl FnMut(LintK
         let message = format!("anybody can have a host that {destination} names");
         found(LintKind::WildcardUnderPublicSuffix, message);
     }
-}
-
-/// Whether names right below this one are given to the public (publicsuffix.org): `com`, `co.uk`,
-/// `github.io`. What the list does not know is somebody's own, such as `internal`.
-fn is_public_suffix(name: &str) -> bool {
-    psl::suffix(name.as_bytes()).is_some_and(|s| s.is_known() && s.as_bytes() == name.as_bytes())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::fmt;
 
 use crate::agent::LabelsError;
 use crate::credential::{MIN_STAND_IN, Slot};
-use crate::host::{Destination, HostPattern, Scheme};
+use crate::host::{Destination, HostPattern, Scheme, is_public_suffix};
 use crate::reference::{self, Name};
 
 /// The fewest bytes of a secret, unless it is forced: shorter ones turn up in answers by chance, and
@@ -121,6 +121,8 @@ pub enum Invalid {
     Plaintext(Destination),
     /// A destination that anyone can have a host in.
     Unbound(Destination),
+    /// The same, below a name of the public suffix list.
+    Public(Destination),
     /// A credential without slots would enter nowhere.
     NoSlot,
     /// A destination or slot is there twice.
@@ -157,6 +159,11 @@ impl fmt::Display for Invalid {
             Self::Unbound(to) => write!(
                 f,
                 "anyone can have a host that matches {to}; name the hosts that the credential is for"
+            ),
+            Self::Public(to) => write!(
+                f,
+                "anyone can register a host that matches {to}, by the public suffix list; name the hosts that the \
+                 credential is for"
             ),
             Self::NoSlot => f.write_str("a credential needs at least one slot, such as --header"),
             Self::Twice(text) => write!(f, "'{text}' is there twice"),
@@ -219,6 +226,21 @@ fn is_bounded(host: &HostPattern) -> bool {
     }
     host.literal_suffix()
         .is_some_and(|suffix| suffix.contains('.') || PRIVATE_SUFFIXES.contains(&suffix.as_str()))
+}
+
+/// Names of the public suffix list under which nobody but their owner has hosts: they are there for cookies' sake.
+const OWNED_SUFFIXES: [&str; 1] = ["googleapis.com"];
+
+/// Whether no wildcard among these lies right below a name that the public registers hosts under, as
+/// `https://*.github.io` does: whoever gets there is told the secret.
+pub(super) fn owned(all: &[Destination]) -> Result<(), Invalid> {
+    let is_public = |to: &&Destination| {
+        let suffix = to.host.exact().is_none().then(|| to.host.literal_suffix()).flatten();
+        suffix.is_some_and(|suffix| {
+            is_public_suffix(&suffix) && !OWNED_SUFFIXES.contains(&suffix.as_str())
+        })
+    };
+    all.iter().find(is_public).map_or(Ok(()), |to| Err(Invalid::Public(to.clone())))
 }
 
 /// Whether each thing is there once, by its text.
@@ -333,6 +355,22 @@ mod tests {
         }
         for unbound in ["https://*", "https://*.com", "https://**.com", "https://api.*"] {
             assert!(matches!(check(unbound), Err(Invalid::Unbound(_))), "{unbound}");
+        }
+        for public in
+            ["*.vercel.app", "**.github.io", "*.s3.amazonaws.com", "*.co.uk", "*.workers.dev"]
+        {
+            let to = format!("https://{public}").parse().unwrap();
+            assert!(matches!(owned(&[to]), Err(Invalid::Public(_))), "{public}");
+        }
+        for owned_by_one in [
+            "*.googleapis.com",
+            "mine.github.io",
+            "*.mine.github.io",
+            "*.example.com",
+            "*.internal",
+        ] {
+            let to = format!("https://{owned_by_one}").parse().unwrap();
+            assert_eq!(owned(&[to]), Ok(()), "{owned_by_one}");
         }
         assert!(matches!(check("http://api.example.com"), Err(Invalid::Plaintext(_))));
         assert_eq!(destinations(&[]), Err(Invalid::NoDestination));

@@ -12,7 +12,7 @@ use super::keys::{DataKey, VaultId};
 use super::versions::Others;
 use super::{Action, Change, Vault, check, exchanged, values};
 pub use crate::credential::Tier;
-use crate::credential::{Credential, Properties, Slot};
+use crate::credential::{self, Credential, Properties, Slot};
 use crate::host::Destination;
 use crate::inject::Digest;
 use crate::reference::Name;
@@ -272,6 +272,10 @@ pub(super) fn insert_credential(
 pub(super) fn check_new(new: &NewCredential, secret: &Secret) -> Result<(), Fault> {
     check_secret(secret)?;
     check::destinations(&new.destinations)?;
+    // A signature says nothing of the key that it was made with, and each bucket of AWS is a host.
+    if !matches!(new.properties.kind, Some(credential::Kind::Aws(_))) {
+        check::owned(&new.destinations)?;
+    }
     check::slots(&new.slots)?;
     if let Some(stand_in) = &new.stand_in {
         check::stand_in(stand_in, &new.name)?;

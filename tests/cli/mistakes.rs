@@ -439,3 +439,28 @@ fn a_number_is_to_be_put_in_quotes_only_where_that_helps() {
         .refused(64, &["put it in quotes"]);
     check("version: 2\nrules: []\n").refused(64, &["version: has to be 1"]);
 }
+
+/// Whoever registers such a name would be sent the key by any agent whose rule says no host.
+#[test]
+fn a_credential_is_not_bound_to_what_anybody_can_register() {
+    let home = Home::new();
+    let add = |name: &str, to: &str, more: &[&str]| {
+        let args = ["credential", "add", name, "--to", to];
+        home.run_with(&[&args[..], more].concat(), b"a-secret-of-some-length")
+    };
+    let slot = ["--header", "X-Key: {secret}"];
+    for to in ["https://*.vercel.app", "https://**.github.io", "https://*.s3.amazonaws.com"] {
+        let ran = add("k", to, &slot);
+        assert_eq!(ran.code, 1, "{to}: {}", ran.err);
+        assert!(ran.err.contains(to) && ran.err.contains("name the hosts"), "{}", ran.err);
+    }
+    let list = home.ok(&["credential", "list"]);
+    assert!(!list.contains("vercel"), "{list}");
+    for (name, to) in [("one", "https://mine.vercel.app"), ("own", "https://*.googleapis.com")] {
+        assert_eq!(add(name, to, &slot).code, 0, "{to}");
+    }
+    let key = b"AKIAIOSFODNN7EXAMPLE:wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY";
+    let signs = ["credential", "add", "aws", "--kind", "aws", "--to", "https://*.s3.amazonaws.com"];
+    let ran = home.run_with(&signs, key);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+}
