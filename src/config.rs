@@ -388,7 +388,8 @@ pub struct Limits {
     /// `connections`: open at once. Default 10,000: two descriptors each, and 240 MiB if all are
     /// intercepted.
     pub connections: usize,
-    /// `connections_per_agent`. Default 2,000: a fleet under one token, but not the whole proxy.
+    /// `connections_per_agent`: of these, one agent's. Default 2,000: a fleet under one token, but not the
+    /// whole proxy.
     pub connections_per_agent: usize,
     /// `head_bytes`: of one request's head. Default 64 KiB: four times what nginx allows, because
     /// cookies and traces are long; far under what hurts.

@@ -5,10 +5,12 @@
 //! everything else here rests on.
 
 mod chunked;
+mod fields;
 mod head;
 mod spelling;
 
 pub use chunked::{Chunks, ChunksError, Piece, write_end, write_size};
+pub use fields::done_with;
 pub use head::{
     HeadError, Length, Limits, RequestHead, ResponseHead, Seen, read_request, read_response,
     write_fields, write_request_line, write_status_line,

@@ -10,6 +10,7 @@ use http::{
 };
 use httparse::Header;
 
+use super::fields::empty_fields;
 use super::spelling::Spelling;
 
 /// The fields of a head for which there is room on the stack; for another bound it is allocated.
@@ -451,7 +452,7 @@ fn length_of(value: &[u8]) -> Option<u64> {
 
 /// Fields in place of their texts; each value is a piece of the head.
 fn read_fields(head: &Bytes, parsed: &[Header<'_>]) -> Result<(HeaderMap, Framing), HeadError> {
-    let mut fields = HeaderMap::with_capacity(parsed.len());
+    let mut fields = empty_fields(parsed.len());
     let mut framing = Framing::default();
     for field in parsed {
         let name = HeaderName::from_bytes(field.name.as_bytes());

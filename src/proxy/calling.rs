@@ -98,8 +98,7 @@ impl<'a> Calling<'a> {
         let refused = |refusal| self.refused(ledger, refusal);
         let captures = Captures::of(self.gateway, &self.state, permit).map_err(refused)?;
         let opening =
-            Opening::new(self.gateway, self.route, &self.who, inbound, permit, agent_side)
-                .map_err(refused)?;
+            Opening::new(self.route, &self.who, inbound, permit, agent_side).map_err(refused)?;
         let watch = Watch::of(&self.route.caller, &self.who, inbound, permit);
         let (up, cut) = (body.uploaded(), &self.route.caller.cut);
         Ok((Way { captures, up, version: self.version, cut, watch }, opening))

@@ -36,8 +36,8 @@ pub(super) struct Route {
     destination: Arc<str>,
     /// The client's TLS named another host than its CONNECT: nothing in this tunnel is served.
     pub(super) other_name: bool,
-    /// What the agent's tunnel counts as; none outside of one.
-    pub(super) place: Option<Arc<Place>>,
+    /// What it counts as.
+    pub(super) place: Arc<Place>,
     /// Whom a socket that outlives its connection's HTTP has to listen to.
     pub(super) shutdown: Shutdown,
 }
@@ -47,7 +47,7 @@ impl Route {
         (caller, shutdown): (Caller, Shutdown),
         origin: Origin,
         other_name: bool,
-        place: Option<Arc<Place>>,
+        place: Arc<Place>,
     ) -> Self {
         let destination = origin.to_string().into();
         Self { caller, origin, destination, other_name, place, shutdown }

@@ -3,7 +3,7 @@
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
@@ -12,9 +12,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::Instant;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, timeout_at};
 
 use super::http1::{self, Refuse};
+use super::lobby::{Lobby, Visitor};
 use super::signal::{Bell, Signal};
 use super::stream::{Io, Stream};
 use super::tunnel::{AgentEnd, Left};
@@ -121,14 +123,15 @@ impl Shutdown {
     }
 
     /// Runs a task that is waited for, and cut off when the time for draining is over.
-    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         // In a box, because the future of a block has room for what it captured beside what it runs.
         let task = Cuttable { task: Box::pin(task), cut: self.abort.clone() };
         let alive = self.alive.clone();
-        tokio::spawn(async move {
+        let running = tokio::spawn(async move {
             task.await;
             drop(alive);
         });
+        running.abort_handle()
     }
 }
 
@@ -183,6 +186,7 @@ pub async fn serve(
 pub(super) struct Doorkeeper {
     /// As many connections as there may be at once, tunnels among them.
     free: Arc<Semaphore>,
+    lobby: Arc<Lobby>,
     full: Seldom,
     failing: Seldom,
     /// Whether it was said that connections could not be accepted, and not yet that they can.
@@ -193,26 +197,38 @@ impl Doorkeeper {
     pub(super) fn new(connections: usize) -> Self {
         Self {
             free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            lobby: Arc::default(),
             full: Seldom::default(),
             failing: Seldom::default(),
             told: AtomicBool::new(false),
         }
     }
 
-    /// A place for a connection. One over the limit waits here, and those behind it in the kernel's
-    /// queue; none is refused.
+    /// A place for a connection. Over the limit, whoever has long not said who it is makes room; where
+    /// there is nobody, one waits here, and those behind it in the kernel's queue; none is refused.
     async fn place(&self) -> OwnedSemaphorePermit {
-        let free = Arc::clone(&self.free);
-        if let Ok(place) = Arc::clone(&free).try_acquire_owned() {
+        if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
             return place;
         }
         if self.full.admits() {
-            tracing::warn!("limits.connections are open; new ones wait until one closes");
+            tracing::warn!(
+                "limits.connections are open; new ones wait until one closes, and those that do not \
+                 say who they are make room"
+            );
         }
-        // Invariant: the semaphore is never closed, so there is no error to wait behind.
-        match free.acquire_owned().await {
-            Ok(place) => place,
-            Err(_) => std::future::pending().await,
+        let mut free = pin!(Arc::clone(&self.free).acquire_owned());
+        loop {
+            // One goes for one that comes.
+            let again = match self.lobby.dismiss() {
+                Ok(()) => Instant::now() + SLOW_TO_GO,
+                Err(again) => again,
+            };
+            match timeout_at(again, free.as_mut()).await {
+                Ok(Ok(place)) => return place,
+                // Invariant: the semaphore is never closed, so there is no error to wait behind.
+                Ok(Err(_)) => std::future::pending().await,
+                Err(_) => {}
+            }
         }
     }
 
@@ -231,6 +247,9 @@ impl Doorkeeper {
         }
     }
 }
+
+/// A connection that was ended is gone within microseconds. When it is not, another one goes.
+const SLOW_TO_GO: Duration = Duration::from_millis(100);
 
 /// What is said again at most so often: often enough to be seen, too seldom to fill a disk.
 const SAY_EVERY: Duration = Duration::from_mins(1);
@@ -289,10 +308,14 @@ async fn admit(
     (accepted, peer): (Accepted, Peer),
     shutdown: &Shutdown,
 ) {
+    let lobby = Arc::clone(&gateway.doorkeeper.lobby);
     let place = gateway.doorkeeper.place().await;
+    let visitor = lobby.enter();
+    let number = visitor.number();
     let (gateway, entrance) = (Arc::clone(gateway), Arc::clone(entrance));
     let inner = shutdown.clone();
-    shutdown.spawn(connection(gateway, entrance, accepted, peer, place, inner));
+    let task = connection(gateway, entrance, (accepted, peer), (place, visitor), inner);
+    lobby.runs_in(number, shutdown.spawn(task));
 }
 
 /// How long the queue of a closing socket is emptied for. Under a steady stream of connections it is
@@ -324,16 +347,15 @@ const BACKOFF: [Duration; 4] = [
 async fn connection(
     gateway: Arc<Gateway>,
     entrance: Arc<Entrance>,
-    accepted: Accepted,
-    peer: Peer,
-    place: OwnedSemaphorePermit,
+    (accepted, peer): (Accepted, Peer),
+    (place, visitor): (OwnedSemaphorePermit, Visitor),
     shutdown: Shutdown,
 ) {
     let door = entrance.tls.as_ref().map(|tls| (tls, tls.generation()));
     match enter(&gateway, &entrance, accepted).await {
         Ok(io) => {
             let near = Near { peer, certificate: io.certificate(door).map(Arc::new) };
-            serve_front(gateway, Stream::new(io, place), near, shutdown).await;
+            serve_front(gateway, (Stream::new(io, place), visitor), near, shutdown).await;
         }
         Err(error) => tracing::debug!(%peer, %error, "no TLS with the agent at the door"),
     }
@@ -354,7 +376,12 @@ async fn enter(gateway: &Gateway, entrance: &Entrance, accepted: Accepted) -> io
     }
 }
 
-async fn serve_front(gateway: Arc<Gateway>, stream: Stream, near: Near, shutdown: Shutdown) {
+async fn serve_front(
+    gateway: Arc<Gateway>,
+    (stream, visitor): (Stream, Visitor),
+    near: Near,
+    shutdown: Shutdown,
+) {
     let since = Instant::now();
     let peer = near.peer;
     let limits = gateway.limits;
@@ -364,7 +391,7 @@ async fn serve_front(gateway: Arc<Gateway>, stream: Stream, near: Near, shutdown
     };
     let cut = stream.cut();
     let answer = async |request, outlet| {
-        let end = AgentEnd { outlet, cut: cut.clone() };
+        let end = AgentEnd { outlet, cut: cut.clone(), visitor: &visitor };
         tunnel::front(&gateway, &near, &shutdown, request, &end).await
     };
     // Clients without a tunnel end their side when they have asked.

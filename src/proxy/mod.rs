@@ -31,6 +31,7 @@ mod interim;
 mod ledger;
 mod linger;
 mod listener;
+mod lobby;
 mod queue;
 mod refusal;
 mod retry;
@@ -140,7 +141,7 @@ pub trait Refresh: Send + Sync {
 pub struct Limits {
     /// Connections from agents, open at once.
     pub connections: usize,
-    /// Tunnels of one agent, open at once.
+    /// Of these, those of one agent.
     pub connections_per_agent: usize,
     /// Bytes of a request's head.
     pub head_bytes: usize,

@@ -93,10 +93,8 @@ impl Opening {
     /// None for a request that asks for no WebSocket.
     ///
     /// # Errors
-    /// `upgrade-refused` where a token is to be taken out of the answer; `overloaded` outside of a
-    /// tunnel, for an agent that has as many open as it may.
+    /// `upgrade-refused` where a token is to be taken out of the answer.
     pub(super) fn new(
-        gateway: &Arc<Gateway>,
         route: &Route,
         who: &Arc<Identity>,
         inbound: &InboundRequest,
@@ -110,19 +108,13 @@ impl Opening {
             return Err(Refusal::with_detail(Code::UpgradeRefused, detail));
         }
         let caller = route.caller.clone();
-        let place = if let Some(place) = &route.place {
-            Arc::clone(place)
-        } else {
-            let limit = gateway.limits.connections_per_agent;
-            Arc::new(caller.workspace.place(&caller.identity.agent, limit)?)
-        };
         Ok(Some(Self {
             handshake,
             standing: Standing::new(who, inbound, permit),
             caller,
             // There is one with every request that has an Upgrade or is a CONNECT.
             agent_side: agent_side.ok_or_else(|| Refusal::new(Code::Internal))?,
-            place,
+            place: Arc::clone(&route.place),
             shutdown: route.shutdown.clone(),
             messages: None,
             known: Box::default(),

@@ -18,11 +18,13 @@ use super::inside::serve_inside;
 use super::interim::Outlet;
 use super::ledger::{Ledger, Uploaded};
 use super::listener::Shutdown;
+use super::lobby::Visitor;
 use super::stream::{Cut, Stream};
 use super::{Caller, Gateway, Near, Place, State, Workspace, refusal, unix_now};
 use crate::agent::{Context, Identity};
 use crate::authn::{self, Credentials, Denied, Shown};
 use crate::host::{Authority, Host, Origin, Scheme};
+use crate::inject;
 use crate::metrics::{Failure, TunnelKind};
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::{Meters, TunnelDecision};
@@ -40,9 +42,10 @@ pub(super) struct Left {
 }
 
 /// What a request on the proxy port can do to its connection beside answering.
-pub(super) struct AgentEnd {
+pub(super) struct AgentEnd<'a> {
     pub(super) outlet: Outlet,
     pub(super) cut: Cut,
+    pub(super) visitor: &'a Visitor,
 }
 
 /// Answers one request on the proxy port.
@@ -51,7 +54,7 @@ pub(super) async fn front(
     near: &Near,
     shutdown: &Shutdown,
     mut request: Request<Incoming>,
-    end: &AgentEnd,
+    end: &AgentEnd<'_>,
 ) -> Response<Body> {
     let target = match target(&request) {
         Ok(target) => target,
@@ -86,6 +89,18 @@ pub(super) async fn front(
         ledger.refuse(&caller.state(), &refusal, &[]);
         return refusal::respond(&refusal, ledger.id);
     }
+    let place = match end.visitor.is_of(&caller, gateway.limits.connections_per_agent) {
+        Ok(place) => place,
+        Err(refused) => {
+            let mut ledger = Ledger::new(gateway, &caller, &target.into_origin());
+            // What else a method may be was not looked at yet.
+            if request.method() == http::Method::CONNECT {
+                ledger.asked("CONNECT", None);
+            }
+            ledger.refuse(&caller.state(), &refused, &[]);
+            return refusal::respond(&refused, ledger.id);
+        }
+    };
     match target {
         Target::Connect(authority) => {
             // There is one with every CONNECT.
@@ -93,11 +108,11 @@ pub(super) async fn front(
                 let id = super::request_id();
                 return refusal::respond(&Refusal::new(Code::Internal), id);
             };
-            connect(gateway, caller, authority, handed, shutdown.clone()).await
+            connect(gateway, (caller, place), authority, handed, shutdown.clone()).await
         }
         Target::Absolute(origin) => {
             let shutdown = shutdown.clone();
-            let route = Route::new((caller, shutdown), origin, false, None);
+            let route = Route::new((caller, shutdown), origin, false, place);
             // Boxed: most of these connections become tunnels, and would carry the room for it.
             Box::pin(exchange(gateway, &route, request, &end.outlet)).await
         }
@@ -125,6 +140,14 @@ impl Target {
         match self {
             Self::Connect(authority) => authority.to_string(),
             Self::Absolute(origin) => origin.to_string(),
+        }
+    }
+
+    /// As records name it.
+    fn into_origin(self) -> Origin {
+        match self {
+            Self::Connect(authority) => Origin { scheme: Scheme::Https, authority },
+            Self::Absolute(origin) => origin,
         }
     }
 
@@ -292,23 +315,12 @@ pub(super) fn unreadable(gateway: &Arc<Gateway>, near: &Near, code: Code) -> Res
 
 async fn connect(
     gateway: &Arc<Gateway>,
-    caller: Caller,
+    (caller, place): (Caller, Arc<Place>),
     authority: Authority,
     handed: Handed<Left>,
     shutdown: Shutdown,
 ) -> Response<Body> {
     let state = caller.state();
-    let limit = gateway.limits.connections_per_agent;
-    let place = match caller.workspace.place(&caller.identity.agent, limit) {
-        Ok(place) => place,
-        Err(refused) => {
-            let origin = Origin { scheme: Scheme::Https, authority };
-            let mut ledger = Ledger::new(gateway, &caller, &origin);
-            ledger.asked("CONNECT", None);
-            ledger.refuse(&state, &refused, &[]);
-            return refusal::respond(&refused, ledger.id);
-        }
-    };
     match state.policy.tunnel(&caller.identity, &authority, &state.credentials, unix_now()) {
         TunnelDecision::Opaque { rule, meters, refuse_unusual } => {
             let by = (&rule, &meters, refuse_unusual);
@@ -359,7 +371,9 @@ async fn open_opaque(
         .map_err(|refusal| refused(&ledger, refusal.by(rule)))?;
     let recorded =
         ledger.permit(authority, &state, rule, &[]).map_err(|refusal| refused(&ledger, refusal))?;
-    match gateway.upstream().tunnel(recorded).await {
+    let (workspace, agent) = (caller.workspace.name().as_str(), caller.identity.agent.as_str());
+    let asker = inject::principal(workspace, agent, &[]);
+    match gateway.upstream().tunnel(recorded, &asker).await {
         Ok(upstream) => Ok((upstream, ledger)),
         Err(refused) => {
             ledger.failed(&refused, 0);
@@ -439,7 +453,7 @@ fn no_longer(state: &State, caller: &Caller, authority: &Authority) -> Option<Co
 struct Inner {
     caller: Caller,
     authority: Authority,
-    place: Place,
+    place: Arc<Place>,
     shutdown: Shutdown,
 }
 
@@ -447,7 +461,7 @@ impl Inner {
     fn route(self, scheme: Scheme, other_name: bool) -> Route {
         let Self { caller, authority, place, shutdown } = self;
         let origin = Origin { scheme, authority };
-        Route::new((caller, shutdown), origin, other_name, Some(Arc::new(place)))
+        Route::new((caller, shutdown), origin, other_name, place)
     }
 }
 

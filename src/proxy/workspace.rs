@@ -126,13 +126,13 @@ impl Workspace {
         })
     }
 
-    /// A place for one more tunnel of `agent`; none when it has as many as it may.
+    /// A place for one more connection of `agent`; none when it has as many as it may.
     pub(super) fn place(self: &Arc<Self>, agent: &Name, limit: usize) -> Result<Place, Refusal> {
         let mut open = self.tunnels.entry(agent.clone()).or_insert(0);
         if *open >= limit {
             return Err(Refusal::with_detail(
                 Code::Overloaded,
-                format!("This agent has {limit} tunnels open, which is as many as it may"),
+                format!("This agent has {limit} connections open, which is as many as it may"),
             ));
         }
         *open += 1;
@@ -178,6 +178,13 @@ impl std::fmt::Debug for Workspace {
 pub(super) struct Place {
     workspace: Arc<Workspace>,
     agent: Name,
+}
+
+impl Place {
+    /// Whether it is one of the caller's.
+    pub(super) fn is_of(&self, caller: &super::Caller) -> bool {
+        self.agent == caller.identity.agent && Arc::ptr_eq(&self.workspace, &caller.workspace)
+    }
 }
 
 impl Drop for Place {

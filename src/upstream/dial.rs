@@ -153,18 +153,19 @@ pub(super) struct Dialer {
 }
 
 impl Dialer {
-    /// Resolves, vets and connects.
+    /// Resolves on behalf of `asker`, vets and connects.
     pub(super) async fn dial(
         &self,
         target: &Authority,
         vetting: Vetting,
+        asker: &str,
     ) -> Result<TcpStream, Refusal> {
         // No authority that was parsed has it; an address with port 0 means something else everywhere.
         if target.port == 0 {
             return Err(Refusal::with_detail(Code::BadRequest, "port 0 is no port"));
         }
         let deadline = Instant::now() + self.timeout;
-        let addresses = self.resolve(target, deadline).await?;
+        let addresses = self.resolve(target, deadline, asker).await?;
         self.vet(target, &addresses, vetting)?;
         let first_is_v6 = addresses.first().is_some_and(SocketAddr::is_ipv6);
         let mixed = addresses.iter().any(|address| address.is_ipv6() != first_is_v6);
@@ -190,8 +191,8 @@ impl Dialer {
     pub(super) async fn vet_behind_proxy(
         &self,
         target: &Authority,
-        vetting: Vetting,
-        names: Names,
+        (vetting, names): (Vetting, Names),
+        asker: &str,
     ) -> Result<(), Refusal> {
         match (&target.host, vetting, names) {
             // RFC 6761 section 6.3: always the machine itself, here the proxy's.
@@ -203,7 +204,8 @@ impl Dialer {
             }
             _ => {}
         }
-        let addresses = self.resolve(target, Instant::now() + self.timeout).await;
+        let deadline = Instant::now() + self.timeout;
+        let addresses = self.resolve(target, deadline, asker).await;
         let addresses = addresses.map_err(|refusal| {
             let why =
                 "; where only the proxy can resolve names, set vet_names: false beside its url";
@@ -216,13 +218,15 @@ impl Dialer {
         &self,
         target: &Authority,
         deadline: Instant,
+        asker: &str,
     ) -> Result<Vec<SocketAddr>, Refusal> {
         let name = match &target.host {
             Host::Address(ip) => return Ok(vec![SocketAddr::new(*ip, target.port)]),
             Host::Name(name) => name,
         };
         let host = &target.host;
-        let why = match timeout_at(deadline, self.resolver.resolve(name, target.port)).await {
+        let resolving = self.resolver.resolve(name, target.port, asker);
+        let why = match timeout_at(deadline, resolving).await {
             Ok(Ok(addresses)) if !addresses.is_empty() => {
                 return Ok(addresses.into_iter().map(|a| with_port(a, target.port)).collect());
             }
@@ -383,7 +387,7 @@ mod tests {
     struct Fixed(Vec<&'static str>, AtomicUsize);
 
     impl Resolve for Fixed {
-        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16, _: &'a str) -> Resolving<'a> {
             self.1.fetch_add(1, Ordering::Relaxed);
             let addresses = self.0.iter().map(|a| socket(a)).collect();
             Box::pin(async move { Ok(addresses) })
@@ -393,7 +397,7 @@ mod tests {
     struct Silent;
 
     impl Resolve for Silent {
-        fn resolve<'a>(&'a self, _: &'a str, _: u16) -> Resolving<'a> {
+        fn resolve<'a>(&'a self, _: &'a str, _: u16, _: &'a str) -> Resolving<'a> {
             Box::pin(std::future::pending())
         }
     }
@@ -421,7 +425,7 @@ mod tests {
     }
 
     async fn code(dialer: &Dialer, target: &str, vetting: Vetting) -> Code {
-        let dialled = dialer.dial(&authority(target), vetting).await;
+        let dialled = dialer.dial(&authority(target), vetting, "a").await;
         dialled.map(|_| ()).unwrap_err().code
     }
 
@@ -461,14 +465,14 @@ mod tests {
         let mut dialer = answer(&["[::1]:1", "127.0.0.1:1"]);
         dialer.timeout = Duration::from_secs(10);
         // Nobody listens on the first.
-        dialer.dial(&target, Vetting::Operator).await.unwrap();
+        dialer.dial(&target, Vetting::Operator, "a").await.unwrap();
         assert!(dialer.other_family.is_better(&target));
-        dialer.dial(&target, Vetting::Operator).await.unwrap();
+        dialer.dial(&target, Vetting::Operator, "a").await.unwrap();
         assert!(dialer.other_family.is_better(&target), "it was not the first that won");
         // Where the resolver puts the other first, there is nothing to remember.
         let mut other = answer(&["127.0.0.1:1", "[::1]:1"]);
         other.timeout = Duration::from_secs(10);
-        other.dial(&target, Vetting::Operator).await.unwrap();
+        other.dial(&target, Vetting::Operator, "a").await.unwrap();
         assert!(!other.other_family.is_better(&target));
         let order = interleave(vec![socket("[::1]:1"), socket("127.0.0.1:1")], false);
         assert_eq!(order, [socket("127.0.0.1:1"), socket("[::1]:1")]);
@@ -497,7 +501,7 @@ mod tests {
     async fn port_0_is_refused() {
         let mut target = authority("a.test:1");
         target.port = 0;
-        let refused = answer(&["8.8.8.8:0"]).dial(&target, Vetting::Guarded).await;
+        let refused = answer(&["8.8.8.8:0"]).dial(&target, Vetting::Guarded, "a").await;
         assert_eq!(refused.map(|_| ()).unwrap_err().code, Code::BadRequest);
     }
 
@@ -505,7 +509,7 @@ mod tests {
     async fn the_resolver_does_not_choose_the_port() {
         let dialer = answer(&["8.8.8.8:22"]);
         let found =
-            dialer.resolve(&authority("a.test:443"), Instant::now() + STAGGER).await.unwrap();
+            dialer.resolve(&authority("a.test:443"), Instant::now() + STAGGER, "a").await.unwrap();
         assert_eq!(found, [socket("8.8.8.8:443")]);
     }
 

@@ -129,8 +129,8 @@ impl Default for Settings {
 pub struct Call<'a> {
     /// Scheme, host and port. The certificate must be for this host.
     pub origin: &'a Origin,
-    /// Who sends and with which credentials: agent, credential versions. Only compared. Connections
-    /// are never shared between two of them.
+    /// Who sends, and after a `+` with what: agent, credential versions. Connections are never shared
+    /// between two of them; names are looked up in the places of who sends.
     pub principal: &'a Arc<str>,
     /// The rule's own time for the head of the answer, in place of [`Timeouts::response`].
     pub response_timeout: Option<Duration>,
@@ -151,11 +151,15 @@ pub struct Call<'a> {
 struct Way<'a> {
     route: &'a Route,
     certificate: Option<&'a Secret>,
+    /// On whose behalf.
+    asker: &'a str,
 }
 
 impl<'a> Way<'a> {
     fn of(route: &'a Route, call: &Call<'a>) -> Self {
-        Self { route, certificate: call.certificate }
+        let principal = &**call.principal;
+        let asker = principal.split_once('+').map_or(principal, |(asker, _)| asker);
+        Self { route, certificate: call.certificate, asker }
     }
 }
 
@@ -399,13 +403,13 @@ impl Upstream {
         &self,
         origin: &Origin,
         principal: &Arc<str>,
-        Way { route, certificate, .. }: Way<'_>,
+        Way { route, certificate, asker }: Way<'_>,
         offer: Offer,
     ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
         let target = &origin.authority;
         let start = Instant::now();
-        let transport = self.connect(target, route).await?;
+        let transport = self.connect(target, route, asker).await?;
         timing.connect = Some(start.elapsed());
         let stream = match origin.scheme {
             Scheme::Http => Stream::Plain(transport),
@@ -424,12 +428,18 @@ impl Upstream {
         Ok((stream, timing))
     }
 
-    async fn connect(&self, target: &Authority, route: &Route) -> Result<Transport, Refusal> {
+    async fn connect(
+        &self,
+        target: &Authority,
+        route: &Route,
+        asker: &str,
+    ) -> Result<Transport, Refusal> {
         let (address, vetting) = route.dial(target);
         let Some(proxy) = &route.proxy else {
-            return self.dialer.dial(address, vetting).await.map(Transport::Tcp);
+            return self.dialer.dial(address, vetting, asker).await.map(Transport::Tcp);
         };
         let (dialer, logins) = (&self.dialer, &*self.logins);
+        let dialer = (dialer, asker);
         proxy.tunnel(address, vetting, dialer, self.timeouts.tls, logins).await
     }
 
@@ -475,15 +485,19 @@ impl Upstream {
         Ok(Response::from_parts(parts, body))
     }
 
-    /// Connects for an opaque tunnel: the same resolving, vetting, overrides and self-check as for a
-    /// request, and then bytes are the caller's.
+    /// Connects for an opaque tunnel of `asker`: the same resolving, vetting, overrides and self-check as
+    /// for a request, and then bytes are the caller's.
     ///
     /// # Errors
     /// A [`Refusal`] with the code of what failed.
-    pub async fn tunnel(&self, target: Recorded<Authority>) -> Result<Transport, Refusal> {
+    pub async fn tunnel(
+        &self,
+        target: Recorded<Authority>,
+        asker: &str,
+    ) -> Result<Transport, Refusal> {
         let target = target.into_inner();
         let route = self.routes.find(&target.host);
-        self.connect(&target, route).await
+        self.connect(&target, route, asker).await
     }
 
     /// Also knows of the connections of the one before it, which live on until their last answer.

@@ -137,18 +137,18 @@ impl NextProxy {
         }
     }
 
-    /// A tunnel to `target`. What can be known here of where that leads is checked meanwhile.
+    /// A tunnel to `target`, for the asker. What can be known here of where that leads is checked meanwhile.
     pub(super) async fn tunnel(
         &self,
         target: &Authority,
         vetting: Vetting,
-        dialer: &Dialer,
+        (dialer, asker): (&Dialer, &str),
         handshake: Duration,
         logins: &dyn Logins,
     ) -> Result<Transport, Refusal> {
         let (mut transport, ()) = tokio::try_join!(
-            self.reach(target, dialer, handshake),
-            dialer.vet_behind_proxy(target, vetting, self.names),
+            self.reach(target, (dialer, asker), handshake),
+            dialer.vet_behind_proxy(target, (vetting, self.names), asker),
         )?;
         timeout(dialer.timeout, self.ask(&mut transport, target, logins)).await.map_err(
             |_| {
@@ -163,7 +163,7 @@ impl NextProxy {
     async fn reach(
         &self,
         target: &Authority,
-        dialer: &Dialer,
+        (dialer, asker): (&Dialer, &str),
         handshake: Duration,
     ) -> Result<Transport, Refusal> {
         let on_the_way = |refusal: Refusal| Refusal {
@@ -172,7 +172,7 @@ impl NextProxy {
         };
         let authority = &self.origin.authority;
         let address = self.address.as_ref().unwrap_or(authority);
-        let tcp = dialer.dial(address, Vetting::Operator).await.map_err(on_the_way)?;
+        let tcp = dialer.dial(address, Vetting::Operator, asker).await.map_err(on_the_way)?;
         if self.origin.scheme == Scheme::Http {
             return Ok(Transport::Tcp(tcp));
         }

@@ -64,6 +64,76 @@ fn an_agent_has_so_many_tunnels_and_no_more() {
     eventually("room for one more", PATIENCE, || (more().status == 200).then_some(()));
 }
 
+/// A connection is an agent's from its first request to its end, also without a tunnel.
+#[test]
+fn an_agent_has_so_many_connections_without_a_tunnel_too() {
+    let world =
+        World::with(BEARER, canary(), |home, _| home.set("limits.connections_per_agent: 3"));
+    let other = world.home.agent("other");
+    let absolute = |agent: &Agent| {
+        let authorization = agent.authorization();
+        format!(
+            "GET http://api.test/v1/x HTTP/1.1\r\nHost: api.test\r\nProxy-Authorization: {authorization}\r\n\r\n"
+        )
+    };
+    let mut wires: Vec<Wire> = (0..3).map(|_| world.serve.wire()).collect();
+    for wire in wires.iter_mut().flat_map(|wire| [0, 1].map(|_| wire.ask(absolute(&world.agent)))) {
+        // Nothing is there, which is a matter of its own.
+        assert_ne!(wire.problem(), "overloaded");
+    }
+    let mut fourth = world.serve.wire();
+    for _ in 0..2 {
+        let answer = fourth.ask(absolute(&world.agent));
+        assert_eq!((answer.status, &*answer.problem()), (503, "overloaded"));
+    }
+    let connect = connect("api.test:443", &world.agent.authorization());
+    assert_eq!(fourth.ask(&connect).problem(), "overloaded");
+    assert_ne!(fourth.ask(absolute(&other)).problem(), "overloaded");
+    assert_eq!(fourth.ask(absolute(&world.agent)).problem(), "overloaded");
+    // Who has a place has it for a tunnel as well.
+    assert_eq!(wires[0].ask(&connect).status, 200);
+    wires.pop();
+    eventually("room for one more", PATIENCE, || {
+        (world.serve.wire().ask(&connect).status == 200).then_some(())
+    });
+    let records = world.home.audit_now();
+    let refused = records.iter().filter(|record| record["code"] == "overloaded");
+    assert!(refused.count() >= 4);
+}
+
+/// Whoever reaches the port can open connections and say nothing. Each has a second; then it makes room.
+#[test]
+fn connections_that_do_not_say_whose_they_are_make_room() {
+    let world = World::with(BEARER, canary(), |home, _| home.set("limits.connections: 4"));
+    let mut tunnel = world.tunnel();
+    let mut said = String::from("CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n");
+    let silent = world.serve.wire();
+    let mut half = world.serve.wire();
+    half.send(&said);
+    let mut unknown = world.serve.wire();
+    said.push_str("Proxy-Authorization: Bearer nobody\r\n\r\n");
+    assert_eq!(unknown.ask(&said).status, 407);
+    let begun = std::time::Instant::now();
+    let mut open = vec![];
+    for (name, mut gone) in [("silent", silent), ("half", half), ("unknown", unknown)] {
+        let wire = world.tunnel();
+        assert_eq!(gone.until_closed(), b"", "{name}");
+        assert!(gone.try_send(b"x").is_err() || gone.until_closed().is_empty(), "{name}");
+        open.push(wire);
+    }
+    // Long before the time for a head, which is what ends them where there is room.
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    // Who has said who it is stays.
+    for wire in open.iter_mut().chain([&mut tunnel]) {
+        assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);
+    }
+    let mut fifth = world.serve.wire();
+    fifth.send(connect("api.test:443", &world.agent.authorization()));
+    assert!(fifth.is_silent(Duration::from_secs(2)));
+    drop(tunnel);
+    assert_eq!(fifth.answer_to("CONNECT").status, 200);
+}
+
 /// A place is held as long as the socket is open, also when the HTTP layer has let go of it.
 #[test]
 fn there_are_so_many_connections_in_all_and_the_others_wait() {

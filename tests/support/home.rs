@@ -148,10 +148,11 @@ impl Home {
         let mut sections: BTreeMap<&str, Vec<String>> = BTreeMap::new();
         let mut add = |section, line: String| sections.entry(section).or_default().push(line);
         let settings = self.settings.lock();
-        if !settings.iter().any(|setting| setting.starts_with("proxy.listen")) {
-            add("proxy", "listen: 127.0.0.1:0".to_owned());
+        for section in ["proxy", "ops"] {
+            if !settings.iter().any(|setting| setting.starts_with(&format!("{section}.listen"))) {
+                add(section, "listen: 127.0.0.1:0".to_owned());
+            }
         }
-        add("ops", "listen: 127.0.0.1:0".to_owned());
         if !settings.iter().any(|setting| setting.starts_with("log.level")) {
             add("log", "level: trace".to_owned());
         }

@@ -7,6 +7,7 @@
 // Each test binary uses its own part of the harness.
 #![allow(dead_code, unreachable_pub, unused_imports, clippy::format_collect)]
 
+mod apart;
 mod authority;
 mod aws;
 mod clock;
@@ -29,6 +30,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
+pub use apart::apart;
 pub use authority::{Authority, Issued};
 pub use aws::Aws;
 pub use clock::Clock;

@@ -38,7 +38,7 @@ struct Loopback {
 }
 
 impl Resolve for Loopback {
-    fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolving<'a> {
+    fn resolve<'a>(&'a self, _: &'a str, port: u16, _: &'a str) -> Resolving<'a> {
         let first = self.asked.fetch_add(1, Ordering::SeqCst) == 0;
         let loopback = SocketAddr::from(([127, 0, 0, 1], port));
         let answer = self.then.filter(|_| !first).unwrap_or(loopback);
@@ -985,7 +985,7 @@ mod addresses {
             ["127.0.0.1", "[::ffff:127.0.0.1]", "0.0.0.0", "[::]", "[::127.0.0.1]", "any.test"]
         {
             let target = Authority::parse(host, Some(port)).unwrap();
-            let refusal = upstream.tunnel(recorded(target)).await.unwrap_err();
+            let refusal = upstream.tunnel(recorded(target), "a").await.unwrap_err();
             assert_eq!(refusal.code, Code::AddressForbidden, "{host}");
         }
         assert_eq!(origin.connections(), 0);
@@ -1016,7 +1016,7 @@ mod addresses {
     struct All(&'static [&'static str]);
 
     impl Resolve for All {
-        fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolving<'a> {
+        fn resolve<'a>(&'a self, _: &'a str, port: u16, _: &'a str) -> Resolving<'a> {
             let addresses = self.0.iter().map(|ip| (ip.parse::<IpAddr>().unwrap(), port).into());
             let addresses = addresses.collect();
             Box::pin(async move { Ok(addresses) })
@@ -1036,7 +1036,7 @@ mod addresses {
         const REFUSING: usize = 20;
         struct Many;
         impl Resolve for Many {
-            fn resolve<'a>(&'a self, _: &'a str, port: u16) -> Resolving<'a> {
+            fn resolve<'a>(&'a self, _: &'a str, port: u16, _: &'a str) -> Resolving<'a> {
                 let last = [127, 0, 0, 1];
                 let refusing = (1..=REFUSING).map(|n| [127, 0, 1, u8::try_from(n).unwrap()]);
                 let all = refusing.chain([last]).map(|ip| (ip, port).into()).collect();
@@ -1127,7 +1127,7 @@ mod addresses {
     #[tokio::test]
     async fn a_connection_has_no_delay_and_is_kept_alive() {
         let origin = canary().await;
-        let stream = upstream().tunnel(recorded(authority(origin.address))).await;
+        let stream = upstream().tunnel(recorded(authority(origin.address)), "a").await;
         let Transport::Tcp(stream) = stream.unwrap() else { panic!("no socket") };
         assert!(stream.nodelay().unwrap());
         assert!(rustix::net::sockopt::socket_keepalive(&stream).unwrap());
@@ -1180,7 +1180,7 @@ mod addresses {
         })
         .unwrap();
         let target = Authority::parse("any.test:443", None).unwrap();
-        let refusal = upstream.tunnel(recorded(target)).await.unwrap_err();
+        let refusal = upstream.tunnel(recorded(target), "a").await.unwrap_err();
         assert_eq!(refusal.code, Code::Loop);
         assert_eq!(own.connections(), 0);
     }
@@ -1188,7 +1188,7 @@ mod addresses {
     #[tokio::test]
     async fn a_tunnel_is_dialled_like_a_request() {
         let origin = canary().await;
-        let stream = upstream().tunnel(recorded(authority(origin.address))).await;
+        let stream = upstream().tunnel(recorded(authority(origin.address)), "a").await;
         let Transport::Tcp(stream) = stream.unwrap() else { panic!("no socket") };
         assert_eq!(stream.peer_addr().unwrap(), origin.address);
     }

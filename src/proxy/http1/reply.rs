@@ -14,7 +14,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::super::body::Body;
 use super::super::date;
 use super::wire::{Out, Owner};
-use crate::http1::{RequestHead, Spelling, write_end, write_fields, write_size, write_status_line};
+use crate::http1::{
+    RequestHead, Spelling, done_with, write_end, write_fields, write_size, write_status_line,
+};
 use crate::request::strip_trailers;
 
 /// What is no longer than this goes out with what stands before it; a copy costs less than another piece.
@@ -313,4 +315,5 @@ fn write_head(
         out.extend_from_slice(b"\r\n");
     }
     out.extend_from_slice(b"\r\n");
+    done_with(head.headers);
 }

@@ -3,13 +3,14 @@
 //! Pieces are handed on as they were read, without a copy. What waits for more holds no memory.
 
 use std::io;
-use std::pin::pin;
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
-use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
 
 use super::super::body::BodyError;
 use super::super::interim::Hearing;
@@ -166,16 +167,14 @@ impl Incoming {
         wire: &mut (impl AsyncRead + Unpin),
         cx: &mut Context<'_>,
     ) -> Poll<io::Result<usize>> {
-        if self.buffer.capacity() - self.buffer.len() < self.next {
-            self.buffer.reserve(self.next);
-        }
-        let mut room = (&mut self.buffer).limit(self.next);
-        let read = pin!(wire.read_buf(&mut room)).poll(cx)?;
-        let Poll::Ready(read) = read else {
-            if self.buffer.is_empty() {
-                self.buffer = BytesMut::new();
+        let read = match self.poll_read_into(wire, cx)? {
+            Poll::Ready(read) => read,
+            Poll::Pending => {
+                if self.buffer.is_empty() {
+                    self.buffer = BytesMut::new();
+                }
+                return Poll::Pending;
             }
-            return Poll::Pending;
         };
         let less = read < self.next / 2;
         if read >= self.next {
@@ -185,6 +184,26 @@ impl Incoming {
         }
         self.less = less;
         Poll::Ready(Ok(read))
+    }
+
+    fn poll_read_into(
+        &mut self,
+        wire: &mut (impl AsyncRead + Unpin),
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<usize>> {
+        if self.buffer.is_empty() && self.next == READ.0 {
+            // Most answers are one short piece: by way of the stack, they take the memory that they need.
+            let mut space = [MaybeUninit::<u8>::uninit(); READ.0];
+            let mut first = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(wire).poll_read(cx, &mut first))?;
+            self.buffer = BytesMut::from(first.filled());
+            return Poll::Ready(Ok(self.buffer.len()));
+        }
+        if self.buffer.capacity() - self.buffer.len() < self.next {
+            self.buffer.reserve(self.next);
+        }
+        let mut room = (&mut self.buffer).limit(self.next);
+        pin!(wire.read_buf(&mut room)).poll(cx)
     }
 
     /// Whether all of it has been handed on.

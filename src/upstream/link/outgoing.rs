@@ -16,7 +16,7 @@ use http_body::{Body, Frame};
 use tokio::io::AsyncWrite;
 
 use super::super::body::RequestBody;
-use crate::http1::{Spelling, write_end, write_fields, write_request_line, write_size};
+use crate::http1::{Spelling, done_with, write_end, write_fields, write_request_line, write_size};
 use crate::request::one_length;
 
 /// The longest piece that is copied behind what goes before it. A longer one costs less where it lies.
@@ -63,6 +63,7 @@ impl Outgoing {
         let (mut parts, body) = request.into_parts();
         let end = end_of(&mut parts.headers, &body)?;
         let outbox = Outbox::new(&parts, &body);
+        done_with(parts.headers);
         Some(Self { body, end, outbox })
     }
 
