@@ -492,6 +492,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Source<B> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use data_encoding::HEXLOWER;
     use flate2::Compression;
     use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
     use proptest::prelude::*;
@@ -668,10 +669,19 @@ pub(super) mod tests {
         (Coding::Zstd, "zstd"),
     ];
 
+    /// 64 MiB of zeros, as the reference encoder has them.
+    const BROTLI_ZEROS: &str = "cbffff3ff82700e2b14020f7fe8fffff7ff04f00c4611180eefd1fffffffe09f0088c30200ddfb3ff\
+                                effffc13f0110870500baf77ffcffff837f02200e0b0074effff8ffff07ff04401c1600e8defff1ff\
+                                ff0ffe0980382c00d0bdffcbffff3ffc1300715800a07bff07";
+
     #[test]
     fn a_bomb_ends_while_it_is_small() {
         let zeros = vec![0; 64 * 1024 * 1024];
-        for (coding, coded) in [(Coding::Gzip, gzip(&zeros)), (Coding::Zstd, zstd(&zeros))] {
+        for (coding, coded) in [
+            (Coding::Gzip, gzip(&zeros)),
+            (Coding::Zstd, zstd(&zeros)),
+            (Coding::Brotli, HEXLOWER.decode(BROTLI_ZEROS.as_bytes()).unwrap()),
+        ] {
             let mut decoder = Decoder::new(&[coding]);
             decoder.feed(coded.clone().into());
             let mut seen = 0;

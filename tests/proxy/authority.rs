@@ -3,6 +3,9 @@
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{EchConfig, EchGreaseConfig, EchMode};
+use rustls::crypto::hpke::Hpke as _;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 
@@ -96,6 +99,41 @@ fn the_tls_handshake_names_the_host_or_nothing() {
     // The leaf is for the CONNECT target, so a client that verifies ends it by itself.
     assert!(world.serve.tunnel_named(&world.agent, "api.test:443", "evil.test").is_err());
     assert_eq!(evil.connections(), 0);
+}
+
+/// Encrypted ClientHello (RFC 9849): what a browser sends in any case is ignored; one that is meant for
+/// somebody hides the host's name behind another, which is not the tunnel's.
+#[test]
+fn a_name_hidden_in_the_handshake_is_not_believed() {
+    let world = World::new();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let client = |mode: EchMode| {
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(world.serve.ca()).unwrap()).unwrap();
+        let client = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_ech(mode);
+        client.unwrap().with_root_certificates(roots).with_no_client_auth()
+    };
+    let suite = rustls::crypto::aws_lc_rs::hpke::DH_KEM_X25519_HKDF_SHA256_AES_128;
+    let (public, _) = suite.generate_key_pair().unwrap();
+    let grease = EchMode::Grease(EchGreaseConfig::new(suite, public.clone()));
+    let wire = world.serve.open_tunnel(&world.agent, "api.test:443");
+    let mut wire = wire.tls_with("api.test", client(grease)).unwrap();
+    assert_eq!(wire.ask(get("/", &["api.test"])).status, 200);
+    for outer in ["evil.test", "api.test"] {
+        let mut contents = vec![7, 0, 0x20, 0, 32];
+        contents.extend_from_slice(&public.0);
+        contents.extend_from_slice(&[0, 4, 0, 1, 0, 1, 0, u8::try_from(outer.len()).unwrap()]);
+        contents.extend_from_slice(outer.as_bytes());
+        contents.extend_from_slice(&[0, 0]);
+        let length = |bytes: &[u8]| u16::try_from(bytes.len()).unwrap().to_be_bytes();
+        let config = [&[0xfe, 0x0d][..], &length(&contents), &contents].concat();
+        let list = [&length(&config)[..], &config].concat();
+        let config = EchConfig::new(list.into(), &[suite]).unwrap();
+        let wire = world.serve.open_tunnel(&world.agent, "api.test:443");
+        // The client sees that nobody could read it, and ends.
+        assert!(wire.tls_with("evil.test", client(config.into())).is_err(), "{outer}");
+    }
+    assert_eq!(world.origin.seen().len(), 1);
 }
 
 #[test]

@@ -1060,6 +1060,34 @@ fn a_body_that_is_not_as_long_as_it_says_is_not_whole_for_an_origin_of_http_1() 
 /// `:method POST`, `:scheme https`, `:path /open/x`.
 const GET_OPEN: &[u8] = b"\x83\x87\x04\x07/open/x";
 
+/// HPACK: one field goes into the table, and each byte that follows is all of it again.
+#[test]
+fn a_head_of_a_few_bytes_that_says_megabytes_is_not_taken() {
+    let world = World::new();
+    assert_eq!(world.get("/v1/x").status, 200);
+    let before = world.serve.resident();
+    let mut put = field(b"x-more", &[b'a'; 4000]);
+    // With incremental indexing; 62 is the first index of the dynamic table (RFC 7541 section 6).
+    put[0] = 0x40;
+    let again =
+        |count: usize| [GET, &literal(":authority", HOST), &put, &vec![0xbe; count]].concat();
+    let mut wire = world.serve.raw_http2(&world.agent);
+    // A few are a head like any other.
+    wire.send(frame(1, 0x5, 1, &again(3)));
+    let heard = answered_until(&mut wire, |kind, _, id| kind == 1 && id == 1);
+    assert!(!heard.is_empty());
+    let calls = world.origin.seen().len();
+    for id in [3, 5, 7] {
+        // 48 MB in 12 KB.
+        let _may_be_gone = wire.try_send(&frame(1, 0x5, id, &again(12_000)));
+    }
+    let _refused = answered_until(&mut wire, |kind, _, _| kind == 7 || kind == 3 || kind == 1);
+    let (kept, most) = (world.serve.resident().saturating_sub(before), 16 * 1024);
+    assert!(kept < most, "{kept} KiB were kept");
+    assert_eq!(world.origin.seen().len(), calls);
+    assert_eq!(world.get("/after").status, 200);
+}
+
 #[test]
 fn a_head_in_ever_more_pieces_ends_the_connection() {
     let world = World::new();

@@ -89,6 +89,19 @@ def serve(host, context):
     return listener.getsockname()[1]
 
 
+def make_old(host, latest):
+    """A good certificate, and a version of TLS that nobody should speak; that it does is tried first."""
+    port = make(host, 2048, 2048, False, latest)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.set_ciphers("DEFAULT:@SECLEVEL=0")
+    client.minimum_version = ssl.TLSVersion.TLSv1
+    client.load_verify_locations(directory / f"{host}-ca.pem")
+    with socket.create_connection(("127.0.0.1", port)) as plain:
+        with client.wrap_socket(plain, server_hostname=host) as tls:
+            assert tls.version() in ("TLSv1", "TLSv1.1"), tls.version()
+    return port
+
+
 def make(host, ca_bits, leaf_bits, sha1, latest):
     ca_key = rsa.generate_private_key(65537, ca_bits)
     ca = certificate(f"CA of {host}", ca_key, f"CA of {host}", ca_key, True)
@@ -102,6 +115,7 @@ def make(host, ca_bits, leaf_bits, sha1, latest):
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     # OpenSSL would not even serve these otherwise.
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
+    context.minimum_version = min(latest, ssl.TLSVersion.TLSv1_2)
     context.maximum_version = latest
     context.load_cert_chain(chain)
     given[host] = 0
@@ -118,6 +132,8 @@ for version, latest in [("12", ssl.TLSVersion.TLSv1_2), ("13", ssl.TLSVersion.TL
     ]:
         host = f"{kind}-{version}.test"
         ports[host] = make(host, ca_bits, leaf_bits, sha1, latest)
+ports["old-10.test"] = make_old("old-10.test", ssl.TLSVersion.TLSv1)
+ports["old-11.test"] = make_old("old-11.test", ssl.TLSVersion.TLSv1_1)
 print(json.dumps(ports), flush=True)
 for _ in sys.stdin:
     print(json.dumps(given), flush=True)
