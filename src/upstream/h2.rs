@@ -87,6 +87,8 @@ pub(super) struct Multiplex {
     /// `:authority` of nearly all requests.
     authority: uri::Authority,
     vitals: Arc<Vitals>,
+    /// The runtime whose thread moves the bytes.
+    home: Option<runtime::Id>,
     /// Timers of streams that are over, for those to come in the same runtime: a timer belongs to it.
     alarms: Mutex<Vec<(Option<runtime::Id>, Alarm)>>,
 }
@@ -130,7 +132,8 @@ impl Multiplex {
         // A host that was parsed is an authority; `*` stands for what cannot be.
         let authority = target.to_string().parse();
         let authority = authority.unwrap_or_else(|_| uri::Authority::from_static("*"));
-        Ok(Arc::new(Self { sender, _held: held, authority, vitals, alarms: Mutex::default() }))
+        let (home, alarms) = (here(), Mutex::default());
+        Ok(Arc::new(Self { sender, _held: held, authority, vitals, home, alarms }))
     }
 
     /// A place for one more stream; none when the origin takes no more, or the connection ends.
@@ -140,6 +143,11 @@ impl Multiplex {
         let taken = !self.is_closing()
             && self.vitals.open.fetch_update(Ordering::AcqRel, Ordering::Relaxed, one_more).is_ok();
         taken.then(|| Seat::new(self))
+    }
+
+    /// The runtime that moves its bytes.
+    pub(super) fn home(&self) -> Option<runtime::Id> {
+        self.home
     }
 
     /// A place in the queue of a connection that is full.

@@ -52,7 +52,7 @@ use dial::Dialer;
 use h2::{Multiplex, Turn};
 use leash::Leashes;
 use link::{Answer, Failure, Link, Patience, Stream};
-use pool::{Lane, Pool, PoolKey, Spoken};
+use pool::{Lane, Lends, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
 use trust::Offer;
 
@@ -325,7 +325,7 @@ impl Upstream {
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
         let links = stale < STALE_RETRIES;
-        if let Some(lane) = self.waiting(key, links).await {
+        if let Some(lane) = self.waiting(key, links, Lends::Meanwhile).await {
             return Ok((lane, Timing::default()));
         }
         if !self.may_share(key, way.route) {
@@ -333,7 +333,7 @@ impl Upstream {
         }
         let opening = self.pool.opening(key);
         let turn = opening.turn().await?;
-        if let Some(lane) = self.waiting(key, links).await {
+        if let Some(lane) = self.waiting(key, links, Lends::Few).await {
             return Ok((lane, Timing::default()));
         }
         // Those before have found that there is nothing to share.
@@ -343,6 +343,12 @@ impl Upstream {
         }
         let mut turn = Some(turn);
         let opened = self.open(key, way, Some(&mut turn)).await;
+        if opened.is_err()
+            && let Some(lane) = self.waiting(key, false, Lends::All).await
+        {
+            // One more was not needed.
+            return Ok((lane, Timing::default()));
+        }
         if let (Err(refusal), Some(turn)) = (&opened, turn) {
             opening.failed(turn, refusal);
         }
@@ -350,9 +356,9 @@ impl Upstream {
     }
 
     /// A connection that is there, and alive.
-    async fn waiting(&self, key: &PoolKey, links: bool) -> Option<Lane> {
+    async fn waiting(&self, key: &PoolKey, links: bool, lends: Lends) -> Option<Lane> {
         loop {
-            let mut lane = self.pool.take(key, links)?;
+            let mut lane = self.pool.take(key, links, lends)?;
             let alive = match &mut lane {
                 Lane::Own(link) => link.is_alive_here().await,
                 Lane::Shared(_) => true,

@@ -102,6 +102,22 @@ pub(super) enum Lane {
     Shared(Seat),
 }
 
+/// Streams of shared connections that other runtimes than their own have, until one of these opens its own: each
+/// wakes two threads for what one would do. So many cost about what a handshake does, so that a busy agent
+/// has a connection for each thread, and one that asks now and then has one in all.
+const LENT: u64 = 64;
+
+/// Whether a runtime without a shared connection gets streams of another's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lends {
+    /// Up to [`LENT`], and more while somebody opens one.
+    Meanwhile,
+    /// Up to [`LENT`], for whoever would open one.
+    Few,
+    /// As long as there are any, for whom none could be opened.
+    All,
+}
+
 /// What there is for one key.
 #[derive(Default)]
 struct Entry {
@@ -109,6 +125,8 @@ struct Entry {
     idle: Vec<Idle>,
     /// Oldest first.
     shared: Vec<Arc<Multiplex>>,
+    /// How many streams other runtimes had of these since the last was opened.
+    lent: u64,
     opening: Option<Arc<Opening>>,
 }
 
@@ -133,6 +151,11 @@ impl Opening {
             Some((number, refusal)) if *number > before => Err(refusal.clone()),
             _ => Ok(turn),
         }
+    }
+
+    /// Whether somebody opens one.
+    fn is_held(&self) -> bool {
+        self.turn.try_lock().is_err()
     }
 
     /// Tells those who wait that there is no connection.
@@ -233,10 +256,11 @@ impl Pool {
 
     /// A stream of a shared connection, or the newest waiting one that is alive; the dead ones before it are
     /// dropped. Without `links`, streams only.
-    pub(super) fn take(&self, key: &PoolKey, links: bool) -> Option<Lane> {
+    pub(super) fn take(&self, key: &PoolKey, links: bool, lends: Lends) -> Option<Lane> {
         let now = Instant::now();
         loop {
-            let mut idle = match self.shard(key).lock().take(key, links, now, &self.limits)? {
+            let taken = self.shard(key).lock().take(key, (links, lends), now, &self.limits)?;
+            let mut idle = match taken {
                 Taken::Seat(seat) => {
                     self.counters.reused.fetch_add(u64::from(seat.reused), Relaxed);
                     return Some(Lane::Shared(seat));
@@ -289,7 +313,10 @@ impl Pool {
     pub(super) fn share(&self, key: &PoolKey, connection: Arc<Multiplex>) {
         if self.keeps() {
             let mut shard = self.shard(key).lock();
-            shard.entries.entry(key.clone()).or_default().shared.push(connection);
+            let entry = shard.entries.entry(key.clone()).or_default();
+            entry.shared.push(connection);
+            // For the next runtime that has none.
+            entry.lent = 0;
         }
     }
 
@@ -392,13 +419,13 @@ impl Shard {
     fn take(
         &mut self,
         key: &PoolKey,
-        links: bool,
+        (links, lends): (bool, Lends),
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<Taken> {
         // An empty entry stays for the next check-in; the sweep removes it.
         let entry = self.entries.get_mut(key)?;
-        if let Some(seat) = entry.seat(now, limits) {
+        if let Some(seat) = entry.seat(now, limits, lends) {
             return Some(Taken::Seat(seat));
         }
         if !links {
@@ -453,15 +480,33 @@ impl Shard {
 }
 
 impl Entry {
-    /// A stream of the newest connection that has one. When all are full and there may be no more of
-    /// them, a place in the shortest queue.
-    fn seat(&mut self, now: Instant, limits: &PoolLimits) -> Option<Seat> {
+    /// A stream of the newest connection of this runtime that has one; or of another's, see [`LENT`]. When
+    /// all are full and there may be no more of them, a place in the shortest queue.
+    fn seat(&mut self, now: Instant, limits: &PoolLimits, lends: Lends) -> Option<Seat> {
         if self.shared.is_empty() {
             return None;
         }
         self.shared.retain(|connection| !is_over(connection, now, limits));
+        let (here, may_grow) = (here(), self.shared.len() < limits.per_key);
+        let mut own =
+            self.shared.iter().rev().filter(|connection| connection.home() == here).peekable();
+        let alone = own.peek().is_none();
+        if let Some(seat) = own.find_map(Multiplex::seat) {
+            return Some(seat);
+        }
+        if lends == Lends::All {
+            // So that it is not tried again for each request.
+            self.lent = 0;
+        }
+        if alone && may_grow && self.lent >= LENT {
+            let opens = self.opening.as_ref().is_some_and(|opening| opening.is_held());
+            if lends == Lends::Few || !opens {
+                return None;
+            }
+        }
         let seat = self.shared.iter().rev().find_map(Multiplex::seat);
-        if seat.is_some() || self.shared.len() < limits.per_key {
+        self.lent += u64::from(seat.is_some());
+        if seat.is_some() || may_grow {
             return seat;
         }
         self.shared.iter().min_by_key(|connection| connection.load()).map(Multiplex::queue)

@@ -63,6 +63,10 @@ impl Two {
     }
 
     fn upstream_with(&self, pool: PoolLimits) -> Upstream {
+        Upstream::new(self.settings(pool)).unwrap()
+    }
+
+    fn settings(&self, pool: PoolLimits) -> Settings {
         let rule = HostRule {
             ca_file: Some(self.ca.path().join("ca.pem")),
             ..HostRule::new("origin.test".parse().unwrap())
@@ -72,7 +76,7 @@ impl Two {
         settings.pool = pool;
         settings.timeouts.response = Duration::from_secs(10);
         settings.timeouts.tls = Duration::from_secs(10);
-        Upstream::new(settings).unwrap()
+        settings
     }
 
     fn target(&self) -> Target {
@@ -473,4 +477,42 @@ async fn what_an_origin_says_before_its_answer_is_heard_by_who_wants_to() {
     let heard: Vec<u16> =
         std::iter::from_fn(|| interims.take()).map(|i| i.status().as_u16()).collect();
     assert_eq!(heard, [102, 103]);
+}
+
+/// A connection is served by one runtime. Others have streams of it, which wake both, until they have asked so
+/// often that a connection of their own is cheaper.
+#[test]
+fn a_busy_runtime_gets_a_connection_of_its_own() {
+    let runtime = || {
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        runtime.worker_threads(1).enable_all().build().unwrap()
+    };
+    let (far, one, other, third) = (runtime(), runtime(), runtime(), runtime());
+    let origin = far.block_on(Two::start(Builder::new(), |_, server| serve_all(server)));
+    let upstream = origin.upstream();
+    let ask = |from: &tokio::runtime::Runtime, upstream: &Upstream, count: usize| {
+        from.block_on(async {
+            for _ in 0..count {
+                let sent = send(upstream, &origin.target(), "a", say("hello")).await.unwrap();
+                assert_eq!(text(sent).await.unwrap(), "hello");
+            }
+        });
+        origin.connections()
+    };
+    assert_eq!(ask(&one, &upstream, 200), 1);
+    assert_eq!(ask(&other, &upstream, 64), 1);
+    assert_eq!(ask(&other, &upstream, 1), 2);
+    assert_eq!([ask(&other, &upstream, 200), ask(&one, &upstream, 200)], [2, 2]);
+    assert_eq!([ask(&third, &upstream, 64), ask(&third, &upstream, 1)], [2, 3]);
+    // Where there may be but one, it is for all.
+    let upstream = origin.upstream_with(PoolLimits { per_key: 1, ..PoolLimits::default() });
+    assert_eq!([ask(&one, &upstream, 1), ask(&other, &upstream, 300)], [4, 4]);
+    // And where there can be, as here, where the name leads elsewhere now. It is tried now and then.
+    let loopback =
+        Arc::new(Loopback { then: Some(([10, 0, 0, 1], 1).into()), ..Loopback::default() });
+    let mut settings = origin.settings(PoolLimits::default());
+    settings.resolver = Arc::<Loopback>::clone(&loopback);
+    let upstream = Upstream::new(settings).unwrap();
+    assert_eq!([ask(&one, &upstream, 1), ask(&other, &upstream, 300)], [5, 5]);
+    assert_eq!(loopback.asked.load(Ordering::SeqCst), 1 + 300 / 65);
 }
