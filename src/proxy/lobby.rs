@@ -14,7 +14,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use super::{Caller, Place};
-use crate::outcome::Refusal;
+use crate::outcome::{Code, Refusal};
 
 /// How long a connection is let be in any case: for its handshake and its first head, over a slow way.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -56,8 +56,9 @@ impl Lobby {
         Ok(())
     }
 
-    fn leave(&self, number: u64) {
-        self.0.lock().visitors.remove(&number);
+    /// Whether it was still there.
+    fn leave(&self, number: u64) -> bool {
+        self.0.lock().visitors.remove(&number).is_some()
     }
 
     /// How a visitor's task is ended; nothing for one that has left meanwhile.
@@ -85,16 +86,18 @@ impl Visitor {
     /// speaks on it or it ends.
     ///
     /// # Errors
-    /// `overloaded` when the agent has as many as it may.
+    /// `overloaded` when the agent has as many as it may, or the connection makes room for another.
     pub(super) fn is_of(&self, caller: &Caller, limit: usize) -> Result<Arc<Place>, Refusal> {
         let mut of = self.of.lock();
         if let Some(place) = of.as_ref().filter(|place| place.is_of(caller)) {
             return Ok(Arc::clone(place));
         }
         let place = Arc::new(caller.workspace.place(&caller.identity.agent, limit)?);
-        if of.replace(Arc::clone(&place)).is_none() {
-            self.lobby.leave(self.number);
+        if of.is_none() && !self.lobby.leave(self.number) {
+            // Its task ends with this step: it must not have sent anything in it.
+            return Err(Refusal::with_detail(Code::Overloaded, "It makes room for another"));
         }
+        *of = Some(Arc::clone(&place));
         Ok(place)
     }
 }

@@ -225,14 +225,19 @@ impl Dialer {
             Host::Name(name) => name,
         };
         let host = &target.host;
-        let resolving = self.resolver.resolve(name, target.port, asker);
-        let why = match timeout_at(deadline, resolving).await {
+        let mut resolving = self.resolver.resolve(name, target.port, asker);
+        let why = match timeout_at(deadline, resolving.as_mut()).await {
             Ok(Ok(addresses)) if !addresses.is_empty() => {
                 return Ok(addresses.into_iter().map(|a| with_port(a, target.port)).collect());
             }
             Ok(Ok(_)) => format!("{host} has no address"),
             // The resolver's own words tell a name that is not there from a resolver that is not.
             Ok(Err(error)) => format!("{host} does not resolve: {error}"),
+            // Nothing is known of the host: that is the agent's own matter.
+            Err(_) if self.resolver.waits(name, asker) => {
+                let detail = "As many names are looked up at once as may be, of this agent or in all, and none is answered";
+                return Err(Refusal::with_detail(Code::Overloaded, detail));
+            }
             Err(_) => format!("the resolver gave no answer for {host} in {:?}", self.timeout),
         };
         Err(Refusal::with_detail(Code::DnsError, why))

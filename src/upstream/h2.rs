@@ -223,13 +223,15 @@ pub(super) struct Seat {
     alarm: Alarm,
     /// Whether the connection had served before.
     pub(super) reused: bool,
+    /// Whether it is another runtime's, once too often.
+    pub(super) wants_own: bool,
 }
 
 impl Seat {
     /// For a stream that was counted.
     fn new(of: &Arc<Multiplex>) -> Self {
         let reused = of.vitals.served.swap(true, Ordering::Relaxed);
-        Self { of: Arc::clone(of), alarm: of.alarm(), reused }
+        Self { of: Arc::clone(of), alarm: of.alarm(), reused, wants_own: false }
     }
 
     /// Leaves the timer to the next stream: the answer is over. Not done on drop, where the runtime

@@ -52,7 +52,7 @@ use dial::Dialer;
 use h2::{Multiplex, Turn};
 use leash::Leashes;
 use link::{Answer, Failure, Link, Patience, Stream};
-use pool::{Lane, Lends, Pool, PoolKey, Spoken};
+use pool::{Lane, Pool, PoolKey, Spoken};
 use route::{Route, Routes};
 use trust::Offer;
 
@@ -157,10 +157,13 @@ struct Way<'a> {
 
 impl<'a> Way<'a> {
     fn of(route: &'a Route, call: &Call<'a>) -> Self {
-        let principal = &**call.principal;
-        let asker = principal.split_once('+').map_or(principal, |(asker, _)| asker);
-        Self { route, certificate: call.certificate, asker }
+        Self { route, certificate: call.certificate, asker: asker(call.principal) }
     }
+}
+
+/// Who sends, of a principal.
+fn asker(principal: &str) -> &str {
+    principal.split_once('+').map_or(principal, |(asker, _)| asker)
 }
 
 /// Says whether a request with these fields may still leave.
@@ -208,10 +211,11 @@ pub struct Sent {
 }
 
 /// The far side. One for each configuration: a reload makes a new one, and the old one ends with its
-/// last answer.
+/// last answer. A clone is the same one.
+#[derive(Clone)]
 pub struct Upstream {
-    routes: Routes,
-    dialer: Dialer,
+    routes: Arc<Routes>,
+    dialer: Arc<Dialer>,
     logins: Arc<dyn Logins>,
     pool: Arc<Pool>,
     leashes: Arc<Leashes>,
@@ -225,14 +229,14 @@ impl Upstream {
     /// [`UpstreamError`] that names the entry of `upstream.hosts` and the file.
     pub fn new(settings: Settings) -> Result<Self, UpstreamError> {
         Ok(Self {
-            routes: Routes::new(settings.hosts)?,
-            dialer: Dialer {
+            routes: Arc::new(Routes::new(settings.hosts)?),
+            dialer: Arc::new(Dialer {
                 other_family: dial::OtherFamily::default(),
                 resolver: settings.resolver,
                 guard: settings.guard,
                 own: settings.own,
                 timeout: settings.timeouts.connect,
-            },
+            }),
             logins: settings.logins,
             pool: Arc::new(Pool::new(settings.pool)),
             leashes: Arc::default(),
@@ -325,7 +329,13 @@ impl Upstream {
         stale: u32,
     ) -> Result<(Lane, Timing), Refusal> {
         let links = stale < STALE_RETRIES;
-        if let Some(lane) = self.waiting(key, links, Lends::Meanwhile).await {
+        if let Some(lane) = self.waiting(key, links).await {
+            if let Lane::Shared(seat) = &lane
+                && seat.wants_own
+                && way.certificate.is_none()
+            {
+                self.grow(key);
+            }
             return Ok((lane, Timing::default()));
         }
         if !self.may_share(key, way.route) {
@@ -333,7 +343,7 @@ impl Upstream {
         }
         let opening = self.pool.opening(key);
         let turn = opening.turn().await?;
-        if let Some(lane) = self.waiting(key, links, Lends::Few).await {
+        if let Some(lane) = self.waiting(key, links).await {
             return Ok((lane, Timing::default()));
         }
         // Those before have found that there is nothing to share.
@@ -343,22 +353,31 @@ impl Upstream {
         }
         let mut turn = Some(turn);
         let opened = self.open(key, way, Some(&mut turn)).await;
-        if opened.is_err()
-            && let Some(lane) = self.waiting(key, false, Lends::All).await
-        {
-            // One more was not needed.
-            return Ok((lane, Timing::default()));
-        }
         if let (Err(refusal), Some(turn)) = (&opened, turn) {
             opening.failed(turn, refusal);
         }
         opened
     }
 
+    /// Opens one more shared connection, for this runtime, which has streams of others' meanwhile. Nobody waits
+    /// for it, and nobody is told when it comes to nothing: it is tried again.
+    fn grow(&self, key: &PoolKey) {
+        let Some(turn) = self.pool.opening(key).free_turn() else { return };
+        let (this, key) = (self.clone(), key.clone());
+        tokio::spawn(async move {
+            let route = this.routes.find(&key.origin.authority.host);
+            let way = Way { route, certificate: None, asker: asker(&key.principal) };
+            if let Err(refusal) = this.open(&key, way, Some(&mut Some(turn))).await {
+                let (target, code) = (&key.origin.authority, refusal.code);
+                tracing::debug!(%target, %code, "one more shared connection could not be opened");
+            }
+        });
+    }
+
     /// A connection that is there, and alive.
-    async fn waiting(&self, key: &PoolKey, links: bool, lends: Lends) -> Option<Lane> {
+    async fn waiting(&self, key: &PoolKey, links: bool) -> Option<Lane> {
         loop {
-            let mut lane = self.pool.take(key, links, lends)?;
+            let mut lane = self.pool.take(key, links)?;
             let alive = match &mut lane {
                 Lane::Own(link) => link.is_alive_here().await,
                 Lane::Shared(_) => true,
@@ -444,7 +463,7 @@ impl Upstream {
         let Some(proxy) = &route.proxy else {
             return self.dialer.dial(address, vetting, asker).await.map(Transport::Tcp);
         };
-        let (dialer, logins) = (&self.dialer, &*self.logins);
+        let (dialer, logins) = (&*self.dialer, &*self.logins);
         let dialer = (dialer, asker);
         proxy.tunnel(address, vetting, dialer, self.timeouts.tls, logins).await
     }

@@ -107,17 +107,6 @@ pub(super) enum Lane {
 /// has a connection for each thread, and one that asks now and then has one in all.
 const LENT: u64 = 64;
 
-/// Whether a runtime without a shared connection gets streams of another's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Lends {
-    /// Up to [`LENT`], and more while somebody opens one.
-    Meanwhile,
-    /// Up to [`LENT`], for whoever would open one.
-    Few,
-    /// As long as there are any, for whom none could be opened.
-    All,
-}
-
 /// What there is for one key.
 #[derive(Default)]
 struct Entry {
@@ -153,9 +142,9 @@ impl Opening {
         }
     }
 
-    /// Whether somebody opens one.
-    fn is_held(&self) -> bool {
-        self.turn.try_lock().is_err()
+    /// The turn, if nobody has it.
+    pub(super) fn free_turn(&self) -> Option<Turn> {
+        Arc::clone(&self.turn).try_lock_owned().ok()
     }
 
     /// Tells those who wait that there is no connection.
@@ -256,11 +245,10 @@ impl Pool {
 
     /// A stream of a shared connection, or the newest waiting one that is alive; the dead ones before it are
     /// dropped. Without `links`, streams only.
-    pub(super) fn take(&self, key: &PoolKey, links: bool, lends: Lends) -> Option<Lane> {
+    pub(super) fn take(&self, key: &PoolKey, links: bool) -> Option<Lane> {
         let now = Instant::now();
         loop {
-            let taken = self.shard(key).lock().take(key, (links, lends), now, &self.limits)?;
-            let mut idle = match taken {
+            let mut idle = match self.shard(key).lock().take(key, links, now, &self.limits)? {
                 Taken::Seat(seat) => {
                     self.counters.reused.fetch_add(u64::from(seat.reused), Relaxed);
                     return Some(Lane::Shared(seat));
@@ -419,13 +407,13 @@ impl Shard {
     fn take(
         &mut self,
         key: &PoolKey,
-        (links, lends): (bool, Lends),
+        links: bool,
         now: Instant,
         limits: &PoolLimits,
     ) -> Option<Taken> {
         // An empty entry stays for the next check-in; the sweep removes it.
         let entry = self.entries.get_mut(key)?;
-        if let Some(seat) = entry.seat(now, limits, lends) {
+        if let Some(seat) = entry.seat(now, limits) {
             return Some(Taken::Seat(seat));
         }
         if !links {
@@ -482,30 +470,27 @@ impl Shard {
 impl Entry {
     /// A stream of the newest connection of this runtime that has one; or of another's, see [`LENT`]. When
     /// all are full and there may be no more of them, a place in the shortest queue.
-    fn seat(&mut self, now: Instant, limits: &PoolLimits, lends: Lends) -> Option<Seat> {
+    fn seat(&mut self, now: Instant, limits: &PoolLimits) -> Option<Seat> {
         if self.shared.is_empty() {
             return None;
         }
         self.shared.retain(|connection| !is_over(connection, now, limits));
         let (here, may_grow) = (here(), self.shared.len() < limits.per_key);
-        let mut own =
-            self.shared.iter().rev().filter(|connection| connection.home() == here).peekable();
-        let alone = own.peek().is_none();
-        if let Some(seat) = own.find_map(Multiplex::seat) {
+        let own = |connection: &&Arc<Multiplex>| connection.home() == here;
+        let mut newest = self.shared.iter().rev();
+        if let Some(seat) = newest.clone().filter(own).find_map(Multiplex::seat) {
             return Some(seat);
         }
-        if lends == Lends::All {
-            // So that it is not tried again for each request.
-            self.lent = 0;
+        let mut seat = newest.find_map(Multiplex::seat);
+        if let Some(seat) = &mut seat
+            && may_grow
+            && !self.shared.iter().any(|connection| own(&connection))
+        {
+            self.lent += 1;
+            seat.wants_own = self.lent > LENT;
+            // One that comes to nothing is not tried again for each request.
+            self.lent %= LENT + 1;
         }
-        if alone && may_grow && self.lent >= LENT {
-            let opens = self.opening.as_ref().is_some_and(|opening| opening.is_held());
-            if lends == Lends::Few || !opens {
-                return None;
-            }
-        }
-        let seat = self.shared.iter().rev().find_map(Multiplex::seat);
-        self.lent += u64::from(seat.is_some());
         if seat.is_some() || may_grow {
             return seat;
         }

@@ -23,6 +23,12 @@ pub trait Resolve: Send + Sync {
     /// The addresses of `name`, each with `port`, in the order in which they are best tried. `asker` is
     /// on whose behalf: what it asks for costs nobody else the wait for a silent name server.
     fn resolve<'a>(&'a self, name: &'a str, port: u16, asker: &'a str) -> Resolving<'a>;
+
+    /// Whether `name` is not asked for yet because `asker` has as many other names looked up as it may. For
+    /// who waits for an answer, and for no longer.
+    fn waits(&self, _name: &str, _asker: &str) -> bool {
+        false
+    }
 }
 
 /// The operating system's resolver: `/etc/hosts`, DNS, and whatever else the machine is set up for.
@@ -40,6 +46,11 @@ impl Resolve for SystemResolver {
             }
             Ok(addresses)
         })
+    }
+
+    fn waits(&self, name: &str, asker: &str) -> bool {
+        let table = self.flights.0.lock();
+        table.askers.get(asker).is_some_and(|asker| asker.waiting.contains_key(name))
     }
 }
 
