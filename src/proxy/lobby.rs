@@ -30,7 +30,7 @@ struct Waiting {
 }
 
 impl Lobby {
-    /// One more. What ends it is said by [`Visitor::runs_in`], once it runs.
+    /// One more. What ends it is said by [`Lobby::runs_in`], once it runs.
     pub(super) fn enter(self: &Arc<Self>) -> Visitor {
         let mut waiting = self.0.lock();
         let number = waiting.came;

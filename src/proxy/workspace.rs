@@ -1,7 +1,7 @@
 //! One workspace as the proxy serves it, and the way in to all of them.
 //!
 //! Whoever has been authenticated is in a workspace, and holds it from there on: the state that its
-//! requests are decided on, the tunnels that count as its agents', what rests of its credentials. No
+//! requests are decided on, the connections that count as its agents', what rests of its credentials. No
 //! step of a request looks for a workspace by its name, so none can find another's.
 
 use std::sync::Arc;
@@ -30,7 +30,7 @@ const LOOK_AT_CLOCK: Duration = Duration::from_secs(5);
 pub struct Workspace {
     name: Name,
     state: ArcSwap<State>,
-    tunnels: DashMap<Name, usize>,
+    connections: DashMap<Name, usize>,
     /// Bytes of each agent's bodies that are held in memory.
     bodies: DashMap<Name, usize>,
     pub(super) spares: Spares,
@@ -46,7 +46,7 @@ impl Workspace {
         Arc::new(Self {
             name,
             state: ArcSwap::from_pointee(state),
-            tunnels: DashMap::new(),
+            connections: DashMap::new(),
             bodies: DashMap::new(),
             spares: Spares::default(),
             distrust: Distrust::default(),
@@ -128,7 +128,7 @@ impl Workspace {
 
     /// A place for one more connection of `agent`; none when it has as many as it may.
     pub(super) fn place(self: &Arc<Self>, agent: &Name, limit: usize) -> Result<Place, Refusal> {
-        let mut open = self.tunnels.entry(agent.clone()).or_insert(0);
+        let mut open = self.connections.entry(agent.clone()).or_insert(0);
         if *open >= limit {
             return Err(Refusal::with_detail(
                 Code::Overloaded,
@@ -189,12 +189,12 @@ impl Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let tunnels = &self.workspace.tunnels;
-        if let Some(mut open) = tunnels.get_mut(&self.agent) {
+        let connections = &self.workspace.connections;
+        if let Some(mut open) = connections.get_mut(&self.agent) {
             *open = open.saturating_sub(1);
         }
         // So that the map holds busy agents only.
-        tunnels.remove_if(&self.agent, |_, open| *open == 0);
+        connections.remove_if(&self.agent, |_, open| *open == 0);
     }
 }
 

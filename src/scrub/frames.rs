@@ -112,12 +112,10 @@ impl FrameScrubber {
     /// The origin has said all: what was held back is final.
     pub(super) fn finish(&mut self, out: &mut impl FnMut(Bytes)) {
         let mut whole = Vec::new();
-        let released = if matches!(self.place, Place::Payload { frame: Frame::Control, .. }) {
+        let released = match self.place {
             // Within a compressed message, it is no part of it.
-            self.release_text(&mut whole);
-            Ok(())
-        } else {
-            self.release(&mut whole)
+            Place::Payload { frame: Frame::Control, .. } => self.end(Frame::Control, &mut whole),
+            _ => self.release(&mut whole),
         };
         if released.is_ok() && !whole.is_empty() {
             out(whole.into());

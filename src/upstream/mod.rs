@@ -151,13 +151,11 @@ pub struct Call<'a> {
 struct Way<'a> {
     route: &'a Route,
     certificate: Option<&'a Secret>,
-    /// On whose behalf.
-    asker: &'a str,
 }
 
 impl<'a> Way<'a> {
     fn of(route: &'a Route, call: &Call<'a>) -> Self {
-        Self { route, certificate: call.certificate, asker: asker(call.principal) }
+        Self { route, certificate: call.certificate }
     }
 }
 
@@ -366,7 +364,7 @@ impl Upstream {
         let (this, key) = (self.clone(), key.clone());
         tokio::spawn(async move {
             let route = this.routes.find(&key.origin.authority.host);
-            let way = Way { route, certificate: None, asker: asker(&key.principal) };
+            let way = Way { route, certificate: None };
             if let Err(refusal) = this.open(&key, way, Some(&mut Some(turn))).await {
                 let (target, code) = (&key.origin.authority, refusal.code);
                 tracing::debug!(%target, %code, "one more shared connection could not be opened");
@@ -428,13 +426,13 @@ impl Upstream {
         &self,
         origin: &Origin,
         principal: &Arc<str>,
-        Way { route, certificate, asker }: Way<'_>,
+        Way { route, certificate }: Way<'_>,
         offer: Offer,
     ) -> Result<(Stream, Timing), Refusal> {
         let mut timing = Timing::default();
         let target = &origin.authority;
         let start = Instant::now();
-        let transport = self.connect(target, route, asker).await?;
+        let transport = self.connect(target, route, asker(principal)).await?;
         timing.connect = Some(start.elapsed());
         let stream = match origin.scheme {
             Scheme::Http => Stream::Plain(transport),

@@ -211,11 +211,12 @@ impl Table {
         asker: &str,
         news: &Arc<News>,
     ) -> Option<watch::Receiver<Option<Answer>>> {
-        if let Some(another) = self.begun.get(name).and_then(Weak::upgrade) {
-            return Some(another.subscribe());
-        }
+        // Either way it waits for its place no more.
         if let Some(own) = self.askers.get_mut(asker) {
             own.waiting.remove(name);
+        }
+        if let Some(another) = self.begun.get(name).and_then(Weak::upgrade) {
+            return Some(another.subscribe());
         }
         self.begun.insert(name.into(), Arc::downgrade(news));
         None
