@@ -784,6 +784,20 @@ fn sample() -> (TempDir, Vec<(PathBuf, Vec<u8>)>) {
     (home, files)
 }
 
+/// A log of an earlier time: for as long as its format is read, it verifies, and goes on.
+#[test]
+fn the_frozen_log_verifies_and_goes_on() {
+    let frozen = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/audit-1");
+    let home = TempDir::new().unwrap();
+    let log = home.path().join("audit");
+    copy(&frozen, &log);
+    for file in fs::read_dir(&log).unwrap() {
+        fs::set_permissions(file.unwrap().path(), PermissionsExt::from_mode(0o600)).unwrap();
+    }
+    assert_eq!(whole(&log).records, 11);
+    log_goes_on(&log);
+}
+
 // --- crashes
 
 #[test]
