@@ -465,9 +465,15 @@ fn make_scrubbable(headers: &mut HeaderMap) {
             headers.insert(name, scrub::ACCEPTED_CODINGS);
         }
     }
-    headers.remove(header::RANGE);
-    headers.remove(header::IF_RANGE);
+    let of_ranges = |name: &HeaderName| RANGES.iter().any(|own| is_one_field(own, name.as_str()));
+    let asked: Vec<_> = headers.keys().filter(|name| of_ranges(name)).cloned().collect();
+    for name in asked {
+        headers.remove(name);
+    }
 }
+
+/// By which a client asks for a part, and on what terms: of HTTP, of Apache's older clients, and of Azure's storage.
+const RANGES: [&str; 4] = ["range", "if-range", "request-range", "x-ms-range"];
 
 /// A message of a WebSocket with the secrets in their places, and what was put there. What its answers
 /// must not contain was said when the socket was opened.

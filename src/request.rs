@@ -65,6 +65,7 @@ impl InboundRequest {
         }
         settle_target(&mut parts, origin)?;
         let readings = readings(parts.uri.path())?;
+        check_other_targets(&parts)?;
         let other_methods = other_methods(&parts.headers, parts.uri.query())?;
         let origin = origin.clone();
         Ok(Self { parts, origin, readings, other_methods, context, websocket, body: None })
@@ -197,12 +198,36 @@ fn check_method(method: &Method) -> Result<(), Refusal> {
 const METHOD_OVERRIDES: [&str; 4] =
     ["x-http-method-override", "x-http-method", "x-method-override", "x-original-method"];
 
-/// The parameter by which Rails, Laravel and Symfony do the same.
-const METHOD_PARAMETER: &str = "_method";
+/// The parameters by which Rails, Laravel and Symfony, and Google's front ends do the same; and the one by which the
+/// last take fields.
+const METHOD_PARAMETERS: [&[u8]; 3] = [b"_method", b"$httpMethod", HEADERS_PARAMETER];
+const HEADERS_PARAMETER: &[u8] = b"$httpHeaders";
 
-fn is_override(name: &HeaderName) -> bool {
+fn is_asking(name: &[u8]) -> bool {
+    METHOD_PARAMETERS.iter().any(|own| is_named(name, own))
+}
+
+/// By these, servers behind one that rewrites take another path for the request's own: IIS, and frameworks that
+/// have followed it.
+const PATH_OVERRIDES: [&str; 2] = ["x-original-url", "x-rewrite-url"];
+
+fn is_one_of(fields: &[&str], name: &HeaderName) -> bool {
     let name = name.as_str();
-    name.starts_with('x') && METHOD_OVERRIDES.iter().any(|own| is_one_field(own, name))
+    name.starts_with('x') && fields.iter().any(|own| is_one_field(own, name))
+}
+
+/// Where an origin may take a field for the target, that is the target.
+fn check_other_targets(parts: &Parts) -> Result<(), Refusal> {
+    for (name, value) in parts.headers.iter().filter(|(name, _)| is_one_of(&PATH_OVERRIDES, name)) {
+        let target = value.to_str().ok().and_then(|text| text.trim().parse::<Uri>().ok());
+        if target.as_ref().and_then(Uri::path_and_query) != parts.uri.path_and_query() {
+            let detail = format!(
+                "The field {name} asks for another target than the request's own; send it without"
+            );
+            return Err(Refusal::with_detail(Code::BadRequest, detail));
+        }
+    }
+    Ok(())
 }
 
 /// Whether two names are one field to CGI and all that follow it, which make `_` of `-`, and some of `.`: what
@@ -215,7 +240,7 @@ pub fn is_one_field(one: &str, other: &str) -> bool {
 
 fn other_methods(headers: &HeaderMap, query: Option<&str>) -> Result<Vec<Method>, Refusal> {
     let mut methods = Vec::new();
-    for (_, value) in headers.iter().filter(|(name, _)| is_override(name)) {
+    for (_, value) in headers.iter().filter(|(name, _)| is_one_of(&METHOD_OVERRIDES, name)) {
         // Whoever follows the field takes it in any case.
         let method = value.as_bytes().trim_ascii().to_ascii_uppercase();
         let method = Method::from_bytes(&method).map_err(|_| {
@@ -224,9 +249,8 @@ fn other_methods(headers: &HeaderMap, query: Option<&str>) -> Result<Vec<Method>
         check_other_method(&method)?;
         methods.push(method);
     }
-    for value in query.into_iter().flat_map(in_parameters) {
-        check_other_method(&value)?;
-        methods.push(value);
+    if let Some(query) = query {
+        in_parameters(query, &mut methods)?;
     }
     Ok(methods)
 }
@@ -239,20 +263,75 @@ fn check_other_method(method: &Method) -> Result<(), Refusal> {
     })
 }
 
-/// The methods that a query asks for. What is no method of HTTP's is somebody's parameter of that name.
-fn in_parameters(query: &str) -> impl Iterator<Item = Method> {
-    let pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    let decode = |text| percent_encoding::percent_decode_str(text).decode_utf8_lossy();
-    let asking = pairs.filter(move |(name, _)| {
-        name.len() >= METHOD_PARAMETER.len() && decode(name) == METHOD_PARAMETER
-    });
-    asking.filter_map(move |(_, value)| {
-        let method = Method::from_bytes(decode(value).to_ascii_uppercase().as_bytes()).ok()?;
-        let known = method.is_safe()
-            || method.is_idempotent()
-            || matches!(method, Method::POST | Method::PATCH | Method::CONNECT);
-        known.then_some(method)
-    })
+/// What a query asks for beside the request's own method, in any of the ways in which its parameters are read.
+///
+/// # Errors
+/// `method-refused` for what is never forwarded, and for fields that a parameter asks for: Google's front ends take
+/// an override from there as well.
+fn in_parameters(query: &str, methods: &mut Vec<Method>) -> Result<(), Refusal> {
+    for pair in query.split(['&', ';']) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        // Of nearly all names nothing is to be read twice.
+        if !name.contains(['%', '+']) && !is_asking(name.as_bytes()) {
+            continue;
+        }
+        let (mut name, mut value) = (decoded(name.as_bytes()), decoded(value.as_bytes()));
+        // However often it is decoded.
+        for _ in 0..DECODINGS {
+            if is_named(&name, HEADERS_PARAMETER) {
+                let detail = "The parameter $httpHeaders asks for fields; send them as fields";
+                return Err(Refusal::with_detail(Code::MethodRefused, detail));
+            }
+            if is_asking(&name) {
+                let method = known_method(settled(&value));
+                if let Some(method) = method.filter(|method| !methods.contains(method)) {
+                    check_other_method(&method)?;
+                    methods.push(method);
+                }
+            }
+            if !name.contains(&b'%') && !value.contains(&b'%') {
+                break;
+            }
+            (name, value) = (decoded(&name), decoded(&value));
+        }
+    }
+    Ok(())
+}
+
+fn decoded(text: &[u8]) -> Vec<u8> {
+    let blanks: Vec<u8> = text.iter().map(|b| if *b == b'+' { b' ' } else { *b }).collect();
+    percent_encoding::percent_decode(&blanks).collect()
+}
+
+/// A method of HTTP's. Any other text is somebody's own.
+fn known_method(text: &[u8]) -> Option<Method> {
+    let method = Method::from_bytes(&text.to_ascii_uppercase()).ok()?;
+    let known = method.is_safe()
+        || method.is_idempotent()
+        || matches!(method, Method::POST | Method::PATCH | Method::CONNECT);
+    known.then_some(method)
+}
+
+/// A text without what some origins leave out: what follows a NUL, which ends it in C and in names of PHP, and
+/// what is blank around it.
+pub(crate) fn settled(text: &[u8]) -> &[u8] {
+    let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
+    text[..end].trim_ascii()
+}
+
+/// Whether some origin takes a parameter for the one that is asked for: by its very name, in another
+/// case, as an array of it or a part (`service[]`, `service[0]`, `[service]`), or as PHP has names, in which a blank,
+/// `.` and `[` are `_`.
+pub(crate) fn is_named(name: &[u8], wanted: &[u8]) -> bool {
+    let (name, wanted) = (settled(name), settled(wanted));
+    let bracket = |b: &u8| matches!(b, b'[' | b']');
+    let base = name.strip_prefix(b"[").unwrap_or(name).split(bracket).next().unwrap_or(name);
+    let in_php =
+        |b: u8| if matches!(b, b' ' | b'.' | b'[') { b'_' } else { b.to_ascii_lowercase() };
+    let same = |name: &[u8]| {
+        name.len() == wanted.len() && name.iter().zip(wanted).all(|(a, b)| in_php(*a) == in_php(*b))
+    };
+    same(name) || same(base.trim_ascii())
 }
 
 /// Whether the bytes of the request had one meaning, by whoever saw them before they were read.
@@ -480,8 +559,10 @@ pub fn strip_trailers(trailers: &mut HeaderMap, is_slot: impl Fn(&HeaderName) ->
     let of_a_head = |name: &HeaderName| {
         NOT_IN_TRAILERS.iter().any(|own| is_one_field(own.as_str(), name.as_str()))
     };
+    let overrides =
+        |name: &HeaderName| is_one_of(&METHOD_OVERRIDES, name) || is_one_of(&PATH_OVERRIDES, name);
     let goes =
-        |name: &&HeaderName| is_ours(name) || of_a_head(name) || is_override(name) || is_slot(name);
+        |name: &&HeaderName| is_ours(name) || of_a_head(name) || overrides(name) || is_slot(name);
     let names: Vec<HeaderName> = trailers.keys().filter(goes).cloned().collect();
     for name in names {
         trailers.remove(name);
@@ -544,7 +625,9 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
     let plain = path.is_ascii()
         && !path.contains(['%', '\\', ';'])
         && !path.contains("//")
-        && !path.contains("/.");
+        && !path.contains("/.")
+        && !path.contains("./")
+        && !path.ends_with('.');
     if plain {
         return Ok(Vec::new());
     }
@@ -554,7 +637,7 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
         let folded = fold(text);
         let folded = Some(folded).filter(|folded| folded != text);
         for text in [Some(text), folded.as_ref()].into_iter().flatten() {
-            for options in 0..16_u8 {
+            for options in 0..32_u8 {
                 let reading = reread(text, options);
                 if reading != path && !found.contains(&reading) {
                     found.push(reading);
@@ -666,7 +749,10 @@ fn reread(text: &str, options: u8) -> String {
     let parameters = options & 2 != 0;
     let merge = options & 4 != 0;
     let dots = options & 8 != 0;
+    let ends = options & 16 != 0;
     let text = if backslashes { text.replace('\\', "/") } else { text.to_owned() };
+    // Once decoded, what was part of a name ends the path for whoever reads it again.
+    let text = if ends { text.split(['?', '#']).next().unwrap_or_default() } else { &text };
     let mut segments: Vec<&str> = Vec::new();
     let last = text.split('/').count() - 1;
     for (i, segment) in text.split('/').enumerate() {
@@ -674,6 +760,8 @@ fn reread(text: &str, options: u8) -> String {
             if parameters { segment.split(';').next().unwrap_or_default() } else { segment };
         // Some trim what is blank at the end of a name, Windows among them.
         let name = segment.trim_end_matches(|c| c <= ' ');
+        let bare = name.trim_end_matches(['.', ' ']);
+        let segment = if ends && !bare.is_empty() { bare } else { segment };
         match if dots && (name == "." || name == "..") { name } else { segment } {
             // But for the root, and for the slash that a path ends with.
             "" if merge && i > 0 && i < last => {}
@@ -830,6 +918,7 @@ mod tests {
             "proxy-authorization",
             "locum-run",
             "x-http-method-override",
+            "x-original-url",
             "content-type",
             "content_type",
             "te",
@@ -874,11 +963,48 @@ mod tests {
         for (target, methods) in [
             ("/?_method=delete", vec![Method::DELETE]),
             ("/?a=b&%5Fmethod=PATCH&c", vec![Method::PATCH]),
+            ("/?.method=DELETE", vec![Method::DELETE]),
+            ("/?+_method=DELETE", vec![Method::DELETE]),
+            ("/?%20_method=+delete", vec![Method::DELETE]),
+            ("/?_method%00x=DELETE", vec![Method::DELETE]),
+            ("/?%5B_method%5D=DELETE", vec![Method::DELETE]),
+            ("/?a;_method=DELETE", vec![Method::DELETE]),
+            ("/?%255fmethod=%2544ELETE", vec![Method::DELETE]),
+            ("/?$httpMethod=DELETE", vec![Method::DELETE]),
+            ("/?%24httpMethod=DELETE&_method=PUT", vec![Method::DELETE, Method::PUT]),
             ("/?_method=list&method=PUT&x_method=PUT&_method", vec![]),
         ] {
             assert_eq!(parse(target, &[host]).unwrap().other_methods(), methods, "{target}");
         }
-        assert!(parse("/", &[("host", "api.test")]).unwrap().other_methods().is_empty());
+        assert!(parse("/", &[host]).unwrap().other_methods().is_empty());
+        for target in ["/?$httpHeaders=X-HTTP-Method-Override:DELETE", "/?_method=trace"] {
+            assert_eq!(code(target, &[host]), Some(Code::MethodRefused), "{target}");
+        }
+    }
+
+    #[test]
+    fn a_field_that_asks_for_another_target_is_refused() {
+        let ask = |name, value| parse("/public?a=b", &[("host", "api.test"), (name, value)]);
+        for (name, value) in [
+            ("x-original-url", "/admin"),
+            ("x-original-url", "/public"),
+            ("x-original-url", "/public?a=c"),
+            ("x_rewrite_url", "/admin"),
+            ("x-rewrite-url", "https://other.test/admin"),
+            ("x.original.url", "/a/../admin"),
+            ("x-original-url", ""),
+            ("x-original-url", "public?a=b"),
+            ("x-original-url", "/\u{fc}"),
+        ] {
+            assert_eq!(ask(name, value).unwrap_err().code, Code::BadRequest, "{name}: {value}");
+        }
+        for (name, value) in [
+            ("x-original-url", " /public?a=b"),
+            ("x-rewrite-url", "https://api.test/public?a=b"),
+            ("x-original-uri", "/admin"),
+        ] {
+            assert!(ask(name, value).is_ok(), "{name}: {value}");
+        }
     }
 
     #[test]

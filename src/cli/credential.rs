@@ -230,7 +230,8 @@ pub(super) struct Value {
     /// Take the contents of this file
     #[arg(long, value_name = "FILE")]
     from_file: Option<PathBuf>,
-    /// Accept a secret of under 8 bytes, though such texts turn up in answers by chance
+    /// Accept a secret of under 8 bytes, though such texts turn up in answers by chance. Nobody knows it
+    /// when an agent sends it itself, and under 3 bytes it is not hidden in answers
     #[arg(long)]
     force_short: bool,
     /// Take it as it is, though it stands in quotes or looks like a line `NAME=value`

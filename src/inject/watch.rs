@@ -20,8 +20,8 @@ use crate::host::Origin;
 use crate::reference::{self, Name};
 use crate::request::{BodyText, InboundRequest, Place};
 
-/// What is shorter is no token of any provider, and would cost a hash for each word.
-const SHORTEST: usize = 16;
+/// No secret is shorter, but those that were forced in: as short a text is in requests by chance.
+const SHORTEST: usize = 8;
 
 /// How many texts are remembered that had no secret in them: 8 KiB for a workspace, and more than the
 /// long fields of all its busy agents.

@@ -10,7 +10,7 @@ use percent_encoding::percent_decode;
 
 use super::text::TextPattern;
 use crate::agent::{Context, Label};
-use crate::request::{decode_wide, has_wide, is_one_field};
+use crate::request::{decode_wide, has_wide, is_named, is_one_field, settled};
 
 /// Fields that no rule can ask for: the proxy takes them out, sets them anew, or puts a secret there.
 const UNFIT: [HeaderName; 16] = [
@@ -238,26 +238,6 @@ impl Reading {
     }
 }
 
-/// A text without what some origins leave out: what follows a NUL, which ends it in C and in names of PHP, and
-/// what is blank around it.
-fn settled(text: &[u8]) -> &[u8] {
-    let end = text.iter().position(|b| *b == 0).unwrap_or(text.len());
-    text[..end].trim_ascii()
-}
-
-/// Whether some origin takes a parameter for the one that is asked for: by its very name, in another
-/// case, as an array of it (`service[]`, `service[0]`), or as PHP has names, in which a blank, `.` and `[` are `_`.
-fn is_named(name: &[u8], wanted: &[u8]) -> bool {
-    let (name, wanted) = (settled(name), settled(wanted));
-    let base = name.split(|b| *b == b'[').next().unwrap_or(name);
-    let in_php =
-        |b: u8| if matches!(b, b' ' | b'.' | b'[') { b'_' } else { b.to_ascii_lowercase() };
-    let same = |name: &[u8]| {
-        name.len() == wanted.len() && name.iter().zip(wanted).all(|(a, b)| in_php(*a) == in_php(*b))
-    };
-    same(name) || same(base.trim_ascii())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +283,9 @@ mod tests {
             (Some("service=git-upload-pack&service%00x=git-receive-pack"), false, true),
             (Some("service=git-upload-pack&service+=git-receive-pack"), false, true),
             (Some("service=git-upload-pack&%09service[x]=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&[service]=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&%5Bservice%5D[0]=git-receive-pack"), false, true),
+            (Some("service=git-upload-pack&service]=git-receive-pack"), false, true),
             (Some("service=git-upload-pack%00.git-receive-pack"), false, true),
             (Some("service=%20git-upload-pack"), false, true),
             (Some("service=git-upload-pack&services=1&a.service=1"), true, true),

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 use flate2::{Decompress, FlushDecompress, Status};
 use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
+use zeroize::Zeroizing;
 
 use super::Unscrubbable;
 use super::search::Scrubber;
@@ -117,10 +118,11 @@ impl Deflate {
     fn look_into(&mut self, mut bytes: &[u8], scrubber: &mut Scrubber) -> Result<(), Unscrubbable> {
         let inflate = self.inflate.get_or_insert_with(|| Decompress::new(false));
         let found = scrubber.replaced();
-        let mut text = [0; PIECE];
+        // Nobody else wipes a stack.
+        let mut text = Zeroizing::new([0; PIECE]);
         loop {
             let (read, written) = (inflate.total_in(), inflate.total_out());
-            let status = inflate.decompress(bytes, &mut text, FlushDecompress::Sync);
+            let status = inflate.decompress(bytes, &mut text[..], FlushDecompress::Sync);
             let status = status.map_err(|_| Unscrubbable)?;
             let count = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
             let (read, written) =

@@ -3,8 +3,10 @@
 //!
 //! A header tells how long its payload is, so a match is overwritten in place, and what a header says
 //! is never taken for text. The end of a message holds nothing back: one that ends like the start of
-//! a secret would else wait for the next, and the other side perhaps for an answer to it. Compressed
-//! messages go on as they are, and the connection ends before a secret would be whole in one.
+//! a secret would else wait for the next, and the other side perhaps for an answer to it. A control
+//! frame in the middle of a message is searched by itself, and waits where text before it does.
+//! Compressed messages go on as they are, and the connection ends before a secret would be whole in
+//! one.
 
 use std::collections::VecDeque;
 
@@ -20,6 +22,15 @@ const LONGEST_HEADER: usize = 14;
 /// How many headers may wait for the end of a match. A message that is cut into more pieces while its
 /// text stands still is there to be held on to.
 const MOST_GAPS: usize = 1024;
+
+/// So much of a secret may go on with a control frame, as it may with the end of a message of gRPC.
+const SHORT: usize = 8;
+
+/// The longest payload of a control frame (RFC 6455 section 5.5).
+const LONGEST_CONTROL: u64 = 125;
+
+/// What says that no data follows.
+const CLOSE: u8 = 8;
 
 /// Follows the frames that an origin sends.
 pub(super) struct FrameScrubber {
@@ -39,6 +50,8 @@ enum Place {
     Header { seen: usize, bytes: [u8; LONGEST_HEADER] },
     /// In its payload, of which so much is to come.
     Payload { left: u64, frame: Frame },
+    /// In a control frame, of which so much is to come.
+    Control { left: usize, bytes: Vec<u8> },
 }
 
 impl Place {
@@ -48,8 +61,8 @@ impl Place {
 /// What a frame is, of which more is to be done at its end.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Frame {
-    /// A close, a ping, a pong, or of no known kind: searched by itself.
-    Control,
+    /// Of a kind that ends the connection when it is read: searched by itself.
+    Unknown,
     /// A piece of a message, or its last.
     Data { last: bool },
 }
@@ -102,19 +115,22 @@ impl FrameScrubber {
     fn is_in_the_middle(&self, length: usize) -> bool {
         match &self.place {
             Place::Payload { left, frame } => {
-                let plain = *frame == Frame::Control || !self.compressed;
+                let plain = *frame == Frame::Unknown || !self.compressed;
                 plain && *left > length as u64 && self.gaps.is_empty()
             }
-            Place::Header { .. } => false,
+            Place::Header { .. } | Place::Control { .. } => false,
         }
     }
 
     /// The origin has said all: what was held back is final.
     pub(super) fn finish(&mut self, out: &mut impl FnMut(Bytes)) {
         let mut whole = Vec::new();
-        let released = match self.place {
+        let released = match std::mem::replace(&mut self.place, Place::START) {
+            Place::Control { bytes, .. } => {
+                self.control(&bytes, &mut whole).and_then(|()| self.release(&mut whole))
+            }
             // Within a compressed message, it is no part of it.
-            Place::Payload { frame: Frame::Control, .. } => self.end(Frame::Control, &mut whole),
+            Place::Payload { frame: Frame::Unknown, .. } => self.end(Frame::Unknown, &mut whole),
             _ => self.release(&mut whole),
         };
         if released.is_ok() && !whole.is_empty() {
@@ -130,8 +146,12 @@ impl FrameScrubber {
                 *seen += 1;
                 let Some(left) = payload_length(&bytes[..*seen]) else { return Ok(()) };
                 let header = bytes[..*seen].to_vec();
-                let frame = self.begin(header, whole)?;
-                self.place = Place::Payload { left, frame };
+                self.place = self.begin(header, left, whole)?;
+            }
+            Place::Control { left, bytes } => {
+                let here = (*left).min(chunk.len());
+                *left -= here;
+                bytes.extend_from_slice(&chunk.split_to(here));
             }
             Place::Payload { left, frame } => {
                 let here = usize::try_from(*left).unwrap_or(usize::MAX).min(chunk.len());
@@ -140,39 +160,81 @@ impl FrameScrubber {
                 self.payload(frame, text, whole)?;
             }
         }
-        if let Place::Payload { left: 0, frame } = self.place {
-            self.place = Place::START;
-            self.end(frame, whole)?;
+        match &mut self.place {
+            Place::Payload { left: 0, frame } => {
+                let frame = *frame;
+                self.place = Place::START;
+                self.end(frame, whole)
+            }
+            Place::Control { left: 0, bytes } => {
+                let frame = std::mem::take(bytes);
+                self.place = Place::START;
+                self.control(&frame, whole)
+            }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     /// Passes a header on, or has it wait for the text before it.
-    fn begin(&mut self, header: Vec<u8>, whole: &mut Vec<u8>) -> Result<Frame, Unscrubbable> {
+    fn begin(
+        &mut self,
+        header: Vec<u8>,
+        left: u64,
+        whole: &mut Vec<u8>,
+    ) -> Result<Place, Unscrubbable> {
         // A server that masks has lost its way (RFC 6455 section 5.1), or sends an agent's own frames
         // back, in which a field was filled: no search sees through a mask, and the agent would.
         if header[1] & 0x80 != 0 {
             return Err(Unscrubbable);
         }
         let (opcode, last) = (header[0] & 0x0f, header[0] & 0x80 != 0);
-        let frame = if opcode <= 2 { Frame::Data { last } } else { Frame::Control };
-        if opcode != 0 {
-            // A ping may come in the middle of a message, and its answer may be waited for: what was
-            // held back goes on. A piece of the message that has begun lets it wait.
+        let control = opcode >= CLOSE && left <= LONGEST_CONTROL;
+        // A piece of the message that has begun goes on with its text, and so does what follows a ping.
+        if opcode != 0 && (!control || opcode == CLOSE) {
             self.release(whole)?;
+        }
+        if control {
+            let left = usize::try_from(left).unwrap_or_default();
+            return Ok(Place::Control { left, bytes: header });
         }
         if matches!(opcode, 1 | 2) {
             self.compressed = header[0] & 0x40 != 0 && self.deflate.is_some();
         }
-        let idle = self.scrubber.is_idle();
-        if let Some(deflate) = self.compressed(frame).filter(|_| !idle) {
-            deflate.hold(&header)?;
-        } else if idle || self.scrubber.unshown() == 0 && self.gaps.is_empty() {
-            whole.extend_from_slice(&header);
-        } else {
-            self.gaps.add(header, self.scrubber.unshown())?;
+        let frame = if opcode <= 2 { Frame::Data { last } } else { Frame::Unknown };
+        let of_compressed = self.compressed && frame != Frame::Unknown;
+        self.pass(header, of_compressed, whole)?;
+        Ok(Place::Payload { left, frame })
+    }
+
+    /// A control frame that is there, or as much of it as ever will be. Who has sent a ping may wait for
+    /// its answer: a few bytes of text do not keep it.
+    fn control(&mut self, frame: &[u8], whole: &mut Vec<u8>) -> Result<(), Unscrubbable> {
+        let (header, payload) = frame.split_at(2);
+        let mut clean = header.to_vec();
+        self.scrubber.replace_apart(payload, &mut clean);
+        if !self.compressed {
+            let gaps = &mut self.gaps;
+            self.scrubber.show_short(SHORT, &mut |text| gaps.lay(&text, whole));
         }
-        Ok(frame)
+        self.pass(clean, self.compressed, whole)
+    }
+
+    /// Hands on what is no text of a message, or has it wait behind the text that waits.
+    fn pass(
+        &mut self,
+        bytes: Vec<u8>,
+        compressed: bool,
+        whole: &mut Vec<u8>,
+    ) -> Result<(), Unscrubbable> {
+        let idle = self.scrubber.is_idle();
+        match &mut self.deflate {
+            Some(deflate) if compressed && !idle => deflate.hold(&bytes),
+            _ if idle || self.scrubber.unshown() == 0 && self.gaps.is_empty() => {
+                whole.extend_from_slice(&bytes);
+                Ok(())
+            }
+            _ => self.gaps.add(bytes, self.scrubber.unshown()),
+        }
     }
 
     fn payload(
@@ -182,7 +244,7 @@ impl FrameScrubber {
         whole: &mut Vec<u8>,
     ) -> Result<(), Unscrubbable> {
         if self.compressed
-            && frame != Frame::Control
+            && frame != Frame::Unknown
             && let Some(deflate) = &mut self.deflate
         {
             return deflate.push(&text, &mut self.scrubber, whole);
@@ -207,7 +269,7 @@ impl FrameScrubber {
                 self.compressed = false;
                 Ok(())
             }
-            Frame::Control => {
+            Frame::Unknown => {
                 self.release_text(whole);
                 Ok(())
             }
@@ -228,10 +290,6 @@ impl FrameScrubber {
     fn release_text(&mut self, whole: &mut Vec<u8>) {
         let gaps = &mut self.gaps;
         self.scrubber.finish(&mut |text| gaps.lay(&text, whole));
-    }
-
-    fn compressed(&mut self, frame: Frame) -> Option<&mut Deflate> {
-        self.deflate.as_mut().filter(|_| self.compressed && frame != Frame::Control)
     }
 }
 
@@ -406,6 +464,48 @@ mod tests {
     }
 
     #[test]
+    fn a_secret_that_a_ping_cuts_is_found() {
+        let stars = b"locum_main**********";
+        for cut in 1..KEY.len() {
+            let (key, rest) = KEY.split_at(cut);
+            let ping = [frame(0x89, b"?"), frame(0x8a, KEY)].concat();
+            let sent = [frame(0x01, key), ping, frame(0x00, b""), frame(0x80, rest)].concat();
+            let shown = if cut > SHORT { 0 } else { cut };
+            let clean = [&KEY[..shown], &stars[shown..]].concat();
+            let ping = [frame(0x89, b"?"), frame(0x8a, stars)].concat();
+            let (first, rest) = clean.split_at(cut);
+            let clean = [frame(0x01, first), ping, frame(0x00, b""), frame(0x80, rest)].concat();
+            for size in [1, 3, sent.len()] {
+                let chunks: Vec<&[u8]> = sent.chunks(size).collect();
+                assert_eq!(
+                    through(&chunks),
+                    (clean.clone(), 2),
+                    "cut at {cut}, in pieces of {size}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn a_close_does_not_wait() {
+        let mut frames = scrubber(None);
+        let sent = [frame(0x01, &KEY[..12]), frame(0x88, b"\x03\xe8")].concat();
+        assert_eq!(send(&mut frames, &sent), (sent, Ok(())));
+    }
+
+    #[test]
+    fn pings_are_not_gathered_for_ever() {
+        for first in [frame(0x01, &KEY[..12]), frame(0x41, &compressed(&[&KEY[..12]])[0])] {
+            let mut frames = scrubber(Some(KEEPS));
+            let (_, result) = send(&mut frames, &first);
+            assert_eq!(result, Ok(()));
+            let (seen, result) =
+                send(&mut frames, &frame(0x89, &[b'.'; 125]).repeat(MOST_GAPS + 1));
+            assert_eq!((seen.len(), result), (0, Err(Unscrubbable)));
+        }
+    }
+
+    #[test]
     fn pieces_that_say_nothing_are_not_gathered_for_ever() {
         let mut frames = scrubber(None);
         assert_eq!(send(&mut frames, &frame(0x01, b"s")), (vec![0x01, 1], Ok(())));
@@ -501,6 +601,19 @@ mod tests {
             let told = String::from_utf8(told).unwrap();
             let told = told.strip_prefix("hello, sk-canary-").unwrap();
             assert!(!told.contains("sk"), "in pieces of {size}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_secret_that_pings_cut_does_not_pass() {
+        let message = compressed(&[&[b"the key: ", KEY, b"!"].concat()]).remove(0);
+        for cut in 1..message.len() {
+            let (first, rest) = message.split_at(cut);
+            let sent = [frame(0x41, first), frame(0x89, b"?"), frame(0x80, rest)].concat();
+            let mut frames = scrubber(Some(KEEPS));
+            let (seen, result) = send(&mut frames, &sent);
+            assert_eq!(result, Err(Unscrubbable), "cut at {cut}");
+            assert!(seen.len() < sent.len() - KEY.len(), "cut at {cut}: {}", seen.escape_ascii());
         }
     }
 

@@ -394,6 +394,15 @@ impl Scrubber {
         self.held.clear();
     }
 
+    /// Appends `text`, which is no part of the stream, with every match replaced.
+    pub(super) fn replace_apart(&mut self, text: &[u8], out: &mut Vec<u8>) {
+        let found = self.search.replace_all(text, self.fit, out);
+        if found == 0 {
+            out.extend_from_slice(text);
+        }
+        self.replaced += found;
+    }
+
     pub(super) fn scrub_trailers(&mut self, trailers: &mut HeaderMap) {
         self.replaced += super::scrub_fields(trailers, &self.search);
     }

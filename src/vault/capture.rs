@@ -9,14 +9,17 @@ use super::{Action, Vault};
 use crate::reference::Name;
 use crate::secret::Secret;
 
+/// What lies in place of the first value. It is nobody's.
+pub(super) const NOTHING: &[u8] = &[b'-'; check::MIN_SECRET];
+
 impl Vault {
     /// Adds a credential whose first value is still to come.
     ///
     /// # Errors
     /// As [`Vault::add_credential`].
     pub fn add_captured(&mut self, new: &NewCredential) -> Result<(), VaultError> {
-        // A version has a value: this one is nobody's, and is erased at once.
-        let nothing = Secret::new(vec![b'-'; check::MIN_SECRET]);
+        // A version has a value: this one is erased at once.
+        let nothing = Secret::new(NOTHING.to_vec());
         check_new(new, &nothing).map_err(|fault| self.fault(fault))?;
         self.change(Action::CredentialAdded, new.name.as_str(), |tx, change| {
             insert_credential(tx, change, new, &nothing)?;

@@ -13,10 +13,12 @@ use super::crypto::DoesNotOpen;
 use super::error::{Fault, Kind, Row, VaultError};
 use super::kept::{self, Purpose};
 use super::keys::{self, DataKey};
-use super::{Vault, agents, approvals, credentials, journal, runs, sets, values, workspaces};
+use super::{
+    Vault, agents, approvals, capture, credentials, journal, runs, sets, values, workspaces,
+};
 use crate::agent::{Labels, TokenRecord};
 use crate::approval::Decision;
-use crate::credential::{Credential, CredentialIndex};
+use crate::credential::{Credential, CredentialIndex, ELSEWHERE};
 use crate::inject::Watch;
 use crate::reference::Name;
 use crate::secret::Secret;
@@ -122,7 +124,13 @@ impl Vault {
         let mut digest_keys = vec![key.digest_key()];
         let revoked_before = kept(Purpose::Fingerprint)?;
         digest_keys.extend(revoked_before.iter().map(|kept| keys::digest_key(&kept.key)));
-        let watch = Watch::new(digest_keys, credentials::digests(tx, workspace)?, &credentials);
+        let mut known = credentials::digests(tx, workspace)?;
+        for nobodys in [ELSEWHERE, capture::NOTHING] {
+            for key in &digest_keys {
+                known.remove(&key.digest(nobodys));
+            }
+        }
+        let watch = Watch::new(digest_keys, known, &credentials);
         let sets = sets::all(tx, workspace)?.into_iter().collect();
         let index = CredentialIndex::new(credentials, sets);
         let index = index.with_values(workspace, &values::all(tx, own, workspace)?);

@@ -333,11 +333,14 @@ fn what_is_echoed_is_hidden_and_each_request_is_signed_anew() {
     ];
     let secret = json!({ "key": key, "passphrase": passphrase }).to_string();
     let world = World::with(BEARER, canary(), |home, _| home.add("signed", arguments, &secret));
-    let answer = world.ask("GET", "/open/echo", &["X-Sign: locum_signed"], "");
+    let answer = world.ask("GET", "/shown/raw", &["X-Sign: locum_signed", AUTHORIZED], "");
     let one = world.origin.last();
     assert_eq!(one.header("x-pass"), Some(&*passphrase));
+    assert!(answer.text().contains(one.header("x-nonce").unwrap()), "the head is shown");
     assert!(!answer.text().contains(&passphrase), "it is taken out of the answer");
-    world.ask("GET", "/open/echo", &["X-Sign: locum_signed", "X-Nonce: mine"], "");
+    let signature = one.header("x-sign").unwrap();
+    assert!(!answer.text().contains(signature), "and so is the signature: {}", answer.text());
+    world.ask("GET", "/open/x", &["X-Sign: locum_signed", "X-Nonce: mine"], "");
     let two = world.origin.last();
     assert_ne!(one.header("x-nonce"), two.header("x-nonce"));
     assert_ne!(two.header("x-nonce"), Some("mine"), "what the client had there is taken out");

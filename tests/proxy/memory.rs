@@ -122,6 +122,20 @@ fn one_request() {
 }
 
 #[test]
+fn an_echo_in_one_piece_leaves_nothing_in_memory() {
+    apart("memory::one_echo", &[], "", &[]);
+}
+
+/// Nothing comes behind it that another write over the same place would hide it with.
+#[test]
+#[ignore = "started by the test above, as root"]
+fn one_echo() {
+    let world = World::with(BEARER, canary(), soon_idle);
+    assert_eq!(world.ask("GET", "/echo/raw", &[AUTHORIZED], "").status, 200);
+    nothing_remains(&world, "one echo");
+}
+
+#[test]
 fn echoes_uploads_and_broken_answers_leave_nothing_in_memory() {
     // Nobody but root may look into the process.
     apart("memory::echoes_uploads_and_broken_answers", &[], "", &[]);

@@ -43,6 +43,46 @@ fn a_secret_in_the_agents_own_hands_is_known_wherever_it_stands() {
     world.never_leaks(&[]);
 }
 
+/// As short as a secret may be; and what lies in a vault where a value comes from elsewhere is no secret.
+#[test]
+fn a_short_secret_is_known_too() {
+    let password = "Sh0rt-pw";
+    let world = World::with(BEARER, canary(), |home, _| {
+        home.add("short", &["--to", "https://api.test", "--basic", "user"], password);
+        home.locum(&[
+            "credential",
+            "add",
+            "session",
+            "--to",
+            "https://api.test",
+            "--captured",
+            "--header",
+            "X-Session: {secret}",
+        ])
+        .ok();
+    });
+    for field in
+        [format!("X-Any: {password}"), format!("Authorization: {}", basic("user", password))]
+    {
+        let answer = world.ask("GET", "/v1/x", &[&field], "");
+        refused(&world, &answer, &field);
+    }
+    assert_eq!(world.origin.connections(), 0);
+    assert_eq!(world.ask("GET", "/open/external?x=--------", &[], "").status, 200);
+    world.home.never_leaks(&[password], &[]);
+}
+
+#[test]
+fn a_honeytoken_is_never_short() {
+    let home = Home::new();
+    let add =
+        ["credential", "add", "bait", "--honeytoken", "--force-short", "--provider", "openai"];
+    let file = home.path().join("bait");
+    std::fs::write(&file, "short").unwrap();
+    let ran = home.locum(&[&add[..], &["--from-file", file.to_str().unwrap()]].concat()).failed(64);
+    assert!(ran.err.contains("no alarm"), "{}", ran.err);
+}
+
 /// In the vault's own slots, and in what once nobody looked at; and the log has it nowhere.
 #[test]
 fn a_secret_in_its_own_slot_is_known_and_never_recorded() {

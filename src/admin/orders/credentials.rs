@@ -357,6 +357,10 @@ impl AddCredential {
             let what = "what sources log in with is for nothing else";
             return Err(Trouble::wrong(what, "leave `honeytoken`, `captured` and `serves` out"));
         }
+        if *honeytoken && self.force_short {
+            let what = "a honeytoken that is short would be known nowhere, and raise no alarm";
+            return Err(Trouble::wrong(what, "leave `force_short` out"));
+        }
         if *captured && (*honeytoken || source.is_some() || self.secret.is_some()) {
             let what = "what is captured has no other value";
             return Err(Trouble::wrong(what, "leave `honeytoken`, `source` and `secret` out"));

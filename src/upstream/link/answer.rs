@@ -11,6 +11,7 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 use http::{Method, Response, StatusCode, Version};
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncReadExt as _, ReadBuf};
+use zeroize::Zeroize as _;
 
 use super::super::body::BodyError;
 use super::super::interim::Hearing;
@@ -197,6 +198,8 @@ impl Incoming {
             let mut first = ReadBuf::uninit(&mut space);
             ready!(Pin::new(wire).poll_read(cx, &mut first))?;
             self.buffer = BytesMut::from(first.filled());
+            // Nobody else wipes a stack.
+            first.filled_mut().zeroize();
             return Poll::Ready(Ok(self.buffer.len()));
         }
         if self.buffer.capacity() - self.buffer.len() < self.next {
