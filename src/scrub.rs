@@ -4,6 +4,7 @@
 //! read; [`scrub`] is the only way out of it. The search is Wu and Manber's ("A fast algorithm for
 //! multi-pattern searching", 1994): one table look-up for about every `shortest needle` bytes.
 
+mod alike;
 mod capture;
 mod codings;
 mod deflate;
@@ -19,7 +20,7 @@ mod table;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -340,6 +341,8 @@ enum Inner<B> {
         body: Source<B>,
         /// In a box: larger than all else here, and few answers are searched as they stream.
         engine: Box<Engine>,
+        /// What came in small pieces while much was held back: searched together, when no more is there.
+        few: Vec<u8>,
         ready: VecDeque<Frame<Bytes>>,
         done: Option<Result<(), Unscrubbable>>,
     },
@@ -356,7 +359,10 @@ impl<B> ScrubbedBody<B> {
 
     fn searching(body: Source<B>, engine: Engine, replaced: u64) -> Self {
         let (engine, ready) = (Box::new(engine), VecDeque::new());
-        Self { inner: Inner::Searching { body, engine, ready, done: None }, replaced }
+        Self {
+            inner: Inner::Searching { body, engine, few: Vec::new(), ready, done: None },
+            replaced,
+        }
     }
 
     /// How often the secret was found, head and body together, so far.
@@ -403,22 +409,37 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
                 Poll::Ready(next.map(Ok))
             }
-            Inner::Searching { body, engine, ready, done } => loop {
+            Inner::Searching { body, engine, few, ready, done } => loop {
                 if let Some(frame) = ready.pop_front() {
                     return Poll::Ready(Some(Ok(frame)));
                 }
                 if let Some(ending) = done {
                     return Poll::Ready(ending.err().map(|fault| Err(fault.into())));
                 }
-                match ready!(Pin::new(&mut *body).poll_frame(cx)) {
-                    // What was certain before the fault goes on; what was held back does not.
-                    Some(Ok(frame)) => *done = scrub_frame(frame, engine, ready).err().map(Err),
+                let next = match Pin::new(&mut *body).poll_frame(cx) {
+                    Poll::Pending if few.is_empty() => return Poll::Pending,
+                    Poll::Ready(Some(Ok(frame))) if is_one_of_few(&frame, engine, few) => {
+                        few.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                        continue;
+                    }
                     // What is held back is not flushed: a broken stream must not look whole.
-                    Some(Err(error)) => return Poll::Ready(Some(Err(error))),
-                    None => {
+                    Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                    next => next,
+                };
+                // What was certain before a fault goes on; what was held back does not.
+                if !few.is_empty() {
+                    let data = Frame::data(Bytes::from(std::mem::take(few)));
+                    *done = scrub_frame(data, engine, ready).err().map(Err);
+                }
+                match next {
+                    Poll::Ready(Some(Ok(frame))) if done.is_none() => {
+                        *done = scrub_frame(frame, engine, ready).err().map(Err);
+                    }
+                    Poll::Ready(None) if done.is_none() => {
                         *done = Some(Ok(()));
                         engine.finish(&mut |data| ready.push_back(Frame::data(data)));
                     }
+                    _ => {}
                 }
             },
         }
@@ -430,8 +451,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
             Inner::Gathered { whole, trailers } => {
                 whole.as_ref().is_none_or(Bytes::is_empty) && trailers.is_none()
             }
-            Inner::Searching { body, engine, ready, .. } => {
-                ready.is_empty() && engine.scrubber().unshown() == 0 && body.is_end_stream()
+            Inner::Searching { body, engine, few, ready, .. } => {
+                (ready.is_empty() && few.is_empty())
+                    && engine.scrubber().unshown() == 0
+                    && body.is_end_stream()
             }
         }
     }
@@ -489,6 +512,17 @@ impl<'r> Joined<'r> {
             self.ready.push_back(Frame::data(whole));
         }
     }
+}
+
+/// How much may be held back before small pieces wait for one another, and how many bytes of them do: each time
+/// something comes, all that is held back is searched again.
+const MUCH: usize = 256;
+const FEW: usize = 1024;
+
+/// Whether a piece is so small, beside what is held back, that it is searched with what comes next.
+fn is_one_of_few(frame: &Frame<Bytes>, engine: &Engine, few: &[u8]) -> bool {
+    let length = frame.data_ref().map_or(usize::MAX, Bytes::len);
+    engine.scrubber().held() >= MUCH && length < FEW.saturating_sub(few.len())
 }
 
 fn scrub_frame(
@@ -598,6 +632,23 @@ mod tests {
         let (_, body, replaced) = through(Response::new(body));
         assert_eq!(body, "data: locum_openai\n\ndata: sk-x\n\n");
         assert_eq!(replaced, 1);
+    }
+
+    #[test]
+    fn bytes_that_come_one_by_one_are_searched_as_the_whole() {
+        // So much is written for each character that more is held back than there is of most answers.
+        let spelled = |b: &u8| format!("{}x{b:02x}", "\\".repeat(15));
+        let key: String = b"sk-canary-0123456789".iter().map(spelled).collect();
+        for (text, clean) in [
+            (format!("<{key}>"), "<locum_openai>".to_owned()),
+            (format!("<{}>", &key[..key.len() - 1]), format!("<{}>", &key[..key.len() - 1])),
+            (format!("<{}!{key}>", &key[..300]), format!("<{}!locum_openai>", &key[..300])),
+        ] {
+            let pieces: Vec<&[u8]> = text.as_bytes().chunks(1).collect();
+            let body = Streamed(frames(&pieces).into(), SizeHint::default());
+            let (_, body, _) = through(Response::new(body));
+            assert_eq!(body, clean);
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::ops::Range;
 use bytes::Bytes;
 use http::header::HeaderMap;
 
+use super::alike::Alike;
 use super::listed::{Listing, is_of_lists, shortest_list};
 use super::needles::{Needle, Needles, Outline, is_of_forms};
 use super::spelled::{Spelled, Spelling, Written, is_escape};
@@ -26,6 +27,11 @@ pub enum Fit {
 /// wait for just these, as behind a prompt, and they tell nothing: keys of one provider have more than that in common,
 /// and what ends like more is hardly there by chance.
 const TELLING: usize = 3;
+
+/// What may stand before a line break at the end of what came, and be shown for it: fewer characters than any secret
+/// has. Who follows lines as they come would else see some without their ends. Should the next line go on with a
+/// needle, that is found and replaced; what was shown of it is then all that shows.
+const SHORT: usize = 8;
 
 /// So much of a chunk is joined to what is held first. The tests' chunks are short.
 const SEAM: usize = if cfg!(test) { 4 } else { 256 };
@@ -49,6 +55,7 @@ struct Made {
     /// Larger than all else here, and an answer is moved often before it is read.
     spelling: Box<Spelling>,
     listing: Box<Listing>,
+    alike: Box<Alike>,
 }
 
 /// Where a needle stands in a text, and which.
@@ -59,14 +66,15 @@ struct Match<'n> {
 }
 
 impl Made {
-    fn new(mut needles: Needles) -> Self {
+    fn new(mut needles: Needles, plain: bool) -> Self {
         needles.complete();
         let lengths = || needles.iter().map(|n| n.bytes.len());
         let shortest = lengths().min().unwrap_or(1);
         let longest = lengths().max().unwrap_or(1);
         let spelling = Box::new(Spelling::new(&needles));
         let listing = Box::new(Listing::new(&needles));
-        Self { needles, shortest, longest, spelling, listing }
+        let alike = Box::new(Alike::new(&needles, plain));
+        Self { needles, shortest, longest, spelling, listing, alike }
     }
 
     fn table(&self, effort: Effort) -> Table {
@@ -125,21 +133,26 @@ impl Made {
         }
     }
 
-    /// Whether `held` is the end of a line, with so little of a needle in it that it can be shown.
-    fn is_end_of_line(&self, held: &[u8]) -> bool {
-        self.spelling.is_end_of_line(held) && self.listing.may_be_shown(&self.needles, held)
+    /// Whether `held` is the end of a line, with so little before it that it can be shown. As all that shows, this
+    /// hangs on what came, and not on what the secrets are.
+    fn is_end_of_line(held: &[u8]) -> bool {
+        let line = held.strip_suffix(b"\\n").or_else(|| {
+            let line = held.strip_suffix(b"\n").unwrap_or(held);
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            (line.len() < held.len()).then_some(line)
+        });
+        line.is_some_and(|line| match Listing::numbers(line) {
+            Some(numbers) => numbers < SHORT,
+            None => line.len() < SHORT && !line.iter().any(|b| is_escape(*b)),
+        })
     }
 
-    /// Whether `held` says so little of a secret, however it is written, that it can be shown while nothing more
-    /// comes: no more than three characters, and an eighth of the shortest.
+    /// Whether `held` has so few characters, however they are written, that it can be shown while nothing more
+    /// comes: no more than three, and an eighth of the shortest secret.
     fn tells_little(&self, held: &[u8]) -> bool {
         let most = TELLING.min(self.listing.shortest() / 8);
-        let begins = |at: &usize| self.needles.iter().any(|n| n.bytes.starts_with(&held[*at..]));
-        let plain = (0..held.len()).find(begins).is_none_or(|at| held.len() - at <= most);
-        plain
-            && most > 0
-            && self.spelling.says_at_most(&self.needles, held, most)
-            && self.listing.says_at_most(&self.needles, held, most)
+        let numbers = Listing::numbers(held).is_some_and(|all| all <= most);
+        most > 0 && (numbers || Alike::characters(held) <= most)
     }
 
     fn longest_at(&self, text: &[u8]) -> Option<Needle<'_>> {
@@ -156,7 +169,8 @@ impl Search {
     }
 
     fn made(&self) -> &Made {
-        self.made.get_or_init(|| Made::new(self.late.take().unwrap_or_default()))
+        self.made
+            .get_or_init(|| Made::new(self.late.take().unwrap_or_default(), self.outline.plain))
     }
 
     /// Whether a needle could stand in `text`, by what is known without making one: each would lie in
@@ -166,7 +180,9 @@ impl Search {
         if !plain {
             return text.len() >= shortest;
         }
-        has_run(text, shortest, is_of_forms) || has_run(text, shortest_list(shortest), is_of_lists)
+        has_run(text, shortest, is_of_forms)
+            || has_run(text, shortest_list(shortest), is_of_lists)
+            || has_run_of_lines(text, shortest)
     }
 
     /// Whether a field's name has a needle in it. Names come in lower case, whatever the origin wrote.
@@ -218,6 +234,18 @@ fn has_run(text: &[u8], length: usize, is_of_kind: impl Fn(u8) -> bool) -> bool 
     false
 }
 
+/// Whether `length` bytes of forms stand in a row, but for what lines are set in with.
+fn has_run_of_lines(text: &[u8], length: usize) -> bool {
+    let (mut run, mut at_start) = (0, false);
+    text.iter().any(|byte| {
+        if !(at_start && matches!(byte, b' ' | b'\t')) {
+            run = if is_of_forms(*byte) { run + 1 } else { 0 };
+            at_start = *byte == b'\n';
+        }
+        run >= length
+    })
+}
+
 fn replacement(needle: Needle<'_>, length: usize, fit: Fit) -> Vec<u8> {
     let mut text = needle.replacement.to_vec();
     if fit == Fit::InPlace {
@@ -265,7 +293,7 @@ impl Scrubber {
             seam *= 4;
         }
         self.take(chunk, out);
-        if !self.held.is_empty() && self.search.made().is_end_of_line(&self.held) {
+        if !self.held.is_empty() && Made::is_end_of_line(&self.held) {
             self.show_held(out);
         }
     }
@@ -343,7 +371,7 @@ impl Scrubber {
     }
 
     /// How many bytes at the end of `text` could be the start of a needle, or of a longer one than
-    /// the match that a caller would take now.
+    /// the match that a caller would take now, as far as somebody can tell who does not know the needles.
     fn tail(&self, text: &[u8]) -> usize {
         let made = self.search.made();
         let start = text.len().saturating_sub(made.longest - 1);
@@ -358,6 +386,9 @@ impl Scrubber {
         let tail = (start..text.len()).find(could_be).map_or(0, |at| text.len() - at);
         let spelled = made.spelling.tail(&made.needles, text);
         let tail = tail.max(spelled).max(made.listing.tail(&made.needles, text));
+        // What is like one is held back as well, so that it does not show which is one.
+        let tail = tail.max(made.alike.tail(text));
+        let tail = tail.max(made.listing.alike(&made.needles, made.alike.of_secrets(), text));
         // What digits say depends on what they are escaped by.
         let escaped = match text[..text.len() - tail] {
             [.., b'%'] if tail > 0 => 1,

@@ -20,15 +20,10 @@ const _: () = assert!(1 + 4 * NESTED + 17 <= LONGEST_UNIT);
 
 /// How many NULs and ends of lines may stand between two characters: as many as in UTF-32, or around the end
 /// of a line in UTF-16.
-const GAP: usize = 3;
-
-/// What may stand before a line break at the end of what came, and be shown for it: fewer bytes than any
-/// secret has. Who follows lines as they come would else see some without their ends. Should the next
-/// line go on with a needle, that is found and replaced; what was shown of it is then all that shows.
-const SHORT: usize = 8;
+pub(super) const GAP: usize = 3;
 
 /// How far a line may be set in.
-const INDENT: usize = 32;
+pub(super) const INDENT: usize = 32;
 
 /// What is looked through for escapes in one go, once all bytes of a window could be a needle's: in an
 /// encoded text they go on to be, and need not be looked at one by one.
@@ -36,7 +31,7 @@ const STRETCH: usize = 4096;
 
 /// How far back the end of what came is looked at first: a few characters tell of nearly all texts that they are not
 /// the beginning of a needle.
-const LAST: usize = 4 * LONGEST_UNIT;
+pub(super) const LAST: usize = 4 * LONGEST_UNIT;
 
 /// How many characters are read before they are searched for the first time: behind a match the search begins
 /// anew, and a text may be full of them.
@@ -75,7 +70,7 @@ pub(super) struct Spelling {
 
 /// One character as it is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Unit {
+pub(super) enum Unit {
     /// What stands for this byte.
     Byte(u8),
     /// The end of a line: nothing, in an encoded text.
@@ -524,34 +519,6 @@ impl Spelling {
         (inside.max(cut), earlier)
     }
 
-    /// Whether what is held says no more than so many characters of a needle, spelled out.
-    pub(super) fn says_at_most(&self, needles: &Needles, held: &[u8], most: usize) -> bool {
-        let from = |place: usize| {
-            let mut said = Said::from(place);
-            self.read(held, &mut said, (None, usize::MAX), &mut |_| {});
-            said.bytes.len()
-        };
-        let mut said = Said::from(0);
-        let mut inside = 0;
-        self.read(held, &mut said, (None, usize::MAX), &mut |place| {
-            if inside == 0 && self.is_open_at(needles, held, place) {
-                inside = from(place);
-            }
-        });
-        let first = (0..said.bytes.len()).find(|at| self.begins_with(needles, &said.bytes[*at..]));
-        inside <= most && first.is_none_or(|first| said.bytes.len() - first <= most)
-    }
-
-    /// Whether `held` is the end of a line, with so little of a needle before it that it can be shown.
-    pub(super) fn is_end_of_line(&self, held: &[u8]) -> bool {
-        let mut said = Said::from(0);
-        self.read(held, &mut said, (None, usize::MAX), &mut |_| {});
-        let end = said.places.last().map_or(0, |last| last.end);
-        let set_in = held.ends_with(b" ") || held.ends_with(b"\t");
-        let broken = said.after == Some(Unit::Break) && !set_in || held.ends_with(b"\r");
-        broken && end == said.bytes.len() && end < SHORT
-    }
-
     /// Where to begin to read, to know what is said at `at`.
     fn reach_back(&self, written: Written<'_>, text: &[u8], from: usize, at: usize) -> usize {
         let start = at.saturating_sub(LONGEST_UNIT * self.longest).max(from);
@@ -626,7 +593,7 @@ impl Spelling {
 
     /// The character that a text begins with, and how long it is written.
     #[inline]
-    fn unit(text: &[u8]) -> (Unit, usize) {
+    pub(super) fn unit(text: &[u8]) -> (Unit, usize) {
         match text.first().copied() {
             None => (Unit::Cut, 0),
             Some(first) if is_escape(first) => Self::escape(first, text),
