@@ -244,14 +244,23 @@ fn readings(path: &str) -> Option<Vec<String>> {
     }
     let mut all = Vec::new();
     for text in &decoded {
-        for habits in 0..16 {
+        for habits in 0..32 {
             let has = |bit: usize| habits & (1 << bit) != 0;
             let mut text = text.clone();
             if has(0) {
                 text = text.replace('\\', "/");
             }
+            if has(4) {
+                text = text.split(['?', '#']).next().unwrap().to_owned();
+            }
             if has(1) {
                 text = each_segment(&text, |one| one.split(';').next().unwrap().to_owned());
+            }
+            if has(4) {
+                text = each_segment(&text, |one| {
+                    let bare = one.trim_end_matches(|c| c <= ' ').trim_end_matches(['.', ' ']);
+                    if bare.is_empty() { one } else { bare }.to_owned()
+                });
             }
             if has(2) {
                 text = merged(&text);

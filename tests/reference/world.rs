@@ -57,7 +57,7 @@ const PATTERNS: [&str; 10] = [
 const PORTS: [u16; 2] = [443, 8443];
 const PATHS: [&str; 7] = ["/", "/v", "/v/a", "/v/b", "/v/a/c", "/w", "/w/a"];
 /// What origins read in more than one way, and what they read in no way.
-const ODD: [&str; 24] = [
+const ODD: [&str; 27] = [
     "/v/../w",
     "/v/%2e%2e/w",
     "/v/%252e%252e/w",
@@ -79,6 +79,9 @@ const ODD: [&str; 24] = [
     "/w/%2561",
     "/v/%5ca",
     "/v/a%20",
+    "/v/a%3fb",
+    "/v./a.",
+    "/w%23/a",
     "/v/..%20/w",
     "/w/%25252525252e",
     "/v/a%00",
