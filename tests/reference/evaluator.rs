@@ -251,7 +251,7 @@ fn readings(path: &str) -> Option<Vec<String>> {
                 text = text.replace('\\', "/");
             }
             if has(4) {
-                text = text.split(['?', '#']).next().unwrap().to_owned();
+                text.truncate(text.find(['?', '#']).unwrap_or(text.len()));
             }
             if has(1) {
                 text = each_segment(&text, |one| one.split(';').next().unwrap().to_owned());
