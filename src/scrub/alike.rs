@@ -180,7 +180,7 @@ impl Alike {
 #[cfg(test)]
 mod tests {
     use super::super::Fit;
-    use super::super::search::Scrubber;
+    use super::super::search::{Scrubber, Search};
     use super::*;
     use crate::secret::Secret;
     use bytes::Bytes;
@@ -267,6 +267,42 @@ mod tests {
                         }
                     }
                 }
+            }
+        }
+    }
+
+    /// However wide the lines, and however far they are set in; at once and in two pieces.
+    #[test]
+    fn lines_that_are_set_in_are_searched() {
+        let key: String =
+            (0..164_u8).map(|n| n % 25).map(|n| char::from(b'a' + n * 7 % 25)).collect();
+        let needles = || {
+            let mut needles = Needles::default();
+            needles.add(&Secret::new(key.clone().into_bytes()), "locum_main");
+            needles
+        };
+        for (width, blanks) in [(24, 2), (76, 2), (76, 32), (120, 8), (120, 32)] {
+            let lines: Vec<_> =
+                key.as_bytes().chunks(width).map(|l| str::from_utf8(l).unwrap()).collect();
+            let text =
+                format!("k: |\n{}\nend: 1\n", lines.join(&format!("\n{}", " ".repeat(blanks))));
+            let search = Search::new(needles());
+            let mut whole = Vec::new();
+            assert_eq!(
+                search.replace_all(text.as_bytes(), Fit::Exact, &mut whole),
+                1,
+                "{width} {blanks}"
+            );
+            for cut in 1..text.len() {
+                let mut scrubber = Scrubber::for_needles(needles(), Fit::Exact);
+                let mut seen = Vec::new();
+                for piece in [&text[..cut], &text[cut..]] {
+                    scrubber.push(Bytes::copy_from_slice(piece.as_bytes()), &mut |out| {
+                        seen.extend_from_slice(&out);
+                    });
+                }
+                scrubber.finish(&mut |out| seen.extend_from_slice(&out));
+                assert_eq!(seen, b"k: |\nlocum_main\nend: 1\n", "{width} {blanks} cut at {cut}");
             }
         }
     }
