@@ -50,6 +50,8 @@ mod grpc;
 mod heads;
 #[path = "../fuzz/fuzz_targets/inject.rs"]
 mod inject;
+#[path = "../fuzz/fuzz_targets/inject_head.rs"]
+mod inject_head;
 #[path = "../fuzz/fuzz_targets/jwt.rs"]
 mod jwt;
 #[path = "../fuzz/fuzz_targets/policy.rs"]
@@ -80,6 +82,7 @@ const TARGETS: &[Target] = &[
     ("grpc", 1500, grpc::run),
     ("heads", 1500, heads::run),
     ("inject", 1500, inject::run),
+    ("inject_head", 1500, inject_head::run),
     ("jwt", 1500, jwt::run),
     ("policy", 1500, policy::run),
     ("proxy_authorization", 1500, proxy_authorization::run),

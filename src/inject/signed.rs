@@ -6,12 +6,13 @@ use http::HeaderName;
 use http::request::Parts;
 use zeroize::Zeroizing;
 
-use super::{query, sensitive, target_of};
+use super::{query, sensitive, strip_namesakes, target_of};
 use crate::credential::{Kind, Pattern, Signing, Word};
 use crate::host::Origin;
 use crate::mint::Material;
 use crate::outcome::{Code, Refusal};
 use crate::policy::Grant;
+use crate::request::is_one_field;
 use crate::scrub::Needles;
 use crate::secret::Secret;
 use crate::sign::hmac::{self, Message, Stamp, Words, form_values};
@@ -71,11 +72,14 @@ impl Signer<'_> {
     }
 }
 
-/// A field that is signed and there twice could be read in two ways, of which one is not signed.
+/// A field that is signed and there twice, by its own name or one that an origin may take for it, could be read in
+/// two ways, of which one is not signed.
 fn is_one_reading(parts: &Parts, signing: &Signing, body: &[u8]) -> Result<(), Refusal> {
     let twice = |word: &Word| match word {
         Word::Header(name) => {
-            parts.headers.get_all(name).iter().nth(1).map(|_| name.as_str().to_owned())
+            let same = |other: &HeaderName| is_one_field(other.as_str(), name.as_str());
+            let mut all = parts.headers.iter().filter(|(other, _)| same(other));
+            all.nth(1).map(|_| name.as_str().to_owned())
         }
         Word::Form(name) => form_values(body, name.as_bytes()).nth(1).map(|_| name.to_string()),
         _ => None,
@@ -115,17 +119,19 @@ fn message<'a>(parts: &'a Parts, host: &'a str, body: &'a [u8]) -> Message<'a> {
     Message {
         method: parts.method.as_str(),
         path: parts.uri.path(),
-        query: parts.uri.query().unwrap_or_default(),
+        query: parts.uri.query(),
         host,
         headers: &parts.headers,
         body,
     }
 }
 
-/// Takes out what the client sent in the places that are the signature's.
+/// Takes out what the client sent in the places that are the signature's, and what an origin may join with them.
 fn clear(parts: &mut Parts, signing: &Signing) -> Result<(), Refusal> {
     for (name, _) in &signing.headers {
-        parts.headers.remove(name.as_str());
+        let name: HeaderName = name.parse().map_err(|_| Refusal::new(Code::Internal))?;
+        parts.headers.remove(&name);
+        strip_namesakes(&mut parts.headers, &name);
     }
     let ours = |sent: &[u8]| signing.parameters.iter().any(|(name, _)| name.as_bytes() == sent);
     let query = parts.uri.query().unwrap_or_default();

@@ -31,8 +31,8 @@ pub struct Message<'a> {
     pub method: &'a str,
     /// As it is sent.
     pub path: &'a str,
-    /// As it is sent, without its `?`.
-    pub query: &'a str,
+    /// As it is sent, without its `?`; none where there is no `?`.
+    pub query: Option<&'a str>,
     /// What stands in `Host`.
     pub host: &'a str,
     /// The fields, as they are sent.
@@ -79,7 +79,7 @@ impl Words<'_> {
         Cow::Borrowed(match word {
             Word::Method => message.method.as_bytes(),
             Word::Path => message.path.as_bytes(),
-            Word::Query => message.query.as_bytes(),
+            Word::Query => message.query.unwrap_or_default().as_bytes(),
             Word::Host => message.host.as_bytes(),
             Word::Body => message.body,
             Word::KeyId => self.key_id.as_bytes(),
@@ -88,10 +88,12 @@ impl Words<'_> {
             Word::Header(name) => {
                 message.headers.get(name).map_or(&[][..], http::HeaderValue::as_bytes)
             }
-            Word::Target if message.query.is_empty() => message.path.as_bytes(),
-            Word::Target => {
-                return Cow::Owned([message.path, "?", message.query].concat().into_bytes());
-            }
+            Word::Target => match message.query {
+                None => message.path.as_bytes(),
+                Some(query) => {
+                    return Cow::Owned([message.path, "?", query].concat().into_bytes());
+                }
+            },
             Word::BodyDigest(hash, encoding) => {
                 return Cow::Owned(encode(digest(*hash, message.body), *encoding));
             }
@@ -268,7 +270,7 @@ mod tests {
         let message = Message {
             method: "POST",
             path: "/a%20b",
-            query: "q=1&r=%2F",
+            query: Some("q=1&r=%2F"),
             host: "api.test:8443",
             headers: &headers,
             body: b"{}",
@@ -300,16 +302,25 @@ mod tests {
         let form = Message { body: b"a=1&n%6Fnce=x+y%21&b", ..message };
         let value = words.fill(&"{form:nonce}|{form:none}".parse().unwrap(), &form);
         assert_eq!(*value, b"x y!|");
-        let bare = Message { query: "", ..message };
-        assert_eq!(words.fill(&"{target}".parse().unwrap(), &bare).to_vec(), b"/a%20b");
+        for (query, target) in [(None, "/a%20b"), (Some(""), "/a%20b?")] {
+            let bare = Message { query, ..message };
+            let signed = words.fill(&"{target}".parse().unwrap(), &bare);
+            assert_eq!(signed.to_vec(), target.as_bytes());
+        }
     }
 
     /// Of the derivation that AWS publishes with Signature Version 4.
     #[test]
     fn a_key_is_derived_step_by_step() {
         let headers = HeaderMap::new();
-        let message =
-            Message { method: "GET", path: "/", query: "", host: "", headers: &headers, body: b"" };
+        let message = Message {
+            method: "GET",
+            path: "/",
+            query: None,
+            host: "",
+            headers: &headers,
+            body: b"",
+        };
         let words = Words {
             timestamp: Timestamp::Seconds,
             // 2012-02-15.

@@ -314,6 +314,30 @@ fn a_field_of_a_form_that_is_there_twice_is_not_signed() {
     assert_eq!(world.origin.seen().len(), before, "nothing was sent");
 }
 
+/// CGI, and all that has its fields from there, makes one name of both.
+#[test]
+fn a_field_that_an_origin_takes_for_a_signed_one_does_not_go_out_beside_it() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        let to = ["--kind", "hmac", "--to", "https://api.test"];
+        home.add("tencent", &[&to, TC3].concat(), &canary());
+    });
+    let ask = |field: &str| {
+        let authorization = "Authorization: TC3-HMAC-SHA256 Credential=locum_tencent/2026-01-05";
+        world.ask(
+            "POST",
+            "/open/x",
+            &[authorization, "Content-Type: application/json", field],
+            "{}",
+        )
+    };
+    assert_eq!(ask("X_TC_Timestamp: 7").status, 200);
+    let seen = world.origin.last();
+    assert_eq!(seen.header("x_tc_timestamp"), None);
+    assert_ne!(seen.header("x-tc-timestamp"), Some("7"));
+    // Signed as the agent wrote it, so that nothing can be taken out.
+    assert_eq!(ask("Content_Type: text/plain").problem(), "bad-request");
+}
+
 #[test]
 fn what_is_echoed_is_hidden_and_each_request_is_signed_anew() {
     let (key, passphrase) = (canary(), canary());
