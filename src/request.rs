@@ -19,7 +19,7 @@ pub use body::{
     Behind, BodyKind, BodyText, Found, Malformed, Open, Place, Scanner, See, Seen, Step, is_coded,
     strings,
 };
-pub use frames::{ClientFrames, MESSAGES, Piece, Unfollowed, text_frame};
+pub use frames::{ClientFrames, Piece, Unfollowed, text_frame};
 pub use handshake::Handshake;
 pub use length::{Contradiction, one_length};
 pub use odd::Odd;

@@ -121,7 +121,7 @@ impl Opening {
         }))
     }
 
-    /// Has the agent's first messages read.
+    /// Has the agent's messages read.
     pub(super) fn read_messages(&mut self, permit: &Permit) {
         let messages = Messages::new(self.standing.clone(), permit);
         self.known = messages.known().into();
@@ -293,7 +293,6 @@ where
                     return Up::Refused;
                 }
                 count.add(length);
-                following = following.filter(|follow| !follow.is_over());
             }
             Ok(None) => {
                 let told = to.shutdown().await;

@@ -1,11 +1,7 @@
-//! The frames that a client sends in a WebSocket (RFC 6455 section 5), for as long as a message may
-//! hold a reference: texts are gathered, everything else passes as it came.
+//! The frames that a client sends in a WebSocket (RFC 6455 section 5) whose messages may hold a
+//! reference: texts are gathered, everything else passes as it came.
 
 use bytes::Bytes;
-
-/// How many messages are looked at. Protocols that log in by a message do it with the first one, or
-/// after a few of greeting; what comes later passes unread.
-pub const MESSAGES: usize = 16;
 
 /// Two bytes, a length of eight, and a mask of four.
 const LONGEST_HEADER: usize = 14;
@@ -41,8 +37,6 @@ pub struct ClientFrames {
     text: Option<Gathered>,
     /// Whether a message that is no text has begun.
     other: bool,
-    /// Messages so far.
-    seen: usize,
     /// The most bytes of one text.
     most: usize,
 }
@@ -75,13 +69,7 @@ impl ClientFrames {
     /// Texts are gathered up to `most` bytes.
     #[must_use]
     pub fn new(most: usize) -> Self {
-        Self { place: Place::START, text: None, other: false, seen: 0, most }
-    }
-
-    /// Whether all that is to be looked at has come: the rest passes as it is.
-    #[must_use]
-    pub fn is_over(&self) -> bool {
-        self.seen >= MESSAGES
+        Self { place: Place::START, text: None, other: false, most }
     }
 
     /// Takes the next bytes.
@@ -91,10 +79,6 @@ impl ClientFrames {
     pub fn push(&mut self, mut chunk: Bytes) -> Result<Vec<Piece>, Unfollowed> {
         let mut pieces = Vec::new();
         while !chunk.is_empty() {
-            if self.is_over() {
-                pieces.push(Piece::Raw(chunk));
-                break;
-            }
             self.step(&mut chunk, &mut pieces)?;
             if let Place::Payload { left: 0, kind, last } = self.place {
                 self.place = Place::START;
@@ -176,7 +160,6 @@ impl ClientFrames {
         if matches!(kind, Kind::Other { control: true }) || !last {
             return;
         }
-        self.seen += 1;
         self.other = false;
         if let Some(Gathered { text, raw }) = self.text.take() {
             pieces.push(Piece::Text { text: text.into(), raw: raw.into() });
@@ -310,13 +293,6 @@ mod tests {
                 bytes[..9.min(bytes.len())].escape_ascii()
             );
         }
-    }
-
-    #[test]
-    fn after_so_many_messages_nothing_is_looked_at() {
-        let sent = frame(0x81, b"x").repeat(MESSAGES + 3);
-        let (out, texts) = through(&[&sent[..], b"no frame at all"].concat(), 11).unwrap();
-        assert_eq!((out.len(), texts.len()), (sent.len() + 15, MESSAGES));
     }
 
     proptest! {

@@ -285,16 +285,27 @@ fn a_socket_goes_on_with_the_version_that_it_was_opened_with() {
     assert_eq!(scene.home.accesses_to("/x")[1]["version"], 1);
 }
 
+/// Services whose tokens are short-lived have them renewed in the socket, and a reference that goes out as it is
+/// is a login that fails.
 #[test]
-fn after_the_first_messages_and_without_such_a_slot_nothing_is_looked_at() {
-    let scene = Scene::new(canary(), |_| {});
+fn a_message_is_filled_however_many_came_before_it() {
+    let key = canary();
+    let scene = Scene::new(key.clone(), |_| {});
     let mut wire = scene.socket("/x");
-    for _ in 0..16 {
+    for _ in 0..100 {
         wire.send(text("hello"));
     }
     wire.send(text(&identify("locum_main")));
-    assert_eq!(scene.frames(17)[16].1, identify("locum_main").as_bytes());
+    assert_eq!(scene.frames(101)[100].1, identify(&key).as_bytes());
+    wire.send(text(&identify("locum_other")));
+    wire.until_closed();
+    let accesses = scene.home.accesses_to("/x");
+    assert_eq!(accesses[1]["credential"], "main");
+    assert_eq!(accesses[2]["code"], "credential-refused");
+}
 
+#[test]
+fn without_such_a_slot_nothing_is_looked_at() {
     // An agent that may not use it keeps its extensions, and its frames.
     let scene = Scene::new(canary(), |home| {
         home.policy("version: 1\nrules:\n- {name: a, agents: ['*'], to: ['https://api.test']}\n");

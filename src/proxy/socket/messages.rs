@@ -1,5 +1,5 @@
-//! Messages of an agent that a credential may enter: each text among the first is decided on, filled
-//! and recorded by itself, while the socket is open.
+//! Messages of an agent that a credential may enter: each text is decided on, filled and recorded by
+//! itself, for as long as the socket is open. Some services have a login renewed in the same socket.
 
 use std::sync::Arc;
 
@@ -77,7 +77,7 @@ impl Messages {
     }
 }
 
-/// The way up of a socket, while its messages are looked at.
+/// The way up of a socket whose messages are looked at.
 pub(super) struct Following {
     messages: Messages,
     frames: ClientFrames,
@@ -94,11 +94,6 @@ struct Decided {
 }
 
 impl Following {
-    /// Whether the rest passes as it is.
-    pub(super) fn is_over(&self) -> bool {
-        self.frames.is_over()
-    }
-
     /// What goes up of the next bytes.
     ///
     /// # Errors
