@@ -48,6 +48,7 @@ pub struct Metrics {
     untrusted_ca: CounterVec,
     authentication_failures: CounterVec,
     authentication_slowed: Counter,
+    connections_dismissed: Counter,
     bytes_up: Counter,
     bytes_down: Counter,
     upstream_seconds: Histogram,
@@ -58,6 +59,7 @@ pub struct Metrics {
 
 /// Values that other parts of the process own, written when Prometheus asks.
 struct Gauges {
+    connections: IntGauge,
     leaves_issued: IntGauge,
     leaves_cached: IntGauge,
     pool_idle: IntGauge,
@@ -81,6 +83,8 @@ struct Gauges {
 /// A reading of the values that are not counted here.
 #[derive(Clone, Debug, Default)]
 pub struct Readings {
+    /// Connections of agents.
+    pub connections: u64,
     /// Leaf certificates signed since the start.
     pub leaves_issued: u64,
     /// Leaf certificates ready.
@@ -449,6 +453,11 @@ impl Metrics {
                 "locum_authentication_slowed_total",
                 "Of those, how many answers waited.",
             )?,
+            connections_dismissed: counter(
+                r,
+                "locum_connections_dismissed_total",
+                "Connections that did not say whose they are, and made room for others.",
+            )?,
             bytes_up: bytes.with_label_values(&["up"]),
             bytes_down: bytes.with_label_values(&["down"]),
             upstream_seconds: histogram(
@@ -605,6 +614,11 @@ impl Metrics {
         self.authentication_slowed.inc_by(u64::from(slowed));
     }
 
+    /// Counts a connection that had to go for another one.
+    pub fn connection_dismissed(&self) {
+        self.connections_dismissed.inc();
+    }
+
     /// Counts bytes from (`up`) and to the agent.
     pub fn bytes(&self, up: u64, down: u64) {
         self.bytes_up.inc_by(up);
@@ -665,6 +679,7 @@ impl Drop for TunnelGuard {
 impl Gauges {
     fn new(r: &Registry) -> prometheus::Result<Self> {
         Ok(Self {
+            connections: gauge(r, "locum_connections_open", "Connections of agents open now.")?,
             leaves_issued: gauge(
                 r,
                 "locum_leaves_issued",
@@ -742,6 +757,7 @@ impl Gauges {
     fn set(&self, now: &Readings) {
         let set =
             |gauge: &IntGauge, value: u64| gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+        set(&self.connections, now.connections);
         set(&self.leaves_issued, now.leaves_issued);
         set(&self.leaves_cached, now.leaves_cached);
         set(&self.pool_idle, now.pool_idle);

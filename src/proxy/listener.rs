@@ -23,6 +23,7 @@ use super::tunnel::{AgentEnd, Left};
 use super::{Gateway, Near, tunnel};
 use crate::agent::UnixUser;
 use crate::agent::certificate::Vouch as _;
+use crate::metrics::Metrics;
 use crate::record::Peer;
 use crate::tls::ListenerTls;
 
@@ -185,6 +186,7 @@ pub async fn serve(
 /// What all listeners share, on all threads.
 pub(super) struct Doorkeeper {
     /// As many connections as there may be at once, tunnels among them.
+    places: usize,
     free: Arc<Semaphore>,
     lobby: Arc<Lobby>,
     full: Seldom,
@@ -195,8 +197,10 @@ pub(super) struct Doorkeeper {
 
 impl Doorkeeper {
     pub(super) fn new(connections: usize) -> Self {
+        let places = connections.min(Semaphore::MAX_PERMITS);
         Self {
-            free: Arc::new(Semaphore::new(connections.min(Semaphore::MAX_PERMITS))),
+            places,
+            free: Arc::new(Semaphore::new(places)),
             lobby: Arc::default(),
             full: Seldom::default(),
             failing: Seldom::default(),
@@ -204,9 +208,14 @@ impl Doorkeeper {
         }
     }
 
+    /// How many connections there are now. Those that wait for a place are not among them.
+    pub(super) fn open(&self) -> usize {
+        self.places.saturating_sub(self.free.available_permits())
+    }
+
     /// A place for a connection. Over the limit, whoever has long not said who it is makes room; where
     /// there is nobody, one waits here, and those behind it in the kernel's queue; none is refused.
-    async fn place(&self) -> OwnedSemaphorePermit {
+    async fn place(&self, metrics: &Metrics) -> OwnedSemaphorePermit {
         if let Ok(place) = Arc::clone(&self.free).try_acquire_owned() {
             return place;
         }
@@ -220,7 +229,10 @@ impl Doorkeeper {
         loop {
             // One goes for one that comes.
             let again = match self.lobby.dismiss() {
-                Ok(()) => Instant::now() + SLOW_TO_GO,
+                Ok(()) => {
+                    metrics.connection_dismissed();
+                    Instant::now() + SLOW_TO_GO
+                }
                 Err(again) => again,
             };
             match timeout_at(again, free.as_mut()).await {
@@ -309,7 +321,7 @@ async fn admit(
     shutdown: &Shutdown,
 ) {
     let lobby = Arc::clone(&gateway.doorkeeper.lobby);
-    let place = gateway.doorkeeper.place().await;
+    let place = gateway.doorkeeper.place(&gateway.metrics).await;
     let visitor = lobby.enter();
     let number = visitor.number();
     let (gateway, entrance) = (Arc::clone(gateway), Arc::clone(entrance));

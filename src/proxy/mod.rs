@@ -312,6 +312,12 @@ impl Gateway {
         self.leaves.load_full()
     }
 
+    /// How many connections of agents there are now.
+    #[must_use]
+    pub fn connections(&self) -> usize {
+        self.doorkeeper.open()
+    }
+
     /// The numbers.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {

@@ -107,10 +107,17 @@ fn connections_that_do_not_say_whose_they_are_make_room() {
     let world = World::with(BEARER, canary(), |home, _| home.set("limits.connections: 4"));
     let mut tunnel = world.tunnel();
     let mut said = String::from("CONNECT api.test:443 HTTP/1.1\r\nHost: api.test:443\r\n");
-    let silent = world.serve.wire();
-    let mut half = world.serve.wire();
+    // What the kernel has, and we not yet, would come in behind those that it was there before.
+    let come = |place: u64| {
+        let wire = world.serve.wire();
+        eventually("its place", PATIENCE, || {
+            (world.serve.metric("locum_connections_open") == place).then_some(())
+        });
+        wire
+    };
+    let (silent, mut half) = (come(2), come(3));
     half.send(&said);
-    let mut unknown = world.serve.wire();
+    let mut unknown = come(4);
     said.push_str("Proxy-Authorization: Bearer nobody\r\n\r\n");
     assert_eq!(unknown.ask(&said).status, 407);
     let begun = std::time::Instant::now();
@@ -123,6 +130,7 @@ fn connections_that_do_not_say_whose_they_are_make_room() {
     }
     // Long before the time for a head, which is what ends them where there is room.
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert_eq!(world.serve.metric("locum_connections_dismissed_total"), 3);
     // Who has said who it is stays.
     for wire in open.iter_mut().chain([&mut tunnel]) {
         assert_eq!(wire.ask(request("GET", "/v1/x", &[AUTHORIZED], "")).status, 200);

@@ -90,6 +90,7 @@ impl Observe for Keeper {
         let seen = self.seen.lock();
         let snapshots = || seen.spaces.iter().filter_map(|space| space.snapshot.as_ref());
         Readings {
+            connections: gateway.connections() as u64,
             leaves_issued: leaves.issued(),
             leaves_cached: leaves.len() as u64,
             pool_idle: pool.idle as u64,
