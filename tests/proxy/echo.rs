@@ -131,10 +131,13 @@ fn heads_and_trailers_are_searched_too() {
     }
     let answer = wire.ask(request("GET", "/echo-cookie", &[AUTHORIZED], ""));
     assert_eq!(answer.header("set-cookie"), Some("session=locum_main; Path=/"));
-    let answer = wire.ask(request("GET", "/echo-trailer", &[AUTHORIZED, "TE: trailers"], ""));
-    assert_eq!(answer.text(), "see the end");
-    for (name, value) in &answer.trailers {
-        assert!(leaks(&world.key, value.as_bytes()).is_empty(), "{name}: {value}");
+    for encoding in ENCODINGS {
+        let target = format!("/echo-trailer/{encoding}");
+        let answer = wire.ask(request("GET", &target, &[AUTHORIZED, "TE: trailers"], ""));
+        assert_eq!(answer.text(), "see the end");
+        let (name, value) = &answer.trailers[0];
+        assert_eq!((&**name, answer.trailers.len()), ("x-echo", 1), "{target}");
+        assert!(leaks(&world.key, value.as_bytes()).is_empty(), "{target}: {value}");
     }
     world.never_leaks(&[("the wire", &wire.transcript)]);
 }

@@ -80,17 +80,31 @@ fn each_side_speaks_what_it_has_and_all_four_pairs_work() {
                 assert_eq!((reply.status, reply.body.len()), (status, 0), "{method} {path}");
                 assert!(reply.broken.is_none());
             }
-            let mut bodies = Vec::new();
-            for encoding in ENCODINGS {
+            let mut seen = Vec::new();
+            for encoding in ENCODINGS.into_iter().chain(SPELLINGS) {
+                let echoed = encode(encoding, &world.key);
                 for path in ["echo", "drip", "echo-long", "echo-chunked"] {
                     let path = format!("/{path}/{encoding}");
                     let reply = agent.ask(request2("GET", &path, &[KEY]), b"").await;
-                    assert!(reply.broken.is_none() && !reply.body.is_empty(), "{path}");
-                    bodies.push((path, reply.body));
+                    assert!(reply.broken.is_none(), "{path}");
+                    let text = reply.text();
+                    assert!(text.contains(BEFORE) && text.contains(AFTER), "{path}: {text}");
+                    assert_eq!(memchr::memmem::find(&reply.body, &echoed), None, "{path}");
+                    seen.push((path, reply.body.to_vec()));
                 }
             }
-            let bodies: Vec<(&str, &[u8])> = bodies.iter().map(|(p, b)| (&**p, &**b)).collect();
-            world.never_leaks(&bodies);
+            for encoding in ENCODINGS {
+                for path in ["echo-header", "echo-trailer"] {
+                    let path = format!("/{path}/{encoding}");
+                    let fields = [KEY, ("te", "trailers")];
+                    let reply = agent.ask(request2("GET", &path, &fields), b"").await;
+                    let field = reply.header("x-echo").map(str::as_bytes);
+                    let field = field.or(reply.trailers.get("x-echo").map(|v| v.as_bytes()));
+                    seen.push((path, field.expect("the field stays").to_vec()));
+                }
+            }
+            let seen: Vec<(&str, &[u8])> = seen.iter().map(|(p, b)| (&**p, &**b)).collect();
+            world.never_leaks(&seen);
         });
     }
 }

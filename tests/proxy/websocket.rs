@@ -19,11 +19,15 @@ fn handshake(target: &str, fields: &[&str]) -> String {
     request("GET", target, &all, "")
 }
 
-/// A short frame without a mask, as servers send them.
+/// A frame without a mask, as servers send them.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    let length = u8::try_from(payload.len()).unwrap();
-    assert!(length < 126);
-    [&[first, length], payload].concat()
+    match u8::try_from(payload.len()) {
+        Ok(length @ 0..126) => [&[first, length], payload].concat(),
+        _ => {
+            let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+            [&[first, 126], &length[..], payload].concat()
+        }
+    }
 }
 
 fn text(payload: &str) -> Vec<u8> {
@@ -325,6 +329,70 @@ fn a_key_in_head_or_frames_does_not_come_back() {
         "{outcome}"
     );
     scene.home.never_leaks(&[&scene.key], &[]);
+}
+
+/// In every encoding and spelling, in one frame and in two of a message with a ping between, all at once and in
+/// pieces; and what else the frames say stays.
+#[test]
+fn a_key_comes_back_in_no_encoding_of_a_message() {
+    let encodings = || ENCODINGS.into_iter().chain(SPELLINGS);
+    let scene = Scene::with(
+        |key| {
+            let mut script = vec![];
+            for encoding in encodings() {
+                let said = [b"so: ", &encode(encoding, key)[..], b", it is"].concat();
+                let half = said.len() / 2;
+                let whole = frame(0x82, &said);
+                let cut =
+                    [frame(0x02, &said[..half]), frame(0x89, b"?"), frame(0x80, &said[half..])];
+                script.extend([send(&whole[..]), send(cut.concat())]);
+                script.extend(whole.chunks(whole.len() / 3 + 1).map(send));
+            }
+            script.push(Script::Goodbye);
+            switching(script)
+        },
+        |_| {},
+    );
+    let mut wire = scene.tunnel();
+    assert_eq!(wire.ask(handshake("/x", &[])).status, 101);
+    let rest = wire.until_closed();
+    wire.finish();
+    let messages = messages(&rest);
+    assert_eq!(messages.len(), 3 * encodings().count());
+    for (number, message) in messages.iter().enumerate() {
+        let encoding = encodings().nth(number / 3).unwrap();
+        let text = String::from_utf8_lossy(message);
+        assert!(
+            message.starts_with(b"so: ") && message.ends_with(b", it is"),
+            "{encoding}: {text}"
+        );
+        assert!(leaks(&scene.key, message).is_empty(), "{encoding}: {text}");
+        let echoed = encode(encoding, &scene.key);
+        assert_eq!(memchr::memmem::find(message, &echoed), None, "{encoding}: {text}");
+        // It is overwritten, and the message as long as it was.
+        assert_eq!(message.len(), echoed.len() + 11, "{encoding}: {text}");
+    }
+    scene.home.never_leaks(&[&scene.key], &[("the wire", &wire.transcript)]);
+}
+
+/// What a server's messages say, each in one frame or in more; pings are none.
+fn messages(mut frames: &[u8]) -> Vec<Vec<u8>> {
+    let (mut all, mut open) = (Vec::new(), Vec::new());
+    while let [first, length, rest @ ..] = frames {
+        let (length, rest) = match length {
+            126 => (usize::from(u16::from_be_bytes(rest[..2].try_into().unwrap())), &rest[2..]),
+            short => (usize::from(*short), rest),
+        };
+        if first & 0x08 == 0 {
+            open.extend_from_slice(&rest[..length]);
+            if first & 0x80 != 0 {
+                all.push(std::mem::take(&mut open));
+            }
+        }
+        frames = &rest[length..];
+    }
+    assert!(open.is_empty(), "a message is not over");
+    all
 }
 
 /// A frame as a server compresses its first message (RFC 7692 section 7.2.1).

@@ -113,7 +113,7 @@ async fn route(
         "echo-cookie" => with_header("set-cookie", format!("session={key}; Path=/").as_bytes()),
         "echo-long" => whole(StatusCode::OK, long(&encode(rest, &key))),
         "echo-chunked" => pieces(vec![framed(&encode(rest, &key))]),
-        "echo-trailer" => trailer(&key),
+        "echo-trailer" => trailer(&encode(if rest.is_empty() { "raw" } else { rest }, &key)),
         "drip" => pieces(framed(&encode(rest, &key)).iter().map(|b| vec![*b]).collect()),
         "grpc" => grpc(),
         "coded" => coded(rest, &key),
@@ -349,10 +349,10 @@ fn with_header(name: &'static str, value: &[u8]) -> Response<Body> {
     response
 }
 
-fn trailer(key: &str) -> Response<Body> {
+fn trailer(value: &[u8]) -> Response<Body> {
     let (send, body) = channel();
     let mut trailers = HeaderMap::new();
-    trailers.insert("x-echo", HeaderValue::from_str(key).unwrap());
+    trailers.insert("x-echo", HeaderValue::from_bytes(value).unwrap());
     tokio::spawn(async move {
         let _ = send.send(Ok(Frame::data(Bytes::from_static(b"see the end")))).await;
         let _ = send.send(Ok(Frame::trailers(trailers))).await;
