@@ -238,13 +238,29 @@ fn read_checked(
         .ok_or_else(|| FileError::TooLarge(path.to_owned()))
 }
 
-/// The buffer is allocated once, so that no outgrown copy of it stays in memory.
-fn read_bounded(file: File, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(limit + 1));
-    let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-    file.take(bound).read_to_end(&mut bytes)?;
-    Ok((bytes.len() <= limit).then_some(bytes))
+/// The buffer is as long as the file says it is, and a larger one takes what it has more: all of a buffer is wiped,
+/// and what a file may have at the most is much more than files have.
+fn read_bounded(mut file: File, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+    let said = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
+    let mut bytes = Zeroizing::new(Vec::with_capacity(said.min(limit) + ROOM));
+    loop {
+        let room = u64::try_from(bytes.capacity() - bytes.len()).unwrap_or(u64::MAX);
+        Read::by_ref(&mut file).take(room).read_to_end(&mut bytes)?;
+        if bytes.len() > limit {
+            return Ok(None);
+        }
+        if bytes.len() < bytes.capacity() {
+            return Ok(Some(bytes));
+        }
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * bytes.len()));
+        larger.extend_from_slice(&bytes);
+        bytes = larger;
+    }
 }
+
+/// What a buffer has more than a file: by less than 32 bytes the standard library reads by way of the stack, which
+/// nobody wipes.
+const ROOM: usize = 64;
 
 /// Writes a new file of mode 0600. It is there whole or not at all, and never replaces another.
 ///
@@ -666,6 +682,7 @@ mod tests {
         create_private(&path, &[7; 100]).unwrap();
         assert!(matches!(read_private(&path, 99), Err(FileError::TooLarge(_))));
         assert_eq!(read_private(&path, 100).unwrap().len(), 100);
+        assert!(read_private(&path, 256 << 20).unwrap().capacity() < 200, "all of it is wiped");
         assert!(matches!(read_private(&home.path().join("none"), 9), Err(FileError::Missing(_))));
     }
 
