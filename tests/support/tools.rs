@@ -62,10 +62,17 @@ impl Tools {
     /// The same under a name of its own, so that two lists of packages do not replace each other.
     #[track_caller]
     pub fn python_as(name: &str, packages: &[&str]) -> Self {
-        Self::install(name, &packages.join("\n"), |path| {
+        // One pip for all of them, and no bytecode of modules that nobody imports: that is most of the time.
+        let pip = Self::install("pip", "", |path| {
             command_output(Command::new("python3").args(["-m", "venv"]).arg(path));
-            let pip = path.join("bin/pip");
-            command_output(Command::new(pip).args(["install", "--quiet"]).args(packages));
+        });
+        Self::install(name, &packages.join("\n"), |path| {
+            let mut venv = Command::new("python3");
+            command_output(venv.args(["-m", "venv", "--without-pip"]).arg(path));
+            let mut install = Command::new(pip.path.join("bin/pip"));
+            install.arg("--python").arg(path.join("bin/python"));
+            install.args(["install", "--quiet", "--no-compile"]).args(packages);
+            command_output(&mut install);
         })
     }
 
