@@ -233,19 +233,19 @@ fn read_checked(
         .open(path)
         .map_err(|e| FileError::io(path, e))?;
     check(path, &file.metadata().map_err(|e| FileError::io(path, e))?)?;
-    read_bounded(file, limit)
+    read_bounded(&file, limit)
         .map_err(|e| FileError::io(path, e))?
         .ok_or_else(|| FileError::TooLarge(path.to_owned()))
 }
 
 /// The buffer is as long as the file says it is, and a larger one takes what it has more: all of a buffer is wiped,
 /// and what a file may have at the most is much more than files have.
-fn read_bounded(file: File, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
+fn read_bounded(file: &File, limit: usize) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     let said = usize::try_from(file.metadata()?.len()).unwrap_or(usize::MAX);
     let mut bytes = Zeroizing::new(Vec::with_capacity(said.min(limit) + ROOM));
     loop {
         let room = u64::try_from(bytes.capacity() - bytes.len()).unwrap_or(u64::MAX);
-        (&file).take(room).read_to_end(&mut bytes)?;
+        file.take(room).read_to_end(&mut bytes)?;
         if bytes.len() > limit {
             return Ok(None);
         }

@@ -47,6 +47,18 @@ struct Gathered {
     raw: Vec<u8>,
 }
 
+impl Gathered {
+    /// Takes bytes that are masked, of which the first is the one at `at` of its frame.
+    fn unmask(&mut self, bytes: &[u8], mut mask: [u8; 4], at: usize) {
+        mask.rotate_left(at % 4);
+        let start = self.text.len();
+        self.text.extend_from_slice(bytes);
+        for word in self.text[start..].chunks_mut(4) {
+            word.iter_mut().zip(mask).for_each(|(byte, key)| *byte ^= key);
+        }
+    }
+}
+
 #[derive(Debug)]
 enum Place {
     Header { seen: usize, bytes: [u8; LONGEST_HEADER] },
@@ -94,9 +106,10 @@ impl ClientFrames {
             Place::Header { seen, bytes } => {
                 bytes[*seen] = chunk.split_to(1)[0];
                 *seen += 1;
-                let header = bytes[..*seen].to_vec();
-                let Some(left) = payload_length(&header) else { return Ok(()) };
-                let kind = self.begin(&header, left, pieces)?;
+                let (header, length) = (*bytes, *seen);
+                let header = &header[..length];
+                let Some(left) = payload_length(header) else { return Ok(()) };
+                let kind = self.begin(header, left, pieces)?;
                 self.place = Place::Payload { left, kind, last: header[0] & 0x80 != 0 };
             }
             Place::Payload { left, kind, .. } => {
@@ -108,8 +121,7 @@ impl ClientFrames {
                     Kind::Text { mask, at } => {
                         let Some(gathered) = &mut self.text else { return Ok(()) };
                         gathered.raw.extend_from_slice(&run);
-                        let key = mask.iter().cycle().skip(*at % 4);
-                        gathered.text.extend(run.iter().zip(key).map(|(byte, key)| byte ^ key));
+                        gathered.unmask(&run, *mask, *at);
                         *at += run.len();
                     }
                 }
