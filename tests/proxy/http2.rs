@@ -99,7 +99,8 @@ fn each_side_speaks_what_it_has_and_all_four_pairs_work() {
                     let fields = [KEY, ("te", "trailers")];
                     let reply = agent.ask(request2("GET", &path, &fields), b"").await;
                     let field = reply.header("x-echo").map(str::as_bytes);
-                    let field = field.or(reply.trailers.get("x-echo").map(|v| v.as_bytes()));
+                    let field =
+                        field.or(reply.trailers.get("x-echo").map(http::HeaderValue::as_bytes));
                     seen.push((path, field.expect("the field stays").to_vec()));
                 }
             }
