@@ -90,7 +90,7 @@ fn each_side_speaks_what_it_has_and_all_four_pairs_work() {
                     let text = reply.text();
                     assert!(text.contains(BEFORE) && text.contains(AFTER), "{path}: {text}");
                     assert_eq!(memchr::memmem::find(&reply.body, &echoed), None, "{path}");
-                    seen.push((path, reply.body.to_vec()));
+                    seen.push((path, reply.body));
                 }
             }
             for encoding in ENCODINGS {

@@ -21,13 +21,11 @@ fn handshake(target: &str, fields: &[&str]) -> String {
 
 /// A frame without a mask, as servers send them.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
-    match u8::try_from(payload.len()) {
-        Ok(length @ 0..126) => [&[first, length], payload].concat(),
-        _ => {
-            let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
-            [&[first, 126], &length[..], payload].concat()
-        }
+    if let Ok(length @ 0..126) = u8::try_from(payload.len()) {
+        return [&[first, length], payload].concat();
     }
+    let length = u16::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[first, 126], &length[..], payload].concat()
 }
 
 fn text(payload: &str) -> Vec<u8> {
