@@ -660,6 +660,8 @@ pub struct CredentialIndex {
     sets_with: HashMap<Name, Vec<Name>>,
     /// The distinct templates of each slot header: a handful, however many credentials there are.
     templates: HashMap<HeaderName, Vec<Template>>,
+    /// The headers that signatures are over, or that go out beside them.
+    signed: HashSet<HeaderName>,
     parameters: HashSet<Box<str>>,
     /// Whether any credential enters a path: nearly no workspace has one, and needs to look there.
     path_slots: bool,
@@ -762,6 +764,9 @@ impl CredentialIndex {
             }
         }
         credential.slots.iter().for_each(|slot| self.insert_slot(slot));
+        if let Some(Kind::Hmac(signing)) = &credential.properties.kind {
+            self.signed.extend(signing.fields());
+        }
     }
 
     fn insert_slot(&mut self, slot: &Slot) {
@@ -852,9 +857,9 @@ impl CredentialIndex {
         self.templates.contains_key(name)
     }
 
-    /// The headers that are slots of any credential.
-    pub fn slot_headers(&self) -> impl Iterator<Item = &HeaderName> {
-        self.templates.keys()
+    /// The headers that are slots of any credential, and those that one sets or signs.
+    pub fn owned_headers(&self) -> impl Iterator<Item = &HeaderName> {
+        self.templates.keys().chain(&self.signed)
     }
 
     /// Whether the query parameter, decoded, is a slot of any credential.

@@ -682,6 +682,11 @@ mod tests {
         create_private(&path, &[7; 100]).unwrap();
         assert!(matches!(read_private(&path, 99), Err(FileError::TooLarge(_))));
         assert_eq!(read_private(&path, 100).unwrap().len(), 100);
+        // Of this one the system says no length.
+        let growing = || File::open("/proc/self/status").unwrap();
+        let status = read_bounded(&growing(), 1 << 20).unwrap().unwrap();
+        assert!(status.len() > ROOM && status.ends_with(b"\n"), "{}", status.len());
+        assert!(read_bounded(&growing(), ROOM).unwrap().is_none());
         assert!(read_private(&path, 256 << 20).unwrap().capacity() < 200, "all of it is wiped");
         assert!(matches!(read_private(&home.path().join("none"), 9), Err(FileError::Missing(_))));
     }

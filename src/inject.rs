@@ -410,7 +410,15 @@ pub(crate) fn alone_in_their_places(permit: &Permit) -> Result<(), Refusal> {
         for other in grants.iter().filter(|other| other.credential().name != own.name) {
             let mut owned = other.credential().slots.iter().enumerate();
             let counts = |at: usize| !other.why().unasked || at == other.slot();
-            if owned.any(|(at, place)| counts(at) && is_one_place(place, slot)) {
+            let sets = |place: &HeaderName| match &other.credential().properties.kind {
+                Some(Kind::Hmac(signing)) => {
+                    signing.headers.iter().any(|(name, _)| is_one_field(name, place.as_str()))
+                }
+                _ => false,
+            };
+            if owned.any(|(at, place)| counts(at) && is_one_place(place, slot))
+                || slot.header_name().is_some_and(sets)
+            {
                 let (own, other) = (&own.name, &other.credential().name);
                 return Err(Refusal::with_detail(
                     Code::BadRequest,

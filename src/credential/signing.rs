@@ -523,6 +523,16 @@ impl Signing {
         words
     }
 
+    /// The fields that it sets, and those that it is over.
+    pub fn fields(&self) -> impl Iterator<Item = HeaderName> {
+        let set = self.headers.iter().filter_map(|(name, _)| name.parse().ok());
+        let over = self.signed_words().into_iter().filter_map(|word| match word {
+            Word::Header(name) => Some(name.clone()),
+            _ => None,
+        });
+        set.chain(over)
+    }
+
     /// Whether a field is the signature's own, and nothing of what a client has in it goes out.
     #[must_use]
     pub fn owns(&self, field: &HeaderName) -> bool {

@@ -30,8 +30,8 @@ impl Policy {
         self.may_enter((who, at), request, references, index, &body).then_some(body)
     }
 
-    /// Whether the first messages of the WebSocket that `request` opens have to be read, because a
-    /// credential may enter them.
+    /// Whether the messages of the WebSocket that `request` opens have to be read, because a credential
+    /// may enter them.
     #[must_use]
     pub fn wants_messages(
         &self,

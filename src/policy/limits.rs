@@ -398,25 +398,48 @@ impl Meters {
         if self.0.is_empty() {
             return Ok(None);
         }
+        self.take((agent, credentials), now, waiting, |limits| limits).map(Arc::new).map(Some)
+    }
+
+    /// Takes one request out of every limit on requests, or out of none, for what comes over something that is
+    /// open already: it is no further one at once.
+    ///
+    /// # Errors
+    /// `rate-limited`, with the limit that is used up.
+    pub fn count<'a>(
+        &self,
+        agent: &Name,
+        credentials: &(impl Iterator<Item = &'a Name> + Clone),
+        now: Duration,
+    ) -> Result<(), Refusal> {
+        let limits = |limits| Limits { concurrent: None, ..limits };
+        let counted = self.take((agent, credentials), now, None, limits);
+        counted.map(drop).map_err(|met| met.refusal)
+    }
+
+    fn take<'a>(
+        &self,
+        (agent, credentials): (&Name, &(impl Iterator<Item = &'a Name> + Clone)),
+        now: Duration,
+        waiting: Option<&Waiting>,
+        counted: impl Fn(Limits) -> Limits,
+    ) -> Result<Ticket, Box<Met>> {
         let now = nanos(now);
         let mut ticket = Ticket::default();
         for meter in &self.0 {
+            let limits = counted(meter.limits);
             for key in meter.keys(agent, credentials.clone()) {
                 let counter = meter.counter(key, now);
                 let is_first = waiting.is_some_and(|one| one.is_first_of(&counter));
-                if let Err(quota) = counter.enter(&meter.limits, now, is_first) {
+                if let Err(quota) = counter.enter(&limits, now, is_first) {
                     ticket.give_back();
-                    let queue = meter.limits.queue;
-                    return Err(Box::new(Met {
-                        refusal: refusal(quota, meter.limits.per),
-                        queue,
-                        counter,
-                    }));
+                    let refusal = refusal(quota, limits.per);
+                    return Err(Box::new(Met { refusal, queue: limits.queue, counter }));
                 }
-                ticket.held.push((counter, meter.limits));
+                ticket.held.push((counter, limits));
             }
         }
-        Ok(Some(Arc::new(ticket)))
+        Ok(ticket)
     }
 }
 

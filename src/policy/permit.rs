@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::{Alternative, Approval, Capture, Met, Meters, Retry, Ticket, Waiting};
 use crate::credential::{Credential, Kind as CredentialKind, Older};
+use crate::outcome::Refusal;
 use crate::record::Why;
 use crate::reference::Name;
 use crate::scrub::Undecodable;
@@ -229,6 +230,15 @@ impl Permit {
             met.refusal.rule = Some(Arc::clone(&self.rule));
             met
         })
+    }
+
+    /// Counts a message of a socket that is open as one request more, by the limits of the rule that decided.
+    ///
+    /// # Errors
+    /// `rate-limited`. A message cannot wait.
+    pub fn count(&self, agent: &Name, now: Duration) -> Result<(), Refusal> {
+        let credentials = self.grants.iter().map(|grant| &grant.credential.name);
+        self.meters.count(agent, &credentials, now).map_err(|refusal| refusal.by(&self.rule))
     }
 
     /// What may be injected. Empty for a request that needs no credential.

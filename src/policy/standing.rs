@@ -11,7 +11,7 @@ use super::choice::Picked;
 use super::decide::usable;
 use super::rule::Asked;
 use super::verdict::{Denied, Kind, Verdict};
-use super::{Meters, Permit, Policy};
+use super::{Permit, Policy};
 use crate::agent::Identity;
 use crate::credential::{Credential, CredentialIndex};
 use crate::host::Origin;
@@ -147,6 +147,7 @@ impl Policy {
             return Err(Refusal::with_detail(Code::ApprovalRequired, detail));
         }
         let rule = &self.rules[verdict.rule as usize];
+        let bound = verdict.bound.and_then(|at| self.rules.get(at as usize));
         if rule.refuse_misplaced && references.misplaced() > 0 {
             return Err(Refusal::new(Code::Misplaced));
         }
@@ -159,7 +160,7 @@ impl Policy {
             retry: None,
             undecodable: rule.undecodable,
             captures: Arc::default(),
-            meters: Meters::default(),
+            meters: rule.meters().and(bound),
             approval: None,
             cut_when_withdrawn: false,
             refuse_misplaced: rule.refuse_misplaced,

@@ -368,7 +368,7 @@ impl Trailing {
             return Err(Refusal::new(Code::Misplaced));
         }
         let reads_as = |name: &HeaderName| {
-            index.slot_headers().any(|slot| is_one_field(slot.as_str(), name.as_str()))
+            index.owned_headers().any(|slot| is_one_field(slot.as_str(), name.as_str()))
         };
         strip_trailers(trailers, reads_as);
         Ok(())

@@ -170,9 +170,8 @@ pub(super) async fn open(
         ask_for_websocket(&mut head.headers);
     }
     let messages = opening.messages.take();
-    let following = messages.map(|messages| {
-        messages.follow((gateway, &opening.caller.workspace), ledger.for_messages())
-    });
+    let following =
+        messages.map(|messages| messages.follow((gateway, &opening.caller), ledger.for_messages()));
     let up = Uploaded::counting();
     let mut tally = ledger.answered(Some(head.status.as_u16()), up.clone(), timing.head);
     tally.scrubbed = downlink.replaced();
@@ -341,12 +340,13 @@ async fn pass<W: AsyncWrite + Unpin>(to: &mut W, chunk: &[u8]) -> std::io::Resul
     to.flush().await
 }
 
-/// The same for what came of one chunk, which may be nothing yet.
+/// The same for what came of one chunk, which may be nothing yet: at once, as each write becomes a record of TLS.
 async fn pass_all<W: AsyncWrite + Unpin>(to: &mut W, pieces: &[Bytes]) -> std::io::Result<()> {
-    for piece in pieces {
-        to.write_all(piece).await?;
+    match pieces {
+        [] => Ok(()),
+        [piece] => pass(to, piece).await,
+        pieces => pass(to, &pieces.concat()).await,
     }
-    to.flush().await
 }
 
 /// When a byte last came from either side.

@@ -84,6 +84,12 @@ impl ClientFrames {
         Self { place: Place::START, text: None, other: false, most }
     }
 
+    /// How many bytes are held of a text that is not over.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.text.as_ref().map_or(0, |gathered| gathered.text.len() + gathered.raw.len())
+    }
+
     /// Takes the next bytes.
     ///
     /// # Errors

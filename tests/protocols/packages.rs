@@ -9,7 +9,7 @@ use serde_json::json;
 use sha2::Digest as _;
 
 use crate::support::*;
-use crate::{agent, python, runs, script};
+use crate::{agent, runs, script};
 
 const WHEEL: &str = "locum_probe-1.0-py3-none-any.whl";
 const TARBALL: &str = "name-1.0.0.tgz";
@@ -59,8 +59,8 @@ fn scene(slots: &[&str]) -> (World, Origin) {
 
 fn pip(world: &World, index: &str) -> (Command, PathBuf) {
     let target = world.home.work().join("installed");
-    let mut command = agent(world, python());
-    command.args(["-m", "pip", "install", "--no-cache-dir", "--disable-pip-version-check"]);
+    let mut command = agent(world, Tools::pip());
+    command.args(["install", "--no-cache-dir", "--disable-pip-version-check"]);
     command.args(["--index-url", index, "--target"]).arg(&target).arg("locum-probe==1.0");
     (command, target)
 }

@@ -1,4 +1,4 @@
-//! A credential in the first messages of a WebSocket, as Discord's gateway and others want it.
+//! A credential in the messages of a WebSocket, as Discord's gateway and others want it.
 
 use crate::support::*;
 
@@ -285,8 +285,7 @@ fn a_socket_goes_on_with_the_version_that_it_was_opened_with() {
     assert_eq!(scene.home.accesses_to("/x")[1]["version"], 1);
 }
 
-/// Services whose tokens are short-lived have them renewed in the socket, and a reference that goes out as it is
-/// is a login that fails.
+/// A reference that goes out as it is is a login that fails.
 #[test]
 fn a_message_is_filled_however_many_came_before_it() {
     let key = canary();
@@ -302,6 +301,53 @@ fn a_message_is_filled_however_many_came_before_it() {
     let accesses = scene.home.accesses_to("/x");
     assert_eq!(accesses[1]["credential"], "main");
     assert_eq!(accesses[2]["code"], "credential-refused");
+}
+
+/// Each counts as a request, and not as a further one at once; and those without a reference count for nothing.
+#[test]
+fn messages_count_among_the_requests_of_their_rule() {
+    let limited = "version: 1
+rules:
+  - name: a
+    agents: [worker]
+    to: ['https://api.test']
+    use: [main]
+    limits: {requests: 4/h, concurrent: 1}
+";
+    let scene = Scene::new(canary(), |home| home.policy(limited));
+    let mut wire = scene.socket("/x");
+    for _ in 0..3 {
+        wire.send(text("hello"));
+        wire.send(text(&identify("locum_main")));
+    }
+    scene.frames(6);
+    wire.send(text(&identify("locum_main")));
+    wire.until_closed();
+    assert_eq!(scene.frames(6).len(), 6);
+    let accesses = scene.home.accesses_to("/x");
+    assert_eq!(accesses.len(), 5);
+    assert_eq!(accesses[4]["code"], "rate-limited");
+}
+
+/// Many texts that are not over take no more memory than bodies may.
+#[test]
+fn what_is_gathered_of_texts_counts_among_the_bodies() {
+    let scene = Scene::new(canary(), |home| home.set("limits.bodies_per_agent: 1MiB"));
+    let begun = masked(0x01, &vec![b'x'; 400_000]);
+    let mut wire = scene.socket("/a");
+    wire.send(&begun);
+    eventually("the text to be counted", PATIENCE, || {
+        (scene.serve.metric("locum_bodies_held_bytes") >= 800_000).then_some(())
+    });
+    let mut other = scene.socket("/b");
+    other.send(&begun);
+    other.until_closed();
+    let accesses = scene.home.accesses_to("/b");
+    assert_eq!(accesses[1]["code"], "overloaded");
+    wire.send(masked(0x80, b"over"));
+    eventually("what was held to be free", PATIENCE, || {
+        (scene.serve.metric("locum_bodies_held_bytes") == 0).then_some(())
+    });
 }
 
 #[test]

@@ -59,17 +59,27 @@ impl Tools {
         Self::python_as("python", packages)
     }
 
+    /// A pip, which installs for other Pythons too.
+    #[track_caller]
+    pub fn pip() -> PathBuf {
+        let tools = Self::install("pip", "pip>=22.3", |path| {
+            command_output(Command::new("python3").args(["-m", "venv"]).arg(path));
+            // The first that does that.
+            let mut own = Command::new(path.join("bin/pip"));
+            command_output(own.args(["install", "--quiet", "pip>=22.3"]));
+        });
+        tools.path.join("bin/pip")
+    }
+
     /// The same under a name of its own, so that two lists of packages do not replace each other.
     #[track_caller]
     pub fn python_as(name: &str, packages: &[&str]) -> Self {
         // One pip for all of them, and no bytecode of modules that nobody imports: that is most of the time.
-        let pip = Self::install("pip", "", |path| {
-            command_output(Command::new("python3").args(["-m", "venv"]).arg(path));
-        });
+        let pip = Self::pip();
         Self::install(name, &packages.join("\n"), |path| {
             let mut venv = Command::new("python3");
             command_output(venv.args(["-m", "venv", "--without-pip"]).arg(path));
-            let mut install = Command::new(pip.path.join("bin/pip"));
+            let mut install = Command::new(pip);
             install.arg("--python").arg(path.join("bin/python"));
             install.args(["install", "--quiet", "--no-compile"]).args(packages);
             command_output(&mut install);

@@ -10,9 +10,10 @@ use crate::outcome::{Code, Refusal};
 use crate::policy::{Permit, Standing};
 use crate::proxy::exchange::named;
 use crate::proxy::habits;
+use crate::proxy::held::{Full, Held, Purse};
 use crate::proxy::ledger::Ledger;
 use crate::proxy::supplied::resolve;
-use crate::proxy::{Gateway, State, Workspace, unix_now};
+use crate::proxy::{Caller, Gateway, State, Workspace, unix_now};
 use crate::record::{Use, Why};
 use crate::request::{BodyKind, BodyText, ClientFrames, Piece, Unfollowed, text_frame};
 
@@ -48,12 +49,13 @@ impl Messages {
 
     pub(super) fn follow(
         self,
-        (gateway, workspace): (&Arc<Gateway>, &Arc<Workspace>),
+        (gateway, caller): (&Arc<Gateway>, &Caller),
         ledger: Ledger,
     ) -> Following {
         let frames = ClientFrames::new(gateway.limits.body_slot);
-        let (gateway, workspace) = (Arc::clone(gateway), Arc::clone(workspace));
-        Following { messages: self, frames, gateway, workspace, ledger }
+        let purse = Purse::of(gateway, caller);
+        let (gateway, workspace) = (Arc::clone(gateway), Arc::clone(&caller.workspace));
+        Following { messages: self, frames, purse, held: None, gateway, workspace, ledger }
     }
 
     /// A socket goes on with the version that was there when it was opened, while that may be used.
@@ -81,6 +83,9 @@ impl Messages {
 pub(super) struct Following {
     messages: Messages,
     frames: ClientFrames,
+    purse: Purse,
+    /// What there is of a text that is not over.
+    held: Option<Held>,
     gateway: Arc<Gateway>,
     workspace: Arc<Workspace>,
     ledger: Ledger,
@@ -109,6 +114,8 @@ impl Following {
             };
             self.refused(&self.workspace.state(), refusal, (&[], None))
         })?;
+        self.hold(self.frames.gathered())
+            .map_err(|full| self.refused(&self.workspace.state(), full.into(), (&[], None)))?;
         let mut up = Vec::with_capacity(pieces.len());
         for piece in pieces {
             up.push(match piece {
@@ -117,6 +124,15 @@ impl Following {
             });
         }
         Ok(up)
+    }
+
+    /// Counts what is gathered of a text among the bodies that are held.
+    fn hold(&mut self, bytes: usize) -> Result<(), Full> {
+        if bytes == 0 {
+            self.held = None;
+            return Ok(());
+        }
+        self.held.get_or_insert_with(|| self.purse.open()).grow(bytes)
     }
 
     /// A text with its secrets in it, as a frame; none when it holds no reference in a slot.
@@ -144,8 +160,9 @@ impl Following {
         if permit.grants().is_empty() {
             return Ok(None);
         }
-        habits::look_at_message(&permit, &self.ledger, unix_now()).map_err(refused)?;
         let standing = &self.messages.standing;
+        permit.count(&standing.who().agent, self.gateway.elapsed()).map_err(refused)?;
+        habits::look_at_message(&permit, &self.ledger, unix_now()).map_err(refused)?;
         let asker = (&**standing.who(), standing.origin());
         let resolved = resolve(&self.gateway, &state, &permit, asker).await.map_err(refused)?;
         // The scrub of the answers would not know it.
