@@ -274,9 +274,11 @@ impl Keeper {
     fn put_in_force(&self, seen: &mut Seen) {
         let Some(gateway) = self.gateway() else { return };
         let all: Vec<usize> = (0..seen.spaces.len()).collect();
+        // Made before, so that whoever is none any more inside is none at the door in the next moment.
+        let workspaces = seen.workspaces();
         seen.put_policies_in_force(&all);
         // Nobody goes into a workspace before it is ready, or after it is gone.
-        gateway.set_workspaces(seen.workspaces());
+        gateway.set_workspaces(workspaces);
         for space in std::mem::take(&mut seen.gone) {
             seen.retired.push(space.served.set_state(space.closed()));
             let connections = gateway.cut_all(space.name());
