@@ -14,6 +14,7 @@ mod value;
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::iter::once;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -123,6 +124,14 @@ impl Credential {
     #[must_use]
     pub fn is_bound_to(&self, origin: &Origin) -> bool {
         self.destinations.iter().any(|d| d.matches(origin))
+    }
+
+    /// Whether it is found at `host` by that end of its name: not where it is bound to just that host as well, and
+    /// of several patterns by the first, so that it is found once.
+    fn is_found_by(&self, end: &str, host: &Host) -> bool {
+        let mut there = self.destinations.iter().map(|d| &d.host).filter(|d| d.matches(host));
+        let first = there.clone().next().is_some_and(|first| first.has_suffix(end));
+        first && !there.any(|pattern| pattern.exact().is_some())
     }
 
     /// What stands for all `members` that serve a reference, where they are looked for and before one of
@@ -648,7 +657,8 @@ pub struct CredentialIndex {
     by_name: HashMap<Name, Arc<Credential>>,
     by_stand_in: HashMap<Arc<str>, Arc<Credential>>,
     by_host: HashMap<Host, Vec<Arc<Credential>>>,
-    by_pattern: Vec<Arc<Credential>>,
+    /// Those with a pattern, by the literal labels at its end, or by nothing where it has none.
+    by_suffix: HashMap<Box<str>, Vec<Arc<Credential>>>,
     /// References that other credentials serve than the one of that name, or not that one alone.
     faces: HashMap<Name, Arc<Credential>>,
     /// Those other credentials.
@@ -754,9 +764,11 @@ impl CredentialIndex {
     /// Where it may go, and how it enters a request.
     fn insert_places(&mut self, credential: &Arc<Credential>) {
         for destination in &credential.destinations {
-            let place = match destination.host.exact() {
-                Some(host) => self.by_host.entry(host.clone()).or_default(),
-                None => &mut self.by_pattern,
+            let place = if let Some(host) = destination.host.exact() {
+                self.by_host.entry(host.clone()).or_default()
+            } else {
+                let suffix = destination.host.literal_suffix().unwrap_or_default();
+                self.by_suffix.entry(suffix.into()).or_default()
             };
             // Two destinations of one host come one after the other.
             if !place.last().is_some_and(|last| Arc::ptr_eq(last, credential)) {
@@ -827,9 +839,13 @@ impl CredentialIndex {
 
     /// The credentials that may go to `origin`, and the values. A host with any is always intercepted.
     pub fn concerned(&self, origin: &Origin) -> impl Iterator<Item = &Arc<Credential>> {
-        let exact = self.by_host.get(&origin.authority.host).map_or(&[][..], Vec::as_slice);
-        let patterns = self.by_pattern.iter();
-        let patterns = patterns.filter(move |c| !exact.iter().any(|e| Arc::ptr_eq(e, c)));
+        let host = &origin.authority.host;
+        let exact = self.by_host.get(host).map_or(&[][..], Vec::as_slice);
+        let ends = host.suffixes().filter(|_| !self.by_suffix.is_empty()).chain(once(""));
+        let patterns = ends.flat_map(move |end| {
+            let there = self.by_suffix.get(end).map_or(&[][..], Vec::as_slice);
+            there.iter().filter(move |c| c.is_found_by(end, host))
+        });
         exact.iter().chain(patterns).filter(move |c| c.is_bound_to(origin))
     }
 
@@ -1045,5 +1061,38 @@ pub(crate) mod tests {
             (bound("a.test", 443), bound("x.b.test", 8443), bound("x.b.test", 443)),
             (2, 1, 0)
         );
+    }
+
+    #[test]
+    fn by_patterns_each_credential_is_found_once() {
+        let every = [
+            "https://*",
+            "https://**.test",
+            "https://*.b.test",
+            "https://x.b.test",
+            "https://x.*.test",
+        ];
+        let index = CredentialIndex::new(
+            vec![
+                credential("all", &every, &["query k"]),
+                credential("others", &every[..3], &["query k"]),
+                credential("any", &every[..1], &["query k"]),
+                credential("middle", &every[4..], &["query k"]),
+            ],
+            HashMap::new(),
+        );
+        let found = |host: &str| {
+            let authority = Authority { host: Host::parse(host).unwrap(), port: 443 };
+            let origin = Origin { scheme: Scheme::Https, authority };
+            let mut names: Vec<String> =
+                index.bound_to(&origin).map(|c| c.name.to_string()).collect();
+            names.sort_unstable();
+            names
+        };
+        assert_eq!(found("x.b.test"), ["all", "any", "middle", "others"]);
+        assert_eq!(found("y.b.test"), ["all", "any", "others"]);
+        assert_eq!(found("x.c.test"), ["all", "any", "middle", "others"]);
+        assert_eq!(found("a.example"), ["all", "any", "others"]);
+        assert_eq!(found("192.0.2.1"), ["all", "any", "others"]);
     }
 }

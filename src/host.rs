@@ -132,6 +132,13 @@ impl Host {
             Self::Address(_) => None,
         }
     }
+
+    /// `a.b.c`, `b.c`, `c`: every end that a pattern may have. An address has none.
+    pub fn suffixes(&self) -> impl Iterator<Item = &str> {
+        let name = self.name().into_iter();
+        let behind = |name| str::match_indices(name, '.').map(move |(at, _)| &name[at + 1..]);
+        name.clone().chain(name.flat_map(behind))
+    }
 }
 
 fn check_labels(ascii: &str) -> Result<(), HostError> {
@@ -353,6 +360,20 @@ impl HostPattern {
     #[must_use]
     pub fn is_any(&self) -> bool {
         self.0 == PatternKind::Any
+    }
+
+    /// Whether these are the literal labels at its end, as [`Self::literal_suffix`] has them, and none before them:
+    /// `""` for a pattern that has none, or that any host is in.
+    #[must_use]
+    pub fn has_suffix(&self, suffix: &str) -> bool {
+        let PatternKind::Labels(labels) = &self.0 else {
+            return self.is_any() && suffix.is_empty();
+        };
+        let literal = labels.iter().rev().map_while(|label| match label {
+            Label::Literal(text) => Some(&**text),
+            Label::One | Label::Many => None,
+        });
+        literal.eq(suffix.rsplit('.').filter(|label| !label.is_empty()))
     }
 
     /// The literal labels at the end, such as `amazonaws.com` of `s3.*.amazonaws.com`: what decides

@@ -139,8 +139,8 @@ static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(PREFIX))
 pub struct Spotter {
     /// How much of the prefix has come.
     matched: usize,
-    /// What follows the last one.
-    name: Option<Begun>,
+    /// What follows the last one. Boxed: nearly no text has one.
+    name: Option<Box<Begun>>,
 }
 
 /// A name, as far as it has come.
@@ -220,7 +220,7 @@ impl Spotter {
         }
         if self.matched == prefix.len() {
             self.matched = 0;
-            self.name = Some(Begun { bytes: [0; MAX_NAME], run: 0, end: 0 });
+            self.name = Some(Box::new(Begun { bytes: [0; MAX_NAME], run: 0, end: 0 }));
         }
     }
 }

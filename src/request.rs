@@ -633,6 +633,7 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
     }
     refuse_traps(path)?;
     let mut found: Vec<String> = Vec::new();
+    let mut room = READINGS_BYTES;
     for text in &decodings(path)? {
         let folded = fold(text);
         let folded = Some(folded).filter(|folded| folded != text);
@@ -640,12 +641,26 @@ pub(crate) fn readings(path: &str) -> Result<Vec<String>, Refusal> {
             for options in 0..32_u8 {
                 let reading = reread(text, options);
                 if reading != path && !found.contains(&reading) {
+                    room = room.checked_sub(reading.len()).ok_or_else(too_many)?;
+                    if found.len() == READINGS {
+                        return Err(too_many());
+                    }
                     found.push(reading);
                 }
             }
         }
     }
     Ok(found)
+}
+
+/// The most readings that a path may have. One with a trick of each kind in it has a few dozen.
+const READINGS: usize = 128;
+
+/// How many bytes they may have together: a request that waits holds them.
+const READINGS_BYTES: usize = 256 << 10;
+
+fn too_many() -> Refusal {
+    Refusal::new(Code::AmbiguousPath).because("the path can be read in too many ways")
 }
 
 /// How often an origin, and the proxies before it, may decode a path.
@@ -1044,6 +1059,17 @@ mod tests {
         assert!(readings("/admin;a=b/x").contains(&"/admin/x".to_owned()));
         assert!(readings("/a/%2E").contains(&"/a/".to_owned()));
         assert!(readings("/@scope%2Fname").contains(&"/@scope/name".to_owned()));
+        // A trick of each kind, each encoded up to four times: 903 readings of 16 KB each.
+        let mut tricks = String::new();
+        for times in 0..4 {
+            let percent = format!("%{}", "25".repeat(times));
+            tricks += &format!(
+                "/a{times};b//c{percent}5Cd/./e{percent}EF{percent}BC{percent}8Ff/g{percent}20/i{percent}uff0e/{percent}u0041"
+            );
+        }
+        let long = format!("/{}{tricks}%3Fj", "a".repeat(16_000));
+        let refused = parse(&long, &[("host", "api.test")]).unwrap_err();
+        assert_eq!(refused.reason, Some("the path can be read in too many ways"));
         for trap in ["/a%00b", "/a%c0%afb", "/a%25c0%25af", "/%e0%80%af"] {
             assert_eq!(code(trap, &[("host", "api.test")]), Some(Code::AmbiguousPath), "{trap}");
         }

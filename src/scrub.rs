@@ -20,7 +20,7 @@ mod table;
 
 use std::collections::VecDeque;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -156,7 +156,8 @@ where
         Ok(codings) => codings,
         Err(_) if undecodable == Undecodable::Pass => {
             let body = Source::plain(body);
-            return Ok(Response::from_parts(parts, ScrubbedBody::unsearchable(body, replaced)));
+            let body = ScrubbedBody::unsearchable(body, search, replaced);
+            return Ok(Response::from_parts(parts, body));
         }
         Err(refusal) => return Err(refusal),
     };
@@ -333,7 +334,11 @@ pub struct ScrubbedBody<B> {
 
 enum Inner<B> {
     /// Nothing was injected, or nothing can be searched; frames pass as they are.
-    Untouched { body: Source<B>, unsearched: bool },
+    Untouched {
+        body: Source<B>,
+        /// Of what cannot be searched, the fields behind it can.
+        unsearched: Option<Box<Search>>,
+    },
     /// Read, replaced, and ready.
     Gathered { whole: Option<Bytes>, trailers: Option<HeaderMap> },
     /// Searched as it streams. `ready` holds what one frame became, `done` how it all ended.
@@ -350,11 +355,11 @@ enum Inner<B> {
 
 impl<B> ScrubbedBody<B> {
     fn untouched(body: Source<B>) -> Self {
-        Self { inner: Inner::Untouched { body, unsearched: false }, replaced: 0 }
+        Self { inner: Inner::Untouched { body, unsearched: None }, replaced: 0 }
     }
 
-    fn unsearchable(body: Source<B>, replaced: u64) -> Self {
-        Self { inner: Inner::Untouched { body, unsearched: true }, replaced }
+    fn unsearchable(body: Source<B>, search: Box<Search>, replaced: u64) -> Self {
+        Self { inner: Inner::Untouched { body, unsearched: Some(search) }, replaced }
     }
 
     fn searching(body: Source<B>, engine: Engine, replaced: u64) -> Self {
@@ -390,7 +395,7 @@ impl<B> ScrubbedBody<B> {
     /// Whether it should have been searched, and passes without: by a rule that says so.
     #[must_use]
     pub fn unsearched(&self) -> bool {
-        matches!(self.inner, Inner::Untouched { unsearched: true, .. })
+        matches!(self.inner, Inner::Untouched { unsearched: Some(_), .. })
     }
 }
 
@@ -402,8 +407,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ScrubbedBody<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        match &mut self.inner {
-            Inner::Untouched { body, .. } => Pin::new(body).poll_frame(cx),
+        let Self { inner, replaced } = &mut *self;
+        match inner {
+            Inner::Untouched { body, unsearched } => {
+                let mut frame = ready!(Pin::new(body).poll_frame(cx));
+                let behind = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut());
+                if let (Some(trailers), Some(search)) = (behind, unsearched) {
+                    *replaced += scrub_fields(trailers, search);
+                }
+                Poll::Ready(frame)
+            }
             Inner::Gathered { whole, trailers } => {
                 let data = whole.take().filter(|data| !data.is_empty()).map(Frame::data);
                 let next = data.or_else(|| trailers.take().map(Frame::trailers));
@@ -777,12 +790,33 @@ mod tests {
             let unscrubbed = Unscrubbed::new(response, Method::GET, Some(needles()));
             run(scrub(unscrubbed.with_undecodable(Undecodable::Pass)))
         };
+        let pass_stream = |response: Response<Streamed>| {
+            let unscrubbed = Unscrubbed::new(response, Method::GET, Some(needles()));
+            run(scrub(unscrubbed.with_undecodable(Undecodable::Pass)))
+        };
         let mut passed = pass(response("content-encoding", "compress")).unwrap();
         assert!(passed.body().unsearched());
         assert_eq!(passed.headers()["content-encoding"], "compress");
         assert_eq!(passed.headers()["x-echo"], "locum_openai", "heads are searched all the same");
         let data = run(passed.body_mut().frame()).unwrap().unwrap().into_data().unwrap();
         assert_eq!(data, "sk-canary-0123456789");
+        // So are the fields behind it.
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-message", HeaderValue::from_static("bad key sk-canary-0123456789"));
+        let mut all = frames(&[b"sk-canary-0123456789"]);
+        all.push(Ok(Frame::trailers(trailers)));
+        let body = Streamed(all.into(), SizeHint::default());
+        let streamed = Response::builder()
+            .header("content-type", "application/grpc")
+            .header("grpc-encoding", "gzip")
+            .body(body);
+        let mut passed = pass_stream(streamed.unwrap()).unwrap().into_body();
+        assert!(passed.unsearched());
+        let data = run(passed.frame()).unwrap().unwrap().into_data().unwrap();
+        assert_eq!(data, "sk-canary-0123456789");
+        let trailers = run(passed.frame()).unwrap().unwrap().into_trailers().unwrap();
+        assert_eq!(trailers["grpc-message"], "bad key locum_openai");
+        assert_eq!(passed.replaced(), 1);
         // What can be undone is undone and searched under such a rule too.
         let plain = pass(response("content-encoding", "identity")).unwrap();
         assert!(!plain.body().unsearched() && plain.body().replaced() == 2);

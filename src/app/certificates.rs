@@ -157,7 +157,8 @@ fn unusable(setting: &Setting, error: &crate::tls::TlsError) -> Failure {
         }
         _ => certificate.to_string(),
     };
-    Failure::new(format!("{file}: {error}")).help("mend the file, or `tls` of proxy in locum.yaml")
+    Failure::usage(format!("{file}: {error}"))
+        .help("mend the file, or `tls` of proxy in locum.yaml")
 }
 
 fn pem(setting: &Setting) -> Result<ListenerPem, Failure> {
@@ -187,14 +188,15 @@ fn public(path: &Path) -> Result<Vec<u8>, Failure> {
 fn read_public(path: &Path, limit: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
-    read.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
+    read.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
     Ok(bytes)
 }
 
 /// Through links, as certificate managers and Kubernetes renew files by turning one.
 fn private(path: &Path) -> Result<Secret, Failure> {
     let real = path.canonicalize();
-    let real = real.map_err(|error| Failure::new(format!("{}: {error}", path.display())))?;
-    let mut bytes = files::read_lent(&real, KEY_LIMIT)?;
+    let real = real.map_err(|error| Failure::usage(format!("{}: {error}", path.display())))?;
+    let mut bytes =
+        files::read_lent(&real, KEY_LIMIT).map_err(|error| Failure::from(error).of_config())?;
     Ok(Secret::new(std::mem::take(&mut *bytes)))
 }

@@ -57,6 +57,12 @@ impl Failure {
         self
     }
 
+    /// The same, of something that the config says or names.
+    #[must_use]
+    pub(super) fn of_config(self) -> Self {
+        Self { exit: Exit::Usage, ..self }
+    }
+
     /// The same, of a proxy that somebody has locked.
     #[must_use]
     pub(super) fn after_lock(self) -> Self {

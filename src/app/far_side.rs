@@ -65,7 +65,7 @@ pub fn far_side(
         let at = upstream.hosts.iter().find(of_it).map(|host| host.at.0.clone());
         let failure = Failure::from(error);
         match at {
-            Some(at) => failure.within(&at),
+            Some(at) => failure.within(&at).of_config(),
             None => failure,
         }
     })

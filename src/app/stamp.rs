@@ -36,11 +36,13 @@ impl FileStamp {
         }
     }
 
-    /// Whether its time of change is so long ago that a further change would show.
+    /// Whether its time of change is so long ago that a further change would show. Of a file with nothing in it
+    /// longer: whoever writes into a file empties it first, and may be stopped there.
     pub(super) fn is_settled(&self) -> bool {
         const TICK: Duration = Duration::from_millis(50);
+        const EMPTY: Duration = Duration::from_millis(500);
         let age = self.modified.and_then(|at| at.elapsed().ok());
-        age.is_none_or(|age| age > TICK)
+        age.is_none_or(|age| age > if self.length == 0 { EMPTY } else { TICK })
     }
 
     /// What no file has, when a further change might not show: so it is looked at once more.
@@ -59,4 +61,24 @@ pub(super) fn config_stamp(home: &Home, config: &Config) -> Vec<FileStamp> {
             .flatten()
     });
     std::iter::once(home.config()).chain(files.cloned()).map(FileStamp::of).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_empty_file_is_waited_for_longer() {
+        let directory = tempfile::tempdir().unwrap();
+        let stamp = |name: &str, text: &str, age: u64| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let at = SystemTime::now() - Duration::from_millis(age);
+            std::fs::File::options().write(true).open(&path).unwrap().set_modified(at).unwrap();
+            FileStamp::of(path).is_settled()
+        };
+        assert!(stamp("a", "x", 100) && !stamp("a", "", 100) && stamp("a", "", 1000));
+        assert!(FileStamp::of(directory.path().join("none")).is_settled());
+        assert!(FileStamp::presence(directory.path().to_owned()).is_settled());
+    }
 }

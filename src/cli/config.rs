@@ -50,12 +50,27 @@ pub(super) fn run(home: Result<Home, Failure>, command: Command) -> Result<ExitC
             if path.symlink_metadata().is_err() {
                 home.require()?;
             }
-            if let Ok(config) = &loaded {
-                check_files(config)?;
+            match loaded.as_ref().map(check_files) {
+                Ok(Err(failure)) if json => named(&path, &failure),
+                Ok(Err(failure)) => Err(failure),
+                Ok(Ok(())) | Err(_) => tell(&path, loaded.map(drop), json),
             }
-            tell(&path, loaded.map(drop), json)
         }
     }
+}
+
+/// A mistake in what the file names, as those in the file itself are told.
+fn named(path: &std::path::Path, failure: &Failure) -> Result<ExitCode, Failure> {
+    let problem = json!({
+        "file": path,
+        "line": null,
+        "column": null,
+        "path": "",
+        "message": failure.to_string(),
+        "help": failure.advice(),
+    });
+    output::json(&json!({ "ok": false, "problems": [problem], "left_off": 0 }))?;
+    Ok(ExitCode::from(failure.exit() as u8))
 }
 
 fn tell(

@@ -220,9 +220,11 @@ fn mistyped(error: &clap::Error) -> ExitCode {
         let _ = error.print();
         return ExitCode::SUCCESS;
     }
-    let keys: Vec<String> = std::env::args().skip(1).filter(|word| has_a_key(word)).collect();
+    // What is no text is a word like any other.
+    let words = || std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+    let keys: Vec<String> = words().skip(1).filter(|word| has_a_key(word)).collect();
     // It was not understood, so this is what it looks like. What is behind `--` is another program's.
-    if std::env::args().take_while(|word| word != "--").any(|word| word == "--json") {
+    if words().take_while(|word| word != "--").any(|word| word == "--json") {
         let text = without(&keys, error.render().to_string());
         let (what, more) = text.trim_end().split_once("\n\n").unwrap_or((text.trim_end(), ""));
         let failure = Failure::usage(what.strip_prefix("error: ").unwrap_or(what));

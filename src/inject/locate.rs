@@ -313,11 +313,13 @@ impl References {
 
     fn in_query(&mut self, query: &str, origin: &Origin, index: &CredentialIndex) {
         for pair in query::pairs(query) {
-            let value = query::decode(pair.value);
+            let (name, value) = (query::decode(pair.name), query::decode(pair.value));
+            if reference::occurs(&name) {
+                self.outside(&name, 1, Some(origin), index);
+            }
             if !reference::occurs(&value) {
                 continue;
             }
-            let name = query::decode(pair.name);
             if name == b"X-Amz-Credential" {
                 let key_id = value.split(|b| *b == b'/').next().unwrap_or_default();
                 self.in_signature(&String::from_utf8_lossy(key_id), true, index);

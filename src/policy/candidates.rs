@@ -120,7 +120,7 @@ impl Candidates {
         there.add(self.by_host.get(host));
         there.add(Some(&self.anywhere));
         if !self.by_suffix.is_empty() {
-            for suffix in suffixes(host) {
+            for suffix in host.suffixes() {
                 there.add(self.by_suffix.get(suffix));
             }
         }
@@ -143,13 +143,6 @@ fn push(list: &mut Vec<u32>, at: u32) {
     if list.last() != Some(&at) {
         list.push(at);
     }
-}
-
-/// `a.b.c`, `b.c`, `c`: every end that a pattern may have. An address has none.
-fn suffixes(host: &Host) -> impl Iterator<Item = &str> {
-    let name = host.name();
-    let whole = name.into_iter();
-    whole.chain(name.into_iter().flat_map(|n| n.match_indices('.').map(|(at, _)| &n[at + 1..])))
 }
 
 /// Lists that most decisions are merged from: the host, anywhere, and a few ends of its name.

@@ -168,6 +168,7 @@ impl Asked<'_> {
             let bytes = self.gathered(body, held.max(SIGNED), wanted.idle).await?;
             (BodyText::read(bytes, wanted.kind), None)
         } else {
+            body.is_read();
             let idle = wanted.idle.unwrap_or_else(|| self.gateway.upstream().idle());
             let begun = body.begin(held, (&self.purse(), idle)).await.map_err(unread)?;
             self.still_valid()?;

@@ -26,7 +26,8 @@ use crate::host::Origin;
 use crate::inject::{References, Remainder};
 use crate::outcome::{Code, Ending, Refusal};
 use crate::policy::Permit;
-use crate::request::{is_one_field, strip_trailers};
+use crate::reference::Spotter;
+use crate::request::{InboundRequest, is_coded, is_one_field, strip_trailers};
 use crate::scrub::{ScrubError, ScrubbedBody};
 use crate::sign::sigv4::{ChunkError, ChunkSigner};
 use crate::upstream::{BodyError, UpstreamBody};
@@ -286,7 +287,9 @@ pub(super) struct Upload {
     /// What looks at what comes behind a beginning that was decided on.
     remainder: Option<Box<Remainder>>,
     /// What signs its chunks anew on their way.
-    chunks: Option<Box<ChunkSigner>>,
+    chunks: Option<Chunks>,
+    /// What looks for references in it, for as long as nobody else reads it.
+    passing: Option<Passing>,
     /// What knows which trailers may not go on.
     trailing: Option<Box<Trailing>>,
     /// What it has of the memory for bodies.
@@ -363,14 +366,46 @@ impl Trailing {
             return Err(Refusal::new(Code::RealCredential));
         }
         let index = &state.credentials;
-        count.saw_trailers(&References::locate_trailers(trailers, origin, index));
-        if *refuse_misplaced && count.in_trailers() > 0 {
+        let found = References::locate_trailers(trailers, origin, index);
+        count.saw_aside(found.misplaced(), found.honeytoken(), found.moved());
+        if *refuse_misplaced && found.misplaced() > 0 {
             return Err(Refusal::new(Code::Misplaced));
         }
         let reads_as = |name: &HeaderName| {
             index.owned_headers().any(|slot| is_one_field(slot.as_str(), name.as_str()))
         };
         strip_trailers(trailers, reads_as);
+        Ok(())
+    }
+}
+
+/// What looks for references in a body that nobody reads: there each is text.
+struct Passing {
+    state: Arc<State>,
+    spotter: Spotter,
+    /// Whether one is a reason to refuse; not known before it is decided.
+    refuse_misplaced: bool,
+}
+
+impl Passing {
+    /// Looks at a piece before it is sent, `over` being whether it is the last one.
+    fn look(&mut self, piece: &[u8], over: bool, count: &Uploaded) -> Result<(), Refusal> {
+        let Self { state, spotter, refuse_misplaced } = self;
+        let (mut references, mut honeytoken) = (0, None);
+        let mut found = |name: Option<&str>| {
+            references += 1;
+            let named = name.and_then(|name| state.credentials.get(name));
+            honeytoken = named.filter(|named| named.properties.honeytoken).or(honeytoken.take());
+        };
+        spotter.push(piece, &mut found);
+        // What is refused does not wait for the rest of a name.
+        if over || *refuse_misplaced && spotter.is_at_one() {
+            spotter.finish(&mut found);
+        }
+        count.saw_aside(references, honeytoken, false);
+        if *refuse_misplaced && references > 0 {
+            return Err(Refusal::new(Code::Misplaced));
+        }
         Ok(())
     }
 }
@@ -392,30 +427,49 @@ impl Upload {
                 gate,
                 remainder: None,
                 chunks: None,
+                passing: None,
                 trailing: None,
                 held: None,
             },
         )
     }
 
-    /// Has what follows it on its way to `origin` looked at as its head was. Nothing follows a body of
-    /// HTTP/1.1 that has a length.
-    pub(super) fn watched(&mut self, state: &Arc<State>, origin: &Origin) {
-        let ends_itself = !self.told && self.size_hint().exact().is_some();
-        if !self.is_empty() && !ends_itself {
-            let (state, origin) = (Arc::clone(state), origin.clone());
+    /// Has it looked at on its way to where its head asks for, and what follows it as that head was. Nothing follows
+    /// a body of HTTP/1.1 that has a length, and nothing can be seen under a coding.
+    pub(super) fn watched(&mut self, state: &Arc<State>, head: &InboundRequest) {
+        if self.is_empty() {
+            return;
+        }
+        if !is_coded(head.headers()) {
+            let (state, spotter) = (Arc::clone(state), Spotter::default());
+            self.passing = Some(Passing { state, spotter, refuse_misplaced: false });
+        }
+        if self.told || self.size_hint().exact().is_none() {
+            let (state, origin) = (Arc::clone(state), head.origin().clone());
             self.trailing = Some(Box::new(Trailing { state, origin, refuse_misplaced: false }));
         }
     }
 
-    /// Holds what follows it to the permit of its request.
+    /// Leaves it to whoever reads it to tell what in it is a reference.
+    pub(super) fn is_read(&mut self) {
+        self.passing = None;
+    }
+
+    /// Holds it, and what follows it, to the permit of its request.
     ///
     /// # Errors
-    /// `misplaced-reference` where it was read, and what follows it has a reference.
+    /// `misplaced-reference` where it is in memory by now, and has a reference that was not decided on.
     pub(super) fn held_to(&mut self, permit: &Permit) -> Result<(), Refusal> {
-        let Some(trailing) = &mut self.trailing else { return Ok(()) };
-        trailing.refuse_misplaced = permit.refuses_misplaced();
-        if trailing.refuse_misplaced && self.count.in_trailers() > 0 {
+        if !permit.refuses_misplaced() {
+            return Ok(());
+        }
+        if let Some(passing) = &mut self.passing {
+            passing.refuse_misplaced = true;
+        }
+        if let Some(trailing) = &mut self.trailing {
+            trailing.refuse_misplaced = true;
+        }
+        if self.count.aside() > 0 {
             return Err(Refusal::new(Code::Misplaced));
         }
         Ok(())
@@ -517,14 +571,8 @@ impl Upload {
 
     /// Looks at a piece before it is sent; at the last one it is asked whether that is all.
     fn look(&mut self, piece: &[u8]) -> Result<(), Refusal> {
+        let over = self.is_all_here();
         let Some(remainder) = &mut self.remainder else { return Ok(()) };
-        let over = match &self.inner {
-            // Who is told a length does not wait for an end behind it.
-            Source::Begun { rest, .. } => {
-                rest.is_end_stream() || rest.size_hint().exact() == Some(0)
-            }
-            Source::Agent(_) | Source::Gathered { .. } => false,
-        };
         let looked = remainder.push(piece);
         let looked = looked.and_then(|()| if over { remainder.finish() } else { Ok(()) });
         self.count.saw(remainder, looked.as_ref().err());
@@ -583,9 +631,9 @@ impl Upload {
             Source::Agent(_) | Source::Begun { .. } => (None, None),
         };
         let (inner, count) = (Source::Gathered { data, trailers }, self.count.clone());
-        let (gate, remainder, chunks) = (None, None, None);
+        let (gate, remainder, chunks, passing) = (None, None, None, None);
         let held = self.held.clone();
-        Self { inner, told: false, count, gate, remainder, chunks, trailing: None, held }
+        Self { inner, told: false, count, gate, remainder, chunks, passing, trailing: None, held }
     }
 
     /// All of it, if it was read before.
@@ -608,9 +656,13 @@ impl Upload {
         self
     }
 
-    /// Signs its chunks on their way.
-    pub(super) fn signed(mut self, chunks: Option<Box<ChunkSigner>>) -> Self {
-        self.chunks = chunks;
+    /// Signs its chunks on their way, with memory out of `purse`.
+    pub(super) fn signed(
+        mut self,
+        chunks: Option<Box<ChunkSigner>>,
+        purse: impl FnOnce() -> Purse,
+    ) -> Self {
+        self.chunks = chunks.map(|signer| Chunks { signer, held: purse().open() });
         self
     }
 
@@ -666,7 +718,39 @@ impl Upload {
         {
             return Poll::Ready(Some(Err(refusal.into())));
         }
+        if self.passing.is_some()
+            && let Err(refusal) = self.let_pass(frame.as_ref())
+        {
+            self.count.cut(refusal.code);
+            return Poll::Ready(Some(Err(refusal.into())));
+        }
         Poll::Ready(frame)
+    }
+
+    /// Looks for references in what nobody reads.
+    fn let_pass(&mut self, frame: Option<&Result<Frame<Bytes>, BoxError>>) -> Result<(), Refusal> {
+        let (piece, over) = match frame {
+            // It breaks off of itself.
+            Some(Err(_)) => return Ok(()),
+            Some(Ok(frame)) => (frame.data_ref(), frame.is_trailers() || self.is_all_here()),
+            None => (None, true),
+        };
+        let Some(passing) = &mut self.passing else { return Ok(()) };
+        let looked = passing.look(piece.map_or(&[], |piece| piece), over, &self.count);
+        if over {
+            self.passing = None;
+        }
+        looked
+    }
+
+    /// Whether the agent has sent the last of it. Who is told a length does not wait for an end behind it.
+    fn is_all_here(&self) -> bool {
+        match &self.inner {
+            Source::Agent(rest) | Source::Begun { rest, .. } => {
+                rest.is_end_stream() || rest.size_hint().exact() == Some(0)
+            }
+            Source::Gathered { .. } => true,
+        }
     }
 
     /// The next whole chunk with its new signature.
@@ -686,18 +770,35 @@ impl Upload {
                     Err(frame) => return Poll::Ready(Some(Ok(frame))),
                 },
             };
-            let signed = chunks.push(&data).and_then(|signed| {
-                if over { chunks.finish().map(|()| signed) } else { Ok(signed) }
-            });
-            match signed {
+            match chunks.sign(&data, over) {
                 Ok(signed) if !signed.is_empty() => {
                     return Poll::Ready(Some(Ok(Frame::data(signed))));
                 }
                 Ok(_) if over => return Poll::Ready(None),
                 Ok(_) => {}
-                Err(why) => return Poll::Ready(Some(Err(unsignable(why).into()))),
+                Err(refusal) => {
+                    self.count.cut(refusal.code);
+                    return Poll::Ready(Some(Err(refusal.into())));
+                }
             }
         }
+    }
+}
+
+/// What signs the chunks of a body, and the memory for the one that is not whole yet.
+struct Chunks {
+    signer: Box<ChunkSigner>,
+    held: Held,
+}
+
+impl Chunks {
+    fn sign(&mut self, data: &[u8], over: bool) -> Result<Bytes, Refusal> {
+        let signed = self.signer.push(data).map_err(unsignable)?;
+        self.held.grow(self.signer.held())?;
+        if over {
+            self.signer.finish().map_err(unsignable)?;
+        }
+        Ok(signed)
     }
 }
 

@@ -218,11 +218,16 @@ impl<'a> Calling<'a> {
         let pass = self.pass(&inbound, ledger, attempt.first)?;
         let recorded = self.recorded(inbound, permit, ledger, attempt).await;
         let (recorded, principal, chunks, certificate) = recorded?;
-        let (request, pending) = recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+        let (request, pending) =
+            recorded.into_wire(|filled| body.filled(filled).signed(chunks, || self.purse()));
         let origin = pending.origin().clone();
         let still = |_: &HeaderMap| {
             pass.connected();
-            self.workspace().still(self.allowed_by(attempt), &self.who, ledger.carried())
+            let allowed_by = self.allowed_by(attempt);
+            self.workspace().still(allowed_by, &self.who, ledger.carried())?;
+            // Why here: as before any other request leaves.
+            let identity = &self.route.caller.identity;
+            self.workspace().is_as(allowed_by, |now| no_longer(now, identity, opening.standing()))
         };
         let call = Call {
             certificate: certificate.as_ref(),
@@ -288,8 +293,7 @@ impl<'a> Calling<'a> {
         body: &mut Upload,
     ) -> Result<Option<Again>, Refusal> {
         let idle = permit.timeouts().idle.unwrap_or_else(|| self.gateway.upstream().idle());
-        let purse = Purse::of(self.gateway, &self.route.caller);
-        let kept = body.keep(self.gateway.limits.body_slot, (&purse, idle)).await;
+        let kept = body.keep(self.gateway.limits.body_slot, (&self.purse(), idle)).await;
         let kept = kept.map_err(unread)?;
         Ok(kept.then(|| Again { inbound: inbound.clone(), body: body.again() }))
     }
@@ -361,7 +365,7 @@ impl<'a> Calling<'a> {
         let (recorded, principal, chunks, certificate) =
             self.recorded(inbound, permit, ledger, &mut attempt).await?;
         let (request, mut pending) =
-            recorded.into_wire(|filled| body.filled(filled).signed(chunks));
+            recorded.into_wire(|filled| body.filled(filled).signed(chunks, || self.purse()));
         let origin = pending.origin().clone();
         // What comes before an answer of which a token is taken could have it too.
         let takes = !permit.captures().is_empty();
@@ -436,6 +440,10 @@ impl<'a> Calling<'a> {
         let recorded = recorded.map_err(|refusal| refused(ledger, refusal, &uses))?;
         ledger.carries(uses);
         Ok((recorded, principal, chunks, certificate))
+    }
+
+    fn purse(&self) -> Purse {
+        Purse::of(self.gateway, &self.route.caller)
     }
 
     fn workspace(&self) -> &Workspace {

@@ -129,7 +129,7 @@ async fn authorized(
     if let Some(sighting) = watch.and_then(|watch| watch.find(&inbound)) {
         return Err(sighted(&ledger, &state, sighting));
     }
-    body.watched(&state, inbound.origin());
+    body.watched(&state, &inbound);
     // Why here: what follows can only be done with a permit, and only this makes one.
     let mut asked = Asked { gateway, caller: &route.caller, who, inbound };
     let decided = asked.decided(state, &mut body, &mut ledger).await?;

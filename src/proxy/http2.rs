@@ -35,9 +35,9 @@ use crate::tls::Prefixed;
 /// a quarter of a MiB is more than is ever on the way; it is all that a slow origin makes us hold.
 const STREAM_WINDOW: u32 = 256 * 1024;
 
-/// The same for all streams of a connection: with fewer than this many windows full of what slow
-/// origins do not take, the others do not notice.
-const CONNECTION_WINDOW: u32 = 64 * STREAM_WINDOW;
+/// The same for all streams of a connection. All of them go to one origin, so that there are few that it takes
+/// while it leaves so many windows full; and an agent may have thousands of connections.
+const CONNECTION_WINDOW: u32 = 16 * STREAM_WINDOW;
 
 /// What waits on one stream for an agent that does not take it.
 const SEND_BUFFER: usize = 128 * 1024;

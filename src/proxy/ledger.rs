@@ -15,6 +15,7 @@ use super::habits::Habit;
 use super::withdrawal::Watch;
 use super::{Caller, Gateway, Near, State, unix_now};
 use crate::agent::{Identity, qualified};
+use crate::credential::Credential;
 use crate::host::Origin;
 use crate::inject::{References, Remainder, Unknown};
 use crate::metrics;
@@ -676,8 +677,8 @@ struct Count {
 #[derive(Debug, Default)]
 struct Behind {
     misplaced: AtomicUsize,
-    /// Of those, how many were in fields behind the body.
-    in_trailers: AtomicUsize,
+    /// Of those, how many were in a body that nobody reads, or in fields behind one.
+    aside: AtomicUsize,
     /// Whether one of the latter, or one in a field of its credential, is of one that does not go there.
     moved: AtomicBool,
     honeytoken: OnceLock<Name>,
@@ -704,8 +705,8 @@ impl Uploaded {
     pub(super) fn saw(&self, remainder: &Remainder, cut: Option<&Refusal>) {
         let Some(count) = &self.0 else { return };
         let behind = count.behind.get_or_init(Box::default);
-        let in_trailers = behind.in_trailers.load(Ordering::Relaxed);
-        behind.misplaced.store(remainder.misplaced() + in_trailers, Ordering::Relaxed);
+        let aside = behind.aside.load(Ordering::Relaxed);
+        behind.misplaced.store(remainder.misplaced() + aside, Ordering::Relaxed);
         behind.moved.fetch_or(remainder.moved(), Ordering::Relaxed);
         if let Some(honeytoken) = remainder.honeytoken() {
             let _noted_before = behind.honeytoken.set(honeytoken.clone());
@@ -715,14 +716,20 @@ impl Uploaded {
         }
     }
 
-    /// Notes what was seen in the fields behind the body.
-    pub(super) fn saw_trailers(&self, found: &References) {
-        let Some(count) = self.0.as_ref().filter(|_| found.misplaced() > 0) else { return };
+    /// Notes references in a body that nobody reads, or in the fields behind one: how many more, the honeytoken
+    /// among them, and whether one goes where its credential does not.
+    pub(super) fn saw_aside(
+        &self,
+        references: usize,
+        honeytoken: Option<&Arc<Credential>>,
+        moved: bool,
+    ) {
+        let Some(count) = self.0.as_ref().filter(|_| references > 0) else { return };
         let behind = count.behind.get_or_init(Box::default);
-        behind.misplaced.fetch_add(found.misplaced(), Ordering::Relaxed);
-        behind.in_trailers.store(found.misplaced(), Ordering::Relaxed);
-        behind.moved.fetch_or(found.moved(), Ordering::Relaxed);
-        if let Some(honeytoken) = found.honeytoken() {
+        behind.misplaced.fetch_add(references, Ordering::Relaxed);
+        behind.aside.fetch_add(references, Ordering::Relaxed);
+        behind.moved.fetch_or(moved, Ordering::Relaxed);
+        if let Some(honeytoken) = honeytoken {
             let _noted_before = behind.honeytoken.set(honeytoken.name.clone());
         }
     }
@@ -734,9 +741,9 @@ impl Uploaded {
         }
     }
 
-    /// How many references stood in the fields behind the body, as far as it was read.
-    pub(super) fn in_trailers(&self) -> usize {
-        self.behind().map_or(0, |behind| behind.in_trailers.load(Ordering::Relaxed))
+    /// How many references stood where nobody reads, so far.
+    pub(super) fn aside(&self) -> usize {
+        self.behind().map_or(0, |behind| behind.aside.load(Ordering::Relaxed))
     }
 
     fn behind(&self) -> Option<&Behind> {

@@ -140,6 +140,11 @@ impl Opening {
         self.standing = Standing::new(&Arc::clone(self.standing.who()), inbound, permit);
     }
 
+    /// What it was permitted on.
+    pub(super) fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
     pub(super) fn handshake(&self) -> &Handshake {
         &self.handshake
     }

@@ -26,10 +26,10 @@ const MOST_STACKED: usize = 3;
 
 /// How much longer than what came a text may become, beyond [`BURST`]. Texts that people write shrink to
 /// a tenth; Apache's `DeflateInflateRatioLimit` is the same.
-const RATIO: u64 = 200;
+pub(super) const RATIO: u64 = 200;
 
 /// What is decoded at any ratio: a long table of zeros is no attack.
-const BURST: u64 = 16 * 1024 * 1024;
+pub(super) const BURST: u64 = 16 * 1024 * 1024;
 
 /// The largest window of Zstandard, as a power of two: the 8 MiB that RFC 9659 allows in HTTP. Those of
 /// the others end by themselves at 32 KiB (deflate) and 16 MiB (brotli).

@@ -10,6 +10,7 @@ use http::header::{HeaderMap, SEC_WEBSOCKET_EXTENSIONS};
 use zeroize::Zeroizing;
 
 use super::Unscrubbable;
+use super::codings::{BURST, RATIO};
 use super::search::Scrubber;
 
 /// What is inflated at once: room for what an ordinary message says, on the stack.
@@ -62,11 +63,15 @@ pub(super) struct Deflate {
     agreed: Agreed,
     /// What may not go on before more is known.
     held: Vec<u8>,
+    /// How many bytes came, of all messages.
+    fed: u64,
+    /// What they were inflated to.
+    inflated: u64,
 }
 
 impl Deflate {
     pub(super) fn new(agreed: Agreed) -> Self {
-        Self { inflate: None, agreed, held: Vec::new() }
+        Self { inflate: None, agreed, held: Vec::new(), fed: 0, inflated: 0 }
     }
 
     /// Takes some of a message, and hands it on unless its text ends like the start of a secret.
@@ -127,6 +132,11 @@ impl Deflate {
             let count = |now: u64, before: u64| usize::try_from(now - before).unwrap_or(usize::MAX);
             let (read, written) =
                 (count(inflate.total_in(), read), count(inflate.total_out(), written));
+            self.fed += read as u64;
+            self.inflated += written as u64;
+            if self.inflated > BURST + RATIO * self.fed {
+                return Err(Unscrubbable);
+            }
             scrubber.push(Bytes::copy_from_slice(&text[..written]), &mut drop);
             if scrubber.replaced() > found {
                 return Err(Unscrubbable);

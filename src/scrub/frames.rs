@@ -362,6 +362,7 @@ fn payload_length(header: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::codings::{BURST, RATIO};
     use super::super::{Fit, Needles};
     use super::*;
     use crate::secret::Secret;
@@ -614,6 +615,29 @@ mod tests {
             let (seen, result) = send(&mut frames, &sent);
             assert_eq!(result, Err(Unscrubbable), "cut at {cut}");
             assert!(seen.len() < sent.len() - KEY.len(), "cut at {cut}: {}", seen.escape_ascii());
+        }
+    }
+
+    /// What an origin sends to have us inflate is held to what texts shrink by, as bodies are.
+    #[test]
+    fn compressed_messages_that_grow_beyond_all_texts_end() {
+        let zeros = vec![b'0'; 64 * 1024 * 1024];
+        let message = compressed(&[&zeros]).remove(0);
+        let mut frames = scrubber(Some(KEEPS));
+        let mut sent = 0_u64;
+        let end = frame(0xc1, &message).chunks(512).position(|chunk| {
+            sent += chunk.len() as u64;
+            send(&mut frames, chunk).1.is_err()
+        });
+        assert!(end.is_some(), "all of {} bytes", message.len());
+        let all = (BURST + RATIO * sent) / 1000;
+        assert!(sent < all, "{sent} bytes for {all}");
+        // What texts do is far from it.
+        let text =
+            br#"{"type":"delta","index":0,"text":"of an answer, word by word"}"#.repeat(400_000);
+        let mut frames = scrubber(Some(KEEPS));
+        for message in compressed(&text.chunks(62).collect::<Vec<_>>()) {
+            assert_eq!(send(&mut frames, &frame(0xc1, &message)).1, Ok(()));
         }
     }
 

@@ -26,7 +26,7 @@ use h2::{Ping, PingPong, Reason, RecvStream, SendStream};
 use http::header::{self, HeaderValue};
 use http::request::Parts;
 use http::uri::{self, Scheme, Uri};
-use http::{Method, Request, Response};
+use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -341,6 +341,12 @@ impl Seat {
             if let Some(interims) = interims {
                 // Before the answer: h2 drops those that are left when it gives that.
                 while let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(cx) {
+                    // There is none on HTTP/2 (RFC 9113 section 8.6), and an agent of HTTP/1.1 would take it
+                    // for the answer.
+                    if interim.status() == StatusCode::SWITCHING_PROTOCOLS {
+                        let error = h2::Error::from(Reason::PROTOCOL_ERROR);
+                        return Poll::Ready(Err(Failure::Stream(error)));
+                    }
                     interims.hear(interim);
                 }
             }

@@ -38,7 +38,8 @@ impl Interims {
 
     pub(super) fn hear(&self, interim: Response<()>) {
         let mut heard = self.0.lock();
-        if interim.status() != StatusCode::CONTINUE && heard.len() < WAITING {
+        let other = [StatusCode::CONTINUE, StatusCode::SWITCHING_PROTOCOLS];
+        if !other.contains(&interim.status()) && heard.len() < WAITING {
             heard.push_back(interim);
         }
     }
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn so_many_wait_and_no_more_and_the_oldest_goes_first() {
         let interims = Interims::default();
-        for status in [100, 102, 103].into_iter().cycle().take(3 * WAITING) {
+        for status in [100, 101, 102, 103].into_iter().cycle().take(3 * WAITING) {
             interims.hear(Response::builder().status(status).body(()).unwrap());
         }
         let taken: Vec<u16> =

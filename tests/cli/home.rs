@@ -145,7 +145,7 @@ impl Home {
 }
 
 impl Ran {
-    fn of(command: &mut Command, stdin: &[u8]) -> Self {
+    pub(crate) fn of(command: &mut Command, stdin: &[u8]) -> Self {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let mut input = child.stdin.take().unwrap();
         // It may end without having read it.

@@ -1,6 +1,8 @@
 //! What goes wrong is told with the place and the next step, and by the exit code.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::symlink;
 use std::process::Stdio;
 
@@ -21,6 +23,12 @@ fn a_command_line_that_makes_no_sense_is_64() {
     ] {
         home.run(args).refused(64, &[]);
     }
+    // What is no text is a mistake as any other.
+    let odd: Vec<&OsStr> =
+        [&b"credential"[..], b"shwo", b"\xff"].into_iter().map(OsStr::from_bytes).collect();
+    Ran::of(&mut home.command(&odd), &[]).refused(64, &["unrecognized subcommand"]);
+    let odd = [&odd[..], &[OsStr::new("--json")]].concat();
+    Ran::of(&mut home.command(&odd), &[]).refused(64, &["\"exit_code\":64"]);
     assert_eq!(home.run(&["--help"]).code, 0);
     assert_eq!(home.run(&["--version"]).code, 0);
 }
@@ -413,8 +421,13 @@ fn what_is_gone_is_named_with_the_way_back() {
     home.ok(&["credential", "list"]);
     home.write("locum.yaml", "upstream:\n  hosts:\n    a.test: {ca_file: /nowhere/ca.pem}\n");
     let said = &["locum.yaml:3:5: upstream.hosts.a.test: /nowhere/ca.pem cannot be read"];
-    home.run(&["config", "check"]).refused(1, said);
-    home.run(&["serve"]).refused(1, said);
+    home.run(&["config", "check"]).refused(64, said);
+    home.run(&["serve"]).refused(64, said);
+    let ran = home.run(&["config", "check", "--json"]);
+    let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    assert_eq!(told["ok"], false, "{told}");
+    assert!(told["problems"][0]["message"].as_str().unwrap().contains(said[0]), "{told}");
+    assert_eq!(ran.code, 64);
 }
 
 #[test]

@@ -177,7 +177,7 @@ fn a_decision_is_explained_with_what_would_have_to_change() {
     let json: serde_json::Value = serde_json::from_str(&json.out).unwrap();
     assert_eq!(json["decision"], "intercept");
     assert_eq!(json["rules"][0]["matches"], true);
-    explain(&["POST", "not a url"]).refused(1, &["write a method and a URL"]);
+    explain(&["POST", "not a url"]).refused(64, &["write a method and a URL"]);
 }
 
 const DOUBTFUL: &str = "version: 1

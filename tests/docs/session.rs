@@ -126,7 +126,7 @@ impl Session {
                 }
             }
         });
-        let (printed, ports) = (String::new(), (free_port(), free_port()));
+        let (printed, ports) = (String::new(), free_ports());
         Self { shell, done, directory, keys, origin, ports, printed, steps: 0 }
     }
 
@@ -236,8 +236,10 @@ fn search(path: &Path, look: &mut impl FnMut(&Path, &[u8])) {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+/// Two, and not the same one twice.
+fn free_ports() -> (u16, u16) {
+    let [one, other] = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    (one.local_addr().unwrap().port(), other.local_addr().unwrap().port())
 }
 
 /// A key that occurs nowhere by chance.

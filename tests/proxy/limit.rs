@@ -431,6 +431,36 @@ fn bodies_in_memory_have_a_bound_for_each_agent_and_for_all() {
     world.never_leaks(&[]);
 }
 
+/// A chunk that is signed anew is held until it is whole, and is counted like any body that is held.
+#[test]
+fn chunks_that_wait_for_their_signature_are_bodies_in_memory() {
+    let slots = ["--kind", "aws", "--to", "https://api.test"];
+    let login = format!("AKIAIOSFODNN7EXAMPLE:{}", "k".repeat(40));
+    let world = World::with(&slots, login, |home, _| home.set("limits.bodies_per_agent: 1MiB"));
+    let held = || world.serve.metric("locum_bodies_held_bytes");
+    let signed = "Authorization: AWS4-HMAC-SHA256 Credential=locum_main/20260101/eu-west-1/s3/aws4_request, \
+        SignedHeaders=host;x-amz-content-sha256;x-amz-date, Signature=";
+    let begin = || {
+        let fields = [
+            &format!("{signed}{}", "0".repeat(64)),
+            "x-amz-content-sha256: STREAMING-AWS4-HMAC-SHA256-PAYLOAD",
+            "x-amz-date: 20260101T000000Z",
+            "x-amz-decoded-content-length: 1048576",
+            "Content-Length: 1048749",
+        ];
+        let mut wire = world.tunnel();
+        let chunk = format!("100000;chunk-signature={}\r\n{}", "0".repeat(64), "x".repeat(800_000));
+        wire.send(request("PUT", "/open/x", &fields, "") + &chunk);
+        wire
+    };
+    let first = begin();
+    eventually("a chunk is held", PATIENCE, || (held() >= 800_000).then_some(()));
+    let answer = begin().answer();
+    assert_eq!((answer.status, &*answer.problem()), (503, "overloaded"), "{}", answer.text());
+    drop(first);
+    eventually("nothing is held", PATIENCE, || (held() == 0).then_some(()));
+}
+
 /// Whoever reaches a port can open connections and say nothing; those who say something are served.
 #[test]
 fn silent_connections_keep_nobody_from_the_other_ports() {

@@ -187,7 +187,7 @@ fn a_listener_without_a_usable_certificate_does_not_start() {
     let ca = Authority::new(&home.work(), "listener");
     let issued = ca.issue("proxy");
     let refused = |what: &str| {
-        let ran = home.locum(&["serve"]).failed(1);
+        let ran = home.locum(&["serve"]).failed(64);
         assert!(ran.err.contains(what), "{what}: {}", ran.err);
     };
     set_tls(&home, &issued, ", client_ca: absent.pem");

@@ -213,8 +213,85 @@ fn outside_the_slots_a_reference_is_text() {
     assert_eq!(copies(&world), 1);
     let record = world.home.accesses_to("/locum_main/x").remove(0);
     let misplaced = record["misplaced"].as_u64().unwrap();
-    assert!(misplaced >= 10, "{record}");
-    assert_eq!(world.serve.metric("locum_misplaced_references_total"), misplaced);
+    // Nine fields, the path, a value and a name of the query; and in the outcome the body.
+    assert_eq!(misplaced, 12, "{record}");
+    let outcome = outcome_of(&world, &record);
+    assert_eq!(outcome["misplaced"], 1, "{outcome}");
+    assert_eq!(world.serve.metric("locum_misplaced_references_total"), misplaced + 1);
+}
+
+fn outcome_of(world: &World, access: &serde_json::Value) -> serde_json::Value {
+    world.home.records_of(access["request_id"].as_str().unwrap(), 2).remove(1)
+}
+
+/// A body that nobody has to read passes as it comes, and is looked at on its way.
+#[test]
+fn references_in_a_body_that_passes_are_counted() {
+    let world = World::with(BEARER, canary(), |home, _| {
+        let _value = home
+            .locum(&["credential", "add", "bait", "--provider", "openai", "--honeytoken", "--json"])
+            .ok();
+    });
+    let mut count = 0;
+    for (number, (pieces, kind, references)) in [
+        (&["my key is locum_main, and yours locum_other"][..], "text/plain", 2),
+        (&["my key is loc", "um_", "main"], "text/plain", 1),
+        (&["{\"history\": [\"locum_main", "\"]}"], "application/json", 1),
+        (&["nothing of the kind, but locum"], "text/plain", 0),
+        (&["\0\x01binary locum_main\x7f"], "application/octet-stream", 1),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let path = format!("/{number}");
+        let fields = [AUTHORIZED, "Transfer-Encoding: chunked", &format!("Content-Type: {kind}")];
+        let mut wire = world.tunnel();
+        wire.send(request("POST", &path, &fields, ""));
+        for piece in pieces {
+            wire.send(format!("{:x}\r\n{piece}\r\n", piece.len()));
+        }
+        assert_eq!(wire.ask("0\r\n\r\n").status, 200);
+        assert_eq!(world.origin.last().body, pieces.concat().as_bytes());
+        let access = world.home.accesses_to(&path).remove(0);
+        assert_eq!(access.get("misplaced"), None);
+        let outcome = outcome_of(&world, &access);
+        assert_eq!(outcome["misplaced"].as_u64().unwrap_or(0), references, "{number}");
+        count += references;
+    }
+    assert_eq!(world.serve.metric("locum_misplaced_references_total"), count);
+    // Whoever names a bait sets off the alarm; and under a coding nothing can be seen.
+    assert_eq!(world.ask("POST", "/x", &[AUTHORIZED], "locum_bait").status, 200);
+    let coded = [AUTHORIZED, "Content-Encoding: x-of-ours"];
+    assert_eq!(world.ask("POST", "/x", &coded, "locum_bait").status, 200);
+    let counted = || world.serve.metric("locum_misplaced_references_total");
+    eventually("the count", PATIENCE, || (counted() == count + 1).then_some(()));
+    assert_eq!(world.serve.metric("locum_honeytokens_total"), 1);
+    world.never_leaks(&[]);
+}
+
+#[test]
+fn a_rule_that_refuses_misplaced_references_refuses_those_in_bodies() {
+    let world = World::ruled(
+        "version: 1\nrules:\n- {name: strict, agents: ['*'], to: ['https://api.test'], use: [main], misplaced: refuse}\n",
+    );
+    let answer = world.ask("POST", "/whole", &[AUTHORIZED], "see locum_main");
+    assert_eq!(answer.problem(), "misplaced-reference");
+    assert!(world.origin.raw().concat().is_empty(), "nothing left");
+    // Of one that is on its way already, no more than stands before it goes on.
+    let mut wire = world.tunnel();
+    let start = "x".repeat(1000);
+    let head = request("POST", "/begun", &[AUTHORIZED, "Content-Length: 2000"], "");
+    wire.send(head + &start);
+    world.origin.until_seen(1);
+    let answer = wire.ask(format!("see locum_main{}", "x".repeat(986)));
+    assert_eq!(answer.problem(), "misplaced-reference");
+    eventually("what came of them", PATIENCE, || {
+        let seen = world.origin.seen();
+        seen.iter()
+            .all(|seen| !seen.complete && !seen.body.windows(6).any(|w| w == b"locum_"))
+            .then_some(())
+    });
+    assert_eq!(world.ask("POST", "/", &[AUTHORIZED], "see locum").status, 200);
 }
 
 #[test]

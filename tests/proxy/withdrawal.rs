@@ -78,6 +78,25 @@ fn a_rule_that_is_written_otherwise_and_still_allows_it_cuts_nothing() {
     assert_eq!(scene.ending("/events"), "complete");
 }
 
+/// What waits for its connection is asked about once more before it leaves, a socket's handshake too.
+#[test]
+fn what_is_withdrawn_while_it_connects_does_not_leave() {
+    let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    let upgrade = ["Upgrade: websocket", "Connection: Upgrade", key, "Sec-WebSocket-Version: 13"];
+    for (fields, more) in [(&[][..], ""), (&upgrade[..], ", websocket: allow")] {
+        let scene = scene(&rules(more));
+        let mut near = scene.tunnel();
+        near.send(request("GET", "/late", &[&[AUTHORIZED], fields].concat(), ""));
+        let far = scene.peer.arrive();
+        scene.home.policy(NOTHING);
+        reloaded(&scene);
+        let mut far = scene.peer.welcome(far);
+        let answer = near.answer();
+        assert_eq!((answer.status, &*answer.problem()), (403, "not-allowed"), "{more}");
+        assert_eq!(far.until_closed(), b"", "{more}: nothing left");
+    }
+}
+
 #[test]
 fn a_stream_of_http2_is_cut_alone() {
     let key = [("authorization", "Bearer locum_main")];

@@ -50,7 +50,7 @@ impl Bao {
         fs::create_dir_all(directory.path().join("data")).unwrap();
         let authority = Authority::new(directory.path(), "bao-ca");
         let issued = authority.issue("bao");
-        let (address, cluster) = (free_port(), free_port());
+        let [address, cluster] = free_addresses();
         let config = format!(
             "storage \"raft\" {{\n path = {:?}\n node_id = \"a\"\n}}\nlistener \"tcp\" {{\n address = \"{address}\"\n cluster_address = \"{cluster}\"\n tls_cert_file = {:?}\n tls_key_file = {:?}\n}}\napi_addr = \"https://{address}\"\ncluster_addr = \"https://{cluster}\"\n",
             directory.path().join("data"),
@@ -163,8 +163,10 @@ impl Drop for Bao {
     }
 }
 
-fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// Two, and not the same one twice.
+fn free_addresses() -> [SocketAddr; 2] {
+    let held = [(), ()].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.each_ref().map(|listener| listener.local_addr().unwrap())
 }
 
 /// A home with an origin, and an agent that may use `main` there.

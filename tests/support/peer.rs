@@ -59,11 +59,22 @@ impl Peer {
     /// The next connection, once it is there.
     #[track_caller]
     pub fn accept(&self) -> Wire {
+        self.welcome(self.arrive())
+    }
+
+    /// The same, with nothing said yet.
+    #[track_caller]
+    pub fn arrive(&self) -> Wire {
         let stream = eventually("a connection to the origin", PATIENCE, || {
             self.listener.accept().ok().map(|(stream, _)| stream)
         });
         stream.set_nonblocking(false).unwrap();
-        let wire = Wire::of(stream).unwrap();
+        Wire::of(stream).unwrap()
+    }
+
+    /// Goes on with a connection that has arrived.
+    #[track_caller]
+    pub fn welcome(&self, wire: Wire) -> Wire {
         match &self.tls {
             None => wire,
             Some(config) => wire.tls_server(Arc::clone(config)).expect("TLS with the proxy"),

@@ -479,6 +479,33 @@ async fn what_an_origin_says_before_its_answer_is_heard_by_who_wants_to() {
     assert_eq!(heard, [102, 103]);
 }
 
+/// HTTP/2 has no 101, and an agent of HTTP/1.1 would take it for the answer.
+#[tokio::test]
+async fn an_origin_that_switches_protocols_is_not_believed() {
+    let origin = Two::start(Builder::new(), |_, mut server| async move {
+        while let Some(Ok((request, mut respond))) = server.accept().await {
+            let interim = Response::builder().status(101).body(()).unwrap();
+            respond.send_informational(interim).unwrap();
+            tokio::spawn(echo((request, respond)));
+        }
+    })
+    .await;
+    let (upstream, target) = (origin.upstream(), origin.target());
+    let (principal, interims) = (Arc::from("a"), Interims::default());
+    let call = Call {
+        origin: &target,
+        principal: &principal,
+        response_timeout: None,
+        idle_timeout: None,
+        interims: Some(&interims),
+        last_look: None,
+        certificate: None,
+    };
+    let refusal = upstream.send(recorded(say("x")), call).await;
+    assert_eq!(refused(refusal), Code::UpstreamFailed);
+    assert!(interims.take().is_none());
+}
+
 /// A connection is served by one runtime. Others have streams of it, which wake both, until they have asked so
 /// often that a connection of their own is cheaper.
 #[test]

@@ -179,11 +179,11 @@ fn known(
 fn inquiry(args: &Args) -> Result<Inquiry, Failure> {
     let (method, url) = (args.method.as_deref(), args.url.as_deref());
     let text = format!("{} {}", method.unwrap_or_default(), url.unwrap_or_default());
-    let wish = text.parse::<Wish>().map_err(|error| Failure::new(error.to_string()))?;
+    let wish = text.parse::<Wish>().map_err(|error| Failure::usage(error.to_string()))?;
     let who = args.agent.clone().and_then(supposed);
-    let who = who.ok_or_else(|| Failure::new("the agent is missing"))?;
+    let who = who.ok_or_else(|| Failure::usage("the agent is missing"))?;
     let labels = args.labels.iter().map(|LabelPair(name, value)| (name.clone(), value.clone()));
-    let labels = Labels::new(labels).map_err(|error| Failure::new(error.to_string()))?;
+    let labels = Labels::new(labels).map_err(|error| Failure::usage(error.to_string()))?;
     Ok(Inquiry {
         who: Identity { labels, ..who },
         wish,

@@ -90,6 +90,12 @@ impl ChunkSigner {
         Ok(out.freeze())
     }
 
+    /// How much memory what is not whole yet takes, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.ahead.capacity()
+    }
+
     /// Whether the body may end here.
     ///
     /// # Errors
